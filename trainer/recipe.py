@@ -1,0 +1,158 @@
+"""The whole recipe: what to learn, as one strict, frozen tree. Nothing in it names an import path.
+
+Every field carries its unit and meaning in `description`; `nearfar recipe explain` and the JSON Schema are made of those.
+Reading, overriding and explaining are in `trainer.recipe_file`. Imports no torch: `nearfar --help` must be quick.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values do not change once read, numbers are not guessed from strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    """Low-rank adapters on the frozen backbone (Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(32, description="rank of every adapter")
+    alpha: PositiveFloat = Field(64.0, description="the update is scaled by alpha / rank")
+    dropout: Ratio = Field(0.0, description="dropout before the adapter, training only")
+    target_modules: tuple[str, ...] | None = Field(None, description="names of the linear layers to adapt; null: all of the architecture's")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) (rank-stabilised LoRA)")
+    dora: bool = Field(False, description="learn magnitude and direction apart (DoRA)")
+    quantize_4bit: bool = Field(False, description="QLoRA: the frozen backbone in 4 bits; needs bitsandbytes and a GPU")
+
+
+class FullTuning(Section):
+    """Every weight of the backbone is trained."""
+
+    kind: Literal["full"] = "full"
+
+
+class Model(Section):
+    """The encoder: a backbone, how its token vectors become one vector, and what is trained."""
+
+    backbone: str = Field(description="folder or hub name of a Hugging Face encoder or a sentence-transformers model")
+    pooling: Literal["mean", "cls", "last_token", "weighted_mean"] | None = Field(
+        None, description="token vectors to one vector; null: as the folder says, else last_token for decoders and mean for the rest"
+    )
+    projection_dimensions: PositiveInt | None = Field(None, description="width of a linear layer after pooling; null: none is added")
+    normalize: bool | None = Field(None, description="scale every vector to length 1; null: as the folder says, else true")
+    query_prompt: str | None = Field(None, description="text put before every query; null: as the folder says, else nothing")
+    document_prompt: str | None = Field(None, description="text put before every document; null: as the folder says, else nothing")
+    query_max_length_tokens: PositiveInt | None = Field(None, description="longer queries are cut, special tokens counted; null: as the folder says")
+    document_max_length_tokens: PositiveInt | None = Field(None, description="longer documents are cut, special tokens counted; null: as the folder says")
+    dropout: Ratio | None = Field(0.0, description="dropout inside the backbone while training; null: as the backbone's configuration says")
+    tuning: Annotated[Lora | FullTuning, Field(discriminator="kind")] = Field(Lora(), description="which weights are trained")
+    activation_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory, a third more time")
+
+
+class Data(Section):
+    """Where the training pairs come from and what they are tested on."""
+
+    train: str = Field(description="JSONL, CSV, TSV, Parquet or Arrow file, a folder in BEIR layout, or the name of a hub data set")
+    validation: str | None = Field(None, description="as `train`; null: the dev split of a BEIR folder, else a part of `train` is held out")
+    test: str | None = Field(None, description="as `train`; null: the test split of a BEIR folder, else no test")
+    columns: dict[str, str] = Field({}, description="role to column name where they differ, e.g. {query: question, positive: answer}")
+    negatives_per_query: NonNegativeInt = Field(0, description="hard negatives of each row to use; rows with fewer repeat theirs")
+    validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share of the training rows held out when there is no validation set")
+    validation_max_queries: PositiveInt = Field(1000, description="at most so many queries are held out or validated on")
+    max_bad_rows_ratio: Ratio = Field(0.001, description="share of unreadable rows that is set aside; more end the run with exit code 87")
+
+
+class Contrastive(Section):
+    """InfoNCE over all documents of the batch (van den Oord 2018)."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
+    learn_temperature: bool = Field(False, description="train the temperature, starting from the one given")
+    symmetric: bool = Field(False, description="mean of both directions: query to documents and positive to queries")
+
+
+class Cosent(Section):
+    """CoSENT for pairs with a graded score: a pair scored higher must be more similar (Su 2022)."""
+
+    kind: Literal["cosent"] = "cosent"
+    temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
+
+
+class Triplet(Section):
+    """The positive must score higher than each negative of its row by a margin (Schroff et al. 2015, on scores)."""
+
+    kind: Literal["triplet"] = "triplet"
+    margin: PositiveFloat = Field(0.2, description="in units of the score")
+
+
+class Optimization(Section):
+    """AdamW and its schedule."""
+
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="global queries per optimizer step, whatever the hardware")
+    epochs: PositiveInt = Field(1, description="passes over the training rows; the last incomplete batch of a pass is left out")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many steps; null: `epochs` decides")
+    learning_rate: PositiveFloat = Field(1e-3, description="peak rate of LoRA or backbone weights")
+    head_learning_rate: PositiveFloat | None = Field(None, description="peak rate of the projection; null: `learning_rate`")
+    temperature_learning_rate: PositiveFloat | None = Field(None, description="peak rate of a learned temperature; null: `learning_rate`")
+    weight_decay: NonNegativeFloat = Field(0.01, description="decoupled; not on biases, normalisation weights and the temperature")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how the rate falls after warm-up; cosine and linear end at 0")
+    warmup_ratio: Ratio = Field(0.1, description="share of all steps over which the rate rises from 0")
+    warmup_steps: NonNegativeInt | None = Field(None, description="the same in steps; wins over `warmup_ratio`")
+    gradient_clip_norm: PositiveFloat | None = Field(1.0, description="largest global norm of the gradient; null: no clipping")
+
+
+class Validation(Section):
+    """How often nDCG@10 is measured on held-out queries, and when that ends the run."""
+
+    every_steps: PositiveInt | None = Field(None, description="steps between validations; null: once an epoch")
+    patience: PositiveInt | None = Field(None, description="stop after so many validations without a better nDCG@10; null: never")
+
+
+class Machine(Section):
+    """This machine's share: changes the time a run takes and nothing else (beyond rounding)."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has instructions for it, else fp32")
+    micro_batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens the encoder takes at once")
+    recompute: bool = Field(False, description="keep no activations between micro-batches: memory of one micro-batch, a third more time")
+    threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
+
+
+class Wandb(Section):
+    """Weights & Biases, offline where there is no key."""
+
+    kind: Literal["wandb"] = "wandb"
+    project: str = Field("nearfar", description="W&B project")
+
+
+class Tensorboard(Section):
+    """TensorBoard event files inside the run folder."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+
+
+Objective = Annotated[Contrastive | Cosent | Triplet, Field(discriminator="kind")]
+Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
+
+
+class Recipe(Section):
+    """One run: what to learn, from what, how."""
+
+    kind: Literal["bi_encoder"] = Field("bi_encoder", description="the family of the model")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
+    output: str = Field("runs", description="folder of all runs")
+    seed: NonNegativeInt = Field(13, description="decides the order of the data, dropout and new weights")
+    model: Model
+    data: Data
+    objective: Objective = Field(Contrastive(), description="what is minimised")
+    optimization: Optimization = Field(Optimization(), description="AdamW and its schedule")
+    validation: Validation = Field(Validation(), description="when to measure on held-out queries")
+    machine: Machine = Field(Machine(), description="what this machine may decide")
+    trackers: tuple[Tracker, ...] = Field((), description="where metrics go besides log.jsonl, e.g. [{kind: wandb}]")
