@@ -1,0 +1,86 @@
+"""`log.jsonl`: one JSON object a line, on disk as soon as it is logged. Remote trackers may die; this file is the truth."""
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+
+class JsonlLogger(Logger):
+    """Appends every logged record to a file: `{"step": 3, "time_seconds": 1.25, "train/loss": 0.31}`.
+
+    A number that is not finite is written as null and named in `non_finite`, so every line is strict JSON.
+    A disk that cannot be written to is said once; training goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._file = -1
+        self._start = time.monotonic()
+        self._cut_short = False
+        self._warned = False
+
+    @property
+    def name(self) -> str:
+        """The name of the log file."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """Of the record format."""
+        return "1"
+
+    @property
+    def root_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Appends one line."""
+        record: dict[str, Any] = {"step": step, "time_seconds": round(time.monotonic() - self._start, 3)}
+        non_finite = []
+        for name, value in metrics.items():
+            number = value if isinstance(value, int) else float(value)
+            record[name] = number if math.isfinite(number) else None
+            if not math.isfinite(number):
+                non_finite.append(name)
+        if non_finite:
+            record["non_finite"] = non_finite
+        self._append(json.dumps(record, allow_nan=False))
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved recipe lies beside the log."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Closes the file; a later record opens it again."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, line: str) -> None:
+        text = f"\n{line}\n" if self._cut_short else f"{line}\n"
+        try:
+            if self._file < 0:
+                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._cut_short = os.write(self._file, text.encode()) < len(text)  # ASCII: as many bytes as characters
+        except OSError as error:
+            self._cut_short = True
+            if not self._warned:
+                warnings.warn(f"cannot write to {self.path}: {error.strerror}; training goes on, the log will have gaps", stacklevel=2)
+                self._warned = True
