@@ -1,0 +1,96 @@
+"""Training batches for Lightning: read off the order of samples by global step, tokenised on a thread of their own."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pytorch_lightning import LightningDataModule
+
+from trainer.batch import Batch
+from trainer.data.order import batch_samples
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.data.rows import Row
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The batches of optimizer steps `first` up to `last`, whatever epoch they fall in. Iterating twice gives the same."""
+
+    rows: Sequence[Row]
+    collate: Callable[[Sequence[Row]], Batch]
+    seed: int
+    batch_size: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def batch(self, step: int) -> Batch:
+        """The global batch of one step."""
+        return self.collate([self.rows[int(sample)] for sample in batch_samples(self.seed, step, len(self.rows), self.batch_size)])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
+
+
+def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """`items`, made up to `depth` ahead on another thread; an error there is raised here, in its turn.
+
+    >>> list(ahead(range(3), depth=2))
+    [0, 1, 2]
+    """
+    ready: queue.Queue[tuple[str, object]] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(kind: str, value: object) -> bool:
+        while not left.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            put("error", error)
+
+    threading.Thread(target=work, name="tokenizer", daemon=True).start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if isinstance(value, BaseException) and kind == "error":
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        left.set()
+
+
+class PairData(LightningDataModule):
+    """Training steps and the held-out queries they are validated on."""
+
+    def __init__(self, steps: Steps, validation: RetrievalSet) -> None:
+        super().__init__()
+        self.steps = steps
+        self.validation = validation
+
+    def train_dataloader(self) -> Steps:
+        """All steps of the run."""
+        return self.steps
+
+    def val_dataloader(self) -> list[RetrievalSet]:
+        """One item: the whole validation set."""
+        return [self.validation]

@@ -1,0 +1,44 @@
+"""Losses: scores to a scalar. A loss never holds a model, and knows nothing of ranks or micro-batches.
+
+Formulas and papers stand together in `docs/equations.md`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+def info_nce(positive: Float[Tensor, " query"], partition: Float[Tensor, " query"]) -> Float[Tensor, ""]:
+    """InfoNCE: the mean over queries of `partition - positive` (van den Oord et al. 2018, equation 4).
+
+    `positive` is the score of each query with its positive over the temperature, `partition` the log of the summed exponentials
+    over all its candidates, the positive included. Equal scores give the log of the number of candidates.
+
+    >>> scores = torch.zeros(3, 4)
+    >>> round(info_nce(scores[:, 0], scores.logsumexp(1)).exp().item(), 4)
+    4.0
+    """
+    return (partition - positive).mean()
+
+
+def cosent(scores: Float[Tensor, " pair"], labels: Float[Tensor, " pair"], temperature: Float[Tensor, ""] | float) -> Float[Tensor, ""]:
+    """CoSENT: log(1 + sum of exp((s_j - s_i) / temperature) over all i, j with label_i > label_j) (Su 2022).
+
+    Zero pairs of unequal labels give a loss of zero.
+
+    >>> round(cosent(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), 0.5).exp().item(), 4)
+    2.0
+    """
+    differences = (scores[None, :] - scores[:, None]) / temperature
+    wrong_if_large = differences.masked_fill(labels[:, None] <= labels[None, :], -torch.inf)
+    return torch.cat([differences.new_zeros(1), wrong_if_large.flatten()]).logsumexp(0)
+
+
+def triplet(scores: Float[Tensor, "query candidate"], margin: float) -> Float[Tensor, ""]:
+    """The mean over queries and negatives of max(0, margin - positive + negative); the positive is column 0 (Schroff et al. 2015).
+
+    >>> round(triplet(torch.tensor([[1.0, 0.9, 0.0]]), margin=0.2).item(), 4)
+    0.05
+    """
+    return functional.relu(margin - scores[:, :1] + scores[:, 1:]).mean()
