@@ -1,0 +1,1 @@
+"""Readers of each accepted layout, text identity, order of samples, collation."""
