@@ -1,5 +1,6 @@
 """One line that says how far a run is: rewritten in place on a terminal, a plain line now and then everywhere else."""
 
+import io
 import sys
 import time
 from collections import deque
@@ -14,7 +15,7 @@ _REWRITE_SECONDS, _LINE_SECONDS = 0.2, 10.0
 def clock(seconds: float) -> str:
     """Seconds as people read them.
 
-    >>> clock(83), clock(3723), clock(0)
+    >>> clock(83.0), clock(3723.0), clock(0.0)
     ('1:23', '1:02:03', '0:00')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -28,9 +29,9 @@ class ProgressLine(lightning.Callback):
     The pairs per second are those of the last 30 steps; time spent validating does not count.
     """
 
-    def __init__(self, batch_size: int, total_steps: int, stream: TextIO | None = None) -> None:
+    def __init__(self, batch_size: int, total_steps: int, stream: TextIO | io.TextIOBase | None = None) -> None:
         self.batch_size, self.total_steps = batch_size, total_steps
-        self.stream = sys.stderr if stream is None else stream
+        self.stream: TextIO | io.TextIOBase = sys.stderr if stream is None else stream
         self.is_terminal = self.stream.isatty()
         self.best: float | None = None
         self._step_seconds: deque[float] = deque(maxlen=30)

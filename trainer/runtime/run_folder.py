@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from trainer.errors import BadFolder, Interrupted
 from trainer.runtime.environment import HIDDEN, describe_environment, redact
@@ -50,7 +50,7 @@ class RunFolder:
     _finished: bool = field(default=False, repr=False)
 
     @classmethod
-    def create(cls, path: Path, recipe_yaml: str, command: Sequence[str], data_fingerprint: dict[str, Any], replace: bool = False) -> Self:
+    def create(cls, path: Path, recipe_yaml: str, command: Sequence[str], data_fingerprint: dict[str, Any], replace: bool = False) -> "RunFolder":
         """A new run folder with `recipe.yaml` and `environment.json` in it, no secrets in either.
 
         With `replace`, a former run of that name is moved to `<name>.replaced-<time>`; nothing is ever deleted.
@@ -120,7 +120,7 @@ class RunFolder:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked worker that outlives us must not hold it on
             os.close(self._lock)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,0 +1,128 @@
+"""The run folder: what is in it, and every way it is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import BadFolder, Interrupted
+from trainer.runtime.run_folder import LOCK, RunFolder, check_run_folder, read_log, write_atomically
+
+RECIPE = "name: a-run\nseed: 13\n"
+
+
+def create(path: Path, replace: bool = False) -> RunFolder:
+    return RunFolder.create(path, RECIPE, ["nearfar", "fit", "recipe.yaml"], {"rows": 100}, replace)
+
+
+def everything_under(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_holds_recipe_and_environment_and_ends_with_a_status(tmp_path):
+    with create(tmp_path / "runs" / "a-run") as run:
+        assert run.recipe_path.read_text() == RECIPE
+        environment = json.loads(run.environment_path.read_text())
+        assert not (run.path / "status.json").exists()
+    status = json.loads((run.path / "status.json").read_text())
+    assert status["status"] == "done"
+    assert environment["command"] == "nearfar fit recipe.yaml"
+    assert environment["data"] == {"rows": 100}
+    assert environment["packages"]["torch"]
+    assert environment["cores"] >= 1
+    assert environment["memory_bytes"] > 2**20
+    assert {path.name for path in run.path.iterdir()} == {LOCK, "recipe.yaml", "environment.json", "status.json"}
+
+
+@pytest.mark.parametrize(("error", "status"), [(Interrupted("Ctrl-C"), "stopped"), (KeyboardInterrupt(), "stopped"), (ValueError("odd"), "failed")])
+def test_an_error_is_written_down_and_passed_on(tmp_path, error, status):
+    with pytest.raises(type(error)), create(tmp_path / "a-run"):
+        raise error
+    record = json.loads((tmp_path / "a-run" / "status.json").read_text())
+    assert record["status"] == status
+    assert type(error).__name__ in record["error"]
+
+
+@pytest.mark.parametrize("status", ["done", "stopped", "failed"])
+def test_a_former_run_is_never_overwritten(tmp_path, status):
+    create(tmp_path / "a-run").finish(status)
+    before = everything_under(tmp_path)
+    with pytest.raises(BadFolder, match=r"already holds a .*name=NAME.*--replace") as caught:
+        create(tmp_path / "a-run")
+    assert caught.value.exit_code == 2
+    assert everything_under(tmp_path) == before
+
+
+def test_replace_moves_the_former_run_aside(tmp_path):
+    first = create(tmp_path / "a-run")
+    (first.path / "log.jsonl").write_text("precious\n")
+    first.finish("done")
+    create(tmp_path / "a-run", replace=True).finish("done")
+    (moved,) = [path for path in tmp_path.iterdir() if path.name.startswith("a-run.replaced-")]
+    assert (moved / "log.jsonl").read_text() == "precious\n"
+    assert not (tmp_path / "a-run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_of_other_things_is_left_alone(tmp_path, replace):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = everything_under(tmp_path)
+    with pytest.raises(BadFolder, match=r"not a run of nearfar \(thesis.tex"):
+        create(tmp_path, replace)
+    assert everything_under(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "a-run").mkdir()
+    create(tmp_path / "a-run").finish("done")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadFolder, match="is a file"):
+        create(tmp_path / "file")
+    with pytest.raises(BadFolder, match="is a file"):
+        create(tmp_path / "file" / "a-run")
+
+
+def test_r06_a_read_only_place_is_refused_and_nothing_written(tmp_path):
+    tmp_path.chmod(0o555)
+    for folder in [*tmp_path.parents][:2]:
+        folder.chmod(0o755)
+    program = f"""
+import os, pathlib, trainer.runtime.run_folder as run_folder
+from trainer.errors import BadFolder
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    run_folder.RunFolder.create(pathlib.Path({str(tmp_path / "a-run")!r}), "name: x", [], {{}})
+except BadFolder as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert "read-only; choose another place with output=FOLDER" in result.stdout, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_writes_nothing(tmp_path):
+    check_run_folder(tmp_path / "deep" / "a-run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_atomic_write_leaves_no_partial_file_behind(tmp_path):
+    target = tmp_path / "file.json"
+    write_atomically(target, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(target, "new \udcff")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_log_cut_short_is_read_up_to_the_cut(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(
+        b'{"step": 0, "train/loss": 2.0}\n{"step": 1, "tra\n[1]\n{"step": 2, "train/loss": null, "non_finite": ["train/loss"]}\n{"st'
+    )
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [0, 2]
+    assert read_log(tmp_path / "none.jsonl") == []

@@ -1,0 +1,142 @@
+"""Trackers: what they write, and that they cannot harm a run."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.loggers import Logger
+
+from trainer.errors import BadRecipe
+from trainer.recipe import Tensorboard, Wandb
+from trainer.runtime import trackers
+from trainer.runtime.trackers import BestEffort, check_trackers, tracker_loggers, wandb_key_present
+
+
+class Dies(Logger):
+    """A tracker whose server goes away after the second record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    name = version = "dies"
+
+    def log_metrics(self, metrics, step=None):
+        self.calls += 1
+        if self.calls == 2:
+            raise ConnectionError("the server at https://me:secret-word@host went away")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        raise AssertionError("must not be called once the tracker has failed")
+
+
+def test_a_tracker_that_dies_is_named_once_and_then_left_alone():
+    inner = Dies()
+    logger = BestEffort("dies", lambda: inner)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(5):
+            logger.log_metrics({"train/loss": 1.0}, step)
+        logger.log_hyperparams({"a": 1})
+        logger.finalize("success")
+    assert inner.calls == 2
+    assert len(caught) == 1
+    assert "tracker dies failed" in str(caught[0].message)
+    assert "secret-word" not in str(caught[0].message)
+
+
+def test_a_tracker_that_cannot_be_made_does_not_stop_the_run():
+    def fail() -> Logger:
+        raise RuntimeError("no server")
+
+    with pytest.warns(UserWarning, match="no server"):
+        logger = BestEffort("remote", fail)
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    assert logger.experiment is None
+
+
+def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (logger,) = tracker_loggers((Tensorboard(),), tmp_path, "a-run", {"optimization": {"learning_rate": 1e-3}})
+    for step in range(3):
+        logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [round(event.value, 6) for event in events.Scalars("train/loss")] == [1.0, 0.9, 0.8]
+    assert "learning_rate" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
+
+
+def test_a_missing_package_is_named_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(BadRecipe, match=r"tensorboard.*pip install tensorboard"):
+        check_trackers((Tensorboard(),))
+    with pytest.raises(BadRecipe, match="pip install wandb"):
+        tracker_loggers((Wandb(),), tmp_path, "a-run", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    assert not wandb_key_present()
+    file.write_text("machine api.wandb.ai login user password " + "k" * 40 + "\n")
+    file.chmod(0o600)
+    assert wandb_key_present()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not wandb_key_present()
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert wandb_key_present()
+
+
+WANDB_RUN = """
+import sys
+from pathlib import Path
+from trainer.recipe import Wandb
+from trainer.runtime.trackers import tracker_loggers
+folder = Path(sys.argv[1])
+(logger,) = tracker_loggers((Wandb(project="tests"),), folder, "a-run", {"seed": 13})
+for step in range(3):
+    logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
+logger.finalize("success")
+assert logger.alive
+print("ended")
+"""
+
+
+def run_wandb(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    command = [sys.executable, "-W", "always", "-c", WANDB_RUN, str(folder)]
+    return subprocess.run(command, env={**clean, "HOME": str(folder.parent), **environment}, capture_output=True, text=True, timeout=120)
+
+
+def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    result = run_wandb(folder)
+    assert result.stdout.strip().endswith("ended"), result.stderr
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    (log,) = offline.glob("*.wandb")
+    assert b"train/loss" in log.read_bytes()
+    names = {path.name for path in offline.rglob("*") if path.is_file()}
+    assert not names & {"requirements.txt", "wandb-metadata.json", "output.log"}, names
+
+
+def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    source = WANDB_RUN.replace("assert logger.alive", "assert not logger.alive")
+    assert source != WANDB_RUN
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {**clean, "HOME": str(tmp_path), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    source = source.replace("folder = ", "import trainer.runtime.trackers as trackers; trackers.CONNECT_SECONDS = 3.0; folder = ")
+    result = subprocess.run([sys.executable, "-W", "always", "-c", source, str(folder)], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip().endswith("ended"), json.dumps([result.stdout, result.stderr])
+    assert result.stderr.count("tracker wandb failed") == 1
+    assert "0" * 40 not in result.stderr
