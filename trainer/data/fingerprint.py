@@ -1,0 +1,25 @@
+"""What the data of a run was: enough to notice that it has changed."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from trainer.recipe import Data
+
+
+def fingerprint(data: Data, training_rows: int) -> dict[str, Any]:
+    """Number of training rows, and for each local source the sha256 over its files; a hub data set goes by its name alone."""
+    sources = {role: source for role, source in (("train", data.train), ("validation", data.validation), ("test", data.test)) if source}
+    return {"training_rows": training_rows, **{role: {"source": source, "sha256": _sha256(Path(source))} for role, source in sources.items()}}
+
+
+def _sha256(source: Path) -> str | None:
+    if not source.exists():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+        if path.is_file():
+            digest.update(str(path.relative_to(source)).encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

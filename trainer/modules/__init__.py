@@ -1,0 +1,1 @@
+"""The Lightning modules: one family a file, one screen each."""

@@ -1,0 +1,111 @@
+"""The bi-encoder: one encoder for queries and documents, compared by a dot product."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+from trainer.errors import NonFinite
+from trainer.objectives import excluded_documents
+from trainer.parallel import Encode
+from trainer.modules.optimizer import OptimizerSettings, adamw
+
+Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Float[Tensor, ""]]
+"""An objective with everything but batch, encoder and temperature filled in."""
+
+
+class Temperature(nn.Module):
+    """What scores are divided by: fixed, or learned as its logarithm, which keeps it positive."""
+
+    def __init__(self, value: float, learned: bool) -> None:
+        super().__init__()
+        # Shape (1,): sharding strategies cannot split a parameter of no dimensions.
+        self.log = nn.Parameter(torch.tensor([value]).log(), requires_grad=learned)
+
+    def forward(self) -> Float[Tensor, ""]:
+        """The temperature."""
+        return self.log.exp()[0]
+
+
+class BiEncoder(LightningModule):
+    """Trains `encoder` to score each query's positive above every other document.
+
+    `validate` measures the encoder on a held-out set and returns metrics by name; it is given so that this file knows nothing
+    of how retrieval is evaluated.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        encode: Encode,
+        loss: Loss,
+        temperature: Temperature,
+        optimizer: OptimizerSettings,
+        validate: Callable[[Any], Mapping[str, float]],
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.encode = encode
+        self.loss = loss
+        self.temperature = temperature
+        self.optimizer_settings = optimizer
+        self.validate = validate
+
+    def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
+        """The loss of one global batch."""
+        loss = self.loss(batch, self.encode, self.temperature())
+        self.current = Step(loss.detach(), batch.sample_ids)
+        masked = excluded_documents(batch).sum().float()
+        self.log_dict({"train/loss": loss.detach(), "train/masked_false_negatives": masked, "train/temperature": self.temperature().detach()})
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips to the global norm, and stops the run before the update where the loss or the norm is not finite."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or torch.inf)
+        if not torch.isfinite(self.current.loss) or not (torch.isfinite(norm) or self._scaled()):
+            raise NonFiniteStep(self.global_step, self.current, float(norm))
+        self.log_dict({"train/gradient_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]})
+
+    def validation_step(self, validation_set: Any, _: int) -> None:
+        """Retrieval metrics on held-out queries."""
+        for name, value in self.validate(validation_set).items():
+            self.log(f"validation/{name}", value, batch_size=1)
+
+    def configure_optimizers(self) -> dict[Literal["optimizer", "lr_scheduler"], Any]:
+        """AdamW and its schedule."""
+        return adamw(self.encoder, self.temperature, self.optimizer_settings)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch as it is: ragged texts are cut and padded on the CPU, each micro-batch moves by itself."""
+        return batch
+
+    def _scaled(self) -> bool:
+        """In fp16 an overflowing gradient is expected now and then: the scaler skips that update and lowers its scale."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is remembered of a step until its update."""
+
+    loss: Float[Tensor, ""]
+    sample_ids: tuple[str, ...]
+
+
+class NonFiniteStep(NonFinite):
+    """Names the step and the rows whose loss or gradient is not finite."""
+
+    def __init__(self, step: int, current: Step, gradient_norm: float) -> None:
+        super().__init__(
+            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm {gradient_norm}; no weight was changed. "
+            "Look at the rows named in non_finite.json; a lower optimization.learning_rate or machine.precision=fp32 often helps."
+        )
+        self.record = {"step": step + 1, "loss": str(float(current.loss)), "gradient_norm": str(gradient_norm), "rows": list(current.sample_ids)}
