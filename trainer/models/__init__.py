@@ -1,0 +1,1 @@
+"""Encoders: backbones, pooling, adapters, and the folders they are read from and written to."""

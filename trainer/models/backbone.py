@@ -1,0 +1,122 @@
+"""Loads a Hugging Face encoder or decoder as the backbone of an embedding model.
+
+Transformers is handed a cleaned configuration and tensors, never the folder: nothing in a folder can make it fetch, import or unpickle.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Shaped
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+
+from trainer.errors import BadModel
+from trainer.models.vetting import check_links, read_json, weight_files, without_code
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration in `folder`, without the keys that could load code; BadModel for an architecture that needs its own code."""
+    if not (folder / "config.json").exists():
+        found = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) or "nothing"
+        raise BadModel(f"{folder} is not a model folder: it has no config.json (found: {found})")
+    check_links(folder)
+    raw = read_json(folder, "config.json")
+    config = without_code(raw)
+    kind = config.pop("model_type", None)
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        foreign = ", and it asks for code of its own, which is never run" if "auto_map" in raw else ""
+        raise BadModel(f"{folder}: architecture {str(kind)[:80]!r} is not one that transformers {transformers.__version__} knows{foreign}")
+    if "quantization_config" in config:
+        raise BadModel(f"{folder} holds quantised weights, which cannot be trained further; take the model in its full precision")
+    try:
+        made = CONFIG_MAPPING[kind](**config)
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise BadModel(f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}") from error
+    if type(made) not in MODEL_MAPPING or made.is_encoder_decoder:
+        raise BadModel(f"{folder}: {kind} is not an encoder or decoder of text")
+    return made
+
+
+def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False) -> PreTrainedModel:
+    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses."""
+    model_class: Any = MODEL_MAPPING[type(config)]
+    config.use_cache = False
+    arguments: dict[str, Any] = {"attn_implementation": "sdpa" if model_class._supports_sdpa else "eager"}
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        arguments["add_pooling_layer"] = False
+    if quantize_4bit:
+        arguments |= {"quantization_config": _four_bits(), "device_map": {"": torch.cuda.current_device()}}
+    weights = _read_weights(folder)
+    try:
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True, **arguments
+            )
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadModel(f"{folder}: its weights do not fit its config.json: {str(error).strip()[:400]}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BadModel(f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first: {', '.join(missing[:3])}")
+    return model
+
+
+def _read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        weights |= load_file(path)
+    return weights
+
+
+def _four_bits() -> Any:
+    """QLoRA's form of the frozen weights: 4-bit NormalFloat, quantised twice, multiplied in bfloat16 (Dettmers et al. 2023)."""
+    if not torch.cuda.is_available():
+        raise BadModel("`model.tuning.quantize_4bit` needs an NVIDIA GPU, and torch sees none here; set it to false")
+    try:
+        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError as error:
+        raise BadModel("`model.tuning.quantize_4bit` needs bitsandbytes: pip install 'nearfar[qlora]', or set it to false") from error
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load report: what matters of them becomes an error of ours."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def set_dropout(config: PretrainedConfig, probability: float) -> None:
+    """Sets every dropout probability of `config`, attention's included."""
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, probability)
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Whether the architecture attends to earlier tokens only, so that its last token is the one that has seen the text."""
+    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    return causal and not getattr(config, "use_bidirectional_attention", False)
+
+
+def longest_input(backbone: PreTrainedModel) -> int:
+    """How many tokens the position embeddings allow. Those with a padding row count from behind it (RoBERTa, MPNet)."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    if isinstance(table, nn.Embedding):
+        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return int(getattr(backbone.config, "max_position_embeddings", None) or 2**20)

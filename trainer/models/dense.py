@@ -1,0 +1,160 @@
+"""One vector a text: backbone, pooling, an optional projection, normalisation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from trainer import recipe
+from trainer.batch import Texts
+from trainer.errors import BadModel
+from trainer.models import backbone as backbones
+from trainer.models import tokenization
+from trainer.models.contract import Contract, Role
+from trainer.models.layout import Layout, read_layout
+from trainer.models.locate import is_hub_name, locate
+from trainer.models.lora import add_lora
+from trainer.models.pooling import pool
+from trainer.models.projection import Projection
+
+
+class DenseEncoder(nn.Module):
+    """Texts to vectors. What must not change between training and use is in `contract`; `pristine_config` is the backbone's, dropout untouched."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projection: Projection | None,
+        contract: Contract,
+        tokenizer: PreTrainedTokenizerBase,
+        pristine_config: PretrainedConfig,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.contract = contract
+        self.tokenizer = tokenizer
+        self.pristine_config = pristine_config
+        self._roles = {
+            role: tokenization.role_tokenizer(tokenizer, contract.prompt(role), contract.max_length_tokens(role)) for role in ("query", "document")
+        }
+        self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
+
+    @property
+    def dimensions(self) -> int:
+        """Width of a vector."""
+        return self.contract.dimensions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
+        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
+        return self._roles[role].tokenize(texts)
+
+    def forward(self, texts: Texts) -> Float[Tensor, "text dimension"]:
+        """One float32 vector a text, of length 1 where the contract says so; the same whatever else is in `texts`."""
+        ids, real = texts.padded()
+        unpadded = ids.numel() == texts.tokens.numel()
+        hidden = self.backbone(input_ids=ids, attention_mask=None if unpadded else real.long()).last_hidden_state
+        vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
+        if self.projection is not None:
+            vectors = self.projection(vectors).float()
+        return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
+
+    def _excluded(self, texts: Texts) -> int:
+        """Leading tokens that pooling leaves out: special ones and the prompt, where the contract excludes the prompt."""
+        if self.contract.include_prompt or texts.prompt_tokens == 0:
+            return 0
+        return self._leading_special_tokens + texts.prompt_tokens
+
+
+def load_encoder(model: recipe.Model) -> DenseEncoder:
+    """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked for.
+
+    What the recipe leaves open is taken from the folder, else: last-token pooling for decoders and mean for the rest, normalised, no prompts,
+    as long as the backbone allows. A fresh projection is drawn from torch's generator. Raises BadModel.
+    """
+    layout = read_layout(locate(model.backbone))
+    lora = model.tuning if isinstance(model.tuning, recipe.Lora) else None
+    encoder = assemble(
+        layout,
+        name=model.backbone if is_hub_name(model.backbone) else Path(model.backbone).name,
+        dropout=model.dropout,
+        quantize_4bit=lora is not None and lora.quantize_4bit,
+        wishes={
+            "pooling": model.pooling,
+            "normalize": model.normalize,
+            "query_prompt": model.query_prompt,
+            "document_prompt": model.document_prompt,
+            "query_max_length_tokens": model.query_max_length_tokens,
+            "document_max_length_tokens": model.document_max_length_tokens,
+            "projection_dimensions": model.projection_dimensions,
+        },
+    )
+    if model.activation_checkpointing:
+        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if lora is not None:
+        encoder.backbone = add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
+    return encoder.train()
+
+
+def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:
+    """An encoder from what `layout` says; `wishes` that are not None win over it."""
+    config = backbones.read_config(layout.backbone)
+    pristine = backbones.read_config(layout.backbone)
+    decoder = backbones.is_decoder(config)
+    tokenizer = tokenization.read_tokenizer(layout.backbone, config, layout.lower_case)
+    if dropout is not None:
+        backbones.set_dropout(config, dropout)
+    model = backbones.load_backbone(layout.backbone, config, quantize_4bit)
+    tokenization.check_matches(tokenizer, model.get_input_embeddings().num_embeddings, layout.backbone)  # type: ignore[union-attr]
+    pooling = wishes.get("pooling") or layout.pooling or ("last_token" if decoder else "mean")
+    if pooling == "last_token" and decoder and not layout.is_pipeline:
+        tokenization.append_end_token(tokenizer)
+    projection = _projection(layout, model.config.hidden_size, wishes.get("projection_dimensions"))
+    normalize = _first(wishes.get("normalize"), layout.normalize, True)
+    longest = min(backbones.longest_input(model), tokenizer.model_max_length)
+    contract = Contract(
+        backbone=name,
+        pooling=pooling,
+        include_prompt=layout.include_prompt,
+        normalize=normalize,
+        query_prompt=_first(wishes.get("query_prompt"), layout.query_prompt, ""),
+        document_prompt=_first(wishes.get("document_prompt"), layout.document_prompt, ""),
+        query_max_length_tokens=_length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, longest, model),
+        document_max_length_tokens=_length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens, longest, model),
+        similarity="cosine" if normalize else layout.similarity or "dot",
+        dimensions=model.config.hidden_size if projection is None else projection.out_features,
+        tokenizer_fingerprint=tokenization.fingerprint(tokenizer),
+    )
+    return DenseEncoder(model, projection, contract, tokenizer, pristine)
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _length(wish: int | None, said: int | None, longest: int, model: Any) -> int:
+    """The wish, refused where the backbone has no positions for it; else what the folder says, bounded."""
+    allowed = backbones.longest_input(model)
+    if wish is not None and wish > allowed:
+        raise BadModel(f"a maximum length of {wish} tokens was asked for; the backbone has positions for {allowed}")
+    return wish if wish is not None else min(said or longest, allowed)
+
+
+def _projection(layout: Layout, width: int, wish: int | None) -> Projection | None:
+    """The folder's projection, unless the recipe wishes for another width: then a fresh one."""
+    said = Projection.read(layout.projection) if layout.projection is not None else None
+    if said is not None and said.in_features != width:
+        raise BadModel(f"{layout.projection} takes vectors of {said.in_features} numbers, the backbone gives {width}")
+    if wish is None or (said is not None and said.out_features == wish):
+        return said
+    return Projection.fresh(width, wish)

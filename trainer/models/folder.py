@@ -1,0 +1,155 @@
+"""Writes an encoder as a folder that sentence-transformers, old and new, and servers read; reads any such folder for use."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from trainer.errors import BadFolder, BadModel
+from trainer.models import lora, tokenization
+from trainer.models.contract import Contract
+from trainer.models.dense import DenseEncoder, assemble
+from trainer.models.layout import KINDS, read_layout
+from trainer.models.locate import is_hub_name, locate, locate_public
+from trainer.models.model_card import model_card
+
+
+def read_encoder(path_or_name: str) -> DenseEncoder:
+    """The encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
+
+    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that names its base. Raises BadModel.
+    """
+    folder = locate(path_or_name)
+    if (folder / lora.CONFIG).exists() and not (folder / "config.json").exists():
+        return _with_adapter(folder)
+    layout = read_layout(folder)
+    name = layout.contract.backbone if layout.contract else path_or_name if is_hub_name(path_or_name) else folder.resolve().name
+    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
+    if layout.contract is not None and encoder.contract != layout.contract:
+        _say_difference(folder, layout.contract, encoder.contract)
+    return encoder.eval()
+
+
+def _with_adapter(folder: Path) -> DenseEncoder:
+    base = lora.adapter_base(folder)
+    encoder = assemble(read_layout(locate_public(base)), base, dropout=None, quantize_4bit=False, wishes={})
+    encoder.backbone = lora.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
+    return encoder.eval()
+
+
+def _say_difference(folder: Path, said: Contract, found: Contract) -> None:
+    field = next(name for name in Contract.model_fields if getattr(said, name) != getattr(found, name))
+    raise BadModel(
+        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
+        "a file was exchanged after training: take the whole folder from where it was saved"
+    )
+
+
+def save_encoder(encoder: DenseEncoder, folder: Path, replace: bool = False) -> None:
+    """Writes the encoder: merged weights, tokenizer, contract, the files other readers need, and the adapter alone under `adapter/`.
+
+    The folder appears whole or not at all. The encoder in training is not changed. Raises BadFolder where `folder` exists and
+    `replace` is not given.
+    """
+    if folder.exists() and not replace:
+        raise BadFolder(f"{folder} exists already; give another name or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        _write(encoder, unfinished)
+        _sync(unfinished)
+        _move_into_place(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(encoder: DenseEncoder, folder: Path) -> None:
+    contract, plain = encoder.contract, _plain_backbone(encoder)
+    save_file(lora.merged_state(encoder.backbone), folder / "model.safetensors", metadata={"format": "pt"})
+    config = encoder.pristine_config
+    config.architectures, config.dtype = [type(plain).__name__], torch.float32
+    config.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    contract.write(folder)
+    modules = ["Transformer", "Pooling", *(["Dense"] if encoder.projection is not None else []), *(["Normalize"] if contract.normalize else [])]
+    places = ["", *(f"{index}_{kind}" for index, kind in enumerate(modules) if index)]
+    entries = [
+        {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for index, (kind, place) in enumerate(zip(modules, places, strict=True))
+    ]
+    (folder / "1_Pooling").mkdir()
+    if contract.normalize:
+        (folder / places[-1]).mkdir()
+        _write_json(folder / places[-1] / "config.json", {})
+    if encoder.projection is not None:
+        encoder.projection.write(folder / "2_Dense")
+    _write_json(folder / "modules.json", entries)
+    _write_json(folder / "1_Pooling" / "config.json", _pooling_config(contract, plain.config.hidden_size))
+    longest = max(contract.query_max_length_tokens, contract.document_max_length_tokens)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    _write_json(folder / "config_sentence_transformers.json", _pipeline_config(contract))
+    if isinstance(encoder.backbone, PeftModel):
+        lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
+    (folder / "README.md").write_text(model_card(contract, adapter=isinstance(encoder.backbone, PeftModel)), encoding="utf-8")
+    if tokenization.fingerprint(tokenization.read_tokenizer(folder, config)) != contract.tokenizer_fingerprint:
+        raise BadModel(f"the tokenizer {type(encoder.tokenizer).__name__} does not come back from its own files as it was; nothing was saved")
+
+
+def _plain_backbone(encoder: DenseEncoder) -> PreTrainedModel:
+    model: Any = encoder.backbone.get_base_model() if isinstance(encoder.backbone, PeftModel) else encoder.backbone
+    return model
+
+
+def _pooling_config(contract: Contract, width: int) -> dict[str, Any]:
+    """The classic booleans, which servers read, and the new name; both are understood by sentence-transformers of any version."""
+    classic = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "sqrt": "mean_sqrt_len_tokens",
+               "weighted_mean": "weightedmean_tokens", "last_token": "lasttoken"}  # fmt: skip
+    name = next(theirs for theirs, ours in KINDS.items() if ours == contract.pooling)
+    booleans = {f"pooling_mode_{theirs}": ours == contract.pooling for ours, theirs in classic.items()}
+    return {"word_embedding_dimension": width, **booleans, "pooling_mode": name, "include_prompt": contract.include_prompt}
+
+
+def _pipeline_config(contract: Contract) -> dict[str, Any]:
+    return {
+        "__version__": {"sentence_transformers": "3.0.0", "transformers": transformers.__version__, "pytorch": str(torch.__version__)},
+        "prompts": {"query": contract.query_prompt, "document": contract.document_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": contract.similarity,
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    """Everything below `folder` on the disk, not only in its cache."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _move_into_place(unfinished: Path, folder: Path) -> None:
+    """Renames `unfinished` to `folder`; what was there is put aside first and removed last."""
+    aside = unfinished.with_name(unfinished.name + ".old")
+    if folder.exists():
+        folder.rename(aside)
+    unfinished.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

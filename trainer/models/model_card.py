@@ -1,0 +1,33 @@
+"""The README.md of a saved model."""
+
+import json
+
+from trainer.models.contract import Contract
+
+
+def model_card(contract: Contract, adapter: bool) -> str:
+    """A short model card: what the model is and how to use it. Every foreign string stands as JSON in a code block."""
+    facts = json.dumps(contract.model_dump(exclude={"version", "tokenizer_fingerprint"}), indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
+    beside = "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n" if adapter else ""
+    lengths = ""
+    if contract.query_max_length_tokens != contract.document_max_length_tokens:
+        lengths = "\nQueries and documents are cut at different lengths (below); sentence-transformers knows only the longer one.\n"
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, nearfar]
+---
+# A text-embedding model
+
+Trained with nearfar. `nearfar encode` and `nearfar search` use this folder as it is, and so does sentence-transformers:
+
+```python
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("path/to/this/folder")
+scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
+```
+{beside}{lengths}
+```json
+{facts}
+```
+"""

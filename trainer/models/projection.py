@@ -1,0 +1,76 @@
+"""A linear layer after pooling, as sentence-transformers' Dense module keeps it."""
+
+import json
+from pathlib import Path
+from typing import Literal, Self, assert_never
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainer.errors import BadModel
+from trainer.models.vetting import check_safetensors, inside, read_json
+
+Activation = Literal["Identity", "Tanh"]
+_WRITTEN: dict[Activation, str] = {"Identity": "torch.nn.modules.linear.Identity", "Tanh": "torch.nn.modules.activation.Tanh"}
+
+
+class Projection(nn.Linear):
+    """activation(W x + b)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, activation: Activation = "Identity") -> None:
+        super().__init__(in_features, out_features, bias)
+        self.activation: Activation = activation
+
+    def forward(self, input: Float[Tensor, "text width"]) -> Float[Tensor, "text dimension"]:
+        """The projected vectors."""
+        projected = super().forward(input)
+        match self.activation:
+            case "Identity":
+                return projected
+            case "Tanh":
+                return torch.tanh(projected)
+            case _:
+                assert_never(self.activation)
+
+    @classmethod
+    def fresh(cls, in_features: int, out_features: int) -> Self:
+        """A new projection without bias: orthogonal, so that at first it keeps as much of every angle as its width allows."""
+        projection = cls(in_features, out_features, bias=False)
+        nn.init.orthogonal_(projection.weight)
+        return projection
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The Dense module in `folder`; BadModel where it does more than a linear layer with Identity or Tanh."""
+        config = read_json(folder, "config.json")
+        activation = next((name for name, path in _WRITTEN.items() if config.get("activation_function") in (path, f"torch.nn.{name}")), None)
+        plain = {config.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")} <= {"sentence_embedding", None}
+        sizes = [config.get("in_features"), config.get("out_features")]
+        if activation is None or not plain or config.get("use_residual") or not all(type(size) is int and 0 < size < 2**20 for size in sizes):
+            raise BadModel(f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on the pooled vector is read")
+        weights = inside(folder, "model.safetensors")
+        if not weights.is_file():
+            raise BadModel(f"{folder} holds no model.safetensors; weights in any other format are not opened")
+        check_safetensors(weights)
+        projection = cls(sizes[0], sizes[1], bias=config.get("bias") is not False, activation=activation)  # type: ignore[arg-type]
+        state = {name.removeprefix("linear."): value.float() for name, value in load_file(weights).items()}
+        try:
+            projection.load_state_dict(state)
+        except RuntimeError as error:
+            raise BadModel(f"{weights} does not fit the config.json beside it: {str(error)[:200]}") from error
+        return projection
+
+    def write(self, folder: Path) -> None:
+        """Writes the layer as a Dense module."""
+        folder.mkdir()
+        config = {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias is not None,
+            "activation_function": _WRITTEN[self.activation],
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        state = {f"linear.{name}": value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
