@@ -48,10 +48,11 @@ class ProgressLine(lightning.Callback):
         self._mark = self._printed = time.monotonic()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Takes the step's time; prints when it is due."""
+        """Takes the step's time, logs the rate, prints when it is due."""
         now = time.monotonic()
         self._step_seconds.append(now - self._mark)
         self._mark = now
+        self.log("train/pairs_per_second", self.pairs_per_second)
         step = trainer.global_step
         due = now - self._printed >= (_REWRITE_SECONDS if self.is_terminal else _LINE_SECONDS)
         if due or step == 1 or step >= self.total_steps:

@@ -40,6 +40,11 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a small JSON file atomically, without secrets."""
+    write_atomically(path, redact(_json(value)))
+
+
 @dataclass
 class RunFolder:
     """One run's folder, locked by this process. A context manager: leaving it writes `status.json` and frees the lock."""
@@ -66,7 +71,7 @@ class RunFolder:
             clean = redact(recipe_yaml)
             note = f"# {HIDDEN} stands where a secret was; put it back before running this file again.\n" if clean != recipe_yaml else ""
             write_atomically(run.recipe_path, note + clean)
-            write_atomically(run.environment_path, _json({**describe_environment(command), "data": data_fingerprint}))
+            write_json(run.environment_path, {**describe_environment(command), "data": data_fingerprint})
         except OSError as error:
             raise BadFolder(f"cannot write to the run folder {path}: {error.strerror}; choose another place with output=FOLDER") from error
         return run
@@ -114,7 +119,7 @@ class RunFolder:
         ended = datetime.now().astimezone().isoformat(timespec="seconds")
         record = {"status": status, "ended": ended, "seconds": round(time.monotonic() - self._started, 1), **details}
         try:
-            write_atomically(self.path / "status.json", redact(_json(record)))
+            write_json(self.path / "status.json", record)
         finally:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_UN)  # a forked worker that outlives us must not hold it on
@@ -143,7 +148,8 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
         return
     if not os.access(path, os.W_OK | os.X_OK):
         raise BadFolder(f"{path} is read-only; choose another place with output=FOLDER")
-    _check_not_held(path)
+    if is_held(path):
+        raise _in_use(path)
     contents = [entry.name for entry in path.iterdir() if entry.name != LOCK]
     if not contents:
         return
@@ -151,6 +157,23 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
         raise BadFolder(f"{path} holds files that are not a run of nearfar ({', '.join(sorted(contents)[:3])}, ...); choose another name=NAME")
     if not replace:
         raise BadFolder(f"{path} already holds {_describe(path)}; choose another name=NAME, or pass --replace to move it aside and start anew")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live run has this folder. On a file system without locks one cannot know: False."""
+    try:
+        lock = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return False
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -203,21 +226,6 @@ def _take_lock(path: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, _json(holder).encode(), 0)
     return lock
-
-
-def _check_not_held(path: Path) -> None:
-    try:
-        lock = os.open(path / LOCK, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _in_use(path) from error
-    except OSError:
-        return  # no locks on this file system: _take_lock says so
-    finally:
-        os.close(lock)
 
 
 def _in_use(path: Path) -> BadFolder:
