@@ -78,7 +78,7 @@ def _four_bits() -> Any:
     if not torch.cuda.is_available():
         raise BadModel("`model.tuning.quantize_4bit` needs an NVIDIA GPU, and torch sees none here; set it to false")
     try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
+        import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise BadModel("`model.tuning.quantize_4bit` needs bitsandbytes: pip install 'nearfar[qlora]', or set it to false") from error
     return transformers.BitsAndBytesConfig(
@@ -112,6 +112,12 @@ def is_decoder(config: PretrainedConfig) -> bool:
     """Whether the architecture attends to earlier tokens only, so that its last token is the one that has seen the text."""
     causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING
     return causal and not getattr(config, "use_bidirectional_attention", False)
+
+
+def embedding_rows(backbone: PreTrainedModel) -> int:
+    """How many token ids the backbone has an embedding for."""
+    table: Any = backbone.get_input_embeddings()
+    return int(table.num_embeddings)
 
 
 def longest_input(backbone: PreTrainedModel) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -14,13 +14,16 @@ from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models import backbone as backbones
+from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import Contract, Role
 from trainer.models.layout import Layout, read_layout
-from trainer.models.locate import is_hub_name, locate
-from trainer.models.lora import add_lora
+from trainer.models.locate import is_hub_name, locate, locate_public
 from trainer.models.pooling import pool
 from trainer.models.projection import Projection
+
+WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
+"""What a recipe may say otherwise than the folder; the contract has fields of the same names."""
 
 
 class DenseEncoder(nn.Module):
@@ -89,25 +92,52 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
         name=model.backbone if is_hub_name(model.backbone) else Path(model.backbone).name,
         dropout=model.dropout,
         quantize_4bit=lora is not None and lora.quantize_4bit,
-        wishes={
-            "pooling": model.pooling,
-            "normalize": model.normalize,
-            "query_prompt": model.query_prompt,
-            "document_prompt": model.document_prompt,
-            "query_max_length_tokens": model.query_max_length_tokens,
-            "document_max_length_tokens": model.document_max_length_tokens,
-            "projection_dimensions": model.projection_dimensions,
-        },
+        wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
     )
     if model.activation_checkpointing:
         encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if lora is not None:
-        encoder.backbone = add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
+        encoder.backbone = adapters.add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
     return encoder.train()
 
 
+def read_encoder(path_or_name: str) -> DenseEncoder:
+    """The encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
+
+    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that names its base. Raises BadModel.
+    """
+    folder = locate(path_or_name)
+    if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
+        return _read_adapter(folder)
+    layout = read_layout(folder)
+    name = layout.contract.backbone if layout.contract else path_or_name if is_hub_name(path_or_name) else folder.resolve().name
+    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
+    _check_contract(folder, layout.contract, encoder.contract)
+    return encoder.eval()
+
+
+def _read_adapter(folder: Path) -> DenseEncoder:
+    """The base model that the adapter names, used as the contract beside the adapter says, with the adapter merged in."""
+    base, contract = adapters.adapter_base(folder), Contract.read(folder)
+    wishes = {} if contract is None else contract.model_dump(include=set(WISHES))
+    encoder = assemble(read_layout(locate_public(base)), base, dropout=None, quantize_4bit=False, wishes=wishes)
+    _check_contract(folder, contract, encoder.contract)
+    encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
+    return encoder.eval()
+
+
+def _check_contract(folder: Path, said: Contract | None, found: Contract) -> None:
+    if said is None or said == found:
+        return
+    field = next(name for name in Contract.model_fields if getattr(said, name) != getattr(found, name))
+    raise BadModel(
+        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
+        "a file was exchanged after training: take the whole folder from where it was saved"
+    )
+
+
 def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:
-    """An encoder from what `layout` says; `wishes` that are not None win over it."""
+    """An encoder from what `layout` says; of `wishes` (WISHES and projection_dimensions) those that are not None win over it."""
     config = backbones.read_config(layout.backbone)
     pristine = backbones.read_config(layout.backbone)
     decoder = backbones.is_decoder(config)
@@ -115,7 +145,7 @@ def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bo
     if dropout is not None:
         backbones.set_dropout(config, dropout)
     model = backbones.load_backbone(layout.backbone, config, quantize_4bit)
-    tokenization.check_matches(tokenizer, model.get_input_embeddings().num_embeddings, layout.backbone)  # type: ignore[union-attr]
+    tokenization.check_matches(tokenizer, backbones.embedding_rows(model), layout.backbone)
     pooling = wishes.get("pooling") or layout.pooling or ("last_token" if decoder else "mean")
     if pooling == "last_token" and decoder and not layout.is_pipeline:
         tokenization.append_end_token(tokenizer)

@@ -1,4 +1,4 @@
-"""Writes an encoder as a folder that sentence-transformers, old and new, and servers read; reads any such folder for use."""
+"""Writes an encoder as a folder that nearfar, sentence-transformers (old and new) and servers read."""
 
 import json
 import os
@@ -16,41 +16,9 @@ from transformers import PreTrainedModel
 from trainer.errors import BadFolder, BadModel
 from trainer.models import lora, tokenization
 from trainer.models.contract import Contract
-from trainer.models.dense import DenseEncoder, assemble
-from trainer.models.layout import KINDS, read_layout
-from trainer.models.locate import is_hub_name, locate, locate_public
+from trainer.models.dense import DenseEncoder
+from trainer.models.layout import KINDS
 from trainer.models.model_card import model_card
-
-
-def read_encoder(path_or_name: str) -> DenseEncoder:
-    """The encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
-
-    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that names its base. Raises BadModel.
-    """
-    folder = locate(path_or_name)
-    if (folder / lora.CONFIG).exists() and not (folder / "config.json").exists():
-        return _with_adapter(folder)
-    layout = read_layout(folder)
-    name = layout.contract.backbone if layout.contract else path_or_name if is_hub_name(path_or_name) else folder.resolve().name
-    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
-    if layout.contract is not None and encoder.contract != layout.contract:
-        _say_difference(folder, layout.contract, encoder.contract)
-    return encoder.eval()
-
-
-def _with_adapter(folder: Path) -> DenseEncoder:
-    base = lora.adapter_base(folder)
-    encoder = assemble(read_layout(locate_public(base)), base, dropout=None, quantize_4bit=False, wishes={})
-    encoder.backbone = lora.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
-    return encoder.eval()
-
-
-def _say_difference(folder: Path, said: Contract, found: Contract) -> None:
-    field = next(name for name in Contract.model_fields if getattr(said, name) != getattr(found, name))
-    raise BadModel(
-        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
-        "a file was exchanged after training: take the whole folder from where it was saved"
-    )
 
 
 def save_encoder(encoder: DenseEncoder, folder: Path, replace: bool = False) -> None:
@@ -99,6 +67,7 @@ def _write(encoder: DenseEncoder, folder: Path) -> None:
     _write_json(folder / "config_sentence_transformers.json", _pipeline_config(contract))
     if isinstance(encoder.backbone, PeftModel):
         lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
+        contract.write(folder / "adapter")
     (folder / "README.md").write_text(model_card(contract, adapter=isinstance(encoder.backbone, PeftModel)), encoding="utf-8")
     if tokenization.fingerprint(tokenization.read_tokenizer(folder, config)) != contract.tokenizer_fingerprint:
         raise BadModel(f"the tokenizer {type(encoder.tokenizer).__name__} does not come back from its own files as it was; nothing was saved")

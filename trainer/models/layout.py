@@ -7,7 +7,7 @@ nothing is imported by them.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind
@@ -77,7 +77,9 @@ def _parts(folder: Path) -> dict[str, Path]:
         parts[match[2]] = inside(folder, place) if place else folder
     order = [kind for kind in ("Transformer", "Pooling", "Dense", "Normalize") if kind in parts]
     if list(parts) != order or order[:2] != ["Transformer", "Pooling"]:
-        raise BadModel(f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is Transformer, Pooling, then Dense and Normalize")
+        raise BadModel(
+            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is Transformer, Pooling, then Dense and Normalize"
+        )
     return parts
 
 
@@ -129,5 +131,5 @@ def _as_contract_says(layout: Layout, contract: Contract, folder: Path) -> Layou
         document_prompt=contract.document_prompt,
         query_max_length_tokens=contract.query_max_length_tokens,
         document_max_length_tokens=contract.document_max_length_tokens,
-        similarity=cast(Literal["cosine", "dot"], contract.similarity),
+        similarity=contract.similarity,
     )

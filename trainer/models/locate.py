@@ -1,6 +1,5 @@
 """From the name of a model to a folder on this machine."""
 
-import os
 import re
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def _from_hub(name: str) -> Path:
             )
         )
 
-    looked = f"no folder {name} here ({os.getcwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
+    looked = f"no folder {name} here ({Path.cwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
     try:
         cached = fetch(local_files_only=True)
         if next(cached.glob("**/*.safetensors"), None) is not None:
@@ -71,7 +70,9 @@ def _from_hub(name: str) -> Path:
     except RepositoryNotFoundError as error:
         raise BadModel(f"model {name}: {looked}, and the hub has no such public model; check the spelling, or log in if it is private") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BadModel(f"model {name}: {looked}, and the hub could not be reached; give a folder, or try where there is a network{_known()}") from error
+        raise BadModel(
+            f"model {name}: {looked}, and the hub could not be reached; give a folder, or try where there is a network{_known()}"
+        ) from error
 
 
 def _known() -> str:

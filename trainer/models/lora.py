@@ -1,6 +1,7 @@
 """Low-rank adapters on a frozen backbone (Hu et al. 2021), through peft."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
         raise BadModel(f"`model.tuning.target_modules`: the backbone has no layer {missing[0]!r}; its linear layers end in {', '.join(endings)}")
     config = LoraConfig(
         r=tuning.rank,
-        lora_alpha=tuning.alpha,  # type: ignore[arg-type]  # a float scales as well
+        lora_alpha=tuning.alpha,
         lora_dropout=tuning.dropout,
         target_modules=targets,
         use_rslora=tuning.rslora,
@@ -49,7 +50,9 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
     if tuning.quantize_4bit:
         for parameter in backbone.parameters():
             parameter.requires_grad = False
-    return get_peft_model(backbone, config)  # type: ignore[return-value]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under an older name
+        return get_peft_model(backbone, config)
 
 
 def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:
@@ -101,18 +104,18 @@ def merged_state(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 @torch.no_grad()
-def adapter_changed(backbone: nn.Module) -> float:
+def adapter_changed(model: nn.Module) -> float:
     """The largest relative change of any adapted weight, ||W' - W|| / ||W||; 0 when the adapter does nothing."""
     changes = [0.0]
-    for _, layer in _adapted(backbone):
+    for _, layer in _adapted(model):
         base = _base_weight(layer)
         changes.append(((_merged_weight(layer) - base).norm() / base.norm().clamp_min(1e-30)).item())
     return max(changes)
 
 
-def check_adapter_learned(backbone: nn.Module) -> None:
-    """BadModel when the backbone has an adapter that changed nothing, so that what is saved would be the base model."""
-    if isinstance(backbone, PeftModel) and not adapter_changed(backbone) > 0.0:
+def check_adapter_learned(model: nn.Module) -> None:
+    """BadModel when an encoder or backbone has an adapter that changed nothing, so that what is saved would be the base model."""
+    if _adapted(model) and not adapter_changed(model) > 0.0:
         raise BadModel(
             "LoRA changed nothing: after training every adapted weight equals the base model's. "
             "Is the learning rate above 0, are there steps, and do the target modules take part in the forward pass?"
@@ -159,7 +162,7 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
     state = load_file(weights)
     _check_keys(folder, get_peft_model_state_dict(model, save_embedding_layers=False), state)
     set_peft_model_state_dict(model, state)
-    return model.merge_and_unload(safe_merge=True)  # type: ignore[operator, no-any-return]
+    return model.merge_and_unload(safe_merge=True)
 
 
 def _check_keys(folder: Path, expected: dict[str, Shaped[Tensor, "..."]], found: dict[str, Shaped[Tensor, "..."]]) -> None:

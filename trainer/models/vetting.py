@@ -19,7 +19,9 @@ _ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-_LOADS_CODE = re.compile(r"auto_map|trust_remote_code|_?attn_implementation\w*|_?experts_implementation\w*|use_kernels|kernel_config|custom_pipelines")
+_LOADS_CODE = re.compile(
+    r"auto_map|trust_remote_code|_?attn_implementation\w*|_?experts_implementation\w*|use_kernels|kernel_config|custom_pipelines"
+)
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 
 
@@ -38,10 +40,9 @@ def check_links(folder: Path) -> None:
 
 
 def _not_leading_out(folder: Path, path: Path) -> Path:
-    allowed = [folder.resolve()]
-    for holder in (folder, folder.parent):  # a snapshot of the hub cache links to `blobs` of the same model
-        if holder.parent.name == "snapshots":
-            allowed.append((holder.parent.parent / "blobs").resolve())
+    # A snapshot of the hub cache links to `blobs` of the same model.
+    snapshots = [holder.parent for holder in (folder, folder.parent) if holder.parent.name == "snapshots"]
+    allowed = [folder.resolve(), *((holder.parent / "blobs").resolve() for holder in snapshots)]
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
         raise BadModel(f"{path} is a link that leads out of {folder}; copy the file itself into the folder if you trust it")
