@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import ceil
 
 _WORD = re.compile(r"\w+")
@@ -32,18 +32,17 @@ def word_set(text: str) -> frozenset[str]:
     return words - _ARTICLES or words
 
 
-def near_identical(texts: Sequence[str], others: Iterable[str], overlap: float = 0.9) -> list[tuple[int, str]]:
+def near_identical(texts: Iterable[str], others: Iterable[str], overlap: float = 0.9) -> list[tuple[int, str]]:
     """For each of `texts` that is near-identical to one of `others`: its position and that other text.
 
     Near-identical: the word sets share at least `overlap` of their union (Jaccard). Only texts that share one of their rarest words are
-    compared (prefix filtering, Chaudhuri et al. 2006), so this is quick for many texts and misses none.
+    compared (prefix filtering, Chaudhuri et al. 2006): quick for many texts, and none is missed. Only `others` are held in memory.
 
     >>> near_identical(["Create a disk", "Delete disk"], ["create disk!", "Show disk"])
     [(0, 'create disk!')]
     """
-    own = [word_set(text) for text in texts]
     other_sets = {word_set(other): other for other in others}
-    frequency = Counter(word for words in (*own, *other_sets) for word in words)
+    frequency = Counter(word for words in other_sets for word in words)
 
     def rarest(words: frozenset[str]) -> list[str]:
         ordered = sorted(words, key=lambda word: (frequency[word], word))
@@ -54,7 +53,7 @@ def near_identical(texts: Sequence[str], others: Iterable[str], overlap: float =
         for word in rarest(words):
             by_word[word].append(words)
     found = []
-    for position, words in enumerate(own):
+    for position, words in enumerate(map(word_set, texts)):
         candidates = (other for word in rarest(words) for other in by_word.get(word, ()))
         twin = next((other for other in candidates if len(words & other) >= overlap * len(words | other) - 1e-9), None)
         if twin is not None:

@@ -187,7 +187,7 @@ def _read_help(module: ast.Module, commands: dict[str, Command]) -> None:
 def _literal(node: ast.AST) -> Any:
     """The constant a node spells, None when it is computed."""
     try:
-        return ast.literal_eval(node)  # type: ignore[arg-type]
+        return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
         return None
 

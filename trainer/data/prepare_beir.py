@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer.errors import BadData
 
-HUB_SETS = ("arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus")
+HUB_SETS: tuple[str, ...] = ("arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus")
 HUB_SETS += ("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020")
 _SPLITS = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 
