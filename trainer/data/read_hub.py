@@ -1,5 +1,6 @@
 """Data sets that `datasets` knows: saved folders, and names on the hub."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,15 @@ def read_saved_folder(folder: Path, split: str) -> Iterator[Record]:
     except Exception as error:  # datasets raises errors of many kinds for a damaged folder
         raise BadData(f"{folder} cannot be read as a saved data set: {error}. Save it anew with `save_to_disk`.") from error
     return _records(_chosen(saved, split, str(folder)) if isinstance(saved, datasets.DatasetDict) else saved, folder.name)
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Which of train, dev and test a saved folder has; one that was saved without splits has train only."""
+    listed = folder / "dataset_dict.json"
+    if not listed.is_file():
+        return ["train"]
+    there = json.loads(listed.read_text(encoding="utf-8")).get("splits", [])
+    return [split for split, names in _SPLIT_NAMES.items() if any(name in there for name in names)] or ["train"]
 
 
 def checked_hub_name(source: str) -> str:

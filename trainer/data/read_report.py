@@ -1,7 +1,6 @@
 """What reading a source found: counts, what was set aside and why."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,7 +36,7 @@ class ReadReport:
     rows_read: int = 0
     rows_kept: int = 0
     """Pairs kept; one read row with several positives gives several."""
-    bad: Counter[str] = field(default_factory=Counter)
+    bad: dict[str, int] = field(default_factory=dict)
     bad_rows: list[BadRow] = field(default_factory=list)
     """The first bad rows of every reason; `bad` counts them all."""
     blank_rows_dropped: int = 0
@@ -53,7 +52,7 @@ class ReadReport:
 
     def set_aside(self, bad: BadRow) -> None:
         """Counts a bad row, and keeps it as an example while there are few of its reason."""
-        self.bad[bad.reason] += 1
+        self.bad[bad.reason] = self.bad.get(bad.reason, 0) + 1
         if self.bad[bad.reason] <= EXAMPLES_KEPT:
             self.bad_rows.append(bad)
         if self.on_bad:

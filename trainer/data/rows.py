@@ -148,6 +148,11 @@ class KnownPositives(Mapping[int, frozenset[int]]):
     def __iter__(self) -> Iterator[int]:
         return iter(np.unique(self._queries).tolist())
 
+    def sizes(self) -> Int[np.ndarray, " query"]:
+        """How many distinct positives each query has."""
+        pairs = np.unique(np.stack([self._queries, self._positives]), axis=1)
+        return np.unique(pairs[0], return_counts=True)[1]
+
     def __len__(self) -> int:
         return len(np.unique(self._queries))
 

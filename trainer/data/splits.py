@@ -37,8 +37,8 @@ def connected(*keys: Int[np.ndarray, " item"]) -> Int[np.ndarray, " item"]:
 def in_hash_order(names: Sequence[str]) -> list[int]:
     """Positions of `names` in an order that depends on the names alone.
 
-    >>> in_hash_order(["a", "b", "c"])
-    [0, 2, 1]
+    >>> in_hash_order(["a", "b", "c", "d"])
+    [3, 0, 1, 2]
     """
     return sorted(range(len(names)), key=lambda at: (blake2b(names[at].encode("utf-8"), digest_size=16).digest(), at))
 
