@@ -1,0 +1,57 @@
+"""The curves of a run: what `log.jsonl` says about its training."""
+
+from collections.abc import Iterable
+
+from trainer.report.markup import duration, metric_name
+from trainer.report.plots import Line, line_chart, smoothed
+from trainer.report.read import MAIN_METRIC, Run
+
+_SMOOTHING = 0.9
+# metric, title, note, whether the axis starts at 0, whether the line is smoothed
+_CURVES = (
+    ("train/learning_rate", "Learning rate", "", True, False),
+    ("train/gradient_norm", "Gradient norm", "before clipping", True, True),
+    ("train/pairs_per_second", "Speed", "training pairs a second", True, False),
+)
+
+
+def training_section(run: Run) -> Iterable[str]:
+    """The section on training: what was logged, as curves."""
+    figures = [figure for figure in (_loss(run), _validation(run), *(_plain_curve(run, *each) for each in _CURVES)) if figure]
+    if not figures:
+        yield '<section><h2>Training</h2><p class="lead">No step was logged.</p></section>'
+        return
+    steps = max(step + 1 for record in run.log if isinstance(step := record.get("step"), int))
+    seconds = max((float(record["time_seconds"]) for record in run.log if isinstance(record.get("time_seconds"), int | float)), default=0.0)
+    rates = [value for value in run.series("train/pairs_per_second")[1] if value]
+    rate = f", {sorted(rates)[len(rates) // 2]:,.0f} pairs a second" if rates else ""
+    masked = sum(value for value in run.series("train/masked_false_negatives")[1] if value)
+    kept_apart = f"; {masked:,.0f} false negatives were recognised and left out of the loss" if masked else ""
+    yield f'<section><h2>Training</h2><p class="lead">{steps:,} steps in {duration(seconds)}{rate}{kept_apart}.</p><div class="charts">{"".join(figures)}</div></section>'
+
+
+def _loss(run: Run) -> str:
+    steps, values = run.series("train/loss")
+    chart = line_chart("Training loss", [Line(steps, values, "faint"), Line(steps, smoothed(values, _SMOOTHING))])
+    return _figure("Loss", "training, smoothed over each step's own", chart)
+
+
+def _validation(run: Run) -> str:
+    steps, values = run.series(f"validation/{MAIN_METRIC}")
+    present = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
+    if not present:
+        return ""
+    score, step = max(present, key=lambda each: (each[0], -each[1]))
+    name = metric_name(MAIN_METRIC)
+    chart = line_chart(f"Validation {name}", [Line(steps, values, dots=True)], mark=(step, score, f"best {score:.3f}"))
+    return _figure(f"Validation {name}", "on held-out queries", chart)
+
+
+def _plain_curve(run: Run, metric: str, title: str, note: str, from_zero: bool, smooth: bool) -> str:
+    steps, values = run.series(metric)
+    lines = [Line(steps, values, "faint"), Line(steps, smoothed(values, _SMOOTHING))] if smooth else [Line(steps, values)]
+    return _figure(title, note, line_chart(title, lines, from_zero=from_zero))
+
+
+def _figure(title: str, note: str, chart: str) -> str:
+    return f'<figure class="card"><figcaption><h3>{title}</h3><span>{note}</span></figcaption>{chart}</figure>' if chart else ""
