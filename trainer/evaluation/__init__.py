@@ -1,0 +1,1 @@
+"""Measures search against judged queries and compares systems."""

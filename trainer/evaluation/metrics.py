@@ -1,0 +1,119 @@
+"""Ranking metrics of each query, equal to those of trec_eval (and so of `pytrec_eval`) down to how it breaks ties.
+
+trec_eval keeps scores in single precision and puts equal ones in descending order of the document id, compared byte by byte.
+A document without a judgement, or with one of 0 or less, is not relevant and has no gain.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from trainer.errors import BadData
+
+Run = dict[str, dict[str, float]]
+"""Query id to document id to score: what a search gives, in any order."""
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id to document id to relevance: what people (or the data) say is right."""
+
+METRICS = ("ndcg@10", "mrr@10", "map", "recall@10", "recall@100")
+"""What is measured unless asked otherwise."""
+
+_NAMES = ("ndcg", "mrr", "map", "recall", "precision")
+_QUERIES_AT_ONCE = 4096
+
+
+def per_query_metrics(run: Run, qrels: Qrels, metrics: Sequence[str] = METRICS) -> dict[str, Float64[np.ndarray, " query"]]:
+    """Each metric of each query, in the order of `qrels`. A query the run lacks counts 0, as one without relevant documents does.
+
+    Metrics are `ndcg`, `mrr`, `map`, `recall` and `precision`, over all that was retrieved or, with `@k`, over the first k:
+
+    - nDCG@k = DCG@k / DCG@k of the best order, DCG@k = sum of relevance(rank) / log2(rank + 1) (Järvelin & Kekäläinen 2002)
+    - MRR@k = 1 / rank of the first relevant document, 0 when there is none in k
+    - MAP = mean over the relevant documents of the precision at their rank, 0 for those not retrieved
+    - recall@k = share of the relevant documents in the first k; precision@k = share of k that is relevant
+
+    >>> run = {"q": {"a": 0.9, "b": 0.5, "c": 0.1}}
+    >>> values = per_query_metrics(run, {"q": {"b": 1, "d": 1}}, ["mrr@10", "map", "recall@10", "precision@2"])
+    >>> {name: value.tolist() for name, value in values.items()}
+    {'mrr@10': [0.5], 'map': [0.25], 'recall@10': [0.5], 'precision@2': [0.5]}
+
+    Raises ValueError for an unknown metric and BadData for a score that is not a number.
+    """
+    wanted = {metric: _parse(metric) for metric in metrics}
+    parts: dict[str, list[np.ndarray]] = {metric: [np.zeros(0)] for metric in metrics}
+    for judged, retrieved, ideal in _blocks(run, qrels):
+        relevant_count = (ideal > 0).sum(1)
+        for metric, (name, k) in wanted.items():
+            values = _VALUES[name](retrieved[:, :k], ideal[:, :k], relevant_count, k)
+            parts[metric].append(np.where(judged, values, 0.0))
+    return {metric: np.concatenate(part) for metric, part in parts.items()}
+
+
+def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Documents and scores from best to worst in trec_eval's order.
+
+    >>> ranked({"a": 1.0, "c": 2.0, "b": 1.0 + 1e-12})
+    [('c', 2.0), ('b', 1.0), ('a', 1.0)]
+    """
+    values = np.fromiter(scores.values(), np.float32, len(scores))
+    if np.isnan(values).any():
+        raise BadData("a retrieved document has the score NaN, which has no place in an order; check the model that scored it for weights that are not finite")
+    pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
+    return [(document, score) for score, document in pairs]
+
+
+def _parse(metric: str) -> tuple[str, int | None]:
+    name, at, cut = metric.partition("@")
+    if name not in _NAMES or bool(at) != cut.isdecimal() or (at and int(cut) < 1) or (name == "precision" and not at):
+        raise ValueError(f"unknown metric {metric!r}; there are ndcg, mrr, map and recall, alone or with @k, and precision@k")
+    return name, int(cut) if at else None
+
+
+def _blocks(run: Run, qrels: Qrels) -> Iterator[tuple[Bool[np.ndarray, " query"], Int64[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]]:
+    """Of some queries at a time: has relevant documents, relevance of what was retrieved by rank, and in the best order."""
+    items = list(qrels.items())
+    for start in range(0, len(items), _QUERIES_AT_ONCE):
+        block = items[start : start + _QUERIES_AT_ONCE]
+        retrieved = _filled([[judgements.get(document, 0) for document, _ in ranked(run.get(query, {}))] for query, judgements in block])
+        ideal = _filled([sorted(judgements.values(), reverse=True) for _, judgements in block])
+        yield (ideal > 0).any(1), retrieved, ideal
+
+
+def _filled(rows: list[list[int]]) -> Int64[np.ndarray, "row rank"]:
+    """Ragged rows as one matrix, filled up with 0; relevance below 0 becomes 0."""
+    matrix = np.zeros((len(rows), max(map(len, rows), default=0) or 1), dtype=np.int64)
+    for row, values in enumerate(rows):
+        matrix[row, : len(values)] = values
+    return matrix.clip(min=0)
+
+
+def _dcg(gains: Int64[np.ndarray, "query rank"]) -> Float64[np.ndarray, " query"]:
+    return gains @ (1.0 / np.log2(np.arange(gains.shape[1]) + 2.0))
+
+
+def _ndcg(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
+    return _dcg(retrieved) / np.maximum(_dcg(ideal), 1e-300)
+
+
+def _mrr(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
+    hits = retrieved > 0
+    return np.where(hits.any(1), 1.0 / (hits.argmax(1) + 1.0), 0.0)
+
+
+def _map(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
+    hits = retrieved > 0
+    precision = hits.cumsum(1) / np.arange(1.0, hits.shape[1] + 1)
+    return (precision * hits).sum(1) / np.maximum(relevant_count, 1)
+
+
+def _recall(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
+    return (retrieved > 0).sum(1) / np.maximum(relevant_count, 1)
+
+
+def _precision(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
+    return (retrieved > 0).sum(1) / k
+
+
+_VALUES = {"ndcg": _ndcg, "mrr": _mrr, "map": _map, "recall": _recall, "precision": _precision}

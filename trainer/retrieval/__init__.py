@@ -1,0 +1,1 @@
+"""Turns texts into vectors and vectors into search results."""
