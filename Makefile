@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 60
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 10 --timeout 60
 LOCKED := --no-deps --only-binary :all: --require-hashes
 export PIP_NO_INPUT := 1
 
@@ -70,7 +70,7 @@ clean: ## remove .venv, caches and build output; data/ and runs/ stay
 	fi; \
 	echo "[1/4] $$("$$python" --version) in .venv"; \
 	"$$python" -m venv --clear .venv || { echo "$$python cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 -r requirements/pip.txt
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 10 -r requirements/pip.txt
 	@touch $@
 
 .venv/.base: .venv/.made requirements/base.txt requirements/torch.txt requirements/models.txt pyproject.toml tools/install_torch.py

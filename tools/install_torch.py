@@ -18,7 +18,7 @@ from pathlib import Path
 REQUIREMENTS = Path(__file__).parent.parent / "requirements"
 TORCH = (REQUIREMENTS / "torch.txt").read_text(encoding="utf-8").split()[-1]
 UV = "uv==0.13.9"
-PIP = [sys.executable, "-m", "pip", "install", "--quiet"]
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--quiet"]  # twice: errors only
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
         sys.exit(f"NEARFAR_TORCH is {wanted!r}; it can be cpu, cuda or any.")
     installed = installed_build()
     if installed is not None and wanted in (installed, "any"):
-        return print(f"  {TORCH} ({installed}) is installed")
+        print(f"  {TORCH} ({installed}) is installed")
+        return
     offered = offered_build()
     if wanted in (offered, "any"):
         print(f"  {TORCH} ({offered})", flush=True)

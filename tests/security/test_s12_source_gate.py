@@ -1,6 +1,7 @@
 """S12: nothing in the package can run what data, a recipe or a model folder brings.
 
-The scan reads the syntax tree, so a mention in prose is no finding and an alias is no way round. Each rule is shown to bite.
+The scan reads the syntax tree, so a mention in prose is no finding, and an import or assignment under another name is no way round.
+Each rule is shown to bite. It is a net for mistakes: who wants to get past it can, with `getattr` and a sum of strings.
 """
 
 import ast
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "jsonpickle", "pickletools", "runpy", "code"}
+FORBIDDEN_MODULES = {"pickle", "_pickle", "pickletools", "cloudpickle", "dill", "jsonpickle", "joblib", "marshal", "shelve", "runpy", "code"}
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"),
     *("os.system", "os.popen", "pty.spawn", "commands.getoutput", "subprocess.getoutput", "subprocess.getstatusoutput"),
@@ -29,6 +30,7 @@ class Gate(ast.NodeVisitor):
         self.findings: list[str] = []
         self.full_names: dict[str, str] = {}
         self.safe_loaders = set(SAFE_YAML_LOADERS)
+        self.called: set[ast.AST] = set()
         self.visit_imports(tree)
         self.visit(tree)
 
@@ -36,7 +38,9 @@ class Gate(ast.NodeVisitor):
         """First pass: what every local name stands for, and which classes are safe YAML loaders."""
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                self.full_names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0] for alias in node.names}
+                for alias in node.names:
+                    package = alias.name.split(".")[0]
+                    self.full_names[alias.asname or package] = alias.name if alias.asname else package
             elif isinstance(node, ast.ImportFrom):
                 self.full_names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         for node in ast.walk(tree):
@@ -65,6 +69,7 @@ class Gate(ast.NodeVisitor):
             self.report(node, f"import from {node.module}")
 
     def visit_Call(self, node: ast.Call) -> None:
+        self.called.add(node.func)
         name = self.name(node.func)
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         if name in FORBIDDEN_CALLS or name.startswith(FORBIDDEN_PREFIXES):
@@ -80,6 +85,15 @@ class Gate(ast.NodeVisitor):
         for keyword, value in keywords.items():
             self.check_keyword(node, keyword, value)
         self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name | ast.Attribute) -> None:
+        """A dangerous function that is not called but handed on could be called anywhere."""
+        name = self.name(node)
+        if node not in self.called and name in FORBIDDEN_CALLS | LOADERS_OF_PICKLES | IMPORTERS | {"yaml.load", "yaml.load_all"}:
+            self.report(node, f"{name} is handed on")
+        self.generic_visit(node)
+
+    visit_Attribute = visit_Name
 
     def check_keyword(self, node: ast.Call, keyword: str | None, value: ast.expr) -> None:
         """`shell` and `allow_pickle` and `trust_remote_code` may be passed, but only as a plain False."""
@@ -98,7 +112,7 @@ class Gate(ast.NodeVisitor):
 
     @staticmethod
     def is_literal_import(node: ast.Call) -> bool:
-        """True for `import_module("trainer.x")`, and for an f-string or sum that starts with a literal inside `trainer.`."""
+        """True when the name of the module stands in the code."""
         return bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
 
 
@@ -140,6 +154,9 @@ PLANTED = [
     "import yaml\nclass Mine(yaml.Loader): ...\nyaml.load('x', Loader=Mine)",
     "import yaml\nyaml.unsafe_load('x')",
     "import yaml\nyaml.full_load('x')",
+    "import torch\nread = torch.load",
+    "from os import system as go\nrun_all(map(go, words))",
+    "read = eval",
     "eval('1')",
     "exec('1')",
     "compile('1', 'f', 'eval')",
