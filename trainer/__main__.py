@@ -1,0 +1,5 @@
+"""`python -m trainer`: the same as `nearfar`."""
+
+from trainer.cli.main import main
+
+main()

@@ -1,0 +1,198 @@
+"""YAML text to plain values and back. Nothing is ever built from it but maps, lists, text, numbers, true, false and null.
+
+The reader walks the parser's events itself, so there is no constructor to misuse: tags, aliases and duplicate keys are
+errors that name their place. Words are read as in YAML 1.2: `no` is text, `1e-3` is a number, `2026-01-01` is text.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.scanner import Scanner
+
+from trainer.errors import BadRecipe
+
+MAXIMUM_BYTES = 1_000_000
+MAXIMUM_DEPTH = 20
+
+Value = dict[str, "Value"] | list["Value"] | str | int | float | bool | None
+Place = tuple[str | int, ...]
+"""A key as its steps from the root: ("trackers", 0, "project")."""
+
+_INTEGER = re.compile(r"[-+]?[0-9](_?[0-9])*")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: dict[str, bool | float | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+    **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The values of a YAML text, and the line on which each key stands."""
+
+    value: Value
+    lines: Mapping[Place, int]
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe file; raises `BadRecipe` when there is none, it is no UTF-8, or it is over 1 MB."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAXIMUM_BYTES + 1)
+    except OSError as error:
+        raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
+    if len(content) > MAXIMUM_BYTES:
+        raise BadRecipe(f"recipe {path} is larger than {MAXIMUM_BYTES:,} bytes, no recipe is; give the path of a YAML file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRecipe(f"recipe {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def parse(text: str, name: str) -> Tree:
+    """The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and key of what is refused.
+
+    >>> parse("rate: 1e-3\\nword: no\\nlist: [1, '1']", "example").value
+    {'rate': 0.001, 'word': 'no', 'list': [1, '1']}
+    """
+    try:
+        reader = _TreeReader(text, name)
+        return Tree(reader.document(), reader.lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        advice = (
+            "put text that holds ': ' in quotes"
+            if error.problem == "mapping values are not allowed here"
+            else "check indentation, quotes and brackets"
+        )
+        raise BadRecipe(f"{where}: this is not YAML: {error.problem or error.context}; {advice}") from error
+    except yaml.reader.ReaderError as error:
+        raise BadRecipe(f"{name}: character number {error.position} may not stand in YAML: {error.reason}") from error
+
+
+def parse_word(text: str) -> str | int | float | bool | None:
+    """What an unquoted YAML word stands for.
+
+    >>> [parse_word(word) for word in ("1e-3", "64", "true", "null", "no", "BAAI/bge-m3")]
+    [0.001, 64, True, None, 'no', 'BAAI/bge-m3']
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text) and len(text) < 40:
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def dump(value: Value) -> str:
+    """YAML that `parse` reads back to an equal value, keys in the order given."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def dotted(place: Place) -> str:
+    """A place as a person writes it.
+
+    >>> dotted(("trackers", 0, "project"))
+    'trackers.0.project'
+    """
+    return ".".join(map(str, place))
+
+
+class _Events(Reader, Scanner, Parser):
+    """PyYAML's parser alone: it has no constructor, so it can build nothing."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+
+class _TreeReader:
+    """One YAML document, read by recursive descent over its events."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.events, self.name = _Events(text), name
+        self.lines: dict[Place, int] = {}
+
+    def document(self) -> Value:
+        """The only document of the text; null when there is none."""
+        self.events.get_event()  # the start of the stream
+        if self.events.check_event(yaml.StreamEndEvent):
+            return None
+        self.events.get_event()  # the start of the document
+        value = self.value(())
+        self.events.get_event()  # its end
+        if not self.events.check_event(yaml.StreamEndEvent):
+            raise self.refusal(self.events.get_event(), (), "a second document starts here (`---`); a recipe is one document")
+        return value
+
+    def value(self, place: Place) -> Value:
+        event = self.events.get_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise self.refusal(event, place, f"`*{event.anchor}` repeats another part of the file; write the value out")
+        if event.tag is not None:
+            raise self.refusal(event, place, f"the tag {event.tag} asks for an object to be built; recipes hold plain values only, leave the tag out")
+        if len(place) > MAXIMUM_DEPTH:
+            raise self.refusal(event, place, f"nested more than {MAXIMUM_DEPTH} levels deep; no key of a recipe is")
+        match event:
+            case yaml.ScalarEvent():
+                return self.scalar(event, place)
+            case yaml.SequenceStartEvent():
+                return self.sequence(place)
+            case _:
+                return self.mapping(place)
+
+    def scalar(self, event: yaml.ScalarEvent, place: Place) -> Value:
+        text: str = event.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise self.refusal(event, place, "an escape stands for half a character (a lone surrogate); write the whole character")
+        return parse_word(text) if event.implicit[0] else text
+
+    def sequence(self, place: Place) -> list[Value]:
+        items: list[Value] = []
+        while not self.events.check_event(yaml.SequenceEndEvent):
+            here = (*place, len(items))
+            self.lines[here] = self.events.peek_event().start_mark.line + 1
+            items.append(self.value(here))
+        self.events.get_event()
+        return items
+
+    def mapping(self, place: Place) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        while not self.events.check_event(yaml.MappingEndEvent):
+            event = self.events.peek_event()
+            key = self.value((*place, "?"))
+            if not isinstance(key, str):
+                raise self.refusal(event, place, f"{key!r:.60} cannot be a key; keys are text")
+            here = (*place, key)
+            if key in values:
+                raise self.refusal(event, here, f"given twice, first on line {self.lines[here]}; keep one of them")
+            self.lines[here] = event.start_mark.line + 1
+            values[key] = self.value(here)
+        self.events.get_event()
+        return values
+
+    def refusal(self, event: yaml.Event, place: Place, reason: str) -> BadRecipe:
+        key = f"{dotted(place)}: " if place else ""
+        return BadRecipe(f"{self.name}:{event.start_mark.line + 1}: {key}{reason}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or `parse_word` would read as something else."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(parse_word(text), str) else "'")
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
