@@ -50,7 +50,7 @@ def _top_of_block(
         best_scores = torch.cat([best_scores, scores.gather(1, rows)], 1)
         best_rows = torch.cat([best_rows, rows + start], 1)
         order = best_rows.argsort(1)  # by row first, then a stable sort by score: equal scores stay in the order of the documents
-        order = order.gather(1, best_scores.gather(1, order).argsort(1, descending=True, stable=True))[:, :k]
+        order = order.gather(1, best_scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
         best_scores, best_rows = best_scores.gather(1, order), best_rows.gather(1, order)
     return best_scores, best_rows
 
