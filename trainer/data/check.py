@@ -124,7 +124,7 @@ def _check_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Findin
         report.blank_rows_dropped += len(rows) - len(usable)
         parts[split] = Rows.of(usable)
         report.rows_kept += len(usable)
-        report.duplicate_rows += len(usable) - len({(row.query, row.positive) for row in usable})
+        report.duplicate_rows += parts[split].duplicates()
     if not report.rows_kept:
         raise BadData(f"{folder}: no query has a document that answers it; give qrels with scores above 0.")
     words = [len(text.split()) for text in documents.values()]

@@ -5,8 +5,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from trainer.data.columns import Columns, RowMaker, is_blank, understand
 from trainer.data.read_beir import Judgement, check_ids, is_beir_folder, read_qrels, read_texts
 from trainer.data.read_hub import checked_hub_name, is_saved_folder, read_hub, read_saved_folder
@@ -63,7 +61,7 @@ def read_rows(
         raise
     found = Rows(writer.finish(), report)
     report.rows_kept = len(found)
-    report.duplicate_rows = len(found) - len(np.unique(np.stack([found.identities("query"), found.identities("positive")]), axis=1).T)
+    report.duplicate_rows = found.duplicates()
     return found
 
 

@@ -4,8 +4,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from trainer.data.read_report import BadRow
 from trainer.errors import BadData
@@ -37,14 +38,14 @@ def read_lines(path: Path) -> Iterator[Line | BadRow]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from _decoded(cast(BinaryIO, file), path)
+            yield from _decoded(file, path)
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise BadData(f"{path} is not a whole .gz file: {error}. Get it anew.") from error
         raise BadData(f"{path} cannot be read: {error.strerror or error}. Check that it is there and that you may read it.") from error
 
 
-def _decoded(file: BinaryIO, path: Path) -> Iterator[Line | BadRow]:
+def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
     number = 0
     while True:
         offset, number = file.tell(), number + 1
@@ -77,7 +78,7 @@ def _line(raw: bytes, number: int, source: str) -> Line | BadRow:
         return BadRow(source, "not UTF-8", f"byte 0x{raw[error.start]:02x} at byte {error.start} of the line")
 
 
-def _skip_line(file: BinaryIO) -> int:
+def _skip_line(file: BufferedIOBase) -> int:
     skipped = 0
     while part := file.readline(2**20):
         skipped += len(part)

@@ -85,9 +85,17 @@ class Rows(Sequence[Row]):
 
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
         """Identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
-        column = self.table.column(f"{role}_identity")
-        values = np.concatenate([chunk.to_numpy() for chunk in column.chunks]) if column.num_chunks else np.zeros(0, np.int64)
+        values = self.table.column(f"{role}_identity").to_numpy()
         return values if self.chosen is None else values[self.chosen]
+
+
+    def duplicates(self) -> int:
+        """Rows whose query and positive an earlier row has too; works in place: 8 bytes a row and column."""
+        pairs = self.identities("query").astype(np.uint64)
+        pairs *= np.uint64(0x9E3779B97F4A7C15)
+        pairs += self.identities("positive").view(np.uint64)
+        pairs.sort()
+        return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
 
 class RowWriter:

@@ -65,8 +65,8 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
     Rows that share a query (in normal form, word order and articles aside) or a document, directly or through others, stay together; training
     rows whose query is near-identical to one held out are left out of both. Raises BadData when the rows cannot be parted.
     """
-    queries = np.array([identity(" ".join(sorted(word_set(row.query)))) for row in rows], dtype=np.int64)
-    documents = np.array([identity(normal_form(row.positive)) for row in rows], dtype=np.int64)
+    queries = np.fromiter((identity(" ".join(sorted(word_set(row.query)))) for row in rows), np.int64, len(rows))
+    documents = np.fromiter((identity(normal_form(row.positive)) for row in rows), np.int64, len(rows))
     group = connected(queries, documents)
     names, group = np.unique(group, return_inverse=True)
     distinct, first = np.unique(queries, return_index=True)
