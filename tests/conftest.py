@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_models import toy_folder  # noqa: F401  # a fixture
 
 REPOSITORY = Path(__file__).parent.parent
 

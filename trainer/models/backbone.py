@@ -108,6 +108,14 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
             setattr(config, name, probability)
 
 
+def recompute_layers(backbone: PreTrainedModel) -> None:
+    """Keeps no activations inside the layers; they are computed again in the backward pass. BadModel where the architecture cannot."""
+    if not backbone.supports_gradient_checkpointing:
+        raise BadModel(f"{type(backbone).__name__} does not support `model.activation_checkpointing`; set it to false, or use `machine.recompute`")
+    enable: Any = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable  # transformers < 5.20
+    enable({"use_reentrant": False})
+
+
 def is_decoder(config: PretrainedConfig) -> bool:
     """Whether the architecture attends to earlier tokens only, so that its last token is the one that has seen the text."""
     causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING

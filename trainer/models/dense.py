@@ -63,13 +63,13 @@ class DenseEncoder(nn.Module):
         return self._roles[role].tokenize(texts)
 
     def forward(self, texts: Texts) -> Float[Tensor, "text dimension"]:
-        """One float32 vector a text, of length 1 where the contract says so; the same whatever else is in `texts`."""
-        ids, real = texts.padded()
+        """One vector a text, of length 1 where the contract says so, float32 also under autocast; the same whatever else is in `texts`."""
+        ids, real = (padded.to(self.device) for padded in texts.padded())
         unpadded = ids.numel() == texts.tokens.numel()
         hidden = self.backbone(input_ids=ids, attention_mask=None if unpadded else real.long()).last_hidden_state
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
         if self.projection is not None:
-            vectors = self.projection(vectors).float()
+            vectors = self.projection(vectors).to(vectors.dtype)
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
 
     def _excluded(self, texts: Texts) -> int:
@@ -95,7 +95,7 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
         wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
     )
     if model.activation_checkpointing:
-        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if lora is not None:
         encoder.backbone = adapters.add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
     return encoder.train()

@@ -68,10 +68,9 @@ def role_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_t
         raise BadModel(f"a maximum length of {max_length_tokens} tokens leaves no room beside {specials} special tokens; allow more")
     backend = _plain_copy(tokenizer)
     backend.enable_truncation(max_length_tokens, direction=tokenizer.truncation_side)
-    pad = _pad_token_id(tokenizer)
-    stand_in = next(token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, pad) if token is not None)
+    stand_in = next(token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None)
     prompt_tokens = min(len(plain.encode(prompt, add_special_tokens=False).ids), max_length_tokens - specials) if prompt else 0
-    return RoleTokenizer(backend, prompt, prompt_tokens, max_length_tokens, pad, stand_in)
+    return RoleTokenizer(backend, prompt, prompt_tokens, max_length_tokens, tokenizer.pad_token_id, stand_in)
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -89,28 +88,28 @@ def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = Fa
         raise BadModel(f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs tokenizer.json") from error
     if not getattr(tokenizer, "is_fast", False):
         raise BadModel(f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); it needs tokenizer.json")
+    give_pad_token(tokenizer)
     if lower_case:
         _lower_case_first(tokenizer.backend_tokenizer)
     return tokenizer
 
 
 def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
-    """BadModel when the tokenizer gives ids that the model has no embedding for, or cannot pad."""
+    """BadModel when the tokenizer gives ids that the model has no embedding for."""
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
         raise BadModel(
             f"{folder}: the tokenizer knows {largest + 1} tokens, the model has embeddings for {rows}; "
             "they do not belong together: take both from the same model"
         )
-    _pad_token_id(tokenizer)
 
 
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What padding is filled up with. It is masked, so a decoder's missing one is replaced by its end-of-text token."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
-        if token is not None:
-            return int(token)
-    raise BadModel("the tokenizer has neither a pad nor an end-of-text token; set `pad_token` in its tokenizer_config.json")
+def give_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes the end-of-text token the pad token where there is none, as in many decoders. Padding is masked: any token will do."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BadModel("the tokenizer has neither a pad nor an end-of-text token; set `pad_token` in its tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,0 +1,85 @@
+"""Law 9: saved and loaded, the vectors are the same; merged LoRA equals unmerged; LoRA changed something."""
+
+import pytest
+import torch
+from toy_models import FAMILIES, SENTENCES
+
+from trainer import recipe
+from trainer.errors import BadModel
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.folder import save_encoder
+from trainer.models.lora import adapter_changed, check_adapter_learned, merged_state
+
+TUNINGS = {
+    "full": recipe.FullTuning(),
+    "lora": recipe.Lora(rank=4, alpha=8.0),
+    "rslora": recipe.Lora(rank=4, alpha=8.0, rslora=True),
+    "dora": recipe.Lora(rank=4, alpha=8.0, dora=True),
+    "lora with dropout": recipe.Lora(rank=4, alpha=8.0, dropout=0.5),
+}
+
+
+def trained(folder, tuning, **more):
+    """An encoder after two real optimizer steps."""
+    encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=tuning, **more))
+    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    for _ in range(2):
+        encoder(encoder.tokenize(SENTENCES, "document"))[:, :5].sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return encoder
+
+
+@torch.no_grad()
+def vectors(encoder, role="document"):
+    return encoder.eval()(encoder.tokenize([*SENTENCES, ""], role))
+
+
+@pytest.mark.parametrize(("family", "tuning"), [(family, "lora") for family in FAMILIES] + [("bert", tuning) for tuning in TUNINGS])
+def test_saved_and_loaded_the_vectors_are_the_same(toy_folder, tmp_path, family, tuning):
+    encoder = trained(toy_folder(family), TUNINGS[tuning], projection_dimensions=16, query_prompt="List: ", document_max_length_tokens=9)
+    before = vectors(encoder)
+    assert (before - vectors(load_encoder(recipe.Model(backbone=str(toy_folder(family)))))[:, :16]).abs().max() > 1e-2
+    save_encoder(encoder, tmp_path / "model")
+    again = read_encoder(str(tmp_path / "model"))
+    assert again.contract == encoder.contract
+    torch.testing.assert_close(vectors(again), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors(again, "query"), vectors(encoder, "query"), atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors(encoder), before, atol=0, rtol=0, msg="saving changed the encoder that was saved")
+
+
+@pytest.mark.parametrize("tuning", [name for name in TUNINGS if name != "full"])
+def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tuning):
+    encoder = trained(toy_folder("bert"), TUNINGS[tuning])
+    encoder.double()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    plain = read_encoder(str(toy_folder("bert"))).double()
+    plain.backbone.load_state_dict({name: value.double() for name, value in merged_state(encoder.backbone).items()})
+    torch.testing.assert_close(vectors(plain), vectors(encoder), atol=1e-6, rtol=0)
+    after = encoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
+    encoder = trained(toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: ")
+    save_encoder(encoder, tmp_path / "first")
+    second = load_encoder(recipe.Model(backbone=str(tmp_path / "first")))
+    torch.testing.assert_close(vectors(second), vectors(encoder), atol=1e-5, rtol=0)
+    assert second.contract == encoder.contract.model_copy(update={"backbone": "first"})
+    assert adapter_changed(second) == 0.0
+
+
+def test_an_adapter_that_changed_nothing_is_refused(toy_folder):
+    fresh = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+    assert adapter_changed(fresh) == 0.0
+    with pytest.raises(BadModel, match="LoRA changed nothing"):
+        check_adapter_learned(fresh)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_an_adapter_that_learned_passes(toy_folder, tuning):
+    encoder = trained(toy_folder("bert"), TUNINGS[tuning])
+    check_adapter_learned(encoder)
+    if tuning != "full":
+        assert 1e-4 < adapter_changed(encoder) < 10

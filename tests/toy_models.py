@@ -1,0 +1,100 @@
+"""Tiny models of every family, made on the spot: real architectures with random weights, and tokenizers trained on a few sentences."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+SENTENCES = (
+    "Delete a disk.",
+    "Create a storage account in the western region.",
+    "Show how many queries a database answers in one second, and then list every virtual machine!",
+    "naïve Ünïcode, поиск, 検索",
+)
+"""Of different lengths, on purpose."""
+
+ENCODERS = ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert")
+DECODERS = ("qwen2", "qwen3", "llama")
+FAMILIES = (*ENCODERS, *DECODERS)
+
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 66,
+    "initializer_range": 0.3,  # large, so that a wrong mask or position changes vectors by far more than rounding
+}
+_OF_FAMILY = {
+    "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+    "xlm-roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+    "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+                   "cls_token_id": 0, "sep_token_id": 2},
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4},
+    "qwen2": {"num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": None, "eos_token_id": 2},
+    "llama": {"num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family to a Hugging Face folder of it. The folders are shared: copy one before changing it."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("toy") / family
+            make_toy(family, made[family])
+        return made[family]
+
+    return folder
+
+
+def make_toy(family: str, folder: Path) -> None:
+    """Writes a tiny model of `family` and its tokenizer into `folder`."""
+    tokenizer = word_pieces() if family in ("bert", "distilbert") else byte_pairs(family)
+    torch.manual_seed(sum(map(ord, family)))
+    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {})
+    model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer, as BERT has."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=160, special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+def byte_pairs(family: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, as RoBERTa has with <s> and </s> around a text, Llama with <s> before it, Qwen with nothing."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>" if family.startswith("qwen") else "</s>"
+    special = ["<s>", "<pad>", end, "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        SENTENCES, trainers.BpeTrainer(vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    names = {"eos_token": end, "unk_token": "<unk>"}
+    if family in DECODERS:
+        if family == "llama":
+            names |= {"bos_token": "<s>"}
+            tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, padding_side="left", **names)
+    names |= {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
