@@ -4,6 +4,7 @@ The file is one JSON object:
 
     {"format": 1, "set": name, "split": name, "documents": count,
      "query_ids": [...],
+     "queries": {query id: text},  "texts": {document id: beginning of its text},      of every document in a "top"
      "systems": [{"name": name,
                   "metrics": {metric: [one value a query, in the order of query_ids]},
                   "summary": {metric: {"mean": x, "low": x, "high": x}},           95 % bootstrap interval of the mean
@@ -16,7 +17,6 @@ are rounded to six decimals.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from trainer.evaluation.significance import PairedTest, bootstrap_interval, pair
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.encode import Precision, encode
 from trainer.retrieval.search import top_k
+from trainer.runtime.run_folder import write_atomically
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
@@ -41,6 +42,7 @@ MAIN_METRIC = "ndcg@10"
 
 _FORMAT = 1
 _TOP = 10
+_TEXT = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Evaluation:
     documents: int
     systems: tuple[SystemResult, ...]
     comparisons: tuple[Comparison, ...]
+    queries: dict[str, str]
+    texts: dict[str, str]
 
 
 def evaluate(
@@ -113,7 +117,10 @@ def evaluate_run(run: Run, set: "RetrievalSet", name: str, k: int = 100, metrics
     """
     qrels = {query: set.qrels[query] for query in set.query_ids if set.qrels.get(query)}
     if not qrels:
-        raise BadData(f"{set.name}: none of its {len(set.query_ids)} queries has a judged document, so nothing can be measured; check that the query ids of the qrels are those of the queries")
+        raise BadData(
+            f"{set.name}: none of its {len(set.query_ids)} queries has a judged document, so nothing can be measured; "
+            "check that the query ids of the qrels are those of the queries"
+        )
     cut: Run = {}
     for query, judgements in qrels.items():
         hits = run.get(query, {})
@@ -131,7 +138,10 @@ def compare(set: "RetrievalSet", split: str, systems: Sequence[SystemResult], me
     comparisons = [
         Comparison(before.name, after.name, metric, paired_test(before.metrics[metric], after.metrics[metric])) for before in systems[:-1]
     ]
-    return Evaluation(set.name, split, len(set.documents), tuple(systems), tuple(comparisons))
+    judged, shown = frozenset(after.query_ids), {document for system in systems for hits in system.top.values() for document, _ in hits}
+    queries = {query: text for query, text in zip(set.query_ids, set.queries, strict=True) if query in judged}
+    texts = {document: text[:_TEXT] for document, text in zip(set.document_ids, set.documents, strict=True) if document in shown}
+    return Evaluation(set.name, split, len(set.documents), tuple(systems), tuple(comparisons), queries, texts)
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
@@ -151,28 +161,31 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "split": evaluation.split,
         "documents": evaluation.documents,
         "query_ids": list(evaluation.systems[0].query_ids) if evaluation.systems else [],
+        "queries": evaluation.queries,
+        "texts": evaluation.texts,
         "systems": systems,
         "comparisons": [
             {"before": each.before, "after": each.after, "metric": each.metric} | asdict(each.test) for each in evaluation.comparisons
         ],
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
-    os.replace(beside, path)
+    write_atomically(path, json.dumps(content, separators=(",", ":")))
 
 
 def read_evaluation(path: Path) -> Evaluation:
     """What `write_evaluation` wrote. Raises BadData when the file is not that."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise BadData(f"{path}: written in format {content['format']}, this version reads format {_FORMAT}; evaluate again")
         query_ids = tuple(content["query_ids"])
         systems = tuple(_system(entry, query_ids) for entry in content["systems"])
         comparisons = tuple(_comparison(entry) for entry in content["comparisons"])
-        return Evaluation(content["set"], content["split"], content["documents"], systems, comparisons)
+        fields = (content[key] for key in ("set", "split", "documents"))
+        return Evaluation(*fields, systems, comparisons, dict(content["queries"]), dict(content["texts"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise BadData(f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with `nearfar evaluate --out`") from problem
+        raise BadData(
+            f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with `nearfar evaluate --out`"
+        ) from problem
 
 
 def _system(entry: Mapping, query_ids: tuple[str, ...]) -> SystemResult:

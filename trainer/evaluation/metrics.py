@@ -59,7 +59,7 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """
     values = np.fromiter(scores.values(), np.float32, len(scores))
     if np.isnan(values).any():
-        raise BadData("a retrieved document has the score NaN, which has no place in an order; check the model that scored it for weights that are not finite")
+        raise BadData("a retrieved document has the score NaN, which has no place in an order; look for weights that are not finite in the model")
     pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
     return [(document, score) for score, document in pairs]
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
+from trainer.parallel import micro_batches
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
@@ -56,27 +57,10 @@ def encode(
     return vectors if len(places) == len(inverse) else vectors[inverse]
 
 
-def micro_batches(lengths: Int[Tensor, " text"], budget: int) -> Iterator[tuple[int, int]]:
-    """First and end of each micro-batch of texts sorted from long to short, padded to at most `budget` tokens (one text may be longer).
-
-    >>> list(micro_batches(torch.tensor([9, 4, 4, 2, 2]), budget=8))
-    [(0, 1), (1, 3), (3, 5)]
-    """
-    start = 0
-    lengths_list = lengths.tolist()
-    while start < len(lengths_list):
-        stop = min(len(lengths_list), start + max(1, budget // max(1, lengths_list[start])))
-        yield start, stop
-        start = stop
-
-
 def _encode_slice(encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device) -> Float[Tensor, "text dimension"]:
-    order = texts.lengths.argsort(descending=True, stable=True)
-    ordered = texts.select(order)
     vectors = torch.empty(len(texts), encoder.dimensions, device=device)
-    for start, stop in micro_batches(ordered.lengths, budget):
-        part = ordered.select(torch.arange(start, stop))
-        vectors[order[start:stop].to(device)] = encoder(part.to(device)).float()
+    for rows in micro_batches(texts.lengths, budget):
+        vectors[rows.to(device)] = encoder(texts.select(rows).to(device))
     return vectors
 
 

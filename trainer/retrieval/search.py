@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Float, Int
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 _SCORES_AT_ONCE = 1 << 24
