@@ -1,5 +1,7 @@
 """The one place that turns a recipe into objects. Everything below takes plain arguments and never sees a recipe."""
 
+import logging
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +71,9 @@ def prepare_machine(machine: recipe.Machine) -> None:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     keep_freed_memory()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its greetings; what matters is in our own lines
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
 
 
 def accelerator(machine: recipe.Machine) -> str:

@@ -4,9 +4,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
 from trainer.data.order import batch_samples
@@ -91,6 +93,10 @@ class PairData(LightningDataModule):
         """All steps of the run."""
         return self.steps
 
-    def val_dataloader(self) -> list[RetrievalSet]:
-        """One item: the whole validation set."""
-        return [self.validation]
+    def val_dataloader(self) -> DataLoader[RetrievalSet]:
+        """One loader of one item: the whole validation set."""
+        return DataLoader([self.validation], batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch as it is: ragged texts are cut and padded on the CPU, and each micro-batch moves by itself."""
+        return batch

@@ -16,6 +16,8 @@ from trainer.errors import BadModel
 from trainer.models import backbone as backbones
 from trainer.models import lora as adapters
 from trainer.models import tokenization
+from trainer.models.cpu_attention import use_cpu_attention
+from trainer.models.cpu_linear import use_onednn
 from trainer.models.contract import Contract, Role
 from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import is_hub_name, locate, locate_public
@@ -98,6 +100,7 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
         backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if lora is not None:
         encoder.backbone = adapters.add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
+        use_onednn(encoder.backbone)
     return encoder.train()
 
 
@@ -145,6 +148,8 @@ def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bo
     if dropout is not None:
         backbones.set_dropout(config, dropout)
     model = backbones.load_backbone(layout.backbone, config, quantize_4bit)
+    use_onednn(model)
+    use_cpu_attention(model)
     tokenization.check_matches(tokenizer, backbones.embedding_rows(model), layout.backbone)
     pooling = wishes.get("pooling") or layout.pooling or ("last_token" if decoder else "mean")
     if pooling == "last_token" and decoder and not layout.is_pipeline:

@@ -52,7 +52,10 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
             parameter.requires_grad = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under an older name
-        return get_peft_model(backbone, config)
+        model = get_peft_model(backbone, config)
+    for _, layer in _adapted(model):
+        layer.cast_input_dtype_enabled = False  # autocast decides: peft would cast to float32 and back on every call
+    return model
 
 
 def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:

@@ -83,10 +83,6 @@ class BiEncoder(LightningModule):
         """AdamW and its schedule."""
         return adamw(self.encoder, self.temperature, self.optimizer_settings)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as it is: ragged texts are cut and padded on the CPU, each micro-batch moves by itself."""
-        return batch
-
     def _scaled(self) -> bool:
         """In fp16 an overflowing gradient is expected now and then: the scaler skips that update and lowers its scale."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
