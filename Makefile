@@ -94,4 +94,4 @@ clean: ## remove .venv, caches and build output; data/ and runs/ stay
 	@touch $@
 
 data/azure-cli/corpus.jsonl: | .venv/.base
-	$(BIN)/nearfar data prepare azure-cli -o data/azure-cli
+	$(BIN)/nearfar data prepare azure-cli
