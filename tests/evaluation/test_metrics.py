@@ -7,7 +7,15 @@ import pytrec_eval
 from trainer.errors import BadData
 from trainer.evaluation.metrics import METRICS, per_query_metrics, ranked
 
-ORACLE = {"ndcg@10": "ndcg_cut_10", "map": "map", "recall@10": "recall_10", "recall@100": "recall_100", "precision@5": "P_5", "ndcg": "ndcg", "mrr": "recip_rank"}
+ORACLE = {
+    "ndcg@10": "ndcg_cut_10",
+    "map": "map",
+    "recall@10": "recall_10",
+    "recall@100": "recall_100",
+    "precision@5": "P_5",
+    "ndcg": "ndcg",
+    "mrr": "recip_rank",
+}
 
 
 def oracle(run, qrels, metric):
@@ -52,7 +60,10 @@ def test_the_order_of_ties_matters_in_the_random_runs():
     changed = 0
     for seed in range(50):
         run, qrels = random_case(seed)
-        turned = {query: {document: -float(rank) for rank, (document, _) in enumerate(sorted(hits.items(), key=lambda hit: (-hit[1], hit[0])))} for query, hits in run.items()}
+        turned = {
+            query: {document: -float(rank) for rank, (document, _) in enumerate(sorted(hits.items(), key=lambda hit: (-hit[1], hit[0])))}
+            for query, hits in run.items()
+        }
         changed += not np.allclose(per_query_metrics(turned, qrels)["ndcg@10"], oracle(run, qrels, "ndcg@10"))
     assert changed > 25
 

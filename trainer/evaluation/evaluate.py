@@ -135,9 +135,7 @@ def compare(set: "RetrievalSet", split: str, systems: Sequence[SystemResult], me
     if len(names) != len(dict.fromkeys(names)):
         raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
     after = systems[-1]
-    comparisons = [
-        Comparison(before.name, after.name, metric, paired_test(before.metrics[metric], after.metrics[metric])) for before in systems[:-1]
-    ]
+    comparisons = [Comparison(before.name, after.name, metric, paired_test(before.metrics[metric], after.metrics[metric])) for before in systems[:-1]]
     judged, shown = frozenset(after.query_ids), {document for system in systems for hits in system.top.values() for document, _ in hits}
     queries = {query: text for query, text in zip(set.query_ids, set.queries, strict=True) if query in judged}
     texts = {document: text[:_TEXT] for document, text in zip(set.document_ids, set.documents, strict=True) if document in shown}
@@ -164,9 +162,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "queries": evaluation.queries,
         "texts": evaluation.texts,
         "systems": systems,
-        "comparisons": [
-            {"before": each.before, "after": each.after, "metric": each.metric} | asdict(each.test) for each in evaluation.comparisons
-        ],
+        "comparisons": [{"before": each.before, "after": each.after, "metric": each.metric} | asdict(each.test) for each in evaluation.comparisons],
     }
     write_atomically(path, json.dumps(content, separators=(",", ":")))
 
@@ -183,9 +179,7 @@ def read_evaluation(path: Path) -> Evaluation:
         fields = (content[key] for key in ("set", "split", "documents"))
         return Evaluation(*fields, systems, comparisons, dict(content["queries"]), dict(content["texts"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise BadData(
-            f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with `nearfar evaluate --out`"
-        ) from problem
+        raise BadData(f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with `nearfar evaluate --out`") from problem
 
 
 def _system(entry: Mapping, query_ids: tuple[str, ...]) -> SystemResult:

@@ -25,9 +25,7 @@ class PairedTest:
     """Queries on which the second system scores higher, the same, lower."""
 
 
-def bootstrap_interval(
-    values: Float[np.ndarray, " query"], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(values: Float[np.ndarray, " query"], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """Bounds of the mean: the percentile bootstrap over queries (Efron & Tibshirani 1993, chapter 13).
 
     The queries are drawn again with replacement `resamples` times; the bounds cut off (1 - confidence) / 2 of those means at each end.
@@ -50,9 +48,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_test(
-    before: Float[np.ndarray, " query"], after: Float[np.ndarray, " query"], resamples: int = 10_000, seed: int = 0
-) -> PairedTest:
+def paired_test(before: Float[np.ndarray, " query"], after: Float[np.ndarray, " query"], resamples: int = 10_000, seed: int = 0) -> PairedTest:
     """Difference of two systems on the same queries, its bootstrap interval and the p-value of a randomisation test.
 
     If the systems were alike, each query's difference could as well have the other sign. p = (1 + number of random sign patterns with

@@ -1,0 +1,71 @@
+"""`nearfar evaluate`: models side by side on judged queries."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from trainer.evaluation.evaluate import Evaluation, SystemResult
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="folders or names; the first is the one in question", show_default=False)],
+    data: Annotated[str, typer.Option(help="folder in BEIR layout, or a data file", show_default=False)],
+    split: Annotated[Literal["train", "dev", "test"], typer.Option(help="of a BEIR folder or hub data set")] = "test",
+    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title")] = None,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="take only so many queries, chosen by hash", show_default=False)] = None,
+    bm25: Annotated[bool, typer.Option(help="also measure search by words")] = True,
+    out: Annotated[Path | None, typer.Option(help="write everything measured to this JSON file", show_default=False)] = None,
+    examples: Annotated[int, typer.Option(min=0, help="searches to show")] = 3,
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
+) -> None:
+    """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
+    import sys
+
+    from trainer import build, recipe
+    from trainer.data.retrieval_set import read_retrieval_set
+    from trainer.errors import BadRecipe
+    from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
+    from trainer.evaluation.evaluate import evaluate as measure
+    from trainer.models.dense import read_encoder
+    from trainer.models.locate import locate
+
+    if len(set(models)) < len(models):
+        raise BadRecipe(f"a model is named twice: {', '.join(models)}; name each once")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise BadRecipe(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
+    for model in models:
+        locate(model)
+    columns = dict(pair.partition("=")[::2] for pair in column or ())
+    if not all(columns.values()):
+        raise BadRecipe("--column wants ROLE=NAME, e.g. --column query=title")
+    judged = read_retrieval_set(data, split, columns, max_queries)
+    machine = recipe.Machine(precision=precision)
+    systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
+    for model in reversed(models):
+        print(f"measuring {model}", file=sys.stderr, flush=True)
+        encoder = read_encoder(model).to(build.accelerator(machine))
+        systems.append(measure(encoder, judged, name=model, precision=build.precision(machine)))
+        del encoder
+    evaluation = compare(judged, split, systems)
+    if out is not None:
+        write_evaluation(evaluation, out)
+    _show(evaluation)
+    if examples and len(systems) > 1:
+        from rich.console import Console
+
+        from trainer.evaluation.table import search_examples
+
+        Console(highlight=False).print(search_examples(judged, systems[-2], systems[-1], examples))
+
+
+def _show(evaluation: "Evaluation") -> None:
+    from rich.console import Console
+
+    from trainer.evaluation.table import comparison_lines, comparison_table
+
+    console = Console(highlight=False)
+    console.print(comparison_table(evaluation))
+    for line in comparison_lines(evaluation):
+        console.print(line)

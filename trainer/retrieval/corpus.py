@@ -1,0 +1,102 @@
+"""Documents to be searched: read one after another from a file, in bounded memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.batch import identity
+from trainer.data.columns import is_blank, text_problem
+from trainer.data.read_beir import is_beir_folder
+from trainer.data.read_json import Line, read_json_lines, read_lines
+from trainer.data.read_report import BadRow, FieldErrors, ReadReport
+
+_TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document; what is encoded is title and text, parted by a space, as BEIR does."""
+
+    id: str
+    title: str
+    text: str
+
+    @property
+    def whole(self) -> str:
+        """Title and text as one.
+
+        >>> Document("1", "az disk", "Manage disks.").whole, Document("2", "", "No title.").whole
+        ('az disk Manage disks.', 'No title.')
+        """
+        return f"{self.title} {self.text}" if self.title.strip() else self.text
+
+
+def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001) -> Iterator[Document]:
+    """The documents of a BEIR folder's corpus.jsonl, of any JSON Lines file with a field `text` or `document`, or of a .txt file with one a line.
+
+    Ids are `_id` or `id`, else the line's number. Blank documents and further ones with the same id are left out; `report` counts them.
+
+    Raises BadData for a file that cannot be read or lacks the fields, TooManyBadRows at the end when too many lines were unreadable.
+    """
+    path = path / "corpus.jsonl" if path.is_dir() and is_beir_folder(path) else path
+    path = path.with_name(f"{path.name}.gz") if not path.exists() and path.with_name(f"{path.name}.gz").is_file() else path
+    plain = path.name.removesuffix(".gz").endswith(".txt")
+    seen: set[int] = set()
+    for found in _plain_documents(path, report) if plain else _json_documents(path, report):
+        if is_blank(found.whole):
+            report.blank_rows_dropped += 1
+        elif identity(found.id) in seen:
+            report.duplicate_ids += 1
+        else:
+            seen.add(identity(found.id))
+            report.rows_kept += 1
+            yield found
+    report.check_budget(max_bad_rows_ratio)
+
+
+def _plain_documents(path: Path, report: ReadReport) -> Iterator[Document]:
+    for line in read_lines(path):
+        report.rows_read += 1
+        if isinstance(line, Line):
+            yield Document(str(line.number), "", report.bounded(line.text, f"{path.name}:{line.number}"))
+        else:
+            report.set_aside(line)
+
+
+def _json_documents(path: Path, report: ReadReport) -> Iterator[Document]:
+    errors = FieldErrors(str(path))
+    for record in read_json_lines(path):
+        report.rows_read += 1
+        if isinstance(record, BadRow):
+            report.set_aside(record)
+            continue
+        fields = {"id": _id(record.values, record.source), "title": record.values.get("title") or "", "text": _text(record.values)}
+        wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
+        if wrong:
+            errors.add(
+                record.source,
+                f"the field {wrong} is {_described(fields[wrong])}, expected a text (fields there: {', '.join(list(record.values)[:10])})",
+            )
+        elif problem := next(filter(None, map(text_problem, fields.values())), None):
+            report.set_aside(BadRow(record.source, problem))
+        else:
+            yield Document(fields["id"], fields["title"], report.bounded(fields["text"], record.source))
+    errors.raise_if_any()
+
+
+def _id(values: dict[str, Any], source: str) -> Any:
+    key = values.get("_id", values.get("id"))
+    if key is None:
+        return source.rpartition(":")[2]
+    return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+
+
+def _text(values: dict[str, Any]) -> Any:
+    """The first field that may be the text; a record with nothing but a title has an empty one."""
+    found = next((values[name] for name in _TEXT_FIELDS if name in values), None)
+    return "" if found is None and isinstance(values.get("title"), str) else found
+
+
+def _described(value: object) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}"

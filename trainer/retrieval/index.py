@@ -1,0 +1,215 @@
+"""The index folder: a corpus as vectors, with all that a search needs to show what it found.
+
+manifest.json    model, kind, counts, and size and fingerprint of every other file
+vectors.npy      float32, one row a document
+documents.jsonl  id, title and text of every document, in the order of the rows
+offsets.npy      where each line of documents.jsonl begins, so that one document is read without the others
+probe.npy        vectors of two fixed texts by the model that made the index, to know it by
+index.faiss      hnsw and ivf only
+"""
+
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from trainer.errors import BadData, BadFolder, BadModel
+from trainer.retrieval import nearest
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.encode import Precision, encode
+from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files
+from trainer.retrieval.search import top_k
+
+if TYPE_CHECKING:
+    from trainer.models.dense import DenseEncoder
+
+_PROBES = ("What is searched for?", "A document about disks, networks and the weather, written to be compared.")
+_PROBE_TOLERANCE = 0.05
+"""Relative distance; bf16 stays below 0.02, another model is above 0.1."""
+_DOCUMENTS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found."""
+
+    score: float
+    document: Document
+
+
+class Index:
+    """An index folder, opened. Vectors stay on disk (flat) and documents are read one by one."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.vectors = _array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
+        self._offsets = _array(folder / "offsets.npy", (manifest.count + 1,), np.int64)
+        self._probe = _array(folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32)
+        self._faiss: Any = None
+        if manifest.kind != "flat":
+            path = folder / "index.faiss"
+            self._faiss = nearest.load(path, manifest.kind, manifest.count, manifest.dimensions, manifest.approximate)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Index":
+        """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing, cut or altered."""
+        manifest = Manifest.read(Path(folder))
+        manifest.check_files(Path(folder))
+        return cls(Path(folder), manifest)
+
+    def check_encoder(self, encoder: "DenseEncoder") -> None:
+        """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
+        if encoder.dimensions != self.manifest.dimensions:
+            problem = f"vectors of {encoder.dimensions} numbers, and the index holds vectors of {self.manifest.dimensions}"
+        elif (distance := _distance(_probe(encoder), self._probe)) > _PROBE_TOLERANCE:
+            problem = f"other vectors than the model that made the index ({distance:.0%} apart)"
+        else:
+            return
+        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.model}, or build the index again with this model")
+
+    def search(
+        self, vectors: Float32[np.ndarray, "query dimension"], k: int
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        """Scores and rows of the k best documents of each query, best first: exact for flat, else about 95 % of them (row -1: none found)."""
+        if vectors.shape[1] != self.manifest.dimensions:
+            raise BadModel(
+                f"the queries have {vectors.shape[1]} numbers each, the index {self.manifest.dimensions}; encode them with {self.manifest.model}"
+            )
+        if self._faiss is None:
+            return top_k(vectors, self.vectors, k)
+        return nearest.search(self._faiss, vectors, min(k, self.manifest.count))
+
+    def hits(self, vector: Float32[np.ndarray, " dimension"], k: int) -> list[Hit]:
+        """The k best documents of one query, best first."""
+        scores, rows = self.search(vector[None], k)
+        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+
+    def document(self, row: int) -> Document:
+        """The document of a row."""
+        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        with (self.folder / "documents.jsonl").open("rb") as file:
+            file.seek(start)
+            line = file.read(max(0, stop - start))
+        try:
+            return _document(line)
+        except (ValueError, TypeError) as error:
+            raise BadFolder(f"{self.folder / 'documents.jsonl'} has no document at byte {start}; build the index again") from error
+
+
+def build_index(
+    encoder: "DenseEncoder",
+    model_name: str,
+    documents: Iterable[Document],
+    folder: Path,
+    kind: Kind = "flat",
+    replace: bool = False,
+    precision: Precision = "fp32",
+    micro_batch_tokens: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, all: None,
+) -> Manifest:
+    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory (hnsw and ivf hold all vectors); returns its manifest.
+
+    `progress` is told how many documents are encoded, of how many. Raises BadFolder when `folder` holds something (with `replace`: something
+    other than an index), BadData when there is no document.
+    """
+    folder = Path(folder)
+    check_index_folder(folder, replace)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    try:
+        count = _write_documents(partial, documents)
+        vectors = np.lib.format.open_memmap(partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions))
+        done = 0
+        for texts in _texts(partial):
+            vectors[done : done + len(texts)] = encode(encoder, texts, "document", micro_batch_tokens, precision)
+            done += len(texts)
+            progress(done, count)
+        vectors.flush()
+        np.save(partial / "probe.npy", _probe(encoder), allow_pickle=False)
+        settings: dict[str, float] = {}
+        if kind != "flat":
+            index, settings = nearest.build(kind, vectors)
+            nearest.save(index, partial / "index.faiss")
+        del vectors
+        manifest = Manifest(
+            model=model_name, kind=kind, count=count, dimensions=encoder.dimensions, approximate=settings, files=describe_files(partial)
+        )
+        manifest.write(partial)
+        _move_into_place(partial, folder)
+        return manifest
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_documents(folder: Path, documents: Iterable[Document]) -> int:
+    offsets = [0]
+    with (folder / "documents.jsonl").open("wb") as file:
+        for document in documents:
+            line = json.dumps(asdict(document)).encode("ascii") + b"\n"
+            offsets.append(offsets[-1] + len(line))
+            file.write(line)
+    if len(offsets) == 1:
+        raise BadData("the corpus has no document with a text; give a JSON Lines file with a field `text`, or a .txt file with one document a line")
+    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
+    return len(offsets) - 1
+
+
+def _texts(folder: Path) -> Iterator[list[str]]:
+    """The documents just written, some at a time."""
+    texts: list[str] = []
+    with (folder / "documents.jsonl").open("rb") as file:
+        for line in file:
+            texts.append(_document(line).whole)
+            if len(texts) == _DOCUMENTS_AT_ONCE:
+                yield texts
+                texts = []
+    if texts:
+        yield texts
+
+
+def _document(line: bytes) -> Document:
+    return Document(**json.loads(line))
+
+
+def _probe(encoder: "DenseEncoder") -> Float32[np.ndarray, "probe dimension"]:
+    return encode(encoder, _PROBES, "document")
+
+
+def _distance(found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]) -> float:
+    return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """`partial` becomes `folder`; a former index there is removed only once the new one has its name."""
+    former = partial.with_suffix(".former")
+    if folder.exists():
+        folder.rename(former)
+    try:
+        partial.rename(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            former.rename(folder)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
+    if array.shape != shape or array.dtype != kind:
+        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says {shape}; build the index again")
+    return array
