@@ -106,6 +106,12 @@ except BadFolder as error:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_command_line_that_is_not_utf8_is_written_down(tmp_path):
+    run = RunFolder.create(tmp_path / "a-run", RECIPE, ["nearfar", "fit", b"caf\xe9.yaml".decode("utf-8", "surrogateescape")], {})
+    run.finish("done")
+    assert "caf?.yaml" in json.loads(run.environment_path.read_text())["command"]
+
+
 def test_checking_writes_nothing(tmp_path):
     check_run_folder(tmp_path / "deep" / "a-run")
     assert list(tmp_path.iterdir()) == []

@@ -120,7 +120,7 @@ def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     result = run_wandb(folder)
-    assert result.stdout.strip().endswith("ended"), result.stderr
+    assert "ended" in result.stdout.splitlines(), result.stderr
     (offline,) = (folder / "wandb").glob("offline-run-*")
     (log,) = offline.glob("*.wandb")
     assert b"train/loss" in log.read_bytes()
@@ -137,6 +137,7 @@ def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
     environment = {**clean, "HOME": str(tmp_path), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     source = source.replace("folder = ", "import trainer.runtime.trackers as trackers; trackers.CONNECT_SECONDS = 3.0; folder = ")
     result = subprocess.run([sys.executable, "-W", "always", "-c", source, str(folder)], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.stdout.strip().endswith("ended"), json.dumps([result.stdout, result.stderr])
+    assert "ended" in result.stdout.splitlines(), json.dumps([result.stdout, result.stderr])
     assert result.stderr.count("tracker wandb failed") == 1
+    assert "CommError" in result.stderr, "it failed for another reason than the server"
     assert "0" * 40 not in result.stderr

@@ -33,7 +33,7 @@ def training_section(run: Run) -> Iterable[str]:
 def _loss(run: Run) -> str:
     steps, values = run.series("train/loss")
     chart = line_chart("Training loss", [Line(steps, values, "faint"), Line(steps, smoothed(values, _SMOOTHING))])
-    return _figure("Loss", "training, smoothed over each step's own", chart)
+    return _figure("Loss", "training, smoothed; faint: each step", chart)
 
 
 def _validation(run: Run) -> str:

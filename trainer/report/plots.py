@@ -15,27 +15,28 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 30
 _MOST_POINTS = 400
 _BIN_WIDTH = 0.1
 
-Scale = Callable[[float], float]
+Number = int | float
+Scale = Callable[[Number], Number]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a chart: `style` is a class of the style sheet; a None value is a gap."""
 
-    steps: Sequence[float]
-    values: Sequence[float | None]
+    steps: Sequence[Number]
+    values: Sequence[Number | None]
     style: str = "main"
     dots: bool = False
 
 
-def smoothed(values: Sequence[float | None], weight: float) -> list[float | None]:
+def smoothed(values: Sequence[Number | None], weight: Number) -> list[Number | None]:
     """Exponential moving average, corrected for its start (as Adam's); gaps stay gaps.
 
     >>> smoothed([4.0, 2.0, None, 2.0], 0.5)
     [4.0, 2.6666666666666665, None, 2.2857142857142856]
     """
     average, mass = 0.0, 0.0
-    result: list[float | None] = []
+    result: list[Number | None] = []
     for value in values:
         if value is None:
             result.append(None)
@@ -45,7 +46,7 @@ def smoothed(values: Sequence[float | None], weight: float) -> list[float | None
     return result
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: Number, high: Number, count: int = 4) -> list[Number]:
     """Round numbers inside a range, about `count` of them.
 
     >>> ticks(0.0, 1.0), ticks(0.0, 240.0)
@@ -60,7 +61,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def line_chart(title: str, lines: Sequence[Line], mark: tuple[float, float, str] | None = None, from_zero: bool = False) -> str:
+def line_chart(title: str, lines: Sequence[Line], mark: tuple[Number, Number, str] | None = None, from_zero: bool = False) -> str:
     """Lines over steps, with an optional marked point. Empty when there is nothing to draw."""
     lines = [_thinned(line) for line in lines]
     points = [(step, value) for line in lines for step, value in zip(line.steps, line.values, strict=True) if value is not None]
@@ -114,7 +115,7 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> str:
     return _svg(summary, parts, width, height, "wide")
 
 
-def change_histogram(title: str, differences: Sequence[float]) -> str:
+def change_histogram(title: str, differences: Sequence[Number]) -> str:
     """How many queries changed by how much, in steps of 0.1, those that did not change left out."""
     counts: dict[int, int] = {}
     for difference in differences:
@@ -155,12 +156,12 @@ def _svg(summary: str, parts: Sequence[str], width: int = WIDTH, height: int = H
     return f'<svg class="chart {style}" viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
+def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
     span = high - low or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _padded(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+def _padded(values: Sequence[Number], from_zero: bool) -> tuple[Number, Number]:
     """The y range, with a little air."""
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or abs(high) * 0.1 or 0.1
@@ -191,7 +192,7 @@ def _path(line: Line, x: Scale, y: Scale) -> str:
     return "".join(commands)
 
 
-def _horizontal_grid(values: Sequence[float], y: Scale, end: float = WIDTH - _RIGHT) -> str:
+def _horizontal_grid(values: Sequence[Number], y: Scale, end: Number = WIDTH - _RIGHT) -> str:
     parts = []
     for value, text in zip(values, _labels(values), strict=True):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
@@ -199,23 +200,22 @@ def _horizontal_grid(values: Sequence[float], y: Scale, end: float = WIDTH - _RI
     return "".join(parts)
 
 
-def _step_axis(low: float, high: float, x: Scale) -> str:
+def _step_axis(low: Number, high: Number, x: Scale) -> str:
     places = [step for step in ticks(low, high, 5) if step == round(step)]
     labels = zip(places, _labels(places), strict=True)
     return "".join(f'<text class="tick" x="{x(step):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>' for step, text in labels)
 
 
-def _mark(x: float, y: float, label: str) -> str:
+def _mark(x: Number, y: Number, label: str) -> str:
     anchor = "end" if x > WIDTH / 2 else "start"
     side = -8 if anchor == "end" else 8
-    below = y < _TOP + 22
     return (
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
-        f'<text class="note" x="{x + side:.1f}" y="{y + (20 if below else -10):.1f}" text-anchor="{anchor}">{escaped(label)}</text>'
+        f'<text class="note" x="{x + side:.1f}" y="{y - 10:.1f}" text-anchor="{anchor}">{escaped(label)}</text>'
     )
 
 
-def _labels(values: Sequence[float]) -> list[str]:
+def _labels(values: Sequence[Number]) -> list[str]:
     """The ticks' numbers, all with the same digits after the point; powers for the very small.
 
     >>> _labels([0.7, 0.75]), _labels([0.0, 200.0]), _labels([0.0, 0.0005])

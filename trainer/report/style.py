@@ -34,7 +34,7 @@ a { color: var(--accent); }
 table { border-collapse: collapse; width: 100%; font-size: 0.94rem; }
 th, td { padding: 11px 16px; text-align: left; vertical-align: top; border-top: 1px solid var(--rule); }
 thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 0.84rem; white-space: nowrap; }
-th[scope=row] { font-weight: 550; overflow-wrap: anywhere; }
+th[scope=row] { font-weight: 550; overflow-wrap: anywhere; min-width: 7.5em; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 0.78rem; font-weight: 400; }
 tr.ours th, tr.ours td { background: var(--accent-soft); }
@@ -45,7 +45,8 @@ tbody tr:last-child > * { border-bottom: 0; }
 figure { margin: 0; padding: 18px 20px 10px; }
 figcaption { display: flex; justify-content: space-between; align-items: baseline; gap: 12px; margin-bottom: 6px; }
 figcaption span { color: var(--soft); font-size: 0.84rem; text-align: right; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
+.charts { display: flex; flex-wrap: wrap; gap: 18px; } .charts figure { flex: 1 1 280px; } .charts figure:nth-child(-n+2) { flex-basis: 400px; }
+@media (min-width: 1000px) { .charts figure:nth-child(n+3) svg { font-size: 16.5px; } }
 svg.chart { display: block; width: 100%; height: auto; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow: visible; }
 svg.wide { font-size: 13px; }
 .grid { stroke: var(--grid); }
@@ -78,6 +79,6 @@ details[open] > summary { border-bottom: 1px solid var(--rule); }
 footer { margin-top: 64px; color: var(--soft); font-size: 0.86rem; border-top: 1px solid var(--rule); padding-top: 18px; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 6px; }
 @media (max-width: 720px) { main { padding: 32px 16px 64px; } .verdict { grid-template-columns: 1fr; padding: 24px; } .verdict .score { font-size: 2.4rem; }
-  .queries table { table-layout: auto; min-width: 640px; } }
+  .queries table { table-layout: auto; min-width: 640px; } figure { overflow-x: auto; } svg.wide { min-width: 620px; } }
 @media print { main { max-width: none; padding: 0; } .card, figure, tr { break-inside: avoid; } details > pre { display: block; } }
 """

@@ -28,7 +28,7 @@ _SECRET_VARIABLE = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL
 _ASSIGNMENT = re.compile(rf"((?:^|(?<=[\s?&;,{{\"'._\-])){_SENSITIVE}[\"']?\s*[=:]\s*[\"']?)([^\s\"'&;,}}]+)", re.IGNORECASE | re.MULTILINE)
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/@\"']+(?=@)")
 _KNOWN_FORM = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+    r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
 _SHORTEST_SECRET = 6
 """Shorter values of secret variables are not searched for: `1` or `yes` would black out half a log."""
@@ -45,9 +45,8 @@ def redact(text: str) -> str:
     secrets = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET}
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    text = _USER_IN_URL.sub(HIDDEN, text)
-    text = _ASSIGNMENT.sub(rf"\1{HIDDEN}", text)
-    return _KNOWN_FORM.sub(HIDDEN, text)
+    text = _KNOWN_FORM.sub(HIDDEN, _USER_IN_URL.sub(HIDDEN, text))
+    return _ASSIGNMENT.sub(rf"\1{HIDDEN}", text)
 
 
 def redact_tree(value: Any) -> Any:

@@ -91,7 +91,7 @@ class BestEffort(Logger):
             return action()
         except Exception as error:  # noqa: BLE001 - whatever a tracker does, training goes on
             self.alive = False
-            reason = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
             warnings.warn(f"tracker {self.label} failed and is left out from here on ({reason}); log.jsonl stays complete", stacklevel=3)
             return None
 
@@ -127,7 +127,7 @@ def _wandb(tracker: Wandb, run_folder: Path, name: str, config: dict[str, Any]) 
     from pytorch_lightning.loggers import WandbLogger
 
     settings = wandb.Settings(
-        mode=None if "WANDB_MODE" in os.environ or wandb_key_present() else "offline",
+        mode=os.environ.get("WANDB_MODE", "online" if wandb_key_present() else "offline"),
         save_code=False,
         console="off",
         disable_git=True,

@@ -1,0 +1,195 @@
+"""The report of whole, stopped, killed and half-written runs."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.errors import BadFolder
+from trainer.evaluation.evaluate import SystemResult, compare, write_evaluation
+from trainer.report.html import write_report
+from trainer.report.plots import Line, change_histogram, line_chart
+from trainer.report.read import changes, read_run
+from trainer.runtime.run_folder import RunFolder
+
+RECIPE = "name: a-run\nmodel:\n  backbone: a-backbone\ndata:\n  train: pairs.jsonl\n"
+QUERIES = tuple(f"q{number}" for number in range(40))
+
+
+SET = RetrievalSet(
+    name="a-set",
+    query_ids=QUERIES,
+    queries=tuple(f"what is {query}?" for query in QUERIES),
+    document_ids=("right", "wrong"),
+    documents=("right text", "wrong text"),
+    qrels={query: {"right": 1} for query in QUERIES},
+)
+
+
+def system(name: str, ranks: list[int | None]) -> SystemResult:
+    """A system that finds each query's one right document at the given rank."""
+    values = {
+        "ndcg@10": np.array([1 / math.log2(rank + 1) if rank else 0.0 for rank in ranks]),
+        "mrr@10": np.array([1 / rank if rank else 0.0 for rank in ranks]),
+    }
+    top = {
+        query: [("right" if place == rank else f"wrong-{place}", 1.0 - place / 10) for place in range(1, 11)]
+        for query, rank in zip(QUERIES, ranks, strict=True)
+    }
+    return SystemResult(name, QUERIES, values, top)
+
+
+def add_log(run: RunFolder) -> None:
+    with run.log_path.open("w") as log:
+        for step in range(30):
+            log.write(json.dumps({"step": step, "time_seconds": step / 2, "train/loss": 2.0 / (step + 1), "train/learning_rate": 1e-3}) + "\n")
+            if step % 10 == 9:
+                log.write(json.dumps({"step": step, "time_seconds": step / 2, "validation/ndcg@10": 0.5 + step / 100}) + "\n")
+
+
+def add_evaluation(run: RunFolder, before: list[int | None], after: list[int | None]) -> None:
+    systems = [system("BM25", before[::-1]), system("base", before), system("fine-tuned", after)]
+    write_evaluation(compare(SET, "test", systems), run.evaluation_path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder.create(tmp_path / "a-run", RECIPE, ["nearfar", "fit"], {"rows": 3})
+    add_log(folder)
+    return folder
+
+
+def text_of(page: Path) -> str:
+    """What a reader sees, in one line."""
+    pieces: list[str] = []
+
+    class Reader(HTMLParser):
+        skip = False
+
+        def handle_starttag(self, tag, attributes):
+            self.skip = tag == "style"
+
+        def handle_data(self, data):
+            if not self.skip:
+                pieces.append(data)
+
+    Reader().feed(page.read_text())
+    return " ".join(" ".join(pieces).split())
+
+
+def test_says_the_gain_how_sure_it_is_and_which_queries(run):
+    add_evaluation(run, [2] * 20 + [None] * 15 + [1] * 5, [1] * 20 + [3] * 15 + [4] * 5)
+    run.finish("done")
+    text = text_of(write_report(run.path))
+    before, after = (20 / math.log2(3) + 5) / 40, (20 + 15 / 2 + 5 / math.log2(5)) / 40
+    assert f"nDCG@10 rose from {before:.3f} to {after:.3f} (+{after - before:.3f}, 95 % interval +" in text
+    assert "p < 0.001) on 40 test queries that training never saw." in text
+    assert "35 better 0 equal 5 worse" in text
+    assert "what is q20? right text first before: wrong-1 10+ → 3 +0.50" in text
+    assert "what is q35? right text first now: wrong-1 1 → 4 −0.57" in text
+    assert "fine-tuned against BM25" in text
+    assert "Gained: the 15 largest of 35" in text
+    assert "30 steps in 14 s" in text
+
+
+def test_what_chance_could_do_is_not_called_a_gain(run):
+    add_evaluation(run, [1, 2] * 20, [2, 1] * 19 + [1, 1])
+    run.finish("done")
+    assert "No proven change: nDCG@10 went from" in text_of(write_report(run.path))
+
+
+def test_a_loss_is_called_a_loss(run):
+    add_evaluation(run, [1] * 40, [3] * 40)
+    run.finish("done")
+    text = text_of(write_report(run.path))
+    assert "nDCG@10 fell from 1.000 to 0.500 (−0.500" in text
+    assert "Gained: none" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ("stopped", "This run was stopped before its end"),
+        ("failed", "This run failed. ValueError: odd"),
+        ("done", "There is no evaluation on test queries"),
+    ],
+)
+def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence):
+    run.finish(status, **({"error": "ValueError: odd"} if status == "failed" else {}))
+    page = write_report(run.path)
+    assert sentence in text_of(page)
+    assert 'aria-label="Training loss: from 2 at step 1' in page.read_text()
+    assert "best 0.790" in page.read_text()
+
+
+def test_a_run_under_way_and_a_killed_one_are_told_apart(run):
+    assert "under way" in text_of(write_report(run.path))
+    run.finish("done")
+    (run.path / "status.json").unlink()
+    assert "killed before its end" in text_of(write_report(run.path))
+
+
+def test_a_run_killed_before_its_first_step(tmp_path):
+    RunFolder.create(tmp_path / "a-run", RECIPE, [], {}).finish("failed", error="NonFinite: nan")
+    assert "No step was logged" in text_of(write_report(tmp_path / "a-run"))
+
+
+def test_numbers_that_are_not_finite_are_gaps_and_named(run):
+    with run.log_path.open("a") as log:
+        log.write('{"step": 30, "time_seconds": 16, "train/loss": null, "non_finite": ["train/loss"]}\n')
+    run.finish("failed", error="NonFinite: the loss")
+    page = write_report(run.path)
+    assert "Not a finite number: train/loss at step 31, 1 in all" in text_of(page)
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL).lower().replace("nonfinite", "")
+
+
+def test_ranks_come_from_the_reciprocal_rank(run):
+    add_evaluation(run, [None, *[7] * 39], [10, *[7] * 39])
+    first, second, *_ = changes(read_run(run.path).evaluation)
+    assert (first.rank_before, first.rank_after, first.document, first.query) == (None, 10, "right text", "what is q0?")
+    assert (second.rank_before, second.rank_after, second.difference) == (7, 7, 0.0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"systems": []}', '{"systems": [{"name": "x", "metrics": {"ndcg@10": [1]}}]}'])
+def test_a_damaged_evaluation_is_named(run, content):
+    run.evaluation_path.write_text(content)
+    with pytest.raises(BadFolder, match=r"evaluation\.json.*(remove it)"):
+        write_report(run.path)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(BadFolder, match=r"not a run folder.*nearfar fit"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_makes_a_small_page(tmp_path):
+    steps = list(range(20_000))
+    chart = line_chart("loss", [Line(steps, [math.sin(step) for step in steps])])
+    assert len(chart) < 20_000
+
+
+def test_charts_draw_nothing_out_of_nothing():
+    assert line_chart("loss", [Line([1, 2], [None, None])]) == ""
+    assert change_histogram("change", [0.0, 0.0]) == ""
+
+
+def test_every_difference_is_in_one_bar():
+    chart = change_histogram("change", [1.0, 0.95, 0.1, 0.05, -0.05, -1.0, 0.0])
+    bars = re.findall(r"<title>(\d+) queries changed by (\S+) to (\S+)</title>", chart)
+    assert bars == [("1", "−0.9", "−1.0"), ("1", "−0.0", "−0.1"), ("2", "+0.0", "+0.1"), ("2", "+0.9", "+1.0")]
+
+
+def test_the_report_needs_no_torch(run):
+    """`nearfar report` answers at once, also on a machine without the training libraries."""
+    run.finish("done")
+    program = "import sys; from trainer.report.html import write_report; from pathlib import Path; write_report(Path(sys.argv[1])); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program, str(run.path)], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert result.stdout.strip() == "False", result.stderr
