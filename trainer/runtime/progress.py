@@ -52,7 +52,7 @@ class ProgressLine(lightning.Callback):
         now = time.monotonic()
         self._step_seconds.append(now - self._mark)
         self._mark = now
-        self.log("train/pairs_per_second", self.pairs_per_second)
+        pl_module.log("train/pairs_per_second", self.pairs_per_second)
         step = trainer.global_step
         due = now - self._printed >= (_REWRITE_SECONDS if self.is_terminal else _LINE_SECONDS)
         if due or step == 1 or step >= self.total_steps:

@@ -42,7 +42,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a small JSON file atomically, without secrets."""
-    write_atomically(path, redact(_json(value)))
+    # A path of the command line that is not UTF-8 comes as lone surrogates, which no file can hold.
+    write_atomically(path, redact(_json(value)).encode("utf-8", "replace").decode())
 
 
 @dataclass
