@@ -46,6 +46,7 @@ def fit(
         _say(f"the model is in {folder.model}")
         if not interrupted and data.test is not None:
             _evaluate_after(run, data, folder, before)
+        folder.finish("stopped" if interrupted else "done")
         _report(folder)
         if interrupted:
             raise Interrupted(f"stopped before the end by Ctrl-C; the best weights so far are in {folder.model}")
