@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,11 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.models.dense import DenseEncoder, load_encoder
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import in_chunks
-from trainer.runtime.best import KeepBest
-from trainer.runtime.memory import keep_freed_memory
+from trainer.parallel import Encode, in_chunks
 from trainer.runtime.log import JsonlLogger
+from trainer.runtime.memory import keep_freed_memory
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.stop import GracefulStop
 from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import dot
 
@@ -127,11 +125,11 @@ def loss(objective: recipe.Objective) -> tuple[Loss, Temperature]:
             assert_never(objective)
 
 
-def _scored_by_dot(objective: Callable[..., torch.Tensor], batch: Batch, encode: Callable, temperature: torch.Tensor) -> torch.Tensor:
+def _scored_by_dot(objective: Callable[..., torch.Tensor], batch: Batch, encode: Encode, temperature: torch.Tensor) -> torch.Tensor:
     return objective(batch, encode, dot, temperature)
 
 
-def _without_temperature(objective: Callable[..., torch.Tensor], batch: Batch, encode: Callable, _: torch.Tensor) -> torch.Tensor:
+def _without_temperature(objective: Callable[..., torch.Tensor], batch: Batch, encode: Encode, _: torch.Tensor) -> torch.Tensor:
     return objective(batch, encode, dot)
 
 
@@ -188,27 +186,23 @@ def _validation_metrics(encoder: DenseEncoder, how: Precision, held_out: Retriev
 
 def pair_data(run: recipe.Recipe, data: DataSets, encoder: DenseEncoder, steps: int) -> PairData:
     """Training steps in their order, tokenised as the encoder's contract says."""
-    make = partial(
-        collate, tokenize=encoder.tokenize, known_positives=known_positives(data.train), negatives_per_query=run.data.negatives_per_query
-    )
+    make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(data.train), negatives_per_query=run.data.negatives_per_query)
     return PairData(Steps(data.train, make, run.seed, run.optimization.batch_size, first=0, last=steps), data.validation)
 
 
-def trainer(run: recipe.Recipe, folder: RunFolder, steps: int, samples: int) -> lightning.Trainer:
-    """Lightning's trainer with our log, progress line, best weights and clean stop."""
-    how = precision(run.machine)
+_LIGHTNING_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def trainer(run: recipe.Recipe, folder: RunFolder, steps: int, samples: int, extra: Sequence[lightning.Callback]) -> lightning.Trainer:
+    """Lightning's trainer with our log and progress line, early stopping where the recipe asks for it, and `extra` callbacks."""
     every = run.validation.every_steps or steps_per_epoch(samples, run.optimization.batch_size)
-    callbacks: list[lightning.Callback] = [
-        ProgressLine(run.optimization.batch_size, steps),
-        KeepBest(folder.checkpoints / "best"),
-        GracefulStop(),
-    ]
+    callbacks = [ProgressLine(run.optimization.batch_size, steps), *extra]
     if run.validation.patience is not None:
         callbacks.append(EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience))
     return lightning.Trainer(
         accelerator=accelerator(run.machine),
         devices=1,
-        precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[how],
+        precision=_LIGHTNING_PRECISION[precision(run.machine)],
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=min(every, steps),

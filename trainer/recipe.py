@@ -50,7 +50,9 @@ class Model(Section):
     query_prompt: str | None = Field(None, description="text put before every query; null: as the folder says, else nothing")
     document_prompt: str | None = Field(None, description="text put before every document; null: as the folder says, else nothing")
     query_max_length_tokens: PositiveInt | None = Field(None, description="longer queries are cut, special tokens counted; null: as the folder says")
-    document_max_length_tokens: PositiveInt | None = Field(None, description="longer documents are cut, special tokens counted; null: as the folder says")
+    document_max_length_tokens: PositiveInt | None = Field(
+        None, description="longer documents are cut, special tokens counted; null: as the folder says"
+    )
     dropout: Ratio | None = Field(0.0, description="dropout inside the backbone while training; null: as the backbone's configuration says")
     tuning: Annotated[Lora | FullTuning, Field(discriminator="kind")] = Field(Lora(), description="which weights are trained")
     activation_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory, a third more time")
@@ -64,7 +66,9 @@ class Data(Section):
     test: str | None = Field(None, description="as `train`; null: the test split of a BEIR folder, else no test")
     columns: dict[str, str] = Field({}, description="role to column name where they differ, e.g. {query: question, positive: answer}")
     negatives_per_query: NonNegativeInt = Field(0, description="hard negatives of each row to use; rows with fewer repeat theirs")
-    validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share of the training rows held out when there is no validation set")
+    validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the training rows held out when there is no validation set"
+    )
     validation_max_queries: PositiveInt = Field(1000, description="at most so many queries are held out or validated on")
     max_bad_rows_ratio: Ratio = Field(0.001, description="share of unreadable rows that is set aside; more end the run with exit code 87")
 

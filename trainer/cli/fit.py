@@ -94,8 +94,8 @@ def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int,
     from trainer.runtime.stop import GracefulStop
 
     module = build.bi_encoder(run, encoder, steps)
-    trainer = build.trainer(run, folder, steps, len(data.train))
-    best, stop = (next(callback for callback in trainer.callbacks if isinstance(callback, kind)) for kind in (KeepBest, GracefulStop))
+    best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
+    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop])
     try:
         trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps))
     except NonFiniteStep as error:

@@ -15,7 +15,6 @@ from trainer.data.order import batch_samples
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 
-
 Item = TypeVar("Item")
 
 

@@ -24,7 +24,7 @@ def plain_attention(
     query: Float[Tensor, "text head query width"],
     key: Float[Tensor, "text head key width"],
     value: Float[Tensor, "text head key width"],
-    attended: Bool[Tensor, "text #head query key"] | None,
+    attended: Bool[Tensor, "text head_or_1 query key"] | None,
     scale: float,
 ) -> Float[Tensor, "text head query width"]:
     """softmax(scale Q K^T) V, over the attended keys (Vaswani et al. 2017, equation 1)."""

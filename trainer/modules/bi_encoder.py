@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.errors import NonFinite
+from trainer.modules.optimizer import OptimizerSettings, adamw
 from trainer.objectives import excluded_documents
 from trainer.parallel import Encode
-from trainer.modules.optimizer import OptimizerSettings, adamw
 
 Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Float[Tensor, ""]]
 """An objective with everything but batch, encoder and temperature filled in."""
@@ -79,7 +80,7 @@ class BiEncoder(LightningModule):
         for name, value in self.validate(validation_set).items():
             self.log(f"validation/{name}", value, batch_size=1)
 
-    def configure_optimizers(self) -> dict[Literal["optimizer", "lr_scheduler"], Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule."""
         return adamw(self.encoder, self.temperature, self.optimizer_settings)
 

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -43,7 +44,7 @@ def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedu
             assert_never(schedule)
 
 
-def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSettings) -> dict[Literal["optimizer", "lr_scheduler"], Any]:
+def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSettings) -> OptimizerLRSchedulerConfig:
     """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
@@ -53,7 +54,9 @@ def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSetting
     for parameter in temperature.parameters():
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)
-    optimizer = torch.optim.AdamW([{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()], fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()], fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps, settings.schedule)
     )

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytorch_lightning as lightning
+from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.runtime.progress import VALIDATION_SCORE
 
@@ -43,6 +44,6 @@ class KeepBest(lightning.Callback):
         return True
 
 
-def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+def trained_weights(module: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
     """Every parameter that is trained, by name, on the CPU."""
     return {name: parameter.detach().cpu().contiguous() for name, parameter in module.named_parameters() if parameter.requires_grad}
