@@ -24,7 +24,7 @@ QUERIES = tuple(f"q{number}" for number in range(40))
 
 
 SET = RetrievalSet(
-    name="a-set",
+    name="a-set test",
     query_ids=QUERIES,
     queries=tuple(f"what is {query}?" for query in QUERIES),
     document_ids=("right", "wrong"),
@@ -91,6 +91,7 @@ def test_says_the_gain_how_sure_it_is_and_which_queries(run):
     before, after = (20 / math.log2(3) + 5) / 40, (20 + 15 / 2 + 5 / math.log2(5)) / 40
     assert f"nDCG@10 rose from {before:.3f} to {after:.3f} (+{after - before:.3f}, 95 % interval +" in text
     assert "p < 0.001) on 40 test queries that training never saw." in text
+    assert "40 test queries of a-set, each searched among 2 documents" in text
     assert "35 better 0 equal 5 worse" in text
     assert "what is q20? right text first before: wrong-1 10+ → 3 +0.50" in text
     assert "what is q35? right text first now: wrong-1 1 → 4 −0.57" in text

@@ -164,7 +164,7 @@ def _evaluation(path: Path) -> Evaluation | None:
         if not systems or any(len(values) != len(query_ids) for system in systems for values in system.metrics.values()):
             raise ValueError("no systems, or not one value a query")
         return Evaluation(
-            set=str(content["set"]),
+            set=str(content["set"]).removesuffix(f" {content['split']}"),
             split=str(content["split"]),
             documents=int(content["documents"]),
             query_ids=query_ids,
