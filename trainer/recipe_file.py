@@ -4,9 +4,8 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -14,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from trainer.errors import BadRecipe
 from trainer.recipe import Recipe, Section
-from trainer.recipe_keys import choices, kind_of, nearest_keys, question, sections_in, type_text
+from trainer.recipe_keys import choices, kind_of, nearest, nearest_keys, question, sections_in, type_text
 from trainer.recipe_text import Place, Value, dotted, dump, parse, parse_word, read_text
 
 _COMMAND_LINE = "command line"
@@ -59,15 +58,15 @@ def _checked(values: dict[str, Value], origins: dict[Place, str], name: str) -> 
 
 
 def _override(values: dict[str, Value], overrides: Sequence[str], origins: dict[Place, str]) -> None:
-    """Puts `key.sub=value` settings into `values`; kinds first, so that the order of the arguments does not matter."""
-    settings = [_setting(override) for override in overrides]
-    for place, value in sorted(settings, key=lambda setting: setting[0][-1] != "kind"):
+    """Puts `key.sub=value` settings into `values`, and notes in `origins` that they came from the command line."""
+    for place, value in map(_setting, overrides):
         if place[-1] == "kind":
-            _change_kind(values, place[:-1], value)
+            _drop_other_variant(values, place[:-1], value, origins)
         _set(values, place, value)
         for stale in [known for known in origins if known[: len(place)] == place]:
             del origins[stale]
-        origins[place] = _COMMAND_LINE
+        for depth in range(1, len(place) + 1):
+            origins.setdefault(place[:depth], _COMMAND_LINE)
 
 
 def _setting(override: str) -> tuple[Place, Value]:
@@ -103,27 +102,21 @@ def _set(values: dict[str, Value], place: Place, value: Value) -> None:
         current = current[step]
 
 
-def _change_kind(values: dict[str, Value], place: Place, kind: Value) -> None:
-    """Takes the keys that only the file's variant has out of the section at `place`, before its `kind` changes."""
-    section: Any = values
-    field: FieldInfo | None = None
-    variants: tuple[type[Section], ...] = (Recipe,)
-    for step in place:
-        if not isinstance(step, int):
-            field = next((variant.model_fields[step] for variant in variants if step in variant.model_fields), None)
-            variants = sections_in(field.annotation) if field else ()
-        section = section.get(step) if isinstance(section, dict) else section[step] if isinstance(section, list) and len(section) > step else None
-    if not isinstance(section, dict) or len(variants) < 2:
+def _drop_other_variant(values: dict[str, Value], place: Place, kind: Value, origins: dict[Place, str]) -> None:
+    """Before the section at `place` becomes another variant: takes out what the file says that only the former variant has."""
+    section, field = _value_at(values, place), _field_at(place)
+    if not isinstance(section, dict) or field is None:
         return
-    fields = {kind_of(variant): set(variant.model_fields) for variant in variants}
-    before = section.get("kind", _default_kind(field))
-    if isinstance(before, str) and isinstance(kind, str) and {before, kind} <= fields.keys():
-        for key in fields[before] - fields[kind]:
-            section.pop(key, None)
+    keys = {kind_of(variant): set(variant.model_fields) for variant in sections_in(field.annotation)}
+    former = section.get("kind", _default_kind(field))
+    if isinstance(former, str) and isinstance(kind, str) and {former, kind} <= keys.keys():
+        for key in keys[former] - keys[kind]:
+            if _origin((*place, key), origins) != _COMMAND_LINE:
+                section.pop(key, None)
 
 
-def _default_kind(field: FieldInfo | None) -> str | None:
-    return kind_of(type(field.default)) if field and isinstance(field.default, Section) else None
+def _default_kind(field: FieldInfo) -> str | None:
+    return kind_of(type(field.default)) if isinstance(field.default, Section) else None
 
 
 def _fill_kinds(values: Value, section: type[Section]) -> None:
@@ -156,30 +149,26 @@ class _Spot:
 def _spot(location: tuple[int | str, ...], values: dict[str, Value]) -> _Spot:
     """Where pydantic's location lies: it mixes keys with the names of variants and of union members, which are left out here."""
     place: Place = ()
-    value: Any = values
     field: FieldInfo | None = None
     section: type[Section] = Recipe
     variants: tuple[type[Section], ...] = (Recipe,)
-    tagged = False
     for step in location:
-        if len(variants) > 1 and not tagged and not isinstance(step, int):
-            variants, tagged = tuple(variant for variant in variants if kind_of(variant) == step), True
-            continue
-        if variants and not isinstance(step, int):
-            section, tagged = variants[0], False
-            field = section.model_fields.get(str(step))
+        value = _value_at(values, place)
+        if len(variants) > 1 and isinstance(step, str):
+            variants = tuple(variant for variant in variants if kind_of(variant) == step)
+        elif variants and isinstance(step, str):
+            section, place = variants[0], (*place, step)
+            field = section.model_fields.get(step)
             variants = sections_in(field.annotation) if field else ()
-        elif not (isinstance(value, dict) and step in value) and not (isinstance(value, list) and isinstance(step, int)):
-            continue
-        place = (*place, step)
-        value = value[cast(Any, step)] if isinstance(value, list) else value.get(step) if isinstance(value, dict) else None
-    return _Spot(place, value, section, field)
+        elif isinstance(step, int) or (isinstance(value, dict) and step in value):
+            place = (*place, step)
+    return _Spot(place, _value_at(values, place), section, field)
 
 
 def _problem(details: ErrorDetails, values: dict[str, Value], origins: dict[Place, str], name: str) -> str:
     """One problem in words: where, what was given, what may stand there."""
     spot = _spot(details["loc"], values)
-    where = next((origins[spot.place[:depth]] for depth in range(len(spot.place), 0, -1) if spot.place[:depth] in origins), name)
+    where = _origin((*spot.place, "kind") if details["type"].startswith("union_tag") else spot.place, origins, name)
     return f"{where}: {dotted(spot.place) or 'the recipe'}{_reason(details['type'], spot, details['msg'])}"
 
 
@@ -191,15 +180,23 @@ def _reason(problem: str, spot: _Spot, message: str) -> str:
         return f": {message}"
     allowed = type_text(spot.field.annotation, spot.field.metadata)
     if problem == "missing":
-        return f" is missing and has no default; give {allowed}: {spot.field.description or 'a section of its own'}"
+        required = [
+            f"{spot.place[-1]}.{name}"
+            for section in sections_in(spot.field.annotation)
+            for name, field in section.model_fields.items()
+            if field.is_required()
+        ]
+        return f" is missing and has no default; give {allowed}" + (
+            f" with at least {', '.join(required)}" if required else f": {spot.field.description}"
+        )
     if problem in ("union_tag_invalid", "union_tag_not_found") and isinstance(spot.value, dict):
         kinds = [str(kind_of(variant)) for variant in sections_in(spot.field.annotation)]
         if "kind" not in spot.value:
-            meant = question([f"kind instead of {key}" for key in get_close_matches("kind", spot.value, n=1)])
+            meant = question([f"kind instead of {key}" for key in nearest("kind", spot.value)])
             return f".kind is missing; give one of {', '.join(kinds)}{meant}"
         kind = str(spot.value["kind"])
-        return f".kind: {_shown(spot.value['kind'])} is not one of {', '.join(kinds)}{question(get_close_matches(kind, kinds, n=1))}"
-    meant = question(get_close_matches(spot.value, choices(spot.field.annotation), n=1)) if isinstance(spot.value, str) else ""
+        return f".kind: {_shown(spot.value['kind'])} is not one of {', '.join(kinds)}{question(nearest(kind, kinds))}"
+    meant = question(nearest(spot.value, choices(spot.field.annotation))) if isinstance(spot.value, str) else ""
     quotes = "; put it in quotes to make it text" if problem == "string_type" and isinstance(spot.value, int | float) else ""
     return f": {_shown(spot.value)} cannot stand here; give {allowed}{meant}{quotes}"
 
@@ -209,20 +206,40 @@ def _nearest(spot: _Spot) -> str:
     *parent, last = (step for step in spot.place if isinstance(step, str))
     valid = [*spot.section.model_fields]
     prefix = dotted(spot.place[:-1]) + "." if len(spot.place) > 1 else ""
-    if near := get_close_matches(last, valid, n=3):
-        return question([prefix + key for key in near])
-    owner = sections_in(_field_at(tuple(parent)))
-    if others := [str(kind_of(variant)) for variant in owner if last in variant.model_fields]:
+    owner = _field_at(spot.place[:-1])
+    if others := [str(kind_of(variant)) for variant in (sections_in(owner.annotation) if owner else ()) if last in variant.model_fields]:
         return f" of {prefix}kind {kind_of(spot.section)}; it belongs to kind {' or '.join(others)}"
+    if any(isinstance(step, int) for step in spot.place) and (near := nearest(last, valid)):
+        return question([prefix + key for key in near])
     return question(nearest_keys(last, tuple(parent))) or f"; `nearfar recipe explain` lists all keys, here stand {', '.join(valid)}"
 
 
-def _field_at(place: tuple[str, ...]) -> Any:
-    """The type of the section at `place`; the recipe itself at the root."""
-    annotation: Any = Recipe
+def _field_at(place: Place) -> FieldInfo | None:
+    """The schema's field at a place; None at the root and where the schema has none. Items of a list have the list's field."""
+    sections: tuple[type[Section], ...] = (Recipe,)
+    field: FieldInfo | None = None
     for step in place:
-        annotation = next((section.model_fields[step].annotation for section in sections_in(annotation) if step in section.model_fields), None)
-    return annotation
+        if isinstance(step, str):
+            field = next((section.model_fields[step] for section in sections if step in section.model_fields), None)
+            sections = sections_in(field.annotation) if field else ()
+    return field
+
+
+def _value_at(values: Value, place: Place) -> Value:
+    """What is given at a place; None where nothing is."""
+    for step in place:
+        if isinstance(values, dict):
+            values = values.get(str(step))
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
+            values = values[step]
+        else:
+            return None
+    return values
+
+
+def _origin(place: Place, origins: dict[Place, str], otherwise: str = "") -> str:
+    """Where the value at `place`, or else the section around it, was given."""
+    return next((origins[place[:depth]] for depth in range(len(place), 0, -1) if place[:depth] in origins), otherwise)
 
 
 def _shown(value: Value) -> str:

@@ -5,9 +5,9 @@ All of it is read off the tree in `trainer.recipe`, so that there is one list of
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from inspect import getdoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -62,7 +62,8 @@ def all_keys(sections: Sequence[type[Section]] = (Recipe,), path: tuple[str, ...
 
 
 def nearest_keys(name: str, parent: tuple[str, ...] = ()) -> list[str]:
-    """The keys that `name`, written under `parent`, was likely meant to be; best first: first of that section, else of all.
+    """The keys that `name`, written under `parent`, was likely meant to be, best first: one of that very name, those of
+    the section that look like it, else those of all sections that do.
 
     >>> nearest_keys("learning_rat", ("optimization",))[0]
     'optimization.learning_rate'
@@ -71,11 +72,22 @@ def nearest_keys(name: str, parent: tuple[str, ...] = ()) -> list[str]:
     """
     keys = {key.name: key.path for key in all_keys()}
     siblings = {path[-1]: full for full, path in keys.items() if path[:-1] == parent}
-    if near := get_close_matches(name, siblings, n=3):
-        return [siblings[match] for match in near]
-    leaves = [path[-1] for path in keys.values()]
-    near = get_close_matches(name, dict.fromkeys(leaves), n=2, cutoff=0.75)
-    return [full for match in near for full, path in keys.items() if path[-1] == match][:3]
+    elsewhere = [full for full, path in keys.items() if path[-1] == name]
+    if near := [*elsewhere, *(siblings[match] for match in nearest(name, siblings))]:
+        return near[:3]
+    alike = nearest(name, {path[-1] for path in keys.values()}, likeness=0.75)
+    return [full for match in alike for full, path in keys.items() if path[-1] == match][:3]
+
+
+def nearest(word: str, candidates: Iterable[str], likeness: float = 0.6) -> list[str]:
+    """Those of the candidates that are most like `word`, at most three, best first; none below the likeness (0 to 1).
+
+    >>> nearest("learning_rat", ["learning_rate", "head_learning_rate", "epochs"])
+    ['learning_rate']
+    """
+    matches = get_close_matches(word, sorted(candidates), n=3, cutoff=likeness)
+    likenesses = [SequenceMatcher(None, match, word).ratio() for match in matches]
+    return [match for match, ratio in zip(matches, likenesses, strict=True) if ratio > likenesses[0] - 0.1]
 
 
 def question(candidates: Sequence[str]) -> str:

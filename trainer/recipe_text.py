@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yaml.parser import Parser
@@ -18,8 +19,10 @@ from trainer.errors import BadRecipe
 
 MAXIMUM_BYTES = 1_000_000
 MAXIMUM_DEPTH = 20
+_STANDARD_TAGS = "tag:yaml.org,2002:"
 
-Value = dict[str, "Value"] | list["Value"] | str | int | float | bool | None
+Value = dict[str, Any] | list[Any] | str | int | float | bool | None
+"""What a YAML text can hold; the items of lists and maps are again values."""
 Place = tuple[str | int, ...]
 """A key as its steps from the root: ("trackers", 0, "project")."""
 
@@ -45,7 +48,7 @@ class Tree:
 def read_text(path: Path) -> str:
     """The text of a recipe file; raises `BadRecipe` when there is none, it is no UTF-8, or it is over 1 MB."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             content = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
         raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
@@ -58,9 +61,9 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, name: str) -> Tree:
-    """The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and key of what is refused.
+    r"""The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and key of what is refused.
 
-    >>> parse("rate: 1e-3\\nword: no\\nlist: [1, '1']", "example").value
+    >>> parse("rate: 1e-3\nword: no\nlist: [1, '1']", "example").value
     {'rate': 0.001, 'word': 'no', 'list': [1, '1']}
     """
     try:
@@ -139,7 +142,11 @@ class _TreeReader:
         if isinstance(event, yaml.AliasEvent):
             raise self.refusal(event, place, f"`*{event.anchor}` repeats another part of the file; write the value out")
         if event.tag is not None:
-            raise self.refusal(event, place, f"the tag {event.tag} asks for an object to be built; recipes hold plain values only, leave the tag out")
+            raise self.refusal(
+                event,
+                place,
+                f"the tag {event.tag.replace(_STANDARD_TAGS, '!!')} asks for an object to be built; recipes hold plain values only, leave the tag out",
+            )
         if len(place) > MAXIMUM_DEPTH:
             raise self.refusal(event, place, f"nested more than {MAXIMUM_DEPTH} levels deep; no key of a recipe is")
         match event:
@@ -160,7 +167,7 @@ class _TreeReader:
         items: list[Value] = []
         while not self.events.check_event(yaml.SequenceEndEvent):
             here = (*place, len(items))
-            self.lines[here] = self.events.peek_event().start_mark.line + 1
+            self.lines[here] = _line(self.events.peek_event())
             items.append(self.value(here))
         self.events.get_event()
         return items
@@ -175,21 +182,28 @@ class _TreeReader:
             here = (*place, key)
             if key in values:
                 raise self.refusal(event, here, f"given twice, first on line {self.lines[here]}; keep one of them")
-            self.lines[here] = event.start_mark.line + 1
+            self.lines[here] = _line(event)
             values[key] = self.value(here)
         self.events.get_event()
         return values
 
     def refusal(self, event: yaml.Event, place: Place, reason: str) -> BadRecipe:
         key = f"{dotted(place)}: " if place else ""
-        return BadRecipe(f"{self.name}:{event.start_mark.line + 1}: {key}{reason}")
+        return BadRecipe(f"{self.name}:{_line(event)}: {key}{reason}")
+
+
+def _line(event: yaml.Event) -> int:
+    """The line an event begins on, from 1; the parser marks every event."""
+    return event.start_mark.line + 1  # type: ignore[union-attr]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `parse_word` would read as something else."""
+    """Quotes every text that YAML 1.1 or `parse_word` would read as something else, and escapes what would not survive quotes."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(parse_word(text), str) else "'")
+        """The text in the plainest style that reads back as the same text."""
+        style = '"' if not text.isprintable() else None if isinstance(parse_word(text), str) else "'"
+        return self.represent_scalar(_STANDARD_TAGS + "str", text, style=style)
 
     def ignore_aliases(self, data: object) -> bool:
         return True

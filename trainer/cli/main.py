@@ -3,13 +3,13 @@
 import os
 import select
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import data, fit, recipe
-from trainer.cli.console import printable
+from trainer.cli import data, encode, evaluate, fit, index, recipe, report, search
+from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
 READER_GONE = 141
@@ -19,7 +19,7 @@ READER_GONE = 141
 class _Verbs(TyperGroup):
     """The verbs in the order of a user's work, and a quiet end when the reader of our output has gone (`nearfar ... | head`)."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -39,9 +39,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train text-embedding and retrieval models, and prove that they got better.",
 )
+for verb, in_short in (
+    (fit.fit, "Train a model by a recipe, and show what it gained."),
+    (evaluate.evaluate, "Measure models side by side on judged queries."),
+    (encode.encode, "Turn lines of text into vectors."),
+    (index.index, "Make a corpus searchable."),
+    (search.search, "Show the documents nearest to a question."),
+    (report.report, "Write the page of a run anew."),
+):
+    app.command(short_help=in_short)(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
-app.command()(fit.fit)
 
 
 def main() -> NoReturn:
@@ -50,7 +58,8 @@ def main() -> NoReturn:
     try:
         app(prog_name="nearfar")
     except NearfarError as error:
-        print(printable(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}"), file=sys.stderr)
+        message = f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}"
+        print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)
 

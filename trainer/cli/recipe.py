@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.console import printable
+from trainer.data.visible import visible
 
 if TYPE_CHECKING:
     from trainer.recipe import Recipe
@@ -27,15 +27,22 @@ def explain(key: Annotated[str | None, typer.Argument(help="a key or section, e.
 
 @app.command()
 def check(file: RecipeFile, overrides: Overrides = None) -> None:
-    """Say whether a recipe can be understood, and what it comes to; exit code 2 where it cannot."""
+    """Say what a recipe comes to, or what is wrong with it.
+
+    The exit code is 2 where something is.
+    """
     from trainer.recipe_file import load_recipe
 
-    typer.echo(printable(f"{file}: ok\n{_essentials(load_recipe(file, overrides or []))}"))
+    lines = [f"{file}: ok", *_essentials(load_recipe(file, overrides or []))]
+    typer.echo("\n".join(map(visible, lines)))
 
 
 @app.command()
 def show(file: RecipeFile, overrides: Overrides = None) -> None:
-    """Print the whole recipe as it will be run: overrides put in, defaults written out. The output is a recipe itself."""
+    """Print the whole recipe as it will be run.
+
+    Overrides are put in and defaults written out; what is printed is a recipe itself.
+    """
     from trainer.recipe_file import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(file, overrides or [])), nl=False)
@@ -43,22 +50,20 @@ def show(file: RecipeFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors that complete and check YAML."""
+    """Print the JSON Schema of recipes, for editors."""
     from trainer.recipe_keys import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-def _essentials(recipe: "Recipe") -> str:
+def _essentials(recipe: "Recipe") -> list[str]:
     """Four lines on what a recipe does."""
     optimization, tuning = recipe.optimization, recipe.model.tuning
     trained = f"LoRA of rank {tuning.rank}" if tuning.kind == "lora" else "all weights"
     length = f"{optimization.max_steps} steps" if optimization.max_steps else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
-    return "\n".join(
-        (
-            f"  model      {recipe.model.backbone}, {trained}",
-            f"  data       {recipe.data.train}",
-            f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step, {length}, learning rate {optimization.learning_rate:g}",
-            f"  run        {Path(recipe.output) / recipe.name}",
-        )
-    )
+    return [
+        f"  model      {recipe.model.backbone}, {trained}",
+        f"  data       {recipe.data.train}",
+        f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step, {length}, learning rate {optimization.learning_rate:g}",
+        f"  run        {Path(recipe.output) / recipe.name}",
+    ]
