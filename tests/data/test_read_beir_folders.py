@@ -35,7 +35,7 @@ def test_rows_and_retrieval_set(tmp_path: Path) -> None:
 
 def test_missing_split_names_those_there(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "toy", train="q1\td1\t1\n")
-    with pytest.raises(BadData, match=r"no qrels/dev.tsv \(splits there: train\)"):
+    with pytest.raises(BadData, match=r"no split 'dev'.*splits there: train"):
         read_rows(str(folder), split="dev")
 
 

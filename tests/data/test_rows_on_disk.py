@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.batch import identity
-from trainer.data.rows import Row, Rows, known_positives
+from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
 
 TEXTS = st.text("aé\U0001f600 ", max_size=4)
 ROWS = st.builds(Row, TEXTS, TEXTS, st.lists(TEXTS, max_size=3).map(tuple), st.none() | st.just((0.5,)), st.just("f:1"))
@@ -23,7 +23,7 @@ def test_rows_equal_the_list(rows: list[Row]) -> None:
     assert [stored[at] for at in range(-len(rows), 0)] == rows
     assert list(stored[1:]) == rows[1:]
     assert list(stored[1:].select(np.arange(len(rows[1:]))[::-1])) == rows[1:][::-1]
-    assert stored.duplicates() == len(rows) - len({(row.query, row.positive) for row in rows})
+    assert duplicate_pairs(stored.table) == len(rows) - len({(row.query, row.positive) for row in rows})
     assert stored[1:].identities("query").tolist() == [identity(row.query) for row in rows[1:]]
 
 

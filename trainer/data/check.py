@@ -15,7 +15,7 @@ from trainer.data.read import judged_texts, read_rows
 from trainer.data.read_beir import beir_splits, is_beir_folder, read_qrels
 from trainer.data.read_hub import is_saved_folder, saved_splits
 from trainer.data.read_report import BadRow, ReadReport
-from trainer.data.rows import Row, Rows, known_positives
+from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
 from trainer.errors import BadData, TooManyBadRows
 
 EXAMPLES = 3
@@ -124,7 +124,7 @@ def _check_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Findin
         report.blank_rows_dropped += len(rows) - len(usable)
         parts[split] = Rows.of(usable)
         report.rows_kept += len(usable)
-        report.duplicate_rows += parts[split].duplicates()
+        report.duplicate_rows += duplicate_pairs(parts[split].table)
     if not report.rows_kept:
         raise BadData(f"{folder}: no query has a document that answers it; give qrels with scores above 0.")
     words = [len(text.split()) for text in documents.values()]

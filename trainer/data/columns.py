@@ -58,7 +58,7 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
         lacking = "query" if query is None else "positive"
         raise BadData(
             f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])}); its columns: {listing}. "
-            f"Say which it is, e.g. data.columns={{{lacking}: {there[0] if there else 'name'}}}."
+            f"Say which it is, e.g. data.columns={{{lacking}: {there[0] if there else 'name'!r}}}."
         )
     numbered = () if "negative" in wanted else tuple(sorted((name for name in there if _NUMBERED_NEGATIVE.fullmatch(name)), key=_number))
     named = (found["negative"],) if found["negative"] else ()

@@ -11,7 +11,7 @@ from trainer.data.read_hub import checked_hub_name, is_saved_folder, read_hub, r
 from trainer.data.read_json import Record, read_json_lines
 from trainer.data.read_report import BadRow, ReadReport
 from trainer.data.read_table import read_columnar, read_delimited
-from trainer.data.rows import Row, Rows, RowWriter
+from trainer.data.rows import Row, Rows, RowWriter, duplicate_pairs
 from trainer.errors import BadData
 
 Split = Literal["train", "dev", "test"]
@@ -61,7 +61,7 @@ def read_rows(
         raise
     found = Rows(writer.finish(), report)
     report.rows_kept = len(found)
-    report.duplicate_rows = found.duplicates()
+    report.duplicate_rows = duplicate_pairs(found.table)
     return found
 
 

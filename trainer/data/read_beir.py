@@ -1,5 +1,6 @@
 """BEIR folders: corpus.jsonl, queries.jsonl, qrels/<split>.tsv (each may end in .gz)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -32,10 +33,10 @@ def beir_splits(folder: Path) -> list[str]:
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
     """Every judgement of a split. Raises BadData when the split is not there."""
-    path = _member(folder, f"qrels/{split}.tsv")
+    path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
     if path is None:
         there = ", ".join(beir_splits(folder)) or "none"
-        raise BadData(f"{folder} has no qrels/{split}.tsv (splits there: {there}); add it, or name another data set.")
+        raise BadData(f"{folder} has no split {split!r}, which would be qrels/<split>.tsv (splits there: {there}); add it, or name another data set.")
     return list(_judgements(path, report))
 
 
