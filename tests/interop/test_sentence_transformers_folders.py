@@ -170,3 +170,16 @@ def test_a_pipeline_that_does_more_is_refused_by_name(toy_folder, tmp_path):
     pipeline(toy_folder("bert"), dense=Dense(32, 8, activation_function=torch.nn.ReLU())).save(str(tmp_path / "relu"))
     with pytest.raises(BadModel, match="only a linear layer with Identity or Tanh"):
         read_encoder(str(tmp_path / "relu"))
+
+
+@pytest.mark.parametrize(("similarity", "normalized"), [("cosine", True), ("dot", False), (None, True)])
+def test_what_is_compared_by_cosine_is_trained_normalised_and_read_as_it_is(toy_folder, tmp_path, similarity, normalized):
+    theirs = pipeline(toy_folder("bert"), normalize=False, similarity_fn_name=similarity)
+    theirs.save(str(tmp_path / "model"))
+    used, trained = read_encoder(str(tmp_path / "model")), load_encoder(recipe.Model(backbone=str(tmp_path / "model")))
+    assert_same(used, theirs)
+    assert used.contract.similarity == (similarity or "cosine")
+    assert not used.contract.normalize
+    assert trained.contract.normalize == normalized
+    scores = torch.from_numpy(ours(trained, "query") @ ours(trained, "document").T)
+    torch.testing.assert_close(scores, theirs.similarity(theirs.encode_query(TEXTS), theirs.encode_document(TEXTS)), atol=1e-4, rtol=1e-5)

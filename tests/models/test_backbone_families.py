@@ -104,7 +104,9 @@ def test_dropout_of_the_recipe_reaches_the_backbone(toy_folder, family):
     assert differs(0.5)
 
 
-@pytest.mark.parametrize(("family", "longest"), [("bert", 66), ("roberta", 64), ("xlm-roberta", 64), ("mpnet", 64), ("modernbert", 66), ("llama", 66)])
+@pytest.mark.parametrize(
+    ("family", "longest"), [("bert", 66), ("roberta", 64), ("xlm-roberta", 64), ("mpnet", 64), ("modernbert", 66), ("llama", 66)]
+)
 def test_the_longest_input_is_as_long_as_the_positions_allow(toy_folder, family, longest):
     encoder = read_encoder(str(toy_folder(family)))
     assert longest_input(encoder.backbone) == longest

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Shaped
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
-from trainer.models.vetting import check_links, read_json, weight_files, without_code
+from trainer.models.vetting import check_links, read_json, read_tensors, weight_files, without_code
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -38,7 +37,8 @@ def read_config(folder: Path) -> PretrainedConfig:
         made = CONFIG_MAPPING[kind](**config)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BadModel(f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}") from error
-    if type(made) not in MODEL_MAPPING or made.is_encoder_decoder:
+    text = hasattr(made, "vocab_size") and hasattr(made, "hidden_size") and not hasattr(made, "vision_config")
+    if not text or type(made) not in MODEL_MAPPING or made.is_encoder_decoder:
         raise BadModel(f"{folder}: {kind} is not an encoder or decoder of text")
     return made
 
@@ -69,7 +69,7 @@ def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = 
 def _read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        weights |= load_file(path)
+        weights |= read_tensors(path)
     return weights
 
 

@@ -1,6 +1,7 @@
 """One vector a text: backbone, pooling, an optional projection, normalisation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from trainer.errors import BadModel
 from trainer.models import backbone as backbones
 from trainer.models import lora as adapters
 from trainer.models import tokenization
+from trainer.models.contract import Contract, Role
 from trainer.models.cpu_attention import use_cpu_attention
 from trainer.models.cpu_linear import use_onednn
-from trainer.models.contract import Contract, Role
 from trainer.models.layout import Layout, read_layout
-from trainer.models.locate import is_hub_name, locate, locate_public
+from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
 from trainer.models.projection import Projection
 
@@ -85,13 +86,16 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
     """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked for.
 
     What the recipe leaves open is taken from the folder, else: last-token pooling for decoders and mean for the rest, normalised, no prompts,
-    as long as the backbone allows. A fresh projection is drawn from torch's generator. Raises BadModel.
+    as long as the backbone allows. A pipeline without normalisation whose vectors are compared by cosine is trained with it: the scores are
+    the same, and training takes the dot product. A fresh projection is drawn from torch's generator. Raises BadModel.
     """
     layout = read_layout(locate(model.backbone))
+    if layout.normalize is False and layout.similarity == "cosine":
+        layout = replace(layout, normalize=True)
     lora = model.tuning if isinstance(model.tuning, recipe.Lora) else None
     encoder = assemble(
         layout,
-        name=model.backbone if is_hub_name(model.backbone) else Path(model.backbone).name,
+        name=_public_name(model.backbone),
         dropout=model.dropout,
         quantize_4bit=lora is not None and lora.quantize_4bit,
         wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
@@ -113,7 +117,7 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
         return _read_adapter(folder)
     layout = read_layout(folder)
-    name = layout.contract.backbone if layout.contract else path_or_name if is_hub_name(path_or_name) else folder.resolve().name
+    name = layout.contract.backbone if layout.contract is not None else _public_name(path_or_name)
     encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
     _check_contract(folder, layout.contract, encoder.contract)
     return encoder.eval()
@@ -137,6 +141,12 @@ def _check_contract(folder: Path, said: Contract | None, found: Contract) -> Non
         f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
         "a file was exchanged after training: take the whole folder from where it was saved"
     )
+
+
+def _public_name(path_or_name: str) -> str:
+    """The name itself, of a folder the last part only: where it lies on this machine is nobody's business."""
+    path = Path(path_or_name).expanduser()
+    return path.resolve().name if path.is_dir() else path_or_name
 
 
 def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:

@@ -104,7 +104,7 @@ def _with_lengths(layout: Layout) -> Layout:
 def _with_prompts(layout: Layout, folder: Path) -> Layout:
     """Prompts under the names that sentence-transformers looks for; `default_prompt_name` where a role has none of its own."""
     if not (folder / "config_sentence_transformers.json").exists():
-        return layout
+        return replace(layout, similarity="cosine")
     config = read_json(folder, "config_sentence_transformers.json")
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):

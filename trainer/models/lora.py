@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Shaped
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainer import recipe
 from trainer.errors import BadModel
-from trainer.models.vetting import check_safetensors, inside, read_json
+from trainer.models.vetting import inside, read_json, read_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -50,12 +50,16 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
     if tuning.quantize_4bit:
         for parameter in backbone.parameters():
             parameter.requires_grad = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under an older name
-        model = get_peft_model(backbone, config)
+    model = _adapted_by(backbone, config)
     for _, layer in _adapted(model):
         layer.cast_input_dtype_enabled = False  # autocast decides: peft would cast to float32 and back on every call
     return model
+
+
+def _adapted_by(backbone: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers under an older name
+        return get_peft_model(backbone, config)
 
 
 def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:
@@ -154,15 +158,14 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
     weights = inside(folder, WEIGHTS)
     if not weights.is_file():
         raise BadModel(f"{folder} has an {CONFIG} but no {WEIGHTS}")
-    check_safetensors(weights)
+    state = read_tensors(weights)
     known = set(LoraConfig.__dataclass_fields__) - {"auto_mapping", "runtime_config"}
     given = {key: value for key, value in read_json(folder, CONFIG).items() if key in known}
     try:
         config: PeftConfig = LoraConfig(**given | {"inference_mode": True, "init_lora_weights": True})
-        model = get_peft_model(backbone, config)
+        model = _adapted_by(backbone, config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadModel(f"the adapter in {folder} does not fit its base model: {str(error)[:300]}") from error
-    state = load_file(weights)
     _check_keys(folder, get_peft_model_state_dict(model, save_embedding_layers=False), state)
     set_peft_model_state_dict(model, state)
     return model.merge_and_unload(safe_merge=True)

@@ -6,11 +6,11 @@ from typing import Literal, Self, assert_never
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.errors import BadModel
-from trainer.models.vetting import check_safetensors, inside, read_json
+from trainer.models.vetting import inside, read_json, read_tensors
 
 Activation = Literal["Identity", "Tanh"]
 _WRITTEN: dict[Activation, str] = {"Identity": "torch.nn.modules.linear.Identity", "Tanh": "torch.nn.modules.activation.Tanh"}
@@ -53,9 +53,8 @@ class Projection(nn.Linear):
         weights = inside(folder, "model.safetensors")
         if not weights.is_file():
             raise BadModel(f"{folder} holds no model.safetensors; weights in any other format are not opened")
-        check_safetensors(weights)
         projection = cls(sizes[0], sizes[1], bias=config.get("bias") is not False, activation=activation)  # type: ignore[arg-type]
-        state = {name.removeprefix("linear."): value.float() for name, value in load_file(weights).items()}
+        state = {name.removeprefix("linear."): value.float() for name, value in read_tensors(weights).items()}
         try:
             projection.load_state_dict(state)
         except RuntimeError as error:

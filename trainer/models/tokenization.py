@@ -5,9 +5,11 @@ Each role has its own frozen copy of the tokenizer with its own truncation, so a
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Tokenizer, normalizers, processors
@@ -15,12 +17,14 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from trainer.batch import Texts, identity
 from trainer.errors import BadModel
-from trainer.models.vetting import read_json
+from trainer.models.vetting import inside, read_json, without_code
 
 FIRST_CHARACTERS_PER_TOKEN = 64
 MOST_CHARACTERS = 1_000_000
 """What lies beyond is never looked at: a text is cut there even if the first million characters hold fewer tokens than allowed."""
 _UNTOUCHED_CHARACTERS = 256
+_VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(txt|json)|[A-Za-z0-9_.-]+\.model")
+_TOKENIZER_FILE = re.compile(rf"{_VOCABULARY.pattern}|merges\.txt|special_tokens_map\.json|added_tokens\.json")
 _PROBES = ("", "A database, restarted.", "naïve Ünïcode 検索 поиск", "def f(x):\n    return x[0] != 'y'  # 12,345", "  spaces\tand\nlines  ")
 
 
@@ -80,18 +84,35 @@ def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`; BadModel where there is none, or none that works without foreign code."""
-    if (folder / "tokenizer_config.json").exists():
-        read_json(folder, "tokenizer_config.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
-        raise BadModel(f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs tokenizer.json") from error
+    with TemporaryDirectory() as staged:
+        if not _stage(folder, Path(staged)):
+            raise BadModel(f"{folder} has no tokenizer: no tokenizer.json and no vocabulary; copy them from the model it was made from")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(staged, config=config, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
+            raise BadModel(f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs tokenizer.json") from error
     if not getattr(tokenizer, "is_fast", False):
         raise BadModel(f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); it needs tokenizer.json")
+    tokenizer.name_or_path = ""
     give_pad_token(tokenizer)
     if lower_case:
         _lower_case_first(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _stage(folder: Path, staged: Path) -> bool:
+    """Links the tokenizer's own files into an empty folder, with a tokenizer_config.json that can name neither code nor other files.
+
+    Whether there is a vocabulary: without one transformers would make up an empty tokenizer.
+    """
+    names = [path.name for path in folder.glob("*") if path.is_file()]
+    for name in filter(_TOKENIZER_FILE.fullmatch, names):
+        (staged / name).symlink_to(inside(folder, name).resolve())
+    if (folder / "tokenizer_config.json").exists():
+        settings = without_code(read_json(folder, "tokenizer_config.json"))
+        kept = {key: value for key, value in settings.items() if not key.endswith(("_file", "_path", "files"))}
+        (staged / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
+    return any(map(_VOCABULARY.fullmatch, names))
 
 
 def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:

