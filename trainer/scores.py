@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Score = Callable[[Float[Tensor, "*leading query dimension"], Float[Tensor, "*leading document dimension"]], Float[Tensor, "*leading query document"]]
+Score = Callable[
+    [Float[Tensor, "*#leading query dimension"], Float[Tensor, "*#leading document dimension"]], Float[Tensor, "*#leading query document"]
+]
 """Any function from embeddings of queries and documents to scores, before temperature."""
 
 
 def dot(
-    queries: Float[Tensor, "*leading query dimension"], documents: Float[Tensor, "*leading document dimension"]
-) -> Float[Tensor, "*leading query document"]:
+    queries: Float[Tensor, "*#leading query dimension"], documents: Float[Tensor, "*#leading document dimension"]
+) -> Float[Tensor, "*#leading query document"]:
     """The dot product of every query with every document, in float32 or better whatever the encoder's precision.
 
     >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist()

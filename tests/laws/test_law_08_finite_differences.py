@@ -1,0 +1,87 @@
+"""Law 8: gradients equal finite differences: of every loss, of every objective down to the weights, and of a learned temperature."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.autograd.gradcheck import GradcheckError
+from torch.func import functional_call
+from twins import SmallEncoder, full_batch, graded_batch
+
+from trainer import losses, objectives
+from trainer.parallel import in_chunks, log_partition
+from trainer.scores import dot, own
+
+OBJECTIVES = {
+    "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5)),
+    "symmetric": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5, symmetric=True)),
+    "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.5)),
+    "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.31)),
+}
+
+
+def scores_of(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+class TestLosses:
+    def test_info_nce(self):
+        assert gradcheck(lambda scores: losses.info_nce(scores[:, 0], scores.logsumexp(1)), [scores_of(3, 4)])
+
+    def test_cosent_and_its_temperature(self):
+        temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        labels = torch.tensor([2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+        assert gradcheck(lambda scores, temperature: losses.cosent(scores, labels, temperature), [scores_of(4), temperature])
+
+    def test_triplet(self):
+        assert gradcheck(partial(losses.triplet, margin=0.37), [scores_of(4, 3)])
+
+
+class TestScores:
+    @pytest.mark.parametrize("score", [dot, partial(own, score=dot)])
+    def test_scores(self, score):
+        assert gradcheck(score, [scores_of(3, 2), scores_of(6, 2)])
+
+    def test_log_partition_with_excluded_documents(self):
+        excluded = torch.tensor([[False, True, False], [False, False, True]])
+        temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+        assert gradcheck(
+            lambda queries, documents, temperature: log_partition(queries, documents, dot, temperature, excluded),
+            [scores_of(2, 3), scores_of(3, 3), temperature],
+        )
+
+
+def of_weights(objective, batch, wrap=lambda encoder: encoder):
+    """The loss as a function of the encoder's weights, and those weights."""
+    encoder = SmallEncoder(vocabulary=40, dimensions=3)
+    names = [name for name, _ in encoder.named_parameters()]
+
+    def loss(*weights):
+        given = dict(zip(names, weights, strict=True))
+        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))
+
+    return loss, [parameter.detach().clone().requires_grad_() for parameter in encoder.parameters()]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+class TestObjectives:
+    def test_down_to_the_weights(self, name):
+        make, objective = OBJECTIVES[name]
+        loss, weights = of_weights(objective, make())
+        assert torch.autograd.grad(loss(*weights), weights)[0].norm() > 1e-3
+        assert gradcheck(loss, weights, fast_mode=True)
+
+    def test_in_chunks_that_are_recomputed(self, name):
+        make, objective = OBJECTIVES[name]
+        loss, weights = of_weights(objective, make(), lambda encode: in_chunks(encode, 20, recompute=True))
+        assert gradcheck(loss, weights, fast_mode=True)
+
+    def test_detached_documents_would_be_seen(self, name):
+        make, objective = OBJECTIVES[name]
+        batch = make()
+        loss, weights = of_weights(
+            objective, batch, lambda encode: lambda texts: encode(texts).detach() if texts is batch.documents else encode(texts)
+        )
+        with pytest.raises(GradcheckError):
+            gradcheck(loss, weights, fast_mode=True)

@@ -1,0 +1,191 @@
+"""Objectives against twins that list every candidate: value, gradient norm and direction; and what identity leaves out."""
+
+from functools import partial
+
+import pytest
+import torch
+import twins
+from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, texts_of, value_and_gradient
+
+from trainer import objectives
+from trainer.batch import identity
+from trainer.modules.bi_encoder import Temperature
+from trainer.scores import dot
+
+CASES = {
+    "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.2), partial(twins.contrastive, temperature=0.2)),
+    "symmetric": (
+        full_batch,
+        partial(objectives.contrastive, score=dot, temperature=0.2, symmetric=True),
+        partial(twins.contrastive, temperature=0.2, symmetric=True),
+    ),
+    "in-batch negatives alone": (
+        lambda: batch_of([row[:2] for row in ROWS], KNOWN),
+        partial(objectives.contrastive, score=dot, temperature=0.05),
+        partial(twins.contrastive, temperature=0.05),
+    ),
+    "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.2), partial(twins.cosent, temperature=0.2)),
+    "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.3), partial(twins.triplet, margin=0.3)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    make, fast, slow = CASES[request.param]
+    return make(), fast, slow
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+class TestEqualsItsTwin:
+    def results(self, case, dtype):
+        batch, fast, slow = case
+        encoder = SmallEncoder(dtype)
+        assert len(set(batch.documents.lengths.tolist())) > 3, "lengths differ"
+        return encoder, value_and_gradient(slow(batch, encoder), list(encoder.parameters()))
+
+    def test_value_norm_and_direction(self, case, dtype):
+        encoder, wanted = self.results(case, dtype)
+        found = value_and_gradient(case[1](case[0], encode=encoder), list(encoder.parameters()))
+        assert alike(found, wanted, TOLERANCE[dtype])
+
+    def test_a_loss_times_two_would_be_seen(self, case, dtype):
+        encoder, wanted = self.results(case, dtype)
+        value, gradient = value_and_gradient(2 * case[1](case[0], encode=encoder), list(encoder.parameters()))
+        assert not alike((value, gradient), wanted, TOLERANCE[dtype])
+        assert not alike((value / 2, gradient), wanted, TOLERANCE[dtype])
+
+    def test_detached_documents_would_be_seen(self, case, dtype):
+        encoder, wanted = self.results(case, dtype)
+        documents = case[0].documents
+
+        def half_detached(texts):
+            return encoder(texts).detach() if texts is documents else encoder(texts)
+
+        value, gradient = value_and_gradient(case[1](case[0], encode=half_detached), list(encoder.parameters()))
+        assert abs(value - wanted[0]) < 1e-5, "the value alone does not show it"
+        assert not alike((value, gradient), wanted, TOLERANCE[dtype])
+
+
+def test_a_dropped_mask_would_be_seen(monkeypatch):
+    batch, encoder = full_batch(), SmallEncoder()
+    parameters = list(encoder.parameters())
+    wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
+    monkeypatch.setattr(objectives, "excluded_documents", lambda batch: torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool))
+    assert not alike(value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters), wanted, 1e-5)
+
+
+class TestExcluded:
+    def test_equals_the_list_of_candidates(self):
+        batch = full_batch()
+        wanted = [[not twins.is_candidate(batch, query, place) for place in range(len(batch.documents))] for query in range(len(batch.queries))]
+        found = objectives.excluded_documents(batch)
+        assert found.tolist() == wanted
+        assert 5 < found.sum() < found.numel() / 2
+
+    def test_own_positive_counts_even_where_it_is_the_query_s_text(self):
+        batch = batch_of([("same", "same"), ("other", "same")])
+        assert objectives.excluded_documents(batch).tolist() == [[False, True], [True, False]]
+
+    def test_the_filler_excludes_nothing(self):
+        batch = batch_of([("a", "b"), ("c", "d")], [["b", "x", "y"], ["d"]])
+        assert not objectives.excluded_documents(batch).any()
+
+
+class TestGradientOfWhatIsNoNegative:
+    """The gradient of the twin is exactly 0, not small: it is excluded, never multiplied."""
+
+    def document_gradient(self, rows, known=None, symmetric=False):
+        """Norm of the gradient of each document's vector, from the first query's loss alone."""
+        batch = batch_of(rows, known)
+        vectors = {}
+
+        def encode(texts):
+            vectors[id(texts)] = encoder(texts).detach().requires_grad_()
+            return vectors[id(texts)]
+
+        encoder = SmallEncoder()
+        queries = encoder(batch.queries).detach()
+        documents = encoder(batch.documents).detach().requires_grad_()
+        positive = (queries[0] @ documents[0]) / 0.2
+        from trainer.parallel import log_partition
+
+        excluded = objectives.excluded_documents(batch)
+        (log_partition(queries, documents, dot, 0.2, excluded)[0] - positive).backward()
+        return documents.grad.norm(dim=1).tolist()
+
+    def test_twin_of_the_positive(self):
+        own, negative, other, twin = self.document_gradient([("find", "answer", "wrong"), ("seek", "bird", "answer")])
+        assert twin == 0.0
+        assert min(own, negative, other) > 1e-3
+
+    def test_known_positive_of_a_query_with_several(self):
+        rows = [("find", "answer"), ("find", "reply"), ("seek", "bird")]
+        own, second, other = self.document_gradient(rows, [("answer", "reply"), ("answer", "reply"), ("bird",)])
+        assert second == 0.0
+        assert min(own, other) > 1e-3
+        assert self.document_gradient(rows)[1] > 1e-3, "unknown, it is a negative"
+
+    def test_the_query_s_own_text_as_a_document(self):
+        own, itself, other, hard = self.document_gradient([("find", "answer", "find"), ("seek", "bird", "tree")])
+        assert itself == 0.0
+        assert min(own, other, hard) > 1e-3
+
+    def test_a_query_in_doubt_is_no_negative_of_a_positive_either(self):
+        """Symmetric: of the positive `answer`, a second query that has it too must feel nothing."""
+        rows = [("find", "answer"), ("seek", "answer"), ("look", "bird")]
+        batch, encoder = batch_of(rows), SmallEncoder()
+        assert objectives.excluded_documents(batch)[:, :1].flatten().tolist() == [False, True, False]
+        queries = encoder(batch.queries).detach().requires_grad_()
+        documents = encoder(batch.documents).detach()
+        vectors = {id(batch.queries): queries, id(batch.documents): documents}
+        one_way = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2)
+        both_ways = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True)
+        backward = 2 * both_ways - one_way
+        # A softmax over {find, look}, over {seek, look}, and over all three for `bird`.
+        scores = (documents @ queries.T) / 0.2
+        wanted = (
+            torch.logsumexp(scores[0, [0, 2]], 0)
+            - scores[0, 0]
+            + torch.logsumexp(scores[1, [1, 2]], 0)
+            - scores[1, 1]
+            + torch.logsumexp(scores[2], 0)
+            - scores[2, 2]
+        ) / 3
+        assert alike(value_and_gradient(backward, [queries]), value_and_gradient(wanted, [queries]), 1e-10)
+
+
+class TestTemperature:
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_a_learned_one_gets_the_gradient_of_the_twin(self, symmetric):
+        batch, encoder = full_batch(), SmallEncoder()
+        temperature = Temperature(0.2, learned=True).double()
+        parameters = [temperature.log, *encoder.parameters()]
+        found = value_and_gradient(objectives.contrastive(batch, encoder, dot, temperature(), symmetric), parameters)
+        wanted = value_and_gradient(twins.contrastive(batch, encoder, temperature(), symmetric), parameters)
+        assert alike(found, wanted, 1e-10)
+        assert abs(found[1][0]) > 1e-3
+
+    def test_a_fixed_one_gets_none(self):
+        temperature = Temperature(0.2, learned=False)
+        assert not temperature.log.requires_grad
+        assert temperature().item() == pytest.approx(0.2, rel=1e-6)
+        objectives.contrastive(full_batch(), SmallEncoder(), dot, temperature()).backward()
+        assert temperature.log.grad is None
+
+    def test_stays_positive_whatever_is_learned(self):
+        temperature = Temperature(0.05, learned=True)
+        with torch.no_grad():
+            temperature.log -= 5
+        assert temperature().item() > 0
+
+
+def test_cosent_without_labels_is_refused():
+    with pytest.raises(ValueError, match="no labels"):
+        objectives.cosent(full_batch(), SmallEncoder(), dot, 0.1)
+
+
+def test_identities_not_tokens_decide():
+    """Texts cut to the same tokens stay different texts."""
+    batch = batch_of([("a", "b"), ("c", "d")])
+    assert identity("b") in batch.documents.identities.tolist()
+    assert texts_of(["b"]).identities.tolist() == [identity("b")]

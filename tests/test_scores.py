@@ -1,0 +1,107 @@
+"""Scores against loops; law 5 for a query's own documents, law 2 as far as one process goes."""
+
+import pytest
+import torch
+from twins import alike, value_and_gradient
+
+from trainer.parallel import log_partition
+from trainer.scores import dot, own
+
+DTYPES = [torch.float64, torch.float32]
+
+
+def embeddings(dtype=torch.float64, queries=4, documents=12, dimensions=5):
+    return (
+        torch.randn(queries, dimensions, dtype=dtype, requires_grad=True),
+        torch.randn(documents, dimensions, dtype=dtype, requires_grad=True),
+    )
+
+
+def slanted(queries, documents):
+    """A score that is not symmetric and not linear: what holds for it holds for more than the dot product."""
+    weight = torch.arange(1, queries.shape[-1] + 1, dtype=queries.dtype)
+    return torch.einsum("...qd,d,...kd->...qk", queries.tanh(), weight, documents.square())
+
+
+class TestDot:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_equals_the_double_loop(self, dtype):
+        queries, documents = embeddings(dtype)
+        wanted = torch.stack([torch.stack([sum(a * b for a, b in zip(query, document, strict=True)) for document in documents]) for query in queries])
+        weights = torch.randn(4, 12, dtype=dtype)
+        found = dot(queries, documents)
+        assert found.dtype == dtype
+        tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}[dtype]
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (found, wanted)]
+        assert alike(*both, tolerance)
+
+    def test_leading_axes_broadcast(self):
+        queries, documents = torch.randn(3, 1, 2, 5), torch.randn(4, 6, 5)
+        found = dot(queries, documents)
+        assert found.shape == (3, 4, 2, 6)
+        torch.testing.assert_close(found[2, 3], dot(queries[2, 0], documents[3]))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_summed_in_float32(self, dtype):
+        queries, documents = torch.full((1, 4096), 0.1, dtype=dtype), torch.full((1, 4096), 0.1, dtype=dtype)
+        found = dot(queries, documents)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.item(), 4096 * float(queries[0, 0]) ** 2, rtol=1e-5, atol=0)
+
+    def test_autocast_does_not_lower_it(self):
+        queries, documents = torch.rand(3, 64), torch.rand(5, 64)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (queries @ documents.T).dtype == torch.bfloat16  # autocast is on
+            found = dot(queries, documents)
+        assert torch.equal(found, dot(queries, documents))
+
+    def test_gradients_reach_half_precision_embeddings_in_their_own_type(self):
+        queries = torch.rand(2, 4, dtype=torch.bfloat16, requires_grad=True)
+        dot(queries, torch.rand(3, 4, dtype=torch.bfloat16)).sum().backward()
+        assert queries.grad.dtype == torch.bfloat16
+        assert queries.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("score", [dot, slanted])
+class TestOwn:
+    @pytest.mark.parametrize("candidates", [1, 3])
+    def test_law_5_own_scores_are_the_diagonal_blocks(self, score, candidates):
+        queries, documents = embeddings(documents=4 * candidates)
+        everything = score(queries, documents)
+        wanted = torch.stack([everything[row, row * candidates : (row + 1) * candidates] for row in range(4)])
+        found = own(queries, documents, score)
+        assert found.shape == (4, candidates)
+        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
+        weights = torch.randn_like(found)
+        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (found, wanted)]
+        assert alike(*both, 1e-10)
+
+    def test_document_major_order_would_be_seen(self, score):
+        queries, documents = embeddings()
+        wrong = documents.unflatten(0, (3, 4)).transpose(0, 1).flatten(0, 1)
+        assert (own(queries, wrong, score) - own(queries, documents, score)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("score", [dot, slanted])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score, parts):
+    """Each part of the queries against all documents, and each part of the documents with its share of the sum, give the whole."""
+    queries, documents = embeddings()
+    excluded = torch.rand(4, 12) < 0.3
+    excluded[:, 0] = False
+    whole = log_partition(queries, documents, score, 0.7, excluded)
+    by_queries = torch.cat(
+        [log_partition(*part, 0.7, mask) for part, mask in zip(_shared_queries(queries, documents, score, parts), excluded.chunk(parts), strict=True)]
+    )
+    shares = [log_partition(queries, some, score, 0.7, mask) for some, mask in zip(documents.chunk(parts), excluded.chunk(parts, dim=1), strict=True)]
+    by_documents = torch.stack(shares).logsumexp(0)
+    weights = torch.randn(4, dtype=torch.float64)
+    wanted, *found = (value_and_gradient((each * weights).sum(), (queries, documents)) for each in (whole, by_queries, by_documents))
+    assert all(alike(each, wanted, 1e-10) for each in found)
+    detached = log_partition(queries, documents.detach(), score, 0.7, excluded)
+    assert not alike(value_and_gradient((detached * weights).sum(), (queries, documents)), wanted, 1e-10)
+
+
+def _shared_queries(queries, documents, score, parts):
+    return [(part, documents, score) for part in queries.chunk(parts)]
