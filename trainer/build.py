@@ -153,7 +153,7 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
     if an_epoch == 0:
         raise BadData(
             f"{samples} training rows do not fill one batch of {settings.batch_size}; "
-            f"give more rows, or set optimization.batch_size to at most {max(samples, 2)}"
+            + (f"give more rows, or set optimization.batch_size to at most {samples}" if samples > 1 else "give at least two rows")
         )
     return settings.max_steps or an_epoch * settings.epochs
 

@@ -1,6 +1,6 @@
 """`RetrievalSet`: queries, documents and which answer which; what retrieval is measured on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,10 +45,10 @@ def read_retrieval_set(
     return with_fewer_queries(found, max_queries) if max_queries is not None else found
 
 
-def from_rows(rows: Iterable[Row], name: str) -> RetrievalSet:
+def from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
     """The set of these rows: each distinct query with its positives; the corpus is every distinct positive and negative.
 
-    A scored row is a positive when its score is above 0.
+    A scored row is a positive when its score is in the upper half of the range of all scores.
 
     >>> from_rows([Row("q", "a", ("b",)), Row("q", "c")], "toy").qrels
     {'q0': {'d0': 1, 'd2': 1}}
@@ -56,14 +56,16 @@ def from_rows(rows: Iterable[Row], name: str) -> RetrievalSet:
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
+    scores = [row.labels[0] for row in rows if row.labels is not None]
+    middle = (min(scores) + max(scores)) / 2 if scores and min(scores) < max(scores) else 0.0
     for row in rows:
         for document in (row.positive, *row.negatives):
             documents.setdefault(document, f"d{len(documents)}")
-        if row.labels is None or row.labels[0] > 0:
+        if row.labels is None or row.labels[0] > middle:
             query = queries.setdefault(row.query, f"q{len(queries)}")
             qrels.setdefault(query, {})[documents[row.positive]] = 1
     if not qrels:
-        raise BadData(f"{name}: no row has a positive, so there is nothing to find; give rows with a score above 0, or without scores.")
+        raise BadData(f"{name}: no row has a positive, so there is nothing to find; give rows with different scores, or without scores.")
     return RetrievalSet(name, tuple(queries.values()), tuple(queries), tuple(documents.values()), tuple(documents), qrels)
 
 
