@@ -22,14 +22,14 @@ _WIDTH = 70
 
 
 def comparison_table(evaluation: Evaluation) -> Table:
-    """One row a system, one column a metric; the main metric with the 95 % interval of its mean. At most 100 columns wide."""
+    """One row a system, one column a metric; the main metric with the 95 % interval of its mean. At most 80 columns wide."""
     queries = len(evaluation.systems[0].query_ids)
-    title = f"{visible(evaluation.set, 60)}: {queries:,} queries, {evaluation.documents:,} documents"
+    title = f"{visible(evaluation.set, 60)}: {queries:,} queries, {evaluation.documents:,} documents; means, in brackets the 95 % interval"
     table = Table(title=Text(title), title_justify="left", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
     metrics = list(evaluation.systems[-1].metrics)
     for metric in metrics:
-        table.add_column(f"{_label(metric)} (95 % interval)" if metric == MAIN_METRIC else _label(metric), no_wrap=True)
+        table.add_column(f"{_label(metric)} [95 %]" if metric == MAIN_METRIC else _label(metric), no_wrap=True)
     for number, system in enumerate(evaluation.systems):
         cells = [_with_interval(system) if metric == MAIN_METRIC else f"{system.mean(metric):.3f}" for metric in metrics]
         table.add_row(Text(_short(system.name)), *cells, style="bold" if number == len(evaluation.systems) - 1 else "")
@@ -87,7 +87,7 @@ def _label(metric: str) -> str:
     return _NAMES.get(name, name) + at + cut
 
 
-def _short(name: str, limit: int = 24) -> str:
+def _short(name: str, limit: int = 20) -> str:
     """A name cut at its front, where paths are alike."""
     shown = visible(name)
     return shown if len(shown) <= limit else f"…{shown[1 - limit :]}"

@@ -35,8 +35,9 @@ def build(kind: Approximate, vectors: Float32[np.ndarray, "document dimension"])
     else:
         lists = max(1, min(int(4 * math.sqrt(count)), count // 39))  # k-means wants 39 vectors a list
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimensions), dimensions, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1  # no warning on standard error for a small corpus
         index.train(np.ascontiguousarray(vectors[_spread(count, 256 * lists)]))
-        settings["nlist"] = lists
+        settings["nlist"] = float(lists)
     for start in range(0, count, _VECTORS_AT_ONCE):
         index.add(np.ascontiguousarray(vectors[start : start + _VECTORS_AT_ONCE]))
     most = settings.get("nlist", 1024)
@@ -92,7 +93,7 @@ def _tuned(index: Any, kind: Approximate, vectors: Float32[np.ndarray, "document
         _, found = search(index, queries, exact.shape[1])
         recall = _recall(exact, found, sample)
         if recall >= ENOUGH_RECALL or effort >= most:
-            return {_EFFORT[kind]: effort, "recall_at_10": round(recall, 4)}
+            return {_EFFORT[kind]: float(effort), "recall_at_10": round(recall, 4)}
         effort = min(most, 2 * effort)
 
 

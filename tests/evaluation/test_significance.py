@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from trainer.evaluation.significance import bootstrap_interval, paired_test
+
+
+def test_the_interval_covers_the_true_mean_about_95_times_in_100():
+    """Over 400 data sets of 100 skewed values; the count of misses has a standard deviation of about 1 %."""
+    generator = np.random.default_rng(0)
+    samples = generator.beta(0.5, 1.5, (400, 100))
+    intervals = [bootstrap_interval(values, resamples=1000, seed=number) for number, values in enumerate(samples)]
+    covered = np.mean([low <= 0.25 <= high for low, high in intervals])
+    assert 0.91 <= covered <= 0.98
+    narrow = np.mean([low <= 0.25 <= high for low, high in (bootstrap_interval(values, 0.5, 1000) for values in samples)])
+    assert 0.42 <= narrow <= 0.58
+
+
+def test_p_values_are_uniform_where_nothing_changed():
+    generator = np.random.default_rng(1)
+    before, after = generator.random((2, 500, 40))
+    p_values = np.array([paired_test(*pair, resamples=400).p_value for pair in zip(before, after, strict=True)])
+    for share in (0.05, 0.25, 0.5, 0.75):
+        assert abs((p_values <= share).mean() - share) < 0.06
+
+
+def test_a_gain_on_every_query_is_found():
+    before = np.linspace(0, 0.5, 60)
+    test = paired_test(before, before + 0.1)
+    assert test.p_value == pytest.approx(1 / 10_001)
+    assert (test.difference, test.low, test.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (test.better, test.equal, test.worse) == (60, 0, 0)
+
+
+def test_p_is_that_of_all_sign_patterns():
+    """Differences 1, 2, 3: of the 8 patterns only +++ and --- are as far from 0, so p is near 2 / 8."""
+    test = paired_test(np.zeros(3), np.array([1.0, 2.0, 3.0]), resamples=20_000)
+    assert test.p_value == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_other_direction_is_the_same_with_the_other_sign():
+    before, after = np.random.default_rng(2).random((2, 50))
+    there, back = paired_test(before, after), paired_test(after, before)
+    assert there.difference == pytest.approx(-back.difference)
+    assert there.p_value == pytest.approx(back.p_value, abs=0.02)
+    assert (there.better, there.worse) == (back.worse, back.better)
+
+
+def test_no_change_at_all():
+    test = paired_test(np.ones(5), np.ones(5))
+    assert (test.difference, test.low, test.high, test.p_value, test.equal) == (0, 0, 0, 1, 5)
+
+
+def test_the_same_seed_gives_the_same_whatever_the_memory(monkeypatch):
+    values = np.random.default_rng(3).random(37)
+    first = bootstrap_interval(values)
+    assert bootstrap_interval(values) == first != bootstrap_interval(values, seed=1)
+    monkeypatch.setattr("trainer.evaluation.significance._DRAWS_AT_ONCE", 1000)
+    assert bootstrap_interval(values) == pytest.approx(first, abs=0.005)
+
+
+def test_nothing_to_measure_and_unequal_lengths_are_refused():
+    with pytest.raises(ValueError, match="no queries"):
+        bootstrap_interval(np.zeros(0))
+    with pytest.raises((ValueError, TypeCheckError)):  # the shape annotation sees it first where annotations are checked
+        paired_test(np.zeros(3), np.zeros(4))

@@ -1,0 +1,62 @@
+import math
+import re
+from collections import Counter
+
+import pytest
+
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.retrieval.bm25 import bm25_run
+
+DOCUMENTS = (
+    "Delete a disk. A disk is gone for good.",
+    "Create a storage account",
+    "delete the storage account and every disk in it",
+    "",
+    "Create a storage account",
+)
+
+
+def set_of(queries, documents=DOCUMENTS):
+    qrels = {f"q{number}": {"d0": 1} for number in range(len(queries))}
+    return RetrievalSet("toy", tuple(qrels), tuple(queries), tuple(f"d{row}" for row in range(len(documents))), tuple(documents), qrels)
+
+
+def by_the_formula(query, documents, k1=1.5, b=0.75):
+    """Lucene's BM25: idf = log(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
+    words = [re.findall(r"\b\w\w+\b", text.lower()) for text in documents]
+    mean = sum(map(len, words)) / len(words)
+    scores = {}
+    for row, text in enumerate(words):
+        for word in re.findall(r"\b\w\w+\b", query.lower()):
+            frequency, found = Counter(text)[word], sum(word in other for other in words)
+            if frequency:
+                idf = math.log(1 + (len(words) - found + 0.5) / (found + 0.5))
+                scores[f"d{row}"] = scores.get(f"d{row}", 0) + idf * frequency / (frequency + k1 * (1 - b + b * len(text) / mean))
+    return scores
+
+
+def test_scores_are_those_of_the_formula():
+    queries = ("delete a disk", "Storage Account", "is it")
+    run = bm25_run(set_of(queries))
+    for number, query in enumerate(queries):
+        wanted = by_the_formula(query, DOCUMENTS)
+        assert wanted
+        assert run[f"q{number}"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_queries_without_a_known_word_find_nothing():
+    assert bm25_run(set_of(["zebra", "", "a", "delete"]))["q3"]
+    assert bm25_run(set_of(["zebra", "", "a"])) == {"q0": {}, "q1": {}, "q2": {}}
+
+
+def test_the_first_of_equal_documents_is_kept():
+    assert list(bm25_run(set_of(["create storage"]), k=1)["q0"]) == ["d1"]
+
+
+def test_a_corpus_without_words():
+    assert bm25_run(set_of(["delete"], documents=("", "?"))) == {"q0": {}}
+
+
+def test_nothing_is_printed(capfd):
+    bm25_run(set_of(["delete"]))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,107 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from toy_models import SENTENCES
+
+from trainer.errors import BadModel
+from trainer.models.dense import read_encoder
+from trainer.retrieval.encode import encode
+
+TEXTS = [*SENTENCES, *(" ".join(["disk storage account query"] * repeats) for repeats in range(1, 12)), SENTENCES[0], "", SENTENCES[2]]
+"""Of many lengths, some of them twice, in no order."""
+
+
+@pytest.fixture
+def encoder(toy_folder):
+    return read_encoder(str(toy_folder("bert")))
+
+
+@pytest.fixture
+def seen(encoder):
+    """What went through the encoder: texts and padded tokens of each micro-batch."""
+    calls = []
+    encoder.register_forward_pre_hook(lambda _, given: calls.append((len(given[0]), given[0].padded()[0].numel())))
+    return calls
+
+
+def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
+    vectors = encode(encoder, TEXTS, "document")
+    with torch.no_grad():
+        alone = np.concatenate([encoder(encoder.tokenize([text], "document")).numpy() for text in TEXTS])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, alone, atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 0.05  # else any order would pass
+
+
+@pytest.mark.parametrize("texts_at_once", [1, 3, 16])
+def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
+    whole = encode(encoder, TEXTS, "document")
+    monkeypatch.setattr("trainer.retrieval.encode._TEXTS_AT_ONCE", texts_at_once)
+    np.testing.assert_allclose(encode(encoder, TEXTS, "document", micro_batch_tokens=40), whole, atol=1e-6)
+
+
+def test_a_text_that_occurs_twice_is_encoded_once(encoder, seen):
+    vectors = encode(encoder, TEXTS, "document")
+    assert sum(count for count, _ in seen) == len(set(TEXTS)) < len(TEXTS)
+    np.testing.assert_array_equal(vectors[0], vectors[TEXTS.index(SENTENCES[0], 1)])
+
+
+def test_micro_batches_keep_to_the_budget_and_carry_little_padding(encoder, seen):
+    encode(encoder, TEXTS, "document", micro_batch_tokens=64)
+    tokens = int(encoder.tokenize(sorted(set(TEXTS)), "document").offsets[-1])
+    assert len(seen) > 3
+    assert all(padded <= 64 or count == 1 for count, padded in seen)
+    assert sum(padded for _, padded in seen) < 1.25 * tokens
+
+
+def test_the_tokenizer_runs_in_another_thread(encoder, monkeypatch):
+    threads, tokenize = [], encoder.tokenize
+    monkeypatch.setattr(encoder, "tokenize", lambda texts, role: threads.append(threading.current_thread()) or tokenize(texts, role))
+    monkeypatch.setattr("trainer.retrieval.encode._TEXTS_AT_ONCE", 5)
+    encode(encoder, TEXTS, "query")
+    assert len(threads) == 4
+    assert threading.main_thread() not in threads
+
+
+def test_a_failing_tokenizer_fails_the_call(encoder, monkeypatch):
+    def fail(texts, role):
+        raise BadModel("no such token")
+
+    monkeypatch.setattr(encoder, "tokenize", fail)
+    with pytest.raises(BadModel, match="no such token"):
+        encode(encoder, TEXTS, "query")
+
+
+def test_training_and_frozen_parts_are_left_as_they_were(encoder):
+    encoder.train()
+    encoder.backbone.embeddings.eval()
+    modes = [module.training for module in encoder.modules()]
+    encode(encoder, TEXTS, "document")
+    assert [module.training for module in encoder.modules()] == modes
+    assert any(modes)
+    assert not all(modes)
+
+
+def test_dropout_is_off_while_encoding(encoder):
+    encoder.train()
+    assert any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in encoder.modules())
+    np.testing.assert_array_equal(encode(encoder, TEXTS, "document"), encode(encoder, TEXTS, "document"))
+
+
+def test_bf16_is_near_and_is_used(encoder):
+    exact, rough = encode(encoder, TEXTS, "document"), encode(encoder, TEXTS, "document", precision="bf16")
+    assert rough.dtype == np.float32
+    assert 1e-5 < np.abs(exact - rough).max() < 0.05
+
+
+def test_no_texts_give_no_vectors(encoder):
+    assert encode(encoder, [], "query").shape == (0, encoder.dimensions)
+
+
+def test_weights_that_are_not_finite_are_named(encoder):
+    with torch.no_grad():
+        next(encoder.parameters()).fill_(float("nan"))
+    with pytest.raises(BadModel, match=r"infinite or undefined.*fp32"):
+        encode(encoder, TEXTS, "query")

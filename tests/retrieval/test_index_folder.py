@@ -1,0 +1,199 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.errors import BadData, BadFolder, BadModel
+from trainer.models.dense import read_encoder
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.encode import encode
+from trainer.retrieval.index import Index, build_index
+from trainer.retrieval.manifest import FILES, MANIFEST
+from trainer.retrieval.search import top_k
+
+WORDS = ("disk", "storage", "account", "query", "database", "machine", "list", "region", "delete", "create")
+DOCUMENTS = [
+    Document(f"id{row}", f"{WORDS[row % 10]} é" if row % 3 else "", f"{WORDS[row // 10 % 10]} {WORDS[row // 100]} {WORDS[row % 7]}")
+    for row in range(400)
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(toy_folder):
+    return read_encoder(str(toy_folder("bert")))
+
+
+@pytest.fixture(scope="module")
+def built(encoder, tmp_path_factory):
+    """An index of each kind; not to be changed."""
+    folder = tmp_path_factory.mktemp("indexes")
+    for kind in ("flat", "hnsw", "ivf"):
+        build_index(encoder, "toy", iter(DOCUMENTS), folder / kind, kind)
+    return folder
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    """A flat index of its own to damage."""
+    return shutil.copytree(built / "flat", tmp_path / "copy")
+
+
+def questions(encoder):
+    return encode(encoder, ["delete a disk", "storage account", "list every database"], "query")
+
+
+def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
+    index = Index.open(built / "flat")
+    queries, vectors = questions(encoder), encode(encoder, [document.whole for document in DOCUMENTS], "document")
+    np.testing.assert_array_equal(index.search(queries, 7)[1], top_k(queries, vectors, 7)[1])
+    hits = index.hits(queries[0], 5)
+    assert [hit.document for hit in hits] == [DOCUMENTS[row] for row in top_k(queries[:1], vectors, 5)[1][0]]
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert [index.document(row) for row in (0, 1, 399)] == [DOCUMENTS[row] for row in (0, 1, 399)]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_approximate_kinds_find_most_and_say_how_much(encoder, built, kind):
+    index, exact = Index.open(built / kind), Index.open(built / "flat")
+    assert index.manifest.approximate["recall_at_10"] >= 0.95
+    queries = questions(encoder)
+    scores, _ = index.search(queries, 10)
+    wanted, _ = exact.search(queries, 10)
+    assert np.isclose(scores, wanted, atol=1e-5).mean() > 0.8
+    assert len(index.hits(queries[0], 1000)) <= 400
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_very_small_corpora(encoder, tmp_path, kind, count, capfd):
+    build_index(encoder, "toy", DOCUMENTS[:count], tmp_path / "idx", kind)
+    hits = Index.open(tmp_path / "idx").hits(questions(encoder)[0], 5)
+    assert len({hit.document.id for hit in hits}) == min(count, 5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.retrieval.index._DOCUMENTS_AT_ONCE", 150)
+    told = []
+    build_index(encoder, "toy", DOCUMENTS, tmp_path / "idx", progress=lambda done, everything: told.append((done, everything)))
+    assert told == [(150, 400), (300, 400), (400, 400)]
+    np.testing.assert_allclose(np.load(tmp_path / "idx" / "vectors.npy"), np.load(built / "flat" / "vectors.npy"), atol=1e-6)
+
+
+def test_nothing_is_left_behind_when_building_fails(encoder, tmp_path):
+    def broken():
+        yield DOCUMENTS[0]
+        raise BadData("line 2 is bad")
+
+    with pytest.raises(BadData, match="line 2"):
+        build_index(encoder, "toy", broken(), tmp_path / "idx")
+    with pytest.raises(BadData, match="no document"):
+        build_index(encoder, "toy", [], tmp_path / "idx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_kept_unless_it_is_an_index_to_be_replaced(encoder, copy):
+    with pytest.raises(BadFolder, match="--replace"):
+        build_index(encoder, "toy", DOCUMENTS[:3], copy)
+    assert Index.open(copy).manifest.count == 400
+    build_index(encoder, "toy", DOCUMENTS[:3], copy, replace=True)
+    assert Index.open(copy).manifest.count == 3
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+    (copy / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadFolder, match="something other than an index"):
+        build_index(encoder, "toy", DOCUMENTS[:3], copy, replace=True)
+    assert (copy / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_failed_replacement_leaves_the_former_index(encoder, copy):
+    with pytest.raises(BadData):
+        build_index(encoder, "toy", [], copy, replace=True)
+    assert Index.open(copy).manifest.count == 400
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "index.faiss"])
+def test_cut_altered_and_missing_files_are_named(copy, name):
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[:-3])
+    with pytest.raises(BadFolder, match=f"{name} has {len(whole) - 3} bytes instead of {len(whole)}"):
+        Index.open(copy)
+    (copy / name).write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(BadFolder, match=f"{name} was altered"):
+        Index.open(copy)
+    (copy / name).unlink()
+    with pytest.raises(BadFolder, match=f"{name} is missing"):
+        Index.open(copy)
+
+
+def test_one_changed_byte_is_seen_at_both_ends_of_a_large_file(copy, monkeypatch):
+    """With blocks of 8 bytes, every file here counts as large."""
+    from trainer.retrieval import manifest
+
+    monkeypatch.setattr(manifest, "_BLOCK", 8)
+    path = copy / "vectors.npy"
+    whole, before = path.read_bytes(), manifest._fingerprint(path)
+    for place in (0, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert manifest._fingerprint(path) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"count": "400"}, "damaged"),
+        ({"dimensions": 0}, "damaged"),
+        ({"kind": "hnsw"}, "lists other files"),
+        ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "lists other files"),
+        ({"loader": "os.system"}, "damaged"),
+        ({"count": 399}, "the manifest says"),
+    ],
+)
+def test_a_manifest_that_does_not_fit(copy, change, message):
+    content = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(content | change))
+    with pytest.raises(BadFolder, match=message):
+        Index.open(copy)
+
+
+def test_a_folder_that_is_no_index(tmp_path):
+    with pytest.raises(BadFolder, match="nearfar index"):
+        Index.open(tmp_path)
+    (tmp_path / MANIFEST).write_text("[1")
+    with pytest.raises(BadFolder, match="damaged"):
+        Index.open(tmp_path)
+
+
+def test_another_faiss_index_is_refused(encoder, built, tmp_path):
+    """Files and manifest agree with each other and not with the kind."""
+    folder = shutil.copytree(built / "ivf", tmp_path / "copy")
+    shutil.copy(built / "hnsw" / "index.faiss", folder)
+    content = json.loads((folder / MANIFEST).read_text())
+    content["files"]["index.faiss"] = json.loads((built / "hnsw" / MANIFEST).read_text())["files"]["index.faiss"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(BadFolder, match="another FAISS index"):
+        Index.open(folder)
+
+
+def test_pickled_arrays_are_refused(copy):
+    np.save(copy / "probe.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    content = json.loads((copy / MANIFEST).read_text())
+    from trainer.retrieval.manifest import describe_files
+
+    content["files"] = {name: record.model_dump() for name, record in describe_files(copy).items()}
+    (copy / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(BadFolder, match=r"probe\.npy cannot be read"):
+        Index.open(copy)
+
+
+def test_another_model_is_refused_and_lower_precision_is_not(encoder, toy_folder, built):
+    index = Index.open(built / "flat")
+    index.check_encoder(encoder)
+    with torch.autocast("cpu", torch.bfloat16):
+        index.check_encoder(encoder)
+    with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
+        index.check_encoder(read_encoder(str(toy_folder("distilbert"))))
+    with pytest.raises(BadModel, match="5 numbers each"):
+        index.search(np.ones((1, 5), np.float32), 3)

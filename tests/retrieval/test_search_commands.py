@@ -1,0 +1,145 @@
+"""encode, index, search and evaluate as a person calls them, in one process to be quick."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from trainer.cli.encode import encode
+from trainer.cli.evaluate import evaluate
+from trainer.cli.index import index
+from trainer.cli.search import search
+from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.evaluation.evaluate import read_evaluation
+from trainer.models.dense import read_encoder
+from trainer.retrieval.encode import encode as vectors_of
+
+app = typer.Typer(pretty_exceptions_enable=False)
+for verb in (encode, evaluate, index, search):
+    app.command()(verb)
+
+TEXTS = ["delete a disk", "create a storage account", "show every query of the database"]
+
+
+def call(*arguments, stdin=None):
+    """The result; an error of ours is raised."""
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(toy_folder):
+    return toy_folder("bert")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    lines = [{"_id": f"doc{row}", "title": "", "text": text} for row, text in enumerate(TEXTS)]
+    lines.append({"_id": "bad\x1b[31m", "title": "\u202etitle\x07", "text": "list\x1b]0;gone\x07 every virtual machine"})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def beir(tmp_path, corpus):
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n" for row, text in enumerate(TEXTS)))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(3)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_encode_writes_numpy(model, role):
+    found = call("encode", model, "--as", role, "--precision", "fp32", stdin="\n".join(TEXTS).encode() + b"\r\n")
+    assert found.exit_code == 0
+    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
+    np.testing.assert_allclose(vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6)
+    assert "3 vectors of 32 numbers" in found.stderr
+
+
+def test_encode_in_parts_to_a_file(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.cli.encode._TEXTS_AT_ONCE", 2)
+    call("encode", model, "-o", tmp_path / "v.npy", stdin="\n".join(TEXTS).encode())
+    assert np.load(tmp_path / "v.npy").shape == (3, 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
+@pytest.mark.parametrize(("stdin", "message"), [(b"one\n \nthree\n", "line 2 .* blank"), (b"one\n\xff\n", "line 2 .* UTF-8"), (b"", "empty")])
+def test_encode_names_the_line_it_cannot_take(model, tmp_path, stdin, message):
+    with pytest.raises(BadData, match=message):
+        call("encode", model, "-o", tmp_path / "v.npy", stdin=stdin)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_encode_refuses_a_terminal(model, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with pytest.raises(BadData, match=r"> vectors\.npy"):
+        encode(str(model))
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_index_and_search(model, corpus, tmp_path, kind):
+    said = call("index", model, corpus, "-o", tmp_path / "idx", "--kind", kind)
+    assert "4 documents" in said.stdout
+    found = json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 3, "--json").stdout)
+    assert [hit["rank"] for hit in found] == [1, 2, 3]
+    assert (found[0]["id"], found[0]["text"]) == ("doc1", TEXTS[1])
+    assert found[0]["score"] == pytest.approx(1, abs=0.02)
+    page = call("search", tmp_path / "idx", TEXTS[1], "-k", 1).stdout
+    assert page.split()[0] == "1"
+    assert TEXTS[1] in page
+
+
+def test_what_is_found_cannot_move_the_cursor(model, corpus, tmp_path):
+    call("index", model, corpus, "-o", tmp_path / "idx")
+    for options in ((), ("--json",)):
+        page = call("search", tmp_path / "idx", "list every virtual machine", "-k", 4, *options).stdout
+        assert not {"\x1b", "\x07", "\u202e"} & set(page)
+    assert "\\x1b" in call("search", tmp_path / "idx", "list every virtual machine", "-k", 4).stdout
+
+
+def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_index(model, toy_folder, corpus, tmp_path):
+    call("index", model, corpus, "-o", tmp_path / "idx")
+    with pytest.raises(BadModel, match="other vectors"):
+        call("search", tmp_path / "idx", "disk", "--model", toy_folder("distilbert"))
+    with pytest.raises(BadData, match="blank"):
+        call("search", tmp_path / "idx", "  ")
+    with pytest.raises(BadFolder, match="not an index"):
+        call("search", tmp_path, "disk")
+    with pytest.raises(BadFolder, match="--replace"):
+        call("index", model, corpus, "-o", tmp_path / "idx")
+    call("index", model, corpus, "-o", tmp_path / "idx", "--replace")
+
+
+def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_folder, beir):
+    other = toy_folder("distilbert")
+    found = call("evaluate", model, other, "--data", beir, "--out", beir / "evaluation.json", "--precision", "fp32")
+    assert found.exit_code == 0
+    evaluation = read_evaluation(beir / "evaluation.json")
+    assert [system.name for system in evaluation.systems] == ["BM25", str(other), str(model)]
+    assert {(each.before, each.after) for each in evaluation.comparisons} == {("BM25", str(model)), (str(other), str(model))}
+    assert "nDCG@10 [95 %]" in found.stdout
+    assert "✓" in found.stdout
+
+
+def test_evaluate_without_bm25_and_with_fewer_queries(model, beir):
+    found = call("evaluate", model, "--data", beir, "--no-bm25", "--max-queries", 2)
+    assert "BM25" not in found.stdout
+    assert "2 queries, 4 documents" in found.stdout
+
+
+def test_evaluate_refuses_before_it_computes(model, beir):
+    with pytest.raises(BadRecipe, match="named twice"):
+        call("evaluate", model, model, "--data", beir)
+    with pytest.raises(BadModel):
+        call("evaluate", model, beir / "nothing", "--data", beir)
+    with pytest.raises(BadRecipe, match="does not exist"):
+        call("evaluate", model, "--data", beir, "--out", beir / "no" / "x.json")
+    with pytest.raises(BadData):
+        call("evaluate", model, "--data", beir, "--split", "dev")
