@@ -28,7 +28,6 @@ from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.parallel import Encode, in_chunks
 from trainer.runtime.log import JsonlLogger
-from trainer.runtime.memory import keep_freed_memory
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
@@ -65,10 +64,9 @@ def data_sets(data: recipe.Data, seed: int) -> DataSets:
 
 
 def prepare_machine(machine: recipe.Machine) -> None:
-    """Threads and memory of this process; changes nothing but speed."""
+    """Threads of this process, and libraries that talk too much; changes nothing that is learned."""
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    keep_freed_memory()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its greetings; what matters is in our own lines
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
