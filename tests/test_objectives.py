@@ -38,7 +38,7 @@ def case(request):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 class TestEqualsItsTwin:
     def results(self, case, dtype):
-        batch, fast, slow = case
+        batch, _, slow = case
         encoder = SmallEncoder(dtype)
         assert len(set(batch.documents.lengths.tolist())) > 3, "lengths differ"
         return encoder, value_and_gradient(slow(batch, encoder), list(encoder.parameters()))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy_models import SENTENCES
 from torch.utils.checkpoint import checkpoint
+from toy_models import SENTENCES
 from twins import TOLERANCE, alike, value_and_gradient
 
 from trainer import objectives, recipe

@@ -1,0 +1,107 @@
+"""The order of samples: a permutation an epoch, a pure function of (seed, epoch, step), another one each epoch, and even."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from trainer.data.order import batch_samples, permuted, steps_per_epoch
+
+keys = some.integers(0, 2**63)
+
+
+@given(some.integers(1, 700), keys)
+@settings(max_examples=200, deadline=None)
+def test_is_a_permutation(size, key):
+    assert sorted(permuted(np.arange(size), size, key).tolist()) == list(range(size))
+
+
+@given(some.integers(1, 2**40), keys, some.data())
+@settings(max_examples=100, deadline=None)
+def test_of_any_size_without_building_it_and_each_position_alone(size, key, data):
+    positions = np.array(data.draw(some.lists(some.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
+    together = permuted(positions, size, key)
+    assert len(set(together.tolist())) == len(positions)
+    assert together.min() >= 0
+    assert together.max() < size
+    assert [int(permuted(positions[at : at + 1], size, key)[0]) for at in range(len(positions))] == together.tolist()
+
+
+@given(some.integers(0, 2**32), some.integers(2, 300), some.integers(2, 20), some.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_no_sample_twice_in_an_epoch_and_at_most_one_batch_less_one_left_out(seed, samples, batch_size, epoch):
+    an_epoch = steps_per_epoch(samples, batch_size)
+    if an_epoch == 0:
+        return
+    taken = [batch_samples(seed, epoch * an_epoch + step, samples, batch_size) for step in range(an_epoch)]
+    assert {len(batch) for batch in taken} == {batch_size}
+    seen = np.concatenate(taken).tolist()
+    assert len(set(seen)) == len(seen)
+    assert samples - len(seen) < batch_size
+    assert set(seen) <= set(range(samples))
+
+
+def epoch_order(seed, epoch, samples=97, batch_size=8):
+    an_epoch = steps_per_epoch(samples, batch_size)
+    return [batch_samples(seed, epoch * an_epoch + step, samples, batch_size).tolist() for step in range(an_epoch)]
+
+
+def test_depends_on_seed_epoch_and_step_and_on_nothing_else():
+    before = epoch_order(13, 2)
+    np.random.default_rng(0).random(100)
+    assert epoch_order(13, 2) == before
+    assert batch_samples(13, 2 * 12 + 5, 97, 8).tolist() == before[5], "a step alone, without those before it"
+
+
+def test_is_the_same_in_another_process():
+    code = "from trainer.data.order import batch_samples; print(batch_samples(13, 29, 97, 8).tolist())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert other.stdout.strip() == str(batch_samples(13, 29, 97, 8).tolist())
+
+
+def test_epochs_and_seeds_differ():
+    orders = [tuple(map(tuple, epoch_order(seed, epoch))) for seed in range(20) for epoch in range(10)]
+    assert len(set(orders)) == 200
+
+
+def test_one_seed_s_next_epoch_is_not_another_seed_s_first():
+    assert not {tuple(map(tuple, epoch_order(1, epoch))) for epoch in range(30)} & {tuple(map(tuple, epoch_order(2, epoch))) for epoch in range(30)}
+
+
+def test_who_is_left_out_changes():
+    left_out = [set(range(10)) - set(np.concatenate(epoch_order(0, epoch, 10, 4)).tolist()) for epoch in range(40)]
+    assert all(len(out) == 2 for out in left_out)
+    assert set.union(*left_out) == set(range(10)), "everyone takes part sooner or later"
+
+
+@pytest.mark.parametrize("samples", [5, 16, 23, 64])
+def test_is_even(samples):
+    """Chi square of where each sample stands, over many epochs: every place is as likely as every other."""
+    epochs = 400 * samples
+    counts = np.zeros((samples, samples))
+    for key in range(epochs // 20):
+        counts[np.arange(samples), permuted(np.arange(samples), samples, key)] += 1
+    expected = epochs / 20 / samples
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    freedom = (samples - 1) ** 2
+    assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
+    assert ((np.roll(counts, 1, axis=0) - counts) != 0).any()
+
+
+def test_neighbours_part():
+    """Rows that stand together in a file, which are often alike, are no more likely to share a batch than others."""
+    samples, batch_size, together = 200, 20, 0
+    for epoch in range(200):
+        place = np.empty(samples, int)
+        for step, batch in enumerate(epoch_order(3, epoch, samples, batch_size)):
+            place[batch] = step
+        together += int((place[1:] == place[:-1]).sum())
+    expected = 200 * 199 * 19 / 199
+    assert abs(together - expected) < 5 * expected**0.5
+
+
+def test_large_seeds_do_not_overflow():
+    assert len(set(batch_samples(2**62, 10**9, 50, 10).tolist())) == 10
