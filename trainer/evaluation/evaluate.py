@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -176,13 +176,14 @@ def read_evaluation(path: Path) -> Evaluation:
         query_ids = tuple(content["query_ids"])
         systems = tuple(_system(entry, query_ids) for entry in content["systems"])
         comparisons = tuple(_comparison(entry) for entry in content["comparisons"])
-        fields = (content[key] for key in ("set", "split", "documents"))
-        return Evaluation(*fields, systems, comparisons, dict(content["queries"]), dict(content["texts"]))
+        return Evaluation(
+            content["set"], content["split"], content["documents"], systems, comparisons, dict(content["queries"]), dict(content["texts"])
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadData(f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with `nearfar evaluate --out`") from problem
 
 
-def _system(entry: Mapping, query_ids: tuple[str, ...]) -> SystemResult:
+def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResult:
     metrics = {metric: np.array(values, dtype=np.float64) for metric, values in entry["metrics"].items()}
     for metric, values in metrics.items():
         if values.shape != (len(query_ids),):
@@ -191,7 +192,7 @@ def _system(entry: Mapping, query_ids: tuple[str, ...]) -> SystemResult:
     return SystemResult(entry["name"], query_ids, metrics, top)
 
 
-def _comparison(entry: Mapping) -> Comparison:
+def _comparison(entry: Mapping[str, Any]) -> Comparison:
     test = {key: entry[key] for key in PairedTest.__slots__}
     return Comparison(entry["before"], entry["after"], entry["metric"], PairedTest(**test))
 

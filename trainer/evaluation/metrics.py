@@ -78,7 +78,7 @@ def _blocks(run: Run, qrels: Qrels) -> Iterator[tuple[Bool[np.ndarray, " query"]
         block = items[start : start + _QUERIES_AT_ONCE]
         retrieved = _filled([[judgements.get(document, 0) for document, _ in ranked(run.get(query, {}))] for query, judgements in block])
         ideal = _filled([sorted(judgements.values(), reverse=True) for _, judgements in block])
-        yield (ideal > 0).any(1), retrieved, ideal
+        yield np.any(ideal > 0, axis=1), retrieved, ideal
 
 
 def _filled(rows: list[list[int]]) -> Int64[np.ndarray, "row rank"]:

@@ -29,6 +29,7 @@ def build(kind: Approximate, vectors: Float32[np.ndarray, "document dimension"])
 
     count, dimensions = vectors.shape
     settings: dict[str, float] = {}
+    index: Any
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(dimensions, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 200
