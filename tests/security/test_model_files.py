@@ -194,7 +194,7 @@ def test_s03_keys_that_load_code_or_kernels_are_stripped(victim, tmp_path, no_ne
         "use_kernels": True,
         "kernel_config": {"RMSNorm": "evil/kernels:Evil"},
     }
-    change(victim / "config.json", **code, vision_config={"trust_remote_code": True, **code})
+    change(victim / "config.json", **code, extra_config={"trust_remote_code": True, **code})
     change(victim / "tokenizer_config.json", **code)
     after = read_encoder(str(victim))
     texts = before.tokenize(SENTENCES, "query")
