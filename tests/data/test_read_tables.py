@@ -89,6 +89,10 @@ def test_lists_in_parquet_are_several_positives(tmp_path: Path) -> None:
 
 def test_unknown_layouts_are_named(tmp_path: Path) -> None:
     (tmp_path / "data.xlsx").write_bytes(b"PK")
-    for source, reason in ((tmp_path / "data.xlsx", "no known layout"), (tmp_path, "folder of no known layout"), (tmp_path / "no.jsonl", "is not there")):
+    for source, reason in (
+        (tmp_path / "data.xlsx", "no known layout"),
+        (tmp_path, "folder of no known layout"),
+        (tmp_path / "no.jsonl", "is not there"),
+    ):
         with pytest.raises(BadData, match=reason):
             read_rows(str(source))

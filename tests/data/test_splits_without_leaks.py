@@ -31,7 +31,9 @@ def test_connected_equals_walking_the_graph(pairs: list[tuple[int, int]]) -> Non
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(SMALL, SMALL), min_size=2, max_size=30), st.integers(0, 3))
 def test_hold_out_never_leaks(pairs: list[tuple[int, int]], seed: int) -> None:
-    rows = Rows.of(Row(f"{'The ' * (at % 2)}query number{query}{'?' * (at % 3)}", f"DOCUMENT {document}.") for at, (query, document) in enumerate(pairs))
+    rows = Rows.of(
+        Row(f"{'The ' * (at % 2)}query number{query}{'?' * (at % 3)}", f"DOCUMENT {document}.") for at, (query, document) in enumerate(pairs)
+    )
     try:
         train, validation = hold_out(rows, 0.2, 5, seed)
     except BadData:
@@ -84,7 +86,9 @@ def test_hold_out_on_real_data(real_data: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.text("ab cd", max_size=8), max_size=12), st.lists(st.text("ab cd", max_size=8), max_size=12), st.sampled_from([0.5, 0.8, 0.9, 1.0]))
+@given(
+    st.lists(st.text("ab cd", max_size=8), max_size=12), st.lists(st.text("ab cd", max_size=8), max_size=12), st.sampled_from([0.5, 0.8, 0.9, 1.0])
+)
 def test_near_identical_misses_none(texts: list[str], others: list[str], overlap: float) -> None:
     def near(one: str, other: str) -> bool:
         first, second = word_set(one), word_set(other)

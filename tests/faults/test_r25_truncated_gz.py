@@ -9,7 +9,9 @@ import pytest
 from trainer.data.read import read_rows
 from trainer.errors import BadData
 
-LINES = "".join(f'{{"query": "question {number} {random.Random(number).random()}", "positive": "answer {number}"}}\n' for number in range(2000)).encode()
+LINES = "".join(
+    f'{{"query": "question {number} {random.Random(number).random()}", "positive": "answer {number}"}}\n' for number in range(2000)
+).encode()
 
 
 def test_r25_a_truncated_gz_names_the_offset(tmp_path: Path) -> None:
@@ -20,17 +22,14 @@ def test_r25_a_truncated_gz_names_the_offset(tmp_path: Path) -> None:
         read_rows(str(path))
 
 
-@pytest.mark.parametrize("offset", [0, 3, 12, 2000, -8, -4])
+@pytest.mark.parametrize("offset", [0, 12, 2000, -8, -4])
 def test_r25_a_damaged_byte_is_named(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "bad.jsonl.gz"
     packed = bytearray(gzip.compress(LINES))
     packed[offset] ^= 0xFF
     path.write_bytes(packed)
-    try:
-        assert len(read_rows(str(path), max_bad_rows_ratio=1.0)) == 2000  # a flag of the header that nothing depends on
-        assert offset == 3
-    except BadData as error:
-        assert "bad.jsonl.gz" in str(error)
+    with pytest.raises(BadData, match="bad.jsonl.gz"):
+        read_rows(str(path), max_bad_rows_ratio=1.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f", b"\x1f\x8b", b"plain text"])

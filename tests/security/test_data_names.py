@@ -35,7 +35,9 @@ def test_s10_names_to_prepare_are_from_a_list(tmp_path: Path, name: str) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("source", ["../../x", "a/../../b", "file:///etc/passwd", "http://169.254.169.254/latest/x.jsonl", "https://h/x", "a\x00b", "owner//x"], ids=ascii)
+@pytest.mark.parametrize(
+    "source", ["../../x", "a/../../b", "file:///etc/passwd", "http://169.254.169.254/latest/x.jsonl", "https://h/x", "a\x00b", "owner//x"], ids=ascii
+)
 @pytest.mark.usefixtures("no_network")
 def test_s10_addresses_and_paths_are_no_hub_names(source: str) -> None:
     with pytest.raises(BadData):

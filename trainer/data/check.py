@@ -183,7 +183,15 @@ def _sum_of(reports: Iterable[ReadReport]) -> ReadReport:
     """One report of several splits of one source."""
     first, *others = reports
     for other in others:
-        for name in ("rows_read", "rows_kept", "blank_rows_dropped", "blank_texts_dropped", "own_negatives_dropped", "duplicate_rows", "truncated_texts"):
+        for name in (
+            "rows_read",
+            "rows_kept",
+            "blank_rows_dropped",
+            "blank_texts_dropped",
+            "own_negatives_dropped",
+            "duplicate_rows",
+            "truncated_texts",
+        ):
             setattr(first, name, getattr(first, name) + getattr(other, name))
         first.bad = {reason: first.bad.get(reason, 0) + other.bad.get(reason, 0) for reason in first.bad | other.bad}
         first.bad_rows.extend(other.bad_rows)

@@ -118,7 +118,9 @@ class RowMaker:
         report.own_negatives_dropped += len(kept) - len(own)
         own = own[: self._max_negatives]
         labels = (*scores[:1], *(score for _, score in own if score is not None)) or None
-        return [Row(query, text, tuple(negative for negative, _ in own), labels, record.source) for text in dict.fromkeys(positives) if not is_blank(text)]
+        return [
+            Row(query, text, tuple(negative for negative, _ in own), labels, record.source) for text in dict.fromkeys(positives) if not is_blank(text)
+        ]
 
     def _texts(self, record: Record, name: str, several: bool = True, required: bool = True) -> list[str]:
         """The texts of a column; null is a blank text."""

@@ -65,7 +65,10 @@ def _written(target: Path, data: BeirSet) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        counts = {"documents": _write_lines(temporary / "corpus.jsonl", data.corpus), "queries": _write_lines(temporary / "queries.jsonl", data.queries)}
+        counts = {
+            "documents": _write_lines(temporary / "corpus.jsonl", data.corpus),
+            "queries": _write_lines(temporary / "queries.jsonl", data.queries),
+        }
         (temporary / "qrels").mkdir()
         for split in ("train", "dev", "test"):
             if judged := data.qrels.get(split):

@@ -55,7 +55,9 @@ def read_rows(
             writer.add(row)
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:
-            raise BadData(f"{source}: none of its {report.rows_read} rows can be used ({_why_none(report)}). Check the file with `nearfar data check`.")
+            raise BadData(
+                f"{source}: none of its {report.rows_read} rows can be used ({_why_none(report)}). Check the file with `nearfar data check`."
+            )
     except BaseException:
         writer.discard()
         raise
@@ -70,7 +72,9 @@ def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Reco
     path = Path(source)
     if path.is_dir():
         if not is_saved_folder(path):
-            raise BadData(f"{path} is a folder of no known layout; expected corpus.jsonl, queries.jsonl and qrels/ (BEIR), or one that `datasets` saved.")
+            raise BadData(
+                f"{path} is a folder of no known layout; expected corpus.jsonl, queries.jsonl and qrels/ (BEIR), or one that `datasets` saved."
+            )
         report.layout = "saved data set"
         return read_saved_folder(path, split)
     if path.exists():

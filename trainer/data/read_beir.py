@@ -109,7 +109,9 @@ def _identified(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
     return key, f"{title} {text or ''}" if title and title.strip() else text or ""
 
 
-def check_ids(judged: list[Judgement], queries: Mapping[str, str], documents: Mapping[str, str], bad: Mapping[str, int], report: ReadReport) -> list[Judgement]:
+def check_ids(
+    judged: list[Judgement], queries: Mapping[str, str], documents: Mapping[str, str], bad: Mapping[str, int], report: ReadReport
+) -> list[Judgement]:
     """The judgements whose query and document are there.
 
     Raises BadData naming ids that are nowhere. Ids that may stand in lines that could not be read (`bad`: how many of those each file had) are
