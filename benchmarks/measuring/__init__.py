@@ -1,0 +1,1 @@
+"""What every benchmark needs: children that take turns, clocks, the machine, a table."""

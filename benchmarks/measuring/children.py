@@ -1,0 +1,41 @@
+"""Each measurement in a process of its own, the contenders taking turns, so that neither warms or starves the other."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_MARK = "MEASURED "
+_START = "started"
+
+
+def child(script: str, job: Mapping[str, Any], timeout_seconds: float = 600.0) -> dict[str, Any]:
+    """What `script` reports for `job`, run in a new process. Raises RuntimeError with its last words when it fails."""
+    command = [sys.executable, script, "--job", json.dumps({**job, _START: time.monotonic()})]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False, cwd=Path(__file__).parents[2])
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{script} {dict(job)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return json.loads(lines[-1][len(_MARK) :])
+
+
+def run(script: str, measure: Callable[[dict[str, Any]], Mapping[str, Any]], main: Callable[[argparse.Namespace], None], **options: Any) -> None:
+    """The body of a benchmark script: as a child it measures one job, else it runs `main` with the command line's options."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    arguments = parser.parse_args()
+    if arguments.job is None:
+        main(arguments)
+    else:
+        print(_MARK + json.dumps(dict(measure(json.loads(arguments.job)))), flush=True)
+
+
+def seconds_since_start(job: Mapping[str, Any]) -> float:
+    """Wall clock since the parent began to start this process (one monotonic clock for the whole machine)."""
+    return time.monotonic() - float(job[_START])

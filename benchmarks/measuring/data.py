@@ -1,0 +1,61 @@
+"""Rows of the two data sets, and the model: the same for both contenders."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REPOSITORY.parent / "shared" / "data" / "pycode"}
+BATCH_SIZE, SEED, TEMPERATURE = 64, 13, 0.05
+
+
+def present(name: str) -> Path | None:
+    """The folder of a data set, or None with the reason printed."""
+    folder = DATA_SETS[name]
+    if (folder / "corpus.jsonl").is_file():
+        return folder
+    hint = "make it with `nearfar data prepare azure-cli`" if name == "azure-cli" else "it is not part of the repository"
+    print(f"skipped {name}: there is no {folder.name}/corpus.jsonl; {hint}")
+    return None
+
+
+def model_folder() -> str:
+    """all-MiniLM-L6-v2: the packaged copy where it is installed, else its hub name's."""
+    from trainer.models.locate import locate
+
+    return str(locate("sentence-transformers/all-MiniLM-L6-v2"))
+
+
+def write_pairs(folder: Path, steps: int, path: Path) -> None:
+    """Training pairs for `steps` batches, no query and no document twice: then no false negative is masked and both losses are one number."""
+    from trainer.data.read import read_rows
+
+    pairs: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for row in read_rows(str(folder), split="train"):
+        if row.query not in seen and row.positive not in seen:
+            seen |= {row.query, row.positive}
+            pairs.append((row.query, row.positive))
+            if len(pairs) == steps * BATCH_SIZE:
+                break
+    else:
+        raise ValueError(f"{folder} has {len(pairs)} distinct pairs, not enough for {steps} steps")
+    path.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
+
+
+def pairs_in_order(path: Path, steps: int) -> list[tuple[str, str]]:
+    """The pairs in the order in which our trainer visits them."""
+    from trainer.data.order import batch_samples
+
+    pairs: Sequence[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    order = [int(sample) for step in range(steps) for sample in batch_samples(SEED, step, len(pairs), BATCH_SIZE)]
+    return [(pairs[at]["query"], pairs[at]["positive"]) for at in order]
+
+
+def documents(folder: Path, limit: int) -> list[str]:
+    """Up to `limit` documents, spread evenly over the corpus."""
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    chosen = lines[:: max(1, len(lines) // limit)][:limit]
+    records = [json.loads(line) for line in chosen]
+    return [f"{record['title']} {record['text']}" if record.get("title") else record["text"] for record in records]

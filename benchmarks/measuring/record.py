@@ -1,0 +1,76 @@
+"""Tables, and the dated file each result is kept in."""
+
+import datetime
+import json
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from measuring.clocks import cores
+
+RESULTS = Path(__file__).parents[1] / "results"
+QUIET_WAIT_RATIO = 0.03
+_PACKAGES = ("torch", "transformers", "peft", "pytorch-lightning", "sentence-transformers")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, load and versions: what a number means nothing without."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    field = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    load = Path("/proc/loadavg")
+    return {
+        "processor": field.get("model name", platform.processor()),
+        "instructions": [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in field.get("flags", "").split()],
+        "cores": cores(),
+        "load": load.read_text().split()[0] if load.exists() else "",
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median and range.
+
+    >>> spread([3.0, 1.0, 2.0])
+    '2.0 (1.0-3.0)'
+    """
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, the first to the left."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
+
+    return "\n".join([title, line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def noise(wait_ratios: Sequence[float]) -> str:
+    """Says whether the machine was quiet enough for wall clock times to mean anything."""
+    worst = max(wait_ratios, default=0.0)
+    verdict = "quiet" if worst <= QUIET_WAIT_RATIO else "NOT QUIET: compare by processor time only"
+    return f"the processes were kept from running at most {worst:.0%} of their time: {verdict}"
+
+
+def keep(claim: str, text: str, raw: Mapping[str, Any]) -> None:
+    """Prints the table and keeps it with the machine it was measured on and every single value."""
+    where = machine()
+    described = ", ".join(f"{key} {' '.join(value) if isinstance(value, list) else value}" for key, value in where.items())
+    print(f"\n{text}\n{described}", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.date.today().isoformat()}-{claim}"
+    path.with_suffix(".txt").write_text(f"{text}\n\n{described}\n")
+    path.with_suffix(".json").write_text(json.dumps({"machine": where, **raw}, indent=1) + "\n")
