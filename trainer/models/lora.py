@@ -159,7 +159,7 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
     if not weights.is_file():
         raise BadModel(f"{folder} has an {CONFIG} but no {WEIGHTS}")
     state = read_tensors(weights)
-    known = set(LoraConfig.__dataclass_fields__) - {"auto_mapping", "runtime_config"}
+    known = set(LoraConfig.__dataclass_fields__) - {"auto_mapping", "runtime_config", "base_model_name_or_path"}
     given = {key: value for key, value in read_json(folder, CONFIG).items() if key in known}
     try:
         config: PeftConfig = LoraConfig(**given | {"inference_mode": True, "init_lora_weights": True})
