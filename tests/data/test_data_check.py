@@ -1,6 +1,7 @@
 """`nearfar data check`: what it finds, says and exits with."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
@@ -14,7 +15,7 @@ from trainer.errors import BadData
 RUN = CliRunner()
 
 
-def write(path: Path, *records: dict[str, object]) -> str:
+def write(path: Path, *records: Mapping[str, object]) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 

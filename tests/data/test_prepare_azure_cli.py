@@ -105,7 +105,7 @@ def test_the_folder_is_split_by_command_and_the_same_in_every_run(wheel: Path, t
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == sorted(names)
     assert len(read_retrieval_set(str(folder), "test").queries) == 10
-    train, test = ({row.positive for row in read_rows(str(folder), split=split)} for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = ({row.positive for row in read_rows(str(folder), split=split)} for split in ("train", "test"))
     assert train
     assert not train & test
     assert check(str(folder)).leaks == []

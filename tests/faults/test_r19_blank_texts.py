@@ -1,6 +1,7 @@
 """R19: an empty or blank text is dropped and counted; it never becomes a vector."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from trainer.errors import BadData
 BLANK = ["", " ", "\t\n", "\u00a0", "\u200b", "\u3000", "\u2060 \ufeff", None]
 
 
-def write(path: Path, *records: dict[str, object]) -> str:
+def write(path: Path, *records: Mapping[str, object]) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
