@@ -67,6 +67,18 @@ def test_what_is_not_attended_has_a_gradient_of_exactly_zero():
     assert value.grad[1, :, :2].abs().min() > 0
 
 
+def test_a_row_that_attends_to_nothing_spreads_no_nan():
+    """Padding beyond a sliding window: whatever such a row becomes, it is finite, and the rows that count are as without it."""
+    attended = padding() & torch.ones(5, 5, dtype=torch.bool).tril(1).triu(-1)
+    assert (~attended.any(-1)).any()
+    tensors, counts = heads(), padding()[:, :, 0, :, None]
+    plain = plain_attention(*tensors, attended, 0.4)
+    assert plain.isfinite().all()
+    wanted = functional.scaled_dot_product_attention(*tensors, attn_mask=attended, scale=0.4)
+    forms = [value_and_gradient(form.square().masked_fill(~counts, 0.0).sum(), tensors) for form in (plain, wanted)]
+    assert alike(*forms, 1e-10)
+
+
 class Layer(torch.nn.Module):
     is_causal = False
     num_key_value_groups = 1

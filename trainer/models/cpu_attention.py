@@ -30,7 +30,9 @@ def plain_attention(
     """softmax(scale Q K^T) V, over the attended keys (Vaswani et al. 2017, equation 1)."""
     scores = torch.matmul(query * scale, key.mT)
     if attended is not None:
-        scores = scores.masked_fill(~attended, -torch.inf)
+        # The least number, not minus infinity: in a sliding window a row of padding attends to nothing, and its softmax would be NaN, which the
+        # backward pass spreads to every weight. Where a row attends to anything, both give exactly 0 to what is masked.
+        scores = scores.masked_fill(~attended, torch.finfo(scores.dtype).min)
     return torch.matmul(scores.softmax(-1), value)
 
 

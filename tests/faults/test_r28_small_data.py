@@ -1,0 +1,90 @@
+"""R28: the last incomplete batch, fewer rows than a batch, no rows: each is defined, said, and hangs nothing."""
+
+import json
+import re
+
+import pytest
+
+from trainer import build, recipe
+from trainer.cli.fit import fit
+from trainer.errors import BadData, NearfarError
+
+RECIPE = "recipes/bi-encoder-lora.yaml"
+WORDS = ("disk", "vault", "image", "region", "secret", "network", "cluster", "database", "machine", "account", "policy", "queue", "topic", "zone")
+
+
+def file_of(rows, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"query": f"delete {word}", "positive": f"removes one {word} for good"}) + "\n" for word in WORDS[:rows]))
+    return path
+
+
+def settings(backbone, data, folder, *more):
+    return [
+        f"model.backbone={backbone}", f"data.train={data}", f"output={folder}", "name=r28", "machine.accelerator=cpu", "machine.precision=fp32",
+        "machine.threads=1", *more,
+    ]  # fmt: skip
+
+
+def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_folder, repository):
+    data, runs = file_of(10, tmp_path), tmp_path / "runs"
+    with pytest.raises(BadData, match=r"9 training rows do not fill one batch of 64") as raised:
+        fit(repository / RECIPE, settings(toy_folder("bert"), data, runs))
+    assert raised.value.exit_code == 2
+    assert not runs.exists(), "nothing was written"
+    named = int(re.search(r"optimization\.batch_size to at most (\d+)", str(raised.value)).group(1))
+    assert named == 9
+    fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, f"optimization.batch_size={named}", "optimization.epochs=1"))
+    assert (runs / "r28" / "model").is_dir()
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_where_no_batch_size_works_none_is_named(samples):
+    """InfoNCE compares at least two rows."""
+    with pytest.raises(BadData, match=rf"{samples} training rows? do(es)? not fill") as raised:
+        build.total_steps(recipe.Optimization(batch_size=4), samples)
+    assert "batch_size to at most" not in str(raised.value)
+
+
+def test_the_last_incomplete_batch_is_left_out(tmp_path, toy_folder, repository):
+    data, runs = file_of(14, tmp_path), tmp_path / "runs"
+    fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, "optimization.batch_size=5", "optimization.epochs=3"))
+    records = [json.loads(line) for line in (runs / "r28" / "log.jsonl").read_text().splitlines()]
+    kept = 13  # one query of fourteen is held out
+    assert len([record for record in records if "train/loss" in record]) == 3 * (kept // 5)
+    assert len([record for record in records if "validation/ndcg@10" in record]) == 3, "one validation an epoch"
+
+
+def test_a_whole_number_of_batches_leaves_nobody_out():
+    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2), 15) == 6
+    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2), 19) == 6
+    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), 19) == 4
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"query": " ", "positive": "x"}\n'], ids=["empty file", "blank lines", "blank texts"])
+@pytest.mark.parametrize("recipe_file", ["bi-encoder-lora", "scored-pairs"])
+def test_no_rows(tmp_path, toy_folder, repository, content, recipe_file):
+    data, runs = tmp_path / "train.jsonl", tmp_path / "runs"
+    data.write_text(content)
+    with pytest.raises(NearfarError, match=r"train\.jsonl") as raised:
+        fit(repository / f"recipes/{recipe_file}.yaml", settings(toy_folder("bert"), data, runs))
+    assert raised.value.exit_code in (2, 87)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_too_few_rows_to_hold_any_out(tmp_path, toy_folder, repository, rows):
+    data, runs = file_of(rows, tmp_path), tmp_path / "runs"
+    with pytest.raises(BadData) as raised:
+        fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, "optimization.batch_size=2"))
+    assert raised.value.exit_code == 2
+    assert not runs.exists()
+
+
+def test_no_rows_with_a_validation_set_of_their_own(tmp_path, toy_folder, repository):
+    data, runs, empty = file_of(5, tmp_path), tmp_path / "runs", tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(NearfarError) as raised:
+        fit(repository / "recipes/scored-pairs.yaml", settings(toy_folder("bert"), empty, runs, f"data.validation={data}"))
+    assert raised.value.exit_code == 2
+    assert not runs.exists()

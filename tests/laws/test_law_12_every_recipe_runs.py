@@ -1,0 +1,64 @@
+"""Law 12: every recipe runs two steps on a toy model, by the way `nearfar fit` goes. That each loads, dumps and loads to itself is in test_recipes_folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.cli.fit import fit
+from trainer.models.dense import read_encoder
+from trainer.recipe_file import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+SUBJECTS = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster", "secret", "image")
+VERBS = ("delete", "create", "list", "show")
+
+
+def training_file(objective: str, folder: Path) -> Path:
+    """Forty rows as the recipe's objective wants them."""
+    pairs = [(f"{verb} {subject}", f"how to {verb} one {subject} {number}", number % 5) for number, subject in enumerate(SUBJECTS) for verb in VERBS]
+    path = folder / "train.jsonl"
+    with path.open("w") as file:
+        for number, (query, positive, grade) in enumerate(pairs):
+            row = {"query": query, "positive": positive}
+            match objective:
+                case "cosent":
+                    row = {"sentence1": query, "sentence2": positive, "score": grade}
+                case "triplet":
+                    row["negative"] = pairs[(number + 4) % len(pairs)][1]
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 5
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_two_steps(path, tmp_path, toy_folder):
+    backbone = toy_folder("bert")
+    run = load_recipe(path)
+    overrides = [
+        f"model.backbone={backbone}",
+        f"data.train={training_file(run.objective.kind, tmp_path)}",
+        f"output={tmp_path / 'runs'}",
+        "optimization.batch_size=4",
+        "optimization.max_steps=2",
+        "optimization.warmup_steps=0",
+        "machine.accelerator=cpu",
+        "machine.precision=fp32",
+    ]
+    fit(path, overrides)
+    folder = tmp_path / "runs" / run.name
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "train/loss" in record]
+    assert len(steps) == 2
+    assert all(record["train/gradient_norm"] > 0 for record in steps)
+    assert any("validation/ndcg@10" in record for record in records)
+    assert (folder / "report.html").is_file()
+    before, after = read_encoder(str(backbone)), read_encoder(str(folder / "model"))
+    texts = before.tokenize(["delete one disk"], "document")
+    with torch.no_grad():
+        assert (before(texts) - after(texts)).abs().max() > 1e-6, "something was learned"
+    assert load_recipe(folder / "recipe.yaml") == load_recipe(path, overrides)
