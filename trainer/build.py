@@ -160,6 +160,8 @@ def check_objective(run: recipe.Recipe, rows: Rows) -> None:
     """Raises BadData or BadRecipe when the rows lack what the objective needs."""
     if isinstance(run.objective, recipe.Cosent) and rows[0].labels is None:
         raise BadData(f"objective.kind=cosent needs a score for every pair, but {run.data.train} has no column `score`; name it in data.columns")
+    if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
+        raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
         raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more")
 

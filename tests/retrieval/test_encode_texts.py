@@ -7,7 +7,7 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
-from trainer.retrieval.encode import encode
+from trainer.retrieval.encode import encode, encode_for_search
 
 TEXTS = [*SENTENCES, *(" ".join(["disk storage account query"] * repeats) for repeats in range(1, 12)), SENTENCES[0], "", SENTENCES[2]]
 """Of many lengths, some of them twice, in no order."""
@@ -105,3 +105,12 @@ def test_weights_that_are_not_finite_are_named(encoder):
         next(encoder.parameters()).fill_(float("nan"))
     with pytest.raises(BadModel, match=r"infinite or undefined.*fp32"):
         encode(encoder, TEXTS, "query")
+
+
+def test_for_search_a_cosine_model_without_normalisation_gets_vectors_of_length_one(encoder, monkeypatch):
+    loose = encoder.contract.model_copy(update={"normalize": False, "similarity": "cosine"})
+    monkeypatch.setattr(encoder, "contract", loose)
+    texts = ["delete a disk", "list"]
+    raw, searched = encode(encoder, texts, "document"), encode_for_search(encoder, texts, "document")
+    assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-2)
+    np.testing.assert_allclose(searched, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)

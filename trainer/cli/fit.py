@@ -103,7 +103,8 @@ def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int,
         raise
     if best.restore(module):
         _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}")
-    check_adapter_learned(encoder)
+    if not stop.interrupted:
+        check_adapter_learned(encoder)
     save_encoder(encoder, folder.model)
     return stop.interrupted
 

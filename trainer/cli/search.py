@@ -22,7 +22,7 @@ def search(
 
     from trainer.errors import BadData
     from trainer.models.dense import read_encoder
-    from trainer.retrieval.encode import encode
+    from trainer.retrieval.encode import encode_for_search
     from trainer.retrieval.index import Index
 
     if not question.strip():
@@ -30,7 +30,7 @@ def search(
     opened = Index.open(index)
     encoder = read_encoder(model or opened.manifest.model)
     opened.check_encoder(encoder)
-    hits = opened.hits(encode(encoder, [question], "query")[0], k)
+    hits = opened.hits(encode_for_search(encoder, [question], "query")[0], k)
     if as_json:
         print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(hits, 1)], indent=2))
     else:
@@ -47,14 +47,7 @@ def _show(hits: "list[Hit]") -> None:
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
         title, text = (" ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text))
-        console.print(
-            Text.assemble(
-                f"{rank:>3}  {hit.score:.3f}  ",
-                (visible(hit.document.id, 40), "bold"),
-                f"  {visible(title or text, 90)}",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-        )
+        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
+        console.print(first, no_wrap=True, overflow="ellipsis")
         if title and text:
-            console.print(Text(f"            {visible(text, 120)}", "dim", no_wrap=True, overflow="ellipsis"))
+            console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")

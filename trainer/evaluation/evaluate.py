@@ -29,7 +29,7 @@ from trainer.errors import BadData
 from trainer.evaluation.metrics import METRICS, Run, per_query_metrics, ranked
 from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
 from trainer.retrieval.bm25 import bm25_run
-from trainer.retrieval.encode import Precision, encode
+from trainer.retrieval.encode import Precision, encode_for_search
 from trainer.retrieval.search import top_k
 from trainer.runtime.run_folder import write_atomically
 
@@ -92,8 +92,8 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
     """How well the encoder finds the right documents: every query against every document, exactly, the first k counted."""
-    documents = encode(encoder, set.documents, "document", micro_batch_tokens, precision)
-    queries = encode(encoder, set.queries, "query", micro_batch_tokens, precision)
+    documents = encode_for_search(encoder, set.documents, "document", micro_batch_tokens, precision)
+    queries = encode_for_search(encoder, set.queries, "query", micro_batch_tokens, precision)
     scores, rows = top_k(queries, documents, k + 1, encoder.device)
     run: Run = {
         query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True)}

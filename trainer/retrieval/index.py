@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int64
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.encode import Precision, encode
+from trainer.retrieval.encode import Precision, encode_for_search
 from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files
 from trainer.retrieval.search import top_k
 
@@ -133,7 +133,7 @@ def build_index(
         vectors = np.lib.format.open_memmap(partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions))
         done = 0
         for texts in _texts(partial):
-            vectors[done : done + len(texts)] = encode(encoder, texts, "document", micro_batch_tokens, precision)
+            vectors[done : done + len(texts)] = encode_for_search(encoder, texts, "document", micro_batch_tokens, precision)
             done += len(texts)
             progress(done, count)
         vectors.flush()
@@ -184,7 +184,7 @@ def _document(line: bytes) -> Document:
 
 
 def _probe(encoder: "DenseEncoder") -> Float32[np.ndarray, "probe dimension"]:
-    return encode(encoder, _PROBES, "document")
+    return encode_for_search(encoder, _PROBES, "document")
 
 
 def _distance(found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]) -> float:
