@@ -49,7 +49,7 @@ def fit(
         folder.finish("stopped" if interrupted else "done")
         _report(folder)
         if interrupted:
-            raise Interrupted(f"stopped before the end by Ctrl-C; the best weights so far are in {folder.model}")
+            raise Interrupted(f"before the end, by Ctrl-C; the best weights so far are in {folder.model}")
 
 
 def _say(text: str) -> None:
