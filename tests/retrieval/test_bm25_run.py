@@ -21,13 +21,17 @@ def set_of(queries, documents=DOCUMENTS):
     return RetrievalSet("toy", tuple(qrels), tuple(queries), tuple(f"d{row}" for row in range(len(documents))), tuple(documents), qrels)
 
 
+def words_of(text):
+    return [word for word in re.findall(r"\b\w\w+\b", text.lower()) if word not in ("the", "and", "in", "it", "is", "for")]
+
+
 def by_the_formula(query, documents, k1=1.5, b=0.75):
     """Lucene's BM25: idf = log(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
-    words = [re.findall(r"\b\w\w+\b", text.lower()) for text in documents]
+    words = [words_of(text) for text in documents]
     mean = sum(map(len, words)) / len(words)
     scores = {}
     for row, text in enumerate(words):
-        for word in re.findall(r"\b\w\w+\b", query.lower()):
+        for word in words_of(query):
             frequency, found = Counter(text)[word], sum(word in other for other in words)
             if frequency:
                 idf = math.log(1 + (len(words) - found + 0.5) / (found + 0.5))
@@ -36,7 +40,7 @@ def by_the_formula(query, documents, k1=1.5, b=0.75):
 
 
 def test_scores_are_those_of_the_formula():
-    queries = ("delete a disk", "Storage Account", "is it")
+    queries = ("delete a disk", "Storage Account", "is the account gone")
     run = bm25_run(set_of(queries))
     for number, query in enumerate(queries):
         wanted = by_the_formula(query, DOCUMENTS)
@@ -45,8 +49,8 @@ def test_scores_are_those_of_the_formula():
 
 
 def test_queries_without_a_known_word_find_nothing():
-    assert bm25_run(set_of(["zebra", "", "a", "delete"]))["q3"]
-    assert bm25_run(set_of(["zebra", "", "a"])) == {"q0": {}, "q1": {}, "q2": {}}
+    assert bm25_run(set_of(["zebra", "", "is it", "delete"]))["q3"]
+    assert bm25_run(set_of(["zebra", "", "is it"])) == {"q0": {}, "q1": {}, "q2": {}}
 
 
 def test_the_first_of_equal_documents_is_kept():

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 1.5, b: float = 0.75) -> dict[str, dict[str, float]]:
     """Query id to document id to score of the k best documents by BM25 (Robertson & Zaragoza 2009, in Lucene's form).
 
-    Words are lower-cased runs of at least two letters or digits; nothing is stemmed and no word is left out. A document that shares no
-    word with the query is not retrieved, so a query may have fewer than k.
+    Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop words (the stronger baseline on the sets
+    tried); nothing is stemmed. A document that shares no word with the query is not retrieved, so a query may have fewer than k.
     """
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)
-    corpus = bm25s.tokenize(list(set.documents), stopwords=[], show_progress=False)
+    corpus = bm25s.tokenize(list(set.documents), stopwords="en", show_progress=False)
     run: dict[str, dict[str, float]] = {query: {} for query in set.query_ids}
     if not corpus.vocab or not any(corpus.ids) or not set.queries:
         return run
     model = bm25s.BM25(method="lucene", k1=k1, b=b)
     model.index(corpus, show_progress=False)
-    queries = bm25s.tokenize(list(set.queries), stopwords=[], show_progress=False, return_ids=False)
+    queries = bm25s.tokenize(list(set.queries), stopwords="en", show_progress=False, return_ids=False)
     known = [[word for word in words if word in model.vocab_dict] for words in queries]
     for query, words in zip(set.query_ids, known, strict=True):
         if words:
