@@ -1,0 +1,85 @@
+"""Law 11: 32 examples are memorised: every objective, all weights and LoRA, through the real module and Lightning."""
+
+import random
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+
+from trainer import build, recipe
+from trainer.data.collate import collate
+from trainer.data.rows import Row, known_positives
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def word(generator):
+    return "".join(generator.choices(LETTERS, k=3))
+
+
+def rows_of(objective):
+    """32 rows of random words: nothing but memory can connect a query with its document."""
+    generator = random.Random(4)
+    texts = [" ".join(word(generator) for _ in range(generator.randint(2, 6))) for _ in range(96)]
+    if isinstance(objective, recipe.Cosent):
+        return [Row(texts[row], texts[32 + row], labels=(float(row % 4),)) for row in range(32)]
+    return [Row(texts[row], texts[32 + row], (texts[64 + row],)) for row in range(32)]
+
+
+OBJECTIVES = {
+    "contrastive": recipe.Contrastive(temperature=0.1),
+    "symmetric": recipe.Contrastive(temperature=0.1, symmetric=True, learn_temperature=True),
+    "cosent": recipe.Cosent(temperature=0.1),
+    "triplet": recipe.Triplet(margin=0.3),
+}
+
+
+def run_of(toy_folder, objective, tuning, learning_rate):
+    return recipe.Recipe(
+        name="memory",
+        model=recipe.Model(backbone=str(toy_folder("roberta")), tuning=tuning),
+        data=recipe.Data(train="none", negatives_per_query=0 if isinstance(objective, recipe.Cosent) else 1),
+        objective=objective,
+        optimization=recipe.Optimization(batch_size=32, learning_rate=learning_rate, weight_decay=0.0, warmup_steps=5),
+        machine=recipe.Machine(accelerator="cpu", precision="fp32", micro_batch_tokens=512),
+    )
+
+
+def trained(run, steps, encoder):
+    """The encoder after so many steps of the one batch, and the batch."""
+    rows = rows_of(run.objective)
+    batch = collate(rows, encoder.tokenize, known_positives(rows), run.data.negatives_per_query)
+    texts = [side.select(torch.tensor([row])).tokens.tolist() for side in (batch.queries, batch.documents) for row in range(len(side))]
+    assert len(set(map(tuple, texts))) == len(texts), "every text is another one to the model too"
+    module = build.bi_encoder(run, encoder, steps)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet)
+    trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader([batch], batch_size=None))
+    return batch
+
+
+def remembered(objective, encoder, batch):
+    """The share of queries (of pairs of unequal grade, for CoSENT) that are answered as in training."""
+    with torch.no_grad():
+        queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
+    if isinstance(objective, recipe.Cosent):
+        scores, grades = (queries * documents).sum(1), batch.labels.flatten()
+        ordered = grades[:, None] > grades[None, :]
+        return float((scores[:, None] > scores[None, :])[ordered].float().mean())
+    if isinstance(objective, recipe.Triplet):  # its own negative alone: another row's document is nothing it learns from
+        scores = torch.einsum("qd,qkd->qk", queries, documents.unflatten(0, (32, -1)))
+        return float((scores[:, 0] > scores[:, 1] + 0.25).float().mean())
+    return float(((queries @ documents.T).argmax(1) == torch.arange(32) * batch.documents_per_query).float().mean())
+
+
+@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora(rank=16, alpha=32.0)], ids=["full", "lora"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_32_examples_are_memorised(toy_folder, name, tuning):
+    objective = OBJECTIVES[name]
+    run = run_of(toy_folder, objective, tuning, 0.01)
+    encoder = build.encoder_of(run)
+    batch = trained(run_of(toy_folder, objective, tuning, 1e-12), 1, encoder)
+    before = remembered(objective, encoder, batch)
+    assert before < 0.8, "at the start, and with a rate of next to nothing, little is known"
+    trained(run, 80, encoder.train())
+    assert remembered(objective, encoder, batch) >= 0.99 > before
