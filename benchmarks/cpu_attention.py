@@ -8,6 +8,7 @@ from measuring.clocks import Clock
 from measuring.record import keep, noise, spread, table
 from torch import Tensor
 from torch.nn import functional
+
 from trainer.models.cpu_attention import _LONGEST, plain_attention
 
 LENGTHS = (8, 16, 32, 40, 64, 128, 256, 512)
@@ -50,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
             found: dict[str, list[float]] = {"fused": [], "plain": []}
             for _ in range(arguments.turns):
                 for key, attention in (("fused", fused), ("plain", plain)):
-                    milliseconds, wait = one(attention, length, dtype, repeats=5)
+                    milliseconds, wait = one(attention, length, dtype, repeats=arguments.repeats)
                     found[key].append(milliseconds)
                     waits.append(wait)
             ratio = sorted(found["fused"])[arguments.turns // 2] / sorted(found["plain"])[arguments.turns // 2]
@@ -65,4 +66,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     main(parser.parse_args())

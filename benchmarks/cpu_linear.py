@@ -7,6 +7,7 @@ import torch
 from measuring.clocks import Clock
 from measuring.record import keep, noise, spread, table
 from torch.nn import functional
+
 from trainer.models.cpu_linear import _OneDnnLinear
 
 TOKENS = (256, 1024, 2048)

@@ -69,7 +69,12 @@ def our_recipe(job: dict[str, Any]) -> Any:
         data=recipe.Data(train=job["rows"], validation=job["validation"]),
         objective=recipe.Contrastive(temperature=TEMPERATURE),
         optimization=recipe.Optimization(
-            batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, schedule="constant", warmup_ratio=0.0, gradient_clip_norm=CLIP
+            batch_size=BATCH_SIZE,
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            schedule="constant",
+            warmup_ratio=0.0,
+            gradient_clip_norm=CLIP,
         ),
         validation=recipe.Validation(every_steps=job["steps"]),
         machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None),
@@ -96,7 +101,9 @@ def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
         exchange_adapter(encoder.backbone, Path(job["adapter"]))
 
     record = Record(job)
-    with RunFolder.create(Path(run_recipe.output) / f"run-{job['turn']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))) as folder:
+    with RunFolder.create(
+        Path(run_recipe.output) / f"run-{job['turn']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
+    ) as folder:
         module = build.bi_encoder(run_recipe, encoder, steps)
         callbacks = [KeepBest(folder.checkpoints / "best"), GracefulStop(), our_callback(record)]
         trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
@@ -150,7 +157,14 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         layers = [
             f"encoder.layer.{layer}.{name}"
             for layer in range(model[0].auto_model.config.num_hidden_layers)
-            for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense")
+            for name in (
+                "attention.self.query",
+                "attention.self.key",
+                "attention.self.value",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            )
         ]
         model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=layers, task_type="FEATURE_EXTRACTION"))
         exchange_adapter(model[0].auto_model, Path(job["adapter"]))
