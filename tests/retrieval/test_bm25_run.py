@@ -25,7 +25,7 @@ def words_of(text):
     return [word for word in re.findall(r"\b\w\w+\b", text.lower()) if word not in ("the", "and", "in", "it", "is", "for")]
 
 
-def by_the_formula(query, documents, k1=1.5, b=0.75):
+def by_the_formula(query, documents, k1=0.9, b=0.4):
     """Lucene's BM25: idf = log(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
     words = [words_of(text) for text in documents]
     mean = sum(map(len, words)) / len(words)

@@ -77,6 +77,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "DenseEncoder") -
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
 
     _say("measuring BM25 and the base model on the test queries")
+    encoder.to(build.accelerator(run.machine))
     return [
         evaluate_bm25(data.test),
         evaluate(encoder, data.test, name="base", precision=build.precision(run.machine), micro_batch_tokens=build.micro_batch_tokens(run.machine)),
@@ -120,7 +121,8 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
 
     assert data.test is not None
     how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
-    after = evaluate(read_encoder(str(folder.model)), data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
+    encoder = read_encoder(str(folder.model)).to(build.accelerator(run.machine))
+    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
     evaluation = compare(data.test, "test", [*before, after])
     write_evaluation(evaluation, folder.evaluation_path)
     console = Console()

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
 
-def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 1.5, b: float = 0.75) -> dict[str, dict[str, float]]:
-    """Query id to document id to score of the k best documents by BM25 (Robertson & Zaragoza 2009, in Lucene's form).
+def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4) -> dict[str, dict[str, float]]:
+    """Query id to document id to score of the k best documents by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as BEIR's baseline).
 
     Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop words (the stronger baseline on the sets
     tried); nothing is stemmed. A document that shares no word with the query is not retrieved, so a query may have fewer than k.
