@@ -140,11 +140,11 @@ class RunFolder:
 def check_run_folder(path: Path, replace: bool = False) -> None:
     """Raises BadFolder if `path` cannot become a run folder; writes nothing. Call it before minutes are spent reading data."""
     path = Path(path)
-    if path.is_symlink() and not path.exists():
+    if os.path.islink(path) and not os.path.exists(path):
         raise BadFolder(f"{path} is a link to nothing; remove it or choose another name=NAME")
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not path.is_dir():
         raise BadFolder(f"{path} is a file, not a folder; choose another name=NAME or output=FOLDER")
-    if not path.exists():
+    if not os.path.exists(path):
         _check_can_be_made(path)
         return
     if not os.access(path, os.W_OK | os.X_OK):
@@ -194,7 +194,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _check_can_be_made(path: Path) -> None:
     parent = path.absolute().parent
-    while not parent.exists():
+    while not os.path.exists(parent):  # False also where we may not look, where Path.exists raises
         parent = parent.parent
     if not parent.is_dir():
         raise BadFolder(f"{path} cannot be made: {parent} is a file; choose another place with output=FOLDER")
