@@ -140,11 +140,11 @@ class RunFolder:
 def check_run_folder(path: Path, replace: bool = False) -> None:
     """Raises BadFolder if `path` cannot become a run folder; writes nothing. Call it before minutes are spent reading data."""
     path = Path(path)
-    if os.path.islink(path) and not os.path.exists(path):
+    if not _is_there(path) and os.access(path.absolute().parent, os.X_OK) and path.is_symlink():
         raise BadFolder(f"{path} is a link to nothing; remove it or choose another name=NAME")
-    if os.path.exists(path) and not path.is_dir():
+    if _is_there(path) and not path.is_dir():
         raise BadFolder(f"{path} is a file, not a folder; choose another name=NAME or output=FOLDER")
-    if not os.path.exists(path):
+    if not _is_there(path):
         _check_can_be_made(path)
         return
     if not os.access(path, os.W_OK | os.X_OK):
@@ -192,9 +192,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _is_there(path: Path) -> bool:
+    """Whether something is at `path`; False where we may not look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
 def _check_can_be_made(path: Path) -> None:
     parent = path.absolute().parent
-    while not os.path.exists(parent):  # False also where we may not look, where Path.exists raises
+    while not _is_there(parent):
         parent = parent.parent
     if not parent.is_dir():
         raise BadFolder(f"{path} cannot be made: {parent} is a file; choose another place with output=FOLDER")
