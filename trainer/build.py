@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, assert_never
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer import objectives, recipe
-from trainer.batch import Batch
+from trainer.batch import Batch, identity
 from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
 from trainer.data.order import steps_per_epoch
@@ -51,7 +52,7 @@ def data_sets(data: recipe.Data, seed: int) -> DataSets:
     """Reads all data of a recipe. Raises BadData or TooManyBadRows with the place of the fault."""
     read = partial(read_rows, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=data.negatives_per_query)
     rows = read(data.train, split="train")
-    held_out = partial(read_retrieval_set, columns=data.columns)
+    held_out = partial(read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio)
     beir = (Path(data.train) / "corpus.jsonl").is_file()
     test_source = data.test or (data.train if beir and (Path(data.train) / "qrels" / "test.tsv").is_file() else None)
     validation_source = data.validation or (data.train if beir and (Path(data.train) / "qrels" / "dev.tsv").is_file() else None)
@@ -61,6 +62,12 @@ def data_sets(data: recipe.Data, seed: int) -> DataSets:
         rows, validation_rows = hold_out(rows, data.validation_ratio, data.validation_max_queries, seed)
         validation = from_rows(validation_rows, "validation")
     return DataSets(rows, validation, held_out(test_source, "test") if test_source else None)
+
+
+def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
+    """How many of the queries are also training queries, word for word."""
+    trained = rows.identities("query")
+    return int(np.isin([identity(query) for query in held_out.queries], trained).sum())
 
 
 def prepare_machine(machine: recipe.Machine) -> None:

@@ -40,6 +40,9 @@ def fit(
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
     _say(_summary(run, data, encoder, steps))
+    for name, held_out in (("validation", data.validation), ("test", data.test)):
+        if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
+            _say(f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training queries too; what is measured on them proves nothing")
     with RunFolder.create(path, dump_recipe(run), sys.argv, fingerprint(run.data, len(data.train)), replace) as folder:
         before = _evaluate_before(run, data, encoder)
         interrupted = _train(run, data, encoder, steps, folder)

@@ -1,0 +1,50 @@
+import pytest
+
+from trainer import build, recipe
+from trainer.data.retrieval_set import from_rows
+from trainer.data.rows import Row, Rows
+from trainer.errors import BadData, BadRecipe
+
+
+def run_of(**sections):
+    return recipe.Recipe(name="a", model=recipe.Model(backbone="b"), **{"data": recipe.Data(train="c"), **sections})
+
+
+def test_test_queries_that_are_training_queries_are_counted():
+    rows = Rows.of([Row("delete a disk", "a"), Row("list disks", "b")])
+    assert build.seen_in_training(rows, from_rows([Row("delete a disk", "a"), Row("Delete a disk", "a"), Row("other", "b")], "test")) == 1
+
+
+@pytest.mark.parametrize(("samples", "advice"), [(5, "at most 5"), (1, "at least two rows"), (0, "at least two rows")])
+def test_rows_that_fill_no_batch_are_refused_with_advice_that_can_be_followed(samples, advice):
+    with pytest.raises(BadData, match=advice):
+        build.total_steps(recipe.Optimization(batch_size=8), samples)
+
+
+def test_max_steps_wins_over_epochs():
+    assert build.total_steps(recipe.Optimization(batch_size=8, epochs=3), 17) == 6
+    assert build.total_steps(recipe.Optimization(batch_size=8, epochs=3, max_steps=4), 17) == 4
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "message"),
+    [
+        (recipe.Cosent(), {}, "needs a score"),
+        (recipe.Cosent(), {"negatives_per_query": 1}, "hard negatives"),
+        (recipe.Triplet(), {}, "negatives_per_query"),
+    ],
+)
+def test_objectives_say_what_the_rows_lack(objective, data, message):
+    rows = Rows.of([Row("a", "b", labels=(1.0,) if data else None)])
+    with pytest.raises((BadData, BadRecipe), match=message):
+        build.check_objective(run_of(objective=objective, data=recipe.Data(train="c", **data)), rows)
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(BadRecipe, match="use bf16 or fp32"):
+        build.precision(recipe.Machine(accelerator="cpu", precision="fp16"))
+
+
+def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
+    settings = build.optimizer_settings(recipe.Optimization(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40)
+    assert (settings.learning_rate, settings.head_learning_rate, settings.temperature_learning_rate, settings.warmup_steps) == (0.5, 0.25, 0.5, 4)
