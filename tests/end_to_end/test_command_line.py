@@ -211,6 +211,11 @@ class TestRefused:
         self.refused(nearfar("fit", RECIPE, *settings(data, runs), *changes, check=False), said)
         assert not runs.exists()
 
+    def test_a_mistyped_key_is_answered_before_anything_heavy_is_imported(self):
+        code = "import sys; sys.argv = ['nearfar', 'fit', 'recipes/quickstart.yaml', 'optimization.batchsize=8']; from trainer.cli.main import main\ntry: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+        assert ended.stdout.split() == ["2", "False"], ended.stderr
+
     def test_no_validation_possible(self, tmp_path):
         rows, runs = tmp_path / "one.jsonl", tmp_path / "runs"
         rows.write_text('{"query": "delete a disk", "positive": "az disk delete"}\n' * 50)

@@ -23,16 +23,16 @@ def fit(
     from trainer.errors import Interrupted
     from trainer.recipe_file import dump_recipe, load_recipe
     from trainer.runtime.run_folder import RunFolder, check_run_folder
-    from trainer.runtime.trackers import check_trackers
 
     run = load_recipe(recipe, overrides or [])
     path = Path(run.output) / run.name
-    check_run_folder(path, replace)
-    check_trackers(run.trackers)
+    check_run_folder(path, replace)  # a mistake up to here is answered before anything heavy is imported
 
     from trainer import build
     from trainer.data.fingerprint import fingerprint
+    from trainer.runtime.trackers import check_trackers
 
+    check_trackers(run.trackers)
     build.prepare_machine(run.machine)
     _say(f"reading {run.data.train}")
     data = build.data_sets(run.data, run.seed)
