@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 import twins
-from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, texts_of, value_and_gradient
+from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, value_and_gradient
 
 from trainer import objectives
-from trainer.batch import identity
 from trainer.modules.bi_encoder import Temperature
+from trainer.parallel import log_partition
 from trainer.scores import dot
 
 CASES = {
@@ -94,21 +94,13 @@ class TestExcluded:
 class TestGradientOfWhatIsNoNegative:
     """The gradient of the twin is exactly 0, not small: it is excluded, never multiplied."""
 
-    def document_gradient(self, rows, known=None, symmetric=False):
+    def document_gradient(self, rows, known=None):
         """Norm of the gradient of each document's vector, from the first query's loss alone."""
         batch = batch_of(rows, known)
-        vectors = {}
-
-        def encode(texts):
-            vectors[id(texts)] = encoder(texts).detach().requires_grad_()
-            return vectors[id(texts)]
-
         encoder = SmallEncoder()
         queries = encoder(batch.queries).detach()
         documents = encoder(batch.documents).detach().requires_grad_()
         positive = (queries[0] @ documents[0]) / 0.2
-        from trainer.parallel import log_partition
-
         excluded = objectives.excluded_documents(batch)
         (log_partition(queries, documents, dot, 0.2, excluded)[0] - positive).backward()
         return documents.grad.norm(dim=1).tolist()
@@ -182,10 +174,3 @@ class TestTemperature:
 def test_cosent_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
         objectives.cosent(full_batch(), SmallEncoder(), dot, 0.1)
-
-
-def test_identities_not_tokens_decide():
-    """Texts cut to the same tokens stay different texts."""
-    batch = batch_of([("a", "b"), ("c", "d")])
-    assert identity("b") in batch.documents.identities.tolist()
-    assert texts_of(["b"]).identities.tolist() == [identity("b")]

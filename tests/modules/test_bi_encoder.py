@@ -69,7 +69,7 @@ def by_hand(encoder, temperature, data, clip):
         norm = nn.utils.clip_grad_norm_([*encoder.parameters(), *temperature.parameters()], clip or torch.inf)
         optimizer.step()
         schedule.step()
-        records.append((float(loss), float(norm), rate))
+        records.append((loss.item(), norm.item(), rate))
     return records
 
 
