@@ -8,6 +8,7 @@ import twins
 from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, value_and_gradient
 
 from trainer import objectives
+from trainer.batch import Batch, Texts
 from trainer.modules.bi_encoder import Temperature
 from trainer.parallel import log_partition
 from trainer.scores import dot
@@ -174,3 +175,17 @@ class TestTemperature:
 def test_cosent_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
         objectives.cosent(full_batch(), SmallEncoder(), dot, 0.1)
+
+
+def test_triplet_leaves_known_positives_out():
+    """A hard negative that is another positive of its query moves nothing; the other negative still does."""
+    embeddings = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    queries, documents = Texts.of([[1]], [10]), Texts.of([[1], [2], [3]], [1, 2, 3])
+    batch = Batch(queries, documents, torch.tensor([[1, 2]]))
+    table = {10: 0, 1: 1, 2: 2, 3: 3}
+    loss = objectives.triplet(batch, lambda texts: embeddings[[table[int(name)] for name in texts.identities]], dot, margin=50.0)
+    loss.backward()
+    assert embeddings.grad[2].abs().sum() == 0
+    assert embeddings.grad[3].abs().sum() > 0
+    positive, negative = embeddings[0] @ embeddings[1], embeddings[0] @ embeddings[3]
+    assert loss.item() == pytest.approx((50.0 - positive + negative).item())

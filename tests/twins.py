@@ -129,8 +129,9 @@ def triplet(batch: Batch, encode: Callable[[Texts], Tensor], margin: float) -> T
     each = batch.documents_per_query
     hinges = []
     for number, query in enumerate(queries):
-        positive, *negatives = documents[number * each : (number + 1) * each]
-        for negative in negatives:
+        positive = documents[number * each]
+        candidates = [place for place in range(number * each + 1, (number + 1) * each) if is_candidate(batch, number, place)]
+        for negative in [documents[place] for place in candidates]:
             hinge = margin - query @ positive + query @ negative
             hinges.append(hinge if hinge > 0 else hinge * 0)
     return torch.stack(hinges).mean()

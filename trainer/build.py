@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, assert_never
@@ -169,6 +169,11 @@ def check_objective(run: recipe.Recipe, rows: Rows) -> None:
         raise BadData(f"objective.kind=cosent needs a score for every pair, but {run.data.train} has no column `score`; name it in data.columns")
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
+    if not isinstance(run.objective, recipe.Cosent) and rows[0].labels is not None and len(rows[0].labels) == 1:
+        raise BadData(
+            f"{run.data.train} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
+            "use objective.kind=cosent, or a file of the positive pairs alone, without scores"
+        )
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
         raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more")
 
@@ -181,13 +186,13 @@ def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int) -> BiEncod
         encode=in_chunks(encoder, micro_batch_tokens(run.machine), run.machine.recompute),
         loss=function,
         temperature=temperature,
-        optimizer=optimizer_settings(run.optimization, steps),
-        validate=partial(_validation_metrics, encoder, precision(run.machine)),
+        optimizer=replace(optimizer_settings(run.optimization, steps), fused=precision(run.machine) != "fp16"),
+        validate=partial(_validation_metrics, encoder, precision(run.machine), micro_batch_tokens(run.machine)),
     )
 
 
-def _validation_metrics(encoder: DenseEncoder, how: Precision, held_out: RetrievalSet) -> Mapping[str, float]:
-    metrics = evaluate(encoder, held_out, name="validation", precision=how).metrics
+def _validation_metrics(encoder: DenseEncoder, how: Precision, tokens: int, held_out: RetrievalSet) -> Mapping[str, float]:
+    metrics = evaluate(encoder, held_out, name="validation", precision=how, micro_batch_tokens=tokens).metrics
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 

@@ -4,7 +4,7 @@ Formulas and papers stand together in `docs/equations.md`.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,10 +35,14 @@ def cosent(scores: Float[Tensor, " pair"], labels: Float[Tensor, " pair"], tempe
     return torch.cat([differences.new_zeros(1), wrong_if_large.flatten()]).logsumexp(0)
 
 
-def triplet(scores: Float[Tensor, "query candidate"], margin: float) -> Float[Tensor, ""]:
-    """The mean over queries and negatives of max(0, margin - positive + negative); the positive is column 0 (Schroff et al. 2015).
+def triplet(scores: Float[Tensor, "query candidate"], margin: float, excluded: Bool[Tensor, "query candidate"] | None = None) -> Float[Tensor, ""]:
+    """The mean of max(0, margin - positive + negative) over all negatives that are not excluded; column 0 is the positive (Schroff et al. 2015).
+
+    With every negative excluded it is zero.
 
     >>> round(triplet(torch.tensor([[1.0, 0.9, 0.0]]), margin=0.2).item(), 4)
     0.05
     """
-    return functional.relu(margin - scores[:, :1] + scores[:, 1:]).mean()
+    violations = functional.relu(margin - scores[:, :1] + scores[:, 1:])
+    kept = violations.flatten() if excluded is None else violations[~excluded[:, 1:]]
+    return kept.sum() / max(1, len(kept))

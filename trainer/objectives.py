@@ -51,8 +51,11 @@ def cosent(batch: Batch, encode: Encode, score: Score, temperature: Temperature)
 
 
 def triplet(batch: Batch, encode: Encode, score: Score, margin: float) -> Float[Tensor, ""]:
-    """Triplet margin over each query's own negatives (Schroff et al. 2015, on scores)."""
-    return losses.triplet(own(encode(batch.queries), encode(batch.documents), score), margin)
+    """Triplet margin over each query's own negatives, known positives left out (Schroff et al. 2015, on scores)."""
+    scores = own(encode(batch.queries), encode(batch.documents), score)
+    row = torch.arange(len(batch.queries))
+    excluded = excluded_documents(batch).unflatten(1, (len(row), -1))[row, row]
+    return losses.triplet(scores, margin, excluded.to(scores.device))
 
 
 def _swapped(documents: Tensor, queries: Tensor, score: Score) -> Tensor:

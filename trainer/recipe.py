@@ -152,7 +152,7 @@ class Recipe(Section):
     kind: Literal["bi_encoder"] = Field("bi_encoder", description="the family of the model")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
     output: str = Field("runs", description="folder of all runs")
-    seed: NonNegativeInt = Field(13, description="decides the order of the data, dropout and new weights")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(13, description="decides the order of the data, dropout and new weights")
     model: Model
     data: Data
     objective: Objective = Field(Contrastive(), description="what is minimised")

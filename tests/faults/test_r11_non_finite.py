@@ -51,22 +51,34 @@ def check_left_behind(folder, data, step):
     return record
 
 
-def test_nan_in_a_weight_of_the_model_ends_the_command_with_86(tmp_path, toy_folder, data, repository):
+def command(*given, repository):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "fit", RECIPE, *given],
+        capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_nan_in_the_loss_ends_the_command_with_86(tmp_path, toy_folder, data, repository):
+    """A temperature that is zero in float32."""
+    ended = command(*settings(toy_folder("bert"), data, tmp_path / "runs", "objective.temperature=1e-60"), repository=repository)
+    assert ended.returncode == 86, ended.stderr
+    assert "error: step 1: the loss is nan" in ended.stderr
+    assert "non_finite.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert check_left_behind(tmp_path / "runs" / "r11", data, step=1)["loss"] == "nan"
+
+
+def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(tmp_path, toy_folder, data, repository):
     broken = tmp_path / "broken"
     shutil.copytree(toy_folder("bert"), broken)
     weights = load_file(broken / "model.safetensors")
     name = next(name for name in weights if name.endswith("layer.1.output.dense.weight"))
     weights[name][3, 4] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    ended = subprocess.run(
-        [sys.executable, "-m", "trainer", "fit", RECIPE, *settings(broken, data, tmp_path / "runs")],
-        capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ended.returncode == 86, ended.stderr
-    assert "error: step 1: the loss is nan" in ended.stderr
-    assert "non_finite.json" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert check_left_behind(tmp_path / "runs" / "r11", data, step=1)["loss"] == "nan"
+    ended = command(*settings(broken, data, tmp_path / "runs"), repository=repository)
+    assert ended.returncode == 2, ended.stderr
+    assert "its weights are damaged" in ended.stderr
+    assert not (tmp_path / "runs" / "r11" / "model").exists()
 
 
 def test_a_rate_beyond_all_measure(tmp_path, toy_folder, data, repository):

@@ -70,3 +70,13 @@ def test_a_gpu_gives_the_same():
     queries, documents = (generator.integers(-3, 4, (count, 16)).astype(np.float32) for count in (200, 5000))
     for ours, wanted in zip(top_k(queries, documents, 20, "cuda"), by_sorting(queries, documents, 20), strict=True):
         np.testing.assert_array_equal(ours, wanted)
+
+
+def test_autocast_around_it_changes_nothing():
+    generator = np.random.default_rng(0)
+    queries, documents = (generator.normal(size=(count, 16)).astype(np.float32) + 5 for count in (7, 300))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, rows = top_k(queries, documents, 10)
+    exact_scores, exact_rows = top_k(queries, documents, 10)
+    np.testing.assert_array_equal(rows, exact_rows)
+    np.testing.assert_array_equal(scores, exact_scores)

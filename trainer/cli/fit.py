@@ -100,17 +100,25 @@ def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int,
     module = build.bi_encoder(run, encoder, steps)
     best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
     trainer = build.trainer(run, folder, steps, len(data.train), [best, stop])
+    pairs = build.pair_data(run, data, encoder, steps)
     try:
-        trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps))
+        trainer.validate(module, datamodule=pairs, verbose=False)
+        if not stop.interrupted:
+            trainer.fit(module, datamodule=pairs)
+        interrupted = stop.interrupted and trainer.global_step < steps
+        if not interrupted and best.validated != trainer.global_step:
+            trainer.validate(module, datamodule=pairs, verbose=False)
     except NonFiniteStep as error:
         write_json(folder.path / "non_finite.json", error.record)
         raise
     if best.restore(module):
-        _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}")
-    if not stop.interrupted:
+        _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
+        if best.score <= best.base:
+            _say("warning: no validation was better than before training; the base model may serve you better than this one")
+    if not interrupted:
         check_adapter_learned(encoder)
     save_encoder(encoder, folder.model)
-    return stop.interrupted
+    return interrupted
 
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:

@@ -24,6 +24,7 @@ from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
 from trainer.models.projection import Projection
+from trainer.models.vetting import check_links
 
 WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
 """What a recipe may say otherwise than the folder; the contract has fields of the same names."""
@@ -127,7 +128,11 @@ def _read_adapter(folder: Path) -> DenseEncoder:
     """The base model that the adapter names, used as the contract beside the adapter says, with the adapter merged in."""
     base, contract = adapters.adapter_base(folder), Contract.read(folder)
     wishes = {} if contract is None else contract.model_dump(include=set(WISHES))
-    encoder = assemble(read_layout(locate_public(base)), base, dropout=None, quantize_4bit=False, wishes=wishes)
+    layout = read_layout(locate_public(base))
+    if (folder / "2_Dense").is_dir():
+        check_links(folder / "2_Dense")
+        layout = replace(layout, projection=folder / "2_Dense")
+    encoder = assemble(layout, base, dropout=None, quantize_4bit=False, wishes=wishes)
     _check_contract(folder, contract, encoder.contract)
     encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
     return encoder.eval()

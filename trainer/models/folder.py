@@ -68,6 +68,8 @@ def _write(encoder: DenseEncoder, folder: Path) -> None:
     if isinstance(encoder.backbone, PeftModel):
         lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
         contract.write(folder / "adapter")
+        if encoder.projection is not None:
+            encoder.projection.write(folder / "adapter" / "2_Dense")
     (folder / "README.md").write_text(model_card(contract, adapter=isinstance(encoder.backbone, PeftModel)), encoding="utf-8")
     if tokenization.fingerprint(tokenization.read_tokenizer(folder, config)) != contract.tokenizer_fingerprint:
         raise BadModel(f"the tokenizer {type(encoder.tokenizer).__name__} does not come back from its own files as it was; nothing was saved")

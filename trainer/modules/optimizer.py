@@ -22,6 +22,8 @@ class OptimizerSettings:
     schedule: Schedule
     warmup_steps: int
     total_steps: int
+    fused: bool = True
+    """One kernel for all weights. Not with fp16: it unscales gradients itself, after they have been clipped."""
 
 
 def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
@@ -55,7 +57,7 @@ def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSetting
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()], fused=True
+        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()], fused=settings.fused
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps, settings.schedule)

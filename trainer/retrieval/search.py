@@ -45,7 +45,8 @@ def _top_of_block(
     step = max(1, scores_at_once // len(queries))
     for start in range(0, len(documents), step):
         block = torch.tensor(documents[start : start + step], device=queries.device)
-        scores = queries @ block.T
+        with torch.autocast(queries.device.type, enabled=False):  # validation runs inside the trainer's autocast
+            scores = queries @ block.T
         rows = _largest(scores, min(k, len(block)))
         best_scores = torch.cat([best_scores, scores.gather(1, rows)], 1)
         best_rows = torch.cat([best_rows, rows + start], 1)

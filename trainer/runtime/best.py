@@ -15,18 +15,22 @@ FILE = "trainable.safetensors"
 class KeepBest(lightning.Callback):
     """Writes the trained weights to `folder` whenever validation reaches a new best, and puts them back when asked.
 
-    Only weights that are trained are kept; the frozen ones are in the backbone. One file, replaced whole.
+    A validation before the first step is the base to beat, and nothing is written. Only weights that are trained are kept; the frozen ones are in the backbone. One file, replaced whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.step: int | None = None
-        self.score = float("-inf")
+        self.score = self.base = float("-inf")
+        self.validated: int | None = None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Saves when the score is the best so far."""
         score = float(trainer.callback_metrics.get(VALIDATION_SCORE, float("nan")))
-        if score > self.score:  # never true for NaN
+        self.validated = trainer.global_step
+        if trainer.global_step == 0:
+            self.base = score
+        elif score > self.score:  # never true for NaN
             self.score, self.step = score, trainer.global_step
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / f".{FILE}.partial"
