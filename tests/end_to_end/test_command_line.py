@@ -125,7 +125,7 @@ class TestFit:
         assert len({record["step"] for record in steps}) == STEPS
         assert [record["step"] for record in steps] == sorted(record["step"] for record in steps)
         assert sum(record["train/loss"] for record in steps[-5:]) < sum(record["train/loss"] for record in steps[:5])
-        assert [record["step"] for record in records if "validation/ndcg@10" in record][0] == 0
+        assert next(record["step"] for record in records if "validation/ndcg@10" in record) == 0
         assert len([record for record in records if "validation/ndcg@10" in record]) == 3
 
     def test_the_report_is_there(self, run):
