@@ -100,6 +100,7 @@ def test_s01_a_projection_or_adapter_that_is_pickled_is_refused(victim, tmp_path
         (folder / f"{weights}.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     change(victim / "adapter" / "adapter_config.json", base_model_name_or_path="all-MiniLM-L6-v2")
     (victim / "adapter" / "nearfar.json").unlink()
+    shutil.rmtree(victim / "adapter" / "2_Dense")
     with pytest.raises(BadModel, match=r"no adapter_model\.safetensors"):
         read_encoder(str(victim / "adapter"))
     refused(victim, r"2_Dense holds no model\.safetensors")
