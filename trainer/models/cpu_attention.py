@@ -1,8 +1,8 @@
 """Attention for texts on a CPU, by plain matrix products.
 
 PyTorch's fused attention for CPUs is made for long inputs. Its backward pass in bfloat16 takes five times as long as the plain
-products at 16 to 250 tokens, and in float32 the plain ones win up to some 40 tokens (`benchmarks/cpu_attention.py`). Micro-batches
-are small, so the matrix of probabilities that the plain form keeps is small too.
+products at 16 to 250 tokens, and in float32, on more than one thread, the plain ones win up to some 40 tokens
+(`benchmarks/cpu_attention.py`). Micro-batches are small, so the matrix of probabilities that the plain form keeps is small too.
 """
 
 from typing import Any
