@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import twins
-from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, value_and_gradient
+from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, taught_batch, value_and_gradient
 
 from trainer import objectives
 from trainer.batch import Batch, Texts
@@ -27,6 +27,12 @@ CASES = {
     ),
     "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.2), partial(twins.cosent, temperature=0.2)),
     "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.3), partial(twins.triplet, margin=0.3)),
+    "distillation": (
+        taught_batch,
+        partial(objectives.distillation, score=dot, temperature=0.2, teacher_temperature=3.0),
+        partial(twins.distillation, temperature=0.2, teacher_temperature=3.0),
+    ),
+    "margin-mse": (taught_batch, partial(objectives.margin_mse, score=dot), twins.margin_mse),
 }
 
 
@@ -51,7 +57,7 @@ class TestEqualsItsTwin:
 
     def test_a_loss_times_two_would_be_seen(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
-        value, gradient = value_and_gradient(2 * case[1](case[0], encode=encoder), list(encoder.parameters()))
+        value, gradient = value_and_gradient(2 * case[1](case[0], encode=encoder)["loss"], list(encoder.parameters()))
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
         assert not alike((value / 2, gradient), wanted, TOLERANCE[dtype])
 
@@ -71,7 +77,7 @@ def test_a_dropped_mask_would_be_seen(monkeypatch):
     batch, encoder = full_batch(), SmallEncoder()
     parameters = list(encoder.parameters())
     wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
-    monkeypatch.setattr(objectives, "excluded_documents", lambda batch: torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool))
+    monkeypatch.setattr(objectives, "excluded_documents", lambda _: lambda *_: None)
     assert not alike(value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters), wanted, 1e-5)
 
 
@@ -79,17 +85,17 @@ class TestExcluded:
     def test_equals_the_list_of_candidates(self):
         batch = full_batch()
         wanted = [[not twins.is_candidate(batch, query, place) for place in range(len(batch.documents))] for query in range(len(batch.queries))]
-        found = objectives.excluded_documents(batch)
+        found = twins.mask_of(batch)
         assert found.tolist() == wanted
         assert 5 < found.sum() < found.numel() / 2
 
     def test_own_positive_counts_even_where_it_is_the_query_s_text(self):
         batch = batch_of([("same", "same"), ("other", "same")])
-        assert objectives.excluded_documents(batch).tolist() == [[False, True], [True, False]]
+        assert twins.mask_of(batch).tolist() == [[False, True], [True, False]]
 
     def test_the_filler_excludes_nothing(self):
         batch = batch_of([("a", "b"), ("c", "d")], [["b", "x", "y"], ["d"]])
-        assert not objectives.excluded_documents(batch).any()
+        assert not twins.mask_of(batch).any()
 
 
 class TestGradientOfWhatIsNoNegative:
@@ -103,7 +109,7 @@ class TestGradientOfWhatIsNoNegative:
         documents = encoder(batch.documents).detach().requires_grad_()
         positive = (queries[0] @ documents[0]) / 0.2
         excluded = objectives.excluded_documents(batch)
-        (log_partition(queries, documents, dot, 0.2, excluded)[0] - positive).backward()
+        (log_partition(queries, documents, dot, 0.2, excluded).of_queries[0] - positive).backward()
         return documents.grad.norm(dim=1).tolist()
 
     def test_twin_of_the_positive(self):
@@ -127,12 +133,12 @@ class TestGradientOfWhatIsNoNegative:
         """Symmetric: of the positive `answer`, a second query that has it too must feel nothing."""
         rows = [("find", "answer"), ("seek", "answer"), ("look", "bird")]
         batch, encoder = batch_of(rows), SmallEncoder()
-        assert objectives.excluded_documents(batch)[:, :1].flatten().tolist() == [False, True, False]
+        assert twins.mask_of(batch)[:, :1].flatten().tolist() == [False, True, False]
         queries = encoder(batch.queries).detach().requires_grad_()
         documents = encoder(batch.documents).detach()
         vectors = {id(batch.queries): queries, id(batch.documents): documents}
-        one_way = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2)
-        both_ways = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True)
+        one_way = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2)["loss"]
+        both_ways = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True)["loss"]
         backward = 2 * both_ways - one_way
         # A softmax over {find, look}, over {seek, look}, and over all three for `bird`.
         scores = (documents @ queries.T) / 0.2
@@ -162,7 +168,7 @@ class TestTemperature:
         temperature = Temperature(0.2, learned=False)
         assert not temperature.log.requires_grad
         assert temperature().item() == pytest.approx(0.2, rel=1e-6)
-        objectives.contrastive(full_batch(), SmallEncoder(), dot, temperature()).backward()
+        objectives.contrastive(full_batch(), SmallEncoder(), dot, temperature())["loss"].backward()
         assert temperature.log.grad is None
 
     def test_stays_positive_whatever_is_learned(self):
@@ -183,7 +189,7 @@ def test_triplet_leaves_known_positives_out():
     queries, documents = Texts.of([[1]], [10]), Texts.of([[1], [2], [3]], [1, 2, 3])
     batch = Batch(queries, documents, torch.tensor([[1, 2]]))
     table = {10: 0, 1: 1, 2: 2, 3: 3}
-    loss = objectives.triplet(batch, lambda texts: embeddings[[table[int(name)] for name in texts.identities]], dot, margin=50.0)
+    loss = objectives.triplet(batch, lambda texts: embeddings[[table[int(name)] for name in texts.identities]], dot, margin=50.0)["loss"]
     loss.backward()
     assert embeddings.grad[2].abs().sum() == 0
     assert embeddings.grad[3].abs().sum() > 0

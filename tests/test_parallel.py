@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from twins import SmallEncoder, alike, texts_of, value_and_gradient
+from twins import SmallEncoder, alike, excluding, texts_of, value_and_gradient
 
 from trainer.parallel import in_chunks, log_partition, micro_batches
 from trainer.scores import dot
@@ -46,12 +46,12 @@ class TestInChunks:
     @pytest.mark.parametrize("recompute", [False, True])
     def test_vectors_come_back_in_their_places(self, tokens, recompute):
         encoder, texts = SmallEncoder(), texts_of(WORDS)
-        torch.testing.assert_close(in_chunks(encoder, tokens, recompute)(texts), encoder(texts), atol=1e-12, rtol=0)
+        torch.testing.assert_close(in_chunks(encoder, tokens, 0 if recompute else None)(texts), encoder(texts), atol=1e-12, rtol=0)
 
     @pytest.mark.parametrize("recompute", [False, True])
     def test_a_text_that_occurs_twice_is_encoded_once(self, recompute):
         encoder = SmallEncoder()
-        loss = in_chunks(encoder, 24, recompute)(texts_of(WORDS)).sum()
+        loss = in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum()
         assert sum(encoder.encoded) == len(set(WORDS)) < len(WORDS)
         assert len(encoder.encoded) > 1
         loss.backward()
@@ -63,7 +63,7 @@ class TestInChunks:
         weights = torch.randn(len(WORDS), 6, dtype=torch.float64)
         parameters = list(encoder.parameters())
         wanted = value_and_gradient((encoder(texts) * weights).sum(), parameters)
-        assert alike(value_and_gradient((in_chunks(encoder, 24, recompute)(texts) * weights).sum(), parameters), wanted, 1e-10)
+        assert alike(value_and_gradient((in_chunks(encoder, 24, 0 if recompute else None)(texts) * weights).sum(), parameters), wanted, 1e-10)
         first = [WORDS.index(word) == place for place, word in enumerate(WORDS)]
         forgetful = (encoder(texts) * weights * torch.tensor(first)[:, None]).sum()
         assert not alike(value_and_gradient(forgetful, parameters), wanted, 1e-5), "a gradient of the first copies alone would be seen"
@@ -78,7 +78,7 @@ class TestInChunks:
         def kept(recompute):
             count = []
             with torch.autograd.graph.saved_tensors_hooks(lambda tensor: count.append(tensor.numel()) or tensor, lambda tensor: tensor):
-                in_chunks(encoder, 24, recompute)(texts)
+                in_chunks(encoder, 24, 0 if recompute else None)(texts)
             return sum(count)
 
         assert kept(recompute=True) < kept(recompute=False) / 5
@@ -96,7 +96,7 @@ class TestLogPartition:
     def test_equals_the_sum_over_what_is_not_excluded(self):
         queries, documents = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
         excluded = torch.tensor([[False] * 5, [True, False, True, False, True], [True, True, True, True, False]])
-        found = log_partition(queries, documents, dot, 0.3, excluded)
+        found = log_partition(queries, documents, dot, 0.3, excluding(excluded)).of_queries
         for row in range(3):
             kept = [torch.exp(queries[row] @ documents[place] / 0.3) for place in range(5) if not excluded[row, place]]
             assert found[row].item() == pytest.approx(torch.log(sum(kept)).item(), abs=1e-10)
@@ -104,10 +104,10 @@ class TestLogPartition:
     def test_what_is_excluded_has_a_gradient_of_exactly_zero_even_when_its_score_is_huge(self):
         queries = torch.ones(1, 1, dtype=torch.float64)
         documents = torch.tensor([[1.0], [1e300]], dtype=torch.float64, requires_grad=True)
-        log_partition(queries, documents, dot, 0.05, torch.tensor([[False, True]])).sum().backward()
+        log_partition(queries, documents, dot, 0.05, excluding(torch.tensor([[False, True]]))).of_queries.sum().backward()
         assert documents.grad.flatten().tolist() == [20.0, 0.0]
 
     def test_large_scores_do_not_overflow(self):
-        assert log_partition(
-            torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]), dot, 1e-3, torch.zeros(1, 2, dtype=torch.bool)
-        ).item() == pytest.approx(1000.693, abs=1e-3)
+        assert log_partition(torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]), dot, 1e-3, lambda *_: None).of_queries.item() == pytest.approx(
+            1000.693, abs=1e-3
+        )

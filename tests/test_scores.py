@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from twins import alike, value_and_gradient
+from twins import alike, excluding, value_and_gradient
 
 from trainer.parallel import log_partition
-from trainer.scores import dot, own
+from trainer.scores import dot, maxsim, own
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -90,18 +90,62 @@ def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score
     queries, documents = embeddings()
     excluded = torch.rand(4, 12) < 0.3
     excluded[:, 0] = False
-    whole = log_partition(queries, documents, score, 0.7, excluded)
+    whole = log_partition(queries, documents, score, 0.7, excluding(excluded)).of_queries
     by_queries = torch.cat(
-        [log_partition(*part, 0.7, mask) for part, mask in zip(_shared_queries(queries, documents, score, parts), excluded.chunk(parts), strict=True)]
+        [
+            log_partition(*part, 0.7, excluding(mask)).of_queries
+            for part, mask in zip(_shared_queries(queries, documents, score, parts), excluded.chunk(parts), strict=True)
+        ]
     )
-    shares = [log_partition(queries, some, score, 0.7, mask) for some, mask in zip(documents.chunk(parts), excluded.chunk(parts, dim=1), strict=True)]
+    shares = [
+        log_partition(queries, some, score, 0.7, excluding(mask)).of_queries
+        for some, mask in zip(documents.chunk(parts), excluded.chunk(parts, dim=1), strict=True)
+    ]
     by_documents = torch.stack(shares).logsumexp(0)
     weights = torch.randn(4, dtype=torch.float64)
     wanted, *found = (value_and_gradient((each * weights).sum(), (queries, documents)) for each in (whole, by_queries, by_documents))
     assert all(alike(each, wanted, 1e-10) for each in found)
-    detached = log_partition(queries, documents.detach(), score, 0.7, excluded)
+    detached = log_partition(queries, documents.detach(), score, 0.7, excluding(excluded)).of_queries
     assert not alike(value_and_gradient((detached * weights).sum(), (queries, documents)), wanted, 1e-10)
 
 
 def _shared_queries(queries, documents, score, parts):
     return [(part, documents, score) for part in queries.chunk(parts)]
+
+
+def token_vectors(*lengths, dtype=torch.float64):
+    """Texts of so many tokens, filled up with rows of zeros to the longest."""
+    values = torch.randn(len(lengths), max(lengths), 5, dtype=dtype)
+    return (values * (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[..., None]).requires_grad_()
+
+
+class TestMaxsim:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_law_5_equals_the_double_loop(self, dtype):
+        queries, documents = token_vectors(3, 1, 4, dtype=dtype), token_vectors(2, 6, 1, 5, 3, dtype=dtype)
+        lengths = [[int(text.any(-1).sum()) for text in texts] for texts in (queries, documents)]
+        assert lengths == [[3, 1, 4], [2, 6, 1, 5, 3]]
+        wanted = torch.stack([
+            torch.stack([sum(max(queries[q, i] @ documents[d, j] for j in range(lengths[1][d])) for i in range(lengths[0][q])) for d in range(5)])
+            for q in range(3)
+        ])  # fmt: skip
+        weights = torch.randn(3, 5, dtype=dtype)
+        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (maxsim(queries, documents), wanted)]
+        assert alike(*both, 1e-10 if dtype == torch.float64 else 1e-5)
+
+    def test_law_5_own_scores_are_the_diagonal_blocks(self):
+        queries, documents = token_vectors(3, 1, 4), token_vectors(2, 6, 1, 5, 3, 2)
+        everything = maxsim(queries, documents)
+        torch.testing.assert_close(own(queries, documents, maxsim), torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(3)]))
+
+    def test_padding_is_no_token(self):
+        """All similarities are negative, so a zero that counted would be the best match."""
+        queries, documents = token_vectors(2, 2).abs(), -token_vectors(3, 1).abs()
+        longer = torch.nn.functional.pad(documents, (0, 0, 0, 4))
+        assert (maxsim(queries, documents) < -1e-3).all()
+        assert torch.equal(maxsim(queries, longer), maxsim(queries, documents))
+        assert torch.equal(maxsim(torch.nn.functional.pad(queries, (0, 0, 0, 2)), documents), maxsim(queries, documents))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_is_summed_in_float32(self, dtype):
+        assert maxsim(token_vectors(2, dtype=dtype), token_vectors(3, dtype=dtype)).dtype == torch.float32

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer import objectives
 from trainer.batch import Batch, Texts, identity
+from trainer.parallel import Excluded
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -65,6 +67,7 @@ KNOWN = (
     ("removedisk", "dropdisk"),
     ("createdisk",),
 )
+TEACHER = ((4.0, 1.0, -2.0), (0.5, 0.0, 3.0), (7.0, 6.0, 5.0), (1.0, 1.0, 1.0), (-3.0, -5.0, 2.0), (2.0, 0.0, 0.0))
 LABELS = ((3.0,), (1.0,), (2.0,), (2.0,), (0.5,), (3.0,))
 
 
@@ -76,6 +79,11 @@ def full_batch() -> Batch:
 def graded_batch() -> Batch:
     """Pairs with a grade, some grades equal."""
     return batch_of([row[:2] for row in ROWS], labels=LABELS)
+
+
+def taught_batch() -> Batch:
+    """ROWS with a teacher's score of every candidate."""
+    return batch_of(ROWS, KNOWN, [row[: len(ROWS[0]) - 1] for row in TEACHER])
 
 
 # The twins: they encode one text at a time and list every candidate.
@@ -137,11 +145,44 @@ def triplet(batch: Batch, encode: Callable[[Texts], Tensor], margin: float) -> T
     return torch.stack(hinges).mean()
 
 
+def distillation(batch: Batch, encode: Callable[[Texts], Tensor], temperature: float, teacher_temperature: float) -> Tensor:
+    queries, documents = one_by_one(batch.queries, encode), one_by_one(batch.documents, encode)
+    each, total = batch.documents_per_query, 0
+    for number, query in enumerate(queries):
+        student = torch.stack([query @ document / temperature for document in documents[number * each : (number + 1) * each]]).softmax(0)
+        teacher = (batch.labels[number].to(student) / teacher_temperature).softmax(0)
+        total = total + sum(share * (share.log() - own.log()) for share, own in zip(teacher, student, strict=True))
+    return total / len(queries)
+
+
+def margin_mse(batch: Batch, encode: Callable[[Texts], Tensor]) -> Tensor:
+    queries, documents = one_by_one(batch.queries, encode), one_by_one(batch.documents, encode)
+    each, errors = batch.documents_per_query, []
+    for number, query in enumerate(queries):
+        positive, *negatives = documents[number * each : (number + 1) * each]
+        for place, negative in enumerate(negatives, 1):
+            taught = float(batch.labels[number, 0] - batch.labels[number, place])
+            errors.append((query @ positive - query @ negative - taught) ** 2)
+    return torch.stack(errors).mean()
+
+
+def mask_of(batch: Batch) -> Tensor:
+    """`excluded_documents` for all queries and documents at once."""
+    mask = objectives.excluded_documents(batch)(slice(None), slice(None))
+    return torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool) if mask is None else mask
+
+
+def excluding(mask: Tensor) -> Excluded:
+    """A written mask in the form that `log_partition` takes."""
+    return lambda queries, documents: mask[queries, documents]
+
+
 # How two results are compared.
 
 
-def value_and_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss and its whole gradient as one vector."""
+def value_and_gradient(outcome: Tensor | dict[str, Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss, alone or in what an objective returns, and its whole gradient as one vector."""
+    loss = outcome["loss"] if isinstance(outcome, dict) else outcome
     gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
     return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 

@@ -46,3 +46,23 @@ def triplet(scores: Float[Tensor, "query candidate"], margin: float, excluded: B
     violations = functional.relu(margin - scores[:, :1] + scores[:, 1:])
     kept = violations.flatten() if excluded is None else violations[~excluded[:, 1:]]
     return kept.sum() / max(1, len(kept))
+
+
+def kl(scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]) -> Float[Tensor, ""]:
+    """KL(teacher || student): the mean over queries of the divergence of the softmax over a query's candidates (ColBERTv2, Santhanam et al. 2022).
+
+    Both are scores over their temperature. Equal up to a constant a query, they give zero and no gradient.
+
+    >>> round(kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[50.0, 0.0]])).exp().item(), 4)
+    2.0
+    """
+    return functional.kl_div(scores.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def margin_mse(scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]) -> Float[Tensor, ""]:
+    """MarginMSE: the mean of (student's margin - teacher's margin)^2 over all negatives; column 0 is the positive (Hofstaetter et al. 2020, equation 2).
+
+    >>> margin_mse(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[5.0, 4.0, 4.0]])).item()
+    2.5
+    """
+    return functional.mse_loss(scores[:, :1] - scores[:, 1:], teacher[:, :1] - teacher[:, 1:])

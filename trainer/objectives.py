@@ -1,63 +1,96 @@
-"""Objectives: encode, score, loss. Each takes `encode` and `score` and so serves every family of models."""
+"""Objectives: encode, score, loss. Each takes `encode` and `score` and so serves every family of models.
 
-from functools import partial
+An objective returns the same on every rank, that of the whole global batch (`trainer.parallel`): its "loss", and what else is worth a line in
+the log.
+"""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trainer import losses
 from trainer.batch import Batch
-from trainer.parallel import Encode, log_partition
+from trainer.parallel import Encode, Excluded, gather, log_partition, rank
 from trainer.scores import Score, own
 
 Temperature = Float[Tensor, ""] | float
+Outcome = dict[str, Float[Tensor, ""]]
+"""Metrics of a step by name; "loss" is the one that is minimised."""
 
 
-def excluded_documents(batch: Batch) -> Bool[Tensor, "query document"]:
-    """True where a document must not count as a negative of a query: another of its known positives, or the query's own text.
+def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Temperature, symmetric: bool = False) -> Outcome:
+    """InfoNCE over every document of every rank (van den Oord et al. 2018); `symmetric`: the mean of both directions."""
+    queries, documents = encode(batch.queries), encode(batch.documents)
+    positive = gather(own(queries, documents[:: batch.documents_per_query], score).squeeze(1) / temperature)
+    partition = log_partition(queries, documents, score, temperature, excluded_documents(batch), symmetric)
+    loss = losses.info_nce(positive, partition.of_queries)
+    if partition.of_positives is not None:
+        loss = (loss + losses.info_nce(positive, partition.of_positives)) / 2
+    return {"loss": loss, "masked_false_negatives": loss.new_tensor(partition.excluded)}
+
+
+def distillation(batch: Batch, encode: Encode, score: Score, temperature: Temperature, teacher_temperature: float = 1.0) -> Outcome:
+    """KL to the teacher over each query's own candidates (ColBERTv2, Santhanam et al. 2022)."""
+    scores, teacher = _own_and_labels(batch, encode, score)
+    return {"loss": losses.kl(scores / temperature, teacher / teacher_temperature)}
+
+
+def margin_mse(batch: Batch, encode: Encode, score: Score) -> Outcome:
+    """The teacher's margins between the positive and each negative, matched (Hofstaetter et al. 2020)."""
+    return {"loss": losses.margin_mse(*_own_and_labels(batch, encode, score))}
+
+
+def cosent(batch: Batch, encode: Encode, score: Score, temperature: Temperature) -> Outcome:
+    """CoSENT over all scored pairs of the batch (Su 2022)."""
+    scores, labels = _own_and_labels(batch, encode, score)
+    return {"loss": losses.cosent(scores.flatten(), labels.flatten(), temperature)}
+
+
+def triplet(batch: Batch, encode: Encode, score: Score, margin: float) -> Outcome:
+    """Triplet margin over each query's own negatives, known positives left out (Schroff et al. 2015, on scores)."""
+    scores = gather(own(encode(batch.queries), encode(batch.documents), score))
+    documents = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
+    excluded = gather((documents[:, :, None] == _not_negative(batch)[:, None, :]).any(2)).to(scores.device)
+    return {"loss": losses.triplet(scores, margin, excluded), "masked_false_negatives": excluded[:, 1:].sum().to(scores)}
+
+
+def excluded_documents(batch: Batch) -> Excluded:
+    """Which documents must not count as negatives of a query: another of its known positives, on any rank, or the query's own text.
 
     Compared by identity, so a twin of the positive in another row is left out too. A query's own positive is never excluded.
     """
-    documents, queries = batch.documents.identities, batch.queries.identities
-    excluded = documents[None, :] == queries[:, None]
-    for known in batch.known_positives.unbind(1):  # one column at a time: (query, document) is the largest thing held
-        excluded |= documents[None, :] == known[:, None]
-    row = torch.arange(len(queries))
-    excluded[row, row * batch.documents_per_query] = False
+    of_queries, of_documents, step = gather(_not_negative(batch), padding=-1), batch.documents.identities, batch.documents_per_query
+    before = rank() * len(of_documents)
+
+    def excluded(queries: slice, documents: slice) -> Bool[Tensor, "query document"] | None:
+        mask = _occurs(of_queries[queries], of_documents[documents])
+        if mask is not None:
+            own_positive = torch.arange(len(of_queries))[queries] * step
+            mask &= own_positive[:, None] != torch.arange(before, before + len(of_documents))[documents]
+        return mask
+
     return excluded
 
 
-def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Temperature, symmetric: bool = False) -> Float[Tensor, ""]:
-    """InfoNCE over every document of the batch (van den Oord et al. 2018); `symmetric`: the mean of both directions."""
-    queries, documents = encode(batch.queries), encode(batch.documents)
-    positives = documents[:: batch.documents_per_query]
-    excluded = excluded_documents(batch)
-    positive = own(queries, positives, score).squeeze(1) / temperature
-    loss = losses.info_nce(positive, log_partition(queries, documents, score, temperature, excluded))
-    if not symmetric:
-        return loss
-    excluded = excluded[:, :: batch.documents_per_query].T
-    swapped = partial(_swapped, score=score)
-    return (loss + losses.info_nce(positive, log_partition(positives, queries, swapped, temperature, excluded))) / 2
+def _not_negative(batch: Batch) -> Int[Tensor, "query name"]:
+    return torch.cat([batch.known_positives, batch.queries.identities[:, None]], dim=1)
 
 
-def cosent(batch: Batch, encode: Encode, score: Score, temperature: Temperature) -> Float[Tensor, ""]:
-    """CoSENT over all scored pairs of the batch (Su 2022)."""
+def _occurs(names: Int[Tensor, "query name"], documents: Int[Tensor, " document"]) -> Bool[Tensor, "query document"] | None:
+    """True where a document is among the query's names; None where none is, which is the rule in a large batch."""
+    distinct, place = documents.unique(return_inverse=True)
+    nearest = torch.searchsorted(distinct, names).clamp(max=len(distinct) - 1)
+    query, name = (distinct[nearest] == names).nonzero(as_tuple=True)
+    if len(query) == 0:
+        return None
+    found = torch.zeros(len(names), len(distinct), dtype=torch.bool)
+    found[query, nearest[query, name]] = True
+    return found[:, place]
+
+
+def _own_and_labels(batch: Batch, encode: Encode, score: Score) -> tuple[Float[Tensor, "query candidate"], Float[Tensor, "query candidate"]]:
+    """Scores and labels of every query's own candidates, of the global batch."""
     if batch.labels is None:
-        raise ValueError("CoSENT compares graded pairs; this batch has no labels")
-    scores = own(encode(batch.queries), encode(batch.documents), score)
-    return losses.cosent(scores.flatten(), batch.labels.to(scores).flatten(), temperature)
-
-
-def triplet(batch: Batch, encode: Encode, score: Score, margin: float) -> Float[Tensor, ""]:
-    """Triplet margin over each query's own negatives, known positives left out (Schroff et al. 2015, on scores)."""
-    scores = own(encode(batch.queries), encode(batch.documents), score)
-    row = torch.arange(len(batch.queries))
-    excluded = excluded_documents(batch).unflatten(1, (len(row), -1))[row, row]
-    return losses.triplet(scores, margin, excluded.to(scores.device))
-
-
-def _swapped(documents: Tensor, queries: Tensor, score: Score) -> Tensor:
-    """Scores with documents as rows: a score need not be symmetric, so its arguments keep their roles."""
-    return score(queries, documents).mT
+        raise ValueError("this objective compares with graded pairs or a teacher; this batch has no labels")
+    scores = gather(own(encode(batch.queries), encode(batch.documents), score))
+    return scores, gather(batch.labels).to(scores)

@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Score = Callable[
-    [Float[Tensor, "*#leading query dimension"], Float[Tensor, "*#leading document dimension"]], Float[Tensor, "*#leading query document"]
-]
-"""Any function from embeddings of queries and documents to scores, before temperature."""
+Score = Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]]
+"""Any function from embeddings of queries and documents to scores, before temperature; linear in the length of the query."""
+
+
+def exact(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """In float32 or better."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def dot(
@@ -21,11 +24,29 @@ def dot(
     [[3.0, 8.0]]
     """
     with torch.autocast(queries.device.type, enabled=False):
-        exact = torch.promote_types(queries.dtype, torch.float32)
-        return torch.einsum("...qd,...kd->...qk", queries.to(exact), documents.to(exact))
+        return torch.einsum("...qd,...kd->...qk", exact(queries), exact(documents))
 
 
-def own(queries: Float[Tensor, "query dimension"], documents: Float[Tensor, "document dimension"], score: Score) -> Float[Tensor, "query candidate"]:
+def maxsim(
+    queries: Float[Tensor, "*#leading query query_token dimension"], documents: Float[Tensor, "*#leading document document_token dimension"]
+) -> Float[Tensor, "*#leading query document"]:
+    """Late interaction: the sum over the query's tokens of the largest dot product with any token of the document (Khattab and Zaharia 2020).
+
+    A token vector of zeros is padding: it is not there, neither to be matched nor to be summed over.
+
+    >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
+    [[5.0, -2.0]]
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
+        nobody = ~documents.any(-1)
+        best = similarities.masked_fill(nobody[..., None, :, None, :], -torch.inf).max(-1).values
+        # A query's padding has similarities of zero, but beside a document whose every token is padding also minus infinity.
+        return best.masked_fill(~queries.any(-1)[..., :, None, :], 0.0).sum(-1)
+
+
+def own(queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], score: Score) -> Float[Tensor, "query candidate"]:
     """The score of every query with its own candidates only: documents are query-major, the same number for each query.
 
     >>> queries, documents = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0], [5.0], [6.0]])

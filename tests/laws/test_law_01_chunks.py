@@ -70,11 +70,11 @@ class TestChunkedEqualsDirect:
         value, gradient = learned(encoder, batch, direct(encoder, tokens))
         assert gradient.norm() > 1e-3
         for recompute in (False, True):
-            found = learned(encoder, batch, in_chunks(encoder, tokens, recompute))
+            found = learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None))
             assert torch.equal(found[0], value)
             # Copies are summed in another order than in the twin above: rounding, and nothing else.
             assert alike(found, (value, gradient), TOLERANCE[dtype] / 10)
-        kept, replayed = (learned(encoder, batch, in_chunks(encoder, tokens, recompute)) for recompute in (False, True))
+        kept, replayed = (learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)) for recompute in (False, True))
         assert torch.equal(kept[1], replayed[1])
         assert not alike(learned(encoder, batch, in_chunks(encoder, tokens), seed=8), (value, gradient), 1e-3), "dropout is active"
 
@@ -82,7 +82,7 @@ class TestChunkedEqualsDirect:
         encoder, batch = encoder_and_batch(toy_folder, 0.0, dtype, recipe.FullTuning())
         wanted = learned(encoder, batch, encoder)
         for recompute in (False, True):
-            assert alike(learned(encoder, batch, in_chunks(encoder, tokens, recompute)), wanted, TOLERANCE[dtype])
+            assert alike(learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)), wanted, TOLERANCE[dtype])
 
 
 def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
@@ -113,7 +113,7 @@ def test_recomputation_is_under_the_same_autocast(toy_folder):
         losses = []
         for recompute in (False, True):
             torch.manual_seed(7)
-            losses.append(objectives.contrastive(batch, in_chunks(encoder, 30, recompute), dot, 0.2))
+            losses.append(objectives.contrastive(batch, in_chunks(encoder, 30, 0 if recompute else None), dot, 0.2))
     kept, replayed = (value_and_gradient(loss, parameters_of(encoder)) for loss in losses)
     assert torch.equal(kept[0], replayed[0])
     assert torch.equal(kept[1], replayed[1])
@@ -121,10 +121,10 @@ def test_recomputation_is_under_the_same_autocast(toy_folder):
 
 
 def test_the_backward_pass_leaves_the_random_state_as_it_is_without_recomputation(toy_folder):
-    """Else the next step's dropout, and so the whole loss curve, would depend on `machine.recompute`."""
+    """Else the next step's dropout, and so the whole loss curve, would depend on `machine.kept_tokens`."""
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, recipe.FullTuning())
     states = []
     for recompute in (False, True):
-        learned(encoder, batch, in_chunks(encoder, 30, recompute))
+        learned(encoder, batch, in_chunks(encoder, 30, 0 if recompute else None))
         states.append(torch.get_rng_state())
     assert torch.equal(*states)

@@ -7,17 +7,19 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
-from twins import SmallEncoder, full_batch, graded_batch
+from twins import SmallEncoder, excluding, full_batch, graded_batch, taught_batch
 
-from trainer import losses, objectives
+from trainer import losses, objectives, parallel
 from trainer.parallel import in_chunks, log_partition
-from trainer.scores import dot, own
+from trainer.scores import dot, maxsim, own
 
 OBJECTIVES = {
     "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5)),
     "symmetric": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5, symmetric=True)),
     "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.5)),
     "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.31)),
+    "distillation": (taught_batch, partial(objectives.distillation, score=dot, temperature=0.5, teacher_temperature=2.0)),
+    "margin-mse": (taught_batch, partial(objectives.margin_mse, score=dot)),
 }
 
 
@@ -37,17 +39,35 @@ class TestLosses:
     def test_triplet(self):
         assert gradcheck(partial(losses.triplet, margin=0.37), [scores_of(4, 3)])
 
+    @pytest.mark.parametrize("loss", [losses.kl, losses.margin_mse])
+    def test_of_a_teacher(self, loss):
+        assert gradcheck(partial(loss, teacher=scores_of(4, 3).detach()), [scores_of(4, 3)])
+
 
 class TestScores:
     @pytest.mark.parametrize("score", [dot, partial(own, score=dot)])
     def test_scores(self, score):
         assert gradcheck(score, [scores_of(3, 2), scores_of(6, 2)])
 
+    def test_maxsim(self):
+        assert gradcheck(maxsim, [scores_of(3, 2, 4), scores_of(6, 3, 4)])
+
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_log_partition_in_tiles(self, symmetric, monkeypatch):
+        monkeypatch.setitem(parallel.TILE_SCORES, "cpu", 9)
+        temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+        def both(queries, documents, temperature):
+            found = log_partition(queries, documents, dot, temperature, excluding(torch.arange(50).reshape(5, 10) % 7 == 3), symmetric)
+            return found.of_queries, *([found.of_positives] if symmetric else [])
+
+        assert gradcheck(both, [scores_of(5, 3), scores_of(10, 3), temperature])
+
     def test_log_partition_with_excluded_documents(self):
         excluded = torch.tensor([[False, True, False], [False, False, True]])
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         assert gradcheck(
-            lambda queries, documents, temperature: log_partition(queries, documents, dot, temperature, excluded),
+            lambda queries, documents, temperature: log_partition(queries, documents, dot, temperature, excluding(excluded)).of_queries,
             [scores_of(2, 3), scores_of(3, 3), temperature],
         )
 
@@ -59,7 +79,7 @@ def of_weights(objective, batch, wrap=lambda encoder: encoder):
 
     def loss(*weights):
         given = dict(zip(names, weights, strict=True))
-        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))
+        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))["loss"]
 
     return loss, [parameter.detach().clone().requires_grad_() for parameter in encoder.parameters()]
 
@@ -74,7 +94,7 @@ class TestObjectives:
 
     def test_in_chunks_that_are_recomputed(self, name):
         make, objective = OBJECTIVES[name]
-        loss, weights = of_weights(objective, make(), lambda encode: in_chunks(encode, 20, recompute=True))
+        loss, weights = of_weights(objective, make(), lambda encode: in_chunks(encode, 20, kept_tokens=0))
         assert gradcheck(loss, weights, fast_mode=True)
 
     def test_detached_documents_would_be_seen(self, name):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.errors import NonFinite
 from trainer.modules.optimizer import OptimizerSettings, adamw
-from trainer.objectives import excluded_documents
+from trainer.objectives import Outcome
 from trainer.parallel import Encode
 
-Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Float[Tensor, ""]]
+Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
 """An objective with everything but batch, encoder and temperature filled in."""
 
 
@@ -36,14 +36,14 @@ class Temperature(nn.Module):
 class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
-    `validate` measures the encoder on a held-out set and returns metrics by name; it is given so that this file knows nothing
+    `encode` gives a step its way from texts to embeddings (`trainer.parallel.in_chunks`). `validate` measures the encoder on a held-out set and returns metrics by name; it is given so that this file knows nothing
     of how retrieval is evaluated.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        encode: Encode,
+        encode: Callable[[], Encode],
         loss: Loss,
         temperature: Temperature,
         optimizer: OptimizerSettings,
@@ -58,12 +58,11 @@ class BiEncoder(LightningModule):
         self.validate = validate
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
-        """The loss of one global batch."""
-        loss = self.loss(batch, self.encode, self.temperature())
-        self.current = Step(loss.detach(), batch.sample_ids)
-        masked = excluded_documents(batch).sum().float()
-        self.log_dict({"train/loss": loss.detach(), "train/masked_false_negatives": masked, "train/temperature": self.temperature().detach()})
-        return loss
+        """The loss of one global batch, the same on every rank."""
+        outcome = self.loss(batch, self.encode(), self.temperature())
+        self.current = Step(outcome["loss"].detach(), batch.sample_ids)
+        self.log_dict({f"train/{name}": value.detach() for name, value in {**outcome, "temperature": self.temperature()}.items()})
+        return outcome["loss"]
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -1,0 +1,121 @@
+"""Law 2: W ranks equal one, in loss, gradient norm and gradient direction; every objective and score, ragged lengths, however it is cut.
+
+Here the mean over ranks is taken by hand, so what is tested is the engine alone. The same under the strategies that people run is in
+`tests/strategies`.
+"""
+
+import itertools
+
+import pytest
+import torch
+from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from ranks import on_ranks
+from torch import distributed
+
+from trainer import objectives, parallel
+from trainer.parallel import rank, ranks
+
+CASES = list(itertools.product(OBJECTIVES, SCORES, TUNINGS, MICRO_BATCHES))
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def gradients(folder, dtype, cases, spoil=None):
+    """Of each case: the loss of this rank and the mean over ranks of the gradient."""
+    if spoil is not None:
+        spoil()
+    found, encoders = [], {}
+    for objective, score, tuning, micro in cases:
+        if (score, tuning) not in encoders:
+            encoders[score, tuning] = encoder_of(folder, score, tuning, dtype)
+        encoder = encoders[score, tuning]
+        loss, gradient = gradient_of(encoder, batch_of(encoder, rank(), ranks()), objective, score, micro)
+        if spoil is loss_times_ranks:
+            gradient *= ranks()
+        if ranks() > 1:
+            distributed.all_reduce(gradient)
+            gradient /= ranks()
+        found.append((loss, gradient))
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(toy_folder):
+    """Of each case in float64: one process, the whole batch at once."""
+    return dict(zip(CASES, gradients(toy_folder("bert"), torch.float64, [(*case[:3], "whole") for case in CASES]), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_ranks_equal_one(toy_folder, alone, count, dtype):
+    answers = on_ranks(count, gradients, toy_folder("bert"), dtype, CASES)
+    tolerance = TOLERANCE[dtype]
+    for number, case in enumerate(CASES):
+        wanted_loss, wanted = alone[case]
+        assert wanted.norm() > 1e-3, case
+        for of_rank in answers:
+            loss, gradient = of_rank[number]
+            assert loss == pytest.approx(wanted_loss, rel=tolerance), case
+            norm, turned = likeness(gradient, wanted)
+            assert norm == pytest.approx(1, abs=tolerance), case
+            assert turned <= tolerance**2 / 2, case
+
+
+def test_the_cases_differ(alone):
+    """Else a gradient that ignores its case would pass."""
+    whole = {case: gradient for case, (_, gradient) in alone.items() if case[3] == "whole"}
+    for one, other in itertools.combinations([case for case in whole if case[1:3] == ("dot", "full")], 2):
+        assert abs(likeness(whole[one], whole[other])[1]) > 1e-4, (one, other)
+
+
+def loss_times_ranks():
+    """What a trainer does that sums where the mean was meant."""
+
+
+def detached_gather():
+    """What a trainer does that gathers without gradient."""
+    honest = parallel.gather
+
+    def gather(values, padding=None):
+        everything = honest(values.detach(), padding)
+        return everything.requires_grad_(values.requires_grad)
+
+    parallel.gather = objectives.gather = gather
+
+
+def no_mask_between_ranks():
+    """What a trainer does that knows the positives of its own rank alone."""
+    honest = objectives.gather
+
+    def gather(values, padding=None):
+        everything = honest(values, padding)
+        return everything if padding is None else torch.full_like(everything, -1)
+
+    objectives.gather = gather
+
+
+@pytest.mark.parametrize("spoil", [loss_times_ranks, detached_gather, no_mask_between_ranks])
+@pytest.mark.parametrize("score", SCORES)
+def test_a_wrong_implementation_is_caught(toy_folder, alone, spoil, score):
+    case = ("contrastive", score, "full", "micro-batched")
+    wrong = on_ranks(2, gradients, toy_folder("bert"), torch.float64, [case], spoil)[0][0][1]
+    norm, turned = likeness(wrong, alone[case][1])
+    assert abs(norm - 1) > 1e-3 or turned > 1e-4
+
+
+def traffic(folder):
+    """Bytes a rank receives in one step, forward and backward."""
+    encoder = encoder_of(folder, "dot", "full")
+    batch = batch_of(encoder, rank(), ranks())
+    before = parallel.TRAFFIC.forward, parallel.TRAFFIC.backward
+    gradient_of(encoder, batch, "contrastive", "dot", "whole")
+    return parallel.TRAFFIC.forward - before[0], parallel.TRAFFIC.backward - before[1], encoder.dimensions, len(batch.queries), batch
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_queries_travel_and_documents_stay(toy_folder, count):
+    for forward, backward, dimensions, queries, _ in on_ranks(count, traffic, toy_folder("bert")):
+        others = count - 1
+        vectors, partial_sums, positives = 4 * queries * dimensions, 4 * queries * count, 4 * queries
+        assert backward == others * (vectors + partial_sums + positives)
+        names = forward - backward
+        assert 0 < names <= others * 8 * queries * 5, "and the identities of what is known to be right"

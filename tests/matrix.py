@@ -1,0 +1,110 @@
+"""The cases of law 2: an objective, a score, what is trained, how micro-batches are cut; and the gradient of one, on one rank or a share of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from toy_models import SENTENCES
+
+from trainer import objectives, recipe
+from trainer.batch import Batch, Texts, identity
+from trainer.models.dense import DenseEncoder, load_encoder
+from trainer.parallel import in_chunks
+from trainer.scores import Score, dot, maxsim
+
+OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "contrastive": objectives.contrastive,
+    "symmetric": lambda batch, encode, score, temperature: objectives.contrastive(batch, encode, score, temperature, symmetric=True),
+    "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
+    "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
+}
+SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim}
+MICRO_BATCHES: dict[str, dict[str, int | None]] = {
+    "whole": {"tokens": None},
+    "micro-batched": {"tokens": 24, "kept_tokens": 0},
+    "partly kept": {"tokens": 24, "kept_tokens": 60},
+}
+TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
+TEMPERATURE = 0.2
+
+WORDS = ("disk", "database", "account", "machine")
+ROWS = [
+    (f"{'find the ' * (row % 3)}{WORDS[row % 4]} {row}",
+     SENTENCES[row % 4] if row % 4 < 2 else f"{WORDS[row % 4]} number {row}{' and more of it' * (row % 3)}",
+     SENTENCES[2] if row % 3 == 0 else f"no {WORDS[(row + 1) % 4]}",
+     f"{'not this ' * (row % 5)}{row}")
+    for row in range(8)
+]  # fmt: skip
+"""Eight queries of three documents. Lengths differ between ranks; positives 0 and 4, 1 and 5 are twins, and hard negatives 0, 3 and 6."""
+
+MORE_POSITIVES = {ROWS[0][0]: (ROWS[6][1],), ROWS[5][0]: (ROWS[2][2], ROWS[3][1])}
+"""Texts of other rows that are right too; so ranks know of different numbers of positives a query."""
+
+
+class TokenVectors(nn.Module):
+    """A late-interaction encoder in small: one vector a token, of length 1, and rows of zeros for padding."""
+
+    def __init__(self, dense: DenseEncoder) -> None:
+        super().__init__()
+        self.dense = dense
+        generator = torch.Generator().manual_seed(3)
+        self.projection = nn.Linear(dense.dimensions, 8, bias=False)
+        with torch.no_grad():
+            self.projection.weight.copy_(torch.randn(8, dense.dimensions, generator=generator))
+
+    def forward(self, texts: Texts) -> Tensor:
+        ids, real = texts.padded()
+        hidden = self.dense.backbone(input_ids=ids, attention_mask=real.long()).last_hidden_state
+        return functional.normalize(self.projection(hidden), dim=-1) * real[..., None]
+
+
+def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The same weights in every process."""
+    torch.manual_seed(1)
+    dense = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+    for name, parameter in dense.named_parameters():
+        if "lora_B" in name:  # zero at the start: half of the gradient would be zero
+            nn.init.normal_(parameter, std=0.1)
+    return (dense if score == "dot" else TokenVectors(dense)).to(dtype)
+
+
+def batch_of(encoder: nn.Module, rank: int = 0, ranks: int = 1) -> Batch:
+    """A rank's slice of the one global batch."""
+    dense = encoder.dense if isinstance(encoder, TokenVectors) else encoder
+    assert isinstance(dense, DenseEncoder)
+    share = len(ROWS) // ranks
+    rows = ROWS[rank * share : (rank + 1) * share]
+    generator = torch.Generator().manual_seed(2)
+    labels = 3 * torch.randn(len(ROWS), 3, generator=generator)
+    known = [[identity(row[1]), *map(identity, MORE_POSITIVES.get(row[0], ()))] for row in rows]
+    widest = max(map(len, known))
+    return Batch(
+        queries=dense.tokenize([row[0] for row in rows], "query"),
+        documents=dense.tokenize([text for row in rows for text in row[1:]], "document"),
+        known_positives=torch.tensor([names + [-1] * (widest - len(names)) for names in known]),
+        labels=labels[rank * share : (rank + 1) * share],
+        sample_ids=tuple(f"rows:{rank * share + number}" for number in range(share)),
+    )
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters in question, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def gradient_of(encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str) -> tuple[float, Tensor]:
+    """Loss and gradient (one vector) as this rank finds them, a learned temperature included."""
+    log_temperature = torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
+    encode = in_chunks(encoder, **MICRO_BATCHES[micro])  # type: ignore[arg-type]
+    loss = OBJECTIVES[objective](batch, encode, SCORES[score], log_temperature.exp()[0])["loss"]
+    found = torch.autograd.grad(loss, [*trained(encoder).values(), log_temperature], allow_unused=True, materialize_grads=True)
+    return float(loss.detach()), torch.cat([each.flatten() for each in found]).double()
+
+
+def likeness(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """(ratio of norms, 1 - cosine): (1, 0) for equal gradients."""
+    direction = (found / found.norm() - wanted / wanted.norm()).norm()
+    return float(found.norm() / wanted.norm()), float(direction**2 / 2)
