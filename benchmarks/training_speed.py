@@ -105,7 +105,7 @@ def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
         Path(run_recipe.output) / f"run-{job['turn']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
     ) as folder:
         module = build.bi_encoder(run_recipe, encoder, steps)
-        callbacks = [KeepBest(folder.checkpoints / "best"), GracefulStop(), our_callback(record)]
+        callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
         trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
         trainer.fit(module, datamodule=build.pair_data(run_recipe, data, encoder, steps))
     return {**record.result(), "precision": build.precision(run_recipe.machine)}

@@ -123,7 +123,7 @@ class TestMistakes:
             ),
             ("machine.precision=bfloat", "give auto, fp32, bf16 or fp16"),
             ("machine.micro_batch_tokens=0", "machine.micro_batch_tokens: 0 cannot stand here; give a whole number greater than 0 or auto"),
-            ("machine.recompute=yes", 'machine.recompute: "yes" cannot stand here; give true or false'),
+            ("objective.symmetric=yes", 'objective.symmetric: "yes" cannot stand here; give true or false'),
             ("name=2024", "name: 2024 cannot stand here; give text"),
             ("name=2024", "put it in quotes to make it text"),
             ("name=../up", 'name: "../up" cannot stand here; give text matching'),
@@ -144,7 +144,9 @@ class TestMistakes:
         assert "2 problems in recipe" in message
         assert "model is missing and has no default; give a map with at least model.backbone" in message
         assert "data is missing and has no default; give a map with at least data.train" in message
-        assert "data.train is missing and has no default; give text: JSONL" in problem(write("name: toy\nmodel: {backbone: x}\ndata: {test: x}"))
+        assert "data.train is missing and has no default; give text or a list of maps: JSONL" in problem(
+            write("name: toy\nmodel: {backbone: x}\ndata: {test: x}")
+        )
 
     def test_every_problem_is_told_at_once_each_on_its_line(self, write) -> None:
         lines = problem(write(LEAST + "seed: x\noutputs: y\nobjective: {kind: triplet, margin: -1}\n"), "machine.threads=0").splitlines()
@@ -157,9 +159,9 @@ class TestMistakes:
 
 class TestOverrides:
     def test_values_are_read_like_the_file_s(self, write) -> None:
-        overrides = ("seed=7", "optimization.learning_rate=2e-5", "machine.recompute=true", "model.pooling=cls", "validation.patience=3")
+        overrides = ("seed=7", "optimization.learning_rate=2e-5", "objective.symmetric=true", "model.pooling=cls", "validation.patience=3")
         recipe = load_recipe(write(LEAST), overrides)
-        assert (recipe.seed, recipe.optimization.learning_rate, recipe.machine.recompute) == (7, 2e-5, True)
+        assert (recipe.seed, recipe.optimization.learning_rate, recipe.objective.symmetric) == (7, 2e-5, True)
         assert (recipe.model.pooling, recipe.validation.patience) == ("cls", 3)
 
     def test_lists_and_maps(self, write) -> None:

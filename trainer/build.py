@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -14,27 +15,32 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer import objectives, recipe
-from trainer.batch import Batch, identity
+from trainer.batch import Batch, Texts, identity
 from trainer.data.collate import collate
+from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
 from trainer.data.module import PairData, Steps
 from trainer.data.order import steps_per_epoch
 from trainer.data.read import read_rows
 from trainer.data.retrieval_set import RetrievalSet, from_rows, read_retrieval_set
 from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
-from trainer.errors import BadData, BadRecipe
+from trainer.errors import BadData, BadMachine, BadRecipe
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.dense import DenseEncoder, load_encoder
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
+from trainer.objectives import Outcome
 from trainer.parallel import Encode, in_chunks
+from trainer.retrieval.encode import Precision, autocast
+from trainer.runtime import memory
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import dot
+from trainer.strategies.environment import SINGLE, Plan
+from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
-Precision = Literal["fp32", "bf16", "fp16"]
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Padded tokens of a micro-batch: on a CPU, activations that stay in the cache; on a GPU, enough to fill it."""
 
@@ -46,22 +52,33 @@ class DataSets:
     train: Rows
     validation: RetrievalSet
     test: RetrievalSet | None
+    mixture: Mixture | None = None
+    """How `train` is made up of several data sets; None: it is one."""
 
 
 def data_sets(data: recipe.Data, seed: int) -> DataSets:
-    """Reads all data of a recipe. Raises BadData or TooManyBadRows with the place of the fault."""
-    read = partial(read_rows, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=data.negatives_per_query)
-    rows = read(data.train, split="train")
+    """Reads all data of a recipe. Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets only."""
+    weights = [source.weight for source in data.sources]
+    check_weights(weights)
+    read = partial(read_rows, split="train", max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=data.negatives_per_query)
+    sets = [read(source.source, columns=data.columns if source.columns is None else source.columns) for source in data.sources]
+    rows = end_to_end(sets)
     held_out = partial(read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio)
-    beir = (Path(data.train) / "corpus.jsonl").is_file()
-    test_source = data.test or (data.train if beir and (Path(data.train) / "qrels" / "test.tsv").is_file() else None)
-    validation_source = data.validation or (data.train if beir and (Path(data.train) / "qrels" / "dev.tsv").is_file() else None)
+    validation_source, test_source = data.validation or _split_of(data.sources, "dev"), data.test or _split_of(data.sources, "test")
     if validation_source:
         validation = held_out(validation_source, "dev", max_queries=data.validation_max_queries)
     else:
         rows, validation_rows = hold_out(rows, data.validation_ratio, data.validation_max_queries, seed)
         validation = from_rows(validation_rows, "validation")
-    return DataSets(rows, validation, held_out(test_source, "test") if test_source else None)
+    mixture = mixed(sets, rows, weights, data.mixing == "one_source_per_batch") if len(sets) > 1 else None
+    return DataSets(rows, validation, held_out(test_source, "test") if test_source else None, mixture)
+
+
+def _split_of(sources: Sequence[recipe.Source], split: Literal["dev", "test"]) -> str | None:
+    """The one BEIR folder that is trained on, if it has this split."""
+    folder = Path(sources[0].source)
+    there = len(sources) == 1 and (folder / "corpus.jsonl").is_file() and (folder / "qrels" / f"{split}.tsv").is_file()
+    return sources[0].source if there else None
 
 
 def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
@@ -76,7 +93,18 @@ def prepare_machine(machine: recipe.Machine) -> None:
         torch.set_num_threads(machine.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its greetings; what matters is in our own lines
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec).*")
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`).*")
+
+
+def on_machine(run: recipe.Recipe, plan: Plan) -> recipe.Recipe:
+    """The recipe with what the machine file decides filled into its section `machine`. Raises BadMachine where both say, and differ."""
+    said = {"accelerator": plan.accelerator, "precision": plan.precision}
+    for key, value in said.items():
+        wish = getattr(run.machine, key)
+        if value is not None and wish not in ("auto", value):
+            raise BadMachine(f"the recipe says machine.{key}={wish} and the machine file {value}; set machine.{key}=auto, or change the machine file")
+    filled = run.machine.model_copy(update={key: value for key, value in said.items() if value is not None})
+    return run.model_copy(update={"machine": filled})
 
 
 def accelerator(machine: recipe.Machine) -> str:
@@ -90,6 +118,12 @@ def accelerator(machine: recipe.Machine) -> str:
             "or install a PyTorch build for the device"
         )
     return machine.accelerator
+
+
+def device(machine: recipe.Machine) -> torch.device:
+    """Where this process computes: of several GPUs the one that is its own."""
+    kind = accelerator(machine)
+    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 
 def precision(machine: recipe.Machine) -> Precision:
@@ -115,6 +149,17 @@ def micro_batch_tokens(machine: recipe.Machine) -> int:
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
 
 
+def kept_tokens(machine: recipe.Machine, encoder: DenseEncoder, processes: int) -> int:
+    """Padded tokens of a step whose activations are kept: as the recipe says, or as many as fit in the memory of this machine."""
+    if machine.kept_tokens != "auto":
+        return machine.kept_tokens
+    length = encoder.contract.document_max_length_tokens
+    count = max(1, micro_batch_tokens(machine) // length)
+    texts = Texts.of([[0] * length] * count, range(count))
+    with autocast(encoder.device, precision(machine)):
+        return memory.kept_tokens(encoder, encoder, texts, processes)
+
+
 def loss(objective: recipe.Objective) -> tuple[Loss, Temperature]:
     """The objective with its settings filled in, and its temperature."""
     match objective:
@@ -130,11 +175,11 @@ def loss(objective: recipe.Objective) -> tuple[Loss, Temperature]:
             assert_never(objective)
 
 
-def _scored_by_dot(objective: Callable[..., torch.Tensor], batch: Batch, encode: Encode, temperature: torch.Tensor) -> torch.Tensor:
+def _scored_by_dot(objective: Callable[..., Outcome], batch: Batch, encode: Encode, temperature: torch.Tensor) -> Outcome:
     return objective(batch, encode, dot, temperature)
 
 
-def _without_temperature(objective: Callable[..., torch.Tensor], batch: Batch, encode: Encode, _: torch.Tensor) -> torch.Tensor:
+def _without_temperature(objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor) -> Outcome:
     return objective(batch, encode, dot)
 
 
@@ -163,27 +208,32 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
     return settings.max_steps or an_epoch * settings.epochs
 
 
-def check_objective(run: recipe.Recipe, rows: Rows) -> None:
-    """Raises BadData or BadRecipe when the rows lack what the objective needs."""
-    if isinstance(run.objective, recipe.Cosent) and rows[0].labels is None:
-        raise BadData(f"objective.kind=cosent needs a score for every pair, but {run.data.train} has no column `score`; name it in data.columns")
+def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
+    """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
-    if not isinstance(run.objective, recipe.Cosent) and rows[0].labels is not None and len(rows[0].labels) == 1:
-        raise BadData(
-            f"{run.data.train} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
-            "use objective.kind=cosent, or a file of the positive pairs alone, without scores"
-        )
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
         raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more")
+    sizes = mixture.sizes if mixture else (len(rows),)
+    for source, first in zip(run.data.sources, accumulate(sizes, initial=0), strict=False):
+        labels = rows[first].labels
+        if isinstance(run.objective, recipe.Cosent) and labels is None:
+            raise BadData(f"objective.kind=cosent needs a score for every pair, but {source.source} has no column `score`; name it in data.columns")
+        if not isinstance(run.objective, recipe.Cosent) and labels is not None and len(labels) == 1:
+            raise BadData(
+                f"{source.source} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
+                "use objective.kind=cosent, or a file of the positive pairs alone, without scores"
+            )
+    if mixture:
+        mixture.check_batch(run.optimization.batch_size)
 
 
-def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int) -> BiEncoder:
+def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
     function, temperature = loss(run.objective)
     return BiEncoder(
         encoder=encoder,
-        encode=in_chunks(encoder, micro_batch_tokens(run.machine), run.machine.recompute),
+        encode=partial(in_chunks, encoder, micro_batch_tokens(run.machine), kept_tokens(run.machine, encoder, plan.ranks_per_node)),
         loss=function,
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=precision(run.machine) != "fp16"),
@@ -199,13 +249,12 @@ def _validation_metrics(encoder: DenseEncoder, how: Precision, tokens: int, held
 def pair_data(run: recipe.Recipe, data: DataSets, encoder: DenseEncoder, steps: int) -> PairData:
     """Training steps in their order, tokenised as the encoder's contract says."""
     make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(data.train), negatives_per_query=run.data.negatives_per_query)
-    return PairData(Steps(data.train, make, run.seed, run.optimization.batch_size, first=0, last=steps), data.validation)
+    return PairData(Steps(data.train, make, run.seed, run.optimization.batch_size, first=0, last=steps, mixture=data.mixture), data.validation)
 
 
-_LIGHTNING_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-def trainer(run: recipe.Recipe, folder: RunFolder, steps: int, samples: int, extra: Sequence[lightning.Callback]) -> lightning.Trainer:
+def trainer(
+    run: recipe.Recipe, folder: RunFolder, steps: int, samples: int, extra: Sequence[lightning.Callback], plan: Plan = SINGLE
+) -> lightning.Trainer:
     """Lightning's trainer with our log and progress line, early stopping where the recipe asks for it, and `extra` callbacks."""
     every = run.validation.every_steps or steps_per_epoch(samples, run.optimization.batch_size)
     callbacks = [ProgressLine(run.optimization.batch_size, steps), *extra]
@@ -213,8 +262,11 @@ def trainer(run: recipe.Recipe, folder: RunFolder, steps: int, samples: int, ext
         callbacks.append(EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience))
     return lightning.Trainer(
         accelerator=accelerator(run.machine),
-        devices=1,
-        precision=_LIGHTNING_PRECISION[precision(run.machine)],
+        strategy=lightning_strategy(plan, accelerator(run.machine)),
+        devices=plan.ranks_per_node,
+        num_nodes=plan.nodes,
+        use_distributed_sampler=False,
+        plugins=[lightning_precision(plan, precision(run.machine), accelerator(run.machine))],
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=min(every, steps),

@@ -23,6 +23,14 @@ class BadModel(NearfarError):
     """A model folder or name cannot be loaded safely."""
 
 
+class BadMachine(NearfarError):
+    """The machine file, or what a launcher exported, cannot be used here."""
+
+
+class OtherRankFailed(NearfarError):
+    """Another process of the run has failed and says why; this one ends with it."""
+
+
 class BadFolder(NearfarError):
     """A run or index folder cannot be used: in use, not empty, read-only, or of another kind."""
 

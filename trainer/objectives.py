@@ -59,15 +59,12 @@ def excluded_documents(batch: Batch) -> Excluded:
 
     Compared by identity, so a twin of the positive in another row is left out too. A query's own positive is never excluded.
     """
-    of_queries, of_documents, step = gather(_not_negative(batch), padding=-1), batch.documents.identities, batch.documents_per_query
-    before = rank() * len(of_documents)
+    names, documents = gather(_not_negative(batch), padding=-1), batch.documents.identities
+    own_positive = torch.arange(len(names)) * batch.documents_per_query - rank() * len(documents)  # its place among this rank's documents
 
-    def excluded(queries: slice, documents: slice) -> Bool[Tensor, "query document"] | None:
-        mask = _occurs(of_queries[queries], of_documents[documents])
-        if mask is not None:
-            own_positive = torch.arange(len(of_queries))[queries] * step
-            mask &= own_positive[:, None] != torch.arange(before, before + len(of_documents))[documents]
-        return mask
+    def excluded(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"] | None:
+        start, _, _ = some_documents.indices(len(documents))
+        return _occurs(names[some_queries], documents[some_documents], own_positive[some_queries] - start)
 
     return excluded
 
@@ -76,16 +73,24 @@ def _not_negative(batch: Batch) -> Int[Tensor, "query name"]:
     return torch.cat([batch.known_positives, batch.queries.identities[:, None]], dim=1)
 
 
-def _occurs(names: Int[Tensor, "query name"], documents: Int[Tensor, " document"]) -> Bool[Tensor, "query document"] | None:
-    """True where a document is among the query's names; None where none is, which is the rule in a large batch."""
-    distinct, place = documents.unique(return_inverse=True)
+def _occurs(
+    names: Int[Tensor, "query name"], documents: Int[Tensor, " document"], own: Int[Tensor, " query"]
+) -> Bool[Tensor, "query document"] | None:
+    """True where a document is among the query's names and not in the place of its `own` positive; None where none is, the rule in a large batch."""
+    distinct, place, copies = documents.unique(return_inverse=True, return_counts=True)
     nearest = torch.searchsorted(distinct, names).clamp(max=len(distinct) - 1)
     query, name = (distinct[nearest] == names).nonzero(as_tuple=True)
-    if len(query) == 0:
+    found = nearest[query, name]
+    a_copy = torch.empty_like(distinct).scatter_(0, place, torch.arange(len(documents)))
+    other = (copies[found] > 1) | (a_copy[found] != own[query])
+    if not other.any():
         return None
-    found = torch.zeros(len(names), len(distinct), dtype=torch.bool)
-    found[query, nearest[query, name]] = True
-    return found[:, place]
+    mask = torch.zeros(len(names), len(distinct), dtype=torch.bool)
+    mask[query[other], found[other]] = True
+    mask = mask[:, place]
+    here = ((own >= 0) & (own < len(documents))).nonzero().squeeze(1)
+    mask[here, own[here]] = False
+    return mask
 
 
 def _own_and_labels(batch: Batch, encode: Encode, score: Score) -> tuple[Float[Tensor, "query candidate"], Float[Tensor, "query candidate"]]:

@@ -5,9 +5,10 @@ adjoint, so the gradient a rank finds for the weights is `ranks` times its own s
 DeepSpeed take anyway makes of these the sum of the shares, which is the gradient of one process (law 2).
 """
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -17,16 +18,20 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import Texts
+from trainer.errors import BadMachine, OtherRankFailed
 from trainer.scores import Score, exact
 
+Result = TypeVar("Result")
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
 """Any function from texts to one embedding each: a vector, or one vector a token, rows of zeros where there is none."""
 
 Excluded = Callable[[slice, slice], Bool[Tensor, "query document"] | None]
 """(some queries of all ranks, some documents of this rank) to True where a document is not a candidate; None: all are."""
 
-TILE_SCORES = {"cpu": 2**19, "cuda": 2**24}
+TILE_SCORES = {"cpu": 2**20, "cuda": 2**24}
 """Products of token vectors that are held at once."""
+MAX, MIN, SUM = distributed.ReduceOp.MAX, distributed.ReduceOp.MIN, distributed.ReduceOp.SUM
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor  # renamed in torch 2.13
 _NOTHING = -1e30  # log of an empty sum, finite so that no difference of two is undefined
 
 
@@ -67,7 +72,7 @@ def gather(values: Shaped[Tensor, "row ..."], padding: float | int | None = None
     there = exact(values) if values.is_floating_point() else values
     there = there.to(_device())
     if padding is not None:
-        widths = agreed(list(there.shape[1:]), distributed.ReduceOp.MAX)
+        widths = agreed(list(there.shape[1:]), MAX)
         room = [pad for width, own in zip(reversed(widths), reversed(there.shape[1:]), strict=True) for pad in (0, width - own)]
         there = functional.pad(there, room, value=padding)
     return _Gather.apply(there).to(values.device)
@@ -87,7 +92,7 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         own = gradient.new_empty(len(gradient) // ranks(), *gradient.shape[1:])
-        distributed.reduce_scatter_tensor(own, gradient.contiguous())
+        _reduce_scatter(own, gradient.contiguous())
         TRAFFIC.backward += (ranks() - 1) * own.nbytes
         return own
 
@@ -99,6 +104,45 @@ def agreed(numbers: list[int], operation: Any) -> list[int]:
     together = torch.tensor(numbers, device=_device())
     distributed.all_reduce(together, operation)
     return together.tolist()
+
+
+def summed(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The sum over ranks, without gradient; `values` may be overwritten."""
+    if ranks() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def of_all(things: Sequence[str]) -> list[str]:
+    """The texts of all ranks, in rank order."""
+    if ranks() == 1:
+        return list(things)
+    everything: list[Any] = [None] * ranks()
+    distributed.all_gather_object(everything, list(things))
+    return [thing for of_rank in everything for thing in of_rank]
+
+
+def on_first(action: Callable[[], Result]) -> Result | None:
+    """What `action` returns on the first rank, None on the others, which wait for it. Where it fails, all ranks end."""
+    error, result = None, None
+    if rank() == 0:
+        try:
+            result = action()
+        except Exception as raised:  # noqa: BLE001 - raised again below, once the others know
+            error = raised
+    (failed,) = agreed([int(error is not None)], MAX)
+    if error is not None:
+        raise error
+    if failed:
+        raise OtherRankFailed("the first rank has failed; its message says why")
+    return result
+
+
+def check_same(text: str, what: str) -> None:
+    """Raises BadMachine on every rank where ranks were given different texts."""
+    numbers = [int(byte) for byte in hashlib.sha256(text.encode()).digest()]
+    if agreed(numbers, MIN) != agreed(numbers, MAX):
+        raise BadMachine(f"the ranks were started with different versions of the {what}; start all of them with the same command and the same files")
 
 
 def _device() -> torch.device:
@@ -151,7 +195,7 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
             keep.append(left is None or cost <= left)
             if left is not None and keep[-1]:
                 left -= cost
-        keep = [bool(kept) for kept in agreed(list(map(int, keep)), distributed.ReduceOp.MIN)]
+        keep = [bool(kept) for kept in agreed(list(map(int, keep)), MIN)]
         parts = [texts.select(first[chunk]) for chunk in rows]
         encoded = [encode(part) if kept else checkpoint(encode, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)]
         back = torch.cat(rows)[: len(first)].argsort()[place]
@@ -162,7 +206,7 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
 
 def _in_step(rows: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
     """As many micro-batches as the rank with the most: the largest are halved; where all hold one text, the first is encoded again for nothing."""
-    (wanted,) = agreed([len(rows)], distributed.ReduceOp.MAX)
+    (wanted,) = agreed([len(rows)], MAX)
     while len(rows) < wanted:
         largest = max(range(len(rows)), key=lambda number: len(rows[number]))
         if len(rows[largest]) == 1:
@@ -213,7 +257,7 @@ def log_partition(
     count = [0]
     rows, columns = _Tiles.apply(everyone, exact(documents), score, excluded, stride, count)
     of_queries = gather(rows[None]).logsumexp(0)
-    return LogPartition(of_queries, gather(columns) if symmetric else None, agreed(count, distributed.ReduceOp.SUM)[0])
+    return LogPartition(of_queries, gather(columns) if symmetric else None, agreed(count, SUM)[0])
 
 
 class _Tiles(torch.autograd.Function):

@@ -4,9 +4,10 @@ Every field carries its unit and meaning in `description`; `nearfar recipe expla
 Reading, overriding and explaining are in `trainer.recipe_file`. Imports no torch: `nearfar --help` must be quick.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveFloat, PositiveInt
+from pydantic_core import CoreSchema, core_schema
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
@@ -58,12 +59,45 @@ class Model(Section):
     activation_checkpointing: bool = Field(False, description="recompute each layer in the backward pass: less memory, a third more time")
 
 
+class Source(Section):
+    """One of several training sets."""
+
+    source: str = Field(description="as `data.train` where it is one set: a file, a folder in BEIR layout, or the name of a hub data set")
+    weight: PositiveFloat | None = Field(
+        None, description="share of the samples (or batches) in proportion to the other sets' weights; null, then for all sets: its number of rows"
+    )
+    columns: dict[str, str] | None = Field(None, description="role to column name in this set; null: as `data.columns`")
+
+
+class _TextOrSources:
+    """Text is taken as it is, anything else as a list of sources, so that a problem inside the list is reported at its own place."""
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        several = handler.generate_schema(Annotated[tuple[Annotated[Source, Field(strict=False)], ...], Field(min_length=1, strict=False)])
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, read: value if isinstance(value, str) else read(value), several, serialization=core_schema.simple_ser_schema("any")
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
 class Data(Section):
     """Where the training pairs come from and what they are tested on."""
 
-    train: str = Field(description="JSONL, CSV, TSV, Parquet or Arrow file, a folder in BEIR layout, or the name of a hub data set")
-    validation: str | None = Field(None, description="as `train`; null: the dev split of a BEIR folder, else a part of `train` is held out")
-    test: str | None = Field(None, description="as `train`; null: the test split of a BEIR folder, else no test")
+    train: Annotated[str | tuple[Source, ...], _TextOrSources()] = Field(
+        description="JSONL, CSV, TSV, Parquet or Arrow file, a folder in BEIR layout, or the name of a hub data set; "
+        "for a mixture a list of them, e.g. [{source: a.jsonl, weight: 2}, {source: b.csv, weight: 1}]"
+    )
+    mixing: Literal["samples", "one_source_per_batch"] = Field(
+        "samples",
+        description="of a mixture: every batch has its share of each set, or each batch comes from one set and the sets take turns; "
+        "an epoch is as many steps as all rows together fill batches, whatever the weights",
+    )
+    validation: str | None = Field(
+        None, description="one set, as in `train`; null: the dev split where `train` is one BEIR folder, else a part of all of `train` is held out"
+    )
+    test: str | None = Field(None, description="one set, as in `train`; null: the test split where `train` is one BEIR folder, else no test")
     columns: dict[str, str] = Field({}, description="role to column name where they differ, e.g. {query: question, positive: answer}")
     negatives_per_query: NonNegativeInt = Field(0, description="hard negatives of each row to use; rows with fewer repeat theirs")
     validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
@@ -71,6 +105,11 @@ class Data(Section):
     )
     validation_max_queries: PositiveInt = Field(1000, description="at most so many queries are held out or validated on")
     max_bad_rows_ratio: Ratio = Field(0.001, description="share of unreadable rows that is set aside; more end the run with exit code 87")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The training sets; a single one as a list of one."""
+        return (Source(source=self.train),) if isinstance(self.train, str) else self.train
 
 
 class Contrastive(Section):
@@ -125,7 +164,10 @@ class Machine(Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware has instructions for it, else fp32")
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field("auto", description="padded tokens the encoder takes at once")
-    recompute: bool = Field(False, description="keep no activations between micro-batches: memory of one micro-batch, a third more time")
+    kept_tokens: NonNegativeInt | Literal["auto"] = Field(
+        "auto",
+        description="padded tokens of a step whose activations are kept; the rest is computed again, a third more time; auto: what fits in memory",
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
 
 

@@ -184,7 +184,7 @@ def _reason(problem: str, spot: _Spot, message: str) -> str:
             f"{spot.place[-1]}.{name}"
             for section in sections_in(spot.field.annotation)
             for name, field in section.model_fields.items()
-            if field.is_required()
+            if section is spot.field.annotation and field.is_required()
         ]
         return f" is missing and has no default; give {allowed}" + (
             f" with at least {', '.join(required)}" if required else f": {spot.field.description}"

@@ -116,9 +116,11 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 def _alternatives(annotation: Any, metadata: Sequence[Any]) -> list[str]:
     """What a value may be, one text an alternative."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if sections := sections_in(annotation):
+    sections = sections_in(annotation)
+    if sections and (origin not in (Union, UnionType) or all(map(sections_in, arguments))):
         kinds = f" with kind {_or([str(kind_of(section)) for section in sections])}" if kind_of(sections[0]) else ""
-        return [f"a list of maps, each{kinds}" if origin is tuple else f"a map{kinds}"]
+        several = "a list of maps, each" if kinds else "a list of maps"
+        return [f"{several if origin is tuple else 'a map'}{kinds}"]
     if origin is Annotated:
         return _alternatives(arguments[0], [*metadata, *arguments[1:]])
     if origin in (Union, UnionType):
@@ -173,7 +175,7 @@ def _entry(key: Key) -> list[str]:
     match key.sections:
         case ():
             return [_line(key.name, default_text(key.field), takes), *meaning]
-        case (_,):
+        case (section,) if key.field.annotation is section:
             return ["", *_listing(key.sections, key.path), ""]
         case variants if isinstance(key.field.default, Section):
             kinds = _or([str(kind_of(variant)) for variant in variants])

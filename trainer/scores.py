@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trainer.products import linear
+
 Score = Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]]
 """Any function from embeddings of queries and documents to scores, before temperature; linear in the length of the query."""
 
@@ -24,6 +26,8 @@ def dot(
     [[3.0, 8.0]]
     """
     with torch.autocast(queries.device.type, enabled=False):
+        if documents.ndim == 2:
+            return linear(exact(queries), exact(documents))
         return torch.einsum("...qd,...kd->...qk", exact(queries), exact(documents))
 
 
@@ -39,7 +43,11 @@ def maxsim(
     [[5.0, -2.0]]
     """
     with torch.autocast(queries.device.type, enabled=False):
-        similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
+        if documents.ndim == 3 and queries.ndim == 3:
+            flat = linear(exact(queries).flatten(0, 1), exact(documents).flatten(0, 1))
+            similarities = flat.unflatten(0, queries.shape[:2]).unflatten(2, documents.shape[:2]).transpose(1, 2)
+        else:
+            similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
         nobody = ~documents.any(-1)
         best = similarities.masked_fill(nobody[..., None, :, None, :], -torch.inf).max(-1).values
         # A query's padding has similarities of zero, but beside a document whose every token is padding also minus infinity.

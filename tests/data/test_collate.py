@@ -1,5 +1,7 @@
 """Rows to a batch: query-major, the positive first, negatives repeated where a row has few, every positive of a query known."""
 
+import json
+
 import pytest
 import torch
 from twins import texts_of
@@ -7,6 +9,7 @@ from twins import texts_of
 from trainer import recipe
 from trainer.batch import identity
 from trainer.data.collate import collate
+from trainer.data.read import read_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData
 from trainer.models.dense import load_encoder
@@ -76,6 +79,29 @@ class TestLabels:
         batch, _ = collated([Row("a", "b", labels=(4.5,)), Row("c", "d", labels=(0.0,))], 0)
         assert batch.labels.tolist() == [[4.5], [0.0]]
         assert batch.labels.dtype == torch.float32
+
+    def test_are_one_a_candidate_where_the_rows_have_them(self):
+        rows = [Row("a", "b", ("c", "d"), (0.9, 0.5, 0.1)), Row("e", "f", ("g",), (0.8, 0.3))]
+        batch, given = collated(rows, 3)
+        assert given["document"] == ["b", "c", "d", "c", "f", "g", "g", "g"]
+        assert batch.labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.1, 0.5, 0.8, 0.3, 0.3, 0.3])
+        assert batch.labels.shape == (2, batch.documents_per_query)
+        assert collated(rows, 1)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.8, 0.3])
+        assert collated(rows, 0)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.8])
+
+    def test_of_the_positive_alone_are_none_for_a_batch_with_negatives(self):
+        assert collated([Row("a", "b", ("c",), (4.5,))], 1)[0].labels is None
+
+    def test_of_candidates_come_from_the_file(self, tmp_path):
+        path = tmp_path / "taught.jsonl"
+        lines = [
+            {"query": "a", "positive": "b", "negatives": ["c", " ", "b", "d", "e"], "scores": [0.9, 0.5, 0.4, 0.3, 0.2, 0.1]},
+            {"query": "f", "positive": "g", "negatives": ["h", "i"], "scores": [9, 5, 4]},
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        batch, given = collated(list(read_rows(str(path), negatives_per_query=2)), 2)
+        assert given["document"] == ["b", "c", "d", "g", "h", "i"]
+        assert batch.labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.2, 9, 5, 4]), "blank and own negatives go with their scores"
 
     def test_missing_from_one_row_are_missing_from_the_batch(self):
         assert collated([Row("a", "b", labels=(4.5,)), Row("c", "d")], 0)[0].labels is None

@@ -2,25 +2,28 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import pytorch_lightning as lightning
 import torch
+from ranks import on_ranks
 from twins import texts_of
 
 from trainer.data.collate import collate
+from trainer.data.mixture import Mixture
 from trainer.data.module import PairData, Steps, ahead
 from trainer.data.order import batch_samples
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows, known_positives
-from trainer.errors import BadData
+from trainer.errors import BadData, BadRecipe
 
 ROWS = Rows.of([Row(f"query{'a' * number}", f"positive{'b' * number}", source=f"x.jsonl:{number}") for number in range(11)])
 
 
-def steps(first=0, last=7, seed=13, batch_size=3):
+def steps(first=0, last=7, seed=13, batch_size=3, **others):
     known = known_positives(ROWS)
-    return Steps(ROWS, lambda rows: collate(rows, lambda texts, _: texts_of(texts), known, 0), seed, batch_size, first, last)
+    return Steps(ROWS, lambda rows: collate(rows, lambda texts, _: texts_of(texts), known, 0), seed, batch_size, first, last, **others)
 
 
 def ids(batches):
@@ -65,6 +68,33 @@ class TestSteps:
         assert ids(steps(seed=14)) != ids(steps())
 
 
+MIXTURE = Mixture(("a", "b"), sizes=(6, 5), weights=(2, 1))
+
+
+@pytest.mark.parametrize("mixture", [None, MIXTURE, replace(MIXTURE, one_source_per_batch=True)], ids=["one set", "samples", "batches"])
+class TestRanks:
+    @pytest.mark.parametrize("ranks", [1, 2, 4])
+    def test_parts_end_to_end_are_the_global_batch(self, mixture, ranks):
+        whole = ids(steps(batch_size=4, mixture=mixture))
+        parts = [ids(steps(batch_size=4, mixture=mixture, rank=rank, ranks=ranks)) for rank in range(ranks)]
+        assert [sum(of_step, ()) for of_step in zip(*parts, strict=True)] == whole
+        assert {len(part) for of_rank in parts for part in of_rank} == {4 // ranks}
+
+    def test_a_rank_reads_and_tokenises_its_own_part_alone(self, mixture):
+        made, own = [], steps(batch_size=4, mixture=mixture, rank=1, ranks=2)
+        list(replace(own, collate=lambda rows: made.append(len(rows)) or own.collate(rows)))
+        assert made == [2] * 7
+
+    def test_begun_in_the_middle_are_the_rest(self, mixture):
+        whole = ids(steps(batch_size=4, mixture=mixture, rank=1, ranks=2))
+        for first in range(8):
+            assert ids(steps(first=first, batch_size=4, mixture=mixture, rank=1, ranks=2)) == whole[first:]
+
+    def test_a_batch_without_equal_parts_is_refused(self, mixture):
+        with pytest.raises(BadRecipe, match="set it to 2 or 4"):
+            steps(batch_size=3, mixture=mixture, ranks=2)
+
+
 class TestAhead:
     def test_is_ahead_by_its_depth_and_no_more(self):
         made = []
@@ -93,8 +123,7 @@ class TestAhead:
 
         taken = []
         with pytest.raises(BadData, match="x.jsonl:3: broken"):
-            for item in ahead(items(), depth=2):
-                taken.append(item)  # noqa: PERF402 - what came before the error is the point
+            taken.extend(ahead(items(), depth=2))
         assert taken == [1, 2]
 
     def test_an_exception_that_is_an_item_is_not_raised(self):
@@ -136,14 +165,45 @@ class Listener(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_lightning_takes_every_step_once_in_order_and_validates_on_the_whole_set(tmp_path):
-    held_out, listener = from_rows(ROWS[:3], "validation"), Listener()
+def fitted(folder, pairs, **how):
+    """What a listener heard of a run of seven steps, and its trainer."""
+    listener = Listener()
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=7, max_epochs=-1, val_check_interval=3, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **how,
     )  # fmt: skip
-    trainer.fit(listener, datamodule=PairData(steps(), held_out))
+    trainer.fit(listener, datamodule=pairs)
+    return listener, trainer
+
+
+def test_lightning_takes_every_step_once_in_order_and_validates_on_the_whole_set(tmp_path):
+    held_out = from_rows(ROWS[:3], "validation")
+    listener, trainer = fitted(tmp_path, PairData(steps(), held_out))
     assert listener.seen == ids(steps())
     assert [at for at, _ in listener.validated] == [3, 6]
     assert all(found is held_out for _, found in listener.validated)
     assert trainer.global_step == 7
+
+
+def heard_on_a_rank(folder, mixture):
+    held_out = from_rows(ROWS[:3], "validation")
+    pairs = PairData(steps(batch_size=4, mixture=mixture), held_out)
+    listener, _ = fitted(folder, pairs, strategy="ddp", devices=2, use_distributed_sampler=False)
+    return listener.seen, [(at, found.queries == held_out.queries) for at, found in listener.validated]
+
+
+@pytest.mark.parametrize("mixture", [None, MIXTURE], ids=["one set", "mixture"])
+def test_under_ddp_each_rank_takes_its_part_of_every_global_batch(tmp_path, mixture):
+    (first, validated), (second, also_validated) = on_ranks(2, heard_on_a_rank, tmp_path, mixture)
+    assert [left + right for left, right in zip(first, second, strict=True)] == ids(steps(batch_size=4, mixture=mixture))
+    assert validated == also_validated == [(3, True), (6, True)], "the whole set on every rank"
+
+
+def refused_on_a_rank(folder):
+    with pytest.raises(BadRecipe, match=r"batch_size=3 cannot be cut into 2 equal parts.* set it to 2 or 4"):
+        fitted(folder, PairData(steps(batch_size=3), from_rows(ROWS[:3], "validation")), strategy="ddp", devices=2, use_distributed_sampler=False)
+    return True
+
+
+def test_a_batch_that_cannot_be_shared_out_ends_the_run_before_the_first_step(tmp_path):
+    assert on_ranks(2, refused_on_a_rank, tmp_path) == [True, True]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from trainer.data.order import batch_samples, permuted, steps_per_epoch
+from trainer.data.order import batch_samples, check_batch_divisible, own_part, permuted, steps_per_epoch, walked
+from trainer.errors import BadRecipe
 
 keys = some.integers(0, 2**63)
 
@@ -105,3 +106,36 @@ def test_neighbours_part():
 
 def test_large_seeds_do_not_overflow():
     assert len(set(batch_samples(2**62, 10**9, 50, 10).tolist())) == 10
+
+
+def test_is_the_order_it_always_was():
+    """Fixed numbers: a run that is repeated with a later version sees its samples in the same order."""
+    assert batch_samples(13, 29, 97, 8).tolist() == [96, 16, 14, 57, 27, 86, 47, 66]
+    assert batch_samples(0, 0, 10**6, 4).tolist() == [942397, 927570, 390671, 506287]
+
+
+@given(some.integers(1, 100), some.integers(0, 2**32), some.integers(0, 5), some.integers(1, 300), some.integers(1, 50))
+@settings(max_examples=100, deadline=None)
+def test_a_walk_is_permutation_after_permutation_and_any_part_of_it_can_be_had_alone(samples, seed, source, first, count):
+    whole = walked(np.arange(first + count), samples, seed, source)
+    assert walked(np.arange(first, first + count), samples, seed, source).tolist() == whole[first:].tolist()
+    for start in range(0, len(whole) - samples + 1, samples):
+        assert sorted(whole[start : start + samples].tolist()) == list(range(samples))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_the_parts_of_all_ranks_end_to_end_are_the_batch(ranks):
+    batch = batch_samples(13, 29, 97, 8)
+    parts = [own_part(batch, rank, ranks) for rank in range(ranks)]
+    assert {len(part) for part in parts} == {8 // ranks}
+    assert np.concatenate(parts).tolist() == batch.tolist()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "ranks", "sizes"), [(10, 4, "8 or 12"), (3, 4, "4"), (64, 3, "63 or 66"), (1023, 8, "1016 or 1024"), (2, 8, "8"), (5, 2, "4 or 6")]
+)
+def test_a_batch_without_equal_parts_is_refused_with_sizes_that_have_them(batch_size, ranks, sizes):
+    with pytest.raises(BadRecipe, match=f"batch_size={batch_size} cannot be cut into {ranks} equal parts.* set it to {sizes}, or start"):
+        check_batch_divisible(batch_size, ranks)
+    for size in map(int, sizes.split(" or ")):
+        check_batch_divisible(size, ranks)

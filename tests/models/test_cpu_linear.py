@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from twins import alike, value_and_gradient
 
-from trainer.models import cpu_linear
+from trainer import products
 from trainer.models.cpu_linear import OneDnnLinear, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
@@ -25,13 +25,13 @@ def layers(inputs=24, outputs=17, bias=True):
 def calls(monkeypatch):
     """Counts the products that really go through oneDNN."""
     counted = []
-    product = cpu_linear._product
+    product = products._product
 
     def counting(*arguments):
         counted.append(arguments[0].shape)
         return product(*arguments)
 
-    monkeypatch.setattr(cpu_linear, "_product", counting)
+    monkeypatch.setattr(products, "_product", counting)
     return counted
 
 

@@ -1,5 +1,6 @@
 """`nearfar fit`: recipe in, model folder out, with the proof that it is better."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,10 +9,12 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.build import DataSets
+    from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate import SystemResult
     from trainer.models.dense import DenseEncoder
     from trainer.recipe import Recipe
     from trainer.runtime.run_folder import RunFolder
+    from trainer.strategies.environment import Plan
 
 
 def fit(
@@ -20,127 +23,162 @@ def fit(
     replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
 ) -> None:
     """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
-    from trainer.errors import Interrupted
-    from trainer.recipe_file import dump_recipe, load_recipe
-    from trainer.runtime.run_folder import RunFolder, check_run_folder
+    from trainer.recipe_file import load_recipe
+    from trainer.runtime.run_folder import check_run_folder
+    from trainer.strategies.environment import first_rank, plan_from_environment
 
-    run = load_recipe(recipe, overrides or [])
-    path = Path(run.output) / run.name
-    check_run_folder(path, replace)  # a mistake up to here is answered before anything heavy is imported
+    run, plan = load_recipe(recipe, overrides or []), plan_from_environment(os.environ)
+    if first_rank(os.environ):
+        check_run_folder(Path(run.output) / run.name, replace)  # a mistake up to here is answered before anything heavy is imported
 
     from trainer import build
-    from trainer.data.fingerprint import fingerprint
+    from trainer.data.order import check_batch_divisible
     from trainer.runtime.trackers import check_trackers
+    from trainer.strategies.process_group import process_group
 
+    check_batch_divisible(run.optimization.batch_size, plan.ranks)
     check_trackers(run.trackers)
+    with process_group(plan, build.accelerator(build.on_machine(run, plan).machine)):
+        _fit(run, plan, replace)
+
+
+def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
+    """One run, on every rank: all compute, the first alone writes and speaks."""
+    from trainer import build
+    from trainer.data.fingerprint import fingerprint
+    from trainer.errors import Interrupted
+    from trainer.parallel import check_same, on_first
+    from trainer.recipe_file import dump_recipe
+    from trainer.runtime.run_folder import RunFolder
+
+    path, as_written, run = Path(run.output) / run.name, dump_recipe(run), build.on_machine(run, plan)
+    check_same(as_written, "recipe")
     build.prepare_machine(run.machine)
-    _say(f"reading {run.data.train}")
+    _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed)
-    build.check_objective(run, data.train)
+    build.check_objective(run, data.train, data.mixture)
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
-    _say(_summary(run, data, encoder, steps))
+    _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
             _say(f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training queries too; what is measured on them proves nothing")
-    with RunFolder.create(path, dump_recipe(run), sys.argv, fingerprint(run.data, len(data.train)), replace) as folder:
+    made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train)), replace))
+    with made or RunFolder.of_another_rank(path) as folder:
         before = _evaluate_before(run, data, encoder)
-        interrupted = _train(run, data, encoder, steps, folder)
+        interrupted = _train(run, data, encoder, steps, folder, plan)
         _say(f"the model is in {folder.model}")
         if not interrupted and data.test is not None:
             _evaluate_after(run, data, folder, before)
         folder.finish("stopped" if interrupted else "done")
-        _report(folder)
+        on_first(lambda: _report(folder))
         if interrupted:
             raise Interrupted(f"before the end, by Ctrl-C; the best weights so far are in {folder.model}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from trainer.parallel import rank
+
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
-def _summary(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int) -> str:
+def _summary(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int, plan: "Plan") -> str:
     from trainer import build
 
     trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     everything = sum(parameter.numel() for parameter in encoder.parameters())
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
+    mixture = f"{data.mixture.summary(steps, run.optimization.batch_size)}\n" if data.mixture else ""
+    ranks = f", {plan.kind} on {plan.ranks} ranks" if plan.ranks > 1 else ""
     return (
         f"{run.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,} validation queries{test}\n"
+        f"{mixture}"
         f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained\n"
-        f"{steps} steps of {run.optimization.batch_size} queries, {build.accelerator(run.machine)}, {build.precision(run.machine)}"
+        f"{steps} steps of {run.optimization.batch_size} queries, {build.accelerator(run.machine)}, {build.precision(run.machine)}{ranks}"
     )
 
 
 def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "DenseEncoder") -> "list[SystemResult]":
-    """BM25 and the untrained encoder on the test queries; nothing without a test set."""
+    """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
     from trainer import build
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
+    from trainer.parallel import on_first
 
+    test = data.test
     _say("measuring BM25 and the base model on the test queries")
-    encoder.to(build.accelerator(run.machine))
-    return [
-        evaluate_bm25(data.test),
-        evaluate(encoder, data.test, name="base", precision=build.precision(run.machine), micro_batch_tokens=build.micro_batch_tokens(run.machine)),
-    ]
+    encoder.to(build.device(run.machine))
+    bm25 = on_first(lambda: evaluate_bm25(test))
+    how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
+    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
+    return [bm25, base] if bm25 else [base]
 
 
-def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int, folder: "RunFolder") -> bool:
+def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int, folder: "RunFolder", plan: "Plan") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
     from trainer import build
     from trainer.models.folder import save_encoder
     from trainer.models.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
+    from trainer.parallel import on_first
     from trainer.runtime.best import KeepBest
     from trainer.runtime.run_folder import write_json
     from trainer.runtime.stop import GracefulStop
 
-    module = build.bi_encoder(run, encoder, steps)
-    best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
-    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop])
-    pairs = build.pair_data(run, data, encoder, steps)
+    module = build.bi_encoder(run, encoder, steps, plan)
+    metrics = module.validate(data.validation)
+    best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
+    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop], plan)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, step=0)
     try:
-        trainer.validate(module, datamodule=pairs, verbose=False)
-        if not stop.interrupted:
-            trainer.fit(module, datamodule=pairs)
-        interrupted = stop.interrupted and trainer.global_step < steps
-        if not interrupted and best.validated != trainer.global_step:
-            trainer.validate(module, datamodule=pairs, verbose=False)
+        trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps))
     except NonFiniteStep as error:
-        write_json(folder.path / "non_finite.json", error.record)
+        record = error.record
+        on_first(lambda: write_json(folder.path / "non_finite.json", record))
         raise
-    if best.restore(module):
+    interrupted = stop.interrupted and trainer.global_step < steps
+    trained = build.encoder_of(run)  # whole and plain, whatever the strategy has made of the other
+    if best.restore(trained):
         _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
         if best.score <= best.base:
             _say("warning: no validation was better than before training; the base model may serve you better than this one")
     if not interrupted:
-        check_adapter_learned(encoder)
-    save_encoder(encoder, folder.model)
+        check_adapter_learned(trained)
+    on_first(lambda: save_encoder(trained, folder.model))
     return interrupted
 
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
-    from rich.console import Console
-
     from trainer import build
-    from trainer.evaluation.evaluate import compare, evaluate, write_evaluation
-    from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
+    from trainer.evaluation.evaluate import evaluate
     from trainer.models.dense import read_encoder
+    from trainer.parallel import on_first
 
     assert data.test is not None
     how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
-    encoder = read_encoder(str(folder.model)).to(build.accelerator(run.machine))
+    encoder = read_encoder(str(folder.model)).to(build.device(run.machine))
     after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
-    evaluation = compare(data.test, "test", [*before, after])
+    test = data.test
+    on_first(lambda: _compare(test, folder, [*before, after]))
+
+
+def _compare(test: "RetrievalSet", folder: "RunFolder", systems: "list[SystemResult]") -> None:
+    from rich.console import Console
+
+    from trainer.evaluation.evaluate import compare, write_evaluation
+    from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
+
+    evaluation = compare(test, "test", systems)
     write_evaluation(evaluation, folder.evaluation_path)
     console = Console()
     console.print(comparison_table(evaluation))
     for line in comparison_lines(evaluation):
         console.print(line)
-    console.print(search_examples(data.test, before[-1], after, count=3))
+    console.print(search_examples(test, systems[-2], systems[-1], count=3))
 
 
 def _report(folder: "RunFolder") -> None:

@@ -63,7 +63,7 @@ def _essentials(recipe: "Recipe") -> list[str]:
     length = f"{optimization.max_steps} steps" if optimization.max_steps else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
     return [
         f"  model      {recipe.model.backbone}, {trained}",
-        f"  data       {recipe.data.train}",
+        f"  data       {', '.join(source.source for source in recipe.data.sources)}",
         f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step, {length}, learning rate {optimization.learning_rate:g}",
         f"  run        {Path(recipe.output) / recipe.name}",
     ]

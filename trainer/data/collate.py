@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from trainer.batch import Batch, Texts, identity
 from trainer.data.rows import Row
@@ -25,7 +27,7 @@ def collate(rows: Sequence[Row], tokenize: Tokenize, known_positives: Mapping[in
         queries=queries,
         documents=documents,
         known_positives=torch.tensor([list_ + [-1] * (widest - len(list_)) for list_ in known]),
-        labels=_labels(rows),
+        labels=_labels(rows, negatives_per_query),
         sample_ids=tuple(row.source for row in rows),
     )
 
@@ -39,7 +41,14 @@ def _candidates(row: Row, negatives: int) -> list[str]:
     return [row.positive, *(row.negatives[number % len(row.negatives)] for number in range(negatives))]
 
 
-def _labels(rows: Sequence[Row]) -> torch.Tensor | None:
-    if any(row.labels is None for row in rows):
+def _labels(rows: Sequence[Row], negatives: int) -> Float[Tensor, "query candidate"] | None:
+    """The data's score of every candidate; None when a row does not have one for each."""
+    labels = [_scores_of_candidates(row, negatives) for row in rows]
+    return None if None in labels else torch.tensor(labels, dtype=torch.float32)
+
+
+def _scores_of_candidates(row: Row, negatives: int) -> list[float] | None:
+    """One score a candidate, in the order of `_candidates`. A scored pair has one, for its positive alone."""
+    if row.labels is None or (negatives and len(row.labels) != 1 + len(row.negatives)):
         return None
-    return torch.tensor([row.labels[:1] for row in rows if row.labels], dtype=torch.float32)
+    return [row.labels[0], *(row.labels[1 + number % len(row.negatives)] for number in range(negatives))]

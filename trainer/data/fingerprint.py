@@ -9,8 +9,13 @@ from trainer.recipe import Data
 
 def fingerprint(data: Data, training_rows: int) -> dict[str, Any]:
     """Number of training rows, and for each local source the sha256 over its files; a hub data set goes by its name alone."""
-    sources = {role: source for role, source in (("train", data.train), ("validation", data.validation), ("test", data.test)) if source}
-    return {"training_rows": training_rows, **{role: {"source": source, "sha256": _sha256(Path(source))} for role, source in sources.items()}}
+    train = [_of(source.source) for source in data.sources]
+    held_out = {role: _of(source) for role, source in (("validation", data.validation), ("test", data.test)) if source}
+    return {"training_rows": training_rows, "train": train[0] if isinstance(data.train, str) else train, **held_out}
+
+
+def _of(source: str) -> dict[str, str | None]:
+    return {"source": source, "sha256": _sha256(Path(source))}
 
 
 def _sha256(source: Path) -> str | None:

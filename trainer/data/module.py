@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +11,8 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
-from trainer.data.order import batch_samples
+from trainer.data.mixture import Mixture
+from trainer.data.order import batch_samples, check_batch_divisible, own_part
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 
@@ -20,7 +21,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Steps:
-    """The batches of optimizer steps `first` up to `last`, whatever epoch they fall in. Iterating twice gives the same."""
+    """One rank's parts of the batches of optimizer steps `first` up to `last`, whatever epoch they fall in. Iterating twice gives the same.
+
+    The global batch of a step is the same for any number of ranks; a rank reads and tokenises its own part alone.
+    """
 
     rows: Sequence[Row]
     collate: Callable[[Sequence[Row]], Batch]
@@ -28,13 +32,24 @@ class Steps:
     batch_size: int
     first: int
     last: int
+    mixture: Mixture | None = None
+    """How `rows` are made up of several data sets; None: they are one."""
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        check_batch_divisible(self.batch_size, self.ranks)
 
     def __len__(self) -> int:
         return self.last - self.first
 
     def batch(self, step: int) -> Batch:
-        """The global batch of one step."""
-        return self.collate([self.rows[int(sample)] for sample in batch_samples(self.seed, step, len(self.rows), self.batch_size)])
+        """This rank's part of the global batch of one step."""
+        if self.mixture is None:
+            samples = batch_samples(self.seed, step, len(self.rows), self.batch_size)
+        else:
+            samples = self.mixture.batch_samples(self.seed, step, self.batch_size)
+        return self.collate([self.rows[int(sample)] for sample in own_part(samples, self.rank, self.ranks)])
 
     def __iter__(self) -> Iterator[Batch]:
         return ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
@@ -89,8 +104,10 @@ class PairData(LightningDataModule):
         self.validation = validation
 
     def train_dataloader(self) -> Steps:
-        """All steps of the run."""
-        return self.steps
+        """All steps of the run, of each the part of this rank. Raises BadRecipe when a batch has no equal parts for all ranks."""
+        if self.trainer is None:
+            return self.steps
+        return replace(self.steps, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[RetrievalSet]:
         """One loader of one item: the whole validation set."""

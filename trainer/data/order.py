@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from trainer.errors import BadRecipe
+
 _ROUNDS = 6
 
 
@@ -51,3 +53,49 @@ def batch_samples(seed: int, step: int, samples: int, batch_size: int) -> Int[np
     epoch, step_in_epoch = divmod(step, steps_per_epoch(samples, batch_size))
     positions = np.arange(step_in_epoch * batch_size, (step_in_epoch + 1) * batch_size)
     return permuted(positions, samples, key=(seed << 20) + epoch)
+
+
+def walked(ordinals: Int[np.ndarray, " sample"], samples: int, seed: int, source: int) -> Int[np.ndarray, " sample"]:
+    """The sample numbers at these places of an endless walk through the data set number `source`: pass after pass, each its own permutation.
+
+    Every sample is met once before any is met twice, for the third time after all have been met twice, and so on.
+
+    >>> both = walked(np.arange(10), samples=5, seed=0, source=1)
+    >>> sorted(both[:5].tolist()), sorted(both[5:].tolist())
+    ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    """
+    passes, places = np.divmod(ordinals, samples)
+    found = np.empty(len(ordinals), np.int64)
+    for number in np.unique(passes).tolist():
+        here = passes == number
+        found[here] = permuted(places[here], samples, key=(source << 53) + (seed << 20) + number)
+    return found
+
+
+def own_part(samples: Int[np.ndarray, " sample"], rank: int, ranks: int) -> Int[np.ndarray, " sample_of_rank"]:
+    """The contiguous part of a global batch that one rank makes; the parts of all ranks, end to end, are the batch.
+
+    >>> own_part(np.array([7, 3, 9, 1]), rank=1, ranks=2).tolist()
+    [9, 1]
+    """
+    size = len(samples) // ranks
+    return samples[rank * size : (rank + 1) * size]
+
+
+def check_batch_divisible(batch_size: int, ranks: int) -> None:
+    """Raises BadRecipe that names the nearest valid sizes when the global batch cannot be cut into equal parts, one a rank.
+
+    >>> check_batch_divisible(10, ranks=4)
+    Traceback (most recent call last):
+    ...
+    trainer.errors.BadRecipe: optimization.batch_size=10 cannot be cut into 4 equal parts, one for each rank; set it to 8 or 12, or start a number of ranks that divides it (1, 2, 5)
+    """
+    if batch_size % ranks == 0:
+        return
+    below = batch_size // ranks * ranks
+    sizes = f"{below} or {below + ranks}" if below else f"{ranks}"
+    divisors = ", ".join(str(number) for number in range(1, 2 * ranks) if batch_size % number == 0)
+    raise BadRecipe(
+        f"optimization.batch_size={batch_size} cannot be cut into {ranks} equal parts, one for each rank; "
+        f"set it to {sizes}, or start a number of ranks that divides it ({divisors})"
+    )

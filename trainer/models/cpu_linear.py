@@ -1,45 +1,9 @@
-"""Linear layers through oneDNN on a CPU in float32.
-
-PyTorch sends float32 matrix products on a CPU to MKL, which on processors of other makers than Intel leaves about half of the
-speed unused (`benchmarks/cpu_linear.py` shows both on the machine at hand). The same product through oneDNN differs by rounding
-only. bfloat16 goes through oneDNN anyway, so under autocast these layers are plain `nn.Linear`.
-"""
+"""Linear layers whose float32 products on a CPU go through oneDNN (`trainer.products`). In bfloat16 they are plain `nn.Linear`."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-_product = torch.ops.mkldnn._linear_pointwise
-
-
-def onednn_linear(
-    values: Float[Tensor, "row input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None
-) -> Float[Tensor, "row output"]:
-    """values @ weight.T + bias, as `torch.nn.functional.linear`, without an autograd graph."""
-    return _product(values, weight, bias, "none", [], "")
-
-
-class _OneDnnLinear(torch.autograd.Function):
-    """y = x W^T + b;  dx = g W;  dW = g^T x;  db = sum of g over the rows."""
-
-    @staticmethod
-    def forward(ctx, values, weight, bias):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(values if weight.requires_grad else None, weight)
-        return onednn_linear(values.flatten(0, -2), weight, bias).unflatten(0, values.shape[:-1])
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        values, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)
-        of_values = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_values = onednn_linear(rows, weight.t(), None).unflatten(0, gradient.shape[:-1])
-        if ctx.needs_input_grad[1]:
-            of_weight = onednn_linear(rows.t(), values.flatten(0, -2).t(), None)
-        if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_values, of_weight, of_bias
+from trainer.products import linear
 
 
 class OneDnnLinear(nn.Linear):
@@ -47,10 +11,7 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b over the last axis."""
-        plain = input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-        if plain or self.weight.dtype != torch.float32 or input.dim() < 2 or input.numel() == 0:
-            return functional.linear(input, self.weight, self.bias)
-        return _OneDnnLinear.apply(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 def use_onednn(module: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """The bi-encoder: one encoder for queries and documents, compared by a dot product."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from trainer.batch import Batch
 from trainer.errors import NonFinite
 from trainer.modules.optimizer import OptimizerSettings, adamw
 from trainer.objectives import Outcome
-from trainer.parallel import Encode
+from trainer.parallel import Encode, of_all
+from trainer.strategies.gradients import clip_to_global_norm
 
 Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
 """An objective with everything but batch, encoder and temperature filled in."""
@@ -61,6 +63,7 @@ class BiEncoder(LightningModule):
         """The loss of one global batch, the same on every rank."""
         outcome = self.loss(batch, self.encode(), self.temperature())
         self.current = Step(outcome["loss"].detach(), batch.sample_ids)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value.detach() for name, value in {**outcome, "temperature": self.temperature()}.items()})
         return outcome["loss"]
 
@@ -68,11 +71,14 @@ class BiEncoder(LightningModule):
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips to the global norm, and stops the run before the update where the loss or the norm is not finite."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or torch.inf)
-        if not torch.isfinite(self.current.loss) or not (torch.isfinite(norm) or self._scaled()):
-            raise NonFiniteStep(self.global_step, self.current, float(norm))
-        self.log_dict({"train/gradient_norm": norm, "train/learning_rate": optimizer.param_groups[0]["lr"]})
+        norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
+        if not torch.isfinite(self.current.loss) or not (math.isfinite(norm) or self._scaled()):
+            raise NonFiniteStep(self.global_step, self.current, norm)
+        self.gradient_norm = norm
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Logs what the update has seen."""
+        self.log("train/gradient_norm", self.gradient_norm)
 
     def validation_step(self, validation_set: Any, _: int) -> None:
         """Retrieval metrics on held-out queries."""
@@ -104,4 +110,4 @@ class NonFiniteStep(NonFinite):
             f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm {gradient_norm}; no weight was changed. "
             "Look at the rows named in non_finite.json; a lower optimization.learning_rate or machine.precision=fp32 often helps."
         )
-        self.record = {"step": step + 1, "loss": str(float(current.loss)), "gradient_norm": str(gradient_norm), "rows": list(current.sample_ids)}
+        self.record = {"step": step + 1, "loss": str(float(current.loss)), "gradient_norm": str(gradient_norm), "rows": of_all(current.sample_ids)}

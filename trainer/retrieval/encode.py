@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.parallel import micro_batches
+from trainer.parallel import micro_batches, rank, ranks, summed
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
@@ -72,10 +72,15 @@ def encode_for_search(
 
 
 def _encode_slice(encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device) -> Float[Tensor, "text dimension"]:
-    vectors = torch.empty(len(texts), encoder.dimensions, device=device)
-    for rows in micro_batches(texts.lengths, budget):
-        vectors[rows.to(device)] = encoder(texts.select(rows).to(device))
-    return vectors
+    """Ranks share the micro-batches out. All run equally many, since sharded weights are gathered by all ranks together; the surplus is not used."""
+    vectors = torch.zeros(len(texts), encoder.dimensions, device=device)
+    cuts = micro_batches(texts.lengths, budget)
+    for number in range(rank(), -(-len(cuts) // ranks()) * ranks(), ranks()):
+        rows = cuts[number % len(cuts)]
+        encoded = encoder(texts.select(rows).to(device))
+        if number < len(cuts):
+            vectors[rows.to(device)] = encoded.float()
+    return summed(vectors)
 
 
 def _tokenized(encoder: "DenseEncoder", texts: list[str], role: Literal["query", "document"]) -> Iterator[Texts]:
@@ -90,12 +95,17 @@ def _tokenized(encoder: "DenseEncoder", texts: list[str], role: Literal["query",
             yield ready
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a model computes in `precision`."""
+    return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
+
+
 @contextlib.contextmanager
 def _inference(encoder: "DenseEncoder", device: torch.device, precision: Precision) -> Iterator[None]:
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+        with torch.inference_mode(), autocast(device, precision):
             yield
     finally:
         for module, mode in modes:

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import pytorch_lightning as lightning
 
+from trainer.parallel import rank
+
 LOSS, LEARNING_RATE, VALIDATION_SCORE = "train/loss", "train/learning_rate", "validation/ndcg@10"
 _REWRITE_SECONDS, _LINE_SECONDS = 0.2, 10.0
 
@@ -96,6 +98,8 @@ class ProgressLine(lightning.Callback):
         return "  ".join(parts)
 
     def _print(self, text: str, ends: bool) -> None:
+        if rank() > 0:
+            return
         start = "\r\x1b[2K" if self._open_line else ""
         self.stream.write(start + text + ("\n" if ends else ""))
         self.stream.flush()

@@ -77,6 +77,11 @@ class RunFolder:
             raise BadFolder(f"cannot write to the run folder {path}: {error.strerror}; choose another place with output=FOLDER") from error
         return run
 
+    @classmethod
+    def of_another_rank(cls, path: Path) -> "RunFolder":
+        """The folder that the first rank holds, for one that writes nothing into it."""
+        return cls(Path(path), -1, _finished=True)
+
     @property
     def recipe_path(self) -> Path:
         """The resolved recipe; running it repeats the run."""

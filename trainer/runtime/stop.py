@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
+from trainer.parallel import MAX, agreed
+
 
 class GracefulStop(lightning.Callback):
     """Turns the first SIGINT into a stop at the next step boundary; `interrupted` says afterwards that it happened.
@@ -28,14 +30,15 @@ class GracefulStop(lightning.Callback):
             self._installed = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stops the loop when the flag is set."""
+        """Stops the loop when the flag is set on any rank: a signal reaches them between different steps, and all must stop after the same."""
+        (interrupted,) = agreed([int(self.interrupted)], MAX)
+        self.interrupted = bool(interrupted)
         if self.interrupted:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The same when it was pressed while validating: no further step is begun."""
-        if self.interrupted:
-            trainer.should_stop = True
+        self.on_train_batch_end(trainer, pl_module, None, None, 0)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives SIGINT back."""

@@ -1,0 +1,167 @@
+"""`nearfar launch`: what it refuses before any rank is started, and how it ends when the ranks do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from trainer.cli.launch import launch
+from trainer.errors import BadMachine, BadRecipe
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = Path("recipes/bi-encoder-lora.yaml")
+TWO = "launch/accelerate/cpu-2-ddp.yaml"
+RUN_RANKS = "import sys; from trainer.cli.launch import run_ranks; sys.exit(run_ranks(sys.argv[1:]))"
+WAIT_FOR_CTRL_C = """
+import os, signal, sys, time
+pressed = []
+signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+print("ready", flush=True)
+while not pressed:
+    time.sleep(0.05)
+time.sleep(2)  # a step to its end
+print("saved", flush=True)
+sys.exit(130)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+def launcher(program, *options, **more):
+    """`accelerate launch` as our command runs it, with a program of our own."""
+    command = [sys.executable, "-c", RUN_RANKS, "--config_file", TWO, *options, str(program)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more)
+
+
+# ---------------------------------------------------------------- refused before anything is started
+
+
+def test_a_mistake_is_one_message_and_code_2(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer", "launch", RECIPE, "--machine", tmp_path / "none.yaml", f"output={tmp_path}"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: ")
+    assert "none.yaml" in ended.stderr
+
+
+def test_refuses_an_unknown_strategy(tmp_path):
+    (tmp_path / "m.yaml").write_text("distributed_type: MEGATRON_LM\nnum_machines: 1\nnum_processes: 2\nuse_cpu: true\n")
+    with pytest.raises(BadMachine, match="MEGATRON_LM"):
+        launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"])
+
+
+def test_refuses_a_key_that_accelerate_does_not_know(tmp_path):
+    (tmp_path / "m.yaml").write_text(Path(TWO).read_text() + "same_netwrok: true\n")
+    with pytest.raises(BadMachine, match=r"same_netwrok"):
+        launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["gpu-1", "gpu-8-zero3"])
+def test_refuses_a_gpu_file_on_a_machine_without_gpus(name, tmp_path):
+    with pytest.raises(BadMachine, match="GPU"):
+        launch(RECIPE, Path(f"launch/accelerate/{name}.yaml"), [f"output={tmp_path}"])
+
+
+def test_refuses_a_batch_that_the_ranks_cannot_share(tmp_path):
+    with pytest.raises(BadRecipe, match=r"batch_size=63 .* 2 equal parts"):
+        launch(RECIPE, Path(TWO), ["optimization.batch_size=63", f"output={tmp_path}"])
+    with pytest.raises(BadRecipe, match=r"batch_size=66 .* 4 equal parts"):
+        launch(RECIPE, Path(TWO), ["optimization.batch_size=66", f"output={tmp_path}"], nodes=2, node_rank=0, main_address="a")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nodes": 2}, "start this on each of them, with --node-rank 0 to 1 and --main-address"),
+        ({"nodes": 2, "node_rank": 0}, "--main-address"),
+        ({"nodes": 2, "node_rank": 2, "main_address": "a"}, "--node-rank 2 of 2 nodes"),
+        ({"node_rank": 1, "main_address": "a"}, "say with --nodes how many"),
+        ({"nodes": 2, "node_rank": 0, "main_address": "a:b"}, "--main-address a:b is not"),
+        ({"nodes": 2, "node_rank": 0, "main_address": "a:0"}, "--main-address a:0 is not"),
+    ],
+)
+def test_refuses_nodes_that_cannot_meet(options, message, tmp_path):
+    with pytest.raises(BadMachine, match=message):
+        launch(RECIPE, Path(TWO), [f"output={tmp_path}"], **options)
+
+
+def test_refuses_one_process_on_two_nodes(tmp_path):
+    with pytest.raises(BadMachine, match="one process, which cannot be on 2 nodes"):
+        launch(RECIPE, Path("launch/accelerate/cpu-1.yaml"), [f"output={tmp_path}"], nodes=2)
+
+
+# ---------------------------------------------------------------- what accelerate is told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["--num_processes", "2", "--num_machines", "1"]),
+        (
+            {"nodes": 3, "node_rank": 1, "main_address": "head:1234"},
+            ["--num_processes", "6", "--num_machines", "3", "--machine_rank", "1", "--main_process_ip", "head", "--main_process_port", "1234",
+             "--same_network", "--deepspeed_multinode_launcher", "standard"],
+        ),
+    ],
+)  # fmt: skip
+def test_tells_accelerate_the_ranks_and_where_they_meet(options, told, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 7)
+    monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
+    with pytest.raises(typer.Exit) as ended:
+        launch(RECIPE, Path(TWO), ["optimization.batch_size=66", f"output={tmp_path}"], replace=True, **options)
+    fit = ["--module", "trainer", "fit", str(RECIPE), "optimization.batch_size=66", f"output={tmp_path}", "--replace"]
+    assert seen == ["--config_file", TWO, *told, *fit]
+    assert ended.value.exit_code == 7
+    assert os.environ["ACCELERATE_USE_CPU"] == "True"
+
+
+def test_one_process_a_node_is_ddp_where_the_file_is_for_several(tmp_path, monkeypatch):
+    (tmp_path / "m.yaml").write_text(Path(TWO).read_text().replace("num_processes: 2", "num_processes: 1"))
+    seen = []
+    monkeypatch.setattr("trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 0)
+    monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
+    with pytest.raises(typer.Exit):
+        launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"], nodes=2, node_rank=0, main_address="a")
+    assert seen[2:6] == ["--num_processes", "2", "--num_machines", "2"]
+
+
+# ---------------------------------------------------------------- how it ends
+
+
+@pytest.mark.parametrize(("program", "code"), [("pass", 0), ("raise SystemExit(86)", 86), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_ends_with_the_code_of_the_ranks(program, code, tmp_path):
+    (tmp_path / "program.py").write_text(program)
+    with launcher(tmp_path / "program.py") as running:
+        output, errors = running.communicate(timeout=120)
+    assert running.returncode == code, errors
+    assert "Traceback" not in errors
+    assert output == ""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_lets_every_rank_finish_and_the_second_ends_them_at_once(presses, tmp_path):
+    (tmp_path / "program.py").write_text(WAIT_FOR_CTRL_C)
+    with launcher(tmp_path / "program.py") as running:
+        assert [running.stdout.readline(), running.stdout.readline()] == ["ready\n"] * 2
+        for press in range(presses):
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            if press + 1 < presses:
+                time.sleep(1)
+        output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert output.split() == (["saved", "saved"] if presses == 1 else [])

@@ -1,0 +1,38 @@
+"""The promise, from the outside: one recipe by any machine file is one loss curve."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 6
+
+pytestmark = pytest.mark.slow
+
+
+def curve(machine, toy_run):
+    """Loss and gradient norm of every step."""
+    arguments, folder = toy_run
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer", "launch", "recipes/quickstart.yaml", "--machine", f"launch/accelerate/{machine}.yaml", *arguments, "--replace"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stderr.count("the model is in") == 1  # one rank speaks
+    assert (folder / "model/model.safetensors").is_file()
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(line["train/loss"], line["train/gradient_norm"]) for line in lines if "train/loss" in line]
+
+
+def test_one_recipe_is_one_curve(toy_run):
+    alone = curve("cpu-1", toy_run)
+    assert len(alone) == STEPS
+    assert alone[-1][0] < alone[0][0]
+    for machine in ("cpu-2-ddp", "cpu-2-fsdp2", "cpu-2-zero3"):
+        together = curve(machine, toy_run)
+        assert len(together) == STEPS
+        for step, (here, there) in enumerate(zip(alone, together, strict=True)):
+            assert there == pytest.approx(here, rel=1e-5), f"{machine}, step {step}"

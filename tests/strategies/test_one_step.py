@@ -1,0 +1,136 @@
+"""A step under every strategy, started as people start it: the gradient is that of one process, and what is saved is whole.
+
+Each machine file is launched once, with real processes; the rest looks at what its ranks wrote down.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matrix import OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of, likeness, trained
+from strategies.one_step import CASES
+
+from trainer.strategies.environment import plan_from_file
+
+MACHINES = {name: f"launch/accelerate/cpu-2-{name}.yaml" for name in ("ddp", "fsdp2", "zero1", "zero2")}
+MACHINES["zero3"] = "tests/strategies/cpu-2-zero3-nothing-whole.yaml"
+EXACT = [name for name in CASES if name not in ("bf16", "non-finite")]
+
+
+@pytest.fixture(scope="module")
+def launched(toy_folder, repository, tmp_path_factory):
+    """Machine to what each rank saw, and what was printed; launched when first asked for."""
+    seen: dict[str, tuple[list[dict[str, Any]], str]] = {}
+
+    def of(machine: str) -> tuple[list[dict[str, Any]], str]:
+        if machine.startswith("zero"):
+            pytest.importorskip("deepspeed")
+        if machine not in seen:
+            output = tmp_path_factory.mktemp(machine)
+            done = launch(repository, MACHINES[machine], str(toy_folder("bert")), str(output))
+            assert done.returncode == 0, done.stderr[-3000:]
+            seen[machine] = [torch.load(output / f"rank-{rank}-of-2.pt", weights_only=True) for rank in (0, 1)], done.stderr
+        return seen[machine]
+
+    return of
+
+
+def launch(repository: Path, machine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of one_step.py."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", machine, "tests/strategies/one_step.py", *arguments]
+    paths = os.pathsep.join([str(repository / "tests"), str(repository)])
+    return subprocess.run(
+        command, cwd=repository, env=os.environ | {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(toy_folder):
+    """Case to the gradient of one process, by name."""
+    found: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+
+    def of(case: str) -> dict[str, torch.Tensor]:
+        score, tuning = CASES[case].get("score", "dot"), CASES[case]["tuning"]
+        if (score, tuning) not in found:
+            encoder = encoder_of(toy_folder("bert"), score, tuning)
+            log_temperature = torch.tensor([TEMPERATURE]).log().requires_grad_()
+            loss = OBJECTIVES["contrastive"](batch_of(encoder), encoder, SCORES[score], log_temperature.exp()[0])["loss"]
+            places = {f"encoder.{name}": parameter for name, parameter in trained(encoder).items()} | {"log_temperature": log_temperature}
+            gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True, materialize_grads=True)
+            found[score, tuning] = {name: gradient.double() for name, gradient in zip(places, gradients, strict=True)}
+        return found[score, tuning]
+
+    return of
+
+
+def together(gradients: dict[str, torch.Tensor], order: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradients[name].flatten() for name in order])
+
+
+@pytest.mark.parametrize("case", EXACT)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_gradient_is_that_of_one_process(launched, alone, machine, case):
+    wanted = alone(case)
+    for of_rank in launched(machine)[0]:
+        found = of_rank[case]
+        assert found["gradient"].keys() == wanted.keys(), "what is trained, under its own name"
+        assert {name: value.shape for name, value in found["gradient"].items()} == {name: value.shape for name, value in wanted.items()}
+        whole = together(wanted, wanted)
+        norm, turned = likeness(together(found["gradient"], wanted), whole)
+        length = float(whole.norm())
+        assert norm == pytest.approx(CASES[case].get("clip", length) / length, rel=2e-5 if "clip" in CASES[case] else 1e-5)
+        assert turned < 1e-10 / 2
+        assert found["norm"] == pytest.approx(length, rel=1e-5), "before clipping, the same on every rank"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_half_precision_is_the_same_under_all_strategies(launched, alone, machine):
+    found, exact = launched(machine)[0][0]["bf16"], alone("bf16")
+    reference = launched("ddp")[0][0]["bf16"]
+    assert likeness(together(found["gradient"], exact), together(exact, exact))[1] > 1e-6, "else nothing ran in bf16"
+    norm, turned = likeness(together(found["gradient"], exact), together(reference["gradient"], exact))
+    assert norm == pytest.approx(1, abs=1e-5)
+    assert turned < 1e-10 / 2
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_gradient_that_is_not_finite_stops_before_the_update(launched, machine):
+    for of_rank in launched(machine)[0]:
+        assert of_rank["non-finite"]["refused"] == "the gradient is not finite"
+        assert of_rank["non-finite"]["unchanged"]
+        assert not of_rank["lora, whole"]["unchanged"]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_weights_are_whole_and_loaded_back(launched, machine):
+    for of_rank in launched(machine)[0]:
+        for case in CASES:
+            assert set(of_rank[case]["names"]) <= set(of_rank[case]["all_names"])
+            assert of_rank[case]["loaded"]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_same_vectors_before_training(launched, machine):
+    """Validation goes through the strategy before and after training; before it, the model is the base model on all of them."""
+    for mine, ddp in zip(launched(machine)[0], launched("ddp")[0], strict=True):
+        before, after = mine["lora, whole"]["vectors"]
+        torch.testing.assert_close(before, ddp["lora, whole"]["vectors"][0])
+        assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_plan_of_the_ranks_is_that_of_the_file(launched, repository, monkeypatch, machine):
+    monkeypatch.chdir(repository)
+    assert launched(machine)[0][0]["plan"] == asdict(plan_from_file(Path(MACHINES[machine])))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_ranks_leave_quietly(launched, machine):
+    printed = launched(machine)[1]
+    assert "destroy_process_group" not in printed
+    assert "resource_tracker" not in printed

@@ -1,0 +1,135 @@
+"""`nearfar launch`: one recipe on all ranks of a machine file. Both are vetted here, before any rank is started."""
+
+import os
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.cli.fit import fit
+
+if TYPE_CHECKING:
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    from trainer.strategies.environment import Plan
+
+PORT = 29500
+"""Where the ranks of several nodes meet when neither `--main-address` nor the machine file names a port."""
+
+SHUTDOWN_SECONDS = "600"
+"""What the ranks are given after Ctrl-C to finish their step and save, before they are killed."""
+
+
+def launch(
+    recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
+    machine: Annotated[Path, typer.Option("--machine", help="machine file, e.g. launch/accelerate/ddp.yaml", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="machines, each with the file's processes; else as the file says", show_default=False)
+    ] = None,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="which of the nodes this is, from 0", show_default=False)] = None,
+    main_address: Annotated[str | None, typer.Option(help="HOST or HOST:PORT of node 0, the same on every node", show_default=False)] = None,
+) -> None:
+    """Train a model by a recipe, on the processes that a machine file describes."""
+    from trainer.data.order import check_batch_divisible
+    from trainer.recipe_file import load_recipe
+    from trainer.runtime.run_folder import check_run_folder
+    from trainer.strategies.environment import check_here, plan_from_file
+
+    run = load_recipe(recipe, overrides or [])
+    if not node_rank:
+        check_run_folder(Path(run.output) / run.name, replace)
+    plan = plan_from_file(machine)
+    check_here(plan)
+    by_accelerate = _read_by_accelerate(machine)
+    plan = _on_nodes(plan, machine, nodes or plan.nodes, by_accelerate.distributed_type)
+    host, port = _meeting_point(plan, node_rank, main_address, by_accelerate.main_process_port or PORT)
+    check_batch_divisible(run.optimization.batch_size, plan.ranks)
+    if plan.accelerator:
+        os.environ["ACCELERATE_USE_CPU"] = str(plan.accelerator == "cpu")  # accelerate tells it to a single process only
+    if plan.kind == "single":
+        os.environ["ACCELERATE_MIXED_PRECISION"] = plan.precision or "no"
+        return fit(recipe, overrides, replace)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // plan.ranks_per_node)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    fit_arguments = ["fit", str(recipe), *(overrides or []), *(["--replace"] if replace else [])]
+    raise typer.Exit(run_ranks([*_launcher_options(plan, machine, node_rank or 0, host, port), "--module", "trainer", *fit_arguments]))
+
+
+def _read_by_accelerate(machine: Path) -> "ClusterConfig":
+    """The file as accelerate reads it, which is stricter about keys than we are."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    from trainer.errors import BadMachine
+
+    try:
+        return load_config_from_file(str(machine))
+    except (ValueError, TypeError) as error:
+        raise BadMachine(f"accelerate cannot use {machine}: {error}") from error
+
+
+def _on_nodes(plan: "Plan", machine: Path, nodes: int, distributed_type: str) -> "Plan":
+    """The plan with the same processes on each of so many nodes."""
+    from trainer.errors import BadMachine
+
+    if nodes > 1 and distributed_type == "NO":
+        raise BadMachine(f"{machine} starts one process, which cannot be on {nodes} nodes; take a file for several, e.g. launch/accelerate/ddp.yaml")
+    one_a_node = nodes > 1 and plan.kind == "single"  # one GPU a node, of a file for DDP
+    return changed(plan, nodes=nodes, ranks=nodes * plan.ranks_per_node, kind="ddp" if one_a_node else plan.kind)
+
+
+def _meeting_point(plan: "Plan", node_rank: int | None, main_address: str | None, usual_port: int) -> tuple[str | None, int | None]:
+    """Host and port where the ranks meet; None and None on one node, where accelerate finds them."""
+    from trainer.errors import BadMachine
+
+    if plan.nodes == 1 and not node_rank:
+        return None, None
+    if node_rank is None or main_address is None:
+        raise BadMachine(
+            f"{plan.nodes} nodes: start this on each of them, with --node-rank 0 to {plan.nodes - 1} and --main-address HOST (the name of node 0); "
+            "under Slurm launch/slurm/fit.sbatch does it"
+        )
+    if node_rank >= plan.nodes:
+        raise BadMachine(f"--node-rank {node_rank} of {plan.nodes} nodes: they count from 0 to {plan.nodes - 1}; say with --nodes how many there are")
+    host, colon, port = main_address.rpartition(":")
+    if not colon:
+        return main_address, usual_port
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise BadMachine(f"--main-address {main_address} is not HOST or HOST:PORT with a port from 1 to 65535")
+    return host, int(port)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _launcher_options(plan: "Plan", machine: Path, node_rank: int, host: str | None, port: int | None) -> list[str]:
+    """What `accelerate launch` is told besides the machine file."""
+    options = ["--config_file", str(machine), "--num_processes", str(plan.ranks), "--num_machines", str(plan.nodes)]
+    if host is not None:
+        options += ["--machine_rank", str(node_rank), "--main_process_ip", host, "--main_process_port", str(port), "--same_network"]
+        options += ["--deepspeed_multinode_launcher", "standard"]  # not DeepSpeed's own, which would open ssh to the nodes
+    return options
+
+
+def run_ranks(arguments: list[str]) -> int:
+    """Runs `accelerate launch` in this process and returns the exit code of the run: that of the first rank which failed, else 0.
+
+    In this process, because the command by itself answers every failure of a rank with code 1 and a traceback of its own. A signal
+    that ends the launcher (Ctrl-C) has been passed on to every rank, and each has ended, when this returns 128 + its number.
+    """
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(launch_command_parser().parse_args(arguments))
+    except ChildFailedError as error:
+        code = int(error.get_first_failure()[1].exitcode)
+        return 128 - code if code < 0 else code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
