@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 900
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

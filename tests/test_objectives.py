@@ -7,8 +7,8 @@ import torch
 import twins
 from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, taught_batch, value_and_gradient
 
-from trainer import objectives
-from trainer.batch import Batch, Texts
+from trainer import objectives, parallel
+from trainer.batch import Batch, Texts, identity
 from trainer.modules.bi_encoder import Temperature
 from trainer.parallel import log_partition
 from trainer.scores import dot
@@ -77,7 +77,7 @@ def test_a_dropped_mask_would_be_seen(monkeypatch):
     batch, encoder = full_batch(), SmallEncoder()
     parameters = list(encoder.parameters())
     wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
-    monkeypatch.setattr(objectives, "excluded_documents", lambda _: lambda *_: None)
+    monkeypatch.setattr(objectives, "excluded_documents", lambda *_: lambda *_: None)
     assert not alike(value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters), wanted, 1e-5)
 
 
@@ -195,3 +195,64 @@ def test_triplet_leaves_known_positives_out():
     assert embeddings.grad[3].abs().sum() > 0
     positive, negative = embeddings[0] @ embeddings[1], embeddings[0] @ embeddings[3]
     assert loss.item() == pytest.approx((50.0 - positive + negative).item())
+
+
+class TestFilters:
+    """What is probably right though nobody said so."""
+
+    @staticmethod
+    def guide(texts):
+        """Scores `answer` and `reply` alike for `find`, and `bird` far off."""
+        table = {identity("find"): (1.0, 0.0), identity("answer"): (0.9, 0.1), identity("reply"): (0.95, 0.0), identity("bird"): (0.0, 1.0), identity("seek"): (0.0, 1.0),
+                 identity("near"): (0.85, 0.0), identity("far"): (0.1, 0.1)}  # fmt: skip
+        return torch.tensor([table[int(name)] for name in texts.identities], dtype=torch.float64)
+
+    ROWS = (("find", "answer", "reply"), ("seek", "bird", "near"))
+
+    def mask(self, *filters, rows=ROWS, labels=None):
+        batch = batch_of(rows, labels=labels)
+        mask = objectives.excluded_documents(batch, filters)(slice(None), slice(None))
+        return None if mask is None else mask.tolist()
+
+    def test_what_a_guide_finds_better_than_the_positive(self):
+        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.0)) == [[False, True, False, False], [False] * 4]
+
+    def test_a_margin_leaves_out_more_but_never_the_positive(self):
+        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.1)) == [[False, True, False, True], [False] * 4]
+
+    def test_own_negatives_that_the_data_scores_higher(self):
+        labels = [[3.0, 2.5], [1.0, 4.0]]
+        assert self.mask(partial(objectives.taught_better, margin=0.0), labels=labels) == [[False] * 4, [False, False, False, True]]
+        assert self.mask(partial(objectives.taught_better, margin=1.0), labels=labels) == [[False, True, False, False], [False, False, False, True]]
+        with pytest.raises(ValueError, match="needs a score of every candidate"):
+            self.mask(partial(objectives.taught_better, margin=0.0))
+
+    def test_in_the_loss_it_has_no_gradient(self):
+        batch = batch_of(self.ROWS)
+        encoder = SmallEncoder()
+        queries, documents = encoder(batch.queries).detach(), encoder(batch.documents).detach().requires_grad_()
+        vectors = {id(batch.queries): queries, id(batch.documents): documents}
+        filters = [partial(objectives.outscoring, guide=self.guide, margin=0.0)]
+
+        def gradient(filters):
+            outcome = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, filters=filters)
+            return torch.autograd.grad(outcome["loss"], documents)[0].norm(dim=1), int(outcome["masked_false_negatives"])
+
+        (kept, none_left_out), (without, left_out) = gradient([]), gradient(filters)
+        assert (none_left_out, left_out) == (0, 1)
+        assert without[1] < kept[1]  # `reply` still is a negative of the other query
+        assert without[1] > 0
+
+    def test_whole_and_in_tiles_agree(self, monkeypatch):
+        encoder, batch = SmallEncoder(), full_batch()
+        filters = [partial(objectives.outscoring, guide=lambda texts: encoder(texts).detach().flip(1), margin=0.05)]
+        parameters = list(encoder.parameters())
+        whole = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
+        monkeypatch.setitem(parallel.TILE_SCORES, "cpu", 9)
+        tiled = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
+        assert whole["masked_false_negatives"] == tiled["masked_false_negatives"] > mask_count(batch)
+        assert alike(value_and_gradient(tiled, parameters), value_and_gradient(whole, parameters), 1e-10)
+
+
+def mask_count(batch):
+    return int(twins.mask_of(batch).sum())

@@ -26,10 +26,10 @@ from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.errors import BadData, BadMachine, BadRecipe
 from trainer.evaluation.evaluate import evaluate
-from trainer.models.dense import DenseEncoder, load_encoder
+from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.objectives import Outcome
+from trainer.objectives import Filter, Outcome
 from trainer.parallel import Encode, in_chunks
 from trainer.retrieval.encode import Precision, autocast
 from trainer.runtime import memory
@@ -160,11 +160,11 @@ def kept_tokens(machine: recipe.Machine, encoder: DenseEncoder, processes: int) 
         return memory.kept_tokens(encoder, encoder, texts, processes)
 
 
-def loss(objective: recipe.Objective) -> tuple[Loss, Temperature]:
+def loss(objective: recipe.Objective, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
     """The objective with its settings filled in, and its temperature."""
     match objective:
         case recipe.Contrastive():
-            function = partial(objectives.contrastive, symmetric=objective.symmetric)
+            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters)
             return partial(_scored_by_dot, function), Temperature(objective.temperature, objective.learn_temperature)
         case recipe.Cosent():
             return partial(_scored_by_dot, objectives.cosent), Temperature(objective.temperature, learned=False)
@@ -173,6 +173,25 @@ def loss(objective: recipe.Objective) -> tuple[Loss, Temperature]:
             return function, Temperature(1.0, learned=False)
         case _:
             assert_never(objective)
+
+
+def filters(run: recipe.Recipe, encoder: DenseEncoder) -> list[Filter]:
+    """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another tokenizer than the encoder's."""
+    found: list[Filter] = []
+    if not isinstance(run.objective, recipe.Contrastive):
+        return found
+    if run.objective.guide is not None:
+        guide = read_encoder(run.objective.guide).to(device(run.machine)).requires_grad_(False)
+        if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
+            raise BadRecipe(
+                f"objective.guide={run.objective.guide} cuts texts into other tokens than {run.model.backbone}, and a batch holds the tokens of one; "
+                "take a guide with the same tokenizer, such as a larger model of the same family or the model before training"
+            )
+        in_parts = in_chunks(guide, micro_batch_tokens(run.machine))
+        found.append(partial(objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin))
+    if run.objective.teacher_margin is not None:
+        found.append(partial(objectives.taught_better, margin=run.objective.teacher_margin))
+    return found
 
 
 def _scored_by_dot(objective: Callable[..., Outcome], batch: Batch, encode: Encode, temperature: torch.Tensor) -> Outcome:
@@ -230,7 +249,7 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
 
 def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
-    function, temperature = loss(run.objective)
+    function, temperature = loss(run.objective, filters(run, encoder))
     return BiEncoder(
         encoder=encoder,
         encode=partial(in_chunks, encoder, micro_batch_tokens(run.machine), kept_tokens(run.machine, encoder, plan.ranks_per_node)),

@@ -4,6 +4,9 @@ An objective returns the same on every rank, that of the whole global batch (`tr
 the log.
 """
 
+from collections.abc import Callable, Sequence
+from functools import reduce
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,18 +14,25 @@ from torch import Tensor
 from trainer import losses
 from trainer.batch import Batch
 from trainer.parallel import Encode, Excluded, gather, log_partition, rank
-from trainer.scores import Score, own
+from trainer.scores import Score, dot, own
 
 Temperature = Float[Tensor, ""] | float
+Filter = Callable[[Batch], Excluded]
+"""What else is not to count as a negative in a batch: `outscoring`, `taught_better`."""
 Outcome = dict[str, Float[Tensor, ""]]
 """Metrics of a step by name; "loss" is the one that is minimised."""
 
 
-def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Temperature, symmetric: bool = False) -> Outcome:
-    """InfoNCE over every document of every rank (van den Oord et al. 2018); `symmetric`: the mean of both directions."""
+def contrastive(
+    batch: Batch, encode: Encode, score: Score, temperature: Temperature, symmetric: bool = False, filters: Sequence[Filter] = ()
+) -> Outcome:
+    """InfoNCE over every document of every rank (van den Oord et al. 2018); `symmetric`: the mean of both directions.
+
+    `filters` leave out documents beside those that identity leaves out.
+    """
     queries, documents = encode(batch.queries), encode(batch.documents)
     positive = gather(own(queries, documents[:: batch.documents_per_query], score).squeeze(1) / temperature)
-    partition = log_partition(queries, documents, score, temperature, excluded_documents(batch), symmetric)
+    partition = log_partition(queries, documents, score, temperature, excluded_documents(batch, filters), symmetric)
     loss = losses.info_nce(positive, partition.of_queries)
     if partition.of_positives is not None:
         loss = (loss + losses.info_nce(positive, partition.of_positives)) / 2
@@ -54,17 +64,50 @@ def triplet(batch: Batch, encode: Encode, score: Score, margin: float) -> Outcom
     return {"loss": losses.triplet(scores, margin, excluded), "masked_false_negatives": excluded[:, 1:].sum().to(scores)}
 
 
-def excluded_documents(batch: Batch) -> Excluded:
-    """Which documents must not count as negatives of a query: another of its known positives, on any rank, or the query's own text.
+def excluded_documents(batch: Batch, filters: Sequence[Filter] = ()) -> Excluded:
+    """Which documents must not count as negatives of a query: another of its known positives, on any rank, the query's own text, what filters say.
 
     Compared by identity, so a twin of the positive in another row is left out too. A query's own positive is never excluded.
     """
     names, documents = gather(_not_negative(batch), padding=-1), batch.documents.identities
     own_positive = torch.arange(len(names)) * batch.documents_per_query - rank() * len(documents)  # its place among this rank's documents
+    others = [of_batch(batch) for of_batch in filters]
 
     def excluded(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"] | None:
-        start, _, _ = some_documents.indices(len(documents))
-        return _occurs(names[some_queries], documents[some_documents], own_positive[some_queries] - start)
+        start, stop, _ = some_documents.indices(len(documents))
+        own = own_positive[some_queries] - start
+        found = [_occurs(names[some_queries], documents[some_documents], own), *(other(some_queries, some_documents) for other in others)]
+        masks = [mask for mask in found if mask is not None]
+        if not masks:
+            return None
+        mask = reduce(torch.logical_or, masks)
+        here = ((own >= 0) & (own < stop - start)).nonzero().squeeze(1)
+        mask[here, own[here]] = False
+        return mask
+
+    return excluded
+
+
+def outscoring(batch: Batch, guide: Encode, margin: float) -> Excluded:
+    """Documents that a guide scores higher than the query's positive less `margin` (GISTEmbed, Solatorio 2024, with a margin as NV-Retriever has)."""
+    with torch.no_grad():
+        queries, documents = guide(batch.queries), guide(batch.documents)
+        limit = gather(own(queries, documents[:: batch.documents_per_query], dot)) - margin
+        everyone = gather(queries)
+    return lambda some_queries, some_documents: (dot(everyone[some_queries], documents[some_documents]) > limit[some_queries]).cpu()
+
+
+def taught_better(batch: Batch, margin: float) -> Excluded:
+    """A query's own hard negatives to which the data gives a higher score than to its positive less `margin` (NV-Retriever, Moreira et al. 2024)."""
+    if batch.labels is None:
+        raise ValueError("a margin filter by the teacher's scores needs a score of every candidate; this batch has none")
+    labels, each = gather(batch.labels), batch.documents_per_query
+    better = labels > labels[:, :1] - margin
+    places = torch.arange(len(batch.documents)) + rank() * len(batch.documents)
+
+    def excluded(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"]:
+        queries, documents = torch.arange(len(labels))[some_queries], places[some_documents]
+        return (documents // each == queries[:, None]) & better[some_queries][:, documents % each]
 
     return excluded
 
@@ -76,7 +119,7 @@ def _not_negative(batch: Batch) -> Int[Tensor, "query name"]:
 def _occurs(
     names: Int[Tensor, "query name"], documents: Int[Tensor, " document"], own: Int[Tensor, " query"]
 ) -> Bool[Tensor, "query document"] | None:
-    """True where a document is among the query's names and not in the place of its `own` positive; None where none is, the rule in a large batch."""
+    """True where a document is among the query's names; None where at most its `own` positive is, in its place: the rule in a large batch."""
     distinct, place, copies = documents.unique(return_inverse=True, return_counts=True)
     nearest = torch.searchsorted(distinct, names).clamp(max=len(distinct) - 1)
     query, name = (distinct[nearest] == names).nonzero(as_tuple=True)
@@ -87,10 +130,7 @@ def _occurs(
         return None
     mask = torch.zeros(len(names), len(distinct), dtype=torch.bool)
     mask[query[other], found[other]] = True
-    mask = mask[:, place]
-    here = ((own >= 0) & (own < len(documents))).nonzero().squeeze(1)
-    mask[here, own[here]] = False
-    return mask
+    return mask[:, place]
 
 
 def _own_and_labels(batch: Batch, encode: Encode, score: Score) -> tuple[Float[Tensor, "query candidate"], Float[Tensor, "query candidate"]]:

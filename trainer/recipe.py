@@ -119,6 +119,13 @@ class Contrastive(Section):
     temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
     learn_temperature: bool = Field(False, description="train the temperature, starting from the one given")
     symmetric: bool = Field(False, description="mean of both directions: query to documents and positive to queries")
+    guide: str | None = Field(
+        None, description="a frozen model with the same tokenizer; documents that it scores above the query's positive are no negatives; null: none"
+    )
+    guide_margin: float = Field(0.0, description="they are already left out from so far below the positive's score, in units of the guide's score")
+    teacher_margin: float | None = Field(
+        None, description="hard negatives whose score in the data is above the positive's less this are no negatives; null: all are"
+    )
 
 
 class Cosent(Section):

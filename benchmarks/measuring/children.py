@@ -1,6 +1,7 @@
 """Each measurement in a process of its own, the contenders taking turns, so that neither warms or starves the other."""
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -34,6 +35,14 @@ def run(script: str, measure: Callable[[dict[str, Any]], Mapping[str, Any]], mai
         main(arguments)
     else:
         print(_MARK + json.dumps(dict(measure(json.loads(arguments.job)))), flush=True)
+
+
+def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """`function(*arguments)` on each of `ranks` processes that share a gloo process group: those of the tests (`tests/ranks.py`)."""
+    tests = str(Path(__file__).parents[2] / "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+    return importlib.import_module("ranks").on_ranks(ranks, function, *arguments)
 
 
 def seconds_since_start(job: Mapping[str, Any]) -> float:

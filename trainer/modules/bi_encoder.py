@@ -67,8 +67,8 @@ class BiEncoder(LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in {**outcome, "temperature": self.temperature()}.items()})
         return outcome["loss"]
 
-    def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    def configure_gradient_clipping(  # DeepSpeed's optimizer is none of PyTorch's
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips to the global norm, and stops the run before the update where the loss or the norm is not finite."""
         norm = float(clip_to_global_norm(optimizer, gradient_clip_val))

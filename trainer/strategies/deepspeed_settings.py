@@ -49,7 +49,7 @@ def deepspeed_settings(section: Mapping[str, Any], source: str) -> Settings:
     return kept | {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
 
 
-def settle_device(device: Literal["cpu", "cuda"] | None) -> None:
+def settle_device(device: str | None) -> None:
     """Tells DeepSpeed, where it is installed, which device it is for (None: GPUs if there are any). To be called before transformers is imported.
 
     Transformers imports DeepSpeed, which then settles on a device for good, and prints a warning where it finds no GPU.

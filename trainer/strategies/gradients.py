@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
 
 @torch.no_grad()
-def clip_to_global_norm(optimizer: Optimizer, largest: float | None) -> Float[Tensor, ""]:
+def clip_to_global_norm(optimizer: Any, largest: float | None) -> Float[Tensor, ""]:
     """The norm over all parameters and ranks, the same number on every rank; gradients are scaled down to `largest` where it is above.
 
     All ranks must call it, between backward pass and update. Under ZeRO the gradients are DeepSpeed's and it clips them itself, by the

@@ -1,0 +1,142 @@
+"""Law 2 under the strategies that people run: one step through Lightning on real processes has the gradient of one process.
+
+The gradient is read off the weights, before and after one step of plain gradient descent, so that everything on the way is in it. A covering part
+of the matrix runs always; with NEARFAR_WHOLE_MATRIX all of it, and that variable names the page its table is written to (`make test-all`).
+"""
+
+import functools
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from ranks import on_ranks
+
+from trainer.modules.bi_encoder import BiEncoder, Temperature
+from trainer.modules.optimizer import OptimizerSettings
+from trainer.parallel import in_chunks, rank, ranks
+from trainer.strategies.environment import Plan
+from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.weights import full_weights
+
+KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+WHOLE = os.environ.get("NEARFAR_WHOLE_MATRIX")
+SOME = [
+    ("contrastive", "dot", "lora", "partly kept"),
+    ("symmetric", "maxsim", "full", "micro-batched"),
+    ("kl", "maxsim", "lora", "micro-batched"),
+    ("margin-mse", "dot", "full", "whole"),
+]
+CASES = list(itertools.product(OBJECTIVES, SCORES, TUNINGS, MICRO_BATCHES)) if WHOLE else SOME
+RATE, TOLERANCE = 1e3, 1e-5
+
+
+class OneStep(BiEncoder):
+    """Plain gradient descent in place of AdamW."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([parameter for parameter in self.parameters() if parameter.requires_grad], lr=RATE)
+
+
+def plan_of(kind):
+    settings = None
+    if kind.startswith("zero"):
+        from trainer.strategies.deepspeed_settings import deepspeed_settings
+
+        settings = deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
+    return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)
+
+
+def one_step(folder, kind, case, spoil=1.0):
+    """Loss, and the gradient of all that is trained, after one step under a strategy."""
+    objective, score, tuning, micro = case
+    encoder = encoder_of(folder, score, tuning)
+    seen = []
+
+    def loss(batch, encode, temperature):
+        outcome = OBJECTIVES[objective](batch, encode, SCORES[score], temperature)
+        seen.append(float(outcome["loss"].detach()))
+        return {**outcome, "loss": spoil * outcome["loss"]}
+
+    settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
+    learned = objective != "margin-mse"  # which has no temperature: DDP waits in vain for a parameter that nothing uses
+    temperature = Temperature(TEMPERATURE, learned)
+    module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
+    before = full_weights(module)
+    plan = plan_of(kind)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, "fp32", "cpu")],
+        use_distributed_sampler=False, max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)
+    trainer.fit(module, data)
+    after = full_weights(module)
+    gradient = [((before[name] - after[name]) / RATE).flatten().double() for name in before]
+    return seen[0], torch.cat(gradient if learned else [*gradient, torch.zeros(1, dtype=torch.float64)])
+
+
+def steps_of(folder, kind, cases, spoil=1.0):
+    return [one_step(folder, kind, case, spoil) for case in cases]
+
+
+@pytest.fixture(scope="module")
+def alone(toy_folder):
+    """Of a case: one process, the whole batch at once, in float64."""
+
+    @functools.cache
+    def gradient(case):
+        encoder = encoder_of(toy_folder("bert"), case[1], case[2], torch.float64)
+        return gradient_of(encoder, batch_of(encoder), *case[:2], "whole")
+
+    return gradient
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows of the page, written when all are there."""
+    rows = []
+    yield rows
+    if WHOLE:
+        Path(WHOLE).write_text(page(rows), encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind, count):
+    if kind.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    cases = CASES if WHOLE or count == 2 else CASES[:1]
+    found = on_ranks(count, steps_of, toy_folder("bert"), kind, cases)
+    for number, case in enumerate(cases):
+        wanted_loss, wanted = alone(case)
+        for of_rank in found:
+            loss, gradient = of_rank[number]
+            norm, turned = likeness(gradient, wanted)
+            assert loss == pytest.approx(wanted_loss, rel=TOLERANCE), case
+            assert norm == pytest.approx(1, abs=TOLERANCE), case
+            assert turned <= TOLERANCE**2, case
+        table.append((*case, kind, count, norm - 1, (2 * turned) ** 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
+    _, gradient = on_ranks(2, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
+    assert likeness(gradient, alone(SOME[0])[1])[0] == pytest.approx(2, abs=1e-3)
+
+
+def page(rows):
+    """The table, as docs/ holds it."""
+    head = "| objective | score | trained | micro-batches | strategy | ranks | norm ratio - 1 | turned by |\n|---|---|---|---|---|---|---|---|\n"
+    lines = [f"| {' | '.join(map(str, row[:6]))} | {row[6]:+.1e} | {row[7]:.1e} |\n" for row in rows]
+    worst = f"Of {len(rows)} cases, the worst norm is off by {max(abs(row[6]) for row in rows):.1e} and the worst direction by {max(row[7] for row in rows):.1e}.\n"
+    return (
+        "# The gradient on every strategy\n\n"
+        "One optimizer step through Lightning on real gloo processes in float32, against the gradient of one process with the whole batch in float64. "
+        "`norm ratio - 1` and `turned by` (length of the difference of the two unit vectors) are 0 for equal gradients; float32 alone explains some 1e-6. "
+        "Written by `make test-all`.\n\n" + worst + "\n" + head + "".join(lines)
+    )
