@@ -93,7 +93,10 @@ def prepare_machine(machine: recipe.Machine) -> None:
         torch.set_num_threads(machine.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its greetings; what matters is in our own lines
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`).*")
+    warnings.filterwarnings(
+        "ignore",
+        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|all_gather_into_tensor|configure_gradient_clipping).*",
+    )
 
 
 def on_machine(run: recipe.Recipe, plan: Plan) -> recipe.Recipe:
@@ -149,15 +152,20 @@ def micro_batch_tokens(machine: recipe.Machine) -> int:
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
 
 
-def kept_tokens(machine: recipe.Machine, encoder: DenseEncoder, processes: int) -> int:
-    """Padded tokens of a step whose activations are kept: as the recipe says, or as many as fit in the memory of this machine."""
-    if machine.kept_tokens != "auto":
-        return machine.kept_tokens
-    length = encoder.contract.document_max_length_tokens
-    count = max(1, micro_batch_tokens(machine) // length)
-    texts = Texts.of([[0] * length] * count, range(count))
-    with autocast(encoder.device, precision(machine)):
-        return memory.kept_tokens(encoder, encoder, texts, processes)
+def micro_batching(machine: recipe.Machine, encoder: DenseEncoder, processes: int) -> tuple[int, int]:
+    """Padded tokens that go through the encoder at once, and of how many in a step the activations are kept: what the recipe leaves open is measured.
+
+    Kept is what fits in the memory that is there, shared among the processes of this machine. On a GPU a micro-batch is at most a quarter of that.
+    """
+    if machine.kept_tokens == "auto" or (machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"):
+        texts = Texts.of([[0] * encoder.contract.document_max_length_tokens] * 2, [0, 1])
+        with autocast(encoder.device, precision(machine)):
+            fits = memory.kept_tokens(encoder, encoder, texts, processes)
+    kept = fits if machine.kept_tokens == "auto" else machine.kept_tokens
+    tokens = micro_batch_tokens(machine)
+    if machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda":
+        tokens = min(tokens, max(encoder.contract.document_max_length_tokens, fits // 4))
+    return tokens, kept
 
 
 def loss(objective: recipe.Objective, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
@@ -250,9 +258,10 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
 def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
     function, temperature = loss(run.objective, filters(run, encoder))
+    tokens, kept = micro_batching(run.machine, encoder.to(device(run.machine)), plan.ranks_per_node)
     return BiEncoder(
         encoder=encoder,
-        encode=partial(in_chunks, encoder, micro_batch_tokens(run.machine), kept_tokens(run.machine, encoder, plan.ranks_per_node)),
+        encode=partial(in_chunks, encoder, tokens, kept),
         loss=function,
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=precision(run.machine) != "fp16"),

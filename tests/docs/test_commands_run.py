@@ -27,7 +27,8 @@ def commands(page: Path) -> list[str]:
 def folder(repository: Path, toy_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
     """A checkout in small: recipes, the command, the user's files, and a tiny model under the name that the pages use."""
     folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(repository / "recipes", folder / "recipes")
+    for name in ("recipes", "launch"):
+        shutil.copytree(repository / name, folder / name)
     shutil.copytree(toy_folder("bert"), folder / "BAAI" / "bge-base-en-v1.5")
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "nearfar").symlink_to(Path(sys.executable).with_name("nearfar"))

@@ -71,7 +71,7 @@ def test_offload_and_auto_in_a_deepspeed_file(tmp_path):
     plan = plan_from_file(machine_file(tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"deepspeed_config_file": str(tmp_path / "ds.json")}))
     assert plan == Plan("zero3", 4, 2, 2, "bf16", "cpu", plan.deepspeed)
     assert plan.deepspeed is not None
-    assert plan.deepspeed["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}}
+    assert plan.deepspeed["zero_optimization"] == {"stage": 3, "stage3_max_reuse_distance": 0, "offload_param": {"device": "cpu"}}
     assert "auto" not in json.dumps(plan.deepspeed)
 
 

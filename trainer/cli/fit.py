@@ -25,11 +25,15 @@ def fit(
     """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
     from trainer.recipe_file import load_recipe
     from trainer.runtime.run_folder import check_run_folder
-    from trainer.strategies.environment import first_rank, plan_from_environment
+    from trainer.strategies.deepspeed_settings import settle_device
+    from trainer.strategies.environment import check_here, first_rank, plan_from_environment
 
     run, plan = load_recipe(recipe, overrides or []), plan_from_environment(os.environ)
     if first_rank(os.environ):
         check_run_folder(Path(run.output) / run.name, replace)  # a mistake up to here is answered before anything heavy is imported
+
+    check_here(plan)
+    settle_device(plan.accelerator)  # before transformers is imported
 
     from trainer import build
     from trainer.data.order import check_batch_divisible

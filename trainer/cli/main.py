@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import data, encode, evaluate, fit, index, recipe, report, search
+from trainer.cli import data, encode, evaluate, fit, index, launch, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 for verb, in_short in (
     (fit.fit, "Train a model by a recipe, and show what it gained."),
+    (launch.launch, "Train on the processes of a machine file."),
     (evaluate.evaluate, "Measure models side by side on judged queries."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
@@ -59,6 +60,9 @@ def main() -> NoReturn:
         app(prog_name="nearfar")
     except NearfarError as error:
         message = f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}"
+        from trainer.strategies.environment import let_first_rank_speak
+
+        let_first_rank_speak(os.environ)
         print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)

@@ -91,7 +91,8 @@ class BiEncoder(LightningModule):
 
     def _scaled(self) -> bool:
         """In fp16 an overflowing gradient is expected now and then: the scaler skips that update and lowers its scale."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        plugin = self.trainer.precision_plugin
+        return getattr(plugin, "scaler", None) is not None or plugin.precision == "16-mixed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from trainer.parallel import MAX, agreed
+from trainer.strategies.environment import first_rank
 
 
 class GracefulStop(lightning.Callback):
@@ -60,4 +61,5 @@ class GracefulStop(lightning.Callback):
             os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
             os._exit(130)
         self.interrupted = True
-        os.write(2, b"\nstopping after this step; press again to quit at once\n")
+        if first_rank(os.environ):
+            os.write(2, b"\nstopping after this step; press again to quit at once\n")

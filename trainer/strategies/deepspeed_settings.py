@@ -111,6 +111,9 @@ def _zero(zero: Settings, source: str) -> Settings:
     if wrong := [key for key in APPROXIMATE if zero.get(key)]:
         raise BadMachine(f"{source}: {wrong[0]} changes the gradient for speed; remove it")
     settings = dict(zero) | {"stage": int(stage)}
+    if settings["stage"] == 3:
+        # Else DeepSpeed looks, after each of many small modules, through all that is still to run in the step: minutes with micro-batches.
+        settings.setdefault("stage3_max_reuse_distance", 0)
     for part in ("offload_optimizer", "offload_param"):
         device = str((settings.pop(part, None) or {}).get("device", "none")).lower()
         if device not in ("none", "cpu"):

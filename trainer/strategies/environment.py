@@ -136,7 +136,7 @@ def _as_machine_file(environ: Mapping[str, str]) -> tuple[MachineFile, str]:
         return file, "the launcher" if ranks > 1 else "the environment"
     if (launched_with := _file_of_launcher()) is not None:
         said = _read(launched_with)
-        file["use_cpu"] = said.get("use_cpu", None if kind == "NO" else False)
+        file["use_cpu"] = said.get("use_cpu", _use_cpu_unsaid(kind, said))
         return file, str(launched_with)
     return file, "accelerate launch"
 
@@ -180,15 +180,16 @@ def _file_of_launcher() -> Path | None:
 
 def _plan(file: MachineFile, source: str) -> Plan:
     kind = "NO" if file["distributed_type"] is False else str(file["distributed_type"]).upper()  # YAML reads a bare NO as false
-    if kind == "MULTI_CPU" or (kind == "NO" and int(file.get("num_processes") or 1) > 1):
+    nodes = _count(file, "num_machines", source)
+    ranks = processes_here() * nodes if file.get("num_processes") == "auto" else _count(file, "num_processes", source)
+    if kind == "MULTI_CPU" or (kind == "NO" and ranks > 1):
         raise BadMachine(
             f"{source}: accelerate starts one process only for MULTI_CPU, NO and --cpu, whatever num_processes says, and drops FSDP and DeepSpeed; "
             "for several processes on a CPU write distributed_type: MULTI_GPU (or FSDP, DEEPSPEED) with use_cpu: true and main_process_port: 0"
         )
     if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"):
         raise BadMachine(f"{source}: distributed_type {kind[:40]!r} is not one that Nearfar knows; use NO, MULTI_GPU (DDP), FSDP or DEEPSPEED")
-    ranks, nodes = int(file.get("num_processes") or 1), int(file.get("num_machines") or 1)
-    if ranks % nodes or ranks < 1:
+    if ranks % nodes:
         raise BadMachine(f"{source}: {ranks} processes cannot be shared evenly by {nodes} nodes; set num_processes to a multiple of num_machines")
     _refuse_other_sections(file, source)
     settings, resharded, wanted = None, True, None
@@ -212,8 +213,31 @@ def _zero(settings: Settings) -> Kind:
     return kinds[settings["zero_optimization"]["stage"]]
 
 
+def processes_here() -> int:
+    """What torchrun makes of `auto`, which accelerate hands on to it: the GPUs of this machine, or its cores where there is none."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else torch._utils.cpu_count() or 1
+
+
+def _count(file: MachineFile, key: str, source: str) -> int:
+    said = file.get(key)
+    try:
+        count = 1 if said is None else int(said)
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise BadMachine(f"{source}: {key} is {str(said)[:40]!r}; write a number from 1 on{', or auto' if key == 'num_processes' else ''}")
+    return count
+
+
+def _use_cpu_unsaid(kind: str, file: MachineFile) -> bool | None:
+    """A file without the key is for GPUs, as accelerate has it, unless it takes any machine: one process, or as many as there are devices."""
+    return None if kind == "NO" or file.get("num_processes") == "auto" else False
+
+
 def _device(kind: str, file: MachineFile) -> Device | None:
-    said = file.get("use_cpu", None if kind == "NO" else False)
+    said = file.get("use_cpu", _use_cpu_unsaid(kind, file))
     if said is None:
         return None
     return "cpu" if said in (True, "true", "True") else "cuda"
