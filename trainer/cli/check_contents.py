@@ -110,9 +110,10 @@ def look_at_memory(
             findings.add("warning", "memory", f"{said}; whether that fits cannot be seen from here")
             return
         loaded = sum(parameter.nbytes for parameter in encoder.parameters())  # here too, until the ranks start
-        for device, place in ((encoder.device, "on its device"), (build.torch.device("cpu"), "in the machine's memory")):
-            wanted = sum(need.amount for need in needs if (device.type == "cpu") == (need.on_machine or on_cpu))
-            if not wanted or (on_cpu and place == "on its device"):
+        on_machine = sum(need.amount for need in needs if need.on_machine or on_cpu)
+        on_device = sum(need.amount for need in needs) - on_machine
+        for wanted, place, device in ((on_device, "on its GPU", encoder.device), (on_machine, "in the machine's memory", build.torch.device("cpu"))):
+            if not wanted:
                 continue
             free = memory.available_bytes(device, plan.ranks_per_node) + loaded * (device.type == encoder.device.type)
             if wanted > free:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.batch import Batch
@@ -56,7 +56,8 @@ def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> 
     from trainer.data.rows import known_positives
 
     known = known_positives(data.train)
-    samples = batch_samples(run.seed, 0, len(data.train), ROWS_A_RANK * plan.ranks)
+    a_rank = min(ROWS_A_RANK, run.optimization.batch_size // plan.ranks)
+    samples = batch_samples(run.seed, 0, len(data.train), a_rank * plan.ranks)
     rows = [data.train[int(sample)] for sample in samples]
     lines = [asdict(row) | {"known": sorted(known.get(identity(row.query), frozenset()))} for row in rows]
     (folder / _ROWS).write_text(json.dumps(lines), encoding="utf-8")
@@ -106,9 +107,12 @@ def _last_words(output: str) -> str:
 
 def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     """What one rank does: its part of one step; the first also finds the gradient of the whole batch by itself and compares."""
+    import numpy as np
+    import torch
+
     from trainer import build
     from trainer.data.order import own_part
-    from trainer.parallel import on_first
+    from trainer.parallel import on_first, rank, ranks
     from trainer.recipe_file import load_recipe
     from trainer.runtime.run_folder import write_json
     from trainer.strategies.environment import check_here, first_rank, plan_from_environment
@@ -119,6 +123,9 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     check_here(plan)
     run = _exact(build.on_machine(load_recipe(recipe, overrides), plan))
     build.prepare_machine(run.machine)
+    device = build.accelerator(run.machine)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     encoder = build.encoder_of(run)
     _start_adapters(encoder)
     rows = json.loads((folder / _ROWS).read_text(encoding="utf-8"))
@@ -126,13 +133,12 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     longest = int(max(whole.queries.lengths.max(), whole.documents.lengths.max()))
     cut = run.machine.model_copy(update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest})  # of both kinds: kept, and computed again
     module = build.bi_encoder(run.model_copy(update={"machine": cut}), encoder, 1, plan)
-    device = build.accelerator(run.machine)
     wanted = {}
     if first_rank(os.environ):  # before the process group: it computes as a single process does
-        module.to(build.device(run.machine))
+        module.to(build.device(run.machine))  # its temperature too
         wanted = plain_gradient(module, lambda: module.loss(whole, encoder, module.temperature())["loss"])
     with process_group(plan, device):
-        own = [rows[int(number)] for number in own_part(_numbers(len(rows)), *_place())]
+        own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]
         found = one_step_gradient(module, _batch(own, encoder, run), plan, device)
         on_first(lambda: write_json(folder / _ANSWER, asdict(likeness(found, wanted))))
 
@@ -142,3 +148,24 @@ def _exact(run: "Recipe") -> "Recipe":
     tuning = run.model.tuning.model_copy(update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {})
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
     return run.model_copy(update={"model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
+
+
+def _start_adapters(encoder: "DenseEncoder") -> None:
+    """LoRA's second factor is zero at the start, and with it the gradient of the first; here both are to be seen."""
+    from torch import nn
+
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.01)  # the same on every rank: all have the recipe's seed
+
+
+def _batch(lines: Sequence[dict[str, Any]], encoder: "DenseEncoder", run: "Recipe") -> "Batch":
+    from trainer.batch import identity
+    from trainer.data.collate import collate
+    from trainer.data.rows import Row
+
+    rows = [
+        Row(line["query"], line["positive"], tuple(line["negatives"]), None if line["labels"] is None else tuple(line["labels"])) for line in lines
+    ]
+    known = {identity(line["query"]): frozenset(line["known"]) for line in lines}
+    return collate(rows, encoder.tokenize, known, run.data.negatives_per_query)

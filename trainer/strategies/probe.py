@@ -1,7 +1,7 @@
 """The gradient that a strategy really applies: read off the weights, before and after one step of plain gradient descent."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
@@ -29,6 +29,7 @@ def one_step_gradient(module: lightning.LightningModule, batch: Any, plan: Plan,
     Lightning in float32; `module` takes part with its own `training_step` and clipping, but its optimizer is replaced, and afterwards its weights
     are of no use.
     """
+    plan = _in_float32(plan)
     module.configure_optimizers = MethodType(_gradient_descent, module)  # type: ignore[method-assign]
     before = full_weights(module)
     trainer = lightning.Trainer(
@@ -59,8 +60,9 @@ def plain_gradient(module: torch.nn.Module, loss: Callable[[], Float[Tensor, ""]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How one gradient stands to another: equal ones have ratio and cosine 1; both are NaN beside a gradient of zero."""
+    """How one gradient stands to another, whose norm is `norm`: equal ones have ratio and cosine 1, two of zero too."""
 
+    norm: float
     norm_ratio: float
     cosine: float
 
@@ -74,7 +76,7 @@ def likeness(found: Mapping[str, Float[Tensor, "..."]], wanted: Mapping[str, Flo
     """Two gradients as one vector each. Raises BadMachine where they are not of the same weights.
 
     >>> likeness({"weight": torch.tensor([6.0, 8.0])}, {"weight": torch.tensor([3.0, 4.0])})
-    Likeness(norm_ratio=2.0, cosine=1.0)
+    Likeness(norm=5.0, norm_ratio=2.0, cosine=1.0)
     """
     if missing := found.keys() ^ wanted.keys():
         raise BadMachine(
@@ -82,7 +84,15 @@ def likeness(found: Mapping[str, Float[Tensor, "..."]], wanted: Mapping[str, Flo
         )
     pairs = [(found[name].double().flatten(), wanted[name].double().flatten()) for name in wanted]
     of_found, of_wanted, of_both = (torch.stack(sums).sum() for sums in zip(*((a @ a, b @ b, a @ b) for a, b in pairs), strict=True))
-    return Likeness(float((of_found / of_wanted).sqrt()), float(of_both / (of_found * of_wanted).sqrt()))
+    if of_found == of_wanted == 0:
+        return Likeness(0.0, 1.0, 1.0)
+    return Likeness(float(of_wanted.sqrt()), float((of_found / of_wanted).sqrt()), float(of_both / (of_found * of_wanted).sqrt()))
+
+
+def _in_float32(plan: Plan) -> Plan:
+    if plan.deepspeed is None:
+        return plan
+    return replace(plan, precision=None, deepspeed={key: value for key, value in plan.deepspeed.items() if key != "fp16"})
 
 
 def _gradient_descent(module: lightning.LightningModule) -> torch.optim.Optimizer:
