@@ -3,7 +3,9 @@ import pytest
 from trainer import build, recipe
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows
-from trainer.errors import BadData, BadRecipe
+from trainer.errors import BadData, BadMachine, BadRecipe
+from trainer.models.dense import load_encoder
+from trainer.strategies.environment import Plan
 
 
 def run_of(**sections):
@@ -48,3 +50,41 @@ def test_fp16_on_a_cpu_is_refused():
 def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
     settings = build.optimizer_settings(recipe.Optimization(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40)
     assert (settings.learning_rate, settings.head_learning_rate, settings.temperature_learning_rate, settings.warmup_steps) == (0.5, 0.25, 0.5, 4)
+
+
+class TestOnMachine:
+    def run(self, **machine):
+        return run_of(machine=recipe.Machine(**machine))
+
+    def test_what_the_recipe_leaves_open_the_machine_file_decides(self):
+        plan = Plan("ddp", 2, 1, 2, precision="bf16", accelerator="cpu")
+        machine = build.on_machine(self.run(), plan).machine
+        assert (machine.precision, machine.accelerator) == ("bf16", "cpu")
+        assert build.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2)).machine.precision == "fp32"
+
+    def test_where_both_say_and_differ_neither_wins(self):
+        with pytest.raises(BadMachine, match=r"machine\.precision=fp32 and the machine file bf16"):
+            build.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
+
+
+class TestMicroBatching:
+    def test_given_numbers_are_taken(self, toy_folder):
+        encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+        assert build.micro_batching(recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1) == (77, 5)
+
+    def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
+        encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+        alone, shared = (build.micro_batching(recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count) for count in (1, 8))
+        assert alone[0] == shared[0] == build.CPU_TOKENS
+        assert 4 * shared[1] < alone[1]
+
+
+def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
+    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+    run = recipe.Recipe(
+        name="x", model=recipe.Model(backbone="b"), data=recipe.Data(train="t"), objective=recipe.Contrastive(guide=str(toy_folder("roberta")))
+    )
+    with pytest.raises(BadRecipe, match="into other tokens"):
+        build.filters(run, encoder)
+    same = run.model_copy(update={"objective": recipe.Contrastive(guide=str(toy_folder("bert")), teacher_margin=0.5)})
+    assert len(build.filters(same, encoder)) == 2

@@ -49,7 +49,7 @@ def check(
     if findings.wrong:
         print(f"{findings.wrong} {'things are' if findings.wrong > 1 else 'thing is'} wrong")
         raise typer.Exit(2)
-    print("nothing is wrong")
+    print("nothing wrong was found")
 
 
 def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Plan | None", here: bool) -> "DataSets | None":

@@ -105,7 +105,7 @@ def look_at_memory(
         if length is not None:
             needs.append(_activations(run, plan, encoder, here, length))
         on_cpu = encoder.device.type == "cpu"
-        said = f"about {size(sum(need.amount for need in needs))} a rank: {largest_first(needs)}"
+        said = f"about {size(sum(need.amount for need in needs))} a rank ({largest_first(needs)})"
         if not here:
             findings.add("warning", "memory", f"{said}; whether that fits cannot be seen from here")
             return
@@ -142,8 +142,8 @@ def _activations(run: "Recipe", plan: "Plan", encoder: "DenseEncoder", here: boo
     known = here or run.machine.kept_tokens != "auto"
     at_once, allowed = build.micro_batching(run.machine, encoder, plan.ranks_per_node)
     kept = max(min(step, allowed if known else step), min(step, at_once))
-    part = f"activations of {kept:,.0f} of a step's {step:,.0f} tokens"
-    return Need(part if known else f"{part}, as far as there is room for them", a_token * kept)
+    room = "" if known else ", if there is room for them"
+    return Need(f"activations ({kept:,.0f} of a step's {step:,.0f} tokens{room})", int(a_token * kept))
 
 
 def look_at_disk(findings: "Findings", run: "Recipe", encoder: "DenseEncoder") -> None:

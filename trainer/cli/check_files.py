@@ -115,4 +115,6 @@ def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
     if plan and "machine" in read:
         with findings.of("recipe and machine"):
             return build.on_machine(run, plan)
+        said = {"accelerator": plan.accelerator or "auto", "precision": plan.precision or "auto"}  # the file's word, for the looks to come
+        return run.model_copy(update={"machine": run.machine.model_copy(update=said)})
     return run

@@ -86,7 +86,7 @@ class Need:
     """Bytes that one rank needs for something, on its device or in the memory of the machine."""
 
     part: str
-    amount: float
+    amount: int
     on_machine: bool = False
 
 
@@ -101,22 +101,26 @@ def weight_needs(plan: Plan, encoder: nn.Module) -> list[Need]:
     zero = (plan.deepspeed or {}).get("zero_optimization", {})
     offloaded, weights_offloaded = "offload_optimizer" in zero, "offload_param" in zero
     width = 2 if plan.deepspeed is not None and plan.precision == "fp16" else 4
+
+    def share(weights: int) -> int:
+        return -(-weights // plan.ranks)
+
     match plan.kind:
         case "single" | "ddp":
             return [Need("weights", 4 * everything), Need("gradients", 4 * trained), Need("optimizer state", 8 * trained)]
         case "fsdp2":
             gathered = _gathered(encoder) if plan.reshard_after_forward else everything
-            weights = Need("weights", 4 * (everything / plan.ranks + gathered))
-            return [weights, Need("gradients", 4 * trained / plan.ranks), Need("optimizer state", 8 * trained / plan.ranks)]
+            weights = Need("weights", 4 * (share(everything) + gathered))
+            return [weights, Need("gradients", 4 * share(trained)), Need("optimizer state", 8 * share(trained))]
         case "zero1" | "zero2":
-            kept = trained if plan.kind == "zero1" else trained / plan.ranks
-            state = Need("optimizer state", 12 * trained / plan.ranks, offloaded)
+            kept = trained if plan.kind == "zero1" else share(trained)
+            state = Need("optimizer state", 12 * share(trained), offloaded)
             return [Need("weights", width * everything), Need("gradients", width * kept, offloaded), state]
         case "zero3":
             gathered = min(everything, int(float(zero.get("stage3_max_live_parameters", 1e9))))
-            share = Need("shared weights", width * everything / plan.ranks, weights_offloaded)
-            rest = [Need("gradients", width * trained / plan.ranks, offloaded), Need("optimizer state", 12 * trained / plan.ranks, offloaded)]
-            return [share, Need("gathered weights", width * gathered), *rest]
+            weights = Need("shared weights", width * share(everything), weights_offloaded)
+            rest = [Need("gradients", width * share(trained), offloaded), Need("optimizer state", 12 * share(trained), offloaded)]
+            return [weights, Need("gathered weights", width * gathered), *rest]
         case _:
             assert_never(plan.kind)
 
@@ -131,8 +135,8 @@ def _gathered(encoder: nn.Module) -> int:
 def largest_first(needs: Sequence[Need]) -> str:
     """The parts in words, the largest named as such."""
     ordered = sorted(needs, key=lambda need: -need.amount)
-    words = [f"{need.part} {size(need.amount)}" + (" (in the machine's memory)" if need.on_machine else "") for need in ordered]
-    return ", ".join([f"{words[0]} is the largest part", *words[1:]])
+    words = [f"{size(need.amount)} for {need.part}" + (" in the machine's memory" if need.on_machine else "") for need in ordered]
+    return "; ".join([f"{words[0]}, the largest part", *words[1:]])
 
 
 # ---------------------------------------------------------------- disk
@@ -153,10 +157,10 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def size(amount: float) -> str:
+def size(amount: int) -> str:
     """Bytes for people.
 
-    >>> size(900), size(91_226_112), size(2.5e9)
+    >>> size(900), size(91_226_112), size(2_500_000_000)
     ('1 MB', '91 MB', '2.5 GB')
     """
     return f"{max(1, round(amount / 1e6)):,} MB" if amount < 1e9 else f"{amount / 1e9:,.1f} GB"

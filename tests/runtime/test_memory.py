@@ -1,0 +1,54 @@
+"""What the activations of a token cost, and how many fit."""
+
+import pytest
+import torch
+from torch import nn
+from twins import texts_of
+
+from trainer import recipe
+from trainer.batch import Texts
+from trainer.models.dense import load_encoder
+from trainer.parallel import in_chunks
+from trainer.runtime import memory
+
+
+class Wide(nn.Module):
+    """Keeps one float32 vector of 16 a padded token, and its own weight, which is no activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16, 16))
+
+    def forward(self, texts):
+        ids, _ = texts.padded()
+        return (ids[..., None].float().expand(*ids.shape, 16).contiguous() @ self.weight).sum(1)
+
+
+def test_a_known_cost():
+    module = Wide()
+    assert memory.activation_bytes_per_token(module, module, texts_of(["abcd", "ab"])) == 16 * 4
+
+
+def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
+    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning()))
+    texts = Texts.of([[5] * 20] * 2, [1, 2])
+    kept = memory.activation_bytes_per_token(encoder, encoder, texts)
+    assert kept > 2 * 32 * 4 * 4, "two layers of width 32, several tensors each"
+    replayed = memory.activation_bytes_per_token(encoder, in_chunks(encoder, 20, kept_tokens=0), texts)
+    assert replayed < kept / 10
+
+
+def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
+    module = Wide()
+    monkeypatch.setattr(memory, "available_bytes", lambda device, processes: 64_000 * 2 // processes + 2 * 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT)
+    texts = texts_of(["abcd"])
+    assert memory.kept_tokens(module, module, texts) == 1000
+    assert memory.kept_tokens(module, module, texts, processes=4) == 250
+    monkeypatch.setattr(memory, "available_bytes", lambda device, processes: 0)
+    assert memory.kept_tokens(module, module, texts) == 0
+
+
+def test_this_machine_has_memory():
+    alone = memory.available_bytes(torch.device("cpu"))
+    assert 2**26 < alone < 2**50
+    assert memory.available_bytes(torch.device("cpu"), processes=8) == pytest.approx(alone / 8, rel=0.2)
