@@ -37,7 +37,9 @@ class Seen(BiEncoder):
 
 
 def curve(folder, tuning, dtype, rate):
-    rows = Rows.of([Row(f"{row[0]} {copy}", row[1], tuple(row[2:]), source=f"rows:{8 * copy + number}") for copy in range(3) for number, row in enumerate(ROWS)])
+    rows = Rows.of(
+        [Row(f"{row[0]} {copy}", row[1], tuple(row[2:]), source=f"rows:{8 * copy + number}") for copy in range(3) for number, row in enumerate(ROWS)]
+    )
     encoder = encoder_of(folder, "dot", tuning, dtype)
     make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(rows), negatives_per_query=2)
     settings = OptimizerSettings(rate, rate, rate, 0.01, "cosine", warmup_steps=2, total_steps=STEPS)
@@ -49,7 +51,9 @@ def curve(folder, tuning, dtype, rate):
         accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), use_distributed_sampler=False, max_steps=STEPS, max_epochs=-1,
         gradient_clip_val=1.0, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=PairData(Steps(rows, make, seed=3, batch_size=BATCH, first=0, last=STEPS), from_rows(list(rows)[:2], "validation")))
+    trainer.fit(
+        module, datamodule=PairData(Steps(rows, make, seed=3, batch_size=BATCH, first=0, last=STEPS), from_rows(list(rows)[:2], "validation"))
+    )
     return module.seen
 
 

@@ -15,6 +15,7 @@ import torch
 from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, TUNINGS, batch_of, encoder_of, gradient_of, likeness
 from ranks import on_ranks
 
+from trainer.errors import BadModel
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.parallel import in_chunks, rank, ranks
@@ -50,6 +51,13 @@ def plan_of(kind):
     return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)
 
 
+def trainer_of(plan):
+    return lightning.Trainer(
+        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, "fp32", "cpu")],
+        use_distributed_sampler=False, max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
 def one_step(folder, kind, case, spoil=1.0):
     """Loss, and the gradient of all that is trained, after one step under a strategy."""
     objective, score, tuning, micro = case
@@ -66,16 +74,35 @@ def one_step(folder, kind, case, spoil=1.0):
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
     before = full_weights(module)
-    plan = plan_of(kind)
-    trainer = lightning.Trainer(
-        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, "fp32", "cpu")],
-        use_distributed_sampler=False, max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = trainer_of(plan_of(kind))
     data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)
     trainer.fit(module, data)
     after = full_weights(module)
     gradient = [((before[name] - after[name]) / RATE).flatten().double() for name in before]
     return seen[0], torch.cat(gradient if learned else [*gradient, torch.zeros(1, dtype=torch.float64)])
+
+
+def by_dot(objective, batch, encode, temperature):
+    return objective(batch, encode, SCORES["dot"], temperature)
+
+
+def unused(folder):
+    """A temperature that is to be learned and that the objective does not use."""
+    encoder = encoder_of(folder, "dot", "lora")
+    settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
+    module = OneStep(
+        encoder,
+        functools.partial(in_chunks, encoder, None),
+        functools.partial(by_dot, OBJECTIVES["margin-mse"]),
+        Temperature(TEMPERATURE, learned=True),
+        settings,
+        dict,
+    )
+    try:
+        trainer_of(plan_of("ddp")).fit(module, torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None))
+    except BadModel as error:
+        return str(error)
+    return "nothing"
 
 
 def steps_of(folder, kind, cases, spoil=1.0):
@@ -127,6 +154,11 @@ def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind
 def test_a_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
     _, gradient = on_ranks(2, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
     assert likeness(gradient, alone(SOME[0])[1])[0] == pytest.approx(2, abs=1e-3)
+
+
+def test_a_weight_that_nothing_uses_is_refused(toy_folder):
+    for message in on_ranks(2, unused, toy_folder("bert")):
+        assert "1 of the trained weights take no part in the loss (temperature.log)" in message
 
 
 def page(rows):

@@ -12,10 +12,10 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.errors import NonFinite
+from trainer.errors import BadModel, NonFinite
 from trainer.modules.optimizer import OptimizerSettings, adamw
 from trainer.objectives import Outcome
-from trainer.parallel import Encode, of_all
+from trainer.parallel import Encode, of_all, ranks
 from trainer.strategies.gradients import clip_to_global_norm
 
 Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
@@ -38,8 +38,8 @@ class Temperature(nn.Module):
 class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
-    `encode` gives a step its way from texts to embeddings (`trainer.parallel.in_chunks`). `validate` measures the encoder on a held-out set and returns metrics by name; it is given so that this file knows nothing
-    of how retrieval is evaluated.
+    `encode` gives a step its way from texts to embeddings (`trainer.parallel.in_chunks`). `validate` measures the encoder on a held-out set and
+    returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class BiEncoder(LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips to the global norm, and stops the run before the update where the loss or the norm is not finite."""
+        self._check_all_learn(optimizer)
         norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
         if not torch.isfinite(self.current.loss) or not (math.isfinite(norm) or self._scaled()):
             raise NonFiniteStep(self.global_step, self.current, norm)
@@ -88,6 +89,15 @@ class BiEncoder(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule."""
         return adamw(self.encoder, self.temperature, self.optimizer_settings)
+
+    def _check_all_learn(self, optimizer: Any) -> None:
+        """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at the next step."""
+        unused = [name for name, parameter in self.named_parameters() if parameter.requires_grad and parameter.grad is None]
+        if unused and ranks() > 1 and isinstance(optimizer, torch.optim.Optimizer):
+            raise BadModel(
+                f"{len(unused)} of the trained weights take no part in the loss ({', '.join(unused[:3])}), and ranks cannot take the mean of their gradients; "
+                "train fewer weights (model.tuning.kind=lora, or other target_modules), or on one process"
+            )
 
     def _scaled(self) -> bool:
         """In fp16 an overflowing gradient is expected now and then: the scaler skips that update and lowers its scale."""
