@@ -4,18 +4,20 @@ Real gloo processes, embeddings only. Both ways must find the loss and the gradi
 
 What is counted is what a rank receives of tensors, forward and backward, summed over the ranks. Ours also exchanges the scores of the positives,
 one partial sum a query and rank, and the names of texts by which false negatives are left out: a column of its own. Not in it are a few numbers a
-step on which ranks agree (lengths, how many were left out). The loopback interface counts all that the kernel saw, headers and other programs'
-traffic too: the least of several steps. It also shows how gloo carries a collective out, which need not be with the fewest bytes.
+step on which ranks agree (lengths, how many were left out). The loopback interface counts what the kernel saw, headers included, in a network that
+only these processes use where that is allowed (else with everybody's traffic: the least of several steps). It shows how gloo carries a collective out:
+the scatter of the backward pass as a whole all-reduce, twice the bytes that it needs.
 """
 
 import argparse
+import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from measuring.children import on_ranks, run
+from measuring.loopback import alone_on_loopback, loopback_bytes
 from measuring.record import keep, table
 from torch import Tensor, distributed
 from torch.nn import functional
@@ -80,13 +82,6 @@ def queries_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
     texts = named(len(queries), rank() * len(queries)), named(len(documents), 10**9 + rank() * len(documents))
     batch = Batch(*texts, texts[1].identities[:: 1 + case.negatives, None])
     return contrastive(batch, lambda asked: queries if asked is texts[0] else documents, score_of(case), case.temperature)["loss"]
-
-
-def loopback_bytes() -> int | None:
-    """What the loopback interface has received so far; None where there is none to be read."""
-    path = Path("/proc/net/dev")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split(":")[1].split()[0]) for line in lines if line.strip().startswith("lo:")), None)
 
 
 def on_a_rank(case: Case, way: str, steps: int) -> dict[str, Any]:
@@ -174,7 +169,9 @@ def megabytes(count: int | None) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the ranks are forks of this process
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    alone = alone_on_loopback()
     dense = (arguments.dimensions,)
     query, document = (arguments.query_tokens, arguments.late_dimensions), (arguments.document_tokens, arguments.late_dimensions)
     cases = [
@@ -184,7 +181,9 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     ranks = [int(count) for count in arguments.ranks.split(",")]
     found = {case.name: compare(case, ranks, arguments.steps) for case in cases}
-    title = "MB of a step that the ranks receive together, forward and backward, float32"
+    title = "MB of a step that the ranks receive together, forward and backward, float32\nlo: what the kernel saw, " + (
+        "nobody else being there" if alone else "other programs' traffic included"
+    )
     keep("communication", "\n\n".join([title, *(text for text, _ in found.values())]), {name: raw for name, (_, raw) in found.items()})
 
 

@@ -1,15 +1,15 @@
 """Encoding: texts per second against SentenceTransformer.encode as it comes (batches of 32), and the same vectors."""
 
 import argparse
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.children import child, run
+from measuring.children import run
 from measuring.clocks import Clock, peak_memory_megabytes
-from measuring.data import documents, model_folder, present
-from measuring.record import keep, noise, spread, table
+from measuring.contest import Results, on_each_set, speed_rows, take_turns
+from measuring.data import documents, model_folder
+from measuring.record import noise, table
 
 CONTENDERS = {
     "nearfar fp32": ("ours", "fp32"),
@@ -63,17 +63,14 @@ def theirs(job: dict[str, Any]) -> Any:
 def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     import numpy as np
 
-    results: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         paths = {contender: str(Path(temporary) / f"{number}.npy") for number, contender in enumerate(CONTENDERS)}
-        job = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "model": model_folder(),
-               "micro_batch_tokens": arguments.tokens}  # fmt: skip
-        for turn in range(arguments.turns):
-            for contender, (who, precision) in CONTENDERS.items():
-                result = child(__file__, {**job, "who": who, "precision": precision, "vectors": paths[contender]}, timeout_seconds=900)
-                results[contender].append(result)
-                print(f"{name} turn {turn + 1} {contender}: {result['texts_per_second']:.1f} texts/s, "
-                      f"{result['texts_per_processor_second']:.1f} per processor second, kept waiting {result['wait_ratio']:.0%}", flush=True)  # fmt: skip
+        same = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "model": model_folder(),
+                "micro_batch_tokens": arguments.tokens}  # fmt: skip
+        jobs = {
+            contender: {**same, "who": who, "precision": precision, "vectors": paths[contender]} for contender, (who, precision) in CONTENDERS.items()
+        }
+        results = take_turns(__file__, name, jobs, arguments.turns, "texts", timeout_seconds=900)
         mine, other, default = (np.load(paths[contender]) for contender in CONTENDERS)
     difference = float(np.abs(mine - other).max())
     assert difference < 1e-5, f"the vectors differ by {difference}"
@@ -81,31 +78,21 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     return report(name, results, difference, cosine, arguments), results
 
 
-def report(name: str, results: dict[str, list[dict[str, Any]]], difference: float, cosine: float, arguments: argparse.Namespace) -> str:
-    keys = ("texts_per_second", "texts_per_processor_second", "peak_megabytes")
-    base = results["sentence-transformers fp32"]
-    rows = []
-    for contender, runs in results.items():
-        ratios = [f"{statistics.median(one[key] for one in runs) / statistics.median(one[key] for one in base):.2f}x" for key in keys[:2]]
-        values = [spread([one[key] for one in runs]) for key in keys]
-        rows.append([contender, values[0], ratios[0], values[1], ratios[1], values[2]])
-    title = f"{name}: {arguments.turns} turns of {base[0]['texts']} documents" + (f", {arguments.threads} threads" if arguments.threads else "")
+def report(name: str, results: Results, difference: float, cosine: float, arguments: argparse.Namespace) -> str:
+    base = "sentence-transformers fp32"
+    header, rows = speed_rows(results, base, "texts", ("peak_megabytes",))
+    title = f"{name}: {arguments.turns} turns of {results[base][0]['texts']} documents" + (
+        f", {arguments.threads} threads" if arguments.threads else ""
+    )
     return "\n".join([
-        table(f"{title}; median (range)", ["", "texts/s", "ratio", "texts/processor s", "ratio", "peak MB"], rows),
+        table(f"{title}; median (range)", [*header, "peak MB"], rows),
         f"largest difference of a number in fp32: {difference:.1e}; smallest cosine of our default to theirs: {cosine:.5f}",
         noise([one["wait_ratio"] for runs in results.values() for one in runs]),
     ])  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> None:
-    texts, raw = [], {}
-    for name in arguments.data.split(","):
-        source = present(name)
-        if source is not None:
-            text, raw[name] = compare(name, source, arguments)
-            texts.append(text)
-    if texts:
-        keep("encoding-speed" + (f"-{arguments.threads}-threads" if arguments.threads else ""), "\n\n".join(texts), raw)
+    on_each_set("encoding-speed", compare, arguments)
 
 
 if __name__ == "__main__":

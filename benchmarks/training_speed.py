@@ -1,20 +1,21 @@
 """Training: pairs per second, peak memory and time to the first step, against sentence-transformers' own trainer.
 
 Same rows in the same order, same model, same LoRA (or all weights), batch, loss, optimizer, lengths; no evaluation, nothing saved.
+A batch above 64 (`--batch 1024`) they compute with their cached loss, in mini-batches of 32 as it comes; ours by its defaults.
 Ours runs as `nearfar fit` does. The losses of every step must agree in float32 to 1e-5, or the script ends with an error.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.children import child, run, seconds_since_start
+from measuring.children import run, seconds_since_start
 from measuring.clocks import Clock, peak_memory_megabytes
-from measuring.data import BATCH_SIZE, SEED, TEMPERATURE, model_folder, pairs_in_order, present, write_pairs
-from measuring.record import keep, noise, spread, table
+from measuring.contest import Results, on_each_set, speed_rows, take_turns
+from measuring.data import SEED, TEMPERATURE, exchange_adapter, model_folder, pairs_in_order, write_pairs
+from measuring.record import noise, table
 
 CONTENDERS = {
     "nearfar fp32": ("ours", "fp32"),
@@ -22,8 +23,10 @@ CONTENDERS = {
     "nearfar default": ("ours", "auto"),
     "sentence-transformers bf16": ("theirs", "bf16"),
 }
-WARM_UP_STEPS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 2, 1e-4, 0.01, 1.0
+BATCH_SIZE, STEPS, LARGE_STEPS = 64, {"azure-cli": 10, "pycode": 5}, 3
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 0.01, 1.0
 RANK, ALPHA = 32, 64.0
+LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
 
 
 class Record:
@@ -44,8 +47,8 @@ class Record:
 
     def result(self) -> dict[str, Any]:
         assert len(self.clocks) == len(self.losses) == self.job["steps"], (len(self.clocks), len(self.losses))
-        spent = self.clocks[-1].since(self.clocks[WARM_UP_STEPS - 1])
-        pairs = BATCH_SIZE * (len(self.clocks) - WARM_UP_STEPS)
+        spent = self.clocks[-1].since(self.clocks[self.job["warm_up_steps"] - 1])
+        pairs = self.job["batch"] * (len(self.clocks) - self.job["warm_up_steps"])
         return {
             "pairs_per_second": pairs / spent.wall,
             "pairs_per_processor_second": pairs / spent.processor,
@@ -69,7 +72,7 @@ def our_recipe(job: dict[str, Any]) -> Any:
         data=recipe.Data(train=job["rows"], validation=job["validation"]),
         objective=recipe.Contrastive(temperature=TEMPERATURE),
         optimization=recipe.Optimization(
-            batch_size=BATCH_SIZE,
+            batch_size=job["batch"],
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
             schedule="constant",
@@ -102,7 +105,7 @@ def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
 
     record = Record(job)
     with RunFolder.create(
-        Path(run_recipe.output) / f"run-{job['turn']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
+        Path(run_recipe.output) / f"run-{job['turn']}-{job['precision']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
     ) as folder:
         module = build.bi_encoder(run_recipe, encoder, steps)
         callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
@@ -122,29 +125,12 @@ def our_callback(record: Record) -> Any:
     return Watch()
 
 
-def exchange_adapter(backbone: Any, path: Path) -> None:
-    """Writes the fresh adapter once and reads it ever after, so that every run of every contender starts from the same weights."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    weights = {name.removeprefix("base_model.model."): value for name, value in backbone.named_parameters() if ".lora_" in name}
-    assert weights
-    if not path.exists():
-        save_file({name: value.detach().contiguous() for name, value in weights.items()}, path)
-        return
-    kept = load_file(path)
-    assert kept.keys() == weights.keys(), kept.keys() ^ weights.keys()
-    with torch.no_grad():
-        for name, value in weights.items():
-            value.copy_(kept[name])
-
-
 def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
 
@@ -154,27 +140,15 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     if job["tuning"] == "lora":
         from peft import LoraConfig
 
-        layers = [
-            f"encoder.layer.{layer}.{name}"
-            for layer in range(model[0].auto_model.config.num_hidden_layers)
-            for name in (
-                "attention.self.query",
-                "attention.self.key",
-                "attention.self.value",
-                "attention.output.dense",
-                "intermediate.dense",
-                "output.dense",
-            )
-        ]
-        model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=layers, task_type="FEATURE_EXTRACTION"))
+        model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=LAYERS, task_type="FEATURE_EXTRACTION"))
         exchange_adapter(model[0].auto_model, Path(job["adapter"]))
     pairs = [(row["query"], row["positive"]) for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())]
     record = Record(job)
 
-    class Loss(MultipleNegativesRankingLoss):
+    class Loss(CachedMultipleNegativesRankingLoss if job["batch"] > BATCH_SIZE else MultipleNegativesRankingLoss):  # type: ignore[misc]
         def forward(self, *inputs: Any, **settings: Any) -> Any:
             loss = super().forward(*inputs, **settings)
-            record.losses.append(float(loss))
+            record.losses.append(float(loss.detach()))
             return loss
 
     class Watch(TrainerCallback):
@@ -183,7 +157,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
 
     arguments = SentenceTransformerTrainingArguments(
         output_dir=job["folder"],
-        per_device_train_batch_size=BATCH_SIZE,
+        per_device_train_batch_size=job["batch"],
         max_steps=job["steps"],
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
@@ -194,7 +168,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         use_cpu=True,
         seed=SEED,
         batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
-            SequentialSampler(dataset), **{**settings, "batch_size": BATCH_SIZE, "drop_last": True}
+            SequentialSampler(dataset), **{**settings, "batch_size": job["batch"], "drop_last": True}
         ),
         save_strategy="no",
         report_to="none",
@@ -215,65 +189,59 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Every contender, `turns` times in turn, on one data set."""
-    steps = arguments.steps if name == "azure-cli" else arguments.long_steps
-    results: dict[str, list[dict[str, Any]]] = {contender: [] for contender in CONTENDERS}
+    large = arguments.batch > BATCH_SIZE
+    asked = (arguments.steps if name == "azure-cli" else arguments.long_steps) or (LARGE_STEPS if large else STEPS[name])
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         folder = Path(temporary)
         rows, ordered, validation = folder / "rows.jsonl", folder / "ordered.jsonl", folder / "validation.jsonl"
-        write_pairs(source, steps, rows)
-        ordered.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs_in_order(rows, steps)))
+        steps, warm_up = write_pairs(source, asked, arguments.batch, rows), 1 if large else 2
+        if steps <= warm_up:
+            raise SystemExit(
+                f"{steps} steps of {arguments.batch} pairs on {name}, of which {warm_up} are warm-up: nothing to measure; ask for more steps"
+            )
+        pairs = pairs_in_order(rows, steps, arguments.batch)
+        ordered.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
         validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
-        job = {
+        same = {
             "rows": str(rows), "ordered": str(ordered), "validation": str(validation), "folder": temporary, "model": model_folder(), "steps": steps,
-            "tuning": arguments.tuning, "adapter": str(folder / "adapter.safetensors") if arguments.tuning == "lora" else "", "threads": arguments.threads,
+            "warm_up_steps": warm_up, "batch": arguments.batch, "tuning": arguments.tuning, "threads": arguments.threads,
+            "adapter": str(folder / "adapter.safetensors") if arguments.tuning == "lora" else "",
         }  # fmt: skip
-        for turn in range(arguments.turns):
-            for contender, (who, precision) in CONTENDERS.items():
-                result = child(__file__, {**job, "who": who, "precision": precision, "turn": f"{turn}-{precision}"}, timeout_seconds=900)
-                results[contender].append(result)
-                print(f"{name} turn {turn + 1} {contender}: {result['pairs_per_second']:.1f} pairs/s, "
-                      f"{result['pairs_per_processor_second']:.1f} per processor second, kept waiting {result['wait_ratio']:.0%}", flush=True)  # fmt: skip
+        jobs = {contender: {**same, "who": who, "precision": precision} for contender, (who, precision) in CONTENDERS.items()}
+        results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=3600 if large else 900)
     difference = largest_difference(results["nearfar fp32"][0]["losses"], results["sentence-transformers fp32"][0]["losses"])
     assert difference < 1e-5, f"the losses differ by {difference}: not the same training"
-    return report(name, results, steps, difference, arguments), results
+    return report(name, results, same, asked, difference, arguments), results
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
     return max(abs(mine - other) for mine, other in zip(ours, theirs, strict=True))
 
 
-def report(name: str, results: dict[str, list[dict[str, Any]]], steps: int, difference: float, arguments: argparse.Namespace) -> str:
+def report(name: str, results: Results, job: dict[str, Any], asked: int, difference: float, arguments: argparse.Namespace) -> str:
     """The table of one data set."""
-    keys = ("pairs_per_second", "pairs_per_processor_second", "peak_megabytes", "first_step_seconds", "first_step_processor_seconds")
-    base = results["sentence-transformers fp32"]
-    rows = []
-    for contender, runs in results.items():
-        ratios = [f"{middle(runs, key) / middle(base, key):.2f}x" for key in keys[:2]]
-        values = [spread([one[key] for one in runs]) for key in keys]
-        rows.append([f"{contender} ({runs[0]['precision']})", values[0], ratios[0], values[1], ratios[1], *values[2:]])
-    header = ["", "pairs/s", "ratio", "pairs/processor s", "ratio", "peak MB", "first step s", "its processor s"]
-    waits = [one["wait_ratio"] for runs in results.values() for one in runs]
+    header, rows = speed_rows(
+        results, "sentence-transformers fp32", "pairs", ("peak_megabytes", "first_step_seconds", "first_step_processor_seconds")
+    )
+    for row, runs in zip(rows, results.values(), strict=True):
+        row[0] += f" ({runs[0]['precision']})"
+    steps = f"{job['steps']} steps ({job['warm_up_steps']} of them warm-up) of {job['batch']} pairs"
     threads = f", {arguments.threads} threads" if arguments.threads else ""
-    title = (f"{name}, {arguments.tuning}: {arguments.turns} turns of {steps} steps ({WARM_UP_STEPS} of them warm-up) of {BATCH_SIZE} pairs{threads}; "
-             "median (range)")  # fmt: skip
-    return "\n".join([table(title, header, rows), f"largest difference of a step's loss in fp32: {difference:.1e}", noise(waits)])
-
-
-def middle(runs: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(one[key] for one in runs)
+    title = f"{name}, {arguments.tuning}: {arguments.turns} turns of {steps}{threads}; median (range)"
+    return "\n".join([
+        table(title, [*header, "peak MB", "first step s", "its processor s"], rows),
+        *([f"{asked} steps were asked for; there are no more pairs of which no text occurs twice"] if asked > job["steps"] else []),
+        f"largest difference of a step's loss in fp32: {difference:.1e}",
+        noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+    ])  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> None:
-    texts, raw = [], {}
-    for name in arguments.data.split(","):
-        source = present(name)
-        if source is not None:
-            text, raw[name] = compare(name, source, arguments)
-            texts.append(text)
-    if texts:
-        claim = "training-speed" + ("" if arguments.tuning == "lora" else f"-{arguments.tuning}")
-        keep(claim + (f"-{arguments.threads}-threads" if arguments.threads else ""), "\n\n".join(texts), raw)
+    how = [arguments.tuning] if arguments.tuning != "lora" else []
+    if arguments.batch != BATCH_SIZE:
+        how.append(f"batch-{arguments.batch}")
+    on_each_set("training-speed", compare, arguments, *how)
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,pycode", tuning="lora", turns=3, steps=10, long_steps=5, threads=0)
+    run(__file__, measure, main, data="azure-cli,pycode", tuning="lora", batch=BATCH_SIZE, turns=3, steps=0, long_steps=0, threads=0)

@@ -95,7 +95,7 @@ def prepare_machine(machine: recipe.Machine) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
     warnings.filterwarnings(
         "ignore",
-        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|all_gather_into_tensor|configure_gradient_clipping).*",
+        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|configure_gradient_clipping).*",
     )
 
 
@@ -158,7 +158,9 @@ def micro_batching(machine: recipe.Machine, encoder: DenseEncoder, processes: in
     Kept is what fits in the memory that is there, shared among the processes of this machine. On a GPU a micro-batch is at most a quarter of that.
     """
     if machine.kept_tokens == "auto" or (machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"):
-        texts = Texts.of([[0] * encoder.contract.document_max_length_tokens] * 2, [0, 1])
+        length = encoder.contract.document_max_length_tokens
+        count = max(1, CPU_TOKENS // length)  # few tokens would pay for copies of the weights that autocast makes
+        texts = Texts.of([[0] * length] * count, range(count))
         with autocast(encoder.device, precision(machine)):
             fits = memory.kept_tokens(encoder, encoder, texts, processes)
     kept = fits if machine.kept_tokens == "auto" else machine.kept_tokens

@@ -31,7 +31,8 @@ Excluded = Callable[[slice, slice], Bool[Tensor, "query document"] | None]
 TILE_SCORES = {"cpu": 2**20, "cuda": 2**24}
 """Products of token vectors that are held at once."""
 MAX, MIN, SUM = distributed.ReduceOp.MAX, distributed.ReduceOp.MIN, distributed.ReduceOp.SUM
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor  # renamed in torch 2.13
+_all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor  # renamed in torch 2.13
+_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
 _NOTHING = -1e30  # log of an empty sum, finite so that no difference of two is undefined
 
 
@@ -84,7 +85,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         everything = values.new_empty(ranks() * len(values), *values.shape[1:])
-        distributed.all_gather_into_tensor(everything, values.contiguous())
+        _all_gather(everything, values.contiguous())
         TRAFFIC.forward += (ranks() - 1) * values.nbytes
         return everything
 

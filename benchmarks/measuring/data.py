@@ -7,7 +7,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REPOSITORY.parent / "shared" / "data" / "pycode"}
-BATCH_SIZE, SEED, TEMPERATURE = 64, 13, 0.05
+SEED, TEMPERATURE = 13, 0.05
 
 
 def present(name: str) -> Path | None:
@@ -27,8 +27,28 @@ def model_folder() -> str:
     return str(locate("sentence-transformers/all-MiniLM-L6-v2"))
 
 
-def write_pairs(folder: Path, steps: int, path: Path) -> None:
-    """Training pairs for `steps` batches, no query and no document twice: then no false negative is masked and both losses are one number."""
+def exchange_adapter(backbone: Any, path: Path) -> None:
+    """Writes the fresh adapter once and reads it ever after, so that every run of every contender starts from the same weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = {name.removeprefix("base_model.model."): value for name, value in backbone.named_parameters() if ".lora_" in name}
+    assert weights
+    if not path.exists():
+        save_file({name: value.detach().contiguous() for name, value in weights.items()}, path)
+        return
+    kept = load_file(path)
+    assert kept.keys() == weights.keys(), kept.keys() ^ weights.keys()
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(kept[name])
+
+
+def write_pairs(folder: Path, steps: int, batch: int, path: Path) -> int:
+    """Training pairs for `steps` batches, no query and no document twice: then no false negative is masked and both losses are one number.
+
+    Returns for how many steps there are such pairs, where they do not last for all.
+    """
     from trainer.data.read import read_rows
 
     pairs: list[tuple[str, str]] = []
@@ -37,19 +57,19 @@ def write_pairs(folder: Path, steps: int, path: Path) -> None:
         if row.query not in seen and row.positive not in seen:
             seen |= {row.query, row.positive}
             pairs.append((row.query, row.positive))
-            if len(pairs) == steps * BATCH_SIZE:
+            if len(pairs) == steps * batch:
                 break
-    else:
-        raise ValueError(f"{folder} has {len(pairs)} distinct pairs, not enough for {steps} steps")
-    path.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
+    whole = len(pairs) // batch
+    path.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs[: whole * batch]))
+    return whole
 
 
-def pairs_in_order(path: Path, steps: int) -> list[tuple[str, str]]:
+def pairs_in_order(path: Path, steps: int, batch: int) -> list[tuple[str, str]]:
     """The pairs in the order in which our trainer visits them."""
     from trainer.data.order import batch_samples
 
     pairs: Sequence[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    order = [int(sample) for step in range(steps) for sample in batch_samples(SEED, step, len(pairs), BATCH_SIZE)]
+    order = [int(sample) for step in range(steps) for sample in batch_samples(SEED, step, len(pairs), batch)]
     return [(pairs[at]["query"], pairs[at]["positive"]) for at in order]
 
 

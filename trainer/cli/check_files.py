@@ -109,7 +109,7 @@ def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
         with findings.of("run folder"):
             folder = Path(run.output) / run.name
             check_run_folder(folder, replace)
-            findings.add("ok", "run folder", f"{folder} can be made")
+            findings.add("ok", "run folder", f"{folder}{', what is there is moved aside' if replace and folder.exists() else ''}")
     with findings.of("trackers"):
         check_trackers(run.trackers)
     if plan and "machine" in read:

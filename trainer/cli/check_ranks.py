@@ -97,7 +97,7 @@ def _run(command: Sequence[str], environment: dict[str, str], output: Path, time
 
 def _last_words(output: str) -> str:
     """What the ranks gave as their errors, each once; else their last lines."""
-    lines = [line for line in output.splitlines() if line.strip()]
+    lines = [line for line in output.splitlines() if line.strip() and "torch/distributed/elastic" not in line]  # the launcher's, about the ranks' end
     errors = list(dict.fromkeys(line for line in lines if line.startswith("error: ")))
     return "\n".join(f"  {line[:500]}" for line in errors[:3] or lines[-5:]) or "  nothing"
 
