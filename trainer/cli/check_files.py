@@ -57,12 +57,12 @@ def _good_sections(path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None
 
 def look_at_machine(findings: "Findings", path: Path) -> "tuple[Plan | None, int | None]":
     """The plan and its ranks; of a broken file, the ranks if it says them."""
-    from trainer.cli.launch import _read_by_accelerate
+    from trainer.cli.launch import read_by_accelerate
     from trainer.strategies.environment import plan_from_file
 
     with findings.of("machine"):
         plan = plan_from_file(path)
-        _read_by_accelerate(path)
+        read_by_accelerate(path)
         where = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
         findings.add(
             "ok", "machine", f"{path}: {plan.kind}, {plan.ranks} rank{'s' * (plan.ranks > 1)} on {where}, {plan.accelerator or 'any device'}"

@@ -43,7 +43,7 @@ def launch(
         check_run_folder(Path(run.output) / run.name, replace)
     plan = plan_from_file(machine)
     check_here(plan)
-    by_accelerate = _read_by_accelerate(machine)
+    by_accelerate = read_by_accelerate(machine)
     plan = _on_nodes(plan, machine, nodes or plan.nodes, by_accelerate.distributed_type)
     host, port = _meeting_point(plan, node_rank, main_address, by_accelerate.main_process_port or PORT)
     check_batch_divisible(run.optimization.batch_size, plan.ranks)
@@ -58,7 +58,7 @@ def launch(
     raise typer.Exit(run_ranks([*_launcher_options(plan, machine, node_rank or 0, host, port), "--module", "trainer", *fit_arguments]))
 
 
-def _read_by_accelerate(machine: Path) -> "ClusterConfig":
+def read_by_accelerate(machine: Path) -> "ClusterConfig":
     """The file as accelerate reads it, which is stricter about keys than we are."""
     from accelerate.commands.config.config_args import load_config_from_file
 
