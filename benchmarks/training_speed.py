@@ -207,7 +207,11 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
             "warm_up_steps": warm_up, "batch": arguments.batch, "tuning": arguments.tuning, "threads": arguments.threads,
             "adapter": str(folder / "adapter.safetensors") if arguments.tuning == "lora" else "",
         }  # fmt: skip
-        jobs = {contender: {**same, "who": who, "precision": precision} for contender, (who, precision) in CONTENDERS.items()}
+        jobs = {
+            contender: {**same, "who": who, "precision": precision}
+            for contender, (who, precision) in CONTENDERS.items()
+            if arguments.only in ("all", precision)
+        }
         results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=3600 if large else 900)
     difference = largest_difference(results["nearfar fp32"][0]["losses"], results["sentence-transformers fp32"][0]["losses"])
     assert difference < 1e-5, f"the losses differ by {difference}: not the same training"
@@ -240,8 +244,10 @@ def main(arguments: argparse.Namespace) -> None:
     how = [arguments.tuning] if arguments.tuning != "lora" else []
     if arguments.batch != BATCH_SIZE:
         how.append(f"batch-{arguments.batch}")
+    if arguments.only != "all":
+        how.append(arguments.only)
     on_each_set("training-speed", compare, arguments, *how)
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,pycode", tuning="lora", batch=BATCH_SIZE, turns=3, steps=0, long_steps=0, threads=0)
+    run(__file__, measure, main, data="azure-cli,pycode", tuning="lora", batch=BATCH_SIZE, turns=3, steps=0, long_steps=0, threads=0, only="all")

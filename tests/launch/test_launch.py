@@ -22,11 +22,11 @@ WAIT_FOR_CTRL_C = """
 import os, signal, sys, time
 pressed = []
 signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 while not pressed:
     time.sleep(0.05)
 time.sleep(2)  # a step to its end
-print("saved", flush=True)
+os.write(1, b"saved\\n")
 sys.exit(130)
 """
 

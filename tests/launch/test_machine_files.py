@@ -21,7 +21,8 @@ WHOLE_MACHINE = [LAUNCH / f"accelerate/{kind}.yaml" for kind in ("ddp", "fsdp2",
 PRINT_PLAN = """
 import os
 from trainer.strategies.environment import plan_from_environment
-print(f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}: {plan_from_environment(os.environ)}", flush=True)
+line = f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}: {plan_from_environment(os.environ)}"
+os.write(1, f"{line}\\n".encode())  # in one piece: ranks share the pipe
 """
 
 
