@@ -11,8 +11,8 @@ from toy_models import SENTENCES
 
 from trainer import objectives, recipe
 from trainer.batch import Batch, Texts, identity
+from trainer.chunks import in_chunks
 from trainer.models.dense import DenseEncoder, load_encoder
-from trainer.parallel import in_chunks
 from trainer.scores import Score, dot, maxsim
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {

@@ -7,10 +7,10 @@ import torch
 import twins
 from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, taught_batch, value_and_gradient
 
-from trainer import objectives, parallel
+from trainer import objectives, partition
 from trainer.batch import Batch, Texts, identity
 from trainer.modules.bi_encoder import Temperature
-from trainer.parallel import log_partition
+from trainer.partition import log_partition
 from trainer.scores import dot
 
 CASES = {
@@ -248,7 +248,7 @@ class TestFilters:
         filters = [partial(objectives.outscoring, guide=lambda texts: encoder(texts).detach().flip(1), margin=0.05)]
         parameters = list(encoder.parameters())
         whole = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
-        monkeypatch.setitem(parallel.TILE_SCORES, "cpu", 9)
+        monkeypatch.setitem(partition.TILE_SCORES, "cpu", 9)
         tiled = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
         assert whole["masked_false_negatives"] == tiled["masked_false_negatives"] > mask_count(batch)
         assert alike(value_and_gradient(tiled, parameters), value_and_gradient(whole, parameters), 1e-10)

@@ -5,8 +5,9 @@ import torch
 from ranks import on_ranks
 from twins import SmallEncoder, texts_of
 
+from trainer.chunks import in_chunks
 from trainer.errors import BadMachine, OtherRankFailed
-from trainer.parallel import MAX, MIN, SUM, agreed, check_same, gather, in_chunks, of_all, on_first, rank, ranks
+from trainer.parallel import MAX, MIN, SUM, agreed, check_same, gather, of_all, on_first, rank, ranks
 from trainer.retrieval.encode import encode
 
 

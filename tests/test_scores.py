@@ -4,7 +4,7 @@ import pytest
 import torch
 from twins import alike, excluding, value_and_gradient
 
-from trainer.parallel import log_partition
+from trainer.partition import log_partition
 from trainer.scores import dot, maxsim, own
 
 DTYPES = [torch.float64, torch.float32]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from trainer import objectives
 from trainer.batch import Batch, Texts, identity
-from trainer.parallel import Excluded
+from trainer.partition import Excluded
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

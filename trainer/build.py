@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer import objectives, recipe
 from trainer.batch import Batch, Texts, identity
+from trainer.chunks import Encode, in_chunks
 from trainer.data.collate import collate
 from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
 from trainer.data.module import PairData, Steps
@@ -30,7 +31,6 @@ from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
-from trainer.parallel import Encode, in_chunks
 from trainer.retrieval.encode import Precision, autocast
 from trainer.runtime import memory
 from trainer.runtime.log import JsonlLogger

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from trainer import losses
 from trainer.batch import Batch
-from trainer.parallel import Encode, Excluded, gather, log_partition, rank
+from trainer.chunks import Encode
+from trainer.parallel import gather, rank
+from trainer.partition import Excluded, log_partition
 from trainer.scores import Score, dot, own
 
 Temperature = Float[Tensor, ""] | float

@@ -8,8 +8,8 @@ from twins import TOLERANCE, alike, value_and_gradient
 
 from trainer import objectives, recipe
 from trainer.batch import Batch, identity
+from trainer.chunks import in_chunks, micro_batches
 from trainer.models.dense import load_encoder
-from trainer.parallel import in_chunks, micro_batches
 from trainer.scores import dot
 
 QUERIES = ("disk gone", "a storage account in the west", "all machines", "disk gone")

@@ -13,13 +13,14 @@ from matrix import ROWS, batch_of, encoder_of
 from ranks import on_ranks
 
 from trainer import objectives
+from trainer.chunks import in_chunks
 from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import in_chunks, of_all, ranks
+from trainer.parallel import of_all, ranks
 from trainer.scores import dot
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_strategy

@@ -12,7 +12,7 @@ from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TUNINGS, batch_of, encoder
 from ranks import on_ranks
 from torch import distributed
 
-from trainer import objectives, parallel
+from trainer import objectives, parallel, partition
 from trainer.parallel import rank, ranks
 
 CASES = list(itertools.product(OBJECTIVES, SCORES, TUNINGS, MICRO_BATCHES))
@@ -79,7 +79,7 @@ def detached_gather():
         everything = honest(values.detach(), padding)
         return everything.requires_grad_(values.requires_grad)
 
-    parallel.gather = objectives.gather = gather
+    parallel.gather = partition.gather = objectives.gather = gather
 
 
 def no_mask_between_ranks():

@@ -15,10 +15,11 @@ import torch
 from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, TUNINGS, batch_of, encoder_of, gradient_of, likeness
 from ranks import on_ranks
 
+from trainer.chunks import in_chunks
 from trainer.errors import BadModel
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import in_chunks, rank, ranks
+from trainer.parallel import rank, ranks
 from trainer.strategies.environment import Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.weights import full_weights

@@ -9,8 +9,9 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 from twins import SmallEncoder, excluding, full_batch, graded_batch, taught_batch
 
-from trainer import losses, objectives, parallel
-from trainer.parallel import in_chunks, log_partition
+from trainer import losses, objectives, partition
+from trainer.chunks import in_chunks
+from trainer.partition import log_partition
 from trainer.scores import dot, maxsim, own
 
 OBJECTIVES = {
@@ -54,7 +55,7 @@ class TestScores:
 
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_log_partition_in_tiles(self, symmetric, monkeypatch):
-        monkeypatch.setitem(parallel.TILE_SCORES, "cpu", 9)
+        monkeypatch.setitem(partition.TILE_SCORES, "cpu", 9)
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
         def both(queries, documents, temperature):

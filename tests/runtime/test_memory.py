@@ -7,8 +7,8 @@ from twins import texts_of
 
 from trainer import recipe
 from trainer.batch import Texts
+from trainer.chunks import in_chunks
 from trainer.models.dense import load_encoder
-from trainer.parallel import in_chunks
 from trainer.runtime import memory
 
 

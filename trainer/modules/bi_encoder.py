@@ -12,10 +12,11 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from trainer.batch import Batch
+from trainer.chunks import Encode
 from trainer.errors import BadModel, NonFinite
 from trainer.modules.optimizer import OptimizerSettings, adamw
 from trainer.objectives import Outcome
-from trainer.parallel import Encode, of_all, ranks
+from trainer.parallel import of_all, ranks
 from trainer.strategies.gradients import clip_to_global_norm
 
 Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
@@ -38,7 +39,7 @@ class Temperature(nn.Module):
 class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
-    `encode` gives a step its way from texts to embeddings (`trainer.parallel.in_chunks`). `validate` measures the encoder on a held-out set and
+    `encode` gives a step its way from texts to embeddings (`trainer.chunks.in_chunks`). `validate` measures the encoder on a held-out set and
     returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated.
     """
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from trainer.batch import Texts
+from trainer.chunks import micro_batches
 from trainer.errors import BadModel
-from trainer.parallel import micro_batches, rank, ranks, summed
+from trainer.parallel import rank, ranks, summed
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder

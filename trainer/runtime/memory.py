@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Texts
-from trainer.parallel import Encode
+from trainer.chunks import Encode
 
 SHARE = 0.5
 """Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine."""

@@ -1,0 +1,124 @@
+"""The sum over all candidates of all ranks, in tiles: a matrix of scores that never exists as a whole."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.parallel import SUM, agreed, gather
+from trainer.scores import Score, exact
+
+Excluded = Callable[[slice, slice], Bool[Tensor, "query document"] | None]
+"""(some queries of all ranks, some documents of this rank) to True where a document is not a candidate; None: all are."""
+
+TILE_SCORES = {"cpu": 2**20, "cuda": 2**24}
+"""Products of token vectors that are held at once."""
+_NOTHING = -1e30  # log of an empty sum, finite so that no difference of two is undefined
+
+
+class LogPartition(NamedTuple):
+    """Logs of sums of exponentials over candidates, of the whole global batch on every rank."""
+
+    of_queries: Float[Tensor, " query"]
+    """Over all documents of all ranks, for each query."""
+    of_positives: Float[Tensor, " query"] | None
+    """Over all queries of all ranks, for each query's positive."""
+    excluded: int
+    """How many pairs of a query and a document were left out."""
+
+
+def log_partition(
+    queries: Float[Tensor, "query ..."],
+    documents: Float[Tensor, "document ..."],
+    score: Score,
+    temperature: Float[Tensor, ""] | float,
+    excluded: Excluded,
+    symmetric: bool = False,
+) -> LogPartition:
+    """log of the sum over candidates of exp(score / temperature), over the documents of all ranks.
+
+    Queries travel and documents stay: each rank scores the queries of all ranks against its own documents, in tiles that are computed again
+    in the backward pass (8 B^2 D operations and O(B D) memory), and the ranks exchange one partial logarithm a query. With `symmetric`, the
+    same pass also sums over the queries for each positive, which is every first of a query's documents. Excluded scores are minus infinity,
+    never zero. A score must be linear in the length of the query, as dot products and sums of them are.
+    """
+    everyone = gather(exact(queries) / temperature, padding=0.0 if queries.ndim > 2 else None)
+    stride = len(documents) // len(queries) if symmetric else 0
+    count = [0]
+    rows, columns = _Tiles.apply(everyone, exact(documents), score, excluded, stride, count)
+    of_queries = gather(rows[None]).logsumexp(0)
+    return LogPartition(of_queries, gather(columns) if symmetric else None, agreed(count, SUM)[0])
+
+
+class _Tiles(torch.autograd.Function):
+    """Log-sum-exp over rows, and over columns of every `stride`-th document, of a matrix of scores that never exists as a whole.
+
+    d lse_i / d s_ij = exp(s_ij - lse_i), so the backward pass needs the two logarithms and each tile of scores once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, documents: Tensor, score: Score, excluded: Excluded, stride: int, count: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        rows = queries.new_full((len(queries),), _NOTHING)
+        columns = queries.new_full((len(documents[::stride]) if stride else 0,), _NOTHING)
+        for some_queries, some_documents in _tiles(queries, documents, stride):
+            scores, left_out = _tile(queries[some_queries], documents[some_documents], score, excluded(some_queries, some_documents))
+            count[0] += left_out
+            rows[some_queries] = torch.logaddexp(rows[some_queries], scores.logsumexp(1))
+            if stride:
+                some_positives = _positives(some_documents, stride)
+                columns[some_positives] = torch.logaddexp(columns[some_positives], scores[:, ::stride].logsumexp(0))
+        ctx.save_for_backward(queries, documents, rows, columns)
+        ctx.settings = score, excluded, stride
+        return rows, columns
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor | None, ...]:
+        queries, documents, rows, columns = ctx.saved_tensors
+        score, excluded, stride = ctx.settings
+        of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
+        for some_queries, some_documents in _tiles(queries, documents, stride):
+            inputs = [part.detach().requires_grad_() for part in (queries[some_queries], documents[some_documents])]
+            with torch.enable_grad():
+                scores = score(*inputs)
+            final, _ = _masked(scores.detach(), excluded(some_queries, some_documents))
+            of_scores = (final - rows[some_queries, None]).exp_().mul_(of_rows[some_queries, None])
+            if stride:
+                some_positives = _positives(some_documents, stride)
+                of_scores[:, ::stride] += (final[:, ::stride] - columns[some_positives]).exp_().mul_(of_columns[some_positives])
+            for total, some, part in zip(
+                (of_queries, of_documents), (some_queries, some_documents), torch.autograd.grad(scores, inputs, of_scores), strict=True
+            ):
+                total[some] += part
+        return of_queries, of_documents, None, None, None, None
+
+
+def _tile(queries: Tensor, documents: Tensor, score: Score, mask: Tensor | None) -> tuple[Tensor, int]:
+    return _masked(score(queries, documents), mask)
+
+
+def _masked(scores: Float[Tensor, "query document"], mask: Bool[Tensor, "query document"] | None) -> tuple[Float[Tensor, "query document"], int]:
+    if mask is None:
+        return scores, 0
+    return scores.masked_fill(mask.to(scores.device), -torch.inf), int(mask.sum())
+
+
+def _tiles(queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], stride: int) -> Iterator[tuple[slice, slice]]:
+    """Near-square tiles of about `TILE_SCORES` products, in whole strides of documents."""
+    room = TILE_SCORES.get(queries.device.type, TILE_SCORES["cuda"])
+    of_one = queries.shape[1:-1].numel() * documents.shape[1:-1].numel()
+    side = max(1, int((room / of_one) ** 0.5))
+    unit = max(1, stride)
+    wide = max(unit, side // unit * unit)
+    for column in range(0, len(documents), wide):
+        for row in range(0, len(queries), side):
+            yield slice(row, min(row + side, len(queries))), slice(column, min(column + wide, len(documents)))
+
+
+def _positives(documents: slice, stride: int) -> slice:
+    return slice(documents.start // stride, -(-documents.stop // stride))
