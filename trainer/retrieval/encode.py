@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from trainer.batch import Texts
@@ -17,8 +17,10 @@ from trainer.parallel import rank, ranks, summed
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
+    from trainer.models.encoder import Encoder
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Role = Literal["query", "document"]
 
 _TEXTS_AT_ONCE = 16384
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +29,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def encode(
     encoder: "DenseEncoder",
     texts: Sequence[str],
-    role: Literal["query", "document"],
+    role: Role,
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Float32[np.ndarray, "text dimension"]:
@@ -43,25 +45,21 @@ def encode(
     inverse = [places.setdefault(text, len(places)) for text in texts]
     vectors = np.empty((len(places), encoder.dimensions), dtype=np.float32)
     device = torch.device(encoder.device)
-    budget = micro_batch_tokens or (2048 if device.type == "cpu" else 65536)
-    with _inference(encoder, device, precision):
+    budget = micro_batch_tokens or default_micro_batch_tokens(device)
+    with inference(encoder, device, precision):
         start = 0
-        for slice_of_texts in _tokenized(encoder, list(places), role):
+        for slice_of_texts in tokenized(encoder, list(places), role, _TEXTS_AT_ONCE):
             stop = start + len(slice_of_texts)
             vectors[start:stop] = _encode_slice(encoder, slice_of_texts, budget, device).cpu().numpy()
             start = stop
-    if not np.isfinite(vectors).all():
-        raise BadModel(
-            "the model gives vectors with infinite or undefined numbers; its weights are damaged or overflow in "
-            f"{precision}: try precision fp32, or train again with a lower learning rate"
-        )
+    check_finite(vectors, precision)
     return vectors if len(places) == len(inverse) else vectors[inverse]
 
 
 def encode_for_search(
     encoder: "DenseEncoder",
     texts: Sequence[str],
-    role: Literal["query", "document"],
+    role: Role,
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Float32[np.ndarray, "text dimension"]:
@@ -73,20 +71,28 @@ def encode_for_search(
 
 
 def _encode_slice(encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device) -> Float[Tensor, "text dimension"]:
-    """Ranks share the micro-batches out. All run equally many, since sharded weights are gathered by all ranks together; the surplus is not used."""
     vectors = torch.zeros(len(texts), encoder.dimensions, device=device)
+    for rows, encoded in shared_out(encoder, texts, budget, device):
+        vectors[rows.to(device)] = encoded.float()
+    return summed(vectors)
+
+
+def shared_out(encoder: "Encoder", texts: Texts, budget: int, device: torch.device) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
+    """This rank's micro-batches: rows of `texts` and their embeddings. Together the ranks give each text once.
+
+    All ranks run equally many, since sharded weights are gathered by all together; the surplus is not handed out.
+    """
     cuts = micro_batches(texts.lengths, budget)
     for number in range(rank(), -(-len(cuts) // ranks()) * ranks(), ranks()):
         rows = cuts[number % len(cuts)]
         encoded = encoder(texts.select(rows).to(device))
         if number < len(cuts):
-            vectors[rows.to(device)] = encoded.float()
-    return summed(vectors)
+            yield rows, encoded
 
 
-def _tokenized(encoder: "DenseEncoder", texts: list[str], role: Literal["query", "document"]) -> Iterator[Texts]:
+def tokenized(encoder: "Encoder", texts: list[str], role: Role, texts_at_once: int) -> Iterator[Texts]:
     """The texts slice by slice; while one is used, the next is tokenised in a thread."""
-    slices = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+    slices = [texts[start : start + texts_at_once] for start in range(0, len(texts), texts_at_once)]
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
         waiting = ahead.submit(encoder.tokenize, slices[0], role) if slices else None
         for following in [*slices[1:], None][: len(slices)]:
@@ -96,13 +102,28 @@ def _tokenized(encoder: "DenseEncoder", texts: list[str], role: Literal["query",
             yield ready
 
 
+def default_micro_batch_tokens(device: torch.device) -> int:
+    """Padded tokens of a micro-batch where nothing else is asked for."""
+    return 2048 if device.type == "cpu" else 65536
+
+
+def check_finite(vectors: Float[np.ndarray, "..."], precision: Precision) -> None:
+    """Raises BadModel when a number is infinite or undefined."""
+    if not np.isfinite(vectors).all():
+        raise BadModel(
+            "the model gives vectors with infinite or undefined numbers; its weights are damaged or overflow in "
+            f"{precision}: try precision fp32, or train again with a lower learning rate"
+        )
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a model computes in `precision`."""
     return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
 
 
 @contextlib.contextmanager
-def _inference(encoder: "DenseEncoder", device: torch.device, precision: Precision) -> Iterator[None]:
+def inference(encoder: "Encoder", device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within it the encoder computes without gradient and dropout; afterwards it is as it was."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:

@@ -47,13 +47,24 @@ def _top_of_block(
         block = torch.tensor(documents[start : start + step], device=queries.device)
         with torch.autocast(queries.device.type, enabled=False):  # validation runs inside the trainer's autocast
             scores = queries @ block.T
-        rows = _largest(scores, min(k, len(block)))
-        best_scores = torch.cat([best_scores, scores.gather(1, rows)], 1)
-        best_rows = torch.cat([best_rows, rows + start], 1)
-        order = best_rows.argsort(1)  # by row first, then a stable sort by score: equal scores stay in the order of the documents
-        order = order.gather(1, best_scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
-        best_scores, best_rows = best_scores.gather(1, order), best_rows.gather(1, order)
+        best_scores, best_rows = with_block(best_scores, best_rows, scores, start, k)
     return best_scores, best_rows
+
+
+def with_block(
+    best_scores: Float[Tensor, "query rank"],
+    best_rows: Int[Tensor, "query rank"],
+    scores: Float[Tensor, "query document"],
+    first_row: int,
+    k: int,
+) -> tuple[Float[Tensor, "query new_rank"], Int[Tensor, "query new_rank"]]:
+    """The k best of those found so far and of a block of documents that begins with `first_row`; of equal scores the first documents."""
+    rows = _largest(scores, min(k, scores.shape[1]))
+    best_scores = torch.cat([best_scores, scores.gather(1, rows)], 1)
+    best_rows = torch.cat([best_rows, rows + first_row], 1)
+    order = best_rows.argsort(1)  # by row first, then a stable sort by score: equal scores stay in the order of the documents
+    order = order.gather(1, best_scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+    return best_scores.gather(1, order), best_rows.gather(1, order)
 
 
 def _largest(scores: Float[Tensor, "query document"], k: int) -> Int[Tensor, "query rank"]:

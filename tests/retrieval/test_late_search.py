@@ -1,0 +1,64 @@
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as given
+
+from trainer.errors import BadData
+from trainer.retrieval.late_search import top_k_maxsim
+from trainer.retrieval.token_vectors import TokenVectors, offsets_of
+
+
+def slow(queries, documents, k):
+    """The double loop, in float64; ties in the order of the documents."""
+    scores = np.zeros((len(queries), len(documents)))
+    for row, query in enumerate(queries):
+        for document in range(len(documents)):
+            tokens = documents.of(document).astype(np.float64)
+            scores[row, document] = sum(max(float(token @ other) for other in tokens) for token in query.astype(np.float64) if token.any())
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), order
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(given.data())
+def test_the_best_are_those_of_the_double_loop(data):
+    """Whole numbers, so that ties abound and sums are exact whatever their order."""
+    lengths = data.draw(given.lists(given.integers(1, 6), min_size=1, max_size=12))
+    k = data.draw(given.integers(1, 15))
+    room = data.draw(given.sampled_from([1, 40, 1 << 22]))
+    random = np.random.default_rng(data.draw(given.integers(0, 99)))
+    documents = TokenVectors(random.integers(-2, 3, (sum(lengths), 3)).astype(np.float16), offsets_of(np.array(lengths)))
+    queries = random.integers(-2, 3, (3, 4, 3)).astype(np.float32)
+    queries[:, 0] = 1
+    queries[1, 2:] = 0
+    scores, rows = top_k_maxsim(queries, documents, k, products_at_once=room)
+    wanted_scores, wanted_rows = slow(queries, documents, k)
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_array_equal(scores, wanted_scores)
+
+
+def test_real_numbers_agree_with_the_double_loop():
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 20, 50)
+    vectors = random.normal(size=(lengths.sum(), 8)).astype(np.float32)
+    documents = TokenVectors(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), offsets_of(lengths))
+    queries = random.normal(size=(4, 5, 8)).astype(np.float32)
+    scores, rows = top_k_maxsim(queries, documents, 10)
+    wanted_scores, wanted_rows = slow(queries, documents, 10)
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
+
+
+def test_a_negative_best_counts_and_padding_does_not():
+    """Were padding to take part, the score of the first document would be 0 and it would win."""
+    documents = TokenVectors(np.float32([[-1, 0], [-0.5, 0], [-2, 0]]), np.array([0, 1, 3]))
+    scores, rows = top_k_maxsim(np.float32([[[1, 0], [0, 0]]]), documents, 2)
+    assert (scores.tolist(), rows.tolist()) == ([[-0.5, -1.0]], [[1, 0]])
+
+
+def test_a_query_without_any_token_is_named():
+    documents = TokenVectors(np.float32([[1, 0]]), np.array([0, 1]))
+    with pytest.raises(BadData, match="query 2 has no token"):
+        top_k_maxsim(np.float32([[[1, 0]], [[0, 0]]]), documents, 1)
+    with pytest.raises(ValueError, match="at least one"):
+        top_k_maxsim(np.float32([[[1, 0]]]), documents, 0)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from late_toys import toy_late
+from ranks import on_ranks
+from toy_models import SENTENCES
+
+from trainer.errors import BadData, BadModel
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets_of, token_blocks, tokens_of
+
+TEXTS = [*SENTENCES, *(" ".join(["disk. storage account query"] * repeats) for repeats in range(1, 9)), SENTENCES[0], "...", SENTENCES[2]]
+"""Of many lengths, some of them twice, one without a token that counts, in no order."""
+
+
+@pytest.fixture
+def encoder(toy_folder):
+    return toy_late(str(toy_folder("bert")))
+
+
+def alone(encoder, text):
+    """The slow twin: one text at a time, rows of zeros left out."""
+    with torch.no_grad():
+        rows = encoder(encoder.tokenize([text], "document"))[0]
+    return rows[rows.any(-1)].numpy()
+
+
+def test_vectors_are_those_of_each_text_alone_without_what_does_not_count(encoder):
+    found = encode_tokens(encoder, TEXTS, "document")
+    assert len(found) == len(TEXTS)
+    assert found.vectors.dtype == np.float32
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_allclose(found.of(row), alone(encoder, text), atol=1e-6)
+    lengths = found.lengths
+    assert lengths[TEXTS.index("...")] == 0
+    assert len(set(lengths.tolist())) > 6  # else a mistake in the offsets could hide
+    assert np.abs(found.of(0)[0] - found.of(1)[0]).max() > 0.05
+
+
+@pytest.mark.parametrize("texts_at_once", [1, 3])
+def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
+    whole = encode_tokens(encoder, TEXTS, "document")
+    monkeypatch.setattr("trainer.retrieval.token_vectors._TEXTS_AT_ONCE", texts_at_once)
+    parts = encode_tokens(encoder, TEXTS, "document", micro_batch_tokens=40)
+    np.testing.assert_array_equal(parts.offsets, whole.offsets)
+    np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
+
+
+def test_a_text_that_occurs_twice_is_encoded_once(encoder):
+    calls = []
+    encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    encode_tokens(encoder, TEXTS, "document")
+    assert sum(calls) == len(set(TEXTS)) < len(TEXTS)
+
+
+def test_no_texts_give_no_vectors(encoder):
+    found = encode_tokens(encoder, [], "query")
+    assert len(found) == 0
+    assert found.vectors.shape == (0, 16)
+
+
+def test_dropout_is_off_and_the_mode_is_kept(encoder):
+    encoder.train()
+    first, second = encode_tokens(encoder, TEXTS, "document"), encode_tokens(encoder, TEXTS, "document")
+    np.testing.assert_array_equal(first.vectors, second.vectors)
+    assert encoder.training
+
+
+def test_weights_that_are_not_finite_are_named(encoder):
+    with torch.no_grad():
+        encoder.projection.weight.fill_(float("inf"))
+    with pytest.raises(BadModel, match="infinite or undefined"):
+        encode_tokens(encoder, TEXTS, "query")
+
+
+def on_a_rank(folder):
+    found = encode_tokens(toy_late(folder), TEXTS, "document", micro_batch_tokens=40)
+    return found.vectors, found.offsets
+
+
+def test_ranks_share_the_texts_out_and_all_have_the_whole(encoder, toy_folder):
+    whole = encode_tokens(encoder, TEXTS, "document")
+    for vectors, offsets in on_ranks(3, on_a_rank, str(toy_folder("bert"))):
+        np.testing.assert_array_equal(offsets, whole.offsets)
+        np.testing.assert_allclose(vectors, whole.vectors, atol=1e-6)
+
+
+def test_a_corpus_comes_in_blocks_in_its_order(encoder, monkeypatch):
+    monkeypatch.setattr("trainer.retrieval.token_vectors._DOCUMENTS_AT_ONCE", 3)
+    documents = [Document(str(row), "title", text) for row, text in enumerate(TEXTS)]
+    taken = []
+    blocks = token_blocks(encoder, (taken.append(document) or document for document in documents))
+    assert len(next(blocks).documents) == 3
+    assert len(taken) == 3  # nothing is read ahead
+    rest = list(blocks)
+    assert [document for block in rest for document in block.documents] == documents[3:]
+    np.testing.assert_allclose(rest[0].tokens.of(0), alone(encoder, documents[3].whole), atol=1e-6)
+
+
+def test_a_document_that_nothing_could_find_is_named(encoder):
+    with pytest.raises(BadData, match=r"'dots' has no token.*take it out"):
+        list(token_blocks(encoder, [Document("fine", "", "disk"), Document("dots", "", "...!")]))
+
+
+def test_selection_and_padding_against_the_slow_way():
+    random = np.random.default_rng(3)
+    lengths = np.array([3, 1, 0, 4])
+    vectors = TokenVectors(random.normal(size=(8, 2)).astype(np.float32), offsets_of(lengths))
+    chosen = vectors.select(np.array([3, 2, 0, 3]))
+    for row, wanted in enumerate([3, 2, 0, 3]):
+        np.testing.assert_array_equal(chosen.of(row), vectors.of(wanted))
+    padded = vectors.padded()
+    assert padded.shape == (4, 4, 2)
+    for row in range(4):
+        np.testing.assert_array_equal(padded[row, : lengths[row]], vectors.of(row))
+        assert not padded[row, lengths[row] :].any()
+    assert tokens_of(vectors.offsets, np.array([], dtype=np.int64)).tolist() == []

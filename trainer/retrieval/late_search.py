@@ -1,0 +1,80 @@
+"""Exact search by late interaction: the largest MaxSim scores over ragged documents, found block by block in bounded memory."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from trainer.errors import BadData
+from trainer.products import linear
+from trainer.retrieval.search import with_block
+from trainer.retrieval.token_vectors import TokenVectors
+
+_PRODUCTS_AT_ONCE = 1 << 22
+_TOKENS_AT_ONCE = 1 << 15
+
+
+def top_k_maxsim(
+    queries: Float[np.ndarray, "query query_token dimension"],
+    documents: TokenVectors,
+    k: int,
+    products_at_once: int = _PRODUCTS_AT_ONCE,
+) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    """Scores and rows of the k documents with the largest MaxSim with each query, best first; rows of zeros in a query do not count.
+
+    Equal scores are put in the order of the documents. Where there are fewer than k documents, all come back. At most `products_at_once`
+    products (16 MB) and one block of document tokens are held at a time, so the documents may be a memory map, of float16 too.
+
+    >>> documents = TokenVectors(np.float32([[1, 0], [0, 1], [2, 0]]), np.array([0, 2, 3]))
+    >>> scores, rows = top_k_maxsim(np.float32([[[1, 0], [0, 1]]]), documents, k=2)
+    >>> scores.tolist(), rows.tolist()
+    ([[2.0, 2.0]], [[0, 1]])
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one document")
+    flat, starts = flat_queries(queries)
+    best_scores, best_rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+    for first, last in _blocks(documents.offsets, max(1, min(_TOKENS_AT_ONCE, products_at_once // len(flat)))):
+        scores = maxsim_scores(
+            flat, starts, documents.vectors[documents.offsets[first] : documents.offsets[last]], documents.offsets[first : last + 1]
+        )
+        best_scores, best_rows = with_block(best_scores, best_rows, torch.from_numpy(scores), first, k)
+    return best_scores.numpy(), best_rows.numpy()
+
+
+def flat_queries(
+    queries: Float[np.ndarray, "query query_token dimension"],
+) -> tuple[Float[Tensor, "token dimension"], Int64[np.ndarray, " query"]]:
+    """The tokens of all queries that count, end to end, and where each query begins. Raises BadData for a query without any."""
+    there = queries.any(-1)
+    counts = there.sum(1)
+    if (empty := np.flatnonzero(counts == 0)).size:
+        raise BadData(f"query {empty[0] + 1} has no token that the model scores (punctuation alone, perhaps); say what to look for in words")
+    return torch.from_numpy(queries[there].astype(np.float32)), np.cumsum(counts) - counts
+
+
+def maxsim_scores(
+    queries: Float[Tensor, "query_token dimension"],
+    starts: Int64[np.ndarray, " query"],
+    vectors: Float[np.ndarray, "token dimension"],
+    offsets: Int64[np.ndarray, " document_plus_one"],
+) -> Float32[np.ndarray, "query document"]:
+    """MaxSim of every query with every document; `offsets` may begin anywhere, and every document has a token.
+
+    Products lie query token by query token, so that the maximum runs over neighbours in memory: five times as fast as the other way round.
+    """
+    tokens = torch.from_numpy(vectors.astype(np.float32))
+    products = linear(queries, tokens).numpy()
+    best = np.maximum.reduceat(products, offsets[:-1] - offsets[0], axis=1)
+    return np.add.reduceat(best, starts, axis=0)
+
+
+def _blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:
+    """Ranges of documents of at most `tokens` tokens together; a longer document has one to itself."""
+    cuts, first, documents = [], 0, len(offsets) - 1
+    while first < documents:
+        last = int(np.searchsorted(offsets, offsets[first] + tokens, side="right")) - 1
+        last = min(max(last, first + 1), documents)
+        cuts.append((first, last))
+        first = last
+    return cuts
