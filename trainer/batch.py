@@ -6,7 +6,7 @@ Texts stay ragged from the tokenizer to the encoder: padding appears only inside
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,8 @@ class Texts:
     pad_token_id: int = 0
     prompt_tokens: int = 0
     """How many leading tokens of every text, after the first special one, belong to the prompt."""
+    role: Literal["query", "document"] | None = None
+    """What they were tokenised as, where the encoder treats the two differently."""
 
     @classmethod
     def of(cls, token_lists: Sequence[Sequence[int]], identities: Sequence[int], pad_token_id: int = 0, prompt_tokens: int = 0) -> Self:

@@ -1,7 +1,7 @@
 """The contract: everything that must be the same in training and in use, in one versioned file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -12,23 +12,21 @@ FILE = "nearfar.json"
 
 PoolingKind = Literal["mean", "cls", "last_token", "weighted_mean"]
 Role = Literal["query", "document"]
+Kind = TypeVar("Kind", bound="TextContract")
 
 
-class Contract(BaseModel):
-    """How texts become vectors. Changing a field changes every vector, so a folder carries it beside the weights."""
+class TextContract(BaseModel):
+    """What every family of encoders fixes: prompts, lengths, the tokenizer, the width of a vector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    KIND: ClassVar[str | None] = None
 
     version: Literal[1] = Field(1, description="of this file's form")
     backbone: str = Field(description="what the training started from, as a name")
-    pooling: PoolingKind = Field(description="token vectors to one vector")
-    include_prompt: bool = Field(True, description="whether the prompt's tokens take part in pooling")
-    normalize: bool = Field(description="every vector is scaled to length 1")
     query_prompt: str = Field("", description="text put before every query")
     document_prompt: str = Field("", description="text put before every document")
     query_max_length_tokens: PositiveInt = Field(description="longer queries are cut, special tokens counted")
     document_max_length_tokens: PositiveInt = Field(description="longer documents are cut, special tokens counted")
-    similarity: Literal["cosine", "dot"] = Field(description="how vectors are compared; of normalised vectors both are the same")
     dimensions: PositiveInt = Field(description="width of a vector")
     tokenizer_fingerprint: str = Field(description="of the vocabulary and of how probe texts are cut")
 
@@ -45,11 +43,14 @@ class Contract(BaseModel):
         (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Contract | None":
+    def read(cls: type[Kind], folder: Path) -> Kind | None:
         """The contract of `folder`, None where there is none; BadModel when it is of another version or not one."""
         if not (folder / FILE).is_file():
             return None
         content = read_json(folder, FILE)
+        if content.get("kind") != cls.KIND:
+            found, wanted = content.get("kind") or "dense", cls.KIND or "dense"
+            raise BadModel(f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is asked for; give one of that kind, or its backbone")
         if content.get("version") != 1:
             raise BadModel(
                 f"{folder / FILE} is of version {content.get('version')!r} and this nearfar reads version 1; "
@@ -61,3 +62,29 @@ class Contract(BaseModel):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise BadModel(f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed by hand or is not ours") from error
+
+
+class Contract(TextContract):
+    """How texts become one vector each. Changing a field changes every vector, so a folder carries it beside the weights."""
+
+    pooling: PoolingKind = Field(description="token vectors to one vector")
+    include_prompt: bool = Field(True, description="whether the prompt's tokens take part in pooling")
+    normalize: bool = Field(description="every vector is scaled to length 1")
+    similarity: Literal["cosine", "dot"] = Field(description="how vectors are compared; of normalised vectors both are the same")
+
+
+class LateContract(TextContract):
+    """How texts become a vector a token, of length 1, compared by MaxSim."""
+
+    KIND = "late_interaction"
+
+    kind: Literal["late_interaction"] = Field("late_interaction", description="the family of the model")
+    query_marker: str = Field(description="token put before every query, behind the first special one; empty: none")
+    document_marker: str = Field(description="token put before every document, behind the first special one; empty: none")
+    query_expansion: bool = Field(description="queries are filled up with mask tokens to their maximum length, and those are scored too")
+    attend_to_expansion: bool = Field(description="whether other tokens attend to these mask tokens")
+    skipped_tokens: tuple[str, ...] = Field(strict=False, description="tokens of documents that are not scored")
+
+    def marker(self, role: Role) -> str:
+        """The token put before every text of `role`."""
+        return self.query_marker if role == "query" else self.document_marker

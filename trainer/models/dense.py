@@ -1,11 +1,9 @@
 """One vector a text: backbone, pooling, an optional projection, normalisation."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,13 +11,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer import recipe
 from trainer.batch import Texts
-from trainer.errors import BadModel
 from trainer.models import backbone as backbones
 from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import Contract, Role
-from trainer.models.cpu_attention import use_cpu_attention
 from trainer.models.cpu_linear import use_onednn
+from trainer.models.encoder import Base, Encoder, check_contract, first, public_name
 from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
@@ -30,8 +27,8 @@ WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_
 """What a recipe may say otherwise than the folder; the contract has fields of the same names."""
 
 
-class DenseEncoder(nn.Module):
-    """Texts to vectors. What must not change between training and use is in `contract`; `pristine_config` is the backbone's, dropout untouched."""
+class DenseEncoder(Encoder):
+    """Texts to one vector each."""
 
     def __init__(
         self,
@@ -41,30 +38,12 @@ class DenseEncoder(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         pristine_config: PretrainedConfig,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projection = projection
-        self.contract = contract
-        self.tokenizer = tokenizer
-        self.pristine_config = pristine_config
-        self._roles = {
+        roles: dict[Role, tokenization.RoleTokenizer] = {
             role: tokenization.role_tokenizer(tokenizer, contract.prompt(role), contract.max_length_tokens(role)) for role in ("query", "document")
         }
+        super().__init__(backbone, projection, tokenizer, roles, pristine_config)
+        self.contract: Contract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
-
-    @property
-    def dimensions(self) -> int:
-        """Width of a vector."""
-        return self.contract.dimensions
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
-        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
-        return self._roles[role].tokenize(texts)
 
     def forward(self, texts: Texts) -> Float[Tensor, "text dimension"]:
         """One vector a text, of length 1 where the contract says so, float32 also under autocast; the same whatever else is in `texts`."""
@@ -96,7 +75,7 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
     lora = model.tuning if isinstance(model.tuning, recipe.Lora) else None
     encoder = assemble(
         layout,
-        name=_public_name(model.backbone),
+        name=public_name(model.backbone),
         dropout=model.dropout,
         quantize_4bit=lora is not None and lora.quantize_4bit,
         wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
@@ -118,9 +97,9 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
         return _read_adapter(folder)
     layout = read_layout(folder)
-    name = layout.contract.backbone if layout.contract is not None else _public_name(path_or_name)
+    name = layout.contract.backbone if layout.contract is not None else public_name(path_or_name)
     encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
-    _check_contract(folder, layout.contract, encoder.contract)
+    check_contract(folder, layout.contract, encoder.contract)
     return encoder.eval()
 
 
@@ -133,78 +112,30 @@ def _read_adapter(folder: Path) -> DenseEncoder:
         check_links(folder / "2_Dense")
         layout = replace(layout, projection=folder / "2_Dense")
     encoder = assemble(layout, base, dropout=None, quantize_4bit=False, wishes=wishes)
-    _check_contract(folder, contract, encoder.contract)
+    check_contract(folder, contract, encoder.contract)
     encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
     return encoder.eval()
 
 
-def _check_contract(folder: Path, said: Contract | None, found: Contract) -> None:
-    if said is None or said == found:
-        return
-    field = next(name for name in Contract.model_fields if getattr(said, name) != getattr(found, name))
-    raise BadModel(
-        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
-        "a file was exchanged after training: take the whole folder from where it was saved"
-    )
-
-
-def _public_name(path_or_name: str) -> str:
-    """The name itself, of a folder the last part only: where it lies on this machine is nobody's business."""
-    path = Path(path_or_name).expanduser()
-    return path.resolve().name if path.is_dir() else path_or_name
-
-
 def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:
     """An encoder from what `layout` says; of `wishes` (WISHES and projection_dimensions) those that are not None win over it."""
-    config = backbones.read_config(layout.backbone)
-    pristine = backbones.read_config(layout.backbone)
-    decoder = backbones.is_decoder(config)
-    tokenizer = tokenization.read_tokenizer(layout.backbone, config, layout.lower_case)
-    if dropout is not None:
-        backbones.set_dropout(config, dropout)
-    model = backbones.load_backbone(layout.backbone, config, quantize_4bit)
-    use_onednn(model)
-    use_cpu_attention(model)
-    tokenization.check_matches(tokenizer, backbones.embedding_rows(model), layout.backbone)
-    pooling = wishes.get("pooling") or layout.pooling or ("last_token" if decoder else "mean")
-    if pooling == "last_token" and decoder and not layout.is_pipeline:
-        tokenization.append_end_token(tokenizer)
-    projection = _projection(layout, model.config.hidden_size, wishes.get("projection_dimensions"))
-    normalize = _first(wishes.get("normalize"), layout.normalize, True)
-    longest = min(backbones.longest_input(model), tokenizer.model_max_length)
+    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit)
+    pooling = wishes.get("pooling") or layout.pooling or ("last_token" if base.decoder else "mean")
+    if pooling == "last_token" and base.decoder and not layout.is_pipeline:
+        tokenization.append_end_token(base.tokenizer)
+    projection = base.projection(layout.projection, wishes.get("projection_dimensions"))
+    normalize = first(wishes.get("normalize"), layout.normalize, True)
     contract = Contract(
         backbone=name,
         pooling=pooling,
         include_prompt=layout.include_prompt,
         normalize=normalize,
-        query_prompt=_first(wishes.get("query_prompt"), layout.query_prompt, ""),
-        document_prompt=_first(wishes.get("document_prompt"), layout.document_prompt, ""),
-        query_max_length_tokens=_length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, longest, model),
-        document_max_length_tokens=_length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens, longest, model),
+        query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, ""),
+        document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, ""),
+        query_max_length_tokens=base.length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens),
+        document_max_length_tokens=base.length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens),
         similarity="cosine" if normalize else layout.similarity or "dot",
-        dimensions=model.config.hidden_size if projection is None else projection.out_features,
-        tokenizer_fingerprint=tokenization.fingerprint(tokenizer),
+        dimensions=base.width if projection is None else projection.out_features,
+        tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),
     )
-    return DenseEncoder(model, projection, contract, tokenizer, pristine)
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
-
-
-def _length(wish: int | None, said: int | None, longest: int, model: Any) -> int:
-    """The wish, refused where the backbone has no positions for it; else what the folder says, bounded."""
-    allowed = backbones.longest_input(model)
-    if wish is not None and wish > allowed:
-        raise BadModel(f"a maximum length of {wish} tokens was asked for; the backbone has positions for {allowed}")
-    return wish if wish is not None else min(said or longest, allowed)
-
-
-def _projection(layout: Layout, width: int, wish: int | None) -> Projection | None:
-    """The folder's projection, unless the recipe wishes for another width: then a fresh one."""
-    said = Projection.read(layout.projection) if layout.projection is not None else None
-    if said is not None and said.in_features != width:
-        raise BadModel(f"{layout.projection} takes vectors of {said.in_features} numbers, the backbone gives {width}")
-    if wish is None or (said is not None and said.out_features == wish):
-        return said
-    return Projection.fresh(width, wish)
+    return DenseEncoder(base.model, projection, contract, base.tokenizer, base.pristine_config)

@@ -1,0 +1,119 @@
+"""What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract that holds them together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer.batch import Texts
+from trainer.errors import BadModel
+from trainer.models import backbone as backbones
+from trainer.models import tokenization
+from trainer.models.contract import Role, TextContract
+from trainer.models.cpu_attention import use_cpu_attention
+from trainer.models.cpu_linear import use_onednn
+from trainer.models.projection import Projection
+from trainer.models.tokenization import RoleTokenizer
+
+
+class Encoder(nn.Module):
+    """Texts to embeddings. What must not change between training and use is in `contract`; `pristine_config` is the backbone's, dropout untouched."""
+
+    contract: TextContract
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projection: Projection | None,
+        tokenizer: PreTrainedTokenizerBase,
+        roles: Mapping[Role, RoleTokenizer],
+        pristine_config: PretrainedConfig,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.tokenizer = tokenizer
+        self.pristine_config = pristine_config
+        self._roles = roles
+
+    @property
+    def dimensions(self) -> int:
+        """Width of a vector."""
+        return self.contract.dimensions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
+        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
+        return self._roles[role].tokenize(texts)
+
+    def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
+        """One embedding a text, the same whatever else is in `texts`."""
+        raise NotImplementedError
+
+
+class Base:
+    """The backbone in a folder with its tokenizer, ready for an encoder of any family."""
+
+    def __init__(self, folder: Path, lower_case: bool = False, dropout: float | None = None, quantize_4bit: bool = False) -> None:
+        config = backbones.read_config(folder)
+        self.pristine_config = backbones.read_config(folder)
+        self.decoder = backbones.is_decoder(config)
+        self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
+        if dropout is not None:
+            backbones.set_dropout(config, dropout)
+        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit)
+        use_onednn(self.model)
+        use_cpu_attention(self.model)
+        tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
+        self.width: int = self.model.config.hidden_size
+
+    @property
+    def longest(self) -> int:
+        """Tokens that both backbone and tokenizer allow."""
+        return min(backbones.longest_input(self.model), self.tokenizer.model_max_length)
+
+    def length(self, wish: int | None, said: int | None, otherwise: int | None = None) -> int:
+        """The wish, refused where the backbone has no positions for it; else what the folder says, else `otherwise`, else all, bounded."""
+        allowed = backbones.longest_input(self.model)
+        if wish is not None and wish > allowed:
+            raise BadModel(f"a maximum length of {wish} tokens was asked for; the backbone has positions for {allowed}")
+        return wish if wish is not None else min(said or otherwise or self.longest, allowed)
+
+    def projection(self, folder: Path | None, wish: int | None) -> Projection | None:
+        """The projection in `folder`, unless the recipe wishes for another width: then a fresh one."""
+        said = Projection.read(folder) if folder is not None else None
+        if said is not None and said.in_features != self.width:
+            raise BadModel(f"{folder} takes vectors of {said.in_features} numbers, the backbone gives {self.width}")
+        if wish is None or (said is not None and said.out_features == wish):
+            return said
+        return Projection.fresh(self.width, wish)
+
+
+def first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next(value for value in values if value is not None)
+
+
+def public_name(path_or_name: str) -> str:
+    """The name itself, of a folder the last part only: where it lies on this machine is nobody's business."""
+    path = Path(path_or_name).expanduser()
+    return path.resolve().name if path.is_dir() else path_or_name
+
+
+def check_contract(folder: Path, said: TextContract | None, found: TextContract) -> None:
+    """BadModel where the contract in a folder says something else than its files."""
+    if said is None or said == found:
+        return
+    field = next(name for name in type(found).model_fields if getattr(said, name) != getattr(found, name))
+    raise BadModel(
+        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
+        "a file was exchanged after training: take the whole folder from where it was saved"
+    )
