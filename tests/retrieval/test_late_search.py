@@ -56,6 +56,18 @@ def test_a_negative_best_counts_and_padding_does_not():
     assert (scores.tolist(), rows.tolist()) == ([[-0.5, -1.0]], [[1, 0]])
 
 
+@pytest.mark.parametrize("lengths", [[0, 2, 0, 0, 1, 0], [0, 0]])
+def test_documents_without_a_token_and_deleted_ones_come_last(lengths):
+    documents = TokenVectors(np.float32([[1, 0], [3, 0], [2, 0]])[: sum(lengths)], offsets_of(np.array(lengths)))
+    scores, rows = top_k_maxsim(np.float32([[[1, 0]]]), documents, 6)
+    if sum(lengths):
+        assert (scores[0, :2].tolist(), rows[0, :2].tolist()) == ([3, 2], [1, 4])
+        deleted = np.arange(6) == 1
+        scores, rows = top_k_maxsim(np.float32([[[1, 0]]]), documents, 6, deleted)
+        assert (scores[0, 0], rows[0, 0]) == (2, 4)
+    assert np.isneginf(scores[0, 2:]).all()
+
+
 def test_a_query_without_any_token_is_named():
     documents = TokenVectors(np.float32([[1, 0]]), np.array([0, 1]))
     with pytest.raises(BadData, match="query 2 has no token"):

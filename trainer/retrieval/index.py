@@ -9,23 +9,24 @@ index.faiss      hnsw and ivf only
 """
 
 import contextlib
-import json
+import itertools
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from trainer.errors import BadData, BadFolder, BadModel
+from trainer.errors import BadFolder, BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, encode_for_search
 from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files
 from trainer.retrieval.search import top_k
+from trainer.retrieval.stored_documents import StoredDocuments, read_array, write_documents
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
@@ -50,9 +51,9 @@ class Index:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.vectors = _array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
-        self._offsets = _array(folder / "offsets.npy", (manifest.count + 1,), np.int64)
-        self._probe = _array(folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32)
+        self.vectors = read_array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
+        self._documents = StoredDocuments(folder / "documents.jsonl", read_array(folder / "offsets.npy", (manifest.count + 1,), np.int64))
+        self._probe = read_array(folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32)
         self._faiss: Any = None
         if manifest.kind != "flat":
             path = folder / "index.faiss"
@@ -94,14 +95,7 @@ class Index:
 
     def document(self, row: int) -> Document:
         """The document of a row."""
-        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-        with (self.folder / "documents.jsonl").open("rb") as file:
-            file.seek(start)
-            line = file.read(max(0, stop - start))
-        try:
-            return _document(line)
-        except (ValueError, TypeError) as error:
-            raise BadFolder(f"{self.folder / 'documents.jsonl'} has no document at byte {start}; build the index again") from error
+        return self._documents[row]
 
 
 def build_index(
@@ -129,10 +123,11 @@ def build_index(
     except OSError as error:
         raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
     try:
-        count = _write_documents(partial, documents)
+        stored = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
+        count = len(stored)
         vectors = np.lib.format.open_memmap(partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions))
         done = 0
-        for texts in _texts(partial):
+        for texts in _texts(stored):
             vectors[done : done + len(texts)] = encode_for_search(encoder, texts, "document", micro_batch_tokens, precision)
             done += len(texts)
             progress(done, count)
@@ -153,34 +148,11 @@ def build_index(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_documents(folder: Path, documents: Iterable[Document]) -> int:
-    offsets = [0]
-    with (folder / "documents.jsonl").open("wb") as file:
-        for document in documents:
-            line = json.dumps(asdict(document)).encode("ascii") + b"\n"
-            offsets.append(offsets[-1] + len(line))
-            file.write(line)
-    if len(offsets) == 1:
-        raise BadData("the corpus has no document with a text; give a JSON Lines file with a field `text`, or a .txt file with one document a line")
-    np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
-    return len(offsets) - 1
-
-
-def _texts(folder: Path) -> Iterator[list[str]]:
+def _texts(documents: StoredDocuments) -> Iterator[list[str]]:
     """The documents just written, some at a time."""
-    texts: list[str] = []
-    with (folder / "documents.jsonl").open("rb") as file:
-        for line in file:
-            texts.append(_document(line).whole)
-            if len(texts) == _DOCUMENTS_AT_ONCE:
-                yield texts
-                texts = []
-    if texts:
+    whole = (document.whole for document in documents)
+    while texts := list(itertools.islice(whole, _DOCUMENTS_AT_ONCE)):
         yield texts
-
-
-def _document(line: bytes) -> Document:
-    return Document(**json.loads(line))
 
 
 def _probe(encoder: "DenseEncoder") -> Float32[np.ndarray, "probe dimension"]:
@@ -203,13 +175,3 @@ def _move_into_place(partial: Path, folder: Path) -> None:
             former.rename(folder)
         raise
     shutil.rmtree(former, ignore_errors=True)
-
-
-def _array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
-    if array.shape != shape or array.dtype != kind:
-        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says {shape}; build the index again")
-    return array

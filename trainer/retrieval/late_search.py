@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from trainer.errors import BadData
@@ -18,12 +18,14 @@ def top_k_maxsim(
     queries: Float[np.ndarray, "query query_token dimension"],
     documents: TokenVectors,
     k: int,
+    deleted: Bool[np.ndarray, " document"] | None = None,
     products_at_once: int = _PRODUCTS_AT_ONCE,
 ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
     """Scores and rows of the k documents with the largest MaxSim with each query, best first; rows of zeros in a query do not count.
 
-    Equal scores are put in the order of the documents. Where there are fewer than k documents, all come back. At most `products_at_once`
-    products (16 MB) and one block of document tokens are held at a time, so the documents may be a memory map, of float16 too.
+    Equal scores are put in the order of the documents. Where there are fewer than k documents, all come back; one without any token, or `deleted`,
+    scores minus infinity. At most `products_at_once` products (16 MB) and one block of document tokens are held at a time, so the documents may
+    be a memory map, of float16 too.
 
     >>> documents = TokenVectors(np.float32([[1, 0], [0, 1], [2, 0]]), np.array([0, 2, 3]))
     >>> scores, rows = top_k_maxsim(np.float32([[[1, 0], [0, 1]]]), documents, k=2)
@@ -38,6 +40,8 @@ def top_k_maxsim(
         scores = maxsim_scores(
             flat, starts, documents.vectors[documents.offsets[first] : documents.offsets[last]], documents.offsets[first : last + 1]
         )
+        if deleted is not None:
+            scores[:, deleted[first:last]] = -np.inf
         best_scores, best_rows = with_block(best_scores, best_rows, torch.from_numpy(scores), first, k)
     return best_scores.numpy(), best_rows.numpy()
 
@@ -59,14 +63,18 @@ def maxsim_scores(
     vectors: Float[np.ndarray, "token dimension"],
     offsets: Int64[np.ndarray, " document_plus_one"],
 ) -> Float32[np.ndarray, "query document"]:
-    """MaxSim of every query with every document; `offsets` may begin anywhere, and every document has a token.
+    """MaxSim of every query with every document, minus infinity where it has no token; `offsets` may begin anywhere.
 
     Products lie query token by query token, so that the maximum runs over neighbours in memory: five times as fast as the other way round.
     """
     tokens = torch.from_numpy(vectors.astype(np.float32))
     products = linear(queries, tokens).numpy()
-    best = np.maximum.reduceat(products, offsets[:-1] - offsets[0], axis=1)
-    return np.add.reduceat(best, starts, axis=0)
+    there = np.flatnonzero(np.diff(offsets))
+    scores = np.full((len(starts), len(offsets) - 1), -np.inf, dtype=np.float32)
+    if there.size:
+        best = np.maximum.reduceat(products, offsets[there] - offsets[0], axis=1)
+        scores[:, there] = np.add.reduceat(best, starts, axis=0)
+    return scores
 
 
 def _blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:

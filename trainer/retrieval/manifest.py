@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
@@ -13,8 +15,12 @@ Kind = Literal["flat", "hnsw", "ivf"]
 
 MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
+TOKEN_KINDS = ("exact", "compressed")
+"""Kinds of an index of token vectors, whose manifest is a `trainer.retrieval.late_manifest.LateManifest`."""
+_OF_TOKENS = re.compile(r"(manifest\.new|(centroids|rotation|books)\.npy|(raw|vectors|offsets|lengths|ids|codes|deleted|documents)-\d+\.(npy|jsonl))")
 _BLOCK = 1 << 20
 _BLOCKS = 64
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class FileRecord(BaseModel):
@@ -48,32 +54,64 @@ class Manifest(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged or of another format."""
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise BadFolder(f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL CORPUS -o {folder}`")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content.get("format") != 1:
-                raise BadFolder(f"{path} is of format {content.get('format')!r} and this nearfar reads format 1; build the index again")
-            manifest = cls.model_validate(content)
-        except (OSError, ValueError) as error:
-            detail = "; ".join(f"{each['loc']}: {each['msg']}" for each in error.errors()[:2]) if isinstance(error, ValidationError) else str(error)
-            raise BadFolder(f"{path} is damaged ({detail}); build the index again with `nearfar index`") from error
+        content = read_content(folder)
+        if content.get("kind") in TOKEN_KINDS:
+            raise BadFolder(
+                f"{folder} is an index of token vectors, kind {content['kind']}, for a late-interaction model; not of one vector a document"
+            )
+        manifest = validated(cls, content, folder)
         needed = set(FILES) - ({"index.faiss"} if manifest.kind == "flat" else set())
         if set(manifest.files) != needed:
-            raise BadFolder(f"{path} lists other files than an index of kind {manifest.kind} has; build the index again with `nearfar index`")
+            raise BadFolder(
+                f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has; build the index again with `nearfar index`"
+            )
         return manifest
 
     def check_files(self, folder: Path) -> None:
         """Raises BadFolder when a file is missing, cut or altered."""
-        for name, record in self.files.items():
-            path = folder / name
-            if not path.is_file() or path.is_symlink():
-                raise BadFolder(f"{folder} is not whole: {name} is missing; build the index again with `nearfar index`")
-            size = path.stat().st_size
-            if size != record.bytes or _fingerprint(path) != record.sha256:
-                what = f"has {size} bytes instead of {record.bytes}" if size != record.bytes else "was altered"
-                raise BadFolder(f"{path} {what} since the index was built; build it again with `nearfar index`, or copy the folder anew")
+        check_files(folder, self.files)
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """What `manifest.json` in `folder` says, of any kind. Raises BadFolder when there is none, or it is damaged or of another format."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BadFolder(f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL CORPUS -o {folder}`")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadFolder(f"{path} is damaged ({error}); build the index again with `nearfar index`") from error
+    if not isinstance(content, dict):
+        raise BadFolder(f"{path} is damaged (no JSON object); build the index again with `nearfar index`")
+    if content.get("format") != 1:
+        raise BadFolder(f"{path} is of format {content.get('format')!r} and this nearfar reads format 1; build the index again")
+    return content
+
+
+def validated(model: type[_Model], content: Mapping[str, Any], folder: Path) -> _Model:
+    """The manifest that `content` is. Raises BadFolder where it is not one."""
+    try:
+        return model.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        detail = "; ".join(f"{each['loc']}: {each['msg']}" for each in error.errors()[:2])
+        raise BadFolder(f"{folder / MANIFEST} is damaged ({detail}); build the index again with `nearfar index`") from error
+
+
+def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
+    """Raises BadFolder when a file is missing, cut or altered."""
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file() or path.is_symlink():
+            raise BadFolder(f"{folder} is not whole: {name} is missing; build the index again with `nearfar index`")
+        size = path.stat().st_size
+        if size != record.bytes or _fingerprint(path) != record.sha256:
+            what = f"has {size} bytes instead of {record.bytes}" if size != record.bytes else "was altered"
+            raise BadFolder(f"{path} {what} since the index was built; build it again with `nearfar index`, or copy the folder anew")
+
+
+def belongs_to_index(name: str) -> bool:
+    """Whether a file of this name in an index folder is ours, in use or left behind by a process that was killed."""
+    return name == MANIFEST or name in FILES or _OF_TOKENS.fullmatch(name) is not None
 
 
 def check_index_folder(folder: Path, replace: bool) -> None:
@@ -83,13 +121,13 @@ def check_index_folder(folder: Path, replace: bool) -> None:
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there and not replace:
         raise BadFolder(f"{folder} is not empty; choose another place for the index, or replace the one there with --replace")
-    if there and (MANIFEST not in there or there - {MANIFEST, *FILES}):
+    if there and (MANIFEST not in there or not all(map(belongs_to_index, there))):
         raise BadFolder(f"{folder} holds something other than an index, which --replace will not remove; choose another place")
 
 
-def describe_files(folder: Path) -> dict[str, FileRecord]:
-    """A record of every file that a search needs."""
-    there = [name for name in FILES if (folder / name).exists()]
+def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, FileRecord]:
+    """A record of every file of these that is there."""
+    there = [name for name in names if (folder / name).exists()]
     return {name: FileRecord(bytes=(folder / name).stat().st_size, sha256=_fingerprint(folder / name)) for name in there}
 
 

@@ -1,0 +1,67 @@
+"""The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from trainer.errors import BadData, BadFolder
+from trainer.retrieval.corpus import Document
+
+
+class StoredDocuments:
+    """The documents in one file, by row."""
+
+    def __init__(self, path: Path, offsets: Int64[np.ndarray, " row_plus_one"]) -> None:
+        self.path = path
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> Document:
+        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        with self.path.open("rb") as file:
+            file.seek(start)
+            line = file.read(max(0, stop - start))
+        return self._document(line, start)
+
+    def __iter__(self) -> Iterator[Document]:
+        with self.path.open("rb") as file:
+            for start, line in zip(self._offsets.tolist(), file, strict=False):
+                yield self._document(line, start)
+
+    def _document(self, line: bytes, start: int) -> Document:
+        try:
+            return Document(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise BadFolder(f"{self.path} has no document at byte {start}; build the index again") from error
+
+
+def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:
+    """Writes the documents to `path` and where each begins to `offsets`. Raises BadData when there is none."""
+    starts = [0]
+    with path.open("wb") as file:
+        for document in documents:
+            line = json.dumps(asdict(document)).encode("ascii") + b"\n"
+            starts.append(starts[-1] + len(line))
+            file.write(line)
+    if len(starts) == 1:
+        raise BadData("the corpus has no document with a text; give a JSON Lines file with a field `text`, or a .txt file with one document a line")
+    array = np.array(starts, dtype=np.int64)
+    np.save(offsets, array, allow_pickle=False)
+    return StoredDocuments(path, array)
+
+
+def read_array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape and kind of number."""
+    try:
+        array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
+    if array.shape != shape or array.dtype != kind:
+        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says {shape}; build the index again")
+    return array
