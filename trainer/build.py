@@ -27,7 +27,9 @@ from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.errors import BadData, BadMachine, BadRecipe
 from trainer.evaluation.evaluate import evaluate
-from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
+from trainer.models.dense import read_encoder
+from trainer.models.encoder import Encoder
+from trainer.models.family import load_model
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
@@ -37,7 +39,7 @@ from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
-from trainer.scores import dot
+from trainer.scores import Score, dot, maxsim
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
@@ -152,7 +154,7 @@ def micro_batch_tokens(machine: recipe.Machine) -> int:
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
 
 
-def micro_batching(machine: recipe.Machine, encoder: DenseEncoder, processes: int) -> tuple[int, int]:
+def micro_batching(machine: recipe.Machine, encoder: Encoder, processes: int) -> tuple[int, int]:
     """Padded tokens that go through the encoder at once, and of how many in a step the activations are kept: what the recipe leaves open is measured.
 
     Kept is what fits in the memory that is there, shared among the processes of this machine. On a GPU a micro-batch is at most a quarter of that.
@@ -170,22 +172,31 @@ def micro_batching(machine: recipe.Machine, encoder: DenseEncoder, processes: in
     return tokens, kept
 
 
-def loss(objective: recipe.Objective, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
-    """The objective with its settings filled in, and its temperature."""
+def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
+    """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
         case recipe.Contrastive():
             function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters)
-            return partial(_scored_by_dot, function), Temperature(objective.temperature, objective.learn_temperature)
+            return partial(_scored, score, function), Temperature(objective.temperature, objective.learn_temperature)
+        case recipe.Distillation():
+            function = partial(objectives.distillation, teacher_temperature=objective.teacher_temperature)
+            return partial(_scored, score, function), Temperature(objective.temperature, learned=False)
+        case recipe.MarginMse():
+            return partial(_scored_plainly, score, objectives.margin_mse), Temperature(1.0, learned=False)
         case recipe.Cosent():
-            return partial(_scored_by_dot, objectives.cosent), Temperature(objective.temperature, learned=False)
+            return partial(_scored, score, objectives.cosent), Temperature(objective.temperature, learned=False)
         case recipe.Triplet():
-            function = partial(_without_temperature, partial(objectives.triplet, margin=objective.margin))
-            return function, Temperature(1.0, learned=False)
+            return partial(_scored_plainly, score, partial(objectives.triplet, margin=objective.margin)), Temperature(1.0, learned=False)
         case _:
             assert_never(objective)
 
 
-def filters(run: recipe.Recipe, encoder: DenseEncoder) -> list[Filter]:
+def score(kind: str) -> Score:
+    """How a family compares a query with a document."""
+    return maxsim if kind == "colbert" else dot
+
+
+def filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
     """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another tokenizer than the encoder's."""
     found: list[Filter] = []
     if not isinstance(run.objective, recipe.Contrastive):
@@ -204,12 +215,12 @@ def filters(run: recipe.Recipe, encoder: DenseEncoder) -> list[Filter]:
     return found
 
 
-def _scored_by_dot(objective: Callable[..., Outcome], batch: Batch, encode: Encode, temperature: torch.Tensor) -> Outcome:
-    return objective(batch, encode, dot, temperature)
+def _scored(score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, temperature: torch.Tensor) -> Outcome:
+    return objective(batch, encode, score, temperature)
 
 
-def _without_temperature(objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor) -> Outcome:
-    return objective(batch, encode, dot)
+def _scored_plainly(score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor) -> Outcome:
+    return objective(batch, encode, score)
 
 
 def optimizer_settings(settings: recipe.Optimization, total_steps: int) -> OptimizerSettings:
@@ -237,17 +248,38 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
     return settings.max_steps or an_epoch * settings.epochs
 
 
+def check_family(run: recipe.Recipe) -> None:
+    """Raises BadRecipe where the recipe sets what its kind of model does not have."""
+    model = run.model
+    if run.kind == "bi_encoder" and model.late_interaction is not None:
+        raise BadRecipe("model.late_interaction belongs to kind: colbert, and this recipe is of kind bi_encoder; take it out, or change the kind")
+    if run.kind == "colbert" and (model.pooling is not None or model.normalize is not None):
+        key = "pooling" if model.pooling is not None else "normalize"
+        raise BadRecipe(f"model.{key} belongs to kind: bi_encoder; a colbert model keeps a vector of length 1 for each token, so take it out")
+    if run.kind == "colbert" and isinstance(run.objective, recipe.Contrastive) and run.objective.guide is not None:
+        raise BadRecipe("objective.guide belongs to kind: bi_encoder: a guide scores with one vector a text; take it out")
+
+
 def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
     """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
+    check_family(run)
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
         raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more")
+    taught = isinstance(run.objective, recipe.Distillation | recipe.MarginMse)
+    if taught and run.data.negatives_per_query == 0:
+        raise BadRecipe(f"objective.kind={run.objective.kind} compares a query's own candidates; set data.negatives_per_query to 1 or more")
     sizes = mixture.sizes if mixture else (len(rows),)
     for source, first in zip(run.data.sources, accumulate(sizes, initial=0), strict=False):
         labels = rows[first].labels
         if isinstance(run.objective, recipe.Cosent) and labels is None:
             raise BadData(f"objective.kind=cosent needs a score for every pair, but {source.source} has no column `score`; name it in data.columns")
+        if taught and (labels is None or len(labels) != 1 + len(rows[first].negatives)):
+            raise BadData(
+                f"objective.kind={run.objective.kind} needs the teacher's score of every candidate, the positive's first, and {source.source} has "
+                f"{len(labels or ())} for {1 + len(rows[first].negatives)} candidates; give them as a list in the column `scores`"
+            )
         if not isinstance(run.objective, recipe.Cosent) and labels is not None and len(labels) == 1:
             raise BadData(
                 f"{source.source} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
@@ -257,9 +289,9 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
         mixture.check_batch(run.optimization.batch_size)
 
 
-def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
+def bi_encoder(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
-    function, temperature = loss(run.objective, filters(run, encoder))
+    function, temperature = loss(run.objective, score(run.kind), filters(run, encoder))
     tokens, kept = micro_batching(run.machine, encoder.to(device(run.machine)), plan.ranks_per_node)
     return BiEncoder(
         encoder=encoder,
@@ -271,12 +303,12 @@ def bi_encoder(run: recipe.Recipe, encoder: DenseEncoder, steps: int, plan: Plan
     )
 
 
-def _validation_metrics(encoder: DenseEncoder, how: Precision, tokens: int, held_out: RetrievalSet) -> Mapping[str, float]:
+def _validation_metrics(encoder: Encoder, how: Precision, tokens: int, held_out: RetrievalSet) -> Mapping[str, float]:
     metrics = evaluate(encoder, held_out, name="validation", precision=how, micro_batch_tokens=tokens).metrics
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
-def pair_data(run: recipe.Recipe, data: DataSets, encoder: DenseEncoder, steps: int) -> PairData:
+def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int) -> PairData:
     """Training steps in their order, tokenised as the encoder's contract says."""
     make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(data.train), negatives_per_query=run.data.negatives_per_query)
     return PairData(Steps(data.train, make, run.seed, run.optimization.batch_size, first=0, last=steps, mixture=data.mixture), data.validation)
@@ -313,7 +345,7 @@ def trainer(
     )
 
 
-def encoder_of(run: recipe.Recipe) -> DenseEncoder:
+def encoder_of(run: recipe.Recipe) -> Encoder:
     """The encoder of a recipe, its new weights drawn from the seed."""
     lightning.seed_everything(run.seed, verbose=False)
-    return load_encoder(run.model)
+    return load_model(run)

@@ -39,14 +39,31 @@ class FullTuning(Section):
     kind: Literal["full"] = "full"
 
 
+class LateInteraction(Section):
+    """How texts become one vector a token (ColBERT, Khattab & Zaharia 2020); null everywhere: as the folder says, else as described."""
+
+    query_marker: str | None = Field(
+        None, description="token of the vocabulary put before every query, '' for none; else BERT's [unused0] if there is one"
+    )
+    document_marker: str | None = Field(None, description="the same for documents; else BERT's [unused1] if there is one")
+    query_expansion: bool | None = Field(
+        None, description="fill queries up with mask tokens to `query_max_length_tokens` and score those too; else true where there is a mask token"
+    )
+    attend_to_expansion: bool | None = Field(None, description="other tokens attend to these mask tokens; else false")
+    skip_punctuation: bool | None = Field(None, description="punctuation in documents has no vector; else true")
+
+
 class Model(Section):
-    """The encoder: a backbone, how its token vectors become one vector, and what is trained."""
+    """The encoder: a backbone, how its token vectors become one vector (or stay one a token), and what is trained."""
 
     backbone: str = Field(description="folder or hub name of a Hugging Face encoder or a sentence-transformers model")
     pooling: Literal["mean", "cls", "last_token", "weighted_mean"] | None = Field(
         None, description="token vectors to one vector; null: as the folder says, else last_token for decoders and mean for the rest"
     )
-    projection_dimensions: PositiveInt | None = Field(None, description="width of a linear layer after pooling; null: none is added")
+    projection_dimensions: PositiveInt | None = Field(
+        None, description="width of a linear layer behind the backbone; null: as the folder says, else none for bi_encoder and 128 for colbert"
+    )
+    late_interaction: LateInteraction | None = Field(None, description="with kind: colbert only; null: all of its defaults")
     normalize: bool | None = Field(None, description="scale every vector to length 1; null: as the folder says, else true")
     query_prompt: str | None = Field(None, description="text put before every query; null: as the folder says, else nothing")
     document_prompt: str | None = Field(None, description="text put before every document; null: as the folder says, else nothing")
@@ -128,6 +145,20 @@ class Contrastive(Section):
     )
 
 
+class Distillation(Section):
+    """KL divergence to a teacher's scores over each query's own candidates (ColBERTv2, Santhanam et al. 2022)."""
+
+    kind: Literal["distillation"] = "distillation"
+    temperature: PositiveFloat = Field(0.05, description="the student's scores are divided by it")
+    teacher_temperature: PositiveFloat = Field(1.0, description="the teacher's scores, those of the data, are divided by it")
+
+
+class MarginMse(Section):
+    """The margin between positive and each negative must be the teacher's (Hofstaetter et al. 2020)."""
+
+    kind: Literal["margin_mse"] = "margin_mse"
+
+
 class Cosent(Section):
     """CoSENT for pairs with a graded score: a pair scored higher must be more similar (Su 2022)."""
 
@@ -191,14 +222,14 @@ class Tensorboard(Section):
     kind: Literal["tensorboard"] = "tensorboard"
 
 
-Objective = Annotated[Contrastive | Cosent | Triplet, Field(discriminator="kind")]
+Objective = Annotated[Contrastive | Distillation | MarginMse | Cosent | Triplet, Field(discriminator="kind")]
 Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 
 
 class Recipe(Section):
     """One run: what to learn, from what, how."""
 
-    kind: Literal["bi_encoder"] = Field("bi_encoder", description="the family of the model")
+    kind: Literal["bi_encoder", "colbert"] = Field("bi_encoder", description="the family of the model: one vector a text, or one a token")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
     output: str = Field("runs", description="folder of all runs")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(13, description="decides the order of the data, dropout and new weights")

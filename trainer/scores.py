@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trainer.maxsim import maxsim_in_pieces
 from trainer.products import linear
 
 Score = Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]]
@@ -36,18 +37,25 @@ def maxsim(
 ) -> Float[Tensor, "*#leading query document"]:
     """Late interaction: the sum over the query's tokens of the largest dot product with any token of the document (Khattab and Zaharia 2020).
 
-    A token vector of zeros is padding: it is not there, neither to be matched nor to be summed over.
+    A token vector of zeros is padding: it is not there, neither to be matched nor to be summed over. The products are formed a few documents at
+    a time, and the backward pass needs the places of the maxima alone (`trainer.maxsim`); equal to `plain_maxsim` in value and gradient.
 
     >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
     [[5.0, -2.0]]
     """
     with torch.autocast(queries.device.type, enabled=False):
-        if documents.ndim == 3 and queries.ndim == 3:
-            flat = linear(exact(queries).flatten(0, 1), exact(documents).flatten(0, 1))
-            similarities = flat.unflatten(0, queries.shape[:2]).unflatten(2, documents.shape[:2]).transpose(1, 2)
-        else:
-            similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
+        leading = torch.broadcast_shapes(queries.shape[:-3], documents.shape[:-3])
+        grouped = [exact(some).expand(*leading, *some.shape[-3:]).reshape(-1, *some.shape[-3:]) for some in (queries, documents)]
+        return maxsim_in_pieces(*grouped).reshape(*leading, queries.shape[-3], documents.shape[-3])
+
+
+def plain_maxsim(
+    queries: Float[Tensor, "*#leading query query_token dimension"], documents: Float[Tensor, "*#leading document document_token dimension"]
+) -> Float[Tensor, "*#leading query document"]:
+    """`maxsim` as its formula is read, with every product of tokens in memory: what the fast form is held against."""
+    with torch.autocast(queries.device.type, enabled=False):
+        similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
         nobody = ~documents.any(-1)
         best = similarities.masked_fill(nobody[..., None, :, None, :], -torch.inf).max(-1).values
         # A query's padding has similarities of zero, but beside a document whose every token is padding also minus infinity.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainer.build import DataSets
-    from trainer.models.dense import DenseEncoder
+    from trainer.models.encoder import Encoder
     from trainer.recipe import Data, Recipe
     from trainer.runtime.preflight import Findings, Lengths, Need
     from trainer.strategies.environment import Plan
@@ -61,7 +61,7 @@ def _faults(data: "Data") -> Iterator[str]:
             yield str(error)
 
 
-def look_at_model(findings: "Findings", run: "Recipe") -> "DenseEncoder | None":
+def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     """Whether model and tokenizer load, and belong together."""
     from trainer import build
 
@@ -75,7 +75,7 @@ def look_at_model(findings: "Findings", run: "Recipe") -> "DenseEncoder | None":
     return None
 
 
-def look_at_lengths(findings: "Findings", run: "Recipe", encoder: "DenseEncoder", data: "DataSets") -> "tuple[Lengths, Lengths]":
+def look_at_lengths(findings: "Findings", run: "Recipe", encoder: "Encoder", data: "DataSets") -> "tuple[Lengths, Lengths]":
     """How many queries and documents are longer than the model takes."""
     from trainer.runtime.preflight import lengths
 
@@ -90,7 +90,7 @@ def look_at_lengths(findings: "Findings", run: "Recipe", encoder: "DenseEncoder"
 
 
 def look_at_memory(
-    findings: "Findings", run: "Recipe", plan: "Plan", encoder: "DenseEncoder", here: bool, length: "tuple[Lengths, Lengths] | None"
+    findings: "Findings", run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, length: "tuple[Lengths, Lengths] | None"
 ) -> None:
     """What a rank needs, and whether it is there."""
     from trainer import build
@@ -125,7 +125,7 @@ def look_at_memory(
                 findings.add("ok", "memory", f"{said}; {size(free)} are free for each rank {place}")
 
 
-def _activations(run: "Recipe", plan: "Plan", encoder: "DenseEncoder", here: bool, length: "tuple[Lengths, Lengths]") -> "Need":
+def _activations(run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, length: "tuple[Lengths, Lengths]") -> "Need":
     """What a rank keeps of a step for the backward pass, by a measured micro-batch; at least one micro-batch."""
     from trainer import build
     from trainer.batch import Texts
@@ -146,7 +146,7 @@ def _activations(run: "Recipe", plan: "Plan", encoder: "DenseEncoder", here: boo
     return Need(f"activations ({kept:,.0f} of a step's {step:,.0f} tokens{room})", int(a_token * kept))
 
 
-def look_at_disk(findings: "Findings", run: "Recipe", encoder: "DenseEncoder") -> None:
+def look_at_disk(findings: "Findings", run: "Recipe", encoder: "Encoder") -> None:
     """Whether what the run writes fits on the disk of its folder."""
     from trainer.runtime.preflight import free_bytes, size, written_bytes
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainer.batch import Batch
     from trainer.build import DataSets
-    from trainer.models.dense import DenseEncoder
+    from trainer.models.encoder import Encoder
     from trainer.recipe import Recipe
     from trainer.strategies.environment import Plan
     from trainer.strategies.probe import Likeness
@@ -150,7 +150,7 @@ def _exact(run: "Recipe") -> "Recipe":
     return run.model_copy(update={"model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
 
 
-def _start_adapters(encoder: "DenseEncoder") -> None:
+def _start_adapters(encoder: "Encoder") -> None:
     """LoRA's second factor is zero at the start, and with it the gradient of the first; here both are to be seen."""
     from torch import nn
 
@@ -159,7 +159,7 @@ def _start_adapters(encoder: "DenseEncoder") -> None:
             nn.init.normal_(parameter, std=0.01)  # the same on every rank: all have the recipe's seed
 
 
-def _batch(lines: Sequence[dict[str, Any]], encoder: "DenseEncoder", run: "Recipe") -> "Batch":
+def _batch(lines: Sequence[dict[str, Any]], encoder: "Encoder", run: "Recipe") -> "Batch":
     from trainer.batch import identity
     from trainer.data.collate import collate
     from trainer.data.rows import Row

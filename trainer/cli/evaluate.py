@@ -28,7 +28,7 @@ def evaluate(
     from trainer.errors import BadRecipe
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.evaluation.evaluate import evaluate as measure
-    from trainer.models.dense import read_encoder
+    from trainer.models.family import read_model
     from trainer.models.locate import locate
 
     if len(set(models)) < len(models):
@@ -45,7 +45,7 @@ def evaluate(
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        encoder = read_encoder(model).to(build.accelerator(machine))
+        encoder = read_model(model).to(build.accelerator(machine))
         systems.append(measure(encoder, judged, name=model, precision=build.precision(machine)))
         del encoder
     evaluation = compare(judged, split, systems)

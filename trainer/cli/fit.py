@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trainer.build import DataSets
     from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate import SystemResult
-    from trainer.models.dense import DenseEncoder
+    from trainer.models.encoder import Encoder
     from trainer.recipe import Recipe
     from trainer.runtime.run_folder import RunFolder
     from trainer.strategies.environment import Plan
@@ -87,7 +87,7 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _summary(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int, plan: "Plan") -> str:
+def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, plan: "Plan") -> str:
     from trainer import build
 
     trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
@@ -103,7 +103,7 @@ def _summary(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: in
     )
 
 
-def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "DenseEncoder") -> "list[SystemResult]":
+def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "list[SystemResult]":
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
@@ -120,7 +120,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "DenseEncoder") -
     return [bm25, base] if bm25 else [base]
 
 
-def _train(run: "Recipe", data: "DataSets", encoder: "DenseEncoder", steps: int, folder: "RunFolder", plan: "Plan") -> bool:
+def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
     from trainer import build
     from trainer.models.folder import save_encoder
@@ -159,12 +159,12 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
     from trainer import build
     from trainer.evaluation.evaluate import evaluate
-    from trainer.models.dense import read_encoder
+    from trainer.models.family import read_model
     from trainer.parallel import on_first
 
     assert data.test is not None
     how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
-    encoder = read_encoder(str(folder.model)).to(build.device(run.machine))
+    encoder = read_model(str(folder.model)).to(build.device(run.machine))
     after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))

@@ -23,19 +23,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64, Int64
 
 from trainer.errors import BadData
 from trainer.evaluation.metrics import METRICS, Run, per_query_metrics, ranked
 from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
+from trainer.models.dense import DenseEncoder
+from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.encode import Precision, encode_for_search
+from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.search import top_k
+from trainer.retrieval.token_vectors import encode_tokens
 from trainer.runtime.run_folder import write_atomically
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
-    from trainer.models.dense import DenseEncoder
+    from trainer.models.encoder import Encoder
 
 MAIN_METRIC = "ndcg@10"
 """What systems are compared by."""
@@ -83,7 +87,7 @@ class Evaluation:
 
 
 def evaluate(
-    encoder: "DenseEncoder",
+    encoder: "Encoder",
     set: "RetrievalSet",
     k: int = 100,
     name: str = "model",
@@ -92,14 +96,29 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
     """How well the encoder finds the right documents: every query against every document, exactly, the first k counted."""
-    documents = encode_for_search(encoder, set.documents, "document", micro_batch_tokens, precision)
-    queries = encode_for_search(encoder, set.queries, "query", micro_batch_tokens, precision)
-    scores, rows = top_k(queries, documents, k + 1, encoder.device)
+    scores, rows = _nearest(encoder, set, k + 1, precision, micro_batch_tokens)
     run: Run = {
         query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True)}
         for query, of_query, values in zip(set.query_ids, rows, scores, strict=True)
     }
     return evaluate_run(run, set, name, k, metrics)
+
+
+def _nearest(
+    encoder: "Encoder", set: "RetrievalSet", k: int, precision: Precision, micro_batch_tokens: int | None
+) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    """Scores and rows of each query's k best documents, by the family's own similarity."""
+    match encoder:
+        case DenseEncoder():
+            documents = encode_for_search(encoder, set.documents, "document", micro_batch_tokens, precision)
+            queries = encode_for_search(encoder, set.queries, "query", micro_batch_tokens, precision)
+            return top_k(queries, documents, k, encoder.device)
+        case LateInteractionEncoder():
+            tokens = encode_tokens(encoder, set.documents, "document", micro_batch_tokens, precision)
+            asked = encode_tokens(encoder, set.queries, "query", micro_batch_tokens, precision)
+            return top_k_maxsim(asked.padded(), tokens, k)
+        case _:
+            raise TypeError(f"how the embeddings of {type(encoder).__name__} are compared is not known")
 
 
 def evaluate_bm25(set: "RetrievalSet", k: int = 100, name: str = "BM25", metrics: Sequence[str] = METRICS) -> SystemResult:

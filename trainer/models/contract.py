@@ -50,7 +50,9 @@ class TextContract(BaseModel):
         content = read_json(folder, FILE)
         if content.get("kind") != cls.KIND:
             found, wanted = content.get("kind") or "dense", cls.KIND or "dense"
-            raise BadModel(f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is asked for; give one of that kind, or its backbone")
+            raise BadModel(
+                f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is asked for; give one of that kind, or its backbone"
+            )
         if content.get("version") != 1:
             raise BadModel(
                 f"{folder / FILE} is of version {content.get('version')!r} and this nearfar reads version 1; "

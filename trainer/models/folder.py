@@ -1,9 +1,10 @@
-"""Writes an encoder as a folder that nearfar, sentence-transformers (old and new) and servers read."""
+"""Writes an encoder as a folder that nearfar, sentence-transformers (old and new), PyLate and servers read."""
 
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from transformers import PreTrainedModel
 
 from trainer.errors import BadFolder, BadModel
 from trainer.models import lora, tokenization
-from trainer.models.contract import Contract
+from trainer.models.contract import Contract, TextContract
 from trainer.models.dense import DenseEncoder
+from trainer.models.encoder import Encoder
+from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.late_layout import PIPELINE
 from trainer.models.layout import KINDS
 from trainer.models.model_card import model_card
+from trainer.models.projection import Projection
 
 
-def save_encoder(encoder: DenseEncoder, folder: Path, replace: bool = False) -> None:
+def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
     """Writes the encoder: merged weights, tokenizer, contract, the files other readers need, and the adapter alone under `adapter/`.
 
     The folder appears whole or not at all. The encoder in training is not changed. Raises BadFolder where `folder` exists and
@@ -40,7 +45,7 @@ def save_encoder(encoder: DenseEncoder, folder: Path, replace: bool = False) -> 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(encoder: DenseEncoder, folder: Path) -> None:
+def _write(encoder: Encoder, folder: Path) -> None:
     contract, plain = encoder.contract, _plain_backbone(encoder)
     save_file(lora.merged_state(encoder.backbone), folder / "model.safetensors", metadata={"format": "pt"})
     config = encoder.pristine_config
@@ -48,36 +53,68 @@ def _write(encoder: DenseEncoder, folder: Path) -> None:
     config.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     contract.write(folder)
-    modules = ["Transformer", "Pooling", *(["Dense"] if encoder.projection is not None else []), *(["Normalize"] if contract.normalize else [])]
-    places = ["", *(f"{index}_{kind}" for index, kind in enumerate(modules) if index)]
-    entries = [
-        {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{kind}"}
-        for index, (kind, place) in enumerate(zip(modules, places, strict=True))
-    ]
-    (folder / "1_Pooling").mkdir()
-    if contract.normalize:
-        (folder / places[-1]).mkdir()
-        _write_json(folder / places[-1] / "config.json", {})
-    if encoder.projection is not None:
-        encoder.projection.write(folder / "2_Dense")
-    _write_json(folder / "modules.json", entries)
-    _write_json(folder / "1_Pooling" / "config.json", _pooling_config(contract, plain.config.hidden_size))
     longest = max(contract.query_max_length_tokens, contract.document_max_length_tokens)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
-    _write_json(folder / "config_sentence_transformers.json", _pipeline_config(contract))
+    match encoder:
+        case DenseEncoder():
+            _write_dense_pipeline(encoder.contract, encoder.projection, plain.config.hidden_size, folder)
+        case LateInteractionEncoder():
+            _write_late_pipeline(encoder, folder)
+        case _:
+            raise TypeError(f"{type(encoder).__name__} has no layout to be saved in")
     if isinstance(encoder.backbone, PeftModel):
         lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
         contract.write(folder / "adapter")
         if encoder.projection is not None:
-            encoder.projection.write(folder / "adapter" / "2_Dense")
+            encoder.projection.write(folder / "adapter" / ("2_Dense" if isinstance(encoder, DenseEncoder) else "1_Dense"))
     (folder / "README.md").write_text(model_card(contract, adapter=isinstance(encoder.backbone, PeftModel)), encoding="utf-8")
     if tokenization.fingerprint(tokenization.read_tokenizer(folder, config)) != contract.tokenizer_fingerprint:
         raise BadModel(f"the tokenizer {type(encoder.tokenizer).__name__} does not come back from its own files as it was; nothing was saved")
 
 
-def _plain_backbone(encoder: DenseEncoder) -> PreTrainedModel:
+def _plain_backbone(encoder: Encoder) -> PreTrainedModel:
     model: Any = encoder.backbone.get_base_model() if isinstance(encoder.backbone, PeftModel) else encoder.backbone
     return model
+
+
+def _write_modules(folder: Path, modules: Mapping[str, str]) -> None:
+    """modules.json: folder of each module to its type, in the order of the pipeline."""
+    entries = [{"idx": index, "name": str(index), "path": place, "type": kind} for index, (place, kind) in enumerate(modules.items())]
+    _write_json(folder / "modules.json", entries)
+
+
+def _write_dense_pipeline(contract: Contract, projection: Projection | None, width: int, folder: Path) -> None:
+    """Transformer, pooling, perhaps a projection and normalisation, as sentence-transformers of any version reads them."""
+    kinds = ["Transformer", "Pooling", *(["Dense"] if projection is not None else []), *(["Normalize"] if contract.normalize else [])]
+    places = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    _write_modules(folder, {place: f"sentence_transformers.models.{kind}" for place, kind in zip(places, kinds, strict=True)})
+    (folder / "1_Pooling").mkdir()
+    _write_json(folder / "1_Pooling" / "config.json", _pooling_config(contract, width))
+    if projection is not None:
+        projection.write(folder / "2_Dense")
+    if contract.normalize:
+        (folder / places[-1]).mkdir()
+        _write_json(folder / places[-1] / "config.json", {})
+    _write_json(folder / PIPELINE, _pipeline_config(contract, contract.similarity))
+
+
+def _write_late_pipeline(encoder: LateInteractionEncoder, folder: Path) -> None:
+    """Transformer and projection under the settings of PyLate 1.x; sentence-transformers 6 reads that too, and adds mask and normalisation itself."""
+    contract = encoder.contract
+    assert encoder.projection is not None
+    _write_modules(folder, {place: f"sentence_transformers.models.{kind}" for place, kind in (("", "Transformer"), ("1_Dense", "Dense"))})
+    encoder.projection.write(folder / "1_Dense")
+    late = {
+        "model_type": "ColBERT",
+        "query_prefix": contract.query_marker,
+        "document_prefix": contract.document_marker,
+        "query_length": contract.query_max_length_tokens,
+        "document_length": contract.document_max_length_tokens,
+        "do_query_expansion": contract.query_expansion,
+        "attend_to_expansion_tokens": contract.attend_to_expansion,
+        "skiplist_words": list(contract.skipped_tokens),
+    }
+    _write_json(folder / PIPELINE, _pipeline_config(contract, "MaxSim") | late)
 
 
 def _pooling_config(contract: Contract, width: int) -> dict[str, Any]:
@@ -89,12 +126,12 @@ def _pooling_config(contract: Contract, width: int) -> dict[str, Any]:
     return {"word_embedding_dimension": width, **booleans, "pooling_mode": name, "include_prompt": contract.include_prompt}
 
 
-def _pipeline_config(contract: Contract) -> dict[str, Any]:
+def _pipeline_config(contract: TextContract, similarity: str) -> dict[str, Any]:
     return {
         "__version__": {"sentence_transformers": "3.0.0", "transformers": transformers.__version__, "pytorch": str(torch.__version__)},
         "prompts": {"query": contract.query_prompt, "document": contract.document_prompt},
         "default_prompt_name": None,
-        "similarity_fn_name": contract.similarity,
+        "similarity_fn_name": similarity,
     }
 
 

@@ -2,16 +2,18 @@
 
 import json
 
-from trainer.models.contract import Contract
+from trainer.models.contract import LateContract, TextContract
 
 
-def model_card(contract: Contract, adapter: bool) -> str:
+def model_card(contract: TextContract, adapter: bool) -> str:
     """A short model card: what the model is and how to use it. Every foreign string stands as JSON in a code block."""
     facts = json.dumps(contract.model_dump(exclude={"version", "tokenizer_fingerprint"}), indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
     beside = "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n" if adapter else ""
     lengths = ""
     if contract.query_max_length_tokens != contract.document_max_length_tokens:
         lengths = "\nQueries and documents are cut at different lengths (below); sentence-transformers knows only the longer one.\n"
+    if isinstance(contract, LateContract):
+        return _late_card(facts, beside)
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -27,6 +29,28 @@ model = SentenceTransformer("path/to/this/folder")
 scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
 ```
 {beside}{lengths}
+```json
+{facts}
+```
+"""
+
+
+def _late_card(facts: str, beside: str) -> str:
+    return f"""---
+library_name: PyLate
+pipeline_tag: sentence-similarity
+tags: [ColBERT, PyLate, sentence-transformers, nearfar]
+---
+# A late-interaction (ColBERT) model
+
+Trained with nearfar. `nearfar index` and `nearfar search` use this folder as it is, PyLate and sentence-transformers 6 read it too:
+
+```python
+from sentence_transformers import MultiVectorEncoder
+model = MultiVectorEncoder("path/to/this/folder")
+scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
+```
+{beside}
 ```json
 {facts}
 ```

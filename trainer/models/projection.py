@@ -23,7 +23,7 @@ class Projection(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.activation: Activation = activation
 
-    def forward(self, input: Float[Tensor, "text width"]) -> Float[Tensor, "text dimension"]:
+    def forward(self, input: Float[Tensor, "*row width"]) -> Float[Tensor, "*row dimension"]:
         """The projected vectors."""
         projected = super().forward(input)
         match self.activation:
@@ -42,14 +42,21 @@ class Projection(nn.Linear):
         return projection
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The Dense module in `folder`; BadModel where it does more than a linear layer with Identity or Tanh."""
+    def of(cls, weight: Float[Tensor, "dimension width"]) -> Self:
+        """The layer without bias that has this weight."""
+        projection = cls(weight.shape[1], weight.shape[0], bias=False)
+        projection.load_state_dict({"weight": weight.float()})
+        return projection
+
+    @classmethod
+    def read(cls, folder: Path, of: str = "sentence_embedding") -> Self:
+        """The Dense module in `folder`; BadModel where it does more than a linear layer with Identity or Tanh on the vectors named `of`."""
         config = read_json(folder, "config.json")
         activation = next((name for name, path in _WRITTEN.items() if config.get("activation_function") in (path, f"torch.nn.{name}")), None)
-        plain = {config.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")} <= {"sentence_embedding", None}
+        plain = {config.get(key) for key in ("module_input_name", "module_output_name")} <= {of, None}
         sizes = [config.get("in_features"), config.get("out_features")]
         if activation is None or not plain or config.get("use_residual") or not all(type(size) is int and 0 < size < 2**20 for size in sizes):
-            raise BadModel(f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on the pooled vector is read")
+            raise BadModel(f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on {of} is read")
         weights = inside(folder, "model.safetensors")
         if not weights.is_file():
             raise BadModel(f"{folder} holds no model.safetensors; weights in any other format are not opened")

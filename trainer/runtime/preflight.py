@@ -12,7 +12,7 @@ from torch import nn
 from trainer.data.rows import Row, Rows
 from trainer.data.visible import visible
 from trainer.errors import NearfarError
-from trainer.models.dense import DenseEncoder
+from trainer.models.encoder import Encoder
 from trainer.models.tokenization import role_tokenizer
 from trainer.strategies.environment import Plan
 from trainer.strategies.fully_sharded import blocks
@@ -59,7 +59,7 @@ class Lengths:
     mean_tokens: float
 
 
-def lengths(encoder: DenseEncoder, rows: Rows, negatives_per_query: int) -> tuple[Lengths, Lengths]:
+def lengths(encoder: Encoder, rows: Rows, negatives_per_query: int) -> tuple[Lengths, Lengths]:
     """How long queries and documents are, in a sample spread evenly over the rows."""
     count = min(SAMPLE_ROWS, len(rows))
     sample = [rows[number * len(rows) // count] for number in range(count)]
@@ -71,7 +71,7 @@ def _documents(row: Row, negatives_per_query: int) -> list[str]:
     return [row.positive, *row.negatives[:negatives_per_query]]
 
 
-def _lengths(encoder: DenseEncoder, texts: Sequence[str], role: Literal["query", "document"]) -> Lengths:
+def _lengths(encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]) -> Lengths:
     limit = encoder.contract.max_length_tokens(role)
     one_more = role_tokenizer(encoder.tokenizer, encoder.contract.prompt(role), limit + 1)
     found = one_more.tokenize(texts).lengths

@@ -1,0 +1,26 @@
+"""Which family the model in a folder belongs to, and the encoder of a recipe."""
+
+from typing import assert_never
+
+from trainer import recipe
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.encoder import Encoder
+from trainer.models.late_interaction import load_late_encoder, read_late_encoder
+from trainer.models.late_layout import is_late_interaction
+from trainer.models.locate import locate
+
+
+def read_model(path_or_name: str) -> Encoder:
+    """The model in a folder, or of a name, for use: a `DenseEncoder` or a `LateInteractionEncoder`. Raises BadModel."""
+    return read_late_encoder(path_or_name) if is_late_interaction(locate(path_or_name)) else read_encoder(path_or_name)
+
+
+def load_model(run: recipe.Recipe) -> Encoder:
+    """The encoder that a recipe trains, in training mode. Raises BadModel."""
+    match run.kind:
+        case "bi_encoder":
+            return load_encoder(run.model)
+        case "colbert":
+            return load_late_encoder(run.model)
+        case _:
+            assert_never(run.kind)
