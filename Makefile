@@ -5,12 +5,13 @@
 
 SHELL := /bin/sh
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --retries 10 --timeout 60
+INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --retries 10 --timeout 60
+PIP := $(BIN)/python $(INSTALL)
 LOCKED := --no-deps --only-binary :all: --require-hashes
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-all laws check bench docs format lock clean
+.PHONY: help setup setup-dev setup-pylate quickstart test test-all laws check bench docs format lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -22,6 +23,8 @@ help: ## this list
 setup: .venv/.base ## install what training needs into .venv (3 minutes, once)
 
 setup-dev: .venv/.dev ## the same, and what the tests and checks need
+
+setup-pylate: .venv-pylate/.made ## PyLate into .venv-pylate: it needs older libraries than ours (1 minute; for tests/interop and a benchmark)
 
 quickstart: .venv/.base data/azure-cli/corpus.jsonl ## fine-tune on real data, print before and after (10 minutes on 2 cores)
 	$(BIN)/nearfar fit recipes/quickstart.yaml --replace
@@ -57,8 +60,8 @@ lock: .venv/.dev ## resolve requirements/ anew from the bounds in pyproject.toml
 	$(PIP) uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/lock.py
 
-clean: ## remove .venv, caches and build output; data/ and runs/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environments, caches and build output; data/ and runs/ stay
+	rm -rf .venv .venv-pylate build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find trainer tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # ---------------------------------------------------------------- the steps of the set-up
@@ -95,6 +98,16 @@ clean: ## remove .venv, caches and build output; data/ and runs/ stay
 	@echo "[dev] tools for tests and checks"
 	@$(PIP) $(LOCKED) --no-binary deepspeed -r requirements/dev.txt  # it has no wheel; pure Python, so nothing is compiled
 	@$(BIN)/python -m pip --disable-pip-version-check check
+	@touch $@
+
+# Without fast-plaid, its index, which is built against another PyTorch: neither models nor training import it.
+.venv-pylate/.made: requirements/pylate.txt requirements/pip.txt requirements/torch.txt tools/install_torch.py | .venv/.made
+	@echo "[pylate] PyLate and the libraries it wants (150 MB, and PyTorch for the CPU)"
+	@$(BIN)/python -m venv --clear .venv-pylate
+	@.venv-pylate/bin/python -m pip install --quiet --quiet --disable-pip-version-check --retries 10 -r requirements/pip.txt
+	@NEARFAR_TORCH=$${NEARFAR_TORCH:-cpu} .venv-pylate/bin/python tools/install_torch.py
+	@.venv-pylate/bin/python $(INSTALL) $(LOCKED) -r requirements/pylate.txt
+	@.venv-pylate/bin/python -c "import pylate.losses, pylate.models, pylate.utils"
 	@touch $@
 
 data/azure-cli/corpus.jsonl: | .venv/.base

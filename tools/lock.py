@@ -1,4 +1,4 @@
-"""Writes requirements/base.txt and requirements/dev.txt: the exact version and hashes of every package `make` installs.
+"""Writes requirements/base.txt, dev.txt and pylate.txt: the exact version and hashes of every package `make` installs.
 
 Run by `make lock` after a bound in pyproject.toml has changed. One file serves Python 3.11 to 3.13 on every platform. PyTorch
 and the CUDA packages that only some of its builds need are left out: `tools/install_torch.py` chooses those.
@@ -11,25 +11,36 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEFT_TO_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
+PYLATE = "pylate==1.6.0"
+LEFT_OUT_OF_PYLATE = re.compile(r"(fast-plaid|usearch|numkong|maturin)$")
+"""Its index, built against one PyTorch alone, and what only that needs."""
 HEADER = "# Exact versions; written by `make lock`, not by hand. PyTorch is chosen by tools/install_torch.py and pinned in torch.txt.\n"
 
 
 def main() -> None:
-    """Compiles both files; `dev` repeats everything in `base` at the same versions."""
-    base = compile_lock("requirements/base.txt", constraints=["requirements/torch.txt"])
-    dev = compile_lock("requirements/dev.txt", constraints=["requirements/torch.txt", "requirements/base.txt"], extra="dev")
-    print(f"base: {base} packages, dev: {dev} packages")
+    """Compiles the files; `dev` repeats everything in `base` at the same versions, PyLate's environment is apart from both."""
+    torch, base, dev = (f"requirements/{name}.txt" for name in ("torch", "base", "dev"))
+    counts = {
+        "base": write_lock(base, resolve("pyproject.toml", "--constraint", torch)),
+        "dev": write_lock(dev, resolve("pyproject.toml", "--constraint", torch, "--constraint", base, "--extra", "dev")),
+        # It asks for another PyTorch only by way of its index.
+        "pylate": write_lock("requirements/pylate.txt", resolve("-", "--override", torch, text=PYLATE), LEFT_OUT_OF_PYLATE),
+    }
+    print(", ".join(f"{name}: {count} packages" for name, count in counts.items()))
 
 
-def compile_lock(target: str, constraints: list[str], extra: str | None = None) -> int:
+def resolve(source: str, *options: str, text: str | None = None) -> list[str]:
+    """Every package that `source` needs, with its hashes, for all platforms; `text` is what the source `-` reads."""
+    command = ["uv", "pip", "compile", source, "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command += ["--no-header", "--no-annotate", "--quiet", "--upgrade", *options]
+    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, input=text).stdout
+    return re.split(r"\n(?=\S)", found.strip())
+
+
+def write_lock(target: str, packages: list[str], left_out: re.Pattern[str] | None = None) -> int:
     """Writes `target` and returns how many packages it holds."""
-    command = ["uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", "--quiet", "--upgrade"]
-    command += [argument for file in constraints for argument in ("--constraint", file)]
-    command += ["--extra", extra] if extra else []
-    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    packages = re.split(r"\n(?=\S)", text.strip())
-    kept = [package for package in packages if not LEFT_TO_TORCH.match(package.split("==")[0])]
+    named = {package: re.split(r"[=\s]", package)[0] for package in packages}
+    kept = [package for package, name in named.items() if not LEFT_TO_TORCH.match(name) and not (left_out and left_out.match(name))]
     (ROOT / target).write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")
     return len(kept)
 
