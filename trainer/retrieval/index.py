@@ -142,7 +142,7 @@ def build_index(
             model=model_name, kind=kind, count=count, dimensions=encoder.dimensions, approximate=settings, files=describe_files(partial)
         )
         manifest.write(partial)
-        _move_into_place(partial, folder)
+        move_into_place(partial, folder)
         return manifest
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -163,7 +163,7 @@ def _distance(found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.
     return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
 
 
-def _move_into_place(partial: Path, folder: Path) -> None:
+def move_into_place(partial: Path, folder: Path) -> None:
     """`partial` becomes `folder`; a former index there is removed only once the new one has its name."""
     former = partial.with_suffix(".former")
     if folder.exists():

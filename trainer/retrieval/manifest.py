@@ -17,7 +17,9 @@ MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
 TOKEN_KINDS = ("exact", "compressed")
 """Kinds of an index of token vectors, whose manifest is a `trainer.retrieval.late_manifest.LateManifest`."""
-_OF_TOKENS = re.compile(r"(manifest\.new|(centroids|rotation|books)\.npy|(raw|vectors|offsets|lengths|ids|codes|deleted|documents)-\d+\.(npy|jsonl))")
+_OF_TOKENS = re.compile(
+    r"(manifest\.new|(centroids|rotation|books)\.npy|(raw|vectors|offsets|lengths|ids|codes|documents|deleted-\d+)-\d+\.(npy|jsonl))"
+)
 _BLOCK = 1 << 20
 _BLOCKS = 64
 _Model = TypeVar("_Model", bound=BaseModel)

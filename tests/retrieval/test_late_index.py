@@ -1,0 +1,216 @@
+"""Whole folders: built, searched, added to, deleted from."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from late_toys import toy_late
+
+from trainer.errors import BadData, BadFolder, BadModel
+from trainer.retrieval import late_build
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.index import Index
+from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
+from trainer.retrieval.late_index import LateIndex
+from trainer.retrieval.late_search import top_k_maxsim
+from trainer.retrieval.manifest import MANIFEST
+from trainer.retrieval.token_vectors import encode_tokens
+
+KINDS = ("exact", "compressed")
+WORDS = ["disk", "account", "query", "machine", "virtual", "database", "region", "storage", "show", "list", "delete", "create"]
+QUESTIONS = ["delete a virtual machine", "show the disk", "every database of the region"]
+CHOICE = random.Random(5)
+DOCUMENTS = [Document(f"d{row}", "title" * (row % 2), " ".join(CHOICE.choices(WORDS, k=CHOICE.randint(2, 30)))) for row in range(300)]
+NEW = [Document("new1", "", "delete a virtual machine"), Document("new2", "", "show storage account")]
+
+
+@pytest.fixture(scope="module")
+def encoder(toy_folder):
+    return toy_late(str(toy_folder("bert")))
+
+
+@pytest.fixture(scope="module")
+def built(encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("late")
+    for kind in KINDS:
+        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), folder / kind, kind)
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def copy(request, built, tmp_path):
+    return shutil.copytree(built / request.param, tmp_path / "index")
+
+
+def questions(encoder):
+    return encode_tokens(encoder, QUESTIONS, "query").padded()
+
+
+def ids(index, encoder, k=10):
+    """What each question finds."""
+    _, rows = index.search(questions(encoder), k)
+    return [[index.document(row).id for row in of_query if row >= 0] for of_query in rows.tolist()]
+
+
+def test_exact_finds_what_comparing_all_documents_finds(encoder, built):
+    index = LateIndex.open(built / "exact")
+    scores, rows = index.search(questions(encoder), 10)
+    tokens = encode_tokens(encoder, [document.whole for document in DOCUMENTS], "document")
+    wanted, wanted_rows = top_k_maxsim(questions(encoder), tokens, 10)
+    np.testing.assert_allclose(scores, wanted, atol=4e-3)  # float16
+    assert (rows == wanted_rows).mean() > 0.8
+    assert index.manifest.count == 300
+    assert index.document(17) == DOCUMENTS[17]
+
+
+def test_compressed_finds_most_of_it_and_is_a_fraction_of_the_size(encoder, built):
+    exact, index = LateIndex.open(built / "exact"), LateIndex.open(built / "compressed")
+    scores, _ = index.search(questions(encoder), 10)
+    wanted, _ = exact.search(questions(encoder), 10)
+    np.testing.assert_allclose(scores, wanted, atol=0.1)
+    common = [len(set(some) & set(others)) for some, others in zip(ids(index, encoder), ids(exact, encoder), strict=True)]
+    assert np.mean(common) >= 6
+    assert index.manifest.search_bytes < exact.manifest.search_bytes / 4
+
+
+def test_what_was_added_is_found_and_nothing_is_lost(encoder, copy):
+    before = ids(LateIndex.open(copy), encoder, 400)
+    manifest = add(copy, Encoding(encoder), iter(NEW))
+    index = LateIndex.open(copy)
+    assert manifest == index.manifest
+    assert index.manifest.count == 302
+    after = ids(index, encoder, 400)
+    assert after[0][0] == "new1"
+    assert all(len(found) == 302 for found in after)
+    assert [[id for id in found if id not in ("new1", "new2")] for found in after] == before
+
+
+def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(BadData, match=r"already has a document 'd7'.*delete it first"):
+        add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
+    with pytest.raises(BadData, match="'new1'"):
+        add(copy, Encoding(encoder), iter([*NEW, NEW[0]]))
+    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted"):
+        delete(copy, ["d7", "nobody"])
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_what_was_deleted_is_not_found_and_may_come_again(encoder, copy):
+    best = ids(LateIndex.open(copy), encoder, 2)[0]
+    assert delete(copy, best).count == 298
+    index = LateIndex.open(copy)
+    found = ids(index, encoder, 400)
+    assert all(len(each) == 298 and not set(best) & set(each) for each in found)
+    add(copy, Encoding(encoder), iter([DOCUMENTS[int(best[0][1:])]]))
+    assert ids(LateIndex.open(copy), encoder, 1)[0] == best[:1]
+    assert delete(copy, [best[0], "d0" if best[0] != "d0" else "d1"]).count == 297
+    assert best[0] not in ids(LateIndex.open(copy), encoder, 400)[0]
+
+
+def test_everything_may_be_deleted(encoder, copy):
+    delete(copy, [document.id for document in DOCUMENTS])
+    index = LateIndex.open(copy)
+    assert index.manifest.count == 0
+    assert index.hits(questions(encoder)[0], 3) == []
+    add(copy, Encoding(encoder), iter(NEW))
+    assert [hit.document.id for hit in LateIndex.open(copy).hits(questions(encoder)[0], 3)] == ["new1", "new2"]
+
+
+def test_an_open_index_keeps_what_it_had(encoder, copy):
+    index = LateIndex.open(copy)
+    before = ids(index, encoder)
+    delete(copy, before[0][:3])
+    assert ids(index, encoder) == before
+
+
+def test_another_model_is_refused(encoder, toy_folder, copy):
+    index = LateIndex.open(copy)
+    index.check_encoder(encoder)
+    with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
+        index.check_encoder(toy_late(str(toy_folder("distilbert"))))
+    with pytest.raises(BadModel, match="vectors of 8 numbers"):
+        index.check_encoder(toy_late(str(toy_folder("bert")), 8))
+    with pytest.raises(BadModel, match="vectors of 5 numbers"):
+        index.search(np.ones((1, 2, 5), np.float32), 3)
+    with pytest.raises(BadModel, match="other vectors"):
+        add(copy, Encoding(toy_late(str(toy_folder("distilbert")))), iter(NEW))
+
+
+def test_each_family_names_the_other(encoder, built):
+    with pytest.raises(BadFolder, match="token vectors"):
+        Index.open(built / "exact")
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
+def test_damaged_files_are_named(encoder, copy, damage):
+    add(copy, Encoding(encoder), iter(NEW))
+    delete(copy, ["new2"])
+    for name in sorted(path.name for path in copy.iterdir() if path.name != MANIFEST):
+        path = copy / name
+        whole = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(whole[:-1] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(BadFolder, match=rf"{name} (has|was|is)"):
+            LateIndex.open(copy)
+        path.write_bytes(whole)
+    LateIndex.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"kind": "fuzzy"}, "one vector a document"),
+        ({"dimensions": 0}, "damaged"),
+        ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "lists other files"),
+        ({"loader": "os.system"}, "damaged"),
+        ({"segments": [{"number": 1, "documents": 299, "tokens": 5000}]}, "the manifest says"),
+    ],
+)
+def test_a_manifest_that_does_not_fit(copy, change, message):
+    content = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(content | change))
+    with pytest.raises(BadFolder, match=message):
+        LateIndex.open(copy)
+
+
+def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(encoder, copy):
+    with pytest.raises(BadFolder, match="--replace"):
+        build_late_index(Encoding(encoder), "toy", iter(NEW), copy)
+    add(copy, Encoding(encoder), iter(NEW))
+    assert build_late_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True).count == 2
+    assert LateIndex.open(copy).manifest.count == 2
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(BadFolder, match="something other"):
+        build_late_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True)
+
+
+def test_a_document_that_nothing_could_find_stops_the_build_and_leaves_nothing(encoder, tmp_path):
+    with pytest.raises(BadData, match="'dots' has no token"):
+        build_late_index(Encoding(encoder), "toy", iter([*NEW, Document("dots", "", "...")]), tmp_path / "index")
+    with pytest.raises(BadData, match="no document"):
+        build_late_index(Encoding(encoder), "toy", iter([]), tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pooling_keeps_one_vector_in_so_many(encoder, built, tmp_path):
+    manifest = build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / "index", "exact", pool_factor=2)
+    whole = LateIndex.open(built / "exact")
+    assert manifest.tokens == sum(-(-length // 2) for length in np.diff(whole.segments[0].offsets).tolist())
+    added = add(tmp_path / "index", Encoding(encoder), iter(NEW))
+    assert added.segments[1].tokens < sum(encode_tokens(encoder, [document.whole for document in NEW], "document").lengths)
+
+
+def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.retrieval.token_vectors._DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.setattr(late_build, "_TOKENS_AT_ONCE", 100)
+    for kind in KINDS:
+        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)
+        some, others = LateIndex.open(tmp_path / kind), LateIndex.open(built / kind)
+        assert some.manifest.segments == others.manifest.segments
+        np.testing.assert_allclose(some.search(questions(encoder), 10)[0], others.search(questions(encoder), 10)[0], atol=5e-3)

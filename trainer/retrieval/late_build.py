@@ -1,0 +1,216 @@
+"""An index of token vectors made, and changed: documents added and deleted, each time wholly or not at all."""
+
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float16
+
+from trainer.batch import identity
+from trainer.errors import BadData, BadFolder
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.encode import Precision
+from trainer.retrieval.growing_array import GrowingArray
+from trainer.retrieval.index import move_into_place
+from trainer.retrieval.late_index import LateIndex, probe
+from trainer.retrieval.late_manifest import Bits, LateKind, LateManifest, Segment, changing
+from trainer.retrieval.late_segment import OpenSegment
+from trainer.retrieval.manifest import check_index_folder
+from trainer.retrieval.stored_documents import StoredDocuments, write_documents
+from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, train
+from trainer.retrieval.token_pooling import pool
+from trainer.retrieval.token_vectors import token_blocks
+
+if TYPE_CHECKING:
+    from trainer.models.encoder import Encoder
+
+Progress = Callable[[int, int], None]
+PROBES, CANDIDATES = 16, 256
+_POINTS_A_CENTROID = 48
+_TOKENS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How documents are encoded."""
+
+    encoder: "Encoder"
+    precision: Precision = "fp32"
+    micro_batch_tokens: int | None = None
+    progress: Progress = lambda done, all: None
+
+
+def build_late_index(
+    encoding: Encoding,
+    model_name: str,
+    documents: Iterable[Document],
+    folder: Path,
+    kind: LateKind = "compressed",
+    bits: Bits = 2,
+    pool_factor: int = 1,
+    replace: bool = False,
+) -> LateManifest:
+    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory; returns its manifest.
+
+    `exact` keeps every vector in float16; `compressed` takes `bits` bits a number, everything a search needs counted, and meanwhile
+    the space of the exact one. With `pool_factor` f a document keeps one vector in f. Raises BadFolder when `folder` holds something
+    (with `replace`: something other than an index), BadData when there is no document, or one that no search could find.
+    """
+    folder = Path(folder)
+    check_index_folder(folder, replace)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    try:
+        np.save(partial / "probe.npy", probe(encoding.encoder), allow_pickle=False)
+        stored = write_documents(documents, partial / "documents-1.jsonl", partial / "offsets-1.npy")
+        segment = _write_vectors(partial, 1, stored, encoding, pool_factor)
+        if kind == "compressed":
+            codec = _train(partial, segment, bits)
+            codec.save(partial)
+            _compress(partial, segment, codec)
+        manifest = LateManifest(
+            model=model_name,
+            kind=kind,
+            dimensions=encoding.encoder.dimensions,
+            bits=bits if kind == "compressed" else None,
+            pool_factor=pool_factor,
+            changes=1,
+            approximate={"probes": PROBES, "candidates": CANDIDATES} if kind == "compressed" else {},
+            segments=(segment,),
+            files={},
+        ).described(partial)
+        manifest.write(partial)
+        move_into_place(partial, folder)
+        return manifest
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateManifest:
+    """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the index as it was.
+
+    They are coded by the centroids that are there: where they are of another kind than those before, build anew instead. Raises BadData when
+    an id is there already, BadModel when the encoder is not the one of the index.
+    """
+    with changing(index) as manifest:
+        opened = LateIndex.open(index)
+        opened.check_encoder(encoding.encoder)
+        there = {identity(id) for segment in opened.segments for _, id in live_ids(segment)}
+        number = manifest.changes + 1
+        stored = write_documents(_new(documents, there, index), index / f"documents-{number}.jsonl", index / f"offsets-{number}.npy")
+        segment = _write_vectors(index, number, stored, encoding, manifest.pool_factor)
+        if opened.codec is not None:
+            _compress(index, segment, opened.codec)
+        changed = manifest.model_copy(update={"changes": number, "segments": (*manifest.segments, segment)}).described(index)
+        changed.write(index)
+        return changed
+
+
+def delete(index: Path, ids: Iterable[str]) -> LateManifest:
+    """Takes documents out of an index by their ids; returns its new manifest. Raises BadData when one is not there, and deletes none then."""
+    with changing(index) as manifest:
+        opened = LateIndex.open(index)
+        missing = set(ids)
+        number = manifest.changes + 1
+        segments = []
+        for segment in opened.segments:
+            rows = [row for row, id in live_ids(segment) if id in missing]
+            missing -= {segment.documents[row].id for row in rows}
+            segments.append(_without(index, segment, rows, number) if rows else segment.segment)
+        if missing:
+            raise BadData(f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted")
+        changed = manifest.model_copy(update={"changes": number, "segments": tuple(segments)}).described(index)
+        changed.write(index)
+        return changed
+
+
+def live_ids(segment: OpenSegment) -> Iterator[tuple[int, str]]:
+    """Row and id of every document of a segment that was not deleted."""
+    return ((row, document.id) for row, document in enumerate(segment.documents) if not segment.deleted[row])
+
+
+def _without(index: Path, segment: OpenSegment, rows: list[int], number: int) -> Segment:
+    gone = np.union1d(np.flatnonzero(segment.deleted), np.array(rows, dtype=np.int64))
+    changed = segment.segment.model_copy(update={"deleted": len(gone), "deleted_in": number})
+    np.save(index / changed.deleted_file, gone.astype(np.int64), allow_pickle=False)
+    return changed
+
+
+def _new(documents: Iterable[Document], there: set[int], index: Path) -> Iterator[Document]:
+    for document in documents:
+        if identity(document.id) in there:
+            raise BadData(f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id")
+        there.add(identity(document.id))
+        yield document
+
+
+def _write_vectors(folder: Path, number: int, stored: StoredDocuments, encoding: Encoding, pool_factor: int) -> Segment:
+    """Encodes the documents of a new segment into its float16 file of vectors."""
+    lengths = []
+    with GrowingArray(folder / f"vectors-{number}.npy", np.float16, encoding.encoder.dimensions) as vectors:
+        for block in token_blocks(encoding.encoder, stored, encoding.micro_batch_tokens, encoding.precision):
+            pooled = pool(block.tokens, pool_factor)
+            vectors.append(pooled.vectors)
+            lengths.append(pooled.lengths)
+            encoding.progress(sum(map(len, lengths)), len(stored))
+    np.save(folder / f"lengths-{number}.npy", np.concatenate(lengths).astype(np.uint32), allow_pickle=False)
+    return Segment(number=number, documents=len(stored), tokens=vectors.rows)
+
+
+def _compress(folder: Path, segment: Segment, codec: Codec) -> None:
+    """Puts ids and codes in the place of a segment's vectors."""
+    number = segment.number
+    vectors = _vectors(folder, segment)
+    with (
+        GrowingArray(folder / f"ids-{number}.npy", np.uint16) as ids,
+        GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as codes,
+    ):
+        for start in range(0, len(vectors), _TOKENS_AT_ONCE):
+            some_ids, some_codes = codec.encode(vectors[start : start + _TOKENS_AT_ONCE])
+            ids.append(some_ids)
+            codes.append(some_codes)
+    del vectors
+    (folder / f"vectors-{number}.npy").unlink()
+
+
+def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
+    vectors = _vectors(folder, segment)
+    centroids = centroid_count(len(vectors))
+    sample = np.linspace(0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))).astype(np.int64)
+    part = 8 // bits
+    size = code_bytes(segment, vectors.shape[1], bits, centroids)
+    return train(vectors[sample].astype(np.float32), centroids, size, part)
+
+
+def centroid_count(tokens: int) -> int:
+    """A power of two near four times the root of the number of tokens; never so many that one has fewer than 48 tokens.
+
+    >>> [centroid_count(tokens) for tokens in (10, 1_000, 350_000, 4_500_000, 10**9)]
+    [1, 16, 2048, 8192, 65536]
+    """
+    wanted = min(4 * math.sqrt(tokens), tokens / _POINTS_A_CENTROID, MOST_CENTROIDS)
+    return 2 ** max(0, round(math.log2(max(1, wanted))))
+
+
+def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) -> int:
+    """The bytes that are left of `bits` bits a number for a token's code, once everything else that a search needs is paid for.
+
+    At most one for 8 / bits numbers, at least half of that: an index of a few documents is larger than it should.
+    """
+    most = dimensions * bits // 8
+    shared = 2 * centroids * dimensions + 4 * dimensions**2 + 2 * 256 * dimensions + 12 * segment.documents + (1 << 14)
+    room = (dimensions * bits / 8 - 2) * segment.tokens - shared
+    return max(1, most // 2, min(most, int(room // segment.tokens)))
+
+
+def _vectors(folder: Path, segment: Segment) -> Float16[np.ndarray, "token dimension"]:
+    return np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False)

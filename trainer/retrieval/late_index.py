@@ -1,0 +1,162 @@
+"""An index of token vectors, opened for search.
+
+manifest.json       model, kind, settings, segments, and size and fingerprint of every other file
+probe.npy           token vectors of a fixed text by the model that made the index, to know it by
+documents-N.jsonl   id, title and text of every document of segment N; offsets-N.npy says where each begins
+lengths-N.npy       how many vectors each has
+vectors-N.npy       exact: float16, one row a token
+ids-N.npy           compressed: each token's nearest centroid (uint16); codes-N.npy the rest of it (uint8)
+centroids.npy, rotation.npy, books.npy     compressed: what ids and codes stand for, the same for all segments
+deleted-N-M.npy     rows of segment N that are not there any more
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+
+from trainer.errors import BadModel
+from trainer.products import linear
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.index import Hit
+from trainer.retrieval.late_manifest import LateManifest
+from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
+from trainer.retrieval.late_segment import OpenSegment
+from trainer.retrieval.token_codes import Codec
+from trainer.retrieval.token_lists import centroid_scores
+from trainer.retrieval.token_vectors import encode_tokens
+
+if TYPE_CHECKING:
+    from trainer.models.encoder import Encoder
+
+PROBE = "A text about disks, networks and the weather, written to be compared: what is searched for?"
+_PROBE_TOLERANCE = 0.05
+"""Relative distance; bf16 stays below 0.02, another model is above 0.1."""
+_LOOKED_AT = 4
+"""Documents that are compared by centroids alone, for each that is decoded."""
+
+
+class Found(NamedTuple):
+    """Documents found for each query."""
+
+    scores: Float32[np.ndarray, "query rank"]
+    rows: Int64[np.ndarray, "query rank"]
+
+
+class LateIndex:
+    """An index folder of token vectors, opened. Vectors stay on disk. Rows count through all segments, deleted documents included."""
+
+    def __init__(self, folder: Path, manifest: LateManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.probes = int(manifest.approximate.get("probes", 0))
+        self.candidates = int(manifest.approximate.get("candidates", 0))
+        self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
+        self.segments = [OpenSegment(folder, segment, manifest.kind, manifest.dimensions, self.codec) for segment in manifest.segments]
+        self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
+
+    @classmethod
+    def open(cls, folder: Path) -> "LateIndex":
+        """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
+        manifest = LateManifest.read(Path(folder))
+        manifest.check_files(Path(folder))
+        return cls(Path(folder), manifest)
+
+    def check_encoder(self, encoder: "Encoder") -> None:
+        """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
+        if encoder.dimensions != self.manifest.dimensions:
+            problem = f"vectors of {encoder.dimensions} numbers, and the index holds vectors of {self.manifest.dimensions}"
+        elif not self._knows(probe(encoder)):
+            problem = "other vectors than the model that made the index"
+        else:
+            return
+        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.model}, or build the index again with this model")
+
+    def _knows(self, found: Float32[np.ndarray, "token dimension"]) -> bool:
+        wanted = np.load(self.folder / "probe.npy", mmap_mode="r", allow_pickle=False)
+        return found.shape == wanted.shape and bool(np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted))
+
+    def search(
+        self, queries: Float[np.ndarray, "query query_token dimension"], k: int, probes: int | None = None, candidates: int | None = None
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        """Scores and rows of the k best documents of each query, best first (row -1: none found); rows of zeros in a query do not count.
+
+        Exact for kind exact. For compressed, `probes` lists are looked into for each query token, and `candidates` documents are decoded; where
+        they are not given, those of the manifest hold, and never fewer documents than k.
+        """
+        if queries.shape[2] != self.manifest.dimensions:
+            raise BadModel(
+                f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.model}"
+            )
+        if self.codec is None:
+            found = [self._exact(queries, k)]
+        else:
+            found = [self._compressed(query[None], k, probes or self.probes, max(candidates or self.candidates, k)) for query in queries]
+        scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+        return scores, np.where(np.isneginf(scores), -1, rows)
+
+    def hits(self, query: Float[np.ndarray, "query_token dimension"], k: int) -> list[Hit]:
+        """The k best documents of one query, best first."""
+        scores, rows = self.search(query[None], k)
+        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+
+    def document(self, row: int) -> Document:
+        """The document of a row."""
+        segment = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        return self.segments[segment].documents[row - int(self._firsts[segment])]
+
+    def _exact(self, queries: Float[np.ndarray, "query query_token dimension"], k: int) -> Found:
+        parts = []
+        for first, segment in zip(self._firsts, self.segments, strict=False):
+            scores, rows = top_k_maxsim(queries, segment.exact, k, segment.deleted)
+            parts.append(Found(scores, rows + first))
+        return _best(parts, k)
+
+    def _compressed(self, query: Float[np.ndarray, "1 query_token dimension"], k: int, probes: int, candidates: int) -> Found:
+        """In three steps, each nearer and on fewer documents: lists of the nearest centroids, all tokens by their centroids, vectors decoded."""
+        assert self.codec is not None
+        tokens, starts = flat_queries(self.codec.rotate(query))
+        similarities = linear(tokens, torch.from_numpy(self.codec.centroids)).numpy()
+        near = [_near(segment, similarities, probes, candidates) for segment in self.segments]
+        least = np.sort(np.concatenate([scores for scores, _ in near]))[-candidates:][:1]
+        parts = []
+        for first, segment, (approximate, rows) in zip(self._firsts, self.segments, near, strict=False):
+            chosen = np.sort(rows[approximate >= least])
+            decoded = segment.decoded(chosen)
+            parts.append(Found(maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets), (chosen + first)[None]))
+        return _best(parts, k)
+
+
+def _near(
+    segment: OpenSegment, similarities: Float32[np.ndarray, "query_token centroid"], probes: int, candidates: int
+) -> tuple[Float32[np.ndarray, " row"], Int64[np.ndarray, " row"]]:
+    """Up to `candidates` documents of a segment by their centroids, and how near these are; where the lists name too few, others."""
+    gathered = segment.lists.gathered(similarities, probes, segment.segment.documents)
+    gathered[segment.deleted] = -np.inf
+    wanted = min(_LOOKED_AT * candidates, max(int((gathered > 0).sum()), min(candidates, int((~segment.deleted).sum()))))
+    rows = _largest(gathered, wanted)
+    scores = centroid_scores(similarities, segment.ids, segment.offsets, rows)
+    best = _largest(scores, candidates)
+    return scores[best], rows[best]
+
+
+def _largest(values: Float32[np.ndarray, " row"], count: int) -> Int64[np.ndarray, " chosen"]:
+    """Places of the `count` largest values, in order of place."""
+    if count >= len(values):
+        return np.arange(len(values))
+    return np.sort(np.argpartition(-values, count)[:count]) if count else np.empty(0, np.int64)
+
+
+def _best(parts: Sequence[Found], k: int) -> Found:
+    """The k best of all segments; equal scores stay in the order of the documents."""
+    scores, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
+
+
+def probe(encoder: "Encoder") -> Float32[np.ndarray, "token dimension"]:
+    """What the model is known by."""
+    return encode_tokens(encoder, [PROBE], "document").vectors

@@ -1,0 +1,64 @@
+"""One segment of an index of token vectors, opened: its documents, and their vectors as they are stored."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from trainer.errors import BadFolder
+from trainer.retrieval.late_manifest import LateKind, Segment
+from trainer.retrieval.stored_documents import StoredDocuments, read_array
+from trainer.retrieval.token_codes import Codec
+from trainer.retrieval.token_lists import TokenLists
+from trainer.retrieval.token_vectors import TokenVectors, offsets_of, tokens_of
+
+
+class OpenSegment:
+    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made at the first search."""
+
+    def __init__(self, folder: Path, segment: Segment, kind: LateKind, dimensions: int, codec: Codec | None) -> None:
+        self.segment = segment
+        self._codec = codec
+        number, count, tokens = segment.number, segment.documents, segment.tokens
+        self.documents = StoredDocuments(folder / f"documents-{number}.jsonl", read_array(folder / f"offsets-{number}.npy", (count + 1,), np.int64))
+        lengths = folder / f"lengths-{number}.npy"
+        self.offsets = offsets_of(read_array(lengths, (count,), np.uint32).astype(np.int64))
+        if self.offsets[-1] != tokens:
+            raise BadFolder(f"{lengths} counts {self.offsets[-1]} vectors, the manifest says {tokens}; build the index again")
+        self.deleted = _deleted(folder, segment)
+        if codec is None:
+            self.vectors = read_array(folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16)
+        else:
+            self.ids = read_array(folder / f"ids-{number}.npy", (tokens,), np.uint16)
+            self.codes = read_array(folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8)
+        self.kind = kind
+
+    @cached_property
+    def lists(self) -> TokenLists:
+        """Which documents have a token near a centroid."""
+        assert self._codec is not None
+        return TokenLists.of(self.ids, self.offsets, len(self._codec.centroids), self.deleted)
+
+    @property
+    def exact(self) -> TokenVectors:
+        """All vectors of an exact index, still on disk."""
+        return TokenVectors(self.vectors, self.offsets)
+
+    def decoded(self, rows: Int64[np.ndarray, " row"]) -> TokenVectors:
+        """The vectors of some documents of a compressed index, rotated."""
+        assert self._codec is not None
+        tokens = tokens_of(self.offsets, rows)
+        vectors: Float32[np.ndarray, "token dimension"] = self._codec.decode(self.ids[tokens], self.codes[tokens])
+        return TokenVectors(vectors, offsets_of(np.diff(self.offsets)[rows]))
+
+
+def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:
+    deleted = np.zeros(segment.documents, dtype=bool)
+    if segment.deleted_in is not None:
+        path = folder / segment.deleted_file
+        rows = read_array(path, (segment.deleted,), np.int64)
+        if ((rows < 0) | (rows >= segment.documents)).any() or len(np.unique(rows)) < len(rows):
+            raise BadFolder(f"{path} names documents that the segment has not; build the index again")
+        deleted[rows] = True
+    return deleted

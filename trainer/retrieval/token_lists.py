@@ -1,0 +1,73 @@
+"""From centroids to documents: which documents of a segment are worth a closer look (PLAID, Santhanam et al. 2022).
+
+The lists are made from the tokens' centroids when they are first needed, a second for some 50 million tokens, and so take no place on disk.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt16, UInt32
+
+from trainer.retrieval.token_vectors import tokens_of
+
+
+@dataclass(frozen=True)
+class TokenLists:
+    """The documents of centroid c, each once and in order, are `documents[starts[c] : starts[c + 1]]`."""
+
+    documents: UInt32[np.ndarray, " entry"]
+    starts: Int64[np.ndarray, " centroid_plus_one"]
+
+    @classmethod
+    def of(
+        cls,
+        ids: UInt16[np.ndarray, " token"],
+        offsets: Int64[np.ndarray, " document_plus_one"],
+        centroids: int,
+        deleted: Bool[np.ndarray, " document"],
+    ) -> Self:
+        """The lists of a segment, without the deleted documents.
+
+        >>> lists = TokenLists.of(np.uint16([1, 0, 1, 1]), np.array([0, 3, 4]), 2, np.zeros(2, bool))
+        >>> lists.documents.tolist(), lists.starts.tolist()
+        ([0, 0, 1], [0, 1, 3])
+        """
+        of_token = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint32), np.diff(offsets))
+        order = np.argsort(ids, kind="stable")  # a radix sort for numbers of two bytes
+        centroid, document = np.asarray(ids)[order], of_token[order]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = (centroid[1:] != centroid[:-1]) | (document[1:] != document[:-1])
+        first &= ~deleted[document]
+        counts = np.bincount(centroid[first], minlength=centroids)
+        return cls(document[first], np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+
+    def gathered(self, similarities: Float32[np.ndarray, "query_token centroid"], probes: int, documents: int) -> Float32[np.ndarray, " document"]:
+        """How much better than the least probed centroid the tokens of a query find each document of the segment; 0 where none does.
+
+        Each query token looks into the lists of its `probes` nearest centroids. What is not in them is taken to be as near as the
+        last of these, as XTR does (Lee et al. 2023): the sum over tokens of (best probed - last probed).
+        """
+        best, total = np.empty(documents, np.float32), np.zeros(documents, np.float32)
+        probes = min(probes, similarities.shape[1])
+        nearest = np.argpartition(-similarities, probes - 1, axis=1)[:, :probes]
+        for token, centroids in enumerate(nearest):
+            near = similarities[token, centroids]
+            order = near.argsort()  # the nearest last: of several values written to one place the last one stays
+            found = tokens_of(self.starts, centroids[order])
+            rows = self.documents[found]
+            best[rows] = np.repeat(near[order] - near.min(), (self.starts[centroids + 1] - self.starts[centroids])[order])
+            total[rows] += best[rows]  # once for a document that stands there twice
+        return total
+
+
+def centroid_scores(
+    similarities: Float32[np.ndarray, "query_token centroid"],
+    ids: UInt16[np.ndarray, " token"],
+    offsets: Int64[np.ndarray, " document_plus_one"],
+    rows: Int64[np.ndarray, " row"],
+) -> Float32[np.ndarray, " row"]:
+    """MaxSim of a query with some documents, each token taken for its centroid (PLAID, section 4.2). No document may be without a token."""
+    there = np.asarray(ids[tokens_of(offsets, rows)])
+    lengths = (offsets[1:] - offsets[:-1])[rows]
+    return np.maximum.reduceat(similarities[:, there], np.cumsum(lengths) - lengths, axis=1).sum(0)
