@@ -12,6 +12,7 @@ from trainer.retrieval.token_vectors import TokenVectors
 
 _PRODUCTS_AT_ONCE = 1 << 22
 _TOKENS_AT_ONCE = 1 << 15
+_QUERIES_AT_ONCE = 64
 
 
 def top_k_maxsim(
@@ -34,6 +35,20 @@ def top_k_maxsim(
     """
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least one document")
+    groups = [queries[start : start + _QUERIES_AT_ONCE] for start in range(0, len(queries), _QUERIES_AT_ONCE)]
+    found = [_top_of_group(some, documents, k, deleted, products_at_once) for some in groups]
+    empty = np.empty((0, min(k, len(documents))), np.float32), np.empty((0, min(k, len(documents))), np.int64)
+    scores, rows = zip(empty, *found, strict=True)
+    return np.concatenate(scores), np.concatenate(rows)
+
+
+def _top_of_group(
+    queries: Float[np.ndarray, "query query_token dimension"],
+    documents: TokenVectors,
+    k: int,
+    deleted: Bool[np.ndarray, " document"] | None,
+    products_at_once: int,
+) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
     flat, starts = flat_queries(queries)
     best_scores, best_rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
     for first, last in _blocks(documents.offsets, max(1, min(_TOKENS_AT_ONCE, products_at_once // len(flat)))):
