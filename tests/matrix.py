@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from toy_models import SENTENCES
 
 from trainer import objectives, recipe
-from trainer.batch import Batch, Texts, identity
+from trainer.batch import Batch, identity
 from trainer.chunks import in_chunks
-from trainer.models.dense import DenseEncoder, load_encoder
+from trainer.models.dense import load_encoder
+from trainer.models.encoder import Encoder
+from trainer.models.late_interaction import load_late_encoder
 from trainer.scores import Score, dot, maxsim
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
@@ -44,37 +45,22 @@ MORE_POSITIVES = {ROWS[0][0]: (ROWS[6][1],), ROWS[5][0]: (ROWS[2][2], ROWS[3][1]
 """Texts of other rows that are right too; so ranks know of different numbers of positives a query."""
 
 
-class TokenVectors(nn.Module):
-    """A late-interaction encoder in small: one vector a token, of length 1, and rows of zeros for padding."""
-
-    def __init__(self, dense: DenseEncoder) -> None:
-        super().__init__()
-        self.dense = dense
-        generator = torch.Generator().manual_seed(3)
-        self.projection = nn.Linear(dense.dimensions, 8, bias=False)
-        with torch.no_grad():
-            self.projection.weight.copy_(torch.randn(8, dense.dimensions, generator=generator))
-
-    def forward(self, texts: Texts) -> Tensor:
-        ids, real = texts.padded()
-        hidden = self.dense.backbone(input_ids=ids, attention_mask=real.long()).last_hidden_state
-        return functional.normalize(self.projection(hidden), dim=-1) * real[..., None]
-
-
-def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> Encoder:
     """The same weights in every process."""
     torch.manual_seed(1)
-    dense = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
-    for name, parameter in dense.named_parameters():
+    if score == "dot":
+        encoder: Encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+    else:  # queries as they are, so that their lengths differ between ranks too
+        ragged = recipe.LateInteraction(query_expansion=False)
+        encoder = load_late_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning], projection_dimensions=8, late_interaction=ragged))
+    for name, parameter in encoder.named_parameters():
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
             nn.init.normal_(parameter, std=0.1)
-    return (dense if score == "dot" else TokenVectors(dense)).to(dtype)
+    return encoder.to(dtype)
 
 
-def batch_of(encoder: nn.Module, rank: int = 0, ranks: int = 1) -> Batch:
+def batch_of(encoder: Encoder, rank: int = 0, ranks: int = 1) -> Batch:
     """A rank's slice of the one global batch."""
-    dense = encoder.dense if isinstance(encoder, TokenVectors) else encoder
-    assert isinstance(dense, DenseEncoder)
     share = len(ROWS) // ranks
     rows = ROWS[rank * share : (rank + 1) * share]
     generator = torch.Generator().manual_seed(2)
@@ -82,8 +68,8 @@ def batch_of(encoder: nn.Module, rank: int = 0, ranks: int = 1) -> Batch:
     known = [[identity(row[1]), *map(identity, MORE_POSITIVES.get(row[0], ()))] for row in rows]
     widest = max(map(len, known))
     return Batch(
-        queries=dense.tokenize([row[0] for row in rows], "query"),
-        documents=dense.tokenize([text for row in rows for text in row[1:]], "document"),
+        queries=encoder.tokenize([row[0] for row in rows], "query"),
+        documents=encoder.tokenize([text for row in rows for text in row[1:]], "document"),
         known_positives=torch.tensor([names + [-1] * (widest - len(names)) for names in known]),
         labels=labels[rank * share : (rank + 1) * share],
         sample_ids=tuple(f"rows:{rank * share + number}" for number in range(share)),

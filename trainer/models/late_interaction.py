@@ -24,6 +24,7 @@ from trainer.models.locate import locate, locate_public
 from trainer.models.marking import filling_id, marked_tokenizer, token_id
 from trainer.models.projection import Projection
 from trainer.models.vetting import check_links
+from trainer.scores import exact
 
 DIMENSIONS, QUERY_TOKENS, DOCUMENT_TOKENS = 128, 32, 180
 """ColBERT's own, where neither recipe nor folder says otherwise."""
@@ -49,12 +50,12 @@ class LateInteractionEncoder(Encoder):
         self._skipped_ids = [token_id(tokenizer, token) for token in contract.skipped_tokens]
 
     def forward(self, texts: Texts) -> Float[Tensor, "text token dimension"]:
-        """One vector of length 1 a token, float32 also under autocast; zeros for padding, and for the tokens of documents that the contract skips."""
+        """One vector of length 1 a token, in float32 or better also under autocast; zeros for padding, and for the tokens of documents that the contract skips."""
         assert self.projection is not None
         ids, real = (padded.to(self.device) for padded in texts.padded())
         attended = real if self.contract.attend_to_expansion or texts.role != "query" else real & self._written(ids)
         hidden = self.backbone(input_ids=ids, attention_mask=None if attended.all() else attended.long()).last_hidden_state
-        vectors = functional.normalize(self.projection(hidden).float(), dim=-1)
+        vectors = functional.normalize(exact(self.projection(hidden)), dim=-1)
         return vectors.masked_fill(~self.scored(ids, real, texts.role)[..., None], 0.0)
 
     def scored(self, ids: Int[Tensor, "text token"], real: Bool[Tensor, "text token"], role: str | None) -> Bool[Tensor, "text token"]:
