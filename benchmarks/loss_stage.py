@@ -62,22 +62,29 @@ def theirs(similarity: str) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loop with every product in place and nothing kept: what a person would write for this case alone. `product(a, b)` is a b^T."""
+def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loop with every product in place: what a person would write for this case alone. `product(a, b)` is a b^T; `kept`: all scores are, in B^2 memory."""
 
     @torch.no_grad()
     def loss(queries: Tensor, documents: Tensor) -> Tensor:
         scaled, count = queries / TEMPERATURE, len(queries)
-        starts = range(0, count, tile)
-        logs = torch.cat([
-            torch.stack([product(scaled[row : row + tile], documents[column : column + tile]).logsumexp(1) for column in starts]).logsumexp(0)
-            for row in starts
-        ])  # fmt: skip
+        parts = [slice(start, start + tile) for start in range(0, count, tile)]
+        scores: dict[tuple[int, int], Tensor] = {}
+
+        def scored(rows: slice, columns: slice) -> Tensor:
+            place = rows.start, columns.start
+            if place in scores:
+                return scores.pop(place)
+            found = product(scaled[rows], documents[columns])
+            if kept:
+                scores[place] = found
+            return found
+
+        logs = torch.cat([torch.stack([scored(rows, columns).logsumexp(1) for columns in parts]).logsumexp(0) for rows in parts])
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
-        for row in starts:
-            for column in starts:
-                rows, columns = slice(row, row + tile), slice(column, column + tile)
-                shares = product(scaled[rows], documents[columns]).sub_(logs[rows, None]).exp_().mul_(1 / count)
+        for rows in parts:
+            for columns in parts:
+                shares = scored(rows, columns).sub_(logs[rows, None]).exp_().mul_(1 / count)
                 of_queries[rows] += product(shares, documents[columns].T)
                 of_documents[columns] += product(shares.T, scaled[rows].T)
         queries.grad = (of_queries - documents / count) / TEMPERATURE
@@ -91,7 +98,12 @@ def contenders() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     from trainer.products import onednn_linear
 
     products = {"PyTorch": lambda one, other: one @ other.T, "oneDNN": lambda one, other: onednn_linear(one, other, None)}
-    loops = {f"hand-tuned, {name}, tiles of {tile}": by_hand(tile, product) for name, product in products.items() for tile in TILES}
+    loops = {
+        f"hand-tuned, {name}, {'scores kept, ' if kept else ''}tiles of {tile}": by_hand(tile, product, kept)
+        for kept in (False, True)
+        for name, product in products.items()
+        for tile in TILES
+    }
     cached = {"sentence-transformers, cached": theirs("cos_sim"), "the same with dot products": theirs("dot_score")}
     return {**cached, **loops, "nearfar": ours}
 
