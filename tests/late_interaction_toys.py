@@ -1,0 +1,88 @@
+"""Tiny late-interaction models, the texts they are compared on, and a model's own vectors without the rows of zeros."""
+
+import string
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from toy_models import SENTENCES
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from trainer.batch import Texts
+from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.scores import maxsim
+
+TEXTS = (
+    *SENTENCES,
+    "",
+    "?!",
+    "a",
+    "Delete a disk. " * 30,
+    "(list) every-virtual_machine: #1, \\ [unknown] 日本語 🎉",
+)
+"""With punctuation alone, empty, too long for any length used here, outside the vocabulary."""
+QUERY_LENGTH, DOCUMENT_LENGTH = 20, 40
+Vectors = list[np.ndarray]
+"""One (token, dimension) a text, without what is not scored."""
+
+
+def make_marked_bert(folder: Path) -> None:
+    """Writes a tiny BERT with BERT's unused tokens and all punctuation in its vocabulary, and token types."""
+    special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    learner = trainers.WordPieceTrainer(vocab_size=240, special_tokens=special, show_progress=False)
+    backend.train_from_iterator([*SENTENCES, " ".join(string.punctuation)], learner)
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 4), ("[SEP]", 5)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, model_input_names=inputs, **names)
+    assert all(tokenizer.convert_tokens_to_ids(sign) != tokenizer.unk_token_id for sign in string.punctuation)
+    torch.manual_seed(17)
+    config = AutoConfig.for_model(
+        "bert", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=66, initializer_range=0.3,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: str) -> Vectors:
+    """What ours makes of the texts, each alone in its batch or with others: the same."""
+    encoder.eval()
+    together = encoder(encoder.tokenize(texts, role))
+    alone = [encoder(encoder.tokenize([text], role))[0] for text in texts]
+    for one, padded in zip(alone, together, strict=True):
+        torch.testing.assert_close(padded[: len(one)], one, atol=1e-5, rtol=0)
+    return [padded[padded.any(-1)].numpy() for padded in together]
+
+
+@torch.no_grad()
+def scores_of(encoder: LateInteractionEncoder, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+    """MaxSim of every query with every document, by our own scores."""
+    encoder.eval()
+    encoded: Iterator[torch.Tensor] = (encoder(_tokens(encoder, texts, role)) for texts, role in ((queries, "query"), (documents, "document")))
+    return maxsim(*encoded).numpy()
+
+
+def assert_same_vectors(ours: Vectors, theirs: Vectors) -> None:
+    """The same tokens have vectors, and those are equal to 1e-5."""
+    assert [len(one) for one in ours] == [len(one) for one in theirs]
+    assert max(np.abs(one - other).max(initial=0.0) for one, other in zip(ours, theirs, strict=True)) < 1e-5
+
+
+def train_a_little(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
+    """The encoder after one step that changes every weight in training."""
+    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    encoder(_tokens(encoder, SENTENCES, "document"))[..., :5].sum().backward()
+    optimizer.step()
+    return encoder
+
+
+def _tokens(encoder: LateInteractionEncoder, texts: Sequence[str], role: str) -> Texts:
+    return encoder.tokenize(texts, role)
