@@ -16,6 +16,7 @@ def evaluate(
     column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title")] = None,
     max_queries: Annotated[int | None, typer.Option(min=1, help="take only so many queries, chosen by hash", show_default=False)] = None,
     bm25: Annotated[bool, typer.Option(help="also measure search by words")] = True,
+    index: Annotated[Path | None, typer.Option(help="also measure the one model by this index of the set's corpus", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="write everything measured to this JSON file", show_default=False)] = None,
     examples: Annotated[int, typer.Option(min=0, help="searches to show")] = 3,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
@@ -26,13 +27,17 @@ def evaluate(
     from trainer import build, recipe
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
+    from trainer.evaluation.by_index import evaluate_by_index
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.evaluation.evaluate import evaluate as measure
     from trainer.models.family import read_model
     from trainer.models.locate import locate
+    from trainer.retrieval.open_index import open_index
 
     if len(set(models)) < len(models):
         raise BadRecipe(f"a model is named twice: {', '.join(models)}; name each once")
+    if index is not None and len(models) > 1:
+        raise BadRecipe("an index is of one model; name that one alone beside --index")
     if out is not None and not out.absolute().parent.is_dir():
         raise BadRecipe(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
     for model in models:
@@ -41,12 +46,15 @@ def evaluate(
     if not all(columns.values()):
         raise BadRecipe("--column wants ROLE=NAME, e.g. --column query=title")
     judged = read_retrieval_set(data, split, columns, max_queries)
+    opened = open_index(index) if index is not None else None
     machine = recipe.Machine(precision=precision)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
         encoder = read_model(model).to(build.accelerator(machine))
         systems.append(measure(encoder, judged, name=model, precision=build.precision(machine)))
+        if opened is not None:
+            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=build.precision(machine)))
         del encoder
     evaluation = compare(judged, split, systems)
     if out is not None:

@@ -1,9 +1,15 @@
 """`nearfar index`: a corpus made searchable."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from trainer.data.read_report import ReadReport
+    from trainer.retrieval.late_manifest import LateManifest
+
+FLAT_KINDS, TOKEN_KINDS = ("flat", "hnsw", "ivf"), ("compressed", "exact")
 
 
 def index(
@@ -13,8 +19,15 @@ def index(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the index", show_default=False)],
     kind: Annotated[
-        Literal["flat", "hnsw", "ivf"], typer.Option(help="flat is exact; hnsw and ivf find about 95 % of it, faster from some 100 000 documents on")
-    ] = "flat",
+        Literal["flat", "hnsw", "ivf", "exact", "compressed"] | None,
+        typer.Option(
+            help="one vector a document: flat (exact, the default), hnsw and ivf (about 95 % of it, faster from some 100 000 documents on); "
+            "one a token: compressed (the default) or exact",
+            show_default=False,
+        ),
+    ] = None,
+    bits: Annotated[Literal["1", "2", "4"], typer.Option(help="of compressed: for each number of a vector, everything counted")] = "2",
+    pool_factor: Annotated[int, typer.Option(min=1, help="of one vector a token: keep one in so many, the most similar of a document made one")] = 1,
     replace: Annotated[bool, typer.Option("--replace", help="take the place of the index that is there")] = False,
     max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more lines are bad than this share")] = 0.001,
     precision: Annotated[
@@ -22,25 +35,52 @@ def index(
     ] = "fp32",
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
-    import sys
-
     from trainer import build, recipe
     from trainer.data.read_report import ReadReport
-    from trainer.models.dense import read_encoder
+    from trainer.errors import BadRecipe
+    from trainer.models.family import read_model
+    from trainer.models.late_interaction import LateInteractionEncoder
     from trainer.retrieval.corpus import read_corpus
     from trainer.retrieval.index import build_index
+    from trainer.retrieval.late_build import Encoding, build_late_index
     from trainer.retrieval.manifest import check_index_folder
-
-    def progress(done: int, everything: int) -> None:
-        print(f"{done:,} of {everything:,} documents encoded", file=sys.stderr, flush=True)
 
     check_index_folder(out, replace)
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     machine = recipe.Machine(precision=precision)
-    encoder = read_encoder(model).to(build.accelerator(machine))
+    encoder = read_model(model).to(build.accelerator(machine))
+    kinds = TOKEN_KINDS if isinstance(encoder, LateInteractionEncoder) else FLAT_KINDS
+    if kind is not None and kind not in kinds:
+        raise BadRecipe(
+            f"--kind {kind} is not for {model}, a model of one vector {'a token' if kinds is TOKEN_KINDS else 'a document'}: {', '.join(kinds)}"
+        )
     name = str(Path(model).resolve()) if Path(model).exists() else model
-    manifest = build_index(encoder, name, documents, out, kind, replace, build.precision(machine), progress=progress)
+    if isinstance(encoder, LateInteractionEncoder):
+        encoding = Encoding(encoder, build.precision(machine), progress=progress)
+        token_kind: Literal["exact", "compressed"] = "exact" if kind == "exact" else "compressed"
+        bits_each = {"1": 1, "2": 2, "4": 4}[bits]
+        late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor, replace)  # type: ignore[arg-type]
+        show_left_out(report)
+        show(out, late)
+        return
+    manifest = build_index(encoder, name, documents, out, kind or "flat", replace, build.precision(machine), progress=progress)  # type: ignore[arg-type]
+    show_left_out(report)
+    settings = ", ".join(f"{setting} {value:g}" for setting, value in manifest.approximate.items())
+    print(f"{out}: {manifest.count:,} documents, {manifest.kind}, {manifest.dimensions} dimensions" + (f", {settings}" if settings else ""))
+
+
+def progress(done: int, everything: int) -> None:
+    """Says on standard error how far the encoding is."""
+    import sys
+
+    print(f"{done:,} of {everything:,} documents encoded", file=sys.stderr, flush=True)
+
+
+def show_left_out(report: "ReadReport") -> None:
+    """Says on standard error what of a corpus was left out."""
+    import sys
+
     for what, count in {
         "blank documents": report.blank_rows_dropped,
         "documents with an id seen before": report.duplicate_ids,
@@ -48,5 +88,9 @@ def index(
     }.items():
         if count:
             print(f"left out: {count:,} {what}", file=sys.stderr)
-    settings = ", ".join(f"{setting} {value:g}" for setting, value in manifest.approximate.items())
-    print(f"{out}: {manifest.count:,} documents, {kind}, {manifest.dimensions} dimensions" + (f", {settings}" if settings else ""))
+
+
+def show(folder: Path, manifest: "LateManifest") -> None:
+    """One line on an index of token vectors."""
+    size = f"{manifest.search_bytes / 1e6:,.1f} MB, 1/{1 / manifest.share_of_float16:.1f} of float16" if manifest.tokens else "empty"
+    print(f"{folder}: {manifest.count:,} documents, {manifest.kind}, {manifest.tokens:,} vectors of {manifest.dimensions} dimensions, {size}")

@@ -7,12 +7,14 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.retrieval.index import Hit
+    from trainer.retrieval.late_explain import Match
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="folder that `nearfar index` made", show_default=False)],
     question: Annotated[str, typer.Argument(help="what is looked for", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="documents to show")] = 5,
+    explain: Annotated[bool, typer.Option("--explain", help="of a late-interaction model: which token of the best document each token met")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list")] = False,
     model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
 ) -> None:
@@ -20,21 +22,26 @@ def search(
     import json
     from dataclasses import asdict
 
-    from trainer.errors import BadData
-    from trainer.models.dense import read_encoder
-    from trainer.retrieval.encode import encode_for_search
-    from trainer.retrieval.index import Index
+    from trainer.errors import BadData, BadModel
+    from trainer.models.family import read_model
+    from trainer.retrieval.late_index import LateIndex
+    from trainer.retrieval.open_index import hits, open_index
 
     if not question.strip():
         raise BadData("the question is blank; say what to look for")
-    opened = Index.open(index)
-    encoder = read_encoder(model or opened.manifest.model)
-    opened.check_encoder(encoder)
-    hits = opened.hits(encode_for_search(encoder, [question], "query")[0], k)
+    opened = open_index(index)
+    if explain and not isinstance(opened, LateIndex):
+        raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
+    encoder = read_model(model or opened.manifest.model)
+    (found,) = hits(opened, encoder, [question], k)
     if as_json:
-        print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(hits, 1)], indent=2))
+        print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)], indent=2))
     else:
-        _show(hits)
+        _show(found)
+    if explain and found:
+        from trainer.retrieval.late_explain import explain as matches_of
+
+        _show_matches(matches_of(encoder, question, found[0].document.whole), as_json)
 
 
 def _show(hits: "list[Hit]") -> None:
@@ -51,3 +58,29 @@ def _show(hits: "list[Hit]") -> None:
         console.print(first, no_wrap=True, overflow="ellipsis")
         if title and text:
             console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")
+
+
+def _show_matches(matches: "list[Match]", as_json: bool) -> None:
+    """A line a token of the question; those that only fill it up in one line."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from trainer.data.visible import visible
+
+    if as_json:
+        print(json.dumps([asdict(match) for match in matches], indent=2))
+        return
+    table = Table("question", "first document", "similarity", box=None, header_style="dim")
+    table.columns[2].justify = "right"
+    for match in matches:
+        if not match.filling:
+            table.add_row(*(Text(visible(token, 40)) for token in (match.query_token, match.document_token)), f"{match.similarity:.3f}")
+    filling = [match.similarity for match in matches if match.filling]
+    if filling:
+        table.add_row(Text(f"{len(filling)} tokens of filling", "dim"), "", f"{sum(filling):.3f}")
+    table.add_row(Text("together", "bold"), "", f"{sum(match.similarity for match in matches):.3f}")
+    Console(highlight=False).print(table)

@@ -73,6 +73,8 @@ def encode_for_search(
 def _encode_slice(encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device) -> Float[Tensor, "text dimension"]:
     vectors = torch.zeros(len(texts), encoder.dimensions, device=device)
     for rows, encoded in shared_out(encoder, texts, budget, device):
+        if encoded.ndim != 2:
+            raise BadModel("the model gives one vector a token, where one a text is asked for; give a model of one vector a text")
         vectors[rows.to(device)] = encoded.float()
     return summed(vectors)
 

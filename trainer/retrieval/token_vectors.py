@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.errors import BadData
+from trainer.errors import BadData, BadModel
 from trainer.parallel import summed
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, Role, check_finite, default_micro_batch_tokens, inference, shared_out, tokenized
@@ -144,6 +144,10 @@ def _encode_slice(
     own = []
     counts = torch.zeros(len(texts), dtype=torch.long, device=device)
     for rows, encoded in shared_out(encoder, texts, budget, device):
+        if encoded.ndim != 3:
+            raise BadModel(
+                "the model gives one vector a text; token vectors come from a late-interaction model, trained with a recipe of kind colbert"
+            )
         there = encoded.any(-1)
         counts[rows.to(device)] = there.sum(1)
         own.append((rows.to(device), encoded[there].float()))

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from trainer.errors import BadFolder
+from trainer.retrieval.late_build import centroid_count, code_bytes
+from trainer.retrieval.late_manifest import Segment
+from trainer.retrieval.token_codes import Codec, train
+
+
+def clustered(count=6000, dimensions=32):
+    """Vectors of length 1 around some centres, more spread in some directions than in others."""
+    random = np.random.default_rng(7)
+    spread = np.geomspace(1, 0.05, dimensions)
+    vectors = random.normal(size=(40, dimensions))[random.integers(0, 40, count)] + 0.7 * spread * random.normal(size=(count, dimensions))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def error(codec, vectors):
+    """Mean squared distance of what was decoded."""
+    return float(np.square(codec.decode(*codec.encode(vectors)) - codec.rotate(vectors)).sum(1).mean())
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return clustered()
+
+
+@pytest.fixture(scope="module")
+def codec(vectors):
+    return train(vectors[:5000], 32, 7, 4)
+
+
+def test_rotation_keeps_dot_products_and_lengths(codec, vectors):
+    some = vectors[:50]
+    np.testing.assert_allclose(codec.rotate(some) @ codec.rotate(some).T, some @ some.T, atol=1e-5)
+
+
+def test_ids_are_the_nearest_centroids_by_trying_all(codec, vectors):
+    ids, codes = codec.encode(vectors[:200])
+    distances = np.square(codec.rotate(vectors[:200])[:, None] - codec.centroids).sum(-1)
+    np.testing.assert_allclose(np.take_along_axis(distances, ids[:, None].astype(np.int64), 1)[:, 0], distances.min(1), atol=1e-4)
+    assert (ids.dtype, codes.dtype, codes.shape) == (np.uint16, np.uint8, (200, 7))
+
+
+def test_decoding_is_centroid_plus_words_scaled_to_length_one(codec, vectors):
+    ids, codes = codec.encode(vectors[:20])
+    decoded = codec.decode(ids, codes)
+    for row in range(20):
+        wanted = codec.centroids[ids[row]].astype(np.float64)
+        for byte in range(7):
+            wanted[4 * byte : 4 * byte + 4] += codec.books[byte, codes[row, byte]]
+        np.testing.assert_allclose(decoded[row], wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+def test_new_vectors_are_decoded_nearly_and_more_bytes_nearer(codec, vectors):
+    new = vectors[5000:]
+    by_centroid = float(np.square(codec.centroids[codec.encode(new)[0]] - codec.rotate(new)).sum(1).mean())
+    finer = train(vectors[:5000], 32, 15, 2)
+    coarser = train(vectors[:5000], 32, 3, 8)
+    assert error(finer, new) < error(codec, new) < error(coarser, new) < by_centroid
+    assert error(codec, new) < 0.2 * by_centroid
+
+
+def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
+    codec.save(tmp_path)
+    again = Codec.load(tmp_path, 32)
+    for some, others in zip(codec.encode(vectors[:300]), again.encode(vectors[:300]), strict=True):
+        np.testing.assert_array_equal(some, others)
+    np.testing.assert_array_equal(codec.decode(*codec.encode(vectors[:300])), again.decode(*again.encode(vectors[:300])))
+
+
+@pytest.mark.parametrize("change", [("books.npy", np.zeros((9, 256, 4), np.float16)), ("rotation.npy", np.eye(31)), ("centroids.npy", np.zeros(32))])
+def test_files_that_do_not_belong_together_are_refused(codec, tmp_path, change):
+    codec.save(tmp_path)
+    np.save(tmp_path / change[0], change[1])
+    with pytest.raises(BadFolder, match="do not belong"):
+        Codec.load(tmp_path, 32)
+    (tmp_path / change[0]).write_bytes(b"nothing")
+    with pytest.raises(BadFolder, match="cannot be read"):
+        Codec.load(tmp_path, 32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_a_handful_of_vectors_is_enough(vectors, count):
+    codec = train(vectors[:count], centroid_count(count), 7, 4)
+    assert error(codec, vectors[:count]) < (0.02 if count <= 256 else 0.05)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("tokens", [200_000, 5_000_000])
+def test_codes_and_all_that_goes_with_them_keep_to_the_bits(bits, tokens):
+    segment, centroids = Segment(number=1, documents=tokens // 60, tokens=tokens), centroid_count(tokens)
+    size = code_bytes(segment, 128, bits, centroids)
+    shared = 2 * 128 * centroids + 4 * 128 * 128 + 2 * 256 * size * 8 // bits
+    used = tokens * (2 + size) + shared + 12 * segment.documents
+    assert 0.9 < used / (tokens * 128 * bits / 8) <= 1

@@ -1,0 +1,52 @@
+import hypothesis
+import numpy as np
+from hypothesis import strategies as given
+
+from trainer.retrieval.token_lists import TokenLists, centroid_scores
+from trainer.retrieval.token_vectors import offsets_of
+
+CENTROIDS = 9
+
+
+def drawn(data):
+    """Tokens' centroids, where documents begin, which are deleted, and the similarities of a query's tokens with the centroids."""
+    lengths = np.array(data.draw(given.lists(given.integers(1, 7), min_size=1, max_size=12)))
+    random = np.random.default_rng(data.draw(given.integers(0, 99)))
+    ids = random.integers(0, CENTROIDS, lengths.sum()).astype(np.uint16)
+    similarities = random.permutation(3 * CENTROIDS).reshape(3, CENTROIDS).astype(np.float32)
+    return ids, offsets_of(lengths), random.random(len(lengths)) < 0.2, similarities
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(given.data())
+def test_lists_name_each_document_of_a_centroid_once_and_in_order(data):
+    ids, offsets, deleted, _ = drawn(data)
+    lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
+    for centroid in range(CENTROIDS):
+        wanted = [row for row in range(len(deleted)) if centroid in ids[offsets[row] : offsets[row + 1]] and not deleted[row]]
+        assert lists.documents[lists.starts[centroid] : lists.starts[centroid + 1]].tolist() == wanted
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(given.data(), given.integers(1, 12))
+def test_gathered_is_the_double_loop(data, probes):
+    ids, offsets, deleted, similarities = drawn(data)
+    lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
+    found = lists.gathered(similarities, probes, len(deleted))
+    for row in range(len(deleted)):
+        wanted = 0.0
+        for near in similarities:
+            probed = np.argsort(-near)[:probes]
+            there = [near[centroid] for centroid in ids[offsets[row] : offsets[row + 1]] if centroid in probed]
+            wanted += max(there, default=near[probed[-1]]) - near[probed[-1]]
+        assert found[row] == (0 if deleted[row] else wanted)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(given.data())
+def test_centroid_scores_are_the_double_loop(data):
+    ids, offsets, deleted, similarities = drawn(data)
+    rows = np.flatnonzero(~deleted)[::-1].astype(np.int64)
+    found = centroid_scores(similarities, ids, offsets, rows)
+    wanted = [sum(max(near[id] for id in ids[offsets[row] : offsets[row + 1]]) for near in similarities) for row in rows]
+    assert found.tolist() == wanted

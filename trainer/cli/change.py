@@ -1,0 +1,44 @@
+"""`nearfar add` and `nearfar delete`: an index of token vectors changed without building it anew."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trainer.cli.index import progress, show, show_left_out
+
+
+def add(
+    index: Annotated[Path, typer.Argument(help="folder that `nearfar index` made with a late-interaction model", show_default=False)],
+    corpus: Annotated[Path, typer.Argument(help="JSON Lines, a .txt file, or a BEIR folder, as for `nearfar index`", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
+    max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more lines are bad than this share")] = 0.001,
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="as for `nearfar index`")] = "fp32",
+) -> None:
+    """Add documents to an index of token vectors; none of them may be there already."""
+    from trainer import build, recipe
+    from trainer.data.read_report import ReadReport
+    from trainer.models.family import read_model
+    from trainer.retrieval.corpus import read_corpus
+    from trainer.retrieval.late_build import Encoding
+    from trainer.retrieval.late_build import add as add_documents
+    from trainer.retrieval.late_manifest import LateManifest
+
+    manifest = LateManifest.read(index)
+    report = ReadReport(str(corpus))
+    machine = recipe.Machine(precision=precision)
+    encoder = read_model(model or manifest.model).to(build.accelerator(machine))
+    encoding = Encoding(encoder, build.precision(machine), progress=progress)
+    manifest = add_documents(index, encoding, read_corpus(corpus, report, max_bad_rows_ratio))
+    show_left_out(report)
+    show(index, manifest)
+
+
+def delete(
+    index: Annotated[Path, typer.Argument(help="folder that `nearfar index` made with a late-interaction model", show_default=False)],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="documents to take out", show_default=False)],
+) -> None:
+    """Take documents out of an index of token vectors; all of them or, where one is not there, none."""
+    from trainer.retrieval.late_build import delete as delete_documents
+
+    show(index, delete_documents(index, ids))

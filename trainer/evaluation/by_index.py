@@ -1,0 +1,38 @@
+"""How well an index finds the right documents: what is lost to searching everything exactly."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trainer.errors import BadData
+from trainer.evaluation.evaluate import SystemResult, evaluate_run
+from trainer.evaluation.metrics import METRICS, Run
+from trainer.retrieval.encode import Precision
+from trainer.retrieval.index import Index
+from trainer.retrieval.late_index import LateIndex
+from trainer.retrieval.open_index import hits
+
+if TYPE_CHECKING:
+    from trainer.data.retrieval_set import RetrievalSet
+    from trainer.models.encoder import Encoder
+
+
+def evaluate_by_index(
+    encoder: "Encoder",
+    index: Index | LateIndex,
+    set: "RetrievalSet",
+    k: int = 100,
+    name: str = "index",
+    precision: Precision = "fp32",
+    metrics: Sequence[str] = METRICS,
+) -> SystemResult:
+    """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
+    if index.manifest.count != len(set.documents):
+        raise BadData(
+            f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has {len(set.documents):,}; build the index of the set's own corpus"
+        )
+    found = hits(index, encoder, list(set.queries), k + 1, precision)
+    run: Run = {query: {hit.document.id: hit.score for hit in of_query} for query, of_query in zip(set.query_ids, found, strict=True)}
+    known = frozenset(set.document_ids)
+    if strange := next((document for of_query in run.values() for document in of_query if document not in known), None):
+        raise BadData(f"{index.folder} holds a document {strange!r} that {set.name} has not; build the index of the set's own corpus")
+    return evaluate_run(run, set, name, k, metrics)

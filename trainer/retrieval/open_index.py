@@ -1,0 +1,31 @@
+"""An index folder of either family, by what its manifest says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.errors import BadModel
+from trainer.models.dense import DenseEncoder
+from trainer.retrieval.encode import Precision, encode_for_search
+from trainer.retrieval.index import Hit, Index
+from trainer.retrieval.late_index import LateIndex
+from trainer.retrieval.manifest import TOKEN_KINDS, read_content
+from trainer.retrieval.token_vectors import encode_tokens
+
+if TYPE_CHECKING:
+    from trainer.models.encoder import Encoder
+
+
+def open_index(folder: Path) -> Index | LateIndex:
+    """The index in `folder`: of one vector a document, or of one a token. Raises BadFolder when it is neither, or not whole."""
+    return LateIndex.open(folder) if read_content(Path(folder)).get("kind") in TOKEN_KINDS else Index.open(folder)
+
+
+def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: int, precision: Precision = "fp32") -> list[list[Hit]]:
+    """The k best documents of each question, best first. Raises BadModel when the encoder is not the one of the index."""
+    if isinstance(index, LateIndex):
+        index.check_encoder(encoder)
+        return [index.hits(query, k) for query in encode_tokens(encoder, questions, "query", precision=precision).padded()]
+    if not isinstance(encoder, DenseEncoder):
+        raise BadModel(f"{index.folder} holds one vector a document, and the model gives one a token; search with {index.manifest.model}")
+    index.check_encoder(encoder)
+    return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]
