@@ -37,7 +37,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     build.prepare_machine(plan.machine)
     encoder = build.encoder_of(plan).train()
-    module = build.bi_encoder(plan, encoder, steps=1)
+    module = build.lightning_module(plan, encoder, steps=1)
     optimizer = torch.optim.AdamW([weight for weight in encoder.parameters() if weight.requires_grad])
     lines = (Path(job["source"]) / "queries.jsonl").read_text().splitlines()
     queries = list(dict.fromkeys(json.loads(line)["text"] for line in lines))

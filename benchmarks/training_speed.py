@@ -107,7 +107,7 @@ def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
     with RunFolder.create(
         Path(run_recipe.output) / f"run-{job['turn']}-{job['precision']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
     ) as folder:
-        module = build.bi_encoder(run_recipe, encoder, steps)
+        module = build.lightning_module(run_recipe, encoder, steps)
         callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
         trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
         trainer.fit(module, datamodule=build.pair_data(run_recipe, data, encoder, steps))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from twins import alike, excluding, value_and_gradient
 
+from trainer import maxsim as pieces
 from trainer.partition import log_partition
-from trainer.scores import dot, maxsim, own
+from trainer.scores import dot, maxsim, own, plain_maxsim
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -149,3 +150,72 @@ class TestMaxsim:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_is_summed_in_float32(self, dtype):
         assert maxsim(token_vectors(2, dtype=dtype), token_vectors(3, dtype=dtype)).dtype == torch.float32
+
+
+def ragged(leading, count, longest, dimensions=6, dtype=torch.float64):
+    """Token vectors of texts of 1 to `longest` tokens, some in the middle missing too."""
+    values = torch.randn(*leading, count, longest, dimensions, dtype=dtype)
+    lengths = torch.randint(1, longest + 1, (*leading, count, 1))
+    there = (torch.arange(longest) < lengths) & (torch.rand(*leading, count, longest) > 0.2)
+    there[..., 0] = True
+    return (values * there[..., None]).requires_grad_()
+
+
+CASES = {
+    "a batch": (((), 9, 5), ((), 14, 7)),
+    "documents of more than 255 tokens": (((), 2, 3), ((), 3, 300)),
+    "own candidates": (((5,), 1, 4), ((5,), 3, 6)),
+    "leading axes that broadcast": (((2, 1), 2, 4), ((3,), 5, 6)),
+    "one of each": (((), 1, 1), ((), 1, 1)),
+}
+
+
+class TestMaxsimInPieces:
+    @pytest.mark.parametrize("case", CASES)
+    @pytest.mark.parametrize("room", [1, 64, 2**20])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_equals_the_plain_form_in_value_and_gradient(self, monkeypatch, case, room, dtype):
+        monkeypatch.setitem(pieces.PRODUCTS_AT_ONCE, "cpu", room)
+        monkeypatch.setattr(pieces, "_PLACES_AT_ONCE", max(room, 8))
+        inputs = [ragged(*shape, dtype=dtype) for shape in CASES[case]]
+        weights = torch.randn(plain_maxsim(*inputs).shape, dtype=dtype)
+        # A query's rows of zeros are padding: the plain form sends a gradient of rounding's making there, the other none; nobody reads it.
+        real = inputs[0].detach().any(-1, keepdim=True)
+        wanted, found = (value_and_gradient((form(inputs[0] * real, inputs[1]) * weights).sum(), inputs) for form in (plain_maxsim, maxsim))
+        assert alike(found, wanted, 1e-10 if dtype == torch.float64 else 1e-5)
+        scores = maxsim(*inputs)
+        torch.testing.assert_close(scores, plain_maxsim(*inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(maxsim(*(part.detach() for part in inputs)), scores.detach())
+
+    @pytest.mark.parametrize("threads", [1, 4])
+    def test_however_many_threads(self, threads):
+        inputs = [ragged((), 6, 5), ragged((), 8, 7)]
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            wanted, found = (value_and_gradient(form(*inputs).square().sum(), inputs) for form in (plain_maxsim, maxsim))
+        finally:
+            torch.set_num_threads(before)
+        assert alike(found, wanted, 1e-10)
+
+    def test_of_equal_tokens_one_alone_gets_the_gradient(self):
+        query = torch.tensor([[[1.0, 0.0]]])
+        document = torch.tensor([[[2.0, 0.0], [2.0, 0.0]]], requires_grad=True)
+        maxsim(query, document).sum().backward()
+        assert document.grad.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+
+    def test_a_document_without_tokens_scores_minus_infinity_and_a_query_without_zero(self):
+        queries, documents = ragged((), 2, 3).detach(), ragged((), 3, 4).detach()
+        queries[1], documents[2] = 0, 0
+        found = maxsim(queries, documents)
+        assert torch.isneginf(found[0]).tolist() == [False, False, True]
+        assert found[1].tolist() == [0.0, 0.0, 0.0]
+
+    def test_what_is_kept_is_one_small_integer_a_query_token_and_document(self):
+        queries, documents = (torch.randn(count, length, 16, requires_grad=True) for count, length in ((32, 8), (32, 64)))
+
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+            maxsim(queries, documents)
+        places = 32 * 8 * 32
+        assert places <= sum(sizes) - queries.nbytes - documents.nbytes <= 1.1 * places

@@ -31,6 +31,7 @@ from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.family import load_model
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
+from trainer.modules.colbert import ColBERT
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
 from trainer.retrieval.encode import Precision, autocast
@@ -289,11 +290,12 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
         mixture.check_batch(run.optimization.batch_size)
 
 
-def bi_encoder(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
+def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
     function, temperature = loss(run.objective, score(run.kind), filters(run, encoder))
     tokens, kept = micro_batching(run.machine, encoder.to(device(run.machine)), plan.ranks_per_node)
-    return BiEncoder(
+    family = ColBERT if run.kind == "colbert" else BiEncoder
+    return family(
         encoder=encoder,
         encode=partial(in_chunks, encoder, tokens, kept),
         loss=function,

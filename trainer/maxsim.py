@@ -1,7 +1,7 @@
 """MaxSim in pieces: products of a few documents at a time, and of each only which token was best is kept for the backward pass.
 
-The plain form keeps every product of a query token with a document token: 6 GB for 512 queries against 512 documents at 32 x 180 tokens. Here
-the gradient needs nothing but the places of the maxima, one small integer for a query token and a document: 8 MB.
+The plain form has every product of a query token with a document token in memory, forward and again backward: 6 GB for 512 queries against 512
+documents at 32 x 180 tokens. The gradient needs nothing but the places of the maxima, one small integer for a query token and a document: 8 MB.
 """
 
 from collections.abc import Iterator

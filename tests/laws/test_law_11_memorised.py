@@ -51,7 +51,7 @@ def trained(run, steps, encoder):
     batch = collate(rows, encoder.tokenize, known_positives(rows), run.data.negatives_per_query)
     texts = [side.select(torch.tensor([row])).tokens.tolist() for side in (batch.queries, batch.documents) for row in range(len(side))]
     assert len(set(map(tuple, texts))) == len(texts), "every text is another one to the model too"
-    module = build.bi_encoder(run, encoder, steps)
+    module = build.lightning_module(run, encoder, steps)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet)
     trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader([batch], batch_size=None))

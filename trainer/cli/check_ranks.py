@@ -132,7 +132,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     whole = _batch(rows, encoder, run)
     longest = int(max(whole.queries.lengths.max(), whole.documents.lengths.max()))
     cut = run.machine.model_copy(update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest})  # of both kinds: kept, and computed again
-    module = build.bi_encoder(run.model_copy(update={"machine": cut}), encoder, 1, plan)
+    module = build.lightning_module(run.model_copy(update={"machine": cut}), encoder, 1, plan)
     wanted = {}
     if first_rank(os.environ):  # before the process group: it computes as a single process does
         module.to(build.device(run.machine))  # its temperature too

@@ -131,7 +131,7 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     from trainer.runtime.run_folder import write_json
     from trainer.runtime.stop import GracefulStop
 
-    module = build.bi_encoder(run, encoder, steps, plan)
+    module = build.lightning_module(run, encoder, steps, plan)
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
     trainer = build.trainer(run, folder, steps, len(data.train), [best, stop], plan)

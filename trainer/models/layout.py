@@ -49,6 +49,7 @@ def read_layout(folder: Path) -> Layout:
     """What `folder` says about itself; BadModel for a pipeline that is not transformer, pooling, one dense layer, normalisation."""
     if not (folder / "modules.json").exists():
         return Layout(folder)
+    contract = Contract.read(folder)  # first: it names a model of another kind as such
     parts = _parts(folder)
     pooling = read_json(parts["Pooling"], "config.json")
     layout = Layout(
@@ -60,7 +61,6 @@ def read_layout(folder: Path) -> Layout:
         projection=parts.get("Dense"),
     )
     layout = _with_lengths(layout)
-    contract = Contract.read(folder)
     return _with_prompts(layout, folder) if contract is None else _as_contract_says(layout, contract, folder)
 
 
