@@ -1,0 +1,144 @@
+"""A process is killed while it builds an index of token vectors, adds to it or deletes from it: what was there before stays, whole.
+
+The child stops of itself at a given instant and says so; then SIGKILL ends it, as it does a process that takes too much memory.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from late_toys import toy_late
+
+from trainer.errors import BadFolder
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
+from trainer.retrieval.late_index import LateIndex
+from trainer.retrieval.late_manifest import LateManifest, changing
+from trainer.retrieval.manifest import belongs_to_index
+from trainer.retrieval.token_vectors import encode_tokens
+
+OLD = [Document(f"old{row}", "", f"delete disk number {'a' * row}") for row in range(20)]
+NEW = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import numpy as np
+folder, toys, kind, action, instant, tests = sys.argv[1:]
+sys.path.insert(0, tests)
+import late_toys
+from trainer.retrieval import growing_array, late_build, late_manifest
+from trainer.retrieval.corpus import Document
+
+def stop(*_):
+    print("here", flush=True)
+    time.sleep(600)
+
+def stop_after(function):
+    def stopping(*arguments, **keywords):
+        function(*arguments, **keywords)
+        stop()
+    return stopping
+
+match instant:
+    case "while vectors are written":
+        growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
+    case "before files are on disk":
+        late_manifest._to_disk = stop
+    case "before the manifest is exchanged":
+        Path.replace = stop
+    case "before files are removed":
+        Path.unlink = stop
+encoding = late_build.Encoding(late_toys.toy_late(toys)) if action != "delete" else None
+new = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
+match action:
+    case "add":
+        late_build.add(Path(folder), encoding, new)
+    case "delete":
+        late_build.delete(Path(folder), ["old3", "old4"])
+    case "build":
+        late_build.build_late_index(encoding, "toy", new, Path(folder), kind, replace=True)
+"""
+INSTANTS = ("while vectors are written", "before files are on disk", "before the manifest is exchanged")
+
+
+@pytest.fixture(scope="module")
+def encoder(toy_folder):
+    return toy_late(str(toy_folder("bert")))
+
+
+@pytest.fixture(scope="module")
+def built(encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    for kind in ("exact", "compressed"):
+        build_late_index(Encoding(encoder), "toy", OLD, folder / kind, kind)
+    return folder
+
+
+def killed(folder, toys, kind, action, instant):
+    """Runs the child up to the instant and kills it."""
+    command = [sys.executable, "-c", CHILD, str(folder), str(toys), kind, action, instant, str(Path(__file__).parents[1])]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "here\n"
+        if action != "build":
+            with pytest.raises(BadFolder, match="being changed by another process"), changing(folder):
+                pass
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(60) == -signal.SIGKILL
+    finally:
+        child.kill()
+
+
+def found(folder, encoder):
+    index = LateIndex.open(folder)
+    _, rows = index.search(encode_tokens(encoder, ["delete disk number a"], "query").padded(), 100)
+    return [index.document(row).id for row in rows[0].tolist()]
+
+
+@pytest.mark.parametrize("kind", ["exact", "compressed"])
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_killed_while_adding(built, encoder, toy_folder, tmp_path, kind, instant):
+    folder = shutil.copytree(built / kind, tmp_path / "index")
+    before, files = found(folder, encoder), {path.name for path in folder.iterdir()}
+    killed(folder, toy_folder("bert"), kind, "add", instant)
+    assert {path.name for path in folder.iterdir()} > files  # something was left behind, or nothing was tested
+    assert found(folder, encoder) == before
+    assert add(folder, Encoding(encoder), NEW).count == 40
+    assert len(found(folder, encoder)) == 40
+    assert {path.name for path in folder.iterdir()} == LateManifest.read(folder).needed() | {"manifest.json"}
+
+
+@pytest.mark.parametrize("instant", INSTANTS[1:])
+def test_killed_while_deleting(built, encoder, toy_folder, tmp_path, instant):
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
+    before = found(folder, encoder)
+    killed(folder, toy_folder("bert"), "compressed", "delete", instant)
+    assert found(folder, encoder) == before
+    assert delete(folder, ["old3"]).count == 19
+    assert "old3" not in found(folder, encoder)
+
+
+def test_killed_once_the_change_is_made(built, encoder, toy_folder, tmp_path):
+    """The second deletion has a file to remove, and does not come to it."""
+    folder = shutil.copytree(built / "exact", tmp_path / "index")
+    delete(folder, ["old1"])
+    killed(folder, toy_folder("bert"), "exact", "delete", "before files are removed")
+    assert set(found(folder, encoder)) == {document.id for document in OLD} - {"old1", "old3", "old4"}
+    left = {path.name for path in folder.iterdir()} - LateManifest.read(folder).needed() - {"manifest.json"}
+    assert left == {"deleted-1-2.npy"}
+    delete(folder, ["old2"])
+    assert not left & {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_killed_while_building_in_the_place_of_another(built, encoder, toy_folder, tmp_path, instant):
+    folder = shutil.copytree(built / "exact", tmp_path / "index")
+    before = found(folder, encoder)
+    killed(folder, toy_folder("bert"), "compressed", "build", instant)
+    assert found(folder, encoder) == before
+    assert all(belongs_to_index(path.name) for path in folder.iterdir())
+    assert build_late_index(Encoding(encoder), "toy", NEW, folder, replace=True).count == 20
