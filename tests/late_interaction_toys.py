@@ -1,8 +1,10 @@
 """Tiny late-interaction models, the texts they are compared on, and a model's own vectors without the rows of zeros."""
 
+import json
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +12,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from trainer import recipe
 from trainer.batch import Texts
-from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder
 from trainer.scores import maxsim
 
 TEXTS = (
@@ -49,6 +52,42 @@ def make_marked_bert(folder: Path) -> None:
     )  # fmt: skip
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_stanford_metadata(folder: Path, **change: object) -> None:
+    """Stanford's artifact.metadata, with what differs; the keys that only concern its training and index are left out."""
+    settings = {
+        "query_token_id": "[unused0]",
+        "doc_token_id": "[unused1]",
+        "query_token": "[Q]",
+        "doc_token": "[D]",
+        "dim": 16,
+        "query_maxlen": QUERY_LENGTH,
+        "doc_maxlen": DOCUMENT_LENGTH,
+        "mask_punctuation": True,
+        "attend_to_mask_tokens": False,
+        "interaction": "colbert",
+        "similarity": "cosine",
+        "model_name": "bert-base-uncased",
+    }
+    (folder / "artifact.metadata").write_text(json.dumps(settings | change))
+
+
+def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
+    """An encoder to train from `backbone`: short texts, 16 dimensions, and what of a recipe's model or its late interaction is to differ."""
+    late = {key: settings.pop(key) for key in list(settings) if key in recipe.LateInteraction.model_fields}
+    return load_late_encoder(
+        recipe.Model(
+            backbone=str(backbone),
+            **{
+                "projection_dimensions": 16,
+                "query_max_length_tokens": QUERY_LENGTH,
+                "document_max_length_tokens": DOCUMENT_LENGTH,
+                "late_interaction": recipe.LateInteraction(**late),
+                **settings,
+            },
+        )
+    )
 
 
 @torch.no_grad()

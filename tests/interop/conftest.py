@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from late_interaction_toys import DOCUMENT_LENGTH, QUERY_LENGTH, make_marked_bert
+from late_interaction_toys import make_marked_bert, write_stanford_metadata
 from safetensors.torch import load_file, save_file
 
 
@@ -29,24 +29,5 @@ def stanford_folder(marked_bert: Path, tmp_path: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((marked_bert / name).read_text())
-    write_metadata(folder)
+    write_stanford_metadata(folder)
     return folder
-
-
-def write_metadata(folder: Path, **change: object) -> None:
-    """Stanford's settings, with what differs; the keys that only concern its training and index are left out."""
-    settings = {
-        "query_token_id": "[unused0]",
-        "doc_token_id": "[unused1]",
-        "query_token": "[Q]",
-        "doc_token": "[D]",
-        "dim": 16,
-        "query_maxlen": QUERY_LENGTH,
-        "doc_maxlen": DOCUMENT_LENGTH,
-        "mask_punctuation": True,
-        "attend_to_mask_tokens": False,
-        "interaction": "colbert",
-        "similarity": "cosine",
-        "model_name": "bert-base-uncased",
-    }
-    (folder / "artifact.metadata").write_text(json.dumps(settings | change))

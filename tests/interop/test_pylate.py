@@ -18,6 +18,7 @@ from late_interaction_toys import (
     TEXTS,
     Vectors,
     assert_same_vectors,
+    fresh,
     scores_of,
     train_a_little,
     vectors_of,
@@ -26,7 +27,7 @@ from safetensors.numpy import load_file
 
 from trainer import losses, recipe
 from trainer.models.folder import save_encoder
-from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder, read_late_encoder
+from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
 from trainer.scores import maxsim
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,22 +84,6 @@ def pylate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     child.stdin.close()
     child.wait(timeout=60)
     words.close()
-
-
-def fresh(backbone: Path, **settings: Any) -> LateInteractionEncoder:
-    late = {key: settings.pop(key) for key in list(settings) if key in recipe.LateInteraction.model_fields}
-    return load_late_encoder(
-        recipe.Model(
-            backbone=str(backbone),
-            **{
-                "projection_dimensions": 16,
-                "query_max_length_tokens": QUERY_LENGTH,
-                "document_max_length_tokens": DOCUMENT_LENGTH,
-                "late_interaction": recipe.LateInteraction(**late),
-                **settings,
-            },
-        )
-    )
 
 
 def of(found: dict[str, np.ndarray], role: str) -> Vectors:
