@@ -1,5 +1,6 @@
 """The cases of law 2: an objective, a score, what is trained, how micro-batches are cut; and the gradient of one, on one rank or a share of it."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,30 @@ from toy_models import SENTENCES
 
 from trainer import objectives, recipe
 from trainer.batch import Batch, identity
-from trainer.chunks import in_chunks
+from trainer.chunks import Encode, in_chunks
 from trainer.models.dense import load_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder
-from trainer.scores import Score, dot, maxsim
+from trainer.retrieved import with_limits
+from trainer.scores import Score, dot, maxsim, xtr
+
+PREPARED = {xtr: functools.partial(with_limits, top_k=20)}
+
+
+def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Tensor, symmetric: bool = False) -> objectives.Outcome:
+    """With the form of the embeddings that the score takes."""
+    return objectives.contrastive(batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score))
+
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
-    "contrastive": objectives.contrastive,
-    "symmetric": lambda batch, encode, score, temperature: objectives.contrastive(batch, encode, score, temperature, symmetric=True),
+    "contrastive": contrastive,
+    "symmetric": functools.partial(contrastive, symmetric=True),
     "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
     "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
 }
-SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim}
+SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim, "xtr": xtr}
+PAIRS = [(objective, score) for objective in OBJECTIVES for score in SCORES if score != "xtr" or objective in ("contrastive", "symmetric")]
+"""Objectives with the scores they take."""
 MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},
     "micro-batched": {"tokens": 24, "kept_tokens": 0},

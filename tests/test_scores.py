@@ -6,7 +6,8 @@ from twins import alike, excluding, value_and_gradient
 
 from trainer import maxsim as pieces
 from trainer.partition import log_partition
-from trainer.scores import dot, maxsim, own, plain_maxsim
+from trainer.retrieved import with_limits
+from trainer.scores import dot, maxsim, own, plain_maxsim, xtr
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -219,3 +220,51 @@ class TestMaxsimInPieces:
             maxsim(queries, documents)
         places = 32 * 8 * 32
         assert places <= sum(sizes) - queries.nbytes - documents.nbytes <= 1.1 * places
+
+
+class TestXtr:
+    """Against the score matrix written out token by token, and sentence-transformers' own."""
+
+    def plain(self, queries, documents, top_k):
+        similarities = torch.einsum("qid,kjd->qikj", queries, documents)
+        there = documents.any(-1)
+        similarities = similarities.masked_fill(~there[None, None], -torch.inf)
+        limit = similarities.flatten(2).topk(min(top_k, int(there.sum())), dim=2).values[..., -1:]
+        best = similarities.amax(-1)
+        counts = (best >= limit) & queries.any(-1)[..., None]
+        return best.masked_fill(~counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
+
+    @pytest.mark.parametrize("top_k", [1, 7, 30, 1000])
+    @pytest.mark.parametrize("room", [1, 2**20])
+    def test_equals_the_formula_in_value_and_gradient(self, monkeypatch, top_k, room):
+        monkeypatch.setitem(pieces.PRODUCTS_AT_ONCE, "cpu", room)
+        inputs = [ragged((), 5, 4), ragged((), 9, 7)]
+        weights = torch.randn(5, 9, dtype=torch.float64)
+        scores = [xtr(*with_limits(*inputs, top_k)), self.plain(*inputs, top_k)]
+        torch.testing.assert_close(*scores, atol=1e-10, rtol=1e-10)
+        wanted, found = (value_and_gradient((each * weights).sum(), inputs) for each in scores)
+        assert alike(found, wanted, 1e-10)
+        if top_k < 30:
+            assert (scores[0] == 0).any(), "some document has nothing that is retrieved"
+
+    @pytest.mark.parametrize("top_k", [5, 40])
+    def test_equals_sentence_transformers(self, top_k):
+        from sentence_transformers.multi_vector_encoder.scoring.xtr import xtr_scores
+
+        queries, documents = ragged((), 6, 4, dtype=torch.float32).detach(), ragged((), 12, 7, dtype=torch.float32).detach()
+        wanted = xtr_scores(queries, documents.unflatten(0, (6, 2)), top_k=top_k)
+        torch.testing.assert_close(xtr(*with_limits(queries, documents, top_k)), wanted, atol=1e-5, rtol=1e-5)
+
+    def test_own_scores_are_those_of_the_whole_batch(self):
+        queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
+        everything = xtr(queries, documents)
+        torch.testing.assert_close(own(queries, documents, xtr), torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(4)]))
+
+    def test_linear_in_the_length_of_the_query(self):
+        queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
+        torch.testing.assert_close(xtr(queries / 0.3, documents), xtr(queries, documents) / 0.3)
+
+    def test_a_document_without_tokens_scores_minus_infinity(self):
+        queries, documents = ragged((), 2, 3).detach(), ragged((), 3, 4).detach()
+        documents[1] = 0
+        assert torch.isneginf(xtr(*with_limits(queries, documents, 1000))).tolist() == [[False, True, False]] * 2

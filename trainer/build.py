@@ -35,12 +35,13 @@ from trainer.modules.colbert import ColBERT
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
 from trainer.retrieval.encode import Precision, autocast
+from trainer.retrieved import with_limits
 from trainer.runtime import memory
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
-from trainer.scores import Score, dot, maxsim
+from trainer.scores import Score, dot, maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
@@ -178,6 +179,8 @@ def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filt
     match objective:
         case recipe.Contrastive():
             function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters)
+            if objective.xtr_top_k is not None:
+                score, function = xtr, partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k))
             return partial(_scored, score, function), Temperature(objective.temperature, objective.learn_temperature)
         case recipe.Distillation():
             function = partial(objectives.distillation, teacher_temperature=objective.teacher_temperature)
@@ -257,6 +260,8 @@ def check_family(run: recipe.Recipe) -> None:
     if run.kind == "colbert" and (model.pooling is not None or model.normalize is not None):
         key = "pooling" if model.pooling is not None else "normalize"
         raise BadRecipe(f"model.{key} belongs to kind: bi_encoder; a colbert model keeps a vector of length 1 for each token, so take it out")
+    if run.kind == "bi_encoder" and isinstance(run.objective, recipe.Contrastive) and run.objective.xtr_top_k is not None:
+        raise BadRecipe("objective.xtr_top_k belongs to kind: colbert, whose queries have tokens that retrieve; take it out, or change the kind")
     if run.kind == "colbert" and isinstance(run.objective, recipe.Contrastive) and run.objective.guide is not None:
         raise BadRecipe("objective.guide belongs to kind: bi_encoder: a guide scores with one vector a text; take it out")
 

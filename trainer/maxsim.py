@@ -21,25 +21,30 @@ _PLACES_AT_ONCE = 2**22
 
 
 def maxsim_in_pieces(
-    queries: Float[Tensor, "group query query_token dimension"], documents: Float[Tensor, "group document document_token dimension"]
+    queries: Float[Tensor, "group query query_token dimension"],
+    documents: Float[Tensor, "group document document_token dimension"],
+    limits: Float[Tensor, "group query query_token"] | None = None,
 ) -> Float[Tensor, "group query document"]:
     """For each group, the sum over a query's tokens of the largest product with a token of the document. Rows of zeros are not there.
 
-    A document without any token scores minus infinity, a query without any zero.
+    A document without any token scores minus infinity, a query without any zero. With `limits`, the mean over those tokens of the query whose largest
+    product reaches the token's limit, zero where none does.
     """
-    return _MaxSim.apply(queries, documents)
+    return _MaxSim.apply(queries, documents, limits)
 
 
 class _MaxSim(torch.autograd.Function):
     """s_ij = sum over t of q_it . d_j,u(t);  dq_it = sum over j of g_ij d_j,u(t);  dd_ju = sum of g_ij q_it over the i, t whose best it is."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, documents: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, documents: Tensor, limits: Tensor | None) -> Tensor:
         scores = queries.new_empty(*queries.shape[:2], documents.shape[1])
-        places = None
+        of_tokens = (*queries.shape[:3], documents.shape[1])
+        places = counted = None
         if any(ctx.needs_input_grad):
             small = next(kind for kind in (torch.uint8, torch.int16, torch.int32) if documents.shape[2] <= torch.iinfo(kind).max)
-            places = torch.empty(*queries.shape[:3], documents.shape[1], dtype=small, device=queries.device)
+            places = torch.empty(of_tokens, dtype=small, device=queries.device)
+            counted = None if limits is None else torch.empty(of_tokens, dtype=torch.bool, device=queries.device)
         real, absent = queries.any(-1, keepdim=True), ~documents.any(-1)
         for groups, some_queries, some, longest in _pieces(queries, absent):
             similarities = _similarities(queries[groups, some_queries], documents[groups, some, :longest], absent[groups, some, :longest])
@@ -48,21 +53,32 @@ class _MaxSim(torch.autograd.Function):
             else:
                 best, where = _max(similarities)
                 places[groups, some_queries, :, some] = where.to(places.dtype)
-            scores[groups, some_queries, some] = best.masked_fill(~real[groups, some_queries], 0.0).sum(2)
-        ctx.save_for_backward(queries, documents, places, real)
+            counts = real[groups, some_queries]
+            if limits is not None:
+                counts = counts & (best >= limits[groups, some_queries, :, None]) & ~absent[groups, some].all(-1)[:, None, None]
+                if counted is not None:
+                    counted[groups, some_queries, :, some] = counts
+            total = best.masked_fill(~counts, 0.0).sum(2)
+            scores[groups, some_queries, some] = total if limits is None else total / counts.sum(2).clamp(min=1)
+        if limits is not None:
+            scores.masked_fill_(absent.all(-1)[:, None], -torch.inf)
+        ctx.save_for_backward(queries, documents, places, real if counted is None else counted)
+        ctx.mean = limits is not None
         return scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        queries, documents, places, real = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        queries, documents, places, counted = ctx.saved_tensors
         of_queries, of_documents = torch.empty_like(queries), torch.zeros_like(documents)
         for groups, some in _rows(places):
-            weights = (gradient[groups, some, None] * real[groups, some]).flatten(0, 2)
-            of_some, of_group = _gradients(queries[groups, some], documents[groups], places[groups, some], weights)
+            counts, of_scores = counted[groups, some], gradient[groups, some, None]
+            if ctx.mean:
+                of_scores = of_scores / counts.sum(2, keepdim=True).clamp(min=1)
+            of_some, of_group = _gradients(queries[groups, some], documents[groups], places[groups, some], (of_scores * counts).flatten(0, 2))
             of_queries[groups, some] = of_some
             of_documents[groups] += of_group
-        return of_queries, of_documents
+        return of_queries, of_documents, None
 
 
 def _similarities(

@@ -21,18 +21,28 @@ from trainer.scores import Score, dot, own
 Temperature = Float[Tensor, ""] | float
 Filter = Callable[[Batch], Excluded]
 """What else is not to count as a negative in a batch: `outscoring`, `taught_better`."""
+Prepare = Callable[[Float[Tensor, "query ..."], Float[Tensor, "document ..."]], tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]]
+"""What is done to all embeddings of a batch before they are scored: `trainer.retrieved.with_limits`."""
 Outcome = dict[str, Float[Tensor, ""]]
 """Metrics of a step by name; "loss" is the one that is minimised."""
 
 
 def contrastive(
-    batch: Batch, encode: Encode, score: Score, temperature: Temperature, symmetric: bool = False, filters: Sequence[Filter] = ()
+    batch: Batch,
+    encode: Encode,
+    score: Score,
+    temperature: Temperature,
+    symmetric: bool = False,
+    filters: Sequence[Filter] = (),
+    prepare: Prepare | None = None,
 ) -> Outcome:
     """InfoNCE over every document of every rank (van den Oord et al. 2018); `symmetric`: the mean of both directions.
 
-    `filters` leave out documents beside those that identity leaves out.
+    `filters` leave out documents beside those that identity leaves out; `prepare` gives embeddings the form that `score` takes.
     """
     queries, documents = encode(batch.queries), encode(batch.documents)
+    if prepare is not None:
+        queries, documents = prepare(queries, documents)
     positive = gather(own(queries, documents[:: batch.documents_per_query], score).squeeze(1) / temperature)
     partition = log_partition(queries, documents, score, temperature, excluded_documents(batch, filters), symmetric)
     loss = losses.info_nce(positive, partition.of_queries)

@@ -136,6 +136,11 @@ class Contrastive(Section):
     temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
     learn_temperature: bool = Field(False, description="train the temperature, starting from the one given")
     symmetric: bool = Field(False, description="mean of both directions: query to documents and positive to queries")
+    xtr_top_k: PositiveInt | None = Field(
+        None,
+        description="with kind: colbert, XTR's score: of each query token so many best document tokens of the whole batch count, and the score is their "
+        "mean; null: MaxSim",
+    )
     guide: str | None = Field(
         None, description="a frozen model with the same tokenizer; documents that it scores above the query's positive are no negatives; null: none"
     )

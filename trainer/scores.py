@@ -44,9 +44,34 @@ def maxsim(
     >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
     [[5.0, -2.0]]
     """
+    return _in_groups(queries, documents)
+
+
+def xtr(
+    queries: Float[Tensor, "*#leading query query_token dimension_and_limit"],
+    documents: Float[Tensor, "*#leading document document_token dimension_and_limit"],
+) -> Float[Tensor, "*#leading query document"]:
+    """XTR's score: the mean over those tokens of the query that retrieve a token of the document, of the best they retrieve (Lee et al. 2023, eq. 5).
+
+    A token is retrieved whose product reaches the limit of the query's token, which stands behind its vector (`trainer.retrieved.with_limits`).
+
+    >>> query = torch.tensor([[[1.0, 0.0, 1.5], [0.0, 1.0, 2.5]]])
+    >>> xtr(query, torch.tensor([[[2.0, 2.0, 0.0]], [[1.0, 3.0, 0.0]], [[1.0, 1.0, 0.0]]])).tolist()
+    [[2.0, 3.0, 0.0]]
+    """
+    return _in_groups(queries[..., :-1], documents[..., :-1], queries[..., -1].detach())
+
+
+def _in_groups(
+    queries: Float[Tensor, "*#leading query query_token dimension"],
+    documents: Float[Tensor, "*#leading document document_token dimension"],
+    limits: Float[Tensor, "*#leading query query_token"] | None = None,
+) -> Float[Tensor, "*#leading query document"]:
     with torch.autocast(queries.device.type, enabled=False):
         leading = torch.broadcast_shapes(queries.shape[:-3], documents.shape[:-3])
         grouped = [exact(some).expand(*leading, *some.shape[-3:]).reshape(-1, *some.shape[-3:]) for some in (queries, documents)]
+        if limits is not None:
+            grouped.append(exact(limits).expand(*leading, *limits.shape[-2:]).reshape(-1, *limits.shape[-2:]))
         return maxsim_in_pieces(*grouped).reshape(*leading, queries.shape[-3], documents.shape[-3])
 
 

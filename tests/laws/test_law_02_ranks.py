@@ -8,14 +8,14 @@ import itertools
 
 import pytest
 import torch
-from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from matrix import MICRO_BATCHES, PAIRS, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
 from ranks import on_ranks
 from torch import distributed
 
 from trainer import objectives, parallel, partition
 from trainer.parallel import rank, ranks
 
-CASES = list(itertools.product(OBJECTIVES, SCORES, TUNINGS, MICRO_BATCHES))
+CASES = [(*pair, *rest) for pair, *rest in itertools.product(PAIRS, TUNINGS, MICRO_BATCHES)]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
