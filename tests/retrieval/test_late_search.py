@@ -1,6 +1,7 @@
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as given
 
 from trainer.errors import BadData
@@ -74,3 +75,13 @@ def test_a_query_without_any_token_is_named():
         top_k_maxsim(np.float32([[[1, 0]], [[0, 0]]]), documents, 1)
     with pytest.raises(ValueError, match="at least one"):
         top_k_maxsim(np.float32([[[1, 0]]]), documents, 0)
+
+
+def test_autocast_around_it_changes_nothing():
+    """Validation runs inside the trainer's."""
+    queries = np.random.default_rng(3).standard_normal((3, 4, 8), dtype=np.float32)
+    documents = TokenVectors(np.random.default_rng(4).standard_normal((20, 8), dtype=np.float32), np.array([0, 5, 6, 12, 20]))
+    wanted = top_k_maxsim(queries, documents, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = top_k_maxsim(queries, documents, 3)
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))

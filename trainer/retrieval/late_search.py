@@ -83,7 +83,8 @@ def maxsim_scores(
     Products lie query token by query token, so that the maximum runs over neighbours in memory: five times as fast as the other way round.
     """
     tokens = torch.from_numpy(vectors.astype(np.float32))
-    products = linear(queries, tokens).numpy()
+    with torch.autocast("cpu", enabled=False):  # validation runs inside the trainer's autocast
+        products = linear(queries, tokens).numpy()
     there = np.flatnonzero(np.diff(offsets))
     scores = np.full((len(starts), len(offsets) - 1), -np.inf, dtype=np.float32)
     if there.size:
