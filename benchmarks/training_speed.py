@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.children import run, seconds_since_start
-from measuring.clocks import Clock, peak_memory_megabytes
+from measuring.children import run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
 from measuring.data import SEED, TEMPERATURE, exchange_adapter, model_folder, pairs_in_order, write_pairs
 from measuring.record import noise, table
+from measuring.training import Record, largest_difference, train_ours
 
 CONTENDERS = {
     "nearfar fp32": ("ours", "fp32"),
@@ -27,37 +27,6 @@ BATCH_SIZE, STEPS, LARGE_STEPS = 64, {"azure-cli": 10, "pycode": 5}, 3
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 0.01, 1.0
 RANK, ALPHA = 32, 64.0
 LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
-
-
-class Record:
-    """Clocks and losses of each step of one run."""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        self.job = job
-        self.losses: list[float] = []
-        self.clocks: list[Clock] = []
-        self.first_step: dict[str, float] = {}
-        self.peak = 0.0
-
-    def step(self) -> None:
-        self.clocks.append(Clock.now())
-        self.peak = peak_memory_megabytes()
-        if not self.first_step:
-            self.first_step = {"wall": seconds_since_start(self.job), "processor": self.clocks[0].processor}
-
-    def result(self) -> dict[str, Any]:
-        assert len(self.clocks) == len(self.losses) == self.job["steps"], (len(self.clocks), len(self.losses))
-        spent = self.clocks[-1].since(self.clocks[self.job["warm_up_steps"] - 1])
-        pairs = self.job["batch"] * (len(self.clocks) - self.job["warm_up_steps"])
-        return {
-            "pairs_per_second": pairs / spent.wall,
-            "pairs_per_processor_second": pairs / spent.processor,
-            "wait_ratio": spent.wait_ratio,
-            "first_step_seconds": self.first_step["wall"],
-            "first_step_processor_seconds": self.first_step["processor"],
-            "peak_megabytes": self.peak,
-            "losses": self.losses,
-        }
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
@@ -85,44 +54,11 @@ def our_recipe(job: dict[str, Any]) -> Any:
 
 
 def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
-    """What `trainer/cli/fit.py` does up to the last step."""
-    from trainer.recipe_file import dump_recipe
-    from trainer.runtime.run_folder import RunFolder
+    def start(encoder: Any) -> None:
+        if job["adapter"]:
+            exchange_adapter(encoder.backbone, Path(job["adapter"]))
 
-    run_recipe = our_recipe(job)
-
-    from trainer import build
-    from trainer.data.fingerprint import fingerprint
-    from trainer.runtime.best import KeepBest
-    from trainer.runtime.stop import GracefulStop
-
-    build.prepare_machine(run_recipe.machine)
-    data = build.data_sets(run_recipe.data, run_recipe.seed)
-    steps = build.total_steps(run_recipe.optimization, len(data.train))
-    encoder = build.encoder_of(run_recipe)
-    if job["adapter"]:
-        exchange_adapter(encoder.backbone, Path(job["adapter"]))
-
-    record = Record(job)
-    with RunFolder.create(
-        Path(run_recipe.output) / f"run-{job['turn']}-{job['precision']}", dump_recipe(run_recipe), [], fingerprint(run_recipe.data, len(data.train))
-    ) as folder:
-        module = build.lightning_module(run_recipe, encoder, steps)
-        callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
-        trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
-        trainer.fit(module, datamodule=build.pair_data(run_recipe, data, encoder, steps))
-    return {**record.result(), "precision": build.precision(run_recipe.machine)}
-
-
-def our_callback(record: Record) -> Any:
-    import pytorch_lightning as lightning
-
-    class Watch(lightning.Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            record.losses.append(float(outputs["loss"]))
-            record.step()
-
-    return Watch()
+    return train_ours(our_recipe(job), job, start)
 
 
 def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
@@ -216,10 +152,6 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     difference = largest_difference(results["nearfar fp32"][0]["losses"], results["sentence-transformers fp32"][0]["losses"])
     assert difference < 1e-5, f"the losses differ by {difference}: not the same training"
     return report(name, results, same, asked, difference, arguments), results
-
-
-def largest_difference(ours: list[float], theirs: list[float]) -> float:
-    return max(abs(mine - other) for mine, other in zip(ours, theirs, strict=True))
 
 
 def report(name: str, results: Results, job: dict[str, Any], asked: int, difference: float, arguments: argparse.Namespace) -> str:

@@ -1,5 +1,7 @@
 """Scores against loops; law 5 for a query's own documents, law 2 as far as one process goes."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from twins import alike, excluding, value_and_gradient
@@ -7,7 +9,7 @@ from twins import alike, excluding, value_and_gradient
 from trainer import maxsim as pieces
 from trainer.partition import log_partition
 from trainer.retrieved import with_limits
-from trainer.scores import dot, maxsim, own, plain_maxsim, xtr
+from trainer.scores import dot, kernel_maxsim, maxsim, own, plain_maxsim, xtr
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -220,6 +222,17 @@ class TestMaxsimInPieces:
             maxsim(queries, documents)
         places = 32 * 8 * 32
         assert places <= sum(sizes) - queries.nbytes - documents.nbytes <= 1.1 * places
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or find_spec("late_interaction_kernels") is None, reason="needs an NVIDIA GPU and late-interaction-kernels"
+)
+@pytest.mark.parametrize("case", ["a batch", "documents of more than 255 tokens", "own candidates"])
+def test_the_kernels_equal_the_plain_form(case):
+    inputs = [ragged(*shape, dimensions=16, dtype=torch.float32).detach().cuda().requires_grad_() for shape in CASES[case]]
+    wanted, found = (value_and_gradient(form(*inputs).square().sum(), inputs) for form in (plain_maxsim, kernel_maxsim))
+    assert alike(found, wanted, 1e-4)
 
 
 class TestXtr:

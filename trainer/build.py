@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, assert_never
@@ -41,7 +42,7 @@ from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
-from trainer.scores import Score, dot, maxsim, xtr
+from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
@@ -195,9 +196,24 @@ def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filt
             assert_never(objective)
 
 
-def score(kind: str) -> Score:
-    """How a family compares a query with a document."""
-    return maxsim if kind == "colbert" else dot
+def score(run: recipe.Recipe) -> Score:
+    """How the family compares a query with a document, computed as the machine wishes. Raises BadRecipe for kernels that are not there."""
+    if run.kind == "bi_encoder":
+        return dot
+    match run.machine.maxsim:
+        case "auto" | "pieces":
+            return maxsim
+        case "plain":
+            return plain_maxsim
+        case "kernels":
+            if accelerator(run.machine) != "cuda" or find_spec("late_interaction_kernels") is None:
+                raise BadRecipe(
+                    "machine.maxsim=kernels needs an NVIDIA GPU and the package late-interaction-kernels (pip install 'nearfar[kernels]'); "
+                    "use machine.maxsim=auto"
+                )
+            return kernel_maxsim
+        case _:
+            assert_never(run.machine.maxsim)
 
 
 def filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
@@ -297,7 +313,7 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
 
 def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
-    function, temperature = loss(run.objective, score(run.kind), filters(run, encoder))
+    function, temperature = loss(run.objective, score(run), filters(run, encoder))
     tokens, kept = micro_batching(run.machine, encoder.to(device(run.machine)), plan.ranks_per_node)
     family = ColBERT if run.kind == "colbert" else BiEncoder
     return family(

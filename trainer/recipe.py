@@ -211,6 +211,10 @@ class Machine(Section):
         "auto",
         description="padded tokens of a step whose activations are kept; the rest is computed again, a third more time; auto: what fits in memory",
     )
+    maxsim: Literal["auto", "pieces", "plain", "kernels"] = Field(
+        "auto",
+        description="how late interaction is computed: in pieces, as the formula is read, or by late-interaction-kernels on an NVIDIA GPU; auto: in pieces",
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
 
 

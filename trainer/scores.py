@@ -47,6 +47,23 @@ def maxsim(
     return _in_groups(queries, documents)
 
 
+def kernel_maxsim(
+    queries: Float[Tensor, "*#leading query query_token dimension"], documents: Float[Tensor, "*#leading document document_token dimension"]
+) -> Float[Tensor, "*#leading query document"]:
+    """`maxsim` by the Triton kernels of the package late-interaction-kernels, on an NVIDIA GPU; in a batch, and of one query's own candidates."""
+    import late_interaction_kernels as kernels
+
+    with torch.autocast(queries.device.type, enabled=False):
+        one, many = exact(queries), exact(documents)
+        own_candidates = queries.ndim == 4
+        if own_candidates:
+            one = one.squeeze(1)
+        found = kernels.maxsim(
+            one, many, q_mask=one.any(-1), d_mask=many.any(-1), backward="unified"
+        )  # its default may sum gradients in half precision
+        return found.unsqueeze(1) if own_candidates else found
+
+
 def xtr(
     queries: Float[Tensor, "*#leading query query_token dimension_and_limit"],
     documents: Float[Tensor, "*#leading document document_token dimension_and_limit"],

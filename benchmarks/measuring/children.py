@@ -15,8 +15,8 @@ _START = "started"
 
 
 def child(script: str, job: Mapping[str, Any], timeout_seconds: float = 600.0) -> dict[str, Any]:
-    """What `script` reports for `job`, run in a new process. Raises RuntimeError with its last words when it fails."""
-    command = [sys.executable, script, "--job", json.dumps({**job, _START: time.monotonic()})]
+    """What `script` reports for `job`, run in a new process, under `job["python"]` if it has one. Raises RuntimeError with its last words when it fails."""
+    command = [job.get("python") or sys.executable, script, "--job", json.dumps({**job, _START: time.monotonic()})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False, cwd=Path(__file__).parents[2])
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or not lines:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import child
-from measuring.data import DATA_SETS, present
+from measuring.data import present
 from measuring.record import keep, spread
 
 Results = dict[str, list[dict[str, Any]]]
@@ -42,7 +42,7 @@ def speed_rows(results: Results, base: str, unit: str, further: tuple[str, ...])
 def on_each_set(
     claim: str, compare: Callable[[str, Path, argparse.Namespace], tuple[str, dict[str, Any]]], arguments: argparse.Namespace, *how: str
 ) -> None:
-    """Compares on each data set asked for that is there. The file's name says `how`, the threads, and the sets where they are not all."""
+    """Compares on each data set asked for that is there. The file's name says `how`, the threads, and the set where it is one alone."""
     texts, raw = [], {}
     for name in arguments.data.split(","):
         source = present(name)
@@ -51,7 +51,7 @@ def on_each_set(
             texts.append(text)
     if texts:
         threads = [f"{arguments.threads}-threads"] if arguments.threads else []
-        sets = [] if raw.keys() == DATA_SETS.keys() else sorted(raw)
+        sets = list(raw) if len(raw) == 1 else []
         keep("-".join([claim, *how, *threads, *sets]), "\n\n".join(texts), raw)
 
 

@@ -1,4 +1,4 @@
-"""Rows of the two data sets, and the model: the same for both contenders."""
+"""Rows of the data sets, and the model: the same for both contenders."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REPOSITORY.parent / "shared" / "data" / "pycode"}
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REAL_DATA / "pycode", "squad_dev": REAL_DATA / "squad_dev"}
 SEED, TEMPERATURE = 13, 0.05
 
 
