@@ -1,0 +1,201 @@
+"""Late interaction: training pairs per second and peak memory against PyLate's trainer, and the losses of every step compared.
+
+Same rows in the same order, same weights to start from (all-MiniLM-L6-v2 with a projection to 128 dimensions), all of them trained, same loss,
+optimizer and lengths: queries of 32 tokens with expansion, documents of up to 180. PyLate pads every document to 180 and trains as it comes; ours
+runs as `nearfar fit` does. PyLate multiplies what is masked by zero, so that padding wins where a query token's best match is negative; ours
+excludes it. One more run of PyLate with excluding scores must have our losses in float32 to 1e-5. It has an environment of its own: `make setup-pylate`.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring.children import child, run
+from measuring.contest import Results, on_each_set, speed_rows, take_turns
+from measuring.data import REPOSITORY, SEED, model_folder, pairs_in_order, write_pairs
+from measuring.record import noise, table
+from measuring.training import Record, largest_difference, train_ours
+
+PYLATE = REPOSITORY / ".venv-pylate"
+CONTENDERS = {
+    "nearfar fp32": ("ours", "fp32"),
+    "pylate fp32": ("theirs", "fp32"),
+    "nearfar default": ("ours", "auto"),
+    "pylate bf16": ("theirs", "bf16"),
+}
+BATCH_SIZE, STEPS, WARM_UP_STEPS = 32, 8, 2
+QUERY_TOKENS, DOCUMENT_TOKENS, DIMENSIONS = 32, 180, 128
+TEMPERATURE, LEARNING_RATE, WEIGHT_DECAY, CLIP = 1.0, 1e-5, 0.01, 1.0
+
+
+def write_start(folder: Path) -> None:
+    """The model that both start from: a fresh projection behind the backbone, in PyLate's layout."""
+    import pytorch_lightning as lightning
+
+    from trainer import recipe
+    from trainer.models.folder import save_encoder
+    from trainer.models.late_interaction import load_late_encoder
+
+    lightning.seed_everything(SEED, verbose=False)
+    lengths: dict[str, Any] = {"query_max_length_tokens": QUERY_TOKENS, "document_max_length_tokens": DOCUMENT_TOKENS}
+    model = recipe.Model(backbone=model_folder(), projection_dimensions=DIMENSIONS, tuning=recipe.FullTuning(), **lengths)
+    save_encoder(load_late_encoder(model), folder)
+
+
+def our_recipe(job: dict[str, Any]) -> Any:
+    from trainer import recipe
+
+    return recipe.Recipe(
+        kind="colbert",
+        name="speed",
+        output=job["folder"],
+        seed=SEED,
+        model=recipe.Model(backbone=job["model"], tuning=recipe.FullTuning()),
+        data=recipe.Data(train=job["rows"], validation=job["validation"]),
+        objective=recipe.Contrastive(temperature=TEMPERATURE),
+        optimization=recipe.Optimization(
+            batch_size=job["batch"],
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            schedule="constant",
+            warmup_ratio=0.0,
+            gradient_clip_norm=CLIP,
+        ),
+        validation=recipe.Validation(every_steps=job["steps"]),
+        machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None),
+    )
+
+
+def excluding_scores(queries: Any, documents: Any, queries_mask: Any = None, documents_mask: Any = None) -> Any:
+    """MaxSim with what is masked left out, in the shape of PyLate's scores: (query, document * candidate)."""
+    import torch
+
+    similarities = torch.einsum("qid,kcjd->qkcij", queries, documents)
+    return similarities.masked_fill(~documents_mask[None, :, :, None], -torch.inf).amax(-1).sum(-1).flatten(1)
+
+
+def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs under the Python of `.venv-pylate`."""
+    import torch
+    from datasets import Dataset
+    from pylate import losses, models, utils
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sampler import DefaultBatchSampler
+    from torch.utils.data import SequentialSampler
+    from transformers import TrainerCallback
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    model = models.ColBERT(job["model"], device="cpu", config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    pairs = [(row["query"], row["positive"]) for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())]
+    record = Record(job)
+
+    class Loss(losses.Contrastive):  # type: ignore[misc]
+        def forward(self, *inputs: Any, **settings: Any) -> Any:
+            loss = super().forward(*inputs, **settings)
+            record.losses.append(float(loss.detach()))
+            return loss
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            record.step()
+
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=job["folder"],
+        per_device_train_batch_size=job["batch"],
+        max_steps=job["steps"],
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=CLIP,
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        bf16=job["precision"] == "bf16",
+        use_cpu=True,
+        seed=SEED,
+        batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
+            SequentialSampler(dataset), **{**settings, "batch_size": job["batch"], "drop_last": True}
+        ),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"query": [query for query, _ in pairs], "document": [positive for _, positive in pairs]}),
+        loss=Loss(model, temperature=TEMPERATURE, score_metric=excluding_scores if job["exclude"] else None),
+        data_collator=utils.ColBERTCollator(model.tokenize),
+        callbacks=[Watch()],
+    )
+    trainer.train()
+    return {**record.result(), "precision": job["precision"]}
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    return train_ours(our_recipe(job), job) if job["who"] == "ours" else measure_theirs(job)
+
+
+def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Every contender, `turns` times in turn, on one data set."""
+    with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
+        folder = Path(temporary)
+        rows, ordered, validation = folder / "rows.jsonl", folder / "ordered.jsonl", folder / "validation.jsonl"
+        steps = write_pairs(source, arguments.steps, arguments.batch, rows)
+        if steps <= WARM_UP_STEPS:
+            raise SystemExit(f"{steps} steps of {arguments.batch} pairs on {name}, of which {WARM_UP_STEPS} are warm-up: nothing to measure")
+        pairs = pairs_in_order(rows, steps, arguments.batch)
+        ordered.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
+        validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
+        write_start(folder / "start")
+        same = {
+            "rows": str(rows), "ordered": str(ordered), "validation": str(validation), "folder": temporary, "model": str(folder / "start"),
+            "steps": steps, "warm_up_steps": WARM_UP_STEPS, "batch": arguments.batch, "threads": arguments.threads, "exclude": False,
+        }  # fmt: skip
+        jobs = {
+            contender: {**same, "who": who, "precision": precision, "python": str(PYLATE / "bin" / "python") if who == "theirs" else ""}
+            for contender, (who, precision) in CONTENDERS.items()
+            if arguments.only in ("all", precision)
+        }
+        results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=1800)
+        differences = {}
+        if "pylate fp32" in results:
+            check = child(__file__, {**jobs["pylate fp32"], "exclude": True, "turn": 0}, 1800)
+            ours = results["nearfar fp32"][0]["losses"]
+            differences = {
+                how: largest_difference(ours, other["losses"]) for how, other in (("as it comes", results["pylate fp32"][0]), ("excluding", check))
+            }
+            assert differences["excluding"] < 1e-5, f"the losses differ: not the same training\n{ours}\n{check['losses']}"
+    return report(name, results, same, differences, arguments), results
+
+
+def report(name: str, results: Results, job: dict[str, Any], differences: dict[str, float], arguments: argparse.Namespace) -> str:
+    """The table of one data set."""
+    base = "pylate fp32" if "pylate fp32" in results else next(iter(results))
+    header, rows = speed_rows(results, base, "pairs", ("peak_megabytes", "first_step_seconds", "first_step_processor_seconds"))
+    for row, runs in zip(rows, results.values(), strict=True):
+        row[0] += f" ({runs[0]['precision']})"
+    steps = f"{job['steps']} steps ({job['warm_up_steps']} of them warm-up) of {job['batch']} pairs"
+    threads = f", {arguments.threads} threads" if arguments.threads else ""
+    title = f"{name}, all weights: {arguments.turns} turns of {steps}{threads}; median (range)"
+    losses = results[base][0]["losses"]
+    return "\n".join([
+        table(title, [*header, "peak MB", "first step s", "its processor s"], rows),
+        f"losses {max(losses):.3f} to {min(losses):.3f}",
+        *(f"largest difference of a step's loss in fp32 to PyLate {how}: {difference:.1e}" for how, difference in differences.items()),
+        noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+    ])  # fmt: skip
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if not (PYLATE / ".made").is_file():
+        print("skipped: PyLate is not installed; make setup-pylate")
+        return
+    how = [f"batch-{arguments.batch}"] if arguments.batch != BATCH_SIZE else []
+    on_each_set("late-interaction-training", compare, arguments, *how, *([arguments.only] if arguments.only != "all" else []))
+
+
+if __name__ == "__main__":
+    run(__file__, measure, main, data="azure-cli,squad_dev", batch=BATCH_SIZE, turns=3, steps=STEPS, threads=0, only="all")

@@ -1,0 +1,81 @@
+"""A training that is watched: what each step took and lost, and our own way of training, that of `nearfar fit`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measuring.children import seconds_since_start
+from measuring.clocks import Clock, peak_memory_megabytes
+
+
+class Record:
+    """Clocks and losses of each step of one run."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
+        self.losses: list[float] = []
+        self.clocks: list[Clock] = []
+        self.first_step: dict[str, float] = {}
+        self.peak = 0.0
+
+    def step(self) -> None:
+        self.clocks.append(Clock.now())
+        self.peak = peak_memory_megabytes()
+        if not self.first_step:
+            self.first_step = {"wall": seconds_since_start(self.job), "processor": self.clocks[0].processor}
+
+    def result(self) -> dict[str, Any]:
+        assert len(self.clocks) == len(self.losses) == self.job["steps"], (len(self.clocks), len(self.losses))
+        spent = self.clocks[-1].since(self.clocks[self.job["warm_up_steps"] - 1])
+        pairs = self.job["batch"] * (len(self.clocks) - self.job["warm_up_steps"])
+        return {
+            "pairs_per_second": pairs / spent.wall,
+            "pairs_per_processor_second": pairs / spent.processor,
+            "wait_ratio": spent.wait_ratio,
+            "first_step_seconds": self.first_step["wall"],
+            "first_step_processor_seconds": self.first_step["processor"],
+            "peak_megabytes": self.peak,
+            "losses": self.losses,
+        }
+
+
+def train_ours(run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None] = lambda encoder: None) -> dict[str, Any]:
+    """What `trainer/cli/fit.py` does up to the last step; `start` may first change the encoder's weights."""
+    from trainer.recipe_file import dump_recipe
+    from trainer.runtime.run_folder import RunFolder
+
+    written = dump_recipe(run_recipe)
+
+    from trainer import build, hardware
+    from trainer.data.fingerprint import fingerprint
+    from trainer.runtime.best import KeepBest
+    from trainer.runtime.stop import GracefulStop
+
+    hardware.prepare_machine(run_recipe.machine)
+    data = build.data_sets(run_recipe.data, run_recipe.seed)
+    steps = build.total_steps(run_recipe.optimization, len(data.train))
+    encoder = build.encoder_of(run_recipe)
+    start(encoder)
+    record = Record(job)
+    path = Path(run_recipe.output) / f"run-{job['turn']}-{job['precision']}"
+    with RunFolder.create(path, written, [], fingerprint(run_recipe.data, len(data.train))) as folder:
+        module = build.lightning_module(run_recipe, encoder, steps)
+        callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
+        trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
+        trainer.fit(module, datamodule=build.pair_data(run_recipe, data, encoder, steps))
+    return {**record.result(), "precision": hardware.precision(run_recipe.machine)}
+
+
+def our_callback(record: Record) -> Any:
+    import pytorch_lightning as lightning
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            record.losses.append(float(outputs["loss"]))
+            record.step()
+
+    return Watch()
+
+
+def largest_difference(ours: list[float], theirs: list[float]) -> float:
+    return max(abs(mine - other) for mine, other in zip(ours, theirs, strict=True))
