@@ -92,7 +92,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     pairs = [(row["query"], row["positive"]) for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())]
     record = Record(job)
 
-    class Loss(losses.Contrastive):  # type: ignore[misc]
+    class Loss(losses.Contrastive):
         def forward(self, *inputs: Any, **settings: Any) -> Any:
             loss = super().forward(*inputs, **settings)
             record.losses.append(float(loss.detach()))

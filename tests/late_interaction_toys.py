@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer import recipe
-from trainer.batch import Texts
+from trainer.models.contract import Role
 from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder
 from trainer.scores import maxsim
 
@@ -91,7 +91,7 @@ def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
 
 
 @torch.no_grad()
-def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: str) -> Vectors:
+def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: Role) -> Vectors:
     """What ours makes of the texts, each alone in its batch or with others: the same."""
     encoder.eval()
     together = encoder(encoder.tokenize(texts, role))
@@ -105,8 +105,7 @@ def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: str)
 def scores_of(encoder: LateInteractionEncoder, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
     """MaxSim of every query with every document, by our own scores."""
     encoder.eval()
-    encoded: Iterator[torch.Tensor] = (encoder(_tokens(encoder, texts, role)) for texts, role in ((queries, "query"), (documents, "document")))
-    return maxsim(*encoded).numpy()
+    return maxsim(encoder(encoder.tokenize(queries, "query")), encoder(encoder.tokenize(documents, "document"))).numpy()
 
 
 def assert_same_vectors(ours: Vectors, theirs: Vectors) -> None:
@@ -118,10 +117,6 @@ def assert_same_vectors(ours: Vectors, theirs: Vectors) -> None:
 def train_a_little(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
     """The encoder after one step that changes every weight in training."""
     optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
-    encoder(_tokens(encoder, SENTENCES, "document"))[..., :5].sum().backward()
+    encoder(encoder.tokenize(SENTENCES, "document"))[..., :5].sum().backward()
     optimizer.step()
     return encoder
-
-
-def _tokens(encoder: LateInteractionEncoder, texts: Sequence[str], role: str) -> Texts:
-    return encoder.tokenize(texts, role)
