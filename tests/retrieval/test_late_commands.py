@@ -1,0 +1,150 @@
+"""index, add, delete, search and evaluate with a late-interaction model as a person calls them, in one process to be quick."""
+
+import json
+
+import pytest
+import typer
+from late_interaction_toys import make_marked_bert
+from typer.testing import CliRunner
+
+from trainer import recipe
+from trainer.cli.change import add, delete
+from trainer.cli.evaluate import evaluate
+from trainer.cli.index import index
+from trainer.cli.search import search
+from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.evaluation.evaluate import read_evaluation
+from trainer.models.folder import save_encoder
+from trainer.models.late_interaction import load_late_encoder, read_late_encoder
+from trainer.retrieval.late_explain import explain
+from trainer.retrieval.late_search import top_k_maxsim
+from trainer.retrieval.token_vectors import encode_tokens
+
+app = typer.Typer(pretty_exceptions_enable=False)
+for verb in (add, delete, evaluate, index, search):
+    app.command()(verb)
+
+TEXTS = ["delete a disk", "create a storage account", "show every query of the database", "list every virtual machine"]
+
+
+def call(*arguments):
+    """The result; an error of ours is raised."""
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    assert found.exit_code == 0, found.output
+    return found
+
+
+def saved(folder, **late):
+    """A late-interaction model on a toy BERT with random weights."""
+    make_marked_bert(folder / "bert")
+    wishes = recipe.Model(
+        backbone=str(folder / "bert"), projection_dimensions=16, query_max_length_tokens=12, query_prompt="", document_prompt="",
+        late_interaction=recipe.LateInteraction(**late), tuning=recipe.FullTuning(kind="full"),
+    )  # fmt: skip
+    save_encoder(load_late_encoder(wishes).eval(), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Without markers and filling, so that even random weights find a text by itself."""
+    return saved(tmp_path_factory.mktemp("late"), query_marker="", document_marker="", query_expansion=False)
+
+
+@pytest.fixture(scope="module")
+def filling_model(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("filling"))
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"doc{row}", "title": "", "text": text}) + "\n" for row, text in enumerate(TEXTS))
+    )
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n" for row, text in enumerate(TEXTS)))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(4)))
+    return folder
+
+
+@pytest.mark.parametrize("options", [("--kind", "exact"), ("--kind", "compressed", "--bits", "4"), ("--pool-factor", "2"), ()])
+def test_index_and_search(model, beir, tmp_path, options):
+    said = call("index", model, beir, "-o", tmp_path / "idx", *options).stdout
+    assert "4 documents, " + ("exact" if "exact" in options else "compressed") in said
+    assert "of float16" in said
+    found = json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 3, "--json").stdout)
+    assert [hit["rank"] for hit in found] == [1, 2, 3]
+    assert (found[0]["id"], found[0]["text"]) == ("doc1", TEXTS[1])
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_search_explains_its_first_document(model, filling_model, beir, tmp_path, filled):
+    call("index", filling_model if filled else model, beir, "-o", tmp_path / "idx", "--kind", "exact")
+    page = call("search", tmp_path / "idx", "delete a disk", "-k", 1, "--explain").stdout
+    rows = [line.split() for line in page.splitlines()]
+    assert ["question", "first", "document", "similarity"] in rows
+    assert filled or any(row[:2] == ["delete", "delete"] for row in rows)
+    assert float(rows[-1][-1]) == pytest.approx(float(rows[0][1]), abs=0.01)  # the similarities add up to the score
+    assert ("tokens of filling" in page) == filled
+    call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
+    with pytest.raises(BadModel, match="--explain"):
+        call("search", tmp_path / "flat", "disk", "--explain")
+
+
+def test_an_explanation_is_the_maximum_of_each_token_and_adds_up_to_the_score(filling_model):
+    encoder = read_late_encoder(str(filling_model))
+    matches = explain(encoder, "delete the disk!", TEXTS[0] + ".")
+    queries = encode_tokens(encoder, ["delete the disk!"], "query").padded()
+    documents = encode_tokens(encoder, [TEXTS[0] + "."], "document")
+    assert [match.similarity for match in matches] == pytest.approx((queries[0] @ documents.vectors.T).max(1).tolist(), abs=1e-5)
+    scores, _ = top_k_maxsim(queries, documents, 1)
+    assert sum(match.similarity for match in matches) == pytest.approx(float(scores[0, 0]), abs=1e-4)
+    assert "!" in [match.query_token for match in matches]
+    assert "." not in [match.document_token for match in matches]
+    assert [match.filling for match in matches] == [match.query_token == "[MASK]" for match in matches]
+
+
+def test_documents_are_added_and_deleted(model, beir, tmp_path):
+    call("index", model, beir, "-o", tmp_path / "idx")
+    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "more", "text": "answers in one second"}) + "\n")
+    assert "5 documents" in call("add", tmp_path / "idx", tmp_path / "more.jsonl").stdout
+    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more"
+    with pytest.raises(BadData, match="already has a document 'more'"):
+        call("add", tmp_path / "idx", tmp_path / "more.jsonl")
+    assert "3 documents" in call("delete", tmp_path / "idx", "more", "doc0").stdout
+    assert {hit["id"] for hit in json.loads(call("search", tmp_path / "idx", "disk", "-k", 9, "--json").stdout)} == {"doc1", "doc2", "doc3"}
+    with pytest.raises(BadData, match="no document 'doc0'"):
+        call("delete", tmp_path / "idx", "doc0")
+
+
+def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
+    with pytest.raises(BadRecipe, match="--kind flat is not for .* a token: compressed, exact"):
+        call("index", model, beir, "-o", tmp_path / "idx", "--kind", "flat")
+    call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
+    with pytest.raises(BadRecipe, match="a document: flat, hnsw, ivf"):
+        call("index", model.parent / "bert", beir, "-o", tmp_path / "idx", "--kind", "exact")
+    with pytest.raises(BadModel, match="one vector a document, and the model gives one a token"):
+        call("search", tmp_path / "flat", "disk", "--model", model)
+    with pytest.raises(BadFolder, match="not of token vectors"):
+        call("delete", tmp_path / "flat", "doc0")
+    call("index", model, beir, "-o", tmp_path / "idx")
+    with pytest.raises(BadModel, match="one vector a text|vectors of 32 numbers"):
+        call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
+
+
+def test_evaluate_by_an_index(model, beir, tmp_path):
+    call("index", model, beir, "-o", tmp_path / "idx", "--kind", "exact")
+    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--out", tmp_path / "evaluation.json", "--precision", "fp32")
+    _, exact, by_index = read_evaluation(tmp_path / "evaluation.json").systems
+    assert (exact.name, by_index.name) == (str(model), f"{model} by idx")
+    assert by_index.top.keys() == exact.top.keys()
+    for query, hits in exact.top.items():
+        assert [document for document, _ in by_index.top[query]] == [document for document, _ in hits]
+    with pytest.raises(BadRecipe, match="of one model"):
+        call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
+    call("delete", tmp_path / "idx", "doc3")
+    with pytest.raises(BadData, match="holds 3 documents and .* has 4"):
+        call("evaluate", model, "--data", beir, "--index", tmp_path / "idx")
