@@ -43,13 +43,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def ours(job: dict[str, Any]) -> Any:
     """What `nearfar encode` and `nearfar evaluate` call."""
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.models.dense import read_encoder
     from trainer.retrieval.encode import encode
 
     machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
-    build.prepare_machine(machine)
-    encoder, precision = read_encoder(job["model"]), build.precision(machine)
+    hardware.prepare_machine(machine)
+    encoder, precision = read_encoder(job["model"]), hardware.precision(machine)
     return lambda texts: encode(encoder, texts, "document", micro_batch_tokens=job["micro_batch_tokens"] or None, precision=precision)
 
 

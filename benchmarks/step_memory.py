@@ -25,7 +25,7 @@ KEPT = {"0": 0, "auto": "auto"}
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from trainer import build, recipe
+    from trainer import build, hardware, recipe
     from trainer.retrieval.encode import autocast
 
     lengths = {"query_max_length_tokens": LENGTH, "document_max_length_tokens": LENGTH}
@@ -35,7 +35,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         objective=recipe.Contrastive(temperature=TEMPERATURE), optimization=recipe.Optimization(batch_size=job["batch"], learning_rate=1e-4),
         machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None, kept_tokens=job["kept"]),
     )  # fmt: skip
-    build.prepare_machine(plan.machine)
+    hardware.prepare_machine(plan.machine)
     encoder = build.encoder_of(plan).train()
     module = build.lightning_module(plan, encoder, steps=1)
     optimizer = torch.optim.AdamW([weight for weight in encoder.parameters() if weight.requires_grad])
@@ -45,7 +45,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     def step(first: int, count: int) -> dict[str, Any]:
         batch = batch_of(encoder, queries[first : first + count], texts[first : first + count])
-        with autocast(encoder.device, build.precision(plan.machine)):
+        with autocast(encoder.device, hardware.precision(plan.machine)):
             loss = module.loss(batch, module.encode(), module.temperature())["loss"]
         loss.backward()
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in encoder.parameters() if weight.grad is not None])
@@ -64,7 +64,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "processor_seconds": spent.processor,
         "wait_ratio": spent.wait_ratio,
         "kept_tokens": module.encode.args[-1],
-        "precision": build.precision(plan.machine),
+        "precision": hardware.precision(plan.machine),
     }
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from trainer import build, recipe
+from trainer import build, hardware, recipe
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
@@ -44,7 +44,7 @@ def test_objectives_say_what_the_rows_lack(objective, data, message):
 
 def test_fp16_on_a_cpu_is_refused():
     with pytest.raises(BadRecipe, match="use bf16 or fp32"):
-        build.precision(recipe.Machine(accelerator="cpu", precision="fp16"))
+        hardware.precision(recipe.Machine(accelerator="cpu", precision="fp16"))
 
 
 def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
@@ -58,24 +58,24 @@ class TestOnMachine:
 
     def test_what_the_recipe_leaves_open_the_machine_file_decides(self):
         plan = Plan("ddp", 2, 1, 2, precision="bf16", accelerator="cpu")
-        machine = build.on_machine(self.run(), plan).machine
+        machine = hardware.on_machine(self.run(), plan).machine
         assert (machine.precision, machine.accelerator) == ("bf16", "cpu")
-        assert build.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2)).machine.precision == "fp32"
+        assert hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2)).machine.precision == "fp32"
 
     def test_where_both_say_and_differ_neither_wins(self):
         with pytest.raises(BadMachine, match=r"machine\.precision=fp32 and the machine file bf16"):
-            build.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
+            hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
 
 
 class TestMicroBatching:
     def test_given_numbers_are_taken(self, toy_folder):
         encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
-        assert build.micro_batching(recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1) == (77, 5)
+        assert hardware.micro_batching(recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1) == (77, 5)
 
     def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
         encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
-        alone, shared = (build.micro_batching(recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count) for count in (1, 8))
-        assert alone[0] == shared[0] == build.CPU_TOKENS
+        alone, shared = (hardware.micro_batching(recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count) for count in (1, 8))
+        assert alone[0] == shared[0] == hardware.CPU_TOKENS
         assert 4 * shared[1] < alone[1]
 
 

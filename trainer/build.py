@@ -1,7 +1,5 @@
 """The one place that turns a recipe into objects. Everything below takes plain arguments and never sees a recipe."""
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +13,8 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
-from trainer import objectives, recipe
-from trainer.batch import Batch, Texts, identity
+from trainer import hardware, objectives, recipe
+from trainer.batch import Batch, identity
 from trainer.chunks import Encode, in_chunks
 from trainer.data.collate import collate
 from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
@@ -26,7 +24,7 @@ from trainer.data.read import read_rows
 from trainer.data.retrieval_set import RetrievalSet, from_rows, read_retrieval_set
 from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
-from trainer.errors import BadData, BadMachine, BadRecipe
+from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.evaluate import evaluate
 from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
@@ -35,9 +33,8 @@ from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.colbert import ColBERT
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
-from trainer.retrieval.encode import Precision, autocast
+from trainer.retrieval.encode import Precision
 from trainer.retrieved import with_limits
-from trainer.runtime import memory
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
@@ -45,9 +42,6 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
-
-CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Padded tokens of a micro-batch: on a CPU, activations that stay in the cache; on a GPU, enough to fill it."""
 
 
 @dataclass(frozen=True)
@@ -92,89 +86,6 @@ def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
     return int(np.isin([identity(query) for query in held_out.queries], trained).sum())
 
 
-def prepare_machine(machine: recipe.Machine) -> None:
-    """Threads of this process, and libraries that talk too much; changes nothing that is learned."""
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its greetings; what matters is in our own lines
-    warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
-    warnings.filterwarnings(
-        "ignore",
-        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|configure_gradient_clipping).*",
-    )
-
-
-def on_machine(run: recipe.Recipe, plan: Plan) -> recipe.Recipe:
-    """The recipe with what the machine file decides filled into its section `machine`. Raises BadMachine where both say, and differ."""
-    said = {"accelerator": plan.accelerator, "precision": plan.precision}
-    for key, value in said.items():
-        wish = getattr(run.machine, key)
-        if value is not None and wish not in ("auto", value):
-            raise BadMachine(f"the recipe says machine.{key}={wish} and the machine file {value}; set machine.{key}=auto, or change the machine file")
-    filled = run.machine.model_copy(update={key: value for key, value in said.items() if value is not None})
-    return run.model_copy(update={"machine": filled})
-
-
-def accelerator(machine: recipe.Machine) -> str:
-    """`cpu`, `cuda` or `mps`. Raises BadRecipe when the recipe asks for what this machine lacks."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if machine.accelerator == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there[machine.accelerator]:
-        raise BadRecipe(
-            f"machine.accelerator={machine.accelerator}, but PyTorch finds no such device here; use machine.accelerator=auto or cpu, "
-            "or install a PyTorch build for the device"
-        )
-    return machine.accelerator
-
-
-def device(machine: recipe.Machine) -> torch.device:
-    """Where this process computes: of several GPUs the one that is its own."""
-    kind = accelerator(machine)
-    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-
-
-def precision(machine: recipe.Machine) -> Precision:
-    """What the recipe says, or bf16 where the hardware has instructions for it, else fp32."""
-    device = accelerator(machine)
-    if machine.precision == "fp16" and device == "cpu":
-        raise BadRecipe("machine.precision=fp16 needs a GPU: CPUs have no fast fp16 training; use bf16 or fp32")
-    if machine.precision != "auto":
-        return machine.precision
-    match device:
-        case "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        case "cpu":
-            return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-        case _:
-            return "fp32"
-
-
-def micro_batch_tokens(machine: recipe.Machine) -> int:
-    """Padded tokens that go through the encoder at once."""
-    if machine.micro_batch_tokens != "auto":
-        return machine.micro_batch_tokens
-    return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
-
-
-def micro_batching(machine: recipe.Machine, encoder: Encoder, processes: int) -> tuple[int, int]:
-    """Padded tokens that go through the encoder at once, and of how many in a step the activations are kept: what the recipe leaves open is measured.
-
-    Kept is what fits in the memory that is there, shared among the processes of this machine. On a GPU a micro-batch is at most a quarter of that.
-    """
-    if machine.kept_tokens == "auto" or (machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"):
-        length = encoder.contract.document_max_length_tokens
-        count = max(1, CPU_TOKENS // length)  # few tokens would pay for copies of the weights that autocast makes
-        texts = Texts.of([[0] * length] * count, range(count))
-        with autocast(encoder.device, precision(machine)):
-            fits = memory.kept_tokens(encoder, encoder, texts, processes)
-    kept = fits if machine.kept_tokens == "auto" else machine.kept_tokens
-    tokens = micro_batch_tokens(machine)
-    if machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda":
-        tokens = min(tokens, max(encoder.contract.document_max_length_tokens, fits // 4))
-    return tokens, kept
-
-
 def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
     """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
@@ -206,7 +117,7 @@ def score(run: recipe.Recipe) -> Score:
         case "plain":
             return plain_maxsim
         case "kernels":
-            if accelerator(run.machine) != "cuda" or find_spec("late_interaction_kernels") is None:
+            if hardware.accelerator(run.machine) != "cuda" or find_spec("late_interaction_kernels") is None:
                 raise BadRecipe(
                     "machine.maxsim=kernels needs an NVIDIA GPU and the package late-interaction-kernels (pip install 'nearfar[kernels]'); "
                     "use machine.maxsim=auto"
@@ -222,13 +133,13 @@ def filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
     if not isinstance(run.objective, recipe.Contrastive):
         return found
     if run.objective.guide is not None:
-        guide = read_encoder(run.objective.guide).to(device(run.machine)).requires_grad_(False)
+        guide = read_encoder(run.objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
         if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
             raise BadRecipe(
                 f"objective.guide={run.objective.guide} cuts texts into other tokens than {run.model.backbone}, and a batch holds the tokens of one; "
                 "take a guide with the same tokenizer, such as a larger model of the same family or the model before training"
             )
-        in_parts = in_chunks(guide, micro_batch_tokens(run.machine))
+        in_parts = in_chunks(guide, hardware.micro_batch_tokens(run.machine))
         found.append(partial(objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin))
     if run.objective.teacher_margin is not None:
         found.append(partial(objectives.taught_better, margin=run.objective.teacher_margin))
@@ -314,15 +225,15 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
 def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
     """The Lightning module of a recipe around an encoder."""
     function, temperature = loss(run.objective, score(run), filters(run, encoder))
-    tokens, kept = micro_batching(run.machine, encoder.to(device(run.machine)), plan.ranks_per_node)
+    tokens, kept = hardware.micro_batching(run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node)
     family = ColBERT if run.kind == "colbert" else BiEncoder
     return family(
         encoder=encoder,
         encode=partial(in_chunks, encoder, tokens, kept),
         loss=function,
         temperature=temperature,
-        optimizer=replace(optimizer_settings(run.optimization, steps), fused=precision(run.machine) != "fp16"),
-        validate=partial(_validation_metrics, encoder, precision(run.machine), micro_batch_tokens(run.machine)),
+        optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
+        validate=partial(_validation_metrics, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
     )
 
 
@@ -346,12 +257,12 @@ def trainer(
     if run.validation.patience is not None:
         callbacks.append(EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience))
     return lightning.Trainer(
-        accelerator=accelerator(run.machine),
-        strategy=lightning_strategy(plan, accelerator(run.machine)),
+        accelerator=hardware.accelerator(run.machine),
+        strategy=lightning_strategy(plan, hardware.accelerator(run.machine)),
         devices=plan.ranks_per_node,
         num_nodes=plan.nodes,
         use_distributed_sampler=False,
-        plugins=[lightning_precision(plan, precision(run.machine), accelerator(run.machine))],
+        plugins=[lightning_precision(plan, hardware.precision(run.machine), hardware.accelerator(run.machine))],
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=min(every, steps),

@@ -16,7 +16,7 @@ def add(
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="as for `nearfar index`")] = "fp32",
 ) -> None:
     """Add documents to an index of token vectors; none of them may be there already."""
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.data.read_report import ReadReport
     from trainer.models.family import read_model
     from trainer.retrieval.corpus import read_corpus
@@ -27,8 +27,8 @@ def add(
     manifest = LateManifest.read(index)
     report = ReadReport(str(corpus))
     machine = recipe.Machine(precision=precision)
-    encoder = read_model(model or manifest.model).to(build.accelerator(machine))
-    encoding = Encoding(encoder, build.precision(machine), progress=progress)
+    encoder = read_model(model or manifest.model).to(hardware.accelerator(machine))
+    encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
     manifest = add_documents(index, encoding, read_corpus(corpus, report, max_bad_rows_ratio))
     show_left_out(report)
     show(index, manifest)

@@ -93,14 +93,14 @@ def look_at_memory(
     findings: "Findings", run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, length: "tuple[Lengths, Lengths] | None"
 ) -> None:
     """What a rank needs, and whether it is there."""
-    from trainer import build
+    from trainer import build, hardware
     from trainer.runtime import memory
     from trainer.runtime.preflight import largest_first, size, weight_needs
 
     with findings.of("memory"):
         unseen = {"accelerator": "cpu", "precision": "fp32" if run.machine.precision == "fp16" else run.machine.precision}
         run = run if here else run.model_copy(update={"machine": run.machine.model_copy(update=unseen)})
-        encoder.to(build.device(run.machine))
+        encoder.to(hardware.device(run.machine))
         needs = weight_needs(plan, encoder)
         if length is not None:
             needs.append(_activations(run, plan, encoder, here, length))
@@ -127,7 +127,7 @@ def look_at_memory(
 
 def _activations(run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, length: "tuple[Lengths, Lengths]") -> "Need":
     """What a rank keeps of a step for the backward pass, by a measured micro-batch; at least one micro-batch."""
-    from trainer import build
+    from trainer import hardware
     from trainer.batch import Texts
     from trainer.retrieval.encode import autocast
     from trainer.runtime import memory
@@ -136,11 +136,11 @@ def _activations(run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, le
     queries, documents = length
     texts_a_query = documents.texts / queries.texts
     step = run.optimization.batch_size // plan.ranks * (queries.mean_tokens + texts_a_query * documents.mean_tokens)
-    with autocast(encoder.device, build.precision(run.machine)):
+    with autocast(encoder.device, hardware.precision(run.machine)):
         longest = encoder.contract.document_max_length_tokens
         a_token = memory.activation_bytes_per_token(encoder, encoder, Texts.of([[0] * longest], [0]))
     known = here or run.machine.kept_tokens != "auto"
-    at_once, allowed = build.micro_batching(run.machine, encoder, plan.ranks_per_node)
+    at_once, allowed = hardware.micro_batching(run.machine, encoder, plan.ranks_per_node)
     kept = max(min(step, allowed if known else step), min(step, at_once))
     room = "" if known else ", if there is room for them"
     return Need(f"activations ({kept:,.0f} of a step's {step:,.0f} tokens{room})", int(a_token * kept))

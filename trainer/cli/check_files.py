@@ -96,7 +96,7 @@ def look_at_this_machine(findings: "Findings", plan: "Plan") -> bool:
 
 def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Plan | None", ranks: int | None, replace: bool) -> "Recipe":
     """The recipe as it is on this machine; what does not go together is found."""
-    from trainer import build
+    from trainer import hardware
     from trainer.data.order import check_batch_divisible
     from trainer.runtime.run_folder import check_run_folder
     from trainer.runtime.trackers import check_trackers
@@ -114,7 +114,7 @@ def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
         check_trackers(run.trackers)
     if plan and "machine" in read:
         with findings.of("recipe and machine"):
-            return build.on_machine(run, plan)
+            return hardware.on_machine(run, plan)
         said = {"accelerator": plan.accelerator or "auto", "precision": plan.precision or "auto"}  # the file's word, for the looks to come
         return run.model_copy(update={"machine": run.machine.model_copy(update=said)})
     return run

@@ -110,7 +110,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     import numpy as np
     import torch
 
-    from trainer import build
+    from trainer import build, hardware
     from trainer.data.order import own_part
     from trainer.parallel import on_first, rank, ranks
     from trainer.recipe_file import load_recipe
@@ -121,9 +121,9 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
 
     plan = plan_from_environment(os.environ)
     check_here(plan)
-    run = _exact(build.on_machine(load_recipe(recipe, overrides), plan))
-    build.prepare_machine(run.machine)
-    device = build.accelerator(run.machine)
+    run = _exact(hardware.on_machine(load_recipe(recipe, overrides), plan))
+    hardware.prepare_machine(run.machine)
+    device = hardware.accelerator(run.machine)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     encoder = build.encoder_of(run)
@@ -135,7 +135,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     module = build.lightning_module(run.model_copy(update={"machine": cut}), encoder, 1, plan)
     wanted = {}
     if first_rank(os.environ):  # before the process group: it computes as a single process does
-        module.to(build.device(run.machine))  # its temperature too
+        module.to(hardware.device(run.machine))  # its temperature too
         wanted = plain_gradient(module, lambda: module.loss(whole, encoder, module.temperature())["loss"])
     with process_group(plan, device):
         own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]

@@ -35,18 +35,18 @@ def encode(
         print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
     texts = _lines(sys.stdin.buffer)
 
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.models.dense import read_encoder
 
     machine = recipe.Machine(precision=precision)
-    encoder = read_encoder(model).to(build.accelerator(machine))
+    encoder = read_encoder(model).to(hardware.accelerator(machine))
     if out is None:
-        _write(encoder, texts, role, build.precision(machine), sys.stdout.buffer)
+        _write(encoder, texts, role, hardware.precision(machine), sys.stdout.buffer)
         return
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            _write(encoder, texts, role, build.precision(machine), file)
+            _write(encoder, texts, role, hardware.precision(machine), file)
         partial.replace(out)
     except OSError as error:
         raise BadData(f"cannot write {out}: {error.strerror}; choose another place with -o") from error

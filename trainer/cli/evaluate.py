@@ -24,7 +24,7 @@ def evaluate(
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
     import sys
 
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
     from trainer.evaluation.by_index import evaluate_by_index
@@ -51,10 +51,10 @@ def evaluate(
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        encoder = read_model(model).to(build.accelerator(machine))
-        systems.append(measure(encoder, judged, name=model, precision=build.precision(machine)))
+        encoder = read_model(model).to(hardware.accelerator(machine))
+        systems.append(measure(encoder, judged, name=model, precision=hardware.precision(machine)))
         if opened is not None:
-            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=build.precision(machine)))
+            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=hardware.precision(machine)))
         del encoder
     evaluation = compare(judged, split, systems)
     if out is not None:

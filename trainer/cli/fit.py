@@ -35,29 +35,29 @@ def fit(
     check_here(plan)
     settle_device(plan.accelerator)  # before transformers is imported
 
-    from trainer import build
+    from trainer import hardware
     from trainer.data.order import check_batch_divisible
     from trainer.runtime.trackers import check_trackers
     from trainer.strategies.process_group import process_group
 
     check_batch_divisible(run.optimization.batch_size, plan.ranks)
     check_trackers(run.trackers)
-    with process_group(plan, build.accelerator(build.on_machine(run, plan).machine)):
+    with process_group(plan, hardware.accelerator(hardware.on_machine(run, plan).machine)):
         _fit(run, plan, replace)
 
 
 def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     """One run, on every rank: all compute, the first alone writes and speaks."""
-    from trainer import build
+    from trainer import build, hardware
     from trainer.data.fingerprint import fingerprint
     from trainer.errors import Interrupted
     from trainer.parallel import check_same, on_first
     from trainer.recipe_file import dump_recipe
     from trainer.runtime.run_folder import RunFolder
 
-    path, as_written, run = Path(run.output) / run.name, dump_recipe(run), build.on_machine(run, plan)
+    path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
     check_same(as_written, "recipe")
-    build.prepare_machine(run.machine)
+    hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed)
     build.check_objective(run, data.train, data.mixture)
@@ -88,7 +88,7 @@ def _say(text: str) -> None:
 
 
 def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, plan: "Plan") -> str:
-    from trainer import build
+    from trainer import hardware
 
     trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     everything = sum(parameter.numel() for parameter in encoder.parameters())
@@ -99,7 +99,7 @@ def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, pl
         f"{run.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,} validation queries{test}\n"
         f"{mixture}"
         f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained\n"
-        f"{steps} steps of {run.optimization.batch_size} queries, {build.accelerator(run.machine)}, {build.precision(run.machine)}{ranks}"
+        f"{steps} steps of {run.optimization.batch_size} queries, {hardware.accelerator(run.machine)}, {hardware.precision(run.machine)}{ranks}"
     )
 
 
@@ -107,15 +107,15 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
-    from trainer import build
+    from trainer import hardware
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
     from trainer.parallel import on_first
 
     test = data.test
     _say("measuring BM25 and the base model on the test queries")
-    encoder.to(build.device(run.machine))
+    encoder.to(hardware.device(run.machine))
     bm25 = on_first(lambda: evaluate_bm25(test))
-    how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
+    how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
     return [bm25, base] if bm25 else [base]
 
@@ -157,14 +157,14 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
-    from trainer import build
+    from trainer import hardware
     from trainer.evaluation.evaluate import evaluate
     from trainer.models.family import read_model
     from trainer.parallel import on_first
 
     assert data.test is not None
-    how, tokens = build.precision(run.machine), build.micro_batch_tokens(run.machine)
-    encoder = read_model(str(folder.model)).to(build.device(run.machine))
+    how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
+    encoder = read_model(str(folder.model)).to(hardware.device(run.machine))
     after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))

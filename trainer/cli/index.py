@@ -35,7 +35,7 @@ def index(
     ] = "fp32",
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.data.read_report import ReadReport
     from trainer.errors import BadRecipe
     from trainer.models.family import read_model
@@ -49,7 +49,7 @@ def index(
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     machine = recipe.Machine(precision=precision)
-    encoder = read_model(model).to(build.accelerator(machine))
+    encoder = read_model(model).to(hardware.accelerator(machine))
     kinds = TOKEN_KINDS if isinstance(encoder, LateInteractionEncoder) else FLAT_KINDS
     if kind is not None and kind not in kinds:
         raise BadRecipe(
@@ -57,14 +57,14 @@ def index(
         )
     name = str(Path(model).resolve()) if Path(model).exists() else model
     if isinstance(encoder, LateInteractionEncoder):
-        encoding = Encoding(encoder, build.precision(machine), progress=progress)
+        encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
         token_kind: Literal["exact", "compressed"] = "exact" if kind == "exact" else "compressed"
         bits_each = {"1": 1, "2": 2, "4": 4}[bits]
         late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor, replace)  # type: ignore[arg-type]
         show_left_out(report)
         show(out, late)
         return
-    manifest = build_index(encoder, name, documents, out, kind or "flat", replace, build.precision(machine), progress=progress)  # type: ignore[arg-type]
+    manifest = build_index(encoder, name, documents, out, kind or "flat", replace, hardware.precision(machine), progress=progress)  # type: ignore[arg-type]
     show_left_out(report)
     settings = ", ".join(f"{setting} {value:g}" for setting, value in manifest.approximate.items())
     print(f"{out}: {manifest.count:,} documents, {manifest.kind}, {manifest.dimensions} dimensions" + (f", {settings}" if settings else ""))
