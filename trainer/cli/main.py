@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import change, check, data, encode, evaluate, fit, index, launch, recipe, report, search
+from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -46,8 +46,8 @@ for verb, in_short in (
     (evaluate.evaluate, "Measure models side by side on judged queries."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
-    (change.add, "Add documents to an index."),
-    (change.delete, "Take documents out of an index."),
+    (add.add, "Add documents to an index."),
+    (delete.delete, "Take documents out of an index."),
     (search.search, "Show the documents nearest to a question."),
     (report.report, "Write the page of a run anew."),
 ):

@@ -1,4 +1,4 @@
-"""`nearfar add` and `nearfar delete`: an index of token vectors changed without building it anew."""
+"""`nearfar add`: documents into an index of token vectors, without building it anew."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,13 +32,3 @@ def add(
     manifest = add_documents(index, encoding, read_corpus(corpus, report, max_bad_rows_ratio))
     show_left_out(report)
     show(index, manifest)
-
-
-def delete(
-    index: Annotated[Path, typer.Argument(help="folder that `nearfar index` made with a late-interaction model", show_default=False)],
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="documents to take out", show_default=False)],
-) -> None:
-    """Take documents out of an index of token vectors; all of them or, where one is not there, none."""
-    from trainer.retrieval.late_build import delete as delete_documents
-
-    show(index, delete_documents(index, ids))
