@@ -8,7 +8,8 @@ from late_interaction_toys import make_marked_bert
 from typer.testing import CliRunner
 
 from trainer import recipe
-from trainer.cli.change import add, delete
+from trainer.cli.add import add
+from trainer.cli.delete import delete
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.cli.search import search
