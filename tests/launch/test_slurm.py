@@ -10,6 +10,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
+WAIT_SECONDS = 60
+"""How long `fit.sbatch` lets the other nodes go on when one has failed."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -55,4 +58,30 @@ def test_a_mistake_ends_the_job_with_code_2(slurm, profile, toy_run):
     assert code == 2
     assert "batch_size=10 cannot be cut into 4 equal parts" in output
     assert "Traceback" not in output
+    assert not folder.exists()
+
+
+def test_a_run_that_is_there_already_ends_the_job_at_once(slurm, profile, toy_run):
+    """Every node looks: were it the first alone, the others would wait for it until they are killed, and the job end with 137."""
+    arguments, folder = toy_run
+    folder.mkdir(parents=True)
+    (folder / "environment.json").write_text("{}")
+    start = time.monotonic()
+    code, output = submit(slurm, profile, "launch/accelerate/cpu-2-ddp.yaml", ["recipes/quickstart.yaml", *arguments])
+    assert code == 2, output[-3000:]
+    assert "pass --replace" in output
+    assert time.monotonic() - start < WAIT_SECONDS
+
+
+def test_the_code_is_that_of_the_node_which_failed_first(slurm, profile, toy_run):
+    """The other waits for it in vain, is killed, and so has a code of its own."""
+    arguments, folder = toy_run
+    python = profile.with_name("python")
+    python.write_text(f'#!/usr/bin/env bash\n[ "$SLURM_NODEID" = 0 ] || {{ echo "no GPU here"; exit 2; }}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    profile.write_text(f"PYTHON={python}\nSRUN_OPTIONS=(--wait=10)\n")
+    code, output = submit(slurm, profile, "launch/accelerate/cpu-2-ddp.yaml", ["recipes/quickstart.yaml", *arguments])
+    assert "no GPU here" in output
+    assert "Terminating" in output, "the other node waited"
+    assert code == 2, output[-3000:]
     assert not folder.exists()

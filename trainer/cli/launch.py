@@ -39,8 +39,8 @@ def launch(
     from trainer.strategies.environment import check_here, plan_from_file
 
     run = load_recipe(recipe, overrides or [])
-    if not node_rank:
-        check_run_folder(Path(run.output) / run.name, replace)
+    # On every node: one that went on alone would wait for the others. The folder is made once all ranks of all nodes have met, so none comes too late.
+    check_run_folder(Path(run.output) / run.name, replace)
     plan = plan_from_file(machine)
     check_here(plan)
     by_accelerate = read_by_accelerate(machine)
