@@ -15,7 +15,7 @@ Excluded = Callable[[slice, slice], Bool[Tensor, "query document"] | None]
 """(some queries of all ranks, some documents of this rank) to True where a document is not a candidate; None: all are."""
 
 TILE_SCORES = {"cpu": 2**20, "cuda": 2**24}
-"""Products of token vectors that are held at once."""
+"""Scores that are held at once, one for each token of a query: a score of token vectors divides its products itself (`trainer.maxsim`)."""
 KEPT_NUMBERS = 2**24
 """How many numbers tiles keep for the backward pass, one for each token of a query and each document: 64 MB, whatever the batch.
 
@@ -134,10 +134,9 @@ def _tile(
 
 
 def _tiles(queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], stride: int) -> Iterator[tuple[slice, slice]]:
-    """Near-square tiles of about `TILE_SCORES` products, in whole strides of documents."""
+    """Near-square tiles of about `TILE_SCORES` scores of a vector of a query with a document, in whole strides of documents."""
     room = TILE_SCORES.get(queries.device.type, TILE_SCORES["cuda"])
-    of_one = queries.shape[1:-1].numel() * documents.shape[1:-1].numel()
-    side = max(1, int((room / of_one) ** 0.5))
+    side = max(1, int((room / queries.shape[1:-1].numel()) ** 0.5))
     unit = max(1, stride)
     wide = max(unit, side // unit * unit)
     for column in range(0, len(documents), wide):
