@@ -102,10 +102,7 @@ def test_theirs_reads_every_family_that_ours_writes(toy_folder, tmp_path, family
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
 
-NOT_YET = pytest.mark.xfail(reason="lengths that their folder leaves open are our defaults, not all that the tokenizer allows")
-
-
-@pytest.mark.parametrize("how", [pytest.param(how, marks=NOT_YET) if how == "no lengths" else how for how in THEIRS])
+@pytest.mark.parametrize("how", THEIRS)
 def test_ours_reads_what_theirs_wrote(marked_bert, tmp_path, how):
     theirs = theirs_of(str(marked_bert), **THEIRS[how])
     theirs.save_pretrained(str(tmp_path / "theirs"))

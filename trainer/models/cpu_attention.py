@@ -33,6 +33,8 @@ def plain_attention(
         # The least number, not minus infinity: in a sliding window a row of padding attends to nothing, and its softmax would be NaN, which the
         # backward pass spreads to every weight. Where a row attends to anything, both give exactly 0 to what is masked.
         scores = scores.masked_fill(~attended, torch.finfo(scores.dtype).min)
+        # Such a row is zero, as in the fused form: mask tokens of a query, far from its text, are scored although they attend to nothing.
+        return torch.matmul(scores.softmax(-1).masked_fill(~attended.any(-1, keepdim=True), 0.0), value)
     return torch.matmul(scores.softmax(-1), value)
 
 

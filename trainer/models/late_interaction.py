@@ -134,14 +134,15 @@ def _assemble(
     markers = MARKERS if all(token_id(base.tokenizer, marker) is not None for marker in MARKERS) else ("", "")
     prompts = ("", "") if markers[0] else ("query: ", "document: ")
     skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}[late.get("skip_punctuation")]
+    usual = (None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS)
     contract = LateContract(
         backbone=name,
         query_marker=first(late.get("query_marker"), layout.query_marker, markers[0]),
         document_marker=first(late.get("document_marker"), layout.document_marker, markers[1]),
         query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, prompts[0]),
         document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, prompts[1]),
-        query_max_length_tokens=base.length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, QUERY_TOKENS),
-        document_max_length_tokens=base.length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens, DOCUMENT_TOKENS),
+        query_max_length_tokens=base.length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, usual[0]),
+        document_max_length_tokens=base.length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens, usual[1]),
         query_expansion=first(late.get("query_expansion"), layout.query_expansion, masked),
         attend_to_expansion=first(late.get("attend_to_expansion"), layout.attend_to_expansion, False),
         skipped_tokens=tuple(word for word in first(skipped, tuple(string.punctuation)) if _is_token(base.tokenizer, word)),

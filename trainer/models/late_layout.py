@@ -35,6 +35,8 @@ class LateLayout:
     attend_to_expansion: bool | None = None
     skipped_tokens: tuple[str, ...] | None = None
     contract: LateContract | None = None
+    bounded_lengths: bool = False
+    """Where no length is said, it is all that backbone and tokenizer allow, not ColBERT's."""
 
     def as_contract_says(self, contract: LateContract, projection: Projection) -> Self:
         """This backbone, used as `contract` says."""
@@ -132,6 +134,7 @@ def _sentence_transformers(layout: LateLayout, parts: dict[str, Path], pipeline:
         attend_to_expansion=isinstance(expansion, dict) and expansion.get("attend") is True,
         skipped_tokens=_words(mask.get("skiplist_words"), ()),
         lower_case=settings.get("do_lower_case") is True,
+        bounded_lengths=True,
     )
 
 

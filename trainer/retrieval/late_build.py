@@ -17,6 +17,7 @@ from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision
 from trainer.retrieval.growing_array import GrowingArray
 from trainer.retrieval.index import move_into_place
+from trainer.retrieval.late_effort import measured_effort
 from trainer.retrieval.late_index import LateIndex, probe
 from trainer.retrieval.late_manifest import Bits, LateKind, LateManifest, Segment, changing
 from trainer.retrieval.late_segment import OpenSegment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
 
 Progress = Callable[[int, int], None]
-PROBES, CANDIDATES = 16, 256
 _POINTS_A_CENTROID = 48
 _TOKENS_AT_ONCE = 1 << 18
 
@@ -84,10 +84,12 @@ def build_late_index(
             bits=bits if kind == "compressed" else None,
             pool_factor=pool_factor,
             changes=1,
-            approximate={"probes": PROBES, "candidates": CANDIDATES} if kind == "compressed" else {},
+            approximate={},
             segments=(segment,),
             files={},
         ).described(partial)
+        if kind == "compressed":
+            manifest = manifest.model_copy(update={"approximate": measured_effort(LateIndex(partial, manifest))})
         manifest.write(partial)
         move_into_place(partial, folder)
         return manifest

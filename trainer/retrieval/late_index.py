@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PROBE = "A text about disks, networks and the weather, written to be compared: what is searched for?"
 _PROBE_TOLERANCE = 0.05
 """Relative distance; bf16 stays below 0.02, another model is above 0.1."""
+_CANDIDATES_A_HIT = 4
 _LOOKED_AT = 4
 """Documents that are compared by centroids alone, for each that is decoded."""
 
@@ -85,7 +86,7 @@ class LateIndex:
         """Scores and rows of the k best documents of each query, best first (row -1: none found); rows of zeros in a query do not count.
 
         Exact for kind exact. For compressed, `probes` lists are looked into for each query token, and `candidates` documents are decoded; where
-        they are not given, those of the manifest hold, and never fewer documents than k.
+        they are not given, those of the manifest hold. Four candidates for each of k are the least.
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
@@ -94,7 +95,10 @@ class LateIndex:
         if self.codec is None:
             found = [self._exact(queries, k)]
         else:
-            found = [self._compressed(query[None], k, probes or self.probes, max(candidates or self.candidates, k)) for query in queries]
+            found = [
+                self._compressed(query[None], k, probes or self.probes, max(candidates or self.candidates, _CANDIDATES_A_HIT * k))
+                for query in queries
+            ]
         scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
         return scores, np.where(np.isneginf(scores), -1, rows)
 

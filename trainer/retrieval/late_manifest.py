@@ -60,7 +60,7 @@ class LateManifest(BaseModel):
     changes: PositiveInt
     """How often the index was written or changed: the next change takes the next number."""
     approximate: dict[str, float]
-    """Probes and candidates of a search, and what they reach; empty for exact."""
+    """Probes and candidates of a search, and the share of the ten best that they find; empty for exact."""
     segments: tuple[Segment, ...] = Field(strict=False)
     files: dict[str, FileRecord]
 
