@@ -88,3 +88,49 @@ def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
         build.filters(run, encoder)
     same = run.model_copy(update={"objective": recipe.Contrastive(guide=str(toy_folder("bert")), teacher_margin=0.5)})
     assert len(build.filters(same, encoder)) == 2
+
+
+class TestFamily:
+    def run(self, kind="colbert", objective=None, **model):
+        return recipe.Recipe(
+            name="x", kind=kind, model=recipe.Model(backbone="b", **model), data=recipe.Data(train="t"), objective=objective or recipe.Contrastive()
+        )
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"kind": "bi_encoder", "late_interaction": recipe.LateInteraction()}, r"model\.late_interaction belongs to kind: colbert"),
+            ({"kind": "bi_encoder", "objective": recipe.Contrastive(xtr_top_k=4)}, r"objective\.xtr_top_k belongs to kind: colbert"),
+            ({"pooling": "mean"}, r"model\.pooling belongs to kind: bi_encoder"),
+            ({"normalize": True}, r"model\.normalize belongs to kind: bi_encoder"),
+            ({"objective": recipe.Contrastive(guide="g")}, r"objective\.guide belongs to kind: bi_encoder"),
+        ],
+    )
+    def test_what_another_family_has_is_refused(self, settings, said):
+        with pytest.raises(BadRecipe, match=said):
+            build.check_family(self.run(**settings))
+
+    def test_what_it_has_itself_is_taken(self):
+        build.check_family(self.run(late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)))
+        build.check_family(self.run(kind="bi_encoder", pooling="mean", normalize=True, objective=recipe.Contrastive(guide="g")))
+
+    def test_kernels_without_a_gpu_are_refused(self):
+        run = self.run().model_copy(update={"machine": recipe.Machine(accelerator="cpu", maxsim="kernels")})
+        with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
+            build.score(run)
+
+
+class TestTaught:
+    @pytest.mark.parametrize("objective", [recipe.Distillation(), recipe.MarginMse()])
+    def test_every_candidate_needs_the_teachers_score(self, objective):
+        def run(negatives):
+            return recipe.Recipe(
+                name="x", model=recipe.Model(backbone="b"), data=recipe.Data(train="t", negatives_per_query=negatives), objective=objective
+            )
+
+        with pytest.raises(BadRecipe, match="negatives_per_query to 1 or more"):
+            build.check_objective(run(0), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+        for labels in (None, (1.0,)):
+            with pytest.raises(BadData, match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates"):
+                build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
+        build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainer import build
 from trainer.cli.fit import fit
-from trainer.models.dense import read_encoder
+from trainer.models.family import read_model
 from trainer.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -57,7 +58,7 @@ def test_two_steps(path, tmp_path, toy_folder):
     assert all(record["train/gradient_norm"] > 0 for record in steps)
     assert any("validation/ndcg@10" in record for record in records)
     assert (folder / "report.html").is_file()
-    before, after = read_encoder(str(backbone)), read_encoder(str(folder / "model"))
+    before, after = build.encoder_of(load_recipe(path, overrides)).eval(), read_model(str(folder / "model"))
     texts = before.tokenize(["delete one disk"], "document")
     with torch.no_grad():
         assert (before(texts) - after(texts)).abs().max() > 1e-6, "something was learned"
