@@ -1,0 +1,144 @@
+"""The index of token vectors: time to build, size, time of one search, and how much of exact search's nDCG@10 is kept.
+
+    python benchmarks/late_interaction_search.py --model FOLDER --source FOLDER_IN_BEIR_LAYOUT
+
+The corpus is encoded once, into --vectors where that is given and then kept for the next time; every contender builds its index from the same
+vectors. Searches are timed one query at a time, as a person or a server asks, without encoding the query.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring.children import child, run
+from measuring.clocks import Clock, peak_memory_megabytes
+from measuring.record import keep, noise, table
+from measuring.remembered import Remembered
+
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "exact": {"kind": "exact"},
+    "1 bit": {"bits": 1},
+    "2 bits": {"bits": 2},
+    "4 bits": {"bits": 4},
+    "2 bits, pooled by 2": {"bits": 2, "pool_factor": 2},
+}
+WARM_UP_SEARCHES = 5
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    return encode(job) if job["contender"] == "encoding" else build_and_search(job)
+
+
+def encode(job: dict[str, Any]) -> dict[str, Any]:
+    """Vectors of all documents, then of all queries."""
+    import numpy as np
+
+    from trainer import build, recipe
+    from trainer.models.family import read_model
+    from trainer.retrieval.token_vectors import encode_tokens
+
+    machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
+    build.prepare_machine(machine)
+    judged, encoder = judged_set(job), read_model(job["model"])
+    start = Clock.now()
+    documents = encode_tokens(encoder, judged.documents, "document", precision=build.precision(machine))
+    spent = Clock.now().since(start)
+    queries = encode_tokens(encoder, judged.queries, "query", precision=build.precision(machine))
+    offsets = np.concatenate([documents.offsets, documents.offsets[-1] + queries.offsets[1:]])
+    np.savez(job["vectors"], vectors=np.concatenate([documents.vectors, queries.vectors]).astype(np.float16), offsets=offsets)
+    return {"seconds": spent.wall, "processor_seconds": spent.processor, "wait_ratio": spent.wait_ratio}
+
+
+def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
+    from trainer.evaluation.evaluate import evaluate_run
+    from trainer.retrieval.corpus import Document
+    from trainer.retrieval.late_build import Encoding, build_late_index
+    from trainer.retrieval.late_index import PROBE, LateIndex
+
+    judged = judged_set(job)
+    encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE)
+    assert len(encoder.vectors) == len(judged.documents) + len(judged.queries), f"{job['vectors']} is of another corpus or other queries; remove it"
+    queries = encoder.vectors.select(judged_rows(judged)).padded()
+    start = Clock.now()
+    with tempfile.TemporaryDirectory(prefix="nearfar-index-", dir=job["folder"]) as temporary:
+        documents = (Document(id, "", text) for id, text in zip(judged.document_ids, judged.documents, strict=True))
+        manifest = build_late_index(Encoding(encoder), "remembered", documents, Path(temporary) / "index", **CONTENDERS[job["contender"]])
+        built = Clock.now().since(start)
+        start = Clock.now()
+        index = LateIndex.open(Path(temporary) / "index")
+        index.search(queries[:1], 10)
+        opened = Clock.now().since(start)
+        for query in queries[:WARM_UP_SEARCHES]:
+            index.search(query[None], 10)
+        settings = {name: value for name, value in (("probes", job["probes"]), ("candidates", job["candidates"])) if value}
+        times, run = [], {}
+        searching = Clock.now()
+        for name, query in zip(judged.query_ids, queries, strict=True):
+            start = Clock.now()
+            scores, rows = index.search(query[None], 10, **settings)
+            times.append(Clock.now().since(start))
+            run[name] = {judged.document_ids[row]: score for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0}
+        searched = Clock.now().since(searching)
+    return {
+        "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
+        "megabytes": manifest.search_bytes / 1e6, "share": manifest.share_of_float16, "tokens": manifest.tokens, "documents": manifest.count,
+        "milliseconds": [1000 * one.wall for one in times], "processor_milliseconds": [1000 * one.processor for one in times],
+        "ndcg": evaluate_run(run, judged, job["contender"]).mean(), "peak_megabytes": peak_memory_megabytes(), "wait_ratio": searched.wait_ratio,
+    }  # fmt: skip
+
+
+def judged_set(job: dict[str, Any]) -> Any:
+    from trainer.data.retrieval_set import read_retrieval_set
+
+    return read_retrieval_set(job["source"], job["split"], {}, job["queries"] or None)
+
+
+def judged_rows(judged: Any) -> Any:
+    """Where the queries' vectors are: behind those of the documents."""
+    import numpy as np
+
+    return len(judged.documents) + np.arange(len(judged.queries))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if not arguments.model or not arguments.source:
+        raise SystemExit("give --model, a late-interaction model, and --source, a folder in BEIR layout with at least 10 000 documents")
+    with tempfile.TemporaryDirectory(prefix="nearfar-late-") as temporary:
+        vectors = Path(arguments.vectors) if arguments.vectors else Path(temporary) / "vectors.npz"
+        same = vars(arguments) | {"vectors": str(vectors), "folder": temporary}
+        encoding = None if vectors.exists() else child(__file__, same | {"contender": "encoding"}, timeout_seconds=7200)
+        results = {}
+        for contender in CONTENDERS:
+            results[contender] = child(__file__, same | {"contender": contender}, timeout_seconds=3600)
+            print(f"{contender}: nDCG@10 {results[contender]['ndcg']:.4f}", flush=True)
+    keep(f"late-interaction-search-{Path(arguments.source).name}", report(arguments, results, encoding), {"encoding": encoding, **results})
+
+
+def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], encoding: dict[str, Any] | None) -> str:
+    exact = results["exact"]
+    rows = []
+    for contender, one in results.items():
+        times, processor = sorted(one["milliseconds"]), statistics.median(one["processor_milliseconds"])
+        tail = times[min(len(times) - 1, int(0.95 * len(times)))]
+        rows.append([
+            contender, f"{one['build_seconds']:.0f}", f"{one['build_processor_seconds']:.0f}", f"{one['megabytes']:.1f}", f"{one['share']:.4f}",
+            f"{statistics.median(times):.1f}", f"{tail:.1f}", f"{processor:.1f}", f"{one['ndcg']:.4f}", f"{one['ndcg'] / exact['ndcg']:.2%}",
+            f"{one['peak_megabytes']:.0f}",
+        ])  # fmt: skip
+    header = ["", "build s", "processor s", "MB", "of float16", "p50 ms", "p95 ms", "p50 processor ms", "nDCG@10", "kept", "peak MB"]
+    title = f"{Path(arguments.source).name}: {exact['documents']:,} documents, {exact['tokens']:,} vectors, {len(exact['milliseconds']):,} queries"
+    spent = "the vectors were there" if encoding is None else f"encoding {encoding['seconds']:.0f} s, {encoding['processor_seconds']:.0f} processor s"
+    return "\n".join([table(f"{title}; {spent}", header, rows), noise([one["wait_ratio"] for one in results.values()])])
+
+
+if __name__ == "__main__":
+    run(
+        __file__, measure, main,
+        model="", source="", split="test", queries=500, vectors="", precision="auto", threads=0, probes=0, candidates=0,
+    )  # fmt: skip
