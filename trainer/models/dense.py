@@ -11,12 +11,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer import recipe
 from trainer.batch import Texts
-from trainer.models import backbone as backbones
 from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import Contract, Role
-from trainer.models.cpu_linear import use_onednn
-from trainer.models.encoder import Base, Encoder, check_contract, first, public_name
+from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
@@ -72,20 +70,14 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
     layout = read_layout(locate(model.backbone))
     if layout.normalize is False and layout.similarity == "cosine":
         layout = replace(layout, normalize=True)
-    lora = model.tuning if isinstance(model.tuning, recipe.Lora) else None
     encoder = assemble(
         layout,
         name=public_name(model.backbone),
         dropout=model.dropout,
-        quantize_4bit=lora is not None and lora.quantize_4bit,
+        quantize_4bit=quantized(model),
         wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
     )
-    if model.activation_checkpointing:
-        backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
-    if lora is not None:
-        encoder.backbone = adapters.add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
-        use_onednn(encoder.backbone)
-    return encoder.train()
+    return for_training(encoder, model)
 
 
 def read_encoder(path_or_name: str) -> DenseEncoder:

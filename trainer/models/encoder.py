@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models import backbone as backbones
+from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import Role, TextContract
 from trainer.models.cpu_attention import use_cpu_attention
@@ -59,6 +61,9 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
+Kind = TypeVar("Kind", bound=Encoder)
+
+
 class Base:
     """The backbone in a folder with its tokenizer, ready for an encoder of any family."""
 
@@ -95,6 +100,21 @@ class Base:
         if wish is None or (said is not None and said.out_features == wish):
             return said
         return Projection.fresh(self.width, wish)
+
+
+def for_training(encoder: Kind, model: recipe.Model) -> Kind:
+    """The encoder in training mode, with layers computed again and a fresh adapter where the recipe asks for them."""
+    if model.activation_checkpointing:
+        backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
+    if isinstance(model.tuning, recipe.Lora):
+        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning)  # type: ignore[arg-type]
+        use_onednn(encoder.backbone)
+    return encoder.train()
+
+
+def quantized(model: recipe.Model) -> bool:
+    """Whether the frozen backbone is to be loaded in 4 bits."""
+    return isinstance(model.tuning, recipe.Lora) and model.tuning.quantize_4bit
 
 
 def first(*values: Any) -> Any:

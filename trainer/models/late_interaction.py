@@ -13,12 +13,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models import backbone as backbones
 from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import LateContract, Role
-from trainer.models.cpu_linear import use_onednn
-from trainer.models.encoder import Base, Encoder, check_contract, first, public_name
+from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.late_layout import LateLayout, read_late_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.marking import filling_id, marked_tokenizer, token_id
@@ -75,16 +73,8 @@ def load_late_encoder(model: recipe.Model) -> LateInteractionEncoder:
     sentence-transformers', Stanford's or our layout. What the recipe leaves open is taken from the folder, else: 128 dimensions, queries of 32 and
     documents of 180 tokens, BERT's unused tokens as markers, expansion where there is a mask token, punctuation skipped. Raises BadModel.
     """
-    lora = model.tuning if isinstance(model.tuning, recipe.Lora) else None
-    encoder = _assemble(
-        read_late_layout(locate(model.backbone)), public_name(model.backbone), model, model.dropout, lora is not None and lora.quantize_4bit
-    )
-    if model.activation_checkpointing:
-        backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
-    if lora is not None:
-        encoder.backbone = adapters.add_lora(encoder.backbone, lora)  # type: ignore[arg-type]
-        use_onednn(encoder.backbone)
-    return encoder.train()
+    encoder = _assemble(read_late_layout(locate(model.backbone)), public_name(model.backbone), model, model.dropout, quantized(model))
+    return for_training(encoder, model)
 
 
 def read_late_encoder(path_or_name: str) -> LateInteractionEncoder:
