@@ -21,6 +21,12 @@ def layers(inputs=24, outputs=17, bias=True):
     return plain, ours
 
 
+@pytest.fixture(autouse=True)
+def not_of_intel(monkeypatch):
+    """On whatever the tests run, oneDNN is taken to be the faster."""
+    monkeypatch.setattr(products, "MKL_IS_FASTER", False)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Counts the products that really go through oneDNN."""
@@ -103,6 +109,11 @@ class TestStepsAside:
     def equal(self, plain, ours, values, calls):
         assert torch.equal(ours(values), plain(values))
         assert calls == []
+
+    def test_on_a_processor_of_intel(self, calls, monkeypatch):
+        plain, ours = layers()
+        monkeypatch.setattr(products, "MKL_IS_FASTER", True)
+        self.equal(plain, ours, torch.randn(3, 24), calls)
 
     def test_for_float64(self, calls):
         plain, ours = layers()

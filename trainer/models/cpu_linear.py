@@ -1,4 +1,4 @@
-"""Linear layers whose float32 products on a CPU go through oneDNN (`trainer.products`). In bfloat16 they are plain `nn.Linear`."""
+"""Linear layers whose float32 products on a CPU go through oneDNN where that is faster (`trainer.products`). In bfloat16 they are plain `nn.Linear`."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from trainer.products import linear
 
 
 class OneDnnLinear(nn.Linear):
-    """An `nn.Linear` (same parameters, same name in a state dict) that multiplies with oneDNN where that applies."""
+    """An `nn.Linear` (same parameters, same name in a state dict) that multiplies with oneDNN where that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b over the last axis."""
