@@ -1,14 +1,23 @@
 """Micro-batches and encoding in chunks. That chunks change no gradient is law 1."""
 
+import resource
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from twins import SmallEncoder, alike, texts_of, value_and_gradient
 
+from trainer import chunks
 from trainer.chunks import in_chunks, micro_batches
 
 WORDS = ("delete", "az", "listalldisks", "createvault", "az", "show", "delete", "q")
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class TestMicroBatches:
@@ -81,6 +90,24 @@ class TestInChunks:
             return sum(count)
 
         assert kept(recompute=True) < kept(recompute=False) / 5
+
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_freed_memory_is_given_back_before_each_micro_batch_that_is_not_kept(self, recompute, monkeypatch):
+        encoder, seen = SmallEncoder(), []
+        monkeypatch.setattr(chunks, "give_back", lambda: seen.append(len(encoder.encoded)))
+        in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum().backward()
+        assert len(encoder.encoded) >= 2
+        assert seen == (list(range(len(encoder.encoded))) if recompute else [])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no malloc_trim")
+    def test_given_back_memory_is_free_again(self):
+        blocks = [bytearray(2**16) for _ in range(2000)]
+        hold = [bytearray(2**16)]  # above the blocks, so that freeing them lowers no top
+        before = resident_bytes()
+        blocks.clear()
+        chunks.give_back()
+        assert before - resident_bytes() > 2**26
+        assert hold
 
     def test_equal_identities_within_one_role_are_equal_tokens(self):
         """Identity is of the text without prompt and before truncation; within one `Texts` both are the same for all, so the first copy serves."""
