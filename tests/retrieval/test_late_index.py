@@ -228,4 +228,6 @@ def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
         build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)
         some, others = LateIndex.open(tmp_path / kind), LateIndex.open(built / kind)
         assert some.manifest.segments == others.manifest.segments
-        np.testing.assert_allclose(some.search(questions(encoder), 10)[0], others.search(questions(encoder), 10)[0], atol=5e-3)
+        np.testing.assert_allclose(
+            some.search(questions(encoder), 10)[0], others.search(questions(encoder), 10)[0], atol=5e-3 if kind == "exact" else 0.03
+        )

@@ -194,12 +194,12 @@ def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
 
 
 def centroid_count(tokens: int) -> int:
-    """A power of two near four times the root of the number of tokens; never so many that one has fewer than 48 tokens.
+    """A power of two near eight times the root of the number of tokens; never so many that one has fewer than 48 tokens.
 
     >>> [centroid_count(tokens) for tokens in (10, 1_000, 350_000, 4_500_000, 10**9)]
-    [1, 16, 2048, 8192, 65536]
+    [1, 16, 4096, 16384, 65536]
     """
-    wanted = min(4 * math.sqrt(tokens), tokens / _POINTS_A_CENTROID, MOST_CENTROIDS)
+    wanted = min(8 * math.sqrt(tokens), tokens / _POINTS_A_CENTROID, MOST_CENTROIDS)
     return 2 ** max(0, round(math.log2(max(1, wanted))))
 
 
@@ -209,7 +209,7 @@ def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) ->
     At most one for 8 / bits numbers, at least half of that: an index of a few documents is larger than it should.
     """
     most = dimensions * bits // 8
-    shared = 2 * centroids * dimensions + 4 * dimensions**2 + 2 * 256 * dimensions + 12 * segment.documents + (1 << 14)
+    shared = 2 * centroids * dimensions + 4 * dimensions**2 + 2 * 256 * dimensions + 12 * segment.documents + (1 << 16)
     room = (dimensions * bits / 8 - 2) * segment.tokens - shared
     return max(1, most // 2, min(most, int(room // segment.tokens)))
 

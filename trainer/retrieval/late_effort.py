@@ -6,9 +6,9 @@ from trainer.retrieval.late_index import LateIndex
 
 PROBES = 16
 """Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64 differ in one of a hundred documents."""
-ENOUGH = 0.98
+ENOUGH = 0.99
 """Candidates are doubled until this share of the ten best is found, of those that MOST candidates and four times the probes find."""
-FEWEST, MOST = 64, 1024
+FEWEST, MOST = 128, 1024
 _QUERIES, _QUERY_TOKENS = 64, 32
 
 
