@@ -27,12 +27,18 @@ def vectors():
 
 @pytest.fixture(scope="module")
 def codec(vectors):
-    return train(vectors[:5000], 32, 7, 4)
+    return train(vectors[:5000], 32, 7)
 
 
 def test_rotation_keeps_dot_products_and_lengths(codec, vectors):
     some = vectors[:50]
     np.testing.assert_allclose(codec.rotate(some) @ codec.rotate(some).T, some @ some.T, atol=1e-5)
+
+
+def test_every_direction_has_a_place_and_what_varies_much_has_a_byte_to_fewer(codec):
+    assert codec.rotation.shape == (32, 35)
+    np.testing.assert_allclose(codec.rotation @ codec.rotation.T, np.eye(32), atol=1e-5)
+    assert (~codec.rotation.any(0)).sum() == 3
 
 
 def test_ids_are_the_nearest_centroids_by_trying_all(codec, vectors):
@@ -48,15 +54,15 @@ def test_decoding_is_centroid_plus_words_scaled_to_length_one(codec, vectors):
     for row in range(20):
         wanted = codec.centroids[ids[row]].astype(np.float64)
         for byte in range(7):
-            wanted[4 * byte : 4 * byte + 4] += codec.books[byte, codes[row, byte]]
+            wanted[5 * byte : 5 * byte + 5] += codec.books[byte, codes[row, byte]]  # 32 numbers on 7 bytes: 35 places
         np.testing.assert_allclose(decoded[row], wanted / np.linalg.norm(wanted), atol=1e-5)
 
 
 def test_new_vectors_are_decoded_nearly_and_more_bytes_nearer(codec, vectors):
     new = vectors[5000:]
     by_centroid = float(np.square(codec.centroids[codec.encode(new)[0]] - codec.rotate(new)).sum(1).mean())
-    finer = train(vectors[:5000], 32, 15, 2)
-    coarser = train(vectors[:5000], 32, 3, 8)
+    finer = train(vectors[:5000], 32, 15)
+    coarser = train(vectors[:5000], 32, 3)
     assert error(finer, new) < error(codec, new) < error(coarser, new) < by_centroid
     assert error(codec, new) < 0.2 * by_centroid
 
@@ -69,7 +75,9 @@ def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
     np.testing.assert_array_equal(codec.decode(*codec.encode(vectors[:300])), again.decode(*again.encode(vectors[:300])))
 
 
-@pytest.mark.parametrize("change", [("books.npy", np.zeros((9, 256, 4), np.float16)), ("rotation.npy", np.eye(31)), ("centroids.npy", np.zeros(32))])
+@pytest.mark.parametrize(
+    "change", [("books.npy", np.zeros((6, 256, 5), np.float16)), ("rotation.npy", np.eye(32, 36)), ("centroids.npy", np.zeros(32))]
+)
 def test_files_that_do_not_belong_together_are_refused(codec, tmp_path, change):
     codec.save(tmp_path)
     np.save(tmp_path / change[0], change[1])
@@ -82,7 +90,7 @@ def test_files_that_do_not_belong_together_are_refused(codec, tmp_path, change):
 
 @pytest.mark.parametrize("count", [1, 2, 300])
 def test_a_handful_of_vectors_is_enough(vectors, count):
-    codec = train(vectors[:count], centroid_count(count), 7, 4)
+    codec = train(vectors[:count], centroid_count(count), 7)
     assert error(codec, vectors[:count]) < (0.02 if count <= 256 else 0.05)
 
 
@@ -91,6 +99,7 @@ def test_a_handful_of_vectors_is_enough(vectors, count):
 def test_codes_and_all_that_goes_with_them_keep_to_the_bits(bits, tokens):
     segment, centroids = Segment(number=1, documents=tokens // 60, tokens=tokens), centroid_count(tokens)
     size = code_bytes(segment, 128, bits, centroids)
-    shared = 2 * 128 * centroids + 4 * 128 * 128 + 2 * 256 * size * 8 // bits
+    places = size * -(-128 // size)
+    shared = 2 * 128 * centroids + 4 * 128 * places + 2 * 256 * places
     used = tokens * (2 + size) + shared + 12 * segment.documents
     assert 0.9 < used / (tokens * 128 * bits / 8) <= 1

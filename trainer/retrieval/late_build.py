@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 _POINTS_A_CENTROID = 48
+_TOKENS_A_CENTROID = 192
 _TOKENS_AT_ONCE = 1 << 18
 
 
@@ -188,28 +189,26 @@ def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
     vectors = _vectors(folder, segment)
     centroids = centroid_count(len(vectors))
     sample = np.linspace(0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))).astype(np.int64)
-    part = 8 // bits
-    size = code_bytes(segment, vectors.shape[1], bits, centroids)
-    return train(vectors[sample].astype(np.float32), centroids, size, part)
+    return train(vectors[sample].astype(np.float32), centroids, code_bytes(segment, vectors.shape[1], bits, centroids))
 
 
 def centroid_count(tokens: int) -> int:
-    """A power of two near eight times the root of the number of tokens; never so many that one has fewer than 48 tokens.
+    """A power of two near eight times the root of the number of tokens; about one for 192 tokens at most, so that they stay a small part of an index.
 
     >>> [centroid_count(tokens) for tokens in (10, 1_000, 350_000, 4_500_000, 10**9)]
-    [1, 16, 4096, 16384, 65536]
+    [1, 4, 2048, 16384, 65536]
     """
-    wanted = min(8 * math.sqrt(tokens), tokens / _POINTS_A_CENTROID, MOST_CENTROIDS)
+    wanted = min(8 * math.sqrt(tokens), tokens / _TOKENS_A_CENTROID, MOST_CENTROIDS)
     return 2 ** max(0, round(math.log2(max(1, wanted))))
 
 
 def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) -> int:
     """The bytes that are left of `bits` bits a number for a token's code, once everything else that a search needs is paid for.
 
-    At most one for 8 / bits numbers, at least half of that: an index of a few documents is larger than it should.
+    At most `bits` bits a number and at least half of that: an index of a few documents is larger than it should.
     """
     most = dimensions * bits // 8
-    shared = 2 * centroids * dimensions + 4 * dimensions**2 + 2 * 256 * dimensions + 12 * segment.documents + (1 << 16)
+    shared = 2 * centroids * dimensions + 5 * dimensions**2 + 3 * 256 * dimensions + 12 * segment.documents + (1 << 16)
     room = (dimensions * bits / 8 - 2) * segment.tokens - shared
     return max(1, most // 2, min(most, int(room // segment.tokens)))
 
