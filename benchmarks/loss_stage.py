@@ -142,7 +142,8 @@ def main(arguments: argparse.Namespace) -> None:
     tuned = min(value for name, value in medians.items() if name.startswith("hand-tuned"))
     rows = [[name, spread(values, 2), f"{medians['sentence-transformers, cached'] / medians[name]:.1f}x", f"{medians[name] / tuned:.2f}x"] for name, values in found.items()]  # fmt: skip
     title = f"loss of {arguments.batch} pairs of {arguments.dimensions} dimensions, float32, forward and backward, {arguments.threads or 1} thread(s), {arguments.turns} turns"
-    large = child(__file__, {"batch": arguments.large, "dimensions": arguments.large_dimensions, "threads": 0}, timeout_seconds=900)
+    job = {"batch": arguments.large, "dimensions": arguments.large_dimensions, "threads": arguments.threads or 1}
+    large = child(__file__, job, timeout_seconds=3600)
     text = "\n".join([
         table(title + "; median (range)", ["", "processor s", "faster than cached", "of the best loop's time"], rows),
         noise(waits),
