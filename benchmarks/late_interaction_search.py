@@ -108,7 +108,8 @@ def judged_rows(judged: Any) -> Any:
 
 def main(arguments: argparse.Namespace) -> None:
     if not arguments.model or not arguments.source:
-        raise SystemExit("give --model, a late-interaction model, and --source, a folder in BEIR layout with at least 10 000 documents")
+        print("skipped: give --model, a late-interaction model, and --source, a folder in BEIR layout with at least 10 000 documents")
+        return
     with tempfile.TemporaryDirectory(prefix="nearfar-late-") as temporary:
         vectors = Path(arguments.vectors) if arguments.vectors else Path(temporary) / "vectors.npz"
         same = vars(arguments) | {"vectors": str(vectors), "folder": temporary}
