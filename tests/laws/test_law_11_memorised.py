@@ -9,7 +9,8 @@ import torch
 from trainer import build, recipe
 from trainer.data.collate import collate
 from trainer.data.rows import Row, known_positives
-from trainer.scores import own
+from trainer.retrieved import with_limits
+from trainer.scores import own, xtr
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -38,7 +39,8 @@ OBJECTIVES = {
     "distillation": ("bi_encoder", recipe.Distillation(temperature=0.1, teacher_temperature=0.1)),
     "margin_mse": ("bi_encoder", recipe.MarginMse()),
     "colbert": ("colbert", recipe.Contrastive(temperature=1.0)),
-    "colbert, xtr": ("colbert", recipe.Contrastive(temperature=0.1, xtr_top_k=128)),
+    # Many enough: a positive of which no token is retrieved has a score of zero and no gradient.
+    "colbert, xtr": ("colbert", recipe.Contrastive(temperature=0.1, xtr_top_k=512)),
     "colbert, distillation": ("colbert", recipe.Distillation(temperature=1.0, teacher_temperature=0.1)),
     "colbert, margin_mse": ("colbert", recipe.MarginMse()),
 }
@@ -74,6 +76,8 @@ def remembered(run, encoder, batch):
     score, objective = build.score(run), run.objective
     with torch.no_grad():
         queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
+        if getattr(objective, "xtr_top_k", None):
+            score, (queries, documents) = xtr, with_limits(queries, documents, objective.xtr_top_k)
         each = own(queries, documents, score)
         everything = score(queries, documents)
     if isinstance(objective, recipe.Cosent):
