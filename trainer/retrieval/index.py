@@ -10,7 +10,6 @@ index.faiss      hnsw and ivf only
 
 import contextlib
 import itertools
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from trainer.errors import BadFolder, BadModel
+from trainer.errors import BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files
+from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files, partial_folder
 from trainer.retrieval.search import top_k
 from trainer.retrieval.stored_documents import StoredDocuments, read_array, write_documents
 
@@ -116,12 +115,7 @@ def build_index(
     """
     folder = Path(folder)
     check_index_folder(folder, replace)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    partial = partial_folder(folder)
     try:
         stored = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
         count = len(stored)

@@ -1,7 +1,6 @@
 """An index of token vectors made, and changed: documents added and deleted, each time wholly or not at all."""
 
 import math
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from trainer.batch import identity
-from trainer.errors import BadData, BadFolder
+from trainer.errors import BadData
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision
 from trainer.retrieval.growing_array import GrowingArray
@@ -21,7 +20,7 @@ from trainer.retrieval.late_effort import measured_effort
 from trainer.retrieval.late_index import LateIndex, probe
 from trainer.retrieval.late_manifest import Bits, LateKind, LateManifest, Segment, changing
 from trainer.retrieval.late_segment import OpenSegment
-from trainer.retrieval.manifest import check_index_folder
+from trainer.retrieval.manifest import check_index_folder, partial_folder
 from trainer.retrieval.stored_documents import StoredDocuments, write_documents
 from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, train
 from trainer.retrieval.token_pooling import pool
@@ -64,12 +63,7 @@ def build_late_index(
     """
     folder = Path(folder)
     check_index_folder(folder, replace)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    partial = partial_folder(folder)
     try:
         np.save(partial / "probe.npy", probe(encoding.encoder), allow_pickle=False)
         stored = write_documents(documents, partial / "documents-1.jsonl", partial / "offsets-1.npy")

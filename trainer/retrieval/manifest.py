@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -125,6 +126,17 @@ def check_index_folder(folder: Path, replace: bool) -> None:
         raise BadFolder(f"{folder} is not empty; choose another place for the index, or replace the one there with --replace")
     if there and (MANIFEST not in there or not all(map(belongs_to_index, there))):
         raise BadFolder(f"{folder} holds something other than an index, which --replace will not remove; choose another place")
+
+
+def partial_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, to be renamed to it once whole. Raises BadFolder where none can be made."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    return partial
 
 
 def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, FileRecord]:
