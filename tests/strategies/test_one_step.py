@@ -90,13 +90,14 @@ def test_the_gradient_is_that_of_one_process(launched, alone, machine, case):
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_half_precision_is_the_same_under_all_strategies(launched, alone, machine):
-    found, exact = launched(machine)[0][0]["bf16"], alone("bf16")
-    reference = launched("ddp")[0][0]["bf16"]
-    assert likeness(together(found["gradient"], exact), together(exact, exact))[1] > 1e-6, "else nothing ran in bf16"
-    norm, turned = likeness(together(found["gradient"], exact), together(reference["gradient"], exact))
-    # Mostly equal to 1e-6; but where a sum of float32 rounds the other way in its last bit, a bf16 number beside it may move by 2^-8 of itself.
-    assert norm == pytest.approx(1, abs=3e-4)
-    assert turned < 3e-4**2
+    exact = alone("bf16")
+    whole = together(exact, exact)
+    found, reference = (together(launched(name)[0][0]["bf16"]["gradient"], exact) for name in (machine, "ddp"))
+    rounding = float((reference - whole).norm())
+    assert rounding > 1e-3 * float(whole.norm()), "else nothing ran in bf16"
+    # Mostly equal to the last bit. But a strategy may lay a weight at another address, where a sum of float32 rounds the other way and a bf16
+    # number beside it moves by 2^-8 of itself: small against what bf16 costs all over.
+    assert float((found - reference).norm()) < rounding / 20
 
 
 @pytest.mark.parametrize("machine", MACHINES)
