@@ -42,6 +42,8 @@ MICRO_BATCHES: dict[str, dict[str, int | None]] = {
 }
 TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
 TEMPERATURE = 0.2
+SEED = 4
+"""Of weights with which no document token is the best by a hair, nor rounding is amplified: see `test_the_matrix_is_well_conditioned`."""
 
 WORDS = ("disk", "database", "account", "machine")
 ROWS = [
@@ -59,7 +61,7 @@ MORE_POSITIVES = {ROWS[0][0]: (ROWS[6][1],), ROWS[5][0]: (ROWS[2][2], ROWS[3][1]
 
 def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> Encoder:
     """The same weights in every process."""
-    torch.manual_seed(1)
+    torch.manual_seed(SEED)
     if score == "dot":
         encoder: Encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
     else:  # queries as they are, so that their lengths differ between ranks too
@@ -67,7 +69,7 @@ def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch
         encoder = load_late_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning], projection_dimensions=8, late_interaction=ragged))
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.03)
     return encoder.to(dtype)
 
 

@@ -44,6 +44,17 @@ def alone(toy_folder):
     return dict(zip(CASES, gradients(toy_folder("bert"), torch.float64, [(*case[:3], "whole") for case in CASES]), strict=True))
 
 
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_the_matrix_is_well_conditioned(toy_folder, tuning):
+    """No query token has two best document tokens to within float32's rounding: there its gradient jumps, and two right answers would differ."""
+    encoder = encoder_of(toy_folder("bert"), "maxsim", tuning, torch.float64)
+    batch = batch_of(encoder)
+    queries, documents = encoder(batch.queries).detach(), encoder(batch.documents).detach()
+    scores = torch.einsum("q i d, c k d -> q i c k", queries, documents).masked_fill((documents == 0).all(2)[None, None], -torch.inf)
+    best = scores.topk(2).values[~(queries == 0).all(2)]
+    assert (best[..., 0] - best[..., 1]).min() > 1e-5
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_ranks_equal_one(toy_folder, alone, count, dtype):

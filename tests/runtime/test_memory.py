@@ -40,7 +40,9 @@ def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
 
 def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
     module = Wide()
-    monkeypatch.setattr(memory, "available_bytes", lambda device, processes: 64_000 * 2 // processes + 2 * 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT)
+    monkeypatch.setattr(
+        memory, "available_bytes", lambda device, processes: (64_000 // processes + 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT) / memory.SHARE["cpu"]
+    )
     texts = texts_of(["abcd"])
     assert memory.kept_tokens(module, module, texts) == 1000
     assert memory.kept_tokens(module, module, texts, processes=4) == 250

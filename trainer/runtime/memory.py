@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from trainer.batch import Texts
 from trainer.chunks import Encode
 
-SHARE = 0.5
-"""Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine."""
+SHARE = {"cpu": 0.125, "cuda": 0.5}
+"""Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine: on a CPU, other programs."""
 _BYTES_PER_TRAINED_WEIGHT = 16  # gradient, two moments, and room for the update
 
 
@@ -39,7 +39,8 @@ def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int 
     """How many padded tokens' activations fit beside the weights, their gradients and the optimizer's state."""
     first = next(module.parameters())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    room = SHARE * available_bytes(first.device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained
+    share = SHARE.get(first.device.type, SHARE["cpu"])
+    room = share * available_bytes(first.device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained
     return max(0, int(room / activation_bytes_per_token(module, encode, texts)))
 
 
