@@ -19,11 +19,12 @@ from measuring.record import noise, table
 from measuring.training import Record, largest_difference, train_ours
 
 PYLATE = REPOSITORY / ".venv-pylate"
-CONTENDERS = {
-    "nearfar fp32": ("ours", "fp32"),
-    "pylate fp32": ("theirs", "fp32"),
-    "nearfar default": ("ours", "auto"),
-    "pylate bf16": ("theirs", "bf16"),
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "nearfar fp32": {"who": "ours", "precision": "fp32"},
+    "pylate fp32": {"who": "theirs", "precision": "fp32"},
+    "nearfar default": {"who": "ours", "precision": "auto"},
+    "nearfar, nothing kept": {"who": "ours", "precision": "auto", "kept_tokens": 0},
+    "pylate bf16": {"who": "theirs", "precision": "bf16"},
 }
 BATCH_SIZE, STEPS, WARM_UP_STEPS = 32, 8, 2
 QUERY_TOKENS, DOCUMENT_TOKENS, DIMENSIONS = 32, 180, 128
@@ -64,7 +65,7 @@ def our_recipe(job: dict[str, Any]) -> Any:
             gradient_clip_norm=CLIP,
         ),
         validation=recipe.Validation(every_steps=job["steps"]),
-        machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None),
+        machine=recipe.Machine(precision=job["precision"], kept_tokens=job["kept_tokens"], threads=job["threads"] or None),
     )
 
 
@@ -153,11 +154,12 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
         same = {
             "rows": str(rows), "ordered": str(ordered), "validation": str(validation), "folder": temporary, "model": str(folder / "start"),
             "steps": steps, "warm_up_steps": WARM_UP_STEPS, "batch": arguments.batch, "threads": arguments.threads, "exclude": False,
+            "kept_tokens": "auto",
         }  # fmt: skip
         jobs = {
-            contender: {**same, "who": who, "precision": precision, "python": str(PYLATE / "bin" / "python") if who == "theirs" else ""}
-            for contender, (who, precision) in CONTENDERS.items()
-            if arguments.only in ("all", precision)
+            contender: {**same, **how, "python": str(PYLATE / "bin" / "python") if how["who"] == "theirs" else ""}
+            for contender, how in CONTENDERS.items()
+            if arguments.only in ("all", how["precision"])
         }
         results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=1800)
         differences = {}
