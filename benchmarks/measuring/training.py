@@ -57,7 +57,7 @@ def train_ours(run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None
     encoder = build.encoder_of(run_recipe)
     start(encoder)
     record = Record(job)
-    path = Path(run_recipe.output) / f"run-{job['turn']}-{job['precision']}"
+    path = Path(run_recipe.output) / f"run-{job['turn']}-{run_recipe.machine.precision}-{run_recipe.machine.kept_tokens}"
     with RunFolder.create(path, written, [], fingerprint(run_recipe.data, len(data.train))) as folder:
         module = build.lightning_module(run_recipe, encoder, steps)
         callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]

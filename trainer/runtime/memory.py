@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trainer.batch import Texts
 from trainer.chunks import Encode
 
-SHARE = {"cpu": 0.125, "cuda": 0.5}
+SHARE = {"cpu": 1 / 16, "cuda": 0.5}
 """Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine: on a CPU, other programs."""
 _BYTES_PER_TRAINED_WEIGHT = 16  # gradient, two moments, and room for the update
 
