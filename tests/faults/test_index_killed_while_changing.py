@@ -47,7 +47,7 @@ match instant:
     case "while vectors are written":
         growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
     case "before files are on disk":
-        late_manifest._to_disk = stop
+        late_manifest.to_disk = stop
     case "before the manifest is exchanged":
         Path.replace = stop
     case "before files are removed":

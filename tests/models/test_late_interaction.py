@@ -1,5 +1,6 @@
 """One vector a token: what is scored, how texts are marked and filled up, and that nothing else in the batch matters."""
 
+import json
 import string
 
 import pytest
@@ -137,6 +138,24 @@ def test_families_are_not_mistaken_for_each_other(toy_folder, tmp_path):
 def test_a_marker_that_is_no_token_is_refused(toy_folder):
     with pytest.raises(BadModel, match=r"query marker '\[Q\]' is no token .* model.late_interaction.query_marker"):
         encoder_of(toy_folder("bert"), late={"query_marker": "[Q]"})
+
+
+@pytest.mark.parametrize("said", [{}, {"prompts": {}}, None])
+def test_a_checkpoint_with_markers_of_its_own_is_given_no_prompts(toy_folder, tmp_path, said):
+    """A tokenizer without BERT's unused tokens: a fresh model has prompts there, and one that brings markers has not."""
+    assert encoder_of(toy_folder("roberta")).contract.query_prompt == "query: "
+    marked = encoder_of(toy_folder("roberta"), late={"query_marker": "a", "document_marker": "b"})
+    assert marked.contract.query_prompt == marked.contract.document_prompt == ""
+    save_encoder(marked, tmp_path / "model")
+    (tmp_path / "model" / "nearfar.json").unlink()
+    settings = tmp_path / "model" / "config_sentence_transformers.json"
+    pipeline = json.loads(settings.read_text())
+    if said is not None:
+        pipeline.pop("prompts", None)
+        settings.write_text(json.dumps(pipeline | said))
+    contract = read_late_encoder(str(tmp_path / "model")).contract
+    assert (contract.query_prompt, contract.document_prompt) == ("", "")
+    assert contract.query_marker.strip() == "a"
 
 
 def test_roles_travel_with_the_texts(toy_folder):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trainer.cli.index import progress, show, show_left_out
+from trainer.cli.index import model_of_index, progress, show, show_left_out
 
 
 def add(
@@ -18,7 +18,6 @@ def add(
     """Add documents to an index of token vectors; none of them may be there already."""
     from trainer import hardware, recipe
     from trainer.data.read_report import ReadReport
-    from trainer.models.family import read_model
     from trainer.retrieval.corpus import read_corpus
     from trainer.retrieval.late_build import Encoding
     from trainer.retrieval.late_build import add as add_documents
@@ -27,7 +26,7 @@ def add(
     manifest = LateManifest.read(index)
     report = ReadReport(str(corpus))
     machine = recipe.Machine(precision=precision)
-    encoder = read_model(model or manifest.model).to(hardware.accelerator(machine))
+    encoder = model_of_index(index, manifest.model, model).to(hardware.accelerator(machine))
     encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
     manifest = add_documents(index, encoding, read_corpus(corpus, report, max_bad_rows_ratio))
     show_left_out(report)

@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.data.read_report import ReadReport
+    from trainer.models.encoder import Encoder
     from trainer.retrieval.late_manifest import LateManifest
 
 FLAT_KINDS, TOKEN_KINDS = ("flat", "hnsw", "ivf"), ("compressed", "exact")
@@ -26,8 +27,14 @@ def index(
             show_default=False,
         ),
     ] = None,
-    bits: Annotated[Literal["1", "2", "4"], typer.Option(help="of compressed: for each number of a vector, everything counted")] = "2",
-    pool_factor: Annotated[int, typer.Option(min=1, help="of one vector a token: keep one in so many, the most similar of a document made one")] = 1,
+    bits: Annotated[
+        Literal["1", "2", "4"] | None,
+        typer.Option(help="of compressed: for each number of a vector, everything counted; 2 if not given", show_default=False),
+    ] = None,
+    pool_factor: Annotated[
+        int | None,
+        typer.Option(min=1, help="of one vector a token: keep one in so many, the most similar of a document made one", show_default=False),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="take the place of the index that is there")] = False,
     max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more lines are bad than this share")] = 0.001,
     precision: Annotated[
@@ -43,7 +50,7 @@ def index(
     from trainer.retrieval.corpus import read_corpus
     from trainer.retrieval.index import build_index
     from trainer.retrieval.late_build import Encoding, build_late_index
-    from trainer.retrieval.manifest import check_index_folder
+    from trainer.retrieval.place import check_index_folder
 
     check_index_folder(out, replace)
     report = ReadReport(str(corpus))
@@ -55,12 +62,16 @@ def index(
         raise BadRecipe(
             f"--kind {kind} is not for {model}, a model of one vector {'a token' if kinds is TOKEN_KINDS else 'a document'}: {', '.join(kinds)}"
         )
+    if bits is not None and (kinds is not TOKEN_KINDS or kind == "exact"):
+        raise BadRecipe("--bits is for the compressed kind of a late-interaction model's index; the others keep every number whole")
+    if pool_factor is not None and kinds is not TOKEN_KINDS:
+        raise BadRecipe(f"--pool-factor is for models of one vector a token, and {model} has one vector a document")
     name = str(Path(model).resolve()) if Path(model).exists() else model
     if isinstance(encoder, LateInteractionEncoder):
         encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
         token_kind: Literal["exact", "compressed"] = "exact" if kind == "exact" else "compressed"
-        bits_each = {"1": 1, "2": 2, "4": 4}[bits]
-        late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor, replace)  # type: ignore[arg-type]
+        bits_each = {"1": 1, "2": 2, "4": 4}[bits or "2"]
+        late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor or 1, replace)  # type: ignore[arg-type]
         show_left_out(report)
         show(out, late)
         return
@@ -68,6 +79,19 @@ def index(
     show_left_out(report)
     settings = ", ".join(f"{setting} {value:g}" for setting, value in manifest.approximate.items())
     print(f"{out}: {manifest.count:,} documents, {manifest.kind}, {manifest.dimensions} dimensions" + (f", {settings}" if settings else ""))
+
+
+def model_of_index(index: Path, recorded: str, given: str | None) -> "Encoder":
+    """The model of an index, from where it was or from where it is said to be. Raises BadModel."""
+    from trainer.errors import BadModel
+    from trainer.models.family import read_model
+
+    try:
+        return read_model(given or recorded)
+    except BadModel as error:
+        if given:
+            raise
+        raise BadModel(f"{error}; the index {index} was made with it: if it was moved, say where it is now with --model") from error
 
 
 def progress(done: int, everything: int) -> None:

@@ -1,9 +1,11 @@
 """`nearfar search`: the documents of an index that answer a question."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from trainer.cli.index import model_of_index
 
 if TYPE_CHECKING:
     from trainer.retrieval.index import Hit
@@ -15,7 +17,7 @@ def search(
     question: Annotated[str, typer.Argument(help="what is looked for", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="documents to show")] = 5,
     explain: Annotated[bool, typer.Option("--explain", help="of a late-interaction model: which token of the best document each token met")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list, with --explain the matches inside the first")] = False,
     model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
 ) -> None:
     """Show the documents nearest to a question, best first."""
@@ -23,7 +25,6 @@ def search(
     from dataclasses import asdict
 
     from trainer.errors import BadData, BadModel
-    from trainer.models.family import read_model
     from trainer.retrieval.late_index import LateIndex
     from trainer.retrieval.open_index import hits, open_index
 
@@ -32,16 +33,22 @@ def search(
     opened = open_index(index)
     if explain and not isinstance(opened, LateIndex):
         raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
-    encoder = read_model(model or opened.manifest.model)
+    encoder = model_of_index(index, opened.manifest.model, model)
     (found,) = hits(opened, encoder, [question], k)
-    if as_json:
-        print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)], indent=2))
-    else:
-        _show(found)
+    matches: list[Match] = []
     if explain and found:
         from trainer.retrieval.late_explain import explain as matches_of
 
-        _show_matches(matches_of(encoder, question, found[0].document.whole), as_json)
+        matches = matches_of(encoder, question, found[0].document.whole)
+    if as_json:
+        shown: list[dict[str, Any]] = [{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)]
+        if matches:
+            shown[0]["matches"] = [asdict(match) for match in matches]
+        print(json.dumps(shown, indent=2))
+        return
+    _show(found)
+    if matches:
+        _show_matches(matches)
 
 
 def _show(hits: "list[Hit]") -> None:
@@ -60,20 +67,14 @@ def _show(hits: "list[Hit]") -> None:
             console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")
 
 
-def _show_matches(matches: "list[Match]", as_json: bool) -> None:
+def _show_matches(matches: "list[Match]") -> None:
     """A line a token of the question; those that only fill it up in one line."""
-    import json
-    from dataclasses import asdict
-
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from trainer.data.visible import visible
 
-    if as_json:
-        print(json.dumps([asdict(match) for match in matches], indent=2))
-        return
     table = Table("question", "first document", "similarity", box=None, header_style="dim")
     table.columns[2].justify = "right"
     for match in matches:

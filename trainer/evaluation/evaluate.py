@@ -17,6 +17,7 @@ are rounded to six decimals.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def evaluate(
     """How well the encoder finds the right documents: every query against every document, exactly, the first k counted."""
     scores, rows = _nearest(encoder, set, k + 1, precision, micro_batch_tokens)
     run: Run = {
-        query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True)}
+        query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True) if score > -math.inf}
         for query, of_query, values in zip(set.query_ids, rows, scores, strict=True)
     }
     return evaluate_run(run, set, name, k, metrics)

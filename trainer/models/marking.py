@@ -58,8 +58,9 @@ def marked_tokenizer(tokenizer: PreTrainedTokenizerBase, contract: LateContract,
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     """The id of a token as the vocabulary writes it, or without the space behind it (as PyLate's files have it); None where there is none."""
-    vocabulary = tokenizer.get_vocab()
-    return vocabulary.get(token, vocabulary.get(token.strip()))
+    backend = tokenizer.backend_tokenizer  # whose whole vocabulary takes 0.2 s to list, of 250 000 tokens
+    found = backend.token_to_id(token)
+    return backend.token_to_id(token.strip()) if found is None else found
 
 
 def filling_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,9 +8,7 @@ probe.npy        vectors of two fixed texts by the model that made the index, to
 index.faiss      hnsw and ivf only
 """
 
-import contextlib
 import itertools
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from trainer.errors import BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.manifest import Kind, Manifest, check_index_folder, describe_files, partial_folder
+from trainer.retrieval.manifest import Kind, Manifest, describe_files
+from trainer.retrieval.place import new_index
 from trainer.retrieval.search import top_k
 from trainer.retrieval.stored_documents import StoredDocuments, read_array, write_documents
 
@@ -113,10 +112,7 @@ def build_index(
     `progress` is told how many documents are encoded, of how many. Raises BadFolder when `folder` holds something (with `replace`: something
     other than an index), BadData when there is no document.
     """
-    folder = Path(folder)
-    check_index_folder(folder, replace)
-    partial = partial_folder(folder)
-    try:
+    with new_index(Path(folder), replace) as partial:
         stored = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
         count = len(stored)
         vectors = np.lib.format.open_memmap(partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions))
@@ -136,10 +132,7 @@ def build_index(
             model=model_name, kind=kind, count=count, dimensions=encoder.dimensions, approximate=settings, files=describe_files(partial)
         )
         manifest.write(partial)
-        move_into_place(partial, folder)
         return manifest
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _texts(documents: StoredDocuments) -> Iterator[list[str]]:
@@ -155,17 +148,3 @@ def _probe(encoder: "DenseEncoder") -> Float32[np.ndarray, "probe dimension"]:
 
 def _distance(found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]) -> float:
     return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
-
-
-def move_into_place(partial: Path, folder: Path) -> None:
-    """`partial` becomes `folder`; a former index there is removed only once the new one has its name."""
-    former = partial.with_suffix(".former")
-    if folder.exists():
-        folder.rename(former)
-    try:
-        partial.rename(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            former.rename(folder)
-        raise
-    shutil.rmtree(former, ignore_errors=True)

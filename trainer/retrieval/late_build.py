@@ -1,7 +1,6 @@
 """An index of token vectors made, and changed: documents added and deleted, each time wholly or not at all."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from trainer.errors import BadData
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision
 from trainer.retrieval.growing_array import GrowingArray
-from trainer.retrieval.index import move_into_place
 from trainer.retrieval.late_effort import measured_effort
 from trainer.retrieval.late_index import LateIndex, probe
 from trainer.retrieval.late_manifest import Bits, LateKind, LateManifest, Segment, changing
 from trainer.retrieval.late_segment import OpenSegment
-from trainer.retrieval.manifest import check_index_folder, partial_folder
+from trainer.retrieval.place import new_index
 from trainer.retrieval.stored_documents import StoredDocuments, write_documents
 from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, train
 from trainer.retrieval.token_pooling import pool
@@ -33,6 +31,8 @@ Progress = Callable[[int, int], None]
 _POINTS_A_CENTROID = 48
 _TOKENS_A_CENTROID = 192
 _TOKENS_AT_ONCE = 1 << 18
+_MOST_GROWTH = 4
+"""An index may grow until one built anew would have so many times its centroids."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ def build_late_index(
     the space of the exact one. With `pool_factor` f a document keeps one vector in f. Raises BadFolder when `folder` holds something
     (with `replace`: something other than an index), BadData when there is no document, or one that no search could find.
     """
-    folder = Path(folder)
-    check_index_folder(folder, replace)
-    partial = partial_folder(folder)
-    try:
+    with new_index(Path(folder), replace) as partial:
         np.save(partial / "probe.npy", probe(encoding.encoder), allow_pickle=False)
         stored = write_documents(documents, partial / "documents-1.jsonl", partial / "offsets-1.npy")
         segment = _write_vectors(partial, 1, stored, encoding, pool_factor)
@@ -86,17 +83,14 @@ def build_late_index(
         if kind == "compressed":
             manifest = manifest.model_copy(update={"approximate": measured_effort(LateIndex(partial, manifest))})
         manifest.write(partial)
-        move_into_place(partial, folder)
         return manifest
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateManifest:
     """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the index as it was.
 
     They are coded by the centroids that are there: where they are of another kind than those before, build anew instead. Raises BadData when
-    an id is there already, BadModel when the encoder is not the one of the index.
+    an id is there already or the centroids are far too few for so many documents, BadModel when the encoder is not the one of the index.
     """
     with changing(index) as manifest:
         opened = LateIndex.open(index)
@@ -106,8 +100,11 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
         stored = write_documents(_new(documents, there, index), index / f"documents-{number}.jsonl", index / f"offsets-{number}.npy")
         segment = _write_vectors(index, number, stored, encoding, manifest.pool_factor)
         if opened.codec is not None:
+            _check_codec(index, opened.codec, manifest.tokens + segment.tokens)
             _compress(index, segment, opened.codec)
         changed = manifest.model_copy(update={"changes": number, "segments": (*manifest.segments, segment)}).described(index)
+        if opened.codec is not None:
+            changed = changed.model_copy(update={"approximate": measured_effort(LateIndex(index, changed))})
         changed.write(index)
         return changed
 
@@ -128,6 +125,14 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
         changed = manifest.model_copy(update={"changes": number, "segments": tuple(segments)}).described(index)
         changed.write(index)
         return changed
+
+
+def _check_codec(index: Path, codec: Codec, tokens: int) -> None:
+    if centroid_count(tokens) > _MOST_GROWTH * len(codec.centroids):
+        raise BadData(
+            f"{index} was built for far fewer documents: {len(codec.centroids)} centroids, and {tokens:,} token vectors want {centroid_count(tokens)}, "
+            "so searches would miss most of them; nothing was added: build it anew from all documents with `nearfar index --replace`"
+        )
 
 
 def live_ids(segment: OpenSegment) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ from trainer.retrieval.late_index import LateIndex
 PROBES = 16
 """Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64 differ in one of a hundred documents."""
 ENOUGH = 0.99
-"""Candidates are doubled until this share of the ten best is found, of those that MOST candidates and four times the probes find."""
+"""Candidates are doubled until this share of the ten best is found, of those that four times MOST candidates and of the probes find."""
 FEWEST, MOST = 128, 1024
 _QUERIES, _QUERY_TOKENS = 64, 32
 
@@ -29,7 +29,7 @@ def measured_effort(index: LateIndex) -> dict[str, float]:
             for row, query in zip(rows.tolist(), vectors, strict=True)
         ]
 
-    wanted = found(4 * PROBES, MOST)
+    wanted = found(4 * PROBES, 4 * MOST)
     candidates = FEWEST
     while True:
         got = found(PROBES, candidates)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.batch import Texts
+from trainer.models.marking import filling_id
 from trainer.retrieval.encode import Precision, Role, inference
 
 if TYPE_CHECKING:
@@ -31,21 +32,23 @@ def explain(encoder: "Encoder", question: str, document: str, precision: Precisi
     The document is encoded anew from its text, so the sum is the exact score also where the index holds less than that.
     """
     with inference(encoder, torch.device(encoder.device), precision):
-        query_tokens, query = _scored(encoder, question, "query")
-        document_tokens, vectors = _scored(encoder, document, "document")
+        query_tokens, query, written = _scored(encoder, question, "query")
+        document_tokens, vectors, _ = _scored(encoder, document, "document")
         if not document_tokens:
             return []
         best = (query @ vectors.T).max(1)
     return [
-        Match(token, document_tokens[place], similarity, token == encoder.tokenizer.mask_token)
-        for token, place, similarity in zip(query_tokens, best.indices.tolist(), best.values.tolist(), strict=True)
+        Match(token, document_tokens[nearest], similarity, place >= written)
+        for place, (token, nearest, similarity) in enumerate(zip(query_tokens, best.indices.tolist(), best.values.tolist(), strict=True))
     ]
 
 
-def _scored(encoder: "Encoder", text: str, role: Role) -> tuple[list[str], Float[Tensor, "token dimension"]]:
-    """The tokens of a text that count, as the vocabulary writes them, and their vectors."""
+def _scored(encoder: "Encoder", text: str, role: Role) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
+    """The tokens of a text that count, as the vocabulary writes them, their vectors, and how many there are before the filling."""
     texts: Texts = encoder.tokenize([text], role)
     vectors = encoder(texts.to(encoder.device))[0].float()
     there = vectors.any(-1)
     ids = texts.padded()[0][0][there.cpu()].tolist()
-    return [str(encoder.tokenizer.convert_ids_to_tokens(id)) for id in ids], vectors[there]
+    filling = filling_id(encoder.tokenizer)
+    written = max((place for place, id in enumerate(ids, 1) if id != filling), default=0)
+    return [str(encoder.tokenizer.convert_ids_to_tokens(id)) for id in ids], vectors[there], written

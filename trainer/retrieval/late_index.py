@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from trainer.errors import BadModel
+from trainer.errors import BadFolder, BadModel
 from trainer.products import linear
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Hit
@@ -57,14 +57,21 @@ class LateIndex:
         self.candidates = int(manifest.approximate.get("candidates", 0))
         self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
         self.segments = [OpenSegment(folder, segment, manifest.kind, manifest.dimensions, self.codec) for segment in manifest.segments]
+        self._probe = np.load(folder / "probe.npy", mmap_mode="r", allow_pickle=False)
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
     @classmethod
     def open(cls, folder: Path) -> "LateIndex":
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
-        manifest = LateManifest.read(Path(folder))
-        manifest.check_files(Path(folder))
-        return cls(Path(folder), manifest)
+        folder = Path(folder)
+        manifest = LateManifest.read(folder)
+        try:
+            manifest.check_files(folder)
+            return cls(folder, manifest)
+        except BadFolder:
+            if LateManifest.read(folder) == manifest:
+                raise
+            return cls.open(folder)  # it was changed at this moment
 
     def check_encoder(self, encoder: "Encoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
@@ -77,7 +84,7 @@ class LateIndex:
         raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.model}, or build the index again with this model")
 
     def _knows(self, found: Float32[np.ndarray, "token dimension"]) -> bool:
-        wanted = np.load(self.folder / "probe.npy", mmap_mode="r", allow_pickle=False)
+        wanted = self._probe
         return found.shape == wanted.shape and bool(np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted))
 
     def search(
@@ -92,8 +99,8 @@ class LateIndex:
             raise BadModel(
                 f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.model}"
             )
-        if self.codec is None:
-            found = [self._exact(queries, k)]
+        if self.codec is None or len(queries) == 0:
+            found = [self._exact(queries, k)] if self.codec is None else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
         else:
             found = [
                 self._compressed(query[None], k, probes or self.probes, max(candidates or self.candidates, _CANDIDATES_A_HIT * k))

@@ -1,8 +1,6 @@
 """`manifest.json` of an index of token vectors, and how it is exchanged: whole or not at all."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from trainer.errors import BadFolder
 from trainer.retrieval.manifest import MANIFEST, TOKEN_KINDS, FileRecord, belongs_to_index, check_files, describe_files, read_content, validated
+from trainer.retrieval.place import cannot_write, locked, to_disk
 
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
@@ -91,7 +90,10 @@ class LateManifest(BaseModel):
 
     def described(self, folder: Path) -> Self:
         """The same with a record of every file; those already on record are not read again, for they never change."""
-        new = describe_files(folder, sorted(self.needed() - self.files.keys()))
+        wanted = self.needed() - self.files.keys()
+        new = describe_files(folder, sorted(wanted))
+        if missing := wanted - new.keys():
+            raise BadFolder(f"{folder / min(missing)} is gone; nothing was changed")
         kept = {name: record for name, record in self.files.items() if name in self.needed()}
         return self.model_copy(update={"files": kept | new})
 
@@ -120,12 +122,12 @@ class LateManifest(BaseModel):
     def write(self, folder: Path) -> None:
         """Makes this the manifest of `folder`: all files are on disk before, and the change is whole or not at all, whenever the process ends."""
         for name in self.files:
-            _to_disk(folder / name)
+            to_disk(folder / name)
         new = folder / _NEW
         new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _to_disk(new)
+        to_disk(new)
         new.replace(folder / MANIFEST)
-        _to_disk(folder)
+        to_disk(folder)
 
 
 @contextlib.contextmanager
@@ -135,12 +137,7 @@ def changing(folder: Path) -> Iterator[LateManifest]:
     A reader that has the index open keeps what it had. Raises BadFolder while another process changes the index, also on another thread.
     """
     LateManifest.read(folder)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadFolder(f"{folder} is being changed by another process; wait until it has ended") from error
+    with locked(folder), cannot_write(folder):
         try:
             yield LateManifest.read(folder)
         finally:
@@ -148,13 +145,3 @@ def changing(folder: Path) -> Iterator[LateManifest]:
             for path in folder.iterdir():
                 if path.name not in needed and belongs_to_index(path.name):
                     path.unlink()
-    finally:
-        os.close(handle)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -115,28 +114,6 @@ def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
 def belongs_to_index(name: str) -> bool:
     """Whether a file of this name in an index folder is ours, in use or left behind by a process that was killed."""
     return name == MANIFEST or name in FILES or _OF_TOKENS.fullmatch(name) is not None
-
-
-def check_index_folder(folder: Path, replace: bool) -> None:
-    """Raises BadFolder when an index cannot be written to `folder`; to be called before anything slow."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the index")
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there and not replace:
-        raise BadFolder(f"{folder} is not empty; choose another place for the index, or replace the one there with --replace")
-    if there and (MANIFEST not in there or not all(map(belongs_to_index, there))):
-        raise BadFolder(f"{folder} holds something other than an index, which --replace will not remove; choose another place")
-
-
-def partial_folder(folder: Path) -> Path:
-    """A new folder beside `folder`, to be renamed to it once whole. Raises BadFolder where none can be made."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
-    return partial
 
 
 def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, FileRecord]:

@@ -1,6 +1,8 @@
 """The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
 
 import json
+import os
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,21 +20,18 @@ class StoredDocuments:
     def __init__(self, path: Path, offsets: Int64[np.ndarray, " row_plus_one"]) -> None:
         self.path = path
         self._offsets = offsets
+        self._handle = os.open(path, os.O_RDONLY)  # once: these documents stay ours while another index takes their place
+        weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, row: int) -> Document:
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            line = file.read(max(0, stop - start))
-        return self._document(line, start)
+        return self._document(os.pread(self._handle, max(0, stop - start), start), start)
 
     def __iter__(self) -> Iterator[Document]:
-        with self.path.open("rb") as file:
-            for start, line in zip(self._offsets.tolist(), file, strict=False):
-                yield self._document(line, start)
+        return (self[row] for row in range(len(self)))
 
     def _document(self, line: bytes, start: int) -> Document:
         try:

@@ -129,7 +129,7 @@ def _nearest(centroids: Float32[np.ndarray, "centroid dimension"]) -> Any:
 
 def _rotation(residuals: Float32[np.ndarray, "token dimension"], code_bytes: int) -> Float32[np.ndarray, "dimension place"]:
     """Columns: the principal directions, each in a place of some byte so that the products of variances are about equal; the rest zeros."""
-    variances, directions = np.linalg.eigh(np.cov(residuals.T.astype(np.float64)))
+    variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(residuals.T.astype(np.float64))))
     part = -(-len(variances) // code_bytes)
     share = np.log(variances.clip(min=1e-12) / variances.clip(min=1e-12).min()) + 0.1  # positive: who has more directions has more to say
     rotation = np.zeros((len(variances), code_bytes * part), np.float32)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TEXTS_AT_ONCE = 2048
 _DOCUMENTS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = 4096 * 180
+"""Of documents as long as they may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,11 @@ def token_blocks(
 
     Raises BadData for a document no token of which counts: nothing could ever find it.
     """
+    at_once = max(1, min(_DOCUMENTS_AT_ONCE, _TOKENS_AT_ONCE // encoder.contract.document_max_length_tokens))
     block: list[Document] = []
     for document in documents:
         block.append(document)
-        if len(block) == _DOCUMENTS_AT_ONCE:
+        if len(block) == at_once:
             yield _encode_block(encoder, block, micro_batch_tokens, precision)
             block = []
     if block:

@@ -1,0 +1,113 @@
+"""Where an index comes to be: written beside its place, which it takes in one step; no other process changes it meanwhile."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.errors import BadFolder
+from trainer.retrieval.manifest import MANIFEST, belongs_to_index
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def check_index_folder(folder: Path, replace: bool) -> None:
+    """Raises BadFolder when an index cannot be written to `folder`; to be called before anything slow."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the index")
+    if folder.resolve() == Path.cwd() or os.path.ismount(folder):
+        raise BadFolder(f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a folder inside it")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there and not replace:
+        raise BadFolder(f"{folder} is not empty; choose another place for the index, or replace the one there with --replace")
+    if there and (MANIFEST not in there or not all(map(belongs_to_index, there))):
+        raise BadFolder(f"{folder} holds something other than an index, which --replace will not remove; choose another place")
+
+
+@contextlib.contextmanager
+def new_index(folder: Path, replace: bool) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its place when all went well and is removed otherwise.
+
+    What processes that were killed have left there is removed too. Raises BadFolder where `check_index_folder` does, before and after, and where the
+    disk cannot be written to.
+    """
+    check_index_folder(folder, replace)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*.partial"):
+            with contextlib.suppress(OSError, BadFolder), locked(left):
+                shutil.rmtree(left)
+        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    try:
+        with locked(partial), cannot_write(folder):
+            yield partial
+            _move_into_place(partial, folder, replace)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cannot_write(folder: Path) -> Iterator[None]:
+    """Raises BadFolder in the place of what the system says when the disk is full or read-only."""
+    try:
+        yield
+    except OSError as error:
+        raise BadFolder(f"{folder} cannot be written: {error}; nothing was changed") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """This process alone changes `folder`. Raises BadFolder while another does, also on another thread, and when it was replaced meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadFolder(f"{folder} is being changed by another process; wait until it has ended") from error
+        if not folder.exists() or not os.path.samestat(os.fstat(handle), folder.stat()):
+            raise BadFolder(f"{folder} was replaced by another process meanwhile; nothing was changed")
+        yield
+    finally:
+        os.close(handle)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file or folder is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _move_into_place(partial: Path, folder: Path, replace: bool) -> None:
+    """`partial` becomes `folder`, at once; a former index there is then at `partial`."""
+    check_index_folder(folder, replace)  # again: building took its time
+    if folder.exists() and any(folder.iterdir()):
+        with locked(folder):
+            _exchange(partial, folder)
+    else:
+        partial.rename(folder)
+    to_disk(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two folders exchange their names: in one step where the system can, else in three."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None and rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
+        return
+    former = one.with_suffix(".former")
+    other.rename(former)
+    try:
+        one.rename(other)
+    except BaseException:
+        former.rename(other)
+        raise
+    former.rename(one)
