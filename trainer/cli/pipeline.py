@@ -37,8 +37,9 @@ def pipeline(
     from trainer.pipeline.file import load_pipeline
     from trainer.strategies.environment import plan_from_environment
 
-    if sum((dry_run, print_commands, only is not None, accept is not None)) > 1 or (start is not None and (only or accept) is not None):
-        raise BadPipeline("of --dry-run, --print-commands, --only and --accept give one; --from goes with the first two alone")
+    given = [dry_run, print_commands, only is not None, accept is not None]
+    if sum(given) > 1 or (start is not None and any(given[1:])):
+        raise BadPipeline("of --dry-run, --print-commands, --only and --accept give one; --from goes with --dry-run alone")
     if plan_from_environment(os.environ).ranks > 1:
         raise BadMachine(
             "a pipeline is one process, and a launcher started several; name the processes of a stage with `machine: FILE` in the pipeline"
@@ -75,12 +76,12 @@ def check_command(stage: "Keyed") -> None:
         said, command = f"{said} {verb}", command.commands[verb]
     if said == "nearfar pipeline":
         raise BadPipeline(f"stage {stage.name}: a pipeline cannot be a stage; put its stages into this one")
+    if "--help" in words:
+        raise BadPipeline(f"stage {stage.name}: `{said} --help` only shows help; take it out")
     try:
-        command.make_context(said, list(words))
+        command.make_context(said, words)
     except _UsageError as error:
-        raise BadPipeline(f"stage {stage.name}: `{said}`: {error.format_message()} (`{said} --help`)") from error
-    except typer.Exit as error:
-        raise BadPipeline(f"stage {stage.name}: `{said} {' '.join(words)}` only shows help") from error
+        raise BadPipeline(f"stage {stage.name}: `{said}`: {error.format_message()} (see `{said} --help`)") from error
 
 
 def _show(folder: Path, steps: "Sequence[Step]") -> None:

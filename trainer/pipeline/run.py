@@ -107,20 +107,23 @@ def accept(pipeline: Pipeline, name: str) -> Keyed:
 def by_hand(steps: Sequence[Step], this_pipeline: Sequence[str]) -> list[str]:
     """The lines of a shell script that does what is to be done, stage by stage; `this_pipeline` is the command line of the pipeline itself."""
     lines = ["set -e"]
-    for step in steps:
-        if step.reason:
-            stage = step.stage
-            lines += ["", f"# {stage.name}: {step.reason}", shlex.join(["mkdir", "-p", str(stage.folder)]), shlex.join(stage.command)]
-            lines.append(shlex.join([*this_pipeline, "--accept", stage.name]))
+    for stage, reason in [(step.stage, step.reason) for step in steps if step.reason]:
+        lines += ["", f"# {stage.name}: {reason}"]
+        if stage.folder.exists() and not _goes_on(stage):
+            lines.append(f"mv {shlex.quote(str(stage.folder))} {shlex.quote(str(stage.folder))}.unfinished-$(date +%s)")
+        lines += [shlex.join(["mkdir", "-p", str(stage.folder)]), shlex.join(stage.command), shlex.join([*this_pipeline, "--accept", stage.name])]
     return lines
 
 
+def _goes_on(stage: Keyed) -> bool:
+    return any(tuple(stage.command[1 : 1 + len(verb)]) == verb for verb in CONTINUE)
+
+
 def _run_stage(pipeline: Pipeline, stage: Keyed, earlier: dict[str, Keyed], lock: int, relay: Relay) -> None:
-    command = stage.command[1:]
-    make_folder(stage, keep_unfinished=any(command[: len(verb)] == list(verb) for verb in CONTINUE))
+    make_folder(stage, keep_unfinished=_goes_on(stage))
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     tell = partial(_tell, lock, stage.name)
-    code = run(command, stage.log, relay, lock, tell, sys.stdout.buffer)
+    code = run(stage.command[1:], stage.log, relay, lock, tell, sys.stdout.buffer)
     write_holder(lock)
     if code != 0:
         _check_not_stopped(relay, stage.name)

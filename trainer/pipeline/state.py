@@ -127,7 +127,7 @@ def _in_use(folder: Path) -> BadFolder:
 def _ends(stage: Keyed, earlier: Mapping[str, Keyed]) -> dict[str, str | None]:
     """When each stage it needs was done, to the microsecond: made anew, even with the same key, it is another."""
     records = {name: _read(earlier[name].record) for name in stage.made_with["stages"]}
-    return {name: record and str(record["ended"]) for name, record in records.items()}
+    return {name: None if record is None else str(record["ended"]) for name, record in records.items()}
 
 
 def _newest_record(stage: Keyed) -> dict[str, Any] | None:
