@@ -21,12 +21,11 @@ stages:
   recipe:
     command: nearfar recipe check a.yaml
   last:
-    command: nearfar data check other.jsonl --rejected ${folder}/again.jsonl
-    outputs: {again: again.jsonl}
+    command: nearfar recipe check b.yaml
     reads: ["${look.rejected}"]
     after: [recipe]
 """
-"""Three stages of half a second: `last` needs the other two, and they need nothing."""
+"""Three stages of a second or less: `last` needs the other two, and they need nothing."""
 
 
 @pytest.fixture
@@ -37,7 +36,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"query": f"how to delete disk {number}", "positive": f"disk {number} is deleted with a command"} for number in range(40)]
     for name in ("pairs.jsonl", "other.jsonl"):
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    Path("a.yaml").write_text("name: a\nmodel: {backbone: x/y}\ndata: {train: pairs.jsonl}\n", encoding="utf-8")
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text(f"name: {name}\nmodel: {{backbone: x/y}}\ndata: {{train: pairs.jsonl}}\n", encoding="utf-8")
     Path("p.yaml").write_text(CHEAP, encoding="utf-8")
     return tmp_path
 

@@ -101,7 +101,9 @@ def test_the_file(keys, replaced: tuple[str, ...], stages: set[str]) -> None:
 def test_place_and_machine_do_not_count(keys) -> None:
     stages = keys()
     assert differing(stages, keys(overrides=("output=elsewhere",))) == set()
-    launched = keys("name=run\n    outputs: {model: run/model}\n  student", "name=run\n    machine: m.yaml\n    outputs: {model: run/model}\n  student")
+    launched = keys(
+        "name=run\n    outputs: {model: run/model}\n  student", "name=run\n    machine: m.yaml\n    outputs: {model: run/model}\n  student"
+    )
     assert differing(stages, launched) == set()
     assert launched["teacher"].command[:3] == ["nearfar", "launch", "a.yaml"]
     assert launched["teacher"].command[-2:] == ["--machine", "m.yaml"]

@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from trainer.pipeline.file import load_pipeline
+from trainer.pipeline.run import plan
+
+
+def reasons(*overrides: str) -> dict[str, str]:
+    """Each stage of p.yaml and why it is to run, "" when it is done."""
+    return {step.stage.name: step.reason for step in plan(load_pipeline(Path("p.yaml"), overrides))}
+
 
 def ran(ended: subprocess.CompletedProcess[str]) -> list[str]:
     """The stages that a run says it ran, in order."""
@@ -58,10 +66,12 @@ def test_only_from_and_what_was_tampered_with(place: Path, nearfar) -> None:
     assert "to run: stage look is made anew" in nearfar("pipeline", "p.yaml", "--from", "look", "--dry-run").stdout
     assert ran(nearfar("pipeline", "p.yaml", "--from", "look")) == ["look", "last"]
     assert len(list(Path("runs/tiny/look").glob("*.replaced-*.was.json"))) == 1, "the former one is kept"
-    next(Path("runs/tiny/last").glob("*/again.jsonl")).unlink()
-    assert "its output again is no longer at" in nearfar("pipeline", "p.yaml", "--dry-run").stdout
-    assert ran(nearfar("pipeline", "p.yaml")) == ["last"]
-    Path("runs/tiny/look/latest/rejected.jsonl").write_text("more")
+    rejected = Path("runs/tiny/look/latest/rejected.jsonl")
+    rejected.write_text("more")
+    assert "is not as the stage left it" in reasons()["look"]
+    rejected.unlink()
+    assert reasons()["look"].startswith("its output rejected is no longer at")
+    assert reasons()["last"] == "stage look is to run"
     assert ran(nearfar("pipeline", "p.yaml")) == ["look", "last"], "made anew, it is another for those behind it"
     unknown = nearfar("pipeline", "p.yaml", "--only", "lok")
     assert (unknown.returncode, unknown.stderr) == (2, "error: there is no stage lok; did you mean look?\n")
@@ -75,19 +85,20 @@ def test_a_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -
     assert "more than the" in ended.stderr or "bad" in ended.stderr.lower()
     assert not list(Path("runs/tiny/look").glob("*.json"))
     assert not Path("runs/tiny/last").exists(), "nothing behind it runs"
-    assert "look    to run: it was begun and did not end" in nearfar("pipeline", "p.yaml", "--dry-run").stdout
+    assert reasons()["look"] == "it was begun and did not end"
 
 
 def test_a_missing_output_is_named_and_can_be_mended(place: Path, nearfar) -> None:
     right = Path("p.yaml").read_text()
-    Path("p.yaml").write_text(right.replace("{again: again.jsonl}", "{again: agian.jsonl}"))
+    Path("p.yaml").write_text(right.replace("${rejected}", "${folder}/rejected.jsonl").replace("{rejected: rejected", "{rejected: rejekted"))
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
-    assert re.search(r"stage last ended, but of its outputs there is no again \(runs/tiny/last/\w+/agian.jsonl\); .* there is again.jsonl", ended.stderr)
-    assert "last" not in re.findall(r"(\w+): done in", ended.stdout)
-    Path("p.yaml").write_text(right)
-    assert nearfar("pipeline", "p.yaml", "--accept", "last").returncode == 0
-    assert ran(nearfar("pipeline", "p.yaml")) == []
+    assert re.search(r"of its outputs there is no rejected \(runs/tiny/look/\w+/rejekted.jsonl\); .* there is rejected.jsonl", ended.stderr)
+    assert "done in" not in ended.stdout
+    assert reasons()["look"] == "it was begun and did not end"
+    Path("p.yaml").write_text(right.replace("${rejected}", "${folder}/rejected.jsonl"))
+    assert nearfar("pipeline", "p.yaml", "--accept", "look").returncode == 0
+    assert reasons() == {"look": "", "recipe": "it has not run yet", "last": "it has not run yet"}
 
 
 def test_a_stage_that_writes_elsewhere_is_not_taken_for_done(place: Path, nearfar) -> None:
@@ -108,20 +119,20 @@ def test_commands_run_by_hand(place: Path, nearfar, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert ran(nearfar("pipeline", "p.yaml")) == []
+    assert set(reasons().values()) == {""}
     early = nearfar("pipeline", "p.yaml", "name=another", "--accept", "last")
     assert early.returncode == 2
     assert "needs stage look, which is not done" in early.stderr
 
 
 def test_paths_with_spaces_and_a_damaged_record(place: Path, nearfar) -> None:
-    assert ran(nearfar("pipeline", "p.yaml", "output=my runs; $(touch x)")) == ["look", "recipe", "last"]
+    output = "output=my runs; $(touch x)"
+    assert ran(nearfar("pipeline", "p.yaml", output)) == ["look", "recipe", "last"]
     assert not Path("x").exists(), "no shell is asked"
     record = next(Path("my runs; $(touch x)/tiny/recipe").glob("*.json"))
     record.write_text(record.read_text()[:50])
-    shown = nearfar("pipeline", "p.yaml", "output=my runs; $(touch x)", "--dry-run").stdout
-    assert "is damaged" in shown
-    assert ran(nearfar("pipeline", "p.yaml", "output=my runs; $(touch x)")) == ["recipe", "last"]
+    assert "is damaged" in reasons(output)["recipe"]
+    assert ran(nearfar("pipeline", "p.yaml", output)) == ["recipe", "last"]
 
 
 def test_imports_nothing_heavy() -> None:
