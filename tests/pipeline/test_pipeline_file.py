@@ -1,5 +1,6 @@
 """What a pipeline file may say; everything else is refused with its line and the nearest right name, before anything is run."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,14 @@ def refused(text: str, *overrides: str) -> str:
     """The message and the exit code's kind with which a file is refused by whatever comes first."""
     Path("bad.yaml").write_text(text, encoding="utf-8")
     with pytest.raises((BadPipeline, BadRecipe)) as caught:
-        for step in plan(load_pipeline(Path("bad.yaml"), overrides)):
-            check_command(step.stage)
+        read_and_check(overrides)
     assert caught.value.exit_code == 2
     return str(caught.value)
+
+
+def read_and_check(overrides: tuple[str, ...]) -> None:
+    for step in plan(load_pipeline(Path("bad.yaml"), overrides)):
+        check_command(step.stage)
 
 
 def two(first: str = "", second: str = "", more: str = "") -> str:
@@ -95,7 +100,7 @@ def test_loops_of_any_length_are_shown(place: Path) -> None:
     loop = said.split("loop: ")[1].split(" (")[0].split(" -> ")
     assert loop[0] == loop[-1]
     assert sorted(loop[1:]) == [f"s{n}" for n in range(5)]
-    assert all(int(later[1:]) == (int(earlier[1:]) + 1) % 5 for earlier, later in zip(loop, loop[1:], strict=False)), "each needs the next"
+    assert all(int(later[1:]) == (int(earlier[1:]) + 1) % 5 for earlier, later in pairwise(loop)), "each needs the next"
 
 
 @pytest.mark.parametrize("override", ["size=4", "values.sise=4", "stages.a.command=x", "values.size"])

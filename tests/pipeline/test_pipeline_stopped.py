@@ -4,11 +4,15 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from trainer.runtime.run_folder import is_held
 
 FIT = """
 name: fitting
@@ -44,7 +48,9 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def stage_process() -> int:
     """The process of the stage that runs, as the lock names it."""
-    return int(json.loads(Path("runs/fitting/.lock").read_text())["stage_process"])
+    lock = Path("runs/fitting/.lock")
+    wait_for(lambda: lock.read_text().endswith("}\n"))
+    return int(json.loads(lock.read_text())["stage_process"])
 
 
 def steps_done() -> bool:
@@ -52,27 +58,20 @@ def steps_done() -> bool:
     return any("train/loss" in log.read_text() for log in Path("runs/fitting/fit").glob("*/run/log.jsonl"))
 
 
+def killed(pipeline: "subprocess.Popen[str]", child: int) -> None:
+    """Both are gone, and nobody could do anything about it."""
+    pipeline.kill()
+    pipeline.wait()
+    os.kill(child, signal.SIGKILL)
+    wait_for(lambda: not is_held(Path("runs/fitting")))
+
+
 def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
     fitting(3)
-    first = begun("pipeline", "f.yaml")
+    running = begun("pipeline", "f.yaml")
     wait_for(lambda: bool(list(Path("runs/fitting/fit").glob("*/run/environment.json"))))
-    child = stage_process()
-    os.kill(child, signal.SIGSTOP)
-    try:
-        second = nearfar("pipeline", "f.yaml")
-        assert second.returncode == 2
-        assert f"in use by a pipeline: process {first.pid} on" in second.stderr
-        assert f"at stage fit (process {child})" in second.stderr
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        orphaned = nearfar("pipeline", "f.yaml")
-        assert orphaned.returncode == 2
-        assert f"at stage fit (process {child})" in orphaned.stderr, "its stage is alive and holds the folder"
-    finally:
-        os.kill(child, signal.SIGKILL)
+    killed(running, stage_process())
     assert not list(Path("runs/fitting/fit").glob("*.json"))
-    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
-
     ended = nearfar("pipeline", "f.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "look: done before" in ended.stdout
@@ -80,6 +79,24 @@ def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
     assert re.findall(r"^(\w+): done in", ended.stdout, re.MULTILINE) == ["fit", "after"]
     assert Path("runs/fitting/fit/latest/run/model/config.json").is_file()
     assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, "what was left is kept aside"
+
+
+def test_two_at_once_and_a_stage_that_outlives_its_pipeline(fitting, nearfar, begun) -> None:
+    fitting(1_000_000)
+    running = begun("pipeline", "f.yaml")
+    wait_for(steps_done)
+    child = stage_process()
+    for alive in (running.pid, child):
+        refused = nearfar("pipeline", "f.yaml")
+        assert refused.returncode == 2
+        assert f"runs/fitting is in use by a pipeline: process {running.pid} on {socket.gethostname()} since" in refused.stderr
+        assert f"at stage fit (process {child})" in refused.stderr
+        if alive == running.pid:
+            running.kill()
+            running.wait()
+    assert not Path(f"/proc/{running.pid}").exists()
+    killed(running, child)
+    assert nearfar("pipeline", "f.yaml", "--only", "look").returncode == 0
 
 
 def test_ctrl_c_is_passed_on_once_and_the_fit_saves(fitting, nearfar, begun) -> None:
@@ -101,13 +118,8 @@ def test_ctrl_c_is_passed_on_once_and_the_fit_saves(fitting, nearfar, begun) -> 
 
 def test_a_termination_reaches_the_stage(fitting, begun) -> None:
     fitting(1_000_000)
-    running = begun("pipeline", "f.yaml")
-    wait_for(
-        lambda: (
-            Path("runs/fitting/.lock").is_file() and "stage_process" in Path("runs/fitting/.lock").read_text() and Path("runs/fitting/fit").is_dir()
-        )
-    )
-    wait_for(lambda: '"fit"' in Path("runs/fitting/.lock").read_text())
+    running, lock = begun("pipeline", "f.yaml"), Path("runs/fitting/.lock")
+    wait_for(lambda: lock.is_file() and '"fit"' in lock.read_text())
     child = stage_process()
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=120)
