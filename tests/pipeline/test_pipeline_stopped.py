@@ -75,7 +75,7 @@ def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
     ended = nearfar("pipeline", "f.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "look: done before" in ended.stdout
-    assert "fit: it was begun and did not end" in ended.stdout
+    assert "fit: to run: it was begun and did not end" in ended.stdout
     assert re.findall(r"^(\w+): done in", ended.stdout, re.MULTILINE) == ["fit", "after"]
     assert Path("runs/fitting/fit/latest/run/model/config.json").is_file()
     assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, "what was left is kept aside"

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.errors import BadPipeline, BadRecipe
+from trainer.errors import BadPipeline
 from trainer.recipe import Section
 from trainer.recipe_keys import nearest, question
 from trainer.recipe_text import Place, Tree, dotted, parse, parse_word, read_text
@@ -80,7 +80,7 @@ def _override(values: dict[str, object], override: str) -> None:
     shared = within if isinstance(within, dict) else {}
     known = ["name", "output", *(f"values.{name}" for name in shared)]
     if not equals or key not in known:
-        raise BadRecipe(
+        raise BadPipeline(
             f"command line: {override} is none of {', '.join(f'{each}=...' for each in known)}{question(nearest(key, known))}; "
             "a recipe's settings stand in the command of its stage"
         )

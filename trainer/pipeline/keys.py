@@ -108,9 +108,16 @@ def _made_with(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> M
         "nearfar": __version__,
         "command": words,
         "recipe": None if recipe is None else dump_recipe(recipe),  # and not the file, whose comments teach nothing
-        "reads": {path: fingerprint_of(path)["sha256"] for path in sorted(reads)},
+        "reads": {path: _fingerprint(name, path) for path in sorted(reads)},
         "stages": {other: earlier[other].key for other in needs(pipeline, name)},
     }
+
+
+def _fingerprint(name: str, path: str) -> str | None:
+    try:
+        return fingerprint_of(path)["sha256"]
+    except OSError as error:
+        raise BadPipeline(f"stage {name} reads {path}, where {error.filename} cannot be read: {error.strerror}; make it readable") from error
 
 
 def _neutral(stage: str, inside: str) -> str:

@@ -80,7 +80,7 @@ def run_all(pipeline: Pipeline, only: str | None = None, start: str | None = Non
                 point_latest(stage)
                 _say(f"[{number}/{len(names)}] {name}: done before")
             elif only in (None, name):
-                _say(f"[{number}/{len(names)}] {name}: {reason}\n$ {redact_command(stage.command)}")
+                _say(f"[{number}/{len(names)}] {name}: to run: {reason}\n$ {redact_command(stage.command)}")
                 _run_stage(pipeline, stage, found, lock, relay)
             elif only in behind(pipeline, name):
                 raise BadPipeline(f"stage {only} needs stage {name}, which is to run first: {reason}")
