@@ -1,12 +1,14 @@
 """What is left of a stage is kept: for a command that goes on where it was, in its place, else beside it."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.keys import Keyed, all_keyed
-from trainer.pipeline.process import last_lines
+from trainer.pipeline.process import Relay, last_lines
 from trainer.pipeline.run import plan
 from trainer.pipeline.state import make_folder, size_of, why_not_done, write_record
 
@@ -62,6 +64,18 @@ def test_the_size_of_an_output(tmp_path: Path) -> None:
     (tmp_path / "model" / "inner" / "b").write_bytes(b"4567")
     assert size_of(tmp_path / "model") == {"files": 2, "bytes": 7}
     assert size_of(tmp_path / "model" / "a") == {"files": 1, "bytes": 3}
+
+
+@pytest.mark.parametrize(("before", "received"), [(signal.SIG_IGN, None), (signal.SIG_DFL, signal.SIGHUP)])
+def test_nohup_is_heeded(before: signal.Handlers, received: int | None) -> None:
+    former = signal.signal(signal.SIGHUP, before)
+    try:
+        with Relay() as relay:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert relay.received == received
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_the_end_of_a_log(tmp_path: Path) -> None:
