@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, recipe, report, search
+from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, pipeline, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -43,6 +43,7 @@ for verb, in_short in (
     (fit.fit, "Train a model by a recipe, and show what it gained."),
     (check.check, "Look over a run before it is submitted."),
     (launch.launch, "Train on the processes of a machine file."),
+    (pipeline.pipeline, "Run stages that name each other's outputs."),
     (evaluate.evaluate, "Measure models side by side on judged queries."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
