@@ -92,14 +92,18 @@ def in_range(found: Int64[np.ndarray, "query rank"], forbidden_keys: Int64[np.nd
     there = found >= 0
     known = there & np.isin(np.arange(len(found))[:, None] * documents + found, forbidden_keys)
     free = there & ~known
-    rank = np.cumsum(free, axis=1) - free
+    rank: Int64[np.ndarray, "query rank"] = np.cumsum(free, axis=1) - free
     reached = rank < options.depth
     kept = free & reached & (rank >= options.skip_top)
     queries, places = np.nonzero(kept)
     return InRange(queries, found[queries, places], (known & reached).sum(1), (free & (rank < options.skip_top)).sum(1))
 
 
-def together(parts: list[tuple[int, Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]], documents: int) -> Candidates:
+Part = tuple[int, Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
+"""Place of a source in `SOURCES`, and the queries and documents of what it found."""
+
+
+def together(parts: list[Part], documents: int) -> Candidates:
     """The candidates of several sources as one; a document that several found counts for the first of them.
 
     >>> both = together([(0, np.array([0, 1]), np.array([4, 5])), (1, np.array([0, 0]), np.array([4, 6]))], documents=9)

@@ -98,7 +98,7 @@ class Miner:
         draws = drawn(self.task.query_identities[first:last][queries], np.tile(np.arange(each), last - first), self.options.seed)
         return queries, (draws % np.uint64(len(self.task.documents))).astype(np.int64)
 
-    def _scores(self, shard: int, candidates: Candidates, positives: Pairs) -> tuple[Float32[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
+    def _scores(self, shard: int, candidates: Candidates, positives: Pairs) -> tuple[Float32[np.ndarray, " candidate"], Float32[np.ndarray, " pair"]]:
         """Scores of candidates and positives, by the teacher where there is one, else by the miner. Raises BadModel when one is not finite."""
         score = self.teacher or self.space.pair_scores
         who = "the teacher" if self.teacher else "the model"
@@ -117,7 +117,7 @@ class _Written:
     first: int
     last: int
     candidates: Candidates
-    scores: Float32[np.ndarray, " pair"]
+    scores: Float32[np.ndarray, " candidate"]
     chosen: Int64[np.ndarray, " negative"]
     """Places of the negatives among the candidates."""
     positives: Pairs
@@ -154,7 +154,7 @@ class _Written:
             reason = f"{found[query]} candidates in the range of ranks, removed: {reasons}" if reasons else "no candidate was found"
             yield {"query": text, "positives": of_query, "reason": reason}
 
-    def worst(self, above: Bool[np.ndarray, " pair"]) -> list[dict[str, Any]]:
+    def worst(self, above: Bool[np.ndarray, " candidate"]) -> list[dict[str, Any]]:
         """The candidates furthest above the positive, with texts."""
         difference = np.where(above, self.scores - self.lowest[self.candidates.queries], -np.inf)
         order = np.argsort(-difference, kind="stable")[: min(WORST, int(above.sum()))]

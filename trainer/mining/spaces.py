@@ -3,11 +3,11 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 
 from trainer.mining.task import Task
@@ -159,7 +159,7 @@ class LateSpace(Space):
     ) -> Float32[np.ndarray, " pair"]:
         scores = np.empty(len(queries), np.float32)
         cuts = [0, *(np.flatnonzero(np.diff(queries)) + 1).tolist(), len(queries)]
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             tokens, starts = flat_queries(asked.of(int(queries[start]))[None])
             some = block.select(documents[start:stop])
             scores[start:stop] = maxsim_scores(tokens, starts, some.vectors, some.offsets)[0]

@@ -5,7 +5,9 @@ A score is the sum over one pair of vectors alone, so neither it nor the order d
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +119,7 @@ def pair_scores(
     """
     scores = np.empty(len(query_rows), np.float32)
     cuts = [0, *(np.flatnonzero(np.diff(query_rows)) + 1).tolist(), len(query_rows)]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         if start < stop:
             # Not a product of matrices: its sums run in another order when there are other rows beside.
             scores[start:stop] = np.einsum("pd,d->p", documents[document_rows[start:stop]], queries[query_rows[start]])
@@ -130,7 +132,7 @@ def _rounded_products(device: torch.device) -> Iterator[float]:
     if device.type != "cpu" or not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         yield 0.0
         return
-    settings = torch.backends.mkldnn.matmul
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
