@@ -66,13 +66,15 @@ class Candidates:
     documents: Int64[np.ndarray, " pair"]
     sources: Int64[np.ndarray, " pair"]
     """Place in `SOURCES`."""
+    scores: Float32[np.ndarray, " pair"]
+    """By the search that found it, where that was the model's."""
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def select(self, chosen: Bool[np.ndarray, " pair"]) -> "Candidates":
         """Those where `chosen` is true."""
-        return Candidates(self.queries[chosen], self.documents[chosen], self.sources[chosen])
+        return Candidates(self.queries[chosen], self.documents[chosen], self.sources[chosen], self.scores[chosen])
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,20 @@ class InRange:
 
     queries: Int64[np.ndarray, " pair"]
     documents: Int64[np.ndarray, " pair"]
+    scores: Float32[np.ndarray, " pair"]
     forbidden: Int64[np.ndarray, " query"]
     """How many known positives and twins were passed over, of each query."""
     skipped: Int64[np.ndarray, " query"]
     """How many stood at the ranks left out at the top."""
 
 
-def in_range(found: Int64[np.ndarray, "query rank"], forbidden_keys: Int64[np.ndarray, " key"], documents: int, options: Options) -> InRange:
+def in_range(
+    scores: Float32[np.ndarray, "query rank"],
+    found: Int64[np.ndarray, "query rank"],
+    forbidden_keys: Int64[np.ndarray, " key"],
+    documents: int,
+    options: Options,
+) -> InRange:
     """The documents found at ranks `skip_top` to `depth`, those left out that may be no negatives. `forbidden_keys` are query * documents + document."""
     there = found >= 0
     known = there & np.isin(np.arange(len(found))[:, None] * documents + found, forbidden_keys)
@@ -96,26 +105,27 @@ def in_range(found: Int64[np.ndarray, "query rank"], forbidden_keys: Int64[np.nd
     reached = rank < options.depth
     kept = free & reached & (rank >= options.skip_top)
     queries, places = np.nonzero(kept)
-    return InRange(queries, found[queries, places], (known & reached).sum(1), (free & (rank < options.skip_top)).sum(1))
+    return InRange(queries, found[queries, places], scores[queries, places], (known & reached).sum(1), (free & (rank < options.skip_top)).sum(1))
 
 
-Part = tuple[int, Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
-"""Place of a source in `SOURCES`, and the queries and documents of what it found."""
+Part = tuple[int, Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]
+"""Place of a source in `SOURCES`, and the queries, documents and scores of what it found."""
 
 
 def together(parts: list[Part], documents: int) -> Candidates:
     """The candidates of several sources as one; a document that several found counts for the first of them.
 
-    >>> both = together([(0, np.array([0, 1]), np.array([4, 5])), (1, np.array([0, 0]), np.array([4, 6]))], documents=9)
+    >>> scores = np.float32([0.7, 0.5])
+    >>> both = together([(0, np.array([0, 1]), np.array([4, 5]), scores), (1, np.array([0, 0]), np.array([4, 6]), scores)], documents=9)
     >>> both.queries.tolist(), both.documents.tolist(), both.sources.tolist()
     ([0, 0, 1], [4, 6, 5], [0, 1, 0])
     """
-    queries, found = (np.concatenate([part[axis] for part in parts]) for axis in (1, 2))
+    queries, found, scores = (np.concatenate([part[axis] for part in parts]) for axis in (1, 2, 3))
     sources = np.concatenate([np.full(len(part[1]), part[0]) for part in parts])
     _, first = np.unique(queries * documents + found, return_index=True)
     first.sort()
     order = first[np.argsort(queries[first], kind="stable")]  # parts come in the order of sources, and each in the order of ranks
-    return Candidates(queries[order], found[order], sources[order])
+    return Candidates(queries[order], found[order], sources[order], scores[order])
 
 
 Filters = dict[str, Bool[np.ndarray, " pair"]]

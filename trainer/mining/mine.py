@@ -18,6 +18,7 @@ from trainer.parallel import of_all, on_all, on_first, rank, ranks
 from trainer.runtime.run_folder import write_atomically
 
 FORMAT = 1
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def mine(
@@ -61,7 +62,7 @@ def _mine_own(miner: Miner, folder: WorkFolder, missing: list[int], shards: int,
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    write_atomically(path, "".join(f"{_as_json(line)}\n" for line in lines))
 
 
 def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any]:

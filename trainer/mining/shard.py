@@ -71,25 +71,24 @@ class Miner:
         k = min(options.depth + passed_over, documents)
         passed, parts = [], []
         if options.negatives:
-            _, found = self.space.nearest(shard, k)
-            passed.append(in_range(found, keys, documents, options))
-            parts.append((0, passed[-1].queries, passed[-1].documents))
+            passed.append(in_range(*self.space.nearest(shard, k), keys, documents, options))
+            parts.append((0, passed[-1].queries, passed[-1].documents, passed[-1].scores))
         if options.bm25_negatives:
-            passed.append(in_range(self._by_words(first, last, k), keys, documents, options))
-            parts.append((1, passed[-1].queries, passed[-1].documents))
+            passed.append(in_range(*self._by_words(first, last, k), keys, documents, options))
+            parts.append((1, passed[-1].queries, passed[-1].documents, passed[-1].scores))
         if options.random_negatives:
             queries, any_documents = self._at_random(first, last)
             free = ~np.isin(queries * documents + any_documents, keys)
-            parts.append((2, queries[free], any_documents[free]))
+            parts.append((2, queries[free], any_documents[free], np.zeros(int(free.sum()), np.float32)))
         return together(parts, documents), passed
 
-    def _by_words(self, first: int, last: int, k: int) -> Int64[np.ndarray, "query rank"]:
+    def _by_words(self, first: int, last: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         if self._bm25 is None:
             self._bm25 = Bm25(self.task.documents.range(0, len(self.task.documents)))
-        found = np.full((last - first, k), -1, np.int64)
-        for row, (rows, _) in enumerate(self._bm25.best(self.task.queries.range(first, last), k)):
-            found[row, : len(rows)] = rows
-        return found
+        scores, found = np.zeros((last - first, k), np.float32), np.full((last - first, k), -1, np.int64)
+        for row, (rows, of_rows) in enumerate(self._bm25.best(self.task.queries.range(first, last), k)):
+            scores[row, : len(rows)], found[row, : len(rows)] = of_rows, rows
+        return scores, found
 
     def _at_random(self, first: int, last: int) -> Pairs:
         """Twice as many as are asked for, since some are known positives or filtered out."""
@@ -101,12 +100,13 @@ class Miner:
     def _scores(self, shard: int, candidates: Candidates, positives: Pairs) -> tuple[Float32[np.ndarray, " candidate"], Float32[np.ndarray, " pair"]]:
         """Scores of candidates and positives, by the teacher where there is one, else by the miner. Raises BadModel when one is not finite."""
         score = self.teacher or self.space.pair_scores
-        who = "the teacher" if self.teacher else "the model"
-        found = []
-        for queries, documents in ((candidates.queries, candidates.documents), positives):
-            found.append(score(shard, queries, documents))
-            check_scores(found[-1], who, queries, shard, self.task)
-        return found[0], found[1]
+        unknown = np.flatnonzero(candidates.sources != 0) if self.teacher is None else np.arange(len(candidates))
+        scores = candidates.scores.copy()
+        scores[unknown] = score(shard, candidates.queries[unknown], candidates.documents[unknown])
+        of_positives = score(shard, *positives)
+        for found, queries in ((scores, candidates.queries), (of_positives, positives[0])):
+            check_scores(found, "the teacher" if self.teacher else "the model", queries, shard, self.task)
+        return scores, of_positives
 
 
 @dataclass(frozen=True)
