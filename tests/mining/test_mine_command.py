@@ -1,11 +1,11 @@
 """`nearfar mine` as a person calls it: the whole way from a file to training on what came out; stopped and gone on with; what it refuses."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.mining import mine as job
+from trainer.mining import shard, spaces, teacher
+from trainer.mining.shard import Miner
 from trainer.mining.work import held
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -124,55 +127,57 @@ def test_the_page_is_safe_and_says_what_was_removed(model, tmp_path):
 
 # ---------------------------------------------------------------- gone on with
 
-CHILD = """
-import os, signal, sys
-from trainer.cli import main
-from trainer.mining import mine, spaces
-instant = os.environ["INSTANT"]
-for module in (spaces, mine, sys.modules["trainer.mining.shard"], sys.modules["trainer.mining.teacher"]):
-    module.QUERIES_A_SHARD = 9
-spaces.DenseSpace.DOCUMENTS_A_BLOCK = 20
+INSTANTS = {
+    "while encoding": (spaces, "_save", 6),
+    "between shards": (Miner, "mine", 3),
+    "before the counts of a shard": (job, "write_atomically", 6),
+    "while merging": (job, "_concatenated", 2),
+}
 
-def die_at(owner, name, call):
-    function, calls = getattr(owner, name), [0]
-    def counting(*arguments, **keywords):
-        calls[0] += 1
-        if calls[0] == call:
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    for module in (spaces, job, shard, teacher):
+        monkeypatch.setattr(module, "QUERIES_A_SHARD", 9)
+    monkeypatch.setattr(spaces.DenseSpace, "DOCUMENTS_A_BLOCK", 20)
+
+
+def killed_at(owner, name, which, arguments):
+    """Runs the command in a process that is killed at the call of that number; its exit code."""
+    function, calls = getattr(owner, name), []
+
+    def counting(*some, **named):
+        calls.append(name)
+        if len(calls) == which:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **keywords)
-    setattr(owner, name, counting)
+        return function(*some, **named)
 
-match instant:
-    case "while encoding":
-        die_at(spaces, "_save", 6)
-    case "between shards":
-        die_at(mine.Miner, "mine", 3)
-    case "before a shard's counts":
-        die_at(mine, "write_atomically", 6)
-    case "while merging":
-        die_at(mine, "_concatenated", 2)
-sys.argv[0] = "nearfar"
-main.main()
-"""
+    def work():
+        setattr(owner, name, counting)
+        call(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    process.start()
+    process.join(60)
+    return process.exitcode
 
 
-def run_child(instant, *arguments):
-    environ = {**os.environ, "INSTANT": instant, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], env=environ, capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.parametrize("instant", ["while encoding", "between shards", "before a shard's counts", "while merging"])
-def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(model, pairs, tmp_path, instant):
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(model, pairs, tmp_path, monkeypatch, small_parts, instant):
     arguments = ("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
-    killed = run_child(instant, *arguments)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed_at(*INSTANTS[instant], arguments) == -signal.SIGKILL
     assert not (tmp_path / "mined" / "report.json").exists()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mined" / "work").rglob("*-0*") if path.suffix in (".json", ".npy")}
-    assert before
-    resumed = run_child("never", *arguments[:3], "-o", tmp_path / "mined", *EASY)
-    assert resumed.returncode == 0, resumed.stderr
-    whole = run_child("never", *arguments[:3], "-o", tmp_path / "whole", *EASY)
-    assert whole.returncode == 0, whole.stderr
+    work = tmp_path / "mined" / "work"
+    vectors, finished = len(list(work.glob("model/*.npy"))), len(list(work.glob("shard-*[0-9].json")))
+    assert vectors == 5 if instant == "while encoding" else finished >= 1
+    saved, mined = [], []
+    save, mine_shard = spaces._save, Miner.mine
+    monkeypatch.setattr(spaces, "_save", lambda path, array: saved.append(path) or save(path, array))
+    monkeypatch.setattr(Miner, "mine", lambda self, number: mined.append(number) or mine_shard(self, number))
+    call(*arguments)
+    went_on = len(saved), len(mined)
+    call("mine", model, pairs, "-o", tmp_path / "whole", *EASY)
+    assert went_on == (len(saved) - went_on[0] - vectors, len(mined) - went_on[1] - finished)  # what was there is not done again
     for name in ("train.jsonl", "without-negatives.jsonl", "report.json"):
         assert (tmp_path / "mined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -254,7 +259,6 @@ def test_a_folder_that_another_process_works_in(model, pairs, tmp_path):
     finally:
         holder.kill()
         holder.wait()
-    time.sleep(0)
     with held(tmp_path / "mined"):
         pass
 
@@ -285,7 +289,7 @@ def test_nothing_left_ends_with_code_2_and_names_a_query(model, pairs, tmp_path)
 @pytest.mark.slow
 def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_path):
     arguments = ["trainer", "mine", str(model), str(pairs), *EASY, "--bm25-negatives", "1", "-o"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
     environ = {**os.environ, "ACCELERATE_USE_CPU": "True"}
     for command in ([sys.executable, "-m", *arguments, str(tmp_path / "one")], [*launcher, *arguments, str(tmp_path / "two")]):
         ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
