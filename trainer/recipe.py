@@ -63,6 +63,13 @@ class Model(Section):
     projection_dimensions: PositiveInt | None = Field(
         None, description="width of a linear layer behind the backbone; null: as the folder says, else none for bi_encoder and 128 for colbert"
     )
+    projection_start: Literal["orthogonal", "pca"] = Field(
+        "orthogonal",
+        description="a new projection starts as random directions, or as those that keep most of the dot products between training texts",
+    )
+    layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(
+        None, description="keep only these layers of the backbone, numbered from 0, or so many evenly spaced ones; null: all"
+    )
     late_interaction: LateInteraction | None = Field(None, description="with kind: colbert only; null: all of its defaults")
     normalize: bool | None = Field(None, description="scale every vector to length 1; null: as the folder says, else true")
     query_prompt: str | None = Field(None, description="text put before every query; null: as the folder says, else nothing")

@@ -75,7 +75,7 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
         name=public_name(model.backbone),
         dropout=model.dropout,
         quantize_4bit=quantized(model),
-        wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
+        wishes=model.model_dump(include={*WISHES, "projection_dimensions", "layers"}),
     )
     return for_training(encoder, model)
 
@@ -90,7 +90,8 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
         return _read_adapter(folder)
     layout = read_layout(folder)
     name = layout.contract.backbone if layout.contract is not None else public_name(path_or_name)
-    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
+    kept = layout.contract.layers if layout.contract is not None else None
+    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={}, kept=kept)
     check_contract(folder, layout.contract, encoder.contract)
     return encoder.eval()
 
@@ -98,7 +99,7 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
 def _read_adapter(folder: Path) -> DenseEncoder:
     """The base model that the adapter names, used as the contract beside the adapter says, with the adapter merged in."""
     base, contract = adapters.adapter_base(folder), Contract.read(folder)
-    wishes = {} if contract is None else contract.model_dump(include=set(WISHES))
+    wishes = {} if contract is None else contract.model_dump(include={*WISHES, "layers"})
     layout = read_layout(locate_public(base))
     if (folder / "2_Dense").is_dir():
         check_links(folder / "2_Dense")
@@ -109,9 +110,14 @@ def _read_adapter(folder: Path) -> DenseEncoder:
     return encoder.eval()
 
 
-def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:
-    """An encoder from what `layout` says; of `wishes` (WISHES and projection_dimensions) those that are not None win over it."""
-    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit)
+def assemble(
+    layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any], kept: tuple[int, ...] | None = None
+) -> DenseEncoder:
+    """An encoder from what `layout` says; of `wishes` (WISHES, projection_dimensions and layers) those that are not None win over it.
+
+    `kept`: of the layers of the model called `name` those that `layout` still has.
+    """
+    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit, wishes.get("layers"))
     pooling = wishes.get("pooling") or layout.pooling or ("last_token" if base.decoder else "mean")
     if pooling == "last_token" and base.decoder and not layout.is_pipeline:
         tokenization.append_end_token(base.tokenizer)
@@ -119,6 +125,7 @@ def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bo
     normalize = first(wishes.get("normalize"), layout.normalize, True)
     contract = Contract(
         backbone=name,
+        layers=base.layers or kept,
         pooling=pooling,
         include_prompt=layout.include_prompt,
         normalize=normalize,
