@@ -24,7 +24,9 @@ def drawn(texts: Texts, dimensions: int, tokens: bool, seed: int = 0) -> Tensor:
 def teacher_of(dimensions: int = 5, tokens: bool = False, seed: int = 0) -> Teacher:
     """A teacher that knows any text."""
     return Teacher(
-        lambda batch: tuple(drawn(texts, dimensions, tokens, seed) for texts in (batch.queries, batch.documents)), maxsim if tokens else dot
+        lambda batch: tuple(drawn(texts, dimensions, tokens, seed) for texts in (batch.queries, batch.documents)),
+        maxsim if tokens else dot,
+        dimensions,
     )
 
 
@@ -35,4 +37,4 @@ def same_as(encode: Callable[[Texts], Tensor], score: Callable[..., Tensor]) -> 
         with torch.no_grad():
             return encode(batch.queries), encode(batch.documents)
 
-    return Teacher(embeddings, score)
+    return Teacher(embeddings, score, 0)

@@ -29,6 +29,7 @@ class Teacher:
 
     embeddings: Callable[[Batch], Embeddings]
     score: Score
+    dimensions: int
 
 
 def batch_distribution(

@@ -48,7 +48,7 @@ def fit(
 
 def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     """One run, on every rank: all compute, the first alone writes and speaks."""
-    from trainer import build, hardware
+    from trainer import build, hardware, students
     from trainer.data.fingerprint import fingerprint
     from trainer.errors import Interrupted
     from trainer.parallel import check_same, on_first
@@ -63,6 +63,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     build.check_objective(run, data.train, data.mixture)
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
+    students.start(run, encoder, data.train)
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
@@ -122,7 +123,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
 
 def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
-    from trainer import build
+    from trainer import build, students
     from trainer.models.folder import save_encoder
     from trainer.models.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
@@ -131,7 +132,7 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     from trainer.runtime.run_folder import write_json
     from trainer.runtime.stop import GracefulStop
 
-    module = build.lightning_module(run, encoder, steps, plan)
+    module = build.lightning_module(run, encoder, steps, plan, students.teachers(run, data.train))
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
     trainer = build.trainer(run, folder, steps, len(data.train), [best, stop], plan)
@@ -149,6 +150,8 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
         _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
         if best.score <= best.base:
             _say("warning: no validation was better than before training; the base model may serve you better than this one")
+    else:
+        students.start(run, trained, data.train)
     if not interrupted:
         check_adapter_learned(trained)
     on_first(lambda: save_encoder(trained, folder.model))

@@ -1,8 +1,9 @@
 """One vector a text: backbone, pooling, an optional projection, normalisation."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer import recipe
 from trainer.batch import Texts
+from trainer.errors import BadModel
 from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.contract import Contract, Role
@@ -51,7 +53,29 @@ class DenseEncoder(Encoder):
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
+        vectors = vectors[:, : self.contract.dimensions]
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
+
+    def narrowed(self, dimensions: int) -> Self:
+        """An encoder of the same weights that gives the first `dimensions` numbers of each vector, brought to length 1 again where whole ones are.
+
+        For models trained with `matryoshka`, and to see what becomes of others. Raises BadModel for more than there are.
+        """
+        if dimensions > self.contract.dimensions:
+            raise BadModel(f"vectors of {dimensions} numbers were asked for; the model's have {self.contract.dimensions}, and can only be cut")
+        return self._with(contract=self.contract.model_copy(update={"dimensions": dimensions}))
+
+    def without_projection(self) -> Self:
+        """An encoder of the same weights that gives the vectors its projection is applied to."""
+        width = self.contract.dimensions if self.projection is None else self.projection.in_features
+        return self._with(projection=None, contract=self.contract.model_copy(update={"dimensions": width}))
+
+    def _with(self, **changes: Any) -> Self:
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     def _excluded(self, texts: Texts) -> int:
         """Leading tokens that pooling leaves out: special ones and the prompt, where the contract excludes the prompt."""

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class TaughtVectors:
         """Of a batch's queries and documents: one vector a text, or one a token with rows of zeros behind the last. Raises BadData for a new text."""
         return self._of(batch.queries, "query"), self._of(batch.documents, "document")
 
+    @property
+    def dimensions(self) -> int:
+        """Width of a vector."""
+        return int(self.vectors["query"].shape[1])
+
     def missing(self, role: Role, names: Int64[np.ndarray, " text"]) -> int:
         """How many of these texts are not here."""
         return int((~np.isin(names, self.names[role])).sum())
@@ -76,20 +82,26 @@ class TaughtVectors:
 
 
 def taught_vectors(
-    folder: Path, teacher: Encoder, rows: Iterable[Row], micro_batch_tokens: int | None = None, say: Callable[[str], None] = lambda text: None
+    folder: Path,
+    teacher: Encoder,
+    rows: Iterable[Row],
+    negatives_per_query: int,
+    micro_batch_tokens: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TaughtVectors:
-    """The teacher's embeddings of all queries and candidates of `rows`: those in `folder` where they are this teacher's and of these texts, else made there.
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`: those in `folder` where they are this teacher's and of these texts, else made there.
 
     What is there and is not that is replaced, and `say` is told why. In float32 whatever the machine, so that what is taught depends on the recipe
     alone; token vectors are kept in float16. All ranks encode together, the first one writes. Raises BadFolder where `folder` is something else.
     """
     fingerprint = teacher_fingerprint(teacher)
-    names = {role: np.unique([identity(text) for text in _texts(rows, role)]) for role in _ROLES}
+    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query) for role in _ROLES}
+    names: dict[Role, Int64[np.ndarray, " text"]] = {role: np.unique(np.array([*map(identity, texts[role]())], np.int64)) for role in _ROLES}
     reason = on_first(lambda: _stale(folder, fingerprint, names))
     if agreed([int(bool(reason))], MAX) == [1]:
         if reason:
             say(reason)
-        _make(folder, teacher, fingerprint, rows, micro_batch_tokens, say)
+        _make(folder, teacher, fingerprint, texts, micro_batch_tokens, say)
     return TaughtVectors.open(folder)
 
 
@@ -113,13 +125,20 @@ def _stale(folder: Path, fingerprint: str, names: dict[Role, Int64[np.ndarray, "
     return None
 
 
-def _make(folder: Path, teacher: Encoder, fingerprint: str, rows: Iterable[Row], micro_batch_tokens: int | None, say: Callable[[str], None]) -> None:
+def _make(
+    folder: Path,
+    teacher: Encoder,
+    fingerprint: str,
+    all_texts: dict[Role, Callable[[], Iterator[str]]],
+    micro_batch_tokens: int | None,
+    say: Callable[[str], None],
+) -> None:
     tokens = isinstance(teacher, LateInteractionEncoder)
-    partial: Path | None = on_first(lambda: partial_folder(folder))
+    unfinished: Path | None = on_first(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
-            files: Any = on_first(lambda: _Files(partial, role, tokens, teacher.dimensions))  # type: ignore[arg-type]  # noqa: B023
-            for texts in _slices(_texts(rows, role)):
+            files: Any = on_first(lambda: _Files(unfinished, role, tokens, teacher.dimensions))  # type: ignore[arg-type]  # noqa: B023
+            for texts in _slices(all_texts[role]()):
                 if tokens:
                     found: Any = encode_tokens(teacher, texts, role, micro_batch_tokens)
                 else:
@@ -127,10 +146,10 @@ def _make(folder: Path, teacher: Encoder, fingerprint: str, rows: Iterable[Row],
                 on_first(lambda: files.append(texts, found))  # noqa: B023
                 say(f"{len(texts):,} texts encoded by the teacher, as {role}")
             on_first(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
-        on_first(lambda: _finish(partial, folder, {"version": 1, "fingerprint": fingerprint, "tokens": tokens}))  # type: ignore[arg-type]
+        on_first(lambda: _finish(unfinished, folder, {"version": 1, "fingerprint": fingerprint, "tokens": tokens}))  # type: ignore[arg-type]
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class _Files:
@@ -164,9 +183,9 @@ class _Files:
         self.unsorted.unlink()
 
 
-def _finish(partial: Path, folder: Path, content: dict[str, Any]) -> None:
-    (partial / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    move_into_place(partial, folder)
+def _finish(unfinished: Path, folder: Path, content: dict[str, Any]) -> None:
+    (unfinished / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    move_into_place(unfinished, folder)
 
 
 def _parts(tokens: bool) -> tuple[str, ...]:
@@ -184,11 +203,11 @@ def _content(folder: Path) -> dict[str, Any]:
     raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
 
 
-def _texts(rows: Iterable[Row], role: Role) -> Iterator[str]:
+def _texts(rows: Iterable[Row], role: Role, negatives: int) -> Iterator[str]:
     """Each distinct text of a role once, in the order of the rows."""
     seen: set[int] = set()
     for row in rows:
-        for text in (row.query,) if role == "query" else (row.positive, *row.negatives):
+        for text in (row.query,) if role == "query" else (row.positive, *row.negatives[:negatives]):
             if (name := identity(text)) not in seen:
                 seen.add(name)
                 yield text
