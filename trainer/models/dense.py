@@ -15,12 +15,13 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models import lora as adapters
 from trainer.models import tokenization
-from trainer.models.contract import Contract, Role
+from trainer.models.contract import Contract, PoolingKind, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
 from trainer.models.projection import Projection
+from trainer.models.static import StaticBase, TokenTable
 from trainer.models.vetting import check_links
 
 WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
@@ -55,6 +56,11 @@ class DenseEncoder(Encoder):
             vectors = self.projection(vectors).to(vectors.dtype)
         vectors = vectors[:, : self.contract.dimensions]
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the backbone is a table of token vectors."""
+        return isinstance(self.backbone, TokenTable)
 
     def narrowed(self, dimensions: int) -> Self:
         """An encoder of the same weights that gives the first `dimensions` numbers of each vector, brought to length 1 again where whole ones are.
@@ -141,10 +147,21 @@ def assemble(
 
     `kept`: of the layers of the model called `name` those that `layout` still has.
     """
+    if layout.is_static:
+        return assemble_static(StaticBase.read(layout.backbone), name, wishes, layout)
     base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit, wishes.get("layers"))
     pooling = wishes.get("pooling") or layout.pooling or ("last_token" if base.decoder else "mean")
     if pooling == "last_token" and base.decoder and not layout.is_pipeline:
         tokenization.append_end_token(base.tokenizer)
+    return _around(base, name, pooling, layout, wishes, kept)
+
+
+def assemble_static(base: StaticBase, name: str, wishes: dict[str, Any], layout: Layout | None = None) -> DenseEncoder:
+    """An encoder around a table of token vectors, of which a text's vector is the mean; nothing is cut."""
+    return _around(base, name, "mean", layout or Layout(Path()), wishes)
+
+
+def _around(base: Base, name: str, pooling: PoolingKind, layout: Layout, wishes: dict[str, Any], kept: tuple[int, ...] | None = None) -> DenseEncoder:
     projection = base.projection(layout.projection, wishes.get("projection_dimensions"))
     normalize = first(wishes.get("normalize"), layout.normalize, True)
     contract = Contract(

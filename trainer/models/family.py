@@ -8,6 +8,7 @@ from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
 from trainer.models.late_layout import is_late_interaction
 from trainer.models.locate import locate
+from trainer.models.static_student import static_student
 
 
 def read_model(path_or_name: str) -> Encoder:
@@ -19,7 +20,7 @@ def load_model(run: recipe.Recipe) -> Encoder:
     """The encoder that a recipe trains, in training mode. Raises BadModel."""
     match run.kind:
         case "bi_encoder":
-            return load_encoder(run.model)
+            return load_encoder(run.model) if run.model.static is None else static_student(run.model)
         case "colbert":
             return load_late_encoder(run.model)
         case _:
