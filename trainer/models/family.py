@@ -3,7 +3,8 @@
 from typing import assert_never
 
 from trainer import recipe
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.errors import BadModel
+from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
 from trainer.models.late_layout import is_late_interaction
@@ -14,6 +15,16 @@ from trainer.models.static_student import static_student
 def read_model(path_or_name: str) -> Encoder:
     """The model in a folder, or of a name, for use: a `DenseEncoder` or a `LateInteractionEncoder`. Raises BadModel."""
     return read_late_encoder(path_or_name) if is_late_interaction(locate(path_or_name)) else read_encoder(path_or_name)
+
+
+def read_narrowed(path_or_name: str, dimensions: int | None) -> Encoder:
+    """As `read_model`; of each vector only the first `dimensions` numbers. Raises BadModel where there are fewer, or the model gives one vector a token."""
+    encoder = read_model(path_or_name)
+    if dimensions is None:
+        return encoder
+    if not isinstance(encoder, DenseEncoder):
+        raise BadModel(f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out --dimensions")
+    return encoder.narrowed(dimensions)
 
 
 def load_model(run: recipe.Recipe) -> Encoder:
