@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trainer.errors import BadModel
 from trainer.models import tokenization
@@ -43,10 +43,21 @@ class StaticBase(Base):
     def __init__(self, table: TokenTable, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model: Any = table
         self.tokenizer = tokenizer
-        self.pristine_config: Any = None
+        self.pristine_config = PretrainedConfig()  # of no architecture: none is saved
         self.decoder = False
         self.layers = None
         self.width = table.embedding.embedding_dim
+
+    @property
+    def longest(self) -> int:
+        """More than any text has."""
+        return LONGEST_TOKENS
+
+    def length(self, wish: int | None, said: int | None, otherwise: int | None = None) -> int:
+        """All of a text. Raises BadModel for a wish: sentence-transformers would not cut texts, and so give other vectors."""
+        if wish is not None and wish != LONGEST_TOKENS:
+            raise BadModel(f"a maximum length of {wish} tokens was asked for; a static model takes texts whole: leave it out")
+        return LONGEST_TOKENS
 
     @classmethod
     def read(cls, folder: Path) -> "StaticBase":
