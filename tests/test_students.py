@@ -118,6 +118,11 @@ class TestStart:
         with pytest.raises(BadRecipe, match="would undo what is learned"):
             students.start(run, load_encoder(run.model), rows)
 
+    def test_more_directions_than_there_are_numbers_are_refused(self, toy_folder, rows):
+        run = self.run(toy_folder("bert"), projection_dimensions=40)
+        with pytest.raises(BadRecipe, match="at most 32 directions"):
+            students.start(run, load_encoder(run.model), rows)
+
     def test_too_few_texts_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"))
         with pytest.raises(BadData, match="2 distinct training texts do not span 5 directions"):

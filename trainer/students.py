@@ -109,6 +109,11 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
             f"model.projection_start=pca would undo what is learned: {run.model.backbone} has a projection to {encoder.dimensions} dimensions already; "
             "set model.projection_start to orthogonal, which leaves it, or another model.projection_dimensions"
         )
+    if projection.out_features > projection.in_features:
+        raise BadRecipe(
+            f"model.projection_start=pca finds at most {projection.in_features} directions, the width of the backbone, and model.projection_dimensions asks "
+            f"for {projection.out_features}; ask for fewer, or set model.projection_start to orthogonal"
+        )
     encoder.to(hardware.device(run.machine))
     vectors = [encode(encoder.without_projection(), some_texts(rows, role), role, hardware.micro_batch_tokens(run.machine)) for role in _ROLES]
     together = torch.from_numpy(np.concatenate(vectors))
