@@ -19,6 +19,7 @@ from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder, public_name
 from trainer.models.family import read_model
 from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.locate import locate
 from trainer.models.principal import principal_directions
 from trainer.models.projection import Projection
 from trainer.modules.bi_encoder import Loss
@@ -98,8 +99,9 @@ def _of_loss(run: recipe.Recipe) -> Iterator[str]:
 def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     """Puts the new projection on the principal directions of training texts where the recipe asks for it: the same on every rank, every time.
 
-    Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is the folder's own.
+    Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is the folder's own, or matryoshka does not fit the model.
     """
+    check_widths(run, encoder)
     if run.model.projection_start == "orthogonal":
         return
     assert isinstance(encoder, DenseEncoder)
@@ -122,6 +124,15 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     projection.load_state_dict({"weight": principal_directions(together, projection.out_features)})
 
 
+def check_widths(run: recipe.Recipe, encoder: Encoder) -> None:
+    """Raises BadRecipe where the widest vectors that matryoshka trains are not the model's own."""
+    if run.matryoshka is not None and max(run.matryoshka.dimensions) != encoder.dimensions:
+        raise BadRecipe(
+            f"matryoshka.dimensions={list(run.matryoshka.dimensions)}: the model's vectors have {encoder.dimensions} numbers, and that width must be the "
+            "largest trained, or the numbers behind it would stay as they are"
+        )
+
+
 _ROLES: tuple[Role, Role] = ("query", "document")
 
 
@@ -130,6 +141,12 @@ def some_texts(rows: Rows, role: Role) -> list[str]:
     _, first = np.unique(rows.identities("query" if role == "query" else "positive"), return_index=True)
     chosen = (rows[int(row)] for row in first[:_TEXTS_OF_A_ROLE])
     return [row.query if role == "query" else row.positive for row in chosen]
+
+
+def locate_teachers(run: recipe.Recipe) -> None:
+    """Raises BadModel for a teacher that is not there, before anything slow."""
+    for name in run.teacher.models if run.teacher is not None else ():
+        locate(name)
 
 
 def teachers(run: recipe.Recipe, rows: Rows) -> list[Teacher]:
@@ -166,12 +183,8 @@ def whole_loss(run: recipe.Recipe, objective: Loss, score: Score, encoder: Encod
         head = _head(run, encoder, taught_by)
         loss = partial(_beside, run.teacher, objective, _lesson(run.teacher, score, taught_by, head))
     if run.matryoshka is not None:
+        check_widths(run, encoder)
         dimensions = run.matryoshka.dimensions
-        if max(dimensions) != encoder.dimensions:
-            raise BadRecipe(
-                f"matryoshka.dimensions={list(dimensions)}: the model's vectors have {encoder.dimensions} numbers, and that width must be the largest "
-                "trained, or the numbers behind it would stay as they are"
-            )
         assert isinstance(encoder, DenseEncoder)
         weights = run.matryoshka.weights or (1.0,) * len(dimensions)
         loss = partial(_nested, dict(zip(dimensions, weights, strict=True)), loss, encoder.contract.normalize)
