@@ -55,9 +55,10 @@ def evaluate(
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
         encoder = read_narrowed(model, dimensions).to(hardware.accelerator(machine))
-        systems.append(measure(encoder, judged, name=model, precision=hardware.precision(machine)))
+        name = model if dimensions is None else f"{model} at {dimensions}"
+        systems.append(measure(encoder, judged, name=name, precision=hardware.precision(machine)))
         if opened is not None:
-            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=hardware.precision(machine)))
+            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{name} by {opened.folder.name}", precision=hardware.precision(machine)))
         del encoder
     evaluation = compare(judged, split, systems)
     if out is not None:

@@ -1,17 +1,24 @@
 """A static student made from a transformer: its table starts as what the transformer makes of every single token."""
 
+import sys
+from functools import lru_cache
+from typing import Literal, NamedTuple, assert_never
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from trainer import recipe
 from trainer.batch import Texts
 from trainer.chunks import micro_batches
 from trainer.errors import BadModel
 from trainer.models import tokenization
+from trainer.models.contract import Contract
 from trainer.models.dense import DenseEncoder, assemble_static, read_encoder
 from trainer.models.encoder import public_name
 from trainer.models.static import StaticBase, table_of, without_special_tokens
+from trainer.parallel import rank
 
 _TOKENS_AT_ONCE = 4096
 
@@ -19,20 +26,37 @@ _TOKENS_AT_ONCE = 4096
 def static_student(model: recipe.Model) -> DenseEncoder:
     """The table a recipe describes, in training mode. Raises BadModel where the backbone is a table itself or narrower than what is asked for."""
     assert model.static is not None
-    source = read_encoder(model.backbone)
+    source = _start(model.backbone, model.static.start)
+    tokenizer = without_special_tokens(source.tokenizer)
+    base = StaticBase(table_of(source.vectors, model.static.dimensions, tokenizer.pad_token_id), tokenizer)
+    prompts = {"query_prompt": source.contract.query_prompt, "document_prompt": source.contract.document_prompt}
+    asked = model.model_dump(include={"normalize", "query_prompt", "document_prompt"}, exclude_none=True)
+    return assemble_static(base, public_name(model.backbone), prompts | asked).train()
+
+
+class _Start(NamedTuple):
+    """What a table is made of."""
+
+    vectors: Float[Tensor, "token width"]
+    tokenizer: PreTrainedTokenizerBase
+    contract: Contract
+
+
+@lru_cache(maxsize=1)  # a run makes its student twice: to train it, and to put the best weights into
+def _start(backbone: str, start: Literal["vocabulary", "token_embeddings"]) -> _Start:
+    source = read_encoder(backbone)
     if source.is_static:
-        raise BadModel(f"{model.backbone} is a static model already; train it on with model.static: null")
-    match model.static.start:
+        raise BadModel(f"{backbone} is a static model already; train it on with model.static: null")
+    match start:
         case "vocabulary":
+            if rank() == 0:
+                print(f"{backbone} encodes the {len(source.tokenizer):,} tokens of its vocabulary", file=sys.stderr, flush=True)
             vectors = vocabulary_vectors(source)
         case "token_embeddings":
-            table = source.backbone.get_input_embeddings()  # type: ignore[operator]
-            vectors = table.weight.detach()[: len(source.tokenizer)]
-    tokenizer = without_special_tokens(source.tokenizer)
-    base = StaticBase(table_of(vectors, model.static.dimensions, tokenizer.pad_token_id), tokenizer)
-    wishes = {"query_prompt": source.contract.query_prompt, "document_prompt": source.contract.document_prompt}
-    asked = model.model_dump(include={"normalize", "query_prompt", "document_prompt"}, exclude_none=True)
-    return assemble_static(base, public_name(model.backbone), wishes | asked).train()
+            vectors = source.backbone.get_input_embeddings().weight.detach()[: len(source.tokenizer)]  # type: ignore[operator]
+        case _:
+            assert_never(start)
+    return _Start(vectors, source.tokenizer, source.contract)
 
 
 @torch.inference_mode()
