@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from teachers import teacher_of
 from torch import Tensor, nn
 from toy_models import SENTENCES
 
-from trainer import objectives, recipe
+from trainer import objectives, recipe, teaching
 from trainer.batch import Batch, identity
 from trainer.chunks import Encode, in_chunks
+from trainer.hardness import Hardness
 from trainer.models.dense import load_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder
+from trainer.models.projection import Projection
 from trainer.retrieved import with_limits
 from trainer.scores import Score, dot, maxsim, xtr
 
@@ -26,14 +29,63 @@ def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Tensor,
     return objectives.contrastive(batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score))
 
 
+def taught(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
+    encode, teachers = teaching.once(encode), [teacher_of(), teacher_of(tokens=True)]
+    loss = teaching.batch_distribution(batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7)
+    return {"loss": objectives.contrastive(batch, encode, score, temperature)["loss"] + 0.5 * loss}
+
+
+def nested(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """InfoNCE of whole vectors and of their beginnings."""
+    encode = teaching.once(encode)
+    parts = [objectives.contrastive(batch, teaching.shortened(encode, width, normalize=True), score, temperature)["loss"] for width in (8, 20, 32)]
+    return {"loss": sum(parts)}  # type: ignore[dict-item]
+
+
+def hard(hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """InfoNCE over hard negatives."""
+    return objectives.contrastive(batch, encode, score, temperature, hardness=hardness)
+
+
+def alone(loss: Callable[..., Tensor], batch: Batch, encode: Encode, score: Score, _: Tensor) -> objectives.Outcome:
+    """What a teacher teaches, and nothing else."""
+    return {"loss": loss(batch, encode, score)}
+
+
+def head_to(dimensions: int, vectors: Tensor) -> Projection:
+    """A projection of a student's vectors, the same in every process."""
+    return Projection.of(torch.randn(dimensions, vectors.shape[1], generator=torch.Generator().manual_seed(6))).to(vectors.dtype)
+
+
+HARD = {"hardest": Hardness(top_k=4), "semi-hard": Hardness(top_k=9, semi_hard=True), "weighted": Hardness(beta=0.8)}
+TAUGHT: dict[str, Callable[..., Tensor]] = {
+    "taught batch": lambda batch, encode, score: teaching.batch_distribution(batch, encode, score, [teacher_of(tokens=True)], 0.3, 0.5),
+    "taught candidates": lambda batch, encode, score: teaching.candidate_distribution(
+        batch, encode, score, [teacher_of(), teacher_of(seed=1)], 0.3, 0.2
+    ),
+    "taught margins": lambda batch, encode, score: teaching.margins(batch, encode, score, [teacher_of()]),
+    "taught vectors": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False),
+    "taught angles": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(32)], None, cosine=True),
+}
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "contrastive": contrastive,
     "symmetric": functools.partial(contrastive, symmetric=True),
     "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
     "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
+    "taught": taught,
+    "nested": nested,
+    **{name: functools.partial(hard, hardness) for name, hardness in HARD.items()},
+    **{name: functools.partial(alone, loss) for name, loss in TAUGHT.items()},
 }
 SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim, "xtr": xtr}
-PAIRS = [(objective, score) for objective in OBJECTIVES for score in SCORES if score != "xtr" or objective in ("contrastive", "symmetric")]
+OF_VECTORS = ("nested", "taught vectors", "taught angles")
+PAIRS = [
+    (objective, score)
+    for objective in OBJECTIVES
+    for score in SCORES
+    if score == "dot" or (score == "maxsim" and objective not in OF_VECTORS) or (score == "xtr" and objective in ("contrastive", "symmetric"))
+]
 """Objectives with the scores they take."""
 MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},
@@ -41,6 +93,16 @@ MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "partly kept": {"tokens": 24, "kept_tokens": 60},
 }
 TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
+NEW = ("taught", "nested", *HARD, *TAUGHT)
+"""Objectives that go through the same encoder and partition as the others, and so are held against one process in one way, not six."""
+CASES = [
+    (*pair, tuning, micro)
+    for pair in PAIRS
+    for tuning in TUNINGS
+    for micro in MICRO_BATCHES
+    if pair[0] not in NEW or (tuning, micro) == ("full", "partly kept")
+]
+"""All of law 2."""
 TEMPERATURE = 0.2
 SEED = 4
 """Of weights with which no document token is the best by a hair, nor rounding is amplified: see `test_the_matrix_is_well_conditioned`."""

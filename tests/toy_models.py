@@ -55,11 +55,13 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return folder
 
 
-def make_toy(family: str, folder: Path) -> None:
+def make_toy(family: str, folder: Path, layers: int = 2) -> None:
     """Writes a tiny model of `family` and its tokenizer into `folder`."""
     tokenizer = word_pieces() if family in ("bert", "distilbert") else byte_pairs(family)
     torch.manual_seed(sum(map(ord, family)))
-    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {})
+    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {}) | {"num_hidden_layers": layers}
+    if family == "distilbert":
+        settings["n_layers"] = settings.pop("num_hidden_layers")
     model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

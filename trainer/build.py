@@ -26,6 +26,7 @@ from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.evaluate import evaluate
+from trainer.hardness import Hardness
 from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.family import load_model
@@ -42,6 +43,8 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.students import check_student, whole_loss
+from trainer.teaching import Teacher
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filt
     """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
         case recipe.Contrastive():
-            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters)
+            hardness = Hardness(**objective.hardness.model_dump()) if objective.hardness is not None else None
+            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters, hardness=hardness)
             if objective.xtr_top_k is not None:
                 score, function = xtr, partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k))
             return partial(_scored, score, function), Temperature(objective.temperature, objective.learn_temperature)
@@ -196,6 +200,7 @@ def check_family(run: recipe.Recipe) -> None:
 def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
     """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
     check_family(run)
+    check_student(run)
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
@@ -222,9 +227,10 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
         mixture.check_batch(run.optimization.batch_size)
 
 
-def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
-    """The Lightning module of a recipe around an encoder."""
-    function, temperature = loss(run.objective, score(run), filters(run, encoder))
+def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE, taught_by: Sequence[Teacher] = ()) -> BiEncoder:
+    """The Lightning module of a recipe around an encoder; `taught_by` are its teachers (`trainer.students.teachers`)."""
+    objective, temperature = loss(run.objective, score(run), filters(run, encoder))
+    function, head = whole_loss(run, objective, score(run), encoder, taught_by)
     tokens, kept = hardware.micro_batching(run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node)
     family = ColBERT if run.kind == "colbert" else BiEncoder
     return family(
@@ -234,6 +240,7 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
         validate=partial(_validation_metrics, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        head=head,
     )
 
 

@@ -63,10 +63,13 @@ def _faults(data: "Data") -> Iterator[str]:
 
 def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     """Whether model and tokenizer load, and belong together."""
-    from trainer import build
+    from trainer import build, students
 
+    with findings.of("teacher"):
+        students.locate_teachers(run)
     with findings.of("model"):
         encoder = build.encoder_of(run)
+        students.check_widths(run, encoder)
         trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
         everything = sum(parameter.numel() for parameter in encoder.parameters())
         what = f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained"

@@ -144,10 +144,10 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
 
 
 def _exact(run: "Recipe") -> "Recipe":
-    """The recipe in float32 and without dropout, where gradients can be compared."""
+    """The recipe in float32 and without dropout, where gradients can be compared; without a teacher, who would have to encode all texts first."""
     tuning = run.model.tuning.model_copy(update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {})
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
-    return run.model_copy(update={"model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
+    return run.model_copy(update={"teacher": None, "model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
 
 
 def _start_adapters(encoder: "Encoder") -> None:

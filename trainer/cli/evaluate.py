@@ -19,6 +19,9 @@ def evaluate(
     index: Annotated[Path | None, typer.Option(help="also measure the one model by this index of the set's corpus", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="write everything measured to this JSON file", show_default=False)] = None,
     examples: Annotated[int, typer.Option(min=0, help="searches to show")] = 3,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
 ) -> None:
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
@@ -30,7 +33,7 @@ def evaluate(
     from trainer.evaluation.by_index import evaluate_by_index
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.evaluation.evaluate import evaluate as measure
-    from trainer.models.family import read_model
+    from trainer.models.family import read_narrowed
     from trainer.models.locate import locate
     from trainer.retrieval.open_index import open_index
 
@@ -51,10 +54,11 @@ def evaluate(
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        encoder = read_model(model).to(hardware.accelerator(machine))
-        systems.append(measure(encoder, judged, name=model, precision=hardware.precision(machine)))
+        encoder = read_narrowed(model, dimensions).to(hardware.accelerator(machine))
+        name = model if dimensions is None else f"{model} at {dimensions}"
+        systems.append(measure(encoder, judged, name=name, precision=hardware.precision(machine)))
         if opened is not None:
-            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=hardware.precision(machine)))
+            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{name} by {opened.folder.name}", precision=hardware.precision(machine)))
         del encoder
     evaluation = compare(judged, split, systems)
     if out is not None:

@@ -4,7 +4,7 @@ Transformers is handed a cleaned configuration and tensors, never the folder: no
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
+from trainer.models.kept_layers import renumbered, shorten
 from trainer.models.vetting import check_links, read_json, read_tensors, weight_files, without_code
 
 
@@ -43,8 +44,8 @@ def read_config(folder: Path) -> PretrainedConfig:
     return made
 
 
-def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False) -> PreTrainedModel:
-    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses."""
+def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False, layers: Sequence[int] | None = None) -> PreTrainedModel:
+    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses; of its `layers` these only (None: all)."""
     model_class: Any = MODEL_MAPPING[type(config)]
     config.use_cache = False
     arguments: dict[str, Any] = {"attn_implementation": "sdpa" if model_class._supports_sdpa else "eager"}
@@ -53,6 +54,9 @@ def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = 
     if quantize_4bit:
         arguments |= {"quantization_config": _four_bits(), "device_map": {"": torch.cuda.current_device()}}
     weights = _read_weights(folder)
+    if layers is not None:
+        shorten(config, layers)
+        weights = renumbered(weights, layers)
     try:
         with _quiet():
             model, report = model_class.from_pretrained(

@@ -18,6 +18,7 @@ from trainer.models import tokenization
 from trainer.models.contract import Role, TextContract
 from trainer.models.cpu_attention import use_cpu_attention
 from trainer.models.cpu_linear import use_onednn
+from trainer.models.kept_layers import kept_layers, shorten
 from trainer.models.projection import Projection
 from trainer.models.tokenization import RoleTokenizer
 
@@ -67,14 +68,25 @@ Kind = TypeVar("Kind", bound=Encoder)
 class Base:
     """The backbone in a folder with its tokenizer, ready for an encoder of any family."""
 
-    def __init__(self, folder: Path, lower_case: bool = False, dropout: float | None = None, quantize_4bit: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lower_case: bool = False,
+        dropout: float | None = None,
+        quantize_4bit: bool = False,
+        layers: int | Sequence[int] | None = None,
+    ) -> None:
         config = backbones.read_config(folder)
         self.pristine_config = backbones.read_config(folder)
+        self.layers = None if layers is None else kept_layers(layers, config.num_hidden_layers)
+        """Of the backbone's layers those that are kept; None: all."""
+        if self.layers is not None:
+            shorten(self.pristine_config, self.layers)
         self.decoder = backbones.is_decoder(config)
         self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
         if dropout is not None:
             backbones.set_dropout(config, dropout)
-        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit)
+        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit, self.layers)
         use_onednn(self.model)
         use_cpu_attention(self.model)
         tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)

@@ -82,6 +82,14 @@ def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     return _specials(_plain_copy(tokenizer))[0]
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    backend = _plain_copy(tokenizer)
+    before, after = _specials(backend)
+    ids = backend.encode("a").ids
+    return ids[:before], ids[len(ids) - after :]
+
+
 def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`; BadModel where there is none, or none that works without foreign code."""
     with TemporaryDirectory() as staged:

@@ -46,13 +46,15 @@ def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedu
             assert_never(schedule)
 
 
-def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSettings) -> OptimizerLRSchedulerConfig:
-    """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone."""
+def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSettings, head: nn.Module | None = None) -> OptimizerLRSchedulerConfig:
+    """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone; `head` learns as a projection does."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
             rate = settings.head_learning_rate if name.startswith("projection.") else settings.learning_rate
             groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    for parameter in head.parameters() if head is not None else ():
+        groups.setdefault((settings.head_learning_rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     for parameter in temperature.parameters():
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)
