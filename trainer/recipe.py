@@ -238,7 +238,9 @@ Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 class Recipe(Section):
     """One run: what to learn, from what, how."""
 
-    kind: Literal["bi_encoder", "colbert"] = Field("bi_encoder", description="the family of the model: one vector a text, or one a token")
+    kind: Literal["bi_encoder", "colbert", "cross_encoder"] = Field(
+        "bi_encoder", description="the family of the model: one vector a text, one a token, or one score a pair of query and document"
+    )
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
     output: str = Field("runs", description="folder of all runs")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(13, description="decides the order of the data, dropout and new weights")

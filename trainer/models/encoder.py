@@ -1,6 +1,6 @@
 """What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract that holds them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,25 +56,33 @@ class Encoder(nn.Module):
         """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
         return self._roles[role].tokenize(texts)
 
+    def whole_modules(self) -> tuple[str, ...]:
+        """Names of the backbone's modules that are trained whole beside a LoRA adapter."""
+        return ()
+
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """One embedding a text, the same whatever else is in `texts`."""
         raise NotImplementedError
 
 
 Kind = TypeVar("Kind", bound=Encoder)
+Load = Callable[[Path, PretrainedConfig, bool], PreTrainedModel]
+"""A transformer from the folder that holds its weights and its configuration, in 4 bits or not."""
 
 
 class Base:
     """The backbone in a folder with its tokenizer, ready for an encoder of any family."""
 
-    def __init__(self, folder: Path, lower_case: bool = False, dropout: float | None = None, quantize_4bit: bool = False) -> None:
+    def __init__(
+        self, folder: Path, lower_case: bool = False, dropout: float | None = None, quantize_4bit: bool = False, load: Load = backbones.load_backbone
+    ) -> None:
         config = backbones.read_config(folder)
         self.pristine_config = backbones.read_config(folder)
         self.decoder = backbones.is_decoder(config)
         self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
         if dropout is not None:
             backbones.set_dropout(config, dropout)
-        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit)
+        self.model: PreTrainedModel = load(folder, config, quantize_4bit)
         use_onednn(self.model)
         use_cpu_attention(self.model)
         tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
@@ -107,7 +115,7 @@ def for_training(encoder: Kind, model: recipe.Model) -> Kind:
     if model.activation_checkpointing:
         backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if isinstance(model.tuning, recipe.Lora):
-        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning)  # type: ignore[arg-type]
+        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning, encoder.whole_modules())  # type: ignore[arg-type]
         use_onednn(encoder.backbone)
     return encoder.train()
 

@@ -3,6 +3,8 @@
 from typing import assert_never
 
 from trainer import recipe
+from trainer.models.classifier import is_cross_encoder
+from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
@@ -15,6 +17,11 @@ def read_model(path_or_name: str) -> Encoder:
     return read_late_encoder(path_or_name) if is_late_interaction(locate(path_or_name)) else read_encoder(path_or_name)
 
 
+def read_any(path_or_name: str) -> Encoder:
+    """As `read_model`, or the `CrossEncoder` where it is one, which has no vectors. Raises BadModel."""
+    return read_cross_encoder(path_or_name) if is_cross_encoder(locate(path_or_name)) else read_model(path_or_name)
+
+
 def load_model(run: recipe.Recipe) -> Encoder:
     """The encoder that a recipe trains, in training mode. Raises BadModel."""
     match run.kind:
@@ -22,5 +29,7 @@ def load_model(run: recipe.Recipe) -> Encoder:
             return load_encoder(run.model)
         case "colbert":
             return load_late_encoder(run.model)
+        case "cross_encoder":
+            return load_cross_encoder(run.model)
         case _:
             assert_never(run.kind)
