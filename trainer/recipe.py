@@ -178,6 +178,39 @@ class Triplet(Section):
     margin: PositiveFloat = Field(0.2, description="in units of the score")
 
 
+class Ranking(Section):
+    """What the objectives of a cross-encoder share: they compare a query's own candidates, of which the first is right."""
+
+    random_negatives: NonNegativeInt = Field(
+        0, description="negatives of each row, where the data have none: positives of other rows of the batch, drawn anew in each pass"
+    )
+    graded: bool = Field(False, description="the data's scores say how right each candidate is; false: the positive is right and the others are not")
+
+
+class Pointwise(Ranking):
+    """Each candidate by itself is right or wrong: binary cross-entropy (Nogueira & Cho 2019). Graded: scores from 0 to 1, scored pairs too."""
+
+    kind: Literal["pointwise"] = "pointwise"
+
+
+class Pairwise(Ranking):
+    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: scores of any scale, of which the order counts."""
+
+    kind: Literal["pairwise"] = "pairwise"
+
+
+class Listwise(Ranking):
+    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: scores of 0 or more, by their share of the sum."""
+
+    kind: Literal["listwise"] = "listwise"
+
+
+class LambdaLoss(Ranking):
+    """Pairs of candidates weighted by what their order is worth in nDCG (NDCG-Loss2++, Wang et al. 2018). Graded: grades from 0 to 30."""
+
+    kind: Literal["lambda_loss"] = "lambda_loss"
+
+
 class Optimization(Section):
     """AdamW and its schedule."""
 
@@ -231,7 +264,9 @@ class Tensorboard(Section):
     kind: Literal["tensorboard"] = "tensorboard"
 
 
-Objective = Annotated[Contrastive | Distillation | MarginMse | Cosent | Triplet, Field(discriminator="kind")]
+Objective = Annotated[
+    Contrastive | Distillation | MarginMse | Cosent | Triplet | Pointwise | Pairwise | Listwise | LambdaLoss, Field(discriminator="kind")
+]
 Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 
 

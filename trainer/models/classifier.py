@@ -57,7 +57,6 @@ def load_classifier(folder: Path, config: PretrainedConfig, quantize_4bit: bool 
     if lost or (missing and is_cross_encoder(folder)):
         first = ", ".join((lost or missing)[:3])
         raise BadModel(f"{folder}: {len(lost or missing)} weights of {model_class.__name__} are missing, the first: {first}")
-    model.fresh_head = bool(missing)
     return model
 
 

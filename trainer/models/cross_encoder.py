@@ -131,4 +131,4 @@ def _assemble(folder: Path, said: CrossContract | None, name: str, model: recipe
         tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),
     )
     base.tokenizer.model_max_length = pair
-    return CrossEncoder(base.model, contract, base.tokenizer, base.pristine_config, base.model.fresh_head)
+    return CrossEncoder(base.model, contract, base.tokenizer, base.pristine_config, fresh_head=not is_cross_encoder(folder))

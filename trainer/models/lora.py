@@ -139,7 +139,11 @@ def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str]
     """The adapter alone as a PEFT folder, naming `base` as what it belongs to, with the modules of the names in `whole` beside it."""
     folder.mkdir()
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
-    found |= {f"base_model.model.{module}.{name}": value for module in whole for name, value in model.get_base_model().get_submodule(module).state_dict().items()}
+    found |= {
+        f"base_model.model.{module}.{name}": value
+        for module in whole
+        for name, value in model.get_base_model().get_submodule(module).state_dict().items()
+    }
     save_file({name: value.detach().cpu().contiguous() for name, value in found.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     config = copy.deepcopy(model.peft_config["default"])
     if whole:

@@ -1,7 +1,8 @@
 """(Query, document) pairs to token ids, as the tokenizer of a cross-encoder joins them."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -37,8 +38,7 @@ class PairTokenizer:
             lists.append([*self.before, *first, *self.between, *second, *self.after] or [self.query.stand_in_id])
         names = {text: identity(text) for text in {*queries, *documents}}
         identities = [pair_identity(names[query], names[document]) for query, document in zip(queries, documents, strict=True)]
-        tokens = Texts.of(lists, identities, self.query.pad_token_id)
-        return Texts(tokens.tokens, tokens.offsets, tokens.identities, tokens.pad_token_id, second=torch.tensor(seconds))
+        return replace(Texts.of(lists, identities, self.query.pad_token_id), second=torch.tensor(seconds))
 
     @staticmethod
     def _each(tokenizer: RoleTokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
@@ -70,7 +70,7 @@ def pair_tokenizer(
     backend.no_truncation()
     backend.no_padding()
     joined = backend.encode("a", "a")
-    places = [part for part in joined.sequence_ids]
+    places = list(joined.sequence_ids)
     first, second = places.index(0), places.index(1)
     end_of_first = len(places) - places[::-1].index(0)
     end_of_second = len(places) - places[::-1].index(1)
@@ -94,8 +94,6 @@ def pair_tokenizer(
 
 
 def _without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    import copy
-
     plain = copy.deepcopy(tokenizer)
     backend: Any = plain.backend_tokenizer
     backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
