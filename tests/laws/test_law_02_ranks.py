@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from matrix import MICRO_BATCHES, PAIRS, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from matrix import JOINT, MICRO_BATCHES, PAIRS, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
 from ranks import on_ranks
 from torch import distributed
 
@@ -74,7 +74,8 @@ def test_ranks_equal_one(toy_folder, alone, count, dtype):
 def test_the_cases_differ(alone):
     """Else a gradient that ignores its case would pass."""
     whole = {case: gradient for case, (_, gradient) in alone.items() if case[3] == "whole"}
-    for one, other in itertools.combinations([case for case in whole if case[1:3] == ("dot", "full")], 2):
+    alike = [[case for case in whole if case[1:3] == (score, "full")] for score in ("dot", JOINT)]
+    for one, other in itertools.chain(*(itertools.combinations(cases, 2) for cases in alike)):
         assert abs(likeness(whole[one], whole[other])[1]) > 1e-4, (one, other)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from trainer.models.cross_encoder import CrossEncoder
     from trainer.retrieval.index import Hit
     from trainer.retrieval.late_explain import Match
 
@@ -17,12 +18,17 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="of a late-interaction model: which token of the best document each token met")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list")] = False,
     model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="a cross-encoder that puts the first documents in a new order", show_default=False)
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="documents that the cross-encoder puts in order")] = 100,
 ) -> None:
     """Show the documents nearest to a question, best first."""
     import json
     from dataclasses import asdict
 
     from trainer.errors import BadData, BadModel
+    from trainer.models.cross_encoder import read_cross_encoder
     from trainer.models.family import read_model
     from trainer.retrieval.late_index import LateIndex
     from trainer.retrieval.open_index import hits, open_index
@@ -32,9 +38,12 @@ def search(
     opened = open_index(index)
     if explain and not isinstance(opened, LateIndex):
         raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
+    second = read_cross_encoder(rerank) if rerank is not None else None
     encoder = read_model(model or opened.manifest.model)
-    (found,) = hits(opened, encoder, [question], k)
-    if as_json:
+    (found,) = hits(opened, encoder, [question], k if second is None else max(k, rerank_depth))
+    if second is not None:
+        found = _in_two_stages(second, question, found, rerank_depth, k, as_json)
+    elif as_json:
         print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)], indent=2))
     else:
         _show(found)
@@ -44,8 +53,37 @@ def search(
         _show_matches(matches_of(encoder, question, found[0].document.whole), as_json)
 
 
-def _show(hits: "list[Hit]") -> None:
-    """One line a hit for rank, score, id and title, one for the beginning of the text; everything from the corpus escaped."""
+def _in_two_stages(encoder: "CrossEncoder", question: str, found: "list[Hit]", depth: int, k: int, as_json: bool) -> "list[Hit]":
+    """The first k hits in the cross-encoder's order, shown with the rank and score that the index gave them."""
+    import json
+    from dataclasses import asdict, replace
+
+    from trainer.retrieval.rerank import rerank
+
+    by_id = {hit.document.id: (rank, hit) for rank, hit in enumerate(found, 1)}
+    texts = {document: hit.document.whole for document, (_, hit) in by_id.items()}
+    first_stage = {document: -float(rank) for document, (rank, _) in by_id.items()}
+    scores = rerank(encoder, {"": first_stage}, {"": question}, texts, depth)[""]
+    # Documents beyond the depth have no score of the cross-encoder; they stay out.
+    again = [(rank, hit, scores[document]) for document, (rank, hit) in by_id.items() if rank <= depth]
+    again.sort(key=lambda entry: -entry[2])
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {"rank": rank, "score": round(score, 6), "first_rank": before, "first_score": round(hit.score, 6)} | asdict(hit.document)
+                    for rank, (before, hit, score) in enumerate(again[:k], 1)
+                ],
+                indent=2,
+            )
+        )
+    else:
+        _show([replace(hit, score=score) for _, hit, score in again[:k]], [f"was {before}, {hit.score:.3f}" for before, hit, _ in again[:k]])
+    return [hit for _, hit, _ in again[:k]]
+
+
+def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:
+    """One line a hit for rank, score, id and title, one for the beginning of the text; everything from the corpus escaped. `before`: a remark each."""
     from rich.console import Console
     from rich.text import Text
 
@@ -54,7 +92,8 @@ def _show(hits: "list[Hit]") -> None:
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
         title, text = (" ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text))
-        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
+        remark = (f"{before[rank - 1]:<14}  ", "dim") if before else ""
+        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", remark, (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
         console.print(first, no_wrap=True, overflow="ellipsis")
         if title and text:
             console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")
