@@ -16,7 +16,7 @@ from trainer.models import lora as adapters
 from trainer.models import tokenization
 from trainer.models.classifier import is_cross_encoder, load_classifier, one_score, whole_modules
 from trainer.models.contract import CrossContract, Role
-from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name
+from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.locate import locate, locate_public
 from trainer.models.pair_tokenization import pair_tokenizer
 from trainer.scores import exact
@@ -77,7 +77,7 @@ def load_cross_encoder(model: recipe.Model) -> CrossEncoder:
     """
     folder = locate(model.backbone)
     said = CrossContract.read(folder) if is_cross_encoder(folder) else None
-    return for_training(_assemble(folder, said, public_name(model.backbone), model, model.dropout), model)
+    return for_training(_assemble(folder, said, public_name(model.backbone), model), model)
 
 
 def read_cross_encoder(path_or_name: str) -> CrossEncoder:
@@ -112,10 +112,11 @@ def _read_adapter(folder: Path) -> CrossEncoder:
     return encoder.eval()
 
 
-def _assemble(folder: Path, said: CrossContract | None, name: str, model: recipe.Model | None = None, dropout: float | None = None) -> CrossEncoder:
+def _assemble(folder: Path, said: CrossContract | None, name: str, model: recipe.Model | None = None) -> CrossEncoder:
     """A cross-encoder from what the folder says; what the recipe says wins over it."""
     wishes = {} if model is None else model.model_dump(include=set(WISHES))
-    base = Base(folder, dropout=dropout, load=load_classifier)
+    dropout, four_bits = (None, False) if model is None else (model.dropout, quantized(model))
+    base = Base(folder, dropout=dropout, quantize_4bit=four_bits, load=load_classifier)
     one_score(base.pristine_config)
     for config in (base.model.config, base.pristine_config):
         if config.pad_token_id is None:  # decoders find a text's last token by it
