@@ -86,8 +86,9 @@ def test_a_grade_that_the_loss_cannot_take_names_its_row(bad, shown):
 def test_a_teacher_s_scores_are_compared_with_its_candidates():
     scorer, teacher = SmallScorer(), [row[:3] for row in TEACHER[:3]]
     batch = batch_of(labels=teacher)
-    scores, labels = scorer(batch.documents).reshape(3, 3), torch.tensor(teacher, dtype=torch.float64)
+    labels = torch.tensor(teacher, dtype=torch.float64)
     for loss in (losses.kl, losses.margin_mse):
+        scores = scorer(batch.documents).reshape(3, 3)
         found = value_and_gradient(ranking.taught(batch, scorer, loss), [scorer.tokens])
         assert alike(found, value_and_gradient(loss(scores, labels), [scorer.tokens]), 1e-12)
     with pytest.raises(ValueError, match="no labels"):

@@ -21,7 +21,7 @@ def search(
     rerank: Annotated[
         str | None, typer.Option(metavar="MODEL", help="a cross-encoder that puts the first documents in a new order", show_default=False)
     ] = None,
-    rerank_depth: Annotated[int, typer.Option(min=1, help="documents that the cross-encoder puts in order")] = 100,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="documents that the cross-encoder puts in order, -k at least")] = 100,
 ) -> None:
     """Show the documents nearest to a question, best first."""
     import json
@@ -42,7 +42,7 @@ def search(
     encoder = read_model(model or opened.manifest.model)
     (found,) = hits(opened, encoder, [question], k if second is None else max(k, rerank_depth))
     if second is not None:
-        found = _in_two_stages(second, question, found, rerank_depth, k, as_json)
+        found = _in_two_stages(second, question, found, k, as_json)
     elif as_json:
         print(json.dumps([{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)], indent=2))
     else:
@@ -53,33 +53,29 @@ def search(
         _show_matches(matches_of(encoder, question, found[0].document.whole), as_json)
 
 
-def _in_two_stages(encoder: "CrossEncoder", question: str, found: "list[Hit]", depth: int, k: int, as_json: bool) -> "list[Hit]":
-    """The first k hits in the cross-encoder's order, shown with the rank and score that the index gave them."""
+def _in_two_stages(encoder: "CrossEncoder", question: str, found: "list[Hit]", k: int, as_json: bool) -> "list[Hit]":
+    """The best k of what the index found in the cross-encoder's order, shown with the rank and score that the index gave them."""
     import json
     from dataclasses import asdict, replace
 
-    from trainer.retrieval.rerank import rerank
+    from trainer.errors import BadData
+    from trainer.retrieval.rerank import score_pairs
 
-    by_id = {hit.document.id: (rank, hit) for rank, hit in enumerate(found, 1)}
-    texts = {document: hit.document.whole for document, (_, hit) in by_id.items()}
-    first_stage = {document: -float(rank) for document, (rank, _) in by_id.items()}
-    scores = rerank(encoder, {"": first_stage}, {"": question}, texts, depth)[""]
-    # Documents beyond the depth have no score of the cross-encoder; they stay out.
-    again = [(rank, hit, scores[document]) for document, (rank, hit) in by_id.items() if rank <= depth]
-    again.sort(key=lambda entry: -entry[2])
+    if not found:
+        raise BadData("the index has no document to be put in order; add some, or search without --rerank")
+    scores = score_pairs(encoder, [(question, hit.document.whole) for hit in found]).tolist()
+    order = sorted(range(len(found)), key=lambda place: -scores[place])[:k]
+    best = [replace(found[place], score=scores[place]) for place in order]
     if as_json:
-        print(
-            json.dumps(
-                [
-                    {"rank": rank, "score": round(score, 6), "first_rank": before, "first_score": round(hit.score, 6)} | asdict(hit.document)
-                    for rank, (before, hit, score) in enumerate(again[:k], 1)
-                ],
-                indent=2,
-            )
-        )
+        firsts = [{"first_rank": place + 1, "first_score": round(found[place].score, 6)} for place in order]
+        lines = [
+            {"rank": rank, "score": round(hit.score, 6)} | first | asdict(hit.document)
+            for rank, (hit, first) in enumerate(zip(best, firsts, strict=True), 1)
+        ]
+        print(json.dumps(lines, indent=2))
     else:
-        _show([replace(hit, score=score) for _, hit, score in again[:k]], [f"was {before}, {hit.score:.3f}" for before, hit, _ in again[:k]])
-    return [hit for _, hit, _ in again[:k]]
+        _show(best, [f"was {place + 1}, {found[place].score:.3f}" for place in order])
+    return best
 
 
 def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:

@@ -18,7 +18,7 @@ from trainer.models.classifier import is_cross_encoder, load_classifier, one_sco
 from trainer.models.contract import CrossContract, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.locate import locate, locate_public
-from trainer.models.pair_tokenization import pair_tokenizer
+from trainer.models.pair_tokenization import PairTokenizer, pair_tokenizer
 from trainer.scores import exact
 
 WISHES = ("query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
@@ -38,12 +38,15 @@ class CrossEncoder(Encoder):
         self.contract: CrossContract = contract
         self.fresh_head = fresh_head
         """Whether the head was drawn at random when the model was loaded, so that its scores mean nothing until it is trained."""
-        self._pairs = pair_tokenizer(
-            tokenizer, contract.query_prompt, contract.document_prompt, contract.query_max_length_tokens, contract.document_max_length_tokens
-        )
+        self._pairs = self.pairs_of(contract.document_max_length_tokens)
         takes = inspect.signature(backbone.forward).parameters
         self._takes_types = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
         self._heads = whole_modules(backbone)  # type: ignore[arg-type]
+
+    def pairs_of(self, max_length_tokens: int) -> PairTokenizer:
+        """How pairs are made where they may be so long."""
+        said = self.contract
+        return pair_tokenizer(self.tokenizer, said.query_prompt, said.document_prompt, said.query_max_length_tokens, max_length_tokens)
 
     def tokenize_pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:
         """Tokens of pair i, of query i and document i. May be called from any thread."""
