@@ -60,7 +60,7 @@ def softmax_cross_entropy(
 def lambda_loss(
     scores: Float[Tensor, "query candidate"], relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"], mu: float = 10.0
 ) -> Float[Tensor, ""]:
-    """LambdaLoss with the weights of NDCG-Loss2++: RankNet's pairs, each weighted by what it is worth in nDCG (Wang et al. 2018, equations 12 and 16).
+    """LambdaLoss with the weights of NDCG-Loss2++: RankNet's pairs, each weighted by what it is worth in nDCG (Wang et al. 2018, section 6.4).
 
     In bits, the mean over all pairs of a query's candidates with relevance_i > relevance_j. A candidate's place is the one its score gives it now;
     of equal scores the earlier candidate stands before. Without any pair it is zero.
