@@ -188,25 +188,25 @@ class Ranking(Section):
 
 
 class Pointwise(Ranking):
-    """Each candidate by itself is right or wrong: binary cross-entropy (Nogueira & Cho 2019). Graded: scores from 0 to 1, scored pairs too."""
+    """Binary cross-entropy of each candidate (Nogueira & Cho 2019). Graded: scores from 0 to 1, of scored pairs too."""
 
     kind: Literal["pointwise"] = "pointwise"
 
 
 class Pairwise(Ranking):
-    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: scores of any scale, of which the order counts."""
+    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: the order of the scores counts."""
 
     kind: Literal["pairwise"] = "pairwise"
 
 
 class Listwise(Ranking):
-    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: scores of 0 or more, by their share of the sum."""
+    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: shares of scores of 0 or more."""
 
     kind: Literal["listwise"] = "listwise"
 
 
 class LambdaLoss(Ranking):
-    """Pairs of candidates weighted by what their order is worth in nDCG (NDCG-Loss2++, Wang et al. 2018). Graded: grades from 0 to 30."""
+    """RankNet's pairs weighted by their worth in nDCG (NDCG-Loss2++, Wang et al. 2018). Graded: grades from 0 to 30."""
 
     kind: Literal["lambda_loss"] = "lambda_loss"
 
