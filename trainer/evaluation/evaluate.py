@@ -112,7 +112,7 @@ def evaluate(
 
 
 def retrieve(encoder: "Encoder", set: "RetrievalSet", k: int, precision: Precision = "fp32", micro_batch_tokens: int | None = None) -> Run:
-    """The k best documents of each query among all, by exact search. BadModel for a cross-encoder, which has no vectors to search with."""
+    """The k best documents of each query among all, by exact search."""
     scores, rows = _nearest(encoder, set, k, precision, micro_batch_tokens)
     return {
         query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True)}
