@@ -121,7 +121,8 @@ def test_a_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     path.write_text(json.dumps(LEAST), encoding="utf-8")
     before = load_recipe(path)
     defaults = re.findall(r"^([a-z_0-9.]+) = (\S+) ", explain(), flags=re.MULTILINE)
-    of_others = ("trackers.", "data.train.", "model.late_interaction.", "objective.margin", "objective.teacher_temperature")
+    of_objectives = ("objective.margin", "objective.teacher_temperature", "objective.random_negatives", "objective.graded")
+    of_others = ("trackers.", "data.train.", "model.late_interaction.", *of_objectives)
     settings = [f"{key}={value}" for key, value in defaults if value != "(required)" and not key.startswith(of_others)]
     assert len(settings) > 40
     assert load_recipe(path, settings) == before

@@ -28,7 +28,7 @@ def prepare_machine(machine: recipe.Machine) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
     warnings.filterwarnings(
         "ignore",
-        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|configure_gradient_clipping).*",
+        message=".*(does not have many workers|treespec, LeafSpec|sync_dist=True|`srun` command|configure_gradient_clipping).*",
     )
 
 

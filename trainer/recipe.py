@@ -249,6 +249,39 @@ class Matryoshka(Section):
     weights: tuple[PositiveFloat, ...] | None = Field(None, description="of the loss at each width; null: 1 each")
 
 
+class Ranking(Section):
+    """What the objectives of a cross-encoder share: they compare a query's own candidates, of which the first is right."""
+
+    random_negatives: NonNegativeInt = Field(
+        0, description="negatives of each row, where the data have none: positives of other rows of the batch, drawn anew in each pass"
+    )
+    graded: bool = Field(False, description="the data's scores say how right each candidate is; false: the positive is right and the others are not")
+
+
+class Pointwise(Ranking):
+    """Binary cross-entropy of each candidate (Nogueira & Cho 2019). Graded: scores from 0 to 1, of scored pairs too."""
+
+    kind: Literal["pointwise"] = "pointwise"
+
+
+class Pairwise(Ranking):
+    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: the order of the scores counts."""
+
+    kind: Literal["pairwise"] = "pairwise"
+
+
+class Listwise(Ranking):
+    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: shares of scores of 0 or more."""
+
+    kind: Literal["listwise"] = "listwise"
+
+
+class LambdaLoss(Ranking):
+    """RankNet's pairs weighted by their worth in nDCG (NDCG-Loss2++, Wang et al. 2018). Graded: grades from 0 to 30."""
+
+    kind: Literal["lambda_loss"] = "lambda_loss"
+
+
 class Optimization(Section):
     """AdamW and its schedule."""
 
@@ -302,7 +335,9 @@ class Tensorboard(Section):
     kind: Literal["tensorboard"] = "tensorboard"
 
 
-Objective = Annotated[Contrastive | Distillation | MarginMse | Cosent | Triplet, Field(discriminator="kind")]
+Objective = Annotated[
+    Contrastive | Distillation | MarginMse | Cosent | Triplet | Pointwise | Pairwise | Listwise | LambdaLoss, Field(discriminator="kind")
+]
 Teacher = Annotated[TaughtDistribution | TaughtMargins | TaughtVectors, Field(discriminator="kind")]
 Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 
@@ -310,7 +345,9 @@ Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 class Recipe(Section):
     """One run: what to learn, from what, how."""
 
-    kind: Literal["bi_encoder", "colbert"] = Field("bi_encoder", description="the family of the model: one vector a text, or one a token")
+    kind: Literal["bi_encoder", "colbert", "cross_encoder"] = Field(
+        "bi_encoder", description="the family of the model: one vector a text, one a token, or one score a pair of query and document"
+    )
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
     output: str = Field("runs", description="folder of all runs")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(13, description="decides the order of the data, dropout and new weights")

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from matrix import CASES, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from matrix import CASES, JOINT, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
 from ranks import on_ranks
 from torch import distributed
 
@@ -72,9 +72,10 @@ def test_ranks_equal_one(toy_folder, alone, count, dtype):
 
 def test_the_cases_differ(alone):
     """Else a gradient that ignores its case would pass."""
-    of_objectives = {case[0]: gradient for case, (_, gradient) in alone.items() if case[1:] == ("dot", "full", "partly kept")}
-    for one, other in itertools.combinations(of_objectives, 2):
-        assert abs(likeness(of_objectives[one], of_objectives[other])[1]) > 1e-4, (one, other)
+    of_kind = {case: gradient for case, (_, gradient) in alone.items() if case[2:] == ("full", "partly kept")}
+    alike = [[case for case in of_kind if case[1] == score] for score in ("dot", JOINT)]
+    for one, other in itertools.chain(*(itertools.combinations(cases, 2) for cases in alike)):
+        assert abs(likeness(of_kind[one], of_kind[other])[1]) > 1e-4, (one, other)
 
 
 def loss_times_ranks():

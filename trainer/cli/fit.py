@@ -113,12 +113,16 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
         return []
     from trainer import hardware
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
+    from trainer.models.cross_encoder import CrossEncoder
     from trainer.parallel import on_first
 
     test = data.test
-    _say("measuring BM25 and the base model on the test queries")
+    untrained = isinstance(encoder, CrossEncoder) and encoder.fresh_head
+    _say(f"measuring BM25{'' if untrained else ' and the base model'} on the test queries")
     encoder.to(hardware.device(run.machine))
     bm25 = on_first(lambda: evaluate_bm25(test))
+    if untrained:  # its scores are random
+        return [bm25] if bm25 else []
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
     return [bm25, base] if bm25 else [base]
@@ -165,12 +169,12 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
     from trainer import hardware
     from trainer.evaluation.evaluate import evaluate
-    from trainer.models.family import read_model
+    from trainer.models.family import read_any
     from trainer.parallel import on_first
 
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    encoder = read_model(str(folder.model)).to(hardware.device(run.machine))
+    encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
     after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))

@@ -93,3 +93,11 @@ class LateContract(TextContract):
     def marker(self, role: Role) -> str:
         """The token put before every text of `role`."""
         return self.query_marker if role == "query" else self.document_marker
+
+
+class CrossContract(TextContract):
+    """How a (query, document) pair becomes one score. The query is cut first; `document_max_length_tokens` is the length of the whole pair."""
+
+    KIND = "cross_encoder"
+
+    kind: Literal["cross_encoder"] = Field("cross_encoder", description="the family of the model")

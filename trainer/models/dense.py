@@ -15,6 +15,7 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models import lora as adapters
 from trainer.models import tokenization
+from trainer.models.classifier import check_gives_vectors
 from trainer.models.contract import Contract, PoolingKind, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.layout import Layout, read_layout
@@ -118,6 +119,7 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
     folder = locate(path_or_name)
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
         return _read_adapter(folder)
+    check_gives_vectors(folder)
     layout = read_layout(folder)
     name = layout.contract.backbone if layout.contract is not None else public_name(path_or_name)
     kept = layout.contract.layers if layout.contract is not None else None

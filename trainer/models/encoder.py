@@ -1,6 +1,6 @@
 """What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract that holds them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,12 +57,18 @@ class Encoder(nn.Module):
         """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
         return self._roles[role].tokenize(texts)
 
+    def whole_modules(self) -> tuple[str, ...]:
+        """Names of the backbone's modules that are trained whole beside a LoRA adapter."""
+        return ()
+
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """One embedding a text, the same whatever else is in `texts`."""
         raise NotImplementedError
 
 
 Kind = TypeVar("Kind", bound=Encoder)
+Load = Callable[[Path, PretrainedConfig, bool, Sequence[int] | None], PreTrainedModel]
+"""A transformer from the folder that holds its weights and its configuration, in 4 bits or not, with some of its layers or all."""
 
 
 class Base:
@@ -75,6 +81,7 @@ class Base:
         dropout: float | None = None,
         quantize_4bit: bool = False,
         layers: int | Sequence[int] | None = None,
+        load: Load = backbones.load_backbone,
     ) -> None:
         config = backbones.read_config(folder)
         self.pristine_config = backbones.read_config(folder)
@@ -86,7 +93,7 @@ class Base:
         self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
         if dropout is not None:
             backbones.set_dropout(config, dropout)
-        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit, self.layers)
+        self.model: PreTrainedModel = load(folder, config, quantize_4bit, self.layers)
         use_onednn(self.model)
         use_cpu_attention(self.model)
         tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
@@ -119,7 +126,7 @@ def for_training(encoder: Kind, model: recipe.Model) -> Kind:
     if model.activation_checkpointing:
         backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if isinstance(model.tuning, recipe.Lora):
-        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning)  # type: ignore[arg-type]
+        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning, encoder.whole_modules())  # type: ignore[arg-type]
         use_onednn(encoder.backbone)
     return encoder.train()
 

@@ -4,6 +4,8 @@ from typing import assert_never
 
 from trainer import recipe
 from trainer.errors import BadModel
+from trainer.models.classifier import is_cross_encoder
+from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
@@ -27,6 +29,11 @@ def read_narrowed(path_or_name: str, dimensions: int | None) -> Encoder:
     return encoder.narrowed(dimensions)
 
 
+def read_any(path_or_name: str) -> Encoder:
+    """As `read_model`, or the `CrossEncoder` where it is one, which has no vectors. Raises BadModel."""
+    return read_cross_encoder(path_or_name) if is_cross_encoder(locate(path_or_name)) else read_model(path_or_name)
+
+
 def load_model(run: recipe.Recipe) -> Encoder:
     """The encoder that a recipe trains, in training mode. Raises BadModel."""
     match run.kind:
@@ -34,5 +41,7 @@ def load_model(run: recipe.Recipe) -> Encoder:
             return load_encoder(run.model) if run.model.static is None else static_student(run.model)
         case "colbert":
             return load_late_encoder(run.model)
+        case "cross_encoder":
+            return load_cross_encoder(run.model)
         case _:
             assert_never(run.kind)

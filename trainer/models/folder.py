@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from trainer.errors import BadFolder, BadModel
 from trainer.models import lora, static, tokenization
 from trainer.models.contract import Contract, TextContract
+from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
@@ -53,6 +54,8 @@ def _write(encoder: Encoder, folder: Path) -> None:
     save_file(lora.merged_state(encoder.backbone), folder / "model.safetensors", metadata={"format": "pt"})
     config = encoder.pristine_config
     config.architectures, config.dtype = [type(plain).__name__], torch.float32
+    if isinstance(encoder, CrossEncoder):
+        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}  # else its CrossEncoder gives sigmoids of the scores
     config.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     contract.write(folder)
@@ -63,10 +66,12 @@ def _write(encoder: Encoder, folder: Path) -> None:
             _write_dense_pipeline(encoder.contract, encoder.projection, plain.config.hidden_size, folder)
         case LateInteractionEncoder():
             _write_late_pipeline(encoder, folder)
+        case CrossEncoder():
+            pass  # a sequence classifier is whole by its config.json
         case _:
             raise TypeError(f"{type(encoder).__name__} has no layout to be saved in")
     if isinstance(encoder.backbone, PeftModel):
-        lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
+        lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone, encoder.whole_modules())
         contract.write(folder / "adapter")
         if encoder.projection is not None:
             encoder.projection.write(folder / "adapter" / ("2_Dense" if isinstance(encoder, DenseEncoder) else "1_Dense"))
