@@ -91,7 +91,7 @@ def _short(name: str, limit: int = 20) -> str:
     """A name cut at its front, where paths are alike; of two stages, joined by a plus, each.
 
     >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short("sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model")
-    ('…rs/all-MiniLM-L6-v2', '…-L6-v2 + …er/model')
+    ('…rs/all-MiniLM-L6-v2', '…M-L6-v2 + …r/model')
     """
     shown = visible(name)
     if len(shown) <= limit:

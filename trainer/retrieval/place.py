@@ -36,21 +36,38 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
     disk cannot be written to.
     """
     check_index_folder(folder, replace)
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        with contextlib.suppress(OSError, BadFolder), locked(left):
+            shutil.rmtree(left)
+    partial = partial_folder(folder)
+    try:
+        with locked(partial), cannot_write(folder):
+            yield partial
+            check_index_folder(folder, replace)  # again: building took its time
+            move_into_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can be made."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".{folder.name}.*.partial"):
-            with contextlib.suppress(OSError, BadFolder), locked(left):
-                shutil.rmtree(left)
         partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
         partial.mkdir()
     except OSError as error:
         raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
-    try:
-        with locked(partial), cannot_write(folder):
-            yield partial
-            _move_into_place(partial, folder, replace)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return partial
+
+
+def move_into_place(partial: Path, folder: Path) -> None:
+    """`partial` becomes `folder`, at once; what was there is then at `partial`. Raises BadFolder while another process changes it."""
+    if folder.exists() and any(folder.iterdir()):
+        with locked(folder):
+            _exchange(partial, folder)
+    else:
+        partial.rename(folder)
+    to_disk(folder.parent)
 
 
 @contextlib.contextmanager
@@ -85,17 +102,6 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _move_into_place(partial: Path, folder: Path, replace: bool) -> None:
-    """`partial` becomes `folder`, at once; a former index there is then at `partial`."""
-    check_index_folder(folder, replace)  # again: building took its time
-    if folder.exists() and any(folder.iterdir()):
-        with locked(folder):
-            _exchange(partial, folder)
-    else:
-        partial.rename(folder)
-    to_disk(folder.parent)
 
 
 def _exchange(one: Path, other: Path) -> None:
