@@ -29,8 +29,7 @@ from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.parallel import MAX, agreed, on_first
 from trainer.retrieval.encode import Role, encode_for_search
 from trainer.retrieval.growing_array import GrowingArray
-from trainer.retrieval.index import move_into_place
-from trainer.retrieval.manifest import partial_folder
+from trainer.retrieval.place import move_into_place, partial_folder
 from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets_of
 
 FILE = "teacher.json"
