@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 import typer
 from mining_toys import generated, lines_of
 from typer.testing import CliRunner
@@ -19,6 +21,10 @@ from trainer.mining import mine as job
 from trainer.mining import shard, spaces, teacher
 from trainer.mining.shard import Miner
 from trainer.mining.work import held
+from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
+from trainer.models.folder import save_encoder
+from trainer.recipe import FullTuning, Model
+from trainer.retrieval.rerank import score_pairs
 
 app = typer.Typer(pretty_exceptions_enable=False)
 for verb in (mine, fit):
@@ -297,3 +303,32 @@ def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_p
         assert ended.stdout.count("pairs with") == 1  # the first rank alone speaks
     for name in ("train.jsonl", "without-negatives.jsonl", "report.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cross_encoder_may_be_the_teacher_on_two_processes_too(model, pairs, tmp_path):
+    torch.manual_seed(2)
+    save_encoder(load_cross_encoder(Model(backbone=str(model), tuning=FullTuning())), tmp_path / "cross")
+    arguments = [
+        "trainer",
+        "mine",
+        str(model),
+        str(pairs),
+        "--percent-of-positive",
+        "0",
+        "--negatives",
+        "3",
+        "--teacher",
+        str(tmp_path / "cross"),
+        "-o",
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    for command in ([sys.executable, "-m", *arguments, str(tmp_path / "one")], [*launcher, *arguments, str(tmp_path / "two")]):
+        ended = subprocess.run(command, env={**os.environ, "ACCELERATE_USE_CPU": "True"}, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "one" / "train.jsonl").read_bytes() == (tmp_path / "two" / "train.jsonl").read_bytes()
+    lines = lines_of(tmp_path / "one" / "train.jsonl")
+    encoder = read_cross_encoder(str(tmp_path / "cross"))
+    for line in lines[:5]:
+        wanted = score_pairs(encoder, [(line["query"], text) for text in (line["positive"], *line["negatives"])])
+        np.testing.assert_allclose(line["scores"], wanted, atol=2e-5)

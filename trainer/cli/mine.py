@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.mining.choose import Options
-    from trainer.mining.spaces import Progress
+    from trainer.mining.spaces import Progress, Space
     from trainer.mining.work import WorkFolder
     from trainer.models.encoder import Encoder
     from trainer.strategies.environment import Plan
@@ -19,7 +19,9 @@ def mine(
     model: Annotated[str, typer.Argument(help="folder or name of the model that searches", show_default=False)],
     data: Annotated[str, typer.Argument(help="training pairs: a file, a BEIR folder, a hub data set", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the negatives", show_default=False)],
-    teacher: Annotated[str | None, typer.Option(help="model that scores what was found, in place of the first", show_default=False)] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="model of any kind, a cross-encoder too, that scores what was found, in place of the first", show_default=False)
+    ] = None,
     negatives: Annotated[int, typer.Option(min=0, help="per query, of those the model finds")] = 7,
     bm25_negatives: Annotated[int, typer.Option(min=0, help="per query, of those that share words with it")] = 0,
     random_negatives: Annotated[int, typer.Option(min=0, help="per query, any documents")] = 0,
@@ -85,7 +87,10 @@ def _on_ranks(
     from trainer.mining.mine import mine as run
     from trainer.mining.spaces import space_of
     from trainer.mining.task import read_task
+    from trainer.mining.teacher import by_cross_encoder, of_texts
     from trainer.mining.work import held
+    from trainer.models.cross_encoder import CrossEncoder
+    from trainer.models.family import read_any, read_model
     from trainer.parallel import check_same, on_first, rank
     from trainer.strategies.process_group import process_group
 
@@ -101,18 +106,16 @@ def _on_ranks(
         else:
             task = read_task(folder.work)
             _say(f"{len(task.queries):,} queries, {len(task.documents):,} documents")
-            models = {name: _model(name, machine) for name in filter(None, (model, teacher))}
-            spaces = {name: space_of(encoder, task, folder.work / place, precision=how, progress=_progress())
-                      for (name, encoder), place in zip(models.items(), ("model", "teacher"), strict=False)}  # fmt: skip
-            run(folder, manifest, task, spaces[model], options, spaces[teacher] if teacher else None, _progress() if rank() == 0 else None)
+
+            def space(encoder: "Encoder", place: str) -> "Space":
+                return space_of(encoder, task, folder.work / place, precision=how, progress=_progress())
+
+            second = read_any(teacher).to(hardware.device(machine)) if teacher else None
+            joint = isinstance(second, CrossEncoder)
+            scorer = of_texts(by_cross_encoder(second, how), task) if joint else space(second, "teacher") if second else None  # type: ignore[arg-type]
+            first = read_model(model).to(hardware.device(machine))
+            run(folder, manifest, task, space(first, "model"), options, scorer, _progress() if rank() == 0 else None)
         on_first(lambda: _show(folder, page))
-
-
-def _model(name: str, machine: Any) -> "Encoder":
-    from trainer import hardware
-    from trainer.models.family import read_model
-
-    return read_model(name).to(hardware.device(machine))
 
 
 def _begin(

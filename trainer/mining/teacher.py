@@ -1,6 +1,7 @@
-"""Who scores pairs: the miner itself, another bi-encoder or late-interaction model, or any function of texts, as a cross-encoder is one."""
+"""Who scores pairs: the miner itself, another bi-encoder or late-interaction model, or any function of texts, as a cross-encoder is."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -8,6 +9,11 @@ from jaxtyping import Float32, Int64
 from trainer.errors import BadModel
 from trainer.mining.spaces import QUERIES_A_SHARD
 from trainer.mining.task import Task
+from trainer.retrieval.encode import Precision
+from trainer.retrieval.rerank import score_pairs
+
+if TYPE_CHECKING:
+    from trainer.models.cross_encoder import CrossEncoder
 
 PairScorer = Callable[[int, Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]], Float32[np.ndarray, " pair"]]
 """(shard, queries counted from its first, in ascending order, documents) to the score of each pair: `Space.pair_scores` is one."""
@@ -29,6 +35,17 @@ def of_texts(score: TextScorer, task: Task) -> PairScorer:
         return np.concatenate([np.asarray(some, np.float32) for some in scores])
 
     return scorer
+
+
+def by_cross_encoder(encoder: "CrossEncoder", precision: Precision) -> TextScorer:
+    """A cross-encoder's scores, each rank's own."""
+
+    def score(queries: Sequence[str], documents: Sequence[Sequence[str]]) -> Sequence[Sequence[float]]:
+        pairs = [(query, document) for query, of_query in zip(queries, documents, strict=True) for document in of_query]
+        ends = np.cumsum([len(of_query) for of_query in documents])
+        return [some.tolist() for some in np.split(score_pairs(encoder, pairs, precision=precision, alone=True), ends[:-1])]
+
+    return score
 
 
 def check_scores(scores: Float32[np.ndarray, " pair"], who: str, queries: Int64[np.ndarray, " pair"], shard: int, task: Task) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float32
 
 from trainer.batch import Texts
+from trainer.chunks import micro_batches
 from trainer.errors import BadData, BadModel
 from trainer.parallel import summed
 from trainer.retrieval.encode import Precision, default_micro_batch_tokens, inference, shared_out
@@ -20,12 +21,16 @@ _PAIRS_AT_ONCE = 8192
 
 
 def score_pairs(
-    encoder: "CrossEncoder", pairs: Sequence[tuple[str, str]], micro_batch_tokens: int | None = None, precision: Precision = "fp32"
+    encoder: "CrossEncoder",
+    pairs: Sequence[tuple[str, str]],
+    micro_batch_tokens: int | None = None,
+    precision: Precision = "fp32",
+    alone: bool = False,
 ) -> Float32[np.ndarray, " pair"]:
     """One score a (query, document) pair, in the order given. A pair that occurs twice is scored once.
 
     Pairs are tokenised in slices, one slice ahead of the model, and go through it in order of length, as many at once as stay within
-    `micro_batch_tokens` padded tokens; several ranks share them out. Raises BadModel when a score is not finite.
+    `micro_batch_tokens` padded tokens; several ranks share them out, unless this one is `alone` with its pairs. Raises BadModel when a score is not finite.
     """
     distinct = list(dict.fromkeys(pairs))
     scores = np.empty(len(distinct), dtype=np.float32)
@@ -37,7 +42,7 @@ def score_pairs(
             texts = waiting.pop().result()
             waiting = [ahead.submit(_tokens, encoder, following) for following in slices[number + 1 : number + 2]]
             start = number * _PAIRS_AT_ONCE
-            scores[start : start + len(some)] = _scores(encoder, texts, budget)
+            scores[start : start + len(some)] = _scores(encoder, texts, budget, alone)
     if not np.isfinite(scores).all():
         query, document = distinct[int((~np.isfinite(scores)).nonzero()[0][0])]
         raise BadModel(
@@ -52,11 +57,12 @@ def _tokens(encoder: "CrossEncoder", pairs: Sequence[tuple[str, str]]) -> Texts:
     return encoder.tokenize_pairs([query for query, _ in pairs], [document for _, document in pairs])
 
 
-def _scores(encoder: "CrossEncoder", texts: Texts, budget: int) -> Float32[np.ndarray, " pair"]:
+def _scores(encoder: "CrossEncoder", texts: Texts, budget: int, alone: bool) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
-    for rows, found in shared_out(encoder, texts, budget, encoder.device):
+    own = ((rows, encoder(texts.select(rows).to(encoder.device))) for rows in micro_batches(texts.lengths, budget))
+    for rows, found in own if alone else shared_out(encoder, texts, budget, encoder.device):
         scores[rows.to(encoder.device)] = found.float()
-    return summed(scores).cpu().numpy()
+    return (scores if alone else summed(scores)).cpu().numpy()
 
 
 def rerank(
