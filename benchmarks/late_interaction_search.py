@@ -39,17 +39,17 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     """Vectors of all documents, then of all queries."""
     import numpy as np
 
-    from trainer import build, recipe
+    from trainer import hardware, recipe
     from trainer.models.family import read_model
     from trainer.retrieval.token_vectors import encode_tokens
 
     machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
-    build.prepare_machine(machine)
+    hardware.prepare_machine(machine)
     judged, encoder = judged_set(job), read_model(job["model"])
     start = Clock.now()
-    documents = encode_tokens(encoder, judged.documents, "document", precision=build.precision(machine))
+    documents = encode_tokens(encoder, judged.documents, "document", precision=hardware.precision(machine))
     spent = Clock.now().since(start)
-    queries = encode_tokens(encoder, judged.queries, "query", precision=build.precision(machine))
+    queries = encode_tokens(encoder, judged.queries, "query", precision=hardware.precision(machine))
     offsets = np.concatenate([documents.offsets, documents.offsets[-1] + queries.offsets[1:]])
     np.savez(job["vectors"], vectors=np.concatenate([documents.vectors, queries.vectors]).astype(np.float16), offsets=offsets)
     return {"seconds": spent.wall, "processor_seconds": spent.processor, "wait_ratio": spent.wait_ratio}
