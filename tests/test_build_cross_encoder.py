@@ -46,7 +46,7 @@ class TestRefused:
             ({"model": {"normalize": False}}, r"model.normalize shapes vectors"),
             ({"model": {"projection_dimensions": 8}}, "model.projection_dimensions shapes vectors"),
             ({"model": {"layers": 1}}, "model.layers belongs to"),
-            ({"matryoshka": {"dimensions": [8]}}, "matryoshka belongs to"),
+            ({"matryoshka": {"dimensions": (8,)}}, "matryoshka belongs to"),
             ({"data": HARD}, "for data without negatives"),
             ({"objective": {"kind": "pairwise", "random_negatives": 2, "graded": True}}, "at random have not"),
             ({"objective": {"kind": "listwise", "random_negatives": 64}}, "at most 63"),

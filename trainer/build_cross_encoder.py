@@ -85,7 +85,9 @@ def check_recipe(run: recipe.Recipe) -> None:
             raise BadRecipe(f"model.{key} shapes vectors, which a cross-encoder has not; take it out, or change the kind")
     for key, given in (("model.layers", model.layers), ("teacher", run.teacher), ("matryoshka", run.matryoshka)):
         if given is not None:
-            raise BadRecipe(f"{key} belongs to kind: bi_encoder or colbert; a cross-encoder is the whole backbone and learns from scores; take it out")
+            raise BadRecipe(
+                f"{key} belongs to kind: bi_encoder or colbert; a cross-encoder is the whole backbone and learns from scores; take it out"
+            )
     loss(objective)
     drawn, given = getattr(objective, "random_negatives", 0), run.data.negatives_per_query
     if drawn and given:

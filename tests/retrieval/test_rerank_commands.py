@@ -86,7 +86,7 @@ def test_as_many_are_shown_as_were_asked_for(folder, cross):
 
 def test_nothing_found_is_named(cross):
     with pytest.raises(BadData, match="no document to be put in order"):
-        _in_two_stages(read_cross_encoder(str(cross)), "a disk", [], 3, as_json=False)
+        _in_two_stages(read_cross_encoder(str(cross)), "a disk", [], 3)
 
 
 def test_evaluate_shows_both_stages_and_compares_them(model, beir, cross, tmp_path):
