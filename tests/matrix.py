@@ -1,20 +1,25 @@
 """The cases of law 2: an objective, a score, what is trained, how micro-batches are cut; and the gradient of one, on one rank or a share of it."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from teachers import teacher_of
 from torch import Tensor, nn
 from toy_models import SENTENCES
 
-from trainer import objectives, recipe
-from trainer.batch import Batch, identity
+from trainer import losses, objectives, ranking, ranking_losses, recipe, teaching
+from trainer.batch import Batch, identity, pair_identity
 from trainer.chunks import Encode, in_chunks
+from trainer.hardness import Hardness
+from trainer.models.cross_encoder import CrossEncoder, load_cross_encoder
 from trainer.models.dense import load_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder
+from trainer.models.projection import Projection
 from trainer.retrieved import with_limits
 from trainer.scores import Score, dot, maxsim, xtr
 
@@ -26,21 +31,92 @@ def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Tensor,
     return objectives.contrastive(batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score))
 
 
+def taught(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
+    encode, teachers = teaching.once(encode), [teacher_of(), teacher_of(tokens=True)]
+    loss = teaching.batch_distribution(batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7)
+    return {"loss": objectives.contrastive(batch, encode, score, temperature)["loss"] + 0.5 * loss}
+
+
+def nested(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """InfoNCE of whole vectors and of their beginnings."""
+    encode = teaching.once(encode)
+    parts = [objectives.contrastive(batch, teaching.shortened(encode, width, normalize=True), score, temperature)["loss"] for width in (8, 20, 32)]
+    return {"loss": sum(parts)}  # type: ignore[dict-item]
+
+
+def hard(hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+    """InfoNCE over hard negatives."""
+    return objectives.contrastive(batch, encode, score, temperature, hardness=hardness)
+
+
+def alone(loss: Callable[..., Tensor], batch: Batch, encode: Encode, score: Score, _: Tensor) -> objectives.Outcome:
+    """What a teacher teaches, and nothing else."""
+    return {"loss": loss(batch, encode, score)}
+
+
+def head_to(dimensions: int, vectors: Tensor) -> Projection:
+    """A projection of a student's vectors, the same in every process."""
+    return Projection.of(torch.randn(dimensions, vectors.shape[1], generator=torch.Generator().manual_seed(6))).to(vectors.dtype)
+
+
+HARD = {"hardest": Hardness(top_k=4), "semi-hard": Hardness(top_k=9, semi_hard=True), "weighted": Hardness(beta=0.8)}
+TAUGHT: dict[str, Callable[..., Tensor]] = {
+    "taught batch": lambda batch, encode, score: teaching.batch_distribution(batch, encode, score, [teacher_of(tokens=True)], 0.3, 0.5),
+    "taught candidates": lambda batch, encode, score: teaching.candidate_distribution(
+        batch, encode, score, [teacher_of(), teacher_of(seed=1)], 0.3, 0.2
+    ),
+    "taught margins": lambda batch, encode, score: teaching.margins(batch, encode, score, [teacher_of()]),
+    "taught vectors": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False),
+    "taught angles": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(32)], None, cosine=True),
+}
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "contrastive": contrastive,
     "symmetric": functools.partial(contrastive, symmetric=True),
     "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
     "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
+    "taught": taught,
+    "nested": nested,
+    **{name: functools.partial(hard, hardness) for name, hardness in HARD.items()},
+    **{name: functools.partial(alone, loss) for name, loss in TAUGHT.items()},
 }
 SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim, "xtr": xtr}
-PAIRS = [(objective, score) for objective in OBJECTIVES for score in SCORES if score != "xtr" or objective in ("contrastive", "symmetric")]
+OF_VECTORS = ("nested", "taught vectors", "taught angles")
+PAIRS = [
+    (objective, score)
+    for objective in OBJECTIVES
+    for score in SCORES
+    if score == "dot" or (score == "maxsim" and objective not in OF_VECTORS) or (score == "xtr" and objective in ("contrastive", "symmetric"))
+]
 """Objectives with the scores they take."""
+OF_PAIRS: dict[str, Callable[..., Any]] = {
+    "pointwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.binary_cross_entropy),
+    "pairwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.rank_net),
+    "listwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.softmax_cross_entropy),
+    "lambda-loss": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.lambda_loss),
+    "pairwise, graded": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.rank_net, (-math.inf, math.inf)),
+    "kl": lambda batch, encode: ranking.taught(batch, encode, losses.kl),
+    "margin-mse": lambda batch, encode: ranking.taught(batch, encode, losses.margin_mse),
+}
+"""Objectives of a cross-encoder, whose score is JOINT: query and document are encoded together."""
+JOINT = "joint"
+PAIRS += [(objective, JOINT) for objective in OF_PAIRS]
 MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},
     "micro-batched": {"tokens": 24, "kept_tokens": 0},
     "partly kept": {"tokens": 24, "kept_tokens": 60},
 }
 TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
+NEW = ("taught", "nested", *HARD, *TAUGHT)
+"""Objectives that go through the same encoder and partition as the others, and so are held against one process in one way, not six."""
+CASES = [
+    (*pair, tuning, micro)
+    for pair in PAIRS
+    for tuning in TUNINGS
+    for micro in MICRO_BATCHES
+    if pair[0] not in NEW or (tuning, micro) == ("full", "partly kept")
+]
+"""All of law 2."""
 TEMPERATURE = 0.2
 SEED = 4
 """Of weights with which no document token is the best by a hair, nor rounding is amplified: see `test_the_matrix_is_well_conditioned`."""
@@ -57,13 +133,17 @@ ROWS = [
 
 MORE_POSITIVES = {ROWS[0][0]: (ROWS[6][1],), ROWS[5][0]: (ROWS[2][2], ROWS[3][1])}
 """Texts of other rows that are right too; so ranks know of different numbers of positives a query."""
+ALSO_RIGHT = {ROWS[3][0]: (ROWS[3][2],), ROWS[6][0]: (ROWS[6][3],)}
+"""For a cross-encoder, which compares a query's own candidates alone: hard negatives that are known to be right."""
 
 
 def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> Encoder:
     """The same weights in every process."""
     torch.manual_seed(SEED)
-    if score == "dot":
-        encoder: Encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+    if score == JOINT:
+        encoder: Encoder = load_cross_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+    elif score == "dot":
+        encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
     else:  # queries as they are, so that their lengths differ between ranks too
         ragged = recipe.LateInteraction(query_expansion=False)
         encoder = load_late_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning], projection_dimensions=8, late_interaction=ragged))
@@ -80,10 +160,17 @@ def batch_of(encoder: Encoder, rank: int = 0, ranks: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(2)
     labels = 3 * torch.randn(len(ROWS), 3, generator=generator)
     known = [[identity(row[1]), *map(identity, MORE_POSITIVES.get(row[0], ()))] for row in rows]
+    candidates = [text for row in rows for text in row[1:]]
+    if isinstance(encoder, CrossEncoder):
+        documents = encoder.tokenize_pairs([row[0] for row in rows for _ in row[1:]], candidates)
+        right = [[*names, *map(identity, ALSO_RIGHT.get(row[0], ()))] for row, names in zip(rows, known, strict=True)]
+        known = [[pair_identity(identity(row[0]), name) for name in names] for row, names in zip(rows, right, strict=True)]
+    else:
+        documents = encoder.tokenize(candidates, "document")
     widest = max(map(len, known))
     return Batch(
         queries=encoder.tokenize([row[0] for row in rows], "query"),
-        documents=encoder.tokenize([text for row in rows for text in row[1:]], "document"),
+        documents=documents,
         known_positives=torch.tensor([names + [-1] * (widest - len(names)) for names in known]),
         labels=labels[rank * share : (rank + 1) * share],
         sample_ids=tuple(f"rows:{rank * share + number}" for number in range(share)),
@@ -95,11 +182,18 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+def outcome_of(objective: str, score: str, batch: Batch, encode: Encode, temperature: Tensor) -> objectives.Outcome:
+    """What an objective of the matrix makes of a batch."""
+    if score == JOINT:
+        return OF_PAIRS[objective](batch, encode)
+    return OBJECTIVES[objective](batch, encode, SCORES[score], temperature)
+
+
 def gradient_of(encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str) -> tuple[float, Tensor]:
     """Loss and gradient (one vector) as this rank finds them, a learned temperature included."""
     log_temperature = torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
     encode = in_chunks(encoder, **MICRO_BATCHES[micro])  # type: ignore[arg-type]
-    loss = OBJECTIVES[objective](batch, encode, SCORES[score], log_temperature.exp()[0])["loss"]
+    loss = outcome_of(objective, score, batch, encode, log_temperature.exp()[0])["loss"]
     found = torch.autograd.grad(loss, [*trained(encoder).values(), log_temperature], allow_unused=True, materialize_grads=True)
     return float(loss.detach()), torch.cat([each.flatten() for each in found]).double()
 

@@ -96,7 +96,8 @@ class TestMistakes:
 
     def test_a_mistyped_variant(self, write) -> None:
         assert problem(write(LEAST + "objective:\n  kind: contrastiv\n")).endswith(
-            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation, margin_mse, cosent, triplet; did you mean contrastive?'
+            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation, margin_mse, cosent, triplet, '
+            "pointwise, pairwise, listwise, lambda_loss; did you mean contrastive?"
         )
         assert "model.tuning.kind: 3 is not one of lora, full" in problem(write(LEAST), "model.tuning.kind=3")
 

@@ -55,11 +55,13 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return folder
 
 
-def make_toy(family: str, folder: Path) -> None:
+def make_toy(family: str, folder: Path, layers: int = 2) -> None:
     """Writes a tiny model of `family` and its tokenizer into `folder`."""
     tokenizer = word_pieces() if family in ("bert", "distilbert") else byte_pairs(family)
     torch.manual_seed(sum(map(ord, family)))
-    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {})
+    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {}) | {"num_hidden_layers": layers}
+    if family == "distilbert":
+        settings["n_layers"] = settings.pop("num_hidden_layers")
     model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -75,7 +77,9 @@ def word_pieces() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cutter
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
@@ -98,5 +102,7 @@ def byte_pairs(family: str) -> PreTrainedTokenizerFast:
             tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, padding_side="left", **names)
     names |= {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)

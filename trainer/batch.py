@@ -24,6 +24,15 @@ def identity(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
+def pair_identity(query: int, document: int) -> int:
+    """A stable 63-bit name of a (query, document) pair, from the names of its texts.
+
+    >>> pair_identity(1, 2) == pair_identity(2, 1)
+    False
+    """
+    return int.from_bytes(hashlib.blake2b(f"{query} {document}".encode(), digest_size=8).digest(), "big") >> 1
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """Tokenised texts without padding: text i is `tokens[offsets[i] : offsets[i + 1]]`."""
@@ -36,6 +45,8 @@ class Texts:
     """How many leading tokens of every text, after the first special one, belong to the prompt."""
     role: Literal["query", "document"] | None = None
     """What they were tokenised as, where the encoder treats the two differently."""
+    second: Int[Tensor, " text"] | None = None
+    """Where each text is a (query, document) pair: at which of its tokens the second part begins."""
 
     @classmethod
     def of(cls, token_lists: Sequence[Sequence[int]], identities: Sequence[int], pad_token_id: int = 0, prompt_tokens: int = 0) -> Self:
@@ -62,7 +73,8 @@ class Texts:
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         within = torch.arange(int(offsets[-1]), device=lengths.device) - offsets[:-1].repeat_interleave(lengths)
         tokens = self.tokens[self.offsets[rows].repeat_interleave(lengths) + within]
-        return replace(self, tokens=tokens, offsets=offsets, identities=self.identities[rows])
+        second = None if self.second is None else self.second[rows]
+        return replace(self, tokens=tokens, offsets=offsets, identities=self.identities[rows], second=second)
 
     def padded(self) -> tuple[Int[Tensor, "text length"], Bool[Tensor, "text length"]]:
         """Token ids padded on the right to the longest text, and True where a token is real.
@@ -87,7 +99,8 @@ class Batch:
     """One optimizer step: every query of the global batch with its candidates.
 
     `documents` are query-major, `documents_per_query` a query, the positive first: query i owns the documents
-    `i * documents_per_query` up to `(i + 1) * documents_per_query`.
+    `i * documents_per_query` up to `(i + 1) * documents_per_query`. For a cross-encoder they are pairs of the query and a candidate, and what
+    identifies them, and the known positives, is `pair_identity`.
     """
 
     queries: Texts

@@ -13,10 +13,9 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
-from trainer import hardware, objectives, recipe
+from trainer import build_cross_encoder, hardware, objectives, recipe
 from trainer.batch import Batch, identity
 from trainer.chunks import Encode, in_chunks
-from trainer.data.collate import collate
 from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
 from trainer.data.module import PairData, Steps
 from trainer.data.order import steps_per_epoch
@@ -26,11 +25,14 @@ from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.evaluate import evaluate
+from trainer.hardness import Hardness
+from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.family import load_model
 from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.colbert import ColBERT
+from trainer.modules.cross_encoder import Reranker
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives import Filter, Outcome
 from trainer.retrieval.encode import Precision
@@ -42,6 +44,8 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.students import check_student, whole_loss
+from trainer.teaching import Teacher
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filt
     """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
         case recipe.Contrastive():
-            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters)
+            hardness = Hardness(**objective.hardness.model_dump()) if objective.hardness is not None else None
+            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters, hardness=hardness)
             if objective.xtr_top_k is not None:
                 score, function = xtr, partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k))
             return partial(_scored, score, function), Temperature(objective.temperature, objective.learn_temperature)
@@ -103,13 +108,15 @@ def loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filt
             return partial(_scored, score, objectives.cosent), Temperature(objective.temperature, learned=False)
         case recipe.Triplet():
             return partial(_scored_plainly, score, partial(objectives.triplet, margin=objective.margin)), Temperature(1.0, learned=False)
+        case recipe.Pointwise() | recipe.Pairwise() | recipe.Listwise() | recipe.LambdaLoss():
+            return build_cross_encoder.loss(objective)
         case _:
             assert_never(objective)
 
 
 def score(run: recipe.Recipe) -> Score:
     """How the family compares a query with a document, computed as the machine wishes. Raises BadRecipe for kernels that are not there."""
-    if run.kind == "bi_encoder":
+    if run.kind != "colbert":
         return dot
     match run.machine.maxsim:
         case "auto" | "pieces":
@@ -182,6 +189,7 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
 def check_family(run: recipe.Recipe) -> None:
     """Raises BadRecipe where the recipe sets what its kind of model does not have."""
     model = run.model
+    build_cross_encoder.check_recipe(run)
     if run.kind == "bi_encoder" and model.late_interaction is not None:
         raise BadRecipe("model.late_interaction belongs to kind: colbert, and this recipe is of kind bi_encoder; take it out, or change the kind")
     if run.kind == "colbert" and (model.pooling is not None or model.normalize is not None):
@@ -196,6 +204,7 @@ def check_family(run: recipe.Recipe) -> None:
 def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
     """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
     check_family(run)
+    check_student(run)
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
     if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
@@ -206,6 +215,7 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
     sizes = mixture.sizes if mixture else (len(rows),)
     for source, first in zip(run.data.sources, accumulate(sizes, initial=0), strict=False):
         labels = rows[first].labels
+        build_cross_encoder.check_grades(run, source.source, rows[first])
         if isinstance(run.objective, recipe.Cosent) and labels is None:
             raise BadData(f"objective.kind=cosent needs a score for every pair, but {source.source} has no column `score`; name it in data.columns")
         if taught and (labels is None or len(labels) != 1 + len(rows[first].negatives)):
@@ -213,28 +223,43 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
                 f"objective.kind={run.objective.kind} needs the teacher's score of every candidate, the positive's first, and {source.source} has "
                 f"{len(labels or ())} for {1 + len(rows[first].negatives)} candidates; give them as a list in the column `scores`"
             )
-        if not isinstance(run.objective, recipe.Cosent) and labels is not None and len(labels) == 1:
+        graded = isinstance(run.objective, recipe.Cosent) or (isinstance(run.objective, recipe.Ranking) and run.objective.graded)
+        if not graded and labels is not None and len(labels) == 1:
             raise BadData(
                 f"{source.source} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
-                "use objective.kind=cosent, or a file of the positive pairs alone, without scores"
+                "use objective.kind=cosent (or pointwise with objective.graded=true), or a file of the positive pairs alone, without scores"
             )
     if mixture:
         mixture.check_batch(run.optimization.batch_size)
 
 
-def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE) -> BiEncoder:
-    """The Lightning module of a recipe around an encoder."""
-    function, temperature = loss(run.objective, score(run), filters(run, encoder))
+def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE, taught_by: Sequence[Teacher] = ()) -> BiEncoder:
+    """The Lightning module of a recipe around an encoder; `taught_by` are its teachers (`trainer.students.teachers`)."""
+    head = None
+    if run.kind == "cross_encoder":
+        function, temperature = build_cross_encoder.loss(run.objective)
+    else:
+        objective, temperature = loss(run.objective, score(run), filters(run, encoder))
+        function, head = whole_loss(run, objective, score(run), encoder, taught_by)
     tokens, kept = hardware.micro_batching(run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node)
-    family = ColBERT if run.kind == "colbert" else BiEncoder
-    return family(
+    return _MODULES[run.kind](
         encoder=encoder,
         encode=partial(in_chunks, encoder, tokens, kept),
         loss=function,
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
-        validate=partial(_validation_metrics, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        validate=_validation(encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        head=head,
     )
+
+
+_MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Reranker}
+
+
+def _validation(encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
+    if isinstance(encoder, CrossEncoder):
+        return build_cross_encoder.Validation(encoder, how, tokens)
+    return partial(_validation_metrics, encoder, how, tokens)
 
 
 def _validation_metrics(encoder: Encoder, how: Precision, tokens: int, held_out: RetrievalSet) -> Mapping[str, float]:
@@ -244,8 +269,10 @@ def _validation_metrics(encoder: Encoder, how: Precision, tokens: int, held_out:
 
 def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int) -> PairData:
     """Training steps in their order, tokenised as the encoder's contract says."""
-    make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(data.train), negatives_per_query=run.data.negatives_per_query)
-    return PairData(Steps(data.train, make, run.seed, run.optimization.batch_size, first=0, last=steps, mixture=data.mixture), data.validation)
+    known = known_positives(data.train)
+    make, drawn = build_cross_encoder.collation(run, encoder, known), build_cross_encoder.random_negatives(run, data.train, known)
+    size = run.optimization.batch_size
+    return PairData(Steps(data.train, make, run.seed, size, first=0, last=steps, mixture=data.mixture, random_negatives=drawn), data.validation)
 
 
 def trainer(

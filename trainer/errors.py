@@ -35,6 +35,18 @@ class BadFolder(NearfarError):
     """A run or index folder cannot be used: in use, not empty, read-only, or of another kind."""
 
 
+class BadPipeline(NearfarError):
+    """The stages of a pipeline do not fit together, or one of them did not make what it said."""
+
+
+class StageFailed(NearfarError):
+    """A stage of a pipeline ended with an error; the pipeline ends with the same exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class NonFinite(NearfarError):
     """The loss or a gradient is not finite; raised before the optimizer step, so no weight was touched."""
 

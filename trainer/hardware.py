@@ -16,6 +16,9 @@ from trainer.strategies.environment import Plan
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Padded tokens of a micro-batch: on a CPU, activations that stay in the cache; on a GPU, enough to fill it."""
 
+LONGEST_MEASURED = 8192
+"""Tokens of the text that memory is measured with; a model may take longer ones."""
+
 
 def prepare_machine(machine: recipe.Machine) -> None:
     """Threads of this process, and libraries that talk too much; changes nothing that is learned."""
@@ -25,7 +28,7 @@ def prepare_machine(machine: recipe.Machine) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
     warnings.filterwarnings(
         "ignore",
-        message=".*(does not have many workers|treespec, LeafSpec|`sync_dist=True`|`srun` command|configure_gradient_clipping).*",
+        message=".*(does not have many workers|treespec, LeafSpec|sync_dist=True|`srun` command|configure_gradient_clipping).*",
     )
 
 
@@ -88,7 +91,7 @@ def micro_batching(machine: recipe.Machine, encoder: Encoder, processes: int) ->
     Kept is what fits in the memory that is there, shared among the processes of this machine. On a GPU a micro-batch is at most a quarter of that.
     """
     if machine.kept_tokens == "auto" or (machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"):
-        length = encoder.contract.document_max_length_tokens
+        length = min(encoder.contract.document_max_length_tokens, LONGEST_MEASURED)
         count = max(1, CPU_TOKENS // length)  # few tokens would pay for copies of the weights that autocast makes
         texts = Texts.of([[0] * length] * count, range(count))
         with autocast(encoder.device, precision(machine)):

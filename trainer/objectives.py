@@ -14,6 +14,7 @@ from torch import Tensor
 from trainer import losses
 from trainer.batch import Batch
 from trainer.chunks import Encode
+from trainer.hardness import Hardness, hard_partition
 from trainer.parallel import gather, rank
 from trainer.partition import Excluded, log_partition
 from trainer.scores import Score, dot, own
@@ -35,16 +36,22 @@ def contrastive(
     symmetric: bool = False,
     filters: Sequence[Filter] = (),
     prepare: Prepare | None = None,
+    hardness: Hardness | None = None,
 ) -> Outcome:
     """InfoNCE over every document of every rank (van den Oord et al. 2018); `symmetric`: the mean of both directions.
 
-    `filters` leave out documents beside those that identity leaves out; `prepare` gives embeddings the form that `score` takes.
+    `filters` leave out documents beside those that identity leaves out; `prepare` gives embeddings the form that `score` takes;
+    `hardness` says which negatives count, for one direction alone.
     """
     queries, documents = encode(batch.queries), encode(batch.documents)
     if prepare is not None:
         queries, documents = prepare(queries, documents)
     positive = gather(own(queries, documents[:: batch.documents_per_query], score).squeeze(1) / temperature)
-    partition = log_partition(queries, documents, score, temperature, excluded_documents(batch, filters), symmetric)
+    excluded = excluded_documents(batch, filters)
+    if hardness is not None:
+        hard = hard_partition(queries, documents, score, temperature, excluded, positive, hardness)
+        return {"loss": losses.info_nce(positive, hard.of_queries), "negatives_left_out": positive.new_tensor(hard.excluded)}
+    partition = log_partition(queries, documents, score, temperature, excluded, symmetric)
     loss = losses.info_nce(positive, partition.of_queries)
     if partition.of_positives is not None:
         loss = (loss + losses.info_nce(positive, partition.of_positives)) / 2

@@ -8,7 +8,7 @@ DeepSpeed take anyway makes of these the sum of the shares, which is the gradien
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Shaped
@@ -111,18 +111,25 @@ def of_all(things: Sequence[str]) -> list[str]:
 
 def on_first(action: Callable[[], Result]) -> Result | None:
     """What `action` returns on the first rank, None on the others, which wait for it. Where it fails, all ranks end."""
+    return on_all(lambda: action() if rank() == 0 else None)
+
+
+def on_all(action: Callable[[], Result]) -> Result:
+    """What `action`, which waits for no other rank, returns on this one. All wait for the last; where one fails, all end."""
     error, result = None, None
-    if rank() == 0:
-        try:
-            result = action()
-        except Exception as raised:  # noqa: BLE001 - raised again below, once the others know
-            error = raised
-    (failed,) = agreed([int(error is not None)], MAX)
+    try:
+        result = action()
+    except Exception as raised:  # noqa: BLE001 - raised again below, once the others know
+        error = raised
+    said = of_all(["" if error is None else f"{type(error).__name__}: {error}"])
     if error is not None:
         raise error
-    if failed:
+    if said[0]:
         raise OtherRankFailed("the first rank has failed; its message says why")
-    return result
+    if any(said):
+        number, message = next((number, message) for number, message in enumerate(said) if message)
+        raise OtherRankFailed(f"rank {number} has failed: {message}")  # told here, since the launcher may end that rank before it has spoken
+    return cast(Result, result)
 
 
 def check_same(text: str, what: str) -> None:

@@ -71,9 +71,9 @@ class _Tiles(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         rows = queries.new_full((len(queries),), _NOTHING)
         columns = queries.new_full((len(documents[::stride]) if stride else 0,), _NOTHING)
-        tiles, kept = list(_tiles(queries, documents, stride)), dict[int, _Tile]()
+        cut, kept = list(tiles(queries, documents, stride)), dict[int, _Tile]()
         left = KEPT_NUMBERS if any(ctx.needs_input_grad) else 0
-        for number, (some_queries, some_documents) in enumerate(tiles):
+        for number, (some_queries, some_documents) in enumerate(cut):
             some = queries[some_queries], documents[some_documents]
             left -= some[0].shape[:-1].numel() * len(some[1])
             tile = _tile(*some, score, excluded(some_queries, some_documents), graph=left >= 0)
@@ -86,16 +86,16 @@ class _Tiles(torch.autograd.Function):
                 some_positives = _positives(some_documents, stride)
                 columns[some_positives] = torch.logaddexp(columns[some_positives], scores[:, ::stride].logsumexp(0))
         ctx.save_for_backward(queries, documents, rows, columns)
-        ctx.settings = score, excluded, stride, tiles, kept
+        ctx.settings = score, excluded, stride, cut, kept
         return rows, columns
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor | None, ...]:
         queries, documents, rows, columns = ctx.saved_tensors
-        score, excluded, stride, tiles, kept = ctx.settings
+        score, excluded, stride, cut, kept = ctx.settings
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
-        for number, (some_queries, some_documents) in enumerate(tiles):
+        for number, (some_queries, some_documents) in enumerate(cut):
             tile = kept.pop(number, None)  # a second backward pass finds none and computes all again
             if tile is None:
                 tile = _tile(queries[some_queries], documents[some_documents], score, excluded(some_queries, some_documents), graph=True)
@@ -133,7 +133,7 @@ def _tile(
         return _Tile(inputs, scores.masked_fill(mask.to(scores.device), -torch.inf), int(mask.sum()))
 
 
-def _tiles(queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], stride: int) -> Iterator[tuple[slice, slice]]:
+def tiles(queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], stride: int) -> Iterator[tuple[slice, slice]]:
     """Near-square tiles of about `TILE_SCORES` scores of a vector of a query with a document, in whole strides of documents."""
     room = TILE_SCORES.get(queries.device.type, TILE_SCORES["cuda"])
     side = max(1, int((room / queries.shape[1:-1].numel()) ** 0.5))

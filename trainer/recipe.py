@@ -53,6 +53,15 @@ class LateInteraction(Section):
     skip_punctuation: bool | None = Field(None, description="punctuation in documents has no vector; else true")
 
 
+class Static(Section):
+    """A table of one vector a token, of which a text's vector is the mean: no transformer, so some ninety times as fast as MiniLM on a CPU."""
+
+    dimensions: PositiveInt = Field(256, description="width of a vector; those of the backbone are brought to it by principal components")
+    start: Literal["vocabulary", "token_embeddings"] = Field(
+        "vocabulary", description="the table starts as the backbone's vectors of single tokens, each a text of its own, or as its input embeddings"
+    )
+
+
 class Model(Section):
     """The encoder: a backbone, how its token vectors become one vector (or stay one a token), and what is trained."""
 
@@ -63,6 +72,14 @@ class Model(Section):
     projection_dimensions: PositiveInt | None = Field(
         None, description="width of a linear layer behind the backbone; null: as the folder says, else none for bi_encoder and 128 for colbert"
     )
+    projection_start: Literal["orthogonal", "pca"] = Field(
+        "orthogonal",
+        description="a new projection starts as random directions, or as those that keep most of the dot products between training texts",
+    )
+    layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(
+        None, description="keep only these layers of the backbone, numbered from 0, or so many evenly spaced ones; null: all"
+    )
+    static: Static | None = Field(None, description="train a table of token vectors made from the backbone instead; null: the backbone itself")
     late_interaction: LateInteraction | None = Field(None, description="with kind: colbert only; null: all of its defaults")
     normalize: bool | None = Field(None, description="scale every vector to length 1; null: as the folder says, else true")
     query_prompt: str | None = Field(None, description="text put before every query; null: as the folder says, else nothing")
@@ -129,6 +146,16 @@ class Data(Section):
         return (Source(source=self.train),) if isinstance(self.train, str) else self.train
 
 
+class Hardness(Section):
+    """Which in-batch negatives count, by how hard they are for the model as it is; over the documents of all ranks."""
+
+    top_k: PositiveInt | None = Field(None, description="so many hardest negatives of each query; null: all")
+    semi_hard: bool = Field(False, description="only negatives that score below the query's positive (Schroff et al. 2015)")
+    beta: NonNegativeFloat = Field(
+        0.0, description="weigh each by exp(beta x score / temperature) over the mean weight (Robinson et al. 2021); 0: all alike"
+    )
+
+
 class Contrastive(Section):
     """InfoNCE over all documents of the batch (van den Oord 2018)."""
 
@@ -141,6 +168,7 @@ class Contrastive(Section):
         description="with kind: colbert, XTR's score: of each query token so many best document tokens of the whole batch count, and the score is their "
         "mean; null: MaxSim",
     )
+    hardness: Hardness | None = Field(None, description="which in-batch negatives count; null: all alike; not with `symmetric`")
     guide: str | None = Field(
         None, description="a frozen model with the same tokenizer; documents that it scores above the query's positive are no negatives; null: none"
     )
@@ -176,6 +204,82 @@ class Triplet(Section):
 
     kind: Literal["triplet"] = "triplet"
     margin: PositiveFloat = Field(0.2, description="in units of the score")
+
+
+class _Taught(Section):
+    """What is common to all that teachers teach. The loss is `objective_weight` x the objective + `weight` x what is taught, both means over the batch."""
+
+    kind: str
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="folders or names of the teachers, of one vector a text or a token, of any tokenizer; they encode the training texts once, "
+        "kept in `<output>/teachers`"
+    )
+    weight: PositiveFloat = Field(1.0, description="of what is taught")
+    objective_weight: NonNegativeFloat = Field(1.0, description="of the objective; 0: the student learns from the teachers alone")
+
+
+class TaughtDistribution(_Taught):
+    """KL divergence to the mean of the teachers' distributions over documents (Hinton et al. 2015; ColBERTv2, Santhanam et al. 2022)."""
+
+    kind: Literal["distribution"] = "distribution"
+    candidates: Literal["batch", "own"] = Field("batch", description="over all documents of the batch, on all ranks, or each query's own candidates")
+    temperature: PositiveFloat = Field(0.05, description="the student's scores are divided by it")
+    teacher_temperature: PositiveFloat = Field(
+        0.05, description="the teachers' scores are divided by it; those of a colbert model are sums over tokens"
+    )
+
+
+class TaughtMargins(_Taught):
+    """The margins between positive and each negative must be those of the teachers' mean scores (Hofstaetter et al. 2020)."""
+
+    kind: Literal["margins"] = "margins"
+
+
+class TaughtVectors(_Taught):
+    """The one teacher's vectors themselves, behind a learned projection where widths differ (Reimers & Gurevych 2020)."""
+
+    kind: Literal["vectors"] = "vectors"
+    distance: Literal["mse", "cosine"] = Field("mse", description="mean squared difference over texts and numbers, or mean of 1 - cosine")
+
+
+class Matryoshka(Section):
+    """Vectors whose beginnings are vectors too (Matryoshka representation learning, Kusupati et al. 2022): the loss is summed over widths."""
+
+    dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(description="widths to train, the model's own among them")
+    weights: tuple[PositiveFloat, ...] | None = Field(None, description="of the loss at each width; null: 1 each")
+
+
+class Ranking(Section):
+    """What the objectives of a cross-encoder share: they compare a query's own candidates, of which the first is right."""
+
+    random_negatives: NonNegativeInt = Field(
+        0, description="negatives of each row, where the data have none: positives of other rows of the batch, drawn anew in each pass"
+    )
+    graded: bool = Field(False, description="the data's scores say how right each candidate is; false: the positive is right and the others are not")
+
+
+class Pointwise(Ranking):
+    """Binary cross-entropy of each candidate (Nogueira & Cho 2019). Graded: scores from 0 to 1, of scored pairs too."""
+
+    kind: Literal["pointwise"] = "pointwise"
+
+
+class Pairwise(Ranking):
+    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: the order of the scores counts."""
+
+    kind: Literal["pairwise"] = "pairwise"
+
+
+class Listwise(Ranking):
+    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: shares of scores of 0 or more."""
+
+    kind: Literal["listwise"] = "listwise"
+
+
+class LambdaLoss(Ranking):
+    """RankNet's pairs weighted by their worth in nDCG (NDCG-Loss2++, Wang et al. 2018). Graded: grades from 0 to 30."""
+
+    kind: Literal["lambda_loss"] = "lambda_loss"
 
 
 class Optimization(Section):
@@ -231,20 +335,27 @@ class Tensorboard(Section):
     kind: Literal["tensorboard"] = "tensorboard"
 
 
-Objective = Annotated[Contrastive | Distillation | MarginMse | Cosent | Triplet, Field(discriminator="kind")]
+Objective = Annotated[
+    Contrastive | Distillation | MarginMse | Cosent | Triplet | Pointwise | Pairwise | Listwise | LambdaLoss, Field(discriminator="kind")
+]
+Teacher = Annotated[TaughtDistribution | TaughtMargins | TaughtVectors, Field(discriminator="kind")]
 Tracker = Annotated[Wandb | Tensorboard, Field(discriminator="kind")]
 
 
 class Recipe(Section):
     """One run: what to learn, from what, how."""
 
-    kind: Literal["bi_encoder", "colbert"] = Field("bi_encoder", description="the family of the model: one vector a text, or one a token")
+    kind: Literal["bi_encoder", "colbert", "cross_encoder"] = Field(
+        "bi_encoder", description="the family of the model: one vector a text, one a token, or one score a pair of query and document"
+    )
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(description="the run folder is `<output>/<name>`")
     output: str = Field("runs", description="folder of all runs")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(13, description="decides the order of the data, dropout and new weights")
     model: Model
     data: Data
     objective: Objective = Field(Contrastive(), description="what is minimised")
+    teacher: Teacher | None = Field(None, description="models that the student learns from beside the objective, or instead of it; null: none")
+    matryoshka: Matryoshka | None = Field(None, description="train beginnings of the vectors too; null: whole vectors alone")
     optimization: Optimization = Field(Optimization(), description="AdamW and its schedule")
     validation: Validation = Field(Validation(), description="when to measure on held-out queries")
     machine: Machine = Field(Machine(), description="what this machine may decide")

@@ -45,19 +45,19 @@ class Tree:
     lines: Mapping[Place, int]
 
 
-def read_text(path: Path) -> str:
-    """The text of a recipe file; raises `BadRecipe` when there is none, it is no UTF-8, or it is over 1 MB."""
+def read_text(path: Path, what: str = "recipe") -> str:
+    """The text of a file that is `what`, such as a recipe; raises `BadRecipe` when there is none, it is no UTF-8, or it is over 1 MB."""
     try:
         with path.open("rb") as file:
             content = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
-        raise BadRecipe(f"recipe {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
+        raise BadRecipe(f"{what} {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
     if len(content) > MAXIMUM_BYTES:
-        raise BadRecipe(f"recipe {path} is larger than {MAXIMUM_BYTES:,} bytes, no recipe is; give the path of a YAML file")
+        raise BadRecipe(f"{what} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {what} is; give the path of a YAML file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRecipe(f"recipe {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise BadRecipe(f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def parse(text: str, name: str) -> Tree:

@@ -5,14 +5,14 @@ of the matrix runs always; with NEARFAR_WHOLE_MATRIX all of it, and that variabl
 """
 
 import functools
-import itertools
 import os
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as lightning
 import torch
-from matrix import MICRO_BATCHES, OBJECTIVES, PAIRS, SCORES, TEMPERATURE, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from matrix import CASES as ALL
+from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of, gradient_of, likeness, outcome_of
 from ranks import on_ranks
 
 from trainer.chunks import in_chunks
@@ -31,8 +31,11 @@ SOME = [
     ("symmetric", "maxsim", "full", "micro-batched"),
     ("kl", "maxsim", "lora", "micro-batched"),
     ("margin-mse", "dot", "full", "whole"),
+    ("taught", "dot", "full", "partly kept"),
+    ("listwise", JOINT, "lora", "partly kept"),
+    ("lambda-loss", JOINT, "full", "micro-batched"),
 ]
-CASES = [(*pair, *rest) for pair, *rest in itertools.product(PAIRS, TUNINGS, MICRO_BATCHES)] if WHOLE else SOME
+CASES = ALL if WHOLE else SOME
 RATE, TOLERANCE = 1e3, 1e-5
 
 
@@ -66,12 +69,12 @@ def one_step(folder, kind, case, spoil=1.0):
     seen = []
 
     def loss(batch, encode, temperature):
-        outcome = OBJECTIVES[objective](batch, encode, SCORES[score], temperature)
+        outcome = outcome_of(objective, score, batch, encode, temperature)
         seen.append(float(outcome["loss"].detach()))
         return {**outcome, "loss": spoil * outcome["loss"]}
 
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
-    learned = objective != "margin-mse"  # which has no temperature: DDP waits in vain for a parameter that nothing uses
+    learned = objective != "margin-mse" and score != JOINT  # which has no temperature: DDP waits in vain for a parameter that nothing uses
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
     before = full_weights(module)

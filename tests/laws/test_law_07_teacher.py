@@ -1,9 +1,20 @@
 """Law 7: a teacher equal to the student gives zero loss and zero gradient; a constant a query changes nothing."""
 
+import functools
+
 import pytest
 import torch
+from teachers import same_as, teacher_of
+from twins import SmallEncoder, full_batch, value_and_gradient
 
-from trainer import losses
+from trainer import losses, teaching
+from trainer.scores import dot, maxsim
+
+LESSONS = {
+    "batch": functools.partial(teaching.batch_distribution, temperature=0.2, teacher_temperature=0.2),
+    "candidates": functools.partial(teaching.candidate_distribution, temperature=0.2, teacher_temperature=0.2),
+    "margins": teaching.margins,
+}
 
 
 @pytest.mark.parametrize("loss", [losses.kl, losses.margin_mse])
@@ -23,3 +34,36 @@ def test_another_teacher_is_something_to_learn(loss):
     found.backward()
     assert found.item() > 1e-2
     assert scores.grad.norm() > 1e-2
+
+
+@pytest.mark.parametrize("score", [dot, maxsim], ids=["dot", "maxsim"])
+class TestTheStudentAsItsOwnTeacher:
+    def student(self, score):
+        """An encoder of one vector a text, or of three copies of it, turned, as if of three tokens."""
+        encoder, turn = SmallEncoder(), torch.linalg.qr(torch.randn(3, 6, 6, dtype=torch.float64))[0]
+        return encoder, encoder if score is dot else lambda texts: torch.einsum("t d, k e d -> t k e", encoder(texts), turn)
+
+    @pytest.mark.parametrize("lesson", LESSONS)
+    def test_nothing_to_learn(self, lesson, score):
+        encoder, encode = self.student(score)
+        loss = LESSONS[lesson](full_batch(), encode, score, [same_as(encode, score)])
+        _, gradient = value_and_gradient(loss, list(encoder.parameters()))
+        assert abs(loss.item()) < 1e-12
+        assert gradient.norm() < 1e-12
+
+    @pytest.mark.parametrize("lesson", LESSONS)
+    def test_another_teacher_is_something_to_learn(self, lesson, score):
+        encoder, encode = self.student(score)
+        loss = LESSONS[lesson](full_batch(), encode, score, [same_as(encode, score), teacher_of(tokens=True)])
+        _, gradient = value_and_gradient(loss, list(encoder.parameters()))
+        assert loss.item() > 1e-4
+        assert gradient.norm() > 1e-3
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_its_own_vectors_teach_nothing(cosine):
+    encoder = SmallEncoder()
+    loss = teaching.vectors(full_batch(), encoder, [same_as(encoder, dot)], None, cosine)
+    assert value_and_gradient(loss, list(encoder.parameters()))[1].norm() < 1e-12
+    assert abs(loss.item()) < 1e-12
+    assert teaching.vectors(full_batch(), encoder, [teacher_of(6)], None, cosine).item() > 1e-2

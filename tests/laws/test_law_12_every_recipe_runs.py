@@ -8,7 +8,10 @@ import torch
 
 from trainer import build
 from trainer.cli.fit import fit
-from trainer.models.family import read_model
+from trainer.models.family import read_any
+from trainer.models.folder import save_encoder
+from trainer.models.late_interaction import load_late_encoder
+from trainer.recipe import FullTuning, Model
 from trainer.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -50,6 +53,18 @@ def test_two_steps(path, tmp_path, toy_folder):
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
+    if run.model.projection_dimensions is not None:
+        overrides.append("model.projection_dimensions=8")
+    if run.model.layers is not None:
+        overrides.append("model.layers=1")
+    if run.matryoshka is not None:
+        overrides.append("matryoshka.dimensions=[32, 8]")
+    if run.teacher is not None:
+        late = load_late_encoder(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning()))
+        save_encoder(late, tmp_path / "teacher")
+        overrides.append(f"teacher.models=[{tmp_path / 'teacher'}]")
+    if run.kind == "cross_encoder":
+        overrides += ["objective.random_negatives=3", "model.document_max_length_tokens=64"]  # of four rows, for positions of the toy
     fit(path, overrides)
     folder = tmp_path / "runs" / run.name
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -58,7 +73,7 @@ def test_two_steps(path, tmp_path, toy_folder):
     assert all(record["train/gradient_norm"] > 0 for record in steps)
     assert any("validation/ndcg@10" in record for record in records)
     assert (folder / "report.html").is_file()
-    before, after = build.encoder_of(load_recipe(path, overrides)).eval(), read_model(str(folder / "model"))
+    before, after = build.encoder_of(load_recipe(path, overrides)).eval(), read_any(str(folder / "model"))
     texts = before.tokenize(["delete one disk"], "document")
     with torch.no_grad():
         assert (before(texts) - after(texts)).abs().max() > 1e-6, "something was learned"

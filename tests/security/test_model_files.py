@@ -241,7 +241,7 @@ def test_s04_foreign_types_of_modules_are_refused(victim, kind):
     modules = json.loads((victim / "modules.json").read_text())
     modules[1]["type"] = kind
     (victim / "modules.json").write_text(json.dumps(modules))
-    refused(victim, "none of Transformer, Pooling, Dense and Normalize")
+    refused(victim, "none of Transformer, Pooling, StaticEmbedding, Dense and Normalize")
 
 
 @pytest.mark.parametrize(

@@ -63,23 +63,28 @@ def _faults(data: "Data") -> Iterator[str]:
 
 def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     """Whether model and tokenizer load, and belong together."""
-    from trainer import build
+    from trainer import build, students
 
+    with findings.of("teacher"):
+        students.locate_teachers(run)
     with findings.of("model"):
         encoder = build.encoder_of(run)
+        students.check_widths(run, encoder)
         trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
         everything = sum(parameter.numel() for parameter in encoder.parameters())
         what = f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained"
-        findings.add("ok", "model", f"{what}; vectors of {encoder.dimensions}, and the tokenizer fits")
+        gives = "one score a pair" if run.kind == "cross_encoder" else f"vectors of {encoder.dimensions}"
+        findings.add("ok", "model", f"{what}; {gives}, and the tokenizer fits")
         return encoder
     return None
 
 
 def look_at_lengths(findings: "Findings", run: "Recipe", encoder: "Encoder", data: "DataSets") -> "tuple[Lengths, Lengths]":
     """How many queries and documents are longer than the model takes."""
+    from trainer.build_cross_encoder import negatives_per_query
     from trainer.runtime.preflight import lengths
 
-    found = lengths(encoder, data.train, run.data.negatives_per_query)
+    found = lengths(encoder, data.train, negatives_per_query(run))
     for role, of_role in zip(("query", "document"), found, strict=True):
         many = of_role.cut > MANY_CUT_RATIO * of_role.texts
         text = f"{of_role.cut:,} of {of_role.texts:,} {role} texts looked at are longer than {of_role.limit_tokens} tokens and are cut; "

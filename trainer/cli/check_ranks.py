@@ -52,13 +52,15 @@ def probe(recipe: Path, overrides: Sequence[str], machine: Path, run: "Recipe", 
 def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> None:
     """Some rows from the start of the run's own order, with all positives that their queries are known to have."""
     from trainer.batch import identity
+    from trainer.build_cross_encoder import random_negatives
     from trainer.data.order import batch_samples
     from trainer.data.rows import known_positives
 
     known = known_positives(data.train)
     a_rank = min(ROWS_A_RANK, run.optimization.batch_size // plan.ranks)
     samples = batch_samples(run.seed, 0, len(data.train), a_rank * plan.ranks)
-    rows = [data.train[int(sample)] for sample in samples]
+    drawn = random_negatives(run, data.train, known)
+    rows = [drawn.given(0, samples, place) if drawn else data.train[int(sample)] for place, sample in enumerate(samples)]
     lines = [asdict(row) | {"known": sorted(known.get(identity(row.query), frozenset()))} for row in rows]
     (folder / _ROWS).write_text(json.dumps(lines), encoding="utf-8")
 
@@ -144,10 +146,10 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
 
 
 def _exact(run: "Recipe") -> "Recipe":
-    """The recipe in float32 and without dropout, where gradients can be compared."""
+    """The recipe in float32 and without dropout, where gradients can be compared; without a teacher, who would have to encode all texts first."""
     tuning = run.model.tuning.model_copy(update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {})
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
-    return run.model_copy(update={"model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
+    return run.model_copy(update={"teacher": None, "model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
 
 
 def _start_adapters(encoder: "Encoder") -> None:
@@ -161,11 +163,11 @@ def _start_adapters(encoder: "Encoder") -> None:
 
 def _batch(lines: Sequence[dict[str, Any]], encoder: "Encoder", run: "Recipe") -> "Batch":
     from trainer.batch import identity
-    from trainer.data.collate import collate
+    from trainer.build_cross_encoder import collation
     from trainer.data.rows import Row
 
     rows = [
         Row(line["query"], line["positive"], tuple(line["negatives"]), None if line["labels"] is None else tuple(line["labels"])) for line in lines
     ]
     known = {identity(line["query"]): frozenset(line["known"]) for line in lines}
-    return collate(rows, encoder.tokenize, known, run.data.negatives_per_query)
+    return collation(run, encoder, known)(rows)

@@ -19,6 +19,9 @@ def encode(
     model: Annotated[str, typer.Argument(help="folder or name of a model", show_default=False)],
     role: Annotated[Literal["document", "query"], typer.Option("--as", help="whose prompt and length to use")] = "document",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="file to write instead of standard output", show_default=False)] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="bf16 is faster and moves the third digit; auto: where the hardware has it")
     ] = "fp32",
@@ -40,6 +43,7 @@ def encode(
 
     machine = recipe.Machine(precision=precision)
     encoder = read_encoder(model).to(hardware.accelerator(machine))
+    encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
     if out is None:
         _write(encoder, texts, role, hardware.precision(machine), sys.stdout.buffer)
         return

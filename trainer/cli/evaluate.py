@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate import Evaluation, SystemResult
+    from trainer.models.cross_encoder import CrossEncoder
+    from trainer.models.encoder import Encoder
+    from trainer.retrieval.encode import Precision
+    from trainer.retrieval.index import Index
+    from trainer.retrieval.late_index import LateIndex
 
 
 def evaluate(
@@ -17,8 +23,15 @@ def evaluate(
     max_queries: Annotated[int | None, typer.Option(min=1, help="take only so many queries, chosen by hash", show_default=False)] = None,
     bm25: Annotated[bool, typer.Option(help="also measure search by words")] = True,
     index: Annotated[Path | None, typer.Option(help="also measure the one model by this index of the set's corpus", show_default=False)] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="also measure each model with this cross-encoder behind it", show_default=False)
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="documents of each query that the cross-encoder puts in order")] = 100,
     out: Annotated[Path | None, typer.Option(help="write everything measured to this JSON file", show_default=False)] = None,
     examples: Annotated[int, typer.Option(min=0, help="searches to show")] = 3,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
 ) -> None:
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
@@ -27,10 +40,9 @@ def evaluate(
     from trainer import hardware, recipe
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
-    from trainer.evaluation.by_index import evaluate_by_index
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
-    from trainer.evaluation.evaluate import evaluate as measure
-    from trainer.models.family import read_model
+    from trainer.models.cross_encoder import read_cross_encoder
+    from trainer.models.family import read_narrowed
     from trainer.models.locate import locate
     from trainer.retrieval.open_index import open_index
 
@@ -45,17 +57,16 @@ def evaluate(
     columns = dict(pair.partition("=")[::2] for pair in column or ())
     if not all(columns.values()):
         raise BadRecipe("--column wants ROLE=NAME, e.g. --column query=title")
+    machine = recipe.Machine(precision=precision)
+    device, how = hardware.accelerator(machine), hardware.precision(machine)
+    second = read_cross_encoder(rerank).to(device) if rerank is not None else None
     judged = read_retrieval_set(data, split, columns, max_queries)
     opened = open_index(index) if index is not None else None
-    machine = recipe.Machine(precision=precision)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        encoder = read_model(model).to(hardware.accelerator(machine))
-        systems.append(measure(encoder, judged, name=model, precision=hardware.precision(machine)))
-        if opened is not None:
-            systems.append(evaluate_by_index(encoder, opened, judged, name=f"{model} by {opened.folder.name}", precision=hardware.precision(machine)))
-        del encoder
+        name = model if dimensions is None else f"{model} at {dimensions}"
+        systems += _measured(name, read_narrowed(model, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth)
     evaluation = compare(judged, split, systems)
     if out is not None:
         write_evaluation(evaluation, out)
@@ -66,6 +77,33 @@ def evaluate(
         from trainer.evaluation.table import search_examples
 
         Console(highlight=False).print(search_examples(judged, systems[-2], systems[-1], examples))
+
+
+def _measured(
+    name: str,
+    encoder: "Encoder",
+    judged: "RetrievalSet",
+    how: "Precision",
+    index: "Index | LateIndex | None",
+    second: "CrossEncoder | None",
+    second_name: str,
+    depth: int,
+) -> "list[SystemResult]":
+    """The model by exact search, by the index where there is one, and what was found last in the cross-encoder's order where there is one."""
+    import sys
+
+    from trainer.evaluation.by_index import index_run
+    from trainer.evaluation.evaluate import evaluate_run, rerank_run, retrieve
+
+    k = max(101, depth if second is not None else 0)
+    runs = {name: retrieve(encoder, judged, k, how)}
+    if index is not None:
+        runs[f"{name} by {index.folder.name}"] = index_run(encoder, index, judged, k, how)
+    if second is not None:
+        last = list(runs)[-1]
+        print(f"re-ranking {depth} documents of each of {len(judged.queries):,} queries", file=sys.stderr, flush=True)
+        runs[last + second_name] = rerank_run(second, runs[last], judged, depth, how)
+    return [evaluate_run(run, judged, of) for of, run in runs.items()]
 
 
 def _show(evaluation: "Evaluation") -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
     from trainer.runtime.run_folder import RunFolder
     from trainer.strategies.environment import Plan
+    from trainer.teaching import Teacher
 
 
 def fit(
@@ -48,7 +49,7 @@ def fit(
 
 def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     """One run, on every rank: all compute, the first alone writes and speaks."""
-    from trainer import build, hardware
+    from trainer import build, hardware, students
     from trainer.data.fingerprint import fingerprint
     from trainer.errors import Interrupted
     from trainer.parallel import check_same, on_first
@@ -57,12 +58,15 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
 
     path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
     check_same(as_written, "recipe")
+    students.locate_teachers(run)
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed)
     build.check_objective(run, data.train, data.mixture)
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
+    students.start(run, encoder, data.train)
+    taught_by = students.teachers(run, data.train)
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
@@ -70,7 +74,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train)), replace))
     with made or RunFolder.of_another_rank(path) as folder:
         before = _evaluate_before(run, data, encoder)
-        interrupted = _train(run, data, encoder, steps, folder, plan)
+        interrupted = _train(run, data, encoder, steps, folder, plan, taught_by)
         _say(f"the model is in {folder.model}")
         if not interrupted and data.test is not None:
             _evaluate_after(run, data, folder, before)
@@ -109,20 +113,24 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
         return []
     from trainer import hardware
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
+    from trainer.models.cross_encoder import CrossEncoder
     from trainer.parallel import on_first
 
     test = data.test
-    _say("measuring BM25 and the base model on the test queries")
+    untrained = isinstance(encoder, CrossEncoder) and encoder.fresh_head
+    _say(f"measuring BM25{'' if untrained else ' and the base model'} on the test queries")
     encoder.to(hardware.device(run.machine))
     bm25 = on_first(lambda: evaluate_bm25(test))
+    if untrained:  # its scores are random
+        return [bm25] if bm25 else []
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
     return [bm25, base] if bm25 else [base]
 
 
-def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan") -> bool:
+def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan", taught_by: "list[Teacher]") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
-    from trainer import build
+    from trainer import build, students
     from trainer.models.folder import save_encoder
     from trainer.models.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
@@ -131,7 +139,7 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     from trainer.runtime.run_folder import write_json
     from trainer.runtime.stop import GracefulStop
 
-    module = build.lightning_module(run, encoder, steps, plan)
+    module = build.lightning_module(run, encoder, steps, plan, taught_by)
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
     trainer = build.trainer(run, folder, steps, len(data.train), [best, stop], plan)
@@ -149,6 +157,8 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
         _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
         if best.score <= best.base:
             _say("warning: no validation was better than before training; the base model may serve you better than this one")
+    else:
+        students.start(run, trained, data.train)
     if not interrupted:
         check_adapter_learned(trained)
     on_first(lambda: save_encoder(trained, folder.model))
@@ -159,12 +169,12 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
     from trainer import hardware
     from trainer.evaluation.evaluate import evaluate
-    from trainer.models.family import read_model
+    from trainer.models.family import read_any
     from trainer.parallel import on_first
 
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    encoder = read_model(str(folder.model)).to(hardware.device(run.machine))
+    encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
     after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))

@@ -37,6 +37,9 @@ def index(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="take the place of the index that is there")] = False,
     max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more lines are bad than this share")] = 0.001,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="bf16 is faster and moves the third digit; auto: where the hardware has it")
     ] = "fp32",
@@ -45,7 +48,7 @@ def index(
     from trainer import hardware, recipe
     from trainer.data.read_report import ReadReport
     from trainer.errors import BadRecipe
-    from trainer.models.family import read_model
+    from trainer.models.family import read_narrowed
     from trainer.models.late_interaction import LateInteractionEncoder
     from trainer.retrieval.corpus import read_corpus
     from trainer.retrieval.index import build_index
@@ -56,7 +59,7 @@ def index(
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     machine = recipe.Machine(precision=precision)
-    encoder = read_model(model).to(hardware.accelerator(machine))
+    encoder = read_narrowed(model, dimensions).to(hardware.accelerator(machine))
     kinds = TOKEN_KINDS if isinstance(encoder, LateInteractionEncoder) else FLAT_KINDS
     if kind is not None and kind not in kinds:
         raise BadRecipe(

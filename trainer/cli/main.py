@@ -1,5 +1,6 @@
 """The `nearfar` command: its verbs, and how it ends. `--help` is quick because no verb imports anything heavy before it runs."""
 
+import atexit
 import os
 import select
 import sys
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, recipe, report, search
+from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -43,7 +44,9 @@ for verb, in_short in (
     (fit.fit, "Train a model by a recipe, and show what it gained."),
     (check.check, "Look over a run before it is submitted."),
     (launch.launch, "Train on the processes of a machine file."),
+    (pipeline.pipeline, "Run stages that name each other's outputs."),
     (evaluate.evaluate, "Measure models side by side on judged queries."),
+    (mine.mine, "Find hard negatives for training pairs."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
     (add.add, "Add documents to an index."),
@@ -68,7 +71,23 @@ def main() -> NoReturn:
         let_first_rank_speak(os.environ)
         print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if not ended.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _leave_at_once()
+        raise
     sys.exit(0)
+
+
+def _leave_at_once() -> NoReturn:
+    """Ends one of several ranks without taking the interpreter apart.
+
+    A thread of gloo or of autograd that asks for the interpreter at that moment is unwound through C++, which aborts the process: a run that is
+    saved and whose process group is closed would end with exit code 134, now and then, on a busy machine.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _reader_gone() -> bool:

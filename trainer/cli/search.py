@@ -8,6 +8,7 @@ import typer
 from trainer.cli.index import model_of_index
 
 if TYPE_CHECKING:
+    from trainer.models.cross_encoder import CrossEncoder
     from trainer.retrieval.index import Hit
     from trainer.retrieval.late_explain import Match
 
@@ -19,12 +20,17 @@ def search(
     explain: Annotated[bool, typer.Option("--explain", help="of a late-interaction model: which token of the best document each token met")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list, with --explain the matches inside the first")] = False,
     model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="a cross-encoder that puts the first documents in a new order", show_default=False)
+    ] = None,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="documents that the cross-encoder puts in order, -k at least")] = 100,
 ) -> None:
     """Show the documents nearest to a question, best first."""
     import json
     from dataclasses import asdict
 
     from trainer.errors import BadData, BadModel
+    from trainer.models.cross_encoder import read_cross_encoder
     from trainer.retrieval.late_index import LateIndex
     from trainer.retrieval.open_index import hits, open_index
 
@@ -33,8 +39,12 @@ def search(
     opened = open_index(index)
     if explain and not isinstance(opened, LateIndex):
         raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
+    second = read_cross_encoder(rerank) if rerank is not None else None
     encoder = model_of_index(index, opened.manifest.model, model)
-    (found,) = hits(opened, encoder, [question], k)
+    (found,) = hits(opened, encoder, [question], k if second is None else max(k, rerank_depth))
+    before: list[tuple[int, float]] = []
+    if second is not None:
+        found, before = _in_two_stages(second, question, found, k)
     matches: list[Match] = []
     if explain and found:
         from trainer.retrieval.late_explain import explain as matches_of
@@ -42,17 +52,33 @@ def search(
         matches = matches_of(encoder, question, found[0].document.whole)
     if as_json:
         shown: list[dict[str, Any]] = [{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)]
+        for hit, (rank, score) in zip(shown, before, strict=False):
+            hit |= {"first_rank": rank, "first_score": round(score, 6)}
         if matches:
             shown[0]["matches"] = [asdict(match) for match in matches]
         print(json.dumps(shown, indent=2))
         return
-    _show(found)
+    _show(found, [f"was {rank}, {score:.3f}" for rank, score in before])
     if matches:
         _show_matches(matches)
 
 
-def _show(hits: "list[Hit]") -> None:
-    """One line a hit for rank, score, id and title, one for the beginning of the text; everything from the corpus escaped."""
+def _in_two_stages(encoder: "CrossEncoder", question: str, found: "list[Hit]", k: int) -> "tuple[list[Hit], list[tuple[int, float]]]":
+    """The best k of what the index found in the cross-encoder's order, and the rank and score that the index gave each."""
+    from dataclasses import replace
+
+    from trainer.errors import BadData
+    from trainer.retrieval.rerank import score_pairs
+
+    if not found:
+        raise BadData("the index has no document to be put in order; add some, or search without --rerank")
+    scores = score_pairs(encoder, [(question, hit.document.whole) for hit in found]).tolist()
+    order = sorted(range(len(found)), key=lambda place: -scores[place])[:k]
+    return [replace(found[place], score=scores[place]) for place in order], [(place + 1, found[place].score) for place in order]
+
+
+def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:
+    """One line a hit for rank, score, id and title, one for the beginning of the text; everything from the corpus escaped. `before`: a remark each."""
     from rich.console import Console
     from rich.text import Text
 
@@ -61,7 +87,8 @@ def _show(hits: "list[Hit]") -> None:
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
         title, text = (" ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text))
-        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
+        remark = (f"{before[rank - 1]:<14}  ", "dim") if before else ""
+        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", remark, (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
         console.print(first, no_wrap=True, overflow="ellipsis")
         if title and text:
             console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")

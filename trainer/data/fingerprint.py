@@ -9,12 +9,13 @@ from trainer.recipe import Data
 
 def fingerprint(data: Data, training_rows: int) -> dict[str, Any]:
     """Number of training rows, and for each local source the sha256 over its files; a hub data set goes by its name alone."""
-    train = [_of(source.source) for source in data.sources]
-    held_out = {role: _of(source) for role, source in (("validation", data.validation), ("test", data.test)) if source}
+    train = [fingerprint_of(source.source) for source in data.sources]
+    held_out = {role: fingerprint_of(source) for role, source in (("validation", data.validation), ("test", data.test)) if source}
     return {"training_rows": training_rows, "train": train[0] if isinstance(data.train, str) else train, **held_out}
 
 
-def _of(source: str) -> dict[str, str | None]:
+def fingerprint_of(source: str) -> dict[str, str | None]:
+    """What was named, and the sha256 over its files; None where it is none of this machine."""
     return {"source": source, "sha256": _sha256(Path(source))}
 
 

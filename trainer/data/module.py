@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from trainer.batch import Batch
 from trainer.data.mixture import Mixture
 from trainer.data.order import batch_samples, check_batch_divisible, own_part
+from trainer.data.random_negatives import RandomNegatives
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 
@@ -34,6 +36,8 @@ class Steps:
     last: int
     mixture: Mixture | None = None
     """How `rows` are made up of several data sets; None: they are one."""
+    random_negatives: RandomNegatives | None = None
+    """Draws the negatives of rows; None: rows keep their own."""
     rank: int = 0
     ranks: int = 1
 
@@ -49,7 +53,10 @@ class Steps:
             samples = batch_samples(self.seed, step, len(self.rows), self.batch_size)
         else:
             samples = self.mixture.batch_samples(self.seed, step, self.batch_size)
-        return self.collate([self.rows[int(sample)] for sample in own_part(samples, self.rank, self.ranks)])
+        if self.random_negatives is None:
+            return self.collate([self.rows[int(sample)] for sample in own_part(samples, self.rank, self.ranks)])
+        places = own_part(np.arange(len(samples)), self.rank, self.ranks)
+        return self.collate([self.random_negatives.given(step, samples, int(place)) for place in places])
 
     def __iter__(self) -> Iterator[Batch]:
         return ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)

@@ -25,14 +25,19 @@ def evaluate_by_index(
     precision: Precision = "fp32",
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
+    """How well the first k documents that the index gives for each query do. Raises as `index_run`."""
+    return evaluate_run(index_run(encoder, index, set, k + 1, precision), set, name, k, metrics)
+
+
+def index_run(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet", k: int, precision: Precision = "fp32") -> Run:
     """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
     if index.manifest.count != len(set.documents):
         raise BadData(
             f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has {len(set.documents):,}; build the index of the set's own corpus"
         )
-    found = hits(index, encoder, list(set.queries), k + 1, precision)
+    found = hits(index, encoder, list(set.queries), k, precision)
     run: Run = {query: {hit.document.id: hit.score for hit in of_query} for query, of_query in zip(set.query_ids, found, strict=True)}
     known = frozenset(set.document_ids)
     if strange := next((document for of_query in run.values() for document in of_query if document not in known), None):
         raise BadData(f"{index.folder} holds a document {strange!r} that {set.name} has not; build the index of the set's own corpus")
-    return evaluate_run(run, set, name, k, metrics)
+    return run

@@ -29,11 +29,13 @@ from jaxtyping import Float32, Float64, Int64
 from trainer.errors import BadData
 from trainer.evaluation.metrics import METRICS, Run, per_query_metrics, ranked
 from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
+from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.encode import Precision, encode_for_search
 from trainer.retrieval.late_search import top_k_maxsim
+from trainer.retrieval.rerank import rerank
 from trainer.retrieval.search import top_k
 from trainer.retrieval.token_vectors import encode_tokens
 from trainer.runtime.run_folder import write_atomically
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 
 MAIN_METRIC = "ndcg@10"
 """What systems are compared by."""
+
+CANDIDATES = 20
+"""How many of BM25's documents a cross-encoder orders while it is trained and measured by itself."""
 
 _FORMAT = 1
 _TOP = 10
@@ -96,13 +101,33 @@ def evaluate(
     micro_batch_tokens: int | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
-    """How well the encoder finds the right documents: every query against every document, exactly, the first k counted."""
-    scores, rows = _nearest(encoder, set, k + 1, precision, micro_batch_tokens)
-    run: Run = {
+    """How well the encoder finds the right documents: every query against every document, exactly, the first k counted.
+
+    A cross-encoder cannot look at every document: of it, how well it orders the first CANDIDATES that BM25 finds.
+    """
+    if isinstance(encoder, CrossEncoder):
+        run = rerank_run(encoder, bm25_run(set, CANDIDATES), set, CANDIDATES, precision, micro_batch_tokens)
+    else:
+        run = retrieve(encoder, set, k + 1, precision, micro_batch_tokens)
+    return evaluate_run(run, set, name, k, metrics)
+
+
+def retrieve(encoder: "Encoder", set: "RetrievalSet", k: int, precision: Precision = "fp32", micro_batch_tokens: int | None = None) -> Run:
+    """The k best documents of each query among all, by exact search."""
+    scores, rows = _nearest(encoder, set, k, precision, micro_batch_tokens)
+    return {
         query: {set.document_ids[row]: score for row, score in zip(of_query.tolist(), values.tolist(), strict=True) if score > -math.inf}
         for query, of_query, values in zip(set.query_ids, rows, scores, strict=True)
     }
-    return evaluate_run(run, set, name, k, metrics)
+
+
+def rerank_run(
+    encoder: CrossEncoder, run: Run, set: "RetrievalSet", depth: int, precision: Precision = "fp32", micro_batch_tokens: int | None = None
+) -> Run:
+    """A run with each query's first `depth` documents in the cross-encoder's order. BadData when no query has a candidate."""
+    queries = dict(zip(set.query_ids, set.queries, strict=True))
+    documents = dict(zip(set.document_ids, set.documents, strict=True))
+    return rerank(encoder, run, queries, documents, depth, micro_batch_tokens, precision)
 
 
 def _nearest(

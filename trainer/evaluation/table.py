@@ -88,9 +88,19 @@ def _label(metric: str) -> str:
 
 
 def _short(name: str, limit: int = 20) -> str:
-    """A name cut at its front, where paths are alike."""
+    """A name cut at its front, where paths are alike; of two stages, joined by a plus, each.
+
+    >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short("sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model")
+    ('…rs/all-MiniLM-L6-v2', '…M-L6-v2 + …r/model')
+    """
     shown = visible(name)
-    return shown if len(shown) <= limit else f"…{shown[1 - limit :]}"
+    if len(shown) <= limit:
+        return shown
+    parts = shown.split(" + ")
+    each = (limit - 3 * (len(parts) - 1)) // len(parts)
+    if len(parts) > 1 and each > 1:
+        return " + ".join(_short(part, each) for part in parts)
+    return f"…{shown[1 - limit :]}"
 
 
 def _snippet(text: str, limit: int) -> str:

@@ -4,7 +4,7 @@ Transformers is handed a cleaned configuration and tensors, never the folder: no
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
+from trainer.models.kept_layers import renumbered, shorten
 from trainer.models.vetting import check_links, read_json, read_tensors, weight_files, without_code
 
 
@@ -43,16 +44,33 @@ def read_config(folder: Path) -> PretrainedConfig:
     return made
 
 
-def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False) -> PreTrainedModel:
-    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses."""
+def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False, layers: Sequence[int] | None = None) -> PreTrainedModel:
+    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses; of its `layers` these only (None: all)."""
     model_class: Any = MODEL_MAPPING[type(config)]
+    more = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
+    model, missing = load_into(model_class, folder, config, quantize_4bit, more, layers)
+    if missing:
+        raise BadModel(f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first: {', '.join(missing[:3])}")
+    return model
+
+
+def load_into(
+    model_class: Any,
+    folder: Path,
+    config: PretrainedConfig,
+    quantize_4bit: bool = False,
+    more: Mapping[str, Any] | None = None,
+    layers: Sequence[int] | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model of this class with the weights in `folder`, in float32 and evaluation mode, and the names of the weights that the folder lacks."""
     config.use_cache = False
-    arguments: dict[str, Any] = {"attn_implementation": "sdpa" if model_class._supports_sdpa else "eager"}
-    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
-        arguments["add_pooling_layer"] = False
+    arguments: dict[str, Any] = {"attn_implementation": "sdpa" if model_class._supports_sdpa else "eager", **(more or {})}
     if quantize_4bit:
         arguments |= {"quantization_config": _four_bits(), "device_map": {"": torch.cuda.current_device()}}
     weights = _read_weights(folder)
+    if layers is not None:
+        shorten(config, layers)
+        weights = renumbered(weights, layers)
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
@@ -60,10 +78,7 @@ def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = 
             )
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadModel(f"{folder}: its weights do not fit its config.json: {str(error).strip()[:400]}") from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise BadModel(f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first: {', '.join(missing[:3])}")
-    return model
+    return model, sorted(report["missing_keys"])
 
 
 def _read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
@@ -130,7 +145,7 @@ def embedding_rows(backbone: PreTrainedModel) -> int:
 
 def longest_input(backbone: PreTrainedModel) -> int:
     """How many tokens the position embeddings allow. Those with a padding row count from behind it (RoBERTa, MPNet)."""
-    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    table = getattr(getattr(backbone.base_model, "embeddings", None), "position_embeddings", None)
     if isinstance(table, nn.Embedding):
         return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return int(getattr(backbone.config, "max_position_embeddings", None) or 2**20)

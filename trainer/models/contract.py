@@ -23,6 +23,9 @@ class TextContract(BaseModel):
 
     version: Literal[1] = Field(1, description="of this file's form")
     backbone: str = Field(description="what the training started from, as a name")
+    layers: tuple[int, ...] | None = Field(
+        None, strict=False, description="of that backbone's layers, numbered from 0, those that were kept; null: all"
+    )
     query_prompt: str = Field("", description="text put before every query")
     document_prompt: str = Field("", description="text put before every document")
     query_max_length_tokens: PositiveInt = Field(description="longer queries are cut, special tokens counted")
@@ -90,3 +93,11 @@ class LateContract(TextContract):
     def marker(self, role: Role) -> str:
         """The token put before every text of `role`."""
         return self.query_marker if role == "query" else self.document_marker
+
+
+class CrossContract(TextContract):
+    """How a (query, document) pair becomes one score. The query is cut first; `document_max_length_tokens` is the length of the whole pair."""
+
+    KIND = "cross_encoder"
+
+    kind: Literal["cross_encoder"] = Field("cross_encoder", description="the family of the model")

@@ -1,8 +1,9 @@
 """One vector a text: backbone, pooling, an optional projection, normalisation."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,14 +12,17 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer import recipe
 from trainer.batch import Texts
+from trainer.errors import BadModel
 from trainer.models import lora as adapters
 from trainer.models import tokenization
-from trainer.models.contract import Contract, Role
+from trainer.models.classifier import check_gives_vectors
+from trainer.models.contract import Contract, PoolingKind, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
 from trainer.models.layout import Layout, read_layout
 from trainer.models.locate import locate, locate_public
 from trainer.models.pooling import pool
 from trainer.models.projection import Projection
+from trainer.models.static import StaticBase, TokenTable
 from trainer.models.vetting import check_links
 
 WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
@@ -51,7 +55,34 @@ class DenseEncoder(Encoder):
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
+        vectors = vectors[:, : self.contract.dimensions]
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the backbone is a table of token vectors."""
+        return isinstance(self.backbone, TokenTable)
+
+    def narrowed(self, dimensions: int) -> Self:
+        """An encoder of the same weights that gives the first `dimensions` numbers of each vector, brought to length 1 again where whole ones are.
+
+        For models trained with `matryoshka`, and to see what becomes of others. Raises BadModel for more than there are.
+        """
+        if dimensions > self.contract.dimensions:
+            raise BadModel(f"vectors of {dimensions} numbers were asked for; the model's have {self.contract.dimensions}, and can only be cut")
+        return self._with(contract=self.contract.model_copy(update={"dimensions": dimensions}))
+
+    def without_projection(self) -> Self:
+        """An encoder of the same weights that gives the vectors its projection is applied to."""
+        width = self.contract.dimensions if self.projection is None else self.projection.in_features
+        return self._with(projection=None, contract=self.contract.model_copy(update={"dimensions": width}))
+
+    def _with(self, **changes: Any) -> Self:
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
 
     def _excluded(self, texts: Texts) -> int:
         """Leading tokens that pooling leaves out: special ones and the prompt, where the contract excludes the prompt."""
@@ -75,7 +106,7 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
         name=public_name(model.backbone),
         dropout=model.dropout,
         quantize_4bit=quantized(model),
-        wishes=model.model_dump(include={*WISHES, "projection_dimensions"}),
+        wishes=model.model_dump(include={*WISHES, "projection_dimensions", "layers"}),
     )
     return for_training(encoder, model)
 
@@ -88,9 +119,11 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
     folder = locate(path_or_name)
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
         return _read_adapter(folder)
+    check_gives_vectors(folder)
     layout = read_layout(folder)
     name = layout.contract.backbone if layout.contract is not None else public_name(path_or_name)
-    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={})
+    kept = layout.contract.layers if layout.contract is not None else None
+    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={}, kept=kept)
     check_contract(folder, layout.contract, encoder.contract)
     return encoder.eval()
 
@@ -98,7 +131,7 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
 def _read_adapter(folder: Path) -> DenseEncoder:
     """The base model that the adapter names, used as the contract beside the adapter says, with the adapter merged in."""
     base, contract = adapters.adapter_base(folder), Contract.read(folder)
-    wishes = {} if contract is None else contract.model_dump(include=set(WISHES))
+    wishes = {} if contract is None else contract.model_dump(include={*WISHES, "layers"})
     layout = read_layout(locate_public(base))
     if (folder / "2_Dense").is_dir():
         check_links(folder / "2_Dense")
@@ -109,16 +142,33 @@ def _read_adapter(folder: Path) -> DenseEncoder:
     return encoder.eval()
 
 
-def assemble(layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any]) -> DenseEncoder:
-    """An encoder from what `layout` says; of `wishes` (WISHES and projection_dimensions) those that are not None win over it."""
-    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit)
+def assemble(
+    layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any], kept: tuple[int, ...] | None = None
+) -> DenseEncoder:
+    """An encoder from what `layout` says; of `wishes` (WISHES, projection_dimensions and layers) those that are not None win over it.
+
+    `kept`: of the layers of the model called `name` those that `layout` still has.
+    """
+    if layout.is_static:
+        return assemble_static(StaticBase.read(layout.backbone), name, wishes, layout)
+    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit, wishes.get("layers"))
     pooling = wishes.get("pooling") or layout.pooling or ("last_token" if base.decoder else "mean")
     if pooling == "last_token" and base.decoder and not layout.is_pipeline:
         tokenization.append_end_token(base.tokenizer)
+    return _around(base, name, pooling, layout, wishes, kept)
+
+
+def assemble_static(base: StaticBase, name: str, wishes: dict[str, Any], layout: Layout | None = None) -> DenseEncoder:
+    """An encoder around a table of token vectors, of which a text's vector is the mean; nothing is cut."""
+    return _around(base, name, "mean", layout or Layout(Path()), wishes)
+
+
+def _around(base: Base, name: str, pooling: PoolingKind, layout: Layout, wishes: dict[str, Any], kept: tuple[int, ...] | None = None) -> DenseEncoder:
     projection = base.projection(layout.projection, wishes.get("projection_dimensions"))
     normalize = first(wishes.get("normalize"), layout.normalize, True)
     contract = Contract(
         backbone=name,
+        layers=base.layers or kept,
         pooling=pooling,
         include_prompt=layout.include_prompt,
         normalize=normalize,

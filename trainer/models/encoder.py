@@ -1,6 +1,6 @@
 """What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract that holds them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from trainer.models import tokenization
 from trainer.models.contract import Role, TextContract
 from trainer.models.cpu_attention import use_cpu_attention
 from trainer.models.cpu_linear import use_onednn
+from trainer.models.kept_layers import kept_layers, shorten
 from trainer.models.projection import Projection
 from trainer.models.tokenization import RoleTokenizer
 
@@ -56,25 +57,43 @@ class Encoder(nn.Module):
         """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
         return self._roles[role].tokenize(texts)
 
+    def whole_modules(self) -> tuple[str, ...]:
+        """Names of the backbone's modules that are trained whole beside a LoRA adapter."""
+        return ()
+
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """One embedding a text, the same whatever else is in `texts`."""
         raise NotImplementedError
 
 
 Kind = TypeVar("Kind", bound=Encoder)
+Load = Callable[[Path, PretrainedConfig, bool, Sequence[int] | None], PreTrainedModel]
+"""A transformer from the folder that holds its weights and its configuration, in 4 bits or not, with some of its layers or all."""
 
 
 class Base:
     """The backbone in a folder with its tokenizer, ready for an encoder of any family."""
 
-    def __init__(self, folder: Path, lower_case: bool = False, dropout: float | None = None, quantize_4bit: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lower_case: bool = False,
+        dropout: float | None = None,
+        quantize_4bit: bool = False,
+        layers: int | Sequence[int] | None = None,
+        load: Load = backbones.load_backbone,
+    ) -> None:
         config = backbones.read_config(folder)
         self.pristine_config = backbones.read_config(folder)
+        self.layers = None if layers is None else kept_layers(layers, config.num_hidden_layers)
+        """Of the backbone's layers those that are kept; None: all."""
+        if self.layers is not None:
+            shorten(self.pristine_config, self.layers)
         self.decoder = backbones.is_decoder(config)
         self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
         if dropout is not None:
             backbones.set_dropout(config, dropout)
-        self.model: PreTrainedModel = backbones.load_backbone(folder, config, quantize_4bit)
+        self.model: PreTrainedModel = load(folder, config, quantize_4bit, self.layers)
         use_onednn(self.model)
         use_cpu_attention(self.model)
         tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
@@ -107,7 +126,7 @@ def for_training(encoder: Kind, model: recipe.Model) -> Kind:
     if model.activation_checkpointing:
         backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if isinstance(model.tuning, recipe.Lora):
-        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning)  # type: ignore[arg-type]
+        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning, encoder.whole_modules())  # type: ignore[arg-type]
         use_onednn(encoder.backbone)
     return encoder.train()
 

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from trainer.errors import BadFolder, BadModel
-from trainer.models import lora, tokenization
+from trainer.models import lora, static, tokenization
 from trainer.models.contract import Contract, TextContract
+from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
@@ -46,10 +47,15 @@ def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
 
 
 def _write(encoder: Encoder, folder: Path) -> None:
+    if isinstance(encoder, DenseEncoder) and encoder.is_static:
+        _write_static(encoder, folder)
+        return
     contract, plain = encoder.contract, _plain_backbone(encoder)
     save_file(lora.merged_state(encoder.backbone), folder / "model.safetensors", metadata={"format": "pt"})
     config = encoder.pristine_config
     config.architectures, config.dtype = [type(plain).__name__], torch.float32
+    if isinstance(encoder, CrossEncoder):
+        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}  # else its CrossEncoder gives sigmoids of the scores
     config.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     contract.write(folder)
@@ -60,16 +66,37 @@ def _write(encoder: Encoder, folder: Path) -> None:
             _write_dense_pipeline(encoder.contract, encoder.projection, plain.config.hidden_size, folder)
         case LateInteractionEncoder():
             _write_late_pipeline(encoder, folder)
+        case CrossEncoder():
+            pass  # a sequence classifier is whole by its config.json
         case _:
             raise TypeError(f"{type(encoder).__name__} has no layout to be saved in")
     if isinstance(encoder.backbone, PeftModel):
-        lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone)
+        lora.save_adapter(encoder.backbone, folder / "adapter", contract.backbone, encoder.whole_modules())
         contract.write(folder / "adapter")
         if encoder.projection is not None:
             encoder.projection.write(folder / "adapter" / ("2_Dense" if isinstance(encoder, DenseEncoder) else "1_Dense"))
     (folder / "README.md").write_text(model_card(contract, adapter=isinstance(encoder.backbone, PeftModel)), encoding="utf-8")
     if tokenization.fingerprint(tokenization.read_tokenizer(folder, config)) != contract.tokenizer_fingerprint:
         raise BadModel(f"the tokenizer {type(encoder.tokenizer).__name__} does not come back from its own files as it was; nothing was saved")
+
+
+def _write_static(encoder: DenseEncoder, folder: Path) -> None:
+    """A StaticEmbedding, perhaps a projection, and normalisation, as sentence-transformers of any version since 3.2 reads them."""
+    contract, state = encoder.contract, encoder.backbone.state_dict()
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    static.write_tokenizer(encoder.tokenizer, folder)
+    contract.write(folder)
+    kinds = [*(["Dense"] if encoder.projection is not None else []), *(["Normalize"] if contract.normalize else [])]
+    places = {f"{number}_{kind}": kind for number, kind in enumerate(kinds, 1)}
+    _write_modules(folder, {place: f"sentence_transformers.models.{kind}" for place, kind in {"": "StaticEmbedding", **places}.items()})
+    for place, kind in places.items():
+        if kind == "Dense" and encoder.projection is not None:
+            encoder.projection.write(folder / place)
+        else:
+            (folder / place).mkdir()
+            _write_json(folder / place / "config.json", {})
+    _write_json(folder / PIPELINE, _pipeline_config(contract, contract.similarity))
+    (folder / "README.md").write_text(model_card(contract, adapter=False), encoding="utf-8")
 
 
 def _plain_backbone(encoder: Encoder) -> PreTrainedModel:

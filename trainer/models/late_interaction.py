@@ -87,7 +87,10 @@ def read_late_encoder(path_or_name: str) -> LateInteractionEncoder:
         raise BadModel(
             f"{folder} holds an encoder without the projection of a late-interaction model; train one from it with a recipe of kind colbert"
         )
-    encoder = _assemble(layout, layout.contract.backbone if layout.contract else public_name(path_or_name))
+    if layout.contract is not None:
+        encoder = _assemble(layout, layout.contract.backbone, kept=layout.contract.layers)
+    else:
+        encoder = _assemble(layout, public_name(path_or_name))
     check_contract(folder, layout.contract, encoder.contract)
     return encoder.eval()
 
@@ -100,19 +103,28 @@ def _read_adapter(folder: Path) -> LateInteractionEncoder:
     check_links(folder)
     base = adapters.adapter_base(folder)
     layout = read_late_layout(locate_public(base)).as_contract_says(contract, Projection.read(folder / "1_Dense", "token_embeddings"))
-    encoder = _assemble(layout, base)
+    encoder = _assemble(layout, base, layers=contract.layers)
     check_contract(folder, contract, encoder.contract)
     encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
     return encoder.eval()
 
 
 def _assemble(
-    layout: LateLayout, name: str, model: recipe.Model | None = None, dropout: float | None = None, quantize_4bit: bool = False
+    layout: LateLayout,
+    name: str,
+    model: recipe.Model | None = None,
+    dropout: float | None = None,
+    quantize_4bit: bool = False,
+    layers: int | tuple[int, ...] | None = None,
+    kept: tuple[int, ...] | None = None,
 ) -> LateInteractionEncoder:
-    """An encoder from what `layout` says; what the recipe says wins over it."""
+    """An encoder from what `layout` says; what the recipe says wins over it.
+
+    `layers` is what of the backbone's layers to keep; `kept`: of the layers of the model called `name` those that `layout` still has.
+    """
     wishes: dict[str, Any] = {} if model is None else model.model_dump(include={*WISHES, "projection_dimensions"})
     late: dict[str, Any] = {} if model is None or model.late_interaction is None else model.late_interaction.model_dump()
-    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit)
+    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit, layers if model is None else model.layers)
     width = wishes.get("projection_dimensions")
     projection = layout.projection
     if projection is None or (width is not None and width != projection.out_features):
@@ -131,6 +143,7 @@ def _assemble(
     usual = (None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS)
     contract = LateContract(
         backbone=name,
+        layers=base.layers or kept,
         query_marker=marked[0],
         document_marker=marked[1],
         query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, prompts[0]),

@@ -40,7 +40,7 @@ class LateLayout:
 
     def as_contract_says(self, contract: LateContract, projection: Projection) -> Self:
         """This backbone, used as `contract` says."""
-        fields = contract.model_dump(exclude={"version", "kind", "backbone", "dimensions", "tokenizer_fingerprint"})
+        fields = contract.model_dump(exclude={"version", "kind", "backbone", "layers", "dimensions", "tokenizer_fingerprint"})
         return replace(self, contract=contract, projection=projection, **fields)
 
 

@@ -13,7 +13,7 @@ from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind
 from trainer.models.vetting import inside, read_json, read_json_list
 
-_TYPE = re.compile(r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize)")
+_TYPE = re.compile(r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize|StaticEmbedding)")
 _CLASSIC = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -43,6 +43,8 @@ class Layout:
     lower_case: bool = False
     similarity: Literal["cosine", "dot"] | None = None
     contract: Contract | None = None
+    is_static: bool = False
+    """`backbone` holds a table of token vectors (`trainer.models.static`)."""
 
 
 def read_layout(folder: Path) -> Layout:
@@ -51,6 +53,9 @@ def read_layout(folder: Path) -> Layout:
         return Layout(folder)
     contract = Contract.read(folder)  # first: it names a model of another kind as such
     parts = _parts(folder)
+    if "StaticEmbedding" in parts:
+        layout = Layout(parts["StaticEmbedding"], True, "mean", normalize="Normalize" in parts, projection=parts.get("Dense"), is_static=True)
+        return _with_prompts(layout, folder) if contract is None else _as_contract_says(layout, contract, folder)
     pooling = read_json(parts["Pooling"], "config.json")
     layout = Layout(
         backbone=parts["Transformer"],
@@ -71,14 +76,16 @@ def _parts(folder: Path) -> dict[str, Path]:
         name, place = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         match = _TYPE.fullmatch(name) if isinstance(name, str) else None
         if match is None or not isinstance(place, str):
-            raise BadModel(f"{folder / 'modules.json'}: module {str(name)[:100]!r} is none of Transformer, Pooling, Dense and Normalize")
+            raise BadModel(
+                f"{folder / 'modules.json'}: module {str(name)[:100]!r} is none of Transformer, Pooling, StaticEmbedding, Dense and Normalize"
+            )
         if match[2] in parts:
             raise BadModel(f"{folder / 'modules.json'}: more than one {match[2]} module; only one of each kind is read")
         parts[match[2]] = inside(folder, place) if place else folder
-    order = [kind for kind in ("Transformer", "Pooling", "Dense", "Normalize") if kind in parts]
-    if list(parts) != order or order[:2] != ["Transformer", "Pooling"]:
+    order = [kind for kind in ("Transformer", "Pooling", "StaticEmbedding", "Dense", "Normalize") if kind in parts]
+    if list(parts) != order or ("StaticEmbedding" not in order[:1] and (order[:2] != ["Transformer", "Pooling"] or "StaticEmbedding" in order)):
         raise BadModel(
-            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is Transformer, Pooling, then Dense and Normalize"
+            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is Transformer, Pooling, then Dense and Normalize; or StaticEmbedding, then those"
         )
     return parts
 

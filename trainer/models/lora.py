@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ def linear_layers(backbone: nn.Module) -> list[str]:
     return [f"{prefix}.{name}" for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]
 
 
-def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
-    """The backbone with its weights frozen and a fresh adapter on every target layer; at first it changes nothing (B is zero)."""
+def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str] = ()) -> PeftModel:
+    """The backbone with its weights frozen and a fresh adapter on every target layer; at first it changes nothing (B is zero).
+
+    Modules of the names in `whole` are trained as they are, beside the adapter.
+    """
     names = linear_layers(backbone)
     targets = list(tuning.target_modules) if tuning.target_modules is not None else names
     known = [target for target in targets if any(name == target or name.endswith(f".{target}") for name, _ in backbone.named_modules())]
@@ -53,6 +57,8 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora) -> PeftModel:
     model = _adapted_by(backbone, config)
     for _, layer in _adapted(model):
         layer.cast_input_dtype_enabled = False  # autocast decides: peft would cast to float32 and back on every call
+    for name in whole:
+        model.get_base_model().get_submodule(name).requires_grad_(True)
     return model
 
 
@@ -129,23 +135,30 @@ def check_adapter_learned(model: nn.Module) -> None:
         )
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
-    """The adapter alone as a PEFT folder, naming `base` as what it belongs to."""
+def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str] = ()) -> None:
+    """The adapter alone as a PEFT folder, naming `base` as what it belongs to, with the modules of the names in `whole` beside it."""
     folder.mkdir()
-    state = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    found |= {
+        f"base_model.model.{module}.{name}": value
+        for module in whole
+        for name, value in model.get_base_model().get_submodule(module).state_dict().items()
+    }
+    save_file({name: value.detach().cpu().contiguous() for name, value in found.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     config = copy.deepcopy(model.peft_config["default"])
+    if whole:
+        config.modules_to_save, config.task_type = list(whole), "SEQ_CLS"
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.save_pretrained(str(folder))
 
 
-def adapter_base(folder: Path) -> str:
-    """The hub name of the model that the adapter in `folder` was trained on; BadModel for anything but LoRA."""
+def adapter_base(folder: Path, with_head: bool = False) -> str:
+    """The hub name of the model that the adapter in `folder` was trained on; BadModel for anything but LoRA, and perhaps a head beside it."""
     config = read_json(folder, CONFIG)
     if config.get("peft_type") != "LORA":
         raise BadModel(f"{folder} holds an adapter of type {str(config.get('peft_type'))[:40]!r}; only LORA is read")
-    if config.get("auto_mapping") or config.get("modules_to_save") or config.get("trainable_token_indices"):
+    if config.get("auto_mapping") or (config.get("modules_to_save") and not with_head) or config.get("trainable_token_indices"):
         raise BadModel(f"{folder}: an adapter that also replaces whole modules is not read; merge it with the library that trained it")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:

@@ -2,7 +2,7 @@
 
 import json
 
-from trainer.models.contract import LateContract, TextContract
+from trainer.models.contract import CrossContract, LateContract, TextContract
 
 
 def model_card(contract: TextContract, adapter: bool) -> str:
@@ -14,6 +14,8 @@ def model_card(contract: TextContract, adapter: bool) -> str:
         lengths = "\nQueries and documents are cut at different lengths (below); sentence-transformers knows only the longer one.\n"
     if isinstance(contract, LateContract):
         return _late_card(facts, beside)
+    if isinstance(contract, CrossContract):
+        return _cross_card(facts, beside)
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -49,6 +51,29 @@ Trained with nearfar. `nearfar index` and `nearfar search` use this folder as it
 from sentence_transformers import MultiVectorEncoder
 model = MultiVectorEncoder("path/to/this/folder")
 scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
+```
+{beside}
+```json
+{facts}
+```
+"""
+
+
+def _cross_card(facts: str, beside: str) -> str:
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: text-ranking
+tags: [cross-encoder, sentence-transformers, text-classification, nearfar]
+---
+# A cross-encoder
+
+Trained with nearfar. It scores a query and a document together; the higher, the better the document answers the query, and only the order means
+something. `nearfar search --rerank` and `nearfar evaluate --rerank` use this folder as it is, and so does sentence-transformers:
+
+```python
+from sentence_transformers import CrossEncoder
+model = CrossEncoder("path/to/this/folder")
+scores = model.predict([("a question", "a document"), ("a question", "another document")])
 ```
 {beside}
 ```json

@@ -22,6 +22,7 @@ class Projection(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool, activation: Activation = "Identity") -> None:
         super().__init__(in_features, out_features, bias)
         self.activation: Activation = activation
+        self.is_new = False
 
     def forward(self, input: Float[Tensor, "*row width"]) -> Float[Tensor, "*row dimension"]:
         """The projected vectors."""
@@ -38,6 +39,7 @@ class Projection(nn.Linear):
     def fresh(cls, in_features: int, out_features: int) -> Self:
         """A new projection without bias: orthogonal, so that at first it keeps as much of every angle as its width allows."""
         projection = cls(in_features, out_features, bias=False)
+        projection.is_new = True
         nn.init.orthogonal_(projection.weight)
         return projection
 

@@ -41,8 +41,12 @@ class RoleTokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> Texts:
         """The tokens of `prompt + text`, special tokens included; of a text without any token, the stand-in alone."""
-        lists = [ids or [self.stand_in_id] for ids in self._ids([self.prompt + text for text in texts])]
+        lists = [ids or [self.stand_in_id] for ids in self.ids(texts)]
         return Texts.of(lists, [identity(text) for text in texts], self.pad_token_id, self.prompt_tokens)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of `prompt + text`, cut to the role's length; none for a text without any token."""
+        return self._ids([self.prompt + text for text in texts])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         limit = max(4096, self.max_length_tokens * FIRST_CHARACTERS_PER_TOKEN)
@@ -80,6 +84,14 @@ def role_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_t
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """How many special tokens the tokenizer puts before a text."""
     return _specials(_plain_copy(tokenizer))[0]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    backend = _plain_copy(tokenizer)
+    before, after = _specials(backend)
+    ids = backend.encode("a").ids
+    return ids[:before], ids[len(ids) - after :]
 
 
 def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = False) -> PreTrainedTokenizerBase:

@@ -40,7 +40,8 @@ class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
     `encode` gives a step its way from texts to embeddings (`trainer.chunks.in_chunks`). `validate` measures the encoder on a held-out set and
-    returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated.
+    returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated. `head` is what the loss trains beside the
+    encoder and the model does not keep.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BiEncoder(LightningModule):
         temperature: Temperature,
         optimizer: OptimizerSettings,
         validate: Callable[[Any], Mapping[str, float]],
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -59,6 +61,7 @@ class BiEncoder(LightningModule):
         self.temperature = temperature
         self.optimizer_settings = optimizer
         self.validate = validate
+        self.head = head
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """The loss of one global batch, the same on every rank."""
@@ -89,7 +92,7 @@ class BiEncoder(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule."""
-        return adamw(self.encoder, self.temperature, self.optimizer_settings)
+        return adamw(self.encoder, self.temperature, self.optimizer_settings, self.head)
 
     def _check_all_learn(self, optimizer: Any) -> None:
         """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at the next step."""

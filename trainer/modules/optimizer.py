@@ -1,6 +1,7 @@
 """AdamW with a rate for each kind of weight, and the schedule of those rates."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -46,13 +47,29 @@ def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedu
             assert_never(schedule)
 
 
-def adamw(encoder: nn.Module, temperature: nn.Module, settings: OptimizerSettings) -> OptimizerLRSchedulerConfig:
-    """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone."""
+def is_projection(name: str) -> bool:
+    """Whether the weight of this name is the projection's, which has the head's rate."""
+    return name.startswith("projection.")
+
+
+def adamw(
+    encoder: nn.Module,
+    temperature: nn.Module,
+    settings: OptimizerSettings,
+    head: nn.Module | None = None,
+    is_head: Callable[[str], bool] = is_projection,
+) -> OptimizerLRSchedulerConfig:
+    """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone.
+
+    Weights of the encoder whose name `is_head` have the head's rate, as those of `head` do.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
-            rate = settings.head_learning_rate if name.startswith("projection.") else settings.learning_rate
+            rate = settings.head_learning_rate if is_head(name) else settings.learning_rate
             groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    for parameter in head.parameters() if head is not None else ():
+        groups.setdefault((settings.head_learning_rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     for parameter in temperature.parameters():
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)

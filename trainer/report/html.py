@@ -28,7 +28,7 @@ def write_report(run_folder: Path) -> Path:
     run = read_run(Path(run_folder))
     page = "\n".join(
         [
-            _head(run),
+            page_head(run.name),
             *_header(run),
             *_evaluation(run.evaluation),
             *training_section(run),
@@ -64,11 +64,12 @@ def _between(test: Comparison) -> str:
     return f"95 % interval {signed(test.difference.low)} to {signed(test.difference.high)}"
 
 
-def _head(run: Run) -> str:
+def page_head(title: str) -> str:
+    """The beginning of a page, up to and with `<main>`."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
-        f"<title>{escaped(run.name)} · nearfar</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escaped(title)} · nearfar</title><style>{STYLE}</style></head><body><main>"
     )
 
 

@@ -1,6 +1,7 @@
 """BM25, the search by words that every learned model has to beat."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,33 +10,54 @@ if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
 
-def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4) -> dict[str, dict[str, float]]:
-    """Query id to document id to score of the k best documents by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as BEIR's baseline).
+class Bm25:
+    """Documents to be found by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as BEIR's baseline). Their words are held in memory.
 
     Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop words (the stronger baseline on the sets
-    tried); nothing is stemmed. A document that shares no word with the query is not retrieved, so a query may have fewer than k.
+    tried); nothing is stemmed.
     """
-    import bm25s
 
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    corpus = bm25s.tokenize(list(set.documents), stopwords="en", show_progress=False)
-    run: dict[str, dict[str, float]] = {query: {} for query in set.query_ids}
-    if not corpus.vocab or not any(corpus.ids) or not set.queries:
-        return run
-    model = bm25s.BM25(method="lucene", k1=k1, b=b)
-    model.index(corpus, show_progress=False)
-    queries = bm25s.tokenize(list(set.queries), stopwords="en", show_progress=False, return_ids=False)
-    known = [[word for word in words if word in model.vocab_dict] for words in queries]
-    for query, words in zip(set.query_ids, known, strict=True):
-        if words:
-            run[query] = _best(model.get_scores(words), set.document_ids, k)
-    return run
+    def __init__(self, documents: Sequence[str], k1: float = 0.9, b: float = 0.4) -> None:
+        import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
+        corpus = bm25s.tokenize(list(documents), stopwords="en", show_progress=False)
+        self._model = None
+        if corpus.vocab and any(corpus.ids):
+            self._model = bm25s.BM25(method="lucene", k1=k1, b=b)
+            self._model.index(corpus, show_progress=False)
+
+    def best(self, queries: Sequence[str], k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each query the rows and scores of the k best documents, best first; fewer where fewer share a word with the query."""
+        import bm25s
+
+        if self._model is None or not queries:
+            yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
+            return
+        for words in bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False):
+            known = [word for word in words if word in self._model.vocab_dict]
+            scores = self._model.get_scores(known) if known else np.empty(0, np.float32)
+            rows = _best(scores, k)
+            yield rows, scores[rows]
 
 
-def _best(scores: np.ndarray, document_ids: tuple[str, ...], k: int) -> dict[str, float]:
-    """The k documents with the largest scores above 0; of equal ones the first."""
+def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4) -> dict[str, dict[str, float]]:
+    """Query id to document id to score of the k best documents by `Bm25`.
+
+    A document that shares no word with the query is not retrieved, so a query may have fewer than k.
+    """
+    found = Bm25(set.documents, k1, b).best(set.queries, k)
+    return {
+        query: {set.document_ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
+        for query, (rows, scores) in zip(set.query_ids, found, strict=True)
+    }
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """The k rows with the largest scores above 0; of equal ones the first."""
     k = min(k, len(scores))
+    if k == 0:
+        return np.empty(0, np.int64)
     smallest = np.partition(scores, -k)[-k]
     candidates = np.flatnonzero((scores >= smallest) & (scores > 0))
-    order = candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
-    return {document_ids[row]: float(scores[row]) for row in order}
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]

@@ -27,5 +27,7 @@ def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: 
         return [index.hits(query, k) for query in encode_tokens(encoder, questions, "query", precision=precision).padded()]
     if not isinstance(encoder, DenseEncoder):
         raise BadModel(f"{index.folder} holds one vector a document, and the model gives one a token; search with {index.manifest.model}")
+    if encoder.dimensions > index.manifest.dimensions:
+        encoder = encoder.narrowed(index.manifest.dimensions)  # an index of the beginnings of its vectors, if it is the index's model
     index.check_encoder(encoder)
     return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]

@@ -12,6 +12,7 @@ from torch import nn
 from trainer.data.rows import Row, Rows
 from trainer.data.visible import visible
 from trainer.errors import NearfarError
+from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.tokenization import role_tokenizer
 from trainer.strategies.environment import Plan
@@ -64,11 +65,22 @@ def lengths(encoder: Encoder, rows: Rows, negatives_per_query: int) -> tuple[Len
     count = min(SAMPLE_ROWS, len(rows))
     sample = [rows[number * len(rows) // count] for number in range(count)]
     documents = [text for row in sample for text in _documents(row, negatives_per_query)]
+    if isinstance(encoder, CrossEncoder):
+        queries = [row.query for row in sample for _ in _documents(row, negatives_per_query)]
+        return _lengths(encoder, [row.query for row in sample], "query"), _pair_lengths(encoder, queries, documents)
     return _lengths(encoder, [row.query for row in sample], "query"), _lengths(encoder, documents, "document")
 
 
 def _documents(row: Row, negatives_per_query: int) -> list[str]:
-    return [row.positive, *row.negatives[:negatives_per_query]]
+    """The row's own candidates; its positive stands for negatives that are drawn from other rows."""
+    return [row.positive, *(row.negatives or (row.positive,) * negatives_per_query)[:negatives_per_query]]
+
+
+def _pair_lengths(encoder: CrossEncoder, queries: Sequence[str], documents: Sequence[str]) -> Lengths:
+    """Of (query, document) pairs."""
+    limit = encoder.contract.document_max_length_tokens
+    found = encoder.pairs_of(limit + 1).tokenize(queries, documents).lengths
+    return Lengths(len(queries), int((found > limit).sum()), limit, float(found.clamp(max=limit).double().mean()))
 
 
 def _lengths(encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]) -> Lengths:

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class RunFolder:
             if replace and path.is_dir() and any(path.iterdir()):
                 path.rename(path.with_name(f"{path.name}.replaced-{datetime.now():%Y%m%d-%H%M%S-%f}"))
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, _take_lock(path))
+            run = cls(path, take_lock(path))
             clean = redact(recipe_yaml)
             note = f"# {HIDDEN} stands where a secret was; put it back before running this file again.\n" if clean != recipe_yaml else ""
             write_atomically(run.recipe_path, note + clean)
@@ -223,32 +223,45 @@ def _describe(path: Path) -> str:
     return {"done": "a finished run", "stopped": "a run that was stopped", "failed": "a run that failed"}.get(str(status), "a run")
 
 
-def _take_lock(path: Path) -> int:
-    """An open file holding the lock. It is inherited by no program started from here, and lives as long as this process."""
+def take_lock(path: Path, in_use: Callable[[Path], BadFolder] | None = None) -> int:
+    """An open file that holds the lock of folder `path`; raises what `in_use` says when another process has it.
+
+    It is inherited by no program started from here, and lives as long as this process.
+    """
     lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise _in_use(path) from error
+        raise (in_use or _in_use)(path) from error
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
             os.close(lock)
             raise
         warnings.warn(f"the file system of {path} has no locks: a second run in this folder would not be noticed", stacklevel=2)
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "since": datetime.now().astimezone().isoformat(timespec="seconds")}
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, _json(holder).encode(), 0)
+    write_holder(lock)
     return lock
 
 
-def _in_use(path: Path) -> BadFolder:
+def write_holder(lock: int, **details: Any) -> None:
+    """Writes into a lock file who holds it."""
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "since": datetime.now().astimezone().isoformat(timespec="seconds")}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, _json({**holder, **details}).encode(), 0)
+
+
+def holder_of(path: Path) -> str:
+    """Who holds the lock of folder `path`, in words."""
     try:
         holder = json.loads((path / LOCK).read_text(encoding="utf-8"))
         who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
+        return f"{who}, at stage {holder['stage']} (process {holder['stage_process']})" if "stage" in holder else who
     except (OSError, ValueError, KeyError, TypeError):
-        who = "another process"
-    return BadFolder(f"{path} is in use by a run: {who}; wait for it, stop it, or choose another name=NAME")
+        return "another process"
+
+
+def _in_use(path: Path) -> BadFolder:
+    return BadFolder(f"{path} is in use by a run: {holder_of(path)}; wait for it, stop it, or choose another name=NAME")
 
 
 def _json(value: Any) -> str:

@@ -1,0 +1,105 @@
+"""A student of fewer layers is the model with the others taken out, in every architecture, also when others load it."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from toy_models import FAMILIES, SENTENCES, make_toy
+from transformers import AutoModel
+
+from trainer import recipe
+from trainer.errors import BadModel
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.folder import save_encoder
+from trainer.models.kept_layers import kept_layers
+from trainer.models.late_interaction import load_late_encoder, read_late_encoder
+from trainer.retrieval.encode import encode
+
+
+@pytest.fixture(scope="module")
+def deep_folder(tmp_path_factory):
+    """Family to a model of five layers."""
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("deep") / family
+            make_toy(family, made[family], layers=5)
+        return made[family]
+
+    return folder
+
+
+def pruned(folder, layers):
+    """The whole model, its list of layers cut by hand; kinds of attention follow their layers."""
+    model = AutoModel.from_pretrained(folder).eval()
+    parent, name = next(
+        (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, torch.nn.ModuleList) and len(child) == 5
+    )
+    setattr(parent, name, torch.nn.ModuleList([getattr(parent, name)[layer] for layer in layers]))
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[layer] for layer in layers]
+    model.config.num_hidden_layers = len(layers)
+    for place, layer in enumerate(getattr(parent, name)):
+        if hasattr(layer, "self_attn"):
+            layer.self_attn.layer_idx = place
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+class TestEveryFamily:
+    def test_is_the_model_without_the_others_and_loads_elsewhere(self, family, deep_folder, tmp_path):
+        layers = (0, 3)
+        encoder = load_encoder(recipe.Model(backbone=str(deep_folder(family)), layers=layers, tuning=recipe.FullTuning())).eval()
+        save_encoder(encoder, tmp_path / "model")
+        vectors = encode(encoder, SENTENCES, "document")
+        reference = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning()))
+        assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() > 1e-3, "the whole model is another"
+        reference.backbone = pruned(deep_folder(family), layers)
+        assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() < 1e-5
+        theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+        assert theirs[0].auto_model.config.num_hidden_layers == 2
+        assert np.abs(theirs.encode(list(SENTENCES)) - vectors).max() < 1e-5
+        ours = read_encoder(str(tmp_path / "model"))
+        assert ours.contract.layers == layers
+        assert np.abs(encode(ours, SENTENCES, "document") - vectors).max() < 1e-6
+
+
+def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkeypatch):
+    """Else it would be put on the first layers of the whole model, in silence."""
+    from trainer.models import dense
+
+    encoder = load_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=(1, 4), tuning=recipe.Lora(rank=2)))
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_encoder(encoder.eval(), tmp_path / "model")
+    monkeypatch.setattr(dense, "locate_public", lambda name: deep_folder("bert"))
+    again = read_encoder(str(tmp_path / "model" / "adapter"))
+    assert np.abs(encode(again, SENTENCES, "query") - encode(encoder, SENTENCES, "query")).max() < 1e-5
+
+
+def test_late_interaction_too(deep_folder, tmp_path):
+    encoder = load_late_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=2, projection_dimensions=8, tuning=recipe.FullTuning())).eval()
+    assert encoder.contract.layers == (0, 4)
+    save_encoder(encoder, tmp_path / "model")
+    again = read_late_encoder(str(tmp_path / "model"))
+    texts = encoder.tokenize(SENTENCES, "document")
+    with torch.no_grad():
+        assert (encoder(texts) - again(texts)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("wish", "kept"), [(1, (0,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (6, (0, 2, 4, 7, 9, 11)), (12, tuple(range(12)))])
+def test_evenly_spaced(wish, kept):
+    assert kept_layers(wish, 12) == kept
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"), [(13, "has 12 layers"), ([0, 12], "names layer 12"), ([3, 1], "in rising order"), ([1, 1], "each once"), ([], "at least one")]
+)
+def test_what_is_not_there_is_refused(wish, said):
+    with pytest.raises(BadModel, match=said):
+        kept_layers(wish, 12)

@@ -1,0 +1,101 @@
+"""A static model: made from a transformer, saved, and loaded by sentence-transformers with the same vectors; and its own models read here."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from toy_models import SENTENCES, word_pieces
+
+from trainer import recipe
+from trainer.errors import BadModel
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.family import load_model
+from trainer.models.folder import save_encoder
+from trainer.models.static import table_of
+from trainer.models.static_student import static_student, vocabulary_vectors
+from trainer.retrieval.encode import encode
+
+TEXTS = [*SENTENCES, "disk", "unheard-of words, and an emoji 🙂", "a " * 600]
+
+
+def model_of(folder, **settings):
+    return recipe.Model(backbone=str(folder), static=recipe.Static(dimensions=12, **settings), tuning=recipe.FullTuning())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "qwen2"])
+@pytest.mark.parametrize("start", ["vocabulary", "token_embeddings"])
+def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_path):
+    encoder = static_student(model_of(toy_folder(family), start=start)).eval()
+    save_encoder(encoder, tmp_path / "model")
+    vectors = encode(encoder, TEXTS, "document")
+    assert vectors.shape == (len(TEXTS), 12)
+    assert np.abs(SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS) - vectors).max() < 1e-5
+    again = read_encoder(str(tmp_path / "model"))
+    assert np.abs(encode(again, TEXTS, "document") - vectors).max() < 1e-6
+    assert again.contract == encoder.contract
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.1
+
+
+def test_a_text_is_the_mean_of_its_tokens_and_nothing_else(toy_folder):
+    encoder = static_student(model_of(toy_folder("bert"))).eval()
+    ids = encoder.tokenize(["delete a disk"], "query").tokens
+    assert not set(ids.tolist()) & set(encoder.tokenizer.all_special_ids), "no special token counts"
+    mean = encoder.backbone.embedding.weight[ids].mean(0)
+    found = torch.from_numpy(encode(encoder, ["delete a disk"], "query")[0])
+    assert torch.allclose(found, mean / mean.norm(), atol=1e-6)
+
+
+def test_the_vocabulary_is_encoded_as_texts_of_one_token(toy_folder):
+    source = read_encoder(str(toy_folder("bert")))
+    vectors = vocabulary_vectors(source)
+    token = source.tokenizer.convert_tokens_to_ids("a")
+    assert np.abs(vectors[token].numpy() - encode(source, ["a"], "document")[0]).max() < 1e-6
+    assert len(vectors) == len(source.tokenizer)
+
+
+def test_the_table_keeps_what_principal_components_keep():
+    vectors = torch.randn(50, 3) @ torch.randn(3, 20)
+    table = table_of(vectors, 3, pad_token_id=0).embedding.weight.detach()
+    share = 1 / torch.arange(2.0, 52.0)
+    weights = (1e-4 / (1e-4 + share / share.sum()))[:, None]
+    centred = vectors - vectors.mean(0)
+    assert torch.allclose(((table / weights) @ (table / weights).T)[1:, 1:], (centred @ centred.T)[1:, 1:], atol=1e-3)
+    assert not table[0].any()
+
+
+def test_is_trained_by_any_objective(toy_folder):
+    encoder = static_student(model_of(toy_folder("bert")))
+    names = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert names == ["backbone.embedding.weight"]
+    encoder(encoder.tokenize(SENTENCES, "query")).sum().backward()
+    assert encoder.backbone.embedding.weight.grad.norm() > 1e-3
+
+
+def test_a_model_of_sentence_transformers_own_is_read_and_trained_on(tmp_path):
+    theirs = SentenceTransformer(modules=[StaticEmbedding(word_pieces(), embedding_dim=10)], device="cpu")
+    theirs.save(str(tmp_path / "model"))
+    texts = list(SENTENCES)
+    assert np.abs(encode(read_encoder(str(tmp_path / "model")), texts, "query") - theirs.encode(texts)).max() < 1e-5
+    trained = load_encoder(recipe.Model(backbone=str(tmp_path / "model"), tuning=recipe.FullTuning()))
+    assert trained.contract.normalize, "compared by cosine, so trained with it"
+
+
+class TestRefused:
+    def test_more_dimensions_than_there_are(self, toy_folder):
+        model = recipe.Model(backbone=str(toy_folder("bert")), static=recipe.Static(dimensions=64), tuning=recipe.FullTuning())
+        with pytest.raises(BadModel, match="have 32 numbers"):
+            static_student(model)
+
+    def test_a_table_of_a_table(self, toy_folder, tmp_path):
+        save_encoder(static_student(model_of(toy_folder("bert"))), tmp_path / "model")
+        with pytest.raises(BadModel, match="is a static model already"):
+            load_model(recipe.Recipe(name="a", model=model_of(tmp_path / "model"), data=recipe.Data(train="t")))
+
+    def test_other_weights_in_the_folder(self, toy_folder, tmp_path):
+        from safetensors.torch import save_file
+
+        save_encoder(static_student(model_of(toy_folder("bert"))), tmp_path / "model")
+        save_file({"other": torch.ones(2, 2)}, tmp_path / "model" / "model.safetensors")
+        with pytest.raises(BadModel, match=r"one matrix named embedding\.weight is read"):
+            read_encoder(str(tmp_path / "model"))

@@ -1,0 +1,84 @@
+"""What is left of a stage is kept: for a command that goes on where it was, in its place, else beside it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from trainer.pipeline.file import load_pipeline
+from trainer.pipeline.keys import Keyed, all_keyed
+from trainer.pipeline.process import Relay, last_lines
+from trainer.pipeline.run import plan
+from trainer.pipeline.state import make_folder, size_of, why_not_done, write_record
+
+
+@pytest.fixture
+def stages(place: Path) -> dict[str, Keyed]:
+    return all_keyed(load_pipeline(Path("p.yaml")), ["look", "recipe", "last"])
+
+
+def left(stage: Keyed) -> dict[str, str]:
+    """Texts of the files in the stage's folder and in those moved aside, by folder without its time."""
+    return {str(path.parent.name).rpartition("-20")[0] or path.parent.name: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}
+
+
+def begin(stage: Keyed) -> None:
+    stage.folder.mkdir(parents=True)
+    (stage.folder / "rejected.jsonl").write_text("half")
+
+
+def test_unfinished_work_is_kept_in_place_or_aside(stages: dict[str, Keyed]) -> None:
+    look = stages["look"]
+    begin(look)
+    make_folder(look, keep_unfinished=True)
+    assert left(look) == {look.key: "half"}
+    make_folder(look, keep_unfinished=False)
+    assert left(look) == {f"{look.key}.unfinished": "half"}
+    assert list(look.folder.iterdir()) == []
+
+
+def test_finished_work_never_goes_on(stages: dict[str, Keyed]) -> None:
+    look = stages["look"]
+    begin(look)
+    write_record(look, {})
+    assert why_not_done(look, stages) == ""
+    make_folder(look, keep_unfinished=True)
+    assert left(look) == {f"{look.key}.replaced": "half"}
+    assert not look.record.exists()
+    assert why_not_done(look, stages) == "it was begun and did not end"
+
+
+def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, Keyed]) -> None:
+    for stage in stages.values():
+        begin(stage)
+        write_record(stage, stages)
+    assert {step.reason for step in plan(load_pipeline(Path("p.yaml")))} == {""}
+    write_record(stages["recipe"], stages)
+    assert [why_not_done(stage, stages) for stage in stages.values()] == ["", "", "stage recipe is made anew"]
+
+
+def test_the_size_of_an_output(tmp_path: Path) -> None:
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "model" / "a").write_bytes(b"123")
+    (tmp_path / "model" / "inner" / "b").write_bytes(b"4567")
+    assert size_of(tmp_path / "model") == {"files": 2, "bytes": 7}
+    assert size_of(tmp_path / "model" / "a") == {"files": 1, "bytes": 3}
+
+
+@pytest.mark.parametrize(("before", "received"), [(signal.SIG_IGN, None), (signal.SIG_DFL, signal.SIGHUP)])
+def test_nohup_is_heeded(before: signal.Handlers, received: int | None) -> None:
+    former = signal.signal(signal.SIGHUP, before)
+    try:
+        with Relay() as relay:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert relay.received == received
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"x\n" * 20_000 + b"one\n\n\xff two\n")
+    assert last_lines(log, 3) == ["x", "one", "\ufffd two"]

@@ -1,0 +1,104 @@
+"""The screened search against sorting every score: among ties, near-ties that rounding hides, and whatever the blocks."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.retrieval import screened_search
+from trainer.retrieval.screened_search import ScreenedSearch, pair_scores
+
+
+def best(queries, documents, k, block=None):
+    search = ScreenedSearch(queries, k)
+    for start in range(0, len(documents), block or len(documents)):
+        search.add(documents[start : start + (block or len(documents))], start)
+    return search.best()
+
+
+def every_score(queries, documents):
+    """The obvious twin: each pair by itself."""
+    pairs = np.divmod(np.arange(len(queries) * len(documents)), len(documents))
+    return pair_scores(queries, documents, *pairs).reshape(len(queries), len(documents))
+
+
+def by_sorting(queries, documents, k):
+    scores = every_score(queries, documents)
+    rows = np.lexsort((np.broadcast_to(np.arange(len(documents)), scores.shape), -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, rows, 1), rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 60), st.integers(1, 45), st.integers(1, 70), st.integers(0, 10**6))
+def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, block, seed):
+    generator = np.random.default_rng(seed)
+    a, b = (generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents))
+    scores, rows = best(a, b, k, block)
+    there = min(k, documents)
+    wanted = by_sorting(a, b, k)
+    np.testing.assert_array_equal(rows[:, :there], wanted[1])
+    np.testing.assert_array_equal(scores[:, :there], wanted[0])
+    assert (rows[:, there:] == -1).all()
+    assert np.isneginf(scores[:, there:]).all()
+
+
+def near_ties(seed=0):
+    """Documents so alike that bfloat16, and the sums of a product of matrices, put them in another order."""
+    generator = np.random.default_rng(seed)
+    documents = generator.normal(size=(1, 64)) + 1e-3 * generator.normal(size=(4000, 64))
+    queries = documents[:40] + 0.3 * generator.normal(size=(40, 64))
+    return tuple((some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32) for some in (queries, documents))
+
+
+def test_what_rounding_cannot_tell_apart_is_told_apart():
+    queries, documents = near_ties()
+    scores, rows = best(queries, documents, 20, block=900)
+    wanted = by_sorting(queries, documents, 20)
+    np.testing.assert_array_equal(rows, wanted[1])
+    np.testing.assert_array_equal(scores, wanted[0])
+
+
+def test_the_case_is_hard_where_products_are_rounded(monkeypatch):
+    """Without the allowance for rounding the test above fails, so it tests something."""
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        pytest.skip("this processor rounds no products")
+    monkeypatch.setattr(screened_search, "_BFLOAT16", 0.0)
+    queries, documents = near_ties()
+    assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
+
+
+def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_beside():
+    generator = np.random.default_rng(1)
+    queries, documents = generator.normal(size=(300, 96)).astype(np.float32), generator.normal(size=(5000, 96)).astype(np.float32)
+    whole = best(queries, documents, 30)
+    for cut, block in ((300, 777), (7, 5000), (1, 4999)):
+        parts = [best(queries[start : start + cut], documents, 30, block) for start in range(0, 300 if cut > 1 else 5, cut)]
+        for axis in (0, 1):
+            found = np.concatenate([part[axis] for part in parts])
+            np.testing.assert_array_equal(found, whole[axis][: len(found)])
+
+
+def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
+    generator = np.random.default_rng(2)
+    queries, documents = generator.normal(size=(600, 32)).astype(np.float32), generator.normal(size=(20000, 32)).astype(np.float32)
+    sizes, reaching = [], ScreenedSearch._reaching
+    monkeypatch.setattr(
+        ScreenedSearch, "_reaching", lambda self, some, scores, error: sizes.append(scores.numel()) or reaching(self, some, scores, error)
+    )
+    search = ScreenedSearch(queries, 10)
+    search.add(documents, 0)
+    assert max(sizes) <= 1 << 22
+    assert len(sizes) > 3
+    assert sum(len(found[0]) for found in search._found) < 600 * 10 * 6
+
+
+def test_products_are_exact_again_afterwards():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    best(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 2)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_asking_for_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        ScreenedSearch(np.eye(2, dtype=np.float32), 0)

@@ -1,0 +1,124 @@
+"""What a teacher makes of the training texts: kept once, found by text, made again when teacher or data are others."""
+
+import numpy as np
+import pytest
+import torch
+from ranks import on_ranks
+from toy_models import SENTENCES
+
+from trainer import recipe
+from trainer.batch import Batch
+from trainer.data.rows import Row
+from trainer.errors import BadData, BadFolder
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.late_interaction import load_late_encoder
+from trainer.retrieval.encode import encode
+from trainer.retrieval.taught_vectors import FILE, TaughtVectors, taught_vectors, teacher_fingerprint
+
+ROWS = [
+    Row("a disk", SENTENCES[0], (SENTENCES[1], "another machine", "left out")),
+    Row("an account", SENTENCES[1], (SENTENCES[0], SENTENCES[2], "left out")),
+    Row("a disk", "Remove it.", ("a disk", SENTENCES[3], "left out")),
+]
+QUERIES = ["a disk", "an account", "a disk"]
+DOCUMENTS = [text for row in ROWS for text in (row.positive, *row.negatives[:2])]
+
+
+def batch_of(encoder):
+    """The rows as a student with another tokenizer than the teacher's has them."""
+    return Batch(encoder.tokenize(QUERIES, "query"), encoder.tokenize(DOCUMENTS, "document"), torch.zeros(3, 1, dtype=torch.long))
+
+
+@pytest.fixture(scope="module")
+def teacher(toy_folder):
+    return read_encoder(str(toy_folder("bert")))
+
+
+@pytest.fixture(scope="module")
+def late_teacher(toy_folder):
+    torch.manual_seed(1)
+    return load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning())).eval()
+
+
+@pytest.fixture(scope="module")
+def student(toy_folder):
+    return load_encoder(recipe.Model(backbone=str(toy_folder("roberta"))))
+
+
+def test_a_batch_gets_the_vectors_of_its_own_texts(teacher, student, tmp_path):
+    queries, documents = taught_vectors(tmp_path / "t", teacher, ROWS, 2).embeddings(batch_of(student))
+    assert torch.equal(queries, torch.from_numpy(encode(teacher, QUERIES, "query")))
+    assert torch.allclose(documents, torch.from_numpy(encode(teacher, DOCUMENTS, "document")), atol=1e-6)
+    assert (documents[0] - documents[1]).norm() > 0.1
+
+
+def test_token_vectors_keep_their_lengths(late_teacher, student, tmp_path):
+    queries, documents = taught_vectors(tmp_path / "t", late_teacher, ROWS, 2).embeddings(batch_of(student))
+    with torch.no_grad():
+        wanted = late_teacher(late_teacher.tokenize(DOCUMENTS, "document"))
+    for found, one in zip(documents, wanted, strict=True):
+        assert torch.allclose(found[found.any(-1)], one[one.any(-1)], atol=1e-3), "kept in float16"
+    assert len({int(each.any(-1).sum()) for each in documents}) > 2
+    assert queries.shape[:2] == (3, 32), "queries are filled up with mask tokens"
+
+
+class TestWhatIsThere:
+    def test_is_used_again_also_for_fewer_texts(self, teacher, tmp_path):
+        said = []
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=said.append)
+        made = (tmp_path / "t" / "query-vectors.npy").stat().st_mtime_ns
+        assert any("encodes 9 training texts, once" in text for text in said), said
+        said.clear()
+        taught_vectors(tmp_path / "t", teacher, ROWS[:2], 1, say=said.append)
+        assert said == []
+        assert (tmp_path / "t" / "query-vectors.npy").stat().st_mtime_ns == made
+
+    def test_of_another_teacher_is_made_again(self, teacher, tmp_path, toy_folder):
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        other, said = read_encoder(str(toy_folder("bert"))), []
+        with torch.no_grad():
+            next(other.parameters())[5, 0] += 1
+        taught_vectors(tmp_path / "t", other, ROWS, 2, say=said.append)
+        assert "made by another teacher" in said[0]
+        assert teacher_fingerprint(other) in (tmp_path / "t" / FILE).read_text()
+
+    def test_of_other_data_is_made_again(self, teacher, tmp_path, student):
+        taught_vectors(tmp_path / "t", teacher, ROWS[:2], 2)
+        said = []
+        found = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=said.append)
+        assert "made of other data (3 texts as document missing)" in said[0]
+        found.embeddings(batch_of(student))
+
+    def test_that_is_something_else_is_left_alone(self, teacher, tmp_path):
+        (tmp_path / "t").mkdir()
+        (tmp_path / "t" / "thesis.txt").write_text("mine")
+        with pytest.raises(BadFolder, match="holds something else"):
+            taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        assert (tmp_path / "t" / "thesis.txt").read_text() == "mine"
+
+    def test_that_is_not_whole_is_refused(self, teacher, tmp_path):
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        (tmp_path / "t" / "document-names.npy").unlink()
+        with pytest.raises(BadFolder, match="is not whole"):
+            TaughtVectors.open(tmp_path / "t")
+
+
+def test_a_text_that_the_teacher_has_not_seen_is_an_error(teacher, student, tmp_path):
+    found = taught_vectors(tmp_path / "t", teacher, ROWS[:1], 2)
+    with pytest.raises(BadData, match="has not seen 1 of 3 texts"):
+        found.embeddings(batch_of(student))
+
+
+def on_a_rank(folder, teacher):
+    torch.set_num_threads(1)
+    found = taught_vectors(folder, teacher, ROWS, 2, micro_batch_tokens=24)
+    return {role: (np.array(found.names[role]), np.array(found.vectors[role])) for role in ("query", "document")}
+
+
+def test_ranks_share_the_work_and_find_the_same(teacher, tmp_path):
+    alone = taught_vectors(tmp_path / "alone", teacher, ROWS, 2, micro_batch_tokens=24)
+    for of_rank in on_ranks(2, on_a_rank, tmp_path / "together", teacher):
+        for role in ("query", "document"):
+            assert np.array_equal(of_rank[role][0], alone.names[role])
+            assert np.allclose(of_rank[role][1], alone.vectors[role], atol=1e-6)
+    assert not list(tmp_path.glob(".*partial")), "nothing unfinished is left"

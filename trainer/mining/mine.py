@@ -1,0 +1,116 @@
+"""A mining job from its data to its report: shared out over ranks, continued where it was stopped, the same whatever carries it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import BadData
+from trainer.mining.choose import Options
+from trainer.mining.shard import WORST, Miner
+from trainer.mining.spaces import QUERIES_A_SHARD, Progress, Space
+from trainer.mining.task import Task
+from trainer.mining.teacher import PairScorer
+from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder
+from trainer.parallel import of_all, on_all, on_first, rank, ranks
+from trainer.runtime.run_folder import write_atomically
+
+FORMAT = 1
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def mine(
+    folder: WorkFolder,
+    manifest: Manifest,
+    task: Task,
+    space: Space,
+    options: Options,
+    teacher: Space | PairScorer | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Mines what is not yet mined and writes it; what `report.json` then holds. On several ranks to be called on all, on one shared file system.
+
+    Raises BadData when no query is left with a negative: nothing is written then but the report of why.
+    """
+    miner = Miner(task, space, options, teacher.pair_scores if isinstance(teacher, Space) else teacher)
+    shards = -(-len(task.queries) // QUERIES_A_SHARD)
+    missing = _decided_by_first(lambda: [shard for shard in range(shards) if not folder.shard(shard, ".json").exists()])
+    if missing:
+        for each in (space, teacher):
+            if isinstance(each, Space):
+                each.encode_all()
+    on_all(lambda: _mine_own(miner, folder, missing, shards, progress))
+    report = on_first(lambda: _merge(folder, manifest, shards))
+    return report or json.loads(folder.report_path.read_text(encoding="utf-8"))
+
+
+def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
+    """What the first rank finds: the others may look later, or at a file system that is behind."""
+    return [int(number) for number in of_all([str(number) for number in numbers()] if rank() == 0 else [])]
+
+
+def _mine_own(miner: Miner, folder: WorkFolder, missing: list[int], shards: int, progress: Progress | None) -> None:
+    for shard in missing[rank() :: ranks()]:
+        if progress is not None:
+            progress("shards mined", shards - len(missing) + missing.index(shard), shards)
+        mined = miner.mine(shard)
+        _write_lines(folder.shard(shard, ".jsonl"), mined.lines)
+        _write_lines(folder.shard(shard, ".without.jsonl"), mined.without)
+        write_atomically(folder.shard(shard, ".json"), json.dumps(mined.counts))
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_atomically(path, "".join(f"{_as_json(line)}\n" for line in lines))
+
+
+def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any]:
+    """Shards in order become the output; then the work is removed."""
+    if folder.is_done:
+        return json.loads(folder.report_path.read_text(encoding="utf-8"))
+    counts: dict[str, Any] = {}
+    for shard in range(shards):
+        counts = _added(counts, json.loads(folder.shard(shard, ".json").read_text(encoding="utf-8")))
+    counts["worst"] = sorted(counts["worst"], key=lambda pair: pair["positive_score"] - pair["candidate_score"])[:WORST]
+    _concatenated([folder.shard(shard, ".without.jsonl") for shard in range(shards)], folder.path / WITHOUT)
+    if not counts["pairs_written"]:
+        reasons = "".join(f"\n  {line['query'][:80]!r}: {line['reason']}" for line in _first_lines(folder.path / WITHOUT, 3))
+        raise BadData(
+            f"no negative is left for any of the {counts['queries']} queries, so there is nothing to write. First ones:{reasons}\n"
+            f"{folder.path / WITHOUT} names all. Allow more: a higher --percent-of-positive or --depth, a lower --min-score, or a larger --corpus"
+        )
+    _concatenated([folder.shard(shard, ".jsonl") for shard in range(shards)], folder.path / NEGATIVES)
+    report = {"format": FORMAT, "made_with": manifest, **counts}
+    write_atomically(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
+    shutil.rmtree(folder.work)
+    return report
+
+
+def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Numbers added, lists joined, of dictionaries of dictionaries.
+
+    >>> _added({"a": 1, "b": {"c": [1]}}, {"a": 2, "b": {"c": [2], "d": 3}})
+    {'a': 3, 'b': {'c': [1, 2], 'd': 3}}
+    """
+    both = dict(one)
+    for key, value in other.items():
+        both[key] = _added(both.get(key, {}), value) if isinstance(value, dict) else both[key] + value if key in both else value
+    return both
+
+
+def _concatenated(parts: list[Path], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as lines:
+                shutil.copyfileobj(lines, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _first_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for _, line in zip(range(count), file, strict=False):
+            yield json.loads(line)

@@ -1,0 +1,75 @@
+"""Texts on disk, by number: as many as there are, in little memory."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+_SCHEMA = pa.schema([("text", pa.large_string())])
+_FLUSH_TEXTS, _FLUSH_CHARACTERS = 4096, 8_000_000
+
+
+class TextWriter:
+    """Appends texts to a file, which is there under its name once it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._file = pa.ipc.new_file(self._partial, _SCHEMA)
+        self._pending: list[str] = []
+        self._characters = 0
+        self.count = 0
+
+    def add(self, text: str) -> None:
+        """Takes one more text."""
+        self._pending.append(text)
+        self._characters += len(text)
+        self.count += 1
+        if len(self._pending) >= _FLUSH_TEXTS or self._characters >= _FLUSH_CHARACTERS:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self._flush()
+        self._file.close()
+        if error is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._file.write_batch(pa.record_batch([pa.array(self._pending, type=pa.large_string())], schema=_SCHEMA))
+            self._pending, self._characters = [], 0
+
+
+class StoredTexts:
+    """The texts of a file that `TextWriter` wrote, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self._column = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("text")
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def range(self, first: int, last: int) -> list[str]:
+        """Texts number `first` up to `last`."""
+        return self._column.slice(first, max(0, last - first)).to_pylist()
+
+    def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
+        """The texts of these numbers, in that order."""
+        return self._column.take(pa.array(numbers)).to_pylist()
+
+
+def write_texts(path: Path, texts: Iterable[str]) -> None:
+    """Writes all `texts` to `path`."""
+    with TextWriter(path) as writer:
+        for text in texts:
+            writer.add(text)

@@ -1,0 +1,64 @@
+"""A student of fewer layers: those of a backbone that are kept, chosen before its weights are loaded.
+
+The configuration and the names of the weights are changed, so what is loaded is an ordinary, shallower model of its architecture: it is saved, and read by
+others, as any model is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Shaped
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from trainer.errors import BadModel
+
+_NUMBERED = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+
+
+def kept_layers(wish: int | Sequence[int], layers: int) -> tuple[int, ...]:
+    """The numbers of the layers to keep, from 0: those named, or so many evenly spaced ones, the first and the last among them.
+
+    Raises BadModel for numbers that are not there, twice there, or not in order.
+
+    >>> kept_layers(3, 12), kept_layers([0, 5], 12)
+    ((0, 6, 11), (0, 5))
+    """
+    if isinstance(wish, int):
+        if wish > layers:
+            raise BadModel(f"model.layers={wish}: the backbone has {layers} layers; ask for at most so many")
+        return tuple(int((layers - 1) * number / max(1, wish - 1) + 0.5) for number in range(wish))
+    wrong = [number for number in wish if not 0 <= number < layers]
+    if wrong:
+        raise BadModel(f"model.layers names layer {wrong[0]}, and the backbone has layers 0 to {layers - 1}")
+    if not wish or list(wish) != sorted(set(wish)):
+        raise BadModel(f"model.layers={list(wish)} must name at least one layer, each once and in rising order, e.g. [0, {layers - 1}]")
+    return tuple(wish)
+
+
+def shorten(config: PretrainedConfig, layers: Sequence[int]) -> None:
+    """Makes `config` that of the model with these layers only."""
+    before = config.num_hidden_layers
+    for name in ("layer_types", "mlp_layer_types"):
+        kinds = getattr(config, name, None)
+        if isinstance(kinds, list | tuple) and len(kinds) == before:
+            setattr(config, name, [kinds[layer] for layer in layers])
+    config.num_hidden_layers = len(layers)
+
+
+def renumbered(weights: Mapping[str, Shaped[Tensor, "..."]], layers: Sequence[int]) -> dict[str, Shaped[Tensor, "..."]]:
+    """The weights without those of other layers, the kept ones numbered from 0: the first number in a name is its layer's.
+
+    >>> import torch
+    >>> list(renumbered({"layer.0.w": torch.ones(1), "layer.2.w": torch.ones(1), "norm.w": torch.ones(1)}, [2]))
+    ['layer.0.w', 'norm.w']
+    """
+    places = {layer: place for place, layer in enumerate(layers)}
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        match = _NUMBERED.match(name)
+        if match is None:
+            found[name] = value
+        elif int(match[2]) in places:
+            found[f"{match[1]}{places[int(match[2])]}{match[3]}"] = value
+    return found

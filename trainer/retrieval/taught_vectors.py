@@ -1,0 +1,218 @@
+"""What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of each text, and looked up a batch at a time.
+
+teacher.json                     which teacher (a fingerprint of its weights and contract), one vector a text or one a token
+query-names.npy, document-...    identities of the texts, sorted
+query-vectors.npy, ...           one row a text in that order, or one a token (float16)
+query-offsets.npy, ...           of tokens: where each text's begin
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from trainer.batch import Batch, Texts, identity
+from trainer.data.rows import Row
+from trainer.errors import BadData, BadFolder
+from trainer.models.encoder import Encoder
+from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.parallel import MAX, agreed, on_first
+from trainer.retrieval.encode import Role, encode_for_search
+from trainer.retrieval.growing_array import GrowingArray
+from trainer.retrieval.place import move_into_place, partial_folder
+from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets_of
+
+FILE = "teacher.json"
+_TEXTS_AT_ONCE = 8192
+_ROLES: tuple[Role, Role] = ("query", "document")
+
+
+@dataclass(frozen=True, slots=True)
+class TaughtVectors:
+    """The embeddings in a folder, by text."""
+
+    names: dict[Role, Int64[np.ndarray, " text"]]
+    vectors: dict[Role, Float[np.ndarray, "row dimension"]]
+    offsets: dict[Role, Int64[np.ndarray, " text_plus_one"]] | None
+
+    @classmethod
+    def open(cls, folder: Path) -> "TaughtVectors":
+        """The embeddings in `folder`, memory-mapped. Raises BadFolder where files are missing or no arrays."""
+        tokens = _content(folder)["tokens"]
+        try:
+            of = {
+                part: {role: np.load(folder / f"{role}-{part}.npy", mmap_mode="r", allow_pickle=False) for role in _ROLES} for part in _parts(tokens)
+            }
+        except (OSError, ValueError) as error:
+            raise BadFolder(f"{folder} is not whole ({error}); remove it, and it is made again") from error
+        return cls(of["names"], of["vectors"], of.get("offsets"))
+
+    def embeddings(self, batch: Batch) -> tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]:
+        """Of a batch's queries and documents: one vector a text, or one a token with rows of zeros behind the last. Raises BadData for a new text."""
+        return self._of(batch.queries, "query"), self._of(batch.documents, "document")
+
+    @property
+    def dimensions(self) -> int:
+        """Width of a vector."""
+        return int(self.vectors["query"].shape[1])
+
+    def missing(self, role: Role, names: Int64[np.ndarray, " text"]) -> int:
+        """How many of these texts are not here."""
+        return int((~np.isin(names, self.names[role])).sum())
+
+    def _of(self, texts: Texts, role: Role) -> Float[Tensor, "text ..."]:
+        wanted, there = texts.identities.cpu().numpy(), self.names[role]
+        rows = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+        if (there[rows] != wanted).any():
+            raise BadData(f"the teacher has not seen {int((there[rows] != wanted).sum())} of {len(wanted)} texts of a batch; start the run again")
+        if self.offsets is None:
+            return torch.from_numpy(np.ascontiguousarray(self.vectors[role][rows]))
+        return torch.from_numpy(TokenVectors(self.vectors[role], self.offsets[role]).select(rows).padded())
+
+
+def taught_vectors(
+    folder: Path,
+    teacher: Encoder,
+    rows: Iterable[Row],
+    negatives_per_query: int,
+    micro_batch_tokens: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> TaughtVectors:
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`: those in `folder` where they are this teacher's and of these texts, else made there.
+
+    What is there and is not that is replaced, and `say` is told why. In float32 whatever the machine, so that what is taught depends on the recipe
+    alone; token vectors are kept in float16. All ranks encode together, the first one writes. Raises BadFolder where `folder` is something else.
+    """
+    fingerprint = teacher_fingerprint(teacher)
+    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query) for role in _ROLES}
+    names: dict[Role, Int64[np.ndarray, " text"]] = {role: np.unique(np.array([*map(identity, texts[role]())], np.int64)) for role in _ROLES}
+    reason = on_first(lambda: _stale(folder, fingerprint, names))
+    if agreed([int(bool(reason))], MAX) == [1]:
+        if reason:
+            say(reason)
+        _make(folder, teacher, fingerprint, texts, micro_batch_tokens, say)
+    return TaughtVectors.open(folder)
+
+
+def teacher_fingerprint(teacher: Encoder) -> str:
+    """SHA-256 of all weights and the contract: another one gives other vectors."""
+    digest = hashlib.sha256(teacher.contract.model_dump_json().encode())
+    for name, value in sorted(teacher.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stale(folder: Path, fingerprint: str, names: dict[Role, Int64[np.ndarray, " text"]]) -> str | None:
+    """Why what is in `folder` cannot be used; None where it can."""
+    if not folder.exists():
+        return f"the teacher encodes {sum(map(len, names.values())):,} training texts, once; kept in {folder}"
+    if _content(folder)["fingerprint"] != fingerprint:
+        return f"{folder} was made by another teacher (its weights or its contract have changed); it is made again"
+    there = TaughtVectors.open(folder)
+    if missing := {role: count for role in _ROLES if (count := there.missing(role, names[role]))}:
+        return f"{folder} was made of other data ({', '.join(f'{count:,} texts as {role}' for role, count in missing.items())} missing); it is made again"
+    return None
+
+
+def _make(
+    folder: Path,
+    teacher: Encoder,
+    fingerprint: str,
+    all_texts: dict[Role, Callable[[], Iterator[str]]],
+    micro_batch_tokens: int | None,
+    say: Callable[[str], None],
+) -> None:
+    tokens = isinstance(teacher, LateInteractionEncoder)
+    unfinished: Path | None = on_first(lambda: partial_folder(folder))
+    try:
+        for role in _ROLES:
+            files: Any = on_first(lambda: _Files(unfinished, role, tokens, teacher.dimensions))  # type: ignore[arg-type]  # noqa: B023
+            for texts in _slices(all_texts[role]()):
+                if tokens:
+                    found: Any = encode_tokens(teacher, texts, role, micro_batch_tokens)
+                else:
+                    found = encode_for_search(teacher, texts, role, micro_batch_tokens)  # type: ignore[arg-type]
+                on_first(lambda: files.append(texts, found))  # noqa: B023
+                say(f"{len(texts):,} texts encoded by the teacher, as {role}")
+            on_first(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
+        on_first(lambda: _finish(unfinished, folder, {"version": 1, "fingerprint": fingerprint, "tokens": tokens}))  # type: ignore[arg-type]
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+class _Files:
+    """The arrays of one role, written as they come and put in the order of their names at the end."""
+
+    def __init__(self, folder: Path, role: Role, tokens: bool, dimensions: int) -> None:
+        self.folder, self.role, self.tokens = folder, role, tokens
+        self.names: list[int] = []
+        self.lengths = [np.empty(0, np.int64)]
+        self.unsorted = folder / f".{role}.npy"
+        self.file = GrowingArray(self.unsorted, np.float16 if tokens else np.float32, dimensions)
+
+    def append(self, texts: Sequence[str], found: Any) -> None:
+        self.names += map(identity, texts)
+        if self.tokens:
+            self.lengths.append(found.lengths)
+        self.file.append(found.vectors if self.tokens else found)
+
+    def finish(self) -> None:
+        self.file.__exit__(None, None, None)
+        names, vectors = np.array(self.names, np.int64), np.load(self.unsorted, mmap_mode="r", allow_pickle=False)
+        order = np.argsort(names, kind="stable")
+        unsorted = TokenVectors(vectors, offsets_of(np.concatenate(self.lengths))) if self.tokens else None
+        with GrowingArray(self.folder / f"{self.role}-vectors.npy", vectors.dtype.type, vectors.shape[1]) as sorted_file:
+            for start in range(0, len(order), _TEXTS_AT_ONCE):
+                some = order[start : start + _TEXTS_AT_ONCE]
+                sorted_file.append(vectors[some] if unsorted is None else unsorted.select(some).vectors)
+        np.save(self.folder / f"{self.role}-names.npy", names[order], allow_pickle=False)
+        if unsorted is not None:
+            np.save(self.folder / f"{self.role}-offsets.npy", offsets_of(unsorted.lengths[order]), allow_pickle=False)
+        self.unsorted.unlink()
+
+
+def _finish(unfinished: Path, folder: Path, content: dict[str, Any]) -> None:
+    (unfinished / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    move_into_place(unfinished, folder)
+
+
+def _parts(tokens: bool) -> tuple[str, ...]:
+    return ("names", "vectors", "offsets") if tokens else ("names", "vectors")
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """What `teacher.json` says. Raises BadFolder where there is none: nothing of a person's is replaced."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if content["version"] == 1 and isinstance(content["tokens"], bool) and isinstance(content["fingerprint"], str):
+            return content
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
+
+
+def _texts(rows: Iterable[Row], role: Role, negatives: int) -> Iterator[str]:
+    """Each distinct text of a role once, in the order of the rows."""
+    seen: set[int] = set()
+    for row in rows:
+        for text in (row.query,) if role == "query" else (row.positive, *row.negatives[:negatives]):
+            if (name := identity(text)) not in seen:
+                seen.add(name)
+                yield text
+
+
+def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    while some := list(islice(rest, _TEXTS_AT_ONCE)):
+        yield some
