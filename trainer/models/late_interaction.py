@@ -134,18 +134,15 @@ def _assemble(
     masked = base.tokenizer.mask_token_id is not None
     base.tokenizer.padding_side = "right"  # PyLate puts the marker at the second place of the padded row
     markers = MARKERS if all(token_id(base.tokenizer, marker) is not None for marker in MARKERS) else ("", "")
-    marked = [
-        first(late.get(f"{role}_marker"), said, usual)
-        for role, said, usual in zip(("query", "document"), (layout.query_marker, layout.document_marker), markers, strict=True)
-    ]
-    prompts = ("", "") if any(marked) else ("query: ", "document: ")
+    said = [late.get("query_marker"), layout.query_marker, late.get("document_marker"), layout.document_marker]
+    prompts = ("query: ", "document: ") if markers == ("", "") and said == [None] * 4 else ("", "")  # where nothing else tells the two apart
     skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}[late.get("skip_punctuation")]
     usual = (None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS)
     contract = LateContract(
         backbone=name,
         layers=base.layers or kept,
-        query_marker=marked[0],
-        document_marker=marked[1],
+        query_marker=first(*said[:2], markers[0]),
+        document_marker=first(*said[2:], markers[1]),
         query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, prompts[0]),
         document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, prompts[1]),
         query_max_length_tokens=base.length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, usual[0]),
