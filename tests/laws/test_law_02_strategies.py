@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from matrix import CASES as ALL
-from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of, gradient_of, likeness, outcome_of
+from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encoder_of, gradient_of, likeness, outcome_of
 from ranks import on_ranks
 
 from trainer.chunks import in_chunks
@@ -74,7 +74,8 @@ def one_step(folder, kind, case, spoil=1.0):
         return {**outcome, "loss": spoil * outcome["loss"]}
 
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
-    learned = objective != "margin-mse" and score != JOINT  # which has no temperature: DDP waits in vain for a parameter that nothing uses
+    # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
+    learned = objective not in ("margin-mse", *TAUGHT) and score != JOINT
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
     before = full_weights(module)
