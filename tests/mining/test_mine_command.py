@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-import typer
 from mining_toys import generated, lines_of
-from typer.testing import CliRunner
+from verbs import caller
 
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
@@ -26,18 +25,7 @@ from trainer.models.folder import save_encoder
 from trainer.recipe import FullTuning, Model
 from trainer.retrieval.rerank import score_pairs
 
-app = typer.Typer(pretty_exceptions_enable=False)
-for verb in (mine, fit):
-    app.command()(verb)
-
-
-def call(*arguments):
-    """The result; an error of ours is raised."""
-    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    assert found.exit_code == 0, found.output
-    return found
+call = caller(mine, fit, must_end_well=True)
 
 
 @pytest.fixture(scope="module")

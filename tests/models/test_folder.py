@@ -1,13 +1,13 @@
 """Saving is all or nothing, and a folder that contradicts itself is refused."""
 
 import json
+import os
 
 import pytest
 import torch
 from toy_models import SENTENCES
 
 from trainer.errors import BadFolder, BadModel
-from trainer.models import folder as folders
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.folder import save_encoder
 from trainer.recipe import FullTuning, Lora, Model
@@ -48,8 +48,8 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_
 
 def test_the_final_name_appears_only_when_every_byte_is_on_the_disk(encoder, tmp_path, monkeypatch):
     synced = []
-    original = folders.os.fsync
-    monkeypatch.setattr(folders.os, "fsync", lambda handle: synced.append((tmp_path / "model").exists()) or original(handle))
+    original = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((tmp_path / "model").exists()) or original(handle))
     save_encoder(encoder, tmp_path / "model")
     assert len(synced) > 10
     assert synced.index(True) == len(synced) - 1, "only the parent's own entry is synced after the rename"

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-import typer
 from late_interaction_toys import make_marked_bert
-from typer.testing import CliRunner
+from verbs import caller
 
 from trainer import recipe
 from trainer.cli.add import add
@@ -21,20 +20,9 @@ from trainer.retrieval.late_explain import explain
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.token_vectors import encode_tokens
 
-app = typer.Typer(pretty_exceptions_enable=False)
-for verb in (add, delete, evaluate, index, search):
-    app.command()(verb)
+call = caller(add, delete, evaluate, index, search, must_end_well=True)
 
 TEXTS = ["delete a disk", "create a storage account", "show every query of the database", "list every virtual machine"]
-
-
-def call(*arguments):
-    """The result; an error of ours is raised."""
-    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    assert found.exit_code == 0, found.output
-    return found
 
 
 def saved(folder, **late):

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
+from verbs import caller
 
 from trainer import recipe
 from trainer.cli.evaluate import evaluate
@@ -17,19 +16,9 @@ from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.folder import save_encoder
 from trainer.retrieval.rerank import score_pairs
 
-app = typer.Typer(pretty_exceptions_enable=False)
-for verb in (evaluate, index, search):
-    app.command()(verb)
+call = caller(evaluate, index, search)
 
 TEXTS = ["delete a disk", "create a storage account", "show every query of the database", "list every virtual machine", "restart"]
-
-
-def call(*arguments):
-    """The result; an error of ours is raised."""
-    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    return found
 
 
 @pytest.fixture(scope="module")

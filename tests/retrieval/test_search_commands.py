@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from verbs import caller
 
 from trainer.cli.encode import encode
 from trainer.cli.evaluate import evaluate
@@ -17,19 +16,9 @@ from trainer.evaluation.evaluate import read_evaluation
 from trainer.models.dense import read_encoder
 from trainer.retrieval.encode import encode as vectors_of
 
-app = typer.Typer(pretty_exceptions_enable=False)
-for verb in (encode, evaluate, index, search):
-    app.command()(verb)
+call = caller(encode, evaluate, index, search)
 
 TEXTS = ["delete a disk", "create a storage account", "show every query of the database"]
-
-
-def call(*arguments, stdin=None):
-    """The result; an error of ours is raised."""
-    found = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-    if found.exception is not None and not isinstance(found.exception, SystemExit):
-        raise found.exception
-    return found
 
 
 @pytest.fixture(scope="module")

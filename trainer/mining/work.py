@@ -7,8 +7,6 @@ work/                       manifest, texts, vectors, finished shards; gone once
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -17,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadFolder
-from trainer.runtime.run_folder import write_atomically
+from trainer.runtime.run_folder import LOCK, holder_of, take_lock, write_atomically
 
 NEGATIVES, WITHOUT, REPORT = "train.jsonl", "without-negatives.jsonl", "report.json"
-_LOCK, _MANIFEST, _WORK = ".lock", "manifest.json", "work"
-_OURS = {NEGATIVES, WITHOUT, REPORT, _LOCK, _WORK, "report.html"}
+_MANIFEST, _WORK = "manifest.json", "work"
+_OURS = {NEGATIVES, WITHOUT, REPORT, LOCK, _WORK, "report.html"}
 
 Manifest = dict[str, Any]
 """What a job is begun with: everything that its outcome depends on."""
@@ -45,7 +43,7 @@ class WorkFolder:
 
         Raises BadFolder when the folder holds another job (naming what differs) or other files; with `replace` another job is removed.
         """
-        there = {entry.name for entry in self.path.iterdir()} - {_LOCK}
+        there = {entry.name for entry in self.path.iterdir()} - {LOCK}
         if there - _OURS:
             raise BadFolder(
                 f"{self.path} holds files that are not of `nearfar mine` ({', '.join(sorted(there - _OURS)[:3])}); choose another place with -o"
@@ -76,7 +74,7 @@ class WorkFolder:
     def clear(self) -> None:
         """Removes what the job has written."""
         self.report_path.unlink(missing_ok=True)  # first: without it the folder is not whole
-        for name in _OURS - {_LOCK, _WORK, REPORT}:
+        for name in _OURS - {LOCK, _WORK, REPORT}:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
@@ -90,22 +88,17 @@ def held(path: Path) -> Iterator[None]:
     """Within it this process alone works in the folder, which is made where it is not there. Raises BadFolder when another does, or it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = take_lock(path, _in_use)
     except OSError as error:
         raise BadFolder(f"cannot write to {path}: {error.strerror}; choose another place with -o") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise BadFolder(f"another process is mining in {path}; wait for it, or choose another place with -o") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            os.close(lock)
-            raise
     try:
         yield
     finally:
         os.close(lock)
+
+
+def _in_use(path: Path) -> BadFolder:
+    return BadFolder(f"another process is mining in {path}: {holder_of(path)}; wait for it, or choose another place with -o")
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -1,7 +1,6 @@
 """Writes an encoder as a folder that nearfar, sentence-transformers (old and new), PyLate and servers read."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from trainer.errors import BadFolder, BadModel
+from trainer.into_place import move_into_place, to_disk
 from trainer.models import lora, static, tokenization
 from trainer.models.contract import Contract, TextContract
 from trainer.models.cross_encoder import CrossEncoder
@@ -40,8 +40,9 @@ def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
     try:
         unfinished.chmod(0o755)
         _write(encoder, unfinished)
-        _sync(unfinished)
-        _move_into_place(unfinished, folder)
+        for path in [*unfinished.rglob("*"), unfinished]:
+            to_disk(path)
+        move_into_place(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -164,27 +165,3 @@ def _pipeline_config(contract: TextContract, similarity: str) -> dict[str, Any]:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync(folder: Path) -> None:
-    """Everything below `folder` on the disk, not only in its cache."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _move_into_place(unfinished: Path, folder: Path) -> None:
-    """Renames `unfinished` to `folder`; what was there is put aside first and removed last."""
-    aside = unfinished.with_name(unfinished.name + ".old")
-    if folder.exists():
-        folder.rename(aside)
-    unfinished.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    parent = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)

@@ -1,18 +1,15 @@
 """Where an index comes to be: written beside its place, which it takes in one step; no other process changes it meanwhile."""
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import BadFolder
+from trainer.into_place import move_into_place, partial_folder
 from trainer.retrieval.manifest import MANIFEST, belongs_to_index
-
-_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def check_index_folder(folder: Path, replace: bool) -> None:
@@ -44,30 +41,10 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
         with locked(partial), cannot_write(folder):
             yield partial
             check_index_folder(folder, replace)  # again: building took its time
-            move_into_place(partial, folder)
+            with locked(folder) if folder.exists() else contextlib.nullcontext():
+                move_into_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def partial_folder(folder: Path) -> Path:
-    """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can be made."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
-    return partial
-
-
-def move_into_place(partial: Path, folder: Path) -> None:
-    """`partial` becomes `folder`, at once; what was there is then at `partial`. Raises BadFolder while another process changes it."""
-    if folder.exists() and any(folder.iterdir()):
-        with locked(folder):
-            _exchange(partial, folder)
-    else:
-        partial.rename(folder)
-    to_disk(folder.parent)
 
 
 @contextlib.contextmanager
@@ -93,27 +70,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def to_disk(path: Path) -> None:
-    """Waits until a file or folder is on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Two folders exchange their names: in one step where the system can, else in three."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is not None and rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
-        return
-    former = one.with_suffix(".former")
-    other.rename(former)
-    try:
-        one.rename(other)
-    except BaseException:
-        former.rename(other)
-        raise
-    former.rename(one)

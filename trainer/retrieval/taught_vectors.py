@@ -24,12 +24,12 @@ from torch import Tensor
 from trainer.batch import Batch, Texts, identity
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
+from trainer.into_place import move_into_place, partial_folder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.parallel import MAX, agreed, on_first
 from trainer.retrieval.encode import Role, encode_for_search
 from trainer.retrieval.growing_array import GrowingArray
-from trainer.retrieval.place import move_into_place, partial_folder
 from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets_of
 
 FILE = "teacher.json"

@@ -1,0 +1,25 @@
+"""Calls of the command line within the process of a test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+
+def caller(*verbs: Callable[..., None], must_end_well: bool = False) -> Callable[..., Result]:
+    """`call(verb, *arguments)` of two or more verbs: the result; an error of ours is raised."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    for verb in verbs:
+        app.command()(verb)
+
+    def call(*arguments: Any, stdin: str | None = None) -> Result:
+        found = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+        if found.exception is not None and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        if must_end_well:
+            assert found.exit_code == 0, found.output
+        return found
+
+    return call

@@ -1,0 +1,55 @@
+"""A folder is written beside its place, and takes it in one step: whole or not at all, whenever the process ends."""
+
+import ctypes
+import os
+import secrets
+from pathlib import Path
+
+from trainer.errors import BadFolder
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def partial_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can be made."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+    return partial
+
+
+def move_into_place(partial: Path, folder: Path) -> None:
+    """`partial` becomes `folder`, at once; what was there is then at `partial`."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty:
+        _exchange(partial, folder)
+    else:
+        partial.rename(folder)
+    to_disk(folder.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file or folder is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two folders exchange their names: in one step where the system can, else in three."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is not None and rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
+        return
+    former = one.with_name(f"{one.name}.former")
+    other.rename(former)
+    try:
+        one.rename(other)
+    except BaseException:
+        former.rename(other)
+        raise
+    former.rename(one)
