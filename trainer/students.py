@@ -16,6 +16,7 @@ from trainer.chunks import Encode
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.models.dense import DenseEncoder
+from trainer.models.depth import AtDepths, depth_of
 from trainer.models.encoder import Encoder, public_name
 from trainer.models.family import read_model
 from trainer.models.late_interaction import LateInteractionEncoder
@@ -23,11 +24,12 @@ from trainer.models.locate import locate
 from trainer.models.principal import principal_directions
 from trainer.models.projection import Projection
 from trainer.modules.bi_encoder import Loss
+from trainer.nested import latest, nested, once
 from trainer.parallel import rank
 from trainer.retrieval.encode import Role, encode
 from trainer.retrieval.taught_vectors import taught_vectors
 from trainer.scores import Score, dot, maxsim
-from trainer.teaching import Teacher, once, shortened
+from trainer.teaching import Teacher
 
 _TEXTS_OF_A_ROLE = 2048
 """Looked at for principal directions: several times as many as there are numbers in a vector."""
@@ -67,7 +69,7 @@ def _of_teacher(run: recipe.Recipe) -> Iterator[str]:
                 yield "teacher.kind=vectors learns the vectors of one teacher; name one in teacher.models, or set teacher.kind to distribution"
             if run.kind == "colbert":
                 yield "teacher.kind=vectors compares one vector a text, and a colbert model has one a token; set teacher.kind to distribution"
-            if run.matryoshka is not None:
+            if run.matryoshka is not None and run.matryoshka.dimensions is not None:
                 yield "teacher.kind=vectors compares whole vectors, and matryoshka trains their beginnings; set teacher.kind to distribution"
             own = False
         case recipe.TaughtMargins():
@@ -88,12 +90,20 @@ def _of_loss(run: recipe.Recipe) -> Iterator[str]:
         yield "objective.hardness says which documents are hard for a query, one direction; set objective.symmetric to false"
     if nested is None:
         return
-    if run.kind == "colbert":
-        yield "matryoshka shortens one vector a text, and a colbert model has one a token; take it out, or set kind to bi_encoder"
-    if nested.weights is not None and len(nested.weights) != len(nested.dimensions):
-        yield f"matryoshka.weights gives {len(nested.weights)} weights for {len(nested.dimensions)} dimensions; give one each, or null"
-    if len(set(nested.dimensions)) < len(nested.dimensions):
-        yield "matryoshka.dimensions names a width twice; name each once"
+    if run.kind == "colbert" and nested.dimensions is not None:
+        yield "matryoshka.dimensions shortens one vector a text, and a colbert model has one a token; take it out, or set kind to bi_encoder"
+    if run.model.static is not None and nested.layers is not None:
+        yield "matryoshka.layers trains the first layers of a transformer, and model.static has none; take one of them out"
+    if nested.dimensions is None and nested.layers is None:
+        yield "matryoshka says neither dimensions nor layers, and so trains the whole alone; give one of them, or take matryoshka out"
+    for key, sizes, weights_key, weights in (
+        ("dimensions", nested.dimensions, "weights", nested.weights),
+        ("layers", nested.layers, "layer_weights", nested.layer_weights),
+    ):
+        if weights is not None and len(weights) != len(sizes or ()):
+            yield f"matryoshka.{weights_key} gives {len(weights)} weights for {len(sizes or ())} {key}; give one each, or null"
+        if sizes is not None and len(set(sizes)) < len(sizes):
+            yield f"matryoshka.{key}={list(sizes)} names a number twice; name each once"
 
 
 def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
@@ -101,7 +111,7 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
 
     Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is the folder's own, or matryoshka does not fit the model.
     """
-    check_widths(run, encoder)
+    check_whole(run, encoder)
     if run.model.projection_start == "orthogonal":
         return
     assert isinstance(encoder, DenseEncoder)
@@ -124,13 +134,26 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     projection.load_state_dict({"weight": principal_directions(together, projection.out_features)})
 
 
-def check_widths(run: recipe.Recipe, encoder: Encoder) -> None:
-    """Raises BadRecipe where the widest vectors that matryoshka trains are not the model's own."""
-    if run.matryoshka is not None and max(run.matryoshka.dimensions) != encoder.dimensions:
+def check_whole(run: recipe.Recipe, encoder: Encoder) -> None:
+    """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the model's own, BadModel for layers of one without."""
+    if run.matryoshka is None:
+        return
+    dimensions, layers = run.matryoshka.dimensions, run.matryoshka.layers
+    if dimensions is not None and max(dimensions) != encoder.dimensions:
         raise BadRecipe(
-            f"matryoshka.dimensions={list(run.matryoshka.dimensions)}: the model's vectors have {encoder.dimensions} numbers, and that width must be the "
+            f"matryoshka.dimensions={list(dimensions)}: the model's vectors have {encoder.dimensions} numbers, and that width must be the "
             "largest trained, or the numbers behind it would stay as they are"
         )
+    if layers is not None and max(layers) != depth_of(encoder):
+        raise BadRecipe(
+            f"matryoshka.layers={list(layers)}: the model has {depth_of(encoder)} layers, and that number must be the largest trained, or the layers "
+            "behind it would stay as they are; for a model of fewer layers set model.layers"
+        )
+
+
+def encode_of(run: recipe.Recipe, encoder: Encoder) -> Encode:
+    """What `whole_loss` takes: the encoder, or its embeddings at all depths that matryoshka trains. Raises BadModel where it has no such layers."""
+    return AtDepths(encoder, run.matryoshka.layers) if run.matryoshka is not None and run.matryoshka.layers is not None else encoder
 
 
 _ROLES: tuple[Role, Role] = ("query", "document")
@@ -163,7 +186,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows) -> Teacher:
     folder = Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
     tokens = hardware.micro_batch_tokens(run.machine)
     found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, say=_say)
-    return Teacher(found.embeddings, maxsim if late else dot, found.dimensions)
+    return Teacher(found.embeddings if run.matryoshka is None else latest(found.embeddings), maxsim if late else dot, found.dimensions)
 
 
 def _say(text: str) -> None:
@@ -174,21 +197,24 @@ def _say(text: str) -> None:
 
 
 def whole_loss(run: recipe.Recipe, objective: Loss, score: Score, encoder: Encoder, taught_by: Sequence[Teacher]) -> tuple[Loss, nn.Module | None]:
-    """The objective, with what the teachers teach beside it and over all widths where the recipe says so; and a layer to be trained with it.
+    """The objective, with what the teachers teach beside it and at all widths and depths where the recipe says so; and a layer to be trained with it.
 
-    Raises BadRecipe for widths that the model does not have.
+    Raises BadRecipe for widths or depths that the model does not have.
     """
     loss, head = objective, None
     if run.teacher is not None:
         head = _head(run, encoder, taught_by)
         loss = partial(_beside, run.teacher, objective, _lesson(run.teacher, score, taught_by, head))
-    if run.matryoshka is not None:
-        check_widths(run, encoder)
-        dimensions = run.matryoshka.dimensions
-        assert isinstance(encoder, DenseEncoder)
-        weights = run.matryoshka.weights or (1.0,) * len(dimensions)
-        loss = partial(_nested, dict(zip(dimensions, weights, strict=True)), loss, encoder.contract.normalize)
+    if (nest := run.matryoshka) is not None:
+        check_whole(run, encoder)
+        widths, depths = _weighted(nest.dimensions, nest.weights), _weighted(nest.layers, nest.layer_weights)
+        normalize = isinstance(encoder, DenseEncoder) and encoder.contract.normalize
+        loss = partial(nested, widths, depths, loss, normalize)
     return loss, head
+
+
+def _weighted(sizes: Sequence[int] | None, weights: Sequence[float] | None) -> dict[int | None, float]:
+    return {None: 1.0} if sizes is None else dict(zip(sizes, weights or (1.0,) * len(sizes), strict=True))
 
 
 def _head(run: recipe.Recipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
@@ -227,13 +253,3 @@ def _beside(teacher: recipe.Teacher, objective: Loss, lesson: Lesson, batch: Bat
     outcome = objective(batch, encode, temperature)
     total = teacher.objective_weight * outcome["loss"] + teacher.weight * taught
     return {**outcome, "loss": total, "teacher_loss": taught, "objective_loss": outcome["loss"]}
-
-
-def _nested(
-    weights: dict[int, float], objective: Loss, normalize: bool, batch: Batch, encode: Encode, temperature: torch.Tensor
-) -> objectives.Outcome:
-    """The weighted sum over widths, with one pass through the encoder; what else is logged is that of the widest."""
-    encode = once(encode)
-    outcomes = {width: objective(batch, shortened(encode, width, normalize), temperature) for width in weights}
-    total = torch.stack([weights[width] * outcome["loss"] for width, outcome in outcomes.items()]).sum()
-    return {**outcomes[max(weights)], "loss": total, **{f"loss_at_{width}": outcome["loss"] for width, outcome in outcomes.items()}}

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from matrix import CASES as ALL
-from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encoder_of, gradient_of, likeness, outcome_of
+from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encode_of, encoder_of, gradient_of, likeness, outcome_of
 from ranks import on_ranks
 
 from trainer.chunks import in_chunks
@@ -32,6 +32,8 @@ SOME = [
     ("kl", "maxsim", "lora", "micro-batched"),
     ("margin-mse", "dot", "full", "whole"),
     ("taught", "dot", "full", "partly kept"),
+    ("deep and nested", "dot", "full", "partly kept"),
+    ("deep", "maxsim", "full", "partly kept"),
     ("listwise", JOINT, "lora", "partly kept"),
     ("lambda-loss", JOINT, "full", "micro-batched"),
 ]
@@ -77,7 +79,7 @@ def one_step(folder, kind, case, spoil=1.0):
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
     learned = objective not in ("margin-mse", *TAUGHT) and score != JOINT
     temperature = Temperature(TEMPERATURE, learned)
-    module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
+    module = OneStep(encoder, functools.partial(in_chunks, encode_of(encoder, objective), **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
     before = full_weights(module)
     trainer = trainer_of(plan_of(kind))
     data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)

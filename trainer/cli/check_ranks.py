@@ -120,6 +120,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     from trainer.strategies.environment import check_here, first_rank, plan_from_environment
     from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient
     from trainer.strategies.process_group import process_group
+    from trainer.students import encode_of
 
     plan = plan_from_environment(os.environ)
     check_here(plan)
@@ -138,7 +139,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     wanted = {}
     if first_rank(os.environ):  # before the process group: it computes as a single process does
         module.to(hardware.device(run.machine))  # its temperature too
-        wanted = plain_gradient(module, lambda: module.loss(whole, encoder, module.temperature())["loss"])
+        wanted = plain_gradient(module, lambda: module.loss(whole, encode_of(run, encoder), module.temperature())["loss"])
     with process_group(plan, device):
         own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]
         found = one_step_gradient(module, _batch(own, encoder, run), plan, device)
