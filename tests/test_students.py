@@ -16,8 +16,9 @@ from trainer.cli.encode import encode as encode_command
 from trainer.cli.fit import fit
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadModel, BadRecipe
+from trainer.models.cut import read_cut
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.family import load_model, read_model, read_narrowed
+from trainer.models.family import load_model, read_model
 from trainer.models.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
 from trainer.models.principal import principal_directions
@@ -148,19 +149,19 @@ class TestNarrowed:
 
     def test_more_than_there_are_is_refused(self, toy_folder):
         with pytest.raises(BadModel, match="can only be cut"):
-            read_narrowed(str(toy_folder("bert")), 33)
+            read_cut(str(toy_folder("bert")), None, 33)
 
     def test_token_vectors_are_not_shortened(self, toy_folder, tmp_path):
         save_encoder(load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "late")
         with pytest.raises(BadModel, match="leave out --dimensions"):
-            read_narrowed(str(tmp_path / "late"), 8)
+            read_cut(str(tmp_path / "late"), None, 8)
 
     def test_sentence_transformers_truncates_the_same_way(self, toy_folder, tmp_path):
         from sentence_transformers import SentenceTransformer
 
         save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "model")
         theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=10).encode(list(SENTENCES), normalize_embeddings=True)
-        assert np.abs(encode(read_narrowed(str(tmp_path / "model"), 10), SENTENCES, "document") - theirs).max() < 1e-5
+        assert np.abs(encode(read_cut(str(tmp_path / "model"), None, 10), SENTENCES, "document") - theirs).max() < 1e-5
 
 
 class TestLoss:

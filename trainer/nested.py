@@ -1,6 +1,6 @@
 """Models inside a model, trained together (Matryoshka): the beginnings of its vectors, and its first layers. One pass through the encoder serves them all."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from itertools import product
 from typing import Any, TypeVar
 

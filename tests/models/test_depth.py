@@ -7,11 +7,15 @@ from sentence_transformers import SentenceTransformer
 from toy_models import FAMILIES, SENTENCES, make_toy
 
 from trainer import recipe
-from trainer.errors import BadModel
+from trainer.cli.cut import cut
+from trainer.errors import BadFolder, BadModel, BadRecipe
+from trainer.models.cut import first_layers, read_cut
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.depth import AtDepths, depth_of, first_layers
+from trainer.models.depth import AtDepths, depth_of
+from trainer.models.family import load_model
 from trainer.models.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
+from trainer.models.static_student import static_student
 from trainer.retrieval.encode import encode
 
 DEPTHS = (4, 1, 3)
@@ -52,6 +56,39 @@ def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
     assert theirs[0].auto_model.config.num_hidden_layers == 2
     assert np.abs(theirs.encode(list(SENTENCES)) - wanted).max() < 1e-5
     assert np.abs(encode(read_encoder(str(tmp_path / "model")), SENTENCES, "document") - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"projection_dimensions": 20}, {"static": recipe.Static(dimensions=24)}], ids=["no projection", "projection", "static"]
+)
+def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
+    run = recipe.Recipe(
+        name="a", data=recipe.Data(train="t"), model=recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning(), **model)
+    )
+    save_encoder(load_model(run), tmp_path / "model")
+    layers = None if "static" in model else 3
+    wide = read_cut(str(tmp_path / "model"), layers, None)
+    wanted = encode(wide, SENTENCES, "document")[:, :10]
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    cut(str(tmp_path / "model"), tmp_path / "small", layers, 10)
+    theirs = SentenceTransformer(str(tmp_path / "small"), device="cpu").encode(list(SENTENCES))
+    assert theirs.shape == wanted.shape
+    assert np.abs(theirs - wanted).max() < 1e-5
+    small = read_encoder(str(tmp_path / "small"))
+    assert np.abs(encode(small, SENTENCES, "document") - wanted).max() < 1e-5
+    if layers:
+        assert depth_of(small) == layers
+    assert sum(each.numel() for each in small.parameters()) < sum(each.numel() for each in read_encoder(str(tmp_path / "model")).parameters())
+
+
+def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_path):
+    with pytest.raises(BadRecipe, match="nothing is to be cut"):
+        cut(str(deep_folder("bert")), tmp_path / "small")
+    with pytest.raises(BadFolder, match="exists already"):
+        cut(str(deep_folder("bert")), tmp_path, 2)
+    run = recipe.Model(backbone=str(deep_folder("bert")), static=recipe.Static(dimensions=8), tuning=recipe.FullTuning())
+    with pytest.raises(BadModel, match="no layers that could be left out"):
+        depth_of(static_student(run))
 
 
 def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):

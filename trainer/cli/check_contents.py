@@ -69,7 +69,7 @@ def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
         students.locate_teachers(run)
     with findings.of("model"):
         encoder = build.encoder_of(run)
-        students.check_widths(run, encoder)
+        students.check_whole(run, encoder)
         trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
         everything = sum(parameter.numel() for parameter in encoder.parameters())
         what = f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained"

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
+from trainer.cli import add, check, cut, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -46,6 +46,7 @@ for verb, in_short in (
     (launch.launch, "Train on the processes of a machine file."),
     (pipeline.pipeline, "Run stages that name each other's outputs."),
     (evaluate.evaluate, "Measure models side by side on judged queries."),
+    (cut.cut, "Write the smaller model inside one trained with matryoshka."),
     (mine.mine, "Find hard negatives for training pairs."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),

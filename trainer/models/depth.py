@@ -1,4 +1,4 @@
-"""The first layers of a backbone as a model of their own: trained beside the whole in one pass, and cut off to be saved.
+"""The first layers of a backbone as a model of their own, trained beside the whole in one pass. `trainer.models.cut` makes the model itself.
 
 Such a model is its architecture with fewer layers. So what the architecture does behind its last layer (decoders and ModernBERT normalise there) is done
 behind each of these too, and the vectors are those of the model that is saved.
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.dense import DenseEncoder
-from trainer.models.encoder import Encoder, Kind
-from trainer.models.kept_layers import shorten
+from trainer.models.encoder import Encoder
 from trainer.models.lora import blocks
 
 
@@ -51,7 +50,7 @@ def _closing(encoder: Encoder) -> str | None:
     last, backbone = blocks(encoder.backbone)[-1], encoder.backbone
     passed: list[tuple[str, Any, Any]] = []
     handles = [
-        module.register_forward_hook(lambda _, given, made, name=name: passed.append((name, given, made)))  # type: ignore[misc]
+        module.register_forward_hook(lambda _, given, made, name=name: passed.append((name, given, made)))
         for name, module in backbone.named_modules()
     ]
     ids, _ = (padded.to(encoder.device) for padded in encoder.tokenize(["a"], "document").padded())
@@ -71,16 +70,3 @@ def _closing(encoder: Encoder) -> str | None:
     raise BadModel(
         f"{type(backbone).__name__} does more behind its last layer than to call one module, so its first layers are no model of their own"
     )
-
-
-def first_layers(encoder: Kind, layers: int) -> Kind:
-    """The encoder, read for use, cut to its first layers: what it is saved as is an ordinary, shallower model. Raises BadModel for more than there are."""
-    whole = depth_of(encoder)
-    if layers > whole:
-        raise BadModel(f"{layers} layers were asked for; the model has {whole}")
-    del blocks(encoder.backbone)[layers:]
-    for config in (encoder.pristine_config, encoder.backbone.config):
-        shorten(config, range(layers))  # type: ignore[arg-type]
-    kept = (encoder.contract.layers or tuple(range(whole)))[:layers]
-    encoder.contract = encoder.contract.model_copy(update={"layers": kept})
-    return encoder
