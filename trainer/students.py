@@ -172,12 +172,15 @@ def locate_teachers(run: recipe.Recipe) -> None:
         locate(name)
 
 
-def teachers(run: recipe.Recipe, rows: Rows) -> list[Teacher]:
-    """The teachers of a recipe, with what they make of the training texts. Raises BadModel, and BadRecipe for one of the wrong family."""
-    return [_teacher(run, name, rows) for name in run.teacher.models] if run.teacher is not None else []
+def teachers(run: recipe.Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
+    """The teachers of a recipe, with what they make of the training texts; `replace`: also where what is kept was made of something else.
+
+    Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher of the wrong family.
+    """
+    return [_teacher(run, name, rows, replace) for name in run.teacher.models] if run.teacher is not None else []
 
 
-def _teacher(run: recipe.Recipe, name: str, rows: Rows) -> Teacher:
+def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     late = isinstance(model, LateInteractionEncoder)
     if late and isinstance(run.teacher, recipe.TaughtVectors):
@@ -185,7 +188,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows) -> Teacher:
     place = hashlib.sha256(str(Path(name).resolve() if Path(name).is_dir() else name).encode()).hexdigest()[:8]
     folder = Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, say=_say)
+    found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, _say, replace)
     return Teacher(found.embeddings if run.matryoshka is None else latest(found.embeddings), maxsim if late else dot, found.dimensions)
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def fit(
     recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="move a former run of this name aside, and make anew what a teacher kept of something else")
+    ] = False,
 ) -> None:
     """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
     from trainer.recipe_file import load_recipe
@@ -66,7 +68,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
     students.start(run, encoder, data.train)
-    taught_by = students.teachers(run, data.train)
+    taught_by = students.teachers(run, data.train, replace)
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):

@@ -25,7 +25,9 @@ def launch(
     recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
     machine: Annotated[Path, typer.Option("--machine", help="machine file, e.g. launch/accelerate/ddp.yaml", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="move a former run of this name aside, and make anew what a teacher kept of something else")
+    ] = False,
     nodes: Annotated[
         int | None, typer.Option(min=1, help="machines, each with the file's processes; else as the file says", show_default=False)
     ] = None,
