@@ -180,15 +180,19 @@ def teachers(run: recipe.Recipe, rows: Rows, replace: bool = False) -> list[Teac
     return [_teacher(run, name, rows, replace) for name in run.teacher.models] if run.teacher is not None else []
 
 
+def kept_in(run: recipe.Recipe, name: str) -> Path:
+    """Where the vectors of the teacher of this name are kept: apart from those of every other."""
+    place = hashlib.sha256(str(Path(name).resolve() if Path(name).is_dir() else name).encode()).hexdigest()[:8]
+    return Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
+
+
 def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     late = isinstance(model, LateInteractionEncoder)
     if late and isinstance(run.teacher, recipe.TaughtVectors):
         raise BadRecipe(f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set teacher.kind to distribution")
-    place = hashlib.sha256(str(Path(name).resolve() if Path(name).is_dir() else name).encode()).hexdigest()[:8]
-    folder = Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, _say, replace)
+    found = taught_vectors(kept_in(run, name), model, rows, run.data.negatives_per_query, tokens, _say, replace)
     return Teacher(found.embeddings if run.matryoshka is None else latest(found.embeddings), maxsim if late else dot, found.dimensions)
 
 

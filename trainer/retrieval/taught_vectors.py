@@ -35,13 +35,14 @@ from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets
 FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
 _ROLES: tuple[Role, Role] = ("query", "document")
+Names = dict[Role, Int64[np.ndarray, " text"]]
 
 
 @dataclass(frozen=True, slots=True)
 class TaughtVectors:
     """The embeddings in a folder, by text."""
 
-    names: dict[Role, Int64[np.ndarray, " text"]]
+    names: Names
     vectors: dict[Role, Float[np.ndarray, "row dimension"]]
     offsets: dict[Role, Int64[np.ndarray, " text_plus_one"]] | None
 
@@ -98,21 +99,26 @@ def taught_vectors(
     first one writes. Raises BadFolder where `folder` is something else.
     """
     texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query) for role in _ROLES}
-    names: dict[Role, Int64[np.ndarray, " text"]] = {role: np.unique(np.array([*map(identity, texts[role]())], np.int64)) for role in _ROLES}
-    wanted: dict[str, Any] = {
-        "version": 1, "fingerprint": teacher_fingerprint(teacher), "contract": teacher.contract.model_dump(mode="json"),
-        "tokens": isinstance(teacher, LateInteractionEncoder),
-    }  # fmt: skip
-    made, kept = agreed(list(on_first(lambda: _to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
+    wanted, names = content_of(teacher), names_of(rows, negatives_per_query)
+    made, kept = agreed(list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
     if made:
         _make(folder, teacher, wanted, texts, TaughtVectors.open(folder) if kept else None, micro_batch_tokens, say)
     return TaughtVectors.open(folder)
 
 
-def _to_do(
-    folder: Path, wanted: dict[str, Any], names: dict[Role, Int64[np.ndarray, " text"]], replace: bool, say: Callable[[str], None]
-) -> tuple[int, int]:
-    """Whether vectors are to be made, and whether those in `folder` are kept beside them. Raises BadFolder where they are of something else."""
+def names_of(rows: Iterable[Row], negatives_per_query: int) -> Names:
+    """The identities of the texts that a teacher encodes of `rows`, sorted."""
+    return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query))], np.int64)) for role in _ROLES}
+
+
+def content_of(teacher: Encoder) -> dict[str, Any]:
+    """What `teacher.json` says of a teacher's vectors."""
+    late, contract = isinstance(teacher, LateInteractionEncoder), teacher.contract.model_dump(mode="json")
+    return {"version": 1, "fingerprint": teacher_fingerprint(teacher), "contract": contract, "tokens": late}
+
+
+def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say: Callable[[str], None]) -> tuple[int, int]:
+    """Whether the vectors of these texts are to be made, which `say` is told, and whether those in `folder` are kept beside them. Raises BadFolder where they are of something else."""
     texts = sum(map(len, names.values()))
     if not folder.exists():
         say(f"the teacher encodes {texts:,} training texts, once; kept in {folder}")
