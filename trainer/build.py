@@ -250,7 +250,7 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
         loss=function,
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
-        validate=_validation(encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        validate=_validation(run, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
         head=head,
     )
 
@@ -258,9 +258,9 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
 _MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Reranker}
 
 
-def _validation(encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
+def _validation(run: recipe.Recipe, encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
     if isinstance(encoder, CrossEncoder):
-        return build_cross_encoder.Validation(encoder, how, tokens)
+        return build_cross_encoder.Validation(encoder, how, tokens, build_cross_encoder.candidates(run))
     return partial(_validation_metrics, encoder, how, tokens)
 
 

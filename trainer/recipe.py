@@ -312,6 +312,11 @@ class Validation(Section):
 
     every_steps: PositiveInt | None = Field(None, description="steps between validations; null: once an epoch")
     patience: PositiveInt | None = Field(None, description="stop after so many validations without a better nDCG@10; null: never")
+    first_stage: str | None = Field(
+        None,
+        description="of a cross_encoder: folder or name of the model that finds the documents it puts in order, here and in the test; null: BM25",
+    )
+    rerank_depth: PositiveInt | None = Field(None, description="of a cross_encoder: how many documents of each query; null: 20")
 
 
 class Machine(Section):

@@ -166,10 +166,11 @@ def some_texts(rows: Rows, role: Role) -> list[str]:
     return [row.query if role == "query" else row.positive for row in chosen]
 
 
-def locate_teachers(run: recipe.Recipe) -> None:
-    """Raises BadModel for a teacher that is not there, before anything slow."""
-    for name in run.teacher.models if run.teacher is not None else ():
-        locate(name)
+def locate_others(run: recipe.Recipe) -> None:
+    """Raises BadModel for a teacher, or the first stage of validation, that is not there, before anything slow."""
+    for name in (*(run.teacher.models if run.teacher is not None else ()), run.validation.first_stage):
+        if name is not None:
+            locate(name)
 
 
 def teachers(run: recipe.Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:

@@ -64,7 +64,11 @@ def _faults(data: "Data") -> Iterator[str]:
 def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     """Whether model and tokenizer load, and belong together."""
     from trainer import build, students
+    from trainer.models.locate import locate
 
+    with findings.of("validation"):
+        if run.validation.first_stage is not None:
+            locate(run.validation.first_stage)
     with findings.of("model"):
         encoder = build.encoder_of(run)
         students.check_whole(run, encoder)

@@ -60,7 +60,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
 
     path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
     check_same(as_written, "recipe")
-    students.locate_teachers(run)
+    students.locate_others(run)
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed)
@@ -113,7 +113,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
-    from trainer import hardware
+    from trainer import build_cross_encoder, hardware
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
     from trainer.models.cross_encoder import CrossEncoder
     from trainer.parallel import on_first
@@ -126,7 +126,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     if untrained:  # its scores are random
         return [bm25] if bm25 else []
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
+    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens, candidates=build_cross_encoder.candidates(run))
     return [bm25, base] if bm25 else [base]
 
 
@@ -169,7 +169,7 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
-    from trainer import hardware
+    from trainer import build_cross_encoder, hardware
     from trainer.evaluation.evaluate import evaluate
     from trainer.models.family import read_any
     from trainer.parallel import on_first
@@ -177,7 +177,8 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
-    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
+    candidates = build_cross_encoder.candidates(run)
+    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens, candidates=candidates)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))
 
