@@ -43,6 +43,7 @@ def evaluate(
     from trainer import hardware, recipe
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
+    from trainer.evaluation.by_index import check_fits
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.models.cross_encoder import read_cross_encoder
     from trainer.models.cut import read_cut
@@ -65,12 +66,18 @@ def evaluate(
     second = read_cross_encoder(rerank).to(device) if rerank is not None else None
     judged = read_retrieval_set(data, split, columns, max_queries)
     opened = open_index(index) if index is not None else None
+    loaded = {}
+    if opened is not None:
+        loaded[models[0]] = read_cut(models[0], layers, dimensions).to(device)
+        check_fits(loaded[models[0]], opened, judged)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
         cut = [f"{count} {what}" for count, what in ((layers, "layers"), (dimensions, "dimensions")) if count is not None]
         name = f"{model} at {', '.join(cut)}" if cut else model
-        systems += _measured(name, read_cut(model, layers, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth)
+        systems += _measured(
+            name, loaded.get(model) or read_cut(model, layers, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth
+        )
     evaluation = compare(judged, split, systems)
     if out is not None:
         write_evaluation(evaluation, out)
