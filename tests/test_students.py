@@ -24,6 +24,7 @@ from trainer.models.late_interaction import load_late_encoder
 from trainer.models.principal import principal_directions
 from trainer.parallel import rank, ranks
 from trainer.retrieval.encode import encode
+from trainer.student_checks import check_student
 
 FULL = recipe.FullTuning()
 TAUGHT = recipe.TaughtDistribution(models=("t",))
@@ -69,11 +70,11 @@ def test_contradictions_are_refused(run, said):
 
 
 def test_what_fits_together_is_taken():
-    students.check_student(run_of({"static": recipe.Static()}, teacher=TAUGHT, matryoshka=recipe.Matryoshka(dimensions=(256, 64))))
-    students.check_student(run_of({"layers": 3, "projection_dimensions": 8, "projection_start": "pca"}, teacher=recipe.TaughtVectors(models=("t",))))
-    students.check_student(run_of(kind="colbert", matryoshka=recipe.Matryoshka(layers=(2, 1))))
-    students.check_student(run_of(teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))))
-    students.check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
+    check_student(run_of({"static": recipe.Static()}, teacher=TAUGHT, matryoshka=recipe.Matryoshka(dimensions=(256, 64))))
+    check_student(run_of({"layers": 3, "projection_dimensions": 8, "projection_start": "pca"}, teacher=recipe.TaughtVectors(models=("t",))))
+    check_student(run_of(kind="colbert", matryoshka=recipe.Matryoshka(layers=(2, 1))))
+    check_student(run_of(teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))))
+    check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
 
 
 class TestPrincipalDirections:

@@ -45,7 +45,8 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.students import check_student, encode_of, whole_loss
+from trainer.student_checks import check_student
+from trainer.students import encode_of, whole_loss
 from trainer.teaching import Teacher
 
 
