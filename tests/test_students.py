@@ -15,7 +15,7 @@ from trainer.chunks import in_chunks
 from trainer.cli.encode import encode as encode_command
 from trainer.cli.fit import fit
 from trainer.data.rows import Row, Rows
-from trainer.errors import BadData, BadModel, BadRecipe
+from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.models.cut import read_cut
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.family import load_model, read_model
@@ -321,6 +321,26 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
     assert any((one - other).abs().max() > 1e-6 for one, other in zip(trained.parameters(), started.parameters(), strict=True)), (
         "something was learned"
     )
+
+
+def test_a_stale_cache_stops_a_run_before_it_begins_and_replace_lets_it_go_on(toy_folder, tmp_path):
+    teacher = read_encoder(str(toy_folder("roberta")))
+    save_encoder(teacher, tmp_path / "teacher")
+    content = {
+        "name": "first", "output": str(tmp_path / "runs"), "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}},
+        "machine": {"accelerator": "cpu", "precision": "fp32"}, "optimization": {"batch_size": 4, "max_steps": 1},
+        "teacher": {"kind": "distribution", "models": [str(tmp_path / "teacher")]}, "data": {"train": str(pairs(tmp_path))},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    fit(tmp_path / "recipe.yaml", [])
+    with torch.no_grad():
+        next(teacher.parameters())[5, 0] += 1
+    save_encoder(teacher, tmp_path / "teacher", replace=True)
+    with pytest.raises(BadFolder, match="made of another teacher: its weights have changed"):
+        fit(tmp_path / "recipe.yaml", ["name=second"])
+    assert not (tmp_path / "runs" / "second").exists()
+    fit(tmp_path / "recipe.yaml", ["name=second"], replace=True)
+    assert (tmp_path / "runs" / "second" / "model").is_dir()
 
 
 def test_the_projection_to_the_teacher_learns_the_same_on_any_number_of_ranks(toy_folder):

@@ -129,6 +129,15 @@ def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_f
     assert not Path(toy[1].partition("=")[2]).exists()
 
 
+def test_the_probe_leaves_the_teacher_in(toy, late_folder):
+    """Without one the ranks would still agree, on another gradient than the run's."""
+    from trainer.cli.check_ranks import _exact
+    from trainer.recipe_file import load_recipe
+
+    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{late_folder}]}}"])
+    assert _exact(run).teacher == run.teacher is not None
+
+
 def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
     from trainer.data.rows import Row
     from trainer.models.dense import read_encoder
