@@ -157,6 +157,22 @@ def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
+def test_a_norm_behind_the_last_layer_is_there_for_the_first_layers_too(toy_folder, kind):
+    """ModernBERT's is called outside of the backbone, where sharded weights must have been gathered."""
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
+    case = ("deep and nested", "dot", "full", "partly kept")
+    encoder = encoder_of(toy_folder("modernbert"), *case[1:3], torch.float64)
+    wanted_loss, wanted = gradient_of(encoder, batch_of(encoder), *case[:2], "whole")
+    for ((loss, gradient),) in on_ranks(2, steps_of, toy_folder("modernbert"), kind, [case]):
+        norm, turned = likeness(gradient, wanted)
+        assert loss == pytest.approx(wanted_loss, rel=TOLERANCE)
+        assert norm == pytest.approx(1, abs=TOLERANCE)
+        assert turned <= TOLERANCE**2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
     _, gradient = on_ranks(2, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
