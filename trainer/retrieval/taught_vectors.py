@@ -137,7 +137,8 @@ def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say
     else:
         before, now = content.get("contract") or {}, wanted["contract"]
         fields = [f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}" for name in now if before and before.get(name) != now[name]]
-        changed = f"another teacher: {'; '.join(fields) or 'its weights have changed'}"
+        weights = "its weights have changed" if before else "its weights or its contract have changed"
+        changed = f"another teacher: {'; '.join(fields) or weights}"
     if not replace:
         raise BadFolder(
             f"{folder} was made of {changed}. Nothing was changed; give back what it was made of, or set another `output`, or start with --replace, "
