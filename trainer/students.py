@@ -12,6 +12,7 @@ from torch import nn
 
 from trainer import hardware, objectives, recipe, teaching
 from trainer.batch import Batch
+from trainer.build_refresh import searched_texts
 from trainer.chunks import Encode
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
@@ -76,7 +77,7 @@ def _of_teacher(run: recipe.Recipe) -> Iterator[str]:
             own = teacher.candidates == "own"
         case _:
             assert_never(teacher)
-    if own and run.data.negatives_per_query == 0:
+    if own and run.negatives_per_query == 0:
         yield "the teacher is to compare each query's own candidates; set data.negatives_per_query to 1 or more, or teacher.kind to distribution"
     if teacher.objective_weight == 0 and isinstance(objective, recipe.Contrastive) and objective.learn_temperature:
         yield "with teacher.objective_weight=0 nothing teaches the objective's temperature; set objective.learn_temperature to false"
@@ -162,7 +163,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows) -> Teacher:
     place = hashlib.sha256(str(Path(name).resolve() if Path(name).is_dir() else name).encode()).hexdigest()[:8]
     folder = Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, say=_say)
+    found = taught_vectors(folder, model, rows, run.data.negatives_per_query, tokens, partial(searched_texts, run, rows), say=_say)
     return Teacher(found.embeddings, maxsim if late else dot, found.dimensions)
 
 

@@ -1,5 +1,6 @@
 """Texts on disk, by number: as many as there are, in little memory."""
 
+import copy
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,6 +59,12 @@ class StoredTexts:
 
     def __len__(self) -> int:
         return len(self._column)
+
+    def select(self, numbers: Int64[np.ndarray, " text"]) -> "StoredTexts":
+        """The texts of these numbers by themselves, in memory."""
+        chosen = copy.copy(self)
+        chosen._column = self._column.take(pa.array(numbers))
+        return chosen
 
     def range(self, first: int, last: int) -> list[str]:
         """Texts number `first` up to `last`."""

@@ -11,8 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +85,19 @@ def taught_vectors(
     rows: Iterable[Row],
     negatives_per_query: int,
     micro_batch_tokens: int | None = None,
+    further: Callable[[], Iterable[str]] = tuple,
     say: Callable[[str], None] = lambda text: None,
 ) -> TaughtVectors:
-    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`: those in `folder` where they are this teacher's and of these texts, else made there.
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder` where they are this teacher's and of these texts, else made there.
 
     What is there and is not that is replaced, and `say` is told why. In float32 whatever the machine, so that what is taught depends on the recipe
     alone; token vectors are kept in float16. All ranks encode together, the first one writes. Raises BadFolder where `folder` is something else.
     """
     fingerprint = teacher_fingerprint(teacher)
-    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query) for role in _ROLES}
+    texts: dict[Role, Callable[[], Iterator[str]]] = {
+        "query": lambda: _distinct(row.query for row in rows),
+        "document": lambda: _distinct(chain((text for row in rows for text in (row.positive, *row.negatives[:negatives_per_query])), further())),
+    }
     names: dict[Role, Int64[np.ndarray, " text"]] = {role: np.unique(np.array([*map(identity, texts[role]())], np.int64)) for role in _ROLES}
     reason = on_first(lambda: _stale(folder, fingerprint, names))
     if agreed([int(bool(reason))], MAX) == [1]:
@@ -202,14 +205,13 @@ def _content(folder: Path) -> dict[str, Any]:
     raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
 
 
-def _texts(rows: Iterable[Row], role: Role, negatives: int) -> Iterator[str]:
-    """Each distinct text of a role once, in the order of the rows."""
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Each text once, where it first stands."""
     seen: set[int] = set()
-    for row in rows:
-        for text in (row.query,) if role == "query" else (row.positive, *row.negatives[:negatives]):
-            if (name := identity(text)) not in seen:
-                seen.add(name)
-                yield text
+    for text in texts:
+        if (name := identity(text)) not in seen:
+            seen.add(name)
+            yield text
 
 
 def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
