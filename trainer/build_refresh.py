@@ -89,7 +89,7 @@ def explanation(run: recipe.Recipe, rows: Rows, steps: int) -> str:
     at = [span.start for span in boundaries(run.refresh, steps).spans(run.refresh.first_step, steps)]
     documents = len({identity(text) for text in searched_texts(run, rows)} | set(rows.identities("positive").tolist()))
     queries = min(len(rows), run.refresh.every_steps * run.optimization.batch_size)
-    times = f"{len(at):,} times, before step {', '.join(str(step + 1) for step in at[:3])}{', ...' if len(at) > 3 else ''}"
+    times = f"{len(at):,} times, after {', '.join(map(str, at[:3]))}{', ...' if len(at) > 3 else ''} steps"
     return (
         f"{run.refresh.negatives} negatives a query are mined {times}: {documents:,} documents are encoded and up to {queries:,} queries search them"
     )

@@ -163,7 +163,7 @@ class Refresh(lightning.Callback):
         for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ProgressLine):
                 few = f", {record['queries_with_fewer']:,} queries have fewer than {table.shape[1] - 1}" if record["queries_with_fewer"] else ""
-                callback.leave_out(seconds, f"negatives mined before step {step + 1}: {record['negatives']:,} for {len(table):,} queries{few}")
+                callback.leave_out(seconds, f"negatives mined after {step} steps: {record['negatives']:,} for {len(table):,} queries{few}")
 
 
 @dataclass(frozen=True)
