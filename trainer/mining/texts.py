@@ -63,7 +63,7 @@ class StoredTexts:
     def select(self, numbers: Int64[np.ndarray, " text"]) -> "StoredTexts":
         """The texts of these numbers by themselves, in memory."""
         chosen = copy.copy(self)
-        chosen._column = self._column.take(pa.array(numbers))
+        chosen._column = pa.chunked_array([pa.array(self.at(numbers), type=pa.large_string())])
         return chosen
 
     def range(self, first: int, last: int) -> list[str]:
@@ -72,7 +72,7 @@ class StoredTexts:
 
     def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
         """The texts of these numbers, in that order."""
-        return self._column.take(pa.array(numbers)).to_pylist()
+        return [self._column[number].as_py() for number in numbers.tolist()]  # `take` would copy the whole column first
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:
