@@ -13,6 +13,7 @@ from trainer.cli.main import main
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.mining.task import read_task
+from trainer.objectives import repeated_positives
 from trainer.retrieval.taught_vectors import TaughtVectors
 
 RECIPE = Path(__file__).parent.parent / "recipes/refresh.yaml"
@@ -75,6 +76,12 @@ class TestRefused:
             main()
         assert ended.value.code == 2
         assert "give a larger refresh.depth" in capsys.readouterr().err
+
+
+def test_only_where_negatives_are_mined_may_a_positive_fill_up():
+    run = run_of()
+    assert build.filters(run, None) == [repeated_positives]
+    assert build.filters(run.model_copy(update={"refresh": None}), None) == []
 
 
 @pytest.fixture

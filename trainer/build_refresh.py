@@ -87,7 +87,7 @@ def explanation(run: recipe.Recipe, rows: Rows, steps: int) -> str:
     """What mining anew comes to, in one line."""
     assert run.refresh is not None
     at = [span.start for span in boundaries(run.refresh, steps).spans(run.refresh.first_step, steps)]
-    documents = len({identity(text) for text in searched_texts(run, rows)} | set(rows.identities("positive").tolist()))
+    documents = len({identity(text) for text in searched_texts(run, rows)})
     queries = min(len(rows), run.refresh.every_steps * run.optimization.batch_size)
     times = f"{len(at):,} times, after {', '.join(map(str, at[:3]))}{', ...' if len(at) > 3 else ''} steps"
     return (

@@ -269,6 +269,13 @@ def test_negatives_that_are_not_those_of_the_checkpoint_are_refused(backbone, tm
     assert "continue from a checkpoint at step 3 or before" in str(raised.value).lower()
 
 
+def test_a_place_that_cannot_be_written_to_is_named(backbone, tmp_path):
+    (tmp_path / "refresh").mkdir()
+    (tmp_path / "refresh/work").write_text("in the way")
+    with pytest.raises(BadFolder, match=r"cannot be mined in .*refresh: File exists"):
+        train(tmp_path / "refresh", backbone)
+
+
 def test_a_later_first_step_trains_on_the_data_s_own_negatives_until_then(backbone, tmp_path):
     _, texts, _, _, _ = train(tmp_path / "refresh", backbone, boundaries=Boundaries(2, 4), options=LIMITLESS)
     assert sorted(tables(tmp_path / "refresh")) == [2, 6]

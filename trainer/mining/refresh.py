@@ -12,7 +12,7 @@ import io
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from trainer.data.mined_negatives import Boundaries, MinedNegatives, with_mined
 from trainer.data.module import Given, Steps
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadFolder
-from trainer.into_place import move_into_place, partial_folder
+from trainer.into_place import move_into_place, partial_folder, to_disk
 from trainer.mining.choose import Options
 from trainer.mining.mine import of_all_shards
 from trainer.mining.shard import Miner
@@ -74,7 +74,10 @@ class Refresh(lightning.Callback):
         if boundary == step:
             assert isinstance(steps.rows, Rows)
             drawn = [steps.samples(number) for number in range(step, min(step + self.boundaries.every_steps, steps.last))]
-            mined = self._mined(step, np.unique(self._queries.of(steps.rows.identities("query")[np.concatenate(drawn)])))
+            try:
+                mined = self._mined(step, np.unique(self._queries.of(steps.rows.identities("query")[np.concatenate(drawn)])))
+            except OSError as error:
+                raise BadFolder(f"negatives cannot be mined in {self.folder}: {error.strerror}; make room there, or choose another output") from error
         else:
             mined = on_all(lambda: self._kept(boundary, step))
         return lambda row: self._given(row, mined, boundary)
@@ -112,18 +115,18 @@ class Refresh(lightning.Callback):
         shards = between_steps(self._trainer, lambda: self._searched(task, options))
         table = np.full((len(queries), 1 + options.negatives), -1, np.int64)
         table[:, 0] = np.sort(task.query_identities)
-        for shard in shards:
-            for query, negatives in shard.negatives.items():
+        for _, of_queries, _ in shards:
+            for query, negatives in of_queries.items():
                 table[np.searchsorted(table[:, 0], int(query)), 1 : 1 + len(negatives)] = negatives
         file = io.BytesIO()
         np.save(file, table, allow_pickle=False)
         self._state = {"step": step, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
-        counts = of_all_shards([shard.counts for shard in shards])
+        counts = of_all_shards([of_shard for _, _, of_shard in shards])
         on_first(lambda: self._write(file.getvalue(), {**self._state, "options": asdict(options), **counts}))
         self._say(table, counts, step, time.monotonic() - started)
         return MinedNegatives(table)
 
-    def _searched(self, task: Task, options: Options) -> "list[_Shard]":
+    def _searched(self, task: Task, options: Options) -> list[list[Any]]:
         """All shards, on every rank: all ranks encode, each searches its own shards."""
         work, encoder = self.folder / "work", self._trainer.lightning_module.encoder
         assert isinstance(encoder, Encoder)
@@ -133,8 +136,7 @@ class Refresh(lightning.Callback):
             space.encode_all()
             miner = Miner(task, space, options)
             own = range(-(-len(task.queries) // QUERIES_A_SHARD))[rank() :: ranks()]
-            found = of_all(on_all(lambda: [json.dumps(asdict(_shard(miner, number))) for number in own]))
-            return sorted((_Shard(**json.loads(text)) for text in found), key=lambda shard: shard.number)
+            return sorted(map(json.loads, of_all(on_all(lambda: [_shard(miner, number) for number in own]))))
         finally:
             if rank() == 0:
                 shutil.rmtree(work, ignore_errors=True)
@@ -144,6 +146,8 @@ class Refresh(lightning.Callback):
         try:
             (partial / NEGATIVES).write_bytes(negatives)
             (partial / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+            for each in (partial / NEGATIVES, partial / REPORT, partial):
+                to_disk(each)
             move_into_place(partial, self.place(report["step"]))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -166,19 +170,10 @@ class Refresh(lightning.Callback):
                 callback.leave_out(seconds, f"negatives mined after {step} steps: {record['negatives']:,} for {len(table):,} queries{few}")
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """What came of a shard, as it travels between ranks."""
-
-    number: int
-    negatives: dict[str, list[int]]
-    """Identity of a query to those of its negatives."""
-    counts: dict[str, Any]
-
-
-def _shard(miner: Miner, number: int) -> _Shard:
+def _shard(miner: Miner, number: int) -> str:
+    """What came of a shard, as it travels between ranks: its number, the negatives of each query, both by identity, and its counts."""
     mined = miner.mine(number)
-    return _Shard(number, {str(identity(line["query"])): [*map(identity, line["negatives"])] for line in mined.lines}, mined.counts)
+    return json.dumps([number, {identity(line["query"]): [*map(identity, line["negatives"])] for line in mined.lines}, mined.counts])
 
 
 class _Numbers:
