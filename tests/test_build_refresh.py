@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matrix import encoder_of
 
 from trainer import build, recipe
 from trainer.batch import identity
@@ -78,10 +79,10 @@ class TestRefused:
         assert "give a larger refresh.depth" in capsys.readouterr().err
 
 
-def test_only_where_negatives_are_mined_may_a_positive_fill_up():
-    run = run_of()
-    assert build.filters(run, None) == [repeated_positives]
-    assert build.filters(run.model_copy(update={"refresh": None}), None) == []
+def test_only_where_negatives_are_mined_may_a_positive_fill_up(toy_folder):
+    run, encoder = run_of(), encoder_of(toy_folder("bert"), "dot", "full")
+    assert build.filters(run, encoder) == [repeated_positives]
+    assert build.filters(run.model_copy(update={"refresh": None}), encoder) == []
 
 
 @pytest.fixture

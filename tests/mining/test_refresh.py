@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,23 @@ def test_ranks_and_micro_batches_change_nothing(uninterrupted, backbone, tmp_pat
     assert negatives_of(tmp_path / "refresh") == negatives_of(folder)
 
 
+def in_small_shards(*arguments):
+    for module in ("spaces", "shard", "refresh"):
+        sys.modules[f"trainer.mining.{module}"].QUERIES_A_SHARD = 5
+    return train(*arguments)
+
+
+def test_shards_change_nothing_however_ranks_share_them_out(uninterrupted, backbone, tmp_path):
+    folder, (losses, _, _, _, _) = uninterrupted
+    for count in (1, 2):
+        for of_rank in on_ranks(count, in_small_shards, tmp_path / str(count), backbone):
+            assert of_rank[0] == pytest.approx(losses, rel=1e-9)
+        assert negatives_of(tmp_path / str(count)) == negatives_of(folder)
+    reports = [json.loads((each / "step-000000003/report.json").read_text()) for each in (folder, tmp_path / "2")]
+    for part_of_it in ("queries", "removed", "negatives", "suspected"):
+        assert reports[0][part_of_it] == reports[1][part_of_it]
+
+
 @pytest.mark.parametrize("kind", ["zero2", "zero3"])
 def test_zero_changes_nothing(backbone, tmp_path, kind):
     how = {"dtype": torch.float32, "rate": 5e-4}
@@ -205,6 +223,8 @@ def test_killed_while_mining_and_continued_equals_uninterrupted(uninterrupted, b
     assert process.exitcode == -signal.SIGKILL
     assert (folder / "work").is_dir(), "it was killed in the middle"
     assert not (folder / "step-000000006").exists()
+    for path in (folder / "work").glob("*.npy"):
+        np.save(path, -np.load(path))  # as of other weights: nothing of it may be used
     after = train(folder, backbone, first=5, checkpoint=checkpoint)
     assert after[0] == losses[5:]
     assert all(torch.equal(after[2][name], value) for name, value in weights.items())
