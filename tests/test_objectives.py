@@ -256,3 +256,20 @@ class TestFilters:
 
 def mask_count(batch):
     return int(twins.mask_of(batch).sum())
+
+
+def test_a_positive_that_fills_up_counts_for_no_query():
+    """Rows of one and of three negatives: the loss over exactly those documents, by hand."""
+    rows = [
+        ("a query", "its answer", "wrong", "also wrong", "wrong too"),
+        ("another", "the other", "bad", "the other", "the other"),
+        ("third", *["right"] * 4),
+    ]
+    batch, encoder = batch_of(rows), SmallEncoder(torch.float64)
+    queries, documents = encoder(batch.queries), encoder(batch.documents)
+    scores = queries @ documents.T / 0.2
+    there = [0, 1, 2, 3, 4, 5, 8]  # the others repeat the positive they stand behind
+    wanted = torch.stack([scores[number, there].logsumexp(0) - scores[number, 4 * number] for number in range(3)]).mean()
+    found = objectives.contrastive(batch, encoder, dot, 0.2, filters=[objectives.repeated_positives])["loss"]
+    assert float(found) == pytest.approx(float(wanted), rel=1e-10)
+    assert abs(float(objectives.contrastive(batch, encoder, dot, 0.2)["loss"]) - float(found)) > 1e-3

@@ -99,7 +99,7 @@ def test_the_whole_listing_has_every_key_once_per_variant() -> None:
     shown = [line.split(" = ")[0] for line in lines if " = " in line and not line.startswith(("#", " "))]
     expected = [key.name for key in KEYS if not (key.sections and key.name not in LISTS) and not (key.path[-1] == "kind" and len(key.path) > 1)]
     kinds = ["model.tuning.kind", "objective.kind"]
-    may_be_absent = ["model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka"]
+    may_be_absent = ["model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka", "refresh"]
     assert sorted(shown) == sorted([*expected, *kinds, *may_be_absent])
     assert max(map(len, lines)) < 160
     assert "\n\n\n" not in "\n".join(lines)
@@ -125,7 +125,7 @@ def test_a_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     of_others = (
         "trackers.",
         "data.train.",
-        *(f"{part}." for part in ("model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka")),
+        *(f"{part}." for part in ("model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka", "refresh")),
         *of_objectives,
     )
     settings = [f"{key}={value}" for key, value in defaults if value != "(required)" and not key.startswith(of_others)]

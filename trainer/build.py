@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer import build_cross_encoder, hardware, objectives, recipe
 from trainer.batch import Batch, identity
+from trainer.build_refresh import check_refresh
 from trainer.chunks import Encode, in_chunks
 from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
 from trainer.data.module import PairData, Steps
@@ -26,6 +27,7 @@ from trainer.data.splits import hold_out
 from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.evaluate import evaluate
 from trainer.hardness import Hardness
+from trainer.mining.refresh import Refresh
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
@@ -61,11 +63,12 @@ class DataSets:
     """How `train` is made up of several data sets; None: it is one."""
 
 
-def data_sets(data: recipe.Data, seed: int) -> DataSets:
-    """Reads all data of a recipe. Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets only."""
+def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> DataSets:
+    """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets only."""
     weights = [source.weight for source in data.sources]
     check_weights(weights)
-    read = partial(read_rows, split="train", max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=data.negatives_per_query)
+    kept = None if all_negatives else data.negatives_per_query
+    read = partial(read_rows, split="train", max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=kept)
     sets = [read(source.source, columns=data.columns if source.columns is None else source.columns) for source in data.sources]
     rows = end_to_end(sets)
     held_out = partial(read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio)
@@ -141,6 +144,8 @@ def filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
     found: list[Filter] = []
     if not isinstance(run.objective, recipe.Contrastive):
         return found
+    if run.refresh is not None:
+        found.append(objectives.repeated_positives)
     if run.objective.guide is not None:
         guide = read_encoder(run.objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
         if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
@@ -208,10 +213,11 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
     """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
     check_family(run)
     check_student(run)
+    check_refresh(run)
     if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
         raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
-    if isinstance(run.objective, recipe.Triplet) and run.data.negatives_per_query == 0:
-        raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more")
+    if isinstance(run.objective, recipe.Triplet) and run.negatives_per_query == 0:
+        raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more, or mine them with refresh")
     taught = isinstance(run.objective, recipe.Distillation | recipe.MarginMse)
     if taught and run.data.negatives_per_query == 0:
         raise BadRecipe(f"objective.kind={run.objective.kind} compares a query's own candidates; set data.negatives_per_query to 1 or more")
@@ -270,12 +276,13 @@ def _validation_metrics(encoder: Encoder, how: Precision, tokens: int, held_out:
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
-def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int) -> PairData:
-    """Training steps in their order, tokenised as the encoder's contract says."""
+def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int, refreshed: Refresh | None = None) -> PairData:
+    """Training steps in their order, tokenised as the encoder's contract says; `refreshed` mines their negatives (`trainer.build_refresh`)."""
     known = known_positives(data.train)
     make, drawn = build_cross_encoder.collation(run, encoder, known), build_cross_encoder.random_negatives(run, data.train, known)
     size = run.optimization.batch_size
-    return PairData(Steps(data.train, make, run.seed, size, first=0, last=steps, mixture=data.mixture, random_negatives=drawn), data.validation)
+    order = Steps(data.train, make, run.seed, size, first=0, last=steps, mixture=data.mixture, random_negatives=drawn, refreshed=refreshed)
+    return PairData(order, data.validation)
 
 
 def trainer(

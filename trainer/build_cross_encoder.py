@@ -130,8 +130,8 @@ def check_grades(run: recipe.Recipe, source: str, first: Row) -> None:
 
 
 def negatives_per_query(run: recipe.Recipe) -> int:
-    """How many negatives a query has, of the data or drawn at random."""
-    return run.data.negatives_per_query or getattr(run.objective, "random_negatives", 0)
+    """How many negatives a query has: of the data and mined, or drawn at random."""
+    return run.negatives_per_query or getattr(run.objective, "random_negatives", 0)
 
 
 def random_negatives(run: recipe.Recipe, rows: Rows, known: Mapping[int, frozenset[int]]) -> RandomNegatives | None:

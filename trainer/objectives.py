@@ -15,7 +15,7 @@ from trainer import losses
 from trainer.batch import Batch
 from trainer.chunks import Encode
 from trainer.hardness import Hardness, hard_partition
-from trainer.parallel import gather, rank
+from trainer.parallel import gather, rank, ranks
 from trainer.partition import Excluded, log_partition
 from trainer.scores import Score, dot, own
 
@@ -127,6 +127,18 @@ def taught_better(batch: Batch, margin: float) -> Excluded:
     def excluded(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"]:
         queries, documents = torch.arange(len(labels))[some_queries], places[some_documents]
         return (documents // each == queries[:, None]) & better[some_queries][:, documents % each]
+
+    return excluded
+
+
+def repeated_positives(batch: Batch) -> Excluded:
+    """Documents that repeat the positive they stand behind: they fill up where a query has fewer negatives than others, and count for no query."""
+    documents, queries = batch.documents.identities.unflatten(0, (len(batch.queries), -1)), len(batch.queries) * ranks()
+    repeats = torch.cat([torch.zeros_like(documents[:, :1], dtype=torch.bool), documents[:, 1:] == documents[:, :1]], dim=1).flatten()
+
+    def excluded(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"] | None:
+        here = repeats[some_documents]
+        return here.repeat(len(range(queries)[some_queries]), 1) if here.any() else None
 
     return excluded
 

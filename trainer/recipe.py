@@ -258,6 +258,31 @@ class Matryoshka(Section):
     layer_weights: tuple[PositiveFloat, ...] | None = Field(None, description="of the loss at each of `layers`; null: 1 each")
 
 
+class Refresh(Section):
+    """Hard negatives mined anew while training, by the model as it then is, for the queries of the steps to come (ANCE, Xiong et al. 2021)."""
+
+    every_steps: PositiveInt = Field(200, description="steps between minings")
+    first_step: NonNegativeInt = Field(
+        0, description="the first mining comes before this step, counted from 0; steps before it have no mined negatives"
+    )
+    negatives: PositiveInt = Field(
+        4, description="mined for each query, beside `data.negatives_per_query` of the data's own; where fewer are left, the query has fewer"
+    )
+    depth: PositiveInt = Field(100, description="ranks that are looked at, known positives left out")
+    skip_top: NonNegativeInt = Field(0, description="ranks left out at the top")
+    pick: Literal["top", "random"] = Field("top", description="of what is left the best, or any, drawn anew each time")
+    percent_of_positive: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
+        95.0, description="a negative scores at most this share of the positive; 0: no such limit"
+    )
+    margin: float | None = Field(None, description="a negative scores at least so much below the positive; null: no such limit")
+    relative_margin: Ratio | None = Field(None, description="the same as a share of the positive's score; null: no such limit")
+    min_score: float | None = Field(None, description="a negative scores at least this; null: no such limit")
+    max_score: float | None = Field(None, description="a negative scores at most this; null: no such limit")
+    corpus: str | None = Field(
+        None, description="further documents to search: JSON Lines, a .txt file, or a BEIR folder; null: those of `data.train` alone"
+    )
+
+
 class Ranking(Section):
     """What the objectives of a cross-encoder share: they compare a query's own candidates, of which the first is right."""
 
@@ -370,7 +395,13 @@ class Recipe(Section):
     objective: Objective = Field(Contrastive(), description="what is minimised")
     teacher: Teacher | None = Field(None, description="models that the student learns from beside the objective, or instead of it; null: none")
     matryoshka: Matryoshka | None = Field(None, description="train beginnings of the vectors, or the first layers, too; null: the whole alone")
+    refresh: Refresh | None = Field(None, description="hard negatives mined anew while training; null: none")
     optimization: Optimization = Field(Optimization(), description="AdamW and its schedule")
     validation: Validation = Field(Validation(), description="when to measure on held-out queries")
     machine: Machine = Field(Machine(), description="what this machine may decide")
     trackers: tuple[Tracker, ...] = Field((), description="where metrics go besides log.jsonl, e.g. [{kind: wandb}]")
+
+    @property
+    def negatives_per_query(self) -> int:
+        """Hard negatives of each query in a batch, before negatives drawn at random: the data's own and those to be mined."""
+        return self.data.negatives_per_query + (self.refresh.negatives if self.refresh is not None else 0)

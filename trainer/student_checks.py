@@ -50,7 +50,7 @@ def _of_teacher(run: recipe.Recipe) -> Iterator[str]:
             own = teacher.candidates == "own"
         case _:
             assert_never(teacher)
-    if own and run.data.negatives_per_query == 0:
+    if own and run.negatives_per_query == 0:
         yield "the teacher is to compare each query's own candidates; set data.negatives_per_query to 1 or more, or teacher.kind to distribution"
     if teacher.objective_weight == 0 and isinstance(objective, recipe.Contrastive) and objective.learn_temperature:
         yield "with teacher.objective_weight=0 nothing teaches the objective's temperature; set objective.learn_temperature to false"

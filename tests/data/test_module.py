@@ -11,6 +11,7 @@ from ranks import on_ranks
 from twins import texts_of
 
 from trainer.data.collate import collate
+from trainer.data.mined_negatives import Boundaries
 from trainer.data.mixture import Mixture
 from trainer.data.module import PairData, Steps, ahead
 from trainer.data.order import batch_samples
@@ -66,6 +67,47 @@ class TestSteps:
 
     def test_another_seed_is_another_order(self):
         assert ids(steps(seed=14)) != ids(steps())
+
+
+class Refreshed:
+    """Notes when it is asked, and how many batches had been made by then."""
+
+    def __init__(self, made, first_step=0, every_steps=3):
+        self.boundaries, self.asked, self.made = Boundaries(first_step, every_steps), [], made
+
+    def ready(self, steps, step):
+        time.sleep(0.2)  # for a batch that is made too early
+        self.asked.append((step, len(self.made), threading.current_thread() is threading.main_thread()))
+        return lambda row: replace(row, source=f"{row.source} at {step}")
+
+
+class TestRefreshed:
+    def of(self, first, last, **how):
+        made = []
+        refreshed = Refreshed(made, **how)
+        plain = steps()
+        return refreshed, replace(plain, collate=lambda rows: made.append(1) or plain.collate(rows), first=first, last=last, refreshed=refreshed)
+
+    def test_no_batch_is_made_before_its_boundary_has_been_reached_and_mined(self):
+        refreshed, stream = self.of(0, 7)
+        taken = []
+        for batch in stream:
+            time.sleep(0.1)  # for batches that are made ahead
+            taken.append(batch)
+            assert len(refreshed.made) <= 3 * len(refreshed.asked)
+        assert refreshed.asked == [(0, 0, True), (3, 3, True), (6, 6, True)]
+        assert [batch.sample_ids[0].split(" at ")[1] for batch in taken] == ["0", "0", "0", "3", "3", "3", "6"]
+        assert [tuple(name.split(" at ")[0] for name in batch.sample_ids) for batch in taken] == ids(steps())
+
+    def test_begun_in_the_middle_of_an_interval_it_is_asked_there(self):
+        refreshed, stream = self.of(4, 7)
+        list(stream)
+        assert [step for step, *_ in refreshed.asked] == [4, 6]
+
+    def test_before_the_first_boundary_too(self):
+        refreshed, stream = self.of(0, 7, first_step=2, every_steps=4)
+        list(stream)
+        assert [step for step, *_ in refreshed.asked] == [0, 2, 6]
 
 
 MIXTURE = Mixture(("a", "b"), sizes=(6, 5), weights=(2, 1))

@@ -24,6 +24,7 @@ def test_rows_equal_the_list(rows: list[Row]) -> None:
     assert list(stored[1:]) == rows[1:]
     assert list(stored[1:].select(np.arange(len(rows[1:]))[::-1])) == rows[1:][::-1]
     assert duplicate_pairs(stored.table) == len(rows) - len({(row.query, row.positive) for row in rows})
+    assert [text for batch in stored[1:].batches(["positive"]) for text in batch.column("positive").to_pylist()] == [row.positive for row in rows[1:]]
     assert stored[1:].identities("query").tolist() == [identity(row.query) for row in rows[1:]]
 
 

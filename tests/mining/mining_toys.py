@@ -58,7 +58,7 @@ def run_job(folder, rows, model, options, further=(), teacher=None, manifest=Non
     def begin():
         with held(job.path):
             job.begin(manifest, replace=False)
-            write_task(job.work, stored, [*further, *corpus_texts("memory", stored, None, 0.0)])
+            write_task(job.work, stored, [*further, *corpus_texts(["memory"], stored, None, 0.0)])
 
     on_first(begin)
     task = read_task(job.work)

@@ -17,10 +17,11 @@ MANY_CUT_RATIO = 0.1
 def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSets | None":
     """Whether all sets can be read, and hold what objective and batch need."""
     from trainer import build
+    from trainer.build_refresh import explanation
     from trainer.errors import NearfarError
 
     try:
-        data = build.data_sets(run.data, run.seed)
+        data = build.data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
     except NearfarError as error:
         for message in dict.fromkeys([str(error), *_faults(run.data)]):
             findings.add("wrong", "data", message)
@@ -39,6 +40,9 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
             steps, an_epoch = build.total_steps(run.optimization, len(data.train)), len(data.train) // run.optimization.batch_size
             every = min(steps, run.validation.every_steps or an_epoch)
             findings.add("ok", "steps", f"{steps:,} in all, {an_epoch:,} an epoch, validation after every {every:,}")
+    if run.refresh is not None and {"optimization", "refresh"} <= read:
+        with findings.of("refresh"):
+            findings.add("ok", "refresh", explanation(run, data.train, build.total_steps(run.optimization, len(data.train))))
     return data
 
 

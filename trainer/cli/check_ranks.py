@@ -55,12 +55,15 @@ def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> 
     from trainer.batch import identity
     from trainer.build_cross_encoder import random_negatives
     from trainer.data.order import batch_samples
+    from trainer.data.random_negatives import RandomNegatives
     from trainer.data.rows import known_positives
 
     known = known_positives(data.train)
     a_rank = min(ROWS_A_RANK, run.optimization.batch_size // plan.ranks)
     samples = batch_samples(run.seed, 0, len(data.train), a_rank * plan.ranks)
     drawn = random_negatives(run, data.train, known)
+    if run.refresh is not None:  # any negatives will do for a comparison of gradients
+        drawn = RandomNegatives(data.train, known, run.seed, run.negatives_per_query)
     rows = [drawn.given(0, samples, place) if drawn else data.train[int(sample)] for place, sample in enumerate(samples)]
     lines = [asdict(row) | {"known": sorted(known.get(identity(row.query), frozenset()))} for row in rows]
     (folder / _ROWS).write_text(json.dumps(lines), encoding="utf-8")

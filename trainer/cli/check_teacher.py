@@ -1,5 +1,6 @@
 """What `nearfar check` finds of teachers: whether they load, whether what is kept of them is theirs, and how much there is to encode and to keep."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
 def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", replace: bool) -> int:
     """A finding for each teacher; bytes that their vectors of the training texts will take."""
     from trainer import students
+    from trainer.build_refresh import searched_texts
     from trainer.models.family import read_model
     from trainer.retrieval.taught_vectors import content_of, names_of, to_do
     from trainer.runtime.preflight import size
 
     if run.teacher is None:
         return 0
-    names, everything = names_of(data.train, run.data.negatives_per_query), 0
+    names, everything = names_of(data.train, run.data.negatives_per_query, partial(searched_texts, run, data.train)), 0
     for name in run.teacher.models:
         with findings.of("teacher"):
             teacher, told = read_model(name), list[str]()

@@ -63,7 +63,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     students.locate_others(run)
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
-    data = build.data_sets(run.data, run.seed)
+    data = build.data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
     build.check_objective(run, data.train, data.mixture)
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
@@ -73,7 +73,8 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
             _say(f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training queries too; what is measured on them proves nothing")
-    made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train)), replace))
+    corpus = run.refresh.corpus if run.refresh is not None else None
+    made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train), corpus), replace))
     with made or RunFolder.of_another_rank(path) as folder:
         before = _evaluate_before(run, data, encoder)
         interrupted = _train(run, data, encoder, steps, folder, plan, taught_by)
@@ -133,6 +134,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
 def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan", taught_by: "list[Teacher]") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
     from trainer import build, students
+    from trainer.build_refresh import refresh
     from trainer.models.folder import save_encoder
     from trainer.models.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
@@ -144,11 +146,12 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     module = build.lightning_module(run, encoder, steps, plan, taught_by)
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
-    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop], plan)
+    refreshed = refresh(run, data.train, folder.path / "refresh", steps)
+    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan)
     for logger in trainer.loggers:
         logger.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, step=0)
     try:
-        trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps))
+        trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps, refreshed))
     except NonFiniteStep as error:
         record = error.record
         on_first(lambda: write_json(folder.path / "non_finite.json", record))

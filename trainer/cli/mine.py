@@ -141,7 +141,7 @@ def _begin(
     if not folder.is_done and not is_written(folder.work):
         _say(f"reading {source['data']}")
         rows = read_rows(source["data"], source["columns"], source["split"], source["max_bad_rows_ratio"])
-        write_task(folder.work, rows, corpus_texts(source["data"], rows, source["corpus"], source["max_bad_rows_ratio"]))
+        write_task(folder.work, rows, corpus_texts([source["data"]], rows, source["corpus"], source["max_bad_rows_ratio"]))
     return manifest
 
 

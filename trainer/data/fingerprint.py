@@ -7,10 +7,10 @@ from typing import Any
 from trainer.recipe import Data
 
 
-def fingerprint(data: Data, training_rows: int) -> dict[str, Any]:
-    """Number of training rows, and for each local source the sha256 over its files; a hub data set goes by its name alone."""
+def fingerprint(data: Data, training_rows: int, corpus: str | None = None) -> dict[str, Any]:
+    """Number of training rows, and for each local source, and the corpus that is mined, the sha256 over its files; a hub data set goes by its name alone."""
     train = [fingerprint_of(source.source) for source in data.sources]
-    held_out = {role: fingerprint_of(source) for role, source in (("validation", data.validation), ("test", data.test)) if source}
+    held_out = {role: fingerprint_of(source) for role, source in (("validation", data.validation), ("test", data.test), ("corpus", corpus)) if source}
     return {"training_rows": training_rows, "train": train[0] if isinstance(data.train, str) else train, **held_out}
 
 

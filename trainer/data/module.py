@@ -4,14 +4,16 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from trainer.batch import Batch
+from trainer.data.mined_negatives import Boundaries
 from trainer.data.mixture import Mixture
 from trainer.data.order import batch_samples, check_batch_divisible, own_part
 from trainer.data.random_negatives import RandomNegatives
@@ -19,6 +21,18 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 
 Item = TypeVar("Item")
+Given = Callable[[Row], Row]
+"""A row as it is in a batch."""
+
+
+@runtime_checkable
+class Refreshed(Protocol):
+    """What mines negatives anew while training."""
+
+    boundaries: Boundaries
+
+    def ready(self, steps: "Steps", step: int) -> Given:
+        """What rows get from `step` up to the next boundary. Called on all ranks between two steps, before any of these batches is made."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,8 @@ class Steps:
     """How `rows` are made up of several data sets; None: they are one."""
     random_negatives: RandomNegatives | None = None
     """Draws the negatives of rows; None: rows keep their own."""
+    refreshed: Refreshed | None = None
+    """Mines negatives anew; None: nothing does."""
     rank: int = 0
     ranks: int = 1
 
@@ -47,19 +63,27 @@ class Steps:
     def __len__(self) -> int:
         return self.last - self.first
 
-    def batch(self, step: int) -> Batch:
-        """This rank's part of the global batch of one step."""
+    def samples(self, step: int) -> Int[np.ndarray, " sample"]:
+        """The rows of the global batch of one step, by number."""
         if self.mixture is None:
-            samples = batch_samples(self.seed, step, len(self.rows), self.batch_size)
-        else:
-            samples = self.mixture.batch_samples(self.seed, step, self.batch_size)
+            return batch_samples(self.seed, step, len(self.rows), self.batch_size)
+        return self.mixture.batch_samples(self.seed, step, self.batch_size)
+
+    def batch(self, step: int, given: Given = lambda row: row) -> Batch:
+        """This rank's part of the global batch of one step."""
+        samples = self.samples(step)
         if self.random_negatives is None:
-            return self.collate([self.rows[int(sample)] for sample in own_part(samples, self.rank, self.ranks)])
+            return self.collate([given(self.rows[int(sample)]) for sample in own_part(samples, self.rank, self.ranks)])
         places = own_part(np.arange(len(samples)), self.rank, self.ranks)
         return self.collate([self.random_negatives.given(step, samples, int(place)) for place in places])
 
     def __iter__(self) -> Iterator[Batch]:
-        return ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
+        if self.refreshed is None:
+            yield from ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
+            return
+        for span in self.refreshed.boundaries.spans(self.first, self.last):
+            given = self.refreshed.ready(self, span.start)  # with the weights as they are now: the batch before has been trained on
+            yield from ahead((self.batch(step, given) for step in span), depth=4)
 
 
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:

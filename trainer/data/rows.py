@@ -83,6 +83,17 @@ class Rows(Sequence[Row]):
         """The rows at these positions, in that order, sharing the file."""
         return replace(self, chosen=positions.astype(np.int64) if self.chosen is None else self.chosen[positions])
 
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """These columns of the rows, some thousand rows at a time, in the order in which they stand in the file."""
+        wanted = None
+        if self.chosen is not None:
+            wanted = np.zeros(self.table.num_rows, bool)
+            wanted[self.chosen] = True
+        start = 0
+        for batch in self.table.select(list(columns)).to_batches():
+            yield batch if wanted is None else batch.filter(pa.array(wanted[start : start + len(batch)]))
+            start += len(batch)
+
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
         """Identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
         values = self.table.column(f"{role}_identity").to_numpy()

@@ -69,10 +69,7 @@ def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any
     """Shards in order become the output; then the work is removed."""
     if folder.is_done:
         return json.loads(folder.report_path.read_text(encoding="utf-8"))
-    counts: dict[str, Any] = {}
-    for shard in range(shards):
-        counts = _added(counts, json.loads(folder.shard(shard, ".json").read_text(encoding="utf-8")))
-    counts["worst"] = sorted(counts["worst"], key=lambda pair: pair["positive_score"] - pair["candidate_score"])[:WORST]
+    counts = of_all_shards([json.loads(folder.shard(shard, ".json").read_text(encoding="utf-8")) for shard in range(shards)])
     _concatenated([folder.shard(shard, ".without.jsonl") for shard in range(shards)], folder.path / WITHOUT)
     if not counts["pairs_written"]:
         reasons = "".join(f"\n  {line['query'][:80]!r}: {line['reason']}" for line in _first_lines(folder.path / WITHOUT, 3))
@@ -85,6 +82,15 @@ def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any
     write_atomically(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
     shutil.rmtree(folder.work)
     return report
+
+
+def of_all_shards(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts of shards, in their order, as those of the whole."""
+    whole: dict[str, Any] = {}
+    for of_shard in counts:
+        whole = _added(whole, of_shard)
+    whole["worst"] = sorted(whole["worst"], key=lambda pair: pair["positive_score"] - pair["candidate_score"])[:WORST]
+    return whole
 
 
 def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

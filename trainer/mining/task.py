@@ -1,7 +1,7 @@
 """What is mined: the distinct queries and documents of the data, which document answers which query, and which may therefore be no negative."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,18 @@ class Task:
         """The training pairs of queries `first` up to `last`: queries counted from `first`, and documents."""
         start, stop = np.searchsorted(self.pair_queries, [first, last])
         return self.pair_queries[start:stop] - first, self.pair_documents[start:stop]
+
+    def of_queries(self, numbers: Int64[np.ndarray, " query"]) -> "Task":
+        """The task of these queries alone, in ascending order; what is known of all others stays known."""
+        queries, pairs = matches(numbers, self.pair_queries)
+        return replace(
+            self,
+            queries=self.queries.select(numbers),
+            query_identities=self.query_identities[numbers],
+            query_forms=self.query_forms[numbers],
+            pair_queries=queries,
+            pair_documents=self.pair_documents[pairs],
+        )
 
     def forbidden(self, first: int, last: int) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
         """All pairs of the queries `first` up to `last`, counted from `first`, with documents that are no negatives for them, in ascending order.
@@ -115,12 +127,12 @@ def is_written(folder: Path) -> bool:
     return (folder / "task.npz").is_file()
 
 
-def corpus_texts(source: str, rows: Rows, further: str | None, max_bad_rows_ratio: float) -> Iterator[str]:
-    """Documents to search: of a BEIR folder its corpus, else the positives and negatives of all rows; and those of the file or folder `further`."""
-    for name in ([source] if is_beir_folder(Path(source)) else []) + ([further] if further else []):
+def corpus_texts(sources: Sequence[str], rows: Rows, further: str | None, max_bad_rows_ratio: float) -> Iterator[str]:
+    """Documents to search: the corpus of each BEIR folder, the positives and negatives of all rows, and those of the file or folder `further`."""
+    for name in [source for source in sources if is_beir_folder(Path(source))] + ([further] if further else []):
         for document in read_corpus(Path(name), ReadReport(name), max_bad_rows_ratio):
             yield document.whole
-    for batch in rows.table.to_batches():
+    for batch in rows.batches(["positive", "negatives"]):
         yield from batch.column("positive").to_pylist()
         yield from (text for texts in batch.column("negatives").to_pylist() for text in texts)
 
@@ -144,10 +156,10 @@ class _Numbered:
 
 def _pairs(rows: Rows) -> Iterator[tuple[str, str]]:
     """Queries and positives; a scored pair counts when its score is in the upper half of the range of all such scores."""
-    pairs = rows.table.select(["query", "positive", "negatives", "labels"])
-    scores = [labels[0] for batch in pairs.to_batches() for labels in batch.column("labels").to_pylist() if labels is not None and len(labels) == 1]
+    all_labels = (labels for batch in rows.batches(["labels"]) for labels in batch.column("labels").to_pylist())
+    scores = [labels[0] for labels in all_labels if labels is not None and len(labels) == 1]
     middle = (min(scores) + max(scores)) / 2 if scores and min(scores) < max(scores) else -np.inf
-    for batch in pairs.to_batches():
+    for batch in rows.batches(["query", "positive", "negatives", "labels"]):
         for query, positive, negatives, labels in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if negatives or labels is None or len(labels) != 1 or labels[0] > middle:
                 yield query, positive

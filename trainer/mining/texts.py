@@ -1,5 +1,6 @@
 """Texts on disk, by number: as many as there are, in little memory."""
 
+import copy
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,13 +60,19 @@ class StoredTexts:
     def __len__(self) -> int:
         return len(self._column)
 
+    def select(self, numbers: Int64[np.ndarray, " text"]) -> "StoredTexts":
+        """The texts of these numbers by themselves, in memory."""
+        chosen = copy.copy(self)
+        chosen._column = pa.chunked_array([pa.array(self.at(numbers), type=pa.large_string())])
+        return chosen
+
     def range(self, first: int, last: int) -> list[str]:
         """Texts number `first` up to `last`."""
         return self._column.slice(first, max(0, last - first)).to_pylist()
 
     def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
         """The texts of these numbers, in that order."""
-        return self._column.take(pa.array(numbers)).to_pylist()
+        return [self._column[number].as_py() for number in numbers.tolist()]  # `take` would copy the whole column first
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:

@@ -128,8 +128,10 @@ def inference(encoder: "Encoder", device: torch.device, precision: Precision) ->
     """Within it the encoder computes without gradient and dropout; afterwards it is as it was."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
+    # What FSDP2 first makes in inference mode it could not write to in training; a single process has nothing of the kind.
+    without_gradient = torch.inference_mode() if ranks() == 1 else torch.no_grad()
     try:
-        with torch.inference_mode(), autocast(device, precision):
+        with without_gradient, autocast(device, precision):
             yield
     finally:
         for module, mode in modes:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,11 @@ def taught_vectors(
     rows: Iterable[Row],
     negatives_per_query: int,
     micro_batch_tokens: int | None = None,
+    further: Callable[[], Iterable[str]] = tuple,
     say: Callable[[str], None] = lambda text: None,
     replace: bool = False,
 ) -> TaughtVectors:
-    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`: those in `folder`, made there where it is not there.
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder`, made there where it is not there.
 
     Texts that have come to those in `folder` are encoded and added. What another teacher has made, or other data, is refused with BadFolder that says what
     has changed, and left as it is; with `replace` it is made anew, and the former goes when the new is whole. `say` is told what is made.
@@ -98,17 +99,17 @@ def taught_vectors(
     In float32 whatever the machine, so that what is taught depends on the recipe alone; token vectors are kept in float16. All ranks encode together, the
     first one writes. Raises BadFolder where `folder` is something else.
     """
-    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query) for role in _ROLES}
-    wanted, names = content_of(teacher), names_of(rows, negatives_per_query)
+    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES}
+    wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
     made, kept = agreed(list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
     if made:
         _make(folder, teacher, wanted, texts, TaughtVectors.open(folder) if kept else None, micro_batch_tokens, say)
     return TaughtVectors.open(folder)
 
 
-def names_of(rows: Iterable[Row], negatives_per_query: int) -> Names:
-    """The identities of the texts that a teacher encodes of `rows`, sorted."""
-    return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query))], np.int64)) for role in _ROLES}
+def names_of(rows: Iterable[Row], negatives_per_query: int, further: Callable[[], Iterable[str]] = tuple) -> Names:
+    """The identities of the texts that a teacher encodes of `rows`, and of `further` documents, sorted."""
+    return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query, further))], np.int64)) for role in _ROLES}
 
 
 def content_of(teacher: Encoder) -> dict[str, Any]:
@@ -242,14 +243,14 @@ def _content(folder: Path) -> dict[str, Any]:
     raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
 
 
-def _texts(rows: Iterable[Row], role: Role, negatives: int) -> Iterator[str]:
-    """Each distinct text of a role once, in the order of the rows."""
+def _texts(rows: Iterable[Row], role: Role, negatives: int, further: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """Each distinct text of a role once, where it first stands."""
+    documents = chain((text for row in rows for text in (row.positive, *row.negatives[:negatives])), further())
     seen: set[int] = set()
-    for row in rows:
-        for text in (row.query,) if role == "query" else (row.positive, *row.negatives[:negatives]):
-            if (name := identity(text)) not in seen:
-                seen.add(name)
-                yield text
+    for text in (row.query for row in rows) if role == "query" else documents:
+        if (name := identity(text)) not in seen:
+            seen.add(name)
+            yield text
 
 
 def _slices(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -77,6 +77,11 @@ class ProgressLine(lightning.Callback):
         note = "best so far" if is_best else f"best {self.best:.3f}"
         self._print(f"validation at step {trainer.global_step}: nDCG@10 {value:.3f} ({note})", ends=True)
 
+    def leave_out(self, seconds: float, what: str) -> None:
+        """Prints what took place between two steps; its time is none of theirs."""
+        self._mark += seconds
+        self._print(what, ends=True)
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leaves the last line standing."""
         self._end_line()
