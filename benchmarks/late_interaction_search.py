@@ -57,12 +57,13 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 
 def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
     from trainer.evaluation.evaluate import evaluate_run
+    from trainer.models.family import read_model
     from trainer.retrieval.corpus import Document
     from trainer.retrieval.late_build import Encoding, build_late_index
     from trainer.retrieval.late_index import PROBE, LateIndex
 
     judged = judged_set(job)
-    encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE)
+    encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"]))
     assert len(encoder.vectors) == len(judged.documents) + len(judged.queries), f"{job['vectors']} is of another corpus or other queries; remove it"
     queries = encoder.vectors.select(judged_rows(judged)).padded()
     start = Clock.now()

@@ -17,9 +17,11 @@ from trainer.chunks import Encode, in_chunks
 from trainer.hardness import Hardness
 from trainer.models.cross_encoder import CrossEncoder, load_cross_encoder
 from trainer.models.dense import load_encoder
+from trainer.models.depth import AtDepths
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder
 from trainer.models.projection import Projection
+from trainer.nested import Weights, nested, once
 from trainer.retrieved import with_limits
 from trainer.scores import Score, dot, maxsim, xtr
 
@@ -33,16 +35,20 @@ def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Tensor,
 
 def taught(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
     """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
-    encode, teachers = teaching.once(encode), [teacher_of(), teacher_of(tokens=True)]
+    encode, teachers = once(encode), [teacher_of(), teacher_of(tokens=True)]
     loss = teaching.batch_distribution(batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7)
     return {"loss": objectives.contrastive(batch, encode, score, temperature)["loss"] + 0.5 * loss}
 
 
-def nested(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
-    """InfoNCE of whole vectors and of their beginnings."""
-    encode = teaching.once(encode)
-    parts = [objectives.contrastive(batch, teaching.shortened(encode, width, normalize=True), score, temperature)["loss"] for width in (8, 20, 32)]
-    return {"loss": sum(parts)}  # type: ignore[dict-item]
+def inside(
+    objective: Callable[..., Any], widths: Weights, depths: Weights, batch: Batch, encode: Encode, score: Score, temperature: Tensor
+) -> objectives.Outcome:
+    """An objective of models inside the model."""
+
+    def of_one(batch: Batch, encode: Encode, temperature: Tensor) -> objectives.Outcome:
+        return objective(batch, encode, score, temperature)
+
+    return nested(widths, depths, of_one, True, batch, encode, temperature)
 
 
 def hard(hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
@@ -70,18 +76,25 @@ TAUGHT: dict[str, Callable[..., Tensor]] = {
     "taught vectors": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False),
     "taught angles": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(32)], None, cosine=True),
 }
+DEPTHS: Weights = {2: 1.0, 1: 0.5}
+DEEP: dict[str, Callable[..., Any]] = {
+    "deep and nested": functools.partial(inside, taught, {32: 1.0, 8: 0.5}, DEPTHS),
+    "deep": functools.partial(inside, contrastive, {None: 1.0}, DEPTHS),
+}
+"""Objectives of the first layer too, whose embeddings are those of all DEPTHS."""
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "contrastive": contrastive,
     "symmetric": functools.partial(contrastive, symmetric=True),
     "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
     "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
     "taught": taught,
-    "nested": nested,
+    "nested": functools.partial(inside, contrastive, {8: 1.0, 20: 1.0, 32: 1.0}, {None: 1.0}),
+    **DEEP,
     **{name: functools.partial(hard, hardness) for name, hardness in HARD.items()},
     **{name: functools.partial(alone, loss) for name, loss in TAUGHT.items()},
 }
 SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim, "xtr": xtr}
-OF_VECTORS = ("nested", "taught vectors", "taught angles")
+OF_VECTORS = ("nested", "deep and nested", "taught vectors", "taught angles")
 PAIRS = [
     (objective, score)
     for objective in OBJECTIVES
@@ -107,7 +120,7 @@ MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "partly kept": {"tokens": 24, "kept_tokens": 60},
 }
 TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
-NEW = ("taught", "nested", *HARD, *TAUGHT)
+NEW = ("taught", "nested", *DEEP, *HARD, *TAUGHT)
 """Objectives that go through the same encoder and partition as the others, and so are held against one process in one way, not six."""
 CASES = [
     (*pair, tuning, micro)
@@ -182,6 +195,11 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+def encode_of(encoder: Any, objective: str) -> Encode:
+    """What is given to an objective of the matrix: the encoder, or its embeddings at several depths."""
+    return AtDepths(encoder, list(map(int, filter(None, DEPTHS)))) if objective in DEEP else encoder
+
+
 def outcome_of(objective: str, score: str, batch: Batch, encode: Encode, temperature: Tensor) -> objectives.Outcome:
     """What an objective of the matrix makes of a batch."""
     if score == JOINT:
@@ -192,7 +210,7 @@ def outcome_of(objective: str, score: str, batch: Batch, encode: Encode, tempera
 def gradient_of(encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str) -> tuple[float, Tensor]:
     """Loss and gradient (one vector) as this rank finds them, a learned temperature included."""
     log_temperature = torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
-    encode = in_chunks(encoder, **MICRO_BATCHES[micro])  # type: ignore[arg-type]
+    encode = in_chunks(encode_of(encoder, objective), **MICRO_BATCHES[micro])  # type: ignore[arg-type]
     loss = outcome_of(objective, score, batch, encode, log_temperature.exp()[0])["loss"]
     found = torch.autograd.grad(loss, [*trained(encoder).values(), log_temperature], allow_unused=True, materialize_grads=True)
     return float(loss.detach()), torch.cat([each.flatten() for each in found]).double()

@@ -6,10 +6,14 @@ import math
 import pytest
 import torch
 
-from trainer import build, build_cross_encoder, recipe
+from trainer import build, build_cross_encoder, recipe, students
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadModel, BadRecipe
+from trainer.evaluation import evaluate as evaluation
+from trainer.evaluation.evaluate import retrieve
+from trainer.models.dense import read_encoder
 from trainer.recipe_file import load_recipe
+from trainer.retrieval.bm25 import bm25_run
 from trainer.runtime.preflight import lengths
 
 
@@ -47,6 +51,8 @@ class TestRefused:
             ({"model": {"projection_dimensions": 8}}, "model.projection_dimensions shapes vectors"),
             ({"model": {"layers": 1}}, "model.layers belongs to"),
             ({"matryoshka": {"dimensions": (8,)}}, "matryoshka belongs to"),
+            ({"kind": "bi_encoder", "objective": {"kind": "contrastive"}, "validation": {"rerank_depth": 5}}, "validation.rerank_depth belongs to"),
+            ({"kind": "colbert", "objective": {"kind": "contrastive"}, "validation": {"first_stage": "m"}}, "validation.first_stage belongs to"),
             ({"data": HARD}, "for data without negatives"),
             ({"objective": {"kind": "pairwise", "random_negatives": 2, "graded": True}}, "at random have not"),
             ({"objective": {"kind": "listwise", "random_negatives": 64}}, "at most 63"),
@@ -119,6 +125,36 @@ def test_validation_names_scores_that_are_not_finite(overrides):
         encoder.backbone.get_base_model().classifier.bias.fill_(float("inf"))
     with pytest.raises(BadModel, match="not finite"):
         module.validate(data.validation)
+
+
+@pytest.mark.parametrize("first_stage", [None, "bert"])
+def test_validation_puts_what_the_first_stage_finds_in_order(first_stage, overrides, toy_folder, monkeypatch):
+    name = None if first_stage is None else str(toy_folder(first_stage))
+    run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "validation.rerank_depth=3", *([f"validation.first_stage={name}"] if name else [])])
+    data, encoder = build.data_sets(run.data, run.seed), build.encoder_of(run)
+    seen = []
+    plain = evaluation.rerank_run
+
+    def rerank_run(encoder, found, *others):
+        seen.append(found)
+        return plain(encoder, found, *others)
+
+    monkeypatch.setattr(evaluation, "rerank_run", rerank_run)
+    module = build.lightning_module(run, encoder, 2)
+    first = module.validate(data.validation)
+    assert module.validate(data.validation) == first
+    assert seen[0] is seen[1], "found once"
+    wanted = bm25_run(data.validation, 3) if name is None else retrieve(read_encoder(name), data.validation, 3)
+    assert {query: list(hits) for query, hits in seen[0].items()} == {query: list(hits) for query, hits in wanted.items()}
+    assert max(map(len, seen[0].values())) == 3
+    shallow = build.lightning_module(run.model_copy(update={"validation": recipe.Validation(rerank_depth=1)}), encoder, 2)
+    assert shallow.validate(data.validation) != first
+
+
+def test_a_first_stage_that_is_not_there_is_named_before_anything_slow(overrides):
+    run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "validation.first_stage=/nowhere"])
+    with pytest.raises(BadModel, match="/nowhere"):
+        students.locate_others(run)
 
 
 def test_lengths_looked_at_before_a_run_are_those_of_pairs(overrides):

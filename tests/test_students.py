@@ -11,17 +11,20 @@ from torch import distributed
 from toy_models import SENTENCES
 
 from trainer import build, recipe, students
+from trainer.chunks import in_chunks
 from trainer.cli.encode import encode as encode_command
 from trainer.cli.fit import fit
 from trainer.data.rows import Row, Rows
-from trainer.errors import BadData, BadModel, BadRecipe
+from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.models.cut import read_cut
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.family import load_model, read_model, read_narrowed
+from trainer.models.family import load_model, read_model
 from trainer.models.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
 from trainer.models.principal import principal_directions
 from trainer.parallel import rank, ranks
 from trainer.retrieval.encode import encode
+from trainer.student_checks import check_student
 
 FULL = recipe.FullTuning()
 TAUGHT = recipe.TaughtDistribution(models=("t",))
@@ -51,9 +54,14 @@ def run_of(model=None, kind="bi_encoder", negatives=0, **sections):
             "nothing teaches",
         ),
         (run_of(objective=recipe.Contrastive(hardness=recipe.Hardness(top_k=3), symmetric=True)), "set objective.symmetric to false"),
-        (run_of(kind="colbert", matryoshka=recipe.Matryoshka(dimensions=(8,))), "matryoshka shortens one vector a text"),
+        (run_of(kind="colbert", matryoshka=recipe.Matryoshka(dimensions=(8,))), r"matryoshka\.dimensions shortens one vector a text"),
         (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 4), weights=(1.0,))), "gives 1 weights for 2 dimensions"),
-        (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 8))), "names a width twice"),
+        (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 8))), "names a number twice"),
+        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 2))), "names a number twice"),
+        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0,))), "layer_weights gives 1 weights for 2 layers"),
+        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), weights=(1.0,))), "weights gives 1 weights for 0 dimensions"),
+        (run_of(matryoshka=recipe.Matryoshka()), "neither dimensions nor layers"),
+        (run_of({"static": recipe.Static()}, matryoshka=recipe.Matryoshka(layers=(2, 1))), "model.static has none"),
     ],
 )
 def test_contradictions_are_refused(run, said):
@@ -62,9 +70,11 @@ def test_contradictions_are_refused(run, said):
 
 
 def test_what_fits_together_is_taken():
-    students.check_student(run_of({"static": recipe.Static()}, teacher=TAUGHT, matryoshka=recipe.Matryoshka(dimensions=(256, 64))))
-    students.check_student(run_of({"layers": 3, "projection_dimensions": 8, "projection_start": "pca"}, teacher=recipe.TaughtVectors(models=("t",))))
-    students.check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
+    check_student(run_of({"static": recipe.Static()}, teacher=TAUGHT, matryoshka=recipe.Matryoshka(dimensions=(256, 64))))
+    check_student(run_of({"layers": 3, "projection_dimensions": 8, "projection_start": "pca"}, teacher=recipe.TaughtVectors(models=("t",))))
+    check_student(run_of(kind="colbert", matryoshka=recipe.Matryoshka(layers=(2, 1))))
+    check_student(run_of(teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))))
+    check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
 
 
 class TestPrincipalDirections:
@@ -140,19 +150,19 @@ class TestNarrowed:
 
     def test_more_than_there_are_is_refused(self, toy_folder):
         with pytest.raises(BadModel, match="can only be cut"):
-            read_narrowed(str(toy_folder("bert")), 33)
+            read_cut(str(toy_folder("bert")), None, 33)
 
     def test_token_vectors_are_not_shortened(self, toy_folder, tmp_path):
         save_encoder(load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "late")
         with pytest.raises(BadModel, match="leave out --dimensions"):
-            read_narrowed(str(tmp_path / "late"), 8)
+            read_cut(str(tmp_path / "late"), None, 8)
 
     def test_sentence_transformers_truncates_the_same_way(self, toy_folder, tmp_path):
         from sentence_transformers import SentenceTransformer
 
         save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "model")
         theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=10).encode(list(SENTENCES), normalize_embeddings=True)
-        assert np.abs(encode(read_narrowed(str(tmp_path / "model"), 10), SENTENCES, "document") - theirs).max() < 1e-5
+        assert np.abs(encode(read_cut(str(tmp_path / "model"), None, 10), SENTENCES, "document") - theirs).max() < 1e-5
 
 
 class TestLoss:
@@ -181,6 +191,56 @@ class TestLoss:
     def test_widths_without_the_model_s_own_are_refused(self, toy_folder):
         with pytest.raises(BadRecipe, match="have 32 numbers, and that width must be the largest"):
             self.loss(run_of(matryoshka=recipe.Matryoshka(dimensions=(16, 8))), toy_folder, [])
+
+    def test_layers_without_the_model_s_own_are_refused(self, toy_folder):
+        with pytest.raises(BadRecipe, match="has 2 layers, and that number must be the largest"):
+            self.loss(run_of(matryoshka=recipe.Matryoshka(layers=(3, 1))), toy_folder, [])
+
+    @pytest.mark.parametrize("objective", [recipe.Contrastive(), recipe.MarginMse()])
+    @pytest.mark.parametrize("dimensions", [None, (32, 8)])
+    def test_the_loss_of_layers_is_the_sum_over_the_models_cut_by_hand(self, toy_folder, dimensions, objective):
+        nest = recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0, 0.25), dimensions=dimensions, weights=dimensions and (1.0, 0.5))
+        run = run_of(matryoshka=nest, objective=objective, teacher=recipe.TaughtDistribution(models=("t",), weight=0.5))
+        encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
+        batch, temperature = full_batch_of(encoder), torch.tensor(0.05)
+        found = loss(batch, in_chunks(students.encode_of(run, encoder), 24, 30), temperature)
+        found["loss"].backward()
+        wanted, gradients = 0.0, {}
+        for depth, of_depth in ((2, 1.0), (1, 0.25)):
+            for width, of_width in ((32, 1.0), (8, 0.5)) if dimensions else ((32, 1.0),):
+                shallow, plain, _ = self.loss(run.model_copy(update={"matryoshka": None}), toy_folder, [teacher_of()])
+                del shallow.backbone.encoder.layer[depth:]
+                part = plain(batch, shallow.narrowed(width), temperature)["loss"]
+                (of_depth * of_width * part).backward()
+                wanted += of_depth * of_width * part.item()
+                for name, parameter in shallow.named_parameters():
+                    gradients[name] = gradients.get(name, 0) + parameter.grad
+        assert found["loss"].item() == pytest.approx(wanted, rel=1e-5)
+        for name, parameter in encoder.named_parameters():
+            assert torch.allclose(parameter.grad, gradients[name], rtol=1e-3, atol=1e-5 * parameter.grad.abs().max().item() + 1e-6), name
+        assert gradients["backbone.encoder.layer.1.output.dense.weight"].norm() > 1e-3
+        assert {"loss_at_1_layers_8", "loss_at_2_layers_32"} if dimensions else {"loss_at_1_layers", "loss_at_2_layers"} <= set(found)
+
+    def test_the_guide_and_the_teacher_are_asked_once_a_step(self, toy_folder, monkeypatch):
+        folder = str(toy_folder("bert"))
+        run = run_of(
+            {"backbone": folder}, objective=recipe.Contrastive(guide=folder), matryoshka=recipe.Matryoshka(dimensions=(32, 8), layers=(2, 1)),
+            machine=recipe.Machine(accelerator="cpu"),
+        )  # fmt: skip
+        asked = []
+        plain = build.objectives.outscoring
+
+        def outscoring(batch, guide, margin):
+            asked.append(batch)
+            return plain(batch, guide, margin)
+
+        monkeypatch.setattr(build.objectives, "outscoring", outscoring)
+        encoder = load_encoder(run.model)
+        module = build.lightning_module(run, encoder, 1)
+        first, second = full_batch_of(encoder), full_batch_of(encoder)
+        for batch in (first, second, first):
+            module.loss(batch, module.encode(), module.temperature())
+        assert [id(batch) for batch in asked] == [id(first), id(second), id(first)], "once a step, and anew for another batch"
 
     def test_a_projection_is_trained_only_where_widths_differ(self, toy_folder):
         run = run_of(teacher=recipe.TaughtVectors(models=("t",)))
@@ -227,6 +287,7 @@ RUNS = {
     "from margins": ({}, {"kind": "margins", "models": [LATE, "roberta"], "objective_weight": 0.0}, {"data": {"negatives_per_query": 1}}),
     "from wider vectors": ({"projection_dimensions": 8}, {"kind": "vectors", "models": ["roberta"]}, {}),
     "static and nested": ({"static": {"dimensions": 16}}, {"kind": "distribution", "models": ["roberta"]}, {"matryoshka": {"dimensions": [16, 4]}}),
+    "inside layers": ({}, {"kind": "distribution", "models": ["roberta"]}, {"matryoshka": {"layers": [2, 1], "dimensions": [32, 8]}}),
     "hard negatives": ({}, None, {"objective": {"kind": "contrastive", "hardness": {"top_k": 3, "beta": 0.5}}}),
 }
 
@@ -252,7 +313,7 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
     assert len(steps) == 2
     assert all(record["train/gradient_norm"] > 0 for record in steps)
     if teacher is not None:
-        assert all(record["train/teacher_loss" if "matryoshka" not in more else "train/loss_at_4"] > 0 for record in steps)
+        assert all(record["train/teacher_loss"] > 0 for record in steps)
         assert len(list((tmp_path / "runs" / "teachers").iterdir())) == len(teacher["models"])
     trained = read_model(str(tmp_path / "runs" / "student" / "model"))
     assert trained.dimensions == {"from a late-interaction teacher": 8, "from wider vectors": 8, "static and nested": 16}.get(name, 32)
@@ -260,6 +321,26 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
     assert any((one - other).abs().max() > 1e-6 for one, other in zip(trained.parameters(), started.parameters(), strict=True)), (
         "something was learned"
     )
+
+
+def test_a_stale_cache_stops_a_run_before_it_begins_and_replace_lets_it_go_on(toy_folder, tmp_path):
+    teacher = read_encoder(str(toy_folder("roberta")))
+    save_encoder(teacher, tmp_path / "teacher")
+    content = {
+        "name": "first", "output": str(tmp_path / "runs"), "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}},
+        "machine": {"accelerator": "cpu", "precision": "fp32"}, "optimization": {"batch_size": 4, "max_steps": 1},
+        "teacher": {"kind": "distribution", "models": [str(tmp_path / "teacher")]}, "data": {"train": str(pairs(tmp_path))},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    fit(tmp_path / "recipe.yaml", [])
+    with torch.no_grad():
+        next(teacher.parameters())[5, 0] += 1
+    save_encoder(teacher, tmp_path / "teacher", replace=True)
+    with pytest.raises(BadFolder, match="made of another teacher: its weights have changed"):
+        fit(tmp_path / "recipe.yaml", ["name=second"])
+    assert not (tmp_path / "runs" / "second").exists()
+    fit(tmp_path / "recipe.yaml", ["name=second"], replace=True)
+    assert (tmp_path / "runs" / "second" / "model").is_dir()
 
 
 def test_the_projection_to_the_teacher_learns_the_same_on_any_number_of_ranks(toy_folder):

@@ -18,6 +18,7 @@ from trainer import divergence, objectives, partition, recipe, teaching
 from trainer.batch import Batch, identity
 from trainer.models.dense import load_encoder
 from trainer.models.folder import save_encoder
+from trainer.nested import once, shortened
 from trainer.scores import dot, maxsim
 
 
@@ -121,7 +122,7 @@ def test_vectors_equal_the_formula_behind_a_projection(cosine):
 class TestOnce:
     def test_texts_are_encoded_once_and_others_anew(self):
         encoder, batch = SmallEncoder(), full_batch()
-        encode = teaching.once(encoder)
+        encode = once(encoder)
         assert encode(batch.queries) is encode(batch.queries)
         assert not torch.equal(encode(batch.documents)[:6], encode(batch.queries))
         assert encoder.encoded == [len(batch.queries), len(batch.documents)]
@@ -175,7 +176,7 @@ class TestAgainstSentenceTransformers:
         encoder, theirs, batch, features = both
         inner = MultipleNegativesRankingLoss(theirs, scale=1 / 0.2)
         wanted = MatryoshkaLoss(theirs, inner, matryoshka_dims=[32, 16, 4], matryoshka_weights=[1, 0.5, 2])(features, None)
-        encode, total = teaching.once(encoder), 0
+        encode, total = once(encoder), 0
         for width, weight in {32: 1, 16: 0.5, 4: 2}.items():
-            total += weight * objectives.contrastive(batch, teaching.shortened(encode, width, normalize=True), dot, 0.2)["loss"]
+            total += weight * objectives.contrastive(batch, shortened(encode, width, normalize=True), dot, 0.2)["loss"]
         assert total.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -36,6 +36,7 @@ from trainer.modules.bi_encoder import BiEncoder, Loss, Temperature
 from trainer.modules.colbert import ColBERT
 from trainer.modules.cross_encoder import Reranker
 from trainer.modules.optimizer import OptimizerSettings
+from trainer.nested import latest
 from trainer.objectives import Filter, Outcome
 from trainer.retrieval.encode import Precision
 from trainer.retrieved import with_limits
@@ -46,7 +47,8 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.students import check_student, whole_loss
+from trainer.student_checks import check_student
+from trainer.students import encode_of, whole_loss
 from trainer.teaching import Teacher
 
 
@@ -152,7 +154,8 @@ def filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
                 "take a guide with the same tokenizer, such as a larger model of the same family or the model before training"
             )
         in_parts = in_chunks(guide, hardware.micro_batch_tokens(run.machine))
-        found.append(partial(objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin))
+        outscoring = partial(objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin)
+        found.append(outscoring if run.matryoshka is None else latest(outscoring))
     if run.objective.teacher_margin is not None:
         found.append(partial(objectives.taught_better, margin=run.objective.teacher_margin))
     return found
@@ -250,11 +253,11 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
     tokens, kept = hardware.micro_batching(run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node)
     return _MODULES[run.kind](
         encoder=encoder,
-        encode=partial(in_chunks, encoder, tokens, kept),
+        encode=partial(in_chunks, encode_of(run, encoder), tokens, kept),
         loss=function,
         temperature=temperature,
         optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
-        validate=_validation(encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        validate=_validation(run, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
         head=head,
     )
 
@@ -262,9 +265,9 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
 _MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Reranker}
 
 
-def _validation(encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
+def _validation(run: recipe.Recipe, encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
     if isinstance(encoder, CrossEncoder):
-        return build_cross_encoder.Validation(encoder, how, tokens)
+        return build_cross_encoder.Validation(encoder, how, tokens, build_cross_encoder.candidates(run))
     return partial(_validation_metrics, encoder, how, tokens)
 
 

@@ -8,7 +8,7 @@ from typing import assert_never
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer import losses, ranking, ranking_losses, recipe
+from trainer import hardware, losses, ranking, ranking_losses, recipe
 from trainer.batch import Batch
 from trainer.chunks import Encode
 from trainer.data.collate import collate
@@ -17,10 +17,11 @@ from trainer.data.random_negatives import RandomNegatives
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
-from trainer.evaluation.evaluate import CANDIDATES, evaluate_run, rerank_run
+from trainer.evaluation.evaluate import CANDIDATES, Candidates, evaluate, retrieve
 from trainer.evaluation.metrics import Run
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
+from trainer.models.family import read_model
 from trainer.modules.bi_encoder import Loss, Temperature
 from trainer.objectives import Outcome
 from trainer.ranking import Grades, RankingLoss, TaughtLoss
@@ -75,10 +76,7 @@ def check_recipe(run: recipe.Recipe) -> None:
     """Raises BadRecipe where a recipe sets what its kind of model does not have, or candidates that are none."""
     model, objective = run.model, run.objective
     if run.kind != "cross_encoder":
-        if isinstance(objective, recipe.Ranking):
-            raise BadRecipe(
-                f"objective.kind={objective.kind} belongs to kind: cross_encoder, and this recipe is of kind {run.kind}; change one of them"
-            )
+        _check_none_of_it(run)
         return
     for key in ("pooling", "normalize", "projection_dimensions", "late_interaction", "static"):
         if getattr(model, key) is not None:
@@ -106,6 +104,17 @@ def check_recipe(run: recipe.Recipe) -> None:
             f"objective.kind={objective.kind} compares a query's own candidates, and there is only the positive; "
             "set objective.random_negatives, or data.negatives_per_query where the data have hard negatives"
         )
+
+
+def _check_none_of_it(run: recipe.Recipe) -> None:
+    """Raises BadRecipe where a recipe of another kind sets what only a cross-encoder has."""
+    if isinstance(run.objective, recipe.Ranking):
+        raise BadRecipe(
+            f"objective.kind={run.objective.kind} belongs to kind: cross_encoder, and this recipe is of kind {run.kind}; change one of them"
+        )
+    for key in ("first_stage", "rerank_depth"):
+        if getattr(run.validation, key) is not None:
+            raise BadRecipe(f"validation.{key} belongs to kind: cross_encoder; a model of kind {run.kind} searches all documents, so take it out")
 
 
 def check_grades(run: recipe.Recipe, source: str, first: Row) -> None:
@@ -141,16 +150,29 @@ def collation(run: recipe.Recipe, encoder: Encoder, known: Mapping[int, frozense
     return partial(collate, tokenize=encoder.tokenize, known_positives=known, negatives_per_query=count)
 
 
-class Validation:
-    """Metrics of a cross-encoder on held-out queries: how it orders what BM25 finds for them, which is looked up once."""
+def candidates(run: recipe.Recipe) -> Candidates:
+    """What finds the documents of each query that a cross-encoder is to put in order: BM25, or a model, in float32 whatever the machine."""
+    depth, name = run.validation.rerank_depth or CANDIDATES, run.validation.first_stage
+    if name is None:
+        return partial(bm25_run, k=depth)
 
-    def __init__(self, encoder: CrossEncoder, how: Precision, micro_batch_tokens: int) -> None:
-        self._encoder, self._how, self._tokens = encoder, how, micro_batch_tokens
+    def by_model(held_out: RetrievalSet) -> Run:
+        return retrieve(read_model(name).to(hardware.device(run.machine)), held_out, depth, "fp32", hardware.micro_batch_tokens(run.machine))
+
+    return by_model
+
+
+class Validation:
+    """Metrics of a cross-encoder on held-out queries: how it orders what the first stage finds for them, which is looked up once."""
+
+    def __init__(self, encoder: CrossEncoder, how: Precision, micro_batch_tokens: int, candidates: Candidates) -> None:
+        self._encoder, self._how, self._tokens, self._candidates = encoder, how, micro_batch_tokens, candidates
         self._found: dict[str, Run] = {}
 
     def __call__(self, held_out: RetrievalSet) -> Mapping[str, float]:
         """Mean metrics by name."""
         if held_out.name not in self._found:
-            self._found[held_out.name] = bm25_run(held_out, CANDIDATES)
-        run = rerank_run(self._encoder, self._found[held_out.name], held_out, CANDIDATES, self._how, self._tokens)
-        return {name: float(values.mean()) for name, values in evaluate_run(run, held_out, "validation").metrics.items()}
+            self._found[held_out.name] = self._candidates(held_out)
+        found = self._found[held_out.name]
+        metrics = evaluate(self._encoder, held_out, 100, "validation", self._how, self._tokens, candidates=lambda _: found).metrics
+        return {name: float(values.mean()) for name, values in metrics.items()}

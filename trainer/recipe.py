@@ -243,10 +243,19 @@ class TaughtVectors(_Taught):
 
 
 class Matryoshka(Section):
-    """Vectors whose beginnings are vectors too (Matryoshka representation learning, Kusupati et al. 2022): the loss is summed over widths."""
+    """Vectors whose beginnings are vectors too, and layers of which the first are a model too (Kusupati et al. 2022; in both, Li et al. 2024).
 
-    dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(description="widths to train, the model's own among them")
+    The loss is the sum over every pair of `layers` and `dimensions`, each times both weights.
+    """
+
+    dimensions: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = Field(
+        None, description="widths to train, the model's own among them; null: that one alone"
+    )
     weights: tuple[PositiveFloat, ...] | None = Field(None, description="of the loss at each width; null: 1 each")
+    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = Field(
+        None, description="of how many first layers vectors are trained, e.g. [6, 3], the number of all among them; null: of all alone"
+    )
+    layer_weights: tuple[PositiveFloat, ...] | None = Field(None, description="of the loss at each of `layers`; null: 1 each")
 
 
 class Refresh(Section):
@@ -328,6 +337,11 @@ class Validation(Section):
 
     every_steps: PositiveInt | None = Field(None, description="steps between validations; null: once an epoch")
     patience: PositiveInt | None = Field(None, description="stop after so many validations without a better nDCG@10; null: never")
+    first_stage: str | None = Field(
+        None,
+        description="of a cross_encoder: folder or name of the model that finds the documents it puts in order, here and in the test; null: BM25",
+    )
+    rerank_depth: PositiveInt | None = Field(None, description="of a cross_encoder: how many documents of each query; null: 20")
 
 
 class Machine(Section):
@@ -380,7 +394,7 @@ class Recipe(Section):
     data: Data
     objective: Objective = Field(Contrastive(), description="what is minimised")
     teacher: Teacher | None = Field(None, description="models that the student learns from beside the objective, or instead of it; null: none")
-    matryoshka: Matryoshka | None = Field(None, description="train beginnings of the vectors too; null: whole vectors alone")
+    matryoshka: Matryoshka | None = Field(None, description="train beginnings of the vectors, or the first layers, too; null: the whole alone")
     refresh: Refresh | None = Field(None, description="hard negatives mined anew while training; null: none")
     optimization: Optimization = Field(Optimization(), description="AdamW and its schedule")
     validation: Validation = Field(Validation(), description="when to measure on held-out queries")

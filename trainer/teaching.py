@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import losses
-from trainer.batch import Batch, Texts
+from trainer.batch import Batch
 from trainer.chunks import Encode
 from trainer.divergence import kl_over_batch, log_shares
 from trainer.parallel import gather
@@ -67,28 +67,6 @@ def vectors(batch: Batch, encode: Encode, teachers: Sequence[Teacher], head: nn.
         wanted = wanted.to(found)
         errors.append(gather(1 - functional.cosine_similarity(found, wanted) if cosine else (found - wanted).square().mean(1)))
     return torch.cat(errors).mean()
-
-
-def once(encode: Encode) -> Encode:
-    """`encode` that gives texts it has seen in this step the same embeddings again: several losses share one pass through the encoder."""
-    seen: dict[int, tuple[Texts, Float[Tensor, "text ..."]]] = {}
-
-    def remembered(texts: Texts) -> Float[Tensor, "text ..."]:
-        if id(texts) not in seen:
-            seen[id(texts)] = texts, encode(texts)
-        return seen[id(texts)][1]
-
-    return remembered
-
-
-def shortened(encode: Encode, dimensions: int, normalize: bool) -> Encode:
-    """The first `dimensions` numbers of each vector, brought to length 1 again where `normalize` (Matryoshka, Kusupati et al. 2022)."""
-
-    def begin(texts: Texts) -> Float[Tensor, "text dimension"]:
-        beginning = encode(texts)[:, :dimensions]
-        return functional.normalize(beginning, dim=-1) if normalize else beginning
-
-    return begin
 
 
 def _own(batch: Batch, encode: Encode, score: Score) -> Float[Tensor, "query candidate"]:

@@ -10,10 +10,11 @@ import torch
 
 
 class Remembered(torch.nn.Module):
-    """Gives for each text the vectors in `path`, whatever its role; texts are told apart by where they stand in `texts`."""
+    """Gives for each document the vectors in `path`; documents are told apart by where they stand in `texts`. Queries are encoded by `encoder`."""
 
-    def __init__(self, path: Path, texts: Sequence[str], probe: str) -> None:
+    def __init__(self, path: Path, texts: Sequence[str], probe: str, encoder: Any) -> None:
         super().__init__()
+        self.encoder, self.role = encoder, "document"
         from trainer.retrieval.token_vectors import TokenVectors
 
         with np.load(path, allow_pickle=False) as kept:
@@ -30,8 +31,13 @@ class Remembered(torch.nn.Module):
     def tokenize(self, texts: Sequence[str], role: str) -> Any:
         from trainer.batch import Texts
 
+        self.role = role
+        if role == "query":
+            return self.encoder.tokenize(texts, role)
         rows = [self.rows[text] for text in texts]
         return Texts.of([[0] * int(self.vectors.lengths[row]) for row in rows], rows)
 
     def forward(self, texts: Any) -> torch.Tensor:
+        if self.role == "query":
+            return self.encoder(texts)  # type: ignore[no-any-return]
         return torch.from_numpy(self.vectors.select(texts.identities.numpy()).padded())

@@ -44,6 +44,16 @@ def toy(toy_folder, tmp_path):
     return [f"{key}={value}" for key, value in values.items()]
 
 
+@pytest.fixture
+def late_folder(toy_folder, tmp_path):
+    from trainer.models.folder import save_encoder
+    from trainer.models.late_interaction import load_late_encoder
+    from trainer.recipe import FullTuning, Model
+
+    save_encoder(load_late_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FullTuning())), tmp_path / "late")
+    return tmp_path / "late"
+
+
 def nearfar_check(recipe, machine, *more):
     return subprocess.run(
         [sys.executable, "-m", "trainer", "check", str(recipe), "--machine", str(machine), *more],
@@ -106,6 +116,46 @@ def test_a_rank_that_fails_is_heard(toy, tmp_path):
     data = data_sets(run.data, run.seed)
     with pytest.raises(BadMachine, match=r"ranks ended with code 2 .* They said:\n  error: .*nowhere"):
         probe(RECIPE, [*toy, f"model.backbone={tmp_path / 'nowhere'}"], machine, run, plan_from_file(machine), data, 120)
+
+
+@pytest.mark.slow
+def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_folder):
+    """Of teachers alone, of either family, and of the first layers of the student."""
+    taught = [f"teacher={{kind: distribution, models: [{toy_folder('roberta')}, {late_folder}], objective_weight: 0}}", "matryoshka={layers: [2, 1]}"]
+    ended = nearfar_check(RECIPE, MACHINES / "cpu-2-ddp.yaml", *toy, *taught)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"ok +gradient on 2 ranks .*: norm ratio (1\.0000|0\.9999)", ended.stdout), ended.stdout
+    assert len(re.findall(r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; 1 MB of weights", ended.stdout)) == 2
+    assert not Path(toy[1].partition("=")[2]).exists()
+
+
+def test_the_probe_leaves_the_teacher_in(toy, late_folder):
+    """Without one the ranks would still agree, on another gradient than the run's."""
+    from trainer.cli.check_ranks import _exact
+    from trainer.recipe_file import load_recipe
+
+    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{late_folder}]}}"])
+    assert _exact(run).teacher == run.teacher is not None
+
+
+def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
+    from trainer.data.rows import Row
+    from trainer.models.dense import read_encoder
+    from trainer.recipe_file import load_recipe
+    from trainer.retrieval.taught_vectors import taught_vectors
+    from trainer.students import kept_in
+
+    taught = [*toy, f"teacher={{kind: margins, models: [{toy_folder('bert')}]}}", "data.negatives_per_query=0"]
+    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"])
+    taught_vectors(kept_in(run, str(toy_folder("bert"))), read_encoder(str(toy_folder("bert"))), [Row("another query", "another text")], 0)
+    with pytest.raises(typer.Exit):
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", taught, no_probe=True)
+    assert re.search(r"wrong +teacher: .* was made of other data", capsys.readouterr().out)
+    with pytest.raises(typer.Exit):
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.models=[/nowhere]"], no_probe=True, replace=True)
+    assert re.search(r"wrong +teacher: .*/nowhere", capsys.readouterr().out)
+    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.kind=distribution"], no_probe=True, replace=True)
+    assert re.search(r"ok +teacher: .* anew, about 1 MB", capsys.readouterr().out)
 
 
 # ---------------------------------------------------------------- what is wrong, all at once

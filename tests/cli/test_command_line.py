@@ -16,7 +16,7 @@ from trainer.cli import main as command
 from trainer.errors import BadData, Interrupted, NonFinite, TooManyBadRows
 from trainer.recipe_file import load_recipe
 
-VERBS = ("fit", "launch", "pipeline", "check", "evaluate", "mine", "encode", "index", "add", "delete", "search", "report", "data", "recipe")
+VERBS = ("fit", "launch", "pipeline", "check", "evaluate", "cut", "mine", "encode", "index", "add", "delete", "search", "report", "data", "recipe")
 HEAVY = ("torch", "transformers", "numpy", "datasets", "pydantic", "rich", "yaml", "pytorch_lightning", "wandb", "faiss", "matplotlib")
 
 

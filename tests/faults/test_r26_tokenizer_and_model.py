@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.folder import save_encoder
-from trainer.recipe import Model
+from trainer.models.late_interaction import load_late_encoder
+from trainer.recipe import LateInteraction, Model
 
 LONG = ["disk " * 200]
 
@@ -111,8 +112,23 @@ def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, fam
 
 
 def test_a_length_without_room_for_a_text_is_refused(toy_folder):
-    with pytest.raises(BadModel, match="a maximum length of 2 tokens leaves no room beside 2 special tokens"):
-        load_encoder(Model(backbone=str(toy_folder("bert")), query_max_length_tokens=2))
+    bert = str(toy_folder("bert"))
+    with pytest.raises(BadModel, match="a maximum length of 2 tokens leaves no room for a text beside 2 special tokens; allow more"):
+        load_encoder(Model(backbone=bert, query_max_length_tokens=2))
+    with pytest.raises(BadModel, match="of 4 tokens leaves no room for a text beside 2 special tokens and a prompt of 2"):
+        load_encoder(Model(backbone=bert, query_max_length_tokens=4, query_prompt="disk disk"))
+    assert load_encoder(Model(backbone=bert, query_max_length_tokens=5, query_prompt="disk disk")).tokenize(["disk"], "query").lengths.tolist() == [5]
+
+
+@pytest.mark.parametrize(("prompt", "taken"), [(None, "2 special tokens and 1 marker"), ("disk", "2 special tokens and 1 marker and a prompt of 1")])
+def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_given(prompt, taken, toy_folder):
+    marked = LateInteraction(query_marker="[MASK]")
+    length = 3 + (prompt is not None)
+    for given in (2, length):
+        with pytest.raises(BadModel, match=f"a maximum length of {given} tokens leaves no room for a text beside {taken}; allow more"):
+            load_late_encoder(Model(backbone=str(toy_folder("bert")), query_max_length_tokens=given, query_prompt=prompt, late_interaction=marked))
+    model = Model(backbone=str(toy_folder("bert")), query_max_length_tokens=length + 1, query_prompt=prompt, late_interaction=marked)
+    assert load_late_encoder(model).tokenize(["disk"], "query").lengths.tolist() == [length + 1]
 
 
 def test_padding_and_truncation_left_in_a_tokenizer_file_are_ignored(copy):

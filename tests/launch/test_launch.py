@@ -1,5 +1,6 @@
 """`nearfar launch`: what it refuses before any rank is started, and how it ends when the ranks do."""
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,53 @@ def test_refuses_nodes_that_cannot_meet(options, message, tmp_path):
 def test_refuses_one_process_on_two_nodes(tmp_path):
     with pytest.raises(BadMachine, match="one process, which cannot be on 2 nodes"):
         launch(RECIPE, Path("launch/accelerate/cpu-1.yaml"), [f"output={tmp_path}"], nodes=2)
+
+
+def nearfar_launch(*words):
+    return subprocess.run([sys.executable, "-m", "trainer", "launch", *map(str, words)], capture_output=True, text=True, timeout=300)
+
+
+def test_an_option_of_nobody_is_refused():
+    ended = nearfar_launch(RECIPE, "--machine", TWO, "--replce")
+    assert ended.returncode == 2
+    assert "No such option: --replce" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["MODEL", "pairs.jsonl"], "Missing option '-o' / '--out'"),
+        (["MODEL", "pairs.jsonl", "-o", "mined", "--negtives", "3"], "No such option: --negtives"),
+        (["/nowhere", "pairs.jsonl", "-o", "mined"], "/nowhere"),
+    ],
+)
+def test_mistakes_in_mining_are_answered_before_a_rank_is_started(words, said, toy_folder):
+    ended = nearfar_launch("--machine", TWO, "mine", *(toy_folder("bert") if word == "MODEL" else word for word in words))
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# ---------------------------------------------------------------- mining
+
+
+@pytest.mark.parametrize("machine", ["cpu-1", "cpu-2-ddp"])
+def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
+    pairs = [
+        {"query": f"{verb} a {thing}", "positive": f"how to {verb} one {thing}"}
+        for verb in ("delete", "create", "list", "show")
+        for thing in ("disk", "database", "machine")
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pairs))
+    words = ["mine", toy_folder("bert"), tmp_path / "pairs.jsonl", "--negatives", "2", "--percent-of-positive", "0", "--min-score", "-5"]
+    alone = [sys.executable, "-m", "trainer", *map(str, words), "-o", str(tmp_path / "one")]
+    assert subprocess.run(alone, timeout=300).returncode == 0
+    words += ["-o", tmp_path / "launched"]
+    ended = nearfar_launch(*words[:3], "--machine", f"launch/accelerate/{machine}.yaml", *words[3:])
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "launched" / "train.jsonl").read_bytes() == (tmp_path / "one" / "train.jsonl").read_bytes() != b""
+    assert "holds this job, finished" in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words).stderr
+    assert "holds this job, finished" not in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words, "--replace").stderr
 
 
 # ---------------------------------------------------------------- what accelerate is told

@@ -52,6 +52,14 @@ def test_two_nodes_train_one_model(kind, slurm, profile, toy_run):
     assert (folder / "model/model.safetensors").is_file()
 
 
+def test_two_nodes_mine_together(slurm, profile, toy_run, toy_folder, tmp_path):
+    words = ["mine", str(toy_folder("bert")), str(tmp_path / "pairs.jsonl"), "-o", str(tmp_path / "mined"), "--percent-of-positive", "0"]
+    code, output = submit(slurm, profile, "launch/accelerate/cpu-2-ddp.yaml", words)
+    assert code == 0, output[-3000:]
+    assert output.count("pairs with 7.0 negatives a query") == 1, output[-3000:]
+    assert len((tmp_path / "mined" / "train.jsonl").read_text().splitlines()) == 64
+
+
 def test_a_mistake_ends_the_job_with_code_2(slurm, profile, toy_run):
     arguments, folder = toy_run
     code, output = submit(slurm, profile, "launch/accelerate/cpu-2-ddp.yaml", ["recipes/quickstart.yaml", *arguments, "optimization.batch_size=10"])

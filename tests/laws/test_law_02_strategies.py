@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from matrix import CASES as ALL
-from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encoder_of, gradient_of, likeness, outcome_of
+from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encode_of, encoder_of, gradient_of, likeness, outcome_of
 from ranks import on_ranks
 
 from trainer.chunks import in_chunks
@@ -32,6 +32,8 @@ SOME = [
     ("kl", "maxsim", "lora", "micro-batched"),
     ("margin-mse", "dot", "full", "whole"),
     ("taught", "dot", "full", "partly kept"),
+    ("deep and nested", "dot", "full", "partly kept"),
+    ("deep", "maxsim", "full", "partly kept"),
     ("listwise", JOINT, "lora", "partly kept"),
     ("lambda-loss", JOINT, "full", "micro-batched"),
 ]
@@ -77,7 +79,7 @@ def one_step(folder, kind, case, spoil=1.0):
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
     learned = objective not in ("margin-mse", *TAUGHT) and score != JOINT
     temperature = Temperature(TEMPERATURE, learned)
-    module = OneStep(encoder, functools.partial(in_chunks, encoder, **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
+    module = OneStep(encoder, functools.partial(in_chunks, encode_of(encoder, objective), **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
     before = full_weights(module)
     trainer = trainer_of(plan_of(kind))
     data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)
@@ -152,6 +154,22 @@ def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind
             assert norm == pytest.approx(1, abs=TOLERANCE), case
             assert turned <= TOLERANCE**2, case
         table.append((*case, kind, count, norm - 1, (2 * turned) ** 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
+def test_a_norm_behind_the_last_layer_is_there_for_the_first_layers_too(toy_folder, kind):
+    """ModernBERT's is called outside of the backbone, where sharded weights must have been gathered."""
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
+    case = ("deep and nested", "dot", "full", "partly kept")
+    encoder = encoder_of(toy_folder("modernbert"), *case[1:3], torch.float64)
+    wanted_loss, wanted = gradient_of(encoder, batch_of(encoder), *case[:2], "whole")
+    for ((loss, gradient),) in on_ranks(2, steps_of, toy_folder("modernbert"), kind, [case]):
+        norm, turned = likeness(gradient, wanted)
+        assert loss == pytest.approx(wanted_loss, rel=TOLERANCE)
+        assert norm == pytest.approx(1, abs=TOLERANCE)
+        assert turned <= TOLERANCE**2
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
 
 
-def test_evaluate_by_an_index(model, beir, tmp_path):
+def test_evaluate_by_an_index(model, beir, tmp_path, monkeypatch):
     call("index", model, beir, "-o", tmp_path / "idx", "--kind", "exact")
     call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--out", tmp_path / "evaluation.json", "--precision", "fp32")
     _, exact, by_index = read_evaluation(tmp_path / "evaluation.json").systems
@@ -134,6 +134,12 @@ def test_evaluate_by_an_index(model, beir, tmp_path):
         assert [document for document, _ in by_index.top[query]] == [document for document, _ in hits]
     with pytest.raises(BadRecipe, match="of one model"):
         call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
+    encoded = []
+    monkeypatch.setattr("trainer.evaluation.evaluate.retrieve", lambda *_: encoded.append("model"))
+    monkeypatch.setattr("trainer.evaluation.evaluate.bm25_run", lambda *_: encoded.append("BM25"))
+    with pytest.raises(BadModel, match="vectors of 32 numbers|one vector a text"):
+        call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
     with pytest.raises(BadData, match="holds 3 documents and .* has 4"):
         call("evaluate", model, "--data", beir, "--index", tmp_path / "idx")
+    assert encoded == [], "refused before anything was encoded"

@@ -84,7 +84,7 @@ def test_compressed_finds_most_of_it_and_is_a_fraction_of_the_size(encoder, buil
 def test_the_effort_is_measured_and_may_be_set_by_hand(encoder, built):
     index = LateIndex.open(built / "compressed")
     assert index.manifest.approximate["share_of_best_10"] >= late_effort.ENOUGH
-    assert late_effort.measured_effort(index) == index.manifest.approximate
+    assert late_effort.measured_effort(index, encoder) == index.manifest.approximate
     everything, _ = index.search(questions(encoder), 10, 10_000, 10_000)
     usual, _ = index.search(questions(encoder), 10)
     hasty, _ = index.search(questions(encoder), 10, 1, 1)

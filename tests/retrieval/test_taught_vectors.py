@@ -1,4 +1,4 @@
-"""What a teacher makes of the training texts: kept once, found by text, made again when teacher or data are others."""
+"""What a teacher makes of the training texts: kept once, found by text, refused when teacher or data are others."""
 
 import numpy as np
 import pytest
@@ -27,6 +27,17 @@ DOCUMENTS = [text for row in ROWS for text in (row.positive, *row.negatives[:2])
 def batch_of(encoder):
     """The rows as a student with another tokenizer than the teacher's has them."""
     return Batch(encoder.tokenize(QUERIES, "query"), encoder.tokenize(DOCUMENTS, "document"), torch.zeros(3, 1, dtype=torch.long))
+
+
+def files_of(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def other_weights(toy_folder):
+    other = read_encoder(str(toy_folder("bert")))
+    with torch.no_grad():
+        next(other.parameters())[5, 0] += 1
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +84,53 @@ class TestWhatIsThere:
         assert said == []
         assert (tmp_path / "t" / "query-vectors.npy").stat().st_mtime_ns == made
 
-    def test_of_another_teacher_is_made_again(self, teacher, tmp_path, toy_folder):
+    def test_of_another_teacher_is_refused_and_left_as_it_is(self, teacher, tmp_path, toy_folder):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
-        other, said = read_encoder(str(toy_folder("bert"))), []
-        with torch.no_grad():
-            next(other.parameters())[5, 0] += 1
-        taught_vectors(tmp_path / "t", other, ROWS, 2, say=said.append)
-        assert "made by another teacher" in said[0]
-        assert teacher_fingerprint(other) in (tmp_path / "t" / FILE).read_text()
+        before = files_of(tmp_path / "t")
+        with pytest.raises(BadFolder, match="another teacher: its weights have changed") as refused:
+            taught_vectors(tmp_path / "t", other_weights(toy_folder), ROWS, 2)
+        assert "--replace" in str(refused.value)
+        assert refused.value.exit_code == 2
+        prompted = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), query_prompt="q: ", tuning=recipe.FullTuning())).eval()
+        with pytest.raises(BadFolder, match="query_prompt was '', is 'q: '"):
+            taught_vectors(tmp_path / "t", prompted, ROWS, 2)
+        assert files_of(tmp_path / "t") == before
 
-    def test_of_other_data_is_made_again(self, teacher, tmp_path, student):
-        taught_vectors(tmp_path / "t", teacher, ROWS[:2], 2)
+    def test_of_another_teacher_is_replaced_where_asked_for(self, teacher, tmp_path, toy_folder, student):
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        other, said = other_weights(toy_folder), []
+        found = taught_vectors(tmp_path / "t", other, ROWS, 2, say=said.append, replace=True)
+        assert "another teacher" in said[0]
+        assert teacher_fingerprint(other) in (tmp_path / "t" / FILE).read_text()
+        assert torch.equal(found.embeddings(batch_of(student))[0], torch.from_numpy(encode(other, QUERIES, "query")))
+        assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+    def test_replace_leaves_what_is_right(self, teacher, tmp_path):
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        before = files_of(tmp_path / "t")
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True)
+        assert files_of(tmp_path / "t") == before
+
+    def test_of_other_data_is_refused_and_replaced_where_asked_for(self, teacher, tmp_path, student):
+        taught_vectors(tmp_path / "t", teacher, [*ROWS[:2], Row("a query", "gone")], 2)
+        before = files_of(tmp_path / "t")
+        with pytest.raises(BadFolder, match="other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document, of 9 texts"):
+            taught_vectors(tmp_path / "t", teacher, ROWS, 2)
+        assert files_of(tmp_path / "t") == before
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True).embeddings(batch_of(student))
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_grown_data_are_added(self, teacher, late_teacher, late, tmp_path, student):
+        used = late_teacher if late else teacher
+        taught_vectors(tmp_path / "t", used, ROWS[:2], 2)
         said = []
-        found = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=said.append)
-        assert "made of other data (3 texts as document missing)" in said[0]
-        found.embeddings(batch_of(student))
+        found = taught_vectors(tmp_path / "t", used, ROWS, 2, say=said.append)
+        assert "3 texts that have come to the 6" in said[0]
+        assert said[1:] == ["3 texts encoded by the teacher, as document"]
+        whole = taught_vectors(tmp_path / "whole", used, ROWS, 2)
+        for one, other in zip(found.embeddings(batch_of(student)), whole.embeddings(batch_of(student)), strict=True):
+            assert torch.allclose(one, other, atol=1e-3 if late else 1e-6)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "whole"]
 
     def test_that_is_something_else_is_left_alone(self, teacher, tmp_path):
         (tmp_path / "t").mkdir()
@@ -117,7 +160,8 @@ def on_a_rank(folder, teacher):
 
 def test_ranks_share_the_work_and_find_the_same(teacher, tmp_path):
     alone = taught_vectors(tmp_path / "alone", teacher, ROWS, 2, micro_batch_tokens=24)
-    for of_rank in on_ranks(2, on_a_rank, tmp_path / "together", teacher):
+    taught_vectors(tmp_path / "grown", teacher, ROWS[:2], 2)
+    for of_rank in [found for name in ("together", "grown") for found in on_ranks(2, on_a_rank, tmp_path / name, teacher)]:
         for role in ("query", "document"):
             assert np.array_equal(of_rank[role][0], alone.names[role])
             assert np.allclose(of_rank[role][1], alone.vectors[role], atol=1e-6)

@@ -2,7 +2,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as given
 
-from trainer.retrieval.token_lists import TokenLists, centroid_scores
+from trainer.retrieval.token_lists import TokenLists
 from trainer.retrieval.token_vectors import offsets_of
 
 CENTROIDS = 9
@@ -40,13 +40,3 @@ def test_gathered_is_the_double_loop(data, probes):
             there = [near[centroid] for centroid in ids[offsets[row] : offsets[row + 1]] if centroid in probed]
             wanted += max(there, default=near[probed[-1]]) - near[probed[-1]]
         assert found[row] == (0 if deleted[row] else wanted)
-
-
-@hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(given.data())
-def test_centroid_scores_are_the_double_loop(data):
-    ids, offsets, deleted, similarities = drawn(data)
-    rows = np.flatnonzero(~deleted)[::-1].astype(np.int64)
-    found = centroid_scores(similarities, ids, offsets, rows)
-    wanted = [sum(max(near[id] for id in ids[offsets[row] : offsets[row + 1]]) for near in similarities) for row in rows]
-    assert found.tolist() == wanted

@@ -8,6 +8,7 @@ import typer
 from trainer.cli.check_contents import look_at_data, look_at_disk, look_at_lengths, look_at_memory, look_at_model
 from trainer.cli.check_files import look_at_both, look_at_machine, look_at_recipe, look_at_this_machine
 from trainer.cli.check_ranks import probe, take_part
+from trainer.cli.check_teacher import look_at_teachers
 
 if TYPE_CHECKING:
     from trainer.build import DataSets
@@ -38,7 +39,7 @@ def check(
     here = plan is not None and look_at_this_machine(findings, plan)
     if run is not None:
         run = look_at_both(findings, run, read, plan, ranks, replace)
-        data = _look_inside(findings, run, read, plan, here)
+        data = _look_inside(findings, run, read, plan, here, replace)
         if data and plan:
             hindrance = "--no-probe was given" if no_probe else _hindrance(findings, plan, here)
             with findings.of("gradient"):
@@ -52,7 +53,7 @@ def check(
     print("nothing wrong was found")
 
 
-def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Plan | None", here: bool) -> "DataSets | None":
+def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Plan | None", here: bool, replace: bool) -> "DataSets | None":
     """At all that needs data or model; the data, where they can be read."""
     data = look_at_data(findings, run, read) if "data" in read else None
     encoder = look_at_model(findings, run) if "model" in read else None
@@ -60,7 +61,7 @@ def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
     if encoder and plan and {"machine", "optimization"} <= read:
         look_at_memory(findings, run, plan, encoder, here, length)
     if encoder and {"name", "output"} <= read:
-        look_at_disk(findings, run, encoder)
+        look_at_disk(findings, run, encoder, look_at_teachers(findings, run, data, replace) if data else 0)
     return data
 
 

@@ -68,12 +68,14 @@ def _faults(data: "Data") -> Iterator[str]:
 def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     """Whether model and tokenizer load, and belong together."""
     from trainer import build, students
+    from trainer.models.locate import locate
 
-    with findings.of("teacher"):
-        students.locate_teachers(run)
+    with findings.of("validation"):
+        if run.validation.first_stage is not None:
+            locate(run.validation.first_stage)
     with findings.of("model"):
         encoder = build.encoder_of(run)
-        students.check_widths(run, encoder)
+        students.check_whole(run, encoder)
         trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
         everything = sum(parameter.numel() for parameter in encoder.parameters())
         what = f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained"
@@ -155,12 +157,12 @@ def _activations(run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, le
     return Need(f"activations ({kept:,.0f} of a step's {step:,.0f} tokens{room})", int(a_token * kept))
 
 
-def look_at_disk(findings: "Findings", run: "Recipe", encoder: "Encoder") -> None:
+def look_at_disk(findings: "Findings", run: "Recipe", encoder: "Encoder", of_teachers: int) -> None:
     """Whether what the run writes fits on the disk of its folder."""
     from trainer.runtime.preflight import free_bytes, size, written_bytes
 
     folder = Path(run.output) / run.name
-    wanted, free = written_bytes(encoder), free_bytes(folder)
+    wanted, free = written_bytes(encoder) + of_teachers, free_bytes(folder)
     if wanted > free:
         findings.add(
             "wrong", "disk", f"the run writes up to {size(wanted)}, and {size(free)} are free for {folder}; choose a place with output=FOLDER"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainer.batch import Batch
     from trainer.build import DataSets
+    from trainer.data.rows import Row
     from trainer.models.encoder import Encoder
     from trainer.recipe import Recipe
     from trainer.strategies.environment import Plan
@@ -115,8 +116,9 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     import numpy as np
     import torch
 
-    from trainer import build, hardware
+    from trainer import build, hardware, students
     from trainer.data.order import own_part
+    from trainer.data.rows import Rows
     from trainer.parallel import on_first, rank, ranks
     from trainer.recipe_file import load_recipe
     from trainer.runtime.run_folder import write_json
@@ -137,11 +139,13 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     whole = _batch(rows, encoder, run)
     longest = int(max(whole.queries.lengths.max(), whole.documents.lengths.max()))
     cut = run.machine.model_copy(update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest})  # of both kinds: kept, and computed again
-    module = build.lightning_module(run.model_copy(update={"machine": cut}), encoder, 1, plan)
+    run = run.model_copy(update={"machine": cut, "output": str(folder / f"rank-{os.environ.get('RANK', '0')}")})
+    taught_by = students.teachers(run, Rows.of([_row(line) for line in rows]))  # before the process group: each rank asks them by itself
+    module = build.lightning_module(run, encoder, 1, plan, taught_by)
     wanted = {}
     if first_rank(os.environ):  # before the process group: it computes as a single process does
         module.to(hardware.device(run.machine))  # its temperature too
-        wanted = plain_gradient(module, lambda: module.loss(whole, encoder, module.temperature())["loss"])
+        wanted = plain_gradient(module, lambda: module.loss(whole, students.encode_of(run, encoder), module.temperature())["loss"])
     with process_group(plan, device):
         own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]
         found = one_step_gradient(module, _batch(own, encoder, run), plan, device)
@@ -149,10 +153,12 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
 
 
 def _exact(run: "Recipe") -> "Recipe":
-    """The recipe in float32 and without dropout, where gradients can be compared; without a teacher, who would have to encode all texts first."""
+    """The recipe in float32 and without dropout, where gradients can be compared; negatives to be mined are as the data's own."""
     tuning = run.model.tuning.model_copy(update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {})
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
-    return run.model_copy(update={"teacher": None, "model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
+    data = run.data.model_copy(update={"negatives_per_query": run.negatives_per_query})
+    machine = run.machine.model_copy(update={"precision": "fp32"})
+    return run.model_copy(update={"model": model, "data": data, "refresh": None, "machine": machine})
 
 
 def _start_adapters(encoder: "Encoder") -> None:
@@ -167,10 +173,12 @@ def _start_adapters(encoder: "Encoder") -> None:
 def _batch(lines: Sequence[dict[str, Any]], encoder: "Encoder", run: "Recipe") -> "Batch":
     from trainer.batch import identity
     from trainer.build_cross_encoder import collation
+
+    known = {identity(line["query"]): frozenset(line["known"]) for line in lines}
+    return collation(run, encoder, known)([_row(line) for line in lines])
+
+
+def _row(line: dict[str, Any]) -> "Row":
     from trainer.data.rows import Row
 
-    rows = [
-        Row(line["query"], line["positive"], tuple(line["negatives"]), None if line["labels"] is None else tuple(line["labels"])) for line in lines
-    ]
-    known = {identity(line["query"]): frozenset(line["known"]) for line in lines}
-    return collation(run, encoder, known)(rows)
+    return Row(line["query"], line["positive"], tuple(line["negatives"]), None if line["labels"] is None else tuple(line["labels"]))

@@ -32,6 +32,9 @@ def evaluate(
     dimensions: Annotated[
         int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
     ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many layers, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
 ) -> None:
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
@@ -40,9 +43,10 @@ def evaluate(
     from trainer import hardware, recipe
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
+    from trainer.evaluation.by_index import check_fits
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.models.cross_encoder import read_cross_encoder
-    from trainer.models.family import read_narrowed
+    from trainer.models.cut import read_cut
     from trainer.models.locate import locate
     from trainer.retrieval.open_index import open_index
 
@@ -62,11 +66,18 @@ def evaluate(
     second = read_cross_encoder(rerank).to(device) if rerank is not None else None
     judged = read_retrieval_set(data, split, columns, max_queries)
     opened = open_index(index) if index is not None else None
+    loaded = {}
+    if opened is not None:
+        loaded[models[0]] = read_cut(models[0], layers, dimensions).to(device)
+        check_fits(loaded[models[0]], opened, judged)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        name = model if dimensions is None else f"{model} at {dimensions}"
-        systems += _measured(name, read_narrowed(model, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth)
+        cut = [f"{count} {what}" for count, what in ((layers, "layers"), (dimensions, "dimensions")) if count is not None]
+        name = f"{model} at {', '.join(cut)}" if cut else model
+        systems += _measured(
+            name, loaded.get(model) or read_cut(model, layers, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth
+        )
     evaluation = compare(judged, split, systems)
     if out is not None:
         write_evaluation(evaluation, out)

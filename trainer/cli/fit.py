@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def fit(
     recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="move a former run of this name aside, and make anew what a teacher kept of something else")
+    ] = False,
 ) -> None:
     """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
     from trainer.recipe_file import load_recipe
@@ -58,7 +60,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
 
     path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
     check_same(as_written, "recipe")
-    students.locate_teachers(run)
+    students.locate_others(run)
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
@@ -66,7 +68,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
     students.start(run, encoder, data.train)
-    taught_by = students.teachers(run, data.train)
+    taught_by = students.teachers(run, data.train, replace)
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
@@ -112,7 +114,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
-    from trainer import hardware
+    from trainer import build_cross_encoder, hardware
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
     from trainer.models.cross_encoder import CrossEncoder
     from trainer.parallel import on_first
@@ -125,7 +127,7 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     if untrained:  # its scores are random
         return [bm25] if bm25 else []
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens)
+    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens, candidates=build_cross_encoder.candidates(run))
     return [bm25, base] if bm25 else [base]
 
 
@@ -170,7 +172,7 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
-    from trainer import hardware
+    from trainer import build_cross_encoder, hardware
     from trainer.evaluation.evaluate import evaluate
     from trainer.models.family import read_any
     from trainer.parallel import on_first
@@ -178,7 +180,8 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
-    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens)
+    candidates = build_cross_encoder.candidates(run)
+    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens, candidates=candidates)
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))
 

@@ -48,7 +48,7 @@ def index(
     from trainer import hardware, recipe
     from trainer.data.read_report import ReadReport
     from trainer.errors import BadRecipe
-    from trainer.models.family import read_narrowed
+    from trainer.models.cut import read_cut
     from trainer.models.late_interaction import LateInteractionEncoder
     from trainer.retrieval.corpus import read_corpus
     from trainer.retrieval.index import build_index
@@ -59,7 +59,7 @@ def index(
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     machine = recipe.Machine(precision=precision)
-    encoder = read_narrowed(model, dimensions).to(hardware.accelerator(machine))
+    encoder = read_cut(model, None, dimensions).to(hardware.accelerator(machine))
     kinds = TOKEN_KINDS if isinstance(encoder, LateInteractionEncoder) else FLAT_KINDS
     if kind is not None and kind not in kinds:
         raise BadRecipe(

@@ -1,6 +1,8 @@
-"""`nearfar launch`: one recipe on all ranks of a machine file. Both are vetted here, before any rank is started."""
+"""`nearfar launch`: one recipe, or one job of mining, on all ranks of a machine file. Both are vetted here, before any rank is started."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli.fit import fit
+from trainer.cli.mine import mine
 
 if TYPE_CHECKING:
     from accelerate.commands.config.config_args import ClusterConfig
@@ -21,41 +24,80 @@ SHUTDOWN_SECONDS = "600"
 """What the ranks are given after Ctrl-C to finish their step and save, before they are killed."""
 
 
+ANY_WORDS = {"ignore_unknown_options": True}
+"""Options that are not launch's own are those of what it starts."""
+
+
 def launch(
-    recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE|mine", help="recipe file, or `mine` and what follows it", show_default=False)],
     machine: Annotated[Path, typer.Option("--machine", help="machine file, e.g. launch/accelerate/ddp.yaml", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="move a former run of this name aside")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="changes to it: key.sub=value; of mine: MODEL DATA -o FOLDER and options", show_default=False)
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="as that of fit or mine")] = False,
     nodes: Annotated[
         int | None, typer.Option(min=1, help="machines, each with the file's processes; else as the file says", show_default=False)
     ] = None,
     node_rank: Annotated[int | None, typer.Option(min=0, help="which of the nodes this is, from 0", show_default=False)] = None,
     main_address: Annotated[str | None, typer.Option(help="HOST or HOST:PORT of node 0, the same on every node", show_default=False)] = None,
 ) -> None:
-    """Train a model by a recipe, on the processes that a machine file describes."""
-    from trainer.data.order import check_batch_divisible
-    from trainer.recipe_file import load_recipe
-    from trainer.runtime.run_folder import check_run_folder
+    """Train a model by a recipe, or mine hard negatives, on the processes that a machine file describes."""
     from trainer.strategies.environment import check_here, plan_from_file
 
-    run = load_recipe(recipe, overrides or [])
-    # On every node: one that went on alone would wait for the others. The folder is made once all ranks of all nodes have met, so none comes too late.
-    check_run_folder(Path(run.output) / run.name, replace)
+    job = _mining(overrides or [], replace) if recipe == Path("mine") else _training(recipe, overrides or [], replace)
     plan = plan_from_file(machine)
     check_here(plan)
     by_accelerate = read_by_accelerate(machine)
     plan = _on_nodes(plan, machine, nodes or plan.nodes, by_accelerate.distributed_type)
     host, port = _meeting_point(plan, node_rank, main_address, by_accelerate.main_process_port or PORT)
-    check_batch_divisible(run.optimization.batch_size, plan.ranks)
+    job.check(plan)
     if plan.accelerator:
         os.environ["ACCELERATE_USE_CPU"] = str(plan.accelerator == "cpu")  # accelerate tells it to a single process only
     if plan.kind == "single":
         os.environ["ACCELERATE_MIXED_PRECISION"] = plan.precision or "no"
-        return fit(recipe, overrides, replace)
+        return job.alone()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // plan.ranks_per_node)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
-    fit_arguments = ["fit", str(recipe), *(overrides or []), *(["--replace"] if replace else [])]
-    raise typer.Exit(run_ranks([*_launcher_options(plan, machine, node_rank or 0, host, port), "--module", "trainer", *fit_arguments]))
+    words = [*job.words, *(["--replace"] if replace else [])]
+    raise typer.Exit(run_ranks([*_launcher_options(plan, machine, node_rank or 0, host, port), "--module", "trainer", *words]))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is started: its words on the command line of a rank, what of it a plan must fit, and how one process alone does it."""
+
+    words: list[str]
+    check: Callable[["Plan"], None]
+    alone: Callable[[], None]
+
+
+def _training(recipe: Path, overrides: list[str], replace: bool) -> _Job:
+    from trainer.data.order import check_batch_divisible
+    from trainer.recipe_file import load_recipe
+    from trainer.runtime.run_folder import check_run_folder
+
+    if foreign := [word for word in overrides if word.startswith("-")]:
+        raise typer.BadParameter(f"No such option: {foreign[0].partition('=')[0]}")
+    run = load_recipe(recipe, overrides)
+    # On every node: one that went on alone would wait for the others. The folder is made once all ranks of all nodes have met, so none comes too late.
+    check_run_folder(Path(run.output) / run.name, replace)
+    return _Job(
+        ["fit", str(recipe), *overrides],
+        lambda plan: check_batch_divisible(run.optimization.batch_size, plan.ranks),
+        lambda: fit(recipe, overrides, replace),
+    )
+
+
+def _mining(words: list[str], replace: bool) -> _Job:
+    """Its words are read as `nearfar mine` reads them, and its models looked for, so that a mistake is answered before any rank is started."""
+    from trainer.models.locate import locate
+
+    app = typer.Typer()
+    app.command("mine")(mine)
+    said = typer.main.get_command(app).make_context("nearfar launch mine", list(words)).params | {"replace": replace}
+    for name in filter(None, (said["model"], said["teacher"])):
+        locate(name)
+    return _Job(["mine", *words], lambda plan: None, lambda: mine(**said))
 
 
 def read_by_accelerate(machine: Path) -> "ClusterConfig":

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import add, check, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
+from trainer.cli import add, check, cut, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
 from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
 
@@ -43,9 +43,10 @@ app = typer.Typer(
 for verb, in_short in (
     (fit.fit, "Train a model by a recipe, and show what it gained."),
     (check.check, "Look over a run before it is submitted."),
-    (launch.launch, "Train on the processes of a machine file."),
+    (launch.launch, "Train, or mine, on the processes of a machine file."),
     (pipeline.pipeline, "Run stages that name each other's outputs."),
     (evaluate.evaluate, "Measure models side by side on judged queries."),
+    (cut.cut, "Write the smaller model inside one trained with matryoshka."),
     (mine.mine, "Find hard negatives for training pairs."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
@@ -54,7 +55,7 @@ for verb, in_short in (
     (search.search, "Show the documents nearest to a question."),
     (report.report, "Write the page of a run anew."),
 ):
-    app.command(short_help=in_short)(verb)
+    app.command(short_help=in_short, context_settings=launch.ANY_WORDS if verb is launch.launch else None)(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 

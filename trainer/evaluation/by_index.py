@@ -9,7 +9,7 @@ from trainer.evaluation.metrics import METRICS, Run
 from trainer.retrieval.encode import Precision
 from trainer.retrieval.index import Index
 from trainer.retrieval.late_index import LateIndex
-from trainer.retrieval.open_index import hits
+from trainer.retrieval.open_index import fitting, hits
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
@@ -29,12 +29,18 @@ def evaluate_by_index(
     return evaluate_run(index_run(encoder, index, set, k + 1, precision), set, name, k, metrics)
 
 
-def index_run(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet", k: int, precision: Precision = "fp32") -> Run:
-    """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
+def check_fits(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet") -> None:
+    """Raises BadData when the index cannot be of the set's documents, BadModel when it is of another model: before anything is encoded."""
     if index.manifest.count != len(set.documents):
         raise BadData(
             f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has {len(set.documents):,}; build the index of the set's own corpus"
         )
+    fitting(index, encoder)
+
+
+def index_run(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet", k: int, precision: Precision = "fp32") -> Run:
+    """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
+    check_fits(encoder, index, set)
     found = hits(index, encoder, list(set.queries), k, precision)
     run: Run = {query: {hit.document.id: hit.score for hit in of_query} for query, of_query in zip(set.query_ids, found, strict=True)}
     known = frozenset(set.document_ids)

@@ -18,7 +18,7 @@ are rounded to six decimals.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,10 @@ MAIN_METRIC = "ndcg@10"
 """What systems are compared by."""
 
 CANDIDATES = 20
-"""How many of BM25's documents a cross-encoder orders while it is trained and measured by itself."""
+"""How many of BM25's documents a cross-encoder orders while it is trained and measured by itself, where nothing else is said."""
+
+Candidates = Callable[["RetrievalSet"], Run]
+"""What finds the documents of each query that a cross-encoder puts in order."""
 
 _FORMAT = 1
 _TOP = 10
@@ -100,13 +103,15 @@ def evaluate(
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
     metrics: Sequence[str] = METRICS,
+    candidates: Candidates | None = None,
 ) -> SystemResult:
     """How well the encoder finds the right documents: every query against every document, exactly, the first k counted.
 
-    A cross-encoder cannot look at every document: of it, how well it orders the first CANDIDATES that BM25 finds.
+    A cross-encoder cannot look at every document: of it, how well it orders `candidates`, else the first CANDIDATES that BM25 finds.
     """
     if isinstance(encoder, CrossEncoder):
-        run = rerank_run(encoder, bm25_run(set, CANDIDATES), set, CANDIDATES, precision, micro_batch_tokens)
+        found = candidates(set) if candidates is not None else bm25_run(set, CANDIDATES)
+        run = rerank_run(encoder, found, set, max(map(len, found.values()), default=0), precision, micro_batch_tokens)
     else:
         run = retrieve(encoder, set, k + 1, precision, micro_batch_tokens)
     return evaluate_run(run, set, name, k, metrics)

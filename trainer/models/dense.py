@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -47,11 +47,10 @@ class DenseEncoder(Encoder):
         self.contract: Contract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
 
-    def forward(self, texts: Texts) -> Float[Tensor, "text dimension"]:
-        """One vector a text, of length 1 where the contract says so, float32 also under autocast; the same whatever else is in `texts`."""
-        ids, real = (padded.to(self.device) for padded in texts.padded())
-        unpadded = ids.numel() == texts.tokens.numel()
-        hidden = self.backbone(input_ids=ids, attention_mask=None if unpadded else real.long()).last_hidden_state
+    def embedded(
+        self, hidden: Float[Tensor, "text length width"], texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+    ) -> Float[Tensor, "text dimension"]:
+        """One vector a text, of length 1 where the contract says so."""
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,7 +62,19 @@ class Encoder(nn.Module):
         return ()
 
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
-        """One embedding a text, the same whatever else is in `texts`."""
+        """One embedding a text, float32 also under autocast, the same whatever else is in `texts`."""
+        ids, real = (padded.to(self.device) for padded in texts.padded())
+        hidden = self.backbone(input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)).last_hidden_state
+        return self.embedded(hidden, texts, ids, real)
+
+    def attention_mask(self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]) -> Int[Tensor, "text length"] | None:
+        """Which tokens are attended to; None: all."""
+        return None if ids.numel() == texts.tokens.numel() else real.long()
+
+    def embedded(
+        self, hidden: Float[Tensor, "text length width"], texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+    ) -> Float[Tensor, "text ..."]:
+        """The embeddings that are made of the backbone's vectors of `texts`."""
         raise NotImplementedError
 
 

@@ -3,10 +3,9 @@
 from typing import assert_never
 
 from trainer import recipe
-from trainer.errors import BadModel
 from trainer.models.classifier import is_cross_encoder
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
-from trainer.models.dense import DenseEncoder, load_encoder, read_encoder
+from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
 from trainer.models.late_layout import is_late_interaction
@@ -17,16 +16,6 @@ from trainer.models.static_student import static_student
 def read_model(path_or_name: str) -> Encoder:
     """The model in a folder, or of a name, for use: a `DenseEncoder` or a `LateInteractionEncoder`. Raises BadModel."""
     return read_late_encoder(path_or_name) if is_late_interaction(locate(path_or_name)) else read_encoder(path_or_name)
-
-
-def read_narrowed(path_or_name: str, dimensions: int | None) -> Encoder:
-    """As `read_model`; of each vector only the first `dimensions` numbers. Raises BadModel where there are fewer, or the model gives one vector a token."""
-    encoder = read_model(path_or_name)
-    if dimensions is None:
-        return encoder
-    if not isinstance(encoder, DenseEncoder):
-        raise BadModel(f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out --dimensions")
-    return encoder.narrowed(dimensions)
 
 
 def read_any(path_or_name: str) -> Encoder:

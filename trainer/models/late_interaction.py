@@ -47,12 +47,16 @@ class LateInteractionEncoder(Encoder):
         self._filling_id = filling_id(tokenizer)
         self._skipped_ids = [token_id(tokenizer, token) for token in contract.skipped_tokens]
 
-    def forward(self, texts: Texts) -> Float[Tensor, "text token dimension"]:
-        """One vector of length 1 a token, in float32 or better also under autocast; zeros for padding, and for the tokens of documents that the contract skips."""
-        assert self.projection is not None
-        ids, real = (padded.to(self.device) for padded in texts.padded())
+    def attention_mask(self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]) -> Int[Tensor, "text length"] | None:
+        """Which tokens are attended to: all real ones, those that fill a query up only where the contract says so; None: all."""
         attended = real if self.contract.attend_to_expansion or texts.role != "query" else real & self._written(ids)
-        hidden = self.backbone(input_ids=ids, attention_mask=None if attended.all() else attended.long()).last_hidden_state
+        return None if attended.all() else attended.long()
+
+    def embedded(
+        self, hidden: Float[Tensor, "text length width"], texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+    ) -> Float[Tensor, "text length dimension"]:
+        """One vector of length 1 a token, in float32 or better; zeros for padding, and for the tokens of documents that the contract skips."""
+        assert self.projection is not None
         vectors = functional.normalize(exact(self.projection(hidden)), dim=-1)
         return vectors.masked_fill(~self.scored(ids, real, texts.role)[..., None], 0.0)
 

@@ -23,12 +23,21 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def linear_layers(backbone: nn.Module) -> list[str]:
-    """Names of all linear layers inside the transformer's blocks: the longest list of modules the backbone has."""
+    """Names of all linear layers inside the transformer's blocks."""
+    prefix, found = _named_blocks(backbone)
+    return [f"{prefix}.{name}" for name, module in found.named_modules() if isinstance(module, nn.Linear)]
+
+
+def blocks(backbone: nn.Module) -> nn.ModuleList:
+    """The transformer's blocks: the longest list of modules the backbone has."""
+    return _named_blocks(backbone)[1]
+
+
+def _named_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
     lists = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise BadModel(f"{type(backbone).__name__} has no list of transformer blocks; name `model.tuning.target_modules`")
-    prefix, blocks = max(lists, key=lambda item: len(item[1]))
-    return [f"{prefix}.{name}" for name, module in blocks.named_modules() if isinstance(module, nn.Linear)]
+    return max(lists, key=lambda item: len(item[1]))
 
 
 def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str] = ()) -> PeftModel:

@@ -40,7 +40,7 @@ def marked_tokenizer(tokenizer: PreTrainedTokenizerBase, contract: LateContract,
             f"model.late_interaction.{role}_marker, or '' for none and a text before every {role} in model.{role}_prompt"
         )
     length = contract.max_length_tokens(role)
-    plain = role_tokenizer(tokenizer, contract.prompt(role), length - (marker_id is not None))
+    plain = role_tokenizer(tokenizer, contract.prompt(role), length, markers=int(marker_id is not None))
     return MarkedTokenizer(
         backend=plain.backend,
         prompt=plain.prompt,

@@ -68,17 +68,18 @@ class RoleTokenizer:
             limit *= 4
 
 
-def role_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_tokens: int) -> RoleTokenizer:
-    """The part of `tokenizer` that one role needs, frozen."""
+def role_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_tokens: int, markers: int = 0) -> RoleTokenizer:
+    """The part of `tokenizer` that one role needs, frozen; it leaves room for so many markers. BadModel where there is none for a text."""
     plain = _plain_copy(tokenizer)
-    specials = len(plain.encode("").ids)
-    if max_length_tokens <= specials:
-        raise BadModel(f"a maximum length of {max_length_tokens} tokens leaves no room beside {specials} special tokens; allow more")
+    specials, of_prompt = len(plain.encode("").ids), len(plain.encode(prompt, add_special_tokens=False).ids) if prompt else 0
+    if max_length_tokens <= specials + of_prompt + markers:
+        parts = [f"{specials} special tokens", *["1 marker"] * markers, *([f"a prompt of {of_prompt}"] if of_prompt else [])]
+        raise BadModel(f"a maximum length of {max_length_tokens} tokens leaves no room for a text beside {' and '.join(parts)}; allow more")
+    max_length_tokens -= markers
     backend = _plain_copy(tokenizer)
     backend.enable_truncation(max_length_tokens, direction=tokenizer.truncation_side)
     stand_in = next(token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None)
-    prompt_tokens = min(len(plain.encode(prompt, add_special_tokens=False).ids), max_length_tokens - specials) if prompt else 0
-    return RoleTokenizer(backend, prompt, prompt_tokens, max_length_tokens, tokenizer.pad_token_id, stand_in)
+    return RoleTokenizer(backend, prompt, of_prompt, max_length_tokens, tokenizer.pad_token_id, stand_in)
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float16
 
 from trainer.batch import identity
 from trainer.errors import BadData
@@ -22,7 +21,7 @@ from trainer.retrieval.place import new_index
 from trainer.retrieval.stored_documents import StoredDocuments, write_documents
 from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, train
 from trainer.retrieval.token_pooling import pool
-from trainer.retrieval.token_vectors import token_blocks
+from trainer.retrieval.token_vectors import TokenVectors, blocks, offsets_of, token_blocks
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 _POINTS_A_CENTROID = 48
 _TOKENS_A_CENTROID = 192
+_TOKENS_FOR_WORDS = 1 << 17
 _TOKENS_AT_ONCE = 1 << 18
 _MOST_GROWTH = 4
 """An index may grow until one built anew would have so many times its centroids."""
@@ -81,7 +81,7 @@ def build_late_index(
             files={},
         ).described(partial)
         if kind == "compressed":
-            manifest = manifest.model_copy(update={"approximate": measured_effort(LateIndex(partial, manifest))})
+            manifest = manifest.model_copy(update={"approximate": measured_effort(LateIndex(partial, manifest), encoding.encoder)})
         manifest.write(partial)
         return manifest
 
@@ -104,7 +104,7 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
             _compress(index, segment, opened.codec)
         changed = manifest.model_copy(update={"changes": number, "segments": (*manifest.segments, segment)}).described(index)
         if opened.codec is not None:
-            changed = changed.model_copy(update={"approximate": measured_effort(LateIndex(index, changed))})
+            changed = changed.model_copy(update={"approximate": measured_effort(LateIndex(index, changed), encoding.encoder)})
         changed.write(index)
         return changed
 
@@ -171,24 +171,29 @@ def _write_vectors(folder: Path, number: int, stored: StoredDocuments, encoding:
 def _compress(folder: Path, segment: Segment, codec: Codec) -> None:
     """Puts ids and codes in the place of a segment's vectors."""
     number = segment.number
-    vectors = _vectors(folder, segment)
+    documents = _vectors(folder, segment)
     with (
         GrowingArray(folder / f"ids-{number}.npy", np.uint16) as ids,
-        GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as codes,
+        GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as residuals,
+        GrowingArray(folder / f"means-{number}.npy", np.uint8, codec.code_bytes) as means,
     ):
-        for start in range(0, len(vectors), _TOKENS_AT_ONCE):
-            some_ids, some_codes = codec.encode(vectors[start : start + _TOKENS_AT_ONCE])
-            ids.append(some_ids)
-            codes.append(some_codes)
-    del vectors
+        for first, last in blocks(documents.offsets, _TOKENS_AT_ONCE):
+            codes = codec.encode(documents.select(np.arange(first, last)))
+            ids.append(codes.ids)
+            residuals.append(codes.residuals)
+            means.append(codes.means)
+    del documents
     (folder / f"vectors-{number}.npy").unlink()
 
 
 def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
-    vectors = _vectors(folder, segment)
+    documents = _vectors(folder, segment)
+    vectors = documents.vectors
     centroids = centroid_count(len(vectors))
     sample = np.linspace(0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))).astype(np.int64)
-    return train(vectors[sample].astype(np.float32), centroids, code_bytes(segment, vectors.shape[1], bits, centroids))
+    whole = max(1, round(len(documents) * min(1, _TOKENS_FOR_WORDS / len(vectors))))
+    some = documents.select(np.unique(np.linspace(0, len(documents) - 1, whole).astype(np.int64)))
+    return train(vectors[sample].astype(np.float32), some, centroids, code_bytes(segment, vectors.shape[1], bits, centroids))
 
 
 def centroid_count(tokens: int) -> int:
@@ -207,10 +212,16 @@ def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) ->
     At most `bits` bits a number and at least half of that: an index of a few documents is larger than it should.
     """
     most = dimensions * bits // 8
-    shared = 2 * centroids * dimensions + 5 * dimensions**2 + 3 * 256 * dimensions + 12 * segment.documents + (1 << 16)
-    room = (dimensions * bits / 8 - 2) * segment.tokens - shared
-    return max(1, most // 2, min(most, int(room // segment.tokens)))
+
+    def used(size: int) -> int:
+        places = size * -(-dimensions // size)
+        of_codec = 2 * centroids * dimensions + (4 * dimensions + 2 * 256) * places
+        return segment.tokens * (2 + size) + segment.documents * (4 + size) + of_codec + 128 * dimensions + (1 << 13)
+
+    least = max(1, most // 2)
+    return max((size for size in range(least, most + 1) if used(size) <= segment.tokens * most), default=least)
 
 
-def _vectors(folder: Path, segment: Segment) -> Float16[np.ndarray, "token dimension"]:
-    return np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False)
+def _vectors(folder: Path, segment: Segment) -> TokenVectors:
+    lengths = np.load(folder / f"lengths-{segment.number}.npy", allow_pickle=False).astype(np.int64)
+    return TokenVectors(np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False), offsets_of(lengths))

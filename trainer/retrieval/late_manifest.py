@@ -14,9 +14,9 @@ from trainer.retrieval.place import cannot_write, locked
 
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
-CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy")
+CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 _NEW = "manifest.new"
-_OF_KIND = {"exact": ("vectors",), "compressed": ("ids", "codes")}
+_OF_KIND = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
 
 
 class Segment(BaseModel):

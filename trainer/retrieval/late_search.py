@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.errors import BadData
 from trainer.products import linear
 from trainer.retrieval.search import with_block
-from trainer.retrieval.token_vectors import TokenVectors
+from trainer.retrieval.token_vectors import TokenVectors, blocks
 
 _PRODUCTS_AT_ONCE = 1 << 22
 _TOKENS_AT_ONCE = 1 << 15
@@ -51,7 +51,7 @@ def _top_of_group(
 ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
     flat, starts = flat_queries(queries)
     best_scores, best_rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
-    for first, last in _blocks(documents.offsets, max(1, min(_TOKENS_AT_ONCE, products_at_once // len(flat)))):
+    for first, last in blocks(documents.offsets, max(1, min(_TOKENS_AT_ONCE, products_at_once // len(flat)))):
         scores = maxsim_scores(
             flat, starts, documents.vectors[documents.offsets[first] : documents.offsets[last]], documents.offsets[first : last + 1]
         )
@@ -91,14 +91,3 @@ def maxsim_scores(
         best = np.maximum.reduceat(products, offsets[there] - offsets[0], axis=1)
         scores[:, there] = np.add.reduceat(best, starts, axis=0)
     return scores
-
-
-def _blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:
-    """Ranges of documents of at most `tokens` tokens together; a longer document has one to itself."""
-    cuts, first, documents = [], 0, len(offsets) - 1
-    while first < documents:
-        last = int(np.searchsorted(offsets, offsets[first] + tokens, side="right")) - 1
-        last = min(max(last, first + 1), documents)
-        cuts.append((first, last))
-        first = last
-    return cuts

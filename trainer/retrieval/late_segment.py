@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from trainer.errors import BadFolder
 from trainer.retrieval.late_manifest import LateKind, Segment
 from trainer.retrieval.stored_documents import StoredDocuments, read_array
-from trainer.retrieval.token_codes import Codec
+from trainer.retrieval.token_codes import Codec, Codes
 from trainer.retrieval.token_lists import TokenLists
 from trainer.retrieval.token_vectors import TokenVectors, offsets_of, tokens_of
 
@@ -32,6 +32,7 @@ class OpenSegment:
         else:
             self.ids = read_array(folder / f"ids-{number}.npy", (tokens,), np.uint16)
             self.codes = read_array(folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8)
+            self.means = read_array(folder / f"means-{number}.npy", (count, codec.code_bytes), np.uint8)
         self.kind = kind
 
     @cached_property
@@ -45,12 +46,18 @@ class OpenSegment:
         """All vectors of an exact index, still on disk."""
         return TokenVectors(self.vectors, self.offsets)
 
+    def means_of(self, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "row place"]:
+        """The mean residual of some documents of a compressed index, rotated."""
+        assert self._codec is not None
+        return self._codec.decode_means(self.means[rows])
+
     def decoded(self, rows: Int64[np.ndarray, " row"]) -> TokenVectors:
         """The vectors of some documents of a compressed index, rotated."""
         assert self._codec is not None
         tokens = tokens_of(self.offsets, rows)
-        vectors: Float32[np.ndarray, "token dimension"] = self._codec.decode(self.ids[tokens], self.codes[tokens])
-        return TokenVectors(vectors, offsets_of(np.diff(self.offsets)[rows]))
+        lengths = np.diff(self.offsets)[rows]
+        vectors = self._codec.decode(Codes(self.ids[tokens], self.codes[tokens], self.means[rows]), lengths)
+        return TokenVectors(vectors, offsets_of(lengths))
 
 
 def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:

@@ -18,7 +18,7 @@ FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.fa
 TOKEN_KINDS = ("exact", "compressed")
 """Kinds of an index of token vectors, whose manifest is a `trainer.retrieval.late_manifest.LateManifest`."""
 _OF_TOKENS = re.compile(
-    r"(manifest\.new|(centroids|rotation|books)\.npy|(raw|vectors|offsets|lengths|ids|codes|documents|deleted-\d+)-\d+\.(npy|jsonl))"
+    r"(manifest\.new|(centroids|rotation|books|spread)\.npy|(raw|vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
 )
 _BLOCK = 1 << 20
 _BLOCKS = 64

@@ -20,14 +20,22 @@ def open_index(folder: Path) -> Index | LateIndex:
     return LateIndex.open(folder) if read_content(Path(folder)).get("kind") in TOKEN_KINDS else Index.open(folder)
 
 
-def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: int, precision: Precision = "fp32") -> list[list[Hit]]:
-    """The k best documents of each question, best first. Raises BadModel when the encoder is not the one of the index."""
+def fitting(index: Index | LateIndex, encoder: "Encoder") -> "Encoder":
+    """The encoder, its vectors cut where the index holds their beginnings. Raises BadModel when it is not the one of the index."""
     if isinstance(index, LateIndex):
         index.check_encoder(encoder)
-        return [index.hits(query, k) for query in encode_tokens(encoder, questions, "query", precision=precision).padded()]
+        return encoder
     if not isinstance(encoder, DenseEncoder):
         raise BadModel(f"{index.folder} holds one vector a document, and the model gives one a token; search with {index.manifest.model}")
     if encoder.dimensions > index.manifest.dimensions:
         encoder = encoder.narrowed(index.manifest.dimensions)  # an index of the beginnings of its vectors, if it is the index's model
     index.check_encoder(encoder)
-    return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]
+    return encoder
+
+
+def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: int, precision: Precision = "fp32") -> list[list[Hit]]:
+    """The k best documents of each question, best first. Raises BadModel when the encoder is not the one of the index."""
+    encoder = fitting(index, encoder)
+    if isinstance(index, LateIndex):
+        return [index.hits(query, k) for query in encode_tokens(encoder, questions, "query", precision=precision).padded()]
+    return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]  # type: ignore[arg-type]

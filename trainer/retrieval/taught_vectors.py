@@ -1,6 +1,6 @@
 """What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of each text, and looked up a batch at a time.
 
-teacher.json                     which teacher (a fingerprint of its weights and contract), one vector a text or one a token
+teacher.json                     which teacher (a fingerprint of its weights and contract, and the contract), one vector a text or one a token
 query-names.npy, document-...    identities of the texts, sorted
 query-vectors.npy, ...           one row a text in that order, or one a token (float16)
 query-offsets.npy, ...           of tokens: where each text's begin
@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,16 @@ from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets
 FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
 _ROLES: tuple[Role, Role] = ("query", "document")
+Names = dict[Role, Int64[np.ndarray, " text"]]
+Further = Callable[[], Iterable[str]]
+"""Documents that stand in no row."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaughtVectors:
     """The embeddings in a folder, by text."""
 
-    names: dict[Role, Int64[np.ndarray, " text"]]
+    names: Names
     vectors: dict[Role, Float[np.ndarray, "row dimension"]]
     offsets: dict[Role, Int64[np.ndarray, " text_plus_one"]] | None
 
@@ -65,9 +69,9 @@ class TaughtVectors:
         """Width of a vector."""
         return int(self.vectors["query"].shape[1])
 
-    def missing(self, role: Role, names: Int64[np.ndarray, " text"]) -> int:
-        """How many of these texts are not here."""
-        return int((~np.isin(names, self.names[role])).sum())
+    def compared(self, role: Role, names: Int64[np.ndarray, " text"]) -> tuple[int, int]:
+        """How many of these texts are not here, and how many that are here are not among them."""
+        return int((~np.isin(names, self.names[role])).sum()), int((~np.isin(self.names[role], names)).sum())
 
     def _of(self, texts: Texts, role: Role) -> Float[Tensor, "text ..."]:
         wanted, there = texts.identities.cpu().numpy(), self.names[role]
@@ -85,26 +89,66 @@ def taught_vectors(
     rows: Iterable[Row],
     negatives_per_query: int,
     micro_batch_tokens: int | None = None,
-    further: Callable[[], Iterable[str]] = tuple,
     say: Callable[[str], None] = lambda text: None,
+    replace: bool = False,
+    further: Further = tuple,
 ) -> TaughtVectors:
-    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder` where they are this teacher's and of these texts, else made there.
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder`, made there where it is not there.
 
-    What is there and is not that is replaced, and `say` is told why. In float32 whatever the machine, so that what is taught depends on the recipe
-    alone; token vectors are kept in float16. All ranks encode together, the first one writes. Raises BadFolder where `folder` is something else.
+    Texts that have come to those in `folder` are encoded and added. What another teacher has made, or other data, is refused with BadFolder that says what
+    has changed, and left as it is; with `replace` it is made anew, and the former goes when the new is whole. `say` is told what is made.
+
+    In float32 whatever the machine, so that what is taught depends on the recipe alone; token vectors are kept in float16. All ranks encode together, the
+    first one writes. Raises BadFolder where `folder` is something else.
     """
-    fingerprint = teacher_fingerprint(teacher)
-    texts: dict[Role, Callable[[], Iterator[str]]] = {
-        "query": lambda: _distinct(row.query for row in rows),
-        "document": lambda: _distinct(chain((text for row in rows for text in (row.positive, *row.negatives[:negatives_per_query])), further())),
-    }
-    names: dict[Role, Int64[np.ndarray, " text"]] = {role: np.unique(np.array([*map(identity, texts[role]())], np.int64)) for role in _ROLES}
-    reason = on_first(lambda: _stale(folder, fingerprint, names))
-    if agreed([int(bool(reason))], MAX) == [1]:
-        if reason:
-            say(reason)
-        _make(folder, teacher, fingerprint, texts, micro_batch_tokens, say)
+    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES}
+    wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
+    made, kept = agreed(list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
+    if made:
+        _make(folder, teacher, wanted, texts, TaughtVectors.open(folder) if kept else None, micro_batch_tokens, say)
     return TaughtVectors.open(folder)
+
+
+def names_of(rows: Iterable[Row], negatives_per_query: int, further: Further = tuple) -> Names:
+    """The identities of the texts that a teacher encodes of `rows`, and of `further` documents, sorted."""
+    return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query, further))], np.int64)) for role in _ROLES}
+
+
+def content_of(teacher: Encoder) -> dict[str, Any]:
+    """What `teacher.json` says of a teacher's vectors."""
+    late, contract = isinstance(teacher, LateInteractionEncoder), teacher.contract.model_dump(mode="json")
+    return {"version": 1, "fingerprint": teacher_fingerprint(teacher), "contract": contract, "tokens": late}
+
+
+def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say: Callable[[str], None]) -> tuple[int, int]:
+    """Whether the vectors of these texts are to be made, which `say` is told, and whether those in `folder` are kept beside them. Raises BadFolder where they are of something else."""
+    texts = sum(map(len, names.values()))
+    if not folder.exists():
+        say(f"the teacher encodes {texts:,} training texts, once; kept in {folder}")
+        return 1, 0
+    content = _content(folder)
+    if content["fingerprint"] == wanted["fingerprint"]:
+        counts = {role: TaughtVectors.open(folder).compared(role, names[role]) for role in _ROLES}
+        missing, others = (sum(each) for each in zip(*counts.values(), strict=True))
+        if not missing:
+            return 0, 0
+        if not others:
+            say(f"the teacher encodes {missing:,} texts that have come to the {texts - missing:,} in {folder}")
+            return 1, 1
+        of_roles = " and ".join(f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items())
+        changed = f"other data: since then {of_roles}, of {texts:,} texts"
+    else:
+        before, now = content.get("contract") or {}, wanted["contract"]
+        fields = [f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}" for name in now if before and before.get(name) != now[name]]
+        weights = "its weights have changed" if before else "its weights or its contract have changed"
+        changed = f"another teacher: {'; '.join(fields) or weights}"
+    if not replace:
+        raise BadFolder(
+            f"{folder} was made of {changed}. Nothing was changed; give back what it was made of, or set another `output`, or start with --replace, "
+            "which lets the teacher encode anew"
+        )
+    say(f"{folder} was made of {changed}; the teacher encodes {texts:,} training texts anew")
+    return 1, 0
 
 
 def teacher_fingerprint(teacher: Encoder) -> str:
@@ -115,32 +159,22 @@ def teacher_fingerprint(teacher: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _stale(folder: Path, fingerprint: str, names: dict[Role, Int64[np.ndarray, " text"]]) -> str | None:
-    """Why what is in `folder` cannot be used; None where it can."""
-    if not folder.exists():
-        return f"the teacher encodes {sum(map(len, names.values())):,} training texts, once; kept in {folder}"
-    if _content(folder)["fingerprint"] != fingerprint:
-        return f"{folder} was made by another teacher (its weights or its contract have changed); it is made again"
-    there = TaughtVectors.open(folder)
-    if missing := {role: count for role in _ROLES if (count := there.missing(role, names[role]))}:
-        return f"{folder} was made of other data ({', '.join(f'{count:,} texts as {role}' for role, count in missing.items())} missing); it is made again"
-    return None
-
-
 def _make(
     folder: Path,
     teacher: Encoder,
-    fingerprint: str,
+    content: dict[str, Any],
     all_texts: dict[Role, Callable[[], Iterator[str]]],
+    kept: TaughtVectors | None,
     micro_batch_tokens: int | None,
     say: Callable[[str], None],
 ) -> None:
-    tokens = isinstance(teacher, LateInteractionEncoder)
+    tokens = content["tokens"]
     unfinished: Path | None = on_first(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
-            files: Any = on_first(lambda: _Files(unfinished, role, tokens, teacher.dimensions))  # type: ignore[arg-type]  # noqa: B023
-            for texts in _slices(all_texts[role]()):
+            files: Any = on_first(lambda: _Files(unfinished, role, tokens, teacher.dimensions, kept))  # type: ignore[arg-type]  # noqa: B023
+            known = set() if kept is None else set(kept.names[role].tolist())
+            for texts in _slices(text for text in all_texts[role]() if identity(text) not in known):
                 if tokens:
                     found: Any = encode_tokens(teacher, texts, role, micro_batch_tokens)
                 else:
@@ -148,21 +182,27 @@ def _make(
                 on_first(lambda: files.append(texts, found))  # noqa: B023
                 say(f"{len(texts):,} texts encoded by the teacher, as {role}")
             on_first(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
-        on_first(lambda: _finish(unfinished, folder, {"version": 1, "fingerprint": fingerprint, "tokens": tokens}))  # type: ignore[arg-type]
+        on_first(lambda: _finish(unfinished, folder, content))  # type: ignore[arg-type]
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class _Files:
-    """The arrays of one role, written as they come and put in the order of their names at the end."""
+    """The arrays of one role, those `kept` first, written as they come and put in the order of their names at the end."""
 
-    def __init__(self, folder: Path, role: Role, tokens: bool, dimensions: int) -> None:
+    def __init__(self, folder: Path, role: Role, tokens: bool, dimensions: int, kept: TaughtVectors | None) -> None:
         self.folder, self.role, self.tokens = folder, role, tokens
         self.names: list[int] = []
         self.lengths = [np.empty(0, np.int64)]
         self.unsorted = folder / f".{role}.npy"
         self.file = GrowingArray(self.unsorted, np.float16 if tokens else np.float32, dimensions)
+        if kept is not None:
+            self.names += kept.names[role].tolist()
+            if kept.offsets is not None:
+                self.lengths.append(np.diff(kept.offsets[role]))
+            for start in range(0, len(kept.vectors[role]), _TEXTS_AT_ONCE):
+                self.file.append(kept.vectors[role][start : start + _TEXTS_AT_ONCE])
 
     def append(self, texts: Sequence[str], found: Any) -> None:
         self.names += map(identity, texts)
@@ -205,10 +245,11 @@ def _content(folder: Path) -> dict[str, Any]:
     raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
 
 
-def _distinct(texts: Iterable[str]) -> Iterator[str]:
-    """Each text once, where it first stands."""
+def _texts(rows: Iterable[Row], role: Role, negatives: int, further: Further) -> Iterator[str]:
+    """Each distinct text of a role once, in the order of the rows, then the further ones."""
+    of_rows = (text for row in rows for text in ((row.query,) if role == "query" else (row.positive, *row.negatives[:negatives])))
     seen: set[int] = set()
-    for text in texts:
+    for text in chain(of_rows, () if role == "query" else further()):
         if (name := identity(text)) not in seen:
             seen.add(name)
             yield text

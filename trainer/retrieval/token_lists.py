@@ -59,15 +59,3 @@ class TokenLists:
             best[rows] = np.repeat(near[order] - near.min(), (self.starts[centroids + 1] - self.starts[centroids])[order])
             total[rows] += best[rows]  # once for a document that stands there twice
         return total
-
-
-def centroid_scores(
-    similarities: Float32[np.ndarray, "query_token centroid"],
-    ids: UInt16[np.ndarray, " token"],
-    offsets: Int64[np.ndarray, " document_plus_one"],
-    rows: Int64[np.ndarray, " row"],
-) -> Float32[np.ndarray, " row"]:
-    """MaxSim of a query with some documents, each token taken for its centroid (PLAID, section 4.2). No document may be without a token."""
-    there = np.asarray(ids[tokens_of(offsets, rows)])
-    lengths = (offsets[1:] - offsets[:-1])[rows]
-    return np.maximum.reduceat(similarities[:, there], np.cumsum(lengths) - lengths, axis=1).sum(0)

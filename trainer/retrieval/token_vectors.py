@@ -82,6 +82,17 @@ def tokens_of(offsets: Int64[np.ndarray, " text_plus_one"], rows: Int64[np.ndarr
     return np.arange(int(lengths.sum())) + np.repeat(starts - ends + lengths, lengths)
 
 
+def blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:
+    """Ranges of documents of at most `tokens` tokens together; a longer document has one to itself."""
+    cuts, first, documents = [], 0, len(offsets) - 1
+    while first < documents:
+        last = int(np.searchsorted(offsets, offsets[first] + tokens, side="right")) - 1
+        last = min(max(last, first + 1), documents)
+        cuts.append((first, last))
+        first = last
+    return cuts
+
+
 class Block(NamedTuple):
     """Some documents of a corpus, encoded."""
 

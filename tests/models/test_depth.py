@@ -1,0 +1,131 @@
+"""The first layers of a model are the model cut by hand, in every architecture: trained in one pass, saved, and loaded by others."""
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from toy_models import FAMILIES, SENTENCES, make_toy
+
+from trainer import recipe
+from trainer.cli.cut import cut
+from trainer.errors import BadFolder, BadModel, BadRecipe
+from trainer.models.cut import first_layers, read_cut
+from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.depth import AtDepths, depth_of
+from trainer.models.family import load_model
+from trainer.models.folder import save_encoder
+from trainer.models.late_interaction import load_late_encoder
+from trainer.models.static_student import static_student
+from trainer.retrieval.encode import encode
+
+DEPTHS = (4, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def deep_folder(tmp_path_factory):
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("deep") / family
+            make_toy(family, made[family], layers=4)
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora(rank=2)], ids=["full", "lora"])
+def test_all_depths_at_once_are_the_models_cut_to_them(family, tuning, deep_folder):
+    encoder = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=tuning))
+    texts = encoder.tokenize(SENTENCES, "document")
+    together = AtDepths(encoder, DEPTHS)(texts).chunk(3, -1)
+    for depth, found in zip(DEPTHS, together, strict=True):
+        cut = first_layers(read_encoder(str(deep_folder(family))), depth)
+        assert torch.allclose(found, cut(texts), atol=1e-5), depth
+    assert (together[0] - together[2]).abs().max() > 1e-2, "depths differ"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
+    whole = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())).eval()
+    with torch.no_grad():
+        wanted = AtDepths(whole, (2,))(whole.tokenize(SENTENCES, "document")).numpy()
+    save_encoder(first_layers(read_encoder(str(deep_folder(family))), 2), tmp_path / "model")
+    theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert theirs[0].auto_model.config.num_hidden_layers == 2
+    assert np.abs(theirs.encode(list(SENTENCES)) - wanted).max() < 1e-5
+    assert np.abs(encode(read_encoder(str(tmp_path / "model")), SENTENCES, "document") - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"projection_dimensions": 20}, {"static": recipe.Static(dimensions=24)}], ids=["no projection", "projection", "static"]
+)
+def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
+    run = recipe.Recipe(
+        name="a", data=recipe.Data(train="t"), model=recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning(), **model)
+    )
+    save_encoder(load_model(run), tmp_path / "model")
+    layers = None if "static" in model else 3
+    wide = read_cut(str(tmp_path / "model"), layers, None)
+    wanted = encode(wide, SENTENCES, "document")[:, :10]
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    cut(str(tmp_path / "model"), tmp_path / "small", layers, 10)
+    theirs = SentenceTransformer(str(tmp_path / "small"), device="cpu").encode(list(SENTENCES))
+    assert theirs.shape == wanted.shape
+    assert np.abs(theirs - wanted).max() < 1e-5
+    small = read_encoder(str(tmp_path / "small"))
+    assert np.abs(encode(small, SENTENCES, "document") - wanted).max() < 1e-5
+    if layers:
+        assert depth_of(small) == layers
+    assert sum(each.numel() for each in small.parameters()) < sum(each.numel() for each in read_encoder(str(tmp_path / "model")).parameters())
+
+
+def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_path):
+    with pytest.raises(BadRecipe, match="nothing is to be cut"):
+        cut(str(deep_folder("bert")), tmp_path / "small")
+    with pytest.raises(BadFolder, match="exists already"):
+        cut(str(deep_folder("bert")), tmp_path, 2)
+    run = recipe.Model(backbone=str(deep_folder("bert")), static=recipe.Static(dimensions=8), tuning=recipe.FullTuning())
+    with pytest.raises(BadModel, match="no layers that could be left out"):
+        depth_of(static_student(run))
+
+
+def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):
+    save_encoder(load_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=(0, 2, 3), tuning=recipe.FullTuning())), tmp_path / "model")
+    assert first_layers(read_encoder(str(tmp_path / "model")), 2).contract.layers == (0, 2)
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_token_vectors_too(role, deep_folder):
+    encoder = load_late_encoder(recipe.Model(backbone=str(deep_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()))
+    texts = encoder.tokenize(SENTENCES, role)
+    whole, shallow = AtDepths(encoder, (4, 2))(texts).chunk(2, -1)
+    assert torch.allclose(whole, encoder(texts), atol=1e-6)
+    assert torch.allclose(shallow, first_layers(encoder, 2)(texts), atol=1e-6)
+    assert (whole - shallow).abs().max() > 1e-2
+
+
+def test_activation_checkpointing_changes_no_gradient(deep_folder):
+    gradients = []
+    for checkpointing in (False, True):
+        model = recipe.Model(backbone=str(deep_folder("modernbert")), tuning=recipe.FullTuning(), activation_checkpointing=checkpointing)
+        encoder = load_encoder(model)
+        AtDepths(encoder, DEPTHS)(encoder.tokenize(SENTENCES, "query"))[:, ::7].sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
+    assert gradients[0].norm() > 0
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def test_an_architecture_with_more_behind_its_layers_is_refused(deep_folder):
+    encoder = load_encoder(recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning()))
+    encoder.backbone.encoder.register_forward_hook(lambda _, given, made: made.__class__(last_hidden_state=2 * made.last_hidden_state))
+    with pytest.raises(BadModel, match="does more behind its last layer"):
+        AtDepths(encoder, (4, 2))
+
+
+def test_more_layers_than_there_are_are_refused(deep_folder):
+    encoder = read_encoder(str(deep_folder("bert")))
+    assert depth_of(encoder) == 4
+    with pytest.raises(BadModel, match="5 layers were asked for; the model has 4"):
+        first_layers(encoder, 5)

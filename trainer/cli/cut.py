@@ -1,0 +1,27 @@
+"""`nearfar cut`: the smaller model inside one that was trained with `matryoshka`, as a folder of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def cut(
+    model: Annotated[str, typer.Argument(help="folder or name of a model", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the smaller model", show_default=False)],
+    layers: Annotated[int | None, typer.Option(min=1, help="keep the first so many layers; else all", show_default=False)] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="keep the first so many numbers of each vector; else all", show_default=False)] = None,
+) -> None:
+    """Write the first layers of a model, or the beginnings of its vectors, as a model that every reader loads."""
+    from trainer.errors import BadFolder, BadRecipe
+    from trainer.models.cut import read_cut
+    from trainer.models.folder import save_encoder
+
+    if layers is None and dimensions is None:
+        raise BadRecipe("nothing is to be cut; give --layers, --dimensions, or both")
+    if out.exists():
+        raise BadFolder(f"{out} exists already; give another name or remove it")
+    encoder = read_cut(model, layers, dimensions)
+    save_encoder(encoder, out)
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    print(f"{out}: {weights:,} weights, vectors of {encoder.dimensions} numbers")

@@ -1,0 +1,58 @@
+"""A smaller model cut out of one that was trained for it (`matryoshka`): its first layers, the beginnings of its vectors. It is saved as any model is."""
+
+import torch
+
+from trainer.errors import BadModel
+from trainer.models.dense import DenseEncoder
+from trainer.models.depth import depth_of
+from trainer.models.encoder import Encoder, Kind
+from trainer.models.family import read_model
+from trainer.models.kept_layers import shorten
+from trainer.models.lora import blocks
+from trainer.models.projection import Projection
+from trainer.models.static import TokenTable
+
+
+def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> Encoder:
+    """As `read_model`; of the backbone only the first layers, of each vector only the first numbers. None: all.
+
+    Raises BadModel where there are fewer, and for a width where the model gives one vector a token.
+    """
+    encoder = read_model(path_or_name)
+    if layers is not None:
+        encoder = first_layers(encoder, layers)
+    if dimensions is None:
+        return encoder
+    if not isinstance(encoder, DenseEncoder):
+        raise BadModel(f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out --dimensions")
+    return first_numbers(encoder, dimensions)
+
+
+def first_layers(encoder: Kind, layers: int) -> Kind:
+    """The encoder, read for use, cut to its first layers. Raises BadModel for more than there are."""
+    whole = depth_of(encoder)
+    if layers > whole:
+        raise BadModel(f"{layers} layers were asked for; the model has {whole}")
+    del blocks(encoder.backbone)[layers:]
+    for config in (encoder.pristine_config, encoder.backbone.config):
+        shorten(config, range(layers))  # type: ignore[arg-type]
+    kept = (encoder.contract.layers or tuple(range(whole)))[:layers]
+    encoder.contract = encoder.contract.model_copy(update={"layers": kept})
+    return encoder
+
+
+@torch.no_grad()
+def first_numbers(encoder: DenseEncoder, dimensions: int) -> DenseEncoder:
+    """An encoder that has no more numbers to give than the first `dimensions`: of a table the columns, else the rows of a projection, which is added where there is none."""
+    narrow = encoder.narrowed(dimensions)
+    if dimensions == encoder.dimensions:
+        return narrow
+    whole = encoder.projection
+    if whole is None and isinstance(encoder.backbone, TokenTable):
+        narrow.backbone = TokenTable(encoder.backbone.embedding.weight[:, :dimensions].clone())
+    elif whole is None:
+        narrow.projection = Projection.of(torch.eye(dimensions, encoder.dimensions)).to(encoder.device)
+    else:
+        narrow.projection = Projection(whole.in_features, dimensions, whole.bias is not None, whole.activation).to(encoder.device)
+        narrow.projection.load_state_dict({name: value[:dimensions] for name, value in whole.state_dict().items()})
+    return narrow.eval()
