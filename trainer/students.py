@@ -123,7 +123,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teache
     if late and isinstance(run.teacher, recipe.TaughtVectors):
         raise BadRecipe(f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set teacher.kind to distribution")
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(kept_in(run, name), model, rows, run.data.negatives_per_query, tokens, partial(searched_texts, run, rows), _say, replace)
+    found = taught_vectors(kept_in(run, name), model, rows, run.data.negatives_per_query, tokens, _say, replace, partial(searched_texts, run, rows))
     return Teacher(found.embeddings if run.matryoshka is None else latest(found.embeddings), maxsim if late else dot, found.dimensions)
 
 

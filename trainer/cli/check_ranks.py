@@ -153,10 +153,12 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
 
 
 def _exact(run: "Recipe") -> "Recipe":
-    """The recipe in float32 and without dropout, where gradients can be compared."""
+    """The recipe in float32 and without dropout, where gradients can be compared; negatives to be mined are as the data's own."""
     tuning = run.model.tuning.model_copy(update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {})
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
-    return run.model_copy(update={"model": model, "machine": run.machine.model_copy(update={"precision": "fp32"})})
+    data = run.data.model_copy(update={"negatives_per_query": run.negatives_per_query})
+    machine = run.machine.model_copy(update={"precision": "fp32"})
+    return run.model_copy(update={"model": model, "data": data, "refresh": None, "machine": machine})
 
 
 def _start_adapters(encoder: "Encoder") -> None:

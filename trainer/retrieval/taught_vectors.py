@@ -36,6 +36,8 @@ FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
 _ROLES: tuple[Role, Role] = ("query", "document")
 Names = dict[Role, Int64[np.ndarray, " text"]]
+Further = Callable[[], Iterable[str]]
+"""Documents that stand in no row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,9 @@ def taught_vectors(
     rows: Iterable[Row],
     negatives_per_query: int,
     micro_batch_tokens: int | None = None,
-    further: Callable[[], Iterable[str]] = tuple,
     say: Callable[[str], None] = lambda text: None,
     replace: bool = False,
+    further: Further = tuple,
 ) -> TaughtVectors:
     """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder`, made there where it is not there.
 
@@ -107,7 +109,7 @@ def taught_vectors(
     return TaughtVectors.open(folder)
 
 
-def names_of(rows: Iterable[Row], negatives_per_query: int, further: Callable[[], Iterable[str]] = tuple) -> Names:
+def names_of(rows: Iterable[Row], negatives_per_query: int, further: Further = tuple) -> Names:
     """The identities of the texts that a teacher encodes of `rows`, and of `further` documents, sorted."""
     return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query, further))], np.int64)) for role in _ROLES}
 
@@ -243,11 +245,11 @@ def _content(folder: Path) -> dict[str, Any]:
     raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
 
 
-def _texts(rows: Iterable[Row], role: Role, negatives: int, further: Callable[[], Iterable[str]]) -> Iterator[str]:
-    """Each distinct text of a role once, where it first stands."""
-    documents = chain((text for row in rows for text in (row.positive, *row.negatives[:negatives])), further())
+def _texts(rows: Iterable[Row], role: Role, negatives: int, further: Further) -> Iterator[str]:
+    """Each distinct text of a role once, in the order of the rows, then the further ones."""
+    of_rows = (text for row in rows for text in ((row.query,) if role == "query" else (row.positive, *row.negatives[:negatives])))
     seen: set[int] = set()
-    for text in (row.query for row in rows) if role == "query" else documents:
+    for text in chain(of_rows, () if role == "query" else further()):
         if (name := identity(text)) not in seen:
             seen.add(name)
             yield text
