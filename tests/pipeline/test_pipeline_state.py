@@ -20,7 +20,7 @@ def stages(place: Path) -> dict[str, Keyed]:
 
 def left(stage: Keyed) -> dict[str, str]:
     """Texts of the files in the stage's folder and in those moved aside, by folder without its time."""
-    return {str(path.parent.name).rpartition("-20")[0] or path.parent.name: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}
+    return {path.parent.name.partition("-")[0]: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}  # a key has no dash
 
 
 def begin(stage: Keyed) -> None:
