@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from trainer import build, hardware, recipe
@@ -134,3 +135,18 @@ class TestTaught:
             with pytest.raises(BadData, match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates"):
                 build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
         build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+
+    @pytest.mark.parametrize("objective", [recipe.Distillation(), recipe.Contrastive(teacher_margin=0.1), recipe.Pairwise(graded=True)])
+    def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(self, objective):
+        kind = "cross_encoder" if isinstance(objective, recipe.Pairwise) else "bi_encoder"
+        run = recipe.Recipe(
+            name="x", kind=kind, model=recipe.Model(backbone="b"), data=recipe.Data(train="t", negatives_per_query=1), objective=objective
+        )
+        rows = [Row("q", "p", ("n",), (1.0, 0.0)), Row("r", "s", ("t",), (1.0, 0.0)), Row("u", "v", ("w",), (1.0,), "t:3")]
+        for some in (Rows.of(rows), Rows.of(rows[::-1]).select(np.array([1, 2, 0]))):
+            with pytest.raises(BadData, match="^t:3: 1 scores for 2 candidates"):
+                build.check_objective(run, some)
+        build.check_objective(run, Rows.of(rows).select(np.array([1, 0])))
+        build.check_objective(
+            run.model_copy(update={"objective": recipe.Contrastive(), "kind": "bi_encoder"}), Rows.of([rows[0], Row("x", "y", ("z",))])
+        )

@@ -148,7 +148,8 @@ def test_validation_puts_what_the_first_stage_finds_in_order(first_stage, overri
     assert {query: list(hits) for query, hits in seen[0].items()} == {query: list(hits) for query, hits in wanted.items()}
     assert max(map(len, seen[0].values())) == 3
     shallow = build.lightning_module(run.model_copy(update={"validation": recipe.Validation(rerank_depth=1)}), encoder, 2)
-    assert shallow.validate(data.validation) != first
+    shallow.validate(data.validation)
+    assert max(map(len, seen[-1].values())) == 1
 
 
 def test_a_first_stage_that_is_not_there_is_named_before_anything_slow(overrides):

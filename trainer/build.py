@@ -210,7 +210,7 @@ def check_family(run: recipe.Recipe) -> None:
 
 
 def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
-    """Raises BadData or BadRecipe when the rows, of which the first of each set is looked at, lack what the objective or a batch needs."""
+    """Raises BadData or BadRecipe when the rows lack what the objective or a batch needs: of each set the first is looked at, and of all the scores."""
     check_family(run)
     check_student(run)
     check_refresh(run)
@@ -238,6 +238,12 @@ def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = No
                 f"{source.source} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
                 "use objective.kind=cosent (or pointwise with objective.graded=true), or a file of the positive pairs alone, without scores"
             )
+    compared = taught or getattr(run.objective, "graded", False) or getattr(run.objective, "teacher_margin", None) is not None
+    if compared and run.data.negatives_per_query and (row := rows.first_unscored()) is not None:
+        raise BadData(
+            f"{row.source}: {len(row.labels or ())} scores for {1 + len(row.negatives)} candidates, and the objective compares the scores of all; "
+            "give every row a list of one score a candidate, the positive's first"
+        )
     if mixture:
         mixture.check_batch(run.optimization.batch_size)
 

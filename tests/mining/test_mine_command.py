@@ -239,6 +239,21 @@ def test_files_of_others_stay(model, pairs, tmp_path):
     assert (tmp_path / "mined" / "thesis.txt").read_text() == "mine"
 
 
+def test_what_is_read_is_not_written_over(model, pairs, tmp_path):
+    """Nor removed by --replace before it is read, as where negatives are mined once more from those mined before."""
+    data = tmp_path / "mined" / "train.jsonl"
+    data.parent.mkdir()
+    data.write_bytes(pairs.read_bytes())
+    for given in ([data], [data, "--replace"], [data.parent], [pairs, "--corpus", data]):
+        with pytest.raises(BadFolder, match=r"lies in .*mined, where the job would write over it"):
+            call("mine", model, *given, "-o", data.parent, *EASY)
+    with pytest.raises(BadFolder, match=r"train.jsonl is there, and nothing says"):
+        call("mine", model, pairs, "-o", data.parent, *EASY)
+    assert data.read_bytes() == pairs.read_bytes()
+    call("mine", model, pairs, "-o", data.parent, *EASY, "--replace")
+    assert lines_of(data)[0]["scores"]
+
+
 def test_a_folder_that_another_process_works_in(model, pairs, tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", "import fcntl,os,sys,time; l=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT); fcntl.flock(l,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)",

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.cli.main import app
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.graph import order
-from trainer.pipeline.keys import Keyed, all_keyed, changes
+from trainer.pipeline.keys import _GROUPS, Keyed, all_keyed, changes
 
 TEXT = """
 name: keys
@@ -62,6 +63,21 @@ def test_what_is_read_is_found(keys) -> None:
         "teacher": {"pairs.jsonl"}, "student": {"pairs.jsonl", "extra"}, "other": {"a.yaml"},
     }  # fmt: skip
     assert stages["student"].made_with["stages"] == {"teacher": stages["teacher"].key}
+
+
+def test_a_folder_with_the_name_of_a_verb_is_not_read(keys) -> None:
+    checked = ("recipe check a.yaml", "data check other.jsonl")
+    before = keys(*checked)
+    for name in ("data", "check", "fit"):
+        Path(name).mkdir()
+        (Path(name) / "x").write_text("x")
+    after = keys(*checked)
+    assert set(after["other"].made_with["reads"]) == {"other.jsonl"}
+    assert differing(before, after) == set()
+
+
+def test_the_verbs_of_two_words_are_known() -> None:
+    assert {group.name for group in app.registered_groups} == _GROUPS
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from trainer.errors import StageFailed
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.keys import Keyed, all_keyed
 from trainer.pipeline.process import Relay, last_lines
-from trainer.pipeline.run import plan
+from trainer.pipeline.run import by_hand, plan, run_all
 from trainer.pipeline.state import make_folder, size_of, why_not_done, write_record
 
 
@@ -20,7 +21,7 @@ def stages(place: Path) -> dict[str, Keyed]:
 
 def left(stage: Keyed) -> dict[str, str]:
     """Texts of the files in the stage's folder and in those moved aside, by folder without its time."""
-    return {str(path.parent.name).rpartition("-20")[0] or path.parent.name: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}
+    return {path.parent.name.partition("-")[0]: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}  # a key has no dash
 
 
 def begin(stage: Keyed) -> None:
@@ -47,6 +48,64 @@ def test_finished_work_never_goes_on(stages: dict[str, Keyed]) -> None:
     assert left(look) == {f"{look.key}.replaced": "half"}
     assert not look.record.exists()
     assert why_not_done(look, stages) == "it was begun and did not end"
+
+
+MINING = """
+name: mining
+stages:
+  recipe:
+    command: nearfar recipe check a.yaml
+  mined:
+    command: nearfar mine model pairs.jsonl -o ${folder}
+    outputs: {pairs: train.jsonl}
+    after: [recipe]
+"""
+
+
+@pytest.fixture
+def mining(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What each mining found in its folder when it began. The first is cut short, the second ends well."""
+    Path("m.yaml").write_text(MINING, encoding="utf-8")
+    found: list[list[str]] = []
+
+    def carry_out(words: list[str], log: Path, *_: object) -> int:
+        log.write_text("")
+        if words[0] == "mine":
+            folder = Path(words[-1])
+            found.append(sorted(path.name for path in folder.iterdir()))
+            (folder / ("work" if len(found) == 1 else "train.jsonl")).write_text("")
+            return 1 if len(found) == 1 else 0
+        return 0
+
+    monkeypatch.setattr("trainer.pipeline.run.run", carry_out)
+    with pytest.raises(StageFailed):
+        run_all(load_pipeline(Path("m.yaml")))
+    return found
+
+
+def test_a_command_goes_on_where_it_was(mining: list[list[str]]) -> None:
+    run_all(load_pipeline(Path("m.yaml")))
+    assert mining == [[], ["work"]]
+
+
+def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(mining: list[list[str]]) -> None:
+    """The miner would refuse a folder that was begun with another model, whenever the pipeline is started."""
+    pipeline = load_pipeline(Path("m.yaml"))
+    run_all(pipeline, only="recipe", start="recipe")
+    run_all(pipeline)
+    assert mining == [[], []]
+
+
+def test_by_hand_too_what_is_made_anew_begins_with_an_empty_folder(mining: list[list[str]]) -> None:
+    pipeline = load_pipeline(Path("m.yaml"))
+    assert not [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith("mv")], "it goes on"
+    first, second = all_keyed(pipeline, ["recipe", "mined"]).values()
+    first.record.rename("aside")
+    assert [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith(f"mv {second.folder} ")]
+    Path("aside").rename(first.record)
+    folder = run_all(pipeline)[-1].folder
+    (folder / "train.jsonl").unlink()
+    assert [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith(f"mv {folder} ")]
 
 
 def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, Keyed]) -> None:

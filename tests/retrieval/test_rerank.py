@@ -9,6 +9,7 @@ from trainer import recipe
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluate import evaluate, evaluate_run, rerank_run
+from trainer.evaluation.metrics import ranked
 from trainer.models.cross_encoder import load_cross_encoder
 from trainer.retrieval import rerank as module
 from trainer.retrieval.bm25 import bm25_run
@@ -54,6 +55,17 @@ def test_the_first_documents_are_ordered_anew_and_the_others_follow(encoder):
         assert values == sorted(values, reverse=True)
         assert len(set(values)) == len(values)
     assert any(list(hits) != list(DOCUMENTS) for hits in found.values())
+
+
+def test_of_equal_scores_the_first_stage_decides_in_metrics_too(encoder, monkeypatch):
+    """They would order them by their ids; and far from zero the steps of those behind are less than a float32 can hold."""
+    run = {"q1": {document: 9.0 - place for place, document in enumerate(DOCUMENTS)}}
+    for scores in ([2.0, 2.0, 3.0, 2.0], [0.0] * 4, [3.0e7] * 4, [-3.0e7] * 4):
+        monkeypatch.setattr(module, "score_pairs", lambda *_, scores=scores: np.float32(scores))
+        found = rerank(encoder, run, QUERIES, DOCUMENTS, depth=4)["q1"]
+        first = sorted(range(4), key=lambda place: -scores[place])
+        assert [document for document, _ in ranked(found)] == [*(f"d{place}" for place in first), "d4", "d5"] == list(found)
+        assert [found[f"d{place}"] for place in range(4)] == pytest.approx(scores, rel=1e-6, abs=1e-6)
 
 
 def test_a_query_without_candidates_stays_without_and_none_at_all_is_named(encoder):

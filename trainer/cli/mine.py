@@ -129,6 +129,8 @@ def _begin(
     from trainer.mining.task import corpus_texts, is_written, write_task
     from trainer.models.locate import locate
 
+    for each in (source["data"], source["corpus"]):
+        folder.check_apart(each)
     manifest = {
         "model": fingerprint_of(str(locate(model))),
         "teacher": fingerprint_of(str(locate(teacher))) if teacher else None,

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int
 
 from trainer.batch import identity
@@ -98,6 +99,13 @@ class Rows(Sequence[Row]):
         """Identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
         values = self.table.column(f"{role}_identity").to_numpy()
         return values if self.chosen is None else values[self.chosen]
+
+    def first_unscored(self) -> Row | None:
+        """The first row with a candidate that has no score; None where there is none."""
+        scores, negatives = (pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy() for name in ("labels", "negatives"))
+        lacking = scores != 1 + negatives
+        found = np.flatnonzero(lacking if self.chosen is None else lacking[self.chosen])
+        return self[int(found[0])] if found.size else None
 
 
 class RowWriter:

@@ -59,6 +59,11 @@ class WorkFolder:
     def _check_same(self, manifest: Manifest) -> None:
         path = self.report_path if self.is_done else self.work / _MANIFEST
         if not path.exists():
+            if (self.path / NEGATIVES).exists():  # of a person, or of a job whose --replace was killed
+                raise BadFolder(
+                    f"{self.path / NEGATIVES} is there, and nothing says that `nearfar mine` wrote it; choose another place with -o, or move it away, "
+                    "or give --replace to write over it"
+                )
             return  # killed before it had begun
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -70,6 +75,11 @@ class WorkFolder:
                 f"{self.path} holds another job, {'finished' if self.is_done else 'unfinished'}: {'; '.join(changed)}. "
                 "Give what it was begun with, or another place with -o, or --replace to mine anew"
             )
+
+    def check_apart(self, source: str | None) -> None:
+        """Raises BadFolder where what is read lies among what is written: it would be gone before it is read."""
+        if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(self.path.resolve()):
+            raise BadFolder(f"{source} lies in {self.path}, where the job would write over it; choose another place with -o")
 
     def clear(self) -> None:
         """Removes what the job has written."""

@@ -22,6 +22,9 @@ from trainer.recipe_file import dump_recipe, load_recipe
 _STAGES = ".stages"
 """Stands for the folder of all stages in what is hashed."""
 
+_GROUPS = {"data", "recipe"}
+"""Verbs of two words. A folder that has the name of a verb is not read because of it: most projects have one named data."""
+
 MadeWith = dict[str, Any]
 """All that the outcome of a stage depends on: nearfar, command, recipe, reads (path to sha256), stages (name to key)."""
 
@@ -99,7 +102,12 @@ def _made_with(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> M
     stage = pipeline.stages[name]
     words = [fill(pipeline, name, word, _neutral) for word in stage.words]
     recipe = _recipe(words)
-    named = [*words, *(word.partition("=")[2] for word in words), *([] if recipe is None else _texts(recipe.model_dump(exclude={"name", "output"})))]
+    arguments = words[2 if words[0] in _GROUPS else 1 :]
+    named = [
+        *arguments,
+        *(word.partition("=")[2] for word in arguments),
+        *([] if recipe is None else _texts(recipe.model_dump(exclude={"name", "output"}))),
+    ]
     asked = [fill(pipeline, name, path, _neutral) for path in stage.reads]
     if missing := [path for path in asked if not _is_there(path) and _STAGES not in Path(path).parts]:
         raise BadPipeline(f"stage {name}: reads: there is no {missing[0]}")

@@ -13,7 +13,7 @@ from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import needs, order
 from trainer.pipeline.keys import Keyed, all_keyed, changes, keyed
 from trainer.pipeline.process import Relay, last_lines, run
-from trainer.pipeline.state import held, make_folder, missing_outputs, move_aside, point_latest, why_not_done, write_record
+from trainer.pipeline.state import held, make_folder, missing_outputs, move_aside, outdated, point_latest, why_not_done, write_record
 from trainer.recipe_keys import nearest, question
 from trainer.runtime.environment import redact_command
 from trainer.runtime.run_folder import write_holder
@@ -107,9 +107,10 @@ def accept(pipeline: Pipeline, name: str) -> Keyed:
 def by_hand(steps: Sequence[Step], this_pipeline: Sequence[str]) -> list[str]:
     """The lines of a shell script that does what is to be done, stage by stage; `this_pipeline` is the command line of the pipeline itself."""
     lines = ["set -e"]
+    to_run = {step.stage.name for step in steps if step.reason}
     for stage, reason in [(step.stage, step.reason) for step in steps if step.reason]:
         lines += ["", f"# {stage.name}: {reason}"]
-        if stage.folder.exists() and not _goes_on(stage):
+        if stage.folder.exists() and (stage.record.exists() or not _goes_on(stage) or to_run & set(stage.made_with["stages"])):
             lines.append(f"mv {shlex.quote(str(stage.folder))} {shlex.quote(str(stage.folder))}.unfinished-$(date +%s)")
         lines += [shlex.join(["mkdir", "-p", str(stage.folder)]), shlex.join(stage.command), shlex.join([*this_pipeline, "--accept", stage.name])]
     return lines
@@ -120,7 +121,7 @@ def _goes_on(stage: Keyed) -> bool:
 
 
 def _run_stage(pipeline: Pipeline, stage: Keyed, earlier: dict[str, Keyed], lock: int, relay: Relay) -> None:
-    make_folder(stage, keep_unfinished=_goes_on(stage))
+    make_folder(stage, keep_unfinished=_goes_on(stage) and not outdated(stage, earlier))
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     tell = partial(_tell, lock, stage.name)
     code = run(stage.command[1:], stage.log, relay, lock, tell, sys.stdout.buffer)

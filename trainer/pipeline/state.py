@@ -83,6 +83,15 @@ def make_folder(stage: Keyed, keep_unfinished: bool) -> None:
         raise BadFolder(f"cannot make {stage.folder}: {error.strerror}; choose another place with output=FOLDER") from error
 
 
+def outdated(stage: Keyed, earlier: Mapping[str, Keyed]) -> bool:
+    """Whether a stage it needs has been made anew since its command last said anything: what that left is of what is no longer there."""
+    if not stage.log.exists():
+        return False
+    said = stage.log.stat().st_mtime_ns
+    records = (earlier[name].record for name in stage.made_with["stages"])
+    return any(record.exists() and record.stat().st_mtime_ns > said for record in records)
+
+
 def move_aside(stage: Keyed, why: str) -> None:
     """Renames folder, log and record of the stage, the record first: without it nobody takes the rest for done."""
     aside = f"{stage.key}.{why}-{datetime.now():%Y%m%d-%H%M%S-%f}"

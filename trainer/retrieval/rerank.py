@@ -76,8 +76,8 @@ def rerank(
 ) -> dict[str, dict[str, float]]:
     """Query id to document id to score: of each query's first `depth` documents the cross-encoder's score; the others behind them, in their order.
 
-    `queries` and `documents` are the texts by id. Of equal scores the first stage's order is kept. Raises BadData when no query has a candidate,
-    BadModel when a score is not finite.
+    `queries` and `documents` are the texts by id. Of equal scores the first stage's order is kept, by the least difference there is. Raises BadData
+    when no query has a candidate, BadModel when a score is not finite.
     """
     ordered = {query: sorted(hits, key=lambda document: -hits[document]) for query, hits in run.items()}
     pairs = [(queries[query], documents[document]) for query, hits in ordered.items() for document in hits[:depth]]
@@ -88,8 +88,15 @@ def rerank(
 
 
 def _in_new_order(hits: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
-    """The best score first; documents without one follow, each one lower than the one before."""
+    """The best score first; documents without one follow, each one lower than the one before.
+
+    No two are equal: metrics put equal scores in the order of the ids, and half precision gives many. Of equal ones each later has the next smaller number.
+    """
     order = sorted(range(len(scores)), key=lambda rank: -scores[rank])
     lowest = min(scores, default=0.0)
-    rest = {document: lowest - 1.0 - number for number, document in enumerate(hits[len(scores) :])}
-    return {hits[rank]: scores[rank] for rank in order} | rest
+    wanted = {hits[rank]: scores[rank] for rank in order} | {document: lowest - 1.0 - number for number, document in enumerate(hits[len(scores) :])}
+    found, below = dict[str, float](), np.float32(np.inf)
+    for document, score in wanted.items():
+        below = min(np.float32(score), np.nextafter(below, np.float32(-np.inf)))
+        found[document] = float(below)
+    return found
