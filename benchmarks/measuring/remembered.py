@@ -20,7 +20,7 @@ class Remembered(torch.nn.Module):
         with np.load(path, allow_pickle=False) as kept:
             self.vectors = TokenVectors(kept["vectors"], kept["offsets"])
         self.rows = {text: row for row, text in enumerate(texts)}
-        self.rows.setdefault(probe, 0)
+        self.rows.setdefault(probe, int(self.vectors.lengths.argmin()))  # what an index keeps of it is small
         self.contract = SimpleNamespace(dimensions=self.dimensions, document_max_length_tokens=180)
         self.device = torch.device("cpu")
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", replace: bool) -> int:
     """A finding for each teacher; bytes that their vectors of the training texts will take."""
-    from functools import partial
 
     from trainer import students
     from trainer.build_refresh import searched_texts

@@ -14,7 +14,7 @@ PROBES = 16
 """Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64 differ in one of a hundred documents."""
 ENOUGH = 0.995
 """Candidates are doubled until this share of the ten best is found, of those that four times MOST candidates and of the probes find."""
-FEWEST, MOST = 128, 1024
+FEWEST, MOST = 256, 1024
 _QUERIES, _CHARACTERS = 64, 80
 
 

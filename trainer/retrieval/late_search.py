@@ -82,7 +82,7 @@ def maxsim_scores(
 
     Products lie query token by query token, so that the maximum runs over neighbours in memory: five times as fast as the other way round.
     """
-    tokens = torch.from_numpy(vectors.astype(np.float32))
+    tokens = torch.from_numpy(vectors.astype(np.float32, copy=False))
     with torch.autocast("cpu", enabled=False):  # validation runs inside the trainer's autocast
         products = linear(queries, tokens).numpy()
     there = np.flatnonzero(np.diff(offsets))
