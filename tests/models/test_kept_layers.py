@@ -68,6 +68,19 @@ class TestEveryFamily:
         assert np.abs(encode(ours, SENTENCES, "document") - vectors).max() < 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_folder):
+    """ModernBERT's first layer has no norm before its attention: that of another was dropped in silence."""
+    model = recipe.Model(backbone=str(deep_folder(family)), layers=(1, 3), tuning=recipe.FullTuning())
+    if family == "modernbert":
+        with pytest.raises(BadModel, match=r"layers=\[1, 3\]: .* has no place for attn_norm.weight of layer 1; keep layer 0 too"):
+            load_encoder(model)
+        return
+    reference = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning()))
+    reference.backbone = pruned(deep_folder(family), (1, 3))
+    assert np.abs(encode(load_encoder(model).eval(), SENTENCES, "document") - encode(reference, SENTENCES, "document")).max() < 1e-5
+
+
 def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkeypatch):
     """Else it would be put on the first layers of the whole model, in silence."""
     from trainer.models import dense

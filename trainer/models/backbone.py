@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
-from trainer.models.kept_layers import renumbered, shorten
+from trainer.models.kept_layers import check_all_used, renumbered, shorten
 from trainer.models.vetting import check_links, read_json, read_tensors, weight_files, without_code
 
 
@@ -78,6 +78,8 @@ def load_into(
             )
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadModel(f"{folder}: its weights do not fit its config.json: {str(error).strip()[:400]}") from error
+    if layers is not None:
+        check_all_used(layers, report["unexpected_keys"])
     return model, sorted(report["missing_keys"])
 
 

@@ -5,7 +5,7 @@ others, as any model is.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -62,3 +62,16 @@ def renumbered(weights: Mapping[str, Shaped[Tensor, "..."]], layers: Sequence[in
         elif int(match[2]) in places:
             found[f"{match[1]}{places[int(match[2])]}{match[3]}"] = value
     return found
+
+
+def check_all_used(layers: Sequence[int], unused: Iterable[str]) -> None:
+    """Raises BadModel where the first layer has no place for weights of the layer that is put there; `unused` are the names of weights left over.
+
+    ModernBERT's first layer is such a one: it has no norm before its attention, and each of the others has.
+    """
+    lost = sorted(name for name in unused if layers[0] != 0 and name.endswith(".weight") and (match := _NUMBERED.match(name)) and match[2] == "0")
+    if lost:
+        raise BadModel(
+            f"model.layers={list(layers)}: the first layer of this architecture is unlike the others, and has no place for {lost[0].split('.0.', 1)[1]} "
+            f"of layer {layers[0]}; keep layer 0 too"
+        )
