@@ -56,7 +56,7 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
-    from trainer.evaluation.evaluate import evaluate_run
+    from trainer.evaluation.evaluate import MAIN_METRIC, evaluate_run
     from trainer.models.family import read_model
     from trainer.retrieval.corpus import Document
     from trainer.retrieval.late_build import Encoding, build_late_index
@@ -90,7 +90,7 @@ def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
         "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
         "megabytes": manifest.search_bytes / 1e6, "share": manifest.share_of_float16, "tokens": manifest.tokens, "documents": manifest.count,
         "milliseconds": [1000 * one.wall for one in times], "processor_milliseconds": [1000 * one.processor for one in times],
-        "ndcg": evaluate_run(run, judged, job["contender"]).mean(), "peak_megabytes": peak_memory_megabytes(), "wait_ratio": searched.wait_ratio,
+        "ndcg_of_queries": [float(value) for value in evaluate_run(run, judged, job["contender"]).metrics[MAIN_METRIC]], "peak_megabytes": peak_memory_megabytes(), "wait_ratio": searched.wait_ratio,
     }  # fmt: skip
 
 
@@ -118,22 +118,29 @@ def main(arguments: argparse.Namespace) -> None:
         results = {}
         for contender in arguments.contenders.split(";"):
             results[contender] = child(__file__, same | {"contender": contender}, timeout_seconds=3600)
-            print(f"{contender}: nDCG@10 {results[contender]['ndcg']:.4f}", flush=True)
+            print(f"{contender}: nDCG@10 {statistics.mean(results[contender]['ndcg_of_queries']):.4f}", flush=True)
     keep(f"late-interaction-search-{Path(arguments.source).name}", report(arguments, results, encoding), {"encoding": encoding, **results})
 
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], encoding: dict[str, Any] | None) -> str:
+    import numpy as np
+
+    from trainer.evaluation.significance import paired_test
+
     exact = next(iter(results.values()))  # what the others are held against
+    exactly = np.array(exact["ndcg_of_queries"])
     rows = []
     for contender, one in results.items():
         times, processor = sorted(one["milliseconds"]), statistics.median(one["processor_milliseconds"])
         tail = times[min(len(times) - 1, int(0.95 * len(times)))]
+        test = paired_test(exactly, np.array(one["ndcg_of_queries"]))
+        low, high = (1 + end / exactly.mean() for end in (test.low, test.high))
         rows.append([
             contender, f"{one['build_seconds']:.0f}", f"{one['build_processor_seconds']:.0f}", f"{one['megabytes']:.1f}", f"{one['share']:.4f}",
-            f"{statistics.median(times):.1f}", f"{tail:.1f}", f"{processor:.1f}", f"{one['ndcg']:.4f}", f"{one['ndcg'] / exact['ndcg']:.2%}",
+            f"{statistics.median(times):.1f}", f"{tail:.1f}", f"{processor:.1f}", f"{statistics.mean(one['ndcg_of_queries']):.4f}", f"{1 + test.difference / exactly.mean():.2%} [{low:.2%}, {high:.2%}]",
             f"{one['peak_megabytes']:.0f}",
         ])  # fmt: skip
-    header = ["", "build s", "processor s", "MB", "of float16", "p50 ms", "p95 ms", "p50 processor ms", "nDCG@10", "kept", "peak MB"]
+    header = ["", "build s", "processor s", "MB", "of float16", "p50 ms", "p95 ms", "p50 processor ms", "nDCG@10", "kept [95 %]", "peak MB"]
     title = f"{Path(arguments.source).name}: {exact['documents']:,} documents, {exact['tokens']:,} vectors, {len(exact['milliseconds']):,} queries"
     spent = "the vectors were there" if encoding is None else f"encoding {encoding['seconds']:.0f} s, {encoding['processor_seconds']:.0f} processor s"
     return "\n".join([table(f"{title}; {spent}", header, rows), noise([one["wait_ratio"] for one in results.values()])])
