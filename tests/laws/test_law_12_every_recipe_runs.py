@@ -8,6 +8,7 @@ import torch
 
 from trainer import build
 from trainer.cli.fit import fit
+from trainer.models.dense import load_encoder
 from trainer.models.family import read_any
 from trainer.models.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
@@ -60,8 +61,8 @@ def test_two_steps(path, tmp_path, toy_folder):
     if run.matryoshka is not None:
         overrides.append("matryoshka.dimensions=[32, 8]")
     if run.teacher is not None:
-        late = load_late_encoder(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning()))
-        save_encoder(late, tmp_path / "teacher")
+        load = load_encoder if run.teacher.kind == "vectors" else load_late_encoder
+        save_encoder(load(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning())), tmp_path / "teacher")
         overrides.append(f"teacher.models=[{tmp_path / 'teacher'}]")
     if run.kind == "cross_encoder":
         overrides += ["objective.random_negatives=3", "model.document_max_length_tokens=64"]  # of four rows, for positions of the toy
