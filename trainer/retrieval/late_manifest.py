@@ -9,12 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from trainer.errors import BadFolder
 from trainer.into_place import to_disk
-from trainer.retrieval.manifest import MANIFEST, TOKEN_KINDS, FileRecord, belongs_to_index, check_files, describe_files, read_content, validated
+from trainer.retrieval.manifest import (
+    CODEC_FILES,
+    MANIFEST,
+    TOKEN_KINDS,
+    FileRecord,
+    belongs_to_index,
+    check_files,
+    describe_files,
+    read_content,
+    validated,
+)
 from trainer.retrieval.place import cannot_write, locked
 
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
-CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 _NEW = "manifest.new"
 _OF_KIND = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
 

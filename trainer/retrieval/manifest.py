@@ -17,8 +17,10 @@ MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
 TOKEN_KINDS = ("exact", "compressed")
 """Kinds of an index of token vectors, whose manifest is a `trainer.retrieval.late_manifest.LateManifest`."""
+CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
+"""What codes of token vectors stand for."""
 _OF_TOKENS = re.compile(
-    r"(manifest\.new|(centroids|rotation|books|spread)\.npy|(raw|vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
+    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(raw|vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
 )
 _BLOCK = 1 << 20
 _BLOCKS = 64

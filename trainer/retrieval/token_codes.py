@@ -11,6 +11,7 @@ After ColBERTv2 (Santhanam et al. 2022), with two differences that bring everyth
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 
 from trainer.errors import BadFolder
+from trainer.retrieval.manifest import CODEC_FILES
 from trainer.retrieval.token_vectors import TokenVectors, blocks
 
-FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 MOST_CENTROIDS = 1 << 16
 _WORDS = 256
 _POINTS_A_CENTROID = 48
@@ -62,7 +63,7 @@ class Codec:
         """The codes of documents; none may be without a token."""
         ids = np.empty(len(documents.vectors), np.uint16)
         residuals, means = (np.empty((count, self.code_bytes), np.uint8) for count in (len(ids), len(documents)))
-        nearest, quantizer = _nearest(self.centroids), self._quantizer()
+        nearest, quantizer = _nearest(self.centroids), self._quantizer
         for first, last in blocks(documents.offsets, _TOKENS_AT_ONCE):
             tokens = slice(documents.offsets[first], documents.offsets[last])
             offsets = documents.offsets[first : last + 1] - documents.offsets[first]
@@ -97,7 +98,7 @@ class Codec:
     def load(cls, folder: Path, dimensions: int) -> Self:
         """The codec in `folder`. Raises BadFolder when its files do not belong together."""
         try:
-            centroids, rotation, books, spread = (np.load(folder / name, allow_pickle=False) for name in FILES)
+            centroids, rotation, books, spread = (np.load(folder / name, allow_pickle=False) for name in CODEC_FILES)
         except (OSError, ValueError) as error:
             raise BadFolder(f"{folder}: the codec of the index cannot be read ({error}); build the index again") from error
         fits = centroids.ndim == 2 and len(centroids) <= MOST_CENTROIDS and books.ndim == 3 and books.shape[1] == _WORDS
@@ -107,9 +108,10 @@ class Codec:
         return cls(centroids.astype(np.float32) @ rotation, rotation, books.astype(np.float32), float(spread))
 
     def _decoded(self, codes: UInt8[np.ndarray, "row byte"]) -> Float32[np.ndarray, "row place"]:
-        vectors: Float32[np.ndarray, "row place"] = self._quantizer().decode(np.ascontiguousarray(codes))
+        vectors: Float32[np.ndarray, "row place"] = self._quantizer.decode(np.ascontiguousarray(codes))
         return vectors
 
+    @cached_property
     def _quantizer(self) -> Any:
         import faiss
 
