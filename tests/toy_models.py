@@ -44,12 +44,17 @@ _OF_FAMILY = {
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family to a Hugging Face folder of it. The folders are shared: copy one before changing it."""
+    return toy_folders(tmp_path_factory)
+
+
+def toy_folders(tmp_path_factory: pytest.TempPathFactory, layers: int = 2) -> Callable[[str], Path]:
+    """Family to a Hugging Face folder of it, with so many layers; made when it is first asked for."""
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
         if family not in made:
             made[family] = tmp_path_factory.mktemp("toy") / family
-            make_toy(family, made[family])
+            make_toy(family, made[family], layers)
         return made[family]
 
     return folder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from toy_models import FAMILIES, SENTENCES, make_toy
+from toy_models import FAMILIES, SENTENCES, toy_folders
 
 from trainer import recipe
 from trainer.cli.cut import cut
@@ -23,15 +23,7 @@ DEPTHS = (4, 1, 3)
 
 @pytest.fixture(scope="module")
 def deep_folder(tmp_path_factory):
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp("deep") / family
-            make_toy(family, made[family], layers=4)
-        return made[family]
-
-    return folder
+    return toy_folders(tmp_path_factory, layers=4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

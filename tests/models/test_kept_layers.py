@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from toy_models import FAMILIES, SENTENCES, make_toy
+from toy_models import FAMILIES, SENTENCES, toy_folders
 from transformers import AutoModel
 
 from trainer import recipe
@@ -19,15 +19,7 @@ from trainer.retrieval.encode import encode
 @pytest.fixture(scope="module")
 def deep_folder(tmp_path_factory):
     """Family to a model of five layers."""
-    made = {}
-
-    def folder(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp("deep") / family
-            make_toy(family, made[family], layers=5)
-        return made[family]
-
-    return folder
+    return toy_folders(tmp_path_factory, layers=5)
 
 
 def pruned(folder, layers):
