@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import run
-from measuring.clocks import Clock, peak_memory_megabytes
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
 from measuring.data import documents, model_folder
+from measuring.encoding import ours, speed
 from measuring.record import noise, table
 
 CONTENDERS = {
@@ -16,7 +16,6 @@ CONTENDERS = {
     "sentence-transformers fp32": ("theirs", "fp32"),
     "nearfar default": ("ours", "auto"),
 }
-WARM_UP_TEXTS = 128
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -25,32 +24,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    texts = documents(Path(job["source"]), job["texts"])
-    encode = ours(job) if job["who"] == "ours" else theirs(job)
-    encode(texts[:WARM_UP_TEXTS])
-    start = Clock.now()
-    vectors = encode(texts)
-    spent = Clock.now().since(start)
+    vectors, found = speed(ours(job) if job["who"] == "ours" else theirs(job), documents(Path(job["source"]), job["texts"]))
     np.save(job["vectors"], vectors)
-    return {
-        "texts_per_second": len(texts) / spent.wall,
-        "texts_per_processor_second": len(texts) / spent.processor,
-        "wait_ratio": spent.wait_ratio,
-        "peak_megabytes": peak_memory_megabytes(),
-        "texts": len(texts),
-    }
-
-
-def ours(job: dict[str, Any]) -> Any:
-    """What `nearfar encode` and `nearfar evaluate` call."""
-    from trainer import hardware, recipe
-    from trainer.models.dense import read_encoder
-    from trainer.retrieval.encode import encode
-
-    machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
-    hardware.prepare_machine(machine)
-    encoder, precision = read_encoder(job["model"]), hardware.precision(machine)
-    return lambda texts: encode(encoder, texts, "document", micro_batch_tokens=job["micro_batch_tokens"] or None, precision=precision)
+    return found
 
 
 def theirs(job: dict[str, Any]) -> Any:

@@ -10,40 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import run
-from measuring.clocks import Clock, peak_memory_megabytes
 from measuring.contest import on_each_set, speed_rows, take_turns
 from measuring.data import documents
+from measuring.encoding import ours, speed
 from measuring.record import noise, table
-
-WARM_UP_TEXTS = 128
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from trainer import hardware, recipe
-    from trainer.models.dense import read_encoder
-    from trainer.retrieval.encode import encode
-
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
-    hardware.prepare_machine(machine)
-    encoder, precision, texts = read_encoder(job["model"]), hardware.precision(machine), documents(Path(job["source"]), job["texts"])
-    encode(encoder, texts[:WARM_UP_TEXTS], "document", precision=precision)
-    start = Clock.now()
-    encode(encoder, texts, "document", precision=precision)
-    spent = Clock.now().since(start)
-    return {
-        "texts_per_second": len(texts) / spent.wall, "texts_per_processor_second": len(texts) / spent.processor, "wait_ratio": spent.wait_ratio,
-        "peak_megabytes": peak_memory_megabytes(), "texts": len(texts),
-    }  # fmt: skip
+    return speed(ours(job), documents(Path(job["source"]), job["texts"]))[1]
 
 
 def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     found, raw = [], {}
     for precision in ("fp32", "auto"):
-        same = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "precision": precision}
+        same = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "precision": precision, "micro_batch_tokens": 0}
         jobs = {who: {**same, "model": getattr(arguments, who)} for who in ("teacher", "student")}
         results = raw[precision] = take_turns(__file__, name, jobs, arguments.turns, "texts", timeout_seconds=900)
         header, rows = speed_rows(results, "teacher", "texts", ("peak_megabytes",))
