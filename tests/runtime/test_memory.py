@@ -1,5 +1,7 @@
 """What the activations of a token cost, and how many fit."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -36,6 +38,18 @@ def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
     assert kept > 2 * 32 * 4 * 4, "two layers of width 32, several tensors each"
     replayed = memory.activation_bytes_per_token(encoder, in_chunks(encoder, 20, kept_tokens=0), texts)
     assert replayed < kept / 10
+
+
+def test_nothing_of_the_trial_stays(toy_folder):
+    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning()))
+
+    def there():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    before = there()
+    memory.activation_bytes_per_token(encoder, encoder, Texts.of([[5] * 20] * 2, [1, 2]))
+    assert there() == before
 
 
 def test_tokens_that_fit_are_what_memory_allows(monkeypatch):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Texts
-from trainer.chunks import Encode
+from trainer.chunks import Encode, give_back
+from trainer.kept import lean
 
 SHARE = {"cpu": 1 / 16, "cuda": 0.5}
 """Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine: on a CPU, other programs."""
@@ -18,12 +19,11 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         if tensor.untyped_storage().data_ptr() not in weights:
             kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other tensor takes its place in memory
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with lean(keep):
         encode(texts)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (len(texts) * int(texts.lengths.max()))
 
@@ -41,7 +41,9 @@ def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int 
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     share = SHARE.get(first.device.type, SHARE["cpu"])
     room = share * available_bytes(first.device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained
-    return max(0, int(room / activation_bytes_per_token(module, encode, texts)))
+    each = activation_bytes_per_token(module, encode, texts)
+    give_back()
+    return max(0, int(room / each))
 
 
 def _free_in_system() -> int:
