@@ -26,6 +26,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "nearfar, nothing kept": {"who": "ours", "precision": "auto", "kept_tokens": 0},
     "pylate bf16": {"who": "theirs", "precision": "bf16"},
 }
+ALL = ";".join(CONTENDERS)
 BATCH_SIZE, STEPS, WARM_UP_STEPS = 32, 8, 2
 QUERY_TOKENS, DOCUMENT_TOKENS, DIMENSIONS = 32, 180, 128
 TEMPERATURE, LEARNING_RATE, WEIGHT_DECAY, CLIP = 1.0, 1e-5, 0.01, 1.0
@@ -159,7 +160,7 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
         jobs = {
             contender: {**same, **how, "python": str(PYLATE / "bin" / "python") if how["who"] == "theirs" else ""}
             for contender, how in CONTENDERS.items()
-            if arguments.only in ("all", how["precision"])
+            if contender in arguments.contenders.split(";")
         }
         results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=1800)
         differences = {}
@@ -196,8 +197,10 @@ def main(arguments: argparse.Namespace) -> None:
         print("skipped: PyLate is not installed; make setup-pylate")
         return
     how = [f"batch-{arguments.batch}"] if arguments.batch != BATCH_SIZE else []
-    on_each_set("late-interaction-training", compare, arguments, *how, *([arguments.only] if arguments.only != "all" else []))
+    if arguments.contenders != ALL:
+        how.append("some")
+    on_each_set("late-interaction-training", compare, arguments, *how)
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,squad_dev", batch=BATCH_SIZE, turns=3, steps=STEPS, threads=0, only="all")
+    run(__file__, measure, main, data="azure-cli,squad_dev", batch=BATCH_SIZE, turns=3, steps=STEPS, threads=0, contenders=ALL)

@@ -4,8 +4,8 @@ import gc
 
 import pytest
 import torch
-from toy_models import SENTENCES
 from torch import nn
+from toy_models import SENTENCES
 from transformers.activations import ACT2FN
 
 from trainer import recipe
@@ -106,9 +106,14 @@ def test_a_tensor_that_lies_where_an_output_lay_is_not_taken_for_it():
 
 def test_nothing_is_left_behind():
     hooks = dict(nn.modules.module._global_forward_hooks)
-    with pytest.raises(RuntimeError), lean():
-        assert len(nn.modules.module._global_forward_hooks) == len(hooks) + 1
-        raise RuntimeError
+
+    def fails():
+        with lean():
+            assert len(nn.modules.module._global_forward_hooks) == len(hooks) + 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert nn.modules.module._global_forward_hooks == hooks
 
 

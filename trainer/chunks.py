@@ -71,7 +71,9 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
                 left -= cost
         keep = [bool(kept) for kept in agreed(list(map(int, keep)), MIN)]
         parts = [texts.select(first[chunk]) for chunk in rows]
-        encoded = [encode_and_keep(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)]
+        encoded = [
+            encode_and_keep(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)
+        ]
         back = torch.cat(rows)[: len(first)].argsort()[place]
         return _joined(encoded)[back.to(encoded[0].device)]
 

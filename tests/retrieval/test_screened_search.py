@@ -1,5 +1,7 @@
 """The screened search against sorting every score: among ties, near-ties that rounding hides, and whatever the blocks."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,17 @@ def near_ties(seed=0):
     return tuple((some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32) for some in (queries, documents))
 
 
-def test_what_rounding_cannot_tell_apart_is_told_apart():
+@pytest.fixture(params=["as this processor does", "rounded"])
+def products(request, monkeypatch):
+    """Products of matrices as they are here, and rounded as a processor with instructions for bfloat16 rounds them, on any."""
+    product = torch.mm
+    if request.param == "rounded":
+        monkeypatch.setattr(torch, "mm", lambda a, b, out: product(a.bfloat16().float(), b.bfloat16().float(), out=out))
+        monkeypatch.setattr(screened_search, "_rounded_products", lambda device: contextlib.nullcontext(True))
+    return request.param
+
+
+def test_what_rounding_cannot_tell_apart_is_told_apart(products):
     queries, documents = near_ties()
     scores, rows = best(queries, documents, 20, block=900)
     wanted = by_sorting(queries, documents, 20)
@@ -59,13 +71,39 @@ def test_what_rounding_cannot_tell_apart_is_told_apart():
     np.testing.assert_array_equal(scores, wanted[0])
 
 
-def test_the_case_is_hard_where_products_are_rounded(monkeypatch):
+@pytest.mark.parametrize("products", ["rounded"], indirect=True)
+@pytest.mark.parametrize("seed", range(5))
+def test_documents_of_other_lengths_in_other_blocks(products, seed):
+    """Scores of long documents are off by more, and what they seem to reach, short ones in a later block need not."""
+    generator = np.random.default_rng(seed)
+    queries = generator.normal(size=(8, 32))
+    beside = generator.normal(size=(250, 32))
+    beside -= beside @ np.linalg.pinv(queries) @ queries  # in no query's direction
+    scores = 1 + 1e-3 * generator.normal(size=(250, 1)) * np.ones(8)
+    length = np.where(np.arange(250) < 50, 300.0, 0.01)[:, None]
+    documents = scores @ np.linalg.pinv(queries).T + length * beside / np.linalg.norm(beside, axis=1, keepdims=True)
+    given = queries.astype(np.float32), documents.astype(np.float32)
+    np.testing.assert_array_equal(best(*given, 10, block=50)[1], by_sorting(*given, 10)[1])
+
+
+@pytest.mark.parametrize("products", ["rounded"], indirect=True)
+def test_the_case_is_hard(monkeypatch, products):
     """Without the allowance for rounding the test above fails, so it tests something."""
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        pytest.skip("this processor rounds no products")
-    monkeypatch.setattr(screened_search, "_BFLOAT16", 0.0)
+    monkeypatch.setattr(screened_search, "_rounding", lambda vectors: np.zeros(len(vectors), np.float32))
     queries, documents = near_ties()
     assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-3, 1e3), st.integers(1, 200))
+def test_rounding_amounts_to_no_more_than_is_allowed(seed, size, dimension):
+    generator = np.random.default_rng(seed)
+    a, b = (torch.from_numpy((size * generator.normal(size=(30, dimension))).astype(np.float32)) for _ in range(2))
+    lengths, roundings = ([f(some.numpy()) for some in (a, b)] for f in (lambda some: np.linalg.norm(some, axis=1), screened_search._rounding))
+    allowed = roundings[0][:, None] * lengths[1] + 1.01 * lengths[0][:, None] * roundings[1]
+    off = (a.bfloat16().double() @ b.bfloat16().double().T - a.double() @ b.double().T).abs().numpy()
+    assert (off <= allowed).all()
+    assert off.max() > allowed.max() / 1000, "an allowance that is never near would tell nothing apart"
 
 
 def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_beside():
@@ -82,10 +120,8 @@ def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_besid
 def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
     generator = np.random.default_rng(2)
     queries, documents = generator.normal(size=(600, 32)).astype(np.float32), generator.normal(size=(20000, 32)).astype(np.float32)
-    sizes, reaching = [], ScreenedSearch._reaching
-    monkeypatch.setattr(
-        ScreenedSearch, "_reaching", lambda self, some, scores, error: sizes.append(scores.numel()) or reaching(self, some, scores, error)
-    )
+    sizes, reaching = [], screened_search._reaching
+    monkeypatch.setattr(screened_search, "_reaching", lambda scores, limits: sizes.append(scores.numel()) or reaching(scores, limits))
     search = ScreenedSearch(queries, 10)
     search.add(documents, 0)
     assert max(sizes) <= 1 << 22

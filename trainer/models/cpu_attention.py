@@ -31,7 +31,7 @@ class _PlainAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, attended = ctx.saved_tensors
         query, key = query.detach().requires_grad_(), key.detach().requires_grad_()
         with torch.enable_grad():
