@@ -51,6 +51,18 @@ def scores(encoder, queries=QUERIES, documents=DOCUMENTS):
     return encoder.eval()(encoder.tokenize_pairs(queries, documents))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "distilbert", "qwen2", "llama"])
+@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora()], ids=["full", "lora"])
+def test_scores_are_not_rounded_under_autocast(toy_folder, family, tuning):
+    encoder = made(toy_folder(family), tuning=tuning)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scores(encoder)
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16().float()).sum() >= len(found) - 1
+    torch.testing.assert_close(found, scores(encoder), rtol=0.05, atol=0.05)
+    assert len(found.unique()) == len(found)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "qwen2", "llama"])
 @pytest.mark.parametrize("length", [12, 13, 40, 64])
 def test_pairs_are_the_tokenizer_s_own(toy_folder, family, length):

@@ -4,14 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
 from trainer.models.backbone import load_into
 from trainer.models.contract import FILE, CrossContract
 from trainer.models.vetting import read_json
+from trainer.scores import exact
 
 ARCHITECTURE = "ForSequenceClassification"
+
+
+class ExactLinear(nn.Linear):
+    """An `nn.Linear` in float32 or better also under autocast: a score rounded to bfloat16 has three digits, and documents that differ would tie."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x W^T + b over the last axis."""
+        with torch.autocast(input.device.type, enabled=False):
+            return functional.linear(exact(input), exact(self.weight), None if self.bias is None else exact(self.bias))
 
 
 def is_cross_encoder(folder: Path) -> bool:
@@ -58,6 +71,8 @@ def load_classifier(folder: Path, config: PretrainedConfig, quantize_4bit: bool 
     if lost or (missing and is_cross_encoder(folder)):
         first = ", ".join((lost or missing)[:3])
         raise BadModel(f"{folder}: {len(lost or missing)} weights of {model_class.__name__} are missing, the first: {first}")
+    for layer in (layer for head in heads for layer in model.get_submodule(head).modules() if type(layer) is nn.Linear):
+        layer.__class__ = ExactLinear
     return model
 
 
