@@ -1,7 +1,8 @@
 """Late interaction: training pairs per second and peak memory against PyLate's trainer, and the losses of every step compared.
 
 Same rows in the same order, same weights to start from (all-MiniLM-L6-v2 with a projection to 128 dimensions), all of them trained, same loss,
-optimizer and lengths: queries of 32 tokens with expansion, documents of up to 180. PyLate pads every document to 180 and trains as it comes; ours
+optimizer and lengths: queries of 32 tokens with expansion, documents of up to 180. Memory is that of the whole process, and above what it held when the
+model was loaded: weights and libraries. PyLate pads every document to 180 and trains as it comes; ours
 runs as `nearfar fit` does. PyLate multiplies what is masked by zero, so that padding wins where a query token's best match is negative; ours
 excludes it. One more run of PyLate with excluding scores must have our losses in float32 to 1e-5. It has an environment of its own: `make setup-pylate`.
 """
@@ -177,7 +178,7 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
 def report(name: str, results: Results, job: dict[str, Any], differences: dict[str, float], arguments: argparse.Namespace) -> str:
     """The table of one data set."""
     base = "pylate fp32" if "pylate fp32" in results else next(iter(results))
-    header, rows = speed_rows(results, base, "pairs", ("peak_megabytes", "first_step_seconds", "first_step_processor_seconds"))
+    header, rows = speed_rows(results, base, "pairs", ("peak_megabytes", "megabytes_above_start", "first_step_seconds", "first_step_processor_seconds"))
     for row, runs in zip(rows, results.values(), strict=True):
         row[0] += f" ({runs[0]['precision']})"
     steps = f"{job['steps']} steps ({job['warm_up_steps']} of them warm-up) of {job['batch']} pairs"
@@ -185,7 +186,7 @@ def report(name: str, results: Results, job: dict[str, Any], differences: dict[s
     title = f"{name}, all weights: {arguments.turns} turns of {steps}{threads}; median (range)"
     losses = results[base][0]["losses"]
     return "\n".join([
-        table(title, [*header, "peak MB", "first step s", "its processor s"], rows),
+        table(title, [*header, "peak MB", "above the start", "first step s", "its processor s"], rows),
         f"losses {max(losses):.3f} to {min(losses):.3f}",
         *(f"largest difference of a step's loss in fp32 to PyLate {how}: {difference:.1e}" for how, difference in differences.items()),
         noise([one["wait_ratio"] for runs in results.values() for one in runs]),

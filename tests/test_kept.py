@@ -124,3 +124,14 @@ def test_whole_backbones(toy_folder, family):
     whole, found = kept_whole(encoder, texts), learned(encoder, texts)
     assert same(found, whole)
     assert found[2] < whole[2], "the widest tensors of every layer"
+
+
+def test_beside_activation_checkpointing(toy_folder):
+    """Layers that are computed again as a whole keep nothing of their own."""
+    outcomes = []
+    for checkpointing in (False, True):
+        model = recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning(), activation_checkpointing=checkpointing)
+        encoder = load_encoder(model).train()
+        outcomes.append(learned(encoder, encoder.tokenize(SENTENCES, "document")))
+    assert same(*outcomes)
+    assert outcomes[1][2] < outcomes[0][2] / 3

@@ -58,6 +58,11 @@ def forget_peak_memory() -> float:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return peak_memory_megabytes()
+    return memory_megabytes()
+
+
+def memory_megabytes() -> float:
+    """What is held now. Linux alone."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 

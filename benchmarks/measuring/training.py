@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import seconds_since_start
-from measuring.clocks import Clock, peak_memory_megabytes
+from measuring.clocks import Clock, memory_megabytes, peak_memory_megabytes
 
 
 class Record:
-    """Clocks and losses of each step of one run."""
+    """Clocks and losses of each step of one run; to be made once the model is loaded."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
         self.losses: list[float] = []
         self.clocks: list[Clock] = []
         self.first_step: dict[str, float] = {}
-        self.peak = 0.0
+        self.before, self.peak = memory_megabytes(), 0.0
 
     def step(self) -> None:
         self.clocks.append(Clock.now())
@@ -35,6 +35,7 @@ class Record:
             "first_step_seconds": self.first_step["wall"],
             "first_step_processor_seconds": self.first_step["processor"],
             "peak_megabytes": self.peak,
+            "megabytes_above_start": self.peak - self.before,
             "losses": self.losses,
         }
 
