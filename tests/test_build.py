@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer import build, hardware, recipe
+from trainer import build, hardware, recipe, recipe_checks
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
@@ -40,7 +40,7 @@ def test_max_steps_wins_over_epochs():
 def test_objectives_say_what_the_rows_lack(objective, data, message):
     rows = Rows.of([Row("a", "b", labels=(1.0,) if data else None)])
     with pytest.raises((BadData, BadRecipe), match=message):
-        build.check_objective(run_of(objective=objective, data=recipe.Data(train="c", **data)), rows)
+        recipe_checks.check_objective(run_of(objective=objective, data=recipe.Data(train="c", **data)), rows)
 
 
 def test_fp16_on_a_cpu_is_refused():
@@ -109,11 +109,11 @@ class TestFamily:
     )
     def test_what_another_family_has_is_refused(self, settings, said):
         with pytest.raises(BadRecipe, match=said):
-            build.check_family(self.run(**settings))
+            recipe_checks.check_family(self.run(**settings))
 
     def test_what_it_has_itself_is_taken(self):
-        build.check_family(self.run(late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)))
-        build.check_family(self.run(kind="bi_encoder", pooling="mean", normalize=True, objective=recipe.Contrastive(guide="g")))
+        recipe_checks.check_family(self.run(late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)))
+        recipe_checks.check_family(self.run(kind="bi_encoder", pooling="mean", normalize=True, objective=recipe.Contrastive(guide="g")))
 
     def test_kernels_without_a_gpu_are_refused(self):
         run = self.run().model_copy(update={"machine": recipe.Machine(accelerator="cpu", maxsim="kernels")})
@@ -130,11 +130,11 @@ class TestTaught:
             )
 
         with pytest.raises(BadRecipe, match="negatives_per_query to 1 or more"):
-            build.check_objective(run(0), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+            recipe_checks.check_objective(run(0), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
         for labels in (None, (1.0,)):
             with pytest.raises(BadData, match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates"):
-                build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
-        build.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+                recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
+        recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
 
     @pytest.mark.parametrize("objective", [recipe.Distillation(), recipe.Contrastive(teacher_margin=0.1), recipe.Pairwise(graded=True)])
     def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(self, objective):
@@ -145,8 +145,8 @@ class TestTaught:
         rows = [Row("q", "p", ("n",), (1.0, 0.0)), Row("r", "s", ("t",), (1.0, 0.0)), Row("u", "v", ("w",), (1.0,), "t:3")]
         for some in (Rows.of(rows), Rows.of(rows[::-1]).select(np.array([1, 2, 0]))):
             with pytest.raises(BadData, match="^t:3: 1 scores for 2 candidates"):
-                build.check_objective(run, some)
-        build.check_objective(run, Rows.of(rows).select(np.array([1, 0])))
-        build.check_objective(
+                recipe_checks.check_objective(run, some)
+        recipe_checks.check_objective(run, Rows.of(rows).select(np.array([1, 0])))
+        recipe_checks.check_objective(
             run.model_copy(update={"objective": recipe.Contrastive(), "kind": "bi_encoder"}), Rows.of([rows[0], Row("x", "y", ("z",))])
         )

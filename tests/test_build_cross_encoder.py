@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from trainer import build, build_cross_encoder, recipe, students
+from trainer import build, build_cross_encoder, recipe, recipe_checks, students
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadModel, BadRecipe
 from trainer.evaluation import evaluate as evaluation
@@ -63,7 +63,7 @@ class TestRefused:
     )
     def test_recipes(self, changes, message):
         with pytest.raises(BadRecipe, match=message):
-            build.check_objective(run_of(**changes), rows_of())
+            recipe_checks.check_objective(run_of(**changes), rows_of())
 
     @pytest.mark.parametrize(
         ("objective", "data", "rows", "message"),
@@ -77,13 +77,13 @@ class TestRefused:
     )
     def test_data(self, objective, data, rows, message):
         with pytest.raises(BadData, match=message):
-            build.check_objective(run_of(objective=objective, data=data), rows_of(**rows))
+            recipe_checks.check_objective(run_of(objective=objective, data=data), rows_of(**rows))
 
     def test_what_is_right_is_not_refused(self):
-        build.check_objective(run_of(), rows_of())
-        build.check_objective(run_of(objective={"kind": "lambda_loss"}, data=HARD), rows_of(negatives=("a", "b")))
-        build.check_objective(run_of(objective={"kind": "pointwise", "graded": True}), rows_of(labels=(0.3,)))
-        build.check_objective(run_of(objective={"kind": "distillation"}, data=HARD), rows_of(negatives=("a", "b"), labels=(3.0, 1.0, 2.0)))
+        recipe_checks.check_objective(run_of(), rows_of())
+        recipe_checks.check_objective(run_of(objective={"kind": "lambda_loss"}, data=HARD), rows_of(negatives=("a", "b")))
+        recipe_checks.check_objective(run_of(objective={"kind": "pointwise", "graded": True}), rows_of(labels=(0.3,)))
+        recipe_checks.check_objective(run_of(objective={"kind": "distillation"}, data=HARD), rows_of(negatives=("a", "b"), labels=(3.0, 1.0, 2.0)))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matrix import encoder_of
 
-from trainer import build, recipe
+from trainer import build, recipe, recipe_checks
 from trainer.batch import identity
 from trainer.build_refresh import boundaries, explanation, searched_texts
 from trainer.cli.fit import fit
@@ -54,11 +54,11 @@ class TestRefused:
     )
     def test_recipes(self, changes, message):
         with pytest.raises(BadRecipe, match=message):
-            build.check_objective(run_of(**changes), rows_of())
+            recipe_checks.check_objective(run_of(**changes), rows_of())
 
     def test_a_corpus_that_is_not_there(self):
         with pytest.raises(BadData, match=r"refresh.corpus=/nowhere is not there"):
-            build.check_objective(run_of({"corpus": "/nowhere"}), rows_of())
+            recipe_checks.check_objective(run_of({"corpus": "/nowhere"}), rows_of())
 
     def test_a_first_step_that_never_comes(self):
         with pytest.raises(BadRecipe, match=r"refresh.first_step=5 is never reached: the run has 5 steps"):
@@ -69,7 +69,7 @@ class TestRefused:
         [{"objective": {"kind": "triplet"}}, {"teacher": TAUGHT}, {"kind": "colbert"}, {"objective": {"kind": "contrastive", "guide": "g"}}],
     )
     def test_and_what_is_not(self, changes):
-        build.check_objective(run_of(**changes), rows_of())
+        recipe_checks.check_objective(run_of(**changes), rows_of())
 
     def test_on_the_command_line_with_exit_code_2(self, training, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["nearfar", "fit", str(RECIPE), *training, "refresh.depth=1"])

@@ -10,7 +10,7 @@ from teachers import teacher_of
 from torch import distributed
 from toy_models import SENTENCES
 
-from trainer import build, recipe, students
+from trainer import build, recipe, recipe_checks, students
 from trainer.chunks import in_chunks
 from trainer.cli.encode import encode as encode_command
 from trainer.cli.fit import fit
@@ -66,7 +66,7 @@ def run_of(model=None, kind="bi_encoder", negatives=0, **sections):
 )
 def test_contradictions_are_refused(run, said):
     with pytest.raises(BadRecipe, match=said):
-        build.check_objective(run, Rows.of([Row("a", "b")]))
+        recipe_checks.check_objective(run, Rows.of([Row("a", "b")]))
 
 
 def test_what_fits_together_is_taken():

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -15,7 +14,6 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer import build_cross_encoder, hardware, objectives, recipe
 from trainer.batch import Batch, identity
-from trainer.build_refresh import check_refresh
 from trainer.chunks import Encode, in_chunks
 from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
 from trainer.data.module import PairData, Steps
@@ -47,7 +45,6 @@ from trainer.runtime.trackers import tracker_loggers
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.student_checks import check_student
 from trainer.students import encode_of, whole_loss
 from trainer.teaching import Teacher
 
@@ -192,60 +189,6 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
             + (f"give more rows, or set optimization.batch_size to at most {samples}" if samples > 1 else "give at least two rows")
         )
     return settings.max_steps or an_epoch * settings.epochs
-
-
-def check_family(run: recipe.Recipe) -> None:
-    """Raises BadRecipe where the recipe sets what its kind of model does not have."""
-    model = run.model
-    build_cross_encoder.check_recipe(run)
-    if run.kind == "bi_encoder" and model.late_interaction is not None:
-        raise BadRecipe("model.late_interaction belongs to kind: colbert, and this recipe is of kind bi_encoder; take it out, or change the kind")
-    if run.kind == "colbert" and (model.pooling is not None or model.normalize is not None):
-        key = "pooling" if model.pooling is not None else "normalize"
-        raise BadRecipe(f"model.{key} belongs to kind: bi_encoder; a colbert model keeps a vector of length 1 for each token, so take it out")
-    if run.kind == "bi_encoder" and isinstance(run.objective, recipe.Contrastive) and run.objective.xtr_top_k is not None:
-        raise BadRecipe("objective.xtr_top_k belongs to kind: colbert, whose queries have tokens that retrieve; take it out, or change the kind")
-    if run.kind == "colbert" and isinstance(run.objective, recipe.Contrastive) and run.objective.guide is not None:
-        raise BadRecipe("objective.guide belongs to kind: bi_encoder: a guide scores with one vector a text; take it out")
-
-
-def check_objective(run: recipe.Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
-    """Raises BadData or BadRecipe when the rows lack what the objective or a batch needs: of each set the first is looked at, and of all the scores."""
-    check_family(run)
-    check_student(run)
-    check_refresh(run)
-    if isinstance(run.objective, recipe.Cosent) and run.data.negatives_per_query:
-        raise BadRecipe("objective.kind=cosent learns from scored pairs, not from hard negatives; set data.negatives_per_query to 0")
-    if isinstance(run.objective, recipe.Triplet) and run.negatives_per_query == 0:
-        raise BadRecipe("objective.kind=triplet compares with hard negatives; set data.negatives_per_query to 1 or more, or mine them with refresh")
-    taught = isinstance(run.objective, recipe.Distillation | recipe.MarginMse)
-    if taught and run.data.negatives_per_query == 0:
-        raise BadRecipe(f"objective.kind={run.objective.kind} compares a query's own candidates; set data.negatives_per_query to 1 or more")
-    sizes = mixture.sizes if mixture else (len(rows),)
-    for source, first in zip(run.data.sources, accumulate(sizes, initial=0), strict=False):
-        labels = rows[first].labels
-        build_cross_encoder.check_grades(run, source.source, rows[first])
-        if isinstance(run.objective, recipe.Cosent) and labels is None:
-            raise BadData(f"objective.kind=cosent needs a score for every pair, but {source.source} has no column `score`; name it in data.columns")
-        if taught and (labels is None or len(labels) != 1 + len(rows[first].negatives)):
-            raise BadData(
-                f"objective.kind={run.objective.kind} needs the teacher's score of every candidate, the positive's first, and {source.source} has "
-                f"{len(labels or ())} for {1 + len(rows[first].negatives)} candidates; give them as a list in the column `scores`"
-            )
-        graded = isinstance(run.objective, recipe.Cosent) or (isinstance(run.objective, recipe.Ranking) and run.objective.graded)
-        if not graded and labels is not None and len(labels) == 1:
-            raise BadData(
-                f"{source.source} holds scored pairs, and objective.kind={run.objective.kind} would take every pair for a positive; "
-                "use objective.kind=cosent (or pointwise with objective.graded=true), or a file of the positive pairs alone, without scores"
-            )
-    compared = taught or getattr(run.objective, "graded", False) or getattr(run.objective, "teacher_margin", None) is not None
-    if compared and run.data.negatives_per_query and (row := rows.first_unscored()) is not None:
-        raise BadData(
-            f"{row.source}: {len(row.labels or ())} scores for {1 + len(row.negatives)} candidates, and the objective compares the scores of all; "
-            "give every row a list of one score a candidate, the positive's first"
-        )
-    if mixture:
-        mixture.check_batch(run.optimization.batch_size)
 
 
 def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE, taught_by: Sequence[Teacher] = ()) -> BiEncoder:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import build, recipe
+from trainer import build, recipe, recipe_checks
 from trainer.batch import identity
 from trainer.data.mixture import Mixture, end_to_end, mixed, whole_weights
 from trainer.data.read import read_rows
@@ -98,11 +98,11 @@ def test_every_set_is_looked_at_for_what_the_objective_needs(files):
     rows = Rows.of([Row("a", "b"), Row("c", "d"), Row("e", "f", labels=(1.0,))])
     mixture = Mixture(tuple(map(str, files)), (2, 1), (1, 1))
     with pytest.raises(BadData, match=r"table\.csv holds scored pairs"):
-        build.check_objective(run_of(data_of(files)), rows, mixture)
+        recipe_checks.check_objective(run_of(data_of(files)), rows, mixture)
     with pytest.raises(BadData, match=r"cosent needs a score for every pair, but .*lines\.jsonl"):
-        build.check_objective(run_of(data_of(files), objective=recipe.Cosent()), rows, mixture)
+        recipe_checks.check_objective(run_of(data_of(files), objective=recipe.Cosent()), rows, mixture)
     with pytest.raises(BadData, match="of a batch would come from it"):
-        build.check_objective(run_of(data_of(files)), Rows.of([Row("a", "b")] * 3), mixture)
+        recipe_checks.check_objective(run_of(data_of(files)), Rows.of([Row("a", "b")] * 3), mixture)
 
 
 # The recipe.

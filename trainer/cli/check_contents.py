@@ -16,7 +16,7 @@ MANY_CUT_RATIO = 0.1
 
 def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSets | None":
     """Whether all sets can be read, and hold what objective and batch need."""
-    from trainer import build
+    from trainer import build, recipe_checks
     from trainer.build_refresh import explanation
     from trainer.errors import NearfarError
 
@@ -33,7 +33,7 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
             findings.add("warning", "data", f"{seen:,} of {len(held_out.queries):,} {name} queries are training queries too; they prove nothing")
     if "objective" in read:
         with findings.of("objective"):
-            build.check_objective(run, data.train, data.mixture)
+            recipe_checks.check_objective(run, data.train, data.mixture)
             findings.add("ok", "objective", f"{run.objective.kind}: the rows have what it needs")
     if "optimization" in read:
         with findings.of("steps"):

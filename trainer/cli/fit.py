@@ -51,7 +51,7 @@ def fit(
 
 def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     """One run, on every rank: all compute, the first alone writes and speaks."""
-    from trainer import build, hardware, students
+    from trainer import build, hardware, recipe_checks, students
     from trainer.data.fingerprint import fingerprint
     from trainer.errors import Interrupted
     from trainer.parallel import check_same, on_first
@@ -64,7 +64,7 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
     data = build.data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
-    build.check_objective(run, data.train, data.mixture)
+    recipe_checks.check_objective(run, data.train, data.mixture)
     steps = build.total_steps(run.optimization, len(data.train))
     encoder = build.encoder_of(run)
     students.start(run, encoder, data.train)
