@@ -10,6 +10,14 @@ from trainer.errors import BadFolder
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
+def check_exchangeable(folder: Path, what: str) -> None:
+    """Raises BadFolder where no folder can take this place, `what` it would hold: a file, a link, the working folder, a mounted disk."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the {what}")
+    if folder.resolve() == Path.cwd() or os.path.ismount(folder):
+        raise BadFolder(f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a folder inside it")
+
+
 def partial_folder(folder: Path) -> Path:
     """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can be made."""
     try:
