@@ -1,6 +1,7 @@
 """A folder is written beside its place, and takes it in one step: whole or not at all, whenever the process ends."""
 
 import ctypes
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -37,6 +38,27 @@ def move_into_place(partial: Path, folder: Path) -> None:
     else:
         partial.rename(folder)
     to_disk(folder.parent)
+
+
+def moved_where_nothing_is(partial: Path, folder: Path) -> bool:
+    """Whether `partial` has become `folder`, at once: only where there is nothing, or an empty folder, and otherwise both stay as they are."""
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    to_disk(folder.parent)
+    return True
+
+
+def state_of(folder: Path) -> tuple[int, int, int] | None:
+    """What tells a folder from one that has taken its place; None where there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def to_disk(path: Path) -> None:
