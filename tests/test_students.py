@@ -357,5 +357,5 @@ def test_encode_writes_narrow_vectors(toy_folder, tmp_path, monkeypatch):
 
     save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "model")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a disk\na region\n")))
-    encode_command(str(tmp_path / "model"), "document", tmp_path / "v.npy", 6, "fp32")
+    encode_command(str(tmp_path / "model"), "document", tmp_path / "v.npy", dimensions=6, precision="fp32")
     assert np.load(tmp_path / "v.npy").shape == (2, 6)

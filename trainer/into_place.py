@@ -1,6 +1,7 @@
 """A folder is written beside its place, and takes it in one step: whole or not at all, whenever the process ends."""
 
 import ctypes
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -8,6 +9,14 @@ from pathlib import Path
 from trainer.errors import BadFolder
 
 _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def check_exchangeable(folder: Path, what: str) -> None:
+    """Raises BadFolder where no folder can take this place, `what` it would hold: a file, a link, the working folder, a mounted disk."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the {what}")
+    if folder.resolve() == Path.cwd() or os.path.ismount(folder):
+        raise BadFolder(f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a folder inside it")
 
 
 def partial_folder(folder: Path) -> Path:
@@ -29,6 +38,27 @@ def move_into_place(partial: Path, folder: Path) -> None:
     else:
         partial.rename(folder)
     to_disk(folder.parent)
+
+
+def moved_where_nothing_is(partial: Path, folder: Path) -> bool:
+    """Whether `partial` has become `folder`, at once: only where there is nothing, or an empty folder, and otherwise both stay as they are."""
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    to_disk(folder.parent)
+    return True
+
+
+def state_of(folder: Path) -> tuple[int, int, int] | None:
+    """What tells a folder from one that has taken its place; None where there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def to_disk(path: Path) -> None:

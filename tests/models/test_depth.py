@@ -1,5 +1,9 @@
 """The first layers of a model are the model cut by hand, in every architecture: trained in one pass, saved, and loaded by others."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ from toy_models import FAMILIES, SENTENCES, toy_folders
 from trainer import recipe
 from trainer.cli.cut import cut
 from trainer.errors import BadFolder, BadModel, BadRecipe
+from trainer.models import folder
 from trainer.models.cut import first_layers, read_cut
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.depth import AtDepths, depth_of
@@ -81,6 +86,114 @@ def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_pat
     run = recipe.Model(backbone=str(deep_folder("bert")), static=recipe.Static(dimensions=8), tuning=recipe.FullTuning())
     with pytest.raises(BadModel, match="no layers that could be left out"):
         depth_of(static_student(run))
+
+
+@pytest.fixture
+def former(deep_folder, tmp_path):
+    """A model that was cut before: narrow, of three layers."""
+    cut(str(deep_folder("bert")), tmp_path / "small", 3, 10)
+    return tmp_path / "small"
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_former_model_is_replaced_where_asked_for(family, deep_folder, former, tmp_path):
+    with pytest.raises(BadFolder, match="exists already.*--replace"):
+        cut(str(deep_folder(family)), former, 1)
+    assert depth_of(read_encoder(str(former))) == 3
+    for depth in (1, 2):  # of another family, then of its own
+        cut(str(deep_folder(family)), former, depth, replace=True)
+        new = read_encoder(str(former))
+        assert (depth_of(new), new.dimensions) == (depth, 32)
+        assert [path.name for path in tmp_path.iterdir()] == ["small"], "nothing is left of the old one"
+
+
+def test_an_empty_folder_and_one_that_is_not_there_are_taken_too(deep_folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        cut(str(deep_folder("bert")), tmp_path / name, 1, replace=True)
+        assert depth_of(read_encoder(str(tmp_path / name))) == 1
+
+
+@pytest.mark.parametrize("kind", ["adapter", "late", "static"])
+def test_a_former_model_of_any_kind_is_replaced(kind, deep_folder, tmp_path):
+    backbone = str(deep_folder("bert"))
+    full = recipe.FullTuning()
+    match kind:
+        case "adapter":
+            saved = load_encoder(recipe.Model(backbone=backbone, projection_dimensions=8, tuning=recipe.Lora(rank=2)))
+        case "late":
+            saved = load_late_encoder(recipe.Model(backbone=backbone, projection_dimensions=8, tuning=full))
+        case _:
+            saved = static_student(recipe.Model(backbone=backbone, static=recipe.Static(dimensions=8), tuning=full))
+    save_encoder(saved, tmp_path / "small")
+    cut(backbone, tmp_path / "small", 1, replace=True)
+    assert depth_of(read_encoder(str(tmp_path / "small"))) == 1
+
+
+def test_what_is_no_model_of_ours_is_not_replaced(deep_folder, former, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    with_thesis, inside, linked, half, damaged = (tmp_path / name for name in ("with-thesis", "inside", "linked", "half", "damaged"))
+    for copy in (with_thesis, inside, linked, half, damaged):
+        shutil.copytree(former, copy)
+    (with_thesis / "thesis.txt").write_text("mine")
+    (inside / "1_Pooling" / "thesis.txt").write_text("mine")
+    (linked / "README.md").unlink()
+    (linked / "README.md").symlink_to(mine / "thesis.txt")
+    (half / "model.safetensors").unlink()
+    (damaged / "nearfar.json").write_text("{")
+    (tmp_path / "link").symlink_to(former)
+    (tmp_path / "file").write_text("mine")
+    plain = tmp_path / "plain"
+    shutil.copytree(deep_folder("bert"), plain)
+    before = files_of(tmp_path)
+    for place, message in {
+        mine: "holds 'thesis.txt'", with_thesis: "holds 'thesis.txt'", inside: "holds '1_Pooling/thesis.txt'", linked: "holds 'README.md'",
+        half: "not the whole folder", damaged: "not the whole folder", plain: "not the whole folder", tmp_path / "link": "a file or a link",
+        tmp_path / "file": "a file or a link",
+    }.items():  # fmt: skip
+        with pytest.raises(BadFolder, match=message) as refused:
+            cut(str(deep_folder("bert")), place, 1, replace=True)
+        assert refused.value.exit_code == 2
+    assert files_of(tmp_path) == before
+
+
+def test_the_model_that_is_cut_is_not_replaced_by_its_part(former):
+    before = files_of(former)
+    with pytest.raises(BadFolder, match="holds the model that is to be cut"):
+        cut(str(former), former, 1, replace=True)
+    assert files_of(former) == before
+
+
+def test_a_former_model_outlives_a_cut_that_fails_or_is_killed(deep_folder, former):
+    before = files_of(former)
+    with pytest.raises(BadModel, match="5 layers were asked for"):
+        cut(str(deep_folder("bert")), former, 5, replace=True)
+    killed = (
+        "import os, sys, pathlib; from trainer.models import folder; from trainer.cli.cut import cut; "
+        "folder.move_into_place = lambda *_: os._exit(9); cut(sys.argv[1], pathlib.Path(sys.argv[2]), 1, replace=True)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, str(deep_folder("bert")), str(former)], timeout=120).returncode == 9
+    assert files_of(former) == before
+
+
+def test_a_folder_that_appears_meanwhile_is_not_taken(deep_folder, tmp_path, monkeypatch):
+    plain = folder._write
+
+    def write(encoder, unfinished):
+        plain(encoder, unfinished)
+        (tmp_path / "small").mkdir()
+        (tmp_path / "small" / "thesis.txt").write_text("mine")
+
+    monkeypatch.setattr(folder, "_write", write)
+    with pytest.raises(BadFolder, match="exists already"):
+        cut(str(deep_folder("bert")), tmp_path / "small", 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["small", "thesis.txt"]
 
 
 def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):

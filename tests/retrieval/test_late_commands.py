@@ -109,6 +109,34 @@ def test_documents_are_added_and_deleted(model, beir, tmp_path):
         call("delete", tmp_path / "idx", "doc0")
 
 
+@pytest.mark.parametrize("kind", ["exact", "compressed"])
+def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(model, beir, tmp_path, kind):
+    call("index", model, beir, "-o", tmp_path / "idx", "--layers", 1, "--kind", kind)
+    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "more", "text": "answers in one second"}) + "\n")
+    call("add", tmp_path / "idx", tmp_path / "more.jsonl")
+    assert json.loads((tmp_path / "idx" / "manifest.json").read_text())["layers"] == 1, "after a change too"
+    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more"
+    call("delete", tmp_path / "idx", "more")
+    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--out", tmp_path / "evaluation.json", "--precision", "fp32")
+    _, exact, by_index = read_evaluation(tmp_path / "evaluation.json").systems
+    assert (exact.name, by_index.name) == (f"{model} at 1 layers", f"{model} at 1 layers by idx")
+    if kind == "exact":
+        assert {query: [document for document, _ in hits] for query, hits in by_index.top.items()} == {
+            query: [document for document, _ in hits] for query, hits in exact.top.items()
+        }
+    with pytest.raises(BadModel, match="other vectors .* search with the first layer of"):
+        call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--layers", 2)
+
+
+def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):
+    call("index", model, beir, "-o", tmp_path / "idx")
+    path = tmp_path / "idx" / "manifest.json"
+    before = json.loads(path.read_text())
+    assert before.pop("layers") is None
+    path.write_text(json.dumps(before))
+    assert json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"] == "doc1"
+
+
 def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
     with pytest.raises(BadRecipe, match="--kind flat is not for .* a token: compressed, exact"):
         call("index", model, beir, "-o", tmp_path / "idx", "--kind", "flat")

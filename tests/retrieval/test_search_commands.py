@@ -13,7 +13,9 @@ from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluate import read_evaluation
+from trainer.models.cut import read_cut
 from trainer.models.dense import read_encoder
+from trainer.models.folder import save_encoder
 from trainer.retrieval.encode import encode as vectors_of
 
 call = caller(encode, evaluate, index, search)
@@ -104,6 +106,60 @@ def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_i
     with pytest.raises(BadFolder, match="--replace"):
         call("index", model, corpus, "-o", tmp_path / "idx")
     call("index", model, corpus, "-o", tmp_path / "idx", "--replace")
+
+
+def test_the_first_layers_are_encoded(model):
+    found = call("encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode())
+    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
+    np.testing.assert_allclose(vectors, vectors_of(read_cut(str(model), 1, 10), TEXTS, "document"), atol=1e-6)
+    assert np.abs(vectors - vectors_of(read_cut(str(model), None, 10), TEXTS, "document")).max() > 0.1
+
+
+@pytest.mark.parametrize("width", [32, 10])
+def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(model, beir, tmp_path, width):
+    call("index", model, beir / "corpus.jsonl", "-o", tmp_path / "idx", "--layers", 1, "--dimensions", width)
+    assert json.loads((tmp_path / "idx" / "manifest.json").read_text())["layers"] == 1
+    shallow = read_cut(str(model), 1, width)
+    for question in ("a disk", TEXTS[1]):
+        wanted = (vectors_of(shallow, [question], "query") @ vectors_of(shallow, TEXTS, "document").T)[0]
+        found = json.loads(call("search", tmp_path / "idx", question, "-k", 4, "--json").stdout)
+        assert {hit["id"]: hit["score"] for hit in found if hit["id"] in {"doc0", "doc1", "doc2"}} == pytest.approx(
+            {f"doc{row}": score for row, score in enumerate(wanted.tolist())}, abs=1e-4
+        )
+    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--no-bm25", "--out", beir / "evaluation.json", "--precision", "fp32")
+    exact, by_index = read_evaluation(beir / "evaluation.json").systems
+    assert (exact.name, by_index.name) == (f"{model} at 1 layers", f"{model} at 1 layers by idx")
+    if width == 32:
+        assert by_index.top == exact.top
+
+
+def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
+    for verb in (("encode", model), ("index", model, beir / "corpus.jsonl", "-o", tmp_path / "new"), ("evaluate", model, "--data", beir)):
+        with pytest.raises(BadModel, match="3 layers were asked for; the model has 2") as refused:
+            call(*verb, "--layers", 3, stdin=b"a disk\n")
+        assert refused.value.exit_code == 2
+    assert not (tmp_path / "new").exists()
+    call("index", model, beir / "corpus.jsonl", "-o", tmp_path / "idx", "--layers", 1)
+    with pytest.raises(BadModel, match="other vectors .* search with the first layer of"):
+        call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--layers", 2)
+    call("index", model, beir / "corpus.jsonl", "-o", tmp_path / "deep", "--layers", 2)
+    save_encoder(read_cut(str(model), 1, None), tmp_path / "small")
+    for verb in (
+        ("search", tmp_path / "deep", "disk", "--model", tmp_path / "small"),
+        ("evaluate", tmp_path / "small", "--data", beir, "--index", tmp_path / "deep"),
+    ):
+        with pytest.raises(BadModel, match=f"2 layers were asked for; the model has 1; the index .* with the first 2 layers of {model}"):
+            call(*verb)
+    call("search", tmp_path / "idx", "disk", "--model", tmp_path / "small")
+
+
+def test_an_index_older_than_the_field_is_of_all_layers(model, corpus, tmp_path):
+    call("index", model, corpus, "-o", tmp_path / "idx")
+    path = tmp_path / "idx" / "manifest.json"
+    before = json.loads(path.read_text())
+    assert before.pop("layers") is None
+    path.write_text(json.dumps(before))
+    assert json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"] == "doc1"
 
 
 def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_folder, beir):

@@ -1,5 +1,9 @@
 """What a teacher makes of the training texts: kept once, found by text, refused when teacher or data are others."""
 
+import multiprocessing
+import shutil
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +148,92 @@ class TestWhatIsThere:
         (tmp_path / "t" / "document-names.npy").unlink()
         with pytest.raises(BadFolder, match="is not whole"):
             TaughtVectors.open(tmp_path / "t")
+
+
+def meanwhile(action):
+    """What is said goes into `.said`; once all is encoded, and not yet in its place, `action` happens, as if another run had done it."""
+
+    def say(text):
+        said.append(text)
+        if text.endswith("as document"):
+            action()
+
+    say.said = said = []
+    return say
+
+
+def in_a_process(folder, model, both_are_ready, answers):
+    torch.set_num_threads(1)
+    say = meanwhile(both_are_ready.wait)
+    found = taught_vectors(folder, read_encoder(model), ROWS, 2, say=say)
+    answers.put((say.said[-1], {role: np.array(found.vectors[role]) for role in ("query", "document")}))
+
+
+class TestMadeByAnotherRunMeanwhile:
+    def test_two_runs_at_once_use_what_the_first_has_made(self, teacher, toy_folder, tmp_path):
+        context = multiprocessing.get_context("spawn")
+        ready, answers = context.Barrier(2, timeout=120), context.Queue()
+        processes = [context.Process(target=in_a_process, args=(tmp_path / "t", str(toy_folder("bert")), ready, answers)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        last_words, vectors = zip(*[answers.get(timeout=120) for _ in processes], strict=True)
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert ["it is used" in words for words in sorted(last_words, key=len)] == [False, True]
+        alone = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=pytest.fail)
+        assert all(np.array_equal(of_run[role], alone.vectors[role]) for of_run in vectors for role in of_run)
+        assert [path.name for path in tmp_path.iterdir()] == ["t"], "nothing unfinished is left"
+
+    @pytest.mark.parametrize("before", [None, ROWS[:2]])
+    def test_with_more_texts_is_used(self, teacher, student, tmp_path, before):
+        if before is not None:
+            taught_vectors(tmp_path / "t", teacher, before, 2)
+        more = [*ROWS, Row("a query", "more")]
+        say = meanwhile(lambda: taught_vectors(tmp_path / "t", teacher, more, 2))
+        found = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=say)
+        assert "was made by another run meanwhile, of the same teacher and texts; it is used" in say.said[-1]
+        assert len(found.names["document"]) == 8, "the other run's"
+        assert torch.allclose(found.embeddings(batch_of(student))[0], torch.from_numpy(encode(teacher, QUERIES, "query")), atol=1e-6)
+
+    @pytest.mark.parametrize("replace", [False, True])
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            (None, "by another run while this one encoded, of another teacher: its weights have changed"),
+            (ROWS[:2], "of fewer texts: 3 are missing"),
+            ([*ROWS[:2], Row("a query", "gone")], "of other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document"),
+        ],
+    )
+    def test_of_something_else_is_refused_and_left_as_it_is(self, teacher, toy_folder, tmp_path, rows, message, replace):
+        made = {}
+
+        def other():
+            taught_vectors(tmp_path / "t", other_weights(toy_folder) if rows is None else teacher, rows or ROWS, 2, replace=True)
+            made.update(files_of(tmp_path / "t"))
+
+        if replace:
+            taught_vectors(tmp_path / "t", other_weights(toy_folder), ROWS[:1], 2)
+        with pytest.raises(BadFolder, match=message) as refused:
+            taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=meanwhile(other), replace=replace)
+        assert refused.value.exit_code == 2
+        assert files_of(tmp_path / "t") == made
+        assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+    def test_that_is_not_whole_or_something_else_is_refused(self, teacher, tmp_path):
+        taught_vectors(tmp_path / "whole", teacher, ROWS, 2)
+        (tmp_path / "whole" / "document-vectors.npy").unlink()
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("mine")
+        for name, message in (("whole", "is not whole"), ("mine", "holds something else")):
+            there = tmp_path / f"at-{name}"
+            with pytest.raises(BadFolder, match=message):
+                taught_vectors(there, teacher, ROWS, 2, say=meanwhile(partial((tmp_path / name).rename, there)))
+        assert (tmp_path / "at-mine" / "thesis.txt").read_text() == "mine"
+
+    def test_and_gone_again_is_made(self, teacher, student, tmp_path):
+        taught_vectors(tmp_path / "t", teacher, ROWS[:2], 2)
+        taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=meanwhile(lambda: shutil.rmtree(tmp_path / "t"))).embeddings(batch_of(student))
 
 
 def test_a_text_that_the_teacher_has_not_seen_is_an_error(teacher, student, tmp_path):

@@ -26,7 +26,7 @@ def add(
     manifest = LateManifest.read(index)
     report = ReadReport(str(corpus))
     machine = recipe.Machine(precision=precision)
-    encoder = model_of_index(index, manifest.model, model).to(hardware.accelerator(machine))
+    encoder = model_of_index(index, manifest, model).to(hardware.accelerator(machine))
     encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
     manifest = add_documents(index, encoding, read_corpus(corpus, report, max_bad_rows_ratio))
     show_left_out(report)

@@ -22,6 +22,9 @@ def encode(
     dimensions: Annotated[
         int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
     ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many layers, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="bf16 is faster and moves the third digit; auto: where the hardware has it")
     ] = "fp32",
@@ -39,10 +42,12 @@ def encode(
     texts = _lines(sys.stdin.buffer)
 
     from trainer import hardware, recipe
+    from trainer.models.cut import first_layers
     from trainer.models.dense import read_encoder
 
     machine = recipe.Machine(precision=precision)
-    encoder = read_encoder(model).to(hardware.accelerator(machine))
+    encoder = read_encoder(model)
+    encoder = (encoder if layers is None else first_layers(encoder, layers)).to(hardware.accelerator(machine))
     encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
     if out is None:
         _write(encoder, texts, role, hardware.precision(machine), sys.stdout.buffer)

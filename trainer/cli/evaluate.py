@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trainer.cli.index import model_of_index
+
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate import Evaluation, SystemResult
@@ -33,7 +35,12 @@ def evaluate(
         int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="use only the first so many layers, as matryoshka trains them", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="use only the first so many layers, as matryoshka trains them; as many as --index was made with if not given",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
 ) -> None:
@@ -68,7 +75,8 @@ def evaluate(
     opened = open_index(index) if index is not None else None
     loaded = {}
     if opened is not None:
-        loaded[models[0]] = read_cut(models[0], layers, dimensions).to(device)
+        loaded[models[0]] = model_of_index(opened.folder, opened.manifest, models[0], layers, dimensions).to(device)
+        layers = layers or opened.manifest.layers
         check_fits(loaded[models[0]], opened, judged)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trainer.data.read_report import ReadReport
     from trainer.models.encoder import Encoder
     from trainer.retrieval.late_manifest import LateManifest
+    from trainer.retrieval.manifest import AnyManifest
 
 FLAT_KINDS, TOKEN_KINDS = ("flat", "hnsw", "ivf"), ("compressed", "exact")
 
@@ -40,6 +41,9 @@ def index(
     dimensions: Annotated[
         int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
     ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="use only the first so many layers, as matryoshka trains them", show_default=False)
+    ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="bf16 is faster and moves the third digit; auto: where the hardware has it")
     ] = "fp32",
@@ -59,7 +63,7 @@ def index(
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     machine = recipe.Machine(precision=precision)
-    encoder = read_cut(model, None, dimensions).to(hardware.accelerator(machine))
+    encoder = read_cut(model, layers, dimensions).to(hardware.accelerator(machine))
     kinds = TOKEN_KINDS if isinstance(encoder, LateInteractionEncoder) else FLAT_KINDS
     if kind is not None and kind not in kinds:
         raise BadRecipe(
@@ -74,27 +78,32 @@ def index(
         encoding = Encoding(encoder, hardware.precision(machine), progress=progress)
         token_kind: Literal["exact", "compressed"] = "exact" if kind == "exact" else "compressed"
         bits_each = {"1": 1, "2": 2, "4": 4}[bits or "2"]
-        late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor or 1, replace)  # type: ignore[arg-type]
+        late = build_late_index(encoding, name, documents, out, token_kind, bits_each, pool_factor or 1, replace, layers)  # type: ignore[arg-type]
         show_left_out(report)
         show(out, late)
         return
-    manifest = build_index(encoder, name, documents, out, kind or "flat", replace, hardware.precision(machine), progress=progress)  # type: ignore[arg-type]
+    how = hardware.precision(machine)
+    manifest = build_index(encoder, name, documents, out, kind or "flat", replace, how, progress=progress, layers=layers)  # type: ignore[arg-type]
     show_left_out(report)
     settings = ", ".join(f"{setting} {value:g}" for setting, value in manifest.approximate.items())
     print(f"{out}: {manifest.count:,} documents, {manifest.kind}, {manifest.dimensions} dimensions" + (f", {settings}" if settings else ""))
 
 
-def model_of_index(index: Path, recorded: str, given: str | None) -> "Encoder":
-    """The model of an index, from where it was or from where it is said to be. Raises BadModel."""
+def model_of_index(index: Path, manifest: "AnyManifest", given: str | None, layers: int | None = None, dimensions: int | None = None) -> "Encoder":
+    """The model of an index, from where it was or from where it is said to be: `layers` of it, or as many as the index was made with. Raises BadModel."""
     from trainer.errors import BadModel
-    from trainer.models.family import read_model
+    from trainer.models.cut import read_cut
 
     try:
-        return read_model(given or recorded)
+        return read_cut(given or manifest.model, layers or manifest.layers, dimensions)
     except BadModel as error:
-        if given:
+        if not given:
+            raise BadModel(
+                f"{error}; the index {index} was made with {manifest.made_with}: if it was moved, say where it is now with --model"
+            ) from error
+        if layers is not None or manifest.layers is None:
             raise
-        raise BadModel(f"{error}; the index {index} was made with it: if it was moved, say where it is now with --model") from error
+        raise BadModel(f"{error}; the index {index} was made with {manifest.made_with}: give that model") from error
 
 
 def progress(done: int, everything: int) -> None:

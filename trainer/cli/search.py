@@ -40,7 +40,7 @@ def search(
     if explain and not isinstance(opened, LateIndex):
         raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
     second = read_cross_encoder(rerank) if rerank is not None else None
-    encoder = model_of_index(index, opened.manifest.model, model)
+    encoder = model_of_index(index, opened.manifest, model)
     (found,) = hits(opened, encoder, [question], k if second is None else max(k, rerank_depth))
     before: list[tuple[int, float]] = []
     if second is not None:

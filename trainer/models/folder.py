@@ -1,6 +1,8 @@
 """Writes an encoder as a folder that nearfar, sentence-transformers (old and new), PyLate and servers read."""
 
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,9 +16,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from trainer.errors import BadFolder, BadModel
-from trainer.into_place import move_into_place, to_disk
+from trainer.into_place import check_exchangeable, move_into_place, to_disk
 from trainer.models import lora, static, tokenization
-from trainer.models.contract import Contract, TextContract
+from trainer.models.contract import FILE, Contract, TextContract
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
@@ -25,16 +27,24 @@ from trainer.models.late_layout import PIPELINE
 from trainer.models.layout import KINDS
 from trainer.models.model_card import model_card
 from trainer.models.projection import Projection
+from trainer.models.vetting import read_json
+
+_WEIGHTS = "model.safetensors"
+_OF_MODEL = re.compile(
+    r"(nearfar|config|modules|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model"
+    r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|Dense|Normalize)"
+)
+"""Names of what is written into the folder of a model, and into those inside it."""
 
 
 def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
     """Writes the encoder: merged weights, tokenizer, contract, the files other readers need, and the adapter alone under `adapter/`.
 
-    The folder appears whole or not at all. The encoder in training is not changed. Raises BadFolder where `folder` exists and
-    `replace` is not given.
+    The folder appears whole or not at all, and with `replace` what was there stays until then. The encoder in training is not changed. Raises
+    BadFolder where `check_model_folder` does, before and after.
     """
-    if folder.exists() and not replace:
-        raise BadFolder(f"{folder} exists already; give another name or remove it")
+    check_model_folder(folder, replace)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -42,9 +52,34 @@ def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
         _write(encoder, unfinished)
         for path in [*unfinished.rglob("*"), unfinished]:
             to_disk(path)
+        check_model_folder(folder, replace)  # again: writing took its time
         move_into_place(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_model_folder(folder: Path, replace: bool) -> None:
+    """Raises BadFolder when a model cannot be written to `folder`, which holds something (with `replace`: something other than a model of ours)."""
+    if not os.path.lexists(folder):
+        return
+    if not replace:
+        raise BadFolder(f"{folder} exists already; give another name or remove it, or replace the model there with --replace")
+    check_exchangeable(folder, "model")
+    there = list(folder.rglob("*"))
+    strange = sorted(str(path.relative_to(folder)) for path in there if path.is_symlink() or not _OF_MODEL.fullmatch(path.name))
+    if strange:
+        raise BadFolder(
+            f"{folder} holds {strange[0]!r}, which is not of a model, and --replace will not remove it; move it away, or give another name"
+        )
+    if there and not _is_ours(folder):
+        raise BadFolder(f"{folder} is not the whole folder of a model that nearfar wrote, and --replace will not remove it; give another name")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return (folder / _WEIGHTS).is_file() and {"version", "backbone", "tokenizer_fingerprint"} <= read_json(folder, FILE).keys()
+    except BadModel:
+        return False
 
 
 def _write(encoder: Encoder, folder: Path) -> None:
@@ -52,7 +87,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
         _write_static(encoder, folder)
         return
     contract, plain = encoder.contract, _plain_backbone(encoder)
-    save_file(lora.merged_state(encoder.backbone), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(lora.merged_state(encoder.backbone), folder / _WEIGHTS, metadata={"format": "pt"})
     config = encoder.pristine_config
     config.architectures, config.dtype = [type(plain).__name__], torch.float32
     if isinstance(encoder, CrossEncoder):
@@ -84,7 +119,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
 def _write_static(encoder: DenseEncoder, folder: Path) -> None:
     """A StaticEmbedding, perhaps a projection, and normalisation, as sentence-transformers of any version since 3.2 reads them."""
     contract, state = encoder.contract, encoder.backbone.state_dict()
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / _WEIGHTS, metadata={"format": "pt"})
     static.write_tokenizer(encoder.tokenizer, folder)
     contract.write(folder)
     kinds = [*(["Dense"] if encoder.projection is not None else []), *(["Normalize"] if contract.normalize else [])]

@@ -72,7 +72,7 @@ class Index:
             problem = f"other vectors than the model that made the index ({distance:.0%} apart)"
         else:
             return
-        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.model}, or build the index again with this model")
+        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or build the index again with this model")
 
     def search(
         self, vectors: Float32[np.ndarray, "query dimension"], k: int
@@ -80,7 +80,7 @@ class Index:
         """Scores and rows of the k best documents of each query, best first: exact for flat, else about 95 % of them (row -1: none found)."""
         if vectors.shape[1] != self.manifest.dimensions:
             raise BadModel(
-                f"the queries have {vectors.shape[1]} numbers each, the index {self.manifest.dimensions}; encode them with {self.manifest.model}"
+                f"the queries have {vectors.shape[1]} numbers each, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
         if self._faiss is None:
             return top_k(vectors, self.vectors, k)
@@ -106,10 +106,11 @@ def build_index(
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, all: None,
+    layers: int | None = None,
 ) -> Manifest:
     """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory (hnsw and ivf hold all vectors); returns its manifest.
 
-    `progress` is told how many documents are encoded, of how many. Raises BadFolder when `folder` holds something (with `replace`: something
+    `progress` is told how many documents are encoded, of how many. `layers` says that `encoder` is the first so many layers of the model of that name. Raises BadFolder when `folder` holds something (with `replace`: something
     other than an index), BadData when there is no document.
     """
     with new_index(Path(folder), replace) as partial:
@@ -129,7 +130,13 @@ def build_index(
             nearest.save(index, partial / "index.faiss")
         del vectors
         manifest = Manifest(
-            model=model_name, kind=kind, count=count, dimensions=encoder.dimensions, approximate=settings, files=describe_files(partial)
+            model=model_name,
+            layers=layers,
+            kind=kind,
+            count=count,
+            dimensions=encoder.dimensions,
+            approximate=settings,
+            files=describe_files(partial),
         )
         manifest.write(partial)
         return manifest

@@ -54,11 +54,13 @@ def build_late_index(
     bits: Bits = 2,
     pool_factor: int = 1,
     replace: bool = False,
+    layers: int | None = None,
 ) -> LateManifest:
     """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory; returns its manifest.
 
     `exact` keeps every vector in float16; `compressed` takes `bits` bits a number, everything a search needs counted, and meanwhile
-    the space of the exact one. With `pool_factor` f a document keeps one vector in f. Raises BadFolder when `folder` holds something
+    the space of the exact one. With `pool_factor` f a document keeps one vector in f. `layers` says that the encoder is
+    the first so many layers of the model of that name. Raises BadFolder when `folder` holds something
     (with `replace`: something other than an index), BadData when there is no document, or one that no search could find.
     """
     with new_index(Path(folder), replace) as partial:
@@ -71,6 +73,7 @@ def build_late_index(
             _compress(partial, segment, codec)
         manifest = LateManifest(
             model=model_name,
+            layers=layers,
             kind=kind,
             dimensions=encoding.encoder.dimensions,
             bits=bits if kind == "compressed" else None,

@@ -81,7 +81,7 @@ class LateIndex:
             problem = "other vectors than the model that made the index"
         else:
             return
-        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.model}, or build the index again with this model")
+        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or build the index again with this model")
 
     def _knows(self, found: Float32[np.ndarray, "token dimension"]) -> bool:
         wanted = self._probe
@@ -97,7 +97,7 @@ class LateIndex:
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
-                f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.model}"
+                f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
         if self.codec is None or len(queries) == 0:
             found = [self._exact(queries, k)] if self.codec is None else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]

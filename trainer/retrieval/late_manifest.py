@@ -13,6 +13,7 @@ from trainer.retrieval.manifest import (
     CODEC_FILES,
     MANIFEST,
     TOKEN_KINDS,
+    AnyManifest,
     FileRecord,
     belongs_to_index,
     check_files,
@@ -53,14 +54,9 @@ class Segment(BaseModel):
         return f"deleted-{self.number}-{self.deleted_in}.npy"
 
 
-class LateManifest(BaseModel):
+class LateManifest(AnyManifest):
     """What an index of token vectors says about itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    format: Literal[1] = 1
-    model: str
-    """The folder or name that queries must be encoded with."""
     kind: LateKind
     dimensions: PositiveInt
     bits: Bits | None

@@ -36,14 +36,28 @@ class FileRecord(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
-    """What an index folder says about itself."""
+class AnyManifest(BaseModel):
+    """What every index says about itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[1] = 1
     model: str
     """The folder or name that queries must be encoded with."""
+    layers: PositiveInt | None = None
+    """Of that model the first so many layers; None: all, as in an index older than this field."""
+
+    @property
+    def made_with(self) -> str:
+        """The model, and how much of it, in words."""
+        if self.layers is None:
+            return self.model
+        return f"the first {'layer' if self.layers == 1 else f'{self.layers} layers'} of {self.model}"
+
+
+class Manifest(AnyManifest):
+    """What an index of one vector a document says about itself."""
+
     kind: Kind
     count: PositiveInt
     dimensions: PositiveInt

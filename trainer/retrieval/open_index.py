@@ -26,7 +26,7 @@ def fitting(index: Index | LateIndex, encoder: "Encoder") -> "Encoder":
         index.check_encoder(encoder)
         return encoder
     if not isinstance(encoder, DenseEncoder):
-        raise BadModel(f"{index.folder} holds one vector a document, and the model gives one a token; search with {index.manifest.model}")
+        raise BadModel(f"{index.folder} holds one vector a document, and the model gives one a token; search with {index.manifest.made_with}")
     if encoder.dimensions > index.manifest.dimensions:
         encoder = encoder.narrowed(index.manifest.dimensions)  # an index of the beginnings of its vectors, if it is the index's model
     index.check_encoder(encoder)

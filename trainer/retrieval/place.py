@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import BadFolder
-from trainer.into_place import move_into_place, partial_folder
+from trainer.into_place import check_exchangeable, move_into_place, partial_folder
 from trainer.retrieval.manifest import MANIFEST, belongs_to_index
 
 
 def check_index_folder(folder: Path, replace: bool) -> None:
     """Raises BadFolder when an index cannot be written to `folder`; to be called before anything slow."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the index")
-    if folder.resolve() == Path.cwd() or os.path.ismount(folder):
-        raise BadFolder(f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a folder inside it")
+    check_exchangeable(folder, "index")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there and not replace:
         raise BadFolder(f"{folder} is not empty; choose another place for the index, or replace the one there with --replace")

@@ -24,7 +24,7 @@ from torch import Tensor
 from trainer.batch import Batch, Texts, identity
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
-from trainer.into_place import move_into_place, partial_folder
+from trainer.into_place import move_into_place, moved_where_nothing_is, partial_folder, state_of
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.parallel import MAX, agreed, on_first
@@ -99,13 +99,15 @@ def taught_vectors(
     has changed, and left as it is; with `replace` it is made anew, and the former goes when the new is whole. `say` is told what is made.
 
     In float32 whatever the machine, so that what is taught depends on the recipe alone; token vectors are kept in float16. All ranks encode together, the
-    first one writes. Raises BadFolder where `folder` is something else.
+    first one writes. Where another run has made `folder` meanwhile, that is used. Raises BadFolder where it is of something else, or no such folder.
     """
     texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES}
     wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
+    seen = on_first(lambda: state_of(folder))
     made, kept = agreed(list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
     if made:
-        _make(folder, teacher, wanted, texts, TaughtVectors.open(folder) if kept else None, micro_batch_tokens, say)
+        there = TaughtVectors.open(folder) if kept else None
+        _make(folder, teacher, texts, there, micro_batch_tokens, say, lambda unfinished: _finish(unfinished, folder, seen, wanted, names, say))
     return TaughtVectors.open(folder)
 
 
@@ -126,22 +128,12 @@ def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say
     if not folder.exists():
         say(f"the teacher encodes {texts:,} training texts, once; kept in {folder}")
         return 1, 0
-    content = _content(folder)
-    if content["fingerprint"] == wanted["fingerprint"]:
-        counts = {role: TaughtVectors.open(folder).compared(role, names[role]) for role in _ROLES}
-        missing, others = (sum(each) for each in zip(*counts.values(), strict=True))
-        if not missing:
-            return 0, 0
-        if not others:
-            say(f"the teacher encodes {missing:,} texts that have come to the {texts - missing:,} in {folder}")
-            return 1, 1
-        of_roles = " and ".join(f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items())
-        changed = f"other data: since then {of_roles}, of {texts:,} texts"
-    else:
-        before, now = content.get("contract") or {}, wanted["contract"]
-        fields = [f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}" for name in now if before and before.get(name) != now[name]]
-        weights = "its weights have changed" if before else "its weights or its contract have changed"
-        changed = f"another teacher: {'; '.join(fields) or weights}"
+    missing, changed = _compared(folder, wanted, names)
+    if not missing:
+        return 0, 0
+    if changed is None:
+        say(f"the teacher encodes {missing:,} texts that have come to the {texts - missing:,} in {folder}")
+        return 1, 1
     if not replace:
         raise BadFolder(
             f"{folder} was made of {changed}. Nothing was changed; give back what it was made of, or set another `output`, or start with --replace, "
@@ -149,6 +141,21 @@ def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say
         )
     say(f"{folder} was made of {changed}; the teacher encodes {texts:,} training texts anew")
     return 1, 0
+
+
+def _compared(folder: Path, wanted: dict[str, Any], names: Names) -> tuple[int, str | None]:
+    """How many of these texts the vectors in `folder` lack, and, where not by addition alone, what else they were made of. Raises BadFolder."""
+    content, texts = _content(folder), sum(map(len, names.values()))
+    if content["fingerprint"] == wanted["fingerprint"]:
+        found = TaughtVectors.open(folder)
+        counts = {role: found.compared(role, names[role]) for role in _ROLES}
+        missing, others = (sum(each) for each in zip(*counts.values(), strict=True))
+        of_roles = " and ".join(f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items())
+        return missing, f"other data: since then {of_roles}, of {texts:,} texts" if missing and others else None
+    before, now = content.get("contract") or {}, wanted["contract"]
+    fields = [f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}" for name in now if before and before.get(name) != now[name]]
+    weights = "its weights have changed" if before else "its weights or its contract have changed"
+    return texts, f"another teacher: {'; '.join(fields) or weights}"
 
 
 def teacher_fingerprint(teacher: Encoder) -> str:
@@ -162,13 +169,13 @@ def teacher_fingerprint(teacher: Encoder) -> str:
 def _make(
     folder: Path,
     teacher: Encoder,
-    content: dict[str, Any],
     all_texts: dict[Role, Callable[[], Iterator[str]]],
     kept: TaughtVectors | None,
     micro_batch_tokens: int | None,
     say: Callable[[str], None],
+    finish: Callable[[Path], None],
 ) -> None:
-    tokens = content["tokens"]
+    tokens = isinstance(teacher, LateInteractionEncoder)
     unfinished: Path | None = on_first(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
@@ -182,7 +189,7 @@ def _make(
                 on_first(lambda: files.append(texts, found))  # noqa: B023
                 say(f"{len(texts):,} texts encoded by the teacher, as {role}")
             on_first(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
-        on_first(lambda: _finish(unfinished, folder, content))  # type: ignore[arg-type]
+        on_first(lambda: finish(unfinished))  # type: ignore[arg-type]
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -225,9 +232,23 @@ class _Files:
         self.unsorted.unlink()
 
 
-def _finish(unfinished: Path, folder: Path, content: dict[str, Any]) -> None:
-    (unfinished / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    move_into_place(unfinished, folder)
+def _finish(
+    unfinished: Path, folder: Path, seen: tuple[int, int, int] | None, wanted: dict[str, Any], names: Names, say: Callable[[str], None]
+) -> None:
+    """Puts what was made into the place of what was `seen` there. Another run's that came there since stays: it will do, or BadFolder says why not."""
+    (unfinished / FILE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    if seen is not None and state_of(folder) == seen:
+        move_into_place(unfinished, folder)
+        return
+    if moved_where_nothing_is(unfinished, folder):
+        return
+    missing, changed = _compared(folder, wanted, names)
+    if missing:
+        raise BadFolder(
+            f"{folder} was made by another run while this one encoded, of {changed or f'fewer texts: {missing:,} are missing'}. Nothing of it was changed; "
+            "start again once that run has ended, or set another `output`"
+        )
+    say(f"{folder} was made by another run meanwhile, of the same teacher and texts; it is used")
 
 
 def _parts(tokens: bool) -> tuple[str, ...]:
