@@ -11,7 +11,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import Texts
-from trainer.kept import lean
 from trainer.parallel import MAX, MIN, agreed
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
@@ -47,16 +46,11 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
     """
     left = kept_tokens
 
-    def encode_and_keep(texts: Texts) -> Float[Tensor, "text ..."]:
-        with lean():
-            return encode(texts)
-
     def encode_afresh(texts: Texts) -> Float[Tensor, "text ..."]:
         give_back()
         return encode(texts)
 
     def encode_in_chunks(texts: Texts) -> Float[Tensor, "text ..."]:
-        give_back()
         nonlocal left
         _, place = texts.identities.unique(return_inverse=True)
         first = torch.full((int(place.max()) + 1,), len(texts)).scatter_reduce_(0, place, torch.arange(len(texts)), "amin")
@@ -71,9 +65,7 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
                 left -= cost
         keep = [bool(kept) for kept in agreed(list(map(int, keep)), MIN)]
         parts = [texts.select(first[chunk]) for chunk in rows]
-        encoded = [
-            encode_and_keep(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)
-        ]
+        encoded = [encode(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)]
         back = torch.cat(rows)[: len(first)].argsort()[place]
         return _joined(encoded)[back.to(encoded[0].device)]
 

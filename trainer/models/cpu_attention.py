@@ -2,7 +2,7 @@
 
 PyTorch's fused attention for CPUs is made for long inputs. Its backward pass in bfloat16 takes five times as long as the plain
 products at 16 to 250 tokens, and in float32, on more than one thread, the plain ones win up to some 40 tokens
-(`benchmarks/cpu_attention.py`). Micro-batches are small, so the matrix of probabilities that the plain form makes is small too, and it is not kept.
+(`benchmarks/cpu_attention.py`). Micro-batches are small, so the matrix of probabilities that the plain form keeps is small too.
 """
 
 from typing import Any
@@ -20,26 +20,6 @@ _LONGEST = {torch.bfloat16: 512, torch.float32: 40}
 """Up to how many tokens the plain products are the faster ones."""
 
 
-class _PlainAttention(torch.autograd.Function):
-    """Keeps what it is given; the probabilities, longer than all of that together, are computed again in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, scale: float) -> Tensor:
-        ctx.save_for_backward(query, key, value, attended)
-        ctx.scale = scale
-        return torch.matmul(_probabilities(query, key, attended, scale), value)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, attended = ctx.saved_tensors
-        query, key = query.detach().requires_grad_(), key.detach().requires_grad_()
-        with torch.enable_grad():
-            probabilities = _probabilities(query, key, attended, ctx.scale)
-        of_value = torch.matmul(probabilities.detach().mT, gradient) if ctx.needs_input_grad[2] else None
-        return *torch.autograd.grad(probabilities, (query, key), torch.matmul(gradient, value.mT)), of_value, None, None
-
-
 def plain_attention(
     query: Float[Tensor, "text head query width"],
     key: Float[Tensor, "text head key width"],
@@ -48,18 +28,15 @@ def plain_attention(
     scale: float,
 ) -> Float[Tensor, "text head query width"]:
     """softmax(scale Q K^T) V, over the attended keys (Vaswani et al. 2017, equation 1)."""
-    return _PlainAttention.apply(query, key, value, attended, scale)
-
-
-def _probabilities(query: Tensor, key: Tensor, attended: Tensor | None, scale: float) -> Float[Tensor, "text head query key"]:
     scores = torch.matmul(query * scale, key.mT)
     if attended is None:
-        return scores.softmax(-1)
+        return torch.matmul(scores.softmax(-1), value)
     # The least number, not minus infinity: in a sliding window a row of padding attends to nothing, and its softmax would be NaN, which the
     # backward pass spreads to every weight. Where a row attends to anything, both give exactly 0 to what is masked.
-    # Such a row is zero, as in the fused form: mask tokens of a query, far from its text, are scored although they attend to nothing.
     probabilities = scores.masked_fill(~attended, torch.finfo(scores.dtype).min).softmax(-1)
-    return probabilities.masked_fill(~attended.any(-1, keepdim=True), 0.0)
+    # Such a row is zero, as in the fused form: mask tokens of a query, far from its text, are scored although they attend to nothing. Here and not
+    # among the probabilities, which would be kept for the backward pass twice, and are longer than all else.
+    return torch.matmul(probabilities, value).masked_fill(~attended.any(-1, keepdim=True), 0.0)
 
 
 def cpu_attention(

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from trainer.batch import Texts
 from trainer.chunks import Encode, give_back
-from trainer.kept import lean
 
 SHARE = {"cpu": 1 / 16, "cuda": 0.5}
 """Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine: on a CPU, other programs."""
@@ -19,11 +18,13 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> None:
+    def keep(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()  # with its graph, which holds this function, it would stay for good
         if tensor.untyped_storage().data_ptr() not in weights:
             kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other tensor takes its place in memory
+        return tensor
 
-    with lean(keep):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         encode(texts)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (len(texts) * int(texts.lengths.max()))
 
