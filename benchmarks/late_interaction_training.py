@@ -178,7 +178,9 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
 def report(name: str, results: Results, job: dict[str, Any], differences: dict[str, float], arguments: argparse.Namespace) -> str:
     """The table of one data set."""
     base = "pylate fp32" if "pylate fp32" in results else next(iter(results))
-    header, rows = speed_rows(results, base, "pairs", ("peak_megabytes", "megabytes_above_start", "first_step_seconds", "first_step_processor_seconds"))
+    header, rows = speed_rows(
+        results, base, "pairs", ("peak_megabytes", "megabytes_above_start", "first_step_seconds", "first_step_processor_seconds")
+    )
     for row, runs in zip(rows, results.values(), strict=True):
         row[0] += f" ({runs[0]['precision']})"
     steps = f"{job['steps']} steps ({job['warm_up_steps']} of them warm-up) of {job['batch']} pairs"
