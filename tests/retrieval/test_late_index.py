@@ -10,7 +10,7 @@ import pytest
 from late_toys import toy_late
 
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.retrieval import late_build, late_effort
+from trainer.retrieval import late_build, late_effort, late_index
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Index
 from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
@@ -18,6 +18,7 @@ from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.manifest import MANIFEST
 from trainer.retrieval.place import locked
+from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import encode_tokens
 
 KINDS = ("exact", "compressed")
@@ -84,7 +85,7 @@ def test_compressed_finds_most_of_it_and_is_a_fraction_of_the_size(encoder, buil
 def test_the_effort_is_measured_and_may_be_set_by_hand(encoder, built):
     index = LateIndex.open(built / "compressed")
     assert index.manifest.approximate["share_of_best_10"] >= late_effort.ENOUGH
-    assert late_effort.measured_effort(index, encoder) == index.manifest.approximate
+    assert late_effort.measured_effort(index, encoder).items() <= index.manifest.approximate.items()
     everything, _ = index.search(questions(encoder), 10, 10_000, 10_000)
     usual, _ = index.search(questions(encoder), 10)
     hasty, _ = index.search(questions(encoder), 10, 1, 1)
@@ -204,6 +205,86 @@ def test_an_index_that_is_far_too_small_for_what_is_added_is_refused(encoder, tm
     with pytest.raises(BadData, match=r"far fewer documents: 1 centroids.*nothing was added"):
         add(folder, Encoding(encoder), iter(DOCUMENTS[4:]))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_codes_that_do_not_fit_what_is_added_are_refused(encoder, copy, monkeypatch):
+    """As of an index built from a document or two, whose codes stand for nothing else."""
+    manifest = LateIndex.open(copy).manifest
+    if manifest.kind == "exact":
+        assert "squared_error" not in manifest.approximate
+        return
+    assert 0 < manifest.approximate["squared_error"] < 0.1
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    decode = Codec.decode
+    monkeypatch.setattr(Codec, "decode", lambda self, codes, lengths: -decode(self, codes, lengths))  # as wrong as can be
+    with pytest.raises(BadData, match=r"too few documents, or from others.*squared error.*nothing was added"):
+        add(copy, Encoding(encoder), iter(NEW))
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path):
+    """Each search opens the files of all segments, so that they must not be as many as the additions."""
+    for kind in KINDS:
+        folder = tmp_path / kind
+        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder, kind)
+        for document in DOCUMENTS[100:125]:
+            manifest = add(folder, Encoding(encoder), iter([document]))
+            assert len(manifest.segments) <= 1 + 5
+        assert manifest.count == 125
+        assert [manifest.segments[0].documents, sum(segment.documents for segment in manifest.segments)] == [100, 125]
+        assert {path.name for path in folder.iterdir()} == manifest.needed() | {MANIFEST}
+    whole = tmp_path / "whole"
+    build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:125]), whole, "exact")
+    assert ids(LateIndex.open(tmp_path / "exact"), encoder) == ids(LateIndex.open(whole), encoder)
+    index = LateIndex.open(tmp_path / "compressed")
+    everything = {index.document(row).id for row in index.live_rows().tolist()}
+    assert everything == {document.id for document in DOCUMENTS[:125]}
+
+
+def test_documents_exchanged_again_and_again(encoder, copy):
+    """What was deleted counts no longer, and does not stay on disk."""
+    wanted, size = ids(LateIndex.open(copy), encoder), LateIndex.open(copy).manifest.search_bytes
+    for _ in range(6):
+        delete(copy, [document.id for document in DOCUMENTS])
+        assert ids(LateIndex.open(copy), encoder) == [[]] * 3
+        manifest = add(copy, Encoding(encoder), iter(DOCUMENTS))
+    assert (len(manifest.segments), manifest.count, manifest.segments[0].deleted) == (1, 300, 0)
+    assert manifest.search_bytes <= size * 1.01
+    assert ids(LateIndex.open(copy), encoder) == wanted
+
+
+def test_more_than_half_deleted_is_written_anew(encoder, copy):
+    delete(copy, [document.id for document in DOCUMENTS[:150]])
+    assert LateIndex.open(copy).manifest.segments[0].documents == 300
+    manifest = delete(copy, ["d150"])
+    assert [(segment.documents, segment.deleted) for segment in manifest.segments] == [(149, 0)]
+    assert {path.name for path in copy.iterdir()} == manifest.needed() | {MANIFEST}
+    index = LateIndex.open(copy)
+    assert [index.document(row) for row in index.live_rows().tolist()] == DOCUMENTS[151:]
+
+
+def test_how_hard_to_look_is_measured_again_when_the_index_has_grown(encoder, tmp_path, monkeypatch):
+    folder, measured = tmp_path / "index", []
+    build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
+    monkeypatch.setattr(
+        late_build, "measured_effort", lambda index, encoder: measured.append(index.manifest.count) or {"probes": 3.0, "candidates": 9.0}
+    )
+    kept = add(folder, Encoding(encoder), iter(NEW)).approximate
+    assert (measured, kept["candidates"]) == ([], late_effort.FEWEST)
+    assert add(folder, Encoding(encoder), iter(DOCUMENTS[100:200])).approximate["candidates"] == 9
+    assert measured == [202]
+
+
+def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
+    index, asked, sizes = LateIndex.open(built / "compressed"), questions(encoder), []
+    wanted = index.search(asked, 10)
+    decode = Codec.decode
+    monkeypatch.setattr(Codec, "decode", lambda self, codes, lengths: sizes.append(len(codes.ids)) or decode(self, codes, lengths))
+    monkeypatch.setattr(late_index, "_TOKENS_AT_ONCE", 100)
+    for mine, its in zip(index.search(asked, 10), wanted, strict=True):
+        np.testing.assert_array_equal(mine, its)
+    assert max(sizes) <= 100
+    assert len(sizes) > 10
 
 
 def test_no_query_finds_nothing(built):

@@ -1,7 +1,9 @@
 import hypothesis
 import numpy as np
+import pytest
 from hypothesis import strategies as given
 
+from trainer.retrieval import token_lists
 from trainer.retrieval.token_lists import TokenLists
 from trainer.retrieval.token_vectors import offsets_of
 
@@ -21,7 +23,9 @@ def drawn(data):
 @hypothesis.given(given.data())
 def test_lists_name_each_document_of_a_centroid_once_and_in_order(data):
     ids, offsets, deleted, _ = drawn(data)
-    lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_lists, "_TOKENS_AT_ONCE", data.draw(given.integers(1, 60)))
+        lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
     for centroid in range(CENTROIDS):
         wanted = [row for row in range(len(deleted)) if centroid in ids[offsets[row] : offsets[row + 1]] and not deleted[row]]
         assert lists.documents[lists.starts[centroid] : lists.starts[centroid + 1]].tolist() == wanted

@@ -19,9 +19,9 @@ from trainer.retrieval.late_manifest import Bits, LateKind, LateManifest, Segmen
 from trainer.retrieval.late_segment import OpenSegment
 from trainer.retrieval.place import new_index
 from trainer.retrieval.stored_documents import StoredDocuments, write_documents
-from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, train
+from trainer.retrieval.token_codes import MOST_CENTROIDS, Codec, Codes, train
 from trainer.retrieval.token_pooling import pool
-from trainer.retrieval.token_vectors import TokenVectors, blocks, offsets_of, token_blocks
+from trainer.retrieval.token_vectors import TokenVectors, blocks, offsets_of, token_blocks, tokens_of
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -33,6 +33,11 @@ _TOKENS_FOR_WORDS = 1 << 17
 _TOKENS_AT_ONCE = 1 << 18
 _MOST_GROWTH = 4
 """An index may grow until one built anew would have so many times its centroids."""
+_WORSE, _BAD = 3, 0.1
+"""Added documents may be coded with so many times the squared error of the first ones, or with this error; vectors have length 1."""
+_TRIED_TOKENS = 1 << 12
+_GROWN = 1.5
+"""How hard to look is measured again when an index has grown by this."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def build_late_index(
         if kind == "compressed":
             codec = _train(partial, segment, bits)
             codec.save(partial)
-            _compress(partial, segment, codec)
+            error = _compress(partial, segment, codec)
         manifest = LateManifest(
             model=model_name,
             layers=layers,
@@ -84,7 +89,7 @@ def build_late_index(
             files={},
         ).described(partial)
         if kind == "compressed":
-            manifest = manifest.model_copy(update={"approximate": measured_effort(LateIndex(partial, manifest), encoding.encoder)})
+            manifest = _with_effort(partial, manifest, encoding, error)
         manifest.write(partial)
         return manifest
 
@@ -103,13 +108,9 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
         stored = write_documents(_new(documents, there, index), index / f"documents-{number}.jsonl", index / f"offsets-{number}.npy")
         segment = _write_vectors(index, number, stored, encoding, manifest.pool_factor)
         if opened.codec is not None:
-            _check_codec(index, opened.codec, manifest.tokens + segment.tokens)
-            _compress(index, segment, opened.codec)
-        changed = manifest.model_copy(update={"changes": number, "segments": (*manifest.segments, segment)}).described(index)
-        if opened.codec is not None:
-            changed = changed.model_copy(update={"approximate": measured_effort(LateIndex(index, changed), encoding.encoder)})
-        changed.write(index)
-        return changed
+            _check_growth(index, opened.codec, opened.tokens + segment.tokens)
+            _check_error(index, _compress(index, segment, opened.codec), manifest)
+        return _changed(index, opened, [*opened.segments, opened.segment(segment)], number, encoding)
 
 
 def delete(index: Path, ids: Iterable[str]) -> LateManifest:
@@ -122,19 +123,78 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
         for segment in opened.segments:
             rows = [row for row, id in live_ids(segment) if id in missing]
             missing -= {segment.documents[row].id for row in rows}
-            segments.append(_without(index, segment, rows, number) if rows else segment.segment)
+            segments.append(opened.segment(_without(index, segment, rows, number)) if rows else segment)
         if missing:
             raise BadData(f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted")
-        changed = manifest.model_copy(update={"changes": number, "segments": tuple(segments)}).described(index)
-        changed.write(index)
-        return changed
+        return _changed(index, opened, segments, number)
 
 
-def _check_codec(index: Path, codec: Codec, tokens: int) -> None:
+def _changed(index: Path, opened: LateIndex, segments: list[OpenSegment], number: int, encoding: Encoding | None = None) -> LateManifest:
+    """Writes the manifest of these segments, the last of them put together where that leaves fewer. With `encoding`, documents have come."""
+    first = _first_to_merge(segments)
+    if first is not None:
+        number += 1
+        segments[first:] = [opened.segment(_merged(index, number, segments[first:]))]
+    changed = opened.manifest.model_copy(update={"changes": number, "segments": tuple(segment.segment for segment in segments)}).described(index)
+    measured = changed.approximate.get("tokens", 0)
+    if encoding is not None and changed.kind == "compressed" and not measured / _GROWN <= changed.tokens <= measured * _GROWN:
+        changed = _with_effort(index, changed, encoding, changed.approximate.get("squared_error"))
+    changed.write(index)
+    return changed
+
+
+def _first_to_merge(segments: list[OpenSegment]) -> int | None:
+    """From which segment on all become one; None: none.
+
+    Each that is left is then more than twice as large as all behind it, so that they are few however often documents come and each document is
+    written few times, and at most half of its documents are deleted ones.
+    """
+    first, documents = len(segments) - 1, segments[-1].live
+    while first and segments[first - 1].live <= 2 * documents:
+        first -= 1
+        documents += segments[first].live
+    thin = (place for place, segment in enumerate(segments) if 2 * segment.live < segment.segment.documents)
+    first = min(first, next(thin, first))
+    one_that_is_whole = first == len(segments) - 1 and 2 * segments[first].live >= segments[first].segment.documents
+    return None if one_that_is_whole or not any(segment.live for segment in segments[first:]) else first
+
+
+def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
+    """A new segment of all that was not deleted of others."""
+    there = [np.flatnonzero(~segment.deleted) for segment in segments]
+    documents = (segment.documents[row] for segment, rows in zip(segments, there, strict=True) for row in rows.tolist())
+    stored = write_documents(documents, folder / f"documents-{number}.jsonl", folder / f"offsets-{number}.npy")
+    lengths = np.concatenate([np.diff(segment.offsets)[rows] for segment, rows in zip(segments, there, strict=True)])
+    np.save(folder / f"lengths-{number}.npy", lengths.astype(np.uint32), allow_pickle=False)
+    for part in segments[0].parts:
+        whole = getattr(segments[0], part)
+        with GrowingArray(folder / f"{part}-{number}.npy", whole.dtype.type, *whole.shape[1:]) as file:
+            for segment, rows in zip(segments, there, strict=True):
+                for first, last in blocks(offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE):
+                    places = rows[first:last] if part == "means" else tokens_of(segment.offsets, rows[first:last])
+                    file.append(getattr(segment, part)[places])
+    return Segment(number=number, documents=len(stored), tokens=int(lengths.sum()))
+
+
+def _with_effort(folder: Path, manifest: LateManifest, encoding: Encoding, error: float | None) -> LateManifest:
+    found = measured_effort(LateIndex(folder, manifest), encoding.encoder) | {"tokens": float(manifest.tokens)}
+    return manifest.model_copy(update={"approximate": found if error is None else found | {"squared_error": error}})
+
+
+def _check_growth(index: Path, codec: Codec, tokens: int) -> None:
     if centroid_count(tokens) > _MOST_GROWTH * len(codec.centroids):
         raise BadData(
             f"{index} was built for far fewer documents: {len(codec.centroids)} centroids, and {tokens:,} token vectors want {centroid_count(tokens)}, "
             "so searches would miss most of them; nothing was added: build it anew from all documents with `nearfar index --replace`"
+        )
+
+
+def _check_error(index: Path, error: float, manifest: LateManifest) -> None:
+    before = manifest.approximate.get("squared_error", 0.0)
+    if error > max(_WORSE * before, _BAD):
+        raise BadData(
+            f"{index} was built from too few documents, or from others: the codes learned from them give these back with a squared error of {error:.2f} "
+            f"instead of {before:.2f}, so searches would miss them; nothing was added: build it anew from all documents with `nearfar index --replace`"
         )
 
 
@@ -171,22 +231,34 @@ def _write_vectors(folder: Path, number: int, stored: StoredDocuments, encoding:
     return Segment(number=number, documents=len(stored), tokens=vectors.rows)
 
 
-def _compress(folder: Path, segment: Segment, codec: Codec) -> None:
-    """Puts ids and codes in the place of a segment's vectors."""
+def _compress(folder: Path, segment: Segment, codec: Codec) -> float:
+    """Puts ids and codes in the place of a segment's vectors. Returns the mean squared error of some."""
     number = segment.number
     documents = _vectors(folder, segment)
+    errors = []
     with (
         GrowingArray(folder / f"ids-{number}.npy", np.uint16) as ids,
         GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as residuals,
         GrowingArray(folder / f"means-{number}.npy", np.uint8, codec.code_bytes) as means,
     ):
         for first, last in blocks(documents.offsets, _TOKENS_AT_ONCE):
-            codes = codec.encode(documents.select(np.arange(first, last)))
+            some = documents.select(np.arange(first, last))
+            codes = codec.encode(some)
+            errors.append(_squared_error(codec, some, codes))
             ids.append(codes.ids)
             residuals.append(codes.residuals)
             means.append(codes.means)
     del documents
     (folder / f"vectors-{number}.npy").unlink()
+    return float(np.mean(errors))
+
+
+def _squared_error(codec: Codec, documents: TokenVectors, codes: Codes) -> float:
+    """Mean squared distance of the first token vectors from what their codes give back."""
+    last = blocks(documents.offsets, _TRIED_TOKENS)[0][1]
+    tokens = slice(0, documents.offsets[last])
+    decoded = codec.decode(Codes(codes.ids[tokens], codes.residuals[tokens], codes.means[:last]), documents.lengths[:last])
+    return float(np.square(codec.rotate(documents.vectors[tokens]) - decoded).sum(1).mean())
 
 
 def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:

@@ -24,9 +24,9 @@ def measured_effort(index: LateIndex, encoder: "Encoder") -> dict[str, float]:
     Measured on a few words out of the middle of some documents, encoded as queries, without the document itself. Vectors of the documents would
     not do: a query has markers and masks that no document has, and is harder to find documents for.
     """
-    segment = index.segments[0]
-    rows = np.unique(np.linspace(0, segment.segment.documents - 1, _QUERIES).astype(np.int64)).tolist()
-    texts = [segment.documents[row].whole for row in rows]
+    there = index.live_rows()
+    rows = there[np.unique(np.linspace(0, len(there) - 1, _QUERIES).astype(np.int64))].tolist()
+    texts = [index.document(row).whole for row in rows]
     queries = encode_tokens(encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query")
     asked = [(row, queries.of(place)) for place, row in enumerate(rows) if queries.lengths[place]]
 

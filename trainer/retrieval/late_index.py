@@ -23,11 +23,11 @@ from trainer.errors import BadFolder, BadModel
 from trainer.products import linear
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Hit
-from trainer.retrieval.late_manifest import LateManifest
+from trainer.retrieval.late_manifest import LateManifest, Segment
 from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.late_segment import OpenSegment
 from trainer.retrieval.token_codes import Codec
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.retrieval.token_vectors import blocks, encode_tokens, offsets_of
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -36,6 +36,7 @@ PROBE = "A text about disks, networks and the weather, written to be compared: w
 _PROBE_TOLERANCE = 0.05
 """Relative distance; bf16 stays below 0.02, another model is above 0.1."""
 _CANDIDATES_A_HIT = 4
+_TOKENS_AT_ONCE = 1 << 15
 _LOOKED_AT = 8
 """Documents that are compared by their means, for each that is decoded."""
 
@@ -56,7 +57,7 @@ class LateIndex:
         self.probes = int(manifest.approximate.get("probes", 0))
         self.candidates = int(manifest.approximate.get("candidates", 0))
         self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
-        self.segments = [OpenSegment(folder, segment, manifest.kind, manifest.dimensions, self.codec) for segment in manifest.segments]
+        self.segments = [self.segment(segment) for segment in manifest.segments]
         self._probe = np.load(folder / "probe.npy", mmap_mode="r", allow_pickle=False)
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
@@ -72,6 +73,19 @@ class LateIndex:
             if LateManifest.read(folder) == manifest:
                 raise
             return cls.open(folder)  # it was changed at this moment
+
+    def segment(self, segment: Segment) -> OpenSegment:
+        """A segment of this index, opened, whether the manifest names it already or not."""
+        return OpenSegment(self.folder, segment, self.manifest.kind, self.manifest.dimensions, self.codec)
+
+    def live_rows(self) -> Int64[np.ndarray, " row"]:
+        """Rows of the documents that were not deleted."""
+        return np.concatenate([np.flatnonzero(~segment.deleted) + first for first, segment in zip(self._firsts, self.segments, strict=False)])
+
+    @property
+    def tokens(self) -> int:
+        """Vectors of the documents that were not deleted."""
+        return sum(int(np.diff(segment.offsets)[~segment.deleted].sum()) for segment in self.segments)
 
     def check_encoder(self, encoder: "Encoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
@@ -141,9 +155,11 @@ class LateIndex:
         parts = []
         for first, segment in zip(self._firsts, self.segments, strict=False):
             rows = chosen[(chosen >= first) & (chosen < first + segment.segment.documents)] - first
-            decoded = segment.decoded(rows)
-            parts.append(Found(maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets), (rows + first)[None]))
-        return _best(parts, k)
+            for start, stop in blocks(offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE):
+                some = rows[start:stop]
+                decoded = segment.decoded(some)
+                parts.append(Found(maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets), (some + first)[None]))
+        return _best(parts, k) if parts else Found(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
 
 
 def _near(

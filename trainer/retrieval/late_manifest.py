@@ -26,7 +26,8 @@ from trainer.retrieval.place import cannot_write, locked
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
 _NEW = "manifest.new"
-_OF_KIND = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
+PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
+"""The arrays of a segment: a row a token; in means, a row a document."""
 
 
 class Segment(BaseModel):
@@ -45,7 +46,7 @@ class Segment(BaseModel):
 
     def files(self, kind: LateKind) -> tuple[str, ...]:
         """The names of its files."""
-        names = ["documents-{}.jsonl", "offsets-{}.npy", "lengths-{}.npy", *(f"{part}-{{}}.npy" for part in _OF_KIND[kind])]
+        names = ["documents-{}.jsonl", "offsets-{}.npy", "lengths-{}.npy", *(f"{part}-{{}}.npy" for part in PARTS[kind])]
         return (*(name.format(self.number) for name in names), *([] if self.deleted_in is None else [self.deleted_file]))
 
     @property
@@ -65,7 +66,8 @@ class LateManifest(AnyManifest):
     changes: PositiveInt
     """How often the index was written or changed: the next change takes the next number."""
     approximate: dict[str, float]
-    """Probes and candidates of a search, and the share of the ten best that they find; empty for exact."""
+    """Probes and candidates of a search, the share of the ten best that they find, measured when there were so many `tokens`, and the mean squared error of
+    the first documents' vectors; empty for exact."""
     segments: tuple[Segment, ...] = Field(strict=False)
     files: dict[str, FileRecord]
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from trainer.errors import BadFolder
-from trainer.retrieval.late_manifest import LateKind, Segment
+from trainer.retrieval.late_manifest import PARTS, LateKind, Segment
 from trainer.retrieval.stored_documents import StoredDocuments, read_array
 from trainer.retrieval.token_codes import Codec, Codes
 from trainer.retrieval.token_lists import TokenLists
@@ -27,13 +27,19 @@ class OpenSegment:
         if self.offsets[-1] != tokens:
             raise BadFolder(f"{lengths} counts {self.offsets[-1]} vectors, the manifest says {tokens}; build the index again")
         self.deleted = _deleted(folder, segment)
+        self.parts: tuple[str, ...] = PARTS[kind]
+        """The names of its arrays."""
         if codec is None:
             self.vectors = read_array(folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16)
         else:
             self.ids = read_array(folder / f"ids-{number}.npy", (tokens,), np.uint16)
             self.codes = read_array(folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8)
             self.means = read_array(folder / f"means-{number}.npy", (count, codec.code_bytes), np.uint8)
-        self.kind = kind
+
+    @property
+    def live(self) -> int:
+        """How many of its documents were not deleted."""
+        return self.segment.documents - self.segment.deleted
 
     @cached_property
     def lists(self) -> TokenLists:

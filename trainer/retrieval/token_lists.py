@@ -9,7 +9,9 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt16, UInt32
 
-from trainer.retrieval.token_vectors import tokens_of
+from trainer.retrieval.token_vectors import blocks, tokens_of
+
+_TOKENS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,22 @@ class TokenLists:
         >>> lists.documents.tolist(), lists.starts.tolist()
         ([0, 0, 1], [0, 1, 3])
         """
-        of_token = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint32), np.diff(offsets))
-        order = np.argsort(ids, kind="stable")  # a radix sort for numbers of two bytes
-        centroid, document = np.asarray(ids)[order], of_token[order]
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = (centroid[1:] != centroid[:-1]) | (document[1:] != document[:-1])
-        first &= ~deleted[document]
-        counts = np.bincount(centroid[first], minlength=centroids)
-        return cls(document[first], np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+        found, counts = [], []
+        for first, last in blocks(offsets, _TOKENS_AT_ONCE):
+            some = np.asarray(ids[offsets[first] : offsets[last]])
+            of_token = np.repeat(np.arange(first, last, dtype=np.uint32), np.diff(offsets[first : last + 1]))
+            order = np.argsort(some, kind="stable")  # a radix sort for numbers of two bytes
+            centroid, document = some[order], of_token[order]
+            new = ~deleted[document]
+            new[1:] &= (centroid[1:] != centroid[:-1]) | (document[1:] != document[:-1])
+            found.append(document[new])
+            counts.append(np.bincount(centroid[new], minlength=centroids))
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.sum(counts, axis=0, dtype=np.int64))])
+        documents, free = np.empty(starts[-1], np.uint32), starts[:-1].copy()
+        for some, count in zip(found, counts, strict=True):
+            documents[np.arange(len(some)) + np.repeat(free - np.cumsum(count) + count, count)] = some
+            free += count
+        return cls(documents, starts)
 
     def gathered(self, similarities: Float32[np.ndarray, "query_token centroid"], probes: int, documents: int) -> Float32[np.ndarray, " document"]:
         """How much better than the least probed centroid the tokens of a query find each document of the segment; 0 where none does.
