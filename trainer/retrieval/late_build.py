@@ -33,7 +33,7 @@ _TOKENS_FOR_WORDS = 1 << 17
 _TOKENS_AT_ONCE = 1 << 18
 _MOST_GROWTH = 4
 """An index may grow until one built anew would have so many times its centroids."""
-_WORSE, _BAD = 3, 0.1
+_WORSE, _BAD = 3, 0.25
 """Added documents may be coded with so many times the squared error of the first ones, or with this error; vectors have length 1."""
 _TRIED_TOKENS = 1 << 12
 _GROWN = 1.5
