@@ -1,16 +1,20 @@
 """Whole folders: built, searched, added to, deleted from."""
 
 import json
+import os
 import random
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from late_toys import toy_late
 
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.retrieval import late_build, late_effort
+from trainer.into_place import move_into_place
+from trainer.retrieval import late_build, late_effort, manifest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Index
 from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
@@ -18,6 +22,7 @@ from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.manifest import MANIFEST
 from trainer.retrieval.place import locked
+from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import encode_tokens
 
 KINDS = ("exact", "compressed")
@@ -150,6 +155,63 @@ def test_an_open_index_keeps_its_documents_when_another_takes_its_place(encoder,
     assert index.document(3) == DOCUMENTS[3]
     index.check_encoder(encoder)
     assert LateIndex.open(copy).document(0).id == "else"
+
+
+def test_a_file_that_is_exchanged_after_the_look_whether_it_is_there(encoder, copy, monkeypatch):
+    delete(copy, ["d1"])
+    fingerprint, others = manifest._fingerprint, ["d2"]
+
+    def deleting(path):
+        if path.name.startswith("deleted-") and others:
+            delete(copy, [others.pop()])
+        return fingerprint(path)
+
+    monkeypatch.setattr(manifest, "_fingerprint", deleting)
+    assert LateIndex.open(copy).manifest.count == 298
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_an_index_is_opened_as_it_was_at_one_time(encoder, toy_folder, built, tmp_path, monkeypatch, times):
+    """Another takes its place between two files: of a model trained anew, so that all sizes are the same."""
+    folder, other = shutil.copytree(built / "compressed", tmp_path / "index"), tmp_path / "other"
+    trained = toy_late(str(toy_folder("bert")))
+    torch.nn.init.orthogonal_(trained.projection.weight, generator=torch.Generator().manual_seed(1))
+    build_late_index(Encoding(trained), "trained", iter(DOCUMENTS), other)
+    load, exchanged = Codec.load, []
+
+    def exchanging(of, dimensions):
+        codec = load(of, dimensions)
+        if len(exchanged) < times:
+            exchanged.append(move_into_place(other, folder))
+        return codec
+
+    monkeypatch.setattr(Codec, "load", exchanging)
+    if times > 1:
+        with pytest.raises(BadFolder, match="was changed by another process each of the 10 times"):
+            LateIndex.open(folder)
+        return
+    index = LateIndex.open(folder)
+    index.check_encoder(trained)
+    np.testing.assert_array_equal(index.codec.centroids, load(folder, 16).centroids)
+
+
+def test_too_many_open_files_are_named_and_no_new_index_is_asked_for(copy):
+    free = os.dup(0)
+    os.close(free)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = []
+    try:
+        for more in range(50):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, allowed[1]))
+            try:
+                LateIndex.open(copy)
+                break
+            except BadFolder as error:
+                refused.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert len(refused) > 3
+    assert all("too many files are open" in said and "ulimit -n" in said and "build" not in said for said in refused)
 
 
 def test_replaced_while_it_is_changed(encoder, copy):

@@ -21,7 +21,7 @@ from trainer.errors import BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.manifest import Kind, Manifest, describe_files
+from trainer.retrieval.manifest import Kind, Manifest, describe_files, opened
 from trainer.retrieval.place import new_index
 from trainer.retrieval.search import top_k
 from trainer.retrieval.stored_documents import StoredDocuments, read_array, write_documents
@@ -60,9 +60,12 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> "Index":
         """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing, cut or altered."""
-        manifest = Manifest.read(Path(folder))
-        manifest.check_files(Path(folder))
-        return cls(Path(folder), manifest)
+        return opened(Path(folder), Manifest.read, cls._checked)
+
+    @classmethod
+    def _checked(cls, folder: Path, manifest: Manifest) -> "Index":
+        manifest.check_files(folder)
+        return cls(folder, manifest)
 
     def check_encoder(self, encoder: "DenseEncoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""

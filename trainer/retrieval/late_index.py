@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from trainer.errors import BadFolder, BadModel
+from trainer.errors import BadModel
 from trainer.products import linear
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Hit
 from trainer.retrieval.late_manifest import LateManifest
 from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.late_segment import OpenSegment
+from trainer.retrieval.manifest import opened
+from trainer.retrieval.stored_documents import read_array
 from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import encode_tokens
 
@@ -57,21 +59,18 @@ class LateIndex:
         self.candidates = int(manifest.approximate.get("candidates", 0))
         self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
         self.segments = [OpenSegment(folder, segment, manifest.kind, manifest.dimensions, self.codec) for segment in manifest.segments]
-        self._probe = np.load(folder / "probe.npy", mmap_mode="r", allow_pickle=False)
+        self._probe = read_array(folder / "probe.npy", (None, manifest.dimensions), np.float32)
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
     @classmethod
     def open(cls, folder: Path) -> "LateIndex":
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
-        folder = Path(folder)
-        manifest = LateManifest.read(folder)
-        try:
-            manifest.check_files(folder)
-            return cls(folder, manifest)
-        except BadFolder:
-            if LateManifest.read(folder) == manifest:
-                raise
-            return cls.open(folder)  # it was changed at this moment
+        return opened(Path(folder), LateManifest.read, cls._checked)
+
+    @classmethod
+    def _checked(cls, folder: Path, manifest: LateManifest) -> "LateIndex":
+        manifest.check_files(folder)
+        return cls(folder, manifest)
 
     def check_encoder(self, encoder: "Encoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
