@@ -21,6 +21,7 @@ from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
 from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.manifest import MANIFEST
+from trainer.retrieval.open_index import hits
 from trainer.retrieval.place import locked
 from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import encode_tokens
@@ -273,6 +274,18 @@ def test_no_query_finds_nothing(built):
         index = LateIndex.open(built / kind)
         scores, rows = index.search(np.zeros((0, 4, index.manifest.dimensions), np.float32), 5)
         assert scores.shape == rows.shape == (0, 5)
+
+
+def test_a_query_without_a_token_that_counts_is_named(encoder, copy):
+    index = LateIndex.open(copy)
+    queries = np.tile(questions(encoder), (30, 1, 1))
+    queries[69] = 0
+    with pytest.raises(BadData, match="query 70 of 90 has no token"):
+        index.search(queries, 3)
+    with pytest.raises(BadData, match=r"the query '\.\.\.!' has no token"):
+        hits(index, encoder, [*QUESTIONS, "...!", QUESTIONS[0]], 3)
+    with pytest.raises(BadData, match=r"the query '(\.){80}…' has no token"):
+        hits(index, encoder, ["." * 1000], 3)
 
 
 def test_another_model_is_refused(encoder, toy_folder, copy):

@@ -24,7 +24,7 @@ from trainer.products import linear
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Hit
 from trainer.retrieval.late_manifest import LateManifest
-from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
+from trainer.retrieval.late_search import check_queries, flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.late_segment import OpenSegment
 from trainer.retrieval.manifest import opened
 from trainer.retrieval.stored_documents import read_array
@@ -92,12 +92,14 @@ class LateIndex:
         """Scores and rows of the k best documents of each query, best first (row -1: none found); rows of zeros in a query do not count.
 
         Exact for kind exact. For compressed, `probes` lists are looked into for each query token, and `candidates` documents are decoded; where
-        they are not given, those of the manifest hold. Four candidates for each of k are the least.
+        they are not given, those of the manifest hold. Four candidates for each of k are the least. Raises BadModel for vectors of another length,
+        BadData for a query all of zeros.
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
                 f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
+        check_queries(queries)
         if self.codec is None or len(queries) == 0:
             found = [self._exact(queries, k)] if self.codec is None else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
         else:
