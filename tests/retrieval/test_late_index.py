@@ -332,13 +332,39 @@ def test_damaged_files_are_named(encoder, copy, damage):
         ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "lists other files"),
         ({"loader": "os.system"}, "damaged"),
         ({"segments": [{"number": 1, "documents": 299, "tokens": 5000}]}, "the manifest says"),
+        ({"segments": []}, "damaged.*segments.*at least 1"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 5}]}, "damaged.*5 of them deleted by change None"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted_in": 2}]}, "damaged.*0 of them deleted by change 2"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 301, "deleted_in": 2}]}, "damaged.*301 of them deleted"),
     ],
 )
 def test_a_manifest_that_does_not_fit(copy, change, message):
-    content = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps(content | change))
+    altered(copy, **change)
     with pytest.raises(BadFolder, match=message):
         LateIndex.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "does not say probes"),
+        ({"probes": 16.0}, "does not say candidates"),
+        ({"probes": -3.0, "candidates": 256.0}, "says -3 for probes"),
+        ({"probes": 16.0, "candidates": 1e300}, r"says 1e\+300 for candidates"),
+        ({"probes": 1.5, "candidates": 256.0}, "says 1.5 for probes"),
+        ({"probes": float("nan"), "candidates": 256.0}, "says nan for probes"),
+    ],
+)
+def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings, message):
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
+    altered(folder, approximate=settings)
+    with pytest.raises(BadFolder, match=f"{message}.*build the index again"):
+        LateIndex.open(folder)
+
+
+def altered(folder, **change):
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(content | change))
 
 
 def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(encoder, copy):
