@@ -323,6 +323,20 @@ def test_damaged_files_are_named(encoder, copy, damage):
     LateIndex.open(copy)
 
 
+def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_show_it(encoder, built, tmp_path, monkeypatch):
+    """With four blocks of 64 bytes, every file here counts as large."""
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
+    names = LateIndex.open(folder).manifest.files
+    monkeypatch.setattr(manifest, "_BLOCK", 64)
+    monkeypatch.setattr(manifest, "_BLOCKS", 4)
+    altered(folder, files={name: record.model_dump() for name, record in manifest.describe_files(folder, names).items()})
+    whole = bytearray((folder / "ids-1.npy").read_bytes())
+    whole[2000:2002] = b"\xff\xff"
+    (folder / "ids-1.npy").write_bytes(whole)
+    with pytest.raises(BadFolder, match=r"ids-1\.npy was altered: it names centroid 65535 of \d+"):
+        LateIndex.open(folder).search(questions(encoder), 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
