@@ -1,5 +1,6 @@
 """Whole folders: built, searched, added to, deleted from."""
 
+import errno
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from late_toys import toy_late
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.into_place import move_into_place
-from trainer.retrieval import late_build, late_effort, manifest
+from trainer.retrieval import late_build, late_effort, manifest, place
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Index
 from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
@@ -246,12 +247,39 @@ def test_what_came_into_the_folder_during_a_build_is_kept(encoder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_what_a_killed_build_left_is_removed_and_a_living_ones_is_not(encoder, tmp_path):
-    (tmp_path / ".index.0123.partial").mkdir()
-    (tmp_path / ".index.4567.partial").mkdir()
-    with locked(tmp_path / ".index.4567.partial"):
-        build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / "index")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".index.4567.partial", "index"]
+@pytest.mark.parametrize("name", ["index", "index[1]"])
+def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothers(encoder, tmp_path, name):
+    kept = {f".{name}.89abcdef.partial", f".{name}.v2.01234567.partial", f".{name}.mine.partial", ".index1.01234567.partial"}
+    for left in (*kept, f".{name}.01234567.partial"):
+        (tmp_path / left).mkdir()
+    with locked(tmp_path / f".{name}.89abcdef.partial"):
+        build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {name}
+
+
+def test_a_build_whose_folder_another_takes_for_left_behind_says_so(encoder, tmp_path, monkeypatch):
+    """Between making it and locking it."""
+    make = place.partial_folder
+
+    def making(folder):
+        partial = make(folder)
+        monkeypatch.setattr(place, "partial_folder", make)
+        build_late_index(Encoding(encoder), "toy", iter(NEW), folder)
+        return partial
+
+    monkeypatch.setattr(place, "partial_folder", making)
+    with pytest.raises(BadFolder, match=r"partial was removed meanwhile.*try again"):
+        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), tmp_path / "index")
+    assert LateIndex.open(tmp_path / "index").manifest.count == 2
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(encoder, copy, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(BadFolder, match=r"cannot be locked against other processes \(No locks available\)"):
+        delete(copy, ["d1"])
 
 
 def test_the_working_folder_is_refused_before_anything_is_encoded(encoder, tmp_path, monkeypatch):
