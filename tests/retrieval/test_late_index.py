@@ -118,7 +118,7 @@ def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
         add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
     with pytest.raises(BadData, match="'new1'"):
         add(copy, Encoding(encoder), iter([*NEW, NEW[0]]))
-    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted"):
+    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted: leave it out, or see ids with"):
         delete(copy, ["d7", "nobody"])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 

@@ -124,7 +124,9 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
             missing -= {segment.documents[row].id for row in rows}
             segments.append(_without(index, segment, rows, number) if rows else segment.segment)
         if missing:
-            raise BadData(f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted")
+            raise BadData(
+                f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted: leave it out, or see ids with `nearfar search`"
+            )
         changed = manifest.model_copy(update={"changes": number, "segments": tuple(segments)}).described(index)
         changed.write(index)
         return changed
