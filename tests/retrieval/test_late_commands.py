@@ -111,6 +111,18 @@ def test_documents_are_added_and_deleted(model, beir, tmp_path):
         call("delete", tmp_path / "idx", "doc0")
 
 
+def test_a_text_file_is_added_to_an_index_of_another(model, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "more.txt").write_text("answers in one second\n")
+    call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx")
+    with pytest.raises(BadData, match="already has a document '1'.*field `_id`.*--id-prefix"):
+        call("add", tmp_path / "idx", tmp_path / "more.txt")
+    assert "5 documents" in call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-").stdout
+    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more-1"
+    with pytest.raises(BadData, match="already has a document 'more-1'"):
+        call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-")
+
+
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
 def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(model, beir, tmp_path, kind):
     call("index", model, beir, "-o", tmp_path / "idx", "--layers", 1, "--kind", kind)

@@ -155,7 +155,10 @@ def _without(index: Path, segment: OpenSegment, rows: list[int], number: int) ->
 def _new(documents: Iterable[Document], there: set[int], index: Path) -> Iterator[Document]:
     for document in documents:
         if identity(document.id) in there:
-            raise BadData(f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id")
+            raise BadData(
+                f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id "
+                "(a field `_id`; where there is none the line's number is the id, and `--id-prefix` makes it another)"
+            )
         there.add(identity(document.id))
         yield document
 
