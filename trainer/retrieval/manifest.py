@@ -22,7 +22,7 @@ TOKEN_KINDS = ("exact", "compressed")
 CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 """What codes of token vectors stand for."""
 _OF_TOKENS = re.compile(
-    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(raw|vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
+    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
 )
 _BLOCK = 1 << 20
 _BLOCKS = 64
