@@ -297,6 +297,14 @@ def test_an_index_that_is_far_too_small_for_what_is_added_is_refused(encoder, tm
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
+    index = LateIndex.open(copy)
+    together, alone = hits(index, encoder, QUESTIONS, 5), [index.hits(query, 5) for query in questions(encoder)]
+    assert [[hit.document for hit in found] for found in together] == [[hit.document for hit in found] for found in alone]
+    np.testing.assert_allclose([[hit.score for hit in found] for found in together], [[hit.score for hit in found] for found in alone], rtol=1e-5)
+    assert hits(index, encoder, [], 5) == []
+
+
 def test_no_query_finds_nothing(built):
     for kind in KINDS:
         index = LateIndex.open(built / kind)

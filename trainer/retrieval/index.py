@@ -92,11 +92,19 @@ class Index:
     def hits(self, vector: Float32[np.ndarray, " dimension"], k: int) -> list[Hit]:
         """The k best documents of one query, best first."""
         scores, rows = self.search(vector[None], k)
-        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        return hits_of(self.document, scores, rows)[0]
 
     def document(self, row: int) -> Document:
         """The document of a row."""
         return self._documents[row]
+
+
+def hits_of(document: Callable[[int], Document], scores: Float32[np.ndarray, "query rank"], rows: Int64[np.ndarray, "query rank"]) -> list[list[Hit]]:
+    """What a search found for each query, with the document of each row; nothing where the row is -1."""
+    return [
+        [Hit(score, document(row)) for score, row in zip(*of_query, strict=True) if row >= 0]
+        for of_query in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]
 
 
 def build_index(

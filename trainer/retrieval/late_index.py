@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Int64
 from trainer.errors import BadModel
 from trainer.products import linear
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.index import Hit
+from trainer.retrieval.index import Hit, hits_of
 from trainer.retrieval.late_manifest import LateManifest
 from trainer.retrieval.late_search import check_queries, flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.late_segment import OpenSegment
@@ -113,7 +113,7 @@ class LateIndex:
     def hits(self, query: Float[np.ndarray, "query_token dimension"], k: int) -> list[Hit]:
         """The k best documents of one query, best first."""
         scores, rows = self.search(query[None], k)
-        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        return hits_of(self.document, scores, rows)[0]
 
     def document(self, row: int) -> Document:
         """The document of a row."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from trainer.errors import BadModel
 from trainer.models.dense import DenseEncoder
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.index import Hit, Index
+from trainer.retrieval.index import Hit, Index, hits_of
 from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.manifest import TOKEN_KINDS, read_content
 from trainer.retrieval.token_vectors import encode_queries
@@ -40,5 +40,7 @@ def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: 
     """
     encoder = fitting(index, encoder)
     if isinstance(index, LateIndex):
-        return [index.hits(query, k) for query in encode_queries(encoder, questions, precision=precision).padded()]
-    return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]  # type: ignore[arg-type]
+        scores, rows = index.search(encode_queries(encoder, questions, precision=precision).padded(), k)
+    else:
+        scores, rows = index.search(encode_for_search(encoder, questions, "query", precision=precision), k)  # type: ignore[arg-type]
+    return hits_of(index.document, scores, rows)
