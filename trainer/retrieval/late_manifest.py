@@ -135,7 +135,7 @@ class LateManifest(AnyManifest):
             if value is None or not (1 <= value <= _MOST_EFFORT and value.is_integer()):
                 said = "does not say" if value is None else f"says {value:g} for"
                 raise BadFolder(
-                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 on; build the index again with `nearfar index`"
+                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to {_MOST_EFFORT}; build the index again with `nearfar index`"
                 )
 
     def check_files(self, folder: Path) -> None:
