@@ -7,9 +7,9 @@ from trainer.errors import BadData, TooManyBadRows
 from trainer.retrieval.corpus import Document, read_corpus
 
 
-def read(path, ratio=0.001):
+def read(path, ratio=0.001, id_prefix=""):
     report = ReadReport(str(path))
-    return list(read_corpus(path, report, ratio)), report
+    return list(read_corpus(path, report, ratio, id_prefix)), report
 
 
 def test_beir_lines_and_folders(tmp_path):
@@ -32,6 +32,13 @@ def test_plain_text_has_one_document_a_line_also_packed(tmp_path):
     found, report = read(tmp_path / "x.txt.gz")
     assert found == [Document("1", "", "one"), Document("3", "", "two é")]
     assert report.blank_rows_dropped == 1
+
+
+def test_a_prefix_goes_before_ids_that_are_line_numbers_and_before_no_others(tmp_path):
+    (tmp_path / "x.txt").write_text("one\ntwo\n")
+    assert [document.id for document in read(tmp_path / "x.txt", id_prefix="new-")[0]] == ["new-1", "new-2"]
+    (tmp_path / "x.jsonl").write_text('{"text": "one"}\n{"_id": 7, "text": "two"}\n{"id": "a", "text": "three"}\n')
+    assert [document.id for document in read(tmp_path / "x.jsonl", id_prefix="new-")[0]] == ["new-1", "7", "a"]
 
 
 def test_blank_and_repeated_documents_are_left_out_and_counted(tmp_path):

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from trainer.errors import BadData, BadFolder, BadModel
+from trainer.into_place import move_into_place
 from trainer.models.dense import read_encoder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import encode
 from trainer.retrieval.index import Index, build_index
-from trainer.retrieval.manifest import FILES, MANIFEST
+from trainer.retrieval.manifest import FILES, MANIFEST, Manifest
 from trainer.retrieval.search import top_k
 
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "list", "region", "delete", "create")
@@ -111,6 +112,21 @@ def test_a_failed_replacement_leaves_the_former_index(encoder, copy):
     with pytest.raises(BadData):
         build_index(encoder, "toy", [], copy, replace=True)
     assert Index.open(copy).manifest.count == 400
+
+
+def test_an_index_that_another_replaces_while_it_is_opened(encoder, built, copy, monkeypatch):
+    """Between the manifest and the first of the other files."""
+    other, check = copy.parent / "other", Manifest.check_files
+    build_index(encoder, "toy", DOCUMENTS[:3], other)
+
+    def replacing(manifest, folder):
+        if other.exists():
+            move_into_place(other, folder)
+            shutil.rmtree(other)
+        check(manifest, folder)
+
+    monkeypatch.setattr(Manifest, "check_files", replacing)
+    assert Index.open(copy).manifest.count == 3
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "index.faiss"])

@@ -1,7 +1,9 @@
 """index, add, delete, search and evaluate with a late-interaction model as a person calls them, in one process to be quick."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 from late_interaction_toys import make_marked_bert
 from verbs import caller
@@ -63,7 +65,7 @@ def beir(tmp_path):
 def test_index_and_search(model, beir, tmp_path, options):
     said = call("index", model, beir, "-o", tmp_path / "idx", *options).stdout
     assert "4 documents, " + ("exact" if "exact" in options else "compressed") in said
-    assert "of float16" in said
+    assert re.search(r"MB, [1-9][\d,]*\.\d times float16$", said.strip()), "so few documents that the centroids and the probe are larger than they"
     found = json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 3, "--json").stdout)
     assert [hit["rank"] for hit in found] == [1, 2, 3]
     assert (found[0]["id"], found[0]["text"]) == ("doc1", TEXTS[1])
@@ -109,6 +111,18 @@ def test_documents_are_added_and_deleted(model, beir, tmp_path):
         call("delete", tmp_path / "idx", "doc0")
 
 
+def test_a_text_file_is_added_to_an_index_of_another(model, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "more.txt").write_text("answers in one second\n")
+    call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx")
+    with pytest.raises(BadData, match="already has a document '1'.*field `_id`.*--id-prefix"):
+        call("add", tmp_path / "idx", tmp_path / "more.txt")
+    assert "5 documents" in call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-").stdout
+    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more-1"
+    with pytest.raises(BadData, match="already has a document 'more-1'"):
+        call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-")
+
+
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
 def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(model, beir, tmp_path, kind):
     call("index", model, beir, "-o", tmp_path / "idx", "--layers", 1, "--kind", kind)
@@ -126,6 +140,22 @@ def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_the
         }
     with pytest.raises(BadModel, match="other vectors .* search with the first layer of"):
         call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--layers", 2)
+
+
+def test_an_index_of_many_texts_is_said_to_be_a_part_of_float16(model, tmp_path):
+    (tmp_path / "corpus.txt").write_text(
+        "".join(f"{' '.join(np.random.default_rng(row).permutation(' '.join(TEXTS).split()))}\n" for row in range(200))
+    )
+    assert re.search(r"MB, 1/[1-9]\.\d of float16$", call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx").stdout.strip())
+
+
+def test_searching_an_emptied_index_says_so(model, beir, tmp_path):
+    call("index", model, beir, "-o", tmp_path / "idx")
+    call("delete", tmp_path / "idx", *(f"doc{row}" for row in range(4)))
+    found = call("search", tmp_path / "idx", "disk")
+    assert (found.stdout, found.exit_code) == ("", 0)
+    assert "has no document left; put some in with `nearfar add`" in found.stderr
+    assert json.loads(call("search", tmp_path / "idx", "disk", "--json").stdout) == []
 
 
 def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):

@@ -1,22 +1,28 @@
 """Whole folders: built, searched, added to, deleted from."""
 
+import errno
 import json
+import os
 import random
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from late_toys import toy_late
 
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.retrieval import late_build, late_effort, late_index
+from trainer.into_place import move_into_place
+from trainer.retrieval import late_build, late_effort, late_index, manifest, place
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.index import Index
 from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
 from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.manifest import MANIFEST
+from trainer.retrieval.open_index import hits
 from trainer.retrieval.place import locked
 from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import encode_tokens
@@ -112,7 +118,7 @@ def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
         add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
     with pytest.raises(BadData, match="'new1'"):
         add(copy, Encoding(encoder), iter([*NEW, NEW[0]]))
-    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted"):
+    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted: leave it out, or see ids with"):
         delete(copy, ["d7", "nobody"])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
@@ -153,6 +159,63 @@ def test_an_open_index_keeps_its_documents_when_another_takes_its_place(encoder,
     assert LateIndex.open(copy).document(0).id == "else"
 
 
+def test_a_file_that_is_exchanged_after_the_look_whether_it_is_there(encoder, copy, monkeypatch):
+    delete(copy, ["d1"])
+    fingerprint, others = manifest._fingerprint, ["d2"]
+
+    def deleting(path):
+        if path.name.startswith("deleted-") and others:
+            delete(copy, [others.pop()])
+        return fingerprint(path)
+
+    monkeypatch.setattr(manifest, "_fingerprint", deleting)
+    assert LateIndex.open(copy).manifest.count == 298
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_an_index_is_opened_as_it_was_at_one_time(encoder, toy_folder, built, tmp_path, monkeypatch, times):
+    """Another takes its place between two files: of a model trained anew, so that all sizes are the same."""
+    folder, other = shutil.copytree(built / "compressed", tmp_path / "index"), tmp_path / "other"
+    trained = toy_late(str(toy_folder("bert")))
+    torch.nn.init.orthogonal_(trained.projection.weight, generator=torch.Generator().manual_seed(1))
+    build_late_index(Encoding(trained), "trained", iter(DOCUMENTS), other)
+    load, exchanged = Codec.load, []
+
+    def exchanging(of, dimensions):
+        codec = load(of, dimensions)
+        if len(exchanged) < times:
+            exchanged.append(move_into_place(other, folder))
+        return codec
+
+    monkeypatch.setattr(Codec, "load", exchanging)
+    if times > 1:
+        with pytest.raises(BadFolder, match="was changed by another process each of the 10 times"):
+            LateIndex.open(folder)
+        return
+    index = LateIndex.open(folder)
+    index.check_encoder(trained)
+    np.testing.assert_array_equal(index.codec.centroids, load(folder, 16).centroids)
+
+
+def test_too_many_open_files_are_named_and_no_new_index_is_asked_for(copy):
+    free = os.dup(0)
+    os.close(free)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = []
+    try:
+        for more in range(50):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, allowed[1]))
+            try:
+                LateIndex.open(copy)
+                break
+            except BadFolder as error:
+                refused.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert len(refused) > 3
+    assert all("too many files are open" in said and "ulimit -n" in said and "build" not in said for said in refused)
+
+
 def test_replaced_while_it_is_changed(encoder, copy):
     """Either of the two is refused, and the other's work is whole."""
     refused = []
@@ -184,12 +247,39 @@ def test_what_came_into_the_folder_during_a_build_is_kept(encoder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_what_a_killed_build_left_is_removed_and_a_living_ones_is_not(encoder, tmp_path):
-    (tmp_path / ".index.0123.partial").mkdir()
-    (tmp_path / ".index.4567.partial").mkdir()
-    with locked(tmp_path / ".index.4567.partial"):
-        build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / "index")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".index.4567.partial", "index"]
+@pytest.mark.parametrize("name", ["index", "index[1]"])
+def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothers(encoder, tmp_path, name):
+    kept = {f".{name}.89abcdef.partial", f".{name}.v2.01234567.partial", f".{name}.mine.partial", ".index1.01234567.partial"}
+    for left in (*kept, f".{name}.01234567.partial"):
+        (tmp_path / left).mkdir()
+    with locked(tmp_path / f".{name}.89abcdef.partial"):
+        build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {name}
+
+
+def test_a_build_whose_folder_another_takes_for_left_behind_says_so(encoder, tmp_path, monkeypatch):
+    """Between making it and locking it."""
+    make = place.partial_folder
+
+    def making(folder):
+        partial = make(folder)
+        monkeypatch.setattr(place, "partial_folder", make)
+        build_late_index(Encoding(encoder), "toy", iter(NEW), folder)
+        return partial
+
+    monkeypatch.setattr(place, "partial_folder", making)
+    with pytest.raises(BadFolder, match=r"partial was removed meanwhile.*try again"):
+        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), tmp_path / "index")
+    assert LateIndex.open(tmp_path / "index").manifest.count == 2
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(encoder, copy, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(BadFolder, match=r"cannot be locked against other processes \(No locks available\)"):
+        delete(copy, ["d1"])
 
 
 def test_the_working_folder_is_refused_before_anything_is_encoded(encoder, tmp_path, monkeypatch):
@@ -287,11 +377,31 @@ def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
     assert len(sizes) > 10
 
 
+def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
+    index = LateIndex.open(copy)
+    together, alone = hits(index, encoder, QUESTIONS, 5), [index.hits(query, 5) for query in questions(encoder)]
+    assert [[hit.document for hit in found] for found in together] == [[hit.document for hit in found] for found in alone]
+    np.testing.assert_allclose([[hit.score for hit in found] for found in together], [[hit.score for hit in found] for found in alone], rtol=1e-5)
+    assert hits(index, encoder, [], 5) == []
+
+
 def test_no_query_finds_nothing(built):
     for kind in KINDS:
         index = LateIndex.open(built / kind)
         scores, rows = index.search(np.zeros((0, 4, index.manifest.dimensions), np.float32), 5)
         assert scores.shape == rows.shape == (0, 5)
+
+
+def test_a_query_without_a_token_that_counts_is_named(encoder, copy):
+    index = LateIndex.open(copy)
+    queries = np.tile(questions(encoder), (30, 1, 1))
+    queries[69] = 0
+    with pytest.raises(BadData, match="query 70 of 90 has no token"):
+        index.search(queries, 3)
+    with pytest.raises(BadData, match=r"the query '\.\.\.!' has no token"):
+        hits(index, encoder, [*QUESTIONS, "...!", QUESTIONS[0]], 3)
+    with pytest.raises(BadData, match=r"the query '(\.){80}…' has no token"):
+        hits(index, encoder, ["." * 1000], 3)
 
 
 def test_another_model_is_refused(encoder, toy_folder, copy):
@@ -329,6 +439,20 @@ def test_damaged_files_are_named(encoder, copy, damage):
     LateIndex.open(copy)
 
 
+def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_show_it(encoder, built, tmp_path, monkeypatch):
+    """With four blocks of 64 bytes, every file here counts as large."""
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
+    names = LateIndex.open(folder).manifest.files
+    monkeypatch.setattr(manifest, "_BLOCK", 64)
+    monkeypatch.setattr(manifest, "_BLOCKS", 4)
+    altered(folder, files={name: record.model_dump() for name, record in manifest.describe_files(folder, names).items()})
+    whole = bytearray((folder / "ids-1.npy").read_bytes())
+    whole[2000:2002] = b"\xff\xff"
+    (folder / "ids-1.npy").write_bytes(whole)
+    with pytest.raises(BadFolder, match=r"ids-1\.npy was altered: it names centroid 65535 of \d+"):
+        LateIndex.open(folder).search(questions(encoder), 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -338,13 +462,39 @@ def test_damaged_files_are_named(encoder, copy, damage):
         ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "lists other files"),
         ({"loader": "os.system"}, "damaged"),
         ({"segments": [{"number": 1, "documents": 299, "tokens": 5000}]}, "the manifest says"),
+        ({"segments": []}, "damaged.*segments.*at least 1"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 5}]}, "damaged.*5 of them deleted by change None"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted_in": 2}]}, "damaged.*0 of them deleted by change 2"),
+        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 301, "deleted_in": 2}]}, "damaged.*301 of them deleted"),
     ],
 )
 def test_a_manifest_that_does_not_fit(copy, change, message):
-    content = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps(content | change))
+    altered(copy, **change)
     with pytest.raises(BadFolder, match=message):
         LateIndex.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "does not say probes"),
+        ({"probes": 16.0}, "does not say candidates"),
+        ({"probes": -3.0, "candidates": 256.0}, "says -3 for probes"),
+        ({"probes": 16.0, "candidates": 1e300}, r"says 1e\+300 for candidates"),
+        ({"probes": 1.5, "candidates": 256.0}, "says 1.5 for probes"),
+        ({"probes": float("nan"), "candidates": 256.0}, "says nan for probes"),
+    ],
+)
+def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings, message):
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
+    altered(folder, approximate=settings)
+    with pytest.raises(BadFolder, match=f"{message}.*build the index again"):
+        LateIndex.open(folder)
+
+
+def altered(folder, **change):
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(content | change))
 
 
 def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(encoder, copy):

@@ -71,8 +71,10 @@ def test_documents_without_a_token_and_deleted_ones_come_last(lengths):
 
 def test_a_query_without_any_token_is_named():
     documents = TokenVectors(np.float32([[1, 0]]), np.array([0, 1]))
-    with pytest.raises(BadData, match="query 2 has no token"):
-        top_k_maxsim(np.float32([[[1, 0]], [[0, 0]]]), documents, 1)
+    queries = np.tile(np.float32([[[1, 0]]]), (100, 1, 1))
+    queries[69] = 0
+    with pytest.raises(BadData, match="query 70 of 100 has no token"):
+        top_k_maxsim(queries, documents, 1)
     with pytest.raises(ValueError, match="at least one"):
         top_k_maxsim(np.float32([[[1, 0]]]), documents, 0)
 

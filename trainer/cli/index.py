@@ -128,5 +128,6 @@ def show_left_out(report: "ReadReport") -> None:
 
 def show(folder: Path, manifest: "LateManifest") -> None:
     """One line on an index of token vectors."""
-    size = f"{manifest.search_bytes / 1e6:,.1f} MB, 1/{1 / manifest.share_of_float16:.1f} of float16" if manifest.tokens else "empty"
+    share = manifest.share_of_float16  # above 1 for a few documents: the centroids and the books are as large as for many
+    size = f"{manifest.search_bytes / 1e6:,.1f} MB, " + (f"1/{1 / share:.1f} of float16" if share <= 1 else f"{share:,.1f} times float16")
     print(f"{folder}: {manifest.count:,} documents, {manifest.kind}, {manifest.tokens:,} vectors of {manifest.dimensions} dimensions, {size}")

@@ -27,6 +27,7 @@ def search(
 ) -> None:
     """Show the documents nearest to a question, best first."""
     import json
+    import sys
     from dataclasses import asdict
 
     from trainer.errors import BadData, BadModel
@@ -50,6 +51,8 @@ def search(
         from trainer.retrieval.late_explain import explain as matches_of
 
         matches = matches_of(encoder, question, found[0].document.whole)
+    if not found:
+        print(f"{index} has no document left; put some in with `nearfar add`", file=sys.stderr)
     if as_json:
         shown: list[dict[str, Any]] = [{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)]
         for hit, (rank, score) in zip(shown, before, strict=False):

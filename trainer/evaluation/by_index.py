@@ -31,16 +31,20 @@ def evaluate_by_index(
 
 def check_fits(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet") -> None:
     """Raises BadData when the index cannot be of the set's documents, BadModel when it is of another model: before anything is encoded."""
+    _check_count(index, set)
+    fitting(index, encoder)
+
+
+def _check_count(index: Index | LateIndex, set: "RetrievalSet") -> None:
     if index.manifest.count != len(set.documents):
         raise BadData(
             f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has {len(set.documents):,}; build the index of the set's own corpus"
         )
-    fitting(index, encoder)
 
 
 def index_run(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet", k: int, precision: Precision = "fp32") -> Run:
     """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
-    check_fits(encoder, index, set)
+    _check_count(index, set)
     found = hits(index, encoder, list(set.queries), k, precision)
     run: Run = {query: {hit.document.id: hit.score for hit in of_query} for query, of_query in zip(set.query_ids, found, strict=True)}
     known = frozenset(set.document_ids)

@@ -37,7 +37,7 @@ from trainer.retrieval.encode import Precision, encode_for_search
 from trainer.retrieval.late_search import top_k_maxsim
 from trainer.retrieval.rerank import rerank
 from trainer.retrieval.search import top_k
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.retrieval.token_vectors import encode_queries, encode_tokens
 from trainer.runtime.run_folder import write_atomically
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _nearest(
             return top_k(queries, documents, k, encoder.device)
         case LateInteractionEncoder():
             tokens = encode_tokens(encoder, set.documents, "document", micro_batch_tokens, precision)
-            asked = encode_tokens(encoder, set.queries, "query", micro_batch_tokens, precision)
+            asked = encode_queries(encoder, set.queries, micro_batch_tokens, precision)
             return top_k_maxsim(asked.padded(), tokens, k)
         case _:
             raise TypeError(f"how the embeddings of {type(encoder).__name__} are compared is not known")

@@ -19,7 +19,7 @@ from trainer.parallel import of_all, on_first, rank
 from trainer.retrieval.encode import Precision, Role, encode_for_search
 from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.screened_search import ScreenedSearch, pair_scores
-from trainer.retrieval.token_vectors import TokenVectors, encode_tokens
+from trainer.retrieval.token_vectors import TokenVectors, encode_queries, encode_tokens
 
 QUERIES_A_SHARD = 2048
 """Queries that are encoded, searched and filtered together. The same for any number of ranks, and so is what comes out."""
@@ -132,6 +132,8 @@ class LateSpace(Space):
     encoder: LateInteractionEncoder
 
     def _vectors(self, texts: list[str], role: Role) -> TokenVectors:
+        if role == "query":
+            return encode_queries(self.encoder, texts, self._micro_batch_tokens, self._precision)
         return encode_tokens(self.encoder, texts, role, self._micro_batch_tokens, self._precision)
 
     def _write(self, role: Role, block: int, vectors: TokenVectors) -> None:

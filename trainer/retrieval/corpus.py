@@ -32,10 +32,10 @@ class Document:
         return f"{self.title} {self.text}" if self.title.strip() else self.text
 
 
-def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001) -> Iterator[Document]:
+def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001, id_prefix: str = "") -> Iterator[Document]:
     """The documents of a BEIR folder's corpus.jsonl, of any JSON Lines file with a field `text` or `document`, or of a .txt file with one a line.
 
-    Ids are `_id` or `id`, else the line's number. Blank documents and further ones with the same id are left out; `report` counts them.
+    Ids are `_id` or `id`, else `id_prefix` and the line's number. Blank documents and further ones with the same id are left out; `report` counts them.
 
     Raises BadData for a file that cannot be read or lacks the fields, TooManyBadRows at the end when too many lines were unreadable.
     """
@@ -43,7 +43,7 @@ def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.00
     path = path.with_name(f"{path.name}.gz") if not path.exists() and path.with_name(f"{path.name}.gz").is_file() else path
     plain = path.name.removesuffix(".gz").endswith(".txt")
     seen: set[int] = set()
-    for found in _plain_documents(path, report) if plain else _json_documents(path, report):
+    for found in _plain_documents(path, report, id_prefix) if plain else _json_documents(path, report, id_prefix):
         if is_blank(found.whole):
             report.blank_rows_dropped += 1
         elif identity(found.id) in seen:
@@ -55,23 +55,23 @@ def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.00
     report.check_budget(max_bad_rows_ratio)
 
 
-def _plain_documents(path: Path, report: ReadReport) -> Iterator[Document]:
+def _plain_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
     for line in read_lines(path):
         report.rows_read += 1
         if isinstance(line, Line):
-            yield Document(str(line.number), "", report.bounded(line.text, f"{path.name}:{line.number}"))
+            yield Document(f"{id_prefix}{line.number}", "", report.bounded(line.text, f"{path.name}:{line.number}"))
         else:
             report.set_aside(line)
 
 
-def _json_documents(path: Path, report: ReadReport) -> Iterator[Document]:
+def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
     errors = FieldErrors(str(path))
     for record in read_json_lines(path):
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        fields = {"id": _id(record.values, record.source), "title": record.values.get("title") or "", "text": _text(record.values)}
+        fields = {"id": _id(record.values, record.source, id_prefix), "title": record.values.get("title") or "", "text": _text(record.values)}
         wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
         if wrong:
             errors.add(
@@ -85,10 +85,10 @@ def _json_documents(path: Path, report: ReadReport) -> Iterator[Document]:
     errors.raise_if_any()
 
 
-def _id(values: dict[str, Any], source: str) -> Any:
+def _id(values: dict[str, Any], source: str, prefix: str) -> Any:
     key = values.get("_id", values.get("id"))
     if key is None:
-        return source.rpartition(":")[2]
+        return prefix + source.rpartition(":")[2]
     return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
 
 

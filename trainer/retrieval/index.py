@@ -21,7 +21,7 @@ from trainer.errors import BadModel
 from trainer.retrieval import nearest
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.manifest import Kind, Manifest, describe_files
+from trainer.retrieval.manifest import Kind, Manifest, describe_files, opened
 from trainer.retrieval.place import new_index
 from trainer.retrieval.search import top_k
 from trainer.retrieval.stored_documents import StoredDocuments, read_array, write_documents
@@ -60,9 +60,12 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> "Index":
         """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing, cut or altered."""
-        manifest = Manifest.read(Path(folder))
-        manifest.check_files(Path(folder))
-        return cls(Path(folder), manifest)
+        return opened(Path(folder), Manifest.read, cls._checked)
+
+    @classmethod
+    def _checked(cls, folder: Path, manifest: Manifest) -> "Index":
+        manifest.check_files(folder)
+        return cls(folder, manifest)
 
     def check_encoder(self, encoder: "DenseEncoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
@@ -89,11 +92,19 @@ class Index:
     def hits(self, vector: Float32[np.ndarray, " dimension"], k: int) -> list[Hit]:
         """The k best documents of one query, best first."""
         scores, rows = self.search(vector[None], k)
-        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        return hits_of(self.document, scores, rows)[0]
 
     def document(self, row: int) -> Document:
         """The document of a row."""
         return self._documents[row]
+
+
+def hits_of(document: Callable[[int], Document], scores: Float32[np.ndarray, "query rank"], rows: Int64[np.ndarray, "query rank"]) -> list[list[Hit]]:
+    """What a search found for each query, with the document of each row; nothing where the row is -1."""
+    return [
+        [Hit(score, document(row)) for score, row in zip(*of_query, strict=True) if row >= 0]
+        for of_query in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]
 
 
 def build_index(

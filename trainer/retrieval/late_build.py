@@ -125,7 +125,9 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
             missing -= {segment.documents[row].id for row in rows}
             segments.append(opened.segment(_without(index, segment, rows, number)) if rows else segment)
         if missing:
-            raise BadData(f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted")
+            raise BadData(
+                f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted: leave it out, or see ids with `nearfar search`"
+            )
         return _changed(index, opened, segments, number)
 
 
@@ -213,7 +215,10 @@ def _without(index: Path, segment: OpenSegment, rows: list[int], number: int) ->
 def _new(documents: Iterable[Document], there: set[int], index: Path) -> Iterator[Document]:
     for document in documents:
         if identity(document.id) in there:
-            raise BadData(f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id")
+            raise BadData(
+                f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id "
+                "(a field `_id`; where there is none the line's number is the id, and `--id-prefix` makes it another)"
+            )
         there.add(identity(document.id))
         yield document
 

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from trainer.errors import BadFolder, BadModel
+from trainer.errors import BadModel
 from trainer.products import linear
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.index import Hit
+from trainer.retrieval.index import Hit, hits_of
 from trainer.retrieval.late_manifest import LateManifest, Segment
-from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
+from trainer.retrieval.late_search import check_queries, flat_queries, maxsim_scores, top_k_maxsim
 from trainer.retrieval.late_segment import OpenSegment
+from trainer.retrieval.manifest import opened
+from trainer.retrieval.stored_documents import read_array
 from trainer.retrieval.token_codes import Codec
 from trainer.retrieval.token_vectors import blocks, encode_tokens, offsets_of
 
@@ -58,21 +60,18 @@ class LateIndex:
         self.candidates = int(manifest.approximate.get("candidates", 0))
         self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
         self.segments = [self.segment(segment) for segment in manifest.segments]
-        self._probe = np.load(folder / "probe.npy", mmap_mode="r", allow_pickle=False)
+        self._probe = read_array(folder / "probe.npy", (None, manifest.dimensions), np.float32)
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
     @classmethod
     def open(cls, folder: Path) -> "LateIndex":
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
-        folder = Path(folder)
-        manifest = LateManifest.read(folder)
-        try:
-            manifest.check_files(folder)
-            return cls(folder, manifest)
-        except BadFolder:
-            if LateManifest.read(folder) == manifest:
-                raise
-            return cls.open(folder)  # it was changed at this moment
+        return opened(Path(folder), LateManifest.read, cls._checked)
+
+    @classmethod
+    def _checked(cls, folder: Path, manifest: LateManifest) -> "LateIndex":
+        manifest.check_files(folder)
+        return cls(folder, manifest)
 
     def segment(self, segment: Segment) -> OpenSegment:
         """A segment of this index, opened, whether the manifest names it already or not."""
@@ -107,12 +106,14 @@ class LateIndex:
         """Scores and rows of the k best documents of each query, best first (row -1: none found); rows of zeros in a query do not count.
 
         Exact for kind exact. For compressed, `probes` lists are looked into for each query token, and `candidates` documents are decoded; where
-        they are not given, those of the manifest hold. Four candidates for each of k are the least.
+        they are not given, those of the manifest hold. Four candidates for each of k are the least. Raises BadModel for vectors of another length,
+        BadData for a query all of zeros.
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
                 f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
+        check_queries(queries)
         if self.codec is None or len(queries) == 0:
             found = [self._exact(queries, k)] if self.codec is None else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
         else:
@@ -126,7 +127,7 @@ class LateIndex:
     def hits(self, query: Float[np.ndarray, "query_token dimension"], k: int) -> list[Hit]:
         """The k best documents of one query, best first."""
         scores, rows = self.search(query[None], k)
-        return [Hit(score, self.document(row)) for score, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True) if row >= 0]
+        return hits_of(self.document, scores, rows)[0]
 
     def document(self, row: int) -> Document:
         """The document of a row."""

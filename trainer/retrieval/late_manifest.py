@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from trainer.errors import BadFolder
 from trainer.into_place import to_disk
@@ -26,6 +26,7 @@ from trainer.retrieval.place import cannot_write, locked
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
 _NEW = "manifest.new"
+_MOST_EFFORT = 1 << 32
 PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
 """The arrays of a segment: a row a token; in means, a row a document."""
 
@@ -43,6 +44,12 @@ class Segment(BaseModel):
     """How many of its documents are not there any more."""
     deleted_in: PositiveInt | None = None
     """The number of the change that deleted last."""
+
+    @model_validator(mode="after")
+    def _deleted_fits(self) -> Self:
+        if self.deleted > self.documents or (self.deleted == 0) != (self.deleted_in is None):
+            raise ValueError(f"segment {self.number} has {self.documents} documents, {self.deleted} of them deleted by change {self.deleted_in}")
+        return self
 
     def files(self, kind: LateKind) -> tuple[str, ...]:
         """The names of its files."""
@@ -68,7 +75,7 @@ class LateManifest(AnyManifest):
     approximate: dict[str, float]
     """Probes and candidates of a search, the share of the ten best that they find, measured when there were so many `tokens`, and the mean squared error of
     the first documents' vectors; empty for exact."""
-    segments: tuple[Segment, ...] = Field(strict=False)
+    segments: tuple[Segment, ...] = Field(strict=False, min_length=1)
     files: dict[str, FileRecord]
 
     @property
@@ -112,6 +119,7 @@ class LateManifest(AnyManifest):
         if content.get("kind") not in TOKEN_KINDS:
             raise BadFolder(f"{folder} is an index of one vector a document, kind {content.get('kind')!r}; not of token vectors")
         manifest = validated(cls, content, folder)
+        manifest._check_effort(folder)
         numbers = [segment.number for segment in manifest.segments]
         if (
             set(manifest.files) != manifest.needed()
@@ -122,6 +130,15 @@ class LateManifest(AnyManifest):
                 f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has; build the index again with `nearfar index`"
             )
         return manifest
+
+    def _check_effort(self, folder: Path) -> None:
+        for setting in ("probes", "candidates") if self.kind == "compressed" else ():
+            value = self.approximate.get(setting)
+            if value is None or not (1 <= value <= _MOST_EFFORT and value.is_integer()):
+                said = "does not say" if value is None else f"says {value:g} for"
+                raise BadFolder(
+                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to {_MOST_EFFORT}; build the index again with `nearfar index`"
+                )
 
     def check_files(self, folder: Path) -> None:
         """Raises BadFolder when a file is missing, cut or altered."""

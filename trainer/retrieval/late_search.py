@@ -24,6 +24,8 @@ def top_k_maxsim(
 ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
     """Scores and rows of the k documents with the largest MaxSim with each query, best first; rows of zeros in a query do not count.
 
+    Raises BadData for a query all of zeros.
+
     Equal scores are put in the order of the documents. Where there are fewer than k documents, all come back; one without any token, or `deleted`,
     scores minus infinity. At most `products_at_once` products (16 MB) and one block of document tokens are held at a time, so the documents may
     be a memory map, of float16 too.
@@ -35,6 +37,7 @@ def top_k_maxsim(
     """
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least one document")
+    check_queries(queries)
     groups = [queries[start : start + _QUERIES_AT_ONCE] for start in range(0, len(queries), _QUERIES_AT_ONCE)]
     found = [_top_of_group(some, documents, k, deleted, products_at_once) for some in groups]
     empty = np.empty((0, min(k, len(documents))), np.float32), np.empty((0, min(k, len(documents))), np.int64)
@@ -61,14 +64,20 @@ def _top_of_group(
     return best_scores.numpy(), best_rows.numpy()
 
 
+def check_queries(queries: Float[np.ndarray, "query query_token dimension"]) -> None:
+    """Raises BadData where a query has no token that counts; where the texts are known, `trainer.retrieval.token_vectors.encode_queries` names it."""
+    if (empty := np.flatnonzero(~queries.any((1, 2)))).size:
+        raise BadData(
+            f"query {empty[0] + 1} of {len(queries)} has no token that the model scores (punctuation alone, perhaps); say what to look for in words"
+        )
+
+
 def flat_queries(
     queries: Float[np.ndarray, "query query_token dimension"],
 ) -> tuple[Float[Tensor, "token dimension"], Int64[np.ndarray, " query"]]:
-    """The tokens of all queries that count, end to end, and where each query begins. Raises BadData for a query without any."""
+    """The tokens of all queries that count, end to end, and where each query begins; none may be without any."""
     there = queries.any(-1)
     counts = there.sum(1)
-    if (empty := np.flatnonzero(counts == 0)).size:
-        raise BadData(f"query {empty[0] + 1} has no token that the model scores (punctuation alone, perhaps); say what to look for in words")
     return torch.from_numpy(queries[there].astype(np.float32)), np.cumsum(counts) - counts
 
 

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt16
 
 from trainer.errors import BadFolder
 from trainer.retrieval.late_manifest import PARTS, LateKind, Segment
@@ -15,7 +15,10 @@ from trainer.retrieval.token_vectors import TokenVectors, offsets_of, tokens_of
 
 
 class OpenSegment:
-    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made at the first search."""
+    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made at the first search, which reads all ids.
+
+    That search raises BadFolder for an id beyond the centroids: of a large file, opening compares samples only.
+    """
 
     def __init__(self, folder: Path, segment: Segment, kind: LateKind, dimensions: int, codec: Codec | None) -> None:
         self.segment = segment
@@ -32,7 +35,8 @@ class OpenSegment:
         if codec is None:
             self.vectors = read_array(folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16)
         else:
-            self.ids = read_array(folder / f"ids-{number}.npy", (tokens,), np.uint16)
+            self._ids_file = folder / f"ids-{number}.npy"
+            self.ids = read_array(self._ids_file, (tokens,), np.uint16)
             self.codes = read_array(folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8)
             self.means = read_array(folder / f"means-{number}.npy", (count, codec.code_bytes), np.uint8)
 
@@ -45,6 +49,7 @@ class OpenSegment:
     def lists(self) -> TokenLists:
         """Which documents have a token near a centroid."""
         assert self._codec is not None
+        _check_ids(self.ids, len(self._codec.centroids), self._ids_file)
         return TokenLists.of(self.ids, self.offsets, len(self._codec.centroids), self.deleted)
 
     @property
@@ -64,6 +69,13 @@ class OpenSegment:
         lengths = np.diff(self.offsets)[rows]
         vectors = self._codec.decode(Codes(self.ids[tokens], self.codes[tokens], self.means[rows]), lengths)
         return TokenVectors(vectors, offsets_of(lengths))
+
+
+def _check_ids(ids: UInt16[np.ndarray, " token"], centroids: int, path: Path) -> None:
+    if (most := int(ids.max())) >= centroids:
+        raise BadFolder(
+            f"{path} was altered: it names centroid {most} of {centroids}, counted from 0; build the index again, or copy the folder anew"
+        )
 
 
 def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:

@@ -1,9 +1,11 @@
 """`manifest.json` of an index folder: what the index is, and how each of its files was when it was written."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,11 +22,13 @@ TOKEN_KINDS = ("exact", "compressed")
 CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 """What codes of token vectors stand for."""
 _OF_TOKENS = re.compile(
-    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(raw|vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
+    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
 )
 _BLOCK = 1 << 20
 _BLOCKS = 64
+_TRIES = 10
 _Model = TypeVar("_Model", bound=BaseModel)
+_Index = TypeVar("_Index")
 
 
 class FileRecord(BaseModel):
@@ -93,11 +97,14 @@ class Manifest(AnyManifest):
 def read_content(folder: Path) -> dict[str, Any]:
     """What `manifest.json` in `folder` says, of any kind. Raises BadFolder when there is none, or it is damaged or of another format."""
     path = folder / MANIFEST
-    if not path.is_file():
+    with readable(path):
+        there = path.is_file()
+    if not there:
         raise BadFolder(f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL CORPUS -o {folder}`")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with readable(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise BadFolder(f"{path} is damaged ({error}); build the index again with `nearfar index`") from error
     if not isinstance(content, dict):
         raise BadFolder(f"{path} is damaged (no JSON object); build the index again with `nearfar index`")
@@ -115,16 +122,57 @@ def validated(model: type[_Model], content: Mapping[str, Any], folder: Path) -> 
         raise BadFolder(f"{folder / MANIFEST} is damaged ({detail}); build the index again with `nearfar index`") from error
 
 
+def opened(folder: Path, read: Callable[[Path], _Model], index: Callable[[Path, _Model], _Index]) -> _Index:
+    """The `index` of a folder and its manifest, all of it of one time: opened again where the manifest was exchanged meanwhile.
+
+    Raises BadFolder as `read` and `index` do, and where the folder is changed each time that it is opened.
+    """
+    for _ in range(_TRIES):
+        manifest = read(folder)
+        try:
+            found = index(folder, manifest)
+        except BadFolder:
+            if read(folder) == manifest:
+                raise
+        else:
+            if read(folder) == manifest:
+                return found
+    raise BadFolder(f"{folder} was changed by another process each of the {_TRIES} times that it was opened; try again once those changes are over")
+
+
 def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    """Raises BadFolder when a file is missing, cut or altered."""
+    """Raises BadFolder when a file is missing, cut or altered, or cannot be read."""
     for name, record in files.items():
         path = folder / name
-        if not path.is_file() or path.is_symlink():
-            raise BadFolder(f"{folder} is not whole: {name} is missing; build the index again with `nearfar index`")
-        size = path.stat().st_size
-        if size != record.bytes or _fingerprint(path) != record.sha256:
-            what = f"has {size} bytes instead of {record.bytes}" if size != record.bytes else "was altered"
+        with readable(path):
+            if not path.is_file() or path.is_symlink():
+                raise _missing(path)
+            size = path.stat().st_size
+            altered = size == record.bytes and _fingerprint(path) != record.sha256
+        if size != record.bytes or altered:
+            what = "was altered" if altered else f"has {size} bytes instead of {record.bytes}"
             raise BadFolder(f"{path} {what} since the index was built; build it again with `nearfar index`, or copy the folder anew")
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises BadFolder in the place of what the system says when a file of an index cannot be read, gone since it was looked for too."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            why = (
+                "too many files are open, and every index that is open holds some; let go of those no longer needed, or raise the limit (`ulimit -n`)"
+            )
+        else:
+            why = f"{error.strerror or error}; see to the disk and to who may read the file"
+        raise BadFolder(f"{path} cannot be read: {why}") from error
+
+
+def _missing(path: Path) -> BadFolder:
+    return BadFolder(f"{path.parent} is not whole: {path.name} is missing; build the index again with `nearfar index`")
 
 
 def belongs_to_index(name: str) -> bool:

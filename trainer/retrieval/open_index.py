@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from trainer.errors import BadModel
 from trainer.models.dense import DenseEncoder
 from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.index import Hit, Index
+from trainer.retrieval.index import Hit, Index, hits_of
 from trainer.retrieval.late_index import LateIndex
 from trainer.retrieval.manifest import TOKEN_KINDS, read_content
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.retrieval.token_vectors import encode_queries
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -34,8 +34,13 @@ def fitting(index: Index | LateIndex, encoder: "Encoder") -> "Encoder":
 
 
 def hits(index: Index | LateIndex, encoder: "Encoder", questions: list[str], k: int, precision: Precision = "fp32") -> list[list[Hit]]:
-    """The k best documents of each question, best first. Raises BadModel when the encoder is not the one of the index."""
+    """The k best documents of each question, best first.
+
+    Raises BadModel when the encoder is not the one of the index, BadData for a question no token of which an index of token vectors could compare.
+    """
     encoder = fitting(index, encoder)
     if isinstance(index, LateIndex):
-        return [index.hits(query, k) for query in encode_tokens(encoder, questions, "query", precision=precision).padded()]
-    return [index.hits(vector, k) for vector in encode_for_search(encoder, questions, "query", precision=precision)]  # type: ignore[arg-type]
+        scores, rows = index.search(encode_queries(encoder, questions, precision=precision).padded(), k)
+    else:
+        scores, rows = index.search(encode_for_search(encoder, questions, "query", precision=precision), k)  # type: ignore[arg-type]
+    return hits_of(index.document, scores, rows)

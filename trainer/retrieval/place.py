@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
     disk cannot be written to.
     """
     check_index_folder(folder, replace)
-    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"):  # no other's, such as .index.v2.01234567.partial
         with contextlib.suppress(OSError, BadFolder), locked(left):
             shutil.rmtree(left)
     partial = partial_folder(folder)
@@ -55,15 +56,34 @@ def cannot_write(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """This process alone changes `folder`. Raises BadFolder while another does, also on another thread, and when it was replaced meanwhile."""
-    handle = os.open(folder, os.O_RDONLY)
+    """This process alone changes `folder`.
+
+    Raises BadFolder while another does, also on another thread, when it was replaced or removed meanwhile, and where folders cannot be locked.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_open(folder, error) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            there = folder.stat()
+        except BlockingIOError as error:
             raise BadFolder(f"{folder} is being changed by another process; wait until it has ended") from error
-        if not folder.exists() or not os.path.samestat(os.fstat(handle), folder.stat()):
+        except FileNotFoundError as error:
+            raise _cannot_open(folder, error) from error
+        except OSError as error:
+            raise BadFolder(
+                f"{folder} cannot be locked against other processes ({error.strerror}); put the index on a disk whose folders can"
+            ) from error
+        if not os.path.samestat(os.fstat(handle), there):
             raise BadFolder(f"{folder} was replaced by another process meanwhile; nothing was changed")
         yield
     finally:
         os.close(handle)
+
+
+def _cannot_open(folder: Path, error: OSError) -> BadFolder:
+    if isinstance(error, FileNotFoundError):
+        return BadFolder(f"{folder} was removed meanwhile, by another process that writes the same index perhaps; nothing was changed: try again")
+    return BadFolder(f"{folder} cannot be opened: {error.strerror}; nothing was changed")

@@ -12,15 +12,17 @@ from jaxtyping import Int64
 
 from trainer.errors import BadData, BadFolder
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.manifest import readable
 
 
 class StoredDocuments:
-    """The documents in one file, by row."""
+    """The documents in one file, by row. Raises BadFolder when it cannot be read."""
 
     def __init__(self, path: Path, offsets: Int64[np.ndarray, " row_plus_one"]) -> None:
         self.path = path
         self._offsets = offsets
-        self._handle = os.open(path, os.O_RDONLY)  # once: these documents stay ours while another index takes their place
+        with readable(path):
+            self._handle = os.open(path, os.O_RDONLY)  # once: these documents stay ours while another index takes their place
         weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
@@ -28,7 +30,9 @@ class StoredDocuments:
 
     def __getitem__(self, row: int) -> Document:
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-        return self._document(os.pread(self._handle, max(0, stop - start), start), start)
+        with readable(self.path):
+            line = os.pread(self._handle, max(0, stop - start), start)
+        return self._document(line, start)
 
     def __iter__(self) -> Iterator[Document]:
         return (self[row] for row in range(len(self)))
@@ -55,12 +59,15 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
     return StoredDocuments(path, array)
 
 
-def read_array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape and kind of number."""
+def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
+    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape (None: any size) and kind of number."""
     try:
-        array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with readable(path):
+            array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+    except ValueError as error:
         raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
-    if array.shape != shape or array.dtype != kind:
-        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says {shape}; build the index again")
+    wanted = tuple(there if size is None else size for there, size in zip(array.shape, shape, strict=False))
+    if array.shape != wanted or array.ndim != len(shape) or array.dtype != kind:
+        said = ", ".join("any" if size is None else str(size) for size in shape)
+        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says ({said}); build the index again")
     return array

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 
 from trainer.errors import BadFolder
-from trainer.retrieval.manifest import CODEC_FILES
+from trainer.retrieval.manifest import CODEC_FILES, readable
 from trainer.retrieval.token_vectors import TokenVectors, blocks
 
 MOST_CENTROIDS = 1 << 16
@@ -97,10 +97,14 @@ class Codec:
     @classmethod
     def load(cls, folder: Path, dimensions: int) -> Self:
         """The codec in `folder`. Raises BadFolder when its files do not belong together."""
+        arrays = []
         try:
-            centroids, rotation, books, spread = (np.load(folder / name, allow_pickle=False) for name in CODEC_FILES)
-        except (OSError, ValueError) as error:
+            for name in CODEC_FILES:
+                with readable(folder / name):
+                    arrays.append(np.load(folder / name, allow_pickle=False))
+        except ValueError as error:
             raise BadFolder(f"{folder}: the codec of the index cannot be read ({error}); build the index again") from error
+        centroids, rotation, books, spread = arrays
         fits = centroids.ndim == 2 and len(centroids) <= MOST_CENTROIDS and books.ndim == 3 and books.shape[1] == _WORDS
         fits = fits and spread.shape == () and bool(0 < spread < np.inf)
         if not fits or centroids.shape[1] != dimensions or rotation.shape != (dimensions, books.shape[0] * books.shape[2]):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TEXTS_AT_ONCE = 2048
 _DOCUMENTS_AT_ONCE = 4096
+_SHOWN = 80
+"""Characters of a query in an error."""
 _TOKENS_AT_ONCE = 4096 * 180
 """Of documents as long as they may be."""
 
@@ -121,6 +123,18 @@ def encode_tokens(
     found = TokenVectors(np.concatenate(parts), offsets_of(np.concatenate(lengths)))
     check_finite(found.vectors, precision)
     return found if len(places) == len(inverse) else found.select(inverse)
+
+
+def encode_queries(encoder: "Encoder", queries: Sequence[str], micro_batch_tokens: int | None = None, precision: Precision = "fp32") -> TokenVectors:
+    """As `encode_tokens`, of queries. Raises BadData for one no token of which counts: it could find nothing."""
+    tokens = encode_tokens(encoder, queries, "query", micro_batch_tokens, precision)
+    if (empty := np.flatnonzero(tokens.lengths == 0)).size:
+        text = queries[empty[0]]
+        raise BadData(
+            f"the query {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'!r} has no token that the model scores (punctuation alone, perhaps); "
+            "say what to look for in words, or leave it out"
+        )
+    return tokens
 
 
 def token_blocks(
