@@ -1,7 +1,8 @@
-"""Matrix products through oneDNN on a CPU in float32, unless the CPU is Intel's.
+"""Matrix products through oneDNN on a CPU in float32, where the CPU has AVX-512 and is not Intel's.
 
-PyTorch sends float32 matrix products on a CPU to MKL, which on processors of other makers than Intel leaves about half of the speed unused; on
-Intel's it is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` shows both on the machine at hand). The two differ by rounding only.
+PyTorch sends float32 matrix products on a CPU to MKL, which uses AVX-512 on Intel's processors only and leaves about half of the speed of others unused; on
+Intel's, and where there is AVX2 alone, it is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` shows both on the machine at hand). The two differ by
+rounding only.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ def _of_intel() -> bool:
         return False
 
 
-MKL_IS_FASTER = torch.backends.mkl.is_available() and _of_intel()
+MKL_IS_FASTER = torch.backends.mkl.is_available() and (_of_intel() or torch.backends.cpu.get_cpu_capability() != "AVX512")
 
 
 def linear(
