@@ -1,6 +1,8 @@
 """Calls of the command line within the process of a test."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -23,3 +25,11 @@ def caller(*verbs: Callable[..., None], must_end_well: bool = False) -> Callable
         return found
 
     return call
+
+
+def forget_layers(index: Path) -> None:
+    """Makes the manifest of an index of all layers what it was before it had a field for them."""
+    path = index / "manifest.json"
+    before = json.loads(path.read_text())
+    assert before.pop("layers") is None
+    path.write_text(json.dumps(before))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from verbs import caller
+from verbs import caller, forget_layers
 
 from trainer.cli.encode import encode
 from trainer.cli.evaluate import evaluate
@@ -155,10 +155,7 @@ def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
 
 def test_an_index_older_than_the_field_is_of_all_layers(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
-    path = tmp_path / "idx" / "manifest.json"
-    before = json.loads(path.read_text())
-    assert before.pop("layers") is None
-    path.write_text(json.dumps(before))
+    forget_layers(tmp_path / "idx")
     assert json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"] == "doc1"
 
 
