@@ -60,12 +60,7 @@ class Index:
     @classmethod
     def open(cls, folder: Path) -> "Index":
         """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing, cut or altered."""
-        return opened(Path(folder), Manifest.read, cls._checked)
-
-    @classmethod
-    def _checked(cls, folder: Path, manifest: Manifest) -> "Index":
-        manifest.check_files(folder)
-        return cls(folder, manifest)
+        return opened(Path(folder), Manifest.read, cls)
 
     def check_encoder(self, encoder: "DenseEncoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""

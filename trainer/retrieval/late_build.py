@@ -98,7 +98,8 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
     """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the index as it was.
 
     They are coded by the centroids that are there: where they are of another kind than those before, build anew instead. Raises BadData when
-    an id is there already or the centroids are far too few for so many documents, BadModel when the encoder is not the one of the index.
+    an id is there already, the centroids are far too few for so many documents, or the codes do not give their vectors back; BadModel when the encoder
+    is not the one of the index.
     """
     with changing(index) as manifest:
         opened = LateIndex.open(index)
@@ -155,15 +156,15 @@ def _first_to_merge(segments: list[OpenSegment]) -> int | None:
     while first and segments[first - 1].live <= 2 * documents:
         first -= 1
         documents += segments[first].live
-    thin = (place for place, segment in enumerate(segments) if 2 * segment.live < segment.segment.documents)
-    first = min(first, next(thin, first))
-    one_that_is_whole = first == len(segments) - 1 and 2 * segments[first].live >= segments[first].segment.documents
-    return None if one_that_is_whole or not any(segment.live for segment in segments[first:]) else first
+    thin = [place for place, segment in enumerate(segments) if 2 * segment.live < segment.segment.documents]
+    first = min([first, *thin])
+    as_it_is = first == len(segments) - 1 and not thin
+    return None if as_it_is or not any(segment.live for segment in segments[first:]) else first
 
 
 def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
     """A new segment of all that was not deleted of others."""
-    there = [np.flatnonzero(~segment.deleted) for segment in segments]
+    there = [segment.live_rows for segment in segments]
     documents = (segment.documents[row] for segment, rows in zip(segments, there, strict=True) for row in rows.tolist())
     stored = write_documents(documents, folder / f"documents-{number}.jsonl", folder / f"offsets-{number}.npy")
     lengths = np.concatenate([np.diff(segment.offsets)[rows] for segment, rows in zip(segments, there, strict=True)])
@@ -202,7 +203,7 @@ def _check_error(index: Path, error: float, manifest: LateManifest) -> None:
 
 def live_ids(segment: OpenSegment) -> Iterator[tuple[int, str]]:
     """Row and id of every document of a segment that was not deleted."""
-    return ((row, document.id) for row, document in enumerate(segment.documents) if not segment.deleted[row])
+    return ((row, segment.documents[row].id) for row in segment.live_rows.tolist())
 
 
 def _without(index: Path, segment: OpenSegment, rows: list[int], number: int) -> Segment:

@@ -66,12 +66,7 @@ class LateIndex:
     @classmethod
     def open(cls, folder: Path) -> "LateIndex":
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
-        return opened(Path(folder), LateManifest.read, cls._checked)
-
-    @classmethod
-    def _checked(cls, folder: Path, manifest: LateManifest) -> "LateIndex":
-        manifest.check_files(folder)
-        return cls(folder, manifest)
+        return opened(Path(folder), LateManifest.read, cls)
 
     def segment(self, segment: Segment) -> OpenSegment:
         """A segment of this index, opened, whether the manifest names it already or not."""
@@ -79,12 +74,12 @@ class LateIndex:
 
     def live_rows(self) -> Int64[np.ndarray, " row"]:
         """Rows of the documents that were not deleted."""
-        return np.concatenate([np.flatnonzero(~segment.deleted) + first for first, segment in zip(self._firsts, self.segments, strict=False)])
+        return np.concatenate([segment.live_rows + first for first, segment in zip(self._firsts, self.segments, strict=False)])
 
     @property
     def tokens(self) -> int:
         """Vectors of the documents that were not deleted."""
-        return sum(int(np.diff(segment.offsets)[~segment.deleted].sum()) for segment in self.segments)
+        return sum(int(np.diff(segment.offsets)[segment.live_rows].sum()) for segment in self.segments)
 
     def check_encoder(self, encoder: "Encoder") -> None:
         """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""

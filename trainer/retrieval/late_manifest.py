@@ -14,9 +14,7 @@ from trainer.retrieval.manifest import (
     MANIFEST,
     TOKEN_KINDS,
     AnyManifest,
-    FileRecord,
     belongs_to_index,
-    check_files,
     describe_files,
     read_content,
     validated,
@@ -76,7 +74,6 @@ class LateManifest(AnyManifest):
     """Probes and candidates of a search, the share of the ten best that they find, measured when there were so many `tokens`, and the mean squared error of
     the first documents' vectors; empty for exact."""
     segments: tuple[Segment, ...] = Field(strict=False, min_length=1)
-    files: dict[str, FileRecord]
 
     @property
     def count(self) -> int:
@@ -139,10 +136,6 @@ class LateManifest(AnyManifest):
                 raise BadFolder(
                     f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to {_MOST_EFFORT}; build the index again with `nearfar index`"
                 )
-
-    def check_files(self, folder: Path) -> None:
-        """Raises BadFolder when a file is missing, cut or altered."""
-        check_files(folder, self.files)
 
     def write(self, folder: Path) -> None:
         """Makes this the manifest of `folder`: all files are on disk before, and the change is whole or not at all, whenever the process ends."""

@@ -53,6 +53,11 @@ class OpenSegment:
         return TokenLists.of(self.ids, self.offsets, len(self._codec.centroids), self.deleted)
 
     @property
+    def live_rows(self) -> Int64[np.ndarray, " row"]:
+        """The rows of its documents that were not deleted."""
+        return np.flatnonzero(~self.deleted)
+
+    @property
     def exact(self) -> TokenVectors:
         """All vectors of an exact index, still on disk."""
         return TokenVectors(self.vectors, self.offsets)

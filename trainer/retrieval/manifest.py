@@ -28,6 +28,7 @@ _BLOCK = 1 << 20
 _BLOCKS = 64
 _TRIES = 10
 _Model = TypeVar("_Model", bound=BaseModel)
+_Manifest = TypeVar("_Manifest", bound="AnyManifest")
 _Index = TypeVar("_Index")
 
 
@@ -50,6 +51,11 @@ class AnyManifest(BaseModel):
     """The folder or name that queries must be encoded with."""
     layers: PositiveInt | None = None
     """Of that model the first so many layers; None: all, as in an index older than this field."""
+    files: dict[str, FileRecord]
+
+    def check_files(self, folder: Path) -> None:
+        """Raises BadFolder when a file is missing, cut or altered."""
+        check_files(folder, self.files)
 
     @property
     def made_with(self) -> str:
@@ -67,7 +73,6 @@ class Manifest(AnyManifest):
     dimensions: PositiveInt
     approximate: dict[str, float]
     """FAISS's settings, and the recall_at_10 they reached against exact search; empty for flat."""
-    files: dict[str, FileRecord]
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
@@ -88,10 +93,6 @@ class Manifest(AnyManifest):
                 f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has; build the index again with `nearfar index`"
             )
         return manifest
-
-    def check_files(self, folder: Path) -> None:
-        """Raises BadFolder when a file is missing, cut or altered."""
-        check_files(folder, self.files)
 
 
 def read_content(folder: Path) -> dict[str, Any]:
@@ -122,14 +123,15 @@ def validated(model: type[_Model], content: Mapping[str, Any], folder: Path) -> 
         raise BadFolder(f"{folder / MANIFEST} is damaged ({detail}); build the index again with `nearfar index`") from error
 
 
-def opened(folder: Path, read: Callable[[Path], _Model], index: Callable[[Path, _Model], _Index]) -> _Index:
+def opened(folder: Path, read: Callable[[Path], _Manifest], index: Callable[[Path, _Manifest], _Index]) -> _Index:
     """The `index` of a folder and its manifest, all of it of one time: opened again where the manifest was exchanged meanwhile.
 
-    Raises BadFolder as `read` and `index` do, and where the folder is changed each time that it is opened.
+    Raises BadFolder as `read` and `index` do, where a file is missing, cut or altered, and where the folder is changed each time that it is opened.
     """
     for _ in range(_TRIES):
         manifest = read(folder)
         try:
+            manifest.check_files(folder)
             found = index(folder, manifest)
         except BadFolder:
             if read(folder) == manifest:
