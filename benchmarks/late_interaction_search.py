@@ -3,26 +3,33 @@
     python benchmarks/late_interaction_search.py --model FOLDER --source FOLDER_IN_BEIR_LAYOUT
 
 The corpus is encoded once, into --vectors where that is given and then kept for the next time; every contender builds its index from the same
-vectors. Searches are timed one query at a time, as a person or a server asks, without encoding the query.
+vectors. Searches are timed one query at a time, as a person or a server asks, without encoding the query. PyLate's indexes run in an environment of
+their own: `make setup-pylate`. Its PLAID is the back end that came with ColBERT, in C++ over PyTorch, compiled when first used: the one in Rust,
+fast-plaid, ends in a segmentation fault under this PyTorch (docs/decisions/0006). Voyager is a graph of all token vectors.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from measuring.children import child, run
 from measuring.clocks import Clock, peak_memory_megabytes
+from measuring.data import REPOSITORY
 from measuring.record import keep, noise, table
-from measuring.remembered import Remembered
 
+PYLATE = REPOSITORY / ".venv-pylate"
 CONTENDERS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "exact"},
     "1 bit": {"bits": 1},
     "2 bits": {"bits": 2},
     "4 bits": {"bits": 4},
     "2 bits, pooled by 2": {"bits": 2, "pool_factor": 2},
+    "pylate plaid, 2 bits": {"theirs": "PLAID", "use_fast": False, "nbits": 2},
+    "pylate voyager": {"theirs": "Voyager"},
 }
 WARM_UP_SEARCHES = 5
 
@@ -32,7 +39,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    return encode(job) if job["contender"] == "encoding" else build_and_search(job)
+    if job["contender"] == "encoding":
+        return encode(job)
+    return (pylate if "theirs" in CONTENDERS[job["contender"]] else nearfar)(job)
 
 
 def encode(job: dict[str, Any]) -> dict[str, Any]:
@@ -55,8 +64,9 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": spent.wall, "processor_seconds": spent.processor, "wait_ratio": spent.wait_ratio}
 
 
-def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
-    from trainer.evaluation.evaluate import MAIN_METRIC, evaluate_run
+def nearfar(job: dict[str, Any]) -> dict[str, Any]:
+    from measuring.remembered import Remembered
+
     from trainer.models.family import read_model
     from trainer.retrieval.corpus import Document
     from trainer.retrieval.late_build import Encoding, build_late_index
@@ -64,8 +74,8 @@ def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
 
     judged = judged_set(job)
     encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"]))
-    assert len(encoder.vectors) == len(judged.documents) + len(judged.queries), f"{job['vectors']} is of another corpus or other queries; remove it"
     queries = encoder.vectors.select(judged_rows(judged)).padded()
+    settings = {name: value for name, value in (("probes", job["probes"]), ("candidates", job["candidates"])) if value}
     start = Clock.now()
     with tempfile.TemporaryDirectory(prefix="nearfar-index-", dir=job["folder"]) as temporary:
         documents = (Document(id, "", text) for id, text in zip(judged.document_ids, judged.documents, strict=True))
@@ -75,22 +85,66 @@ def build_and_search(job: dict[str, Any]) -> dict[str, Any]:
         index = LateIndex.open(Path(temporary) / "index")
         index.search(queries[:1], 10)
         opened = Clock.now().since(start)
-        for query in queries[:WARM_UP_SEARCHES]:
-            index.search(query[None], 10)
-        settings = {name: value for name, value in (("probes", job["probes"]), ("candidates", job["candidates"])) if value}
-        times, run = [], {}
-        searching = Clock.now()
-        for name, query in zip(judged.query_ids, queries, strict=True):
-            start = Clock.now()
+
+        def search(query: Any) -> list[tuple[int, float]]:
             scores, rows = index.search(query[None], 10, **settings)
-            times.append(Clock.now().since(start))
-            run[name] = {judged.document_ids[row]: score for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0}
-        searched = Clock.now().since(searching)
-    return {
+            return [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+
+        searched = searches(queries, search)
+    return searched | {
         "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
         "megabytes": manifest.search_bytes / 1e6, "share": manifest.share_of_float16, "tokens": manifest.tokens, "documents": manifest.count,
-        "milliseconds": [1000 * one.wall for one in times], "processor_milliseconds": [1000 * one.processor for one in times],
-        "ndcg_of_queries": [float(value) for value in evaluate_run(run, judged, job["contender"]).metrics[MAIN_METRIC]], "peak_megabytes": peak_memory_megabytes(), "wait_ratio": searched.wait_ratio,
+    }  # fmt: skip
+
+
+def pylate(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs under the Python of `.venv-pylate`."""
+    import numpy as np
+    from pylate import indexes, retrieve
+
+    with np.load(job["vectors"], allow_pickle=False) as kept:
+        vectors, offsets = kept["vectors"].astype(np.float32), kept["offsets"].tolist()
+    every = [vectors[start:stop] for start, stop in itertools.pairwise(offsets)]
+    documents, queries = every[: job["documents"]], every[job["documents"] :]
+    settings = dict(CONTENDERS[job["contender"]])
+    kind, where = (
+        getattr(indexes, settings.pop("theirs")),
+        {"index_folder": job["folder"], "index_name": job["contender"], "embedding_size": vectors.shape[1]},
+    )
+    start = Clock.now()
+    index = kind(override=True, **where, **settings)
+    index.add_documents(documents_ids=[str(row) for row in range(len(documents))], documents_embeddings=documents)
+    built = Clock.now().since(start)
+    start = Clock.now()
+    index = kind(override=False, **where, **settings)
+    retriever = retrieve.ColBERT(index)
+
+    def search(query: Any) -> list[tuple[int, float]]:
+        return [(int(each["id"]), float(each["score"])) for each in retriever.retrieve(queries_embeddings=[query], k=10)[0]]
+
+    search(queries[0])
+    opened = Clock.now().since(start)
+    searched = searches(queries, search)
+    stored = sum(path.stat().st_size for path in (Path(job["folder"]) / job["contender"]).rglob("*") if path.is_file())
+    return searched | {
+        "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
+        "megabytes": stored / 1e6, "share": stored / (2 * vectors.shape[1] * offsets[job["documents"]]), "tokens": offsets[job["documents"]], "documents": len(documents),
+    }  # fmt: skip
+
+
+def searches(queries: Sequence[Any], search: Callable[[Any], list[tuple[int, float]]]) -> dict[str, Any]:
+    """What every query found, and how long each search took."""
+    for query in queries[:WARM_UP_SEARCHES]:
+        search(query)
+    times, found = [], []
+    searching = Clock.now()
+    for query in queries:
+        start = Clock.now()
+        found.append(search(query))
+        times.append(Clock.now().since(start))
+    return {
+        "found": found, "milliseconds": [1000 * one.wall for one in times], "processor_milliseconds": [1000 * one.processor for one in times],
+        "peak_megabytes": peak_memory_megabytes(), "wait_ratio": Clock.now().since(searching).wait_ratio,
     }  # fmt: skip
 
 
@@ -111,15 +165,38 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.model or not arguments.source:
         print("skipped: give --model, a late-interaction model, and --source, a folder in BEIR layout with at least 10 000 documents")
         return
+    judged = judged_set(vars(arguments))
     with tempfile.TemporaryDirectory(prefix="nearfar-late-") as temporary:
         vectors = Path(arguments.vectors) if arguments.vectors else Path(temporary) / "vectors.npz"
-        same = vars(arguments) | {"vectors": str(vectors), "folder": temporary}
+        same = vars(arguments) | {"vectors": str(vectors), "folder": temporary, "documents": len(judged.documents)}
         encoding = None if vectors.exists() else child(__file__, same | {"contender": "encoding"}, timeout_seconds=7200)
+        assert texts_in(vectors) == len(judged.documents) + len(judged.queries), f"{vectors} is of another corpus or other queries; remove it"
         results = {}
         for contender in arguments.contenders.split(";"):
-            results[contender] = child(__file__, same | {"contender": contender}, timeout_seconds=3600)
+            theirs = "theirs" in CONTENDERS[contender]
+            if theirs and not PYLATE.exists():
+                print(f"{contender}: skipped, PyLate's environment is not there; run `make setup-pylate`", flush=True)
+                continue
+            python = {"python": str(PYLATE / "bin" / "python")} if theirs else {}
+            results[contender] = judge(judged, contender, child(__file__, same | {"contender": contender} | python, timeout_seconds=3600))
             print(f"{contender}: nDCG@10 {statistics.mean(results[contender]['ndcg_of_queries']):.4f}", flush=True)
     keep(f"late-interaction-search-{Path(arguments.source).name}", report(arguments, results, encoding), {"encoding": encoding, **results})
+
+
+def texts_in(vectors: Path) -> int:
+    import numpy as np
+
+    with np.load(vectors, allow_pickle=False) as kept:
+        return len(kept["offsets"]) - 1
+
+
+def judge(judged: Any, contender: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """With nDCG@10 in place of what was found."""
+    from trainer.evaluation.evaluate import MAIN_METRIC, evaluate_run
+
+    found = measured.pop("found")
+    run = {name: {judged.document_ids[row]: score for row, score in each} for name, each in zip(judged.query_ids, found, strict=True)}
+    return measured | {"ndcg_of_queries": [float(value) for value in evaluate_run(run, judged, contender).metrics[MAIN_METRIC]]}
 
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], encoding: dict[str, Any] | None) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEFT_TO_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
-PYLATE = "pylate==1.6.0"
+PYLATE = "pylate[voyager]==1.6.0\nvoyager<2.2"
+"""It gives voyager lists, which 2.2 refuses."""
 LEFT_OUT_OF_PYLATE = re.compile(r"(fast-plaid|usearch|numkong|maturin)$")
-"""Its index, built against one PyTorch alone, and what only that needs."""
+"""One of its indexes, built against one PyTorch alone, and what only that needs."""
 HEADER = "# Exact versions; written by `make lock`, not by hand. PyTorch is chosen by tools/install_torch.py and pinned in torch.txt.\n"
 
 
