@@ -178,7 +178,7 @@ def main(arguments: argparse.Namespace) -> None:
                 print(f"{contender}: skipped, PyLate's environment is not there; run `make setup-pylate`", flush=True)
                 continue
             python = {"python": str(PYLATE / "bin" / "python")} if theirs else {}
-            results[contender] = judge(judged, contender, child(__file__, same | {"contender": contender} | python, timeout_seconds=3600))
+            results[contender] = judge(judged, contender, child(__file__, same | {"contender": contender} | python, timeout_seconds=7200))
             print(f"{contender}: nDCG@10 {statistics.mean(results[contender]['ndcg_of_queries']):.4f}", flush=True)
     keep(f"late-interaction-search-{Path(arguments.source).name}", report(arguments, results, encoding), {"encoding": encoding, **results})
 

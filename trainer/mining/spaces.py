@@ -18,7 +18,7 @@ from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.parallel import of_all, on_first, rank
 from trainer.retrieval.encode import Precision, Role, encode_for_search
 from trainer.retrieval.late_search import flat_queries, maxsim_scores, top_k_maxsim
-from trainer.retrieval.screened_search import ScreenedSearch, pair_scores
+from trainer.retrieval.screened_search import Extent, ScreenedSearch, pair_scores
 from trainer.retrieval.token_vectors import TokenVectors, encode_queries, encode_tokens
 
 QUERIES_A_SHARD = 2048
@@ -104,6 +104,11 @@ class DenseSpace(Space):
     DOCUMENTS_A_BLOCK = 1 << 14
     encoder: DenseEncoder
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._extents: dict[int, Extent] = {}
+        """Of each block, by its first document: every shard of queries asks for it."""
+
     def _vectors(self, texts: list[str], role: Role) -> Float32[np.ndarray, "text dimension"]:
         return encode_for_search(self.encoder, texts, role, self._micro_batch_tokens, self._precision)
 
@@ -116,7 +121,9 @@ class DenseSpace(Space):
     def nearest(self, shard: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         search = ScreenedSearch(self._read("query", shard), k, self.encoder.device)
         for first, documents in self._blocks():
-            search.add(documents, first)
+            if first not in self._extents:
+                self._extents[first] = Extent.of(documents, self.encoder.device)
+            search.add(documents, first, self._extents[first])
         return search.best()
 
     def _pair_scores(

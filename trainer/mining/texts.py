@@ -72,7 +72,14 @@ class StoredTexts:
 
     def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
         """The texts of these numbers, in that order."""
-        return [self._column[number].as_py() for number in numbers.tolist()]  # `take` would copy the whole column first
+        texts = np.empty(len(numbers), object)
+        ends = np.cumsum([len(chunk) for chunk in self._column.chunks])
+        chunks = np.searchsorted(ends, numbers, side="right")
+        for chunk in np.unique(chunks).tolist():  # `take` of the column would copy all of it first
+            there, some = self._column.chunk(chunk), chunks == chunk
+            texts[some] = there.take(pa.array(numbers[some] - (ends[chunk] - len(there)))).to_pylist()
+        found: list[str] = texts.tolist()
+        return found
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:

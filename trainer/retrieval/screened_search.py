@@ -1,25 +1,39 @@
 """Exact search block by block: a quick product of matrices leaves out what cannot be among the best, and the few left are scored one by one.
 
-The product may be rounded, to bfloat16 where the processor has instructions for it: what it leaves out is out by more than its rounding can amount to.
+The product is of vectors rounded to bfloat16 where the processor has instructions for it: what it leaves out is out by more than its rounding can amount to.
 A score is the sum over one pair of vectors alone, so neither it nor the order depends on blocks, threads or ranks.
 """
 
-import contextlib
-import itertools
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import BFloat16, Float, Float32, Int16, Int64
 from torch import Tensor
 
 _DOCUMENTS_AT_ONCE = 1 << 14
 _DOCUMENTS_A_PRODUCT = 1 << 12
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
-_GROUPS = 16
-_FLOAT32 = 1.01 * 2.0**-24
+_MEMBERS = 8
+_FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-9
 """By how much a number rounded to the nearest differs at most, relative to itself, and a hundredth more for products of such differences."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What bounds the errors of products with some vectors."""
+
+    longest: float
+    """The length of the longest."""
+    rounding: float
+    """The longest of the differences to the same vectors in bfloat16; 0 where products are not rounded."""
+
+    @classmethod
+    def of(cls, vectors: Float32[np.ndarray, "vector dimension"], device: torch.device | str = "cpu") -> "Extent":
+        """That of vectors whose products are computed on `device`."""
+        longest = float(np.linalg.norm(vectors, axis=1).max(initial=0.0))
+        return cls(longest, float(_rounding(vectors).max(initial=0.0)) if _rounds(torch.device(device)) else 0.0)
 
 
 class ScreenedSearch:
@@ -37,33 +51,35 @@ class ScreenedSearch:
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one document")
         self._queries, self._k, self._device = queries, k, torch.device(device)
-        self._there = torch.from_numpy(queries).to(self._device)
-        self._lengths, self._roundings = np.linalg.norm(queries, axis=1), _rounding(queries)
+        self._rounds = _rounds(self._device)
+        self._there = self._for_products(queries)
+        self._lengths, self._roundings = np.linalg.norm(queries, axis=1), _rounding(queries) if self._rounds else np.zeros(len(queries))
         self._largest = np.full((len(queries), k), -np.inf, np.float32)
         """Of each query the k largest among the maxima of groups of documents: the smallest is a score that k documents reach."""
         self._error = np.zeros(len(queries))
-        """By how much a score of a product may be off, over all documents so far."""
+        """By how much a score of a product may be off, over all documents so far, before it is rounded itself."""
         self._found: list[tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]] = []
 
-    def add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int) -> None:
-        """Looks through the documents, whose rows begin with `first_row`. Blocks come in the order of rows."""
+    def add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int, extent: Extent | None = None) -> None:
+        """Looks through the documents, whose rows begin with `first_row`. Blocks come in the order of rows. `extent`: of these documents, if it is known."""
+        extent = extent or Extent.of(documents, self._device)
+        # Of q'd' for qd: |q'd' - qd| <= |q' - q||d| + |q'||d' - d|, and the sum of `dimension` products in float32 beside.
+        sums = 2 * documents.shape[1] * _FLOAT32 * extent.longest * self._lengths
+        error = self._roundings * extent.longest + 1.01 * self._lengths * extent.rounding + sums
+        self._error = np.maximum(self._error, error)
         for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
             self._add(documents[start : start + _DOCUMENTS_AT_ONCE], first_row + start)
 
     def _add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int) -> None:
-        there = torch.from_numpy(documents).to(self._device)
+        there = self._for_products(documents)
         width = min(_DOCUMENTS_A_PRODUCT, len(documents))
         step = max(1, _SCORES_AT_ONCE.get(self._device.type, _SCORES_AT_ONCE["cuda"]) // width)
-        room = torch.empty(min(step, len(self._queries)) * width, device=self._device)  # made once: fresh pages take as long as the product
-        with _rounded_products(self._device) as rounded:
-            longest, rounding = np.linalg.norm(documents, axis=1).max(), _rounding(documents).max() if rounded else 0.0
-            # Of q'd' for qd: |q'd' - qd| <= |q' - q||d| + |q'||d' - d|, and the sum of `dimension` products in float32 beside.
-            error = self._roundings * longest if rounded else 0.0
-            error = error + 1.01 * self._lengths * rounding + 2 * documents.shape[1] * _FLOAT32 * longest * self._lengths
-            self._error = np.maximum(self._error, error)
-            for start in range(0, len(self._queries), step):
-                some = slice(start, min(start + step, len(self._queries)))
-                self._screen(some, documents, there, first_row, room)
+        room = there.new_empty(min(step, len(self._queries)) * width)  # made once: fresh pages take as long as the product
+        for start in range(0, len(self._queries), step):
+            self._screen(slice(start, min(start + step, len(self._queries))), documents, there, first_row, room)
+
+    def _for_products(self, vectors: Float32[np.ndarray, "vector dimension"]) -> Float[Tensor, "vector dimension"]:
+        return torch.from_numpy(vectors).to(self._device, torch.bfloat16 if self._rounds else torch.float32)
 
     def _screen(
         self,
@@ -75,31 +91,29 @@ class ScreenedSearch:
     ) -> None:
         """Looks through documents for some queries.
 
-        k documents have a rounded score of at least `largest`, so k exact scores are at least that less the error, and what is among the best has a
-        rounded score of at least `largest` less twice the error.
+        k documents have a product of at least `largest`, so k exact scores are at least that less the error, and what is among the best has a product
+        of at least `largest` less twice the error. Where products are rounded themselves, both may be off by that rounding in addition.
         """
         found, asked = [], self._there[some]
         for first in range(0, len(there), _DOCUMENTS_A_PRODUCT):
             part = there[first : first + _DOCUMENTS_A_PRODUCT]
             scores = torch.mm(asked, part.T, out=room[: len(asked) * len(part)].view(len(asked), len(part)))
-            limits = (self._raised(some, scores) - 2 * self._error[some]).astype(np.float32)
+            limits = self._raised(some, _maxima(scores, self._k))
             queries, rows, rounded = _reaching(scores, limits)
-            found.append((queries, rows + first, rounded))
-        queries, rows, rounded = (np.concatenate(each) for each in zip(*found, strict=True))
-        left = np.flatnonzero(rounded >= limits[queries])  # the limit has risen since
-        left = left[_in_order(queries[left], len(asked))]
-        queries, rows = queries[left], rows[left]
+            found.append((queries * len(there) + rows + first, rounded))
+        pairs, rounded = (np.concatenate(each) for each in zip(*found, strict=True))
+        pairs = np.sort(pairs[rounded >= limits[pairs // len(there)]])  # the limit has risen since
+        queries, rows = np.divmod(pairs, len(there))
         self._found.append((queries + some.start, rows + first_row, pair_scores(self._queries[some], documents, queries, rows)))
 
-    def _raised(self, some: slice, scores: Float[Tensor, "query document"]) -> Float32[np.ndarray, " query"]:
-        """For each query a rounded score that k documents seen so far reach."""
-        groups = min(_GROUPS, max(1, scores.shape[1] // (4 * self._k)))
-        width = scores.shape[1] // groups
-        maxima = scores[:, : groups * width].unflatten(1, (groups, width)).amax(1).cpu().numpy()
+    def _raised(self, some: slice, maxima: Float32[np.ndarray, "query group"]) -> Float32[np.ndarray, " query"]:
+        """For each query the least product of what may be among the k best."""
         together = np.concatenate([self._largest[some], maxima], axis=1)
         together.partition(together.shape[1] - self._k, axis=1)
         self._largest[some] = together[:, -self._k :]
-        return self._largest[some].min(1)
+        largest = self._largest[some].min(1)
+        of_scores = 2 * _BFLOAT16 * np.abs(largest) if self._rounds else 0.0
+        return (largest - 2 * self._error[some] - of_scores).astype(np.float32)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         """Scores and rows, best first, equal scores in the order of rows; minus infinity and row -1 where there are fewer than k documents."""
@@ -108,7 +122,7 @@ class ScreenedSearch:
         found[1].fill(-1)
         if self._found:
             queries, rows, scores = (np.concatenate(each) for each in zip(*self._found, strict=True))
-            order = np.argsort(-scores, kind="stable")  # blocks and their pairs came in the order of rows
+            order = _best_first(scores, rows)
             order = order[_in_order(queries[order], len(self._queries))]
             queries, rows, scores = queries[order], rows[order], scores[order]
             ranks = np.arange(len(queries)) - np.searchsorted(queries, queries)
@@ -129,27 +143,63 @@ def pair_scores(
     >>> pair_scores(np.float32([[1, 2]]), np.float32([[3, 0], [0, 4]]), np.array([0, 0]), np.array([1, 0])).tolist()
     [8.0, 3.0]
     """
-    scores = np.empty(len(query_rows), np.float32)
-    cuts = [0, *(np.flatnonzero(np.diff(query_rows)) + 1).tolist(), len(query_rows)]
-    for start, stop in itertools.pairwise(cuts):
-        if start < stop:
-            # Not a product of matrices: its sums run in another order when there are other rows beside.
-            scores[start:stop] = np.einsum("pd,d->p", documents[document_rows[start:stop]], queries[query_rows[start]])
-    return scores
+    starts = np.searchsorted(query_rows, np.arange(len(queries) + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        wanted = torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            torch.from_numpy(document_rows),
+            torch.zeros(len(query_rows)),
+            (len(queries), len(documents)),
+            check_invariants=False,  # rows of a query come in any order
+        )
+    # Not a product of matrices: its sums run in another order when there are other rows beside.
+    return torch.sparse.sampled_addmm(wanted, torch.from_numpy(queries), torch.from_numpy(documents).T, beta=0.0).values().numpy()
+
+
+def _maxima(scores: Float[Tensor, "query document"], k: int) -> Float32[np.ndarray, "query group"]:
+    """A score of each group of documents: the largest, unless all are negative. Of n groups, group i holds documents i, i + n, i + 2n, ..."""
+    members = min(_MEMBERS, max(1, scores.shape[1] // (4 * k)))
+    groups = scores.shape[1] // members
+    some = scores[:, : members * groups].unflatten(1, (members, groups))
+    if scores.dtype != torch.bfloat16:
+        return some.amax(1).cpu().numpy()
+    return torch.from_numpy(_bits(some).max(1)).view(torch.bfloat16).float().numpy()
 
 
 def _reaching(
     scores: Float[Tensor, "query document"], limits: Float32[np.ndarray, " query"]
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
     """Queries, documents and scores of all pairs whose score reaches the query's limit."""
-    if scores.device.type == "cpu":  # NumPy's is eight times as fast
-        there = scores.numpy()
-        found = np.flatnonzero(there >= limits[:, None])
-        queries, rows = np.divmod(found, there.shape[1])
-        return queries, rows, there.reshape(-1)[found]
-    pairs = (scores >= torch.from_numpy(limits).to(scores.device)[:, None]).nonzero()
-    queries, rows = pairs.T.cpu().numpy()
-    return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
+    if scores.device.type != "cpu":
+        pairs = (scores >= torch.from_numpy(limits).to(scores.device)[:, None]).nonzero()
+        queries, rows = pairs.T.cpu().numpy()
+        return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
+    if scores.dtype == torch.bfloat16:
+        lowest = np.where(limits > 0, limits.view(np.int32) >> 16, -(1 << 15)).astype(np.int16)
+        found = np.flatnonzero(_bits(scores) >= lowest[:, None])
+    else:
+        found = np.flatnonzero(scores.numpy() >= limits[:, None])  # NumPy's is eight times as fast
+    queries, rows = np.divmod(found, scores.shape[1])
+    rounded = scores.view(-1)[torch.from_numpy(found)].float().numpy()
+    reaching = rounded >= limits[queries]
+    return queries[reaching], rows[reaching], rounded[reaching]
+
+
+def _bits(scores: BFloat16[Tensor, "*shape"]) -> Int16[np.ndarray, "*shape"]:
+    """Numbers in bfloat16 as integers, which are compared several times as fast. Those above zero keep their order, and are above all others."""
+    return scores.view(torch.int16).numpy()
+
+
+def _best_first(scores: Float32[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " pair"]:
+    """The order of falling scores, equal ones by row: one sort of integers, several times as fast as a stable one of floats.
+
+    >>> _best_first(np.float32([-2, 0, 7, -0.0]), np.array([4, 5, 6, 3])).tolist()
+    [2, 3, 1, 0]
+    """
+    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # zero has one sign then
+    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return np.argsort((-rising << 32) + rows)
 
 
 def _in_order(numbers: Int64[np.ndarray, " number"], below: int) -> Int64[np.ndarray, " number"]:
@@ -163,16 +213,6 @@ def _rounding(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.nd
     return 1.01 * (whole - whole.bfloat16().float()).norm(dim=1).numpy()
 
 
-@contextlib.contextmanager
-def _rounded_products(device: torch.device) -> Iterator[bool]:
-    """Within it float32 matrices may be rounded to bfloat16 for a product, where that is several times as fast. Gives whether they are."""
-    if device.type != "cpu" or not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        yield False
-        return
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield True
-    finally:
-        settings.fp32_precision = before
+def _rounds(device: torch.device) -> bool:
+    """Whether products on `device` are of vectors rounded to bfloat16: where that is several times as fast."""
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
