@@ -32,4 +32,13 @@ def forget_layers(index: Path) -> None:
     path = index / "manifest.json"
     before = json.loads(path.read_text())
     assert before.pop("layers") is None
+    before.pop("sha256")
     path.write_text(json.dumps(before))
+
+
+def altered(index: Path, **change: Any) -> None:
+    """Makes the manifest of an index say something else, as one without a seal."""
+    path = index / "manifest.json"
+    before = json.loads(path.read_text())
+    before.pop("sha256")
+    path.write_text(json.dumps(before | change))

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from verbs import altered
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.into_place import move_into_place
@@ -11,7 +12,7 @@ from trainer.models.dense import read_encoder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encode import encode
 from trainer.retrieval.index import Index, build_index
-from trainer.retrieval.manifest import FILES, MANIFEST, Manifest
+from trainer.retrieval.manifest import FILES, MANIFEST, Manifest, describe_files
 from trainer.retrieval.search import top_k
 
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "list", "region", "delete", "create")
@@ -168,9 +169,16 @@ def test_one_changed_byte_is_seen_at_both_ends_of_a_large_file(copy, monkeypatch
     ],
 )
 def test_a_manifest_that_does_not_fit(copy, change, message):
-    content = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps(content | change))
+    altered(copy, **change)
     with pytest.raises(BadFolder, match=message):
+        Index.open(copy)
+
+
+def test_a_manifest_that_was_altered(copy):
+    """Also where what it says then could be true."""
+    content = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps(content | {"model": "another"}))
+    with pytest.raises(BadFolder, match=r"manifest\.json was altered since the index was built"):
         Index.open(copy)
 
 
@@ -186,20 +194,15 @@ def test_another_faiss_index_is_refused(encoder, built, tmp_path):
     """Files and manifest agree with each other and not with the kind."""
     folder = shutil.copytree(built / "ivf", tmp_path / "copy")
     shutil.copy(built / "hnsw" / "index.faiss", folder)
-    content = json.loads((folder / MANIFEST).read_text())
-    content["files"]["index.faiss"] = json.loads((built / "hnsw" / MANIFEST).read_text())["files"]["index.faiss"]
-    (folder / MANIFEST).write_text(json.dumps(content))
+    files, of_hnsw = (json.loads((built / kind / MANIFEST).read_text())["files"] for kind in ("ivf", "hnsw"))
+    altered(folder, files=files | {"index.faiss": of_hnsw["index.faiss"]})
     with pytest.raises(BadFolder, match="another FAISS index"):
         Index.open(folder)
 
 
 def test_pickled_arrays_are_refused(copy):
     np.save(copy / "probe.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    content = json.loads((copy / MANIFEST).read_text())
-    from trainer.retrieval.manifest import describe_files
-
-    content["files"] = {name: record.model_dump() for name, record in describe_files(copy).items()}
-    (copy / MANIFEST).write_text(json.dumps(content))
+    altered(copy, files={name: record.model_dump() for name, record in describe_files(copy).items()})
     with pytest.raises(BadFolder, match=r"probe\.npy cannot be read"):
         Index.open(copy)
 

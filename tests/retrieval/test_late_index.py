@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from late_toys import toy_late
+from verbs import altered
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.into_place import move_into_place
@@ -492,9 +493,17 @@ def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings
         LateIndex.open(folder)
 
 
-def altered(folder, **change):
+@pytest.mark.parametrize(
+    ("field", "value"), [("bits", 4), ("pool_factor", 3), ("model", "another"), ("approximate", {"probes": 1.0, "candidates": 1.0})]
+)
+def test_a_manifest_that_was_altered(built, tmp_path, field, value):
+    """Also where what it says then could be true."""
+    folder = shutil.copytree(built / "compressed", tmp_path / "index")
     content = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(content | change))
+    assert content[field] != value
+    (folder / MANIFEST).write_text(json.dumps(content | {field: value}))
+    with pytest.raises(BadFolder, match=r"manifest\.json was altered since the index was built"):
+        LateIndex.open(folder)
 
 
 def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(encoder, copy):

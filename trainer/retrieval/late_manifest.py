@@ -142,7 +142,7 @@ class LateManifest(AnyManifest):
         for name in self.files:
             to_disk(folder / name)
         new = folder / _NEW
-        new.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        new.write_text(self.sealed(), encoding="utf-8")
         to_disk(new)
         new.replace(folder / MANIFEST)
         to_disk(folder)

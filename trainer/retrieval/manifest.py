@@ -24,6 +24,7 @@ CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 _OF_TOKENS = re.compile(
     rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"
 )
+_SEAL = "sha256"
 _BLOCK = 1 << 20
 _BLOCKS = 64
 _TRIES = 10
@@ -57,6 +58,11 @@ class AnyManifest(BaseModel):
         """Raises BadFolder when a file is missing, cut or altered."""
         check_files(folder, self.files)
 
+    def sealed(self) -> str:
+        """What is written: everything, and the SHA-256 of it."""
+        content = self.model_dump(mode="json")
+        return json.dumps(content | {_SEAL: _seal(content)}, indent=2, ensure_ascii=False) + "\n"
+
     @property
     def made_with(self) -> str:
         """The model, and how much of it, in words."""
@@ -76,7 +82,7 @@ class Manifest(AnyManifest):
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
-        (folder / MANIFEST).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(self.sealed(), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -111,7 +117,14 @@ def read_content(folder: Path) -> dict[str, Any]:
         raise BadFolder(f"{path} is damaged (no JSON object); build the index again with `nearfar index`")
     if content.get("format") != 1:
         raise BadFolder(f"{path} is of format {content.get('format')!r} and this nearfar reads format 1; build the index again")
+    seal = content.pop(_SEAL, None)  # an index older than this field has none
+    if seal is not None and seal != _seal(content):
+        raise BadFolder(f"{path} was altered since the index was built; build it again with `nearfar index`, or copy the folder anew")
     return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def validated(model: type[_Model], content: Mapping[str, Any], folder: Path) -> _Model:
