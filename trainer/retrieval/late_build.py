@@ -203,7 +203,7 @@ def _check_error(index: Path, error: float, manifest: LateManifest) -> None:
 
 def live_ids(segment: OpenSegment) -> Iterator[tuple[int, str]]:
     """Row and id of every document of a segment that was not deleted."""
-    return ((row, segment.documents[row].id) for row in segment.live_rows.tolist())
+    return ((row, id) for row, id in enumerate(segment.documents.ids()) if not segment.deleted[row])
 
 
 def _without(index: Path, segment: OpenSegment, rows: list[int], number: int) -> Segment:

@@ -1,10 +1,12 @@
 """The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
 
 import json
+import mmap
 import os
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from jaxtyping import Int64
 from trainer.errors import BadData, BadFolder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.manifest import readable
+
+_BEFORE_ID = b'{"id": '
+_decode = json.JSONDecoder().raw_decode
 
 
 class StoredDocuments:
@@ -37,11 +42,29 @@ class StoredDocuments:
     def __iter__(self) -> Iterator[Document]:
         return (self[row] for row in range(len(self)))
 
+    def ids(self) -> Iterator[str]:
+        """The id of every document, without reading the rest of it."""
+        with readable(self.path), mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ) as whole:
+            for start, stop in pairwise(self._offsets.tolist()):
+                line = whole[start:stop]
+                yield _id(line) or self._document(line, start).id
+
     def _document(self, line: bytes, start: int) -> Document:
         try:
             return Document(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise BadFolder(f"{self.path} has no document at byte {start}; build the index again") from error
+
+
+def _id(line: bytes) -> str | None:
+    """The id at the beginning of a line as it is written here, or None where it is not there."""
+    if not line.startswith(_BEFORE_ID):
+        return None
+    try:
+        found = _decode(line.decode("utf-8"), len(_BEFORE_ID))[0]
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:

@@ -1,0 +1,39 @@
+"""Documents on disk: ids are read without the rest, and are those of the documents."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.errors import BadFolder
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.stored_documents import StoredDocuments, write_documents
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=1, max_size=20))
+def test_ids_are_those_of_the_documents(tmp_path_factory, texts):
+    folder = tmp_path_factory.mktemp("documents")
+    stored = write_documents((Document(*each) for each in texts), folder / "documents.jsonl", folder / "offsets.npy")
+    assert list(stored.ids()) == [document.id for document in stored] == [id for id, _, _ in texts]
+
+
+def of_lines(folder, *lines):
+    (folder / "documents.jsonl").write_bytes(b"".join(lines))
+    return StoredDocuments(folder / "documents.jsonl", np.cumsum([0, *map(len, lines)]))
+
+
+def test_fields_in_another_order(tmp_path):
+    line = json.dumps({"title": "", "id": "b", "text": "words"}).encode() + b"\n"
+    assert list(of_lines(tmp_path, line, line).ids()) == ["b", "b"]
+
+
+@pytest.mark.parametrize("line", [b'{"id": 7}\n', b'{"id": "cut\n', b'{"id": ', b"nothing\n", b'{"id": "\xff"}\n'])
+def test_a_damaged_line_is_named(tmp_path, line):
+    whole = json.dumps({"id": "a", "title": "", "text": "words"}).encode() + b"\n"
+    ids = of_lines(tmp_path, whole, line).ids()
+    assert next(ids) == "a"
+    with pytest.raises(BadFolder, match=f"no document at byte {len(whole)}"):
+        next(ids)
