@@ -130,6 +130,16 @@ def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence)
     assert "best 0.790" in page.read_text()
 
 
+def test_what_was_mined_between_steps(run):
+    assert "Negatives mined anew" not in text_of(write_report(run.path))
+    numbers = {"queries": 4352, "negatives": 8700, "queries_with_fewer": 4, "suspected_false_negatives": 517, "seconds": 81.4}
+    with run.log_path.open("a") as log:
+        for step in (0, 20):
+            log.write(json.dumps({"step": step, "time_seconds": step} | {f"refresh/{name}": value + step for name, value in numbers.items()}) + "\n")
+    page = text_of(write_report(run.path))
+    assert "at the beginning 4,352 8,700 4 517 81 after 20 steps 4,372 8,720 24 537 101" in page
+
+
 def test_a_run_under_way_and_a_killed_one_are_told_apart(run):
     assert "under way" in text_of(write_report(run.path))
     run.finish("done")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from trainer.report.markup import duration, metric_name
+from trainer.report.markup import count_table, duration, metric_name
 from trainer.report.plots import Line, line_chart, smoothed
 from trainer.report.read import MAIN_METRIC, Run
 
@@ -13,6 +13,15 @@ _CURVES = (
     ("train/gradient_norm", "Gradient norm", "before clipping", True, True),
     ("train/pairs_per_second", "Speed", "training pairs a second", True, False),
 )
+
+_REFRESH = {
+    "queries": "queries",
+    "negatives": "negatives",
+    "queries_with_fewer": "queries with fewer than wanted",
+    "suspected_false_negatives": "suspected right answers",
+    "seconds": "seconds",
+}
+"""What is logged at each refresh, and its name in the table."""
 
 
 def training_section(run: Run) -> Iterable[str]:
@@ -28,6 +37,21 @@ def training_section(run: Run) -> Iterable[str]:
     masked = sum(value for value in run.series("train/masked_false_negatives")[1] if value)
     kept_apart = f"; {masked:,.0f} false negatives were recognised and left out of the loss" if masked else ""
     yield f'<section><h2>Training</h2><p class="lead">{steps:,} steps in {duration(seconds)}{rate}{kept_apart}.</p><div class="charts">{"".join(figures)}</div></section>'
+    yield from _mined_anew(run)
+
+
+def _mined_anew(run: Run) -> Iterable[str]:
+    """What `refresh` mined between steps."""
+    found = {name: dict(zip(*run.series(f"refresh/{name}"), strict=True)) for name in _REFRESH}
+    steps = sorted(step for step, queries in found["queries"].items() if queries)
+    if not steps:
+        return
+    rows = [
+        (f"after {step - 1:,} steps" if step > 1 else "at the beginning", "", *(int(each.get(step) or 0) for each in found.values()))
+        for step in steps
+    ]
+    yield '<section><h2>Negatives mined anew</h2><p class="lead">By the model as it then was, for the queries of the steps up to the next time. A candidate that '
+    yield f"scores above its query's positive is suspected to be a right answer.</p>{count_table(('', *_REFRESH.values()), rows)}</section>"
 
 
 def _loss(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -71,3 +72,14 @@ def _visible(character: str) -> str:
     if ord(character) < 0x20:
         return chr(0x2400 + ord(character))  # the sign for it, as in ␛
     return " " if unicodedata.category(character).startswith("Z") else "\ufffd"
+
+
+def count_table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A table whose rows are a name, its explanation, then counts."""
+    head = "".join(f'<th scope="col"{" class=number" if place else ""}>{escaped(name)}</th>' for place, name in enumerate(header))
+    lines = []
+    for name, explained, *numbers in rows:
+        small = f"<small>{escaped(explained)}</small>" if explained else ""
+        cells = "".join(f'<td class="number">{number:,}</td>' for number in numbers)
+        lines.append(f"<tr><td>{escaped(name)}{small}</td>{cells}</tr>")
+    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.errors import BadFolder
 from trainer.report.html import page_head
-from trainer.report.markup import escaped, short, signed
+from trainer.report.markup import count_table, escaped, short, signed
 from trainer.runtime.run_folder import write_atomically
 
 _FILTERS = {
@@ -56,23 +56,12 @@ def _sources(found: dict[str, Any]) -> Iterable[str]:
     mean = {"positive": found["sum_of_scores"]["positive"] / pairs, "negative": found["sum_of_scores"]["negative"] / written}
     rows = [(words, found["candidates"][name], found["negatives"][name]) for name, words in _SOURCES.items() if found["candidates"][name]]
     yield f'<section><h2>What was found</h2><p class="lead">Mean score of a positive {mean["positive"]:.3f}, of a negative {mean["negative"]:.3f}.</p>'
-    yield _table(("", "candidates", "written"), [(words, "", candidates, negatives) for words, candidates, negatives in rows]) + "</section>"
+    yield count_table(("", "candidates", "written"), [(words, "", candidates, negatives) for words, candidates, negatives in rows]) + "</section>"
 
 
 def _filters(found: dict[str, Any]) -> Iterable[str]:
     yield '<section><h2>What was removed</h2><p class="lead">A candidate counts for the first filter that removes it.</p>'
-    yield _table(("", "removed"), [(*_FILTERS.get(name, (name, "")), count) for name, count in found["removed"].items()]) + "</section>"
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    """A name with its explanation, then numbers."""
-    head = "".join(f'<th scope="col"{" class=number" if place else ""}>{escaped(name)}</th>' for place, name in enumerate(header))
-    lines = []
-    for name, explained, *numbers in rows:
-        small = f"<small>{escaped(explained)}</small>" if explained else ""
-        cells = "".join(f'<td class="number">{number:,}</td>' for number in numbers)
-        lines.append(f"<tr><td>{escaped(name)}{small}</td>{cells}</tr>")
-    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    yield count_table(("", "removed"), [(*_FILTERS.get(name, (name, "")), count) for name, count in found["removed"].items()]) + "</section>"
 
 
 def _suspected(found: dict[str, Any]) -> Iterable[str]:

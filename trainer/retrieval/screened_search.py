@@ -15,7 +15,7 @@ from torch import Tensor
 _DOCUMENTS_AT_ONCE = 1 << 14
 _DOCUMENTS_A_PRODUCT = 1 << 12
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
-_MEMBERS = 8
+_MEMBERS = 16
 _FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-9
 """By how much a number rounded to the nearest differs at most, relative to itself, and a hundredth more for products of such differences."""
 
