@@ -12,6 +12,8 @@ from trainer.errors import BadData, BadRecipe
 from trainer.mining.choose import Options
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
+from trainer.models.encoder import Encoder
+from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.parallel import on_first
 
 
@@ -81,6 +83,13 @@ def refresh(run: recipe.Recipe, rows: Rows, folder: Path, steps: int) -> Refresh
     on_first(write)
     tokens = hardware.micro_batch_tokens(run.machine)
     return Refresh(folder, read_task(place), at, options(run), run.data.negatives_per_query, tokens)
+
+
+def written_bytes(run: recipe.Recipe, rows: Rows, encoder: Encoder, document_tokens: float) -> int:
+    """What mining anew keeps on the disk meanwhile, about: the texts of all documents and their vectors in float32. `document_tokens`: on average."""
+    sizes = {identity(text): len(text.encode("utf-8", "replace")) for text in searched_texts(run, rows)}
+    vectors = document_tokens if isinstance(encoder, LateInteractionEncoder) else 1
+    return sum(sizes.values()) + int(4 * encoder.dimensions * vectors * len(sizes))
 
 
 def explanation(run: recipe.Recipe, rows: Rows, steps: int) -> str:

@@ -129,6 +129,30 @@ def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_f
     assert not Path(toy[1].partition("=")[2]).exists()
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, monkeypatch, capsys):
+    """Texts and vectors of all documents, float32: one a document, or some twenty."""
+    from trainer.build import data_sets
+    from trainer.recipe_file import load_recipe
+
+    of_others, dimensions = [], []
+
+    def look(findings, run, encoder, others):
+        of_others.append(others)
+        dimensions.append(encoder.dimensions)
+
+    monkeypatch.setattr("trainer.cli.check.look_at_disk", look)
+    more = ["kind=colbert", f"model.backbone={late_folder}", "model.pooling=null", "objective.temperature=1.0"] if late else []
+    for refresh in ([], ["refresh={every_steps: 2, negatives: 1}"]):
+        check(RECIPE, MACHINES / "cpu-1.yaml", [*toy, *more, *refresh], no_probe=True)
+    run = load_recipe(RECIPE, toy)
+    train = data_sets(run.data, run.seed).train
+    documents = {train[number].positive for number in range(len(train))}
+    assert of_others[0] == 0
+    vectors = (of_others[1] - sum(map(len, documents))) / (4 * dimensions[1])
+    assert 10 * len(documents) < vectors < 40 * len(documents) if late else vectors == len(documents)
+
+
 def test_the_probe_leaves_the_teacher_in(toy, late_folder):
     """Without one the ranks would still agree, on another gradient than the run's."""
     from trainer.cli.check_ranks import _exact

@@ -12,6 +12,7 @@ from trainer.cli.check_teacher import look_at_teachers
 
 if TYPE_CHECKING:
     from trainer.build import DataSets
+    from trainer.models.encoder import Encoder
     from trainer.recipe import Recipe
     from trainer.runtime.preflight import Findings
     from trainer.strategies.environment import Plan
@@ -61,8 +62,20 @@ def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
     if encoder and plan and {"machine", "optimization"} <= read:
         look_at_memory(findings, run, plan, encoder, here, length)
     if encoder and {"name", "output"} <= read:
-        look_at_disk(findings, run, encoder, look_at_teachers(findings, run, data, replace) if data else 0)
+        of_teachers = look_at_teachers(findings, run, data, replace) if data else 0
+        of_refresh = _refresh_bytes(run, data, encoder, length[1].mean_tokens) if data and length and run.refresh else 0
+        look_at_disk(findings, run, encoder, of_teachers + of_refresh)
     return data
+
+
+def _refresh_bytes(run: "Recipe", data: "DataSets", encoder: "Encoder", document_tokens: float) -> int:
+    from trainer.build_refresh import written_bytes
+    from trainer.errors import NearfarError
+
+    try:
+        return written_bytes(run, data.train, encoder, document_tokens)
+    except NearfarError:  # said where the data were looked at
+        return 0
 
 
 def _hindrance(findings: "Findings", plan: "Plan", here: bool) -> str | None:

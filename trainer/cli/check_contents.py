@@ -157,12 +157,12 @@ def _activations(run: "Recipe", plan: "Plan", encoder: "Encoder", here: bool, le
     return Need(f"activations ({kept:,.0f} of a step's {step:,.0f} tokens{room})", int(a_token * kept))
 
 
-def look_at_disk(findings: "Findings", run: "Recipe", encoder: "Encoder", of_teachers: int) -> None:
-    """Whether what the run writes fits on the disk of its folder."""
+def look_at_disk(findings: "Findings", run: "Recipe", encoder: "Encoder", of_others: int) -> None:
+    """Whether what the run writes fits on the disk of its folder. `of_others`: bytes of what is neither model nor checkpoint."""
     from trainer.runtime.preflight import free_bytes, size, written_bytes
 
     folder = Path(run.output) / run.name
-    wanted, free = written_bytes(encoder) + of_teachers, free_bytes(folder)
+    wanted, free = written_bytes(encoder) + of_others, free_bytes(folder)
     if wanted > free:
         findings.add(
             "wrong", "disk", f"the run writes up to {size(wanted)}, and {size(free)} are free for {folder}; choose a place with output=FOLDER"
