@@ -138,6 +138,9 @@ def test_what_was_mined_between_steps(run):
             log.write(json.dumps({"step": step, "time_seconds": step} | {f"refresh/{name}": value + step for name, value in numbers.items()}) + "\n")
     page = text_of(write_report(run.path))
     assert "at the beginning 4,352 8,700 4 517 81 after 20 steps 4,372 8,720 24 537 101" in page
+    with run.log_path.open("a") as log:
+        log.write('{"step": 25, "refresh/queries": 5, "refresh/seconds": 1e999}\n')
+    assert "after 25 steps 5 0 0 0 0" in text_of(write_report(run.path))
 
 
 def test_a_run_under_way_and_a_killed_one_are_told_apart(run):

@@ -483,7 +483,7 @@ def test_a_manifest_that_does_not_fit(copy, change, message):
         ({"probes": -3.0, "candidates": 256.0}, "says -3 for probes"),
         ({"probes": 16.0, "candidates": 1e300}, r"says 1e\+300 for candidates"),
         ({"probes": 1.5, "candidates": 256.0}, "says 1.5 for probes"),
-        ({"probes": float("nan"), "candidates": 256.0}, "says nan for probes"),
+        ({"probes": float("nan"), "candidates": 256.0}, "damaged .NaN is no number"),
     ],
 )
 def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings, message):

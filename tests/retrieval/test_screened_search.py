@@ -51,6 +51,14 @@ def near_ties(seed=0):
     return tuple((some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32) for some in (queries, documents))
 
 
+def hidden_ties():
+    """The same, where what rounding takes away is much of the scores: most of every document is in no query's direction."""
+    queries, documents = near_ties()
+    beside = documents.mean(0, dtype=np.float64)
+    queries = queries - np.outer(queries @ beside, beside) / np.square(beside).sum()
+    return queries.astype(np.float32), documents
+
+
 @pytest.fixture(params=["as this processor does", "rounded"])
 def products(request, monkeypatch):
     """Products of matrices as they are here, and rounded as a processor with instructions for bfloat16 rounds them, on any."""
@@ -61,8 +69,9 @@ def products(request, monkeypatch):
     return request.param
 
 
-def test_what_rounding_cannot_tell_apart_is_told_apart(products):
-    queries, documents = near_ties()
+@pytest.mark.parametrize("ties", [near_ties, hidden_ties])
+def test_what_rounding_cannot_tell_apart_is_told_apart(products, ties):
+    queries, documents = ties()
     scores, rows = best(queries, documents, 20, block=900)
     wanted = by_sorting(queries, documents, 20)
     np.testing.assert_array_equal(rows, wanted[1])
@@ -84,11 +93,22 @@ def test_documents_of_other_lengths_in_other_blocks(products, seed):
     np.testing.assert_array_equal(best(*given, 10, block=50)[1], by_sorting(*given, 10)[1])
 
 
+@pytest.mark.parametrize("allowance", [screened_search._BFLOAT16, 0.0])
+@pytest.mark.parametrize("products", ["rounded"], indirect=True)
+def test_a_score_that_is_rounded_as_far_as_can_be(products, monkeypatch, allowance):
+    """Vectors nearly exact in bfloat16, and a product between two numbers in it: without the allowance for its rounding the better one is lost."""
+    monkeypatch.setattr(screened_search, "_BFLOAT16", allowance)
+    queries = np.float32([[1, 1, 1, 1, 2**-7 + 2**-15]])
+    documents = np.float32([[1, 2**-8, 2**-22, 0, 0], [1, 2**-8, -(2**-22), -(2**-12), 2**-5]])
+    found = best(queries, documents, 1)[1].tolist() == by_sorting(queries, documents, 1)[1].tolist() == [[1]]
+    assert found == (allowance > 0)
+
+
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
 def test_the_case_is_hard(monkeypatch, products):
     """Without the allowance for rounding the test above fails, so it tests something."""
     monkeypatch.setattr(screened_search, "_rounding", lambda vectors: np.zeros(len(vectors), np.float32))
-    queries, documents = near_ties()
+    queries, documents = hidden_ties()
     assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
 
 
@@ -98,6 +118,16 @@ def test_documents_that_all_point_away(products):
     found, wanted = best(-queries, documents, 20, block=900), by_sorting(-queries, documents, 20)
     assert (found[0] < 0).all()
     np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_few_pairs_are_scored_where_all_documents_point_away(products):
+    generator = np.random.default_rng(5)
+    queries, documents = (generator.normal(size=(count, 64)).astype(np.float32) for count in (100, 8000))
+    documents -= np.float32(0.4) * queries.mean(0) / np.square(queries.mean(0)).mean()
+    search = ScreenedSearch(queries, 60)
+    search.add(documents, 0)
+    assert np.median(search.best()[0]) < 0
+    assert sum(len(found[0]) for found in search._found) < 100 * 60 * 6
 
 
 def test_documents_on_both_sides_of_nothing(products):

@@ -8,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import BadFolder
+from trainer.retrieval import stored_documents
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.stored_documents import StoredDocuments, write_documents
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1000])
+def test_ids_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(stored_documents, "_BYTES_AT_ONCE", at_once)
+    ids = [f"{number:0{number % 9}}" for number in range(200)]
+    stored = write_documents((Document(id, "", "words " * (number % 17)) for number, id in enumerate(ids)), tmp_path / "d", tmp_path / "o.npy")
+    assert list(stored.ids()) == ids
 
 
 @settings(max_examples=50, deadline=None)
@@ -30,7 +39,9 @@ def test_fields_in_another_order(tmp_path):
     assert list(of_lines(tmp_path, line, line).ids()) == ["b", "b"]
 
 
-@pytest.mark.parametrize("line", [b'{"id": 7}\n', b'{"id": "cut\n', b'{"id": ', b"nothing\n", b'{"id": "\xff"}\n'])
+@pytest.mark.parametrize(
+    "line", [b'{"id": 7}\n', b'{"id": "cut\n', b'{"id": ', b"nothing\n", b'{"id": "\xff"}\n', b'{"id": "b", "title": "", "text": "cu', b""]
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     whole = json.dumps({"id": "a", "title": "", "text": "words"}).encode() + b"\n"
     ids = of_lines(tmp_path, whole, line).ids()

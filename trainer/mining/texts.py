@@ -72,6 +72,8 @@ class StoredTexts:
 
     def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
         """The texts of these numbers, in that order."""
+        if len(numbers) < self._column.num_chunks:
+            return [self._column[number].as_py() for number in numbers.tolist()]
         texts = np.empty(len(numbers), object)
         ends = np.cumsum([len(chunk) for chunk in self._column.chunks])
         chunks = np.searchsorted(ends, numbers, side="right")

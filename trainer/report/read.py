@@ -1,6 +1,7 @@
 """What a run folder says about itself, as the report needs it. Everything read here was possibly written by strangers: see `trainer.report.markup`."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,4 +206,4 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -61,7 +61,7 @@ class AnyManifest(BaseModel):
     def sealed(self) -> str:
         """What is written: everything, and the SHA-256 of it."""
         content = self.model_dump(mode="json")
-        return json.dumps(content | {_SEAL: _seal(content)}, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(content | {_SEAL: _seal(content)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
     def made_with(self) -> str:
@@ -110,7 +110,7 @@ def read_content(folder: Path) -> dict[str, Any]:
         raise BadFolder(f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL CORPUS -o {folder}`")
     try:
         with readable(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except ValueError as error:
         raise BadFolder(f"{path} is damaged ({error}); build the index again with `nearfar index`") from error
     if not isinstance(content, dict):
@@ -121,6 +121,10 @@ def read_content(folder: Path) -> dict[str, Any]:
     if seal is not None and seal != _seal(content):
         raise BadFolder(f"{path} was altered since the index was built; build it again with `nearfar index`, or copy the folder anew")
     return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -16,8 +16,10 @@ _DOCUMENTS_AT_ONCE = 1 << 14
 _DOCUMENTS_A_PRODUCT = 1 << 12
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 _MEMBERS = 16
-_FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-9
+_FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-8
 """By how much a number rounded to the nearest differs at most, relative to itself, and a hundredth more for products of such differences."""
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
 
 @dataclass(frozen=True)
@@ -144,27 +146,29 @@ def pair_scores(
     [8.0, 3.0]
     """
     starts = np.searchsorted(query_rows, np.arange(len(queries) + 1))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        wanted = torch.sparse_csr_tensor(
-            torch.from_numpy(starts),
-            torch.from_numpy(document_rows),
-            torch.zeros(len(query_rows)),
-            (len(queries), len(documents)),
-            check_invariants=False,  # rows of a query come in any order
-        )
+    wanted = torch.sparse_csr_tensor(
+        torch.from_numpy(starts),
+        torch.from_numpy(document_rows),
+        torch.zeros(len(query_rows)),
+        (len(queries), len(documents)),
+        check_invariants=False,  # rows of a query come in any order
+    )
     # Not a product of matrices: its sums run in another order when there are other rows beside.
     return torch.sparse.sampled_addmm(wanted, torch.from_numpy(queries), torch.from_numpy(documents).T, beta=0.0).values().numpy()
 
 
 def _maxima(scores: Float[Tensor, "query document"], k: int) -> Float32[np.ndarray, "query group"]:
-    """A score of each group of documents: the largest, unless all are negative. Of n groups, group i holds documents i, i + n, i + 2n, ..."""
+    """A score of each group of documents, the largest where that may be one of the k largest. Of n groups, group i holds documents i, i + n, i + 2n, ..."""
     members = min(_MEMBERS, max(1, scores.shape[1] // (4 * k)))
     groups = scores.shape[1] // members
     some = scores[:, : members * groups].unflatten(1, (members, groups))
     if scores.dtype != torch.bfloat16:
         return some.amax(1).cpu().numpy()
-    return torch.from_numpy(_bits(some).max(1)).view(torch.bfloat16).float().numpy()
+    bits = _bits(some)
+    maxima = bits.max(1)
+    if ((maxima > 0).sum(1) < k).any():
+        maxima = _turned(_turned(bits).max(1))
+    return torch.from_numpy(maxima).view(torch.bfloat16).float().numpy()
 
 
 def _reaching(
@@ -176,8 +180,12 @@ def _reaching(
         queries, rows = pairs.T.cpu().numpy()
         return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
     if scores.dtype == torch.bfloat16:
-        lowest = np.where(limits > 0, limits.view(np.int32) >> 16, -(1 << 15)).astype(np.int16)
-        found = np.flatnonzero(_bits(scores) >= lowest[:, None])
+        bits, below = _bits(scores), limits <= 0
+        # The next number in bfloat16 that is not above the limit; of zero, which has two signs, one that is below both.
+        lowest = ((np.where(below, -np.abs(limits), limits).view(np.int32) >> 16) + below).astype(np.int16)
+        if below.any():
+            bits, lowest = _turned(bits), _turned(lowest)
+        found = np.flatnonzero(bits >= lowest[:, None])
     else:
         found = np.flatnonzero(scores.numpy() >= limits[:, None])  # NumPy's is eight times as fast
     queries, rows = np.divmod(found, scores.shape[1])
@@ -189,6 +197,12 @@ def _reaching(
 def _bits(scores: BFloat16[Tensor, "*shape"]) -> Int16[np.ndarray, "*shape"]:
     """Numbers in bfloat16 as integers, which are compared several times as fast. Those above zero keep their order, and are above all others."""
     return scores.view(torch.int16).numpy()
+
+
+def _turned(bits: Int16[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
+    """The same with those below zero in their order too; turned twice, they are as they were."""
+    turned: Int16[np.ndarray, "*shape"] = bits ^ ((bits >> 15) & 0x7FFF)
+    return turned
 
 
 def _best_first(scores: Float32[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " pair"]:

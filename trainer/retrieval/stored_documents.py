@@ -1,7 +1,6 @@
 """The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
 
 import json
-import mmap
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from trainer.errors import BadData, BadFolder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.manifest import readable
 
+_BYTES_AT_ONCE = 1 << 20
 _BEFORE_ID = b'{"id": '
 _decode = json.JSONDecoder().raw_decode
 
@@ -44,10 +44,16 @@ class StoredDocuments:
 
     def ids(self) -> Iterator[str]:
         """The id of every document, without reading the rest of it."""
-        with readable(self.path), mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ) as whole:
-            for start, stop in pairwise(self._offsets.tolist()):
-                line = whole[start:stop]
+        first = 0
+        while first < len(self):
+            last = max(first + 1, int(np.searchsorted(self._offsets, self._offsets[first] + _BYTES_AT_ONCE, side="right")) - 1)
+            begin, *ends = self._offsets[first : last + 1].tolist()
+            with readable(self.path):
+                some = os.pread(self._handle, max(0, ends[-1] - begin), begin)
+            for start, stop in pairwise([begin, *ends]):
+                line = some[start - begin : stop - begin]
                 yield _id(line) or self._document(line, start).id
+            first = last
 
     def _document(self, line: bytes, start: int) -> Document:
         try:
@@ -58,7 +64,7 @@ class StoredDocuments:
 
 def _id(line: bytes) -> str | None:
     """The id at the beginning of a line as it is written here, or None where it is not there."""
-    if not line.startswith(_BEFORE_ID):
+    if not (line.startswith(_BEFORE_ID) and line.endswith(b"\n")):
         return None
     try:
         found = _decode(line.decode("utf-8"), len(_BEFORE_ID))[0]
