@@ -200,4 +200,4 @@ def _counts(candidates: Candidates, passed: list[InRange], removed: Filters, wri
 
 
 def _rounded(scores: Float32[np.ndarray, " pair"]) -> list[float]:
-    return [round(score, 6) for score in scores.astype(np.float64).tolist()]
+    return np.round(scores.astype(np.float64), 6).tolist()
