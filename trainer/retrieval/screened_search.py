@@ -99,7 +99,8 @@ class ScreenedSearch:
         found, asked = [], self._there[some]
         for first in range(0, len(there), _DOCUMENTS_A_PRODUCT):
             part = there[first : first + _DOCUMENTS_A_PRODUCT]
-            scores = torch.mm(asked, part.T, out=room[: len(asked) * len(part)].view(len(asked), len(part)))
+            # A row a document: oneDNN is a third faster where there are more rows than columns.
+            scores = torch.mm(part, asked.T, out=room[: len(part) * len(asked)].view(len(part), len(asked)))
             limits = self._raised(some, _maxima(scores, self._k))
             queries, rows, rounded = _reaching(scores, limits)
             found.append((queries * len(there) + rows + first, rounded))
@@ -157,27 +158,27 @@ def pair_scores(
     return torch.sparse.sampled_addmm(wanted, torch.from_numpy(queries), torch.from_numpy(documents).T, beta=0.0).values().numpy()
 
 
-def _maxima(scores: Float[Tensor, "query document"], k: int) -> Float32[np.ndarray, "query group"]:
+def _maxima(scores: Float[Tensor, "document query"], k: int) -> Float32[np.ndarray, "query group"]:
     """A score of each group of documents, the largest where that may be one of the k largest. Of n groups, group i holds documents i, i + n, i + 2n, ..."""
-    members = min(_MEMBERS, max(1, scores.shape[1] // (4 * k)))
-    groups = scores.shape[1] // members
-    some = scores[:, : members * groups].unflatten(1, (members, groups))
+    members = min(_MEMBERS, max(1, len(scores) // (4 * k)))
+    groups = len(scores) // members
+    some = scores[: members * groups].unflatten(0, (members, groups))
     if scores.dtype != torch.bfloat16:
-        return some.amax(1).cpu().numpy()
+        return some.amax(0).T.cpu().numpy()
     bits = _bits(some)
-    maxima = bits.max(1)
-    if ((maxima > 0).sum(1) < k).any():
-        maxima = _turned(_turned(bits).max(1))
-    return torch.from_numpy(maxima).view(torch.bfloat16).float().numpy()
+    maxima = bits.max(0)
+    if ((maxima > 0).sum(0) < k).any():
+        maxima = _turned(_turned(bits).max(0))
+    return torch.from_numpy(maxima).view(torch.bfloat16).T.float().numpy()
 
 
 def _reaching(
-    scores: Float[Tensor, "query document"], limits: Float32[np.ndarray, " query"]
+    scores: Float[Tensor, "document query"], limits: Float32[np.ndarray, " query"]
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
     """Queries, documents and scores of all pairs whose score reaches the query's limit."""
     if scores.device.type != "cpu":
-        pairs = (scores >= torch.from_numpy(limits).to(scores.device)[:, None]).nonzero()
-        queries, rows = pairs.T.cpu().numpy()
+        pairs = (scores >= torch.from_numpy(limits).to(scores.device)).nonzero()
+        rows, queries = pairs.T.cpu().numpy()
         return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
     if scores.dtype == torch.bfloat16:
         bits, below = _bits(scores), limits <= 0
@@ -185,10 +186,10 @@ def _reaching(
         lowest = ((np.where(below, -np.abs(limits), limits).view(np.int32) >> 16) + below).astype(np.int16)
         if below.any():
             bits, lowest = _turned(bits), _turned(lowest)
-        found = np.flatnonzero(bits >= lowest[:, None])
+        found = np.flatnonzero(bits >= lowest)
     else:
-        found = np.flatnonzero(scores.numpy() >= limits[:, None])  # NumPy's is eight times as fast
-    queries, rows = np.divmod(found, scores.shape[1])
+        found = np.flatnonzero(scores.numpy() >= limits)  # NumPy's is eight times as fast
+    rows, queries = np.divmod(found, len(limits))
     rounded = scores.view(-1)[torch.from_numpy(found)].float().numpy()
     reaching = rounded >= limits[queries]
     return queries[reaching], rows[reaching], rounded[reaching]
