@@ -20,10 +20,9 @@ from typing import Any
 
 from measuring.children import child, run
 from measuring.clocks import Clock, peak_memory_megabytes
-from measuring.data import REPOSITORY
+from measuring.data import PYLATE
 from measuring.record import keep, noise, table
 
-PYLATE = REPOSITORY / ".venv-pylate"
 CONTENDERS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "exact"},
     "1 bit": {"bits": 1},
@@ -109,10 +108,8 @@ def pylate(job: dict[str, Any]) -> dict[str, Any]:
     every = [vectors[start:stop] for start, stop in itertools.pairwise(offsets)]
     documents, queries = every[: job["documents"]], every[job["documents"] :]
     settings = dict(CONTENDERS[job["contender"]])
-    kind, where = (
-        getattr(indexes, settings.pop("theirs")),
-        {"index_folder": job["folder"], "index_name": job["contender"], "embedding_size": vectors.shape[1]},
-    )
+    kind = getattr(indexes, settings.pop("theirs"))
+    where = {"index_folder": job["folder"], "index_name": job["contender"], "embedding_size": vectors.shape[1]}
     compiling = kind(override=True, **where | {"index_name": "compiling"}, **settings)  # its parts in C++, at the first use on a machine
     compiling.add_documents(documents_ids=[str(row) for row in range(64)], documents_embeddings=documents[:64])
     retrieve.ColBERT(compiling).retrieve(queries_embeddings=[queries[0]], k=10)
@@ -179,7 +176,7 @@ def main(arguments: argparse.Namespace) -> None:
         results = {}
         for contender in arguments.contenders.split(";"):
             theirs = "theirs" in CONTENDERS[contender]
-            if theirs and not PYLATE.exists():
+            if theirs and not (PYLATE / ".made").is_file():
                 print(f"{contender}: skipped, PyLate's environment is not there; run `make setup-pylate`", flush=True)
                 continue
             python = {"python": str(PYLATE / "bin" / "python")} if theirs else {}

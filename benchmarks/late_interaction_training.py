@@ -15,11 +15,10 @@ from typing import Any
 
 from measuring.children import child, run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
-from measuring.data import REPOSITORY, SEED, model_folder, pairs_in_order, write_pairs
+from measuring.data import PYLATE, SEED, model_folder, pairs_in_order, write_pairs
 from measuring.record import noise, table
 from measuring.training import Record, largest_difference, train_ours
 
-PYLATE = REPOSITORY / ".venv-pylate"
 CONTENDERS: dict[str, dict[str, Any]] = {
     "nearfar fp32": {"who": "ours", "precision": "fp32"},
     "pylate fp32": {"who": "theirs", "precision": "fp32"},

@@ -29,16 +29,17 @@ def caller(*verbs: Callable[..., None], must_end_well: bool = False) -> Callable
 
 def forget_layers(index: Path) -> None:
     """Makes the manifest of an index of all layers what it was before it had a field for them."""
-    path = index / "manifest.json"
-    before = json.loads(path.read_text())
+    before = _unsealed(index)
     assert before.pop("layers") is None
-    before.pop("sha256")
-    path.write_text(json.dumps(before))
+    (index / "manifest.json").write_text(json.dumps(before))
 
 
 def altered(index: Path, **change: Any) -> None:
     """Makes the manifest of an index say something else, as one without a seal."""
-    path = index / "manifest.json"
-    before = json.loads(path.read_text())
-    before.pop("sha256")
-    path.write_text(json.dumps(before | change))
+    (index / "manifest.json").write_text(json.dumps(_unsealed(index) | change))
+
+
+def _unsealed(index: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((index / "manifest.json").read_text())
+    content.pop("sha256")
+    return content

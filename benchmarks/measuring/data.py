@@ -8,6 +8,8 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REAL_DATA / "pycode", "squad_dev": REAL_DATA / "squad_dev"}
+PYLATE = REPOSITORY / ".venv-pylate"
+"""PyLate's environment: `make setup-pylate`."""
 SEED, TEMPERATURE = 13, 0.05
 
 

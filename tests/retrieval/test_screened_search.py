@@ -189,7 +189,7 @@ def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
     generator = np.random.default_rng(2)
     queries, documents = generator.normal(size=(600, 32)).astype(np.float32), generator.normal(size=(20000, 32)).astype(np.float32)
     sizes, reaching = [], screened_search._reaching
-    monkeypatch.setattr(screened_search, "_reaching", lambda scores, *limits: sizes.append(scores.numel()) or reaching(scores, *limits))
+    monkeypatch.setattr(screened_search, "_reaching", lambda scores, limits: sizes.append(scores.numel()) or reaching(scores, limits))
     search = ScreenedSearch(queries, 10)
     search.add(documents, 0)
     assert max(sizes) <= 1 << 22

@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,10 +105,10 @@ class DenseSpace(Space):
     DOCUMENTS_A_BLOCK = 1 << 14
     encoder: DenseEncoder
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._extents: dict[int, Extent] = {}
-        """Of each block, by its first document: every shard of queries asks for it."""
+    @cached_property
+    def _extents(self) -> dict[int, Extent]:
+        """Of each block, by its first document, once it was looked at: every shard of queries asks for it."""
+        return {}
 
     def _vectors(self, texts: list[str], role: Role) -> Float32[np.ndarray, "text dimension"]:
         return encode_for_search(self.encoder, texts, role, self._micro_batch_tokens, self._precision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import BFloat16, Float, Float32, Int16, Int64
+from jaxtyping import BFloat16, Float, Float32, Int, Int16, Int64
 from torch import Tensor
 
 _DOCUMENTS_AT_ONCE = 1 << 14
@@ -200,9 +200,10 @@ def _bits(scores: BFloat16[Tensor, "*shape"]) -> Int16[np.ndarray, "*shape"]:
     return scores.view(torch.int16).numpy()
 
 
-def _turned(bits: Int16[np.ndarray, "*shape"]) -> Int16[np.ndarray, "*shape"]:
-    """The same with those below zero in their order too; turned twice, they are as they were."""
-    turned: Int16[np.ndarray, "*shape"] = bits ^ ((bits >> 15) & 0x7FFF)
+def _turned(bits: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """The bits of floating-point numbers, of any width, with those below zero in their order too; turned twice, they are as they were."""
+    width = np.iinfo(bits.dtype)
+    turned: Int[np.ndarray, "*shape"] = bits ^ ((bits >> (width.bits - 1)) & width.max)
     return turned
 
 
@@ -212,8 +213,7 @@ def _best_first(scores: Float32[np.ndarray, " pair"], rows: Int64[np.ndarray, " 
     >>> _best_first(np.float32([-2, 0, 7, -0.0]), np.array([4, 5, 6, 3])).tolist()
     [2, 3, 1, 0]
     """
-    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # zero has one sign then
-    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    rising = _turned((scores + np.float32(0)).view(np.int32)).astype(np.int64)  # by adding, zero has one sign
     return np.argsort((-rising << 32) + rows)
 
 

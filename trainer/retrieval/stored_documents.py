@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from trainer.errors import BadData, BadFolder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.manifest import readable
+from trainer.retrieval.token_vectors import blocks
 
 _BYTES_AT_ONCE = 1 << 20
 _BEFORE_ID = b'{"id": '
@@ -44,16 +45,13 @@ class StoredDocuments:
 
     def ids(self) -> Iterator[str]:
         """The id of every document, without reading the rest of it."""
-        first = 0
-        while first < len(self):
-            last = max(first + 1, int(np.searchsorted(self._offsets, self._offsets[first] + _BYTES_AT_ONCE, side="right")) - 1)
+        for first, last in blocks(self._offsets, _BYTES_AT_ONCE):
             begin, *ends = self._offsets[first : last + 1].tolist()
             with readable(self.path):
                 some = os.pread(self._handle, max(0, ends[-1] - begin), begin)
             for start, stop in pairwise([begin, *ends]):
                 line = some[start - begin : stop - begin]
                 yield _id(line) or self._document(line, start).id
-            first = last
 
     def _document(self, line: bytes, start: int) -> Document:
         try:

@@ -69,7 +69,7 @@ class Codec:
             tokens = slice(documents.offsets[first], documents.offsets[last])
             offsets = documents.offsets[first : last + 1] - documents.offsets[first]
             left = self.rotate(documents.vectors[tokens])
-            ids[tokens] = nearest(left, self.centroids)
+            ids[tokens] = _nearest(left, self.centroids)
             left -= self.centroids[ids[tokens]]
             means[first:last] = self._words(self.spread * _means(left, offsets))
             left -= np.repeat(self.decode_means(means[first:last]), np.diff(offsets), axis=0)
@@ -115,7 +115,7 @@ class Codec:
     def _words(self, vectors: Float32[np.ndarray, "row place"]) -> UInt8[np.ndarray, "row byte"]:
         """Of each part of each vector, the nearest word of its book."""
         parts = np.ascontiguousarray(vectors.reshape(len(vectors), *self.books.shape[::2]).swapaxes(0, 1))
-        return np.stack([nearest(part, book) for part, book in zip(parts, self.books, strict=True)], axis=1).astype(np.uint8)
+        return np.stack([_nearest(part, book) for part, book in zip(parts, self.books, strict=True)], axis=1).astype(np.uint8)
 
     def _decoded(self, codes: UInt8[np.ndarray, "row byte"]) -> Float32[np.ndarray, "row place"]:
         vectors: Float32[np.ndarray, "row place"] = self._quantizer.decode(np.ascontiguousarray(codes))
@@ -145,7 +145,7 @@ def train(vectors: Float32[np.ndarray, "token dimension"], documents: TokenVecto
     # Rounded as they will be read, so that codes are made with the numbers they are read with.
     rounded = found.centroids.astype(np.float16).astype(np.float32)
     left = documents.vectors.astype(np.float32)
-    left -= rounded[nearest(left, rounded)]
+    left -= rounded[_nearest(left, rounded)]
     means = _means(left, documents.offsets)
     left -= np.repeat(means, documents.lengths, axis=0)
     spread = float(np.sqrt(np.square(left).sum(1).mean() / np.square(means).sum(1).mean().clip(min=1e-12)).clip(1))
@@ -165,10 +165,10 @@ def _means(
     return np.add.reduceat(vectors, offsets[:-1], axis=0) / np.diff(offsets)[:, None].astype(np.float32)
 
 
-def nearest(vectors: Float32[np.ndarray, "row place"], points: Float32[np.ndarray, "point place"]) -> Int64[np.ndarray, " row"]:
+def _nearest(vectors: Float32[np.ndarray, "row place"], points: Float32[np.ndarray, "point place"]) -> Int64[np.ndarray, " row"]:
     """The number of the point that is nearest to each vector, by ||v - p||^2 = ||v||^2 - 2 (v . p - ||p||^2 / 2). FAISS takes several times as long.
 
-    >>> nearest(np.float32([[0.9, 0.2], [-2, 0]]), np.float32([[0, 0], [1, 0], [-1, 0]])).tolist()
+    >>> _nearest(np.float32([[0.9, 0.2], [-2, 0]]), np.float32([[0, 0], [1, 0], [-1, 0]])).tolist()
     [1, 2]
     """
     whole, of_points = torch.from_numpy(vectors), torch.from_numpy(points)

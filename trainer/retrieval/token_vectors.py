@@ -85,7 +85,7 @@ def tokens_of(offsets: Int64[np.ndarray, " text_plus_one"], rows: Int64[np.ndarr
 
 
 def blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:
-    """Ranges of documents of at most `tokens` tokens together; a longer document has one to itself."""
+    """Ranges of documents of at most `tokens` tokens, or whatever the offsets count, together; a longer document has one to itself."""
     cuts, first, documents = [], 0, len(offsets) - 1
     while first < documents:
         last = int(np.searchsorted(offsets, offsets[first] + tokens, side="right")) - 1
