@@ -64,17 +64,17 @@ def score_of(case: Case) -> Any:
 
 def documents_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
     """The usual way: this rank's queries against all documents of all ranks, gathered with their gradient. This rank's part of the loss."""
-    from trainer.parallel import gather, rank
+    from trainer.collectives import gather, rank
 
     own = torch.arange(len(queries)) + rank() * len(queries)
     return functional.cross_entropy(score_of(case)(queries, gather(documents)) / case.temperature, own * (1 + case.negatives))
 
 
 def queries_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
-    """Ours: `trainer.objectives.contrastive` with the embeddings given."""
+    """Ours: `trainer.objectives.contrastive.contrastive` with the embeddings given."""
     from trainer.batch import Batch, Texts
-    from trainer.objectives import contrastive
-    from trainer.parallel import rank
+    from trainer.collectives import rank
+    from trainer.objectives.contrastive import contrastive
 
     def named(count: int, first: int) -> Texts:
         return Texts(torch.zeros(count, dtype=torch.long), torch.arange(count + 1), torch.arange(count) + first)
@@ -86,7 +86,7 @@ def queries_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
 
 def on_a_rank(case: Case, way: str, steps: int) -> dict[str, Any]:
     """Loss and gradient of this rank's part of the batch, and every exchange of one step in bytes received."""
-    from trainer import parallel
+    from trainer import collectives as parallel
 
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     count, position = parallel.ranks(), parallel.rank()

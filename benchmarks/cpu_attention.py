@@ -1,4 +1,4 @@
-"""Attention on a CPU: plain products (trainer/models/cpu_attention.py) against PyTorch's fused form, forward and backward, by length."""
+"""Attention on a CPU: plain products (trainer/kernels/cpu_attention.py) against PyTorch's fused form, forward and backward, by length."""
 
 import argparse
 import itertools
@@ -10,7 +10,7 @@ from measuring.record import keep, noise, spread, table
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.models.cpu_attention import _LONGEST, plain_attention
+from trainer.kernels.cpu_attention import _LONGEST, plain_attention
 
 LENGTHS = (8, 16, 32, 40, 64, 128, 256, 512)
 TOKENS, HEADS, WIDTH = 2048, 12, 32

@@ -1,4 +1,4 @@
-"""Float32 linear layers on a CPU: oneDNN (trainer/products.py) against PyTorch's choice, forward and backward, at the model's shapes."""
+"""Float32 linear layers on a CPU: oneDNN (trainer/kernels/matmul.py) against PyTorch's choice, forward and backward, at the model's shapes."""
 
 import argparse
 from typing import Any
@@ -8,7 +8,7 @@ from measuring.clocks import Clock
 from measuring.record import keep, noise, spread, table
 from torch.nn import functional
 
-from trainer.products import _OneDnnLinear
+from trainer.kernels.matmul import _OneDnnLinear
 
 TOKENS = (256, 1024, 2048)
 SHAPES = {"attention": (384, 384), "feed-forward up": (384, 1536), "feed-forward down": (1536, 384), "LoRA A": (384, 32), "LoRA B": (32, 384)}

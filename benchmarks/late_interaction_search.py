@@ -49,9 +49,10 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     """Vectors of all documents, then of all queries."""
     import numpy as np
 
-    from trainer import hardware, recipe
+    from trainer.build import hardware
     from trainer.models.family import read_model
-    from trainer.retrieval.token_vectors import encode_tokens
+    from trainer.recipe import schema as recipe
+    from trainer.retrieval.vectors.token_vectors import encode_tokens
 
     machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)
@@ -70,8 +71,8 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
 
     from trainer.models.family import read_model
     from trainer.retrieval.corpus import Document
-    from trainer.retrieval.late_build import Encoding, build_late_index
-    from trainer.retrieval.late_index import PROBE, LateIndex
+    from trainer.retrieval.token_index.build import Encoding, build_late_index
+    from trainer.retrieval.token_index.index import PROBE, LateIndex
 
     judged = judged_set(job)
     encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"]))

@@ -36,9 +36,9 @@ def write_start(folder: Path) -> None:
     """The model that both start from: a fresh projection behind the backbone, in PyLate's layout."""
     import pytorch_lightning as lightning
 
-    from trainer import recipe
-    from trainer.models.folder import save_encoder
+    from trainer.models.formats.folder import save_encoder
     from trainer.models.late_interaction import load_late_encoder
+    from trainer.recipe import schema as recipe
 
     lightning.seed_everything(SEED, verbose=False)
     lengths: dict[str, Any] = {"query_max_length_tokens": QUERY_TOKENS, "document_max_length_tokens": DOCUMENT_TOKENS}
@@ -47,7 +47,7 @@ def write_start(folder: Path) -> None:
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer import recipe
+    from trainer.recipe import schema as recipe
 
     return recipe.Recipe(
         kind="colbert",

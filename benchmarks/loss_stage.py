@@ -35,9 +35,9 @@ def along_the_sphere(values: Tensor) -> Tensor:
 
 
 def ours(queries: Tensor, documents: Tensor) -> Tensor:
-    """`trainer.objectives.contrastive` with the embeddings given."""
+    """`trainer.objectives.contrastive.contrastive` with the embeddings given."""
     from trainer.batch import Batch, Texts
-    from trainer.objectives import contrastive
+    from trainer.objectives.contrastive import contrastive
     from trainer.scores import dot
 
     count = len(queries)
@@ -95,7 +95,7 @@ def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool) 
 
 
 def contenders() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    from trainer.products import onednn_linear
+    from trainer.kernels.matmul import onednn_linear
 
     products = {"PyTorch": lambda one, other: one @ other.T, "oneDNN": lambda one, other: onednn_linear(one, other, None)}
     loops = {

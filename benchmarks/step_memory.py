@@ -25,8 +25,10 @@ KEPT = {"0": 0, "auto": "auto"}
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from trainer import build, hardware, recipe
-    from trainer.retrieval.encode import autocast
+    from trainer.build import hardware
+    from trainer.build.module import encoder_of, lightning_module
+    from trainer.recipe import schema as recipe
+    from trainer.retrieval.vectors.encode import autocast
 
     lengths = {"query_max_length_tokens": LENGTH, "document_max_length_tokens": LENGTH}
     plan = recipe.Recipe(
@@ -36,8 +38,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None, kept_tokens=job["kept"]),
     )  # fmt: skip
     hardware.prepare_machine(plan.machine)
-    encoder = build.encoder_of(plan).train()
-    module = build.lightning_module(plan, encoder, steps=1)
+    encoder = encoder_of(plan).train()
+    module = lightning_module(plan, encoder, steps=1)
     optimizer = torch.optim.AdamW([weight for weight in encoder.parameters() if weight.requires_grad])
     lines = (Path(job["source"]) / "queries.jsonl").read_text().splitlines()
     queries = list(dict.fromkeys(json.loads(line)["text"] for line in lines))

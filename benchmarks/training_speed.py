@@ -30,7 +30,7 @@ LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer import recipe
+    from trainer.recipe import schema as recipe
 
     tuning: Any = recipe.Lora(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else recipe.FullTuning()
     return recipe.Recipe(

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from trainer import recipe
 from trainer.models.contract import Role
 from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder
+from trainer.recipe import schema as recipe
 from trainer.scores import maxsim
 
 TEXTS = (

@@ -11,18 +11,22 @@ from teachers import teacher_of
 from torch import Tensor, nn
 from toy_models import SENTENCES
 
-from trainer import losses, objectives, ranking, ranking_losses, recipe, teaching
+from trainer import losses
 from trainer.batch import Batch, identity, pair_identity
-from trainer.chunks import Encode, in_chunks
-from trainer.hardness import Hardness
+from trainer.microbatches import Encode, in_chunks
 from trainer.models.cross_encoder import CrossEncoder, load_cross_encoder
 from trainer.models.dense import load_encoder
-from trainer.models.depth import AtDepths
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import load_late_encoder
-from trainer.models.projection import Projection
-from trainer.nested import Weights, nested, once
-from trainer.retrieved import with_limits
+from trainer.models.parts.depth import AtDepths
+from trainer.models.parts.projection import Projection
+from trainer.objectives import contrastive as objectives
+from trainer.objectives import ranking, ranking_losses
+from trainer.objectives import teachers as teaching
+from trainer.objectives.hard_negatives import Hardness
+from trainer.objectives.matryoshka import Weights, nested, once
+from trainer.objectives.xtr import with_limits
+from trainer.recipe import schema as recipe
 from trainer.scores import Score, dot, maxsim, xtr
 
 PREPARED = {xtr: functools.partial(with_limits, top_k=20)}

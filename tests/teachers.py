@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.batch import Batch, Texts
+from trainer.objectives.teachers import Teacher
 from trainer.scores import dot, maxsim
-from trainer.teaching import Teacher
 
 
 def drawn(texts: Texts, dimensions: int, tokens: bool, seed: int = 0) -> Tensor:

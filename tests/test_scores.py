@@ -6,9 +6,9 @@ import pytest
 import torch
 from twins import alike, excluding, value_and_gradient
 
-from trainer import maxsim as pieces
-from trainer.partition import log_partition
-from trainer.retrieved import with_limits
+from trainer.kernels import maxsim as pieces
+from trainer.log_partition import log_partition
+from trainer.objectives.xtr import with_limits
 from trainer.scores import dot, kernel_maxsim, maxsim, own, plain_maxsim, xtr
 
 DTYPES = [torch.float64, torch.float32]

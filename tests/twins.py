@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import objectives
 from trainer.batch import Batch, Texts, identity
-from trainer.partition import Excluded
+from trainer.log_partition import Excluded
+from trainer.objectives import contrastive as objectives
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

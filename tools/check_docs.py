@@ -94,7 +94,7 @@ def headings(page: Path) -> Iterator[str]:
 
 def current_schema() -> str:
     """The JSON Schema of a recipe as the code has it now."""
-    from trainer.recipe_keys import json_schema
+    from trainer.recipe.keys import json_schema
 
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.maxsim import maxsim_in_pieces
-from trainer.products import linear
+from trainer.kernels.matmul import linear
+from trainer.kernels.maxsim import maxsim_in_pieces
 
 Score = Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]]
 """Any function from embeddings of queries and documents to scores, before temperature; linear in the length of the query."""
@@ -38,7 +38,7 @@ def maxsim(
     """Late interaction: the sum over the query's tokens of the largest dot product with any token of the document (Khattab and Zaharia 2020).
 
     A token vector of zeros is padding: it is not there, neither to be matched nor to be summed over. The products are formed a few documents at
-    a time, and the backward pass needs the places of the maxima alone (`trainer.maxsim`); equal to `plain_maxsim` in value and gradient.
+    a time, and the backward pass needs the places of the maxima alone (`trainer.kernels.maxsim`); equal to `plain_maxsim` in value and gradient.
 
     >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
@@ -70,7 +70,7 @@ def xtr(
 ) -> Float[Tensor, "*#leading query document"]:
     """XTR's score: the mean over those tokens of the query that retrieve a token of the document, of the best they retrieve (Lee et al. 2023, eq. 5).
 
-    A token is retrieved whose product reaches the limit of the query's token, which stands behind its vector (`trainer.retrieved.with_limits`).
+    A token is retrieved whose product reaches the limit of the query's token, which stands behind its vector (`trainer.objectives.xtr.with_limits`).
 
     >>> query = torch.tensor([[[1.0, 0.0, 1.5], [0.0, 1.0, 2.5]]])
     >>> xtr(query, torch.tensor([[[2.0, 2.0, 0.0]], [[1.0, 3.0, 0.0]], [[1.0, 1.0, 0.0]]])).tolist()

@@ -25,7 +25,7 @@ def present(name: str) -> Path | None:
 
 def model_folder() -> str:
     """all-MiniLM-L6-v2: the packaged copy where it is installed, else its hub name's."""
-    from trainer.models.locate import locate
+    from trainer.models.files.locate import locate
 
     return str(locate("sentence-transformers/all-MiniLM-L6-v2"))
 
@@ -52,7 +52,7 @@ def write_pairs(folder: Path, steps: int, batch: int, path: Path) -> int:
 
     Returns for how many steps there are such pairs, where they do not last for all.
     """
-    from trainer.data.read import read_rows
+    from trainer.data.readers.read import read_rows
 
     pairs: list[tuple[str, str]] = []
     seen: set[str] = set()

@@ -10,9 +10,10 @@ WARM_UP_TEXTS = 128
 
 def ours(job: dict[str, Any]) -> Any:
     """What `nearfar encode` and `nearfar evaluate` call."""
-    from trainer import hardware, recipe
+    from trainer.build import hardware
     from trainer.models.dense import read_encoder
-    from trainer.retrieval.encode import encode
+    from trainer.recipe import schema as recipe
+    from trainer.retrieval.vectors.encode import encode
 
     machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)

@@ -15,7 +15,7 @@ class Remembered(torch.nn.Module):
     def __init__(self, path: Path, texts: Sequence[str], probe: str, encoder: Any) -> None:
         super().__init__()
         self.encoder, self.role = encoder, "document"
-        from trainer.retrieval.token_vectors import TokenVectors
+        from trainer.retrieval.vectors.token_vectors import TokenVectors
 
         with np.load(path, allow_pickle=False) as kept:
             self.vectors = TokenVectors(kept["vectors"], kept["offsets"])

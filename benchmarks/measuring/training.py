@@ -42,28 +42,31 @@ class Record:
 
 def train_ours(run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None] = lambda encoder: None) -> dict[str, Any]:
     """What `trainer/cli/fit.py` does up to the last step; `start` may first change the encoder's weights."""
-    from trainer.recipe_file import dump_recipe
+    from trainer.recipe.load import dump_recipe
     from trainer.runtime.run_folder import RunFolder
 
     written = dump_recipe(run_recipe)
 
-    from trainer import build, hardware
+    from trainer.build import hardware
+    from trainer.build.data import data_sets, pair_data
+    from trainer.build.lightning_trainer import lightning_trainer
+    from trainer.build.module import encoder_of, lightning_module, total_steps
     from trainer.data.fingerprint import fingerprint
     from trainer.runtime.best import KeepBest
     from trainer.runtime.stop import GracefulStop
 
     hardware.prepare_machine(run_recipe.machine)
-    data = build.data_sets(run_recipe.data, run_recipe.seed)
-    steps = build.total_steps(run_recipe.optimization, len(data.train))
-    encoder = build.encoder_of(run_recipe)
+    data = data_sets(run_recipe.data, run_recipe.seed)
+    steps = total_steps(run_recipe.optimization, len(data.train))
+    encoder = encoder_of(run_recipe)
     start(encoder)
     record = Record(job)
     path = Path(run_recipe.output) / f"run-{job['turn']}-{run_recipe.machine.precision}-{run_recipe.machine.kept_tokens}"
     with RunFolder.create(path, written, [], fingerprint(run_recipe.data, len(data.train))) as folder:
-        module = build.lightning_module(run_recipe, encoder, steps)
+        module = lightning_module(run_recipe, encoder, steps)
         callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
-        trainer = build.trainer(run_recipe, folder, steps, len(data.train), callbacks)
-        trainer.fit(module, datamodule=build.pair_data(run_recipe, data, encoder, steps))
+        trainer = lightning_trainer(run_recipe, folder, steps, len(data.train), callbacks)
+        trainer.fit(module, datamodule=pair_data(run_recipe, data, encoder, steps))
     return {**record.result(), "precision": hardware.precision(run_recipe.machine)}
 
 

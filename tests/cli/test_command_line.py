@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from trainer.cli import main as command
 from trainer.errors import BadData, Interrupted, NonFinite, TooManyBadRows
-from trainer.recipe_file import load_recipe
+from trainer.recipe.load import load_recipe
 
 VERBS = ("fit", "launch", "pipeline", "check", "evaluate", "cut", "mine", "encode", "index", "add", "delete", "search", "report", "data", "recipe")
 HEAVY = ("torch", "transformers", "numpy", "datasets", "pydantic", "rich", "yaml", "pytorch_lightning", "wandb", "faiss", "matplotlib")
@@ -131,7 +131,7 @@ class TestEnding:
         def raising() -> None:
             raise error
 
-        monkeypatch.setattr("trainer.recipe_keys.json_schema", raising)
+        monkeypatch.setattr("trainer.recipe.keys.json_schema", raising)
         monkeypatch.setattr(sys, "argv", ["nearfar", "recipe", "schema"])
         with pytest.raises(SystemExit) as ended:
             command.main()

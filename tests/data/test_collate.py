@@ -6,10 +6,10 @@ import pytest
 import torch
 from twins import texts_of
 
-from trainer import recipe
+from trainer.recipe import schema as recipe
 from trainer.batch import identity
 from trainer.data.collate import collate
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData
 from trainer.models.dense import load_encoder

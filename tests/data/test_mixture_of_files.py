@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import build, recipe, recipe_checks
+from trainer.build.data import data_sets
+from trainer.recipe import schema as recipe
+from trainer.build import checks as recipe_checks
 from trainer.batch import identity
 from trainer.data.mixture import Mixture, end_to_end, mixed, whole_weights
-from trainer.data.read import read_rows
-from trainer.data.read_report import ReadReport
+from trainer.data.readers.read import read_rows
+from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
-from trainer.recipe_file import dump_recipe, load_recipe
+from trainer.recipe.load import dump_recipe, load_recipe
 
 SUBJECTS = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster", "secret", "image")
 
@@ -38,7 +40,7 @@ def data_of(files, **changes):
 
 
 def test_two_layouts_are_read_held_out_together_and_mixed(files):
-    data = build.data_sets(data_of(files), seed=13)
+    data = data_sets(data_of(files), seed=13)
     assert data.mixture is not None
     assert sum(data.mixture.sizes) == len(data.train)
     assert data.mixture.names == tuple(map(str, files))
@@ -53,7 +55,7 @@ def test_two_layouts_are_read_held_out_together_and_mixed(files):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_query_of_both_files_stays_on_one_side(files, seed):
-    data = build.data_sets(data_of(files), seed)
+    data = data_sets(data_of(files), seed)
     trained = {row.query.lower().strip("!") for row in data.train}
     assert ("delete disk" in trained) != ("delete disk" in {query.lower().strip("!") for query in data.validation.queries})
 
@@ -64,14 +66,14 @@ def test_known_positives_are_those_of_all_sets(files):
 
 
 def test_a_validation_file_leaves_all_rows_to_train_on(files):
-    data = build.data_sets(data_of(files, validation=str(files[0])), seed=13)
+    data = data_sets(data_of(files, validation=str(files[0])), seed=13)
     assert data.mixture is not None
     assert data.mixture.sizes == (30, 12)
 
 
 def test_a_list_of_one_is_that_one(files):
-    alone = build.data_sets(data_of(files, train=(recipe.Source(source=str(files[0])),)), seed=13)
-    as_text = build.data_sets(data_of(files, train=str(files[0])), seed=13)
+    alone = data_sets(data_of(files, train=(recipe.Source(source=str(files[0])),)), seed=13)
+    as_text = data_sets(data_of(files, train=str(files[0])), seed=13)
     assert alone.mixture is as_text.mixture is None
     assert list(alone.train) == list(as_text.train)
 
@@ -79,7 +81,7 @@ def test_a_list_of_one_is_that_one(files):
 def test_weights_for_some_sets_only_are_refused(files):
     several = (recipe.Source(source=str(files[0]), weight=2), recipe.Source(source="not even read"))
     with pytest.raises(BadRecipe, match="a weight to 1 of its 2 sets"):
-        build.data_sets(data_of(files, train=several), seed=13)
+        data_sets(data_of(files, train=several), seed=13)
 
 
 def test_a_set_of_which_nothing_is_left_is_named():

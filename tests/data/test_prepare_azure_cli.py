@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data import prepare as prepare_module
-from trainer.data import prepare_azure_cli
+from trainer.data.prepare import named_sets as prepare_module
+from trainer.data.prepare import azure_cli as prepare_azure_cli
 from trainer.data.check import check
-from trainer.data.prepare import prepare
-from trainer.data.read import read_rows
+from trainer.data.prepare.named_sets import prepare
+from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData, BadFolder
 

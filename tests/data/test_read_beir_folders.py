@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import from_rows, read_retrieval_set
 from trainer.data.rows import Row
 from trainer.errors import BadData, TooManyBadRows

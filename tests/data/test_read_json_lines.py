@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.read import read_rows
-from trainer.data.read_json import Record, read_json_lines
-from trainer.data.read_report import BadRow
+from trainer.data.readers.read import read_rows
+from trainer.data.readers.json_lines import Record, read_json_lines
+from trainer.data.readers.report import BadRow
 from trainer.data.rows import Row
 from trainer.errors import BadData, NearfarError
 

@@ -8,7 +8,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.errors import BadData, TooManyBadRows
 
 RECORDS = [{"question": "what, exactly?", "answer": 'this "one"', "negative": "that"}, {"question": "why\tnot", "answer": "été", "negative": "x"}]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.near import near_identical, normal_form, word_set
-from trainer.data.read import read_rows
+from trainer.data.near_duplicates import near_identical, normal_form, word_set
+from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row, Rows
 from trainer.data.splits import connected, hold_out, split_by_document
 from trainer.errors import BadData

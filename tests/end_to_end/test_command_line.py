@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.models.packaged import packaged_folder
-from trainer.recipe_file import load_recipe
+from trainer.models.files.packaged import packaged_folder
+from trainer.recipe.load import load_recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 REPOSITORY = Path(__file__).parents[2]

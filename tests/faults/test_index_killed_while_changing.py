@@ -14,11 +14,11 @@ from late_toys import toy_late
 
 from trainer.errors import BadFolder
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
-from trainer.retrieval.late_index import LateIndex
-from trainer.retrieval.late_manifest import LateManifest, changing
-from trainer.retrieval.manifest import belongs_to_index
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.retrieval.indexes.manifest import belongs_to_index
+from trainer.retrieval.token_index.build import Encoding, add, build_late_index, delete
+from trainer.retrieval.token_index.index import LateIndex
+from trainer.retrieval.token_index.manifest import LateManifest, changing
+from trainer.retrieval.vectors.token_vectors import encode_tokens
 
 OLD = [Document(f"old{row}", "", f"delete disk number {'a' * row}") for row in range(20)]
 NEW = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.batch import identity
 from trainer.data.check import check
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.rows import known_positives
 
 

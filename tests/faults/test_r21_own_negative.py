@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 
 
 def test_r21_a_positive_is_never_its_own_negative(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.check import check
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData
 

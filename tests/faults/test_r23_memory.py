@@ -7,7 +7,7 @@ from pathlib import Path
 
 GROWN = """
 import json, resource, sys
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = read_rows(sys.argv[1], max_bad_rows_ratio=0.9)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -16,7 +16,7 @@ print(json.dumps({"mb": (after - before) / 1024, "rows": len(rows), "bad": rows.
 HELD = """
 import json, sys, tracemalloc
 import pyarrow
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.rows import duplicate_pairs
 read_rows(sys.argv[1])
 tracemalloc.start()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.read import read_rows
-from trainer.data.read_report import MAX_TEXT_CHARACTERS
+from trainer.data.readers.read import read_rows
+from trainer.data.readers.report import MAX_TEXT_CHARACTERS
 from trainer.data.retrieval_set import read_retrieval_set
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.errors import BadData
 
 LINES = "".join(

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
-from trainer.recipe import LateInteraction, Model
+from trainer.recipe.schema import LateInteraction, Model
 
 LONG = ["disk " * 200]
 

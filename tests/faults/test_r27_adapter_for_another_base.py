@@ -11,9 +11,9 @@ from transformers import AutoModel
 
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
-from trainer.models.lora import merge_adapter
-from trainer.recipe import Lora, Model
+from trainer.models.formats.folder import save_encoder
+from trainer.models.parts.lora import merge_adapter
+from trainer.recipe.schema import Lora, Model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TARGETS = ("query", "value")
@@ -54,7 +54,7 @@ def test_an_adapter_alone_gives_the_vectors_of_the_merged_folder(trained, adapte
 def test_peft_reads_the_adapter_too(trained, adapter, toy_folder):
     from peft import PeftModel
 
-    from trainer.models.packaged import packaged_folder
+    from trainer.models.files.packaged import packaged_folder
 
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(packaged_folder(MINILM), add_pooling_layer=False), adapter).eval()
     encoder = read_encoder(str(trained[0]))

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from trainer import build, recipe
+from trainer.build.module import total_steps
 from trainer.cli.fit import fit
 from trainer.errors import BadData, NearfarError
+from trainer.recipe import schema as recipe
 
 RECIPE = "recipes/bi-encoder-lora.yaml"
 WORDS = ("disk", "vault", "image", "region", "secret", "network", "cluster", "database", "machine", "account", "policy", "queue", "topic", "zone")
@@ -42,7 +43,7 @@ def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_fol
 def test_where_no_batch_size_works_none_is_named(samples):
     """InfoNCE compares at least two rows."""
     with pytest.raises(BadData, match=rf"{samples} training rows? do(es)? not fill") as raised:
-        build.total_steps(recipe.Optimization(batch_size=4), samples)
+        total_steps(recipe.Optimization(batch_size=4), samples)
     assert "batch_size to at most" not in str(raised.value)
 
 
@@ -56,9 +57,9 @@ def test_the_last_incomplete_batch_is_left_out(tmp_path, toy_folder, repository)
 
 
 def test_a_whole_number_of_batches_leaves_nobody_out():
-    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2), 15) == 6
-    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2), 19) == 6
-    assert build.total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), 19) == 4
+    assert total_steps(recipe.Optimization(batch_size=5, epochs=2), 15) == 6
+    assert total_steps(recipe.Optimization(batch_size=5, epochs=2), 19) == 6
+    assert total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), 19) == 4
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"query": " ", "positive": "x"}\n'], ids=["empty file", "blank lines", "blank texts"])

@@ -25,9 +25,10 @@ from late_interaction_toys import (
 )
 from safetensors.numpy import load_file
 
-from trainer import losses, recipe
-from trainer.models.folder import save_encoder
+from trainer import losses
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
+from trainer.recipe import schema as recipe
 from trainer.scores import maxsim
 
 REPOSITORY = Path(__file__).parents[2]

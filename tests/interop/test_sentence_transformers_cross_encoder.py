@@ -9,9 +9,11 @@ from sentence_transformers.cross_encoder import losses as theirs
 from toy_models import SENTENCES
 from twins import alike
 
-from trainer import losses, ranking_losses, recipe
+from trainer import losses
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
+from trainer.objectives import ranking_losses
+from trainer.recipe import schema as recipe
 
 QUERIES = ("disk gone", "a storage account " * 9, "x", "", "naïve поиск", "every disk")
 DOCUMENTS = (SENTENCES[2] * 4, SENTENCES[0], "", "y", SENTENCES[1], "list all machines " * 30)

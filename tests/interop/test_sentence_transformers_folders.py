@@ -9,10 +9,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from toy_models import FAMILIES, SENTENCES
 
-from trainer import recipe
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
+from trainer.recipe import schema as recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = [*SENTENCES, "Delete " * 80, ""]
@@ -124,7 +124,7 @@ def test_a_default_prompt_stands_before_queries_and_documents(toy_folder, tmp_pa
 
 
 def test_the_real_model_gives_the_same_vectors():
-    from trainer.models.packaged import packaged_folder
+    from trainer.models.files.packaged import packaged_folder
 
     folder = packaged_folder(MINILM)
     assert folder is not None, "the quickstart's model is not installed: make setup"

@@ -22,10 +22,10 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-from trainer import recipe
 from trainer.errors import BadModel
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
+from trainer.recipe import schema as recipe
 
 FAMILIES = ("roberta", "xlm-roberta", "mpnet", "distilbert", "qwen3", "llama")
 HOW: dict[str, dict[str, Any]] = {

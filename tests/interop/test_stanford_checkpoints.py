@@ -27,7 +27,7 @@ from sentence_transformers import MultiVectorEncoder
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from trainer.errors import BadModel
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import read_late_encoder
 
 METADATA = {

@@ -18,7 +18,7 @@ from trainer.errors import BadMachine, BadRecipe
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = Path("recipes/bi-encoder-lora.yaml")
 TWO = "launch/accelerate/cpu-2-ddp.yaml"
-RUN_RANKS = "import sys; from trainer.cli.launch import run_ranks; sys.exit(run_ranks(sys.argv[1:]))"
+RUN_RANKS = "import sys; from trainer.strategies.launcher import run_ranks; sys.exit(run_ranks(sys.argv[1:]))"
 WAIT_FOR_CTRL_C = """
 import os, signal, sys, time
 pressed = []

@@ -6,10 +6,11 @@ from torch.utils.checkpoint import checkpoint
 from toy_models import SENTENCES
 from twins import TOLERANCE, alike, value_and_gradient
 
-from trainer import objectives, recipe
 from trainer.batch import Batch, identity
-from trainer.chunks import in_chunks, micro_batches
+from trainer.microbatches import in_chunks, micro_batches
 from trainer.models.dense import load_encoder
+from trainer.objectives import contrastive as objectives
+from trainer.recipe import schema as recipe
 from trainer.scores import dot
 
 QUERIES = ("disk gone", "a storage account in the west", "all machines", "disk gone")

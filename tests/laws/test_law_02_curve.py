@@ -12,15 +12,15 @@ import torch
 from matrix import ROWS, batch_of, encoder_of
 from ranks import on_ranks
 
-from trainer import objectives
-from trainer.chunks import in_chunks
+from trainer.collectives import of_all, ranks
 from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows, known_positives
+from trainer.microbatches import in_chunks
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import of_all, ranks
+from trainer.objectives import contrastive as objectives
 from trainer.scores import dot
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_strategy

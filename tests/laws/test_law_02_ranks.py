@@ -12,8 +12,10 @@ from matrix import CASES, JOINT, SCORES, TUNINGS, batch_of, encoder_of, gradient
 from ranks import on_ranks
 from torch import distributed
 
-from trainer import objectives, parallel, partition
-from trainer.parallel import rank, ranks
+from trainer import collectives as parallel
+from trainer import log_partition as partition
+from trainer.collectives import rank, ranks
+from trainer.objectives import contrastive as objectives
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

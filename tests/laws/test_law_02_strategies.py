@@ -15,11 +15,11 @@ from matrix import CASES as ALL
 from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encode_of, encoder_of, gradient_of, likeness, outcome_of
 from ranks import on_ranks
 
-from trainer.chunks import in_chunks
+from trainer.collectives import rank, ranks
 from trainer.errors import BadModel
+from trainer.microbatches import in_chunks
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import rank, ranks
 from trainer.strategies.environment import Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.weights import full_weights

@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy_models import DECODERS, FAMILIES, SENTENCES
 
-from trainer import recipe
 from trainer.models.dense import DenseEncoder, load_encoder
+from trainer.recipe import schema as recipe
 
 
 def vectors_and_gradient(encoder: DenseEncoder, batches):
@@ -52,7 +52,7 @@ def test_a_forgotten_mask_would_be_seen(toy_folder, family):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last_token", "weighted_mean"])
 def test_what_stands_in_the_padding_is_excluded_not_multiplied_by_zero(pooling):
-    from trainer.models.pooling import pool
+    from trainer.models.parts.pooling import pool
 
     hidden, real = torch.randn(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
     poisoned = hidden.masked_fill(~real[..., None], float("nan"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from twins import TOLERANCE, SmallEncoder, alike, full_batch, graded_batch, value_and_gradient
 
-from trainer import objectives
+from trainer.objectives import contrastive as objectives
 from trainer.scores import dot
 
 OBJECTIVES = {

@@ -7,7 +7,7 @@ import torch
 import twins
 from twins import KNOWN, ROWS, SmallEncoder, batch_of, full_batch, graded_batch
 
-from trainer import objectives
+from trainer.objectives import contrastive as objectives
 from trainer.scores import dot
 
 

@@ -7,7 +7,8 @@ import torch
 from teachers import same_as, teacher_of
 from twins import SmallEncoder, full_batch, value_and_gradient
 
-from trainer import losses, teaching
+from trainer import losses
+from trainer.objectives import teachers as teaching
 from trainer.scores import dot, maxsim
 
 LESSONS = {

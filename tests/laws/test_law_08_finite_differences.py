@@ -9,9 +9,11 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 from twins import SmallEncoder, excluding, full_batch, graded_batch, taught_batch
 
-from trainer import losses, objectives, partition
-from trainer.chunks import in_chunks
-from trainer.partition import log_partition
+from trainer import log_partition as partition
+from trainer import losses
+from trainer.log_partition import log_partition
+from trainer.microbatches import in_chunks
+from trainer.objectives import contrastive as objectives
 from trainer.scores import dot, maxsim, own
 
 OBJECTIVES = {

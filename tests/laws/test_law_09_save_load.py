@@ -4,11 +4,11 @@ import pytest
 import torch
 from toy_models import FAMILIES, SENTENCES
 
-from trainer import recipe
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
-from trainer.models.lora import adapter_changed, check_adapter_learned, merged_state
+from trainer.models.formats.folder import save_encoder
+from trainer.models.parts.lora import adapter_changed, check_adapter_learned, merged_state
+from trainer.recipe import schema as recipe
 
 TUNINGS = {
     "full": recipe.FullTuning(),

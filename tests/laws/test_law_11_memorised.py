@@ -6,10 +6,12 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
-from trainer import build, recipe
+from trainer.build.module import encoder_of, lightning_module
+from trainer.build.objective import score_function
 from trainer.data.collate import collate
 from trainer.data.rows import Row, known_positives
-from trainer.retrieved import with_limits
+from trainer.objectives.xtr import with_limits
+from trainer.recipe import schema as recipe
 from trainer.scores import own, xtr
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -64,7 +66,7 @@ def trained(run, steps, encoder):
     batch = collate(rows, encoder.tokenize, known_positives(rows), run.data.negatives_per_query)
     texts = [side.select(torch.tensor([row])).tokens.tolist() for side in (batch.queries, batch.documents) for row in range(len(side))]
     assert len(set(map(tuple, texts))) == len(texts), "every text is another one to the model too"
-    module = build.lightning_module(run, encoder, steps)
+    module = lightning_module(run, encoder, steps)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet)
     trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader([batch], batch_size=None))
@@ -73,7 +75,7 @@ def trained(run, steps, encoder):
 
 def remembered(run, encoder, batch):
     """The share of queries (of pairs of unequal grade, for CoSENT) that are answered as in training."""
-    score, objective = build.score(run), run.objective
+    score, objective = score_function(run), run.objective
     with torch.no_grad():
         queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
         if getattr(objective, "xtr_top_k", None):
@@ -94,7 +96,7 @@ def remembered(run, encoder, batch):
 def test_32_examples_are_memorised(toy_folder, name, tuning):
     kind, objective = OBJECTIVES[name]
     run = run_of(toy_folder, kind, objective, tuning, 0.01)
-    encoder = build.encoder_of(run)
+    encoder = encoder_of(run)
     batch = trained(run_of(toy_folder, kind, objective, tuning, 1e-12), 1, encoder)
     before = remembered(run, encoder, batch)
     assert before < 0.8, "at the start, and with a rate of next to nothing, little is known"

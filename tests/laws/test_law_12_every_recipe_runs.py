@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import build
+from trainer.build.module import encoder_of
 from trainer.cli.fit import fit
 from trainer.models.dense import load_encoder
 from trainer.models.family import read_any
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
-from trainer.recipe import FullTuning, Model
-from trainer.recipe_file import load_recipe
+from trainer.recipe.load import load_recipe
+from trainer.recipe.schema import FullTuning, Model
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SUBJECTS = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster", "secret", "image")
@@ -74,7 +74,7 @@ def test_two_steps(path, tmp_path, toy_folder):
     assert all(record["train/gradient_norm"] > 0 for record in steps)
     assert any("validation/ndcg@10" in record for record in records)
     assert (folder / "report.html").is_file()
-    before, after = build.encoder_of(load_recipe(path, overrides)).eval(), read_any(str(folder / "model"))
+    before, after = encoder_of(load_recipe(path, overrides)).eval(), read_any(str(folder / "model"))
     texts = before.tokenize(["delete one disk"], "document")
     with torch.no_grad():
         assert (before(texts) - after(texts)).abs().max() > 1e-6, "something was learned"

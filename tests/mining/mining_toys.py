@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 
 from trainer.batch import identity
-from trainer.data.near import normal_form
+from trainer.collectives import on_first
+from trainer.data.near_duplicates import normal_form
 from trainer.data.rows import Row, Rows
 from trainer.mining.choose import Options, drawn
 from trainer.mining.mine import mine
@@ -14,7 +15,6 @@ from trainer.mining.spaces import space_of
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, held
 from trainer.models.dense import read_encoder
-from trainer.parallel import on_first
 
 WORDS = ("delete", "disk", "create", "storage", "account", "show", "database", "machine", "list", "query", "region", "second")
 LIMITLESS = {"percent_of_positive": 0.0}

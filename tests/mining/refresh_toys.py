@@ -8,19 +8,19 @@ import torch
 from matrix import SCORES, encoder_of
 from mining_toys import generated
 
-from trainer import objectives
-from trainer.chunks import in_chunks
+from trainer.collectives import on_first, ranks
 from trainer.data.collate import collate
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows, known_positives
+from trainer.microbatches import in_chunks
 from trainer.mining.choose import Options
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.parallel import on_first, ranks
+from trainer.objectives import contrastive as objectives
 from trainer.runtime.log import JsonlLogger
 from trainer.strategies.deepspeed_settings import deepspeed_settings
 from trainer.strategies.environment import SINGLE, Plan

@@ -12,8 +12,7 @@ from late_interaction_toys import make_marked_bert
 from mining_toys import LIMITLESS, by_hand, form, generated, loaded, no_negatives, run_job
 from ranks import on_ranks
 
-from trainer import recipe
-from trainer.data.read import read_rows
+from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadModel
 from trainer.mining import spaces
@@ -21,11 +20,12 @@ from trainer.mining.choose import Options
 from trainer.mining.spaces import space_of
 from trainer.mining.teacher import of_texts
 from trainer.models.dense import read_encoder
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.retrieval.encode import encode_for_search
-from trainer.retrieval.late_search import top_k_maxsim
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.recipe import schema as recipe
+from trainer.retrieval.token_index.search import top_k_maxsim
+from trainer.retrieval.vectors.encode import encode_for_search
+from trainer.retrieval.vectors.token_vectors import encode_tokens
 
 
 @pytest.fixture(scope="module")

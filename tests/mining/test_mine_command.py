@@ -21,8 +21,8 @@ from trainer.mining import shard, spaces, teacher
 from trainer.mining.shard import Miner
 from trainer.mining.work import held
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
-from trainer.models.folder import save_encoder
-from trainer.recipe import FullTuning, Model
+from trainer.models.formats.folder import save_encoder
+from trainer.recipe.schema import FullTuning, Model
 from trainer.retrieval.rerank import score_pairs
 
 call = caller(mine, fit, must_end_well=True)

@@ -20,7 +20,7 @@ from trainer.data.mined_negatives import Boundaries
 from trainer.data.order import batch_samples
 from trainer.errors import BadFolder
 from trainer.mining.shard import Miner
-from trainer.retrieval.encode import encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.runtime.stop import GracefulStop
 
 LIMITLESS = replace(OPTIONS, margin=None)

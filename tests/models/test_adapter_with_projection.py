@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from trainer import recipe
 from trainer.models.family import load_model, read_model
-from trainer.models.folder import save_encoder
-from trainer.models.packaged import packaged_folder
+from trainer.models.files.packaged import packaged_folder
+from trainer.models.formats.folder import save_encoder
+from trainer.recipe import schema as recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -7,11 +7,11 @@ import torch
 from toy_models import DECODERS, ENCODERS, FAMILIES, SENTENCES
 from transformers import AutoModel, AutoTokenizer
 
-from trainer import recipe
 from trainer.errors import BadModel
-from trainer.models.backbone import longest_input
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.lora import linear_layers
+from trainer.models.parts.backbone import longest_input
+from trainer.models.parts.lora import linear_layers
+from trainer.recipe import schema as recipe
 
 LINEAR_LAYERS_A_BLOCK = {"bert": 6, "roberta": 6, "xlm-roberta": 6, "mpnet": 6, "distilbert": 6, "modernbert": 4, "qwen2": 7, "qwen3": 7, "llama": 7}
 

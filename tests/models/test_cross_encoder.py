@@ -8,13 +8,13 @@ import torch
 from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from trainer import recipe
 from trainer.errors import BadModel
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.dense import read_encoder
 from trainer.models.family import read_any, read_model
-from trainer.models.folder import save_encoder
-from trainer.models.lora import check_adapter_learned
+from trainer.models.formats.folder import save_encoder
+from trainer.models.parts.lora import check_adapter_learned
+from trainer.recipe import schema as recipe
 
 QUERIES = ("disk gone", "a storage account " * 9, "x", "", "naïve поиск", "what is [SEP] here", "every disk " * 4)
 DOCUMENTS = (SENTENCES[2] * 4, SENTENCES[0], "", "y", SENTENCES[1], SENTENCES[0], "list all machines " * 30)

@@ -10,18 +10,18 @@ import torch
 from sentence_transformers import SentenceTransformer
 from toy_models import FAMILIES, SENTENCES, toy_folders
 
-from trainer import recipe
 from trainer.cli.cut import cut
 from trainer.errors import BadFolder, BadModel, BadRecipe
-from trainer.models import folder
 from trainer.models.cut import first_layers, read_cut
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.depth import AtDepths, depth_of
 from trainer.models.family import load_model
-from trainer.models.folder import save_encoder
+from trainer.models.formats import folder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder
+from trainer.models.parts.depth import AtDepths, depth_of
 from trainer.models.static_student import static_student
-from trainer.retrieval.encode import encode
+from trainer.recipe import schema as recipe
+from trainer.retrieval.vectors.encode import encode
 
 DEPTHS = (4, 1, 3)
 

@@ -9,8 +9,8 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadFolder, BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
-from trainer.recipe import FullTuning, Lora, Model
+from trainer.models.formats.folder import save_encoder
+from trainer.recipe.schema import FullTuning, Lora, Model
 
 
 @pytest.fixture

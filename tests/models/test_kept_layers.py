@@ -7,13 +7,13 @@ from sentence_transformers import SentenceTransformer
 from toy_models import FAMILIES, SENTENCES, toy_folders
 from transformers import AutoModel
 
-from trainer import recipe
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
-from trainer.models.kept_layers import kept_layers
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.retrieval.encode import encode
+from trainer.models.parts.kept_layers import kept_layers
+from trainer.recipe import schema as recipe
+from trainer.retrieval.vectors.encode import encode
 
 
 @pytest.fixture(scope="module")

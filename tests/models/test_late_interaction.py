@@ -12,9 +12,9 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
 from trainer.models.family import read_model
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder, read_late_encoder
-from trainer.recipe import FullTuning, LateInteraction, Lora, Model
+from trainer.recipe.schema import FullTuning, LateInteraction, Lora, Model
 
 TEXTS = ("Delete, a disk.", "", *SENTENCES[2:], "the the the")
 

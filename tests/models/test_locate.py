@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from trainer.errors import BadModel
-from trainer.models import packaged
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.locate import locate
-from trainer.recipe import Model
+from trainer.models.files import packaged
+from trainer.models.files.locate import locate
+from trainer.recipe.schema import Model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -7,14 +7,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from toy_models import SENTENCES, word_pieces
 
-from trainer import recipe
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.family import load_model
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.static import table_of
 from trainer.models.static_student import static_student, vocabulary_vectors
-from trainer.retrieval.encode import encode
+from trainer.recipe import schema as recipe
+from trainer.retrieval.vectors.encode import encode
 
 TEXTS = [*SENTENCES, "disk", "unheard-of words, and an emoji 🙂", "a " * 600]
 

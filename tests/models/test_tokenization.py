@@ -9,9 +9,9 @@ from toy_models import DECODERS, FAMILIES, SENTENCES
 from transformers import AutoTokenizer
 
 from trainer.batch import identity
-from trainer.models import tokenization
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.recipe import Model
+from trainer.models.tokenizers import texts as tokenization
+from trainer.recipe.schema import Model
 
 
 def lists(texts):

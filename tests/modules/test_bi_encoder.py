@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from twins import KNOWN, ROWS, SmallEncoder, batch_of, full_batch, mask_of
 
-from trainer import objectives
-from trainer.chunks import in_chunks
+from trainer.microbatches import in_chunks
 from trainer.modules.bi_encoder import BiEncoder, NonFiniteStep, Temperature
 from trainer.modules.optimizer import OptimizerSettings, adamw
+from trainer.objectives import contrastive as objectives
 from trainer.scores import dot
 
 SETTINGS = OptimizerSettings(0.01, 0.01, 0.01, 0.05, "cosine", warmup_steps=2, total_steps=6)

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from trainer.data.read_report import ReadReport
+from trainer.data.readers.report import ReadReport
 from trainer.errors import BadData, TooManyBadRows
 from trainer.retrieval.corpus import Document, read_corpus
 

@@ -7,7 +7,7 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
-from trainer.retrieval.encode import encode, encode_for_search
+from trainer.retrieval.vectors.encode import encode, encode_for_search
 
 TEXTS = [*SENTENCES, *(" ".join(["disk storage account query"] * repeats) for repeats in range(1, 12)), SENTENCES[0], "", SENTENCES[2]]
 """Of many lengths, some of them twice, in no order."""
@@ -38,7 +38,7 @@ def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
 @pytest.mark.parametrize("texts_at_once", [1, 3, 16])
 def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
     whole = encode(encoder, TEXTS, "document")
-    monkeypatch.setattr("trainer.retrieval.encode._TEXTS_AT_ONCE", texts_at_once)
+    monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", texts_at_once)
     np.testing.assert_allclose(encode(encoder, TEXTS, "document", micro_batch_tokens=40), whole, atol=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_micro_batches_keep_to_the_budget_and_carry_little_padding(encoder, seen
 def test_the_tokenizer_runs_in_another_thread(encoder, monkeypatch):
     threads, tokenize = [], encoder.tokenize
     monkeypatch.setattr(encoder, "tokenize", lambda texts, role: threads.append(threading.current_thread()) or tokenize(texts, role))
-    monkeypatch.setattr("trainer.retrieval.encode._TEXTS_AT_ONCE", 5)
+    monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", 5)
     encode(encoder, TEXTS, "query")
     assert len(threads) == 4
     assert threading.main_thread() not in threads

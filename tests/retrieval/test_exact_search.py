@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.retrieval import search
-from trainer.retrieval.search import top_k
+from trainer.retrieval.indexes import search
+from trainer.retrieval.indexes.search import top_k
 
 
 def by_sorting(queries, documents, k):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.retrieval.growing_array import GrowingArray
+from trainer.retrieval.token_index.growing_array import GrowingArray
 
 
 @pytest.mark.parametrize("rows", [0, 1, 9, 12345])

@@ -7,13 +7,13 @@ import torch
 from verbs import altered
 
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.into_place import move_into_place
 from trainer.models.dense import read_encoder
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.encode import encode
-from trainer.retrieval.index import Index, build_index
-from trainer.retrieval.manifest import FILES, MANIFEST, Manifest, describe_files
-from trainer.retrieval.search import top_k
+from trainer.retrieval.indexes.dense import Index, build_index
+from trainer.retrieval.indexes.manifest import FILES, MANIFEST, Manifest, describe_files
+from trainer.retrieval.indexes.search import top_k
+from trainer.retrieval.vectors.encode import encode
+from trainer.storage.into_place import move_into_place
 
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "list", "region", "delete", "create")
 DOCUMENTS = [
@@ -77,7 +77,7 @@ def test_very_small_corpora(encoder, tmp_path, kind, count, capfd):
 
 
 def test_a_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.index._DOCUMENTS_AT_ONCE", 150)
+    monkeypatch.setattr("trainer.retrieval.indexes.dense._DOCUMENTS_AT_ONCE", 150)
     told = []
     build_index(encoder, "toy", DOCUMENTS, tmp_path / "idx", progress=lambda done, everything: told.append((done, everything)))
     assert told == [(150, 400), (300, 400), (400, 400)]
@@ -146,7 +146,7 @@ def test_cut_altered_and_missing_files_are_named(copy, name):
 
 def test_one_changed_byte_is_seen_at_both_ends_of_a_large_file(copy, monkeypatch):
     """With blocks of 8 bytes, every file here counts as large."""
-    from trainer.retrieval import manifest
+    from trainer.retrieval.indexes import manifest
 
     monkeypatch.setattr(manifest, "_BLOCK", 8)
     path = copy / "vectors.npy"

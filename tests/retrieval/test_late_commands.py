@@ -9,7 +9,6 @@ import torch
 from late_interaction_toys import make_marked_bert
 from verbs import caller, forget_layers
 
-from trainer import recipe
 from trainer.cli.add import add
 from trainer.cli.delete import delete
 from trainer.cli.evaluate import evaluate
@@ -17,11 +16,12 @@ from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluate import read_evaluation
-from trainer.models.folder import save_encoder
+from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.retrieval.late_explain import explain
-from trainer.retrieval.late_search import top_k_maxsim
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.recipe import schema as recipe
+from trainer.retrieval.token_index.explain import explain
+from trainer.retrieval.token_index.search import top_k_maxsim
+from trainer.retrieval.vectors.token_vectors import encode_tokens
 
 call = caller(add, delete, evaluate, index, search, must_end_well=True)
 

@@ -15,18 +15,21 @@ from late_toys import toy_late
 from verbs import altered
 
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.into_place import move_into_place
-from trainer.retrieval import late_build, late_effort, late_index, manifest, place
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.index import Index
-from trainer.retrieval.late_build import Encoding, add, build_late_index, delete
-from trainer.retrieval.late_index import LateIndex
-from trainer.retrieval.late_search import top_k_maxsim
-from trainer.retrieval.manifest import MANIFEST
-from trainer.retrieval.open_index import hits
-from trainer.retrieval.place import locked
-from trainer.retrieval.token_codes import Codec
-from trainer.retrieval.token_vectors import encode_tokens
+from trainer.retrieval.indexes import manifest, place
+from trainer.retrieval.indexes.dense import Index
+from trainer.retrieval.indexes.manifest import MANIFEST
+from trainer.retrieval.indexes.open_index import hits
+from trainer.retrieval.indexes.place import locked
+from trainer.retrieval.token_index import build as late_build
+from trainer.retrieval.token_index import effort as late_effort
+from trainer.retrieval.token_index import index as late_index
+from trainer.retrieval.token_index.build import Encoding, add, build_late_index, delete
+from trainer.retrieval.token_index.codes import Codec
+from trainer.retrieval.token_index.index import LateIndex
+from trainer.retrieval.token_index.search import top_k_maxsim
+from trainer.retrieval.vectors.token_vectors import encode_tokens
+from trainer.storage.into_place import move_into_place
 
 KINDS = ("exact", "compressed")
 WORDS = ["disk", "account", "query", "machine", "virtual", "database", "region", "storage", "show", "list", "delete", "create"]
@@ -534,7 +537,7 @@ def test_pooling_keeps_one_vector_in_so_many(encoder, built, tmp_path):
 
 
 def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.token_vectors._DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 7)
     monkeypatch.setattr(late_build, "_TOKENS_AT_ONCE", 100)
     for kind in KINDS:
         build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import strategies as given
 
 from trainer.errors import BadData
-from trainer.retrieval.late_search import top_k_maxsim
-from trainer.retrieval.token_vectors import TokenVectors, offsets_of
+from trainer.retrieval.token_index.search import top_k_maxsim
+from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
 
 
 def slow(queries, documents, k):

@@ -5,12 +5,12 @@ import pytest
 import torch
 from toy_models import SENTENCES
 
-from trainer import recipe
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluate import evaluate, evaluate_run, rerank_run
 from trainer.evaluation.metrics import ranked
 from trainer.models.cross_encoder import load_cross_encoder
+from trainer.recipe import schema as recipe
 from trainer.retrieval import rerank as module
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.rerank import rerank, score_pairs

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.retrieval import screened_search
-from trainer.retrieval.screened_search import ScreenedSearch, pair_scores
+from trainer.retrieval.vectors import screened_search
+from trainer.retrieval.vectors.screened_search import ScreenedSearch, pair_scores
 
 
 def best(queries, documents, k, block=None):

@@ -15,8 +15,8 @@ from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluate import read_evaluation
 from trainer.models.cut import read_cut
 from trainer.models.dense import read_encoder
-from trainer.models.folder import save_encoder
-from trainer.retrieval.encode import encode as vectors_of
+from trainer.models.formats.folder import save_encoder
+from trainer.retrieval.vectors.encode import encode as vectors_of
 
 call = caller(encode, evaluate, index, search)
 

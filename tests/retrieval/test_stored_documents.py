@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import BadFolder
-from trainer.retrieval import stored_documents
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.stored_documents import StoredDocuments, write_documents
+from trainer.retrieval.indexes import stored_documents
+from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_documents
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 1000])

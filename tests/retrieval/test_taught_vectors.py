@@ -10,14 +10,14 @@ import torch
 from ranks import on_ranks
 from toy_models import SENTENCES
 
-from trainer import recipe
 from trainer.batch import Batch
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.late_interaction import load_late_encoder
-from trainer.retrieval.encode import encode
-from trainer.retrieval.taught_vectors import FILE, TaughtVectors, taught_vectors, teacher_fingerprint
+from trainer.recipe import schema as recipe
+from trainer.retrieval.vectors.encode import encode
+from trainer.retrieval.vectors.taught_vectors import FILE, TaughtVectors, taught_vectors, teacher_fingerprint
 
 ROWS = [
     Row("a disk", SENTENCES[0], (SENTENCES[1], "another machine", "left out")),

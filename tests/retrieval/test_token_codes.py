@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from trainer.errors import BadFolder
-from trainer.retrieval import token_codes
-from trainer.retrieval.late_build import centroid_count, code_bytes
-from trainer.retrieval.late_manifest import Segment
-from trainer.retrieval.token_codes import Codec, train
-from trainer.retrieval.token_vectors import TokenVectors, offsets_of
+from trainer.retrieval.token_index import codes as token_codes
+from trainer.retrieval.token_index.build import centroid_count, code_bytes
+from trainer.retrieval.token_index.codes import Codec, train
+from trainer.retrieval.token_index.manifest import Segment
+from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
 
 
 def clustered(count=6000, dimensions=32):

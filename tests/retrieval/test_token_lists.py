@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as given
 
-from trainer.retrieval import token_lists
-from trainer.retrieval.token_lists import TokenLists
-from trainer.retrieval.token_vectors import offsets_of
+from trainer.retrieval.token_index import lists as token_lists
+from trainer.retrieval.token_index.lists import TokenLists
+from trainer.retrieval.vectors.token_vectors import offsets_of
 
 CENTROIDS = 9
 

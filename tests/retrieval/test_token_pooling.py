@@ -4,8 +4,8 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as given
 
-from trainer.retrieval.token_pooling import pool
-from trainer.retrieval.token_vectors import TokenVectors, offsets_of
+from trainer.retrieval.token_index.pooling import pool
+from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
 
 
 def unit(random, *shape):

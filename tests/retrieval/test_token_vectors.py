@@ -7,7 +7,7 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadData, BadModel
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.token_vectors import TokenVectors, encode_tokens, offsets_of, token_blocks, tokens_of
+from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of, token_blocks, tokens_of
 
 TEXTS = [*SENTENCES, *(" ".join(["disk. storage account query"] * repeats) for repeats in range(1, 9)), SENTENCES[0], "...", SENTENCES[2]]
 """Of many lengths, some of them twice, one without a token that counts, in no order."""
@@ -40,7 +40,7 @@ def test_vectors_are_those_of_each_text_alone_without_what_does_not_count(encode
 @pytest.mark.parametrize("texts_at_once", [1, 3])
 def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
     whole = encode_tokens(encoder, TEXTS, "document")
-    monkeypatch.setattr("trainer.retrieval.token_vectors._TEXTS_AT_ONCE", texts_at_once)
+    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._TEXTS_AT_ONCE", texts_at_once)
     parts = encode_tokens(encoder, TEXTS, "document", micro_batch_tokens=40)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
@@ -86,7 +86,7 @@ def test_ranks_share_the_texts_out_and_all_have_the_whole(encoder, toy_folder):
 
 
 def test_a_corpus_comes_in_blocks_in_its_order(encoder, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.token_vectors._DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 3)
     documents = [Document(str(row), "title", text) for row, text in enumerate(TEXTS)]
     taken = []
     blocks = token_blocks(encoder, (taken.append(document) or document for document in documents))

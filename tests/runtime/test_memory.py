@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from twins import texts_of
 
-from trainer import recipe
 from trainer.batch import Texts
-from trainer.chunks import in_chunks
+from trainer.microbatches import in_chunks
 from trainer.models.dense import load_encoder
+from trainer.recipe import schema as recipe
 from trainer.runtime import memory
 
 

@@ -11,7 +11,7 @@ import pytest
 from pytorch_lightning.loggers import Logger
 
 from trainer.errors import BadRecipe
-from trainer.recipe import Tensorboard, Wandb
+from trainer.recipe.schema import Tensorboard, Wandb
 from trainer.runtime import trackers
 from trainer.runtime.trackers import BestEffort, check_trackers, tracker_loggers, wandb_key_present
 
@@ -98,7 +98,7 @@ def test_the_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch, tmp_
 WANDB_RUN = """
 import sys
 from pathlib import Path
-from trainer.recipe import Wandb
+from trainer.recipe.schema import Wandb
 from trainer.runtime.trackers import tracker_loggers
 folder = Path(sys.argv[1])
 (logger,) = tracker_loggers((Wandb(project="tests"),), folder, "a-run", {"seed": 13})

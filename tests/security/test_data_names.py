@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data.prepare import prepare
-from trainer.data.read import read_rows
-from trainer.data.read_beir import read_qrels
-from trainer.data.read_report import ReadReport
+from trainer.data.prepare.named_sets import prepare
+from trainer.data.readers.beir import read_qrels
+from trainer.data.readers.read import read_rows
+from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData
 

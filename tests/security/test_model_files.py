@@ -16,9 +16,9 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadModel
 from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.folder import save_encoder
-from trainer.models.vetting import check_safetensors
-from trainer.recipe import Model
+from trainer.models.files.vetting import check_safetensors
+from trainer.models.formats.folder import save_encoder
+from trainer.recipe.schema import Model
 
 
 @pytest.fixture

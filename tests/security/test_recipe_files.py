@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadRecipe
-from trainer.recipe_file import load_recipe
-from trainer.recipe_text import MAXIMUM_BYTES
+from trainer.recipe.load import load_recipe
+from trainer.recipe.yaml_text import MAXIMUM_BYTES
 
 HEAD = "name: toy\nmodel: {backbone: x}\ndata: {train: y}\n"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytorch_lightning as lightning
 import torch
 import yaml
-from trainer.recipe import Tensorboard, Wandb
+from trainer.recipe.schema import Tensorboard, Wandb
 from trainer.report.html import write_report
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import RunFolder

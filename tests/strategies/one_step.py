@@ -14,9 +14,9 @@ import torch
 from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of
 from torch.utils.data import DataLoader
 
-from trainer.chunks import in_chunks
+from trainer.collectives import rank, ranks
 from trainer.errors import NonFinite
-from trainer.parallel import rank, ranks
+from trainer.microbatches import in_chunks
 from trainer.strategies.environment import Plan, check_here, plan_from_environment
 from trainer.strategies.gradients import clip_to_global_norm
 from trainer.strategies.lightning import lightning_precision, lightning_strategy

@@ -5,7 +5,7 @@ import pytorch_lightning as lightning
 import torch
 from ranks import on_ranks
 
-from trainer.parallel import gather, rank, ranks
+from trainer.collectives import gather, rank, ranks
 from trainer.strategies.deepspeed_settings import deepspeed_settings
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient

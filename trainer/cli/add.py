@@ -19,12 +19,13 @@ def add(
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="as for `nearfar index`")] = "fp32",
 ) -> None:
     """Add documents to an index of token vectors; none of them may be there already."""
-    from trainer import hardware, recipe
-    from trainer.data.read_report import ReadReport
+    from trainer.build import hardware
+    from trainer.data.readers.report import ReadReport
+    from trainer.recipe import schema as recipe
     from trainer.retrieval.corpus import read_corpus
-    from trainer.retrieval.late_build import Encoding
-    from trainer.retrieval.late_build import add as add_documents
-    from trainer.retrieval.late_manifest import LateManifest
+    from trainer.retrieval.token_index.build import Encoding
+    from trainer.retrieval.token_index.build import add as add_documents
+    from trainer.retrieval.token_index.manifest import LateManifest
 
     manifest = LateManifest.read(index)
     report = ReadReport(str(corpus))

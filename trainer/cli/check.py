@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.check_contents import look_at_data, look_at_disk, look_at_lengths, look_at_memory, look_at_model
-from trainer.cli.check_files import look_at_both, look_at_machine, look_at_recipe, look_at_this_machine
-from trainer.cli.check_ranks import probe, take_part
-from trainer.cli.check_teacher import look_at_teachers
+from trainer.preflight.contents import look_at_data, look_at_disk, look_at_lengths, look_at_memory, look_at_model
+from trainer.preflight.files import look_at_both, look_at_machine, look_at_recipe, look_at_this_machine
+from trainer.preflight.ranks import probe, take_part
+from trainer.preflight.teacher import look_at_teachers
 
 if TYPE_CHECKING:
-    from trainer.build import DataSets
+    from trainer.build.data import DataSets
     from trainer.models.encoder import Encoder
-    from trainer.recipe import Recipe
-    from trainer.runtime.preflight import Findings
+    from trainer.preflight.estimates import Findings
+    from trainer.recipe.schema import Recipe
     from trainer.strategies.environment import Plan
     from trainer.strategies.probe import Likeness
 
@@ -32,7 +32,7 @@ def check(
     if as_rank is not None:
         take_part(recipe, overrides or [], as_rank)
         return
-    from trainer.runtime.preflight import Findings
+    from trainer.preflight.estimates import Findings
 
     findings = Findings()
     run, read = look_at_recipe(findings, recipe, overrides or [])
@@ -69,7 +69,7 @@ def _look_inside(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
 
 
 def _refresh_bytes(run: "Recipe", data: "DataSets", encoder: "Encoder", document_tokens: float) -> int:
-    from trainer.build_refresh import written_bytes
+    from trainer.build.refresh import written_bytes
     from trainer.errors import NearfarError
 
     try:

@@ -16,7 +16,7 @@ def cut(
     """Write the first layers of a model, or the beginnings of its vectors, as a model that every reader loads."""
     from trainer.errors import BadFolder, BadRecipe
     from trainer.models.cut import read_cut
-    from trainer.models.folder import check_model_folder, save_encoder
+    from trainer.models.formats.folder import check_model_folder, save_encoder
 
     if layers is None and dimensions is None:
         raise BadRecipe("nothing is to be cut; give --layers, --dimensions, or both")

@@ -21,8 +21,8 @@ def prepare(
     wheel: Annotated[Path | None, typer.Option(help="azure-cli only: a wheel that was downloaded before")] = None,
 ) -> None:
     """Build a named data set in BEIR layout (corpus.jsonl, queries.jsonl, qrels/)."""
-    from trainer.data.prepare import prepare as build
-    from trainer.data.prepare import prepared_source
+    from trainer.data.prepare.named_sets import prepare as build
+    from trainer.data.prepare.named_sets import prepared_source
 
     there = Path(name).name == name and prepared_source(folder / name) is not None
     target = build(name, folder, wheel)
@@ -45,7 +45,7 @@ def check(
     from rich.console import Console
 
     from trainer.data.check import check as look
-    from trainer.data.read_report import BadRow
+    from trainer.data.readers.report import BadRow
     from trainer.errors import BadRecipe
 
     columns = dict(pair.partition("=")[::2] for pair in column or ())
@@ -69,7 +69,7 @@ def _show(findings: "Findings", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from trainer.data.visible import visible
+    from trainer.storage.visible import visible
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style), soft_wrap=True)
@@ -117,7 +117,7 @@ def _show_lengths(findings: "Findings", console: "Console") -> None:
 
 def _show_problems(findings: "Findings", say) -> None:  # type: ignore[no-untyped-def]
     """What was dropped, set aside or leaks, and whether a run could use this data."""
-    from trainer.data.visible import visible
+    from trainer.storage.visible import visible
 
     report = findings.report
     counted = {

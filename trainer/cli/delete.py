@@ -13,6 +13,6 @@ def delete(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="documents to take out", show_default=False)],
 ) -> None:
     """Take documents out of an index of token vectors; all of them or, where one is not there, none."""
-    from trainer.retrieval.late_build import delete as delete_documents
+    from trainer.retrieval.token_index.build import delete as delete_documents
 
     show(index, delete_documents(index, ids))

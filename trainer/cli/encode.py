@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from trainer.models.dense import DenseEncoder
-    from trainer.retrieval.encode import Precision
+    from trainer.retrieval.vectors.encode import Precision
 
 _TEXTS_AT_ONCE = 65536
 
@@ -41,9 +41,10 @@ def encode(
         print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
     texts = _lines(sys.stdin.buffer)
 
-    from trainer import hardware, recipe
+    from trainer.build import hardware
     from trainer.models.cut import first_layers
     from trainer.models.dense import read_encoder
+    from trainer.recipe import schema as recipe
 
     machine = recipe.Machine(precision=precision)
     encoder = read_encoder(model)
@@ -86,7 +87,7 @@ def _write(encoder: "DenseEncoder", texts: list[str], role: Literal["document", 
 
     import numpy as np
 
-    from trainer.retrieval.encode import encode as vectors_of
+    from trainer.retrieval.vectors.encode import encode as vectors_of
 
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), encoder.dimensions)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from trainer.evaluation.evaluate import Evaluation, SystemResult
     from trainer.models.cross_encoder import CrossEncoder
     from trainer.models.encoder import Encoder
-    from trainer.retrieval.encode import Precision
-    from trainer.retrieval.index import Index
-    from trainer.retrieval.late_index import LateIndex
+    from trainer.retrieval.indexes.dense import Index
+    from trainer.retrieval.token_index.index import LateIndex
+    from trainer.retrieval.vectors.encode import Precision
 
 
 def evaluate(
@@ -47,15 +47,16 @@ def evaluate(
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
     import sys
 
-    from trainer import hardware, recipe
+    from trainer.build import hardware
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
     from trainer.evaluation.by_index import check_fits
     from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
     from trainer.models.cross_encoder import read_cross_encoder
     from trainer.models.cut import read_cut
-    from trainer.models.locate import locate
-    from trainer.retrieval.open_index import open_index
+    from trainer.models.files.locate import locate
+    from trainer.recipe import schema as recipe
+    from trainer.retrieval.indexes.open_index import open_index
 
     if len(set(models)) < len(models):
         raise BadRecipe(f"a model is named twice: {', '.join(models)}; name each once")

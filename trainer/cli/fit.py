@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trainer.build import DataSets
+    from trainer.build.data import DataSets
     from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate import SystemResult
     from trainer.models.encoder import Encoder
-    from trainer.recipe import Recipe
+    from trainer.objectives.teachers import Teacher
+    from trainer.recipe.schema import Recipe
     from trainer.runtime.run_folder import RunFolder
     from trainer.strategies.environment import Plan
-    from trainer.teaching import Teacher
 
 
 def fit(
@@ -26,7 +26,7 @@ def fit(
     ] = False,
 ) -> None:
     """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
-    from trainer.recipe_file import load_recipe
+    from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
     from trainer.strategies.deepspeed_settings import settle_device
     from trainer.strategies.environment import check_here, first_rank, plan_from_environment
@@ -38,7 +38,7 @@ def fit(
     check_here(plan)
     settle_device(plan.accelerator)  # before transformers is imported
 
-    from trainer import hardware
+    from trainer.build import hardware
     from trainer.data.order import check_batch_divisible
     from trainer.runtime.trackers import check_trackers
     from trainer.strategies.process_group import process_group
@@ -51,11 +51,14 @@ def fit(
 
 def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     """One run, on every rank: all compute, the first alone writes and speaks."""
-    from trainer import build, hardware, recipe_checks, students
+    from trainer.build import checks as recipe_checks
+    from trainer.build import hardware, students
+    from trainer.build.data import data_sets, seen_in_training
+    from trainer.build.module import encoder_of, total_steps
+    from trainer.collectives import check_same, on_first
     from trainer.data.fingerprint import fingerprint
     from trainer.errors import Interrupted
-    from trainer.parallel import check_same, on_first
-    from trainer.recipe_file import dump_recipe
+    from trainer.recipe.load import dump_recipe
     from trainer.runtime.run_folder import RunFolder
 
     path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
@@ -63,15 +66,15 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     students.locate_others(run)
     hardware.prepare_machine(run.machine)
     _say(f"reading {', '.join(source.source for source in run.data.sources)}")
-    data = build.data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
+    data = data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
     recipe_checks.check_objective(run, data.train, data.mixture)
-    steps = build.total_steps(run.optimization, len(data.train))
-    encoder = build.encoder_of(run)
+    steps = total_steps(run.optimization, len(data.train))
+    encoder = encoder_of(run)
     students.start(run, encoder, data.train)
     taught_by = students.teachers(run, data.train, replace)
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (seen := build.seen_in_training(data.train, held_out)):
+        if held_out is not None and (seen := seen_in_training(data.train, held_out)):
             _say(f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training queries too; what is measured on them proves nothing")
     corpus = run.refresh.corpus if run.refresh is not None else None
     made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train), corpus), replace))
@@ -88,14 +91,14 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
 
 
 def _say(text: str) -> None:
-    from trainer.parallel import rank
+    from trainer.collectives import rank
 
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)
 
 
 def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, plan: "Plan") -> str:
-    from trainer import hardware
+    from trainer.build import hardware
 
     trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     everything = sum(parameter.numel() for parameter in encoder.parameters())
@@ -114,10 +117,11 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
     if data.test is None:
         return []
-    from trainer import build_cross_encoder, hardware
+    from trainer.build import cross_encoder as build_cross_encoder
+    from trainer.build import hardware
+    from trainer.collectives import on_first
     from trainer.evaluation.evaluate import evaluate, evaluate_bm25
     from trainer.models.cross_encoder import CrossEncoder
-    from trainer.parallel import on_first
 
     test = data.test
     untrained = isinstance(encoder, CrossEncoder) and encoder.fresh_head
@@ -133,31 +137,34 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
 
 def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan", taught_by: "list[Teacher]") -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
-    from trainer import build, students
-    from trainer.build_refresh import refresh
-    from trainer.models.folder import save_encoder
-    from trainer.models.lora import check_adapter_learned
+    from trainer.build import students
+    from trainer.build.data import pair_data
+    from trainer.build.lightning_trainer import lightning_trainer
+    from trainer.build.module import encoder_of, lightning_module
+    from trainer.build.refresh import refresh
+    from trainer.collectives import on_first
+    from trainer.models.formats.folder import save_encoder
+    from trainer.models.parts.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
-    from trainer.parallel import on_first
     from trainer.runtime.best import KeepBest
     from trainer.runtime.run_folder import write_json
     from trainer.runtime.stop import GracefulStop
 
-    module = build.lightning_module(run, encoder, steps, plan, taught_by)
+    module = lightning_module(run, encoder, steps, plan, taught_by)
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
     refreshed = refresh(run, data.train, folder.path / "refresh", steps)
-    trainer = build.trainer(run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan)
+    trainer = lightning_trainer(run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan)
     for logger in trainer.loggers:
         logger.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, step=0)
     try:
-        trainer.fit(module, datamodule=build.pair_data(run, data, encoder, steps, refreshed))
+        trainer.fit(module, datamodule=pair_data(run, data, encoder, steps, refreshed))
     except NonFiniteStep as error:
         record = error.record
         on_first(lambda: write_json(folder.path / "non_finite.json", record))
         raise
     interrupted = stop.interrupted and trainer.global_step < steps
-    trained = build.encoder_of(run)  # whole and plain, whatever the strategy has made of the other
+    trained = encoder_of(run)  # whole and plain, whatever the strategy has made of the other
     if best.restore(trained):
         _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
         if best.score <= best.base:
@@ -172,10 +179,11 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
 
 def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
     """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
-    from trainer import build_cross_encoder, hardware
+    from trainer.build import cross_encoder as build_cross_encoder
+    from trainer.build import hardware
+    from trainer.collectives import on_first
     from trainer.evaluation.evaluate import evaluate
     from trainer.models.family import read_any
-    from trainer.parallel import on_first
 
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)

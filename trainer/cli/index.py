@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from trainer.data.read_report import ReadReport
+    from trainer.data.readers.report import ReadReport
     from trainer.models.encoder import Encoder
-    from trainer.retrieval.late_manifest import LateManifest
-    from trainer.retrieval.manifest import AnyManifest
+    from trainer.retrieval.indexes.manifest import AnyManifest
+    from trainer.retrieval.token_index.manifest import LateManifest
 
 FLAT_KINDS, TOKEN_KINDS = ("flat", "hnsw", "ivf"), ("compressed", "exact")
 
@@ -49,15 +49,16 @@ def index(
     ] = "fp32",
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
-    from trainer import hardware, recipe
-    from trainer.data.read_report import ReadReport
+    from trainer.build import hardware
+    from trainer.data.readers.report import ReadReport
     from trainer.errors import BadRecipe
     from trainer.models.cut import read_cut
     from trainer.models.late_interaction import LateInteractionEncoder
+    from trainer.recipe import schema as recipe
     from trainer.retrieval.corpus import read_corpus
-    from trainer.retrieval.index import build_index
-    from trainer.retrieval.late_build import Encoding, build_late_index
-    from trainer.retrieval.place import check_index_folder
+    from trainer.retrieval.indexes.dense import build_index
+    from trainer.retrieval.indexes.place import check_index_folder
+    from trainer.retrieval.token_index.build import Encoding, build_late_index
 
     check_index_folder(out, replace)
     report = ReadReport(str(corpus))

@@ -11,10 +11,9 @@ import typer
 
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
+from trainer.strategies.launcher import read_by_accelerate, run_ranks
 
 if TYPE_CHECKING:
-    from accelerate.commands.config.config_args import ClusterConfig
-
     from trainer.strategies.environment import Plan
 
 PORT = 29500
@@ -73,7 +72,7 @@ class _Job:
 
 def _training(recipe: Path, overrides: list[str], replace: bool) -> _Job:
     from trainer.data.order import check_batch_divisible
-    from trainer.recipe_file import load_recipe
+    from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
 
     if foreign := [word for word in overrides if word.startswith("-")]:
@@ -90,7 +89,7 @@ def _training(recipe: Path, overrides: list[str], replace: bool) -> _Job:
 
 def _mining(words: list[str], replace: bool) -> _Job:
     """Its words are read as `nearfar mine` reads them, and its models looked for, so that a mistake is answered before any rank is started."""
-    from trainer.models.locate import locate
+    from trainer.models.files.locate import locate
 
     app = typer.Typer()
     app.command("mine")(mine)
@@ -98,18 +97,6 @@ def _mining(words: list[str], replace: bool) -> _Job:
     for name in filter(None, (said["model"], said["teacher"])):
         locate(name)
     return _Job(["mine", *words], lambda plan: None, lambda: mine(**said))
-
-
-def read_by_accelerate(machine: Path) -> "ClusterConfig":
-    """The file as accelerate reads it, which is stricter about keys than we are."""
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    from trainer.errors import BadMachine
-
-    try:
-        return load_config_from_file(str(machine))
-    except (ValueError, TypeError) as error:
-        raise BadMachine(f"accelerate cannot use {machine}: {error}") from error
 
 
 def _on_nodes(plan: "Plan", machine: Path, nodes: int, distributed_type: str) -> "Plan":
@@ -155,23 +142,3 @@ def _launcher_options(plan: "Plan", machine: Path, node_rank: int, host: str | N
         options += ["--machine_rank", str(node_rank), "--main_process_ip", host, "--main_process_port", str(port), "--same_network"]
         options += ["--deepspeed_multinode_launcher", "standard"]  # not DeepSpeed's own, which would open ssh to the nodes
     return options
-
-
-def run_ranks(arguments: list[str]) -> int:
-    """Runs `accelerate launch` in this process and returns the exit code of the run: that of the first rank which failed, else 0.
-
-    In this process, because the command by itself answers every failure of a rank with code 1 and a traceback of its own. A signal
-    that ends the launcher (Ctrl-C) has been passed on to every rank, and each has ended, when this returns 128 + its number.
-    """
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    try:
-        launch_command(launch_command_parser().parse_args(arguments))
-    except ChildFailedError as error:
-        code = int(error.get_first_failure()[1].exitcode)
-        return 128 - code if code < 0 else code
-    except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0

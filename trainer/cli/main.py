@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from trainer.cli import add, check, cut, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
-from trainer.data.visible import visible
 from trainer.errors import Interrupted, NearfarError
+from trainer.storage.visible import visible
 
 READER_GONE = 141
 """The exit code of a Unix command whose reader went away: 128 + SIGPIPE."""

@@ -45,11 +45,11 @@ def mine(
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="of the models; auto: bf16 where the hardware has it")] = "fp32",
 ) -> None:
     """Find hard negatives for training pairs, free of what may be right answers; stopped and started again, it goes on."""
-    from trainer.data.read import Split
+    from trainer.data.readers.read import Split
     from trainer.errors import BadRecipe
     from trainer.mining.choose import Options
     from trainer.mining.work import WorkFolder
-    from trainer.models.locate import locate
+    from trainer.models.files.locate import locate
     from trainer.strategies.environment import check_here, plan_from_environment
 
     columns = dict(pair.partition("=")[::2] for pair in column or ())
@@ -83,7 +83,8 @@ def _on_ranks(
     """The job on every rank: all encode, each searches its shards, the first alone reads the data, writes and speaks."""
     from contextlib import ExitStack
 
-    from trainer import hardware, recipe
+    from trainer.build import hardware
+    from trainer.collectives import check_same, on_first, rank
     from trainer.mining.mine import mine as run
     from trainer.mining.spaces import space_of
     from trainer.mining.task import read_task
@@ -91,7 +92,7 @@ def _on_ranks(
     from trainer.mining.work import held
     from trainer.models.cross_encoder import CrossEncoder
     from trainer.models.family import read_any, read_model
-    from trainer.parallel import check_same, on_first, rank
+    from trainer.recipe import schema as recipe
     from trainer.strategies.process_group import process_group
 
     machine = recipe.Machine(precision=plan.precision or precision, accelerator=plan.accelerator or "auto")
@@ -125,9 +126,9 @@ def _begin(
     from dataclasses import asdict
 
     from trainer.data.fingerprint import fingerprint_of
-    from trainer.data.read import read_rows
+    from trainer.data.readers.read import read_rows
     from trainer.mining.task import corpus_texts, is_written, write_task
-    from trainer.models.locate import locate
+    from trainer.models.files.locate import locate
 
     for each in (source["data"], source["corpus"]):
         folder.check_apart(each)
@@ -178,7 +179,7 @@ def _progress() -> "Progress":
     last = [0.0]
 
     def show(what: str, done: int, everything: int) -> None:
-        from trainer.parallel import rank
+        from trainer.collectives import rank
 
         if rank() == 0 and time.monotonic() - last[0] >= 5:
             last[0] = time.monotonic()
@@ -188,7 +189,7 @@ def _progress() -> "Progress":
 
 
 def _say(text: str) -> None:
-    from trainer.parallel import rank
+    from trainer.collectives import rank
 
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)

@@ -64,7 +64,7 @@ def check_command(stage: "Keyed") -> None:
     """Raises `BadPipeline` when a stage's words do not fit the command line; nothing is run. So a misspelt last stage does not fail after hours."""
     from trainer.cli.main import app
     from trainer.errors import BadPipeline
-    from trainer.recipe_keys import nearest, question
+    from trainer.recipe.keys import nearest, question
 
     command: Any = typer.main.get_command(app)
     said, *words = stage.command

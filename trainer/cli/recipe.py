@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.data.visible import visible
+from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from trainer.recipe.schema import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Explain, check and show recipes.")
 
@@ -20,7 +20,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="changes to it: key.
 @app.command()
 def explain(key: Annotated[str | None, typer.Argument(help="a key or section, e.g. optimization.learning_rate; none: all of them")] = None) -> None:
     """What a key means, what it takes, and its default."""
-    from trainer.recipe_keys import explain as explanation
+    from trainer.recipe.keys import explain as explanation
 
     typer.echo(explanation(key))
 
@@ -31,7 +31,7 @@ def check(file: RecipeFile, overrides: Overrides = None) -> None:
 
     The exit code is 2 where something is.
     """
-    from trainer.recipe_file import load_recipe
+    from trainer.recipe.load import load_recipe
 
     lines = [f"{file}: ok", *_essentials(load_recipe(file, overrides or []))]
     typer.echo("\n".join(map(visible, lines)))
@@ -43,7 +43,7 @@ def show(file: RecipeFile, overrides: Overrides = None) -> None:
 
     Overrides are put in and defaults written out; what is printed is a recipe itself.
     """
-    from trainer.recipe_file import dump_recipe, load_recipe
+    from trainer.recipe.load import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(file, overrides or [])), nl=False)
 
@@ -51,7 +51,7 @@ def show(file: RecipeFile, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from trainer.recipe_keys import json_schema
+    from trainer.recipe.keys import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

@@ -9,8 +9,8 @@ from trainer.cli.index import model_of_index
 
 if TYPE_CHECKING:
     from trainer.models.cross_encoder import CrossEncoder
-    from trainer.retrieval.index import Hit
-    from trainer.retrieval.late_explain import Match
+    from trainer.retrieval.indexes.dense import Hit
+    from trainer.retrieval.token_index.explain import Match
 
 
 def search(
@@ -32,8 +32,8 @@ def search(
 
     from trainer.errors import BadData, BadModel
     from trainer.models.cross_encoder import read_cross_encoder
-    from trainer.retrieval.late_index import LateIndex
-    from trainer.retrieval.open_index import hits, open_index
+    from trainer.retrieval.indexes.open_index import hits, open_index
+    from trainer.retrieval.token_index.index import LateIndex
 
     if not question.strip():
         raise BadData("the question is blank; say what to look for")
@@ -48,7 +48,7 @@ def search(
         found, before = _in_two_stages(second, question, found, k)
     matches: list[Match] = []
     if explain and found:
-        from trainer.retrieval.late_explain import explain as matches_of
+        from trainer.retrieval.token_index.explain import explain as matches_of
 
         matches = matches_of(encoder, question, found[0].document.whole)
     if not found:
@@ -85,7 +85,7 @@ def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from trainer.data.visible import visible
+    from trainer.storage.visible import visible
 
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
@@ -103,7 +103,7 @@ def _show_matches(matches: "list[Match]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from trainer.data.visible import visible
+    from trainer.storage.visible import visible
 
     table = Table("question", "first document", "similarity", box=None, header_style="dim")
     table.columns[2].justify = "right"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.columns import is_blank
-from trainer.data.near import near_identical, normal_form
-from trainer.data.read import judged_texts, read_rows
-from trainer.data.read_beir import beir_splits, is_beir_folder, read_qrels
-from trainer.data.read_hub import is_saved_folder, saved_splits
-from trainer.data.read_report import BadRow, ReadReport
+from trainer.data.readers.columns import is_blank
+from trainer.data.near_duplicates import near_identical, normal_form
+from trainer.data.readers.read import judged_texts, read_rows
+from trainer.data.readers.beir import beir_splits, is_beir_folder, read_qrels
+from trainer.data.readers.hub import is_saved_folder, saved_splits
+from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
 from trainer.errors import BadData, TooManyBadRows
 

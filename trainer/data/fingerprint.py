@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from trainer.recipe import Data
+from trainer.recipe.schema import Data
 
 
 def fingerprint(data: Data, training_rows: int, corpus: str | None = None) -> dict[str, Any]:

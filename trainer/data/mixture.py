@@ -21,7 +21,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from trainer.data.order import walked
-from trainer.data.read_report import ReadReport
+from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 

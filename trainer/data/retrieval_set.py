@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.columns import is_blank
-from trainer.data.read import Split, judged_texts, read_rows
-from trainer.data.read_beir import is_beir_folder, read_qrels
-from trainer.data.read_report import ReadReport
+from trainer.data.readers.columns import is_blank
+from trainer.data.readers.read import Split, judged_texts, read_rows
+from trainer.data.readers.beir import is_beir_folder, read_qrels
+from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
 from trainer.errors import BadData

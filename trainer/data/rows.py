@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from trainer.batch import identity
-from trainer.data.read_report import ReadReport
+from trainer.data.readers.report import ReadReport
 
 _SCHEMA = pa.schema(
     [

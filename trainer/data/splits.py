@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from trainer.batch import identity
-from trainer.data.near import near_identical, normal_form, word_set
+from trainer.data.near_duplicates import near_identical, normal_form, word_set
 from trainer.data.order import permuted
 from trainer.data.rows import Rows
 from trainer.errors import BadData

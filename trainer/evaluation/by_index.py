@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import SystemResult, evaluate_run
 from trainer.evaluation.metrics import METRICS, Run
-from trainer.retrieval.encode import Precision
-from trainer.retrieval.index import Index
-from trainer.retrieval.late_index import LateIndex
-from trainer.retrieval.open_index import fitting, hits
+from trainer.retrieval.indexes.dense import Index
+from trainer.retrieval.indexes.open_index import fitting, hits
+from trainer.retrieval.token_index.index import LateIndex
+from trainer.retrieval.vectors.encode import Precision
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet

@@ -33,11 +33,11 @@ from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.bm25 import bm25_run
-from trainer.retrieval.encode import Precision, encode_for_search
-from trainer.retrieval.late_search import top_k_maxsim
+from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.rerank import rerank
-from trainer.retrieval.search import top_k
-from trainer.retrieval.token_vectors import encode_queries, encode_tokens
+from trainer.retrieval.token_index.search import top_k_maxsim
+from trainer.retrieval.vectors.encode import Precision, encode_for_search
+from trainer.retrieval.vectors.token_vectors import encode_queries, encode_tokens
 from trainer.runtime.run_folder import write_atomically
 
 if TYPE_CHECKING:

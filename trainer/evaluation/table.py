@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.batch import identity
-from trainer.data.visible import visible
 from trainer.evaluation.evaluate import MAIN_METRIC, Comparison, Evaluation, SystemResult
 from trainer.evaluation.significance import bootstrap_interval
+from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.collectives import of_all, on_all, on_first, rank, ranks
 from trainer.errors import BadData
 from trainer.mining.choose import Options
 from trainer.mining.shard import WORST, Miner
@@ -14,7 +15,6 @@ from trainer.mining.spaces import QUERIES_A_SHARD, Progress, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer
 from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder
-from trainer.parallel import of_all, on_all, on_first, rank, ranks
 from trainer.runtime.run_folder import write_atomically
 
 FORMAT = 1

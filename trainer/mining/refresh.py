@@ -21,19 +21,19 @@ import pytorch_lightning as lightning
 from jaxtyping import Int64
 
 from trainer.batch import identity
+from trainer.collectives import of_all, on_all, on_first, rank, ranks
 from trainer.data.mined_negatives import Boundaries, MinedNegatives, with_mined
 from trainer.data.module import Given, Steps
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadFolder
-from trainer.into_place import move_into_place, partial_folder, to_disk
 from trainer.mining.choose import Options
 from trainer.mining.mine import of_all_shards
 from trainer.mining.shard import Miner
 from trainer.mining.spaces import QUERIES_A_SHARD, space_of
 from trainer.mining.task import Task
 from trainer.models.encoder import Encoder
-from trainer.parallel import of_all, on_all, on_first, rank, ranks
 from trainer.runtime.progress import ProgressLine
+from trainer.storage.into_place import move_into_place, partial_folder, to_disk
 from trainer.strategies.between_steps import between_steps
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from trainer.batch import identity
-from trainer.data.near import normal_form
-from trainer.data.read_beir import is_beir_folder
-from trainer.data.read_report import ReadReport
+from trainer.data.near_duplicates import normal_form
+from trainer.data.readers.beir import is_beir_folder
+from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Rows
 from trainer.errors import BadData
 from trainer.mining.texts import StoredTexts, TextWriter

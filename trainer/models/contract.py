@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from trainer.errors import BadModel
-from trainer.models.vetting import read_json
+from trainer.models.files.vetting import read_json
 
 FILE = "nearfar.json"
 

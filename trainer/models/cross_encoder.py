@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models import lora as adapters
-from trainer.models import tokenization
-from trainer.models.classifier import is_cross_encoder, load_classifier, one_score, whole_modules
 from trainer.models.contract import CrossContract, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
-from trainer.models.locate import locate, locate_public
-from trainer.models.pair_tokenization import PairTokenizer, pair_tokenizer
+from trainer.models.files.locate import locate, locate_public
+from trainer.models.parts import lora as adapters
+from trainer.models.parts.classifier import is_cross_encoder, load_classifier, one_score, whole_modules
+from trainer.models.tokenizers import texts as tokenization
+from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
+from trainer.recipe import schema as recipe
 from trainer.scores import exact
 
 WISHES = ("query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")

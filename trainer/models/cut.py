@@ -4,12 +4,12 @@ import torch
 
 from trainer.errors import BadModel
 from trainer.models.dense import DenseEncoder
-from trainer.models.depth import depth_of
 from trainer.models.encoder import Encoder, Kind
 from trainer.models.family import read_model
-from trainer.models.kept_layers import shorten
-from trainer.models.lora import blocks
-from trainer.models.projection import Projection
+from trainer.models.parts.depth import depth_of
+from trainer.models.parts.kept_layers import shorten
+from trainer.models.parts.lora import blocks
+from trainer.models.parts.projection import Projection
 from trainer.models.static import TokenTable
 
 

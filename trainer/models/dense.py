@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models import lora as adapters
-from trainer.models import tokenization
-from trainer.models.classifier import check_gives_vectors
 from trainer.models.contract import Contract, PoolingKind, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
-from trainer.models.layout import Layout, read_layout
-from trainer.models.locate import locate, locate_public
-from trainer.models.pooling import pool
-from trainer.models.projection import Projection
+from trainer.models.files.locate import locate, locate_public
+from trainer.models.files.vetting import check_links
+from trainer.models.formats.sentence_transformers import Layout, read_layout
+from trainer.models.parts import lora as adapters
+from trainer.models.parts.classifier import check_gives_vectors
+from trainer.models.parts.pooling import pool
+from trainer.models.parts.projection import Projection
 from trainer.models.static import StaticBase, TokenTable
-from trainer.models.vetting import check_links
+from trainer.models.tokenizers import texts as tokenization
+from trainer.recipe import schema as recipe
 
 WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
 """What a recipe may say otherwise than the folder; the contract has fields of the same names."""

@@ -9,18 +9,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models import backbone as backbones
-from trainer.models import lora as adapters
-from trainer.models import tokenization
+from trainer.kernels.cpu_attention import use_cpu_attention
+from trainer.kernels.cpu_linear import use_onednn
 from trainer.models.contract import Role, TextContract
-from trainer.models.cpu_attention import use_cpu_attention
-from trainer.models.cpu_linear import use_onednn
-from trainer.models.kept_layers import kept_layers, shorten
-from trainer.models.projection import Projection
-from trainer.models.tokenization import RoleTokenizer
+from trainer.models.parts import backbone as backbones
+from trainer.models.parts import lora as adapters
+from trainer.models.parts.kept_layers import kept_layers, shorten
+from trainer.models.parts.projection import Projection
+from trainer.models.tokenizers import texts as tokenization
+from trainer.models.tokenizers.texts import RoleTokenizer
+from trainer.recipe import schema as recipe
 
 
 class Encoder(nn.Module):

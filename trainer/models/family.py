@@ -2,15 +2,15 @@
 
 from typing import assert_never
 
-from trainer import recipe
-from trainer.models.classifier import is_cross_encoder
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.encoder import Encoder
+from trainer.models.files.locate import locate
+from trainer.models.formats.pylate import is_late_interaction
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.models.late_layout import is_late_interaction
-from trainer.models.locate import locate
+from trainer.models.parts.classifier import is_cross_encoder
 from trainer.models.static_student import static_student
+from trainer.recipe import schema as recipe
 
 
 def read_model(path_or_name: str) -> Encoder:

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer import recipe
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models import lora as adapters
-from trainer.models import tokenization
 from trainer.models.contract import LateContract, Role
 from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
-from trainer.models.late_layout import LateLayout, read_late_layout
-from trainer.models.locate import locate, locate_public
-from trainer.models.marking import filling_id, marked_tokenizer, token_id
-from trainer.models.projection import Projection
-from trainer.models.vetting import check_links
+from trainer.models.files.locate import locate, locate_public
+from trainer.models.files.vetting import check_links
+from trainer.models.formats.pylate import LateLayout, read_late_layout
+from trainer.models.parts import lora as adapters
+from trainer.models.parts.projection import Projection
+from trainer.models.tokenizers import texts as tokenization
+from trainer.models.tokenizers.marking import filling_id, marked_tokenizer, token_id
+from trainer.recipe import schema as recipe
 from trainer.scores import exact
 
 DIMENSIONS, QUERY_TOKENS, DOCUMENT_TOKENS = 128, 32, 180

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trainer.errors import BadModel
-from trainer.models import tokenization
 from trainer.models.encoder import Base
-from trainer.models.principal import principal_directions
-from trainer.models.vetting import check_links, inside, read_json, read_tensors
+from trainer.models.files.vetting import check_links, inside, read_json, read_tensors
+from trainer.models.parts.principal import principal_directions
+from trainer.models.tokenizers import texts as tokenization
 
 LONGEST_TOKENS = 2**20
 """No text is cut: sentence-transformers cuts none here either."""

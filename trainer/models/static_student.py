@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from trainer import recipe
 from trainer.batch import Texts
-from trainer.chunks import micro_batches
+from trainer.collectives import rank
 from trainer.errors import BadModel
-from trainer.models import tokenization
+from trainer.microbatches import micro_batches
 from trainer.models.contract import Contract
 from trainer.models.dense import DenseEncoder, assemble_static, read_encoder
 from trainer.models.encoder import public_name
 from trainer.models.static import StaticBase, table_of, without_special_tokens
-from trainer.parallel import rank
+from trainer.models.tokenizers import texts as tokenization
+from trainer.recipe import schema as recipe
 
 _TOKENS_AT_ONCE = 4096
 

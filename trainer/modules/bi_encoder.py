@@ -12,11 +12,11 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.chunks import Encode
+from trainer.collectives import of_all, ranks
 from trainer.errors import BadModel, NonFinite
+from trainer.microbatches import Encode
 from trainer.modules.optimizer import OptimizerSettings, adamw
-from trainer.objectives import Outcome
-from trainer.parallel import of_all, ranks
+from trainer.objectives.contrastive import Outcome
 from trainer.strategies.gradients import clip_to_global_norm
 
 Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
@@ -39,7 +39,7 @@ class Temperature(nn.Module):
 class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
-    `encode` gives a step its way from texts to embeddings (`trainer.chunks.in_chunks`). `validate` measures the encoder on a held-out set and
+    `encode` gives a step its way from texts to embeddings (`trainer.microbatches.in_chunks`). `validate` measures the encoder on a held-out set and
     returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated. `head` is what the loss trains beside the
     encoder and the model does not keep.
     """

@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.errors import BadPipeline
-from trainer.recipe import Section
-from trainer.recipe_keys import nearest, question
-from trainer.recipe_text import Place, Tree, dotted, parse, parse_word, read_text
+from trainer.recipe.keys import nearest, question
+from trainer.recipe.schema import Section
+from trainer.recipe.yaml_text import Place, Tree, dotted, parse, parse_word, read_text
 
 FOLDER = "folder"
 """The output that every stage has without naming it: its own folder."""

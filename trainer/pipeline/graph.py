@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from trainer.errors import BadPipeline
 from trainer.pipeline.file import FOLDER, Pipeline
-from trainer.recipe_keys import nearest, question
+from trainer.recipe.keys import nearest, question
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 

@@ -16,8 +16,8 @@ from trainer.data.fingerprint import fingerprint_of
 from trainer.errors import BadPipeline
 from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import fill, needs
-from trainer.recipe import Recipe
-from trainer.recipe_file import dump_recipe, load_recipe
+from trainer.recipe.load import dump_recipe, load_recipe
+from trainer.recipe.schema import Recipe
 
 _STAGES = ".stages"
 """Stands for the folder of all stages in what is hashed."""

@@ -14,7 +14,7 @@ from trainer.pipeline.graph import needs, order
 from trainer.pipeline.keys import Keyed, all_keyed, changes, keyed
 from trainer.pipeline.process import Relay, last_lines, run
 from trainer.pipeline.state import held, make_folder, missing_outputs, move_aside, outdated, point_latest, why_not_done, write_record
-from trainer.recipe_keys import nearest, question
+from trainer.recipe.keys import nearest, question
 from trainer.runtime.environment import redact_command
 from trainer.runtime.run_folder import write_holder
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.batch import identity
-from trainer.data.columns import is_blank, text_problem
-from trainer.data.read_beir import is_beir_folder
-from trainer.data.read_json import Line, read_json_lines, read_lines
-from trainer.data.read_report import BadRow, FieldErrors, ReadReport
+from trainer.data.readers.beir import is_beir_folder
+from trainer.data.readers.columns import is_blank, text_problem
+from trainer.data.readers.json_lines import Line, read_json_lines, read_lines
+from trainer.data.readers.report import BadRow, FieldErrors, ReadReport
 
 _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32
 
 from trainer.batch import Texts
-from trainer.chunks import micro_batches
+from trainer.collectives import summed
 from trainer.errors import BadData, BadModel
-from trainer.parallel import summed
-from trainer.retrieval.encode import Precision, default_micro_batch_tokens, inference, shared_out
+from trainer.microbatches import micro_batches
+from trainer.retrieval.vectors.encode import Precision, default_micro_batch_tokens, inference, shared_out
 
 if TYPE_CHECKING:
     from trainer.models.cross_encoder import CrossEncoder

@@ -6,7 +6,7 @@ import pytorch_lightning as lightning
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainer.parallel import rank
+from trainer.collectives import rank
 from trainer.runtime.progress import VALIDATION_SCORE
 from trainer.strategies.weights import full_weights
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Texts
-from trainer.chunks import Encode, give_back
+from trainer.microbatches import Encode, give_back
 
 SHARE = {"cpu": 1 / 16, "cuda": 0.5}
 """Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives on the machine: on a CPU, other programs."""

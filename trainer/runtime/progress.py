@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import pytorch_lightning as lightning
 
-from trainer.parallel import rank
+from trainer.collectives import rank
 
 LOSS, LEARNING_RATE, VALIDATION_SCORE = "train/loss", "train/learning_rate", "validation/ndcg@10"
 _REWRITE_SECONDS, _LINE_SECONDS = 0.2, 10.0

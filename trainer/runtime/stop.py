@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-from trainer.parallel import MAX, agreed
+from trainer.collectives import MAX, agreed
 from trainer.strategies.environment import first_rank
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import Logger
 
 from trainer.errors import BadRecipe
-from trainer.recipe import Tensorboard, Tracker, Wandb
+from trainer.recipe.schema import Tensorboard, Tracker, Wandb
 from trainer.runtime.environment import redact, redact_tree
 
 CONNECT_SECONDS = 30.0

@@ -1,0 +1,325 @@
+"""`nearfar check`: a good run passes with its gradient shown; what is wrong is named all at once; a wrong gradient is not let through."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from trainer.cli.check import check, judge
+from trainer.preflight.estimates import Findings, free_bytes, weight_needs, written_bytes
+from trainer.strategies.environment import Plan
+from trainer.strategies.probe import likeness, plain_gradient
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE, MACHINES = Path("recipes/quickstart.yaml"), Path("launch/accelerate")
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture
+def toy(toy_folder, tmp_path):
+    """Overrides that make the quickstart's recipe one of seconds."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {"query": f"how to {verb} a {thing} {number}", "positive": f"{thing} {verb} {number}{' and more of it' * number}"}
+        for verb in ("create", "delete", "list")
+        for thing in ("disk", "database", "machine")
+        for number in range(4)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "name": "toy", "output": tmp_path / "runs", "data.train": pairs, "model.backbone": toy_folder("bert"), "optimization.batch_size": 8,
+        "model.tuning.dropout": 0.3, "validation.every_steps": 2,
+    }  # fmt: skip
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+@pytest.fixture
+def late_folder(toy_folder, tmp_path):
+    from trainer.models.formats.folder import save_encoder
+    from trainer.models.late_interaction import load_late_encoder
+    from trainer.recipe.schema import FullTuning, Model
+
+    save_encoder(load_late_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FullTuning())), tmp_path / "late")
+    return tmp_path / "late"
+
+
+def nearfar_check(recipe, machine, *more):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "check", str(recipe), "--machine", str(machine), *more],
+        capture_output=True, text=True, timeout=300, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def lines_of(output):
+    """(verdict, what) of every finding."""
+    found = [re.match(r"(ok|warning|wrong|skipped) +([^:]+): ", line) for line in output.splitlines()]
+    return [match.groups() for match in found if match]
+
+
+# ---------------------------------------------------------------- a run that is right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tuning"), [("ddp", "lora"), ("fsdp2", "full"), ("zero3", "lora")])
+def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
+    overrides = [
+        *(word for word in toy if tuning == "lora" or "dropout" not in word),
+        f"model.tuning.kind={tuning}",
+        "objective.learn_temperature=true",
+    ]
+    ended = nearfar_check(RECIPE, MACHINES / f"cpu-2-{kind}.yaml", *overrides)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.endswith("nothing wrong was found\n")
+    seen = re.search(rf"ok +gradient on 2 ranks \({kind}\) against one: norm ratio ([0-9.]+), cosine ([0-9.]+)\n", ended.stdout)
+    assert seen, ended.stdout
+    assert [float(number) for number in seen.groups()] == pytest.approx([1, 1], abs=1e-5)
+    looked_at = {what for verdict, what in lines_of(ended.stdout) if verdict == "ok"}
+    assert looked_at >= {"recipe", "machine", "batch", "run folder", "data", "objective", "steps", "model", "lengths", "memory", "disk"}
+    assert not Path(toy[1].partition("=")[2]).exists()  # nothing of the run was made
+
+
+@pytest.mark.slow
+def test_ranks_that_take_too_long_are_ended_and_named(toy):
+    before = time.monotonic()
+    ended = nearfar_check(RECIPE, MACHINES / "cpu-2-ddp.yaml", *toy, "--probe-timeout-seconds", "3")
+    assert ended.returncode == 2
+    assert "wrong    gradient: the 2 ranks did not finish within 3 seconds" in ended.stdout
+    assert time.monotonic() - before < 90
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in commands if b"--as-rank" in command and toy[0].encode() in command and toy[2].encode() in command]
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_is_heard(toy, tmp_path):
+    """The ranks are given another model than the one that was looked at."""
+    from trainer.build.data import data_sets
+    from trainer.errors import BadMachine
+    from trainer.preflight.ranks import probe
+    from trainer.recipe.load import load_recipe
+    from trainer.strategies.environment import plan_from_file
+
+    machine = MACHINES / "cpu-2-ddp.yaml"
+    run = load_recipe(RECIPE, toy)
+    data = data_sets(run.data, run.seed)
+    with pytest.raises(BadMachine, match=r"ranks ended with code 2 .* They said:\n  error: .*nowhere"):
+        probe(RECIPE, [*toy, f"model.backbone={tmp_path / 'nowhere'}"], machine, run, plan_from_file(machine), data, 120)
+
+
+@pytest.mark.slow
+def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_folder):
+    """Of teachers alone, of either family, and of the first layers of the student."""
+    taught = [f"teacher={{kind: distribution, models: [{toy_folder('roberta')}, {late_folder}], objective_weight: 0}}", "matryoshka={layers: [2, 1]}"]
+    ended = nearfar_check(RECIPE, MACHINES / "cpu-2-ddp.yaml", *toy, *taught)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"ok +gradient on 2 ranks .*: norm ratio (1\.0000|0\.9999)", ended.stdout), ended.stdout
+    assert len(re.findall(r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; 1 MB of weights", ended.stdout)) == 2
+    assert not Path(toy[1].partition("=")[2]).exists()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, monkeypatch, capsys):
+    """Texts and vectors of all documents, float32: one a document, or some twenty."""
+    from trainer.build.data import data_sets
+    from trainer.recipe.load import load_recipe
+
+    of_others, dimensions = [], []
+
+    def look(findings, run, encoder, others):
+        of_others.append(others)
+        dimensions.append(encoder.dimensions)
+
+    monkeypatch.setattr("trainer.cli.check.look_at_disk", look)
+    more = ["kind=colbert", f"model.backbone={late_folder}", "model.pooling=null", "objective.temperature=1.0"] if late else []
+    for refresh in ([], ["refresh={every_steps: 2, negatives: 1}"]):
+        check(RECIPE, MACHINES / "cpu-1.yaml", [*toy, *more, *refresh], no_probe=True)
+    run = load_recipe(RECIPE, toy)
+    train = data_sets(run.data, run.seed).train
+    documents = {train[number].positive for number in range(len(train))}
+    assert of_others[0] == 0
+    vectors = (of_others[1] - sum(map(len, documents))) / (4 * dimensions[1])
+    assert 10 * len(documents) < vectors < 40 * len(documents) if late else vectors == len(documents)
+
+
+def test_the_probe_leaves_the_teacher_in(toy, late_folder):
+    """Without one the ranks would still agree, on another gradient than the run's."""
+    from trainer.preflight.ranks import _exact
+    from trainer.recipe.load import load_recipe
+
+    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{late_folder}]}}"])
+    assert _exact(run).teacher == run.teacher is not None
+
+
+def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
+    from trainer.build.students import kept_in
+    from trainer.data.rows import Row
+    from trainer.models.dense import read_encoder
+    from trainer.recipe.load import load_recipe
+    from trainer.retrieval.vectors.taught_vectors import taught_vectors
+
+    taught = [*toy, f"teacher={{kind: margins, models: [{toy_folder('bert')}]}}", "data.negatives_per_query=0"]
+    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"])
+    taught_vectors(kept_in(run, str(toy_folder("bert"))), read_encoder(str(toy_folder("bert"))), [Row("another query", "another text")], 0)
+    with pytest.raises(typer.Exit):
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", taught, no_probe=True)
+    assert re.search(r"wrong +teacher: .* was made of other data", capsys.readouterr().out)
+    with pytest.raises(typer.Exit):
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.models=[/nowhere]"], no_probe=True, replace=True)
+    assert re.search(r"wrong +teacher: .*/nowhere", capsys.readouterr().out)
+    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.kind=distribution"], no_probe=True, replace=True)
+    assert re.search(r"ok +teacher: .* anew, about 1 MB", capsys.readouterr().out)
+
+
+# ---------------------------------------------------------------- what is wrong, all at once
+
+
+def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
+    recipe, machine = tmp_path / "recipe.yaml", tmp_path / "machine.yaml"
+    text = RECIPE.read_text().replace("batch_size: 128", "batch_size: 15").replace("temperature: 0.05", "temprature: 0.05")
+    recipe.write_text(text.replace("data/azure-cli", str(tmp_path / "none.jsonl")).replace("test: null", f"test: {tmp_path / 'no-test.jsonl'}"))
+    machine.write_text((MACHINES / "cpu-2-zero3.yaml").read_text() + "mixed_precision: fp8\n")
+    with pytest.raises(typer.Exit) as ended:
+        check(recipe, machine, [word for word in toy if not word.startswith(("data", "optimization"))])
+    output = capsys.readouterr().out
+    assert ended.value.exit_code == 2
+    for place, said in {
+        "recipe": "did you mean objective.temperature",
+        "machine": "mixed_precision 'fp8' is not supported",
+        "batch": "set it to 14 or 16",
+        "data": "none.jsonl is not there",
+    }.items():
+        assert re.search(rf"^wrong +{place}: .*{re.escape(said)}", output, re.MULTILINE), (place, output)
+    assert "no-test.jsonl is not there" in output
+    assert ("ok", "model") in lines_of(output)  # which could be looked at all the same
+    assert "5 things are wrong" in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["optimization.batch_size=64"], r"wrong +steps: .* training rows do not fill one batch of 64"),
+        (["objective={kind: cosent}"], r"wrong +objective: objective.kind=cosent needs a score"),
+        (["model.backbone=/nowhere"], r"wrong +model: .*/nowhere"),
+        (["machine.accelerator=cuda"], r"wrong +recipe and machine: the recipe says machine.accelerator=cuda and the machine file cpu"),
+        (["machine.precision=fp16"], r"wrong +memory: machine.precision=fp16 needs a GPU"),
+        (["output=/dev/null"], r"wrong +run folder: /dev/null/toy cannot be made"),
+        pytest.param(["output=/proc/nowhere"], r"wrong +(disk: the run writes|run folder: .* is read-only)", id="no room"),
+    ],
+)
+def test_each_fault_is_found(toy, changes, said, capsys):
+    with pytest.raises(typer.Exit) as ended:
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, *changes], no_probe=True)
+    assert ended.value.exit_code == 2
+    output = capsys.readouterr().out
+    assert re.search(said, output), output
+    assert "1 thing is wrong" in output
+
+
+def test_a_recipe_that_cannot_be_read_leaves_the_machine(tmp_path, capsys):
+    with pytest.raises(typer.Exit):
+        check(tmp_path / "none.yaml", MACHINES / "cpu-2-ddp.yaml")
+    assert lines_of(capsys.readouterr().out) == [("wrong", "recipe"), ("ok", "machine")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_machine_that_is_elsewhere_is_no_fault(toy, capsys):
+    check(RECIPE, MACHINES / "gpu-8-zero3-offload.yaml", toy)
+    output = capsys.readouterr().out
+    assert re.search(r"warning +memory: about .* in the machine's memory.* cannot be seen from here", output)
+    assert "skipped  gradient: cannot be seen from here" in output
+    assert "nothing wrong was found" in output
+
+
+def test_long_texts_are_counted(toy, capsys):
+    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, "model.document_max_length_tokens=10"], no_probe=True)
+    output = capsys.readouterr().out
+    assert re.search(r"ok +lengths: 0 of \d+ query texts", output)
+    cut, texts = map(int, re.search(r"warning +lengths: (\d+) of (\d+) document texts looked at are longer than 10 tokens", output).groups())
+    assert 0 < cut < texts
+
+
+# ---------------------------------------------------------------- the gradient
+
+
+def test_a_wrong_gradient_is_wrong(capsys):
+    plan = Plan("ddp", 2, 1, 2)
+    wanted = {"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]]), "bias": torch.tensor([1.0])}
+    spoilt = {
+        "times the ranks": {name: 2 * value for name, value in wanted.items()},
+        "one weight left out": wanted | {"bias": torch.zeros(1)},
+        "turned": wanted | {"weight": wanted["weight"].T.flip(0)},
+        "not a number": wanted | {"bias": torch.tensor([torch.nan])},
+        "zero": {name: 0 * value for name, value in wanted.items()},
+    }
+    findings = Findings()
+    for number, wrong in enumerate(spoilt.values(), start=1):
+        judge(findings, plan, likeness(wrong, wanted))
+        assert findings.wrong == number, capsys.readouterr().out
+    judge(findings, plan, likeness(wanted, wanted))
+    assert findings.wrong == len(spoilt)
+    assert capsys.readouterr().out.splitlines()[-1] == "ok       gradient on 2 ranks (ddp) against one: norm ratio 1.0000000, cosine 1.0000000"
+
+
+def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
+    wanted = {"weight": torch.ones(3)}
+    monkeypatch.setattr("trainer.cli.check.probe", lambda *_: likeness({"weight": 2 * torch.ones(3)}, wanted))
+    with pytest.raises(typer.Exit) as ended:
+        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", toy)
+    assert ended.value.exit_code == 2
+    assert "norm ratio 2.0000000, cosine 1.0000000; both must be 1" in capsys.readouterr().out
+
+
+def test_two_gradients_of_zero_show_nothing(capsys):
+    findings = Findings()
+    judge(findings, Plan("ddp", 2, 1, 2), likeness({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}))
+    assert findings.wrong == 0
+    assert capsys.readouterr().out.startswith("warning  gradient on 2 ranks")
+
+
+def test_the_plain_gradient_is_that_of_the_loss():
+    layer = torch.nn.Linear(2, 1)
+    layer.bias.requires_grad_(False)
+    found = plain_gradient(layer, lambda: layer(torch.tensor([[1.0, 2.0]])).sum() ** 2 / 2)
+    value = layer(torch.tensor([[1.0, 2.0]])).item()
+    assert list(found) == ["weight"]
+    assert found["weight"].tolist() == [pytest.approx([value, 2 * value])]
+
+
+# ---------------------------------------------------------------- estimates
+
+
+@pytest.mark.parametrize(
+    ("plan", "bytes_"),
+    [
+        (Plan("single", 1, 1, 1), 16 * 110),
+        (Plan("ddp", 2, 1, 2), 16 * 110),
+        (Plan("fsdp2", 2, 1, 2), 16 * 55 + 4 * 110),
+        (Plan("zero1", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 1}}), 4 * 110 + 4 * 110 + 12 * 55),
+        (Plan("zero2", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 2}}), 4 * 110 + 4 * 55 + 12 * 55),
+        (Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 3}}), 4 * 110 + 4 * 55 + 4 * 55 + 12 * 55),
+    ],
+)
+def test_weights_gradients_and_state_by_strategy(plan, bytes_):
+    model = torch.nn.ModuleList([torch.nn.Linear(10, 10)])  # 110 weights, one block
+    wanted = bytes_ + (4 * 110 if plan.kind == "fsdp2" else 0)  # the block that runs, and room for the next
+    assert sum(need.amount for need in weight_needs(plan, torch.nn.Sequential(model))) == wanted
+    assert written_bytes(model) == pytest.approx(16 * 110, abs=2**27)
+    assert free_bytes(Path("/nowhere/yet")) > 0
+
+
+def test_what_is_offloaded_lies_in_the_machines_memory():
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    needs = weight_needs(Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": zero}), torch.nn.Linear(10, 10))
+    assert [need.part for need in needs if not need.on_machine] == ["gathered weights"]

@@ -1,0 +1,118 @@
+"""Micro-batches and encoding in chunks. That chunks change no gradient is law 1."""
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from twins import SmallEncoder, alike, texts_of, value_and_gradient
+
+from trainer import microbatches as chunks
+from trainer.microbatches import in_chunks, micro_batches
+
+WORDS = ("delete", "az", "listalldisks", "createvault", "az", "show", "delete", "q")
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class TestMicroBatches:
+    @given(some.lists(some.integers(1, 50), min_size=1, max_size=40), some.integers(1, 200))
+    @settings(max_examples=200, deadline=None)
+    def test_every_row_once_longest_first_within_the_budget(self, lengths, tokens):
+        cuts = micro_batches(torch.tensor(lengths), tokens)
+        rows = [row for cut in cuts for row in cut.tolist()]
+        assert sorted(rows) == list(range(len(lengths)))
+        assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
+        for cut in cuts:
+            assert len(cut) > 0
+            assert len(cut) == 1 or len(cut) * max(lengths[row] for row in cut.tolist()) <= tokens
+
+    @given(some.lists(some.integers(1, 50), min_size=2, max_size=40), some.integers(1, 200))
+    @settings(max_examples=100, deadline=None)
+    def test_none_could_have_taken_the_next_text_too(self, lengths, tokens):
+        cuts = micro_batches(torch.tensor(lengths), tokens)
+        assert all((len(cut) + 1) * lengths[int(cut[0])] > tokens for cut in cuts[:-1])
+
+    def test_next_to_no_padding(self):
+        lengths = torch.randint(5, 200, (500,))
+        padded = sum(len(cut) * int(lengths[cut].max()) for cut in micro_batches(lengths, 2048))
+        unsorted = sum(len(part) * int(part.max()) for part in lengths.split(20))
+        assert padded < 1.1 * int(lengths.sum())
+        assert unsorted > 1.5 * int(lengths.sum())
+
+    def test_texts_of_one_length_keep_their_order(self):
+        assert [cut.tolist() for cut in micro_batches(torch.tensor([3, 3, 3]), 6)] == [[0, 1], [2]]
+
+
+class TestInChunks:
+    @pytest.mark.parametrize("tokens", [1, 7, 24, 10_000, None])
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_vectors_come_back_in_their_places(self, tokens, recompute):
+        encoder, texts = SmallEncoder(), texts_of(WORDS)
+        torch.testing.assert_close(in_chunks(encoder, tokens, 0 if recompute else None)(texts), encoder(texts), atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_a_text_that_occurs_twice_is_encoded_once(self, recompute):
+        encoder = SmallEncoder()
+        loss = in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum()
+        assert sum(encoder.encoded) == len(set(WORDS)) < len(WORDS)
+        assert len(encoder.encoded) > 1
+        loss.backward()
+        assert sum(encoder.encoded) == len(set(WORDS)) * (2 if recompute else 1)
+
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_duplicates_add_up_in_the_gradient(self, recompute):
+        encoder, texts = SmallEncoder(), texts_of(WORDS)
+        weights = torch.randn(len(WORDS), 6, dtype=torch.float64)
+        parameters = list(encoder.parameters())
+        wanted = value_and_gradient((encoder(texts) * weights).sum(), parameters)
+        assert alike(value_and_gradient((in_chunks(encoder, 24, 0 if recompute else None)(texts) * weights).sum(), parameters), wanted, 1e-10)
+        first = [WORDS.index(word) == place for place, word in enumerate(WORDS)]
+        forgetful = (encoder(texts) * weights * torch.tensor(first)[:, None]).sum()
+        assert not alike(value_and_gradient(forgetful, parameters), wanted, 1e-5), "a gradient of the first copies alone would be seen"
+
+    def test_a_single_text(self):
+        encoder, texts = SmallEncoder(), texts_of(["az"])
+        assert torch.equal(in_chunks(encoder, 1)(texts), encoder(texts))
+
+    def test_recomputing_keeps_no_activations(self):
+        encoder, texts = SmallEncoder(dropout=0.5), texts_of(WORDS)
+
+        def kept(recompute):
+            count = []
+            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: count.append(tensor.numel()) or tensor, lambda tensor: tensor):
+                in_chunks(encoder, 24, 0 if recompute else None)(texts)
+            return sum(count)
+
+        assert kept(recompute=True) < kept(recompute=False) / 5
+
+    @pytest.mark.parametrize("recompute", [False, True])
+    def test_freed_memory_is_given_back_before_each_micro_batch_that_is_not_kept(self, recompute, monkeypatch):
+        encoder, seen = SmallEncoder(), []
+        monkeypatch.setattr(chunks, "give_back", lambda: seen.append(len(encoder.encoded)))
+        in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum().backward()
+        assert len(encoder.encoded) >= 2
+        assert seen == (list(range(len(encoder.encoded))) if recompute else [])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no malloc_trim")
+    def test_given_back_memory_is_free_again(self):
+        blocks = [bytearray(2**16) for _ in range(2000)]
+        hold = [bytearray(2**16)]  # above the blocks, so that freeing them lowers no top
+        before = resident_bytes()
+        blocks.clear()
+        chunks.give_back()
+        assert before - resident_bytes() > 2**26
+        assert hold
+
+    def test_equal_identities_within_one_role_are_equal_tokens(self):
+        """Identity is of the text without prompt and before truncation; within one `Texts` both are the same for all, so the first copy serves."""
+        encoder = SmallEncoder()
+        queries, documents = texts_of(["az", "show"]), texts_of(["az", "show"])
+        prompted = type(documents).of([[30, *documents.tokens[:2].tolist()], [30, *documents.tokens[2:].tolist()]], documents.identities.tolist())
+        encode = in_chunks(encoder, 100)
+        assert (encode(queries) - encode(prompted)).abs().max() > 1e-3, "nothing is carried over from one call to the next"

@@ -1,0 +1,1 @@
+"""Turns a recipe into objects: the only place that sees both."""

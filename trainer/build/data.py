@@ -1,0 +1,73 @@
+"""The data of a recipe: what a run learns from, is validated on and is tested on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from trainer.batch import identity
+from trainer.build import cross_encoder as build_cross_encoder
+from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
+from trainer.data.module import PairData, Steps
+from trainer.data.readers.read import read_rows
+from trainer.data.retrieval_set import RetrievalSet, from_rows, read_retrieval_set
+from trainer.data.rows import Rows, known_positives
+from trainer.data.splits import hold_out
+from trainer.mining.refresh import Refresh
+from trainer.models.encoder import Encoder
+from trainer.recipe import schema as recipe
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """What a run learns from, is validated on, and is tested on."""
+
+    train: Rows
+    validation: RetrievalSet
+    test: RetrievalSet | None
+    mixture: Mixture | None = None
+    """How `train` is made up of several data sets; None: it is one."""
+
+
+def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> DataSets:
+    """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets only."""
+    weights = [source.weight for source in data.sources]
+    check_weights(weights)
+    kept = None if all_negatives else data.negatives_per_query
+    read = partial(read_rows, split="train", max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=kept)
+    sets = [read(source.source, columns=data.columns if source.columns is None else source.columns) for source in data.sources]
+    rows = end_to_end(sets)
+    held_out = partial(read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio)
+    validation_source, test_source = data.validation or _split_of(data.sources, "dev"), data.test or _split_of(data.sources, "test")
+    if validation_source:
+        validation = held_out(validation_source, "dev", max_queries=data.validation_max_queries)
+    else:
+        rows, validation_rows = hold_out(rows, data.validation_ratio, data.validation_max_queries, seed)
+        validation = from_rows(validation_rows, "validation")
+    mixture = mixed(sets, rows, weights, data.mixing == "one_source_per_batch") if len(sets) > 1 else None
+    return DataSets(rows, validation, held_out(test_source, "test") if test_source else None, mixture)
+
+
+def _split_of(sources: Sequence[recipe.Source], split: Literal["dev", "test"]) -> str | None:
+    """The one BEIR folder that is trained on, if it has this split."""
+    folder = Path(sources[0].source)
+    there = len(sources) == 1 and (folder / "corpus.jsonl").is_file() and (folder / "qrels" / f"{split}.tsv").is_file()
+    return sources[0].source if there else None
+
+
+def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
+    """How many of the queries are also training queries, word for word."""
+    trained = rows.identities("query")
+    return int(np.isin([identity(query) for query in held_out.queries], trained).sum())
+
+
+def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int, refreshed: Refresh | None = None) -> PairData:
+    """Training steps in their order, tokenised as the encoder's contract says; `refreshed` mines their negatives (`trainer.build.refresh`)."""
+    known = known_positives(data.train)
+    make, drawn = build_cross_encoder.collation(run, encoder, known), build_cross_encoder.random_negatives(run, data.train, known)
+    size = run.optimization.batch_size
+    order = Steps(data.train, make, run.seed, size, first=0, last=steps, mixture=data.mixture, random_negatives=drawn, refreshed=refreshed)
+    return PairData(order, data.validation)

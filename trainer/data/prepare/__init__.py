@@ -1,0 +1,1 @@
+"""Builds or fetches named data sets."""

@@ -1,0 +1,153 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl, qrels/<split>.tsv (each may end in .gz)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.batch import identity
+from trainer.data.readers.columns import is_blank, text_problem
+from trainer.data.readers.json_lines import Record, read_json_lines, read_lines
+from trainer.data.readers.report import BadRow, FieldErrors, ReadReport
+from trainer.errors import BadData
+
+
+class Judgement(NamedTuple):
+    """One line of a qrels file."""
+
+    source: str
+    query: str
+    document: str
+    score: int
+
+
+def is_beir_folder(folder: Path) -> bool:
+    """Whether the folder has a corpus in BEIR layout."""
+    return _member(folder, "corpus.jsonl") is not None
+
+
+def beir_splits(folder: Path) -> list[str]:
+    """The splits that have judgements."""
+    return sorted({path.name.removesuffix(".gz").removesuffix(".tsv") for path in (folder / "qrels").glob("*.tsv*")})
+
+
+def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
+    """Every judgement of a split. Raises BadData when the split is not there."""
+    path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
+    if path is None:
+        there = ", ".join(beir_splits(folder)) or "none"
+        raise BadData(f"{folder} has no split {split!r}, which would be qrels/<split>.tsv (splits there: {there}); add it, or name another data set.")
+    return list(_judgements(path, report))
+
+
+def _judgements(path: Path, report: ReadReport) -> Iterator[Judgement]:
+    for line in read_lines(path):
+        if isinstance(line, BadRow):
+            report.rows_read += 1
+            report.set_aside(line)
+            continue
+        fields = line.text.split("\t")
+        if not line.text.strip() or (line.number == 1 and not _is_number(fields[-1])):
+            continue
+        report.rows_read += 1
+        source = f"qrels/{path.name}:{line.number}"
+        if len(fields) == 4:  # TREC: query, iteration, document, score
+            fields = [fields[0], fields[2], fields[3]]
+        if len(fields) != 3 or not _is_number(fields[2]):
+            report.set_aside(BadRow(source, "not a judgement", "expected query id, document id and a whole score, parted by tabs"))
+        else:
+            yield Judgement(source, fields[0], fields[1], int(fields[2]))
+
+
+def read_texts(folder: Path, name: str, report: ReadReport, needed: Mapping[str, object] | set[str] | None = None) -> dict[str, str]:
+    """Id to text of `corpus.jsonl` or `queries.jsonl`, only of `needed` ids if given; blank texts are there as "".
+
+    The first of several records with one id counts. Document text is title and text, parted by a space, as BEIR does.
+    """
+    path = _member(folder, name)
+    if path is None:
+        raise BadData(f"{folder} has no {name}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv.")
+    texts: dict[str, str] = {}
+    errors = FieldErrors(str(path))
+    for record in read_json_lines(path):
+        report.rows_read += 1
+        if isinstance(record, BadRow):
+            report.set_aside(record)
+            continue
+        key, text = _identified(record, errors)
+        if key is None:
+            continue
+        if needed is not None and key not in needed:
+            continue
+        if key in texts:
+            report.duplicate_ids += 1
+            continue
+        if problem := text_problem(text):
+            report.set_aside(BadRow(record.source, problem))
+            continue
+        texts[key] = "" if is_blank(text) else report.bounded(text, record.source)
+    errors.raise_if_any()
+    report.same_text_under_two_ids += len(texts) - len({identity(text) for text in texts.values()})
+    return texts
+
+
+def _identified(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
+    """A record's id and text."""
+    values = record.values
+    key = values.get("_id", values.get("id"))
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str) or not key:
+        errors.add(record.source, f"the field _id is {_described(key)}, expected a text")
+        return None, ""
+    text, title = values.get("text", values.get("title")), values.get("title")
+    for name, value in (("text", text), ("title", title)):
+        if not (isinstance(value, str) or (value is None and (name == "title" or "text" in values))):
+            errors.add(record.source, f"the field {name} is {_described(value)}, expected a text")
+            return None, ""
+    title = title if "text" in values else None
+    return key, f"{title} {text or ''}" if title and title.strip() else text or ""
+
+
+def check_ids(
+    judged: list[Judgement], queries: Mapping[str, str], documents: Mapping[str, str], bad: Mapping[str, int], report: ReadReport
+) -> list[Judgement]:
+    """The judgements whose query and document are there.
+
+    Raises BadData naming ids that are nowhere. Ids that may stand in lines that could not be read (`bad`: how many of those each file had) are
+    set aside instead.
+    """
+    missing = {
+        "queries.jsonl": {judgement.query for judgement in judged} - queries.keys(),
+        "corpus.jsonl": {judgement.document for judgement in judged} - documents.keys(),
+    }
+    for name, ids in missing.items():
+        if len(ids) > bad.get(name, 0):
+            first = next(judgement for judgement in judged if judgement.query in ids or judgement.document in ids)
+            shown = ", ".join(map(repr, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
+            raise BadData(f"{first.source}: the judgements name {len(ids)} ids that are not in {name}: {shown}. Add those, or take the lines out.")
+    kept = []
+    for judgement in judged:
+        if judgement.query in missing["queries.jsonl"] or judgement.document in missing["corpus.jsonl"]:
+            report.set_aside(BadRow(judgement.source, "its query or document could not be read"))
+        else:
+            kept.append(judgement)
+    return kept
+
+
+def _member(folder: Path, name: str) -> Path | None:
+    """A file of the folder, or its .gz; a link that leads out of the folder is refused."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            if not candidate.resolve().is_relative_to(folder.resolve()):
+                raise BadData(f"{candidate} is a link that leads out of {folder}; put the file itself there.")
+            return candidate
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().lstrip("-").isdecimal()
+
+
+def _described(value: object) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}"

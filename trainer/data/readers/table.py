@@ -1,0 +1,107 @@
+"""Tables: CSV, TSV, Parquet and Arrow files, read a few thousand rows at a time."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer.data.readers.json_lines import MAX_LINE_BYTES, Line, Record, read_lines
+from trainer.data.readers.report import BadRow
+from trainer.errors import BadData
+
+_BATCH_ROWS = 1024
+
+
+def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
+    """Every row of a CSV or TSV file whose first line names the columns.
+
+    CSV: quoted by `"`, parted by whichever of comma, semicolon and tab the first line has most of. TSV: parted by tabs, nothing is quoted.
+    Raises BadData without a header or with a column named twice.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _Lines(path)
+    first = next(lines, "")
+    header_text = first.rstrip("\n")
+    delimiter = "\t" if tabs else max(",;\t", key=header_text.count)
+    dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    header = next(csv.reader([header_text], delimiter=delimiter, **dialect), [])
+    if not any(header) or len(set(header)) != len(header):
+        raise BadData(f"{path} needs a first line that names its columns, each once; found {header_text[:100]!r}.")
+    reader = csv.reader(lines, delimiter=delimiter, **dialect)
+    while True:
+        start = lines.number + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            yield from lines.taken_bad()
+            return
+        except csv.Error as error:
+            yield from lines.taken_bad()
+            yield BadRow(f"{path.name}:{start}", "not CSV", str(error))
+            continue
+        yield from lines.taken_bad()
+        if len(values) == len(header):
+            yield Record(f"{path.name}:{start}", dict(zip(header, values, strict=True)))
+        elif values:
+            yield BadRow(f"{path.name}:{start}", "wrong number of fields", f"{len(values)}, the first line has {len(header)}")
+
+
+class _Lines(Iterator[str]):
+    """The good lines of a file, for the csv module; the bad ones are kept aside until taken."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = read_lines(path)
+        self._bad: list[BadRow] = []
+        self.number = 0
+
+    def __next__(self) -> str:
+        for line in self._lines:
+            if isinstance(line, Line):
+                self.number = line.number
+                return line.text + "\n"
+            self._bad.append(line)
+        raise StopIteration
+
+    def taken_bad(self) -> list[BadRow]:
+        """The bad lines met since the last call."""
+        bad, self._bad = self._bad, []
+        return bad
+
+
+def read_columnar(path: Path) -> Iterator[Record]:
+    """Every row of a Parquet, Feather or Arrow file. Raises BadData for a damaged one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                yield from _records(file.iter_batches(batch_size=_BATCH_ROWS), path.name)
+        else:
+            with pa.memory_map(str(path)) as mapped:
+                yield from _records(_arrow_batches(mapped), path.name)
+    except (pa.ArrowException, OSError) as error:
+        raise BadData(f"{path} is not a whole {path.suffix[1:]} file: {str(error).splitlines()[0]}. Get or write it anew.") from error
+
+
+def _arrow_batches(mapped: Any) -> Iterator[Any]:
+    """Batches of an Arrow file or stream."""
+    import pyarrow as pa
+
+    try:
+        file = pa.ipc.open_file(mapped)
+    except pa.ArrowInvalid:
+        mapped.seek(0)
+        yield from pa.ipc.open_stream(mapped)
+        return
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)
+
+
+def _records(batches: Any, name: str) -> Iterator[Record]:
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            for values in batch.slice(start, _BATCH_ROWS).to_pylist():
+                number += 1
+                yield Record(f"{name}:{number}", values)

@@ -1,0 +1,1 @@
+"""Fast arithmetic; each piece has its slow, obvious twin in the tests."""

@@ -1,0 +1,1 @@
+"""The folder layouts that other libraries read."""

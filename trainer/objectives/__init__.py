@@ -1,0 +1,1 @@
+"""Objectives: encode, score, loss. Each returns the same on every rank."""

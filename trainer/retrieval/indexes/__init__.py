@@ -1,0 +1,1 @@
+"""Index folders: what they hold, how they are opened, searched and changed."""

@@ -1,0 +1,100 @@
+"""The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
+
+import json
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from trainer.errors import BadData, BadFolder
+from trainer.retrieval.corpus import Document
+from trainer.retrieval.indexes.manifest import readable
+from trainer.retrieval.vectors.token_vectors import blocks
+
+_BYTES_AT_ONCE = 1 << 20
+_BEFORE_ID = b'{"id": '
+_decode = json.JSONDecoder().raw_decode
+
+
+class StoredDocuments:
+    """The documents in one file, by row. Raises BadFolder when it cannot be read."""
+
+    def __init__(self, path: Path, offsets: Int64[np.ndarray, " row_plus_one"]) -> None:
+        self.path = path
+        self._offsets = offsets
+        with readable(path):
+            self._handle = os.open(path, os.O_RDONLY)  # once: these documents stay ours while another index takes their place
+        weakref.finalize(self, os.close, self._handle)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> Document:
+        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        with readable(self.path):
+            line = os.pread(self._handle, max(0, stop - start), start)
+        return self._document(line, start)
+
+    def __iter__(self) -> Iterator[Document]:
+        return (self[row] for row in range(len(self)))
+
+    def ids(self) -> Iterator[str]:
+        """The id of every document, without reading the rest of it."""
+        for first, last in blocks(self._offsets, _BYTES_AT_ONCE):
+            begin, *ends = self._offsets[first : last + 1].tolist()
+            with readable(self.path):
+                some = os.pread(self._handle, max(0, ends[-1] - begin), begin)
+            for start, stop in pairwise([begin, *ends]):
+                line = some[start - begin : stop - begin]
+                yield _id(line) or self._document(line, start).id
+
+    def _document(self, line: bytes, start: int) -> Document:
+        try:
+            return Document(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise BadFolder(f"{self.path} has no document at byte {start}; build the index again") from error
+
+
+def _id(line: bytes) -> str | None:
+    """The id at the beginning of a line as it is written here, or None where it is not there."""
+    if not (line.startswith(_BEFORE_ID) and line.endswith(b"\n")):
+        return None
+    try:
+        found = _decode(line.decode("utf-8"), len(_BEFORE_ID))[0]
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:
+    """Writes the documents to `path` and where each begins to `offsets`. Raises BadData when there is none."""
+    starts = [0]
+    with path.open("wb") as file:
+        for document in documents:
+            line = json.dumps(asdict(document)).encode("ascii") + b"\n"
+            starts.append(starts[-1] + len(line))
+            file.write(line)
+    if len(starts) == 1:
+        raise BadData("the corpus has no document with a text; give a JSON Lines file with a field `text`, or a .txt file with one document a line")
+    array = np.array(starts, dtype=np.int64)
+    np.save(offsets, array, allow_pickle=False)
+    return StoredDocuments(path, array)
+
+
+def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
+    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape (None: any size) and kind of number."""
+    try:
+        with readable(path):
+            array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+    except ValueError as error:
+        raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
+    wanted = tuple(there if size is None else size for there, size in zip(array.shape, shape, strict=False))
+    if array.shape != wanted or array.ndim != len(shape) or array.dtype != kind:
+        said = ", ".join("any" if size is None else str(size) for size in shape)
+        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says ({said}); build the index again")
+    return array

@@ -1,0 +1,1 @@
+"""The compressed index of token vectors (late interaction)."""
