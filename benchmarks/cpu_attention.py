@@ -1,4 +1,6 @@
-"""Attention on a CPU: plain products (trainer/kernels/cpu_attention.py) against PyTorch's fused form, forward and backward, by length."""
+"""Attention on a CPU: plain products (trainer/kernels/cpu_attention.py) against PyTorch's fused
+form, forward and backward, by length.
+"""
 
 import argparse
 import itertools
@@ -16,12 +18,20 @@ LENGTHS = (8, 16, 32, 40, 64, 128, 256, 512)
 TOKENS, HEADS, WIDTH = 2048, 12, 32
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, scale: float) -> Tensor:
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=attended, scale=scale)
+def fused(
+    query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, scale: float
+) -> Tensor:
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attended, scale=scale
+    )
 
 
-def one(attention: Any, length: int, dtype: torch.dtype, padded: bool, repeats: int) -> tuple[float, float]:
-    """Processor milliseconds of one forward and backward over a micro-batch, and the share of time spent waiting."""
+def one(
+    attention: Any, length: int, dtype: torch.dtype, padded: bool, repeats: int
+) -> tuple[float, float]:
+    """Processor milliseconds of one forward and backward over a micro-batch, and the share of time
+    spent waiting.
+    """
     shape = (TOKENS // length, length, HEADS, WIDTH)
     parts = [torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for _ in range(3)]
     gradient = torch.randn(shape, dtype=dtype).transpose(1, 2)
@@ -54,12 +64,39 @@ def main(arguments: argparse.Namespace) -> None:
                     milliseconds, wait = one(attention, length, dtype, padded, arguments.repeats)
                     found[key].append(milliseconds)
                     waits.append(wait)
-            ratio = sorted(found["fused"])[arguments.turns // 2] / sorted(found["plain"])[arguments.turns // 2]
+            ratio = (
+                sorted(found["fused"])[arguments.turns // 2]
+                / sorted(found["plain"])[arguments.turns // 2]
+            )
             taken = "plain" if length <= _LONGEST[dtype] else "fused"
-            rows.append([name, str(length), "yes" if padded else "no", spread(found["fused"], 2), spread(found["plain"], 2), f"{ratio:.2f}x", taken])
+            rows.append(
+                [
+                    name,
+                    str(length),
+                    "yes" if padded else "no",
+                    spread(found["fused"], 2),
+                    spread(found["plain"], 2),
+                    f"{ratio:.2f}x",
+                    taken,
+                ]
+            )
             raw[f"{name} {length}{' padded' if padded else ''}"] = found
-    title = f"forward and backward of attention over {TOKENS} tokens, {HEADS} heads of {WIDTH}, processor ms, {arguments.threads} thread(s); median (range)"
-    keep("cpu-attention", "\n".join([table(title, ["", "length", "padded", "fused", "plain", "plain is", "we take"], rows), noise(waits)]), raw)
+    title = (
+        f"forward and backward of attention over {TOKENS} tokens, {HEADS} heads of {WIDTH},"
+        f" processor ms, {arguments.threads} thread(s); median (range)"
+    )
+    keep(
+        "cpu-attention",
+        "\n".join(
+            [
+                table(
+                    title, ["", "length", "padded", "fused", "plain", "plain is", "we take"], rows
+                ),
+                noise(waits),
+            ]
+        ),
+        raw,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Float32 linear layers on a CPU: oneDNN (trainer/kernels/matmul.py) against PyTorch's choice, forward and backward, at the model's shapes."""
+"""Float32 linear layers on a CPU: oneDNN (trainer/kernels/matmul.py) against PyTorch's choice,
+forward and backward, at the model's shapes.
+"""
 
 import argparse
 from typing import Any
@@ -11,14 +13,25 @@ from torch.nn import functional
 from trainer.kernels.matmul import _OneDnnLinear
 
 TOKENS = (256, 1024, 2048)
-SHAPES = {"attention": (384, 384), "feed-forward up": (384, 1536), "feed-forward down": (1536, 384), "LoRA A": (384, 32), "LoRA B": (32, 384)}
+SHAPES = {
+    "attention": (384, 384),
+    "feed-forward up": (384, 1536),
+    "feed-forward down": (1536, 384),
+    "LoRA A": (384, 32),
+    "LoRA B": (32, 384),
+}
 PRODUCTS = {"PyTorch": functional.linear, "oneDNN": _OneDnnLinear.apply}
 
 
 def one(product: Any, tokens: int, width: tuple[int, int], repeats: int) -> tuple[float, float]:
-    """GFLOP a processor second of forward and backward with a trained weight, and the share of time spent waiting."""
+    """GFLOP a processor second of forward and backward with a trained weight, and the share of time
+    spent waiting.
+    """
     values = torch.randn(tokens, width[0], requires_grad=True)
-    weight, bias = torch.randn(width[1], width[0], requires_grad=True), torch.randn(width[1], requires_grad=True)
+    weight, bias = (
+        torch.randn(width[1], width[0], requires_grad=True),
+        torch.randn(width[1], requires_grad=True),
+    )
     gradient = torch.randn(tokens, width[1])
 
     def step() -> None:
@@ -46,11 +59,31 @@ def main(arguments: argparse.Namespace) -> None:
                     rate, wait = one(product, tokens, width, repeats)
                     found[key].append(rate)
                     waits.append(wait)
-            ratio = sorted(found["oneDNN"])[arguments.turns // 2] / sorted(found["PyTorch"])[arguments.turns // 2]
-            rows.append([f"{name} {width[0]}x{width[1]}", str(tokens), spread(found["PyTorch"], 0), spread(found["oneDNN"], 0), f"{ratio:.2f}x"])
+            ratio = (
+                sorted(found["oneDNN"])[arguments.turns // 2]
+                / sorted(found["PyTorch"])[arguments.turns // 2]
+            )
+            rows.append(
+                [
+                    f"{name} {width[0]}x{width[1]}",
+                    str(tokens),
+                    spread(found["PyTorch"], 0),
+                    spread(found["oneDNN"], 0),
+                    f"{ratio:.2f}x",
+                ]
+            )
             raw[f"{name} {tokens}"] = found
-    title = f"forward and backward of a linear layer in fp32, GFLOP a processor second, {arguments.threads} thread(s); median (range)"
-    keep("cpu-linear", "\n".join([table(title, ["layer", "tokens", "PyTorch", "oneDNN", "ratio"], rows), noise(waits)]), raw)
+    title = (
+        "forward and backward of a linear layer in fp32, GFLOP a processor second,"
+        f" {arguments.threads} thread(s); median (range)"
+    )
+    keep(
+        "cpu-linear",
+        "\n".join(
+            [table(title, ["layer", "tokens", "PyTorch", "oneDNN", "ratio"], rows), noise(waits)]
+        ),
+        raw,
+    )
 
 
 if __name__ == "__main__":

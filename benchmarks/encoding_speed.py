@@ -1,4 +1,6 @@
-"""Encoding: texts per second against SentenceTransformer.encode as it comes (batches of 32), and the same vectors."""
+"""Encoding: texts per second against SentenceTransformer.encode as it comes (batches of 32), and
+the same vectors.
+"""
 
 import argparse
 import tempfile
@@ -24,7 +26,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    vectors, found = speed(ours(job) if job["who"] == "ours" else theirs(job), documents(Path(job["source"]), job["texts"]))
+    vectors, found = speed(
+        ours(job) if job["who"] == "ours" else theirs(job),
+        documents(Path(job["source"]), job["texts"]),
+    )
     np.save(job["vectors"], vectors)
     return found
 
@@ -40,11 +45,20 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     import numpy as np
 
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
-        paths = {contender: str(Path(temporary) / f"{number}.npy") for number, contender in enumerate(CONTENDERS)}
-        same = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "model": model_folder(),
-                "micro_batch_tokens": arguments.tokens}  # fmt: skip
+        paths = {
+            contender: str(Path(temporary) / f"{number}.npy")
+            for number, contender in enumerate(CONTENDERS)
+        }
+        same = {
+            "source": str(source),
+            "texts": arguments.texts,
+            "threads": arguments.threads,
+            "model": model_folder(),
+            "micro_batch_tokens": arguments.tokens,
+        }
         jobs = {
-            contender: {**same, "who": who, "precision": precision, "vectors": paths[contender]} for contender, (who, precision) in CONTENDERS.items()
+            contender: {**same, "who": who, "precision": precision, "vectors": paths[contender]}
+            for contender, (who, precision) in CONTENDERS.items()
         }
         results = take_turns(__file__, name, jobs, arguments.turns, "texts", timeout_seconds=900)
         mine, other, default = (np.load(paths[contender]) for contender in CONTENDERS)
@@ -54,17 +68,24 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     return report(name, results, difference, cosine, arguments), results
 
 
-def report(name: str, results: Results, difference: float, cosine: float, arguments: argparse.Namespace) -> str:
+def report(
+    name: str, results: Results, difference: float, cosine: float, arguments: argparse.Namespace
+) -> str:
     base = "sentence-transformers fp32"
     header, rows = speed_rows(results, base, "texts", ("peak_megabytes",))
     title = f"{name}: {arguments.turns} turns of {results[base][0]['texts']} documents" + (
         f", {arguments.threads} threads" if arguments.threads else ""
     )
-    return "\n".join([
-        table(f"{title}; median (range)", [*header, "peak MB"], rows),
-        f"largest difference of a number in fp32: {difference:.1e}; smallest cosine of our default to theirs: {cosine:.5f}",
-        noise([one["wait_ratio"] for runs in results.values() for one in runs]),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(f"{title}; median (range)", [*header, "peak MB"], rows),
+            (
+                f"largest difference of a number in fp32: {difference:.1e}; smallest cosine of our "
+                f"default to theirs: {cosine:.5f}"
+            ),
+            noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+        ]
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:

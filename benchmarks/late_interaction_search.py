@@ -1,13 +1,18 @@
-"""The index of token vectors: time to build, size, time of one search, and how much of exact search's nDCG@10 is kept.
+"""The index of token vectors: time to build, size, time of one search, and how much of exact
+search's nDCG@10 is kept.
 
     python benchmarks/late_interaction_search.py --model FOLDER --source FOLDER_IN_BEIR_LAYOUT
 
-The corpus is encoded once, into --vectors where that is given and then kept for the next time; every contender builds its index from the same
-vectors. Searches are timed one query at a time, as a person or a server asks, without encoding the query. PyLate's indexes run in an environment of
-their own: `make setup-pylate`. Its PLAID is the back end that came with ColBERT, in C++ over PyTorch, compiled when first used: the one in Rust,
-fast-plaid, ends in a segmentation fault under this PyTorch (docs/decisions/0006). Voyager is a graph of all token vectors, and PyLate reads which
-vector is of which document anew from a pickle for every search. Both as they come, with PyLate's own settings of effort; ours measures its own.
-Sizes are without the texts of documents, which PyLate does not keep. PyLate's process holds all vectors in float32, so its peak is compared with care.
+The corpus is encoded once, into --vectors where that is given and then kept for the next time;
+every contender builds its index from the same vectors. Searches are timed one query at a time, as a
+person or a server asks, without encoding the query. PyLate's indexes run in an environment of their
+own: `make setup-pylate`. Its PLAID is the back end that came with ColBERT, in C++ over PyTorch,
+compiled when first used: the one in Rust, fast-plaid, ends in a segmentation fault under this
+PyTorch (docs/decisions/0006). Voyager is a graph of all token vectors, and PyLate reads which
+vector is of which document anew from a pickle for every search. Both as they come, with PyLate's
+own settings of effort; ours measures its own. Sizes are without the texts of documents, which
+PyLate does not keep. PyLate's process holds all vectors in float32, so its peak is compared with
+care.
 """
 
 import argparse
@@ -58,12 +63,22 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     hardware.prepare_machine(machine)
     judged, encoder = judged_set(job), read_model(job["model"])
     start = Clock.now()
-    documents = encode_tokens(encoder, judged.documents, "document", precision=hardware.precision(machine))
+    documents = encode_tokens(
+        encoder, judged.documents, "document", precision=hardware.precision(machine)
+    )
     spent = Clock.now().since(start)
     queries = encode_tokens(encoder, judged.queries, "query", precision=hardware.precision(machine))
     offsets = np.concatenate([documents.offsets, documents.offsets[-1] + queries.offsets[1:]])
-    np.savez(job["vectors"], vectors=np.concatenate([documents.vectors, queries.vectors]).astype(np.float16), offsets=offsets)
-    return {"seconds": spent.wall, "processor_seconds": spent.processor, "wait_ratio": spent.wait_ratio}
+    np.savez(
+        job["vectors"],
+        vectors=np.concatenate([documents.vectors, queries.vectors]).astype(np.float16),
+        offsets=offsets,
+    )
+    return {
+        "seconds": spent.wall,
+        "processor_seconds": spent.processor,
+        "wait_ratio": spent.wait_ratio,
+    }
 
 
 def nearfar(job: dict[str, Any]) -> dict[str, Any]:
@@ -75,13 +90,28 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
     from trainer.retrieval.token_index.index import PROBE, LateIndex
 
     judged = judged_set(job)
-    encoder: Any = Remembered(Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"]))
+    encoder: Any = Remembered(
+        Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"])
+    )
     queries = encoder.vectors.select(judged_rows(judged)).padded()
-    settings = {name: value for name, value in (("probes", job["probes"]), ("candidates", job["candidates"])) if value}
+    settings = {
+        name: value
+        for name, value in (("probes", job["probes"]), ("candidates", job["candidates"]))
+        if value
+    }
     start = Clock.now()
     with tempfile.TemporaryDirectory(prefix="nearfar-index-", dir=job["folder"]) as temporary:
-        documents = (Document(id, "", text) for id, text in zip(judged.document_ids, judged.documents, strict=True))
-        manifest = build_late_index(Encoding(encoder), "remembered", documents, Path(temporary) / "index", **CONTENDERS[job["contender"]])
+        documents = (
+            Document(id, "", text)
+            for id, text in zip(judged.document_ids, judged.documents, strict=True)
+        )
+        manifest = build_late_index(
+            Encoding(encoder),
+            "remembered",
+            documents,
+            Path(temporary) / "index",
+            **CONTENDERS[job["contender"]],
+        )
         built = Clock.now().since(start)
         start = Clock.now()
         index = LateIndex.open(Path(temporary) / "index")
@@ -90,13 +120,22 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
 
         def search(query: Any) -> list[tuple[int, float]]:
             scores, rows = index.search(query[None], 10, **settings)
-            return [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+            return [
+                (row, score)
+                for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)
+                if row >= 0
+            ]
 
         searched = searches(queries, search)
     return searched | {
-        "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
-        "megabytes": manifest.search_bytes / 1e6, "share": manifest.share_of_float16, "tokens": manifest.tokens, "documents": manifest.count,
-    }  # fmt: skip
+        "build_seconds": built.wall,
+        "build_processor_seconds": built.processor,
+        "open_seconds": opened.wall,
+        "megabytes": manifest.search_bytes / 1e6,
+        "share": manifest.share_of_float16,
+        "tokens": manifest.tokens,
+        "documents": manifest.count,
+    }
 
 
 def pylate(job: dict[str, Any]) -> dict[str, Any]:
@@ -110,32 +149,56 @@ def pylate(job: dict[str, Any]) -> dict[str, Any]:
     documents, queries = every[: job["documents"]], every[job["documents"] :]
     settings = dict(CONTENDERS[job["contender"]])
     kind = getattr(indexes, settings.pop("theirs"))
-    where = {"index_folder": job["folder"], "index_name": job["contender"], "embedding_size": vectors.shape[1]}
-    compiling = kind(override=True, **where | {"index_name": "compiling"}, **settings)  # its parts in C++, at the first use on a machine
-    compiling.add_documents(documents_ids=[str(row) for row in range(64)], documents_embeddings=documents[:64])
+    where = {
+        "index_folder": job["folder"],
+        "index_name": job["contender"],
+        "embedding_size": vectors.shape[1],
+    }
+    compiling = kind(
+        override=True, **where | {"index_name": "compiling"}, **settings
+    )  # its parts in C++, at the first use on a machine
+    compiling.add_documents(
+        documents_ids=[str(row) for row in range(64)], documents_embeddings=documents[:64]
+    )
     retrieve.ColBERT(compiling).retrieve(queries_embeddings=[queries[0]], k=10)
     start = Clock.now()
     index = kind(override=True, **where, **settings)
-    index.add_documents(documents_ids=[str(row) for row in range(len(documents))], documents_embeddings=documents)
+    index.add_documents(
+        documents_ids=[str(row) for row in range(len(documents))], documents_embeddings=documents
+    )
     built = Clock.now().since(start)
     start = Clock.now()
     index = kind(override=False, **where, **settings)
     retriever = retrieve.ColBERT(index)
 
     def search(query: Any) -> list[tuple[int, float]]:
-        return [(int(each["id"]), float(each["score"])) for each in retriever.retrieve(queries_embeddings=[query], k=10)[0]]
+        return [
+            (int(each["id"]), float(each["score"]))
+            for each in retriever.retrieve(queries_embeddings=[query], k=10)[0]
+        ]
 
     search(queries[0])
     opened = Clock.now().since(start)
     searched = searches(queries, search)
-    stored = sum(path.stat().st_size for path in (Path(job["folder"]) / job["contender"]).rglob("*") if path.is_file())
+    stored = sum(
+        path.stat().st_size
+        for path in (Path(job["folder"]) / job["contender"]).rglob("*")
+        if path.is_file()
+    )
     return searched | {
-        "build_seconds": built.wall, "build_processor_seconds": built.processor, "open_seconds": opened.wall,
-        "megabytes": stored / 1e6, "share": stored / (2 * vectors.shape[1] * offsets[job["documents"]]), "tokens": offsets[job["documents"]], "documents": len(documents),
-    }  # fmt: skip
+        "build_seconds": built.wall,
+        "build_processor_seconds": built.processor,
+        "open_seconds": opened.wall,
+        "megabytes": stored / 1e6,
+        "share": stored / (2 * vectors.shape[1] * offsets[job["documents"]]),
+        "tokens": offsets[job["documents"]],
+        "documents": len(documents),
+    }
 
 
-def searches(queries: Sequence[Any], search: Callable[[Any], list[tuple[int, float]]]) -> dict[str, Any]:
+def searches(
+    queries: Sequence[Any], search: Callable[[Any], list[tuple[int, float]]]
+) -> dict[str, Any]:
     """What every query found, and how long each search took."""
     for query in queries[:WARM_UP_SEARCHES]:
         search(query)
@@ -146,9 +209,12 @@ def searches(queries: Sequence[Any], search: Callable[[Any], list[tuple[int, flo
         found.append(search(query))
         times.append(Clock.now().since(start))
     return {
-        "found": found, "milliseconds": [1000 * one.wall for one in times], "processor_milliseconds": [1000 * one.processor for one in times],
-        "peak_megabytes": peak_memory_megabytes(), "wait_ratio": Clock.now().since(searching).wait_ratio,
-    }  # fmt: skip
+        "found": found,
+        "milliseconds": [1000 * one.wall for one in times],
+        "processor_milliseconds": [1000 * one.processor for one in times],
+        "peak_megabytes": peak_memory_megabytes(),
+        "wait_ratio": Clock.now().since(searching).wait_ratio,
+    }
 
 
 def judged_set(job: dict[str, Any]) -> Any:
@@ -166,24 +232,53 @@ def judged_rows(judged: Any) -> Any:
 
 def main(arguments: argparse.Namespace) -> None:
     if not arguments.model or not arguments.source:
-        print("skipped: give --model, a late-interaction model, and --source, a folder in BEIR layout with at least 10 000 documents")
+        print(
+            "skipped: give --model, a late-interaction model, and --source, a folder in BEIR layout"
+            " with at least 10 000 documents"
+        )
         return
     judged = judged_set(vars(arguments))
     with tempfile.TemporaryDirectory(prefix="nearfar-late-") as temporary:
         vectors = Path(arguments.vectors) if arguments.vectors else Path(temporary) / "vectors.npz"
-        same = vars(arguments) | {"vectors": str(vectors), "folder": temporary, "documents": len(judged.documents)}
-        encoding = None if vectors.exists() else child(__file__, same | {"contender": "encoding"}, timeout_seconds=7200)
-        assert texts_in(vectors) == len(judged.documents) + len(judged.queries), f"{vectors} is of another corpus or other queries; remove it"
+        same = vars(arguments) | {
+            "vectors": str(vectors),
+            "folder": temporary,
+            "documents": len(judged.documents),
+        }
+        encoding = (
+            None
+            if vectors.exists()
+            else child(__file__, same | {"contender": "encoding"}, timeout_seconds=7200)
+        )
+        assert texts_in(vectors) == len(judged.documents) + len(judged.queries), (
+            f"{vectors} is of another corpus or other queries; remove it"
+        )
         results = {}
         for contender in arguments.contenders.split(";"):
             theirs = "theirs" in CONTENDERS[contender]
             if theirs and not (PYLATE / ".made").is_file():
-                print(f"{contender}: skipped, PyLate's environment is not there; run `make setup-pylate`", flush=True)
+                print(
+                    f"{contender}: skipped, PyLate's environment is not there; run `make"
+                    " setup-pylate`",
+                    flush=True,
+                )
                 continue
             python = {"python": str(PYLATE / "bin" / "python")} if theirs else {}
-            results[contender] = judge(judged, contender, child(__file__, same | {"contender": contender} | python, timeout_seconds=7200))
-            print(f"{contender}: nDCG@10 {statistics.mean(results[contender]['ndcg_of_queries']):.4f}", flush=True)
-    keep(f"late-interaction-search-{Path(arguments.source).name}", report(arguments, results, encoding), {"encoding": encoding, **results})
+            results[contender] = judge(
+                judged,
+                contender,
+                child(__file__, same | {"contender": contender} | python, timeout_seconds=7200),
+            )
+            print(
+                f"{contender}: nDCG@10"
+                f" {statistics.mean(results[contender]['ndcg_of_queries']):.4f}",
+                flush=True,
+            )
+    keep(
+        f"late-interaction-search-{Path(arguments.source).name}",
+        report(arguments, results, encoding),
+        {"encoding": encoding, **results},
+    )
 
 
 def texts_in(vectors: Path) -> int:
@@ -198,11 +293,22 @@ def judge(judged: Any, contender: str, measured: dict[str, Any]) -> dict[str, An
     from trainer.evaluation.evaluate import MAIN_METRIC, evaluate_run
 
     found = measured.pop("found")
-    run = {name: {judged.document_ids[row]: score for row, score in each} for name, each in zip(judged.query_ids, found, strict=True)}
-    return measured | {"ndcg_of_queries": [float(value) for value in evaluate_run(run, judged, contender).metrics[MAIN_METRIC]]}
+    run = {
+        name: {judged.document_ids[row]: score for row, score in each}
+        for name, each in zip(judged.query_ids, found, strict=True)
+    }
+    return measured | {
+        "ndcg_of_queries": [
+            float(value) for value in evaluate_run(run, judged, contender).metrics[MAIN_METRIC]
+        ]
+    }
 
 
-def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], encoding: dict[str, Any] | None) -> str:
+def report(
+    arguments: argparse.Namespace,
+    results: dict[str, dict[str, Any]],
+    encoding: dict[str, Any] | None,
+) -> str:
     import numpy as np
 
     from trainer.evaluation.significance import paired_test
@@ -211,24 +317,73 @@ def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], en
     exactly = np.array(exact["ndcg_of_queries"])
     rows = []
     for contender, one in results.items():
-        times, processor = sorted(one["milliseconds"]), statistics.median(one["processor_milliseconds"])
+        times, processor = (
+            sorted(one["milliseconds"]),
+            statistics.median(one["processor_milliseconds"]),
+        )
         tail = times[min(len(times) - 1, int(0.95 * len(times)))]
         test = paired_test(exactly, np.array(one["ndcg_of_queries"]))
         low, high = (1 + end / exactly.mean() for end in (test.low, test.high))
-        rows.append([
-            contender, f"{one['build_seconds']:.0f}", f"{one['build_processor_seconds']:.0f}", f"{one['megabytes']:.1f}", f"{one['share']:.4f}",
-            f"{statistics.median(times):.1f}", f"{tail:.1f}", f"{processor:.1f}", f"{statistics.mean(one['ndcg_of_queries']):.4f}", f"{1 + test.difference / exactly.mean():.2%} [{low:.2%}, {high:.2%}]",
-            f"{one['peak_megabytes']:.0f}",
-        ])  # fmt: skip
-    header = ["", "build s", "processor s", "MB", "of float16", "p50 ms", "p95 ms", "p50 processor ms", "nDCG@10", "kept [95 %]", "peak MB"]
-    title = f"{Path(arguments.source).name}: {exact['documents']:,} documents, {exact['tokens']:,} vectors, {len(exact['milliseconds']):,} queries"
-    spent = "the vectors were there" if encoding is None else f"encoding {encoding['seconds']:.0f} s, {encoding['processor_seconds']:.0f} processor s"
-    return "\n".join([table(f"{title}; {spent}", header, rows), noise([one["wait_ratio"] for one in results.values()])])
+        rows.append(
+            [
+                contender,
+                f"{one['build_seconds']:.0f}",
+                f"{one['build_processor_seconds']:.0f}",
+                f"{one['megabytes']:.1f}",
+                f"{one['share']:.4f}",
+                f"{statistics.median(times):.1f}",
+                f"{tail:.1f}",
+                f"{processor:.1f}",
+                f"{statistics.mean(one['ndcg_of_queries']):.4f}",
+                f"{1 + test.difference / exactly.mean():.2%} [{low:.2%}, {high:.2%}]",
+                f"{one['peak_megabytes']:.0f}",
+            ]
+        )
+    header = [
+        "",
+        "build s",
+        "processor s",
+        "MB",
+        "of float16",
+        "p50 ms",
+        "p95 ms",
+        "p50 processor ms",
+        "nDCG@10",
+        "kept [95 %]",
+        "peak MB",
+    ]
+    title = (
+        f"{Path(arguments.source).name}: {exact['documents']:,} documents, {exact['tokens']:,}"
+        f" vectors, {len(exact['milliseconds']):,} queries"
+    )
+    spent = (
+        "the vectors were there"
+        if encoding is None
+        else (
+            f"encoding {encoding['seconds']:.0f} s, {encoding['processor_seconds']:.0f} processor s"
+        )
+    )
+    return "\n".join(
+        [
+            table(f"{title}; {spent}", header, rows),
+            noise([one["wait_ratio"] for one in results.values()]),
+        ]
+    )
 
 
 if __name__ == "__main__":
     run(
-        __file__, measure, main,
-        model="", source="", split="test", queries=500, vectors="", precision="auto", threads=0, probes=0, candidates=0,
+        __file__,
+        measure,
+        main,
+        model="",
+        source="",
+        split="test",
+        queries=500,
+        vectors="",
+        precision="auto",
+        threads=0,
+        probes=0,
+        candidates=0,
         contenders=";".join(CONTENDERS),
-    )  # fmt: skip
+    )

@@ -1,10 +1,14 @@
-"""Late interaction: training pairs per second and peak memory against PyLate's trainer, and the losses of every step compared.
+"""Late interaction: training pairs per second and peak memory against PyLate's trainer, and the
+losses of every step compared.
 
-Same rows in the same order, same weights to start from (all-MiniLM-L6-v2 with a projection to 128 dimensions), all of them trained, same loss,
-optimizer and lengths: queries of 32 tokens with expansion, documents of up to 180. Memory is that of the whole process, and above what it held when the
-model was loaded: weights and libraries. PyLate pads every document to 180 and trains as it comes; ours
-runs as `nearfar fit` does. PyLate multiplies what is masked by zero, so that padding wins where a query token's best match is negative; ours
-excludes it. One more run of PyLate with excluding scores must have our losses in float32 to 1e-5. It has an environment of its own: `make setup-pylate`.
+Same rows in the same order, same weights to start from (all-MiniLM-L6-v2 with a projection to 128
+dimensions), all of them trained, same loss, optimizer and lengths: queries of 32 tokens with
+expansion, documents of up to 180. Memory is that of the whole process, and above what it held when
+the model was loaded: weights and libraries. PyLate pads every document to 180 and trains as it
+comes; ours runs as `nearfar fit` does. PyLate multiplies what is masked by zero, so that padding
+wins where a query token's best match is negative; ours excludes it. One more run of PyLate with
+excluding scores must have our losses in float32 to 1e-5. It has an environment of its own: `make
+setup-pylate`.
 """
 
 import argparse
@@ -33,7 +37,9 @@ TEMPERATURE, LEARNING_RATE, WEIGHT_DECAY, CLIP = 1.0, 1e-5, 0.01, 1.0
 
 
 def write_start(folder: Path) -> None:
-    """The model that both start from: a fresh projection behind the backbone, in PyLate's layout."""
+    """The model that both start from: a fresh projection behind the backbone, in PyLate's
+    layout.
+    """
     import pytorch_lightning as lightning
 
     from trainer.models.formats.folder import save_encoder
@@ -41,8 +47,16 @@ def write_start(folder: Path) -> None:
     from trainer.recipe import schema as recipe
 
     lightning.seed_everything(SEED, verbose=False)
-    lengths: dict[str, Any] = {"query_max_length_tokens": QUERY_TOKENS, "document_max_length_tokens": DOCUMENT_TOKENS}
-    model = recipe.Model(backbone=model_folder(), projection_dimensions=DIMENSIONS, tuning=recipe.FullTuning(), **lengths)
+    lengths: dict[str, Any] = {
+        "query_max_length_tokens": QUERY_TOKENS,
+        "document_max_length_tokens": DOCUMENT_TOKENS,
+    }
+    model = recipe.Model(
+        backbone=model_folder(),
+        projection_dimensions=DIMENSIONS,
+        tuning=recipe.FullTuning(),
+        **lengths,
+    )
     save_encoder(load_late_encoder(model), folder)
 
 
@@ -66,16 +80,29 @@ def our_recipe(job: dict[str, Any]) -> Any:
             gradient_clip_norm=CLIP,
         ),
         validation=recipe.Validation(every_steps=job["steps"]),
-        machine=recipe.Machine(precision=job["precision"], kept_tokens=job["kept_tokens"], threads=job["threads"] or None),
+        machine=recipe.Machine(
+            precision=job["precision"],
+            kept_tokens=job["kept_tokens"],
+            threads=job["threads"] or None,
+        ),
     )
 
 
-def excluding_scores(queries: Any, documents: Any, queries_mask: Any = None, documents_mask: Any = None) -> Any:
-    """MaxSim with what is masked left out, in the shape of PyLate's scores: (query, document * candidate)."""
+def excluding_scores(
+    queries: Any, documents: Any, queries_mask: Any = None, documents_mask: Any = None
+) -> Any:
+    """MaxSim with what is masked left out, in the shape of PyLate's scores: (query, document *
+    candidate).
+    """
     import torch
 
     similarities = torch.einsum("qid,kcjd->qkcij", queries, documents)
-    return similarities.masked_fill(~documents_mask[None, :, :, None], -torch.inf).amax(-1).sum(-1).flatten(1)
+    return (
+        similarities.masked_fill(~documents_mask[None, :, :, None], -torch.inf)
+        .amax(-1)
+        .sum(-1)
+        .flatten(1)
+    )
 
 
 def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
@@ -83,15 +110,25 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from pylate import losses, models, utils
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.sampler import DefaultBatchSampler
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    model = models.ColBERT(job["model"], device="cpu", config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    pairs = [(row["query"], row["positive"]) for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())]
+    model = models.ColBERT(
+        job["model"],
+        device="cpu",
+        config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    )
+    pairs = [
+        (row["query"], row["positive"])
+        for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())
+    ]
     record = Record(job)
 
     class Loss(losses.Contrastive):
@@ -117,7 +154,8 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         use_cpu=True,
         seed=SEED,
         batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
-            SequentialSampler(dataset), **{**settings, "batch_size": job["batch"], "drop_last": True}
+            SequentialSampler(dataset),
+            **{**settings, "batch_size": job["batch"], "drop_last": True},
         ),
         save_strategy="no",
         report_to="none",
@@ -127,8 +165,17 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     trainer = SentenceTransformerTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_dict({"query": [query for query, _ in pairs], "document": [positive for _, positive in pairs]}),
-        loss=Loss(model, temperature=TEMPERATURE, score_metric=excluding_scores if job["exclude"] else None),
+        train_dataset=Dataset.from_dict(
+            {
+                "query": [query for query, _ in pairs],
+                "document": [positive for _, positive in pairs],
+            }
+        ),
+        loss=Loss(
+            model,
+            temperature=TEMPERATURE,
+            score_metric=excluding_scores if job["exclude"] else None,
+        ),
         data_collator=utils.ColBERTCollator(model.tokenize),
         callbacks=[Watch()],
     )
@@ -144,21 +191,45 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     """Every contender, `turns` times in turn, on one data set."""
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         folder = Path(temporary)
-        rows, ordered, validation = folder / "rows.jsonl", folder / "ordered.jsonl", folder / "validation.jsonl"
+        rows, ordered, validation = (
+            folder / "rows.jsonl",
+            folder / "ordered.jsonl",
+            folder / "validation.jsonl",
+        )
         steps = write_pairs(source, arguments.steps, arguments.batch, rows)
         if steps <= WARM_UP_STEPS:
-            raise SystemExit(f"{steps} steps of {arguments.batch} pairs on {name}, of which {WARM_UP_STEPS} are warm-up: nothing to measure")
+            raise SystemExit(
+                f"{steps} steps of {arguments.batch} pairs on {name}, of which {WARM_UP_STEPS} are"
+                " warm-up: nothing to measure"
+            )
         pairs = pairs_in_order(rows, steps, arguments.batch)
-        ordered.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
+        ordered.write_text(
+            "".join(
+                json.dumps({"query": query, "positive": positive}) + "\n"
+                for query, positive in pairs
+            )
+        )
         validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
         write_start(folder / "start")
         same = {
-            "rows": str(rows), "ordered": str(ordered), "validation": str(validation), "folder": temporary, "model": str(folder / "start"),
-            "steps": steps, "warm_up_steps": WARM_UP_STEPS, "batch": arguments.batch, "threads": arguments.threads, "exclude": False,
+            "rows": str(rows),
+            "ordered": str(ordered),
+            "validation": str(validation),
+            "folder": temporary,
+            "model": str(folder / "start"),
+            "steps": steps,
+            "warm_up_steps": WARM_UP_STEPS,
+            "batch": arguments.batch,
+            "threads": arguments.threads,
+            "exclude": False,
             "kept_tokens": "auto",
-        }  # fmt: skip
+        }
         jobs = {
-            contender: {**same, **how, "python": str(PYLATE / "bin" / "python") if how["who"] == "theirs" else ""}
+            contender: {
+                **same,
+                **how,
+                "python": str(PYLATE / "bin" / "python") if how["who"] == "theirs" else "",
+            }
             for contender, how in CONTENDERS.items()
             if contender in arguments.contenders.split(";")
         }
@@ -168,17 +239,34 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
             check = child(__file__, {**jobs["pylate fp32"], "exclude": True, "turn": 0}, 1800)
             ours = results["nearfar fp32"][0]["losses"]
             differences = {
-                how: largest_difference(ours, other["losses"]) for how, other in (("as it comes", results["pylate fp32"][0]), ("excluding", check))
+                how: largest_difference(ours, other["losses"])
+                for how, other in (("as it comes", results["pylate fp32"][0]), ("excluding", check))
             }
-            assert differences["excluding"] < 1e-5, f"the losses differ: not the same training\n{ours}\n{check['losses']}"
+            assert differences["excluding"] < 1e-5, (
+                f"the losses differ: not the same training\n{ours}\n{check['losses']}"
+            )
     return report(name, results, same, differences, arguments), results
 
 
-def report(name: str, results: Results, job: dict[str, Any], differences: dict[str, float], arguments: argparse.Namespace) -> str:
+def report(
+    name: str,
+    results: Results,
+    job: dict[str, Any],
+    differences: dict[str, float],
+    arguments: argparse.Namespace,
+) -> str:
     """The table of one data set."""
     base = "pylate fp32" if "pylate fp32" in results else next(iter(results))
     header, rows = speed_rows(
-        results, base, "pairs", ("peak_megabytes", "megabytes_above_start", "first_step_seconds", "first_step_processor_seconds")
+        results,
+        base,
+        "pairs",
+        (
+            "peak_megabytes",
+            "megabytes_above_start",
+            "first_step_seconds",
+            "first_step_processor_seconds",
+        ),
     )
     for row, runs in zip(rows, results.values(), strict=True):
         row[0] += f" ({runs[0]['precision']})"
@@ -186,12 +274,21 @@ def report(name: str, results: Results, job: dict[str, Any], differences: dict[s
     threads = f", {arguments.threads} threads" if arguments.threads else ""
     title = f"{name}, all weights: {arguments.turns} turns of {steps}{threads}; median (range)"
     losses = results[base][0]["losses"]
-    return "\n".join([
-        table(title, [*header, "peak MB", "above the start", "first step s", "its processor s"], rows),
-        f"losses {max(losses):.3f} to {min(losses):.3f}",
-        *(f"largest difference of a step's loss in fp32 to PyLate {how}: {difference:.1e}" for how, difference in differences.items()),
-        noise([one["wait_ratio"] for runs in results.values() for one in runs]),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(
+                title,
+                [*header, "peak MB", ("above the start"), "first step s", "its processor s"],
+                rows,
+            ),
+            f"losses {max(losses):.3f} to {min(losses):.3f}",
+            *(
+                (f"largest difference of a step's loss in fp32 to PyLate {how}: {difference:.1e}")
+                for how, difference in differences.items()
+            ),
+            noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+        ]
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -205,4 +302,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,squad_dev", batch=BATCH_SIZE, turns=3, steps=STEPS, threads=0, contenders=ALL)
+    run(
+        __file__,
+        measure,
+        main,
+        data="azure-cli,squad_dev",
+        batch=BATCH_SIZE,
+        turns=3,
+        steps=STEPS,
+        threads=0,
+        contenders=ALL,
+    )

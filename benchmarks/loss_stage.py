@@ -1,7 +1,9 @@
-"""The loss alone, forward and backward from embeddings: sentence-transformers' cached loss at its default, a hand-tuned loop over tiles, and ours.
+"""The loss alone, forward and backward from embeddings: sentence-transformers' cached loss at its
+default, a hand-tuned loop over tiles, and ours.
 
-Every contender gets the same vectors of length 1 and must find the same loss and the same gradient (its part along the sphere) to 1e-5. Ours also looks up the
-identity of every text, which the others cannot. A second table holds the memory of a large batch.
+Every contender gets the same vectors of length 1 and must find the same loss and the same gradient
+(its part along the sphere) to 1e-5. Ours also looks up the identity of every text, which the others
+cannot. A second table holds the memory of a large batch.
 """
 
 import argparse
@@ -23,12 +25,16 @@ TILES = (512, 1024, 2048)
 def vectors(batch: int, dimensions: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     queries = functional.normalize(torch.randn(batch, dimensions, generator=generator), dim=1)
-    documents = functional.normalize(queries + 0.1 * torch.randn(batch, dimensions, generator=generator), dim=1)
+    documents = functional.normalize(
+        queries + 0.1 * torch.randn(batch, dimensions, generator=generator), dim=1
+    )
     return queries.requires_grad_(), documents.requires_grad_()
 
 
 def along_the_sphere(values: Tensor) -> Tensor:
-    """The gradient of vectors of length 1 without its part along them, which a cosine does not have."""
+    """The gradient of vectors of length 1 without its part along them, which a cosine does not
+    have.
+    """
     assert values.grad is not None
     unit = values.detach()
     return values.grad - (values.grad * unit).sum(1, keepdim=True) * unit
@@ -41,29 +47,48 @@ def ours(queries: Tensor, documents: Tensor) -> Tensor:
     from trainer.scores import dot
 
     count = len(queries)
-    named = [Texts(torch.zeros(count, dtype=torch.long), torch.arange(count + 1), torch.arange(count) + first) for first in (0, 10**9)]
+    named = [
+        Texts(
+            torch.zeros(count, dtype=torch.long),
+            torch.arange(count + 1),
+            torch.arange(count) + first,
+        )
+        for first in (0, 10**9)
+    ]
     batch = Batch(named[0], named[1], named[1].identities[:, None])
-    loss = contrastive(batch, lambda texts: queries if texts is named[0] else documents, dot, TEMPERATURE)["loss"]
+    loss = contrastive(
+        batch, lambda texts: queries if texts is named[0] else documents, dot, TEMPERATURE
+    )["loss"]
     loss.backward()
     return loss.detach()
 
 
 def theirs(similarity: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Its default compares by cosine and so normalises once more, every document for every mini-batch; the dot product spares it that."""
+    """Its default compares by cosine and so normalises once more, every document for every
+    mini-batch; the dot product spares it that.
+    """
 
     def loss(queries: Tensor, documents: Tensor) -> Tensor:
         from sentence_transformers import util
-        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+        from sentence_transformers.sentence_transformer.losses import (
+            CachedMultipleNegativesRankingLoss,
+        )
 
         model = torch.nn.Sequential(torch.nn.Identity())
-        cached = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, similarity_fct=getattr(util, similarity))
+        cached = CachedMultipleNegativesRankingLoss(
+            model, scale=1 / TEMPERATURE, similarity_fct=getattr(util, similarity)
+        )
         return cached.calculate_loss([[queries], [documents]], with_backward=True).detach()
 
     return loss
 
 
-def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loop with every product in place: what a person would write for this case alone. `product(a, b)` is a b^T; `kept`: all scores are, in B^2 memory."""
+def by_hand(
+    tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loop with every product in place: what a person would write for this case alone.
+    `product(a, b)` is a b^T; `kept`: all scores are, in B^2 memory.
+    """
 
     @torch.no_grad()
     def loss(queries: Tensor, documents: Tensor) -> Tensor:
@@ -80,7 +105,12 @@ def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool) 
                 scores[place] = found
             return found
 
-        logs = torch.cat([torch.stack([scored(rows, columns).logsumexp(1) for columns in parts]).logsumexp(0) for rows in parts])
+        logs = torch.cat(
+            [
+                torch.stack([scored(rows, columns).logsumexp(1) for columns in parts]).logsumexp(0)
+                for rows in parts
+            ]
+        )
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         for rows in parts:
             for columns in parts:
@@ -97,14 +127,22 @@ def by_hand(tile: int, product: Callable[[Tensor, Tensor], Tensor], kept: bool) 
 def contenders() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     from trainer.kernels.matmul import onednn_linear
 
-    products = {"PyTorch": lambda one, other: one @ other.T, "oneDNN": lambda one, other: onednn_linear(one, other, None)}
+    products = {
+        "PyTorch": lambda one, other: one @ other.T,
+        "oneDNN": lambda one, other: onednn_linear(one, other, None),
+    }
     loops = {
-        f"hand-tuned, {name}, {'scores kept, ' if kept else ''}tiles of {tile}": by_hand(tile, product, kept)
+        f"hand-tuned, {name}, {'scores kept, ' if kept else ''}tiles of {tile}": by_hand(
+            tile, product, kept
+        )
         for kept in (False, True)
         for name, product in products.items()
         for tile in TILES
     }
-    cached = {"sentence-transformers, cached": theirs("cos_sim"), "the same with dot products": theirs("dot_score")}
+    cached = {
+        "sentence-transformers, cached": theirs("cos_sim"),
+        "the same with dot products": theirs("dot_score"),
+    }
     return {**cached, **loops, "nearfar": ours}
 
 
@@ -118,7 +156,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     before, start = forget_peak_memory(), Clock.now()
     ours(queries, documents)
     spent = Clock.now().since(start)
-    return {"extra_megabytes": peak_memory_megabytes() - before, "processor_seconds": spent.processor, "wait_ratio": spent.wait_ratio}
+    return {
+        "extra_megabytes": peak_memory_megabytes() - before,
+        "processor_seconds": spent.processor,
+        "wait_ratio": spent.wait_ratio,
+    }
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -140,18 +182,50 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"turn {turn + 1} {name}: {spent.processor:.2f} processor s", flush=True)
     medians = {name: statistics.median(values) for name, values in found.items()}
     tuned = min(value for name, value in medians.items() if name.startswith("hand-tuned"))
-    rows = [[name, spread(values, 2), f"{medians['sentence-transformers, cached'] / medians[name]:.1f}x", f"{medians[name] / tuned:.2f}x"] for name, values in found.items()]  # fmt: skip
-    title = f"loss of {arguments.batch} pairs of {arguments.dimensions} dimensions, float32, forward and backward, {arguments.threads or 1} thread(s), {arguments.turns} turns"
-    job = {"batch": arguments.large, "dimensions": arguments.large_dimensions, "threads": arguments.threads or 1}
+    rows = [
+        [
+            name,
+            spread(values, 2),
+            f"{medians['sentence-transformers, cached'] / medians[name]:.1f}x",
+            f"{medians[name] / tuned:.2f}x",
+        ]
+        for name, values in found.items()
+    ]
+    title = (
+        f"loss of {arguments.batch} pairs of {arguments.dimensions} dimensions, float32, forward"
+        f" and backward, {arguments.threads or 1} thread(s), {arguments.turns} turns"
+    )
+    job = {
+        "batch": arguments.large,
+        "dimensions": arguments.large_dimensions,
+        "threads": arguments.threads or 1,
+    }
     large = child(__file__, job, timeout_seconds=3600)
-    text = "\n".join([
-        table(title + "; median (range)", ["", "processor s", "faster than cached", "of the best loop's time"], rows),
-        noise(waits),
-        f"nearfar, {arguments.large} pairs of {arguments.large_dimensions}: {large['extra_megabytes']:.0f} MB beside the embeddings, "
-        f"{large['processor_seconds']:.0f} processor s",
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            table(
+                title + ("; median (range)"),
+                ["", ("processor s"), ("faster than cached"), "of the best loop's time"],
+                rows,
+            ),
+            noise(waits),
+            f"nearfar, {arguments.large} pairs of {arguments.large_dimensions}: "
+            f"{large['extra_megabytes']:.0f} MB beside the embeddings, "
+            f"{large['processor_seconds']:.0f} processor s",
+        ]
+    )
     keep("loss-stage", text, {"processor_seconds": found, "large": large})
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, batch=4096, dimensions=768, large=65536, large_dimensions=384, turns=5, threads=0)
+    run(
+        __file__,
+        measure,
+        main,
+        batch=4096,
+        dimensions=768,
+        large=65536,
+        large_dimensions=384,
+        turns=5,
+        threads=0,
+    )

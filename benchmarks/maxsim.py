@@ -1,7 +1,10 @@
-"""MaxSim of a whole batch, forward and backward from token vectors: `trainer.scores.maxsim` against the formula as one `einsum`.
+"""MaxSim of a whole batch, forward and backward from token vectors: `trainer.scores.maxsim` against
+the formula as one `einsum`.
 
-Queries of 32 and documents of up to 180 tokens, 128 dimensions, float32; each measurement in a process of its own, the contenders in turn. Peak memory is
-that above the vectors. The squared norms of scores and gradients must agree to 1e-4, or the script ends with an error (the tests compare them number by number).
+Queries of 32 and documents of up to 180 tokens, 128 dimensions, float32; each measurement in a
+process of its own, the contenders in turn. Peak memory is that above the vectors. The squared norms
+of scores and gradients must agree to 1e-4, or the script ends with an error (the tests compare them
+number by number).
 """
 
 import argparse
@@ -19,8 +22,12 @@ QUERY_TOKENS, DOCUMENT_TOKENS, DIMENSIONS = 32, 180, 128
 
 def vectors(batch: int, ragged: bool) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    queries = functional.normalize(torch.randn(batch, QUERY_TOKENS, DIMENSIONS, generator=generator), dim=-1)
-    documents = functional.normalize(torch.randn(batch, DOCUMENT_TOKENS, DIMENSIONS, generator=generator), dim=-1)
+    queries = functional.normalize(
+        torch.randn(batch, QUERY_TOKENS, DIMENSIONS, generator=generator), dim=-1
+    )
+    documents = functional.normalize(
+        torch.randn(batch, DOCUMENT_TOKENS, DIMENSIONS, generator=generator), dim=-1
+    )
     if ragged:
         lengths = torch.randint(20, DOCUMENT_TOKENS + 1, (batch, 1), generator=generator)
         documents = documents * (torch.arange(DOCUMENT_TOKENS) < lengths)[..., None]
@@ -41,8 +48,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     (scores * weights).sum().backward()
     spent = Clock.now().since(start)
     extra = peak_memory_megabytes() - before
-    found = [float((part.double() ** 2).sum()) for part in (scores.detach(), queries.grad, documents.grad)]
-    return {"processor_seconds": spent.processor, "extra_megabytes": extra, "wait_ratio": spent.wait_ratio, "squares": found}
+    found = [
+        float((part.double() ** 2).sum())
+        for part in (scores.detach(), queries.grad, documents.grad)
+    ]
+    return {
+        "processor_seconds": spent.processor,
+        "extra_megabytes": extra,
+        "wait_ratio": spent.wait_ratio,
+        "squares": found,
+    }
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -57,20 +72,47 @@ def main(arguments: argparse.Namespace) -> None:
             for _ in range(arguments.turns):
                 for who, results in found.items():
                     results.append(
-                        child(__file__, {"who": who, "batch": batch, "ragged": ragged, "threads": arguments.threads}, timeout_seconds=1800)
+                        child(
+                            __file__,
+                            {
+                                "who": who,
+                                "batch": batch,
+                                "ragged": ragged,
+                                "threads": arguments.threads,
+                            },
+                            timeout_seconds=1800,
+                        )
                     )
             wanted = found.get("einsum", found["nearfar"])[0]["squares"]
             for one in found["nearfar"]:
-                assert all(abs(a - b) <= 1e-4 * b for a, b in zip(one["squares"], wanted, strict=True)), (one["squares"], wanted)
+                assert all(
+                    abs(a - b) <= 1e-4 * b for a, b in zip(one["squares"], wanted, strict=True)
+                ), (one["squares"], wanted)
             for who, results in found.items():
-                seconds, megabytes = ([one[key] for one in results] for key in ("processor_seconds", "extra_megabytes"))
-                rows.append([f"{batch}, {'20 to 180' if ragged else '180'} tokens, {who}", spread(seconds, 2), spread(megabytes, 0)])
+                seconds, megabytes = (
+                    [one[key] for one in results]
+                    for key in ("processor_seconds", "extra_megabytes")
+                )
+                rows.append(
+                    [
+                        f"{batch}, {'20 to 180' if ragged else '180'} tokens, {who}",
+                        spread(seconds, 2),
+                        spread(megabytes, 0),
+                    ]
+                )
                 waits += [one["wait_ratio"] for one in results]
                 print("  ".join(rows[-1]), flush=True)
             raw[f"{batch}, {'ragged' if ragged else 'even'}"] = found
-    title = f"MaxSim of B queries x B documents, forward and backward, {arguments.threads or 1} thread(s), {arguments.turns} turns; median (range)"
+    title = (
+        f"MaxSim of B queries x B documents, forward and backward, {arguments.threads or 1}"
+        f" thread(s), {arguments.turns} turns; median (range)"
+    )
     unmeasured = f"\neinsum is not run above {arguments.most}: it needs 12 GB at 512 (--most 512)"
-    keep("maxsim", table(title, ["B", "processor s", "extra MB"], rows) + "\n" + noise(waits) + unmeasured, raw)
+    keep(
+        "maxsim",
+        table(title, ["B", "processor s", "extra MB"], rows) + "\n" + noise(waits) + unmeasured,
+        raw,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Mining hard negatives: candidates a second and memory against sentence-transformers' `mine_hard_negatives`, on the same vectors.
+"""Mining hard negatives: candidates a second and memory against sentence-transformers'
+`mine_hard_negatives`, on the same vectors.
 
     python benchmarks/mining.py
 
-Both get texts, training pairs and vectors that are computed already, look at the same ranks under the same limit, and must choose the same negatives.
-Ours writes its output to disk, theirs makes a data set in memory. A last run has ten times the documents. Vectors lie in clusters, as texts do.
+Both get texts, training pairs and vectors that are computed already, look at the same ranks under
+the same limit, and must choose the same negatives. Ours writes its output to disk, theirs makes a
+data set in memory. A last run has ten times the documents. Vectors lie in clusters, as texts do.
 """
 
 import argparse
@@ -19,7 +21,9 @@ from measuring.record import keep, noise, spread, table
 
 DIMENSIONS, CLUSTERS = 384, 300
 DEPTH, NEGATIVES, RELATIVE_MARGIN = 50, 5, 0.05
-"""Documents looked at for each query, negatives written, and how far below the positive's score they are: NV-Retriever's 95 percent."""
+"""Documents looked at for each query, negatives written, and how far below the positive's score
+they are: NV-Retriever's 95 percent.
+"""
 WORDS = [
     "create",
     "delete",
@@ -49,12 +53,17 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(job["threads"])
     queries, documents = vectors(job["queries"], job["documents"], Path(job["folder"]))
-    asked, found = ([text(role, number) for number in range(count)] for role, count in (("question", job["queries"]), ("answer", job["documents"])))
+    asked, found = (
+        [text(role, number) for number in range(count)]
+        for role, count in (("question", job["queries"]), ("answer", job["documents"]))
+    )
     return {"ours": ours, "theirs": theirs}[job["contender"]](job, queries, documents, asked, found)
 
 
 def vectors(queries: int, documents: int, folder: Path) -> tuple[Any, Any]:
-    """Vectors of length 1, kept in `folder` and mapped from there. The first documents are the queries' positives."""
+    """Vectors of length 1, kept in `folder` and mapped from there. The first documents are the
+    queries' positives.
+    """
     import numpy as np
 
     paths = [folder / f"{role}-{queries}-{documents}.npy" for role in ("queries", "documents")]
@@ -67,7 +76,9 @@ def vectors(queries: int, documents: int, folder: Path) -> tuple[Any, Any]:
             return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
         parts = [
-            near(centres[generator.integers(0, CLUSTERS, count)], 1.0) for count in [10_000] * (documents // 10_000) + [documents % 10_000] if count
+            near(centres[generator.integers(0, CLUSTERS, count)], 1.0)
+            for count in [10_000] * (documents // 10_000) + [documents % 10_000]
+            if count
         ]
         whole = np.concatenate(parts)
         np.save(paths[0], near(whole[:queries], 0.05))
@@ -77,10 +88,14 @@ def vectors(queries: int, documents: int, folder: Path) -> tuple[Any, Any]:
 
 def text(role: str, number: int) -> str:
     """A sentence of some ten words that no other text is like."""
-    return f"{role} {number} " + " ".join(WORDS[(number * (7 + place) + place) % len(WORDS)] for place in range(8))
+    return f"{role} {number} " + " ".join(
+        WORDS[(number * (7 + place) + place) % len(WORDS)] for place in range(8)
+    )
 
 
-def ours(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], found: list[str]) -> dict[str, Any]:
+def ours(
+    job: dict[str, Any], queries: Any, documents: Any, asked: list[str], found: list[str]
+) -> dict[str, Any]:
     import numpy as np
 
     from trainer.data.rows import Row, Rows
@@ -96,14 +111,18 @@ def ours(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], fo
 
         def _vectors(self, texts: list[str], role: str) -> Any:
             first, ready = int(texts[0].split()[1]), queries if role == "query" else documents
-            mapped = np.load(ready.filename, mmap_mode="r")  # let go of at once: pages of the benchmark's own file are not the miner's memory
+            mapped = np.load(
+                ready.filename, mmap_mode="r"
+            )  # let go of at once: pages of the benchmark's own file are not the miner's memory
             return np.array(mapped[first : first + len(texts)])
 
     class Device:
         device = "cpu"
 
     rows = Rows.of(Row(query, positive) for query, positive in zip(asked, found, strict=False))
-    options = Options(negatives=NEGATIVES, depth=DEPTH, percent_of_positive=0, relative_margin=RELATIVE_MARGIN)
+    options = Options(
+        negatives=NEGATIVES, depth=DEPTH, percent_of_positive=0, relative_margin=RELATIVE_MARGIN
+    )
     with tempfile.TemporaryDirectory(dir=job["folder"]) as temporary:
         folder = WorkFolder(Path(temporary))
         folder.begin({}, replace=False)
@@ -114,11 +133,17 @@ def ours(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], fo
         spent = Clock.now().since(start)
         peak = peak_memory_megabytes() - before
         lines = [json.loads(line) for line in (folder.path / OUTPUT).open(encoding="utf-8")]
-    negatives = {line["query"]: line["negatives"] for line in lines if len(line["negatives"]) == NEGATIVES}
-    return measured(job, spent, before, peak, negatives) | {"written": sum(report["negatives"].values())}
+    negatives = {
+        line["query"]: line["negatives"] for line in lines if len(line["negatives"]) == NEGATIVES
+    }
+    return measured(job, spent, before, peak, negatives) | {
+        "written": sum(report["negatives"].values())
+    }
 
 
-def theirs(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], found: list[str]) -> dict[str, Any]:
+def theirs(
+    job: dict[str, Any], queries: Any, documents: Any, asked: list[str], found: list[str]
+) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from sentence_transformers.util import cos_sim, mine_hard_negatives, pairwise_cos_sim
@@ -138,9 +163,16 @@ def theirs(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], 
     data = Dataset.from_dict({"query": asked, "positive": found[: len(asked)]})
     before, start = forget_peak_memory(), Clock.now()
     mined = mine_hard_negatives(
-        data, Ready(), corpus=found, range_max=DEPTH, relative_margin=RELATIVE_MARGIN, num_negatives=NEGATIVES, output_format="n-tuple",
-        output_scores=True, verbose=False,
-    )  # type: ignore[arg-type]  # fmt: skip
+        data,
+        Ready(),
+        corpus=found,
+        range_max=DEPTH,
+        relative_margin=RELATIVE_MARGIN,
+        num_negatives=NEGATIVES,
+        output_format="n-tuple",
+        output_scores=True,
+        verbose=False,
+    )  # type: ignore[arg-type]
     spent = Clock.now().since(start)
     peak = peak_memory_megabytes() - before
     columns = [mined[f"negative_{number}"] for number in range(1, NEGATIVES + 1)]
@@ -148,57 +180,116 @@ def theirs(job: dict[str, Any], queries: Any, documents: Any, asked: list[str], 
     return measured(job, spent, before, peak, negatives) | {"written": NEGATIVES * len(mined)}
 
 
-def measured(job: dict[str, Any], spent: Clock, before: float, peak: float, negatives: dict[str, list[str]]) -> dict[str, Any]:
-    """What a contender reports: `negatives` are those of the queries that have all that were asked for, which their format is limited to."""
+def measured(
+    job: dict[str, Any], spent: Clock, before: float, peak: float, negatives: dict[str, list[str]]
+) -> dict[str, Any]:
+    """What a contender reports: `negatives` are those of the queries that have all that were asked
+    for, which their format is limited to.
+    """
     candidates = job["queries"] * DEPTH
     path = Path(job["folder"]) / f"negatives-{job['contender']}-{job['documents']}.json"
     path.write_text(json.dumps(negatives))
     return {
-        "candidates_per_second": candidates / spent.wall, "candidates_per_processor_second": candidates / spent.processor, "processor_seconds": spent.processor,
-        "before_megabytes": before, "peak_megabytes": peak, "wait_ratio": spent.wait_ratio, "full": len(negatives), "negatives": str(path),
-    }  # fmt: skip
+        "candidates_per_second": candidates / spent.wall,
+        "candidates_per_processor_second": candidates / spent.processor,
+        "processor_seconds": spent.processor,
+        "before_megabytes": before,
+        "peak_megabytes": peak,
+        "wait_ratio": spent.wait_ratio,
+        "full": len(negatives),
+        "negatives": str(path),
+    }
 
 
 def agreement(one: str, other: str) -> float:
     """The share of queries with the very same negatives."""
     first, second = (json.loads(Path(path).read_text()) for path in (one, other))
-    return sum(first.get(query) == negatives for query, negatives in second.items()) / max(1, len(first.keys() | second.keys()))
+    return sum(first.get(query) == negatives for query, negatives in second.items()) / max(
+        1, len(first.keys() | second.keys())
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="nearfar-mining-") as folder:
-        same = {"threads": arguments.threads, "folder": folder, "queries": arguments.queries, "documents": arguments.documents}
+        same = {
+            "threads": arguments.threads,
+            "folder": folder,
+            "queries": arguments.queries,
+            "documents": arguments.documents,
+        }
         results: dict[str, list[dict[str, Any]]] = {"theirs": [], "ours": []}
         for turn in range(arguments.turns):
             for contender, runs in results.items():
                 runs.append(child(__file__, same | {"contender": contender}, timeout_seconds=1800))
                 print(
-                    f"turn {turn + 1} {contender}: {runs[-1]['processor_seconds']:.1f} processor s, {runs[-1]['peak_megabytes']:.0f} MB", flush=True
+                    f"turn {turn + 1} {contender}: {runs[-1]['processor_seconds']:.1f} processor s,"
+                    f" {runs[-1]['peak_megabytes']:.0f} MB",
+                    flush=True,
                 )
         alike = agreement(results["ours"][0]["negatives"], results["theirs"][0]["negatives"])
-        assert alike > 0.999, f"the two choose other negatives: only {alike:.2%} of the queries have the same"
-        tenfold = (
-            child(__file__, same | {"contender": "ours", "documents": 10 * arguments.documents}, timeout_seconds=3600) if arguments.tenfold else None
+        assert alike > 0.999, (
+            f"the two choose other negatives: only {alike:.2%} of the queries have the same"
         )
-    keep("mining", report(arguments, results, tenfold, alike), {"results": results, "tenfold": tenfold, "alike": alike})
+        tenfold = (
+            child(
+                __file__,
+                same | {"contender": "ours", "documents": 10 * arguments.documents},
+                timeout_seconds=3600,
+            )
+            if arguments.tenfold
+            else None
+        )
+    keep(
+        "mining",
+        report(arguments, results, tenfold, alike),
+        {"results": results, "tenfold": tenfold, "alike": alike},
+    )
 
 
-def report(arguments: argparse.Namespace, results: dict[str, list[dict[str, Any]]], tenfold: dict[str, Any] | None, alike: float) -> str:
-    def cells(name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]] | None) -> list[str]:
+def report(
+    arguments: argparse.Namespace,
+    results: dict[str, list[dict[str, Any]]],
+    tenfold: dict[str, Any] | None,
+    alike: float,
+) -> str:
+    def cells(
+        name: str, runs: list[dict[str, Any]], base: list[dict[str, Any]] | None
+    ) -> list[str]:
         found = [name]
         for key in ("candidates_per_second", "candidates_per_processor_second"):
-            ratio = statistics.median(one[key] for one in runs) / statistics.median(one[key] for one in base) if base else None
-            found += [spread([one[key] / 1000 for one in runs]), "" if ratio is None else f"{ratio:.2f}x"]
-        return [*found, spread([one["processor_seconds"] for one in runs]), spread([one["peak_megabytes"] for one in runs], 0)]
+            ratio = (
+                statistics.median(one[key] for one in runs)
+                / statistics.median(one[key] for one in base)
+                if base
+                else None
+            )
+            found += [
+                spread([one[key] / 1000 for one in runs]),
+                "" if ratio is None else f"{ratio:.2f}x",
+            ]
+        return [
+            *found,
+            spread([one["processor_seconds"] for one in runs]),
+            spread([one["peak_megabytes"] for one in runs], 0),
+        ]
 
     rows = [cells(name, runs, results["theirs"]) for name, runs in results.items()]
     if tenfold is not None:
         rows.append(cells("ours, 10 times the documents", [tenfold], None))
     title = (
-        f"{arguments.queries:,} queries, {arguments.documents:,} documents, {DIMENSIONS} dimensions, {DEPTH} candidates a query, {NEGATIVES} negatives, "
-        f"{arguments.threads} threads; {alike:.2%} of the queries have the same negatives"
+        f"{arguments.queries:,} queries, {arguments.documents:,} documents, {DIMENSIONS}"
+        f" dimensions, {DEPTH} candidates a query, {NEGATIVES} negatives, {arguments.threads}"
+        f" threads; {alike:.2%} of the queries have the same negatives"
     )
-    header = ["", "thousand candidates/s", "ratio", "of a processor second", "ratio", "processor s", "MB above the start"]
+    header = [
+        "",
+        "thousand candidates/s",
+        "ratio",
+        "of a processor second",
+        "ratio",
+        "processor s",
+        "MB above the start",
+    ]
     waits = [one["wait_ratio"] for runs in results.values() for one in runs]
     return "\n".join([table(title, header, rows), noise(waits)])
 

@@ -1,4 +1,6 @@
-"""What bf16 costs in quality: recipes/quickstart.yaml in fp32 and in bf16, nDCG@10 on the test queries with 95 % intervals (long)."""
+"""What bf16 costs in quality: recipes/quickstart.yaml in fp32 and in bf16, nDCG@10 on the test
+queries with 95 % intervals (long).
+"""
 
 import argparse
 import subprocess
@@ -20,8 +22,16 @@ def fit(precision: str, runs: Path, recipe: str, overrides: list[str]) -> tuple[
     from trainer.evaluation.evaluate import read_evaluation
 
     name = f"precision-{precision}"
-    command = [str(Path(sys.executable).with_name("nearfar")), "fit", recipe, f"name={name}", f"output={runs}", f"machine.precision={precision}",
-               *overrides, "--replace"]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("nearfar")),
+        "fit",
+        recipe,
+        f"name={name}",
+        f"output={runs}",
+        f"machine.precision={precision}",
+        *overrides,
+        "--replace",
+    ]
     start = time.monotonic()
     subprocess.run(command, check=True, cwd=REPOSITORY)
     evaluation = read_evaluation(runs / name / "evaluation.json")
@@ -36,19 +46,35 @@ def main(arguments: argparse.Namespace) -> None:
         return
     values, rows, seconds = {}, [], {}
     for precision in ("fp32", "bf16"):
-        values[precision], seconds[precision] = fit(precision, arguments.output, arguments.recipe, arguments.overrides)
+        values[precision], seconds[precision] = fit(
+            precision, arguments.output, arguments.recipe, arguments.overrides
+        )
         low, high = bootstrap_interval(values[precision])
-        rows.append([precision, f"{values[precision].mean():.4f}", f"{low:.4f}-{high:.4f}", f"{seconds[precision]:.0f}"])
+        rows.append(
+            [
+                precision,
+                f"{values[precision].mean():.4f}",
+                f"{low:.4f}-{high:.4f}",
+                f"{seconds[precision]:.0f}",
+            ]
+        )
     test = paired_test(values["fp32"], values["bf16"])
     low, high = bootstrap_interval(values["fp32"])
     inside = low <= values["bf16"].mean() <= high
     title = f"{arguments.recipe}: {METRIC} on {len(values['fp32'])} test queries"
     lines = [
         table(title, ["", METRIC, "95 % interval", "seconds of the run"], rows),
-        f"bf16 minus fp32: {test.difference:+.4f} ({test.low:+.4f} to {test.high:+.4f}), p = {test.p_value:.3f}",
+        (
+            f"bf16 minus fp32: {test.difference:+.4f} ({test.low:+.4f} to {test.high:+.4f}), p ="
+            f" {test.p_value:.3f}"
+        ),
         f"bf16 is {'inside' if inside else 'OUTSIDE'} the interval of fp32",
     ]
-    keep("precision-quality", "\n".join(lines), {"seconds": seconds, **{name: found.tolist() for name, found in values.items()}})
+    keep(
+        "precision-quality",
+        "\n".join(lines),
+        {"seconds": seconds, **{name: found.tolist() for name, found in values.items()}},
+    )
 
 
 if __name__ == "__main__":

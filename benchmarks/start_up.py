@@ -26,7 +26,9 @@ def main(arguments: argparse.Namespace) -> None:
     wall, processor = [], []
     for _ in range(arguments.turns):
         before, start = processor_seconds(), time.monotonic()
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "COLUMNS": "120"})
+        subprocess.run(
+            command, check=True, capture_output=True, env={**os.environ, "COLUMNS": "120"}
+        )
         wall.append(time.monotonic() - start)
         processor.append(processor_seconds() - before)
     verdict = "reached" if statistics.median(wall) <= WANTED_SECONDS else "MISSED"

@@ -1,8 +1,11 @@
-"""Encoding: documents per second of a student against its teacher, with the default precision and in fp32.
+"""Encoding: documents per second of a student against its teacher, with the default precision and
+in fp32.
 
-    python benchmarks/student_speed.py --teacher runs/quickstart/model --student runs/distill-bi-encoder-to-small/model
+    python benchmarks/student_speed.py --teacher runs/quickstart/model --student
+    runs/distill-bi-encoder-to-small/model
 
-What the student keeps of the teacher's nDCG@10 says `nearfar evaluate STUDENT TEACHER --data FOLDER`.
+What the student keeps of the teacher's nDCG@10 says `nearfar evaluate STUDENT TEACHER --data
+FOLDER`.
 """
 
 import argparse
@@ -27,12 +30,26 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     found, raw = [], {}
     for precision in ("fp32", "auto"):
-        same = {"source": str(source), "texts": arguments.texts, "threads": arguments.threads, "precision": precision, "micro_batch_tokens": 0}
+        same = {
+            "source": str(source),
+            "texts": arguments.texts,
+            "threads": arguments.threads,
+            "precision": precision,
+            "micro_batch_tokens": 0,
+        }
         jobs = {who: {**same, "model": getattr(arguments, who)} for who in ("teacher", "student")}
-        results = raw[precision] = take_turns(__file__, name, jobs, arguments.turns, "texts", timeout_seconds=900)
+        results = raw[precision] = take_turns(
+            __file__, name, jobs, arguments.turns, "texts", timeout_seconds=900
+        )
         header, rows = speed_rows(results, "teacher", "texts", ("peak_megabytes",))
-        title = f"{name}, {precision}: {arguments.turns} turns of {results['teacher'][0]['texts']} documents; median (range)"
-        found += [table(title, [*header, "peak MB"], rows), noise([one["wait_ratio"] for runs in results.values() for one in runs])]
+        title = (
+            f"{name}, {precision}: {arguments.turns} turns of {results['teacher'][0]['texts']}"
+            " documents; median (range)"
+        )
+        found += [
+            table(title, [*header, "peak MB"], rows),
+            noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+        ]
     return "\n".join(found), raw
 
 
@@ -44,4 +61,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, teacher="", student="", data="azure-cli", texts=1000, turns=3, threads=0)
+    run(
+        __file__,
+        measure,
+        main,
+        teacher="",
+        student="",
+        data="azure-cli",
+        texts=1000,
+        turns=3,
+        threads=0,
+    )

@@ -1,8 +1,10 @@
-"""Training: pairs per second, peak memory and time to the first step, against sentence-transformers' own trainer.
+"""Training: pairs per second, peak memory and time to the first step, against
+sentence-transformers' own trainer.
 
-Same rows in the same order, same model, same LoRA (or all weights), batch, loss, optimizer, lengths; no evaluation, nothing saved.
-A batch above 64 (`--batch 1024`) they compute with their cached loss, in mini-batches of 32 as it comes; ours by its defaults.
-Ours runs as `nearfar fit` does. The losses of every step must agree in float32 to 1e-5, or the script ends with an error.
+Same rows in the same order, same model, same LoRA (or all weights), batch, loss, optimizer,
+lengths; no evaluation, nothing saved. A batch above 64 (`--batch 1024`) they compute with their
+cached loss, in mini-batches of 32 as it comes; ours by its defaults. Ours runs as `nearfar fit`
+does. The losses of every step must agree in float32 to 1e-5, or the script ends with an error.
 """
 
 import argparse
@@ -13,7 +15,14 @@ from typing import Any
 
 from measuring.children import run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
-from measuring.data import SEED, TEMPERATURE, exchange_adapter, model_folder, pairs_in_order, write_pairs
+from measuring.data import (
+    SEED,
+    TEMPERATURE,
+    exchange_adapter,
+    model_folder,
+    pairs_in_order,
+    write_pairs,
+)
 from measuring.record import noise, table
 from measuring.training import Record, largest_difference, train_ours
 
@@ -26,13 +35,15 @@ CONTENDERS = {
 BATCH_SIZE, STEPS, LARGE_STEPS = 64, {"azure-cli": 10, "pycode": 5}, 3
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 0.01, 1.0
 RANK, ALPHA = 32, 64.0
-LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
+LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"  # noqa: E501 - one pattern
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
     from trainer.recipe import schema as recipe
 
-    tuning: Any = recipe.Lora(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else recipe.FullTuning()
+    tuning: Any = (
+        recipe.Lora(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else recipe.FullTuning()
+    )
     return recipe.Recipe(
         name="speed",
         output=job["folder"],
@@ -64,24 +75,50 @@ def measure_ours(job: dict[str, Any]) -> dict[str, Any]:
 def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     import torch
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
     from torch.utils.data import SequentialSampler
     from transformers import TrainerCallback
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    model = SentenceTransformer(job["model"], device="cpu", config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    model = SentenceTransformer(
+        job["model"],
+        device="cpu",
+        config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    )
     if job["tuning"] == "lora":
         from peft import LoraConfig
 
-        model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=LAYERS, task_type="FEATURE_EXTRACTION"))
+        model.add_adapter(
+            LoraConfig(
+                r=RANK,
+                lora_alpha=ALPHA,
+                lora_dropout=0.0,
+                target_modules=LAYERS,
+                task_type="FEATURE_EXTRACTION",
+            )
+        )
         exchange_adapter(model[0].auto_model, Path(job["adapter"]))
-    pairs = [(row["query"], row["positive"]) for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())]
+    pairs = [
+        (row["query"], row["positive"])
+        for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())
+    ]
     record = Record(job)
 
-    class Loss(CachedMultipleNegativesRankingLoss if job["batch"] > BATCH_SIZE else MultipleNegativesRankingLoss):  # type: ignore[misc]
+    class Loss(
+        CachedMultipleNegativesRankingLoss
+        if job["batch"] > BATCH_SIZE
+        else MultipleNegativesRankingLoss
+    ):  # type: ignore[misc]
         def forward(self, *inputs: Any, **settings: Any) -> Any:
             loss = super().forward(*inputs, **settings)
             record.losses.append(float(loss.detach()))
@@ -104,16 +141,24 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         use_cpu=True,
         seed=SEED,
         batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
-            SequentialSampler(dataset), **{**settings, "batch_size": job["batch"], "drop_last": True}
+            SequentialSampler(dataset),
+            **{**settings, "batch_size": job["batch"], "drop_last": True},
         ),
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         logging_strategy="no",
     )
-    columns = {"anchor": [query for query, _ in pairs], "positive": [positive for _, positive in pairs]}
+    columns = {
+        "anchor": [query for query, _ in pairs],
+        "positive": [positive for _, positive in pairs],
+    }
     trainer = SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=Loss(model, scale=1 / TEMPERATURE), callbacks=[Watch()]
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(columns),
+        loss=Loss(model, scale=1 / TEMPERATURE),
+        callbacks=[Watch()],
     )
     trainer.train()
     return {**record.result(), "precision": job["precision"]}
@@ -126,50 +171,98 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Every contender, `turns` times in turn, on one data set."""
     large = arguments.batch > BATCH_SIZE
-    asked = (arguments.steps if name == "azure-cli" else arguments.long_steps) or (LARGE_STEPS if large else STEPS[name])
+    asked = (arguments.steps if name == "azure-cli" else arguments.long_steps) or (
+        LARGE_STEPS if large else STEPS[name]
+    )
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         folder = Path(temporary)
-        rows, ordered, validation = folder / "rows.jsonl", folder / "ordered.jsonl", folder / "validation.jsonl"
+        rows, ordered, validation = (
+            folder / "rows.jsonl",
+            folder / "ordered.jsonl",
+            folder / "validation.jsonl",
+        )
         steps, warm_up = write_pairs(source, asked, arguments.batch, rows), 1 if large else 2
         if steps <= warm_up:
             raise SystemExit(
-                f"{steps} steps of {arguments.batch} pairs on {name}, of which {warm_up} are warm-up: nothing to measure; ask for more steps"
+                f"{steps} steps of {arguments.batch} pairs on {name}, of which {warm_up} are"
+                " warm-up: nothing to measure; ask for more steps"
             )
         pairs = pairs_in_order(rows, steps, arguments.batch)
-        ordered.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
+        ordered.write_text(
+            "".join(
+                json.dumps({"query": query, "positive": positive}) + "\n"
+                for query, positive in pairs
+            )
+        )
         validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
         same = {
-            "rows": str(rows), "ordered": str(ordered), "validation": str(validation), "folder": temporary, "model": model_folder(), "steps": steps,
-            "warm_up_steps": warm_up, "batch": arguments.batch, "tuning": arguments.tuning, "threads": arguments.threads,
+            "rows": str(rows),
+            "ordered": str(ordered),
+            "validation": str(validation),
+            "folder": temporary,
+            "model": model_folder(),
+            "steps": steps,
+            "warm_up_steps": warm_up,
+            "batch": arguments.batch,
+            "tuning": arguments.tuning,
+            "threads": arguments.threads,
             "adapter": str(folder / "adapter.safetensors") if arguments.tuning == "lora" else "",
-        }  # fmt: skip
+        }
         jobs = {
             contender: {**same, "who": who, "precision": precision}
             for contender, (who, precision) in CONTENDERS.items()
             if arguments.only in ("all", precision)
         }
-        results = take_turns(__file__, name, jobs, arguments.turns, "pairs", timeout_seconds=3600 if large else 900)
-    difference = largest_difference(results["nearfar fp32"][0]["losses"], results["sentence-transformers fp32"][0]["losses"])
+        results = take_turns(
+            __file__, name, jobs, arguments.turns, "pairs", timeout_seconds=3600 if large else 900
+        )
+    difference = largest_difference(
+        results["nearfar fp32"][0]["losses"], results["sentence-transformers fp32"][0]["losses"]
+    )
     assert difference < 1e-5, f"the losses differ by {difference}: not the same training"
     return report(name, results, same, asked, difference, arguments), results
 
 
-def report(name: str, results: Results, job: dict[str, Any], asked: int, difference: float, arguments: argparse.Namespace) -> str:
+def report(
+    name: str,
+    results: Results,
+    job: dict[str, Any],
+    asked: int,
+    difference: float,
+    arguments: argparse.Namespace,
+) -> str:
     """The table of one data set."""
     header, rows = speed_rows(
-        results, "sentence-transformers fp32", "pairs", ("peak_megabytes", "first_step_seconds", "first_step_processor_seconds")
+        results,
+        "sentence-transformers fp32",
+        "pairs",
+        ("peak_megabytes", "first_step_seconds", "first_step_processor_seconds"),
     )
     for row, runs in zip(rows, results.values(), strict=True):
         row[0] += f" ({runs[0]['precision']})"
     steps = f"{job['steps']} steps ({job['warm_up_steps']} of them warm-up) of {job['batch']} pairs"
     threads = f", {arguments.threads} threads" if arguments.threads else ""
-    title = f"{name}, {arguments.tuning}: {arguments.turns} turns of {steps}{threads}; median (range)"
-    return "\n".join([
-        table(title, [*header, "peak MB", "first step s", "its processor s"], rows),
-        *([f"{asked} steps were asked for; there are no more pairs of which no text occurs twice"] if asked > job["steps"] else []),
-        f"largest difference of a step's loss in fp32: {difference:.1e}",
-        noise([one["wait_ratio"] for runs in results.values() for one in runs]),
-    ])  # fmt: skip
+    title = (
+        f"{name}, {arguments.tuning}: {arguments.turns} turns of {steps}{threads}; median (range)"
+    )
+    return "\n".join(
+        [
+            table(title, [*header, "peak MB", "first step s", "its processor s"], rows),
+            *(
+                [
+                    (
+                        f"{asked} steps were asked for; there are no more pairs of which no text "
+                        f"occurs "
+                        f"twice"
+                    )
+                ]
+                if asked > job["steps"]
+                else []
+            ),
+            f"largest difference of a step's loss in fp32: {difference:.1e}",
+            noise([one["wait_ratio"] for runs in results.values() for one in runs]),
+        ]
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -182,4 +275,16 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,pycode", tuning="lora", batch=BATCH_SIZE, turns=3, steps=0, long_steps=0, threads=0, only="all")
+    run(
+        __file__,
+        measure,
+        main,
+        data="azure-cli,pycode",
+        tuning="lora",
+        batch=BATCH_SIZE,
+        turns=3,
+        steps=0,
+        long_steps=0,
+        threads=0,
+        only="all",
+    )

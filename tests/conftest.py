@@ -1,6 +1,7 @@
 """What every test runs under: no network, no account, one thread a process.
 
-Shape annotations are checked by beartype in the whole run (`--jaxtyping-packages` in pyproject.toml).
+Shape annotations are checked by beartype in the whole run (`--jaxtyping-packages` in
+pyproject.toml).
 """
 
 import os
@@ -31,7 +32,9 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real data sets in BEIR layout that some checkouts have beside them; tests that need them are skipped elsewhere."""
+    """Real data sets in BEIR layout that some checkouts have beside them; tests that need them are
+    skipped elsewhere.
+    """
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")

@@ -1,4 +1,6 @@
-"""Tiny late-interaction models, the texts they are compared on, and a model's own vectors without the rows of zeros."""
+"""Tiny late-interaction models, the texts they are compared on, and a model's own vectors without
+the rows of zeros.
+"""
 
 import json
 import string
@@ -8,7 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
@@ -32,7 +42,9 @@ Vectors = list[np.ndarray]
 
 
 def make_marked_bert(folder: Path) -> None:
-    """Writes a tiny BERT with BERT's unused tokens and all punctuation in its vocabulary, and token types."""
+    """Writes a tiny BERT with BERT's unused tokens and all punctuation in its vocabulary, and token
+    types.
+    """
     special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
@@ -40,22 +52,43 @@ def make_marked_bert(folder: Path) -> None:
     backend.decoder = decoders.WordPiece()
     learner = trainers.WordPieceTrainer(vocab_size=240, special_tokens=special, show_progress=False)
     backend.train_from_iterator([*SENTENCES, " ".join(string.punctuation)], learner)
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 4), ("[SEP]", 5)])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 4), ("[SEP]", 5)]
+    )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, model_input_names=inputs, **names)
-    assert all(tokenizer.convert_tokens_to_ids(sign) != tokenizer.unk_token_id for sign in string.punctuation)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=64, model_input_names=inputs, **names
+    )
+    assert all(
+        tokenizer.convert_tokens_to_ids(sign) != tokenizer.unk_token_id
+        for sign in string.punctuation
+    )
     torch.manual_seed(17)
     config = AutoConfig.for_model(
-        "bert", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=66, initializer_range=0.3,
-    )  # fmt: skip
+        "bert",
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=66,
+        initializer_range=0.3,
+    )
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def write_stanford_metadata(folder: Path, **change: object) -> None:
-    """Stanford's artifact.metadata, with what differs; the keys that only concern its training and index are left out."""
+    """Stanford's artifact.metadata, with what differs; the keys that only concern its training and
+    index are left out.
+    """
     settings = {
         "query_token_id": "[unused0]",
         "doc_token_id": "[unused1]",
@@ -74,8 +107,14 @@ def write_stanford_metadata(folder: Path, **change: object) -> None:
 
 
 def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
-    """An encoder to train from `backbone`: short texts, 16 dimensions, and what of a recipe's model or its late interaction is to differ."""
-    late = {key: settings.pop(key) for key in list(settings) if key in recipe.LateInteraction.model_fields}
+    """An encoder to train from `backbone`: short texts, 16 dimensions, and what of a recipe's model
+    or its late interaction is to differ.
+    """
+    late = {
+        key: settings.pop(key)
+        for key in list(settings)
+        if key in recipe.LateInteraction.model_fields
+    }
     return load_late_encoder(
         recipe.Model(
             backbone=str(backbone),
@@ -102,21 +141,31 @@ def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: Role
 
 
 @torch.no_grad()
-def scores_of(encoder: LateInteractionEncoder, queries: Sequence[str], documents: Sequence[str]) -> np.ndarray:
+def scores_of(
+    encoder: LateInteractionEncoder, queries: Sequence[str], documents: Sequence[str]
+) -> np.ndarray:
     """MaxSim of every query with every document, by our own scores."""
     encoder.eval()
-    return maxsim(encoder(encoder.tokenize(queries, "query")), encoder(encoder.tokenize(documents, "document"))).numpy()
+    return maxsim(
+        encoder(encoder.tokenize(queries, "query")),
+        encoder(encoder.tokenize(documents, "document")),
+    ).numpy()
 
 
 def assert_same_vectors(ours: Vectors, theirs: Vectors) -> None:
     """The same tokens have vectors, and those are equal to 1e-5."""
     assert [len(one) for one in ours] == [len(one) for one in theirs]
-    assert max(np.abs(one - other).max(initial=0.0) for one, other in zip(ours, theirs, strict=True)) < 1e-5
+    assert (
+        max(np.abs(one - other).max(initial=0.0) for one, other in zip(ours, theirs, strict=True))
+        < 1e-5
+    )
 
 
 def train_a_little(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
     """The encoder after one step that changes every weight in training."""
-    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
+    )
     encoder(encoder.tokenize(SENTENCES, "document"))[..., :5].sum().backward()
     optimizer.step()
     return encoder

@@ -1,4 +1,6 @@
-"""A tiny encoder of one vector a token, through the interface of the real ones: a BERT with random weights, punctuation not scored."""
+"""A tiny encoder of one vector a token, through the interface of the real ones: a BERT with random
+weights, punctuation not scored.
+"""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,16 +15,23 @@ from trainer.models.dense import DenseEncoder, read_encoder
 
 
 class ToyLate(nn.Module):
-    """The hidden states of a toy BERT, projected and of length 1; special tokens, padding and full stops give rows of zeros."""
+    """The hidden states of a toy BERT, projected and of length 1; special tokens, padding and full
+    stops give rows of zeros.
+    """
 
     def __init__(self, dense: DenseEncoder, dimensions: int = 16) -> None:
         super().__init__()
         torch.manual_seed(dimensions)
         self.dense = dense
         self.projection = nn.Linear(32, dimensions, bias=False)
-        self.contract = SimpleNamespace(dimensions=dimensions, query_max_length_tokens=32, document_max_length_tokens=64)
+        self.contract = SimpleNamespace(
+            dimensions=dimensions, query_max_length_tokens=32, document_max_length_tokens=64
+        )
         self.tokenizer = dense.tokenizer
-        skipped = [*dense.tokenizer.all_special_ids, *dense.tokenizer.convert_tokens_to_ids([".", "!"])]
+        skipped = [
+            *dense.tokenizer.all_special_ids,
+            *dense.tokenizer.convert_tokens_to_ids([".", "!"]),
+        ]
         self.register_buffer("skipped", torch.tensor(skipped))
 
     @property

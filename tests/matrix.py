@@ -1,4 +1,6 @@
-"""The cases of law 2: an objective, a score, what is trained, how micro-batches are cut; and the gradient of one, on one rank or a share of it."""
+"""The cases of law 2: an objective, a score, what is trained, how micro-batches are cut; and the
+gradient of one, on one rank or a share of it.
+"""
 
 import functools
 import math
@@ -32,20 +34,32 @@ from trainer.scores import Score, dot, maxsim, xtr
 PREPARED = {xtr: functools.partial(with_limits, top_k=20)}
 
 
-def contrastive(batch: Batch, encode: Encode, score: Score, temperature: Tensor, symmetric: bool = False) -> objectives.Outcome:
+def contrastive(
+    batch: Batch, encode: Encode, score: Score, temperature: Tensor, symmetric: bool = False
+) -> objectives.Outcome:
     """With the form of the embeddings that the score takes."""
-    return objectives.contrastive(batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score))
+    return objectives.contrastive(
+        batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score)
+    )
 
 
 def taught(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
     """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
     encode, teachers = once(encode), [teacher_of(), teacher_of(tokens=True)]
-    loss = teaching.batch_distribution(batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7)
+    loss = teaching.batch_distribution(
+        batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7
+    )
     return {"loss": objectives.contrastive(batch, encode, score, temperature)["loss"] + 0.5 * loss}
 
 
 def inside(
-    objective: Callable[..., Any], widths: Weights, depths: Weights, batch: Batch, encode: Encode, score: Score, temperature: Tensor
+    objective: Callable[..., Any],
+    widths: Weights,
+    depths: Weights,
+    batch: Batch,
+    encode: Encode,
+    score: Score,
+    temperature: Tensor,
 ) -> objectives.Outcome:
     """An objective of models inside the model."""
 
@@ -55,30 +69,48 @@ def inside(
     return nested(widths, depths, of_one, True, batch, encode, temperature)
 
 
-def hard(hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
+def hard(
+    hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor
+) -> objectives.Outcome:
     """InfoNCE over hard negatives."""
     return objectives.contrastive(batch, encode, score, temperature, hardness=hardness)
 
 
-def alone(loss: Callable[..., Tensor], batch: Batch, encode: Encode, score: Score, _: Tensor) -> objectives.Outcome:
+def alone(
+    loss: Callable[..., Tensor], batch: Batch, encode: Encode, score: Score, _: Tensor
+) -> objectives.Outcome:
     """What a teacher teaches, and nothing else."""
     return {"loss": loss(batch, encode, score)}
 
 
 def head_to(dimensions: int, vectors: Tensor) -> Projection:
     """A projection of a student's vectors, the same in every process."""
-    return Projection.of(torch.randn(dimensions, vectors.shape[1], generator=torch.Generator().manual_seed(6))).to(vectors.dtype)
+    return Projection.of(
+        torch.randn(dimensions, vectors.shape[1], generator=torch.Generator().manual_seed(6))
+    ).to(vectors.dtype)
 
 
-HARD = {"hardest": Hardness(top_k=4), "semi-hard": Hardness(top_k=9, semi_hard=True), "weighted": Hardness(beta=0.8)}
+HARD = {
+    "hardest": Hardness(top_k=4),
+    "semi-hard": Hardness(top_k=9, semi_hard=True),
+    "weighted": Hardness(beta=0.8),
+}
 TAUGHT: dict[str, Callable[..., Tensor]] = {
-    "taught batch": lambda batch, encode, score: teaching.batch_distribution(batch, encode, score, [teacher_of(tokens=True)], 0.3, 0.5),
+    "taught batch": lambda batch, encode, score: teaching.batch_distribution(
+        batch, encode, score, [teacher_of(tokens=True)], 0.3, 0.5
+    ),
     "taught candidates": lambda batch, encode, score: teaching.candidate_distribution(
         batch, encode, score, [teacher_of(), teacher_of(seed=1)], 0.3, 0.2
     ),
-    "taught margins": lambda batch, encode, score: teaching.margins(batch, encode, score, [teacher_of()]),
-    "taught vectors": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False),
-    "taught angles": lambda batch, encode, score: teaching.vectors(batch, encode, [teacher_of(32)], None, cosine=True),
+    "taught margins": lambda batch, encode, score: teaching.margins(
+        batch, encode, score, [teacher_of()]
+    ),
+    "taught vectors": lambda batch, encode, score: teaching.vectors(
+        batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False
+    ),
+    "taught angles": lambda batch, encode, score: teaching.vectors(
+        batch, encode, [teacher_of(32)], None, cosine=True
+    ),
 }
 DEPTHS: Weights = {2: 1.0, 1: 0.5}
 DEEP: dict[str, Callable[..., Any]] = {
@@ -89,8 +121,12 @@ DEEP: dict[str, Callable[..., Any]] = {
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "contrastive": contrastive,
     "symmetric": functools.partial(contrastive, symmetric=True),
-    "kl": lambda batch, encode, score, temperature: objectives.distillation(batch, encode, score, temperature, teacher_temperature=2.0),
-    "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(batch, encode, score),
+    "kl": lambda batch, encode, score, temperature: objectives.distillation(
+        batch, encode, score, temperature, teacher_temperature=2.0
+    ),
+    "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(
+        batch, encode, score
+    ),
     "taught": taught,
     "nested": functools.partial(inside, contrastive, {8: 1.0, 20: 1.0, 32: 1.0}, {None: 1.0}),
     **DEEP,
@@ -103,15 +139,23 @@ PAIRS = [
     (objective, score)
     for objective in OBJECTIVES
     for score in SCORES
-    if score == "dot" or (score == "maxsim" and objective not in OF_VECTORS) or (score == "xtr" and objective in ("contrastive", "symmetric"))
+    if score == "dot"
+    or (score == "maxsim" and objective not in OF_VECTORS)
+    or (score == "xtr" and objective in ("contrastive", "symmetric"))
 ]
 """Objectives with the scores they take."""
 OF_PAIRS: dict[str, Callable[..., Any]] = {
-    "pointwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.binary_cross_entropy),
+    "pointwise": lambda batch, encode: ranking.ranking(
+        batch, encode, ranking_losses.binary_cross_entropy
+    ),
     "pairwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.rank_net),
-    "listwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.softmax_cross_entropy),
+    "listwise": lambda batch, encode: ranking.ranking(
+        batch, encode, ranking_losses.softmax_cross_entropy
+    ),
     "lambda-loss": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.lambda_loss),
-    "pairwise, graded": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.rank_net, (-math.inf, math.inf)),
+    "pairwise, graded": lambda batch, encode: ranking.ranking(
+        batch, encode, ranking_losses.rank_net, (-math.inf, math.inf)
+    ),
     "kl": lambda batch, encode: ranking.taught(batch, encode, losses.kl),
     "margin-mse": lambda batch, encode: ranking.taught(batch, encode, losses.margin_mse),
 }
@@ -123,9 +167,14 @@ MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "micro-batched": {"tokens": 24, "kept_tokens": 0},
     "partly kept": {"tokens": 24, "kept_tokens": 60},
 }
-TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {"full": recipe.FullTuning(), "lora": recipe.Lora(rank=4)}
+TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {
+    "full": recipe.FullTuning(),
+    "lora": recipe.Lora(rank=4),
+}
 NEW = ("taught", "nested", *DEEP, *HARD, *TAUGHT)
-"""Objectives that go through the same encoder and partition as the others, and so are held against one process in one way, not six."""
+"""Objectives that go through the same encoder and partition as the others, and so are held against
+one process in one way, not six.
+"""
 CASES = [
     (*pair, tuning, micro)
     for pair in PAIRS
@@ -136,34 +185,54 @@ CASES = [
 """All of law 2."""
 TEMPERATURE = 0.2
 SEED = 4
-"""Of weights with which no document token is the best by a hair, nor rounding is amplified: see `test_the_matrix_is_well_conditioned`."""
+"""Of weights with which no document token is the best by a hair, nor rounding is amplified: see
+`test_the_matrix_is_well_conditioned`.
+"""
 
 WORDS = ("disk", "database", "account", "machine")
 ROWS = [
     (f"{'find the ' * (row % 3)}{WORDS[row % 4]} {row}",
-     SENTENCES[row % 4] if row % 4 < 2 else f"{WORDS[row % 4]} number {row}{' and more of it' * (row % 3)}",
+     SENTENCES[row % 4] if row % 4 < 2 else (f"{WORDS[row % 4]} number "
+                                             f"{row}{' and more of it' * (row % 3)}"),
      SENTENCES[2] if row % 3 == 0 else f"no {WORDS[(row + 1) % 4]}",
      f"{'not this ' * (row % 5)}{row}")
     for row in range(8)
 ]  # fmt: skip
-"""Eight queries of three documents. Lengths differ between ranks; positives 0 and 4, 1 and 5 are twins, and hard negatives 0, 3 and 6."""
+"""Eight queries of three documents. Lengths differ between ranks; positives 0 and 4, 1 and 5 are
+twins, and hard negatives 0, 3 and 6.
+"""
 
 MORE_POSITIVES = {ROWS[0][0]: (ROWS[6][1],), ROWS[5][0]: (ROWS[2][2], ROWS[3][1])}
-"""Texts of other rows that are right too; so ranks know of different numbers of positives a query."""
+"""Texts of other rows that are right too; so ranks know of different numbers of positives a
+query.
+"""
 ALSO_RIGHT = {ROWS[3][0]: (ROWS[3][2],), ROWS[6][0]: (ROWS[6][3],)}
-"""For a cross-encoder, which compares a query's own candidates alone: hard negatives that are known to be right."""
+"""For a cross-encoder, which compares a query's own candidates alone: hard negatives that are known
+to be right.
+"""
 
 
-def encoder_of(folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32) -> Encoder:
+def encoder_of(
+    folder: Path, score: str, tuning: str, dtype: torch.dtype = torch.float32
+) -> Encoder:
     """The same weights in every process."""
     torch.manual_seed(SEED)
     if score == JOINT:
-        encoder: Encoder = load_cross_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+        encoder: Encoder = load_cross_encoder(
+            recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning])
+        )
     elif score == "dot":
         encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
     else:  # queries as they are, so that their lengths differ between ranks too
         ragged = recipe.LateInteraction(query_expansion=False)
-        encoder = load_late_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning], projection_dimensions=8, late_interaction=ragged))
+        encoder = load_late_encoder(
+            recipe.Model(
+                backbone=str(folder),
+                tuning=TUNINGS[tuning],
+                projection_dimensions=8,
+                late_interaction=ragged,
+            )
+        )
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
             nn.init.normal_(parameter, std=0.03)
@@ -180,8 +249,14 @@ def batch_of(encoder: Encoder, rank: int = 0, ranks: int = 1) -> Batch:
     candidates = [text for row in rows for text in row[1:]]
     if isinstance(encoder, CrossEncoder):
         documents = encoder.tokenize_pairs([row[0] for row in rows for _ in row[1:]], candidates)
-        right = [[*names, *map(identity, ALSO_RIGHT.get(row[0], ()))] for row, names in zip(rows, known, strict=True)]
-        known = [[pair_identity(identity(row[0]), name) for name in names] for row, names in zip(rows, right, strict=True)]
+        right = [
+            [*names, *map(identity, ALSO_RIGHT.get(row[0], ()))]
+            for row, names in zip(rows, known, strict=True)
+        ]
+        known = [
+            [pair_identity(identity(row[0]), name) for name in names]
+            for row, names in zip(rows, right, strict=True)
+        ]
     else:
         documents = encoder.tokenize(candidates, "document")
     widest = max(map(len, known))
@@ -196,27 +271,42 @@ def batch_of(encoder: Encoder, rank: int = 0, ranks: int = 1) -> Batch:
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters in question, by name."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
 
 
 def encode_of(encoder: Any, objective: str) -> Encode:
-    """What is given to an objective of the matrix: the encoder, or its embeddings at several depths."""
+    """What is given to an objective of the matrix: the encoder, or its embeddings at several
+    depths.
+    """
     return AtDepths(encoder, list(map(int, filter(None, DEPTHS)))) if objective in DEEP else encoder
 
 
-def outcome_of(objective: str, score: str, batch: Batch, encode: Encode, temperature: Tensor) -> objectives.Outcome:
+def outcome_of(
+    objective: str, score: str, batch: Batch, encode: Encode, temperature: Tensor
+) -> objectives.Outcome:
     """What an objective of the matrix makes of a batch."""
     if score == JOINT:
         return OF_PAIRS[objective](batch, encode)
     return OBJECTIVES[objective](batch, encode, SCORES[score], temperature)
 
 
-def gradient_of(encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str) -> tuple[float, Tensor]:
+def gradient_of(
+    encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str
+) -> tuple[float, Tensor]:
     """Loss and gradient (one vector) as this rank finds them, a learned temperature included."""
-    log_temperature = torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
+    log_temperature = (
+        torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
+    )
     encode = in_chunks(encode_of(encoder, objective), **MICRO_BATCHES[micro])  # type: ignore[arg-type]
     loss = outcome_of(objective, score, batch, encode, log_temperature.exp()[0])["loss"]
-    found = torch.autograd.grad(loss, [*trained(encoder).values(), log_temperature], allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        loss,
+        [*trained(encoder).values(), log_temperature],
+        allow_unused=True,
+        materialize_grads=True,
+    )
     return float(loss.detach()), torch.cat([each.flatten() for each in found]).double()
 
 

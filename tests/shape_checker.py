@@ -1,4 +1,5 @@
-"""The type checker of the test run, named in pyproject.toml: beartype, without an opinion on `Self`.
+"""The type checker of the test run, named in pyproject.toml: beartype, without an opinion on
+`Self`.
 
 Methods are decorated one by one, where beartype does not know which class `Self` would be.
 """

@@ -9,11 +9,16 @@ from hypothesis import strategies as some
 
 from trainer.batch import Batch, Texts, identity
 
-token_lists = some.lists(some.lists(some.integers(1, 1000), min_size=1, max_size=9), min_size=1, max_size=8)
+token_lists = some.lists(
+    some.lists(some.integers(1, 1000), min_size=1, max_size=9), min_size=1, max_size=8
+)
 
 
 def as_lists(texts):
-    return [texts.tokens[texts.offsets[row] : texts.offsets[row + 1]].tolist() for row in range(len(texts))]
+    return [
+        texts.tokens[texts.offsets[row] : texts.offsets[row + 1]].tolist()
+        for row in range(len(texts))
+    ]
 
 
 def texts_from(lists, pad_token_id=0):
@@ -59,7 +64,9 @@ class TestTexts:
         assert picked.offsets.tolist()[0] == 0
 
     def test_select_keeps_the_prompt_and_the_padding(self):
-        texts = Texts.of([[1, 2], [3]], [1, 2], pad_token_id=9, prompt_tokens=1).select(torch.tensor([1]))
+        texts = Texts.of([[1, 2], [3]], [1, 2], pad_token_id=9, prompt_tokens=1).select(
+            torch.tensor([1])
+        )
         assert (texts.pad_token_id, texts.prompt_tokens) == (9, 1)
 
     @given(token_lists, some.integers(0, 3))
@@ -68,7 +75,9 @@ class TestTexts:
         ids, real = texts_from(lists, pad).padded()
         longest = max(map(len, lists))
         assert ids.tolist() == [tokens + [pad] * (longest - len(tokens)) for tokens in lists]
-        assert real.tolist() == [[True] * len(tokens) + [False] * (longest - len(tokens)) for tokens in lists]
+        assert real.tolist() == [
+            [True] * len(tokens) + [False] * (longest - len(tokens)) for tokens in lists
+        ]
 
     def test_a_real_token_that_equals_the_padding_is_real(self):
         _, real = Texts.of([[0, 0], [0]], [1, 2], pad_token_id=0).padded()
@@ -85,13 +94,21 @@ class TestTexts:
 
 class TestBatch:
     def batch(self, documents):
-        return Batch(texts_from([[1], [2, 3]]), texts_from([[4]] * documents), torch.tensor([[1], [2]]), torch.tensor([[1.0], [2.0]]), ("a:1", "a:2"))
+        return Batch(
+            texts_from([[1], [2, 3]]),
+            texts_from([[4]] * documents),
+            torch.tensor([[1], [2]]),
+            torch.tensor([[1.0], [2.0]]),
+            ("a:1", "a:2"),
+        )
 
     def test_counts_the_documents_of_a_query(self):
         assert [self.batch(documents).documents_per_query for documents in (2, 4, 6)] == [1, 2, 3]
 
     def test_documents_that_cannot_be_shared_out_are_refused(self):
-        with pytest.raises(ValueError, match="3 documents cannot be shared out evenly among 2 queries"):
+        with pytest.raises(
+            ValueError, match="3 documents cannot be shared out evenly among 2 queries"
+        ):
             self.batch(3)
 
     def test_no_queries_are_refused(self):
@@ -100,7 +117,13 @@ class TestBatch:
 
     def test_moves_all_its_tensors(self):
         moved = self.batch(4).to("meta")
-        tensors = [moved.queries.tokens, moved.queries.offsets, moved.documents.identities, moved.known_positives, moved.labels]
+        tensors = [
+            moved.queries.tokens,
+            moved.queries.offsets,
+            moved.documents.identities,
+            moved.known_positives,
+            moved.labels,
+        ]
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         assert moved.sample_ids == ("a:1", "a:2")
         assert self.batch(4).queries.tokens.device.type == "cpu"

@@ -1,18 +1,33 @@
-"""What ranks do together, on real processes: gathering with gradient, agreeing, failing, and keeping in step."""
+"""What ranks do together, on real processes: gathering with gradient, agreeing, failing, and
+keeping in step.
+"""
 
 import pytest
 import torch
 from ranks import on_ranks
 from twins import SmallEncoder, texts_of
 
-from trainer.collectives import MAX, MIN, SUM, agreed, check_same, gather, of_all, on_first, rank, ranks
+from trainer.collectives import (
+    MAX,
+    MIN,
+    SUM,
+    agreed,
+    check_same,
+    gather,
+    of_all,
+    on_first,
+    rank,
+    ranks,
+)
 from trainer.errors import BadMachine, OtherRankFailed
 from trainer.microbatches import in_chunks
 from trainer.retrieval.vectors.encode import encode
 
 
 def gathered():
-    """Rows that say where they come from, of a length that differs, weighted differently on every rank; and the gradient that comes back."""
+    """Rows that say where they come from, of a length that differs, weighted differently on every
+    rank; and the gradient that comes back.
+    """
     values = torch.full((2, 1 + rank(), 3), 1.0 + rank(), dtype=torch.float64, requires_grad=True)
     everything = gather(values, padding=0)
     (everything * (10.0 ** rank())).sum().backward()
@@ -96,14 +111,21 @@ def test_ranks_with_different_recipes_are_refused_on_all():
 
 def calls():
     """The first rank has many long texts, the second one short one."""
-    words = ["deletethisdisk", "andthismachine", "showallofthem", "makeadatabase"] if rank() == 0 else ["az"]
+    words = (
+        ["deletethisdisk", "andthismachine", "showallofthem", "makeadatabase"]
+        if rank() == 0
+        else ["az"]
+    )
     encoder = SmallEncoder()
     vectors = in_chunks(encoder, 14, kept_tokens=28 if rank() == 0 else None)(texts_of(words))
     forward = list(encoder.encoded)
     vectors.sum().backward()
     twin = SmallEncoder()
     twin(texts_of(words)).sum().backward()
-    same = all(torch.allclose(one.grad, other.grad, atol=1e-12) for one, other in zip(encoder.parameters(), twin.parameters(), strict=True))
+    same = all(
+        torch.allclose(one.grad, other.grad, atol=1e-12)
+        for one, other in zip(encoder.parameters(), twin.parameters(), strict=True)
+    )
     return len(forward), len(encoder.encoded), same
 
 

@@ -13,23 +13,34 @@ from trainer.scores import dot, maxsim
 
 class TestLogPartition:
     def test_equals_the_sum_over_what_is_not_excluded(self):
-        queries, documents = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
-        excluded = torch.tensor([[False] * 5, [True, False, True, False, True], [True, True, True, True, False]])
+        queries, documents = (
+            torch.randn(3, 4, dtype=torch.float64),
+            torch.randn(5, 4, dtype=torch.float64),
+        )
+        excluded = torch.tensor(
+            [[False] * 5, [True, False, True, False, True], [True, True, True, True, False]]
+        )
         found = log_partition(queries, documents, dot, 0.3, excluding(excluded)).of_queries
         for row in range(3):
-            kept = [torch.exp(queries[row] @ documents[place] / 0.3) for place in range(5) if not excluded[row, place]]
+            kept = [
+                torch.exp(queries[row] @ documents[place] / 0.3)
+                for place in range(5)
+                if not excluded[row, place]
+            ]
             assert found[row].item() == pytest.approx(torch.log(sum(kept)).item(), abs=1e-10)
 
     def test_what_is_excluded_has_a_gradient_of_exactly_zero_even_when_its_score_is_huge(self):
         queries = torch.ones(1, 1, dtype=torch.float64)
         documents = torch.tensor([[1.0], [1e300]], dtype=torch.float64, requires_grad=True)
-        log_partition(queries, documents, dot, 0.05, excluding(torch.tensor([[False, True]]))).of_queries.sum().backward()
+        log_partition(
+            queries, documents, dot, 0.05, excluding(torch.tensor([[False, True]]))
+        ).of_queries.sum().backward()
         assert documents.grad.flatten().tolist() == [20.0, 0.0]
 
     def test_large_scores_do_not_overflow(self):
-        assert log_partition(torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]), dot, 1e-3, lambda *_: None).of_queries.item() == pytest.approx(
-            1000.693, abs=1e-3
-        )
+        assert log_partition(
+            torch.tensor([[1.0]]), torch.tensor([[1.0], [1.0]]), dot, 1e-3, lambda *_: None
+        ).of_queries.item() == pytest.approx(1000.693, abs=1e-3)
 
 
 QUERIES, DOCUMENTS, TOKENS = 7, 14, {dot: (1, 1), maxsim: (3, 4)}
@@ -37,7 +48,9 @@ KEPT = {"none": 0, "some": 50, "all": 10**6}
 
 
 class Watched:
-    """A score that counts its calls, and how many numbers with a graph are still alive for each token of a query and each document."""
+    """A score that counts its calls, and how many numbers with a graph are still alive for each
+    token of a query and each document.
+    """
 
     def __init__(self, score):
         self.score, self.calls, self.made = score, 0, []
@@ -76,19 +89,33 @@ class TestKeptTiles:
     @pytest.mark.parametrize("kept", KEPT)
     @pytest.mark.parametrize("symmetric", [False, True])
     @pytest.mark.parametrize("masked", [False, True])
-    def test_the_gradient_is_that_of_the_whole_matrix(self, score, kept, symmetric, masked, small_tiles, monkeypatch):
+    def test_the_gradient_is_that_of_the_whole_matrix(
+        self, score, kept, symmetric, masked, small_tiles, monkeypatch
+    ):
         queries, documents = embeddings(score)
         mask = (torch.rand(QUERIES, DOCUMENTS) < 0.3) & masked
         mask[range(QUERIES), range(0, DOCUMENTS, 2)] = False
         weights = torch.randn(QUERIES, dtype=torch.float64)
         scores = (score(queries, documents) / 0.3).masked_fill(mask, -torch.inf)
         columns = scores[:, ::2].logsumexp(0) if symmetric else None
-        wanted = value_and_gradient(weighted(partition.LogPartition(scores.logsumexp(1), columns, 0), weights), (queries, documents))
+        wanted = value_and_gradient(
+            weighted(partition.LogPartition(scores.logsumexp(1), columns, 0), weights),
+            (queries, documents),
+        )
 
         monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
-        found = log_partition(queries, documents, score, 0.3, excluding(mask) if masked else lambda *_: None, symmetric)
+        found = log_partition(
+            queries,
+            documents,
+            score,
+            0.3,
+            excluding(mask) if masked else lambda *_: None,
+            symmetric,
+        )
         assert found.excluded == mask.sum()
-        assert alike(value_and_gradient(weighted(found, weights), (queries, documents)), wanted, 1e-10)
+        assert alike(
+            value_and_gradient(weighted(found, weights), (queries, documents)), wanted, 1e-10
+        )
 
     def test_kept_tiles_are_not_computed_again(self, score, small_tiles, monkeypatch):
         def calls(kept):
@@ -105,13 +132,17 @@ class TestKeptTiles:
         assert 0 < calls("some")[1] < tiles
 
     @pytest.mark.parametrize("kept", KEPT)
-    def test_what_is_kept_is_bounded_and_gone_after_the_backward_pass(self, score, kept, small_tiles, monkeypatch):
+    def test_what_is_kept_is_bounded_and_gone_after_the_backward_pass(
+        self, score, kept, small_tiles, monkeypatch
+    ):
         monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
         watched = Watched(score)
         found = log_partition(*embeddings(score), watched, 0.3, lambda *_: None)
         everything = QUERIES * DOCUMENTS * TOKENS[score][0]
         assert watched.alive() <= KEPT[kept]
-        assert watched.alive() > {"none": -1, "some": KEPT["some"] // 2, "all": everything - 1}[kept]
+        assert (
+            watched.alive() > {"none": -1, "some": KEPT["some"] // 2, "all": everything - 1}[kept]
+        )
         found.of_queries.sum().backward()
         assert watched.alive() == 0
         assert found.of_queries.grad_fn is not None, "while the loss is still there"
@@ -127,6 +158,9 @@ class TestKeptTiles:
     def test_a_second_backward_pass_computes_again(self, score, small_tiles):
         inputs = embeddings(score)
         loss = log_partition(*inputs, score, 0.3, lambda *_: None).of_queries.sum()
-        first, second = torch.autograd.grad(loss, inputs, retain_graph=True), torch.autograd.grad(loss, inputs)
+        first, second = (
+            torch.autograd.grad(loss, inputs, retain_graph=True),
+            torch.autograd.grad(loss, inputs),
+        )
         for one, other in zip(first, second, strict=True):
             torch.testing.assert_close(other, one, atol=1e-12, rtol=0)

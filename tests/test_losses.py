@@ -41,13 +41,18 @@ class TestAgainstTheFormula:
     def test_info_nce_is_the_cross_entropy_of_the_positive(self, dtype):
         scores = scores_of(5, 7, dtype=dtype)
         found = value_and_gradient(info_nce(scores[:, 0], scores.logsumexp(1)), [scores])
-        wanted = value_and_gradient(functional.cross_entropy(scores, torch.zeros(5, dtype=torch.long)), [scores])
+        wanted = value_and_gradient(
+            functional.cross_entropy(scores, torch.zeros(5, dtype=torch.long)), [scores]
+        )
         assert alike(found, wanted, TOLERANCE[dtype])
         assert not alike((2 * found[0], 2 * found[1]), wanted, TOLERANCE[dtype])
 
     @pytest.mark.parametrize("temperature", [1.0, 0.05])
     def test_cosent(self, dtype, temperature):
-        scores, labels = scores_of(6, dtype=dtype), torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=dtype)
+        scores, labels = (
+            scores_of(6, dtype=dtype),
+            torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=dtype),
+        )
         found = value_and_gradient(cosent(scores, labels, temperature), [scores])
         wanted = value_and_gradient(cosent_loops(scores, labels, temperature), [scores])
         assert alike(found, wanted, TOLERANCE[dtype])
@@ -68,27 +73,40 @@ class TestAgainstTheFormula:
 
 class TestCosent:
     def test_only_the_order_of_labels_counts(self):
-        scores, labels = scores_of(6), torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=torch.float64)
+        scores, labels = (
+            scores_of(6),
+            torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=torch.float64),
+        )
         assert cosent(scores, labels, 0.1) == cosent(scores, labels.exp() * 100, 0.1)
 
     def test_equal_labels_have_nothing_to_say(self):
         scores = scores_of(4)
-        value, gradient = value_and_gradient(cosent(scores, torch.ones(4, dtype=torch.float64), 0.1), [scores])
+        value, gradient = value_and_gradient(
+            cosent(scores, torch.ones(4, dtype=torch.float64), 0.1), [scores]
+        )
         assert value == 0
-        assert torch.equal(gradient, torch.zeros(4, dtype=torch.float64))  # zero, not NaN from a minus infinity
+        assert torch.equal(
+            gradient, torch.zeros(4, dtype=torch.float64)
+        )  # zero, not NaN from a minus infinity
 
     def test_a_pair_of_equal_labels_pulls_nothing(self):
         scores, labels = scores_of(3), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
-        assert cosent(scores, labels, 0.5).item() == pytest.approx(cosent_loops(scores, labels, 0.5).item(), rel=1e-12)
+        assert cosent(scores, labels, 0.5).item() == pytest.approx(
+            cosent_loops(scores, labels, 0.5).item(), rel=1e-12
+        )
 
     def test_large_scores_do_not_overflow(self):
-        assert cosent(torch.tensor([-1.0, 1.0]), torch.tensor([1.0, 0.0]), 0.001).item() == pytest.approx(2000, rel=1e-6)
+        assert cosent(
+            torch.tensor([-1.0, 1.0]), torch.tensor([1.0, 0.0]), 0.001
+        ).item() == pytest.approx(2000, rel=1e-6)
 
     @given(some.lists(some.tuples(some.floats(-1, 1), some.integers(0, 3)), min_size=1, max_size=8))
     @settings(max_examples=50, deadline=None)
     def test_equals_the_loops_on_any_grades(self, pairs):
         scores, labels = torch.tensor(pairs, dtype=torch.float64).T
-        assert cosent(scores, labels, 0.2).item() == pytest.approx(cosent_loops(scores, labels, 0.2).item(), abs=1e-10)
+        assert cosent(scores, labels, 0.2).item() == pytest.approx(
+            cosent_loops(scores, labels, 0.2).item(), abs=1e-10
+        )
 
 
 class TestTriplet:
@@ -105,4 +123,6 @@ class TestTriplet:
 def test_law_6_equal_scores_give_the_log_of_the_candidates():
     for candidates in (1, 2, 17):
         scores = torch.full((3, candidates), 0.7, dtype=torch.float64)
-        assert info_nce(scores[:, 0], scores.logsumexp(1)).item() == pytest.approx(math.log(candidates), abs=1e-12)
+        assert info_nce(scores[:, 0], scores.logsumexp(1)).item() == pytest.approx(
+            math.log(candidates), abs=1e-12
+        )

@@ -54,7 +54,12 @@ class TestInChunks:
     @pytest.mark.parametrize("recompute", [False, True])
     def test_vectors_come_back_in_their_places(self, tokens, recompute):
         encoder, texts = SmallEncoder(), texts_of(WORDS)
-        torch.testing.assert_close(in_chunks(encoder, tokens, 0 if recompute else None)(texts), encoder(texts), atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            in_chunks(encoder, tokens, 0 if recompute else None)(texts),
+            encoder(texts),
+            atol=1e-12,
+            rtol=0,
+        )
 
     @pytest.mark.parametrize("recompute", [False, True])
     def test_a_text_that_occurs_twice_is_encoded_once(self, recompute):
@@ -71,10 +76,19 @@ class TestInChunks:
         weights = torch.randn(len(WORDS), 6, dtype=torch.float64)
         parameters = list(encoder.parameters())
         wanted = value_and_gradient((encoder(texts) * weights).sum(), parameters)
-        assert alike(value_and_gradient((in_chunks(encoder, 24, 0 if recompute else None)(texts) * weights).sum(), parameters), wanted, 1e-10)
+        assert alike(
+            value_and_gradient(
+                (in_chunks(encoder, 24, 0 if recompute else None)(texts) * weights).sum(),
+                parameters,
+            ),
+            wanted,
+            1e-10,
+        )
         first = [WORDS.index(word) == place for place, word in enumerate(WORDS)]
         forgetful = (encoder(texts) * weights * torch.tensor(first)[:, None]).sum()
-        assert not alike(value_and_gradient(forgetful, parameters), wanted, 1e-5), "a gradient of the first copies alone would be seen"
+        assert not alike(value_and_gradient(forgetful, parameters), wanted, 1e-5), (
+            "a gradient of the first copies alone would be seen"
+        )
 
     def test_a_single_text(self):
         encoder, texts = SmallEncoder(), texts_of(["az"])
@@ -85,14 +99,18 @@ class TestInChunks:
 
         def kept(recompute):
             count = []
-            with torch.autograd.graph.saved_tensors_hooks(lambda tensor: count.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor: count.append(tensor.numel()) or tensor, lambda tensor: tensor
+            ):
                 in_chunks(encoder, 24, 0 if recompute else None)(texts)
             return sum(count)
 
         assert kept(recompute=True) < kept(recompute=False) / 5
 
     @pytest.mark.parametrize("recompute", [False, True])
-    def test_freed_memory_is_given_back_before_each_micro_batch_that_is_not_kept(self, recompute, monkeypatch):
+    def test_freed_memory_is_given_back_before_each_micro_batch_that_is_not_kept(
+        self, recompute, monkeypatch
+    ):
         encoder, seen = SmallEncoder(), []
         monkeypatch.setattr(chunks, "give_back", lambda: seen.append(len(encoder.encoded)))
         in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum().backward()
@@ -110,9 +128,16 @@ class TestInChunks:
         assert hold
 
     def test_equal_identities_within_one_role_are_equal_tokens(self):
-        """Identity is of the text without prompt and before truncation; within one `Texts` both are the same for all, so the first copy serves."""
+        """Identity is of the text without prompt and before truncation; within one `Texts` both are
+        the same for all, so the first copy serves.
+        """
         encoder = SmallEncoder()
         queries, documents = texts_of(["az", "show"]), texts_of(["az", "show"])
-        prompted = type(documents).of([[30, *documents.tokens[:2].tolist()], [30, *documents.tokens[2:].tolist()]], documents.identities.tolist())
+        prompted = type(documents).of(
+            [[30, *documents.tokens[:2].tolist()], [30, *documents.tokens[2:].tolist()]],
+            documents.identities.tolist(),
+        )
         encode = in_chunks(encoder, 100)
-        assert (encode(queries) - encode(prompted)).abs().max() > 1e-3, "nothing is carried over from one call to the next"
+        assert (encode(queries) - encode(prompted)).abs().max() > 1e-3, (
+            "nothing is carried over from one call to the next"
+        )

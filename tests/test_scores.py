@@ -22,7 +22,9 @@ def embeddings(dtype=torch.float64, queries=4, documents=12, dimensions=5):
 
 
 def slanted(queries, documents):
-    """A score that is not symmetric and not linear: what holds for it holds for more than the dot product."""
+    """A score that is not symmetric and not linear: what holds for it holds for more than the dot
+    product.
+    """
     weight = torch.arange(1, queries.shape[-1] + 1, dtype=queries.dtype)
     return torch.einsum("...qd,d,...kd->...qk", queries.tanh(), weight, documents.square())
 
@@ -31,13 +33,26 @@ class TestDot:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_equals_the_double_loop(self, dtype):
         queries, documents = embeddings(dtype)
-        wanted = torch.stack([torch.stack([sum(a * b for a, b in zip(query, document, strict=True)) for document in documents]) for query in queries])
+        wanted = torch.stack(
+            [
+                torch.stack(
+                    [
+                        sum(a * b for a, b in zip(query, document, strict=True))
+                        for document in documents
+                    ]
+                )
+                for query in queries
+            ]
+        )
         weights = torch.randn(4, 12, dtype=dtype)
         found = dot(queries, documents)
         assert found.dtype == dtype
         tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}[dtype]
         torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
-        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (found, wanted)]
+        both = [
+            value_and_gradient((scores * weights).sum(), (queries, documents))
+            for scores in (found, wanted)
+        ]
         assert alike(*both, tolerance)
 
     def test_leading_axes_broadcast(self):
@@ -48,10 +63,15 @@ class TestDot:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_summed_in_float32(self, dtype):
-        queries, documents = torch.full((1, 4096), 0.1, dtype=dtype), torch.full((1, 4096), 0.1, dtype=dtype)
+        queries, documents = (
+            torch.full((1, 4096), 0.1, dtype=dtype),
+            torch.full((1, 4096), 0.1, dtype=dtype),
+        )
         found = dot(queries, documents)
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found.item(), 4096 * float(queries[0, 0]) ** 2, rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            found.item(), 4096 * float(queries[0, 0]) ** 2, rtol=1e-5, atol=0
+        )
 
     def test_autocast_does_not_lower_it(self):
         queries, documents = torch.rand(3, 64), torch.rand(5, 64)
@@ -73,12 +93,17 @@ class TestOwn:
     def test_law_5_own_scores_are_the_diagonal_blocks(self, score, candidates):
         queries, documents = embeddings(documents=4 * candidates)
         everything = score(queries, documents)
-        wanted = torch.stack([everything[row, row * candidates : (row + 1) * candidates] for row in range(4)])
+        wanted = torch.stack(
+            [everything[row, row * candidates : (row + 1) * candidates] for row in range(4)]
+        )
         found = own(queries, documents, score)
         assert found.shape == (4, candidates)
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
         weights = torch.randn_like(found)
-        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (found, wanted)]
+        both = [
+            value_and_gradient((scores * weights).sum(), (queries, documents))
+            for scores in (found, wanted)
+        ]
         assert alike(*both, 1e-10)
 
     def test_document_major_order_would_be_seen(self, score):
@@ -90,7 +115,9 @@ class TestOwn:
 @pytest.mark.parametrize("score", [dot, slanted])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score, parts):
-    """Each part of the queries against all documents, and each part of the documents with its share of the sum, give the whole."""
+    """Each part of the queries against all documents, and each part of the documents with its share
+    of the sum, give the whole.
+    """
     queries, documents = embeddings()
     excluded = torch.rand(4, 12) < 0.3
     excluded[:, 0] = False
@@ -98,7 +125,11 @@ def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score
     by_queries = torch.cat(
         [
             log_partition(*part, 0.7, excluding(mask)).of_queries
-            for part, mask in zip(_shared_queries(queries, documents, score, parts), excluded.chunk(parts), strict=True)
+            for part, mask in zip(
+                _shared_queries(queries, documents, score, parts),
+                excluded.chunk(parts),
+                strict=True,
+            )
         ]
     )
     shares = [
@@ -107,10 +138,17 @@ def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score
     ]
     by_documents = torch.stack(shares).logsumexp(0)
     weights = torch.randn(4, dtype=torch.float64)
-    wanted, *found = (value_and_gradient((each * weights).sum(), (queries, documents)) for each in (whole, by_queries, by_documents))
+    wanted, *found = (
+        value_and_gradient((each * weights).sum(), (queries, documents))
+        for each in (whole, by_queries, by_documents)
+    )
     assert all(alike(each, wanted, 1e-10) for each in found)
-    detached = log_partition(queries, documents.detach(), score, 0.7, excluding(excluded)).of_queries
-    assert not alike(value_and_gradient((detached * weights).sum(), (queries, documents)), wanted, 1e-10)
+    detached = log_partition(
+        queries, documents.detach(), score, 0.7, excluding(excluded)
+    ).of_queries
+    assert not alike(
+        value_and_gradient((detached * weights).sum(), (queries, documents)), wanted, 1e-10
+    )
 
 
 def _shared_queries(queries, documents, score, parts):
@@ -120,27 +158,48 @@ def _shared_queries(queries, documents, score, parts):
 def token_vectors(*lengths, dtype=torch.float64):
     """Texts of so many tokens, filled up with rows of zeros to the longest."""
     values = torch.randn(len(lengths), max(lengths), 5, dtype=dtype)
-    return (values * (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[..., None]).requires_grad_()
+    return (
+        values * (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[..., None]
+    ).requires_grad_()
 
 
 class TestMaxsim:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_law_5_equals_the_double_loop(self, dtype):
-        queries, documents = token_vectors(3, 1, 4, dtype=dtype), token_vectors(2, 6, 1, 5, 3, dtype=dtype)
+        queries, documents = (
+            token_vectors(3, 1, 4, dtype=dtype),
+            token_vectors(2, 6, 1, 5, 3, dtype=dtype),
+        )
         lengths = [[int(text.any(-1).sum()) for text in texts] for texts in (queries, documents)]
         assert lengths == [[3, 1, 4], [2, 6, 1, 5, 3]]
-        wanted = torch.stack([
-            torch.stack([sum(max(queries[q, i] @ documents[d, j] for j in range(lengths[1][d])) for i in range(lengths[0][q])) for d in range(5)])
-            for q in range(3)
-        ])  # fmt: skip
+        wanted = torch.stack(
+            [
+                torch.stack(
+                    [
+                        sum(
+                            max(queries[q, i] @ documents[d, j] for j in range(lengths[1][d]))
+                            for i in range(lengths[0][q])
+                        )
+                        for d in range(5)
+                    ]
+                )
+                for q in range(3)
+            ]
+        )
         weights = torch.randn(3, 5, dtype=dtype)
-        both = [value_and_gradient((scores * weights).sum(), (queries, documents)) for scores in (maxsim(queries, documents), wanted)]
+        both = [
+            value_and_gradient((scores * weights).sum(), (queries, documents))
+            for scores in (maxsim(queries, documents), wanted)
+        ]
         assert alike(*both, 1e-10 if dtype == torch.float64 else 1e-5)
 
     def test_law_5_own_scores_are_the_diagonal_blocks(self):
         queries, documents = token_vectors(3, 1, 4), token_vectors(2, 6, 1, 5, 3, 2)
         everything = maxsim(queries, documents)
-        torch.testing.assert_close(own(queries, documents, maxsim), torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(3)]))
+        torch.testing.assert_close(
+            own(queries, documents, maxsim),
+            torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(3)]),
+        )
 
     def test_padding_is_no_token(self):
         """All similarities are negative, so a zero that counted would be the best match."""
@@ -148,11 +207,17 @@ class TestMaxsim:
         longer = torch.nn.functional.pad(documents, (0, 0, 0, 4))
         assert (maxsim(queries, documents) < -1e-3).all()
         torch.testing.assert_close(maxsim(queries, longer), maxsim(queries, documents))
-        torch.testing.assert_close(maxsim(torch.nn.functional.pad(queries, (0, 0, 0, 2)), documents), maxsim(queries, documents))
+        torch.testing.assert_close(
+            maxsim(torch.nn.functional.pad(queries, (0, 0, 0, 2)), documents),
+            maxsim(queries, documents),
+        )
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_is_summed_in_float32(self, dtype):
-        assert maxsim(token_vectors(2, dtype=dtype), token_vectors(3, dtype=dtype)).dtype == torch.float32
+        assert (
+            maxsim(token_vectors(2, dtype=dtype), token_vectors(3, dtype=dtype)).dtype
+            == torch.float32
+        )
 
 
 def ragged(leading, count, longest, dimensions=6, dtype=torch.float64):
@@ -182,9 +247,13 @@ class TestMaxsimInPieces:
         monkeypatch.setattr(pieces, "_PLACES_AT_ONCE", max(room, 8))
         inputs = [ragged(*shape, dtype=dtype) for shape in CASES[case]]
         weights = torch.randn(plain_maxsim(*inputs).shape, dtype=dtype)
-        # A query's rows of zeros are padding: the plain form sends a gradient of rounding's making there, the other none; nobody reads it.
+        # A query's rows of zeros are padding: the plain form sends a gradient of rounding's making
+        # there, the other none; nobody reads it.
         real = inputs[0].detach().any(-1, keepdim=True)
-        wanted, found = (value_and_gradient((form(inputs[0] * real, inputs[1]) * weights).sum(), inputs) for form in (plain_maxsim, maxsim))
+        wanted, found = (
+            value_and_gradient((form(inputs[0] * real, inputs[1]) * weights).sum(), inputs)
+            for form in (plain_maxsim, maxsim)
+        )
         assert alike(found, wanted, 1e-10 if dtype == torch.float64 else 1e-5)
         scores = maxsim(*inputs)
         torch.testing.assert_close(scores, plain_maxsim(*inputs), atol=1e-5, rtol=1e-5)
@@ -196,7 +265,10 @@ class TestMaxsimInPieces:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            wanted, found = (value_and_gradient(form(*inputs).square().sum(), inputs) for form in (plain_maxsim, maxsim))
+            wanted, found = (
+                value_and_gradient(form(*inputs).square().sum(), inputs)
+                for form in (plain_maxsim, maxsim)
+            )
         finally:
             torch.set_num_threads(before)
         assert alike(found, wanted, 1e-10)
@@ -215,10 +287,15 @@ class TestMaxsimInPieces:
         assert found[1].tolist() == [0.0, 0.0, 0.0]
 
     def test_what_is_kept_is_one_small_integer_a_query_token_and_document(self):
-        queries, documents = (torch.randn(count, length, 16, requires_grad=True) for count, length in ((32, 8), (32, 64)))
+        queries, documents = (
+            torch.randn(count, length, 16, requires_grad=True)
+            for count, length in ((32, 8), (32, 64))
+        )
 
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
             maxsim(queries, documents)
         places = 32 * 8 * 32
         assert places <= sum(sizes) - queries.nbytes - documents.nbytes <= 1.1 * places
@@ -226,12 +303,19 @@ class TestMaxsimInPieces:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or find_spec("late_interaction_kernels") is None, reason="needs an NVIDIA GPU and late-interaction-kernels"
+    not torch.cuda.is_available() or find_spec("late_interaction_kernels") is None,
+    reason="needs an NVIDIA GPU and late-interaction-kernels",
 )
 @pytest.mark.parametrize("case", ["a batch", "documents of more than 255 tokens", "own candidates"])
 def test_the_kernels_equal_the_plain_form(case):
-    inputs = [ragged(*shape, dimensions=16, dtype=torch.float32).detach().cuda().requires_grad_() for shape in CASES[case]]
-    wanted, found = (value_and_gradient(form(*inputs).square().sum(), inputs) for form in (plain_maxsim, kernel_maxsim))
+    inputs = [
+        ragged(*shape, dimensions=16, dtype=torch.float32).detach().cuda().requires_grad_()
+        for shape in CASES[case]
+    ]
+    wanted, found = (
+        value_and_gradient(form(*inputs).square().sum(), inputs)
+        for form in (plain_maxsim, kernel_maxsim)
+    )
     assert alike(found, wanted, 1e-4)
 
 
@@ -264,14 +348,22 @@ class TestXtr:
     def test_equals_sentence_transformers(self, top_k):
         from sentence_transformers.multi_vector_encoder.scoring.xtr import xtr_scores
 
-        queries, documents = ragged((), 6, 4, dtype=torch.float32).detach(), ragged((), 12, 7, dtype=torch.float32).detach()
+        queries, documents = (
+            ragged((), 6, 4, dtype=torch.float32).detach(),
+            ragged((), 12, 7, dtype=torch.float32).detach(),
+        )
         wanted = xtr_scores(queries, documents.unflatten(0, (6, 2)), top_k=top_k)
-        torch.testing.assert_close(xtr(*with_limits(queries, documents, top_k)), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            xtr(*with_limits(queries, documents, top_k)), wanted, atol=1e-5, rtol=1e-5
+        )
 
     def test_own_scores_are_those_of_the_whole_batch(self):
         queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
         everything = xtr(queries, documents)
-        torch.testing.assert_close(own(queries, documents, xtr), torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(4)]))
+        torch.testing.assert_close(
+            own(queries, documents, xtr),
+            torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(4)]),
+        )
 
     def test_linear_in_the_length_of_the_query(self):
         queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
@@ -280,4 +372,7 @@ class TestXtr:
     def test_a_document_without_tokens_scores_minus_infinity(self):
         queries, documents = ragged((), 2, 3).detach(), ragged((), 3, 4).detach()
         documents[1] = 0
-        assert torch.isneginf(xtr(*with_limits(queries, documents, 1000))).tolist() == [[False, True, False]] * 2
+        assert (
+            torch.isneginf(xtr(*with_limits(queries, documents, 1000))).tolist()
+            == [[False, True, False]] * 2
+        )

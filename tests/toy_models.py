@@ -1,11 +1,21 @@
-"""Tiny models of every family, made on the spot: real architectures with random weights, and tokenizers trained on a few sentences."""
+"""Tiny models of every family, made on the spot: real architectures with random weights, and
+tokenizers trained on a few sentences.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 SENTENCES = (
@@ -26,29 +36,42 @@ _SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 66,
-    "initializer_range": 0.3,  # large, so that a wrong mask or position changes vectors by far more than rounding
+    "initializer_range": (
+        0.3
+    ),  # large, so that a wrong mask or position changes vectors by far more than rounding
 }
 _OF_FAMILY = {
     "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "xlm-roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
-    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
-                   "cls_token_id": 0, "sep_token_id": 2},
+    "modernbert": {
+        "local_attention": 8,
+        "global_attn_every_n_layers": 2,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "cls_token_id": 0,
+        "sep_token_id": 2,
+    },
     "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4},
     "qwen2": {"num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": None, "eos_token_id": 2},
     "llama": {"num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 2},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family to a Hugging Face folder of it. The folders are shared: copy one before changing it."""
+    """Family to a Hugging Face folder of it. The folders are shared: copy one before changing
+    it.
+    """
     return toy_folders(tmp_path_factory)
 
 
 def toy_folders(tmp_path_factory: pytest.TempPathFactory, layers: int = 2) -> Callable[[str], Path]:
-    """Family to a Hugging Face folder of it, with so many layers; made when it is first asked for."""
+    """Family to a Hugging Face folder of it, with so many layers; made when it is first asked
+    for.
+    """
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
@@ -64,7 +87,12 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
     """Writes a tiny model of `family` and its tokenizer into `folder`."""
     tokenizer = word_pieces() if family in ("bert", "distilbert") else byte_pairs(family)
     torch.manual_seed(sum(map(ord, family)))
-    settings = _SMALL | {"vocab_size": len(tokenizer)} | _OF_FAMILY.get(family, {}) | {"num_hidden_layers": layers}
+    settings = (
+        _SMALL
+        | {"vocab_size": len(tokenizer)}
+        | _OF_FAMILY.get(family, {})
+        | {"num_hidden_layers": layers}
+    )
     if family == "distilbert":
         settings["n_layers"] = settings.pop("num_hidden_layers")
     model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
@@ -73,24 +101,50 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer, as BERT has: letters, and every other word. (The library's trainer breaks ties at random.)"""
+    """A lower-casing WordPiece tokenizer, as BERT has: letters, and every other word. (The
+    library's trainer breaks ties at random.)
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer, cutter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    words = sorted({word for sentence in SENTENCES for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(sentence))})
+    words = sorted(
+        {
+            word
+            for sentence in SENTENCES
+            for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(sentence))
+        }
+    )
     letters = sorted({letter for word in words for letter in word})
-    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words[::2], *(f"##{word[1:]}" for word in words[::3])])
-    tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    pieces = dict.fromkeys(
+        [
+            *special,
+            *letters,
+            *(f"##{letter}" for letter in letters),
+            *words[::2],
+            *(f"##{word[1:]}" for word in words[::3]),
+        ]
+    )
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cutter
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    names = dict(
+        zip(
+            ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True
+        )
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
 
 def byte_pairs(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, as RoBERTa has with <s> and </s> around a text, Llama with <s> before it, Qwen with nothing."""
+    """A byte-level BPE tokenizer, as RoBERTa has with <s> and </s> around a text, Llama with <s>
+    before it, Qwen with nothing.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -98,16 +152,31 @@ def byte_pairs(family: str) -> PreTrainedTokenizerFast:
     special = ["<s>", "<pad>", end, "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=340, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     names = {"eos_token": end, "unk_token": "<unk>"}
     if family in DECODERS:
         if family == "llama":
             names |= {"bos_token": "<s>"}
-            tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, padding_side="left", **names)
-    names |= {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single="<s> $A", special_tokens=[("<s>", 0)]
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, model_max_length=64, padding_side="left", **names
+        )
+    names |= {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    }
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)

@@ -1,4 +1,6 @@
-"""What the fast code is compared with: losses in plain loops, a small encoder that sees one text at a time, and how two gradients are compared."""
+"""What the fast code is compared with: losses in plain loops, a small encoder that sees one text at
+a time, and how two gradients are compared.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -14,9 +16,17 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 class SmallEncoder(nn.Module):
-    """Mean of the token vectors, dropout, one layer, length 1. No text sees another; `encoded` lists how many texts each call had."""
+    """Mean of the token vectors, dropout, one layer, length 1. No text sees another; `encoded`
+    lists how many texts each call had.
+    """
 
-    def __init__(self, dtype: torch.dtype = torch.float64, dropout: float = 0.0, vocabulary: int = 40, dimensions: int = 6) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float64,
+        dropout: float = 0.0,
+        vocabulary: int = 40,
+        dimensions: int = 6,
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
         self.tokens = nn.Parameter(torch.randn(vocabulary, 8, generator=generator).to(dtype))
@@ -26,18 +36,29 @@ class SmallEncoder(nn.Module):
 
     def forward(self, texts: Texts) -> Tensor:
         self.encoded.append(len(texts))
-        means = torch.stack([self.tokens[ids].mean(0) for ids in texts.tokens.split(texts.lengths.tolist())])
+        means = torch.stack(
+            [self.tokens[ids].mean(0) for ids in texts.tokens.split(texts.lengths.tolist())]
+        )
         return functional.normalize(torch.tanh(self.dropout(means) @ self.weight.T), dim=-1)
 
 
 def texts_of(words: Sequence[str]) -> Texts:
     """One token a letter, so texts differ in length; the identity is the text's."""
-    return Texts.of([[1 + (ord(letter) - ord("a")) % 39 for letter in text] for text in words], [identity(text) for text in words])
+    return Texts.of(
+        [[1 + (ord(letter) - ord("a")) % 39 for letter in text] for text in words],
+        [identity(text) for text in words],
+    )
 
 
-def batch_of(rows: Sequence[tuple[str, ...]], known: Sequence[Sequence[str]] | None = None, labels: Sequence[Sequence[float]] | None = None) -> Batch:
-    """A batch from rows of query, positive, negatives. `known`: all positives of each query; without it, the row's own."""
-    positives = [list(map(identity, more)) for more in (known or [[row[1]] for row in rows])]
+def batch_of(
+    rows: Sequence[tuple[str, ...]],
+    known: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[Sequence[float]] | None = None,
+) -> Batch:
+    """A batch from rows of query, positive, negatives. `known`: all positives of each query;
+    without it, the row's own.
+    """
+    positives = [list(map(identity, more)) for more in known or [[row[1]] for row in rows]]
     widest = max(map(len, positives))
     return Batch(
         queries=texts_of([row[0] for row in rows]),
@@ -56,8 +77,10 @@ ROWS = (
     ("delete", "dropdisk", "zebra", "createvault"),
     ("make", "createdisk", "show", "removedisk"),
 )
-"""Everything that can go wrong among the candidates: a query twice with two positives, the same positive twice, a positive that is
-another row's negative, a query that is another row's document, a negative that two rows share. Lengths from 1 to 15."""
+"""Everything that can go wrong among the candidates: a query twice with two positives, the same
+positive twice, a positive that is another row's negative, a query that is another row's document, a
+negative that two rows share. Lengths from 1 to 15.
+"""
 
 KNOWN = (
     ("removedisk", "dropdisk"),
@@ -67,7 +90,14 @@ KNOWN = (
     ("removedisk", "dropdisk"),
     ("createdisk",),
 )
-TEACHER = ((4.0, 1.0, -2.0), (0.5, 0.0, 3.0), (7.0, 6.0, 5.0), (1.0, 1.0, 1.0), (-3.0, -5.0, 2.0), (2.0, 0.0, 0.0))
+TEACHER = (
+    (4.0, 1.0, -2.0),
+    (0.5, 0.0, 3.0),
+    (7.0, 6.0, 5.0),
+    (1.0, 1.0, 1.0),
+    (-3.0, -5.0, 2.0),
+    (2.0, 0.0, 0.0),
+)
 LABELS = ((3.0,), (1.0,), (2.0,), (2.0,), (0.5,), (3.0,))
 
 
@@ -94,11 +124,15 @@ def one_by_one(texts: Texts, encode: Callable[[Texts], Tensor]) -> list[Tensor]:
 
 
 def is_candidate(batch: Batch, query: int, document: int) -> bool:
-    """Whether the softmax of a query may hold a document: its own positive, or one that is neither known as right nor the query itself."""
+    """Whether the softmax of a query may hold a document: its own positive, or one that is neither
+    known as right nor the query itself.
+    """
     if document == query * batch.documents_per_query:
         return True
     text = int(batch.documents.identities[document])
-    return text not in batch.known_positives[query].tolist() and text != int(batch.queries.identities[query])
+    return text not in batch.known_positives[query].tolist() and text != int(
+        batch.queries.identities[query]
+    )
 
 
 def cross_entropy_of_first(scores: list[Tensor]) -> Tensor:
@@ -106,16 +140,37 @@ def cross_entropy_of_first(scores: list[Tensor]) -> Tensor:
     return functional.cross_entropy(torch.stack(scores)[None], torch.tensor([0]))
 
 
-def contrastive(batch: Batch, encode: Callable[[Texts], Tensor], temperature: Tensor | float, symmetric: bool = False) -> Tensor:
+def contrastive(
+    batch: Batch,
+    encode: Callable[[Texts], Tensor],
+    temperature: Tensor | float,
+    symmetric: bool = False,
+) -> Tensor:
     queries, documents = one_by_one(batch.queries, encode), one_by_one(batch.documents, encode)
     each = batch.documents_per_query
     forward, backward = [], []
     for query in range(len(queries)):
         own = query * each
-        others = [place for place in range(len(documents)) if place != own and is_candidate(batch, query, place)]
-        forward.append(cross_entropy_of_first([queries[query] @ documents[place] / temperature for place in [own, *others]]))
-        askers = [other for other in range(len(queries)) if other != query and is_candidate(batch, other, own)]
-        backward.append(cross_entropy_of_first([queries[other] @ documents[own] / temperature for other in [query, *askers]]))
+        others = [
+            place
+            for place in range(len(documents))
+            if place != own and is_candidate(batch, query, place)
+        ]
+        forward.append(
+            cross_entropy_of_first(
+                [queries[query] @ documents[place] / temperature for place in [own, *others]]
+            )
+        )
+        askers = [
+            other
+            for other in range(len(queries))
+            if other != query and is_candidate(batch, other, own)
+        ]
+        backward.append(
+            cross_entropy_of_first(
+                [queries[other] @ documents[own] / temperature for other in [query, *askers]]
+            )
+        )
     loss = torch.stack(forward).mean()
     return (loss + torch.stack(backward).mean()) / 2 if symmetric else loss
 
@@ -138,20 +193,33 @@ def triplet(batch: Batch, encode: Callable[[Texts], Tensor], margin: float) -> T
     hinges = []
     for number, query in enumerate(queries):
         positive = documents[number * each]
-        candidates = [place for place in range(number * each + 1, (number + 1) * each) if is_candidate(batch, number, place)]
+        candidates = [
+            place
+            for place in range(number * each + 1, (number + 1) * each)
+            if is_candidate(batch, number, place)
+        ]
         for negative in [documents[place] for place in candidates]:
             hinge = margin - query @ positive + query @ negative
             hinges.append(hinge if hinge > 0 else hinge * 0)
     return torch.stack(hinges).mean()
 
 
-def distillation(batch: Batch, encode: Callable[[Texts], Tensor], temperature: float, teacher_temperature: float) -> Tensor:
+def distillation(
+    batch: Batch, encode: Callable[[Texts], Tensor], temperature: float, teacher_temperature: float
+) -> Tensor:
     queries, documents = one_by_one(batch.queries, encode), one_by_one(batch.documents, encode)
     each, total = batch.documents_per_query, 0
     for number, query in enumerate(queries):
-        student = torch.stack([query @ document / temperature for document in documents[number * each : (number + 1) * each]]).softmax(0)
+        student = torch.stack(
+            [
+                query @ document / temperature
+                for document in documents[number * each : (number + 1) * each]
+            ]
+        ).softmax(0)
         teacher = (batch.labels[number].to(student) / teacher_temperature).softmax(0)
-        total = total + sum(share * (share.log() - own.log()) for share, own in zip(teacher, student, strict=True))
+        total = total + sum(
+            share * (share.log() - own.log()) for share, own in zip(teacher, student, strict=True)
+        )
     return total / len(queries)
 
 
@@ -169,7 +237,11 @@ def margin_mse(batch: Batch, encode: Callable[[Texts], Tensor]) -> Tensor:
 def mask_of(batch: Batch) -> Tensor:
     """`excluded_documents` for all queries and documents at once."""
     mask = objectives.excluded_documents(batch)(slice(None), slice(None))
-    return torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool) if mask is None else mask
+    return (
+        torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool)
+        if mask is None
+        else mask
+    )
 
 
 def excluding(mask: Tensor) -> Excluded:
@@ -180,15 +252,21 @@ def excluding(mask: Tensor) -> Excluded:
 # How two results are compared.
 
 
-def value_and_gradient(outcome: Tensor | dict[str, Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def value_and_gradient(
+    outcome: Tensor | dict[str, Tensor], parameters: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """The loss, alone or in what an objective returns, and its whole gradient as one vector."""
     loss = outcome["loss"] if isinstance(outcome, dict) else outcome
-    gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        loss, list(parameters), allow_unused=True, materialize_grads=True
+    )
     return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def alike(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], tolerance: float) -> bool:
-    """Whether value, gradient norm and gradient direction agree; a gradient of next to nothing is never alike, it would prove nothing."""
+    """Whether value, gradient norm and gradient direction agree; a gradient of next to nothing is
+    never alike, it would prove nothing.
+    """
     (value, gradient), (wanted_value, wanted_gradient) = found, wanted
     norm, wanted_norm = gradient.norm(), wanted_gradient.norm()
     if wanted_norm < 1e-3:

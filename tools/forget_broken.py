@@ -1,6 +1,8 @@
-"""Forgets every package whose installation was cut short, so that pip installs it again instead of calling it satisfied.
+"""Forgets every package whose installation was cut short, so that pip installs it again instead of
+calling it satisfied.
 
-pip writes a package file by file: after a power cut or a kill, its metadata can be there and its modules not.
+pip writes a package file by file: after a power cut or a kill, its metadata can be there and its
+modules not.
 """
 
 import shutil
@@ -10,11 +12,16 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Removes the metadata of packages with missing or truncated files, and what an interrupted uninstall left."""
+    """Removes the metadata of packages with missing or truncated files, and what an interrupted
+    uninstall left.
+    """
     folder = Path(sysconfig.get_path("purelib"))
     for metadata in sorted(folder.glob("*.dist-info")):
         if not is_whole(metadata):
-            print(f"  installing again, it was interrupted: {metadata.name.removesuffix('.dist-info')}")
+            print(
+                "  installing again, it was interrupted:"
+                f" {metadata.name.removesuffix('.dist-info')}"
+            )
             shutil.rmtree(metadata)
     for leftover in folder.glob("~*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -27,7 +34,9 @@ def is_whole(metadata: Path) -> bool:
         return False
     for file in files:
         path = Path(str(file.locate()))
-        if path.suffix != ".pyc" and (not path.is_file() or (file.size is not None and file.size != path.stat().st_size)):
+        if path.suffix != ".pyc" and (
+            not path.is_file() or (file.size is not None and file.size != path.stat().st_size)
+        ):
             return False
     return True
 

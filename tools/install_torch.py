@@ -1,8 +1,10 @@
-"""Installs the build of PyTorch that fits this machine: with CUDA where there is an NVIDIA GPU, without it elsewhere.
+"""Installs the build of PyTorch that fits this machine: with CUDA where there is an NVIDIA GPU,
+without it elsewhere.
 
-The build with CUDA also runs without a GPU, but brings several gigabytes that nothing would use. Which build the package index
-offers under the plain name differs by platform, so pip is asked first, without downloading; where it offers the other
-kind, uv is used, which knows where PyTorch keeps each kind. Standard library only: it runs before anything is installed.
+The build with CUDA also runs without a GPU, but brings several gigabytes that nothing would use.
+Which build the package index offers under the plain name differs by platform, so pip is asked
+first, without downloading; where it offers the other kind, uv is used, which knows where PyTorch
+keeps each kind. Standard library only: it runs before anything is installed.
 
 NEARFAR_TORCH=cpu or =cuda overrides what was found; =any takes whatever pip offers.
 """
@@ -35,28 +37,58 @@ def main() -> None:
         print(f"  {TORCH} ({offered})", flush=True)
         install([*PIP, TORCH], wanted)
     else:
-        print(f"  {TORCH} ({wanted}; the package index offers {offered or 'none'}, so uv fetches it from PyTorch's own)", flush=True)
+        print(
+            f"  {TORCH} ({wanted}; the package index offers {offered or 'none'}, so uv fetches it"
+            " from PyTorch's own)",
+            flush=True,
+        )
         install([*PIP, UV], wanted)
         backend = "cpu" if wanted == "cpu" else "auto"
-        install([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, f"--torch-backend={backend}", TORCH], wanted)
+        install(
+            [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                sys.executable,
+                f"--torch-backend={backend}",
+                TORCH,
+            ],
+            wanted,
+        )
 
 
 def has_nvidia_gpu() -> bool:
     """True where the NVIDIA driver sees a GPU."""
     if shutil.which("nvidia-smi"):
-        return "GPU" in subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, text=True).stdout
+        return (
+            "GPU"
+            in subprocess.run(
+                ["nvidia-smi", "-L"], check=False, capture_output=True, text=True
+            ).stdout
+        )
     return Path("/proc/driver/nvidia/version").exists()
 
 
 def installed_build() -> str | None:
     """The kind of build this environment has in the version wanted, or None."""
-    code = "import torch; print(torch.__version__.split('+')[0], 'cuda' if torch.version.cuda else 'cpu')"
-    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stdout.split()
+    code = (
+        "import torch; print(torch.__version__.split('+')[0], 'cuda' if torch.version.cuda else"
+        " 'cpu')"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    ).stdout.split()
     return found[1] if found and f"torch=={found[0]}" == TORCH else None
 
 
 def offered_build() -> str | None:
-    """The kind of build pip would install, read from its metadata alone, or None where it offers none."""
+    """The kind of build pip would install, read from its metadata alone, or None where it offers
+    none.
+    """
     command = [*PIP, "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", TORCH]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode:
@@ -75,7 +107,9 @@ def build_of(metadata: dict) -> str:
     version = metadata["version"]
     if "+" in version:
         return "cuda" if version.split("+")[1].startswith("cu") else "cpu"
-    needs_nvidia = any(re.match(r"nvidia-", requirement) for requirement in metadata.get("requires_dist", []))
+    needs_nvidia = any(
+        re.match(r"nvidia-", requirement) for requirement in metadata.get("requires_dist", [])
+    )
     return "cuda" if needs_nvidia and sys.platform == "linux" else "cpu"
 
 
@@ -83,11 +117,13 @@ def install(command: list[str], wanted: str) -> None:
     """Runs an installer; what it prints is the reason, what is printed here is the way out."""
     if subprocess.run(command, check=False).returncode:
         sys.exit(
-            f"\n{TORCH} could not be installed in its {wanted} build for Python {sys.version_info.major}.{sys.version_info.minor} (reason above).\n"
-            "Either: the network failed; run the same command again, it continues where it stopped.\n"
-            "Or this network does not reach PyTorch's package index. Then `NEARFAR_TORCH=any make setup` takes the build that the\n"
-            "ordinary package index has (on Linux with CUDA: works without a GPU too, several GB), or put a wheel of it into a\n"
-            "folder and run `PIP_FIND_LINKS=/that/folder make setup`."
+            f"\n{TORCH} could not be installed in its {wanted} build for Python"
+            f" {sys.version_info.major}.{sys.version_info.minor} (reason above).\nEither: the"
+            " network failed; run the same command again, it continues where it stopped.\nOr this"
+            " network does not reach PyTorch's package index. Then `NEARFAR_TORCH=any make setup`"
+            " takes the build that the\nordinary package index has (on Linux with CUDA: works"
+            " without a GPU too, several GB), or put a wheel of it into a\nfolder and run"
+            " `PIP_FIND_LINKS=/that/folder make setup`."
         )
 
 

@@ -1,8 +1,9 @@
 """The only file that knows of ranks.
 
-Ranks keep one convention: **every rank computes the same loss, that of the whole global batch.** The backward pass of a collective is its
-adjoint, so the gradient a rank finds for the weights is `ranks` times its own share of the whole; the mean over ranks that DDP, FSDP2 and
-DeepSpeed take anyway makes of these the sum of the shares, which is the gradient of one process (law 2).
+Ranks keep one convention: **every rank computes the same loss, that of the whole global batch.**
+The backward pass of a collective is its adjoint, so the gradient a rank finds for the weights is
+`ranks` times its own share of the whole; the mean over ranks that DDP, FSDP2 and DeepSpeed take
+anyway makes of these the sum of the shares, which is the gradient of one process (law 2).
 """
 
 import hashlib
@@ -21,8 +22,12 @@ from trainer.scores import exact
 
 Result = TypeVar("Result")
 MAX, MIN, SUM = distributed.ReduceOp.MAX, distributed.ReduceOp.MIN, distributed.ReduceOp.SUM
-_all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor  # renamed in torch 2.13
-_reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
+_all_gather = (
+    getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+)  # renamed in torch 2.13
+_reduce_scatter = (
+    getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
+)
 
 
 def ranks() -> int:
@@ -46,11 +51,13 @@ class Traffic:
 TRAFFIC = Traffic()
 
 
-def gather(values: Shaped[Tensor, "row ..."], padding: float | int | None = None) -> Shaped[Tensor, "all_rows ..."]:
+def gather(
+    values: Shaped[Tensor, "row ..."], padding: float | int | None = None
+) -> Shaped[Tensor, "all_rows ..."]:
     """The rows of all ranks, in rank order; every rank must give the same number. With gradient.
 
-    Given `padding`, further axes may differ between ranks (each has its own longest text) and are filled up with it.
-    Floating point numbers travel in float32 or better.
+    Given `padding`, further axes may differ between ranks (each has its own longest text) and are
+    filled up with it. Floating point numbers travel in float32 or better.
     """
     if ranks() == 1:
         return values
@@ -60,13 +67,19 @@ def gather(values: Shaped[Tensor, "row ..."], padding: float | int | None = None
     there = there.to(_device())
     if padding is not None:
         widths = agreed(list(there.shape[1:]), MAX)
-        room = [pad for width, own in zip(reversed(widths), reversed(there.shape[1:]), strict=True) for pad in (0, width - own)]
+        room = [
+            pad
+            for width, own in zip(reversed(widths), reversed(there.shape[1:]), strict=True)
+            for pad in (0, width - own)
+        ]
         there = functional.pad(there, room, value=padding)
     return _Gather.apply(there).to(values.device)
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather; its adjoint adds up what all ranks say about one rank's rows and sends it there."""
+    """All-gather; its adjoint adds up what all ranks say about one rank's rows and sends it
+    there.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -85,7 +98,9 @@ class _Gather(torch.autograd.Function):
 
 
 def agreed(numbers: list[int], operation: Any) -> list[int]:
-    """The elementwise maximum, minimum or sum of whole numbers over the ranks; the numbers themselves on one."""
+    """The elementwise maximum, minimum or sum of whole numbers over the ranks; the numbers
+    themselves on one.
+    """
     if ranks() == 1:
         return numbers
     together = torch.tensor(numbers, device=_device())
@@ -110,12 +125,16 @@ def of_all(things: Sequence[str]) -> list[str]:
 
 
 def on_first(action: Callable[[], Result]) -> Result | None:
-    """What `action` returns on the first rank, None on the others, which wait for it. Where it fails, all ranks end."""
+    """What `action` returns on the first rank, None on the others, which wait for it. Where it
+    fails, all ranks end.
+    """
     return on_all(lambda: action() if rank() == 0 else None)
 
 
 def on_all(action: Callable[[], Result]) -> Result:
-    """What `action`, which waits for no other rank, returns on this one. All wait for the last; where one fails, all end."""
+    """What `action`, which waits for no other rank, returns on this one. All wait for the last;
+    where one fails, all end.
+    """
     error, result = None, None
     try:
         result = action()
@@ -128,7 +147,9 @@ def on_all(action: Callable[[], Result]) -> Result:
         raise OtherRankFailed("the first rank has failed; its message says why")
     if any(said):
         number, message = next((number, message) for number, message in enumerate(said) if message)
-        raise OtherRankFailed(f"rank {number} has failed: {message}")  # told here, since the launcher may end that rank before it has spoken
+        raise OtherRankFailed(
+            f"rank {number} has failed: {message}"
+        )  # told here, since the launcher may end that rank before it has spoken
     return cast(Result, result)
 
 
@@ -136,9 +157,16 @@ def check_same(text: str, what: str) -> None:
     """Raises BadMachine on every rank where ranks were given different texts."""
     numbers = [int(byte) for byte in hashlib.sha256(text.encode()).digest()]
     if agreed(numbers, MIN) != agreed(numbers, MAX):
-        raise BadMachine(f"the ranks were started with different versions of the {what}; start all of them with the same command and the same files")
+        raise BadMachine(
+            f"the ranks were started with different versions of the {what}; start all of them with"
+            " the same command and the same files"
+        )
 
 
 def _device() -> torch.device:
     """Where the process group can send from."""
-    return torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if distributed.get_backend() == "nccl"
+        else torch.device("cpu")
+    )

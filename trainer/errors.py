@@ -1,7 +1,7 @@
 """Errors a person can act on, each with the exit code the command ends with.
 
-A message says what was given, why it cannot work, and what to do. Anything that is not one of these is a bug of ours
-and ends with exit code 1 and a traceback.
+A message says what was given, why it cannot work, and what to do. Anything that is not one of these
+is a bug of ours and ends with exit code 1 and a traceback.
 """
 
 
@@ -48,7 +48,9 @@ class StageFailed(NearfarError):
 
 
 class NonFinite(NearfarError):
-    """The loss or a gradient is not finite; raised before the optimizer step, so no weight was touched."""
+    """The loss or a gradient is not finite; raised before the optimizer step, so no weight was
+    touched.
+    """
 
     exit_code = 86
 

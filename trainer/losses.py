@@ -1,4 +1,5 @@
-"""Losses: scores to a scalar. A loss never holds a model, and knows nothing of ranks or micro-batches.
+"""Losses: scores to a scalar. A loss never holds a model, and knows nothing of ranks or
+micro-batches.
 
 Formulas and papers stand together in `docs/equations.md`.
 """
@@ -9,11 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def info_nce(positive: Float[Tensor, " query"], partition: Float[Tensor, " query"]) -> Float[Tensor, ""]:
-    """InfoNCE: the mean over queries of `partition - positive` (van den Oord et al. 2018, equation 4).
+def info_nce(
+    positive: Float[Tensor, " query"], partition: Float[Tensor, " query"]
+) -> Float[Tensor, ""]:
+    """InfoNCE: the mean over queries of `partition - positive` (van den Oord et al. 2018, equation
+    4).
 
-    `positive` is the score of each query with its positive over the temperature, `partition` the log of the summed exponentials
-    over all its candidates, the positive included. Equal scores give the log of the number of candidates.
+    `positive` is the score of each query with its positive over the temperature, `partition` the
+    log of the summed exponentials over all its candidates, the positive included. Equal scores give
+    the log of the number of candidates.
 
     >>> scores = torch.zeros(3, 4)
     >>> round(info_nce(scores[:, 0], scores.logsumexp(1)).exp().item(), 4)
@@ -22,8 +27,13 @@ def info_nce(positive: Float[Tensor, " query"], partition: Float[Tensor, " query
     return (partition - positive).mean()
 
 
-def cosent(scores: Float[Tensor, " pair"], labels: Float[Tensor, " pair"], temperature: Float[Tensor, ""] | float) -> Float[Tensor, ""]:
-    """CoSENT: log(1 + sum of exp((s_j - s_i) / temperature) over all i, j with label_i > label_j) (Su 2022).
+def cosent(
+    scores: Float[Tensor, " pair"],
+    labels: Float[Tensor, " pair"],
+    temperature: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """CoSENT: log(1 + sum of exp((s_j - s_i) / temperature) over all i, j with label_i > label_j)
+    (Su 2022).
 
     Zero pairs of unequal labels give a loss of zero.
 
@@ -35,8 +45,13 @@ def cosent(scores: Float[Tensor, " pair"], labels: Float[Tensor, " pair"], tempe
     return torch.cat([differences.new_zeros(1), wrong_if_large.flatten()]).logsumexp(0)
 
 
-def triplet(scores: Float[Tensor, "query candidate"], margin: float, excluded: Bool[Tensor, "query candidate"] | None = None) -> Float[Tensor, ""]:
-    """The mean of max(0, margin - positive + negative) over all negatives that are not excluded; column 0 is the positive (Schroff et al. 2015).
+def triplet(
+    scores: Float[Tensor, "query candidate"],
+    margin: float,
+    excluded: Bool[Tensor, "query candidate"] | None = None,
+) -> Float[Tensor, ""]:
+    """The mean of max(0, margin - positive + negative) over all negatives that are not excluded;
+    column 0 is the positive (Schroff et al. 2015).
 
     With every negative excluded it is zero.
 
@@ -48,19 +63,28 @@ def triplet(scores: Float[Tensor, "query candidate"], margin: float, excluded: B
     return kept.sum() / max(1, len(kept))
 
 
-def kl(scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]) -> Float[Tensor, ""]:
-    """KL(teacher || student): the mean over queries of the divergence of the softmax over a query's candidates (ColBERTv2, Santhanam et al. 2022).
+def kl(
+    scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]
+) -> Float[Tensor, ""]:
+    """KL(teacher || student): the mean over queries of the divergence of the softmax over a query's
+    candidates (ColBERTv2, Santhanam et al. 2022).
 
-    Both are scores over their temperature. Equal up to a constant a query, they give zero and no gradient.
+    Both are scores over their temperature. Equal up to a constant a query, they give zero and no
+    gradient.
 
     >>> round(kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[50.0, 0.0]])).exp().item(), 4)
     2.0
     """
-    return functional.kl_div(scores.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+    return functional.kl_div(
+        scores.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
+    )
 
 
-def margin_mse(scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]) -> Float[Tensor, ""]:
-    """MarginMSE: the mean of (student's margin - teacher's margin)^2 over all negatives; column 0 is the positive (Hofstaetter et al. 2020, equation 2).
+def margin_mse(
+    scores: Float[Tensor, "query candidate"], teacher: Float[Tensor, "query candidate"]
+) -> Float[Tensor, ""]:
+    """MarginMSE: the mean of (student's margin - teacher's margin)^2 over all negatives; column 0
+    is the positive (Hofstaetter et al. 2020, equation 2).
 
     >>> margin_mse(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[5.0, 4.0, 4.0]])).item()
     2.5

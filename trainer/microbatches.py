@@ -14,13 +14,17 @@ from trainer.batch import Texts
 from trainer.collectives import MAX, MIN, agreed
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
-"""Any function from texts to one embedding each: a vector, or one vector a token, rows of zeros where there is none."""
+"""Any function from texts to one embedding each: a vector, or one vector a token, rows of zeros
+where there is none.
+"""
 
 
 def micro_batches(lengths: Int[Tensor, " text"], tokens: int) -> list[Int[Tensor, " row"]]:
-    """Rows in micro-batches of at most `tokens` padded tokens, longest text first; a longer text has a micro-batch to itself.
+    """Rows in micro-batches of at most `tokens` padded tokens, longest text first; a longer text
+    has a micro-batch to itself.
 
-    Sorting by length first leaves next to no padding; the longest come first, so that a lack of memory shows at once.
+    Sorting by length first leaves next to no padding; the longest come first, so that a lack of
+    memory shows at once.
 
     >>> [rows.tolist() for rows in micro_batches(torch.tensor([2, 9, 3, 3]), tokens=8)]
     [[1], [2, 3], [0]]
@@ -36,13 +40,16 @@ def micro_batches(lengths: Int[Tensor, " text"], tokens: int) -> list[Int[Tensor
 
 
 def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None) -> Encode:
-    """`encode` for one step, done in micro-batches of at most `tokens` padded tokens, each distinct text once.
+    """`encode` for one step, done in micro-batches of at most `tokens` padded tokens, each distinct
+    text once.
 
-    The embeddings and the gradient are those of the whole batch at once (law 1). Micro-batches keep their activations until `kept_tokens`
-    padded tokens are kept (None: all do); the rest run again in the backward pass with their random state replayed, which is GradCache
-    (Gao et al. 2021) inside one ordinary backward.
+    The embeddings and the gradient are those of the whole batch at once (law 1). Micro-batches keep
+    their activations until `kept_tokens` padded tokens are kept (None: all do); the rest run again
+    in the backward pass with their random state replayed, which is GradCache (Gao et al. 2021)
+    inside one ordinary backward.
 
-    Ranks run the same number of micro-batches and recompute the same ones: sharded weights are gathered anew for each, by all ranks together.
+    Ranks run the same number of micro-batches and recompute the same ones: sharded weights are
+    gathered anew for each, by all ranks together.
     """
     left = kept_tokens
 
@@ -53,7 +60,9 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
     def encode_in_chunks(texts: Texts) -> Float[Tensor, "text ..."]:
         nonlocal left
         _, place = texts.identities.unique(return_inverse=True)
-        first = torch.full((int(place.max()) + 1,), len(texts)).scatter_reduce_(0, place, torch.arange(len(texts)), "amin")
+        first = torch.full((int(place.max()) + 1,), len(texts)).scatter_reduce_(
+            0, place, torch.arange(len(texts)), "amin"
+        )
         lengths = texts.lengths[first]
         rows = micro_batches(lengths, tokens) if tokens else [torch.arange(len(first))]
         rows = _in_step(rows)
@@ -65,7 +74,10 @@ def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None
                 left -= cost
         keep = [bool(kept) for kept in agreed(list(map(int, keep)), MIN)]
         parts = [texts.select(first[chunk]) for chunk in rows]
-        encoded = [encode(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False) for part, kept in zip(parts, keep, strict=True)]
+        encoded = [
+            encode(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False)
+            for part, kept in zip(parts, keep, strict=True)
+        ]
         back = torch.cat(rows)[: len(first)].argsort()[place]
         return _joined(encoded)[back.to(encoded[0].device)]
 
@@ -78,15 +90,18 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linu
 def give_back() -> None:
     """Returns what the C library holds of freed memory to the system, where tensors lie there.
 
-    Micro-batches differ in shape, and each leaves gaps that the next does not fit into: at batch 1 024, half of a step's peak is such gaps. Once a
-    micro-batch, this costs no time that could be measured.
+    Micro-batches differ in shape, and each leaves gaps that the next does not fit into: at batch 1
+    024, half of a step's peak is such gaps. Once a micro-batch, this costs no time that could be
+    measured.
     """
     if _trim is not None and not torch.cuda.is_initialized():
         _trim(0)
 
 
 def _in_step(rows: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
-    """As many micro-batches as the rank with the most: the largest are halved; where all hold one text, the first is encoded again for nothing."""
+    """As many micro-batches as the rank with the most: the largest are halved; where all hold one
+    text, the first is encoded again for nothing.
+    """
     (wanted,) = agreed([len(rows)], MAX)
     while len(rows) < wanted:
         largest = max(range(len(rows)), key=lambda number: len(rows[number]))
@@ -97,7 +112,9 @@ def _in_step(rows: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
 
 
 def _joined(parts: list[Float[Tensor, "_ ..."]]) -> Float[Tensor, "text ..."]:
-    """The embeddings of all micro-batches; token vectors are filled up with rows of zeros to the longest text."""
+    """The embeddings of all micro-batches; token vectors are filled up with rows of zeros to the
+    longest text.
+    """
     if parts[0].ndim > 2:
         longest = max(part.shape[1] for part in parts)
         parts = [functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]

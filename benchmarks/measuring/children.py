@@ -1,4 +1,6 @@
-"""Each measurement in a process of its own, the contenders taking turns, so that neither warms or starves the other."""
+"""Each measurement in a process of its own, the contenders taking turns, so that neither warms or
+starves the other.
+"""
 
 import argparse
 import importlib
@@ -15,17 +17,40 @@ _START = "started"
 
 
 def child(script: str, job: Mapping[str, Any], timeout_seconds: float = 600.0) -> dict[str, Any]:
-    """What `script` reports for `job`, run in a new process, under `job["python"]` if it has one. Raises RuntimeError with its last words when it fails."""
-    command = [job.get("python") or sys.executable, script, "--job", json.dumps({**job, _START: time.monotonic()})]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False, cwd=Path(__file__).parents[2])
+    """What `script` reports for `job`, run in a new process, under `job["python"]` if it has one.
+    Raises RuntimeError with its last words when it fails.
+    """
+    command = [
+        job.get("python") or sys.executable,
+        script,
+        "--job",
+        json.dumps({**job, _START: time.monotonic()}),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or not lines:
-        raise RuntimeError(f"{script} {dict(job)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{script} {dict(job)} ended with {done.returncode}:\n{done.stderr[-3000:]}"
+        )
     return json.loads(lines[-1][len(_MARK) :])
 
 
-def run(script: str, measure: Callable[[dict[str, Any]], Mapping[str, Any]], main: Callable[[argparse.Namespace], None], **options: Any) -> None:
-    """The body of a benchmark script: as a child it measures one job, else it runs `main` with the command line's options."""
+def run(
+    script: str,
+    measure: Callable[[dict[str, Any]], Mapping[str, Any]],
+    main: Callable[[argparse.Namespace], None],
+    **options: Any,
+) -> None:
+    """The body of a benchmark script: as a child it measures one job, else it runs `main` with the
+    command line's options.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     for name, default in options.items():
@@ -38,7 +63,9 @@ def run(script: str, measure: Callable[[dict[str, Any]], Mapping[str, Any]], mai
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` on each of `ranks` processes that share a gloo process group: those of the tests (`tests/ranks.py`)."""
+    """`function(*arguments)` on each of `ranks` processes that share a gloo process group: those of
+    the tests (`tests/ranks.py`).
+    """
     tests = str(Path(__file__).parents[2] / "tests")
     if tests not in sys.path:
         sys.path.append(tests)
@@ -46,5 +73,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 
 def seconds_since_start(job: Mapping[str, Any]) -> float:
-    """Wall clock since the parent began to start this process (one monotonic clock for the whole machine)."""
+    """Wall clock since the parent began to start this process (one monotonic clock for the whole
+    machine).
+    """
     return time.monotonic() - float(job[_START])

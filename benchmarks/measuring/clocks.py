@@ -15,20 +15,26 @@ class Clock:
     wall: float
     processor: float
     waited: float
-    """Sum over threads of the time they could have run and did not, because the cores were busy with something else."""
+    """Sum over threads of the time they could have run and did not, because the cores were busy
+    with something else.
+    """
 
     @classmethod
     def now(cls) -> Self:
         return cls(time.monotonic(), time.process_time(), _waited())
 
     def since(self, start: "Clock") -> "Clock":
-        return Clock(self.wall - start.wall, self.processor - start.processor, self.waited - start.waited)
+        return Clock(
+            self.wall - start.wall, self.processor - start.processor, self.waited - start.waited
+        )
 
     @property
     def wait_ratio(self) -> float:
-        """The share of the time in which this process, always busy, was kept from running: 0 on a quiet machine.
+        """The share of the time in which this process, always busy, was kept from running: 0 on a
+        quiet machine.
 
-        Threads that waited for a core show in `waited`; a process that was stopped shows in wall time that is neither.
+        Threads that waited for a core show in `waited`; a process that was stopped shows in wall
+        time that is neither.
         """
         waiting = self.waited / max(self.waited + self.processor, 1e-9)
         return max(waiting, 1.0 - (self.waited + self.processor) / max(self.wall, 1e-9))
@@ -53,7 +59,9 @@ def peak_memory_megabytes() -> float:
 
 
 def forget_peak_memory() -> float:
-    """Lets the peak begin anew at what is used now, and returns that in megabytes. Linux alone: elsewhere the old peak stays."""
+    """Lets the peak begin anew at what is used now, and returns that in megabytes. Linux alone:
+    elsewhere the old peak stays.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

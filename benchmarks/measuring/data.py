@@ -7,7 +7,11 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
-DATA_SETS = {"azure-cli": REPOSITORY / "data" / "azure-cli", "pycode": REAL_DATA / "pycode", "squad_dev": REAL_DATA / "squad_dev"}
+DATA_SETS = {
+    "azure-cli": REPOSITORY / "data" / "azure-cli",
+    "pycode": REAL_DATA / "pycode",
+    "squad_dev": REAL_DATA / "squad_dev",
+}
 PYLATE = REPOSITORY / ".venv-pylate"
 """PyLate's environment: `make setup-pylate`."""
 SEED, TEMPERATURE = 13, 0.05
@@ -18,7 +22,11 @@ def present(name: str) -> Path | None:
     folder = DATA_SETS[name]
     if (folder / "corpus.jsonl").is_file():
         return folder
-    hint = "make it with `nearfar data prepare azure-cli`" if name == "azure-cli" else "it is not part of the repository"
+    hint = (
+        "make it with `nearfar data prepare azure-cli`"
+        if name == "azure-cli"
+        else "it is not part of the repository"
+    )
     print(f"skipped {name}: there is no {folder.name}/corpus.jsonl; {hint}")
     return None
 
@@ -31,11 +39,17 @@ def model_folder() -> str:
 
 
 def exchange_adapter(backbone: Any, path: Path) -> None:
-    """Writes the fresh adapter once and reads it ever after, so that every run of every contender starts from the same weights."""
+    """Writes the fresh adapter once and reads it ever after, so that every run of every contender
+    starts from the same weights.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
-    weights = {name.removeprefix("base_model.model."): value for name, value in backbone.named_parameters() if ".lora_" in name}
+    weights = {
+        name.removeprefix("base_model.model."): value
+        for name, value in backbone.named_parameters()
+        if ".lora_" in name
+    }
     assert weights
     if not path.exists():
         save_file({name: value.detach().contiguous() for name, value in weights.items()}, path)
@@ -48,7 +62,8 @@ def exchange_adapter(backbone: Any, path: Path) -> None:
 
 
 def write_pairs(folder: Path, steps: int, batch: int, path: Path) -> int:
-    """Training pairs for `steps` batches, no query and no document twice: then no false negative is masked and both losses are one number.
+    """Training pairs for `steps` batches, no query and no document twice: then no false negative is
+    masked and both losses are one number.
 
     Returns for how many steps there are such pairs, where they do not last for all.
     """
@@ -63,7 +78,12 @@ def write_pairs(folder: Path, steps: int, batch: int, path: Path) -> int:
             if len(pairs) == steps * batch:
                 break
     whole = len(pairs) // batch
-    path.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs[: whole * batch]))
+    path.write_text(
+        "".join(
+            json.dumps({"query": query, "positive": positive}) + "\n"
+            for query, positive in pairs[: whole * batch]
+        )
+    )
     return whole
 
 
@@ -72,7 +92,11 @@ def pairs_in_order(path: Path, steps: int, batch: int) -> list[tuple[str, str]]:
     from trainer.data.order import batch_samples
 
     pairs: Sequence[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    order = [int(sample) for step in range(steps) for sample in batch_samples(SEED, step, len(pairs), batch)]
+    order = [
+        int(sample)
+        for step in range(steps)
+        for sample in batch_samples(SEED, step, len(pairs), batch)
+    ]
     return [(pairs[at]["query"], pairs[at]["positive"]) for at in order]
 
 
@@ -81,4 +105,7 @@ def documents(folder: Path, limit: int) -> list[str]:
     lines = (folder / "corpus.jsonl").read_text().splitlines()
     chosen = lines[:: max(1, len(lines) // limit)][:limit]
     records = [json.loads(line) for line in chosen]
-    return [f"{record['title']} {record['text']}" if record.get("title") else record["text"] for record in records]
+    return [
+        f"{record['title']} {record['text']}" if record.get("title") else record["text"]
+        for record in records
+    ]

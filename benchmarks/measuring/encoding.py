@@ -18,10 +18,18 @@ def ours(job: dict[str, Any]) -> Any:
     machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)
     encoder, precision = read_encoder(job["model"]), hardware.precision(machine)
-    return lambda texts: encode(encoder, texts, "document", micro_batch_tokens=job["micro_batch_tokens"] or None, precision=precision)
+    return lambda texts: encode(
+        encoder,
+        texts,
+        "document",
+        micro_batch_tokens=job["micro_batch_tokens"] or None,
+        precision=precision,
+    )
 
 
-def speed(encode: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+def speed(
+    encode: Callable[[Sequence[str]], Any], texts: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
     """What `encode` makes of the texts, and texts per second, after a warm-up."""
     encode(texts[:WARM_UP_TEXTS])
     start = Clock.now()

@@ -20,11 +20,18 @@ def machine() -> dict[str, Any]:
     """Processor, cores, load and versions: what a number means nothing without."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
-    field = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    field = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in text.splitlines())
+    }
     load = Path("/proc/loadavg")
     return {
         "processor": field.get("model name", platform.processor()),
-        "instructions": [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in field.get("flags", "").split()],
+        "instructions": [
+            name
+            for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+            if name in field.get("flags", "").split()
+        ],
         "cores": cores(),
         "load": load.read_text().split()[0] if load.exists() else "",
         "python": platform.python_version(),
@@ -45,7 +52,10 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     >>> spread([3.0, 1.0, 2.0])
     '2.0 (1.0-3.0)'
     """
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    return (
+        f"{statistics.median(values):.{digits}f}"
+        f" ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    )
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,9 +63,16 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        return "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
 
-    return "\n".join([title, line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+    return "\n".join(
+        [title, line(header), "  ".join("-" * width for width in widths), *map(line, rows)]
+    )
 
 
 def noise(wait_ratios: Sequence[float]) -> str:
@@ -68,7 +85,10 @@ def noise(wait_ratios: Sequence[float]) -> str:
 def keep(claim: str, text: str, raw: Mapping[str, Any]) -> None:
     """Prints the table and keeps it with the machine it was measured on and every single value."""
     where = machine()
-    described = ", ".join(f"{key} {' '.join(value) if isinstance(value, list) else value}" for key, value in where.items())
+    described = ", ".join(
+        f"{key} {' '.join(value) if isinstance(value, list) else value}"
+        for key, value in where.items()
+    )
     print(f"\n{text}\n{described}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.date.today().isoformat()}-{claim}"

@@ -1,4 +1,6 @@
-"""A late-interaction model whose vectors were computed before: indexes are built again and again without encoding anew."""
+"""A late-interaction model whose vectors were computed before: indexes are built again and again
+without encoding anew.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,9 @@ import torch
 
 
 class Remembered(torch.nn.Module):
-    """Gives for each document the vectors in `path`; documents are told apart by where they stand in `texts`. Queries are encoded by `encoder`."""
+    """Gives for each document the vectors in `path`; documents are told apart by where they stand
+    in `texts`. Queries are encoded by `encoder`.
+    """
 
     def __init__(self, path: Path, texts: Sequence[str], probe: str, encoder: Any) -> None:
         super().__init__()
@@ -20,7 +24,9 @@ class Remembered(torch.nn.Module):
         with np.load(path, allow_pickle=False) as kept:
             self.vectors = TokenVectors(kept["vectors"], kept["offsets"])
         self.rows = {text: row for row, text in enumerate(texts)}
-        self.rows.setdefault(probe, int(self.vectors.lengths.argmin()))  # what an index keeps of it is small
+        self.rows.setdefault(
+            probe, int(self.vectors.lengths.argmin())
+        )  # what an index keeps of it is small
         self.contract = SimpleNamespace(dimensions=self.dimensions, document_max_length_tokens=180)
         self.device = torch.device("cpu")
 

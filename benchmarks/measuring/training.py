@@ -1,4 +1,6 @@
-"""A training that is watched: what each step took and lost, and our own way of training, that of `nearfar fit`."""
+"""A training that is watched: what each step took and lost, and our own way of training, that of
+`nearfar fit`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +24,16 @@ class Record:
         self.clocks.append(Clock.now())
         self.peak = peak_memory_megabytes()
         if not self.first_step:
-            self.first_step = {"wall": seconds_since_start(self.job), "processor": self.clocks[0].processor}
+            self.first_step = {
+                "wall": seconds_since_start(self.job),
+                "processor": self.clocks[0].processor,
+            }
 
     def result(self) -> dict[str, Any]:
-        assert len(self.clocks) == len(self.losses) == self.job["steps"], (len(self.clocks), len(self.losses))
+        assert len(self.clocks) == len(self.losses) == self.job["steps"], (
+            len(self.clocks),
+            len(self.losses),
+        )
         spent = self.clocks[-1].since(self.clocks[self.job["warm_up_steps"] - 1])
         pairs = self.job["batch"] * (len(self.clocks) - self.job["warm_up_steps"])
         return {
@@ -40,8 +48,12 @@ class Record:
         }
 
 
-def train_ours(run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None] = lambda encoder: None) -> dict[str, Any]:
-    """What `trainer/cli/fit.py` does up to the last step; `start` may first change the encoder's weights."""
+def train_ours(
+    run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None] = lambda encoder: None
+) -> dict[str, Any]:
+    """What `trainer/cli/fit.py` does up to the last step; `start` may first change the encoder's
+    weights.
+    """
     from trainer.recipe.load import dump_recipe
     from trainer.runtime.run_folder import RunFolder
 
@@ -61,10 +73,19 @@ def train_ours(run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None
     encoder = encoder_of(run_recipe)
     start(encoder)
     record = Record(job)
-    path = Path(run_recipe.output) / f"run-{job['turn']}-{run_recipe.machine.precision}-{run_recipe.machine.kept_tokens}"
-    with RunFolder.create(path, written, [], fingerprint(run_recipe.data, len(data.train))) as folder:
+    path = (
+        Path(run_recipe.output)
+        / f"run-{job['turn']}-{run_recipe.machine.precision}-{run_recipe.machine.kept_tokens}"
+    )
+    with RunFolder.create(
+        path, written, [], fingerprint(run_recipe.data, len(data.train))
+    ) as folder:
         module = lightning_module(run_recipe, encoder, steps)
-        callbacks = [KeepBest(folder.checkpoints / "best", base=0.0), GracefulStop(), our_callback(record)]
+        callbacks = [
+            KeepBest(folder.checkpoints / "best", base=0.0),
+            GracefulStop(),
+            our_callback(record),
+        ]
         trainer = lightning_trainer(run_recipe, folder, steps, len(data.train), callbacks)
         trainer.fit(module, datamodule=pair_data(run_recipe, data, encoder, steps))
     return {**record.result(), "precision": hardware.precision(run_recipe.machine)}
@@ -74,7 +95,9 @@ def our_callback(record: Record) -> Any:
     import pytorch_lightning as lightning
 
     class Watch(lightning.Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             record.losses.append(float(outputs["loss"]))
             record.step()
 

@@ -1,4 +1,6 @@
-"""The benchmark of communication at a small size: it counts what the formulas say, and both ways give the gradient of one process."""
+"""The benchmark of communication at a small size: it counts what the formulas say, and both ways
+give the gradient of one process.
+"""
 
 import importlib
 import sys
@@ -17,15 +19,25 @@ DENSE, TOKENS = (16,), (3, 16)
 def communication(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     yield importlib.import_module("communication")
-    for name in [name for name in sys.modules if name == "communication" or name.split(".")[0] == "measuring"]:
+    for name in [
+        name for name in sys.modules if name == "communication" or name.split(".")[0] == "measuring"
+    ]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize(("query", "document", "temperature"), [(DENSE, DENSE, 0.05), (TOKENS, (5, 16), 1.0)], ids=["dense", "late interaction"])
-def test_bytes_are_those_of_the_formula(communication: ModuleType, query: tuple[int, ...], document: tuple[int, ...], temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("query", "document", "temperature"),
+    [(DENSE, DENSE, 0.05), (TOKENS, (5, 16), 1.0)],
+    ids=["dense", "late interaction"],
+)
+def test_bytes_are_those_of_the_formula(
+    communication: ModuleType, query: tuple[int, ...], document: tuple[int, ...], temperature: float
+) -> None:
     case = communication.Case(32, 7, query, document, temperature)
     (wanted,) = on_ranks(1, communication.reference, case)
-    found = {way: communication.measured(case, way, 2, 1, wanted) for way in communication.WAYS}  # raises where a gradient is another one
+    found = {
+        way: communication.measured(case, way, 2, 1, wanted) for way in communication.WAYS
+    }  # raises where a gradient is another one
     for way, one in found.items():
         assert one["embeddings"] == case.expected(way, 2) > 0
     assert found["documents"]["rest"] == 0 < found["queries"]["rest"]
@@ -38,4 +50,6 @@ def test_a_gradient_that_is_not_the_one_of_one_process_is_found(communication: M
     with pytest.raises(AssertionError, match="the gradient is"):
         communication.measured(case, "queries", 2, 1, (loss, [1.001 * gradient[0], gradient[1]]))
     with pytest.raises(AssertionError, match="the loss is"):
-        communication.measured(case, "queries", 2, 1, (loss + 0.01, [torch.zeros_like(part) for part in gradient]))
+        communication.measured(
+            case, "queries", 2, 1, (loss + 0.01, [torch.zeros_like(part) for part in gradient])
+        )

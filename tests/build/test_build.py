@@ -15,15 +15,27 @@ from trainer.strategies.environment import Plan
 
 
 def run_of(**sections):
-    return recipe.Recipe(name="a", model=recipe.Model(backbone="b"), **{"data": recipe.Data(train="c"), **sections})
+    return recipe.Recipe(
+        name="a", model=recipe.Model(backbone="b"), **{"data": recipe.Data(train="c"), **sections}
+    )
 
 
 def test_test_queries_that_are_training_queries_are_counted():
     rows = Rows.of([Row("delete a disk", "a"), Row("list disks", "b")])
-    assert seen_in_training(rows, from_rows([Row("delete a disk", "a"), Row("Delete a disk", "a"), Row("other", "b")], "test")) == 1
+    assert (
+        seen_in_training(
+            rows,
+            from_rows(
+                [Row("delete a disk", "a"), Row("Delete a disk", "a"), Row("other", "b")], "test"
+            ),
+        )
+        == 1
+    )
 
 
-@pytest.mark.parametrize(("samples", "advice"), [(5, "at most 5"), (1, "at least two rows"), (0, "at least two rows")])
+@pytest.mark.parametrize(
+    ("samples", "advice"), [(5, "at most 5"), (1, "at least two rows"), (0, "at least two rows")]
+)
 def test_rows_that_fill_no_batch_are_refused_with_advice_that_can_be_followed(samples, advice):
     with pytest.raises(BadData, match=advice):
         total_steps(recipe.Optimization(batch_size=8), samples)
@@ -45,7 +57,9 @@ def test_max_steps_wins_over_epochs():
 def test_objectives_say_what_the_rows_lack(objective, data, message):
     rows = Rows.of([Row("a", "b", labels=(1.0,) if data else None)])
     with pytest.raises((BadData, BadRecipe), match=message):
-        recipe_checks.check_objective(run_of(objective=objective, data=recipe.Data(train="c", **data)), rows)
+        recipe_checks.check_objective(
+            run_of(objective=objective, data=recipe.Data(train="c", **data)), rows
+        )
 
 
 def test_fp16_on_a_cpu_is_refused():
@@ -54,8 +68,15 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
-    settings = optimizer_settings(recipe.Optimization(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40)
-    assert (settings.learning_rate, settings.head_learning_rate, settings.temperature_learning_rate, settings.warmup_steps) == (0.5, 0.25, 0.5, 4)
+    settings = optimizer_settings(
+        recipe.Optimization(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40
+    )
+    assert (
+        settings.learning_rate,
+        settings.head_learning_rate,
+        settings.temperature_learning_rate,
+        settings.warmup_steps,
+    ) == (0.5, 0.25, 0.5, 4)
 
 
 class TestOnMachine:
@@ -66,7 +87,10 @@ class TestOnMachine:
         plan = Plan("ddp", 2, 1, 2, precision="bf16", accelerator="cpu")
         machine = hardware.on_machine(self.run(), plan).machine
         assert (machine.precision, machine.accelerator) == ("bf16", "cpu")
-        assert hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2)).machine.precision == "fp32"
+        assert (
+            hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2)).machine.precision
+            == "fp32"
+        )
 
     def test_where_both_say_and_differ_neither_wins(self):
         with pytest.raises(BadMachine, match=r"machine\.precision=fp32 and the machine file bf16"):
@@ -76,11 +100,18 @@ class TestOnMachine:
 class TestMicroBatching:
     def test_given_numbers_are_taken(self, toy_folder):
         encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
-        assert hardware.micro_batching(recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1) == (77, 5)
+        assert hardware.micro_batching(
+            recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
+        ) == (77, 5)
 
     def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
         encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
-        alone, shared = (hardware.micro_batching(recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count) for count in (1, 8))
+        alone, shared = (
+            hardware.micro_batching(
+                recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count
+            )
+            for count in (1, 8)
+        )
         assert alone[0] == shared[0] == hardware.CPU_TOKENS
         assert 4 * shared[1] < alone[1]
 
@@ -88,28 +119,46 @@ class TestMicroBatching:
 def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
     encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
     run = recipe.Recipe(
-        name="x", model=recipe.Model(backbone="b"), data=recipe.Data(train="t"), objective=recipe.Contrastive(guide=str(toy_folder("roberta")))
+        name="x",
+        model=recipe.Model(backbone="b"),
+        data=recipe.Data(train="t"),
+        objective=recipe.Contrastive(guide=str(toy_folder("roberta"))),
     )
     with pytest.raises(BadRecipe, match="into other tokens"):
         negative_filters(run, encoder)
-    same = run.model_copy(update={"objective": recipe.Contrastive(guide=str(toy_folder("bert")), teacher_margin=0.5)})
+    same = run.model_copy(
+        update={"objective": recipe.Contrastive(guide=str(toy_folder("bert")), teacher_margin=0.5)}
+    )
     assert len(negative_filters(same, encoder)) == 2
 
 
 class TestFamily:
     def run(self, kind="colbert", objective=None, **model):
         return recipe.Recipe(
-            name="x", kind=kind, model=recipe.Model(backbone="b", **model), data=recipe.Data(train="t"), objective=objective or recipe.Contrastive()
+            name="x",
+            kind=kind,
+            model=recipe.Model(backbone="b", **model),
+            data=recipe.Data(train="t"),
+            objective=objective or recipe.Contrastive(),
         )
 
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            ({"kind": "bi_encoder", "late_interaction": recipe.LateInteraction()}, r"model\.late_interaction belongs to kind: colbert"),
-            ({"kind": "bi_encoder", "objective": recipe.Contrastive(xtr_top_k=4)}, r"objective\.xtr_top_k belongs to kind: colbert"),
+            (
+                {"kind": "bi_encoder", "late_interaction": recipe.LateInteraction()},
+                r"model\.late_interaction belongs to kind: colbert",
+            ),
+            (
+                {"kind": "bi_encoder", "objective": recipe.Contrastive(xtr_top_k=4)},
+                r"objective\.xtr_top_k belongs to kind: colbert",
+            ),
             ({"pooling": "mean"}, r"model\.pooling belongs to kind: bi_encoder"),
             ({"normalize": True}, r"model\.normalize belongs to kind: bi_encoder"),
-            ({"objective": recipe.Contrastive(guide="g")}, r"objective\.guide belongs to kind: bi_encoder"),
+            (
+                {"objective": recipe.Contrastive(guide="g")},
+                r"objective\.guide belongs to kind: bi_encoder",
+            ),
         ],
     )
     def test_what_another_family_has_is_refused(self, settings, said):
@@ -117,11 +166,24 @@ class TestFamily:
             recipe_checks.check_family(self.run(**settings))
 
     def test_what_it_has_itself_is_taken(self):
-        recipe_checks.check_family(self.run(late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)))
-        recipe_checks.check_family(self.run(kind="bi_encoder", pooling="mean", normalize=True, objective=recipe.Contrastive(guide="g")))
+        recipe_checks.check_family(
+            self.run(
+                late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)
+            )
+        )
+        recipe_checks.check_family(
+            self.run(
+                kind="bi_encoder",
+                pooling="mean",
+                normalize=True,
+                objective=recipe.Contrastive(guide="g"),
+            )
+        )
 
     def test_kernels_without_a_gpu_are_refused(self):
-        run = self.run().model_copy(update={"machine": recipe.Machine(accelerator="cpu", maxsim="kernels")})
+        run = self.run().model_copy(
+            update={"machine": recipe.Machine(accelerator="cpu", maxsim="kernels")}
+        )
         with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
             score_function(run)
 
@@ -131,27 +193,49 @@ class TestTaught:
     def test_every_candidate_needs_the_teachers_score(self, objective):
         def run(negatives):
             return recipe.Recipe(
-                name="x", model=recipe.Model(backbone="b"), data=recipe.Data(train="t", negatives_per_query=negatives), objective=objective
+                name="x",
+                model=recipe.Model(backbone="b"),
+                data=recipe.Data(train="t", negatives_per_query=negatives),
+                objective=objective,
             )
 
         with pytest.raises(BadRecipe, match="negatives_per_query to 1 or more"):
             recipe_checks.check_objective(run(0), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
         for labels in (None, (1.0,)):
-            with pytest.raises(BadData, match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates"):
+            with pytest.raises(
+                BadData,
+                match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates",
+            ):
                 recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
         recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
 
-    @pytest.mark.parametrize("objective", [recipe.Distillation(), recipe.Contrastive(teacher_margin=0.1), recipe.Pairwise(graded=True)])
+    @pytest.mark.parametrize(
+        "objective",
+        [
+            recipe.Distillation(),
+            recipe.Contrastive(teacher_margin=0.1),
+            recipe.Pairwise(graded=True),
+        ],
+    )
     def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(self, objective):
         kind = "cross_encoder" if isinstance(objective, recipe.Pairwise) else "bi_encoder"
         run = recipe.Recipe(
-            name="x", kind=kind, model=recipe.Model(backbone="b"), data=recipe.Data(train="t", negatives_per_query=1), objective=objective
+            name="x",
+            kind=kind,
+            model=recipe.Model(backbone="b"),
+            data=recipe.Data(train="t", negatives_per_query=1),
+            objective=objective,
         )
-        rows = [Row("q", "p", ("n",), (1.0, 0.0)), Row("r", "s", ("t",), (1.0, 0.0)), Row("u", "v", ("w",), (1.0,), "t:3")]
+        rows = [
+            Row("q", "p", ("n",), (1.0, 0.0)),
+            Row("r", "s", ("t",), (1.0, 0.0)),
+            Row("u", "v", ("w",), (1.0,), "t:3"),
+        ]
         for some in (Rows.of(rows), Rows.of(rows[::-1]).select(np.array([1, 2, 0]))):
             with pytest.raises(BadData, match="^t:3: 1 scores for 2 candidates"):
                 recipe_checks.check_objective(run, some)
         recipe_checks.check_objective(run, Rows.of(rows).select(np.array([1, 0])))
         recipe_checks.check_objective(
-            run.model_copy(update={"objective": recipe.Contrastive(), "kind": "bi_encoder"}), Rows.of([rows[0], Row("x", "y", ("z",))])
+            run.model_copy(update={"objective": recipe.Contrastive(), "kind": "bi_encoder"}),
+            Rows.of([rows[0], Row("x", "y", ("z",))]),
         )

@@ -29,14 +29,21 @@ def run_of(kind="cross_encoder", objective=None, data=None, model=None, **more):
             "name": "toy",
             "model": {"backbone": "nowhere", **(model or {})},
             "data": {"train": "nothing.jsonl", **(data or {})},
-            "objective": {"kind": "listwise", "random_negatives": 2} if objective is None else objective,
+            "objective": {"kind": "listwise", "random_negatives": 2}
+            if objective is None
+            else objective,
             **more,
         }
     )
 
 
 def rows_of(labels=None, negatives=()):
-    return Rows.of([Row(f"query {number}", f"document {number}", negatives, labels, f"rows:{number}") for number in range(12)])
+    return Rows.of(
+        [
+            Row(f"query {number}", f"document {number}", negatives, labels, f"rows:{number}")
+            for number in range(12)
+        ]
+    )
 
 
 HARD = {"negatives_per_query": 2}
@@ -46,7 +53,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"objective": {"kind": "contrastive"}}, "contrastive compares vectors.* use pointwise"),
+            (
+                {"objective": {"kind": "contrastive"}},
+                "contrastive compares vectors.* use pointwise",
+            ),
             ({"objective": {"kind": "cosent"}}, "cosent compares vectors"),
             ({"objective": {"kind": "triplet"}}, "triplet compares vectors"),
             ({"kind": "bi_encoder"}, "listwise belongs to kind: cross_encoder"),
@@ -56,10 +66,27 @@ class TestRefused:
             ({"model": {"projection_dimensions": 8}}, "model.projection_dimensions shapes vectors"),
             ({"model": {"layers": 1}}, "model.layers belongs to"),
             ({"matryoshka": {"dimensions": (8,)}}, "matryoshka belongs to"),
-            ({"kind": "bi_encoder", "objective": {"kind": "contrastive"}, "validation": {"rerank_depth": 5}}, "validation.rerank_depth belongs to"),
-            ({"kind": "colbert", "objective": {"kind": "contrastive"}, "validation": {"first_stage": "m"}}, "validation.first_stage belongs to"),
+            (
+                {
+                    "kind": "bi_encoder",
+                    "objective": {"kind": "contrastive"},
+                    "validation": {"rerank_depth": 5},
+                },
+                "validation.rerank_depth belongs to",
+            ),
+            (
+                {
+                    "kind": "colbert",
+                    "objective": {"kind": "contrastive"},
+                    "validation": {"first_stage": "m"},
+                },
+                "validation.first_stage belongs to",
+            ),
             ({"data": HARD}, "for data without negatives"),
-            ({"objective": {"kind": "pairwise", "random_negatives": 2, "graded": True}}, "at random have not"),
+            (
+                {"objective": {"kind": "pairwise", "random_negatives": 2, "graded": True}},
+                "at random have not",
+            ),
             ({"objective": {"kind": "listwise", "random_negatives": 64}}, "at most 63"),
             ({"objective": {"kind": "listwise"}}, "only the positive"),
             ({"objective": {"kind": "pairwise", "graded": True}}, "only the positive"),
@@ -73,11 +100,31 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("objective", "data", "rows", "message"),
         [
-            ({"kind": "listwise", "graded": True}, HARD, {"negatives": ("a", "b")}, "a score of every candidate.* has 0 for 3"),
-            ({"kind": "listwise", "graded": True}, HARD, {"negatives": ("a", "b"), "labels": (1.0,)}, "has 1 for 3"),
+            (
+                {"kind": "listwise", "graded": True},
+                HARD,
+                {"negatives": ("a", "b")},
+                "a score of every candidate.* has 0 for 3",
+            ),
+            (
+                {"kind": "listwise", "graded": True},
+                HARD,
+                {"negatives": ("a", "b"), "labels": (1.0,)},
+                "has 1 for 3",
+            ),
             ({"kind": "pointwise", "graded": True}, {}, {}, "has 0 for 1"),
-            ({"kind": "margin_mse"}, HARD, {"negatives": ("a", "b")}, "the teacher's score of every candidate"),
-            ({"kind": "pointwise", "random_negatives": 2}, {}, {"labels": (0.3,)}, "scored pairs.*graded=true"),
+            (
+                {"kind": "margin_mse"},
+                HARD,
+                {"negatives": ("a", "b")},
+                "the teacher's score of every candidate",
+            ),
+            (
+                {"kind": "pointwise", "random_negatives": 2},
+                {},
+                {"labels": (0.3,)},
+                "scored pairs.*graded=true",
+            ),
         ],
     )
     def test_data(self, objective, data, rows, message):
@@ -86,19 +133,37 @@ class TestRefused:
 
     def test_what_is_right_is_not_refused(self):
         recipe_checks.check_objective(run_of(), rows_of())
-        recipe_checks.check_objective(run_of(objective={"kind": "lambda_loss"}, data=HARD), rows_of(negatives=("a", "b")))
-        recipe_checks.check_objective(run_of(objective={"kind": "pointwise", "graded": True}), rows_of(labels=(0.3,)))
-        recipe_checks.check_objective(run_of(objective={"kind": "distillation"}, data=HARD), rows_of(negatives=("a", "b"), labels=(3.0, 1.0, 2.0)))
+        recipe_checks.check_objective(
+            run_of(objective={"kind": "lambda_loss"}, data=HARD), rows_of(negatives=("a", "b"))
+        )
+        recipe_checks.check_objective(
+            run_of(objective={"kind": "pointwise", "graded": True}), rows_of(labels=(0.3,))
+        )
+        recipe_checks.check_objective(
+            run_of(objective={"kind": "distillation"}, data=HARD),
+            rows_of(negatives=("a", "b"), labels=(3.0, 1.0, 2.0)),
+        )
 
 
 @pytest.fixture
 def overrides(toy_folder, tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps({"query": f"find disk {number}", "positive": f"disk number {number}"}) + "\n" for number in range(40)))
+    path.write_text(
+        "".join(
+            json.dumps({"query": f"find disk {number}", "positive": f"disk number {number}"}) + "\n"
+            for number in range(40)
+        )
+    )
     return [
-        f"model.backbone={toy_folder('bert')}", "model.document_max_length_tokens=40", f"data.train={path}", "objective.random_negatives=3",
-        "optimization.batch_size=8", "optimization.warmup_steps=0", "machine.accelerator=cpu", "machine.precision=fp32",
-    ]  # fmt: skip
+        f"model.backbone={toy_folder('bert')}",
+        "model.document_max_length_tokens=40",
+        f"data.train={path}",
+        "objective.random_negatives=3",
+        "optimization.batch_size=8",
+        "optimization.warmup_steps=0",
+        "machine.accelerator=cpu",
+        "machine.precision=fp32",
+    ]
 
 
 def test_the_batches_of_a_run_hold_drawn_pairs(overrides):
@@ -108,16 +173,30 @@ def test_the_batches_of_a_run_hold_drawn_pairs(overrides):
     assert batch.documents_per_query == 4
     assert batch.documents.second is not None
     assert batch.labels is None
-    decoded = encoder.tokenizer.batch_decode([ids.tolist() for ids in batch.documents.tokens.split(batch.documents.lengths.tolist())])
+    decoded = encoder.tokenizer.batch_decode(
+        [ids.tolist() for ids in batch.documents.tokens.split(batch.documents.lengths.tolist())]
+    )
     assert all(text.startswith("[CLS] ") and text.count("[SEP]") == 2 for text in decoded)
     assert len(batch.documents.identities.unique()) == 32
     module = lightning_module(run, encoder, 2)
     outcome = module.loss(batch, module.encode(), module.temperature())
     assert float(outcome["loss"].detach()) == pytest.approx(math.log(4), abs=1.5)
-    rates = {group["initial_lr"] for group in module.configure_optimizers()["optimizer"].param_groups}
+    rates = {
+        group["initial_lr"] for group in module.configure_optimizers()["optimizer"].param_groups
+    }
     assert rates == {7e-4}
-    other = lightning_module(load_recipe("recipes/cross-encoder.yaml", [*overrides, "optimization.head_learning_rate=0.1"]), encoder, 2)
-    heads = [group["params"] for group in other.configure_optimizers()["optimizer"].param_groups if group["initial_lr"] == 0.1]
+    other = lightning_module(
+        load_recipe(
+            "recipes/cross-encoder.yaml", [*overrides, "optimization.head_learning_rate=0.1"]
+        ),
+        encoder,
+        2,
+    )
+    heads = [
+        group["params"]
+        for group in other.configure_optimizers()["optimizer"].param_groups
+        if group["initial_lr"] == 0.1
+    ]
     assert sum(len(parameters) for parameters in heads) == 4
 
 
@@ -133,9 +212,18 @@ def test_validation_names_scores_that_are_not_finite(overrides):
 
 
 @pytest.mark.parametrize("first_stage", [None, "bert"])
-def test_validation_puts_what_the_first_stage_finds_in_order(first_stage, overrides, toy_folder, monkeypatch):
+def test_validation_puts_what_the_first_stage_finds_in_order(
+    first_stage, overrides, toy_folder, monkeypatch
+):
     name = None if first_stage is None else str(toy_folder(first_stage))
-    run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "validation.rerank_depth=3", *([f"validation.first_stage={name}"] if name else [])])
+    run = load_recipe(
+        "recipes/cross-encoder.yaml",
+        [
+            *overrides,
+            "validation.rerank_depth=3",
+            *([f"validation.first_stage={name}"] if name else []),
+        ],
+    )
     data, encoder = data_sets(run.data, run.seed), encoder_of(run)
     seen = []
     plain = evaluation.rerank_run
@@ -149,10 +237,18 @@ def test_validation_puts_what_the_first_stage_finds_in_order(first_stage, overri
     first = module.validate(data.validation)
     assert module.validate(data.validation) == first
     assert seen[0] is seen[1], "found once"
-    wanted = bm25_run(data.validation, 3) if name is None else retrieve(read_encoder(name), data.validation, 3)
-    assert {query: list(hits) for query, hits in seen[0].items()} == {query: list(hits) for query, hits in wanted.items()}
+    wanted = (
+        bm25_run(data.validation, 3)
+        if name is None
+        else retrieve(read_encoder(name), data.validation, 3)
+    )
+    assert {query: list(hits) for query, hits in seen[0].items()} == {
+        query: list(hits) for query, hits in wanted.items()
+    }
     assert max(map(len, seen[0].values())) == 3
-    shallow = lightning_module(run.model_copy(update={"validation": recipe.Validation(rerank_depth=1)}), encoder, 2)
+    shallow = lightning_module(
+        run.model_copy(update={"validation": recipe.Validation(rerank_depth=1)}), encoder, 2
+    )
     shallow.validate(data.validation)
     assert max(map(len, seen[-1].values())) == 1
 
@@ -164,7 +260,9 @@ def test_a_first_stage_that_is_not_there_is_named_before_anything_slow(overrides
 
 
 def test_lengths_looked_at_before_a_run_are_those_of_pairs(overrides):
-    run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "model.document_max_length_tokens=12"])
+    run = load_recipe(
+        "recipes/cross-encoder.yaml", [*overrides, "model.document_max_length_tokens=12"]
+    )
     data, encoder = data_sets(run.data, run.seed), encoder_of(run)
     queries, pairs = lengths(encoder, data.train, build_cross_encoder.negatives_per_query(run))
     assert pairs.texts == 4 * queries.texts

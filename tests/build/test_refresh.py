@@ -1,4 +1,6 @@
-"""Recipes with `refresh`: what they may not say, what is searched, and that `nearfar fit` runs them, with teachers too."""
+"""Recipes with `refresh`: what they may not say, what is searched, and that `nearfar fit` runs
+them, with teachers too.
+"""
 
 import json
 from pathlib import Path
@@ -26,33 +28,63 @@ TAUGHT = {"kind": "distribution", "models": ("nowhere",), "candidates": "own"}
 
 def run_of(refresh=None, **changes):
     return recipe.Recipe.model_validate(
-        {"name": "toy", "model": {"backbone": "nowhere"}, "data": {"train": "none.jsonl"}, "refresh": refresh or {}} | changes, strict=False
+        {
+            "name": "toy",
+            "model": {"backbone": "nowhere"},
+            "data": {"train": "none.jsonl"},
+            "refresh": refresh or {},
+        }
+        | changes,
+        strict=False,
     )
 
 
 def rows_of(labels=None, negatives=()):
-    return Rows.of([Row(f"query {number}", f"document {number}", negatives, labels, f"rows:{number}") for number in range(80)])
+    return Rows.of(
+        [
+            Row(f"query {number}", f"document {number}", negatives, labels, f"rows:{number}")
+            for number in range(80)
+        ]
+    )
 
 
 class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"kind": "cross_encoder", "objective": {"kind": "listwise", "random_negatives": 2}}, "a cross-encoder has none"),
             (
-                {"objective": {"kind": "distillation"}, "data": {"train": "x", "negatives_per_query": 2}},
+                {"kind": "cross_encoder", "objective": {"kind": "listwise", "random_negatives": 2}},
+                "a cross-encoder has none",
+            ),
+            (
+                {
+                    "objective": {"kind": "distillation"},
+                    "data": {"train": "x", "negatives_per_query": 2},
+                },
                 "distillation learns from scores of the data",
             ),
             ({"objective": {"kind": "margin_mse"}}, "margin_mse learns from scores of the data"),
             ({"objective": {"kind": "cosent"}}, "cosent learns from scores of the data"),
-            ({"objective": {"kind": "contrastive", "teacher_margin": 0.1}}, "objective.teacher_margin reads scores of the data"),
-            ({"objective": {"kind": "triplet"}, "refresh": {"first_step": 2}}, "before refresh.first_step=2 queries have no negatives"),
+            (
+                {"objective": {"kind": "contrastive", "teacher_margin": 0.1}},
+                "objective.teacher_margin reads scores of the data",
+            ),
+            (
+                {"objective": {"kind": "triplet"}, "refresh": {"first_step": 2}},
+                "before refresh.first_step=2 queries have no negatives",
+            ),
             ({"teacher": TAUGHT, "refresh": {"first_step": 2}}, "before refresh.first_step=2"),
             (
                 {"refresh": {"negatives": 9, "depth": 8}},
-                "9 negatives cannot come from ranks 1 to 8; give a larger refresh.depth, a smaller refresh.skip_top",
+                (
+                    "9 negatives cannot come from ranks 1 to 8; give a larger refresh.depth, a "
+                    "smaller refresh.skip_top"
+                ),
             ),
-            ({"refresh": {"min_score": 0.5, "max_score": 0.4}}, "above refresh.min_score 0.5 and below refresh.max_score"),
+            (
+                {"refresh": {"min_score": 0.5, "max_score": 0.4}},
+                "above refresh.min_score 0.5 and below refresh.max_score",
+            ),
         ],
     )
     def test_recipes(self, changes, message):
@@ -64,18 +96,27 @@ class TestRefused:
             recipe_checks.check_objective(run_of({"corpus": "/nowhere"}), rows_of())
 
     def test_a_first_step_that_never_comes(self):
-        with pytest.raises(BadRecipe, match=r"refresh.first_step=5 is never reached: the run has 5 steps"):
+        with pytest.raises(
+            BadRecipe, match=r"refresh.first_step=5 is never reached: the run has 5 steps"
+        ):
             boundaries(recipe.Refresh(first_step=5), 5)
 
     @pytest.mark.parametrize(
         "changes",
-        [{"objective": {"kind": "triplet"}}, {"teacher": TAUGHT}, {"kind": "colbert"}, {"objective": {"kind": "contrastive", "guide": "g"}}],
+        [
+            {"objective": {"kind": "triplet"}},
+            {"teacher": TAUGHT},
+            {"kind": "colbert"},
+            {"objective": {"kind": "contrastive", "guide": "g"}},
+        ],
     )
     def test_and_what_is_not(self, changes):
         recipe_checks.check_objective(run_of(**changes), rows_of())
 
     def test_on_the_command_line_with_exit_code_2(self, training, monkeypatch, capsys):
-        monkeypatch.setattr("sys.argv", ["nearfar", "fit", str(RECIPE), *training, "refresh.depth=1"])
+        monkeypatch.setattr(
+            "sys.argv", ["nearfar", "fit", str(RECIPE), *training, "refresh.depth=1"]
+        )
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 2
@@ -95,15 +136,33 @@ def training(tmp_path, toy_folder):
         ("disk", "account", "region", "machine", "database", "vault", "network", "cluster"),
         ("delete", "create", "list", "show", "query"),
     )
-    pairs = [(f"{verb} {subject}", f"how to {verb} one {subject} {number}") for number, subject in enumerate(subjects) for verb in verbs]
-    lines = [{"query": query, "positive": text, "negatives": [f"no {text}", f"never {text}"]} for query, text in pairs]
+    pairs = [
+        (f"{verb} {subject}", f"how to {verb} one {subject} {number}")
+        for number, subject in enumerate(subjects)
+        for verb in verbs
+    ]
+    lines = [
+        {"query": query, "positive": text, "negatives": [f"no {text}", f"never {text}"]}
+        for query, text in pairs
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "corpus.txt").write_text("".join(f"{subject} {verb} further\n" for subject in subjects for verb in verbs))
+    (tmp_path / "corpus.txt").write_text(
+        "".join(f"{subject} {verb} further\n" for subject in subjects for verb in verbs)
+    )
     settings = {
-        "name": "toy", "output": tmp_path / "runs", "data.train": tmp_path / "train.jsonl", "model.backbone": toy_folder("bert"), "machine.accelerator": "cpu",
-        "machine.precision": "fp32", "optimization.batch_size": 4, "optimization.max_steps": 5, "refresh.every_steps": 2, "refresh.percent_of_positive": 0,
-        "refresh.corpus": tmp_path / "corpus.txt", "validation.every_steps": 2,
-    }  # fmt: skip
+        "name": "toy",
+        "output": tmp_path / "runs",
+        "data.train": tmp_path / "train.jsonl",
+        "model.backbone": toy_folder("bert"),
+        "machine.accelerator": "cpu",
+        "machine.precision": "fp32",
+        "optimization.batch_size": 4,
+        "optimization.max_steps": 5,
+        "refresh.every_steps": 2,
+        "refresh.percent_of_positive": 0,
+        "refresh.corpus": tmp_path / "corpus.txt",
+        "validation.every_steps": 2,
+    }
     return [f"{key}={value}" for key, value in settings.items()]
 
 
@@ -117,7 +176,9 @@ def test_fit_mines_from_all_documents_but_those_held_out(training, tmp_path):
     data = data_sets(recipe.Data(train=str(tmp_path / "train.jsonl")), 13, all_negatives=True)
     assert set(task.queries.range(0, len(task.queries))) == {row.query for row in data.train}
     corpus = set((tmp_path / "corpus.txt").read_text().splitlines())
-    assert documents == corpus | {text for row in data.train for text in (row.positive, *row.negatives)}
+    assert documents == corpus | {
+        text for row in data.train for text in (row.positive, *row.negatives)
+    }
     held_out = set(data.validation.documents) - documents
     assert held_out, "what validation is measured on is not learned from"
     assert (folder / "report.html").is_file()
@@ -125,19 +186,31 @@ def test_fit_mines_from_all_documents_but_those_held_out(training, tmp_path):
 
 
 def test_a_teacher_has_seen_whatever_may_be_mined(training, tmp_path, toy_folder):
-    fit(RECIPE, [*training, f"teacher={{kind: distribution, models: [{toy_folder('mpnet')}], candidates: own}}"])
+    fit(
+        RECIPE,
+        [
+            *training,
+            f"teacher={{kind: distribution, models: [{toy_folder('mpnet')}], candidates: own}}",
+        ],
+    )
     (folder,) = (tmp_path / "runs/teachers").iterdir()
     seen = set(TaughtVectors.open(folder).names["document"].tolist())
     corpus = (tmp_path / "corpus.txt").read_text().splitlines()
     assert {identity(text) for text in corpus} <= seen
-    records = [json.loads(line) for line in (tmp_path / "runs/toy/log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "runs/toy/log.jsonl").read_text().splitlines()
+    ]
     assert all(record["train/teacher_loss"] > 0 for record in records if "train/loss" in record)
 
 
 def test_the_explanation_counts(tmp_path):
     (tmp_path / "corpus.txt").write_text("document 3\nanother\n")
-    run = run_of({"corpus": str(tmp_path / "corpus.txt"), "every_steps": 2, "first_step": 1}, optimization={"batch_size": 8})
+    run = run_of(
+        {"corpus": str(tmp_path / "corpus.txt"), "every_steps": 2, "first_step": 1},
+        optimization={"batch_size": 8},
+    )
     assert explanation(run, rows_of(), 9) == (
-        "4 negatives a query are mined 4 times, after 1, 3, 5, ... steps: 81 documents are encoded and up to 16 queries search them"
+        "4 negatives a query are mined 4 times, after 1, 3, 5, ... steps: 81 documents are "
+        "encoded and up to 16 queries search them"
     )
     assert list(searched_texts(run_of().model_copy(update={"refresh": None}), rows_of())) == []

@@ -1,4 +1,6 @@
-"""From a recipe to a student: where it starts, who teaches it, what is refused; and runs of each kind by the way `nearfar fit` goes."""
+"""From a recipe to a student: where it starts, who teaches it, what is refused; and runs of each
+kind by the way `nearfar fit` goes.
+"""
 
 import json
 
@@ -38,36 +40,90 @@ TAUGHT = recipe.TaughtDistribution(models=("t",))
 
 def run_of(model=None, kind="bi_encoder", negatives=0, **sections):
     model = recipe.Model(**{"backbone": "b", "tuning": FULL} | (model or {}))
-    return recipe.Recipe(name="a", kind=kind, model=model, data=recipe.Data(train="t", negatives_per_query=negatives), **sections)
+    return recipe.Recipe(
+        name="a",
+        kind=kind,
+        model=model,
+        data=recipe.Data(train="t", negatives_per_query=negatives),
+        **sections,
+    )
 
 
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        (run_of({"static": recipe.Static()}, kind="colbert"), "model.static is for models of one vector a text"),
-        (run_of({"projection_start": "pca", "projection_dimensions": 8}, kind="colbert"), "projection_start=pca is for models of one vector"),
-        (run_of({"static": recipe.Static(), "tuning": recipe.Lora()}), r"set model\.tuning\.kind to full"),
-        (run_of({"static": recipe.Static(), "layers": 2}), r"model\.layers belongs to a transformer"),
-        (run_of({"static": recipe.Static(), "activation_checkpointing": True}), "no layers to compute again"),
+        (
+            run_of({"static": recipe.Static()}, kind="colbert"),
+            "model.static is for models of one vector a text",
+        ),
+        (
+            run_of({"projection_start": "pca", "projection_dimensions": 8}, kind="colbert"),
+            "projection_start=pca is for models of one vector",
+        ),
+        (
+            run_of({"static": recipe.Static(), "tuning": recipe.Lora()}),
+            r"set model\.tuning\.kind to full",
+        ),
+        (
+            run_of({"static": recipe.Static(), "layers": 2}),
+            r"model\.layers belongs to a transformer",
+        ),
+        (
+            run_of({"static": recipe.Static(), "activation_checkpointing": True}),
+            "no layers to compute again",
+        ),
         (run_of({"projection_start": "pca"}), "say how wide it is"),
         (run_of(teacher=recipe.TaughtVectors(models=("t", "u"))), "the vectors of one teacher"),
-        (run_of(teacher=recipe.TaughtVectors(models=("t",)), kind="colbert"), "set teacher.kind to distribution"),
-        (run_of(teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(dimensions=(8,))), "whole vectors"),
-        (run_of(teacher=recipe.TaughtMargins(models=("t",))), "negatives_per_query to 1 or more"),
-        (run_of(teacher=recipe.TaughtDistribution(models=("t",), candidates="own")), "negatives_per_query to 1 or more"),
         (
-            run_of(teacher=recipe.TaughtDistribution(models=("t",), objective_weight=0.0), objective=recipe.Contrastive(learn_temperature=True)),
+            run_of(teacher=recipe.TaughtVectors(models=("t",)), kind="colbert"),
+            "set teacher.kind to distribution",
+        ),
+        (
+            run_of(
+                teacher=recipe.TaughtVectors(models=("t",)),
+                matryoshka=recipe.Matryoshka(dimensions=(8,)),
+            ),
+            "whole vectors",
+        ),
+        (run_of(teacher=recipe.TaughtMargins(models=("t",))), "negatives_per_query to 1 or more"),
+        (
+            run_of(teacher=recipe.TaughtDistribution(models=("t",), candidates="own")),
+            "negatives_per_query to 1 or more",
+        ),
+        (
+            run_of(
+                teacher=recipe.TaughtDistribution(models=("t",), objective_weight=0.0),
+                objective=recipe.Contrastive(learn_temperature=True),
+            ),
             "nothing teaches",
         ),
-        (run_of(objective=recipe.Contrastive(hardness=recipe.Hardness(top_k=3), symmetric=True)), "set objective.symmetric to false"),
-        (run_of(kind="colbert", matryoshka=recipe.Matryoshka(dimensions=(8,))), r"matryoshka\.dimensions shortens one vector a text"),
-        (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 4), weights=(1.0,))), "gives 1 weights for 2 dimensions"),
+        (
+            run_of(objective=recipe.Contrastive(hardness=recipe.Hardness(top_k=3), symmetric=True)),
+            "set objective.symmetric to false",
+        ),
+        (
+            run_of(kind="colbert", matryoshka=recipe.Matryoshka(dimensions=(8,))),
+            r"matryoshka\.dimensions shortens one vector a text",
+        ),
+        (
+            run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 4), weights=(1.0,))),
+            "gives 1 weights for 2 dimensions",
+        ),
         (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 8))), "names a number twice"),
         (run_of(matryoshka=recipe.Matryoshka(layers=(2, 2))), "names a number twice"),
-        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0,))), "layer_weights gives 1 weights for 2 layers"),
-        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), weights=(1.0,))), "weights gives 1 weights for 0 dimensions"),
+        (
+            run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0,))),
+            "layer_weights gives 1 weights for 2 layers",
+        ),
+        (
+            run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), weights=(1.0,))),
+            "weights gives 1 weights for 0 dimensions",
+        ),
         (run_of(matryoshka=recipe.Matryoshka()), "neither dimensions nor layers"),
-        (run_of({"static": recipe.Static()}, matryoshka=recipe.Matryoshka(layers=(2, 1))), "model.static has none"),
+        (
+            run_of({"static": recipe.Static()}, matryoshka=recipe.Matryoshka(layers=(2, 1))),
+            "model.static has none",
+        ),
     ],
 )
 def test_contradictions_are_refused(run, said):
@@ -76,16 +132,33 @@ def test_contradictions_are_refused(run, said):
 
 
 def test_what_fits_together_is_taken():
-    check_student(run_of({"static": recipe.Static()}, teacher=TAUGHT, matryoshka=recipe.Matryoshka(dimensions=(256, 64))))
-    check_student(run_of({"layers": 3, "projection_dimensions": 8, "projection_start": "pca"}, teacher=recipe.TaughtVectors(models=("t",))))
+    check_student(
+        run_of(
+            {"static": recipe.Static()},
+            teacher=TAUGHT,
+            matryoshka=recipe.Matryoshka(dimensions=(256, 64)),
+        )
+    )
+    check_student(
+        run_of(
+            {"layers": 3, "projection_dimensions": 8, "projection_start": "pca"},
+            teacher=recipe.TaughtVectors(models=("t",)),
+        )
+    )
     check_student(run_of(kind="colbert", matryoshka=recipe.Matryoshka(layers=(2, 1))))
-    check_student(run_of(teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))))
+    check_student(
+        run_of(
+            teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))
+        )
+    )
     check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
 
 
 class TestPrincipalDirections:
     def test_keep_more_of_the_dot_products_than_any_random_directions(self):
-        vectors = torch.randn(200, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
+        vectors = torch.randn(200, 12, dtype=torch.float64) @ torch.randn(
+            12, 12, dtype=torch.float64
+        )
         whole = vectors @ vectors.T
 
         def lost(directions):
@@ -94,7 +167,9 @@ class TestPrincipalDirections:
 
         best = lost(principal_directions(vectors, 4))
         values = torch.linalg.svdvals(vectors)
-        assert best.item() == pytest.approx((values[4:] ** 2).norm().item(), rel=1e-4), "what Eckart and Young say is the least"
+        assert best.item() == pytest.approx((values[4:] ** 2).norm().item(), rel=1e-4), (
+            "what Eckart and Young say is the least"
+        )
         assert all(lost(torch.linalg.qr(torch.randn(12, 4))[0].T) > best for _ in range(5))
 
 
@@ -102,23 +177,38 @@ class TestPrincipalDirections:
 def rows():
     words = ("disk", "account", "database", "machine", "query", "region")
     return Rows.of(
-        [Row(f"{verb} a {word}", f"how to {verb} one {word} in {place}") for verb in ("delete", "create", "show") for word in words for place in "ab"]
+        [
+            Row(f"{verb} a {word}", f"how to {verb} one {word} in {place}")
+            for verb in ("delete", "create", "show")
+            for word in words
+            for place in "ab"
+        ]
     )
 
 
 class TestStart:
     def run(self, folder, **settings):
-        model = {"backbone": str(folder), "projection_dimensions": 5, "projection_start": "pca", "normalize": True} | settings
+        model = {
+            "backbone": str(folder),
+            "projection_dimensions": 5,
+            "projection_start": "pca",
+            "normalize": True,
+        } | settings
         return run_of(model, machine=recipe.Machine(accelerator="cpu", precision="fp32"))
 
-    def test_the_projection_keeps_the_principal_directions_of_training_texts(self, toy_folder, rows):
+    def test_the_projection_keeps_the_principal_directions_of_training_texts(
+        self, toy_folder, rows
+    ):
         run = self.run(toy_folder("bert"))
         encoder = load_encoder(run.model)
         before = encoder.projection.weight.detach().clone()
         students.start(run, encoder, rows)
         whole = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL))
         vectors = np.concatenate(
-            [encode(whole, sorted({row.query for row in rows}), "query"), encode(whole, sorted({row.positive for row in rows}), "document")]
+            [
+                encode(whole, sorted({row.query for row in rows}), "query"),
+                encode(whole, sorted({row.positive for row in rows}), "document"),
+            ]
         )
         _, _, directions = np.linalg.svd(vectors.astype(np.float64))
         found = encoder.projection.weight.detach().numpy()
@@ -126,7 +216,9 @@ class TestStart:
         assert (encoder.projection.weight - before).norm() > 0.1
         again = load_encoder(run.model)
         students.start(run, again, rows.select(np.arange(len(rows))[::-1].copy()))
-        assert torch.allclose(again.projection.weight, encoder.projection.weight, atol=1e-5), "whatever the order of the rows"
+        assert torch.allclose(again.projection.weight, encoder.projection.weight, atol=1e-5), (
+            "whatever the order of the rows"
+        )
 
     def test_another_s_projection_is_left_alone(self, toy_folder, rows, tmp_path):
         save_encoder(load_encoder(self.run(toy_folder("bert")).model), tmp_path / "model")
@@ -148,8 +240,13 @@ class TestStart:
 class TestNarrowed:
     def test_is_the_beginning_at_length_1_and_shares_the_weights(self, toy_folder):
         encoder = read_encoder(str(toy_folder("bert")))
-        whole, short = encode(encoder, SENTENCES, "query"), encode(encoder.narrowed(10), SENTENCES, "query")
-        assert np.allclose(short, whole[:, :10] / np.linalg.norm(whole[:, :10], axis=1, keepdims=True), atol=1e-6)
+        whole, short = (
+            encode(encoder, SENTENCES, "query"),
+            encode(encoder.narrowed(10), SENTENCES, "query"),
+        )
+        assert np.allclose(
+            short, whole[:, :10] / np.linalg.norm(whole[:, :10], axis=1, keepdims=True), atol=1e-6
+        )
         assert encoder.dimensions == 32
         assert encode(encoder, SENTENCES, "query").shape == (4, 32)
         assert next(encoder.parameters()) is next(encoder.narrowed(10).parameters())
@@ -159,38 +256,64 @@ class TestNarrowed:
             read_cut(str(toy_folder("bert")), None, 33)
 
     def test_token_vectors_are_not_shortened(self, toy_folder, tmp_path):
-        save_encoder(load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "late")
+        save_encoder(
+            load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+            tmp_path / "late",
+        )
         with pytest.raises(BadModel, match="leave out --dimensions"):
             read_cut(str(tmp_path / "late"), None, 8)
 
     def test_sentence_transformers_truncates_the_same_way(self, toy_folder, tmp_path):
         from sentence_transformers import SentenceTransformer
 
-        save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "model")
-        theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=10).encode(list(SENTENCES), normalize_embeddings=True)
-        assert np.abs(encode(read_cut(str(tmp_path / "model"), None, 10), SENTENCES, "document") - theirs).max() < 1e-5
+        save_encoder(
+            load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+            tmp_path / "model",
+        )
+        theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=10).encode(
+            list(SENTENCES), normalize_embeddings=True
+        )
+        assert (
+            np.abs(
+                encode(read_cut(str(tmp_path / "model"), None, 10), SENTENCES, "document") - theirs
+            ).max()
+            < 1e-5
+        )
 
 
 class TestLoss:
     def loss(self, run, toy_folder, teachers):
         encoder = load_encoder(run.model.model_copy(update={"backbone": str(toy_folder("bert"))}))
-        return encoder, *students.whole_loss(run, objective_loss(run.objective)[0], dot, encoder, teachers)
+        return encoder, *students.whole_loss(
+            run, objective_loss(run.objective)[0], dot, encoder, teachers
+        )
 
     def test_weights_mean_what_they_say(self, toy_folder):
         parts = {}
         for weight, own in ((1.0, 0.0), (0.25, 3.0)):
-            run = run_of(teacher=recipe.TaughtDistribution(models=("t",), weight=weight, objective_weight=own))
+            run = run_of(
+                teacher=recipe.TaughtDistribution(
+                    models=("t",), weight=weight, objective_weight=own
+                )
+            )
             encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
-            parts[own] = {name: value.item() for name, value in loss(full_batch_of(encoder), encoder, torch.tensor(0.05)).items()}
+            parts[own] = {
+                name: value.item()
+                for name, value in loss(full_batch_of(encoder), encoder, torch.tensor(0.05)).items()
+            }
         assert parts[0.0]["loss"] == parts[0.0]["teacher_loss"] > 1e-3
         assert parts[3.0]["teacher_loss"] == pytest.approx(parts[0.0]["teacher_loss"])
-        assert parts[3.0]["loss"] == pytest.approx(3 * parts[3.0]["objective_loss"] + 0.25 * parts[3.0]["teacher_loss"])
+        assert parts[3.0]["loss"] == pytest.approx(
+            3 * parts[3.0]["objective_loss"] + 0.25 * parts[3.0]["teacher_loss"]
+        )
 
     def test_widths_are_summed(self, toy_folder):
         run = run_of(matryoshka=recipe.Matryoshka(dimensions=(32, 8), weights=(1.0, 0.5)))
         encoder, loss, head = self.loss(run, toy_folder, [])
         found = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))
-        assert found["loss"].item() == pytest.approx(found["loss_at_32"].item() + 0.5 * found["loss_at_8"].item())
+        assert found["loss"].item() == pytest.approx(
+            found["loss_at_32"].item() + 0.5 * found["loss_at_8"].item()
+        )
         assert abs(found["loss_at_32"] - found["loss_at_8"]) > 1e-3
         assert head is None
 
@@ -204,9 +327,20 @@ class TestLoss:
 
     @pytest.mark.parametrize("objective", [recipe.Contrastive(), recipe.MarginMse()])
     @pytest.mark.parametrize("dimensions", [None, (32, 8)])
-    def test_the_loss_of_layers_is_the_sum_over_the_models_cut_by_hand(self, toy_folder, dimensions, objective):
-        nest = recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0, 0.25), dimensions=dimensions, weights=dimensions and (1.0, 0.5))
-        run = run_of(matryoshka=nest, objective=objective, teacher=recipe.TaughtDistribution(models=("t",), weight=0.5))
+    def test_the_loss_of_layers_is_the_sum_over_the_models_cut_by_hand(
+        self, toy_folder, dimensions, objective
+    ):
+        nest = recipe.Matryoshka(
+            layers=(2, 1),
+            layer_weights=(1.0, 0.25),
+            dimensions=dimensions,
+            weights=dimensions and (1.0, 0.5),
+        )
+        run = run_of(
+            matryoshka=nest,
+            objective=objective,
+            teacher=recipe.TaughtDistribution(models=("t",), weight=0.5),
+        )
         encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
         batch, temperature = full_batch_of(encoder), torch.tensor(0.05)
         found = loss(batch, in_chunks(students.encode_of(run, encoder), 24, 30), temperature)
@@ -214,7 +348,9 @@ class TestLoss:
         wanted, gradients = 0.0, {}
         for depth, of_depth in ((2, 1.0), (1, 0.25)):
             for width, of_width in ((32, 1.0), (8, 0.5)) if dimensions else ((32, 1.0),):
-                shallow, plain, _ = self.loss(run.model_copy(update={"matryoshka": None}), toy_folder, [teacher_of()])
+                shallow, plain, _ = self.loss(
+                    run.model_copy(update={"matryoshka": None}), toy_folder, [teacher_of()]
+                )
                 del shallow.backbone.encoder.layer[depth:]
                 part = plain(batch, shallow.narrowed(width), temperature)["loss"]
                 (of_depth * of_width * part).backward()
@@ -223,16 +359,27 @@ class TestLoss:
                     gradients[name] = gradients.get(name, 0) + parameter.grad
         assert found["loss"].item() == pytest.approx(wanted, rel=1e-5)
         for name, parameter in encoder.named_parameters():
-            assert torch.allclose(parameter.grad, gradients[name], rtol=1e-3, atol=1e-5 * parameter.grad.abs().max().item() + 1e-6), name
+            assert torch.allclose(
+                parameter.grad,
+                gradients[name],
+                rtol=1e-3,
+                atol=1e-5 * parameter.grad.abs().max().item() + 1e-6,
+            ), name
         assert gradients["backbone.encoder.layer.1.output.dense.weight"].norm() > 1e-3
-        assert {"loss_at_1_layers_8", "loss_at_2_layers_32"} if dimensions else {"loss_at_1_layers", "loss_at_2_layers"} <= set(found)
+        assert (
+            {"loss_at_1_layers_8", "loss_at_2_layers_32"}
+            if dimensions
+            else {"loss_at_1_layers", "loss_at_2_layers"} <= set(found)
+        )
 
     def test_the_guide_and_the_teacher_are_asked_once_a_step(self, toy_folder, monkeypatch):
         folder = str(toy_folder("bert"))
         run = run_of(
-            {"backbone": folder}, objective=recipe.Contrastive(guide=folder), matryoshka=recipe.Matryoshka(dimensions=(32, 8), layers=(2, 1)),
+            {"backbone": folder},
+            objective=recipe.Contrastive(guide=folder),
+            matryoshka=recipe.Matryoshka(dimensions=(32, 8), layers=(2, 1)),
             machine=recipe.Machine(accelerator="cpu"),
-        )  # fmt: skip
+        )
         asked = []
         plain = objectives.outscoring
 
@@ -246,7 +393,9 @@ class TestLoss:
         first, second = full_batch_of(encoder), full_batch_of(encoder)
         for batch in (first, second, first):
             module.loss(batch, module.encode(), module.temperature())
-        assert [id(batch) for batch in asked] == [id(first), id(second), id(first)], "once a step, and anew for another batch"
+        assert [id(batch) for batch in asked] == [id(first), id(second), id(first)], (
+            "once a step, and anew for another batch"
+        )
 
     def test_a_projection_is_trained_only_where_widths_differ(self, toy_folder):
         run = run_of(teacher=recipe.TaughtVectors(models=("t",)))
@@ -264,9 +413,13 @@ def full_batch_of(encoder):
 def gradient_of_head(folder):
     """Of the projection to the teacher's width, the mean over ranks."""
     torch.manual_seed(1)
-    run = run_of({"backbone": str(folder)}, teacher=recipe.TaughtVectors(models=("t",), distance="cosine"))
+    run = run_of(
+        {"backbone": str(folder)}, teacher=recipe.TaughtVectors(models=("t",), distance="cosine")
+    )
     encoder = load_encoder(run.model)
-    loss, head = students.whole_loss(run, objective_loss(run.objective)[0], dot, encoder, [teacher_of(7)])
+    loss, head = students.whole_loss(
+        run, objective_loss(run.objective)[0], dot, encoder, [teacher_of(7)]
+    )
     value = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))["loss"]
     gradient = torch.autograd.grad(value, head.weight)[0]
     if ranks() > 1:
@@ -277,8 +430,15 @@ def gradient_of_head(folder):
 def pairs(folder):
     path = folder / "train.jsonl"
     subjects = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster")
-    rows = [(f"{verb} {subject}", f"how to {verb} one {subject}") for subject in subjects for verb in ("delete", "create", "list", "show")]
-    lines = [{"query": query, "positive": positive, "negative": rows[(number + 4) % len(rows)][1]} for number, (query, positive) in enumerate(rows)]
+    rows = [
+        (f"{verb} {subject}", f"how to {verb} one {subject}")
+        for subject in subjects
+        for verb in ("delete", "create", "list", "show")
+    ]
+    lines = [
+        {"query": query, "positive": positive, "negative": rows[(number + 4) % len(rows)][1]}
+        for number, (query, positive) in enumerate(rows)
+    ]
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
@@ -290,31 +450,65 @@ RUNS = {
         {"kind": "distribution", "models": [LATE], "teacher_temperature": 1.0},
         {},
     ),
-    "from margins": ({}, {"kind": "margins", "models": [LATE, "roberta"], "objective_weight": 0.0}, {"data": {"negatives_per_query": 1}}),
-    "from wider vectors": ({"projection_dimensions": 8}, {"kind": "vectors", "models": ["roberta"]}, {}),
-    "static and nested": ({"static": {"dimensions": 16}}, {"kind": "distribution", "models": ["roberta"]}, {"matryoshka": {"dimensions": [16, 4]}}),
-    "inside layers": ({}, {"kind": "distribution", "models": ["roberta"]}, {"matryoshka": {"layers": [2, 1], "dimensions": [32, 8]}}),
-    "hard negatives": ({}, None, {"objective": {"kind": "contrastive", "hardness": {"top_k": 3, "beta": 0.5}}}),
+    "from margins": (
+        {},
+        {"kind": "margins", "models": [LATE, "roberta"], "objective_weight": 0.0},
+        {"data": {"negatives_per_query": 1}},
+    ),
+    "from wider vectors": (
+        {"projection_dimensions": 8},
+        {"kind": "vectors", "models": ["roberta"]},
+        {},
+    ),
+    "static and nested": (
+        {"static": {"dimensions": 16}},
+        {"kind": "distribution", "models": ["roberta"]},
+        {"matryoshka": {"dimensions": [16, 4]}},
+    ),
+    "inside layers": (
+        {},
+        {"kind": "distribution", "models": ["roberta"]},
+        {"matryoshka": {"layers": [2, 1], "dimensions": [32, 8]}},
+    ),
+    "hard negatives": (
+        {},
+        None,
+        {"objective": {"kind": "contrastive", "hardness": {"top_k": 3, "beta": 0.5}}},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_end_to_end(name, toy_folder, tmp_path):
     torch.manual_seed(3)
-    save_encoder(load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FULL)), tmp_path / "late")
+    save_encoder(
+        load_late_encoder(
+            recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FULL)
+        ),
+        tmp_path / "late",
+    )
     model, teacher, more = RUNS[name]
     if teacher is not None:
-        models = [str(tmp_path / "late") if each == LATE else str(toy_folder(each)) for each in teacher["models"]]
+        models = [
+            str(tmp_path / "late") if each == LATE else str(toy_folder(each))
+            for each in teacher["models"]
+        ]
         more = {**more, "teacher": teacher | {"models": models}}
     content = {
-        "name": "student", "output": str(tmp_path / "runs"), "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}, **model},
+        "name": "student",
+        "output": str(tmp_path / "runs"),
+        "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}, **model},
         "machine": {"accelerator": "cpu", "precision": "fp32"},
-        "optimization": {"batch_size": 4, "max_steps": 2, "warmup_steps": 0}, **more,
+        "optimization": {"batch_size": 4, "max_steps": 2, "warmup_steps": 0},
+        **more,
         "data": {"train": str(pairs(tmp_path)), **more.get("data", {})},
-    }  # fmt: skip
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(content))
     fit(tmp_path / "recipe.yaml", [])
-    records = [json.loads(line) for line in (tmp_path / "runs" / "student" / "log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "runs" / "student" / "log.jsonl").read_text().splitlines()
+    ]
     steps = [record for record in records if "train/loss" in record]
     assert len(steps) == 2
     assert all(record["train/gradient_norm"] > 0 for record in steps)
@@ -322,21 +516,30 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
         assert all(record["train/teacher_loss"] > 0 for record in steps)
         assert len(list((tmp_path / "runs" / "teachers").iterdir())) == len(teacher["models"])
     trained = read_model(str(tmp_path / "runs" / "student" / "model"))
-    assert trained.dimensions == {"from a late-interaction teacher": 8, "from wider vectors": 8, "static and nested": 16}.get(name, 32)
+    assert trained.dimensions == {
+        "from a late-interaction teacher": 8,
+        "from wider vectors": 8,
+        "static and nested": 16,
+    }.get(name, 32)
     started = load_model(recipe.Recipe.model_validate_json(json.dumps(content)))
-    assert any((one - other).abs().max() > 1e-6 for one, other in zip(trained.parameters(), started.parameters(), strict=True)), (
-        "something was learned"
-    )
+    assert any(
+        (one - other).abs().max() > 1e-6
+        for one, other in zip(trained.parameters(), started.parameters(), strict=True)
+    ), "something was learned"
 
 
 def test_a_stale_cache_stops_a_run_before_it_begins_and_replace_lets_it_go_on(toy_folder, tmp_path):
     teacher = read_encoder(str(toy_folder("roberta")))
     save_encoder(teacher, tmp_path / "teacher")
     content = {
-        "name": "first", "output": str(tmp_path / "runs"), "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}},
-        "machine": {"accelerator": "cpu", "precision": "fp32"}, "optimization": {"batch_size": 4, "max_steps": 1},
-        "teacher": {"kind": "distribution", "models": [str(tmp_path / "teacher")]}, "data": {"train": str(pairs(tmp_path))},
-    }  # fmt: skip
+        "name": "first",
+        "output": str(tmp_path / "runs"),
+        "model": {"backbone": str(toy_folder("bert")), "tuning": {"kind": "full"}},
+        "machine": {"accelerator": "cpu", "precision": "fp32"},
+        "optimization": {"batch_size": 4, "max_steps": 1},
+        "teacher": {"kind": "distribution", "models": [str(tmp_path / "teacher")]},
+        "data": {"train": str(pairs(tmp_path))},
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(content))
     fit(tmp_path / "recipe.yaml", [])
     with torch.no_grad():
@@ -361,7 +564,12 @@ def test_encode_writes_narrow_vectors(toy_folder, tmp_path, monkeypatch):
     import io
     import sys
 
-    save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)), tmp_path / "model")
+    save_encoder(
+        load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+        tmp_path / "model",
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a disk\na region\n")))
-    encode_command(str(tmp_path / "model"), "document", tmp_path / "v.npy", dimensions=6, precision="fp32")
+    encode_command(
+        str(tmp_path / "model"), "document", tmp_path / "v.npy", dimensions=6, precision="fp32"
+    )
     assert np.load(tmp_path / "v.npy").shape == (2, 6)

@@ -16,12 +16,46 @@ from trainer.cli import main as command
 from trainer.errors import BadData, Interrupted, NonFinite, TooManyBadRows
 from trainer.recipe.load import load_recipe
 
-VERBS = ("fit", "launch", "pipeline", "check", "evaluate", "cut", "mine", "encode", "index", "add", "delete", "search", "report", "data", "recipe")
-HEAVY = ("torch", "transformers", "numpy", "datasets", "pydantic", "rich", "yaml", "pytorch_lightning", "wandb", "faiss", "matplotlib")
+VERBS = (
+    "fit",
+    "launch",
+    "pipeline",
+    "check",
+    "evaluate",
+    "cut",
+    "mine",
+    "encode",
+    "index",
+    "add",
+    "delete",
+    "search",
+    "report",
+    "data",
+    "recipe",
+)
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "datasets",
+    "pydantic",
+    "rich",
+    "yaml",
+    "pytorch_lightning",
+    "wandb",
+    "faiss",
+    "matplotlib",
+)
 
 
 def nearfar(*arguments: str, **options) -> subprocess.CompletedProcess[str]:  # type: ignore[no-untyped-def]
-    return subprocess.run([sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 @pytest.fixture
@@ -43,11 +77,19 @@ class TestHelp:
         assert f"Usage: root {verb}" in shown.output or f"{verb} [OPTIONS]" in shown.output
 
     def test_imports_nothing_heavy(self) -> None:
-        code = f"import sys, trainer.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+        code = (
+            f"import sys, trainer.cli.main; print([name for name in {HEAVY} if name in"
+            " sys.modules])"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+        )
         assert ended.stdout.strip() == "[]"
 
-    @pytest.mark.skipif(os.getloadavg()[0] > (os.cpu_count() or 1), reason="the machine is busy; a time would say nothing")
+    @pytest.mark.skipif(
+        os.getloadavg()[0] > (os.cpu_count() or 1),
+        reason="the machine is busy; a time would say nothing",
+    )
     def test_is_quick(self) -> None:
         times = []
         for _ in range(10):
@@ -59,7 +101,9 @@ class TestHelp:
 
 class TestRecipe:
     def test_check_says_what_it_comes_to(self, quickstart: str) -> None:
-        shown = CliRunner().invoke(command.app, ["recipe", "check", quickstart, "optimization.max_steps=7"])
+        shown = CliRunner().invoke(
+            command.app, ["recipe", "check", quickstart, "optimization.max_steps=7"]
+        )
         assert shown.exit_code == 0
         assert f"{quickstart}: ok" in shown.output
         assert "7 steps" in shown.output
@@ -73,7 +117,10 @@ class TestRecipe:
         assert load_recipe(path).seed == 7
 
     def test_explain(self) -> None:
-        whole, one = (CliRunner().invoke(command.app, ["recipe", "explain", *keys]).output for keys in ((), ("optimization.epochs",)))
+        whole, one = (
+            CliRunner().invoke(command.app, ["recipe", "explain", *keys]).output
+            for keys in ((), ("optimization.epochs",))
+        )
         assert one.startswith("optimization.epochs = 1 ")
         assert one in whole
 
@@ -87,16 +134,33 @@ class TestEnding:
     def test_bad_input_is_2_with_one_message_and_no_traceback(self, quickstart: str) -> None:
         ended = nearfar("recipe", "check", quickstart, "optimization.epoch=3")
         assert ended.returncode == 2
-        assert ended.stderr == "error: command line: optimization.epoch is not a key; did you mean optimization.epochs?\n"
+        assert (
+            ended.stderr == "error: command line: optimization.epoch is not a key; did you mean"
+            " optimization.epochs?\n"
+        )
         assert ended.stdout == ""
 
     def test_fit_refuses_a_bad_recipe_before_it_loads_anything(self, tmp_path: Path) -> None:
-        ended = nearfar("fit", "none.yaml", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])})
+        ended = nearfar(
+            "fit",
+            "none.yaml",
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])},
+        )
         assert ended.returncode == 2
         assert "none.yaml cannot be read" in ended.stderr
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("arguments", [["recip"], ["recipe"], ["recipe", "check"], ["--nonsense"], ["recipe", "check", "x", "--k"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["recip"],
+            ["recipe"],
+            ["recipe", "check"],
+            ["--nonsense"],
+            ["recipe", "check", "x", "--k"],
+        ],
+    )
     def test_wrong_usage_is_2(self, arguments: list[str]) -> None:
         assert CliRunner().invoke(command.app, arguments).exit_code == 2
 
@@ -109,7 +173,9 @@ class TestEnding:
             (Interrupted("x"), 130, "stopped: x"),
         ],
     )
-    def test_every_error_has_its_code(self, error: Exception, code: int, begins: str, monkeypatch, capsys) -> None:
+    def test_every_error_has_its_code(
+        self, error: Exception, code: int, begins: str, monkeypatch, capsys
+    ) -> None:
         assert self.ends(error, monkeypatch) == code
         assert capsys.readouterr().err.startswith(begins)
 
@@ -143,7 +209,12 @@ class TestEnding:
         os.close(reading)
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "trainer", "recipe", "schema"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300, check=False
+                [sys.executable, "-m", "trainer", "recipe", "schema"],
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=300,
+                check=False,
             )
         finally:
             os.close(writing)

@@ -1,4 +1,6 @@
-"""Rows to a batch: query-major, the positive first, negatives repeated where a row has few, every positive of a query known."""
+"""Rows to a batch: query-major, the positive first, negatives repeated where a row has few, every
+positive of a query known.
+"""
 
 import json
 
@@ -34,15 +36,32 @@ class Tokenizer:
 
 def collated(rows, negatives, known=None):
     tokenizer = Tokenizer()
-    return collate(rows, tokenizer, known_positives(rows) if known is None else known, negatives), tokenizer.given
+    return (
+        collate(rows, tokenizer, known_positives(rows) if known is None else known, negatives),
+        tokenizer.given,
+    )
 
 
 def test_documents_are_query_major_the_positive_first():
     batch, given = collated(ROWS, 2)
     assert given["query"] == ["where", "when", "where"]
-    assert given["document"] == ["here", "there", "nowhere", "now", "never", "never", "hither", "then", "thence"]
+    assert given["document"] == [
+        "here",
+        "there",
+        "nowhere",
+        "now",
+        "never",
+        "never",
+        "hither",
+        "then",
+        "thence",
+    ]
     assert batch.documents_per_query == 3
-    assert batch.documents.identities[::3].tolist() == [identity("here"), identity("now"), identity("hither")]
+    assert batch.documents.identities[::3].tolist() == [
+        identity("here"),
+        identity("now"),
+        identity("hither"),
+    ]
     assert batch.sample_ids == ("a.jsonl:1", "a.jsonl:2", "a.jsonl:3")
 
 
@@ -51,11 +70,24 @@ def test_without_negatives_there_are_positives_alone():
 
 
 def test_a_row_with_few_negatives_repeats_its_own():
-    assert collated(ROWS[:1], 5)[1]["document"] == ["here", "there", "nowhere", "there", "nowhere", "there"]
+    assert collated(ROWS[:1], 5)[1]["document"] == [
+        "here",
+        "there",
+        "nowhere",
+        "there",
+        "nowhere",
+        "there",
+    ]
 
 
 def test_a_row_with_none_is_named():
-    with pytest.raises(BadData, match=r"b\.jsonl:9: this row has no negative, but data\.negatives_per_query is 1.*data\.negatives_per_query=0"):
+    with pytest.raises(
+        BadData,
+        match=(
+            r"b\.jsonl:9: this row has no negative, but data\.negatives_per_query is"
+            r" 1.*data\.negatives_per_query=0"
+        ),
+    ):
         collated([*ROWS, Row("why", "so", source="b.jsonl:9")], 1)
 
 
@@ -84,7 +116,9 @@ class TestLabels:
         rows = [Row("a", "b", ("c", "d"), (0.9, 0.5, 0.1)), Row("e", "f", ("g",), (0.8, 0.3))]
         batch, given = collated(rows, 3)
         assert given["document"] == ["b", "c", "d", "c", "f", "g", "g", "g"]
-        assert batch.labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.1, 0.5, 0.8, 0.3, 0.3, 0.3])
+        assert batch.labels.flatten().tolist() == pytest.approx(
+            [0.9, 0.5, 0.1, 0.5, 0.8, 0.3, 0.3, 0.3]
+        )
         assert batch.labels.shape == (2, batch.documents_per_query)
         assert collated(rows, 1)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.8, 0.3])
         assert collated(rows, 0)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.8])
@@ -95,13 +129,20 @@ class TestLabels:
     def test_of_candidates_come_from_the_file(self, tmp_path):
         path = tmp_path / "taught.jsonl"
         lines = [
-            {"query": "a", "positive": "b", "negatives": ["c", " ", "b", "d", "e"], "scores": [0.9, 0.5, 0.4, 0.3, 0.2, 0.1]},
+            {
+                "query": "a",
+                "positive": "b",
+                "negatives": ["c", " ", "b", "d", "e"],
+                "scores": [0.9, 0.5, 0.4, 0.3, 0.2, 0.1],
+            },
             {"query": "f", "positive": "g", "negatives": ["h", "i"], "scores": [9, 5, 4]},
         ]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         batch, given = collated(list(read_rows(str(path), negatives_per_query=2)), 2)
         assert given["document"] == ["b", "c", "d", "g", "h", "i"]
-        assert batch.labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.2, 9, 5, 4]), "blank and own negatives go with their scores"
+        assert batch.labels.flatten().tolist() == pytest.approx(
+            [0.9, 0.5, 0.2, 9, 5, 4]
+        ), "blank and own negatives go with their scores"
 
     def test_missing_from_one_row_are_missing_from_the_batch(self):
         assert collated([Row("a", "b", labels=(4.5,)), Row("c", "d")], 0)[0].labels is None
@@ -109,20 +150,33 @@ class TestLabels:
 
 def test_with_a_real_tokenizer_roles_keep_their_prompts_and_lengths(toy_folder):
     model = recipe.Model(
-        backbone=str(toy_folder("bert")), query_prompt="show ", document_prompt="the ", query_max_length_tokens=6, document_max_length_tokens=9
+        backbone=str(toy_folder("bert")),
+        query_prompt="show ",
+        document_prompt="the ",
+        query_max_length_tokens=6,
+        document_max_length_tokens=9,
     )
     encoder = load_encoder(model)
     rows = [Row("disk " * 20, "storage " * 20), Row("disk", "disk")]
     batch = collate(rows, encoder.tokenize, known_positives(rows), 0)
     assert batch.queries.lengths.max() == 6
     assert batch.documents.lengths.max() == 9
-    assert batch.queries.identities[1] == batch.documents.identities[1], "the same text, whatever the prompt"
-    assert batch.queries.tokens[batch.queries.offsets[1] :].tolist() != batch.documents.tokens[batch.documents.offsets[1] :].tolist()
+    assert (
+        batch.queries.identities[1] == batch.documents.identities[1]
+    ), "the same text, whatever the prompt"
+    assert (
+        batch.queries.tokens[batch.queries.offsets[1] :].tolist()
+        != batch.documents.tokens[batch.documents.offsets[1] :].tolist()
+    )
 
 
 def test_identity_is_of_the_whole_text_not_of_what_is_left_after_truncation(toy_folder):
-    """Two documents that are cut to the same tokens are one vector to the model but not one text: neither is taken for the other's positive."""
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), document_max_length_tokens=4))
+    """Two documents that are cut to the same tokens are one vector to the model but not one text:
+    neither is taken for the other's positive.
+    """
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder("bert")), document_max_length_tokens=4)
+    )
     texts = encoder.tokenize(["disk disk disk end", "disk disk disk other"], "document")
     cut = [texts.select(torch.tensor([row])).tokens.tolist() for row in range(2)]
     assert cut[0] == cut[1]

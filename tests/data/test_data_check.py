@@ -22,9 +22,15 @@ def write(path: Path, *records: Mapping[str, object]) -> str:
 
 def make_beir(folder: Path) -> str:
     (folder / "qrels").mkdir(parents=True)
-    write(folder / "corpus.jsonl", *({"_id": f"d{at}", "text": f"document {at} of words"} for at in range(4)))
+    write(
+        folder / "corpus.jsonl",
+        *({"_id": f"d{at}", "text": f"document {at} of words"} for at in range(4)),
+    )
     texts = ["Delete the disk", "delete a disk!", "show one", "DELETE the disk.", "list all"]
-    write(folder / "queries.jsonl", *({"_id": f"q{at}", "text": text} for at, text in enumerate(texts)))
+    write(
+        folder / "queries.jsonl",
+        *({"_id": f"q{at}", "text": text} for at, text in enumerate(texts)),
+    )
     (folder / "qrels" / "train.tsv").write_text("q0\td0\t1\nq2\td1\t1\n")
     (folder / "qrels" / "dev.tsv").write_text("q1\td2\t1\n")
     (folder / "qrels" / "test.tsv").write_text("q3\td3\t1\nq4\td1\t1\n")
@@ -34,19 +40,44 @@ def make_beir(folder: Path) -> str:
 def test_a_file(tmp_path: Path) -> None:
     source = write(
         tmp_path / "pairs.jsonl",
-        {"anchor": "one two three", "positive": ["a", "b c"], "negative_1": "n", "score": 1, "id": 1},
+        {
+            "anchor": "one two three",
+            "positive": ["a", "b c"],
+            "negative_1": "n",
+            "score": 1,
+            "id": 1,
+        },
         {"anchor": "one", "positive": "a", "negative_1": "", "score": 0.5, "id": 2},
         {"anchor": "", "positive": "a", "negative_1": "n", "score": 0, "id": 3},
     )
     found = check(source)
     [part] = found.parts
-    assert (part.name, part.pairs, part.queries, part.answering_documents, part.labels) == ("all", 3, 2, 2, (0.5, 1.0))
-    assert (part.positives_per_query, part.negatives_per_pair) == (Spread(1, 1, 2, 2), Spread(0, 1, 1, 1))
+    assert (part.name, part.pairs, part.queries, part.answering_documents, part.labels) == (
+        "all",
+        3,
+        2,
+        2,
+        (0.5, 1.0),
+    )
+    assert (part.positives_per_query, part.negatives_per_pair) == (
+        Spread(1, 1, 2, 2),
+        Spread(0, 1, 1, 1),
+    )
     assert (part.query_words, part.document_words) == (Spread(1, 3, 3, 3), Spread(1, 1, 2, 2))
-    assert (found.report.blank_rows_dropped, found.report.ignored_columns, found.exit_code) == (1, ("id",), 0)
+    assert (found.report.blank_rows_dropped, found.report.ignored_columns, found.exit_code) == (
+        1,
+        ("id",),
+        0,
+    )
     answer = RUN.invoke(app, ["check", source])
     assert answer.exit_code == 0
-    for said in ("JSON Lines", "query     from column anchor", "not used: id", "1 blank rows dropped", "Ready: 3 pairs"):
+    for said in (
+        "JSON Lines",
+        "query     from column anchor",
+        "not used: id",
+        "1 blank rows dropped",
+        "Ready: 3 pairs",
+    ):
         assert said in answer.output
 
 
@@ -93,7 +124,11 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     source.write_text('{"q": "q", "positive": "p"}\n{\n')
     answer = RUN.invoke(app, ["check", str(source), "--json", "--column", "query=q"])
     found = json.loads(answer.output)
-    assert (answer.exit_code, found["exit_code"], found["report"]["bad"]) == (87, 87, {"not JSON": 1})
+    assert (answer.exit_code, found["exit_code"], found["report"]["bad"]) == (
+        87,
+        87,
+        {"not JSON": 1},
+    )
     assert found["report"]["columns"] == {"query": ["q"], "positive": ["positive"]}
     assert found["parts"][0]["example"] == {"query": "q", "positive": "p"}
 

@@ -1,4 +1,6 @@
-"""Mixtures: shares exact, evenly interleaved, each set by permutations of its own, every step computable alone."""
+"""Mixtures: shares exact, evenly interleaved, each set by permutations of its own, every step
+computable alone.
+"""
 
 from fractions import Fraction
 
@@ -16,7 +18,11 @@ weight_lists = some.lists(some.integers(1, 50), min_size=2, max_size=6)
 
 def merged(weights, count):
     """The slow, obvious twin: every time at which a set is due, sorted."""
-    due = [(Fraction(2 * n + 1, 2 * weight), source, n) for source, weight in enumerate(weights) for n in range(count)]
+    due = [
+        (Fraction(2 * n + 1, 2 * weight), source, n)
+        for source, weight in enumerate(weights)
+        for n in range(count)
+    ]
     return [(source, n) for _, source, n in sorted(due)[:count]]
 
 
@@ -26,17 +32,23 @@ def test_turns_are_the_merged_times_and_any_of_them_can_be_had_alone(weights, fi
     wanted = merged(weights, first + 20)
     sources, ordinals = turns(weights, first, 20)
     assert list(zip(sources.tolist(), ordinals.tolist(), strict=True)) == wanted[first:]
-    assert turns_before(weights, first) == [sum(source == own for own, _ in wanted[:first]) for source in range(len(weights))]
+    assert turns_before(weights, first) == [
+        sum(source == own for own, _ in wanted[:first]) for source in range(len(weights))
+    ]
 
 
 @given(some.lists(some.integers(1, 10**9), min_size=2, max_size=8), some.integers(0, 10**15))
 @settings(max_examples=200, deadline=None)
-def test_shares_are_exact_to_within_rounding_at_any_time_and_exactly_after_each_sum_of_weights(weights, position):
+def test_shares_are_exact_to_within_rounding_at_any_time_and_exactly_after_each_sum_of_weights(
+    weights, position
+):
     total = sum(weights)
     taken = turns_before(weights, position)
     assert sum(taken) == position
     for count, weight in zip(taken, weights, strict=True):
-        assert abs(count - Fraction(position * weight, total)) <= Fraction(1, 2) + Fraction(len(weights) * weight, 2 * total)
+        assert abs(count - Fraction(position * weight, total)) <= Fraction(1, 2) + Fraction(
+            len(weights) * weight, 2 * total
+        )
     assert turns_before(weights, 3 * total) == [3 * weight for weight in weights]
 
 
@@ -58,7 +70,9 @@ parts = some.lists(some.tuples(some.integers(1, 40), some.integers(1, 9)), min_s
 
 def mixture_of(parts, one_source_per_batch):
     sizes, weights = zip(*parts, strict=True)
-    return Mixture(tuple(f"set{at}" for at in range(len(parts))), sizes, weights, one_source_per_batch)
+    return Mixture(
+        tuple(f"set{at}" for at in range(len(parts))), sizes, weights, one_source_per_batch
+    )
 
 
 def walk(mixture, seed, steps, batch_size):
@@ -69,9 +83,13 @@ def source_of(mixture, samples):
     return np.searchsorted(np.cumsum(mixture.sizes), samples, side="right")
 
 
-@given(parts, some.booleans(), some.integers(0, 2**32 - 1), some.integers(1, 9), some.integers(1, 30))
+@given(
+    parts, some.booleans(), some.integers(0, 2**32 - 1), some.integers(1, 9), some.integers(1, 30)
+)
 @settings(max_examples=100, deadline=None)
-def test_each_set_is_met_whole_before_any_of_it_is_met_again(parts, one_source_per_batch, seed, batch_size, steps):
+def test_each_set_is_met_whole_before_any_of_it_is_met_again(
+    parts, one_source_per_batch, seed, batch_size, steps
+):
     mixture = mixture_of(parts, one_source_per_batch)
     taken = walk(mixture, seed, steps, batch_size)
     starts = np.cumsum([0, *mixture.sizes])
@@ -88,9 +106,14 @@ def test_each_set_is_met_whole_before_any_of_it_is_met_again(parts, one_source_p
 
 @given(parts, some.booleans(), some.integers(0, 50), some.sampled_from([1, 2, 4]))
 @settings(max_examples=50, deadline=None)
-def test_ranks_parts_end_to_end_are_the_batch_which_knows_of_no_ranks(parts, one_source_per_batch, step, ranks):
+def test_ranks_parts_end_to_end_are_the_batch_which_knows_of_no_ranks(
+    parts, one_source_per_batch, step, ranks
+):
     batch = mixture_of(parts, one_source_per_batch).batch_samples(13, step, 8)
-    assert np.concatenate([own_part(batch, rank, ranks) for rank in range(ranks)]).tolist() == batch.tolist()
+    assert (
+        np.concatenate([own_part(batch, rank, ranks) for rank in range(ranks)]).tolist()
+        == batch.tolist()
+    )
 
 
 THREE = Mixture(("a", "b", "c"), sizes=(50, 30, 20), weights=(5, 3, 2))
@@ -116,19 +139,26 @@ def test_passes_seeds_and_sets_have_orders_of_their_own():
 
 def test_one_source_per_batch_is_one_and_they_take_turns_by_weight():
     mixture = Mixture(("a", "b", "c"), (50, 30, 20), (2, 1, 1), one_source_per_batch=True)
-    whose = [set(source_of(mixture, mixture.batch_samples(13, step, 8)).tolist()) for step in range(40)]
+    whose = [
+        set(source_of(mixture, mixture.batch_samples(13, step, 8)).tolist()) for step in range(40)
+    ]
     assert all(len(sources) == 1 for sources in whose)
     counts = np.bincount([source for sources in whose for source in sources]).tolist()
     assert counts == [20, 10, 10]
     mixed_ones = Mixture(("a", "b", "c"), (50, 30, 20), (2, 1, 1))
-    assert all(len(set(source_of(mixed_ones, mixed_ones.batch_samples(13, step, 8)).tolist())) == 3 for step in range(40))
+    assert all(
+        len(set(source_of(mixed_ones, mixed_ones.batch_samples(13, step, 8)).tolist())) == 3
+        for step in range(40)
+    )
 
 
 def test_a_set_too_small_for_its_share_of_a_batch_is_refused_by_name():
     Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(8)
     with pytest.raises(BadData, match="small has 4 training rows, and 5 of the 10 rows of a batch"):
         Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(10)
-    with pytest.raises(BadData, match=r"small has 4 training rows, and 8 of the 8.*data\.mixing=samples"):
+    with pytest.raises(
+        BadData, match=r"small has 4 training rows, and 8 of the 8.*data\.mixing=samples"
+    ):
         Mixture(("big", "small"), (100, 4), (1, 1), one_source_per_batch=True).check_batch(8)
 
 
@@ -137,4 +167,6 @@ def test_what_repeats_is_said():
     assert "small 50% (10 rows, seen 5 times each: it repeats)" in line
     assert "big 50% (100 rows, seen 0.5 times each)" in line
     assert "\n" not in line
-    assert "repeats" not in Mixture(("big", "small"), (100, 10), (10, 1)).summary(steps=33, batch_size=10), "all are seen three times: epochs"
+    assert "repeats" not in Mixture(("big", "small"), (100, 10), (10, 1)).summary(
+        steps=33, batch_size=10
+    ), "all are seen three times: epochs"

@@ -1,4 +1,6 @@
-"""Mixtures from the recipe to the batches: files of different layouts, one hold-out for all, mistakes told at their place."""
+"""Mixtures from the recipe to the batches: files of different layouts, one hold-out for all,
+mistakes told at their place.
+"""
 
 import csv
 import json
@@ -18,16 +20,40 @@ from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
 from trainer.recipe.load import dump_recipe, load_recipe
 
-SUBJECTS = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster", "secret", "image")
+SUBJECTS = (
+    "disk",
+    "account",
+    "region",
+    "machine",
+    "database",
+    "vault",
+    "network",
+    "cluster",
+    "secret",
+    "image",
+)
 
 
 @pytest.fixture
 def files(tmp_path) -> tuple[Path, Path]:
     lines, table = tmp_path / "lines.jsonl", tmp_path / "table.csv"
-    pairs = [(f"{verb} {subject}", f"how to {verb} the {subject}") for verb in ("delete", "create", "list") for subject in SUBJECTS]
-    lines.write_text("".join(json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs))
-    other = [(f"cost of a {subject}", f"the {subject} costs {len(subject)}") for subject in SUBJECTS]
-    both = [("Delete disk!", "another text about it"), ("create account", "a second positive")]  # queries of the first file too
+    pairs = [
+        (f"{verb} {subject}", f"how to {verb} the {subject}")
+        for verb in ("delete", "create", "list")
+        for subject in SUBJECTS
+    ]
+    lines.write_text(
+        "".join(
+            json.dumps({"query": query, "positive": positive}) + "\n" for query, positive in pairs
+        )
+    )
+    other = [
+        (f"cost of a {subject}", f"the {subject} costs {len(subject)}") for subject in SUBJECTS
+    ]
+    both = [
+        ("Delete disk!", "another text about it"),
+        ("create account", "a second positive"),
+    ]  # queries of the first file too
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([("asked", "answered"), *other, *both])
     return lines, table
@@ -35,7 +61,10 @@ def files(tmp_path) -> tuple[Path, Path]:
 
 def data_of(files, **changes):
     lines, table = files
-    several = (recipe.Source(source=str(lines)), recipe.Source(source=str(table), columns={"query": "asked", "positive": "answered"}))
+    several = (
+        recipe.Source(source=str(lines)),
+        recipe.Source(source=str(table), columns={"query": "asked", "positive": "answered"}),
+    )
     return recipe.Data(**({"train": several, "validation_ratio": 0.2} | changes))
 
 
@@ -44,7 +73,9 @@ def test_two_layouts_are_read_held_out_together_and_mixed(files):
     assert data.mixture is not None
     assert sum(data.mixture.sizes) == len(data.train)
     assert data.mixture.names == tuple(map(str, files))
-    assert data.mixture.weights == whole_weights(data.mixture.sizes), "no weights: the numbers of rows"
+    assert data.mixture.weights == whole_weights(
+        data.mixture.sizes
+    ), "no weights: the numbers of rows"
     first, second = np.split(np.arange(len(data.train)), [data.mixture.sizes[0]])
     assert all(data.train[int(at)].source.startswith("lines.jsonl:") for at in first)
     assert all(data.train[int(at)].source.startswith("table.csv:") for at in second)
@@ -57,12 +88,22 @@ def test_two_layouts_are_read_held_out_together_and_mixed(files):
 def test_a_query_of_both_files_stays_on_one_side(files, seed):
     data = data_sets(data_of(files), seed)
     trained = {row.query.lower().strip("!") for row in data.train}
-    assert ("delete disk" in trained) != ("delete disk" in {query.lower().strip("!") for query in data.validation.queries})
+    assert ("delete disk" in trained) != (
+        "delete disk" in {query.lower().strip("!") for query in data.validation.queries}
+    )
 
 
 def test_known_positives_are_those_of_all_sets(files):
-    rows = end_to_end([read_rows(str(files[0])), read_rows(str(files[1]), columns={"query": "asked", "positive": "answered"})])
-    assert known_positives(rows)[identity("create account")] == {identity("how to create the account"), identity("a second positive")}
+    rows = end_to_end(
+        [
+            read_rows(str(files[0])),
+            read_rows(str(files[1]), columns={"query": "asked", "positive": "answered"}),
+        ]
+    )
+    assert known_positives(rows)[identity("create account")] == {
+        identity("how to create the account"),
+        identity("a second positive"),
+    }
 
 
 def test_a_validation_file_leaves_all_rows_to_train_on(files):
@@ -85,11 +126,19 @@ def test_weights_for_some_sets_only_are_refused(files):
 
 
 def test_a_set_of_which_nothing_is_left_is_named():
-    sets = [Rows.of([Row("a", "b"), Row("c", "d")], ReadReport("big.jsonl")), Rows.of([Row("e", "f")], ReadReport("small.jsonl"))]
+    sets = [
+        Rows.of([Row("a", "b"), Row("c", "d")], ReadReport("big.jsonl")),
+        Rows.of([Row("e", "f")], ReadReport("small.jsonl")),
+    ]
     left = end_to_end(sets).select(np.array([0, 1]))
-    with pytest.raises(BadData, match=r"small\.jsonl: all its rows are held out.*data\.validation=FILE"):
+    with pytest.raises(
+        BadData, match=r"small\.jsonl: all its rows are held out.*data\.validation=FILE"
+    ):
         mixed(sets, left, [None, None], False)
-    assert mixed(sets, end_to_end(sets).select(np.array([1, 2])), [None, None], False).sizes == (1, 1)
+    assert mixed(sets, end_to_end(sets).select(np.array([1, 2])), [None, None], False).sizes == (
+        1,
+        1,
+    )
 
 
 def run_of(data, **sections):
@@ -102,7 +151,9 @@ def test_every_set_is_looked_at_for_what_the_objective_needs(files):
     with pytest.raises(BadData, match=r"table\.csv holds scored pairs"):
         recipe_checks.check_objective(run_of(data_of(files)), rows, mixture)
     with pytest.raises(BadData, match=r"cosent needs a score for every pair, but .*lines\.jsonl"):
-        recipe_checks.check_objective(run_of(data_of(files), objective=recipe.Cosent()), rows, mixture)
+        recipe_checks.check_objective(
+            run_of(data_of(files), objective=recipe.Cosent()), rows, mixture
+        )
     with pytest.raises(BadData, match="of a batch would come from it"):
         recipe_checks.check_objective(run_of(data_of(files)), Rows.of([Row("a", "b")] * 3), mixture)
 
@@ -135,16 +186,27 @@ def test_a_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_pa
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_recipe(run))
     assert load_recipe(dumped) == run
-    assert load_recipe(dumped, ["data.train=one.jsonl"]).data.sources == (recipe.Source(source="one.jsonl"),)
+    assert load_recipe(dumped, ["data.train=one.jsonl"]).data.sources == (
+        recipe.Source(source="one.jsonl"),
+    )
     assert load_recipe(written, ["data.train.1.weight=3"]).data.sources[1].weight == 3
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.train.0.wieght=2", r"data\.train\.0\.wieght is not a key; did you mean data\.train\.0\.weight\?"),
-        ("data.train.1.colums={}", r"data\.train\.1\.colums is not a key; did you mean data\.train\.1\.columns\?"),
-        ("data.train.0.weight=0", r"data\.train\.0\.weight: 0 cannot stand here; give a number greater than 0 or null"),
+        (
+            "data.train.0.wieght=2",
+            r"data\.train\.0\.wieght is not a key; did you mean data\.train\.0\.weight\?",
+        ),
+        (
+            "data.train.1.colums={}",
+            r"data\.train\.1\.colums is not a key; did you mean data\.train\.1\.columns\?",
+        ),
+        (
+            "data.train.0.weight=0",
+            r"data\.train\.0\.weight: 0 cannot stand here; give a number greater than 0 or null",
+        ),
         ("data.train.0.weight='2'", r"data\.train\.0\.weight: \"2\" cannot stand here"),
         ("data.train.0.weight=true", r"data\.train\.0\.weight: true cannot stand here"),
         ("data.train=[]", r"data\.train: \[\] cannot stand here"),

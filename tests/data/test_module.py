@@ -19,12 +19,25 @@ from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
 
-ROWS = Rows.of([Row(f"query{'a' * number}", f"positive{'b' * number}", source=f"x.jsonl:{number}") for number in range(11)])
+ROWS = Rows.of(
+    [
+        Row(f"query{'a' * number}", f"positive{'b' * number}", source=f"x.jsonl:{number}")
+        for number in range(11)
+    ]
+)
 
 
 def steps(first=0, last=7, seed=13, batch_size=3, **others):
     known = known_positives(ROWS)
-    return Steps(ROWS, lambda rows: collate(rows, lambda texts, _: texts_of(texts), known, 0), seed, batch_size, first, last, **others)
+    return Steps(
+        ROWS,
+        lambda rows: collate(rows, lambda texts, _: texts_of(texts), known, 0),
+        seed,
+        batch_size,
+        first,
+        last,
+        **others,
+    )
 
 
 def ids(batches):
@@ -44,7 +57,10 @@ def wait_until(condition):
 
 class TestSteps:
     def test_are_the_batches_of_the_order(self):
-        wanted = [tuple(f"x.jsonl:{sample}" for sample in batch_samples(13, step, 11, 3)) for step in range(7)]
+        wanted = [
+            tuple(f"x.jsonl:{sample}" for sample in batch_samples(13, step, 11, 3))
+            for step in range(7)
+        ]
         assert ids(steps()) == wanted
         assert len(steps()) == 7
 
@@ -77,7 +93,9 @@ class Refreshed:
 
     def ready(self, steps, step):
         time.sleep(0.2)  # for a batch that is made too early
-        self.asked.append((step, len(self.made), threading.current_thread() is threading.main_thread()))
+        self.asked.append(
+            (step, len(self.made), threading.current_thread() is threading.main_thread())
+        )
         return lambda row: replace(row, source=f"{row.source} at {step}")
 
 
@@ -86,7 +104,13 @@ class TestRefreshed:
         made = []
         refreshed = Refreshed(made, **how)
         plain = steps()
-        return refreshed, replace(plain, collate=lambda rows: made.append(1) or plain.collate(rows), first=first, last=last, refreshed=refreshed)
+        return refreshed, replace(
+            plain,
+            collate=lambda rows: made.append(1) or plain.collate(rows),
+            first=first,
+            last=last,
+            refreshed=refreshed,
+        )
 
     def test_no_batch_is_made_before_its_boundary_has_been_reached_and_mined(self):
         refreshed, stream = self.of(0, 7)
@@ -96,8 +120,18 @@ class TestRefreshed:
             taken.append(batch)
             assert len(refreshed.made) <= 3 * len(refreshed.asked)
         assert refreshed.asked == [(0, 0, True), (3, 3, True), (6, 6, True)]
-        assert [batch.sample_ids[0].split(" at ")[1] for batch in taken] == ["0", "0", "0", "3", "3", "3", "6"]
-        assert [tuple(name.split(" at ")[0] for name in batch.sample_ids) for batch in taken] == ids(steps())
+        assert [batch.sample_ids[0].split(" at ")[1] for batch in taken] == [
+            "0",
+            "0",
+            "0",
+            "3",
+            "3",
+            "3",
+            "6",
+        ]
+        assert [
+            tuple(name.split(" at ")[0] for name in batch.sample_ids) for batch in taken
+        ] == ids(steps())
 
     def test_begun_in_the_middle_of_an_interval_it_is_asked_there(self):
         refreshed, stream = self.of(4, 7)
@@ -113,12 +147,19 @@ class TestRefreshed:
 MIXTURE = Mixture(("a", "b"), sizes=(6, 5), weights=(2, 1))
 
 
-@pytest.mark.parametrize("mixture", [None, MIXTURE, replace(MIXTURE, one_source_per_batch=True)], ids=["one set", "samples", "batches"])
+@pytest.mark.parametrize(
+    "mixture",
+    [None, MIXTURE, replace(MIXTURE, one_source_per_batch=True)],
+    ids=["one set", "samples", "batches"],
+)
 class TestRanks:
     @pytest.mark.parametrize("ranks", [1, 2, 4])
     def test_parts_end_to_end_are_the_global_batch(self, mixture, ranks):
         whole = ids(steps(batch_size=4, mixture=mixture))
-        parts = [ids(steps(batch_size=4, mixture=mixture, rank=rank, ranks=ranks)) for rank in range(ranks)]
+        parts = [
+            ids(steps(batch_size=4, mixture=mixture, rank=rank, ranks=ranks))
+            for rank in range(ranks)
+        ]
         assert [sum(of_step, ()) for of_step in zip(*parts, strict=True)] == whole
         assert {len(part) for of_rank in parts for part in of_rank} == {4 // ranks}
 
@@ -130,7 +171,10 @@ class TestRanks:
     def test_begun_in_the_middle_are_the_rest(self, mixture):
         whole = ids(steps(batch_size=4, mixture=mixture, rank=1, ranks=2))
         for first in range(8):
-            assert ids(steps(first=first, batch_size=4, mixture=mixture, rank=1, ranks=2)) == whole[first:]
+            assert (
+                ids(steps(first=first, batch_size=4, mixture=mixture, rank=1, ranks=2))
+                == whole[first:]
+            )
 
     def test_a_batch_without_equal_parts_is_refused(self, mixture):
         with pytest.raises(BadRecipe, match="set it to 2 or 4"):
@@ -231,19 +275,31 @@ def heard_on_a_rank(folder, mixture):
     held_out = from_rows(ROWS[:3], "validation")
     pairs = PairData(steps(batch_size=4, mixture=mixture), held_out)
     listener, _ = fitted(folder, pairs, strategy="ddp", devices=2, use_distributed_sampler=False)
-    return listener.seen, [(at, found.queries == held_out.queries) for at, found in listener.validated]
+    return listener.seen, [
+        (at, found.queries == held_out.queries) for at, found in listener.validated
+    ]
 
 
 @pytest.mark.parametrize("mixture", [None, MIXTURE], ids=["one set", "mixture"])
 def test_under_ddp_each_rank_takes_its_part_of_every_global_batch(tmp_path, mixture):
     (first, validated), (second, also_validated) = on_ranks(2, heard_on_a_rank, tmp_path, mixture)
-    assert [left + right for left, right in zip(first, second, strict=True)] == ids(steps(batch_size=4, mixture=mixture))
+    assert [left + right for left, right in zip(first, second, strict=True)] == ids(
+        steps(batch_size=4, mixture=mixture)
+    )
     assert validated == also_validated == [(3, True), (6, True)], "the whole set on every rank"
 
 
 def refused_on_a_rank(folder):
-    with pytest.raises(BadRecipe, match=r"batch_size=3 cannot be cut into 2 equal parts.* set it to 2 or 4"):
-        fitted(folder, PairData(steps(batch_size=3), from_rows(ROWS[:3], "validation")), strategy="ddp", devices=2, use_distributed_sampler=False)
+    with pytest.raises(
+        BadRecipe, match=r"batch_size=3 cannot be cut into 2 equal parts.* set it to 2 or 4"
+    ):
+        fitted(
+            folder,
+            PairData(steps(batch_size=3), from_rows(ROWS[:3], "validation")),
+            strategy="ddp",
+            devices=2,
+            use_distributed_sampler=False,
+        )
     return True
 
 

@@ -1,4 +1,6 @@
-"""The order of samples: a permutation an epoch, a pure function of (seed, epoch, step), another one each epoch, and even."""
+"""The order of samples: a permutation an epoch, a pure function of (seed, epoch, step), another one
+each epoch, and even.
+"""
 
 import subprocess
 import sys
@@ -8,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from trainer.data.order import batch_samples, check_batch_divisible, own_part, permuted, steps_per_epoch, walked
+from trainer.data.order import (
+    batch_samples,
+    check_batch_divisible,
+    own_part,
+    permuted,
+    steps_per_epoch,
+    walked,
+)
 from trainer.errors import BadRecipe
 
 keys = some.integers(0, 2**63)
@@ -23,21 +32,30 @@ def test_is_a_permutation(size, key):
 @given(some.integers(1, 2**40), keys, some.data())
 @settings(max_examples=100, deadline=None)
 def test_of_any_size_without_building_it_and_each_position_alone(size, key, data):
-    positions = np.array(data.draw(some.lists(some.integers(0, size - 1), min_size=1, max_size=20, unique=True)))
+    positions = np.array(
+        data.draw(some.lists(some.integers(0, size - 1), min_size=1, max_size=20, unique=True))
+    )
     together = permuted(positions, size, key)
     assert len(set(together.tolist())) == len(positions)
     assert together.min() >= 0
     assert together.max() < size
-    assert [int(permuted(positions[at : at + 1], size, key)[0]) for at in range(len(positions))] == together.tolist()
+    assert [
+        int(permuted(positions[at : at + 1], size, key)[0]) for at in range(len(positions))
+    ] == together.tolist()
 
 
 @given(some.integers(0, 2**32), some.integers(2, 300), some.integers(2, 20), some.integers(0, 5))
 @settings(max_examples=100, deadline=None)
-def test_no_sample_twice_in_an_epoch_and_at_most_one_batch_less_one_left_out(seed, samples, batch_size, epoch):
+def test_no_sample_twice_in_an_epoch_and_at_most_one_batch_less_one_left_out(
+    seed, samples, batch_size, epoch
+):
     an_epoch = steps_per_epoch(samples, batch_size)
     if an_epoch == 0:
         return
-    taken = [batch_samples(seed, epoch * an_epoch + step, samples, batch_size) for step in range(an_epoch)]
+    taken = [
+        batch_samples(seed, epoch * an_epoch + step, samples, batch_size)
+        for step in range(an_epoch)
+    ]
     assert {len(batch) for batch in taken} == {batch_size}
     seen = np.concatenate(taken).tolist()
     assert len(set(seen)) == len(seen)
@@ -47,40 +65,58 @@ def test_no_sample_twice_in_an_epoch_and_at_most_one_batch_less_one_left_out(see
 
 def epoch_order(seed, epoch, samples=97, batch_size=8):
     an_epoch = steps_per_epoch(samples, batch_size)
-    return [batch_samples(seed, epoch * an_epoch + step, samples, batch_size).tolist() for step in range(an_epoch)]
+    return [
+        batch_samples(seed, epoch * an_epoch + step, samples, batch_size).tolist()
+        for step in range(an_epoch)
+    ]
 
 
 def test_depends_on_seed_epoch_and_step_and_on_nothing_else():
     before = epoch_order(13, 2)
     np.random.default_rng(0).random(100)
     assert epoch_order(13, 2) == before
-    assert batch_samples(13, 2 * 12 + 5, 97, 8).tolist() == before[5], "a step alone, without those before it"
+    assert (
+        batch_samples(13, 2 * 12 + 5, 97, 8).tolist() == before[5]
+    ), "a step alone, without those before it"
 
 
 def test_is_the_same_in_another_process():
-    code = "from trainer.data.order import batch_samples; print(batch_samples(13, 29, 97, 8).tolist())"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    code = (
+        "from trainer.data.order import batch_samples; print(batch_samples(13, 29, 97, 8).tolist())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
+    )
     assert other.stdout.strip() == str(batch_samples(13, 29, 97, 8).tolist())
 
 
 def test_epochs_and_seeds_differ():
-    orders = [tuple(map(tuple, epoch_order(seed, epoch))) for seed in range(20) for epoch in range(10)]
+    orders = [
+        tuple(map(tuple, epoch_order(seed, epoch))) for seed in range(20) for epoch in range(10)
+    ]
     assert len(set(orders)) == 200
 
 
 def test_one_seed_s_next_epoch_is_not_another_seed_s_first():
-    assert not {tuple(map(tuple, epoch_order(1, epoch))) for epoch in range(30)} & {tuple(map(tuple, epoch_order(2, epoch))) for epoch in range(30)}
+    assert not {tuple(map(tuple, epoch_order(1, epoch))) for epoch in range(30)} & {
+        tuple(map(tuple, epoch_order(2, epoch))) for epoch in range(30)
+    }
 
 
 def test_who_is_left_out_changes():
-    left_out = [set(range(10)) - set(np.concatenate(epoch_order(0, epoch, 10, 4)).tolist()) for epoch in range(40)]
+    left_out = [
+        set(range(10)) - set(np.concatenate(epoch_order(0, epoch, 10, 4)).tolist())
+        for epoch in range(40)
+    ]
     assert all(len(out) == 2 for out in left_out)
     assert set.union(*left_out) == set(range(10)), "everyone takes part sooner or later"
 
 
 @pytest.mark.parametrize("samples", [5, 16, 23, 64])
 def test_is_even(samples):
-    """Chi square of where each sample stands, over many epochs: every place is as likely as every other."""
+    """Chi square of where each sample stands, over many epochs: every place is as likely as every
+    other.
+    """
     epochs = 400 * samples
     counts = np.zeros((samples, samples))
     for key in range(epochs // 20):
@@ -93,7 +129,9 @@ def test_is_even(samples):
 
 
 def test_neighbours_part():
-    """Rows that stand together in a file, which are often alike, are no more likely to share a batch than others."""
+    """Rows that stand together in a file, which are often alike, are no more likely to share a
+    batch than others.
+    """
     samples, batch_size, together = 200, 20, 0
     for epoch in range(200):
         place = np.empty(samples, int)
@@ -109,16 +147,29 @@ def test_large_seeds_do_not_overflow():
 
 
 def test_is_the_order_it_always_was():
-    """Fixed numbers: a run that is repeated with a later version sees its samples in the same order."""
+    """Fixed numbers: a run that is repeated with a later version sees its samples in the same
+    order.
+    """
     assert batch_samples(13, 29, 97, 8).tolist() == [96, 16, 14, 57, 27, 86, 47, 66]
     assert batch_samples(0, 0, 10**6, 4).tolist() == [942397, 927570, 390671, 506287]
 
 
-@given(some.integers(1, 100), some.integers(0, 2**32), some.integers(0, 5), some.integers(1, 300), some.integers(1, 50))
+@given(
+    some.integers(1, 100),
+    some.integers(0, 2**32),
+    some.integers(0, 5),
+    some.integers(1, 300),
+    some.integers(1, 50),
+)
 @settings(max_examples=100, deadline=None)
-def test_a_walk_is_permutation_after_permutation_and_any_part_of_it_can_be_had_alone(samples, seed, source, first, count):
+def test_a_walk_is_permutation_after_permutation_and_any_part_of_it_can_be_had_alone(
+    samples, seed, source, first, count
+):
     whole = walked(np.arange(first + count), samples, seed, source)
-    assert walked(np.arange(first, first + count), samples, seed, source).tolist() == whole[first:].tolist()
+    assert (
+        walked(np.arange(first, first + count), samples, seed, source).tolist()
+        == whole[first:].tolist()
+    )
     for start in range(0, len(whole) - samples + 1, samples):
         assert sorted(whole[start : start + samples].tolist()) == list(range(samples))
 
@@ -132,10 +183,24 @@ def test_the_parts_of_all_ranks_end_to_end_are_the_batch(ranks):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "ranks", "sizes"), [(10, 4, "8 or 12"), (3, 4, "4"), (64, 3, "63 or 66"), (1023, 8, "1016 or 1024"), (2, 8, "8"), (5, 2, "4 or 6")]
+    ("batch_size", "ranks", "sizes"),
+    [
+        (10, 4, "8 or 12"),
+        (3, 4, "4"),
+        (64, 3, "63 or 66"),
+        (1023, 8, "1016 or 1024"),
+        (2, 8, "8"),
+        (5, 2, "4 or 6"),
+    ],
 )
 def test_a_batch_without_equal_parts_is_refused_with_sizes_that_have_them(batch_size, ranks, sizes):
-    with pytest.raises(BadRecipe, match=f"batch_size={batch_size} cannot be cut into {ranks} equal parts.* set it to {sizes}, or start"):
+    with pytest.raises(
+        BadRecipe,
+        match=(
+            f"batch_size={batch_size} cannot be cut into {ranks} equal parts.* set it to {sizes},"
+            " or start"
+        ),
+    ):
         check_batch_divisible(batch_size, ranks)
     for size in map(int, sizes.split(" or ")):
         check_batch_divisible(size, ranks)

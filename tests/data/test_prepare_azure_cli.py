@@ -1,4 +1,6 @@
-"""The quickstart's set from a small wheel of the same shape: read as text, boiler-plate left out, split without leaks, whole or not there."""
+"""The quickstart's set from a small wheel of the same shape: read as text, boiler-plate left out,
+split without leaks, whole or not there.
+"""
 
 import json
 import zipfile
@@ -40,8 +42,7 @@ examples:
 - name: az {{noun}} {verb}
 - name: {{noun}}s_CreateOrUpdate
 \"\"\"
-"""
-    for verb in VERBS
+""" for verb in VERBS
 )
 GENERATED = '''
 @register_command("disk snapshot")
@@ -66,7 +67,10 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for noun in NOUNS:
             archive.writestr(f"azure/cli/command_modules/{noun}/_help.py", HELP.format(noun=noun))
         archive.writestr("azure/cli/command_modules/disk/aaz/latest/disk/_snapshot.py", GENERATED)
-        archive.writestr("azure/cli/command_modules/disk/aaz/2018/disk/_old.py", GENERATED.replace("snapshot", "old"))
+        archive.writestr(
+            "azure/cli/command_modules/disk/aaz/2018/disk/_old.py",
+            GENERATED.replace("snapshot", "old"),
+        )
     monkeypatch.setattr(prepare_azure_cli, "SHA256", sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(prepare_module, "TEST_QUERIES", 10)
     monkeypatch.setattr(prepare_module, "DEV_QUERIES", 5)
@@ -77,7 +81,10 @@ def test_commands_are_read_as_text(wheel: Path) -> None:
     commands = prepare_azure_cli.read_commands(wheel)
     assert len(commands) == len(NOUNS) * len(VERBS) + 1
     documents = prepare_azure_cli.documents(commands)
-    assert documents["disk create"] == {"title": "az disk create", "text": "Create one disk. See. size: How large the disk is."}
+    assert documents["disk create"] == {
+        "title": "az disk create",
+        "text": "Create one disk. See. size: How large the disk is.",
+    }
     assert documents["disk snapshot"] == {
         "title": "az disk snapshot",
         "text": "Take a picture of a disk. It can be restored. only changes: Only what changed.",
@@ -88,32 +95,60 @@ def test_commands_are_read_as_text(wheel: Path) -> None:
     assert "secret" not in json.dumps([documents, queries])
 
 
-def test_help_shared_by_many_commands_is_left_out(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shared_by_many_commands_is_left_out(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare_azure_cli, "REPEATED_IN_DOCUMENTS", 4)
-    assert prepare_azure_cli.documents(prepare_azure_cli.read_commands(wheel))["disk create"]["text"] == "Create one disk. See."
+    assert (
+        prepare_azure_cli.documents(prepare_azure_cli.read_commands(wheel))["disk create"]["text"]
+        == "Create one disk. See."
+    )
 
 
 def test_a_query_of_several_commands_is_one_query() -> None:
-    commands = {name: prepare_azure_cli.Command(name, examples=["Do the thing.", "do the thing"]) for name in ("a b", "c d")}
+    commands = {
+        name: prepare_azure_cli.Command(name, examples=["Do the thing.", "do the thing"])
+        for name in ("a b", "c d")
+    }
     assert prepare_azure_cli.queries(commands) == {"Do the thing": ("a b", "c d")}
 
 
-def test_the_folder_is_split_by_command_and_the_same_in_every_run(wheel: Path, tmp_path: Path) -> None:
+def test_the_folder_is_split_by_command_and_the_same_in_every_run(
+    wheel: Path, tmp_path: Path
+) -> None:
     folder = prepare("azure-cli", tmp_path / "one", wheel)
     again = prepare("azure-cli", tmp_path / "two", wheel)
-    names = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "README.txt", "source.json")
+    names = (
+        "corpus.jsonl",
+        "queries.jsonl",
+        "qrels/train.tsv",
+        "qrels/dev.tsv",
+        "qrels/test.tsv",
+        "README.txt",
+        "source.json",
+    )
     assert all((folder / name).read_bytes() == (again / name).read_bytes() for name in names)
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == sorted(names)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == sorted(
+        names
+    )
     assert len(read_retrieval_set(str(folder), "test").queries) == 10
-    train, test = ({row.positive for row in read_rows(str(folder), split=split)} for split in ("train", "test"))
+    train, test = (
+        {row.positive for row in read_rows(str(folder), split=split)} for split in ("train", "test")
+    )
     assert train
     assert not train & test
     assert check(str(folder)).leaks == []
 
 
-def test_near_identical_queries_leave_the_training_side(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_identical_queries_leave_the_training_side(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twins = {"Do the first thing": ("a",), "do a first thing!": ("b",), "Something else": ("c",)}
-    splits = {"test": ["Do the first thing"], "dev": [], "train": ["do a first thing!", "Something else"]}
+    splits = {
+        "test": ["Do the first thing"],
+        "dev": [],
+        "train": ["do a first thing!", "Something else"],
+    }
     monkeypatch.setattr(prepare_azure_cli, "queries", lambda commands: twins)
     monkeypatch.setattr(prepare_module, "split_by_document", lambda positives, sizes: splits)
     folder = prepare("azure-cli", tmp_path / "twins", wheel)
@@ -132,7 +167,9 @@ def test_a_whole_folder_is_kept_and_a_foreign_one_left_alone(wheel: Path, tmp_pa
         prepare("azure-cli", tmp_path / "data", wheel)
 
 
-def test_nothing_half_written_stays(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_written_stays(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(record: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -155,7 +192,9 @@ def test_a_download_that_is_there_is_used_again(wheel: Path) -> None:
     assert prepare_azure_cli.download_wheel(wheel.parent) == wheel
 
 
-def test_without_an_index_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(BadData, match="could not be downloaded .*--wheel azure_cli-"):
         prepare("azure-cli", tmp_path / "data")
@@ -163,7 +202,9 @@ def test_without_an_index_the_error_says_what_to_do(tmp_path: Path, monkeypatch:
 
 
 def test_a_hub_set_without_a_network_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="BeIR/scifact could not be read from the hub.*name that folder"):
+    with pytest.raises(
+        BadData, match="BeIR/scifact could not be read from the hub.*name that folder"
+    ):
         prepare("scifact", tmp_path / "data")
     assert not (tmp_path / "data" / "scifact").exists()
 

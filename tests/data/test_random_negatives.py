@@ -1,4 +1,6 @@
-"""Negatives drawn from the batch: never a known positive or its twin, the same on any number of ranks, other ones each time."""
+"""Negatives drawn from the batch: never a known positive or its twin, the same on any number of
+ranks, other ones each time.
+"""
 
 from functools import partial
 
@@ -16,10 +18,18 @@ from trainer.data.rows import Row, known_positives
 TEXTS = tuple("abcdefgh")
 
 
-@given(some.lists(some.tuples(some.sampled_from(TEXTS), some.sampled_from(TEXTS)), min_size=4, max_size=30), some.integers(1, 4), some.integers(0, 5))
+@given(
+    some.lists(
+        some.tuples(some.sampled_from(TEXTS), some.sampled_from(TEXTS)), min_size=4, max_size=30
+    ),
+    some.integers(1, 4),
+    some.integers(0, 5),
+)
 @settings(max_examples=150, deadline=None)
 def test_no_known_positive_no_twin_and_nothing_twice(pairs, count, step):
-    rows = [Row(query, positive, ("a negative of its own",), (1.0, 0.0)) for query, positive in pairs]
+    rows = [
+        Row(query, positive, ("a negative of its own",), (1.0, 0.0)) for query, positive in pairs
+    ]
     known = known_positives(rows)
     draw = RandomNegatives(rows, known, seed=3, count=count)
     samples = np.arange(len(rows))
@@ -37,32 +47,71 @@ def test_no_known_positive_no_twin_and_nothing_twice(pairs, count, step):
 
 
 def steps_of(rank=0, ranks=1, seed=3, rows=None):
-    rows = rows or [Row(f"query {number}", f"document {number % 9}", source=f"rows:{number}") for number in range(24)]
+    rows = rows or [
+        Row(f"query {number}", f"document {number % 9}", source=f"rows:{number}")
+        for number in range(24)
+    ]
     known = known_positives(rows)
 
     def tokenize(texts, *_):
         return Texts.of([[1]] * len(texts), [identity(text) for text in texts])
 
     def tokenize_pairs(queries, documents):
-        return Texts.of([[1]] * len(queries), [pair_identity(identity(q), identity(d)) for q, d in zip(queries, documents, strict=True)])
+        return Texts.of(
+            [[1]] * len(queries),
+            [
+                pair_identity(identity(q), identity(d))
+                for q, d in zip(queries, documents, strict=True)
+            ],
+        )
 
-    make = partial(collate_pairs, tokenize=tokenize, tokenize_pairs=tokenize_pairs, known_positives=known, negatives_per_query=3)
-    return Steps(rows, make, seed, 8, 0, 6, rank=rank, ranks=ranks, random_negatives=RandomNegatives(rows, known, seed, 3))
+    make = partial(
+        collate_pairs,
+        tokenize=tokenize,
+        tokenize_pairs=tokenize_pairs,
+        known_positives=known,
+        negatives_per_query=3,
+    )
+    return Steps(
+        rows,
+        make,
+        seed,
+        8,
+        0,
+        6,
+        rank=rank,
+        ranks=ranks,
+        random_negatives=RandomNegatives(rows, known, seed, 3),
+    )
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_any_number_of_ranks_draws_the_same(ranks):
     for step in range(6):
         whole = steps_of().batch(step).documents.identities.tolist()
-        parts = [steps_of(rank, ranks).batch(step).documents.identities.tolist() for rank in range(ranks)]
+        parts = [
+            steps_of(rank, ranks).batch(step).documents.identities.tolist() for rank in range(ranks)
+        ]
         assert [name for part in parts for name in part] == whole
 
 
 def test_each_pass_and_each_seed_draws_others():
     steps = steps_of()
-    first = {tuple(candidates) for step in range(3) for candidates in steps.batch(step).documents.identities.reshape(8, 4).tolist()}
-    again = {tuple(candidates) for step in range(3, 6) for candidates in steps.batch(step).documents.identities.reshape(8, 4).tolist()}
-    other = {tuple(candidates) for step in range(3) for candidates in steps_of(seed=4).batch(step).documents.identities.reshape(8, 4).tolist()}
+    first = {
+        tuple(candidates)
+        for step in range(3)
+        for candidates in steps.batch(step).documents.identities.reshape(8, 4).tolist()
+    }
+    again = {
+        tuple(candidates)
+        for step in range(3, 6)
+        for candidates in steps.batch(step).documents.identities.reshape(8, 4).tolist()
+    }
+    other = {
+        tuple(candidates)
+        for step in range(3)
+        for candidates in steps_of(seed=4).batch(step).documents.identities.reshape(8, 4).tolist()
+    }
     assert len(first) == 24
     assert len(first & again) < 12
     assert len(first & other) < 12

@@ -11,25 +11,38 @@ from trainer.data.retrieval_set import from_rows, read_retrieval_set
 from trainer.data.rows import Row
 from trainer.errors import BadData, TooManyBadRows
 
-CORPUS = [{"_id": "d1", "title": "Disk", "text": "delete it"}, {"_id": "d2", "title": "", "text": "show it"}, {"_id": "d3", "text": "never asked"}]
+CORPUS = [
+    {"_id": "d1", "title": "Disk", "text": "delete it"},
+    {"_id": "d2", "title": "", "text": "show it"},
+    {"_id": "d3", "text": "never asked"},
+]
 QUERIES = [{"_id": "q1", "text": "remove"}, {"_id": "q2", "text": "display"}]
 
 
 def make_folder(folder: Path, corpus: list | None = None, queries: list | None = None, **qrels: str) -> Path:  # type: ignore[type-arg]
     (folder / "qrels").mkdir(parents=True)
     for name, records in (("corpus", corpus or CORPUS), ("queries", queries or QUERIES)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
     for split, lines in qrels.items():
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
     return folder
 
 
 def test_rows_and_retrieval_set(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "toy", train="q1\td1\t1\nq1\td2\t0\n", test="q2\td2\t2\nq2\td1\t0\n")
-    assert list(read_rows(str(folder))) == [Row("remove", "Disk delete it", source="qrels/train.tsv:2")]
+    folder = make_folder(
+        tmp_path / "toy", train="q1\td1\t1\nq1\td2\t0\n", test="q2\td2\t2\nq2\td1\t0\n"
+    )
+    assert list(read_rows(str(folder))) == [
+        Row("remove", "Disk delete it", source="qrels/train.tsv:2")
+    ]
     found = read_retrieval_set(str(folder), "test")
     assert (found.name, found.query_ids, found.queries) == ("toy test", ("q2",), ("display",))
-    assert (found.document_ids, found.documents) == (("d1", "d2", "d3"), ("Disk delete it", "show it", "never asked"))
+    assert (found.document_ids, found.documents) == (
+        ("d1", "d2", "d3"),
+        ("Disk delete it", "show it", "never asked"),
+    )
     assert found.qrels == {"q2": {"d2": 2, "d1": 0}}
 
 
@@ -58,14 +71,23 @@ def test_bad_judgements_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_blank_documents_are_no_candidates(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "toy", corpus=[*CORPUS, {"_id": "blank", "title": "", "text": " "}], test="q1\td1\t1\nq2\tblank\t1\n")
+    folder = make_folder(
+        tmp_path / "toy",
+        corpus=[*CORPUS, {"_id": "blank", "title": "", "text": " "}],
+        test="q1\td1\t1\nq2\tblank\t1\n",
+    )
     found = read_retrieval_set(str(folder), "test")
     assert "blank" not in found.document_ids
     assert found.query_ids == ("q1",)
 
 
 def test_ids_may_be_numbers_but_not_missing(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "toy", corpus=[{"_id": 7, "text": "seven"}], queries=[{"_id": 1, "text": "one"}], test="1\t7\t1\n")
+    folder = make_folder(
+        tmp_path / "toy",
+        corpus=[{"_id": 7, "text": "seven"}],
+        queries=[{"_id": 1, "text": "one"}],
+        test="1\t7\t1\n",
+    )
     assert read_retrieval_set(str(folder), "test").documents == ("seven",)
     broken = make_folder(tmp_path / "broken", corpus=[{"text": "no id"}], test="q1\td1\t1\n")
     with pytest.raises(BadData, match="corpus.jsonl:1: the field _id is missing"):
@@ -74,7 +96,11 @@ def test_ids_may_be_numbers_but_not_missing(tmp_path: Path) -> None:
 
 def test_fewer_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
     queries = [{"_id": f"q{number}", "text": f"text {number}"} for number in range(50)]
-    folder = make_folder(tmp_path / "toy", queries=queries, test="".join(f"q{number}\td1\t1\n" for number in range(50)))
+    folder = make_folder(
+        tmp_path / "toy",
+        queries=queries,
+        test="".join(f"q{number}\td1\t1\n" for number in range(50)),
+    )
     few = read_retrieval_set(str(folder), "test", max_queries=10)
     assert few == read_retrieval_set(str(folder), "test", max_queries=10)
     assert len(few.queries) == len(few.qrels) == 10

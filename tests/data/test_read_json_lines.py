@@ -23,7 +23,13 @@ def write(path: Path, *records: object) -> Path:
 def test_pairs_negatives_and_sources(tmp_path: Path) -> None:
     path = write(
         tmp_path / "pairs.jsonl",
-        {"anchor": "how", "positive": "so", "negative_2": "second", "negative_1": "first", "extra": 1},
+        {
+            "anchor": "how",
+            "positive": "so",
+            "negative_2": "second",
+            "negative_1": "first",
+            "extra": 1,
+        },
         {"anchor": "why", "positive": "because", "negative_1": None},
     )
     rows = read_rows(str(path))
@@ -31,17 +37,27 @@ def test_pairs_negatives_and_sources(tmp_path: Path) -> None:
         Row("how", "so", ("first", "second"), None, "pairs.jsonl:1"),
         Row("why", "because", (), None, "pairs.jsonl:2"),
     ]
-    assert rows.report.columns == {"query": ("anchor",), "positive": ("positive",), "negative": ("negative_1", "negative_2")}
+    assert rows.report.columns == {
+        "query": ("anchor",),
+        "positive": ("positive",),
+        "negative": ("negative_1", "negative_2"),
+    }
     assert rows.report.ignored_columns == ("extra",)
 
 
 def test_several_positives_give_several_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "flag.jsonl", {"query": "q", "pos": ["a", "b", "a"], "neg": ["c", "d"]})
-    assert [(row.positive, row.negatives) for row in read_rows(str(path))] == [("a", ("c", "d")), ("b", ("c", "d"))]
+    assert [(row.positive, row.negatives) for row in read_rows(str(path))] == [
+        ("a", ("c", "d")),
+        ("b", ("c", "d")),
+    ]
 
 
 def test_passages_with_titles(tmp_path: Path) -> None:
-    passages = {"positive_passages": [{"docid": "1", "title": "T", "text": "t"}], "negative_passages": [{"docid": "2", "title": "", "text": "n"}]}
+    passages = {
+        "positive_passages": [{"docid": "1", "title": "T", "text": "t"}],
+        "negative_passages": [{"docid": "2", "title": "", "text": "n"}],
+    }
     path = write(tmp_path / "tevatron.jsonl", {"query_id": "1", "query": "q"} | passages)
     assert list(read_rows(str(path))) == [Row("q", "T t", ("n",), None, "tevatron.jsonl:1")]
 
@@ -49,14 +65,25 @@ def test_passages_with_titles(tmp_path: Path) -> None:
 def test_scores_of_a_pair_and_of_candidates(tmp_path: Path) -> None:
     pair = write(tmp_path / "sts.jsonl", {"sentence1": "a", "sentence2": "b", "score": 0.5})
     assert read_rows(str(pair))[0].labels == (0.5,)
-    candidates = write(tmp_path / "teacher.jsonl", {"query": "q", "positive": "p", "negatives": ["n", "", "p", "m"], "scores": [9, 1, 2, 3, 4]})
+    candidates = write(
+        tmp_path / "teacher.jsonl",
+        {
+            "query": "q",
+            "positive": "p",
+            "negatives": ["n", "", "p", "m"],
+            "scores": [9, 1, 2, 3, 4],
+        },
+    )
     row = read_rows(str(candidates))[0]
     assert (row.negatives, row.labels) == (("n", "m"), (9.0, 1.0, 4.0))
 
 
 @pytest.mark.parametrize("scores", [[1], [1, 2], [1, 2, 3, 4]], ids=str)
 def test_scores_must_fit_the_candidates(tmp_path: Path, scores: list[int]) -> None:
-    path = write(tmp_path / "t.jsonl", {"query": "q", "positive": "p", "negatives": ["a", "b"], "scores": scores})
+    path = write(
+        tmp_path / "t.jsonl",
+        {"query": "q", "positive": "p", "negatives": ["a", "b"], "scores": scores},
+    )
     if len(scores) == 1:
         assert read_rows(str(path))[0].labels == (1.0,)
     else:
@@ -65,14 +92,18 @@ def test_scores_must_fit_the_candidates(tmp_path: Path, scores: list[int]) -> No
 
 
 def test_no_more_negatives_than_asked_for(tmp_path: Path) -> None:
-    path = write(tmp_path / "n.jsonl", {"query": "q", "positive": "p", "negatives": ["a", "b", "c"]})
+    path = write(
+        tmp_path / "n.jsonl", {"query": "q", "positive": "p", "negatives": ["a", "b", "c"]}
+    )
     assert read_rows(str(path), negatives_per_query=2)[0].negatives == ("a", "b")
     assert read_rows(str(path), negatives_per_query=0)[0].negatives == ()
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "odd.jsonl", {"title": "q", "body": "p", "text": "never"})
-    assert list(read_rows(str(path), {"query": "title", "positive": "body"})) == [Row("q", "p", source="odd.jsonl:1")]
+    assert list(read_rows(str(path), {"query": "title", "positive": "body"})) == [
+        Row("q", "p", source="odd.jsonl:1")
+    ]
     with pytest.raises(BadData, match=r"no column 'Title'.*'title', 'body', 'text'"):
         read_rows(str(path), {"query": "Title"})
     with pytest.raises(BadData, match="no column for the query.*data.columns"):
@@ -102,7 +133,9 @@ def test_utf16_is_named(tmp_path: Path) -> None:
         read_rows(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "mark alone"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "mark alone"]
+)
 def test_files_without_rows(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "none.jsonl"
     path.write_bytes(content)
@@ -115,8 +148,18 @@ OBJECTS = st.dictionaries(LETTERS, LETTERS | st.integers(), max_size=3)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.binary(max_size=40) | st.builds(lambda q, p: json.dumps({"query": q, "positive": p}).encode(), LETTERS, LETTERS), max_size=6))
-def test_any_bytes_give_rows_or_a_named_error(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+@given(
+    st.lists(
+        st.binary(max_size=40)
+        | st.builds(
+            lambda q, p: json.dumps({"query": q, "positive": p}).encode(), LETTERS, LETTERS
+        ),
+        max_size=6,
+    )
+)
+def test_any_bytes_give_rows_or_a_named_error(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
     path = tmp_path_factory.mktemp("any") / "any.jsonl"
     path.write_bytes(b"\n".join(lines))
     error = None
@@ -128,12 +171,16 @@ def test_any_bytes_give_rows_or_a_named_error(tmp_path_factory: pytest.TempPathF
         assert str(path) in str(error)
         return
     assert all(row.query.strip() and row.positive.strip() for row in rows)
-    assert rows.report.rows_read == rows.report.bad_count + rows.report.blank_rows_dropped + len(rows)
+    assert rows.report.rows_read == rows.report.bad_count + rows.report.blank_rows_dropped + len(
+        rows
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(OBJECTS, max_size=5))
-def test_every_good_object_comes_back(tmp_path_factory: pytest.TempPathFactory, objects: list[dict[str, object]]) -> None:
+def test_every_good_object_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, objects: list[dict[str, object]]
+) -> None:
     path = write(tmp_path_factory.mktemp("good") / "good.jsonl", *objects)
     found = list(read_json_lines(path))
     assert not any(isinstance(item, BadRow) for item in found)

@@ -11,7 +11,10 @@ import pytest
 from trainer.data.readers.read import read_rows
 from trainer.errors import BadData, TooManyBadRows
 
-RECORDS = [{"question": "what, exactly?", "answer": 'this "one"', "negative": "that"}, {"question": "why\tnot", "answer": "été", "negative": "x"}]
+RECORDS = [
+    {"question": "what, exactly?", "answer": 'this "one"', "negative": "that"},
+    {"question": "why\tnot", "answer": "été", "negative": "x"},
+]
 EXPECTED = [(record["question"], record["answer"], (record["negative"],)) for record in RECORDS]
 
 
@@ -22,9 +25,14 @@ def triples(source: Path, **options: object) -> list[tuple[str, str, tuple[str, 
 @pytest.mark.parametrize("delimiter", [",", ";"])
 def test_csv_with_quotes_and_line_breaks(tmp_path: Path, delimiter: str) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(f'question{delimiter}answer\n"two\nlines"{delimiter}"says ""yes"""\nb{delimiter}c\n')
+    path.write_text(
+        f'question{delimiter}answer\n"two\nlines"{delimiter}"says ""yes"""\nb{delimiter}c\n'
+    )
     rows = read_rows(str(path))
-    assert [(row.query, row.positive, row.source) for row in rows] == [("two\nlines", 'says "yes"', "t.csv:2"), ("b", "c", "t.csv:4")]
+    assert [(row.query, row.positive, row.source) for row in rows] == [
+        ("two\nlines", 'says "yes"', "t.csv:2"),
+        ("b", "c", "t.csv:4"),
+    ]
 
 
 def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
@@ -64,7 +72,9 @@ def test_parquet_arrow_and_saved_folders_give_the_same(tmp_path: Path) -> None:
         stream.write_table(table)
     saved = datasets.Dataset.from_list(RECORDS)
     saved.save_to_disk(tmp_path / "saved")
-    datasets.DatasetDict({"train": saved, "validation": saved.select([0])}).save_to_disk(tmp_path / "splits")
+    datasets.DatasetDict({"train": saved, "validation": saved.select([0])}).save_to_disk(
+        tmp_path / "splits"
+    )
     for name in ("t.parquet", "t.feather", "stream.arrow", "saved", "splits"):
         assert triples(tmp_path / name) == EXPECTED, name
     assert triples(tmp_path / "splits", split="dev") == EXPECTED[:1]
@@ -83,7 +93,9 @@ def test_damaged_columnar_files_are_named(tmp_path: Path, name: str) -> None:
 
 def test_lists_in_parquet_are_several_positives(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    pyarrow.parquet.write_table(pa.Table.from_pylist([{"query": "q", "pos": ["a", "b"], "neg": ["c"]}]), path)
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist([{"query": "q", "pos": ["a", "b"], "neg": ["c"]}]), path
+    )
     assert triples(path) == [("q", "a", ("c",)), ("q", "b", ("c",))]
 
 

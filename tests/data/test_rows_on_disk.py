@@ -12,7 +12,14 @@ from trainer.batch import identity
 from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
 
 TEXTS = st.text("aé\U0001f600 ", max_size=4)
-ROWS = st.builds(Row, TEXTS, TEXTS, st.lists(TEXTS, max_size=3).map(tuple), st.none() | st.just((0.5,)), st.just("f:1"))
+ROWS = st.builds(
+    Row,
+    TEXTS,
+    TEXTS,
+    st.lists(TEXTS, max_size=3).map(tuple),
+    st.none() | st.just((0.5,)),
+    st.just("f:1"),
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -23,8 +30,14 @@ def test_rows_equal_the_list(rows: list[Row]) -> None:
     assert [stored[at] for at in range(-len(rows), 0)] == rows
     assert list(stored[1:]) == rows[1:]
     assert list(stored[1:].select(np.arange(len(rows[1:]))[::-1])) == rows[1:][::-1]
-    assert duplicate_pairs(stored.table) == len(rows) - len({(row.query, row.positive) for row in rows})
-    assert [text for batch in stored[1:].batches(["positive"]) for text in batch.column("positive").to_pylist()] == [row.positive for row in rows[1:]]
+    assert duplicate_pairs(stored.table) == len(rows) - len(
+        {(row.query, row.positive) for row in rows}
+    )
+    assert [
+        text
+        for batch in stored[1:].batches(["positive"])
+        for text in batch.column("positive").to_pylist()
+    ] == [row.positive for row in rows[1:]]
     assert stored[1:].identities("query").tolist() == [identity(row.query) for row in rows[1:]]
 
 
@@ -46,7 +59,10 @@ def test_many_batches_and_no_file_left(tmp_path: Path, monkeypatch: pytest.Monke
 def test_known_positives_of_all_rows() -> None:
     rows = Rows.of([Row("q", "a"), Row("r", "c"), Row("q", "b"), Row("q", "a")])
     known = known_positives(rows)
-    assert dict(known) == {identity("q"): {identity("a"), identity("b")}, identity("r"): {identity("c")}}
+    assert dict(known) == {
+        identity("q"): {identity("a"), identity("b")},
+        identity("r"): {identity("c")},
+    }
     assert dict(known) == dict(known_positives(list(rows)))
     assert identity("nobody") not in known
     assert known.get(identity("nobody"), 5) == 5

@@ -23,7 +23,12 @@ def test_connected_equals_walking_the_graph(pairs: list[tuple[int, int]]) -> Non
     for start in range(len(pairs)):
         reached, new = {start}, {start}
         while new:
-            new = {other for other in range(len(pairs)) for at in new if pairs[at][0] == pairs[other][0] or pairs[at][1] == pairs[other][1]} - reached
+            new = {
+                other
+                for other in range(len(pairs))
+                for at in new
+                if pairs[at][0] == pairs[other][0] or pairs[at][1] == pairs[other][1]
+            } - reached
             reached |= new
         assert found[start] == min(reached)
 
@@ -32,7 +37,8 @@ def test_connected_equals_walking_the_graph(pairs: list[tuple[int, int]]) -> Non
 @given(st.lists(st.tuples(SMALL, SMALL), min_size=2, max_size=30), st.integers(0, 3))
 def test_hold_out_never_leaks(pairs: list[tuple[int, int]], seed: int) -> None:
     rows = Rows.of(
-        Row(f"{'The ' * (at % 2)}query number{query}{'?' * (at % 3)}", f"DOCUMENT {document}.") for at, (query, document) in enumerate(pairs)
+        Row(f"{'The ' * (at % 2)}query number{query}{'?' * (at % 3)}", f"DOCUMENT {document}.")
+        for at, (query, document) in enumerate(pairs)
     )
     try:
         train, validation = hold_out(rows, 0.2, 5, seed)
@@ -42,7 +48,9 @@ def test_hold_out_never_leaks(pairs: list[tuple[int, int]], seed: int) -> None:
     assert len(train)
     assert len(validation)
     assert not {word_set(row.query) for row in train} & {word_set(row.query) for row in validation}
-    assert not {normal_form(row.positive) for row in train} & {normal_form(row.positive) for row in validation}
+    assert not {normal_form(row.positive) for row in train} & {
+        normal_form(row.positive) for row in validation
+    }
     again = hold_out(rows, 0.2, 5, seed)
     assert [list(part) for part in again] == [list(train), list(validation)]
 
@@ -70,7 +78,9 @@ def test_near_identical_training_rows_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "pairs", [[("q", "d")], [("q", "a"), ("Q!", "b")], [("a", "d"), ("b", "D"), ("c", "d.")]], ids=["one row", "one query", "one document"]
+    "pairs",
+    [[("q", "d")], [("q", "a"), ("Q!", "b")], [("a", "d"), ("b", "D"), ("c", "d.")]],
+    ids=["one row", "one query", "one document"],
 )
 def test_no_validation_possible_is_named(pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(BadData, match=r"no validation part can be held out.*data.validation=FILE"):
@@ -87,21 +97,34 @@ def test_hold_out_on_real_data(real_data: Path) -> None:
 
 @settings(deadline=None)
 @given(
-    st.lists(st.text("ab cd", max_size=8), max_size=12), st.lists(st.text("ab cd", max_size=8), max_size=12), st.sampled_from([0.5, 0.8, 0.9, 1.0])
+    st.lists(st.text("ab cd", max_size=8), max_size=12),
+    st.lists(st.text("ab cd", max_size=8), max_size=12),
+    st.sampled_from([0.5, 0.8, 0.9, 1.0]),
 )
 def test_near_identical_misses_none(texts: list[str], others: list[str], overlap: float) -> None:
     def near(one: str, other: str) -> bool:
         first, second = word_set(one), word_set(other)
         return len(first & second) >= overlap * len(first | second) - 1e-9
 
-    expected = [at for at, text in enumerate(texts) if any(near(text, other) and word_set(text) for other in others)]
+    expected = [
+        at
+        for at, text in enumerate(texts)
+        if any(near(text, other) and word_set(text) for other in others)
+    ]
     assert [at for at, _ in near_identical(texts, others, overlap)] == expected
 
 
 def test_split_by_document_keeps_shared_documents_together() -> None:
     positives = {f"q{number}": (f"d{number // 2}", f"d{number // 2 + 50}") for number in range(60)}
     splits = split_by_document(positives, {"test": 20, "dev": 5})
-    assert {name: len(queries) for name, queries in splits.items()} == {"test": 20, "dev": 4, "train": 36}
-    documents = {name: {document for query in queries for document in positives[query]} for name, queries in splits.items()}
+    assert {name: len(queries) for name, queries in splits.items()} == {
+        "test": 20,
+        "dev": 4,
+        "train": 36,
+    }
+    documents = {
+        name: {document for query in queries for document in positives[query]}
+        for name, queries in splits.items()
+    }
     assert not documents["test"] & documents["train"]
     assert not documents["test"] & documents["dev"]

@@ -1,4 +1,6 @@
-"""The commands of the README and of the tutorial, word for word, in a folder that holds what they speak of."""
+"""The commands of the README and of the tutorial, word for word, in a folder that holds what they
+speak of.
+"""
 
 import json
 import os
@@ -25,19 +27,30 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(repository: Path, toy_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
-    """A checkout in small: recipes, the command, the user's files, and a tiny model under the name that the pages use."""
+    """A checkout in small: recipes, the command, the user's files, and a tiny model under the name
+    that the pages use.
+    """
     folder = tmp_path_factory.mktemp("user")
     for name in ("recipes", "launch"):
         shutil.copytree(repository / name, folder / name)
     shutil.copytree(toy_folder("bert"), folder / "BAAI" / "bge-base-en-v1.5")
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "nearfar").symlink_to(Path(sys.executable).with_name("nearfar"))
-    pairs = [(f"{first} {second} {number}", f"show the {second} of the {first}, {number}")
-             for number, (first, second) in enumerate((first, second) for first in WORDS for second in WORDS for _ in range(2))]  # fmt: skip
-    documents = [{"_id": str(number), "title": "", "text": positive} for number, (_, positive) in enumerate(pairs)]
+    pairs = [
+        (f"{first} {second} {number}", f"show the {second} of the {first}, {number}")
+        for number, (first, second) in enumerate(
+            (first, second) for first in WORDS for second in WORDS for _ in range(2)
+        )
+    ]
+    documents = [
+        {"_id": str(number), "title": "", "text": positive}
+        for number, (_, positive) in enumerate(pairs)
+    ]
     queries = [{"_id": f"q{number}", "text": query} for number, (query, _) in enumerate(pairs)]
     (folder / "my_beir_folder" / "qrels").mkdir(parents=True)
-    _write(folder / "my.jsonl", [{"query": query, "positive": positive} for query, positive in pairs])
+    _write(
+        folder / "my.jsonl", [{"query": query, "positive": positive} for query, positive in pairs]
+    )
     _write(folder / "corpus.jsonl", documents)
     _write(folder / "my_beir_folder" / "corpus.jsonl", documents)
     _write(folder / "my_beir_folder" / "queries.jsonl", queries[:20])
@@ -56,7 +69,15 @@ def run_all(page: Path, folder: Path) -> None:
     found = commands(page)
     assert len(found) >= 2
     for command in found:
-        ended = subprocess.run(command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
+        ended = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr
 

@@ -1,4 +1,6 @@
-"""Pages name links, functions, commands and files that exist; `tools/check_docs.py` finds the ones that do not."""
+"""Pages name links, functions, commands and files that exist; `tools/check_docs.py` finds the ones
+that do not.
+"""
 
 import shutil
 import subprocess
@@ -16,9 +18,20 @@ def check_docs(repository: Path, root: Path) -> subprocess.CompletedProcess[str]
 @pytest.fixture
 def copied_pages(repository: Path, tmp_path: Path) -> Path:
     """A copy of what the pages speak of, to be spoilt."""
-    for folder in ("trainer", "docs", "tests", "tools", "recipes", "launch", "benchmarks", "requirements"):
+    for folder in (
+        "trainer",
+        "docs",
+        "tests",
+        "tools",
+        "recipes",
+        "launch",
+        "benchmarks",
+        "requirements",
+    ):
         if (repository / folder).is_dir():
-            shutil.copytree(repository / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                repository / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+            )
     for page in (*repository.glob("*.md"), repository / "Makefile"):
         shutil.copy(page, tmp_path)
     return tmp_path

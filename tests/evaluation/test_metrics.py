@@ -19,27 +19,43 @@ ORACLE = {
 
 
 def oracle(run, qrels):
-    """pytrec_eval's value of each query and metric; MRR@10 is its reciprocal rank where that is at least 1/10."""
+    """pytrec_eval's value of each query and metric; MRR@10 is its reciprocal rank where that is at
+    least 1/10.
+    """
     found = pytrec_eval.RelevanceEvaluator(qrels, set(ORACLE.values())).evaluate(run)
-    values = {ours: np.array([found.get(query, {}).get(name, 0.0) for query in qrels]) for ours, name in ORACLE.items()}
+    values = {
+        ours: np.array([found.get(query, {}).get(name, 0.0) for query in qrels])
+        for ours, name in ORACLE.items()
+    }
     return values | {"mrr@10": np.where(values["mrr"] >= 0.0999, values["mrr"], 0.0)}
 
 
 def random_case(seed):
-    """A run and judgements with ties of every kind: equal scores, scores that differ only beyond single precision, ids of any script.
+    """A run and judgements with ties of every kind: equal scores, scores that differ only beyond
+    single precision, ids of any script.
 
     Negative relevance is left to a test by hand: the oracle now and then never returns from it.
     """
     generator = np.random.default_rng(seed)
     alphabet = ["d", "D", "é", "z", "\U0001f600", "￮", "1", "10", "9"]
-    documents = list(dict.fromkeys(f"{alphabet[int(generator.integers(9))]}{generator.integers(200)}" for _ in range(150)))
+    documents = list(
+        dict.fromkeys(
+            f"{alphabet[int(generator.integers(9))]}{generator.integers(200)}" for _ in range(150)
+        )
+    )
     run, qrels = {}, {}
     for query in range(3):
         judged = generator.choice(len(documents), generator.integers(1, 30), replace=False)
         qrels[f"q{query}"] = {documents[row]: int(generator.integers(0, 4)) for row in judged}
-        shown = generator.choice(len(documents), generator.integers(1, len(documents)), replace=False)
-        scores = generator.integers(0, generator.integers(1, 40), len(shown)) / 7 + generator.choice([0, 1e-12, 1e-9, 1e-7], len(shown))
-        run[f"q{query}"] = {documents[row]: float(score) for row, score in zip(shown, scores, strict=True)}
+        shown = generator.choice(
+            len(documents), generator.integers(1, len(documents)), replace=False
+        )
+        scores = generator.integers(
+            0, generator.integers(1, 40), len(shown)
+        ) / 7 + generator.choice([0, 1e-12, 1e-9, 1e-7], len(shown))
+        run[f"q{query}"] = {
+            documents[row]: float(score) for row, score in zip(shown, scores, strict=True)
+        }
     return run, qrels
 
 
@@ -51,7 +67,9 @@ def test_equal_to_trec_eval_on_1000_random_runs_with_ties():
         ours = per_query_metrics(run, qrels, [*METRICS, "precision@5", "ndcg", "mrr"])
         wanted = oracle(run, qrels)
         for metric, values in ours.items():
-            np.testing.assert_allclose(values, wanted[metric], atol=1e-12, err_msg=f"{metric}, seed {seed}")
+            np.testing.assert_allclose(
+                values, wanted[metric], atol=1e-12, err_msg=f"{metric}, seed {seed}"
+            )
     assert tied > 1000
 
 
@@ -61,22 +79,43 @@ def test_the_order_of_ties_matters_in_the_random_runs():
     for seed in range(50):
         run, qrels = random_case(seed)
         turned = {
-            query: {document: -float(rank) for rank, (document, _) in enumerate(sorted(hits.items(), key=lambda hit: (-hit[1], hit[0])))}
+            query: {
+                document: -float(rank)
+                for rank, (document, _) in enumerate(
+                    sorted(hits.items(), key=lambda hit: (-hit[1], hit[0]))
+                )
+            }
             for query, hits in run.items()
         }
-        changed += not np.allclose(per_query_metrics(turned, qrels)["ndcg@10"], oracle(run, qrels)["ndcg@10"])
+        changed += not np.allclose(
+            per_query_metrics(turned, qrels)["ndcg@10"], oracle(run, qrels)["ndcg@10"]
+        )
     assert changed > 25
 
 
 def test_queries_missing_from_the_run_or_without_relevant_documents_count_zero():
-    qrels = {"found": {"a": 1}, "missing": {"a": 1}, "nothing relevant": {"a": 0, "b": -1}, "unjudged": {}, "empty": {"a": 1}}
-    run = {"found": {"a": 1.0}, "nothing relevant": {"a": 1.0}, "unjudged": {"a": 1.0}, "empty": {}, "not asked": {"a": 1.0}}
+    qrels = {
+        "found": {"a": 1},
+        "missing": {"a": 1},
+        "nothing relevant": {"a": 0, "b": -1},
+        "unjudged": {},
+        "empty": {"a": 1},
+    }
+    run = {
+        "found": {"a": 1.0},
+        "nothing relevant": {"a": 1.0},
+        "unjudged": {"a": 1.0},
+        "empty": {},
+        "not asked": {"a": 1.0},
+    }
     for values in per_query_metrics(run, qrels).values():
         assert values.tolist() == [1, 0, 0, 0, 0]
 
 
 def test_ndcg_by_hand():
-    values = per_query_metrics({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"b": 2, "c": 1, "x": 3}}, ["ndcg@2", "ndcg"])
+    values = per_query_metrics(
+        {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"b": 2, "c": 1, "x": 3}}, ["ndcg@2", "ndcg"]
+    )
     ideal = 3 + 2 / math.log2(3)
     assert values["ndcg@2"][0] == pytest.approx(2 / math.log2(3) / ideal)
     assert values["ndcg"][0] == pytest.approx((2 / math.log2(3) + 1 / 2) / (ideal + 1 / 2))
@@ -86,7 +125,9 @@ def test_negative_relevance_is_no_relevance():
     judged, plain = {"q": {"a": 1, "b": 0, "c": -1}}, {"q": {"a": 1}}
     run = {"q": {"c": 3.0, "b": 2.0, "a": 1.0}}
     of_judged, of_plain = per_query_metrics(run, judged), per_query_metrics(run, plain)
-    assert {name: values.tolist() for name, values in of_judged.items()} == {name: values.tolist() for name, values in of_plain.items()}
+    assert {name: values.tolist() for name, values in of_judged.items()} == {
+        name: values.tolist() for name, values in of_plain.items()
+    }
     assert of_judged["ndcg@10"].tolist() == [0.5]
 
 
@@ -102,7 +143,9 @@ def test_no_queries_give_no_values():
     assert all(len(values) == 0 for values in per_query_metrics({}, {}).values())
 
 
-@pytest.mark.parametrize("metric", ["ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "hits@10", "precision", ""])
+@pytest.mark.parametrize(
+    "metric", ["ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "hits@10", "precision", ""]
+)
 def test_an_unknown_metric_is_named(metric):
     with pytest.raises(ValueError, match="unknown metric"):
         per_query_metrics({}, {}, [metric])

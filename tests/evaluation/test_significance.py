@@ -6,20 +6,32 @@ from trainer.evaluation.significance import bootstrap_interval, paired_test
 
 
 def test_the_interval_covers_the_true_mean_about_95_times_in_100():
-    """Over 400 data sets of 100 skewed values; the count of misses has a standard deviation of about 1 %."""
+    """Over 400 data sets of 100 skewed values; the count of misses has a standard deviation of
+    about 1 %.
+    """
     generator = np.random.default_rng(0)
     samples = generator.beta(0.5, 1.5, (400, 100))
-    intervals = [bootstrap_interval(values, resamples=1000, seed=number) for number, values in enumerate(samples)]
+    intervals = [
+        bootstrap_interval(values, resamples=1000, seed=number)
+        for number, values in enumerate(samples)
+    ]
     covered = np.mean([low <= 0.25 <= high for low, high in intervals])
     assert 0.91 <= covered <= 0.98
-    narrow = np.mean([low <= 0.25 <= high for low, high in (bootstrap_interval(values, 0.5, 1000) for values in samples)])
+    narrow = np.mean(
+        [
+            low <= 0.25 <= high
+            for low, high in (bootstrap_interval(values, 0.5, 1000) for values in samples)
+        ]
+    )
     assert 0.42 <= narrow <= 0.58
 
 
 def test_p_values_are_uniform_where_nothing_changed():
     generator = np.random.default_rng(1)
     before, after = generator.random((2, 500, 40))
-    p_values = np.array([paired_test(*pair, resamples=400).p_value for pair in zip(before, after, strict=True)])
+    p_values = np.array(
+        [paired_test(*pair, resamples=400).p_value for pair in zip(before, after, strict=True)]
+    )
     for share in (0.05, 0.25, 0.5, 0.75):
         assert abs((p_values <= share).mean() - share) < 0.06
 
@@ -33,7 +45,9 @@ def test_a_gain_on_every_query_is_found():
 
 
 def test_p_is_that_of_all_sign_patterns():
-    """Differences 1, 2, 3: of the 8 patterns only +++ and --- are as far from 0, so p is near 2 / 8."""
+    """Differences 1, 2, 3: of the 8 patterns only +++ and --- are as far from 0, so p is near 2 /
+    8.
+    """
     test = paired_test(np.zeros(3), np.array([1.0, 2.0, 3.0]), resamples=20_000)
     assert test.p_value == pytest.approx(0.25, abs=0.01)
 
@@ -62,5 +76,7 @@ def test_the_same_seed_gives_the_same_whatever_the_memory(monkeypatch):
 def test_nothing_to_measure_and_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="no queries"):
         bootstrap_interval(np.zeros(0))
-    with pytest.raises((ValueError, TypeCheckError)):  # the shape annotation sees it first where annotations are checked
+    with pytest.raises(
+        (ValueError, TypeCheckError)
+    ):  # the shape annotation sees it first where annotations are checked
         paired_test(np.zeros(3), np.zeros(4))

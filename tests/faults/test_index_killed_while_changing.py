@@ -1,6 +1,8 @@
-"""A process is killed while it builds an index of token vectors, adds to it or deletes from it: what was there before stays, whole.
+"""A process is killed while it builds an index of token vectors, adds to it or deletes from it:
+what was there before stays, whole.
 
-The child stops of itself at a given instant and says so; then SIGKILL ends it, as it does a process that takes too much memory.
+The child stops of itself at a given instant and says so; then SIGKILL ends it, as it does a process
+that takes too much memory.
 """
 
 import shutil
@@ -62,7 +64,11 @@ match action:
     case "build":
         late_build.build_late_index(encoding, "toy", new, Path(folder), kind, replace=True)
 """
-INSTANTS = ("while vectors are written", "before files are on disk", "before the manifest is exchanged")
+INSTANTS = (
+    "while vectors are written",
+    "before files are on disk",
+    "before the manifest is exchanged",
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +86,25 @@ def built(encoder, tmp_path_factory):
 
 def killed(folder, toys, kind, action, instant):
     """Runs the child up to the instant and kills it."""
-    command = [sys.executable, "-c", CHILD, str(folder), str(toys), kind, action, instant, str(Path(__file__).parents[1])]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(folder),
+        str(toys),
+        kind,
+        action,
+        instant,
+        str(Path(__file__).parents[1]),
+    ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "here\n"
         if action != "build":
-            with pytest.raises(BadFolder, match="being changed by another process"), changing(folder):
+            with (
+                pytest.raises(BadFolder, match="being changed by another process"),
+                changing(folder),
+            ):
                 pass
         child.send_signal(signal.SIGKILL)
         assert child.wait(60) == -signal.SIGKILL
@@ -105,11 +124,15 @@ def test_killed_while_adding(built, encoder, toy_folder, tmp_path, kind, instant
     folder = shutil.copytree(built / kind, tmp_path / "index")
     before, files = found(folder, encoder), {path.name for path in folder.iterdir()}
     killed(folder, toy_folder("bert"), kind, "add", instant)
-    assert {path.name for path in folder.iterdir()} > files  # something was left behind, or nothing was tested
+    assert {
+        path.name for path in folder.iterdir()
+    } > files  # something was left behind, or nothing was tested
     assert found(folder, encoder) == before
     assert add(folder, Encoding(encoder), NEW).count == 40
     assert len(found(folder, encoder)) == 40
-    assert {path.name for path in folder.iterdir()} == LateManifest.read(folder).needed() | {"manifest.json"}
+    assert {path.name for path in folder.iterdir()} == LateManifest.read(folder).needed() | {
+        "manifest.json"
+    }
 
 
 @pytest.mark.parametrize("instant", INSTANTS[1:])
@@ -127,15 +150,25 @@ def test_killed_once_the_change_is_made(built, encoder, toy_folder, tmp_path):
     folder = shutil.copytree(built / "exact", tmp_path / "index")
     delete(folder, ["old1"])
     killed(folder, toy_folder("bert"), "exact", "delete", "before files are removed")
-    assert set(found(folder, encoder)) == {document.id for document in OLD} - {"old1", "old3", "old4"}
-    left = {path.name for path in folder.iterdir()} - LateManifest.read(folder).needed() - {"manifest.json"}
+    assert set(found(folder, encoder)) == {document.id for document in OLD} - {
+        "old1",
+        "old3",
+        "old4",
+    }
+    left = (
+        {path.name for path in folder.iterdir()}
+        - LateManifest.read(folder).needed()
+        - {"manifest.json"}
+    )
     assert left == {"deleted-1-2.npy"}
     delete(folder, ["old2"])
     assert not left & {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_while_building_in_the_place_of_another(built, encoder, toy_folder, tmp_path, instant):
+def test_killed_while_building_in_the_place_of_another(
+    built, encoder, toy_folder, tmp_path, instant
+):
     folder = shutil.copytree(built / "exact", tmp_path / "index")
     before = found(folder, encoder)
     killed(folder, toy_folder("bert"), "compressed", "build", instant)

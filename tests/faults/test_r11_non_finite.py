@@ -1,4 +1,6 @@
-"""R11: a loss or gradient that is not finite ends the run with 86 before the update, names the rows, and leaves no model behind."""
+"""R11: a loss or gradient that is not finite ends the run with 86 before the update, names the
+rows, and leaves no model behind.
+"""
 
 import json
 import os
@@ -21,15 +23,32 @@ def data(tmp_path):
     path = tmp_path / "train.jsonl"
     with path.open("w") as file:
         for number in range(40):
-            file.write(json.dumps({"query": f"delete disk {number}", "positive": f"removes the disk {number} of {number * 7}"}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "query": f"delete disk {number}",
+                        "positive": f"removes the disk {number} of {number * 7}",
+                    }
+                )
+                + "\n"
+            )
     return path
 
 
 def settings(backbone, data, folder, *more):
     return [
-        f"model.backbone={backbone}", f"data.train={data}", f"output={folder}", "name=r11", "optimization.batch_size=8", "optimization.epochs=2",
-        "optimization.warmup_steps=0", "machine.accelerator=cpu", "machine.precision=fp32", "machine.threads=1", *more,
-    ]  # fmt: skip
+        f"model.backbone={backbone}",
+        f"data.train={data}",
+        f"output={folder}",
+        "name=r11",
+        "optimization.batch_size=8",
+        "optimization.epochs=2",
+        "optimization.warmup_steps=0",
+        "machine.accelerator=cpu",
+        "machine.precision=fp32",
+        "machine.threads=1",
+        *more,
+    ]
 
 
 def check_left_behind(folder, data, step):
@@ -45,8 +64,12 @@ def check_left_behind(folder, data, step):
     assert not (folder / "model").exists()
     assert not (folder / "evaluation.json").exists()
     for weights in folder.rglob("*.safetensors"):
-        assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), f"{weights} holds numbers that are not finite"
-    for line in (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else ():
+        assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), (
+            f"{weights} holds numbers that are not finite"
+        )
+    for line in (
+        (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else ()
+    ):
         json.loads(line)
     return record
 
@@ -54,13 +77,20 @@ def check_left_behind(folder, data, step):
 def command(*given, repository):
     return subprocess.run(
         [sys.executable, "-m", "trainer", "fit", RECIPE, *given],
-        capture_output=True, text=True, timeout=300, cwd=repository, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_nan_in_the_loss_ends_the_command_with_86(tmp_path, toy_folder, data, repository):
     """A temperature that is zero in float32."""
-    ended = command(*settings(toy_folder("bert"), data, tmp_path / "runs", "objective.temperature=1e-60"), repository=repository)
+    ended = command(
+        *settings(toy_folder("bert"), data, tmp_path / "runs", "objective.temperature=1e-60"),
+        repository=repository,
+    )
     assert ended.returncode == 86, ended.stderr
     assert "error: step 1: the loss is nan" in ended.stderr
     assert "non_finite.json" in ended.stderr
@@ -68,7 +98,9 @@ def test_nan_in_the_loss_ends_the_command_with_86(tmp_path, toy_folder, data, re
     assert check_left_behind(tmp_path / "runs" / "r11", data, step=1)["loss"] == "nan"
 
 
-def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(tmp_path, toy_folder, data, repository):
+def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(
+    tmp_path, toy_folder, data, repository
+):
     broken = tmp_path / "broken"
     shutil.copytree(toy_folder("bert"), broken)
     weights = load_file(broken / "model.safetensors")
@@ -82,16 +114,31 @@ def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(tmp_path,
 
 
 def test_a_rate_beyond_all_measure(tmp_path, toy_folder, data, repository):
-    given = settings(toy_folder("bert"), data, tmp_path / "runs", "optimization.learning_rate=1e37", "optimization.gradient_clip_norm=null")
+    given = settings(
+        toy_folder("bert"),
+        data,
+        tmp_path / "runs",
+        "optimization.learning_rate=1e37",
+        "optimization.gradient_clip_norm=null",
+    )
     with pytest.raises(NonFiniteStep) as raised:
         fit(repository / RECIPE, given)
     assert raised.value.exit_code == 86
-    assert check_left_behind(tmp_path / "runs" / "r11", data, step=raised.value.record["step"])["step"] > 1
+    assert (
+        check_left_behind(tmp_path / "runs" / "r11", data, step=raised.value.record["step"])["step"]
+        > 1
+    )
 
 
 def test_infinity_in_the_gradient_alone(tmp_path, toy_folder, data, repository):
     """A temperature so small that the loss still fits float32 and its gradient does not."""
-    given = settings(toy_folder("bert"), data, tmp_path / "runs", "objective.temperature=1e-37", "model.tuning={kind: full}")
+    given = settings(
+        toy_folder("bert"),
+        data,
+        tmp_path / "runs",
+        "objective.temperature=1e-37",
+        "model.tuning={kind: full}",
+    )
     with pytest.raises(NonFiniteStep) as raised:
         fit(repository / RECIPE, given)
     record = check_left_behind(tmp_path / "runs" / "r11", data, step=1)

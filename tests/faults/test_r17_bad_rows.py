@@ -1,4 +1,6 @@
-"""R17: bad UTF-8, bad JSON, a truncated last line, BOM, CR LF, NUL: quarantined with file, line and reason, counted, and too many end with 87."""
+"""R17: bad UTF-8, bad JSON, a truncated last line, BOM, CR LF, NUL: quarantined with file, line and
+reason, counted, and too many end with 87.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +19,10 @@ BAD = {
     "deep nesting": (b"[" * 100_000 + b"\n", "not JSON"),
     "NUL byte": (b'{"query": "a\x00b", "positive": "p"}\n', "NUL byte"),
     "escaped NUL": (b'{"query": "a\\u0000b", "positive": "p"}\n', "NUL character in 'query'"),
-    "half a surrogate pair": (b'{"query": "a\\ud800b", "positive": "p"}\n', "half a surrogate pair (not Unicode text) in 'query'"),
+    "half a surrogate pair": (
+        b'{"query": "a\\ud800b", "positive": "p"}\n',
+        "half a surrogate pair (not Unicode text) in 'query'",
+    ),
     "truncated last line": (b'{"query": "q", "posi', "not JSON; truncated last line"),
 }
 
@@ -27,7 +32,9 @@ def test_r17_one_bad_row_is_set_aside_and_named(tmp_path: Path, line: bytes, rea
     path = tmp_path / "rows.jsonl"
     path.write_bytes((GOOD + b"\n") * 3 + line)
     handed_on: list[str] = []
-    rows = read_rows(str(path), max_bad_rows_ratio=0.5, on_bad=lambda bad: handed_on.append(bad.source))
+    rows = read_rows(
+        str(path), max_bad_rows_ratio=0.5, on_bad=lambda bad: handed_on.append(bad.source)
+    )
     assert [row.positive for row in rows] == ["so é"] * 3
     assert rows.report.bad == {reason: 1}
     assert rows.report.bad_rows[0].source == "rows.jsonl:4"
@@ -37,7 +44,11 @@ def test_r17_one_bad_row_is_set_aside_and_named(tmp_path: Path, line: bytes, rea
     assert raised.value.exit_code == 87
 
 
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + GOOD + b"\n", GOOD + b"\r\n" + GOOD + b"\r\n", GOOD], ids=["BOM", "CR LF", "no end of line"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbf" + GOOD + b"\n", GOOD + b"\r\n" + GOOD + b"\r\n", GOOD],
+    ids=["BOM", "CR LF", "no end of line"],
+)
 def test_r17_harmless_bytes_are_taken_off(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)

@@ -20,18 +20,37 @@ def write(path: Path, *records: Mapping[str, object]) -> str:
 @pytest.mark.parametrize("blank", BLANK, ids=ascii)
 def test_r19_blank_rows_are_dropped_and_counted(tmp_path: Path, blank: str | None) -> None:
     good = {"query": "q", "positive": "p"}
-    rows = read_rows(write(tmp_path / "b.jsonl", good, good | {"query": blank}, good | {"positive": blank}, good | {"positive": [blank]}))
+    rows = read_rows(
+        write(
+            tmp_path / "b.jsonl",
+            good,
+            good | {"query": blank},
+            good | {"positive": blank},
+            good | {"positive": [blank]},
+        )
+    )
     assert [(row.query, row.positive) for row in rows] == [("q", "p")]
     assert rows.report.blank_rows_dropped == 3
     assert rows.report.bad_count == 0
 
 
 def test_r19_blank_negatives_and_further_positives_leave_the_row(tmp_path: Path) -> None:
-    rows = read_rows(write(tmp_path / "b.jsonl", {"query": "q", "positive": ["p", " "], "negatives": ["n", "", None]}))
+    rows = read_rows(
+        write(
+            tmp_path / "b.jsonl",
+            {"query": "q", "positive": ["p", " "], "negatives": ["n", "", None]},
+        )
+    )
     assert [(row.positive, row.negatives) for row in rows] == [("p", ("n",))]
     assert rows.report.blank_texts_dropped == 3
 
 
 def test_r19_nothing_but_blanks_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="none of its 2 rows can be used .*2 blank"):
-        read_rows(write(tmp_path / "b.jsonl", {"query": "", "positive": "p"}, {"query": "q", "positive": " "}))
+        read_rows(
+            write(
+                tmp_path / "b.jsonl",
+                {"query": "", "positive": "p"},
+                {"query": "q", "positive": " "},
+            )
+        )

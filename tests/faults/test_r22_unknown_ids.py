@@ -28,8 +28,14 @@ def make_folder(folder: Path, qrels: str, corpus: str = '{"_id": "d1", "text": "
 @pytest.mark.parametrize(
     ("qrels", "said"),
     [
-        ("q1\td1\t1\nq1\td7\t1\nq1\td8\t1\n", "qrels/test.tsv:3: the judgements name 2 ids that are not in corpus.jsonl: 'd7', 'd8'"),
-        ("q1\td1\t1\nq9\td1\t1\n", "qrels/test.tsv:3: the judgements name 1 ids that are not in queries.jsonl: 'q9'"),
+        (
+            "q1\td1\t1\nq1\td7\t1\nq1\td8\t1\n",
+            "qrels/test.tsv:3: the judgements name 2 ids that are not in corpus.jsonl: 'd7', 'd8'",
+        ),
+        (
+            "q1\td1\t1\nq9\td1\t1\n",
+            "qrels/test.tsv:3: the judgements name 1 ids that are not in queries.jsonl: 'q9'",
+        ),
     ],
     ids=["document", "query"],
 )
@@ -40,7 +46,12 @@ def test_r22_unknown_ids_are_named(tmp_path: Path, reader, qrels: str, said: str
 
 
 def test_r22_ids_that_stood_in_an_unreadable_line_are_set_aside(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "torn", "q1\td1\t1\nq1\td2\t1\n", '{"_id": "d1", "text": "t"}\n{"_id": "d2", "te')
+    folder = make_folder(
+        tmp_path / "torn", "q1\td1\t1\nq1\td2\t1\n", '{"_id": "d1", "text": "t"}\n{"_id": "d2", "te'
+    )
     rows = read_rows(folder, split="test", max_bad_rows_ratio=0.5)
     assert [row.positive for row in rows] == ["t"]
-    assert rows.report.bad == {"not JSON; truncated last line": 1, "its query or document could not be read": 1}
+    assert rows.report.bad == {
+        "not JSON; truncated last line": 1,
+        "its query or document could not be read": 1,
+    }

@@ -11,7 +11,9 @@ from trainer.data.readers.report import MAX_TEXT_CHARACTERS
 from trainer.data.retrieval_set import read_retrieval_set
 
 
-def test_r24_a_very_long_text_is_cut_and_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_r24_a_very_long_text_is_cut_and_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "long.jsonl"
     record = json.dumps({"query": "q", "positive": "word " * 1_000_000})
     path.write_text(f"{record}\n" * 3)
@@ -20,7 +22,8 @@ def test_r24_a_very_long_text_is_cut_and_warned_of_once(tmp_path: Path, caplog: 
     assert {len(row.positive) for row in rows} == {MAX_TEXT_CHARACTERS}
     assert rows.report.truncated_texts == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "long.jsonl:1: a text of 5000000 characters was cut to 200000; further ones are only counted"
+        "long.jsonl:1: a text of 5000000 characters was cut to 200000; further ones are only"
+        " counted"
     ]
 
 

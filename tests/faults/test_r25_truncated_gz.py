@@ -10,7 +10,9 @@ from trainer.data.readers.read import read_rows
 from trainer.errors import BadData
 
 LINES = "".join(
-    f'{{"query": "question {number} {random.Random(number).random()}", "positive": "answer {number}"}}\n' for number in range(2000)
+    f'{{"query": "question {number} {random.Random(number).random()}", "positive": "answer'
+    f' {number}"}}\n'
+    for number in range(2000)
 ).encode()
 
 
@@ -18,7 +20,13 @@ def test_r25_a_truncated_gz_names_the_offset(tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl.gz"
     packed = gzip.compress(LINES)
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(BadData, match=r"cut.jsonl.gz is a damaged or truncated .gz file: it breaks in line \d+, after byte [1-9]\d+ of"):
+    with pytest.raises(
+        BadData,
+        match=(
+            r"cut.jsonl.gz is a damaged or truncated .gz file: it breaks in line \d+, after byte"
+            r" [1-9]\d+ of"
+        ),
+    ):
         read_rows(str(path))
 
 

@@ -1,4 +1,6 @@
-"""R26: tokenizer and model that do not match, a missing pad token, left padding, RoBERTa's position offset."""
+"""R26: tokenizer and model that do not match, a missing pad token, left padding, RoBERTa's position
+offset.
+"""
 
 import json
 import shutil
@@ -27,7 +29,13 @@ def test_a_tokenizer_with_ids_the_model_has_no_embedding_for_is_refused(copy, to
     folder = copy("bert")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(toy_folder("roberta") / name, folder / name)
-    with pytest.raises(BadModel, match=r"the tokenizer knows \d+ tokens, the model has embeddings for \d+; they do not belong together"):
+    with pytest.raises(
+        BadModel,
+        match=(
+            r"the tokenizer knows \d+ tokens, the model has embeddings for \d+; they do not belong"
+            r" together"
+        ),
+    ):
         load_encoder(Model(backbone=str(folder)))
 
 
@@ -38,7 +46,9 @@ def test_a_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
     one, other = [token for token in vocabulary if token.isalpha()][:2]
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(BadModel, match=r"nearfar\.json says tokenizer_fingerprint = .* a file was exchanged"):
+    with pytest.raises(
+        BadModel, match=r"nearfar\.json says tokenizer_fingerprint = .* a file was exchanged"
+    ):
         read_encoder(str(tmp_path / "model"))
 
 
@@ -65,7 +75,9 @@ def test_a_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_pat
 def test_neither_pad_nor_end_token_is_refused(copy):
     folder = copy("llama")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({key: value for key, value in settings.items() if key != "eos_token"})
+    )
     with pytest.raises(BadModel, match="neither a pad nor an end-of-text token"):
         load_encoder(Model(backbone=str(folder)))
 
@@ -78,7 +90,9 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy
     texts = encoder.tokenize(SENTENCES, "query")
     ids, real = texts.padded()
     end = encoder.tokenizer.eos_token_id
-    assert [row[mask][-1].item() for row, mask in zip(ids, real, strict=True)] == [end] * len(SENTENCES)
+    assert [row[mask][-1].item() for row, mask in zip(ids, real, strict=True)] == [end] * len(
+        SENTENCES
+    )
     model = AutoModel.from_pretrained(toy_folder(family))
     for row, vector in enumerate(encoder(texts)):
         hidden = model(input_ids=ids[row : row + 1, real[row]]).last_hidden_state[0, -1]
@@ -107,27 +121,66 @@ def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, fam
     texts = encoder.tokenize(LONG, "query")
     assert texts.lengths.tolist() == [64]
     assert encoder(texts).isfinite().all()
-    with pytest.raises(BadModel, match="65 tokens was asked for; the backbone has positions for 64"):
+    with pytest.raises(
+        BadModel, match="65 tokens was asked for; the backbone has positions for 64"
+    ):
         load_encoder(Model(backbone=str(folder), query_max_length_tokens=65))
 
 
 def test_a_length_without_room_for_a_text_is_refused(toy_folder):
     bert = str(toy_folder("bert"))
-    with pytest.raises(BadModel, match="a maximum length of 2 tokens leaves no room for a text beside 2 special tokens; allow more"):
+    with pytest.raises(
+        BadModel,
+        match=(
+            "a maximum length of 2 tokens leaves no room for a text beside 2 special tokens; allow"
+            " more"
+        ),
+    ):
         load_encoder(Model(backbone=bert, query_max_length_tokens=2))
-    with pytest.raises(BadModel, match="of 4 tokens leaves no room for a text beside 2 special tokens and a prompt of 2"):
+    with pytest.raises(
+        BadModel,
+        match="of 4 tokens leaves no room for a text beside 2 special tokens and a prompt of 2",
+    ):
         load_encoder(Model(backbone=bert, query_max_length_tokens=4, query_prompt="disk disk"))
-    assert load_encoder(Model(backbone=bert, query_max_length_tokens=5, query_prompt="disk disk")).tokenize(["disk"], "query").lengths.tolist() == [5]
+    assert load_encoder(
+        Model(backbone=bert, query_max_length_tokens=5, query_prompt="disk disk")
+    ).tokenize(["disk"], "query").lengths.tolist() == [5]
 
 
-@pytest.mark.parametrize(("prompt", "taken"), [(None, "2 special tokens and 1 marker"), ("disk", "2 special tokens and 1 marker and a prompt of 1")])
-def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_given(prompt, taken, toy_folder):
+@pytest.mark.parametrize(
+    ("prompt", "taken"),
+    [
+        (None, "2 special tokens and 1 marker"),
+        ("disk", "2 special tokens and 1 marker and a prompt of 1"),
+    ],
+)
+def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_given(
+    prompt, taken, toy_folder
+):
     marked = LateInteraction(query_marker="[MASK]")
     length = 3 + (prompt is not None)
     for given in (2, length):
-        with pytest.raises(BadModel, match=f"a maximum length of {given} tokens leaves no room for a text beside {taken}; allow more"):
-            load_late_encoder(Model(backbone=str(toy_folder("bert")), query_max_length_tokens=given, query_prompt=prompt, late_interaction=marked))
-    model = Model(backbone=str(toy_folder("bert")), query_max_length_tokens=length + 1, query_prompt=prompt, late_interaction=marked)
+        with pytest.raises(
+            BadModel,
+            match=(
+                f"a maximum length of {given} tokens leaves no room for a text beside {taken};"
+                " allow more"
+            ),
+        ):
+            load_late_encoder(
+                Model(
+                    backbone=str(toy_folder("bert")),
+                    query_max_length_tokens=given,
+                    query_prompt=prompt,
+                    late_interaction=marked,
+                )
+            )
+    model = Model(
+        backbone=str(toy_folder("bert")),
+        query_max_length_tokens=length + 1,
+        query_prompt=prompt,
+        late_interaction=marked,
+    )
     assert load_late_encoder(model).tokenize(["disk"], "query").lengths.tolist() == [length + 1]
 
 

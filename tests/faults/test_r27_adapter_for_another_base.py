@@ -1,4 +1,6 @@
-"""R27: a LoRA adapter for another base, or with keys missing, is refused with the difference of keys."""
+"""R27: a LoRA adapter for another base, or with keys missing, is refused with the difference of
+keys.
+"""
 
 import json
 import shutil
@@ -21,8 +23,17 @@ TARGETS = ("query", "value")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder trained on the packaged model, whose adapter names that model, and the vectors it should give."""
-    encoder = load_encoder(Model(backbone=MINILM, query_prompt="Q: ", pooling="cls", tuning=Lora(rank=2, target_modules=TARGETS)))
+    """A folder trained on the packaged model, whose adapter names that model, and the vectors it
+    should give.
+    """
+    encoder = load_encoder(
+        Model(
+            backbone=MINILM,
+            query_prompt="Q: ",
+            pooling="cls",
+            tuning=Lora(rank=2, target_modules=TARGETS),
+        )
+    )
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -56,35 +67,56 @@ def test_peft_reads_the_adapter_too(trained, adapter, toy_folder):
 
     from trainer.models.files.packaged import packaged_folder
 
-    model = PeftModel.from_pretrained(AutoModel.from_pretrained(packaged_folder(MINILM), add_pooling_layer=False), adapter).eval()
+    model = PeftModel.from_pretrained(
+        AutoModel.from_pretrained(packaged_folder(MINILM), add_pooling_layer=False), adapter
+    ).eval()
     encoder = read_encoder(str(trained[0]))
     ids, real = encoder.tokenize(SENTENCES, "query").padded()
     hidden = model(input_ids=ids, attention_mask=real.long()).last_hidden_state[:, 0]
-    torch.testing.assert_close(torch.nn.functional.normalize(hidden, dim=-1), trained[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(hidden, dim=-1), trained[1], atol=1e-5, rtol=0
+    )
 
 
 def test_keys_missing_are_named(adapter):
     change_weights(adapter, lambda weights: [weights.pop(name) for name in sorted(weights)[:3]])
-    with pytest.raises(BadModel, match=r"another base model: of its keys 3 missing, the first: base_model\.model\.encoder\.layer\.0"):
+    with pytest.raises(
+        BadModel,
+        match=(
+            r"another base model: of its keys 3 missing, the first:"
+            r" base_model\.model\.encoder\.layer\.0"
+        ),
+    ):
         read_encoder(str(adapter))
 
 
 def test_keys_unknown_are_named(adapter):
-    change_weights(adapter, lambda weights: weights.update({"base_model.model.encoder.layer.77.attention.lora_A.weight": torch.zeros(2, 2)}))
-    with pytest.raises(BadModel, match=r"1 unknown, the first: base_model\.model\.encoder\.layer\.77"):
+    change_weights(
+        adapter,
+        lambda weights: weights.update(
+            {"base_model.model.encoder.layer.77.attention.lora_A.weight": torch.zeros(2, 2)}
+        ),
+    )
+    with pytest.raises(
+        BadModel, match=r"1 unknown, the first: base_model\.model\.encoder\.layer\.77"
+    ):
         read_encoder(str(adapter))
 
 
 def test_another_width_is_named(adapter, toy_folder):
     backbone = AutoModel.from_pretrained(toy_folder("bert"), add_pooling_layer=False)
-    with pytest.raises(BadModel, match=r"16 unknown, .* 8 of another shape, the first: .* instead of"):
+    with pytest.raises(
+        BadModel, match=r"16 unknown, .* 8 of another shape, the first: .* instead of"
+    ):
         merge_adapter(backbone, adapter)
 
 
 def test_another_rank_than_the_configuration_says_is_named(adapter):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
-    with pytest.raises(BadModel, match=r"24 of another shape, the first: .*\(2, 384\) instead of \(3, 384\)"):
+    with pytest.raises(
+        BadModel, match=r"24 of another shape, the first: .*\(2, 384\) instead of \(3, 384\)"
+    ):
         read_encoder(str(adapter))
 
 

@@ -1,4 +1,6 @@
-"""R28: the last incomplete batch, fewer rows than a batch, no rows: each is defined, said, and hangs nothing."""
+"""R28: the last incomplete batch, fewer rows than a batch, no rows: each is defined, said, and
+hangs nothing.
+"""
 
 import json
 import re
@@ -11,20 +13,47 @@ from trainer.errors import BadData, NearfarError
 from trainer.recipe import schema as recipe
 
 RECIPE = "recipes/bi-encoder-lora.yaml"
-WORDS = ("disk", "vault", "image", "region", "secret", "network", "cluster", "database", "machine", "account", "policy", "queue", "topic", "zone")
+WORDS = (
+    "disk",
+    "vault",
+    "image",
+    "region",
+    "secret",
+    "network",
+    "cluster",
+    "database",
+    "machine",
+    "account",
+    "policy",
+    "queue",
+    "topic",
+    "zone",
+)
 
 
 def file_of(rows, tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps({"query": f"delete {word}", "positive": f"removes one {word} for good"}) + "\n" for word in WORDS[:rows]))
+    path.write_text(
+        "".join(
+            json.dumps({"query": f"delete {word}", "positive": f"removes one {word} for good"})
+            + "\n"
+            for word in WORDS[:rows]
+        )
+    )
     return path
 
 
 def settings(backbone, data, folder, *more):
     return [
-        f"model.backbone={backbone}", f"data.train={data}", f"output={folder}", "name=r28", "machine.accelerator=cpu", "machine.precision=fp32",
-        "machine.threads=1", *more,
-    ]  # fmt: skip
+        f"model.backbone={backbone}",
+        f"data.train={data}",
+        f"output={folder}",
+        "name=r28",
+        "machine.accelerator=cpu",
+        "machine.precision=fp32",
+        "machine.threads=1",
+        *more,
+    ]
 
 
 def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_folder, repository):
@@ -35,7 +64,16 @@ def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_fol
     assert not runs.exists(), "nothing was written"
     named = int(re.search(r"optimization\.batch_size to at most (\d+)", str(raised.value)).group(1))
     assert named == 9
-    fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, f"optimization.batch_size={named}", "optimization.epochs=1"))
+    fit(
+        repository / RECIPE,
+        settings(
+            toy_folder("bert"),
+            data,
+            runs,
+            f"optimization.batch_size={named}",
+            "optimization.epochs=1",
+        ),
+    )
     assert (runs / "r28" / "model").is_dir()
 
 
@@ -49,11 +87,18 @@ def test_where_no_batch_size_works_none_is_named(samples):
 
 def test_the_last_incomplete_batch_is_left_out(tmp_path, toy_folder, repository):
     data, runs = file_of(14, tmp_path), tmp_path / "runs"
-    fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, "optimization.batch_size=5", "optimization.epochs=3"))
+    fit(
+        repository / RECIPE,
+        settings(
+            toy_folder("bert"), data, runs, "optimization.batch_size=5", "optimization.epochs=3"
+        ),
+    )
     records = [json.loads(line) for line in (runs / "r28" / "log.jsonl").read_text().splitlines()]
     kept = 13  # one query of fourteen is held out
     assert len([record for record in records if "train/loss" in record]) == 3 * (kept // 5)
-    assert len([record for record in records if "validation/ndcg@10" in record]) == 4, "one before training, one an epoch"
+    assert len([record for record in records if "validation/ndcg@10" in record]) == 4, (
+        "one before training, one an epoch"
+    )
 
 
 def test_a_whole_number_of_batches_leaves_nobody_out():
@@ -62,7 +107,11 @@ def test_a_whole_number_of_batches_leaves_nobody_out():
     assert total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), 19) == 4
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", '{"query": " ", "positive": "x"}\n'], ids=["empty file", "blank lines", "blank texts"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "\n\n", '{"query": " ", "positive": "x"}\n'],
+    ids=["empty file", "blank lines", "blank texts"],
+)
 @pytest.mark.parametrize("recipe_file", ["bi-encoder-lora", "scored-pairs"])
 def test_no_rows(tmp_path, toy_folder, repository, content, recipe_file):
     data, runs = tmp_path / "train.jsonl", tmp_path / "runs"
@@ -77,7 +126,10 @@ def test_no_rows(tmp_path, toy_folder, repository, content, recipe_file):
 def test_too_few_rows_to_hold_any_out(tmp_path, toy_folder, repository, rows):
     data, runs = file_of(rows, tmp_path), tmp_path / "runs"
     with pytest.raises(BadData) as raised:
-        fit(repository / RECIPE, settings(toy_folder("bert"), data, runs, "optimization.batch_size=2"))
+        fit(
+            repository / RECIPE,
+            settings(toy_folder("bert"), data, runs, "optimization.batch_size=2"),
+        )
     assert raised.value.exit_code == 2
     assert not runs.exists()
 
@@ -86,6 +138,9 @@ def test_no_rows_with_a_validation_set_of_their_own(tmp_path, toy_folder, reposi
     data, runs, empty = file_of(5, tmp_path), tmp_path / "runs", tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(NearfarError) as raised:
-        fit(repository / "recipes/scored-pairs.yaml", settings(toy_folder("bert"), empty, runs, f"data.validation={data}"))
+        fit(
+            repository / "recipes/scored-pairs.yaml",
+            settings(toy_folder("bert"), empty, runs, f"data.validation={data}"),
+        )
     assert raised.value.exit_code == 2
     assert not runs.exists()

@@ -1,4 +1,6 @@
-"""R32: a second run on the same folder is refused and told who holds it; a dead holder does not block."""
+"""R32: a second run on the same folder is refused and told who holds it; a dead holder does not
+block.
+"""
 
 import os
 import signal
@@ -29,7 +31,10 @@ time.sleep(600)
 @pytest.fixture
 def holder(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout.readline() == "held\n"
     yield process
@@ -64,7 +69,10 @@ def test_r32_a_stale_lock_in_an_otherwise_empty_folder_is_taken_over(tmp_path):
 
 def test_r32_a_worker_that_outlives_the_run_does_not_hold_its_folder(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "run"), "fork"], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run"), "fork"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout.readline() == "held\n"
     worker = int(process.stdout.readline())
@@ -79,7 +87,16 @@ def test_r32_a_worker_that_outlives_the_run_does_not_hold_its_folder(tmp_path):
 
 def test_r32_two_at_the_same_instant_one_wins(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
-    rivals = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) for _ in range(3)]
+    rivals = [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for _ in range(3)
+    ]
     try:
         first_lines = [rival.stdout.readline() for rival in rivals]
         assert first_lines.count("held\n") == 1

@@ -19,13 +19,22 @@ def marked_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stanford_folder(marked_bert: Path, tmp_path: Path) -> Path:
-    """The tiny BERT as Stanford's ColBERT saves it: backbone and `linear.weight` in one file, settings in artifact.metadata."""
+    """The tiny BERT as Stanford's ColBERT saves it: backbone and `linear.weight` in one file,
+    settings in artifact.metadata.
+    """
     folder = tmp_path / "stanford"
     folder.mkdir()
-    weights = {f"bert.{name}": value for name, value in load_file(marked_bert / "model.safetensors").items()}
-    weights["linear.weight"] = torch.randn(16, 32, generator=torch.Generator().manual_seed(3)) / 32**0.5
+    weights = {
+        f"bert.{name}": value
+        for name, value in load_file(marked_bert / "model.safetensors").items()
+    }
+    weights["linear.weight"] = (
+        torch.randn(16, 32, generator=torch.Generator().manual_seed(3)) / 32**0.5
+    )
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((marked_bert / "config.json").read_text()) | {"architectures": ["HF_ColBERT"]}
+    config = json.loads((marked_bert / "config.json").read_text()) | {
+        "architectures": ["HF_ColBERT"]
+    }
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((marked_bert / name).read_text())

@@ -1,4 +1,6 @@
-"""Runs under the Python of `.venv-pylate`: reads a job a line from standard input, answers each with a line on what was standard output."""
+"""Runs under the Python of `.venv-pylate`: reads a job a line from standard input, answers each
+with a line on what was standard output.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ def main() -> None:
 
 
 def work(job: dict[str, Any]) -> None:
-    """Opens `model` with `settings`; saves it to `save`; writes vectors and scores of `texts`, or loss and gradient of `pairs`, to `out`."""
+    """Opens `model` with `settings`; saves it to `save`; writes vectors and scores of `texts`, or
+    loss and gradient of `pairs`, to `out`.
+    """
     import torch
     from pylate import losses, models, scores
     from safetensors.torch import save_file
@@ -34,15 +38,30 @@ def work(job: dict[str, Any]) -> None:
     found = {}
     if "texts" in job:
         settings = {"convert_to_tensor": True, "show_progress_bar": False, **job.get("encode", {})}
-        queries = model.encode(job["texts"], is_query=True, prompt_name=job.get("query_prompt"), **settings)
-        documents = model.encode(job["texts"], is_query=False, prompt_name=job.get("document_prompt"), **settings)
+        queries = model.encode(
+            job["texts"], is_query=True, prompt_name=job.get("query_prompt"), **settings
+        )
+        documents = model.encode(
+            job["texts"], is_query=False, prompt_name=job.get("document_prompt"), **settings
+        )
         found = {f"query.{index}": value for index, value in enumerate(queries)} | {
             f"document.{index}": value for index, value in enumerate(documents)
         }
-        found["scores"] = torch.tensor([[scores.colbert_scores(query[None], document[None]).item() for document in documents] for query in queries])
+        found["scores"] = torch.tensor(
+            [
+                [
+                    scores.colbert_scores(query[None], document[None]).item()
+                    for document in documents
+                ]
+                for query in queries
+            ]
+        )
     if "pairs" in job:
         queries, documents = zip(*job["pairs"], strict=True)
-        features = [model.tokenize(list(queries), is_query=True, pad=True), model.tokenize(list(documents), is_query=False, pad=True)]
+        features = [
+            model.tokenize(list(queries), is_query=True, pad=True),
+            model.tokenize(list(documents), is_query=False, pad=True),
+        ]
         loss = losses.Contrastive(model, temperature=job["temperature"])(features)
         loss.backward()
         found = {"loss": loss.detach(), "projection": model[1].linear.weight.grad}

@@ -1,6 +1,8 @@
-"""Folders go both ways between nearfar and a real PyLate, with the same vectors, scores and loss to 1e-5.
+"""Folders go both ways between nearfar and a real PyLate, with the same vectors, scores and loss to
+1e-5.
 
-PyLate needs older libraries than ours, so it runs in an environment of its own, in one process that serves all tests of this file.
+PyLate needs older libraries than ours, so it runs in an environment of its own, in one process that
+serves all tests of this file.
 """
 
 import json
@@ -33,7 +35,9 @@ from trainer.scores import maxsim
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = REPOSITORY / ".venv-pylate" / "bin" / "python"
-pytestmark = pytest.mark.skipif(not (PYTHON.parents[1] / ".made").is_file(), reason="PyLate is not installed: make setup-pylate")
+pytestmark = pytest.mark.skipif(
+    not (PYTHON.parents[1] / ".made").is_file(), reason="PyLate is not installed: make setup-pylate"
+)
 
 ENCODERS = ("roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert")
 DECODERS = ("qwen3", "llama")
@@ -70,12 +74,19 @@ def pylate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     out = tmp_path_factory.mktemp("pylate") / "found.safetensors"
     words = out.with_suffix(".log").open("w+")
     child = subprocess.Popen(
-        [PYTHON, Path(__file__).with_name("pylate_child.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True, bufsize=1
+        [PYTHON, Path(__file__).with_name("pylate_child.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=words,
+        text=True,
+        bufsize=1,
     )
 
     def ask(model: Path, **job: Any) -> dict[str, np.ndarray]:
         out.unlink(missing_ok=True)
-        print(json.dumps({"model": str(model), "out": str(out), **job}), file=child.stdin, flush=True)
+        print(
+            json.dumps({"model": str(model), "out": str(out), **job}), file=child.stdin, flush=True
+        )
         answer = child.stdout.readline().strip()
         if answer != "done":
             raise AssertionError(f"PyLate: {answer or words.seek(0) or words.read()[-2000:]}")
@@ -91,10 +102,14 @@ def of(found: dict[str, np.ndarray], role: str) -> Vectors:
     return [found[f"{role}.{index}"] for index in range(len(found["scores"]))]
 
 
-def assert_same(encoder: LateInteractionEncoder, found: dict[str, np.ndarray], texts: Sequence[str] = TEXTS) -> None:
+def assert_same(
+    encoder: LateInteractionEncoder, found: dict[str, np.ndarray], texts: Sequence[str] = TEXTS
+) -> None:
     for role in ("query", "document"):
         assert_same_vectors(vectors_of(encoder, texts, role), of(found, role))
-    np.testing.assert_allclose(scores_of(encoder, texts, texts), found["scores"], atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(
+        scores_of(encoder, texts, texts), found["scores"], atol=1e-4, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -103,7 +118,9 @@ def test_theirs_reads_what_ours_wrote(pylate, marked_bert, tmp_path, how):
     save_encoder(encoder, tmp_path / "model")
     found = pylate(tmp_path / "model", texts=TEXTS)
     assert_same(encoder, found)
-    assert {len(one) for one in of(found, "query")} == ({QUERY_LENGTH} if how != "no expansion" else {len(one) for one in of(found, "query")})
+    assert {len(one) for one in of(found, "query")} == (
+        {QUERY_LENGTH} if how != "no expansion" else {len(one) for one in of(found, "query")}
+    )
     assert max(map(len, of(found, "document"))) <= DOCUMENT_LENGTH
 
 
@@ -111,18 +128,36 @@ def test_theirs_reads_what_ours_wrote(pylate, marked_bert, tmp_path, how):
 def test_theirs_reads_every_family_that_ours_writes(pylate, toy_folder, tmp_path, family):
     attend = family in LOCAL
     encoder = train_a_little(
-        fresh(toy_folder(family), tuning=recipe.FullTuning(), attend_to_expansion=attend, query_prompt="find ", document_prompt="")
+        fresh(
+            toy_folder(family),
+            tuning=recipe.FullTuning(),
+            attend_to_expansion=attend,
+            query_prompt="find ",
+            document_prompt="",
+        )
     )
     save_encoder(encoder, tmp_path / "model")
-    # Theirs strips the space behind a prompt that stands alone, and cannot score a document without any token: "?!" where there are no special ones.
+    # Theirs strips the space behind a prompt that stands alone, and cannot score a document without
+    # any token: "?!" where there are no special ones.
     texts = [text for text in TEXTS if text and (family not in DECODERS or text != "?!")]
-    assert_same(encoder, pylate(tmp_path / "model", texts=texts, query_prompt="query", document_prompt="document"), texts)
+    assert_same(
+        encoder,
+        pylate(tmp_path / "model", texts=texts, query_prompt="query", document_prompt="document"),
+        texts,
+    )
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert"])
 def test_a_byte_level_vocabulary_with_markers(pylate, toy_folder, tmp_path, family):
-    settings = {"embedding_size": 16, "query_length": 20, "document_length": 40, "attend_to_expansion_tokens": family in LOCAL}
-    found = pylate(toy_folder(family), save=str(tmp_path / "theirs"), texts=TEXTS, settings=settings)
+    settings = {
+        "embedding_size": 16,
+        "query_length": 20,
+        "document_length": 40,
+        "attend_to_expansion_tokens": family in LOCAL,
+    }
+    found = pylate(
+        toy_folder(family), save=str(tmp_path / "theirs"), texts=TEXTS, settings=settings
+    )
     encoder = read_late_encoder(str(tmp_path / "theirs"))
     assert encoder.contract.query_marker == "[Q] "
     assert_same(encoder, found)
@@ -131,14 +166,21 @@ def test_a_byte_level_vocabulary_with_markers(pylate, toy_folder, tmp_path, fami
 
 
 def test_mask_tokens_too_far_from_the_text_for_a_sliding_window(pylate, toy_folder, tmp_path):
-    encoder = fresh(toy_folder("modernbert"), tuning=recipe.FullTuning(), query_prompt="", document_prompt="")
+    encoder = fresh(
+        toy_folder("modernbert"), tuning=recipe.FullTuning(), query_prompt="", document_prompt=""
+    )
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, pylate(tmp_path / "model", texts=TEXTS))
 
 
 @pytest.mark.parametrize("how", THEIRS)
 def test_ours_reads_what_theirs_wrote(pylate, marked_bert, tmp_path, how):
-    settings = {"embedding_size": 16, "query_length": QUERY_LENGTH, "document_length": DOCUMENT_LENGTH, **THEIRS[how]}
+    settings = {
+        "embedding_size": 16,
+        "query_length": QUERY_LENGTH,
+        "document_length": DOCUMENT_LENGTH,
+        **THEIRS[how],
+    }
     found = pylate(marked_bert, save=str(tmp_path / "theirs"), texts=TEXTS, settings=settings)
     encoder = read_late_encoder(str(tmp_path / "theirs"))
     assert_same(encoder, found)
@@ -147,12 +189,22 @@ def test_ours_reads_what_theirs_wrote(pylate, marked_bert, tmp_path, how):
 
 
 def test_what_differs_is_seen(pylate, marked_bert, tmp_path):
-    """Each setting changes vectors or their number, so that the tests above would fail if a reader left it out."""
-    settings = {"embedding_size": 16, "query_length": QUERY_LENGTH, "document_length": DOCUMENT_LENGTH}
+    """Each setting changes vectors or their number, so that the tests above would fail if a reader
+    left it out.
+    """
+    settings = {
+        "embedding_size": 16,
+        "query_length": QUERY_LENGTH,
+        "document_length": DOCUMENT_LENGTH,
+    }
     plain = pylate(marked_bert, texts=TEXTS, settings=settings)
     for how, change in THEIRS.items():
         found = pylate(marked_bert, texts=TEXTS, settings=settings | change)
-        equal = all(plain[name].shape == found[name].shape and np.abs(plain[name] - found[name]).max() < 1e-3 for name in plain)
+        equal = all(
+            plain[name].shape == found[name].shape
+            and np.abs(plain[name] - found[name]).max() < 1e-3
+            for name in plain
+        )
         assert equal == (how == "as it comes"), how
 
 
@@ -167,11 +219,14 @@ def test_loss_and_gradient_are_theirs(pylate, marked_bert, tmp_path, temperature
     pairs = list(zip(TEXTS[:4], reversed(TEXTS[:4]), strict=True))
     found = pylate(tmp_path / "model", pairs=pairs, temperature=temperature)
     queries, documents = (
-        encoder.eval()(encoder.tokenize(texts, role)) for texts, role in zip(zip(*pairs, strict=True), ("query", "document"), strict=True)
+        encoder.eval()(encoder.tokenize(texts, role))
+        for texts, role in zip(zip(*pairs, strict=True), ("query", "document"), strict=True)
     )
     scores = maxsim(queries, documents) / temperature
     loss = losses.info_nce(scores.diagonal(), scores.logsumexp(1))
     loss.backward()
     torch.testing.assert_close(loss.detach(), torch.from_numpy(found["loss"]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(encoder.projection.weight.grad, torch.from_numpy(found["projection"]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.projection.weight.grad, torch.from_numpy(found["projection"]), atol=1e-4, rtol=1e-4
+    )
     assert float(encoder.projection.weight.grad.norm()) > 1e-2

@@ -1,4 +1,6 @@
-"""sentence-transformers' CrossEncoder: the same scores from our folders and ours from its, and the same losses on the same pairs."""
+"""sentence-transformers' CrossEncoder: the same scores from our folders and ours from its, and the
+same losses on the same pairs.
+"""
 
 import json
 
@@ -29,7 +31,9 @@ GRADES = ((3.0, 1.0, 0.0, 2.0), (2.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0))
 def trained(folder, **more):
     torch.manual_seed(3)
     encoder = load_cross_encoder(recipe.Model(backbone=str(folder), **more))
-    optimizer = torch.optim.SGD([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.05)
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.05
+    )
     encoder(encoder.tokenize_pairs(QUERIES, DOCUMENTS)).sum().backward()
     optimizer.step()
     return encoder
@@ -40,7 +44,10 @@ def scores(encoder):
     return encoder.eval()(encoder.tokenize_pairs(QUERIES, DOCUMENTS))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen2", "llama"])
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen2", "llama"],
+)
 def test_ours_gives_equal_scores_there(toy_folder, tmp_path, family):
     encoder = trained(toy_folder(family), document_max_length_tokens=60)
     save_encoder(encoder, tmp_path / "model")
@@ -61,8 +68,12 @@ def test_theirs_is_read_with_the_scores_before_the_activation(toy_folder, tmp_pa
     torch.testing.assert_close(scores(ours).sigmoid(), found, atol=1e-5, rtol=0)
     assert found.std() > 1e-3
     save_encoder(ours, tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["architectures"] == ["BertForSequenceClassification"]
-    torch.testing.assert_close(scores(read_cross_encoder(str(tmp_path / "again"))), scores(ours), atol=1e-6, rtol=0)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
+    torch.testing.assert_close(
+        scores(read_cross_encoder(str(tmp_path / "again"))), scores(ours), atol=1e-6, rtol=0
+    )
 
 
 def kl_of_list_net(scores, grades, _):
@@ -73,7 +84,11 @@ def kl_of_list_net(scores, grades, _):
 
 def of_lists(loss):
     """Columns: query, list of candidates."""
-    return [list(ASKED), [list(candidates) for candidates in CANDIDATES]], loss, [torch.tensor(grades) for grades in GRADES]
+    return (
+        [list(ASKED), [list(candidates) for candidates in CANDIDATES]],
+        loss,
+        [torch.tensor(grades) for grades in GRADES],
+    )
 
 
 def first_is_right(loss):
@@ -84,18 +99,35 @@ def first_is_right(loss):
 def without_in_batch_negatives(model):
     """Its cross-entropy over each query's own candidates."""
     loss = theirs.MultipleNegativesRankingLoss(model, scale=1, activation_fn=torch.nn.Identity())
-    return lambda columns, _: loss.calculate_loss([loss.call_model_with_columns(columns[0], column) for column in columns[1:]], len(columns[0]))
+    return lambda columns, _: loss.calculate_loss(
+        [loss.call_model_with_columns(columns[0], column) for column in columns[1:]],
+        len(columns[0]),
+    )
 
 
 def of_pairs():
-    pairs = [(query, text) for query, candidates in zip(ASKED, CANDIDATES, strict=True) for text in candidates]
-    return [*map(list, zip(*pairs, strict=True))], theirs.BinaryCrossEntropyLoss, torch.tensor(GRADES).flatten() / 3
+    pairs = [
+        (query, text)
+        for query, candidates in zip(ASKED, CANDIDATES, strict=True)
+        for text in candidates
+    ]
+    return (
+        [*map(list, zip(*pairs, strict=True))],
+        theirs.BinaryCrossEntropyLoss,
+        torch.tensor(GRADES).flatten() / 3,
+    )
 
 
 ONE_RIGHT = torch.eye(4)[:1].repeat(3, 1)
 CASES = {
-    "binary cross-entropy": (of_pairs(), lambda s, g, x: ranking_losses.binary_cross_entropy(s, g / 3, x)),
-    "RankNet": (of_lists(lambda model: theirs.RankNetLoss(model, reduction_log="natural")), ranking_losses.rank_net),
+    "binary cross-entropy": (
+        of_pairs(),
+        lambda s, g, x: ranking_losses.binary_cross_entropy(s, g / 3, x),
+    ),
+    "RankNet": (
+        of_lists(lambda model: theirs.RankNetLoss(model, reduction_log="natural")),
+        ranking_losses.rank_net,
+    ),
     "LambdaLoss": (of_lists(theirs.LambdaLoss), ranking_losses.lambda_loss),
     "softmax": (
         first_is_right(without_in_batch_negatives),
@@ -119,10 +151,20 @@ def test_losses_are_equal_with_their_gradients(folder, case):
     there = CrossEncoder(str(folder), device="cpu")
     there.eval()
     value = loss_of(there)(inputs, labels)
-    head = next(weight for name, weight in there.named_parameters() if name.endswith("classifier.weight"))
+    head = next(
+        weight for name, weight in there.named_parameters() if name.endswith("classifier.weight")
+    )
     wanted = value.detach(), torch.autograd.grad(value, head)[0].flatten()
     encoder = read_cross_encoder(str(folder))
-    texts = encoder.tokenize_pairs([query for query in ASKED for _ in range(4)], [text for candidates in CANDIDATES for text in candidates])
-    loss = ours(encoder(texts).reshape(3, 4), torch.tensor(GRADES), torch.zeros(3, 4, dtype=torch.bool))
-    found = loss.detach(), torch.autograd.grad(loss, encoder.backbone.classifier.weight)[0].flatten()
+    texts = encoder.tokenize_pairs(
+        [query for query in ASKED for _ in range(4)],
+        [text for candidates in CANDIDATES for text in candidates],
+    )
+    loss = ours(
+        encoder(texts).reshape(3, 4), torch.tensor(GRADES), torch.zeros(3, 4, dtype=torch.bool)
+    )
+    found = (
+        loss.detach(),
+        torch.autograd.grad(loss, encoder.backbone.classifier.weight)[0].flatten(),
+    )
     assert alike(found, wanted, 1e-5)

@@ -1,4 +1,6 @@
-"""Folders go both ways between nearfar and a real sentence-transformers, with the same vectors to 1e-5."""
+"""Folders go both ways between nearfar and a real sentence-transformers, with the same vectors to
+1e-5.
+"""
 
 import json
 
@@ -6,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from toy_models import FAMILIES, SENTENCES
 
 from trainer.errors import BadModel
@@ -16,7 +23,12 @@ from trainer.recipe import schema as recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = [*SENTENCES, "Delete " * 80, ""]
-POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last_token", "weightedmean": "weighted_mean"}
+POOLINGS = {
+    "mean": "mean",
+    "cls": "cls",
+    "lasttoken": "last_token",
+    "weightedmean": "weighted_mean",
+}
 
 
 @torch.no_grad()
@@ -33,7 +45,9 @@ def assert_same(encoder, theirs, texts=TEXTS):
 
 
 def train_a_little(encoder):
-    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
+    )
     encoder(encoder.tokenize(SENTENCES, "document"))[:, :5].sum().backward()
     optimizer.step()
     return encoder
@@ -41,7 +55,9 @@ def train_a_little(encoder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
-    model = recipe.Model(backbone=str(toy_folder(family)), query_prompt="query: ", document_prompt="text: ")
+    model = recipe.Model(
+        backbone=str(toy_folder(family)), query_prompt="query: ", document_prompt="text: "
+    )
     encoder = train_a_little(load_encoder(model))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, SentenceTransformer(str(tmp_path / "model"), device="cpu"))
@@ -50,9 +66,15 @@ def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
 @pytest.mark.parametrize("projection", [None, 12])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS.values())
-def test_theirs_reads_every_pipeline_that_ours_writes(toy_folder, tmp_path, pooling, normalize, projection):
+def test_theirs_reads_every_pipeline_that_ours_writes(
+    toy_folder, tmp_path, pooling, normalize, projection
+):
     model = recipe.Model(
-        backbone=str(toy_folder("roberta")), pooling=pooling, normalize=normalize, projection_dimensions=projection, tuning=recipe.FullTuning()
+        backbone=str(toy_folder("roberta")),
+        pooling=pooling,
+        normalize=normalize,
+        projection_dimensions=projection,
+        tuning=recipe.FullTuning(),
     )
     encoder = train_a_little(load_encoder(model))
     save_encoder(encoder, tmp_path / "model")
@@ -65,7 +87,9 @@ def test_theirs_reads_every_pipeline_that_ours_writes(toy_folder, tmp_path, pool
 
 def pipeline(folder, pooling="mean", include_prompt=True, dense=None, normalize=True, **more):
     transformer = Transformer(str(folder))
-    transformer.tokenizer.pad_token = transformer.tokenizer.pad_token or transformer.tokenizer.eos_token
+    transformer.tokenizer.pad_token = (
+        transformer.tokenizer.pad_token or transformer.tokenizer.eos_token
+    )
     modules = [transformer, Pooling(32, pooling, include_prompt=include_prompt)]
     modules += [dense] if dense is not None else []
     modules += [Normalize()] if normalize else []
@@ -74,9 +98,12 @@ def pipeline(folder, pooling="mean", include_prompt=True, dense=None, normalize=
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ours_reads_what_theirs_wrote(toy_folder, tmp_path, family):
-    theirs = pipeline(toy_folder(family), pooling="lasttoken", prompts={"query": "query: ", "document": "text: "})
+    theirs = pipeline(
+        toy_folder(family), pooling="lasttoken", prompts={"query": "query: ", "document": "text: "}
+    )
     theirs.save(str(tmp_path / "model"))
-    # A text without any token makes a model without special tokens fail in theirs; ours gives a vector.
+    # A text without any token makes a model without special tokens fail in theirs; ours gives a
+    # vector.
     texts = [text for text in TEXTS if text]
     assert_same(read_encoder(str(tmp_path / "model")), theirs, texts)
     assert np.isfinite(ours(read_encoder(str(tmp_path / "model")), "document")).all()
@@ -85,10 +112,16 @@ def test_ours_reads_what_theirs_wrote(toy_folder, tmp_path, family):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("dense", [None, "Identity", "Tanh without bias"])
-def test_ours_reads_every_pipeline_that_theirs_writes(toy_folder, tmp_path, pooling, normalize, dense):
+def test_ours_reads_every_pipeline_that_theirs_writes(
+    toy_folder, tmp_path, pooling, normalize, dense
+):
     activation = torch.nn.Identity() if dense == "Identity" else torch.nn.Tanh()
-    layer = Dense(32, 12, bias=dense == "Identity", activation_function=activation) if dense else None
-    theirs = pipeline(toy_folder("bert"), pooling, dense=layer, normalize=normalize, similarity_fn_name="dot")
+    layer = (
+        Dense(32, 12, bias=dense == "Identity", activation_function=activation) if dense else None
+    )
+    theirs = pipeline(
+        toy_folder("bert"), pooling, dense=layer, normalize=normalize, similarity_fn_name="dot"
+    )
     theirs.save(str(tmp_path / "model"))
     encoder = read_encoder(str(tmp_path / "model"))
     assert_same(encoder, theirs)
@@ -99,7 +132,12 @@ def test_ours_reads_every_pipeline_that_theirs_writes(toy_folder, tmp_path, pool
 @pytest.mark.parametrize("family", ["bert", "llama", "qwen2"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "weightedmean"])
 def test_a_prompt_left_out_of_pooling_is_left_out(toy_folder, tmp_path, family, pooling):
-    theirs = pipeline(toy_folder(family), pooling, include_prompt=False, prompts={"query": "Show every disk: ", "document": ""})
+    theirs = pipeline(
+        toy_folder(family),
+        pooling,
+        include_prompt=False,
+        prompts={"query": "Show every disk: ", "document": ""},
+    )
     theirs.save(str(tmp_path / "model"))
     encoder = read_encoder(str(tmp_path / "model"))
     assert_same(encoder, theirs, list(SENTENCES))
@@ -110,11 +148,17 @@ def test_a_prompt_left_out_of_pooling_is_left_out(toy_folder, tmp_path, family, 
     assert np.abs(ours(encoder, "query", list(SENTENCES)) - left_out).max() > 1e-3
     encoder.contract = with_prompt.model_copy(update={"include_prompt": False})
     save_encoder(encoder, tmp_path / "again")
-    assert_same(encoder, SentenceTransformer(str(tmp_path / "again"), device="cpu"), list(SENTENCES))
+    assert_same(
+        encoder, SentenceTransformer(str(tmp_path / "again"), device="cpu"), list(SENTENCES)
+    )
 
 
 def test_a_default_prompt_stands_before_queries_and_documents(toy_folder, tmp_path):
-    theirs = pipeline(toy_folder("bert"), prompts={"query": "", "document": "", "sts": "Show: "}, default_prompt_name="sts")
+    theirs = pipeline(
+        toy_folder("bert"),
+        prompts={"query": "", "document": "", "sts": "Show: "},
+        default_prompt_name="sts",
+    )
     theirs.save(str(tmp_path / "model"))
     settings = tmp_path / "model" / "config_sentence_transformers.json"
     settings.write_text(json.dumps({"prompts": {"sts": "Show: "}, "default_prompt_name": "sts"}))
@@ -128,35 +172,75 @@ def test_the_real_model_gives_the_same_vectors():
 
     folder = packaged_folder(MINILM)
     assert folder is not None, "the quickstart's model is not installed: make setup"
-    texts = [*SENTENCES, "How do I create an inbound NAT address pool?", "word " * 400, "日本語 emoji 🎉", ""]
+    texts = [
+        *SENTENCES,
+        "How do I create an inbound NAT address pool?",
+        "word " * 400,
+        "日本語 emoji 🎉",
+        "",
+    ]
     encoder, theirs = read_encoder(MINILM), SentenceTransformer(str(folder), device="cpu")
     assert_same(encoder, theirs, texts)
     assert encoder.contract.query_max_length_tokens == 256
 
 
 def test_classic_readers_find_what_they_look_for(toy_folder, tmp_path):
-    """sentence-transformers before 5.4, text-embeddings-inference and vLLM read these keys, and the first fails on keys it does not know."""
-    save_encoder(load_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8)), tmp_path / "model")
+    """sentence-transformers before 5.4, text-embeddings-inference and vLLM read these keys, and the
+    first fails on keys it does not know.
+    """
+    save_encoder(
+        load_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8)),
+        tmp_path / "model",
+    )
 
     def read(name):
         return json.loads((tmp_path / "model" / name).read_text())
 
     kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
-    assert [module["type"] for module in read("modules.json")] == [f"sentence_transformers.models.{kind}" for kind in kinds]
-    assert [module["path"] for module in read("modules.json")] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    assert [module["type"] for module in read("modules.json")] == [
+        f"sentence_transformers.models.{kind}" for kind in kinds
+    ]
+    assert [module["path"] for module in read("modules.json")] == [
+        "",
+        "1_Pooling",
+        "2_Dense",
+        "3_Normalize",
+    ]
     assert read("sentence_bert_config.json") == {"max_seq_length": 64, "do_lower_case": False}
     pooling = read("1_Pooling/config.json")
-    assert {key for key, value in pooling.items() if value is True} == {"pooling_mode_mean_tokens", "include_prompt"}
-    classic = {"cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"}
-    assert pooling.keys() == {"word_embedding_dimension", "pooling_mode", "include_prompt"} | {f"pooling_mode_{mode}" for mode in classic}
-    assert set(read("2_Dense/config.json")) == {"in_features", "out_features", "bias", "activation_function"}
+    assert {key for key, value in pooling.items() if value is True} == {
+        "pooling_mode_mean_tokens",
+        "include_prompt",
+    }
+    classic = {
+        "cls_token",
+        "max_tokens",
+        "mean_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+        "lasttoken",
+    }
+    assert pooling.keys() == {"word_embedding_dimension", "pooling_mode", "include_prompt"} | {
+        f"pooling_mode_{mode}" for mode in classic
+    }
+    assert set(read("2_Dense/config.json")) == {
+        "in_features",
+        "out_features",
+        "bias",
+        "activation_function",
+    }
 
 
 def test_lower_casing_asked_for_by_the_folder_is_done(toy_folder, tmp_path):
     theirs = pipeline(toy_folder("roberta"))
     theirs.save(str(tmp_path / "model"))
-    (tmp_path / "model" / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 30, "do_lower_case": True}))
-    encoder, theirs = read_encoder(str(tmp_path / "model")), SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    (tmp_path / "model" / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": 30, "do_lower_case": True})
+    )
+    encoder, theirs = (
+        read_encoder(str(tmp_path / "model")),
+        SentenceTransformer(str(tmp_path / "model"), device="cpu"),
+    )
     assert_same(encoder, theirs)
     save_encoder(encoder, tmp_path / "again")
     assert_same(encoder, SentenceTransformer(str(tmp_path / "again"), device="cpu"))
@@ -165,21 +249,37 @@ def test_lower_casing_asked_for_by_the_folder_is_done(toy_folder, tmp_path):
 
 def test_a_pipeline_that_does_more_is_refused_by_name(toy_folder, tmp_path):
     pipeline(toy_folder("bert"), pooling=("mean", "cls")).save(str(tmp_path / "two poolings"))
-    with pytest.raises(BadModel, match=r"pooling mean\+cls is not one of mean, cls, lasttoken, weightedmean"):
+    with pytest.raises(
+        BadModel, match=r"pooling mean\+cls is not one of mean, cls, lasttoken, weightedmean"
+    ):
         read_encoder(str(tmp_path / "two poolings"))
-    pipeline(toy_folder("bert"), dense=Dense(32, 8, activation_function=torch.nn.ReLU())).save(str(tmp_path / "relu"))
+    pipeline(toy_folder("bert"), dense=Dense(32, 8, activation_function=torch.nn.ReLU())).save(
+        str(tmp_path / "relu")
+    )
     with pytest.raises(BadModel, match="only a linear layer with Identity or Tanh"):
         read_encoder(str(tmp_path / "relu"))
 
 
-@pytest.mark.parametrize(("similarity", "normalized"), [("cosine", True), ("dot", False), (None, True)])
-def test_what_is_compared_by_cosine_is_trained_normalised_and_read_as_it_is(toy_folder, tmp_path, similarity, normalized):
+@pytest.mark.parametrize(
+    ("similarity", "normalized"), [("cosine", True), ("dot", False), (None, True)]
+)
+def test_what_is_compared_by_cosine_is_trained_normalised_and_read_as_it_is(
+    toy_folder, tmp_path, similarity, normalized
+):
     theirs = pipeline(toy_folder("bert"), normalize=False, similarity_fn_name=similarity)
     theirs.save(str(tmp_path / "model"))
-    used, trained = read_encoder(str(tmp_path / "model")), load_encoder(recipe.Model(backbone=str(tmp_path / "model")))
+    used, trained = (
+        read_encoder(str(tmp_path / "model")),
+        load_encoder(recipe.Model(backbone=str(tmp_path / "model"))),
+    )
     assert_same(used, theirs)
     assert used.contract.similarity == (similarity or "cosine")
     assert not used.contract.normalize
     assert trained.contract.normalize == normalized
     scores = torch.from_numpy(ours(trained, "query") @ ours(trained, "document").T)
-    torch.testing.assert_close(scores, theirs.similarity(theirs.encode_query(TEXTS), theirs.encode_document(TEXTS)), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        scores,
+        theirs.similarity(theirs.encode_query(TEXTS), theirs.encode_document(TEXTS)),
+        atol=1e-4,
+        rtol=1e-5,
+    )

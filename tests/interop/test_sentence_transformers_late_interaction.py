@@ -1,4 +1,6 @@
-"""Late-interaction folders go both ways between nearfar and the multi-vector encoder of a real sentence-transformers, to 1e-5."""
+"""Late-interaction folders go both ways between nearfar and the multi-vector encoder of a real
+sentence-transformers, to 1e-5.
+"""
 
 import json
 import string
@@ -62,11 +64,22 @@ def theirs_of(
     **lengths: Any,
 ) -> MultiVectorEncoder:
     torch.manual_seed(2)
-    dense = Dense(32, 16, bias=bias, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
+    dense = Dense(
+        32,
+        16,
+        bias=bias,
+        activation_function=torch.nn.Identity(),
+        module_input_name="token_embeddings",
+    )
     modules = [
-        Transformer(backbone, **{"document_length": DOCUMENT_LENGTH, "query_expansion": EXPANSION, **lengths}),
+        Transformer(
+            backbone,
+            **{"document_length": DOCUMENT_LENGTH, "query_expansion": EXPANSION, **lengths},
+        ),
         dense,
-        MultiVectorMask(list(string.punctuation) if skipped is None else skipped, skiplist_tasks=tasks),
+        MultiVectorMask(
+            list(string.punctuation) if skipped is None else skipped, skiplist_tasks=tasks
+        ),
         *([Normalize(module_input_name="token_embeddings")] if normalize else []),
     ]
     prompts = {"query": "[unused0] ", "document": "[unused1] "} if prompts is None else prompts
@@ -81,8 +94,12 @@ def of(theirs: MultiVectorEncoder, role: str) -> Vectors:
 def assert_same(encoder: LateInteractionEncoder, theirs: MultiVectorEncoder) -> None:
     for role in ("query", "document"):
         assert_same_vectors(vectors_of(encoder, TEXTS, role), of(theirs, role))
-    scores = theirs.similarity(theirs.encode_query(list(TEXTS)), theirs.encode_document(list(TEXTS))).numpy()
-    some = scores > -1e9  # a document without any token has minus infinity in ours, a large negative number in theirs
+    scores = theirs.similarity(
+        theirs.encode_query(list(TEXTS)), theirs.encode_document(list(TEXTS))
+    ).numpy()
+    some = (
+        scores > -1e9
+    )  # a document without any token has minus infinity in ours, a large negative number in theirs
     ours = scores_of(encoder, TEXTS, TEXTS)
     np.testing.assert_allclose(ours[some], scores[some], atol=1e-4, rtol=1e-5)
     assert np.isneginf(ours[~some]).all()
@@ -113,17 +130,31 @@ def test_ours_reads_what_theirs_wrote(marked_bert, tmp_path, how):
 
 
 def test_what_differs_is_seen(marked_bert):
-    """Each setting changes vectors or their number, so that the tests above would fail if a reader left it out."""
+    """Each setting changes vectors or their number, so that the tests above would fail if a reader
+    left it out.
+    """
     plain = theirs_of(str(marked_bert))
     for how, change in THEIRS.items():
         other = theirs_of(str(marked_bert), **change)
-        pairs = [pair for role in ("query", "document") for pair in zip(of(plain, role), of(other, role), strict=True)]
-        equal = all(one.shape == another.shape and np.abs(one - another).max(initial=0) < 1e-3 for one, another in pairs)
+        pairs = [
+            pair
+            for role in ("query", "document")
+            for pair in zip(of(plain, role), of(other, role), strict=True)
+        ]
+        equal = all(
+            one.shape == another.shape and np.abs(one - another).max(initial=0) < 1e-3
+            for one, another in pairs
+        )
         assert equal == (how == "as it comes"), how
 
 
 def test_the_real_model_and_its_adapter_alone(tmp_path):
-    settings = {"projection_dimensions": 128, "query_max_length_tokens": 32, "document_max_length_tokens": 180, "tuning": recipe.Lora(rank=4)}
+    settings = {
+        "projection_dimensions": 128,
+        "query_max_length_tokens": 32,
+        "document_max_length_tokens": 180,
+        "tuning": recipe.Lora(rank=4),
+    }
     encoder = fresh("sentence-transformers/all-MiniLM-L6-v2", **settings)
     untrained = vectors_of(encoder, TEXTS, "query")
     save_encoder(train_a_little(encoder), tmp_path / "model")
@@ -136,7 +167,12 @@ def test_the_real_model_and_its_adapter_alone(tmp_path):
 def test_a_trained_model_of_theirs_goes_on_from_where_it_is(marked_bert, tmp_path):
     theirs = theirs_of(str(marked_bert))
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    started = fresh(tmp_path / "theirs", projection_dimensions=None, query_max_length_tokens=None, document_max_length_tokens=None)
+    started = fresh(
+        tmp_path / "theirs",
+        projection_dimensions=None,
+        query_max_length_tokens=None,
+        document_max_length_tokens=None,
+    )
     assert_same(started, theirs)
 
 
@@ -166,11 +202,19 @@ def test_old_and_new_readers_find_what_they_look_for(marked_bert, tmp_path):
         ("", "sentence_transformers.models.Transformer"),
         ("1_Dense", "sentence_transformers.models.Dense"),
     ]
-    assert read("1_Dense/config.json").keys() == {"in_features", "out_features", "bias", "activation_function"}
+    assert read("1_Dense/config.json").keys() == {
+        "in_features",
+        "out_features",
+        "bias",
+        "activation_function",
+    }
     settings = read("config_sentence_transformers.json")
     assert settings["model_type"] == "ColBERT"
     assert (settings["query_prefix"], settings["document_prefix"]) == ("[unused0]", "[unused1]")
-    assert (settings["query_length"], settings["document_length"]) == (QUERY_LENGTH, DOCUMENT_LENGTH)
+    assert (settings["query_length"], settings["document_length"]) == (
+        QUERY_LENGTH,
+        DOCUMENT_LENGTH,
+    )
     assert settings["skiplist_words"] == list(string.punctuation)
     assert settings["do_query_expansion"]
     assert not settings["attend_to_expansion_tokens"]

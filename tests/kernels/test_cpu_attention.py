@@ -1,4 +1,6 @@
-"""Plain attention against loops and against PyTorch's fused form, and through whole backbones that take it."""
+"""Plain attention against loops and against PyTorch's fused form, and through whole backbones that
+take it.
+"""
 
 import math
 
@@ -32,9 +34,20 @@ def loops(query, key, value, attended, scale):
     for text in range(query.shape[0]):
         for head in range(query.shape[1]):
             for place in range(query.shape[2]):
-                seen = [at for at in range(key.shape[2]) if attended is None or attended[text, 0, place, at]]
-                weights = torch.stack([scale * (query[text, head, place] @ key[text, head, at]) for at in seen]).softmax(0)
-                rows.append(sum(weight * value[text, head, at] for weight, at in zip(weights, seen, strict=True)))
+                seen = [
+                    at
+                    for at in range(key.shape[2])
+                    if attended is None or attended[text, 0, place, at]
+                ]
+                weights = torch.stack(
+                    [scale * (query[text, head, place] @ key[text, head, at]) for at in seen]
+                ).softmax(0)
+                rows.append(
+                    sum(
+                        weight * value[text, head, at]
+                        for weight, at in zip(weights, seen, strict=True)
+                    )
+                )
     return torch.stack(rows).view(out.shape)
 
 
@@ -54,7 +67,9 @@ def test_equals_loops_and_the_fused_form(attended, dtype):
 
 
 def test_probabilities_are_kept_once():
-    """They are as many as there are tokens, for each token and head: longer than all that goes in."""
+    """They are as many as there are tokens, for each token and head: longer than all that goes
+    in.
+    """
     kept = {}
 
     def pack(tensor):
@@ -63,12 +78,21 @@ def test_probabilities_are_kept_once():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         plain_attention(*heads(tokens=50), padding(50), 0.4)
-    assert sum(tensor.numel() == 3 * 2 * 50 * 50 and tensor.dtype.is_floating_point for tensor in kept.values()) == 1
+    assert (
+        sum(
+            tensor.numel() == 3 * 2 * 50 * 50 and tensor.dtype.is_floating_point
+            for tensor in kept.values()
+        )
+        == 1
+    )
 
 
 def test_a_dropped_mask_would_be_seen():
     tensors = heads()
-    results = [value_and_gradient(plain_attention(*tensors, mask, 0.4).square().sum(), tensors) for mask in (padding(), None)]
+    results = [
+        value_and_gradient(plain_attention(*tensors, mask, 0.4).square().sum(), tensors)
+        for mask in (padding(), None)
+    ]
     assert not alike(*results, 1e-2)
 
 
@@ -81,14 +105,19 @@ def test_what_is_not_attended_has_a_gradient_of_exactly_zero():
 
 
 def test_a_row_that_attends_to_nothing_spreads_no_nan():
-    """Padding beyond a sliding window: whatever such a row becomes, it is finite, and the rows that count are as without it."""
+    """Padding beyond a sliding window: whatever such a row becomes, it is finite, and the rows that
+    count are as without it.
+    """
     attended = padding() & torch.ones(5, 5, dtype=torch.bool).tril(1).triu(-1)
     assert (~attended.any(-1)).any()
     tensors, counts = heads(), padding()[:, :, 0, :, None]
     plain = plain_attention(*tensors, attended, 0.4)
     assert plain.isfinite().all()
     wanted = functional.scaled_dot_product_attention(*tensors, attn_mask=attended, scale=0.4)
-    forms = [value_and_gradient(form.square().masked_fill(~counts, 0.0).sum(), tensors) for form in (plain, wanted)]
+    forms = [
+        value_and_gradient(form.square().masked_fill(~counts, 0.0).sum(), tensors)
+        for form in (plain, wanted)
+    ]
     assert alike(*forms, 1e-10)
 
 
@@ -98,12 +127,18 @@ class Layer(torch.nn.Module):
 
 
 class TestChoice:
-    """Plain where it is the faster one and means the same; the fused form everywhere else, with the same outcome."""
+    """Plain where it is the faster one and means the same; the fused form everywhere else, with the
+    same outcome.
+    """
 
     def run(self, monkeypatch, tokens=5, mask=None, dtype=torch.float32, keys=None, **settings):
         """Whether the plain form was taken, and the outcome."""
         taken = []
-        monkeypatch.setattr(cpu_attention, "plain_attention", lambda *given: taken.append(1) or plain_attention(*given))
+        monkeypatch.setattr(
+            cpu_attention,
+            "plain_attention",
+            lambda *given: taken.append(1) or plain_attention(*given),
+        )
         query, key, value = (tensor.detach().to(dtype) for tensor in heads(torch.float32, tokens))
         if keys:
             key, value = key[:, :keys], value[:, :keys]
@@ -135,28 +170,44 @@ class TestChoice:
     def test_both_give_the_same(self, monkeypatch, mask, scaling):
         taken, out, tensors = self.run(monkeypatch, mask=mask, scaling=scaling)
         assert taken
-        wanted = functional.scaled_dot_product_attention(*tensors, attn_mask=mask, scale=scaling or 1 / math.sqrt(4))
+        wanted = functional.scaled_dot_product_attention(
+            *tensors, attn_mask=mask, scale=scaling or 1 / math.sqrt(4)
+        )
         torch.testing.assert_close(out, wanted.transpose(1, 2), rtol=1e-5, atol=1e-6)
         assert out.is_contiguous()
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen3", "llama"])
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen3", "llama"],
+)
 def test_whole_backbones_give_the_same_vectors_and_gradients(toy_folder, family, monkeypatch):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning())).train()
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning())
+    ).train()
     texts = encoder.tokenize(SENTENCES, "document")
     assert int(texts.lengths.max()) <= 60
     monkeypatch.setitem(cpu_attention._LONGEST, torch.float32, 512)
     parameters = list(encoder.parameters())
     taken = []
-    monkeypatch.setattr(cpu_attention, "plain_attention", lambda *given: taken.append(1) or plain_attention(*given))
+    monkeypatch.setattr(
+        cpu_attention, "plain_attention", lambda *given: taken.append(1) or plain_attention(*given)
+    )
 
     def learned():
         vectors = encoder(texts)
-        return value_and_gradient((vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum(), parameters)
+        return value_and_gradient(
+            (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum(), parameters
+        )
 
     found = learned()
     if encoder.backbone.config._attn_implementation != NAME:
-        assert family not in ("bert", "roberta", "xlm-roberta", "modernbert"), "the usual encoders take it"
+        assert family not in (
+            "bert",
+            "roberta",
+            "xlm-roberta",
+            "modernbert",
+        ), "the usual encoders take it"
         pytest.skip(f"{family} does not use the fused form, so there is nothing to exchange")
     count = len(taken)
     encoder.backbone.set_attn_implementation("sdpa")

@@ -1,4 +1,6 @@
-"""oneDNN products against `nn.Linear`: value, gradient norm and direction, in every shape and setting, and where they step aside."""
+"""oneDNN products against `nn.Linear`: value, gradient norm and direction, in every shape and
+setting, and where they step aside.
+"""
 
 import copy
 
@@ -10,7 +12,9 @@ from twins import alike, value_and_gradient
 from trainer.kernels import matmul as products
 from trainer.kernels.cpu_linear import OneDnnLinear, use_onednn
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"
+)
 
 
 def layers(inputs=24, outputs=17, bias=True):
@@ -49,7 +53,9 @@ def test_equals_the_plain_layer(shape, bias, calls):
     results = []
     for layer in (plain, ours):
         given = values.clone().requires_grad_()
-        results.append(value_and_gradient((layer(given) * weights).sum(), [given, *layer.parameters()]))
+        results.append(
+            value_and_gradient((layer(given) * weights).sum(), [given, *layer.parameters()])
+        )
     assert alike(results[1], results[0], 1e-5)
     assert len(calls) == 3, "forward, of the values, of the weights"
     torch.testing.assert_close(ours(values), plain(values), rtol=1e-5, atol=1e-6)
@@ -59,7 +65,10 @@ def test_a_transposed_input_and_gradient():
     plain, ours = layers()
     values = torch.randn(24, 6).T
     assert not values.is_contiguous()
-    results = [value_and_gradient(layer(values).T.square().sum(), list(layer.parameters())) for layer in (plain, ours)]
+    results = [
+        value_and_gradient(layer(values).T.square().sum(), list(layer.parameters()))
+        for layer in (plain, ours)
+    ]
     assert alike(results[1], results[0], 1e-5)
 
 
@@ -67,7 +76,9 @@ def test_a_swapped_operand_would_be_seen():
     plain = nn.Linear(8, 8)
     values = torch.randn(5, 8)
     wanted = value_and_gradient(plain(values).square().sum(), list(plain.parameters()))
-    wrong = value_and_gradient((values @ plain.weight + plain.bias).square().sum(), list(plain.parameters()))
+    wrong = value_and_gradient(
+        (values @ plain.weight + plain.bias).square().sum(), list(plain.parameters())
+    )
     assert not alike(wrong, wanted, 1e-2)
 
 
@@ -140,10 +151,16 @@ class TestUse:
         class Special(nn.Linear):
             pass
 
-        module = nn.Sequential(nn.Linear(2, 3), Special(3, 3), nn.Sequential(nn.Linear(3, 4)), nn.LayerNorm(4))
+        module = nn.Sequential(
+            nn.Linear(2, 3), Special(3, 3), nn.Sequential(nn.Linear(3, 4)), nn.LayerNorm(4)
+        )
         before = module.state_dict()
         assert use_onednn(module) == 2
-        assert [type(layer) for layer in (module[0], module[1], module[2][0])] == [OneDnnLinear, Special, OneDnnLinear]
+        assert [type(layer) for layer in (module[0], module[1], module[2][0])] == [
+            OneDnnLinear,
+            Special,
+            OneDnnLinear,
+        ]
         assert list(module.state_dict()) == list(before)
         assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
         assert use_onednn(module) == 0, "a second time there is nothing to do"

@@ -1,4 +1,6 @@
-"""What the tests of launching share: a recipe that trains in seconds, and a Slurm cluster of two nodes on this machine."""
+"""What the tests of launching share: a recipe that trains in seconds, and a Slurm cluster of two
+nodes on this machine.
+"""
 
 import getpass
 import json
@@ -23,9 +25,20 @@ START_SECONDS = 30
 def toy_run(toy_folder, tmp_path):
     """(arguments after the recipe's name, folder of the run that they lead to)."""
     pairs = tmp_path / "pairs.jsonl"
-    objects, places = ("disk", "storage account", "virtual machine", "database"), ("western", "eastern", "northern", "southern")
+    objects, places = (
+        ("disk", "storage account", "virtual machine", "database"),
+        (
+            "western",
+            "eastern",
+            "northern",
+            "southern",
+        ),
+    )
     lines = [
-        {"query": f"how do I {verb} a {thing} in the {place} region", "positive": f"{thing} {verb} --location {place}"}
+        {
+            "query": f"how do I {verb} a {thing} in the {place} region",
+            "positive": f"{thing} {verb} --location {place}",
+        }
         for verb in ("create", "delete", "list", "show")
         for thing in objects
         for place in places
@@ -46,8 +59,14 @@ def toy_run(toy_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
-    """The environment in which `sbatch` and the others speak to a running cluster of two nodes; the test is skipped where Slurm is missing."""
-    if missing := [program for program in PROGRAMS if shutil.which(program, path=os.environ["PATH"] + SYSTEM_FOLDERS) is None]:
+    """The environment in which `sbatch` and the others speak to a running cluster of two nodes; the
+    test is skipped where Slurm is missing.
+    """
+    if missing := [
+        program
+        for program in PROGRAMS
+        if shutil.which(program, path=os.environ["PATH"] + SYSTEM_FOLDERS) is None
+    ]:
         pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
     with slurm_cluster() as environment:
         yield environment
@@ -55,33 +74,68 @@ def slurm() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def slurm_cluster() -> Iterator[dict[str, str]]:
-    """The environment in which `sbatch` and the others speak to a running cluster of two nodes; it ends with the context."""
+    """The environment in which `sbatch` and the others speak to a running cluster of two nodes; it
+    ends with the context.
+    """
     with ExitStack() as stack:
-        # Not pytest's folder: munge's socket must have a short path, and munged insists on a folder that nobody else may write to.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)))
+        # Not pytest's folder: munge's socket must have a short path, and munged insists on a folder
+        # that nobody else may write to.
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)
+            )
+        )
         folder.chmod(0o755)
         host = socket.gethostname().split(".")[0]
         text = (Path(__file__).parent / "slurm.conf").read_text()
         controller_port, first_port, second_port = _free_ports(3)
         (folder / "slurm.conf").write_text(
             text.format(
-                host=host, folder=folder, user=getpass.getuser(), controller_port=controller_port, first_port=first_port, second_port=second_port
+                host=host,
+                folder=folder,
+                user=getpass.getuser(),
+                controller_port=controller_port,
+                first_port=first_port,
+                second_port=second_port,
             )
         )
         (folder / "state").mkdir()
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o600)
-        environment = os.environ | {"PATH": os.environ["PATH"] + SYSTEM_FOLDERS, "SLURM_CONF": str(folder / "slurm.conf")}
+        environment = os.environ | {
+            "PATH": os.environ["PATH"] + SYSTEM_FOLDERS,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+        }
         munge = [f"--{option}={folder}/munge.{end}" for option, end in _MUNGE_FILES.items()]
-        stack.enter_context(_daemon(["munged", "--foreground", "--force", *munge], environment, folder))
+        stack.enter_context(
+            _daemon(["munged", "--foreground", "--force", *munge], environment, folder)
+        )
         _wait((folder / "munge.socket").exists, folder)  # the others end at once without it
-        for command in (["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", host], ["slurmd", "-D", "-N", f"{host}-second"]):
+        for command in (
+            ["slurmctld", "-D", "-c"],
+            ["slurmd", "-D", "-N", host],
+            ["slurmd", "-D", "-N", f"{host}-second"],
+        ):
             stack.enter_context(_daemon(command, environment, folder))
-        _wait(lambda: subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True).stdout.split() == [b"idle"] * 2, folder)
+        _wait(
+            lambda: (
+                subprocess.run(
+                    ["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True
+                ).stdout.split()
+                == [b"idle"] * 2
+            ),
+            folder,
+        )
         yield environment
 
 
-_MUNGE_FILES = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+_MUNGE_FILES = {
+    "key-file": "key",
+    "socket": "socket",
+    "pid-file": "pid",
+    "log-file": "log",
+    "seed-file": "seed",
+}
 
 
 @contextmanager
@@ -103,7 +157,10 @@ def _wait(ready: Callable[[], bool], folder: Path) -> None:
     ends = time.monotonic() + START_SECONDS
     while not ready():
         if time.monotonic() > ends:
-            logs = "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("*.log")))
+            logs = "\n".join(
+                f"== {path.name}\n{path.read_text()[-1500:]}"
+                for path in sorted(folder.glob("*.log"))
+            )
             raise TimeoutError(f"Slurm was not up after {START_SECONDS} s\n{logs}")
         time.sleep(0.1)
 

@@ -1,4 +1,6 @@
-"""`nearfar launch`: what it refuses before any rank is started, and how it ends when the ranks do."""
+"""`nearfar launch`: what it refuses before any rank is started, and how it ends when the ranks
+do.
+"""
 
 import json
 import os
@@ -18,7 +20,10 @@ from trainer.errors import BadMachine, BadRecipe
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = Path("recipes/bi-encoder-lora.yaml")
 TWO = "launch/accelerate/cpu-2-ddp.yaml"
-RUN_RANKS = "import sys; from trainer.strategies.launcher import run_ranks; sys.exit(run_ranks(sys.argv[1:]))"
+RUN_RANKS = (
+    "import sys; from trainer.strategies.launcher import run_ranks;"
+    " sys.exit(run_ranks(sys.argv[1:]))"
+)
 WAIT_FOR_CTRL_C = """
 import os, signal, sys, time
 pressed = []
@@ -40,15 +45,34 @@ def _at_the_root(monkeypatch):
 def launcher(program, *options, **more):
     """`accelerate launch` as our command runs it, with a program of our own."""
     command = [sys.executable, "-c", RUN_RANKS, "--config_file", TWO, *options, str(program)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **more,
+    )
 
 
-# ---------------------------------------------------------------- refused before anything is started
+# ---------------------------------------------------------------- refused before anything is
+# started
 
 
 def test_a_mistake_is_one_message_and_code_2(tmp_path):
     ended = subprocess.run(
-        [sys.executable, "-m", "trainer", "launch", RECIPE, "--machine", tmp_path / "none.yaml", f"output={tmp_path}"], capture_output=True, text=True
+        [
+            sys.executable,
+            "-m",
+            "trainer",
+            "launch",
+            RECIPE,
+            "--machine",
+            tmp_path / "none.yaml",
+            f"output={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 2
     assert ended.stdout == ""
@@ -58,7 +82,9 @@ def test_a_mistake_is_one_message_and_code_2(tmp_path):
 
 
 def test_refuses_an_unknown_strategy(tmp_path):
-    (tmp_path / "m.yaml").write_text("distributed_type: MEGATRON_LM\nnum_machines: 1\nnum_processes: 2\nuse_cpu: true\n")
+    (tmp_path / "m.yaml").write_text(
+        "distributed_type: MEGATRON_LM\nnum_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
+    )
     with pytest.raises(BadMachine, match="MEGATRON_LM"):
         launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"])
 
@@ -80,7 +106,14 @@ def test_refuses_a_batch_that_the_ranks_cannot_share(tmp_path):
     with pytest.raises(BadRecipe, match=r"batch_size=63 .* 2 equal parts"):
         launch(RECIPE, Path(TWO), ["optimization.batch_size=63", f"output={tmp_path}"])
     with pytest.raises(BadRecipe, match=r"batch_size=66 .* 4 equal parts"):
-        launch(RECIPE, Path(TWO), ["optimization.batch_size=66", f"output={tmp_path}"], nodes=2, node_rank=0, main_address="a")
+        launch(
+            RECIPE,
+            Path(TWO),
+            ["optimization.batch_size=66", f"output={tmp_path}"],
+            nodes=2,
+            node_rank=0,
+            main_address="a",
+        )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +138,12 @@ def test_refuses_one_process_on_two_nodes(tmp_path):
 
 
 def nearfar_launch(*words):
-    return subprocess.run([sys.executable, "-m", "trainer", "launch", *map(str, words)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", "launch", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_an_option_of_nobody_is_refused():
@@ -123,7 +161,12 @@ def test_an_option_of_nobody_is_refused():
     ],
 )
 def test_mistakes_in_mining_are_answered_before_a_rank_is_started(words, said, toy_folder):
-    ended = nearfar_launch("--machine", TWO, "mine", *(toy_folder("bert") if word == "MODEL" else word for word in words))
+    ended = nearfar_launch(
+        "--machine",
+        TWO,
+        "mine",
+        *(toy_folder("bert") if word == "MODEL" else word for word in words),
+    )
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -140,15 +183,37 @@ def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
         for thing in ("disk", "database", "machine")
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pairs))
-    words = ["mine", toy_folder("bert"), tmp_path / "pairs.jsonl", "--negatives", "2", "--percent-of-positive", "0", "--min-score", "-5"]
+    words = [
+        "mine",
+        toy_folder("bert"),
+        tmp_path / "pairs.jsonl",
+        "--negatives",
+        "2",
+        "--percent-of-positive",
+        "0",
+        "--min-score",
+        "-5",
+    ]
     alone = [sys.executable, "-m", "trainer", *map(str, words), "-o", str(tmp_path / "one")]
     assert subprocess.run(alone, timeout=300).returncode == 0
     words += ["-o", tmp_path / "launched"]
     ended = nearfar_launch(*words[:3], "--machine", f"launch/accelerate/{machine}.yaml", *words[3:])
     assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "launched" / "train.jsonl").read_bytes() == (tmp_path / "one" / "train.jsonl").read_bytes() != b""
-    assert "holds this job, finished" in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words).stderr
-    assert "holds this job, finished" not in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words, "--replace").stderr
+    assert (
+        (tmp_path / "launched" / "train.jsonl").read_bytes()
+        == (tmp_path / "one" / "train.jsonl").read_bytes()
+        != b""
+    )
+    assert (
+        "holds this job, finished"
+        in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words).stderr
+    )
+    assert (
+        "holds this job, finished"
+        not in nearfar_launch(
+            "--machine", f"launch/accelerate/{machine}.yaml", *words, "--replace"
+        ).stderr
+    )
 
 
 # ---------------------------------------------------------------- what accelerate is told
@@ -160,37 +225,80 @@ def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
         ({}, ["--num_processes", "2", "--num_machines", "1"]),
         (
             {"nodes": 3, "node_rank": 1, "main_address": "head:1234"},
-            ["--num_processes", "6", "--num_machines", "3", "--machine_rank", "1", "--main_process_ip", "head", "--main_process_port", "1234",
-             "--same_network", "--deepspeed_multinode_launcher", "standard"],
+            [
+                "--num_processes",
+                "6",
+                "--num_machines",
+                "3",
+                "--machine_rank",
+                "1",
+                "--main_process_ip",
+                "head",
+                "--main_process_port",
+                "1234",
+                "--same_network",
+                "--deepspeed_multinode_launcher",
+                "standard",
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_tells_accelerate_the_ranks_and_where_they_meet(options, told, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 7)
+    monkeypatch.setattr(
+        "trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 7
+    )
     monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
     with pytest.raises(typer.Exit) as ended:
-        launch(RECIPE, Path(TWO), ["optimization.batch_size=66", f"output={tmp_path}"], replace=True, **options)
-    fit = ["--module", "trainer", "fit", str(RECIPE), "optimization.batch_size=66", f"output={tmp_path}", "--replace"]
+        launch(
+            RECIPE,
+            Path(TWO),
+            ["optimization.batch_size=66", f"output={tmp_path}"],
+            replace=True,
+            **options,
+        )
+    fit = [
+        "--module",
+        "trainer",
+        "fit",
+        str(RECIPE),
+        "optimization.batch_size=66",
+        f"output={tmp_path}",
+        "--replace",
+    ]
     assert seen == ["--config_file", TWO, *told, *fit]
     assert ended.value.exit_code == 7
     assert os.environ["ACCELERATE_USE_CPU"] == "True"
 
 
 def test_one_process_a_node_is_ddp_where_the_file_is_for_several(tmp_path, monkeypatch):
-    (tmp_path / "m.yaml").write_text(Path(TWO).read_text().replace("num_processes: 2", "num_processes: 1"))
+    (tmp_path / "m.yaml").write_text(
+        Path(TWO).read_text().replace("num_processes: 2", "num_processes: 1")
+    )
     seen = []
-    monkeypatch.setattr("trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 0)
+    monkeypatch.setattr(
+        "trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 0
+    )
     monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
     with pytest.raises(typer.Exit):
-        launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"], nodes=2, node_rank=0, main_address="a")
+        launch(
+            RECIPE,
+            tmp_path / "m.yaml",
+            [f"output={tmp_path}"],
+            nodes=2,
+            node_rank=0,
+            main_address="a",
+        )
     assert seen[2:6] == ["--num_processes", "2", "--num_machines", "2"]
 
 
 # ---------------------------------------------------------------- how it ends
 
 
-@pytest.mark.parametrize(("program", "code"), [("pass", 0), ("raise SystemExit(86)", 86), ("import os; os.kill(os.getpid(), 9)", 137)])
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("pass", 0), ("raise SystemExit(86)", 86), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
 def test_ends_with_the_code_of_the_ranks(program, code, tmp_path):
     (tmp_path / "program.py").write_text(program)
     with launcher(tmp_path / "program.py") as running:

@@ -1,4 +1,6 @@
-"""Every file of launch/: accelerate takes it, we read it as what its name says, and those for CPUs really start their ranks."""
+"""Every file of launch/: accelerate takes it, we read it as what its name says, and those for CPUs
+really start their ranks.
+"""
 
 import json
 import os
@@ -17,23 +19,32 @@ from trainer.strategies.environment import plan_from_file
 LAUNCH = Path(__file__).parents[2] / "launch"
 FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))
 CPU_FILES = [file for file in FILES if file.stem.startswith("cpu-")]
-WHOLE_MACHINE = [LAUNCH / f"accelerate/{kind}.yaml" for kind in ("ddp", "fsdp2", "zero1", "zero2", "zero3")]
+WHOLE_MACHINE = [
+    LAUNCH / f"accelerate/{kind}.yaml" for kind in ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+]
 PRINT_PLAN = """
 import os
 from trainer.strategies.environment import plan_from_environment
-line = f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}: {plan_from_environment(os.environ)}"
+rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+line = f"rank {rank} of {ranks}: {plan_from_environment(os.environ)}"
 os.write(1, f"{line}\\n".encode())  # in one piece: ranks share the pipe
 """
 
 
 def expected(file):
-    """(kind, ranks, nodes) by the name of a file: cpu-2-zero3, gpu-8-ddp, nodes-2-fsdp2; a bare kind is the whole machine."""
+    """(kind, ranks, nodes) by the name of a file: cpu-2-zero3, gpu-8-ddp, nodes-2-fsdp2; a bare
+    kind is the whole machine.
+    """
     whole = re.fullmatch(r"(cpu|gpu|nodes)-(\d)-?(.*)", file.stem)
     if not whole:
         return file.stem, torch.cuda.device_count() or torch._utils.cpu_count(), 1
     where, count, kind = whole.groups()
     nodes = int(count) if where == "nodes" else 1
-    return kind.removesuffix("-offload") or "single", 8 * nodes if where == "nodes" else int(count), nodes
+    return (
+        kind.removesuffix("-offload") or "single",
+        8 * nodes if where == "nodes" else int(count),
+        nodes,
+    )
 
 
 def test_the_promised_files_are_there():
@@ -43,7 +54,11 @@ def test_the_promised_files_are_there():
         "gpu-1",
         "gpu-8-zero3-offload",
         *kinds,
-        *(f"{where}-{kind}" for where in ("cpu-2", "gpu-8", "nodes-2", "nodes-8") for kind in kinds),
+        *(
+            f"{where}-{kind}"
+            for where in ("cpu-2", "gpu-8", "nodes-2", "nodes-8")
+            for kind in kinds
+        ),
     }
     assert {file.stem for file in FILES} == promised
 
@@ -55,10 +70,14 @@ def test_a_file_is_what_its_name_says(file, monkeypatch):
     plan = plan_from_file(file)
     kind, ranks, nodes = expected(file)
     assert (plan.kind, plan.ranks, plan.nodes) == (kind if ranks > 1 else "single", ranks, nodes)
-    assert plan.accelerator == (None if file in WHOLE_MACHINE else "cpu" if file in CPU_FILES else "cuda")
+    assert plan.accelerator == (
+        None if file in WHOLE_MACHINE else "cpu" if file in CPU_FILES else "cuda"
+    )
     assert plan.precision is None
     if plan.deepspeed is not None:
-        assert ("offload_param" in plan.deepspeed["zero_optimization"]) == file.stem.endswith("-offload")
+        assert ("offload_param" in plan.deepspeed["zero_optimization"]) == file.stem.endswith(
+            "-offload"
+        )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -70,28 +89,47 @@ def test_a_file_says_how_to_run_it(file):
     assert all(f" launch/accelerate/{file.name} " in line for line in commands)
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if "fsdp2" in file.stem], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if "fsdp2" in file.stem], ids=lambda file: file.stem
+)
 def test_every_rank_loads_the_weights(file):
-    """accelerate's default would make transformers give empty weights to every rank but the first."""
-    assert yaml.safe_load(file.read_text())["fsdp_config"]["fsdp_cpu_ram_efficient_loading"] is False
+    """accelerate's default would make transformers give empty weights to every rank but the
+    first.
+    """
+    assert (
+        yaml.safe_load(file.read_text())["fsdp_config"]["fsdp_cpu_ram_efficient_loading"] is False
+    )
 
 
 def test_every_deepspeed_file_is_used():
     there = {f"launch/deepspeed/{file.name}" for file in (LAUNCH / "deepspeed").iterdir()}
-    named = {yaml.safe_load(file.read_text()).get("deepspeed_config", {}).get("deepspeed_config_file") for file in FILES}
+    named = {
+        yaml.safe_load(file.read_text()).get("deepspeed_config", {}).get("deepspeed_config_file")
+        for file in FILES
+    }
     assert there == named - {None}
     assert all(json.loads((LAUNCH.parent / name).read_text()) for name in there)
 
 
-@pytest.mark.parametrize("file", [*CPU_FILES, *(file for file in WHOLE_MACHINE if file.stem in ("ddp", "zero2"))], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [*CPU_FILES, *(file for file in WHOLE_MACHINE if file.stem in ("ddp", "zero2"))],
+    ids=lambda file: file.stem,
+)
 def test_accelerate_starts_the_ranks_that_the_file_means(file, tmp_path):
     program = tmp_path / "print_plan.py"
     program.write_text(PRINT_PLAN)
     ended = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, program],
-        cwd=LAUNCH.parent, env=os.environ | {"PYTHONPATH": str(LAUNCH.parent)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=LAUNCH.parent,
+        env=os.environ | {"PYTHONPATH": str(LAUNCH.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
     plan = plan_from_file(file)
-    said = [line for line in ended.stdout.splitlines() if line.startswith("rank ")]  # DeepSpeed has more to say
+    said = [
+        line for line in ended.stdout.splitlines() if line.startswith("rank ")
+    ]  # DeepSpeed has more to say
     assert sorted(said) == [f"rank {rank} of {plan.ranks}: {plan}" for rank in range(plan.ranks)]

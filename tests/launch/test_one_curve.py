@@ -17,14 +17,29 @@ def curve(machine, toy_run):
     """Loss and gradient norm of every step."""
     arguments, folder = toy_run
     ended = subprocess.run(
-        [sys.executable, "-m", "trainer", "launch", "recipes/quickstart.yaml", "--machine", f"launch/accelerate/{machine}.yaml", *arguments, "--replace"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "trainer",
+            "launch",
+            "recipes/quickstart.yaml",
+            "--machine",
+            f"launch/accelerate/{machine}.yaml",
+            *arguments,
+            "--replace",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stderr.count("the model is in") == 1  # one rank speaks
     assert (folder / "model/model.safetensors").is_file()
     lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [(line["train/loss"], line["train/gradient_norm"]) for line in lines if "train/loss" in line]
+    return [
+        (line["train/loss"], line["train/gradient_norm"]) for line in lines if "train/loss" in line
+    ]
 
 
 def test_one_recipe_is_one_curve(toy_run):

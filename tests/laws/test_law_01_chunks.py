@@ -1,4 +1,6 @@
-"""Law 1: chunked equals direct, dropout replayed; on a real backbone, in every budget, with recomputation and without."""
+"""Law 1: chunked equals direct, dropout replayed; on a real backbone, in every budget, with
+recomputation and without.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,16 @@ from trainer.recipe import schema as recipe
 from trainer.scores import dot
 
 QUERIES = ("disk gone", "a storage account in the west", "all machines", "disk gone")
-DOCUMENTS = (SENTENCES[0], SENTENCES[1], SENTENCES[1], SENTENCES[3], SENTENCES[2], SENTENCES[0], SENTENCES[0], "Show a machine")
+DOCUMENTS = (
+    SENTENCES[0],
+    SENTENCES[1],
+    SENTENCES[1],
+    SENTENCES[3],
+    SENTENCES[2],
+    SENTENCES[0],
+    SENTENCES[0],
+    "Show a machine",
+)
 """With copies, of lengths that differ; the fourth query is the first again."""
 BUDGETS = (1, 30, 64, None)
 
@@ -25,14 +36,20 @@ def tuning(request):
 
 
 def encoder_and_batch(toy_folder, dropout, dtype, tuning):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), dropout=dropout, tuning=tuning)).to(dtype)
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder("bert")), dropout=dropout, tuning=tuning)
+    ).to(dtype)
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
             torch.nn.init.normal_(parameter, std=0.1)
     documents = encoder.tokenize(DOCUMENTS, "document")
     assert len(set(documents.lengths.tolist())) >= 3
     known = [[DOCUMENTS[2 * row]] for row in range(4)]
-    batch = Batch(encoder.tokenize(QUERIES, "query"), documents, torch.tensor([[identity(text) for text in texts] for texts in known]))
+    batch = Batch(
+        encoder.tokenize(QUERIES, "query"),
+        documents,
+        torch.tensor([[identity(text) for text in texts] for texts in known]),
+    )
     return encoder, batch
 
 
@@ -42,11 +59,15 @@ def parameters_of(encoder):
 
 def learned(encoder, batch, encode, seed=7):
     torch.manual_seed(seed)
-    return value_and_gradient(objectives.contrastive(batch, encode, dot, 0.2), parameters_of(encoder))
+    return value_and_gradient(
+        objectives.contrastive(batch, encode, dot, 0.2), parameters_of(encoder)
+    )
 
 
 def direct(encoder, tokens, run=None):
-    """The micro-batches encoded one after the other, with nothing clever: what `in_chunks` must equal to the last bit."""
+    """The micro-batches encoded one after the other, with nothing clever: what `in_chunks` must
+    equal to the last bit.
+    """
 
     def encode(texts):
         ids = texts.identities.tolist()
@@ -56,7 +77,9 @@ def direct(encoder, tokens, run=None):
         vectors = {}
         for cut in cuts:
             part = texts.select(torch.tensor([first[row] for row in cut.tolist()]))
-            for row, vector in zip(cut.tolist(), run(encoder, part) if run else encoder(part), strict=True):
+            for row, vector in zip(
+                cut.tolist(), run(encoder, part) if run else encoder(part), strict=True
+            ):
                 vectors[distinct[row]] = vector
         return torch.stack([vectors[each] for each in ids])
 
@@ -75,21 +98,36 @@ class TestChunkedEqualsDirect:
             assert torch.equal(found[0], value)
             # Copies are summed in another order than in the twin above: rounding, and nothing else.
             assert alike(found, (value, gradient), TOLERANCE[dtype] / 10)
-        kept, replayed = (learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)) for recompute in (False, True))
+        kept, replayed = (
+            learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None))
+            for recompute in (False, True)
+        )
         assert torch.equal(kept[1], replayed[1])
-        assert not alike(learned(encoder, batch, in_chunks(encoder, tokens), seed=8), (value, gradient), 1e-3), "dropout is active"
+        assert not alike(
+            learned(encoder, batch, in_chunks(encoder, tokens), seed=8), (value, gradient), 1e-3
+        ), "dropout is active"
 
     def test_without_dropout_the_whole_batch_at_once(self, toy_folder, tokens, dtype):
         encoder, batch = encoder_and_batch(toy_folder, 0.0, dtype, recipe.FullTuning())
         wanted = learned(encoder, batch, encoder)
         for recompute in (False, True):
-            assert alike(learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)), wanted, TOLERANCE[dtype])
+            assert alike(
+                learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)),
+                wanted,
+                TOLERANCE[dtype],
+            )
 
 
 def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float64, recipe.FullTuning())
     wanted = learned(encoder, batch, in_chunks(encoder, 30))
-    forgetful = direct(encoder, 30, lambda encode, part: checkpoint(encode, part, use_reentrant=False, preserve_rng_state=False))
+    forgetful = direct(
+        encoder,
+        30,
+        lambda encode, part: checkpoint(
+            encode, part, use_reentrant=False, preserve_rng_state=False
+        ),
+    )
     value, gradient = learned(encoder, batch, forgetful)
     assert abs(value - wanted[0]) < 1e-12, "the value alone does not show it"
     assert not alike((value, gradient), wanted, 1e-3)
@@ -114,15 +152,23 @@ def test_recomputation_is_under_the_same_autocast(toy_folder):
         losses = []
         for recompute in (False, True):
             torch.manual_seed(7)
-            losses.append(objectives.contrastive(batch, in_chunks(encoder, 30, 0 if recompute else None), dot, 0.2))
+            losses.append(
+                objectives.contrastive(
+                    batch, in_chunks(encoder, 30, 0 if recompute else None), dot, 0.2
+                )
+            )
     kept, replayed = (value_and_gradient(loss, parameters_of(encoder)) for loss in losses)
     assert torch.equal(kept[0], replayed[0])
     assert torch.equal(kept[1], replayed[1])
-    assert not alike(kept, learned(encoder, batch, in_chunks(encoder, 30)), 1e-6), "autocast is active"
+    assert not alike(kept, learned(encoder, batch, in_chunks(encoder, 30)), 1e-6), (
+        "autocast is active"
+    )
 
 
 def test_the_backward_pass_leaves_the_random_state_as_it_is_without_recomputation(toy_folder):
-    """Else the next step's dropout, and so the whole loss curve, would depend on `machine.kept_tokens`."""
+    """Else the next step's dropout, and so the whole loss curve, would depend on
+    `machine.kept_tokens`.
+    """
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, recipe.FullTuning())
     states = []
     for recompute in (False, True):

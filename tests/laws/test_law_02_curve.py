@@ -1,7 +1,9 @@
-"""Law 2 over time: ten optimizer steps on 1, 2 and 4 ranks have the same loss curve, from the same samples in the same order.
+"""Law 2 over time: ten optimizer steps on 1, 2 and 4 ranks have the same loss curve, from the same
+samples in the same order.
 
-AdamW divides a gradient by its own size, so where a gradient is nothing but rounding, a weight still moves by the whole rate: in float32 rounding grows
-from step to step, the faster the higher the rate. In float64 nothing is left of that.
+AdamW divides a gradient by its own size, so where a gradient is nothing but rounding, a weight
+still moves by the whole rate: in float32 rounding grows from step to step, the faster the higher
+the rate. In float64 nothing is left of that.
 """
 
 from functools import partial
@@ -39,21 +41,53 @@ class Seen(BiEncoder):
 
 def curve(folder, tuning, dtype, rate):
     rows = Rows.of(
-        [Row(f"{row[0]} {copy}", row[1], tuple(row[2:]), source=f"rows:{8 * copy + number}") for copy in range(3) for number, row in enumerate(ROWS)]
+        [
+            Row(f"{row[0]} {copy}", row[1], tuple(row[2:]), source=f"rows:{8 * copy + number}")
+            for copy in range(3)
+            for number, row in enumerate(ROWS)
+        ]
     )
     encoder = encoder_of(folder, "dot", tuning, dtype)
-    make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(rows), negatives_per_query=2)
-    settings = OptimizerSettings(rate, rate, rate, 0.01, "cosine", warmup_steps=2, total_steps=STEPS)
+    make = partial(
+        collate,
+        tokenize=encoder.tokenize,
+        known_positives=known_positives(rows),
+        negatives_per_query=2,
+    )
+    settings = OptimizerSettings(
+        rate, rate, rate, 0.01, "cosine", warmup_steps=2, total_steps=STEPS
+    )
     loss = partial(contrastive, symmetric=True)
-    module = Seen(encoder, partial(in_chunks, encoder, 48, 100), loss, Temperature(0.1, learned=True).to(dtype), settings, dict)
+    module = Seen(
+        encoder,
+        partial(in_chunks, encoder, 48, 100),
+        loss,
+        Temperature(0.1, learned=True).to(dtype),
+        settings,
+        dict,
+    )
     module.seen = []
     plan = Plan("ddp", ranks(), 1, ranks(), None, "cpu") if ranks() > 1 else SINGLE
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), use_distributed_sampler=False, max_steps=STEPS, max_epochs=-1,
-        gradient_clip_val=1.0, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=ranks(),
+        strategy=lightning_strategy(plan, "cpu"),
+        use_distributed_sampler=False,
+        max_steps=STEPS,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(
-        module, datamodule=PairData(Steps(rows, make, seed=3, batch_size=BATCH, first=0, last=STEPS), from_rows(list(rows)[:2], "validation"))
+        module,
+        datamodule=PairData(
+            Steps(rows, make, seed=3, batch_size=BATCH, first=0, last=STEPS),
+            from_rows(list(rows)[:2], "validation"),
+        ),
     )
     return module.seen
 
@@ -63,7 +97,11 @@ def contrastive(batch, encode, temperature, symmetric):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-@pytest.mark.parametrize(("dtype", "rate", "tolerance"), [(torch.float64, 3e-3, 1e-9), (torch.float32, 5e-4, 1e-5)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "rate", "tolerance"),
+    [(torch.float64, 3e-3, 1e-9), (torch.float32, 5e-4, 1e-5)],
+    ids=["float64", "float32"],
+)
 def test_the_same_curve_and_the_same_samples(toy_folder, tuning, dtype, rate, tolerance):
     (alone,) = on_ranks(1, curve, toy_folder("bert"), tuning, dtype, rate)
     losses, samples = zip(*alone, strict=True)
@@ -77,7 +115,12 @@ def test_the_same_curve_and_the_same_samples(toy_folder, tuning, dtype, rate, to
 
 
 def test_another_order_would_be_seen(toy_folder):
-    """The curve tells batches apart: two of the same rows, differently composed, have different losses."""
+    """The curve tells batches apart: two of the same rows, differently composed, have different
+    losses.
+    """
     encoder = encoder_of(toy_folder("bert"), "dot", "full")
-    found = [float(objectives.contrastive(batch_of(encoder, rank, 2), encoder, dot, 0.1)["loss"]) for rank in range(2)]
+    found = [
+        float(objectives.contrastive(batch_of(encoder, rank, 2), encoder, dot, 0.1)["loss"])
+        for rank in range(2)
+    ]
     assert abs(found[0] - found[1]) > 1e-3

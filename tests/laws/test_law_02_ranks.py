@@ -1,7 +1,8 @@
-"""Law 2: W ranks equal one, in loss, gradient norm and gradient direction; every objective and score, ragged lengths, however it is cut.
+"""Law 2: W ranks equal one, in loss, gradient norm and gradient direction; every objective and
+score, ragged lengths, however it is cut.
 
-Here the mean over ranks is taken by hand, so what is tested is the engine alone. The same under the strategies that people run is in
-`tests/strategies`.
+Here the mean over ranks is taken by hand, so what is tested is the engine alone. The same under the
+strategies that people run is in `tests/strategies`.
 """
 
 import itertools
@@ -29,7 +30,9 @@ def gradients(folder, dtype, cases, spoil=None):
         if (score, tuning) not in encoders:
             encoders[score, tuning] = encoder_of(folder, score, tuning, dtype)
         encoder = encoders[score, tuning]
-        loss, gradient = gradient_of(encoder, batch_of(encoder, rank(), ranks()), objective, score, micro)
+        loss, gradient = gradient_of(
+            encoder, batch_of(encoder, rank(), ranks()), objective, score, micro
+        )
         if spoil is loss_times_ranks:
             gradient *= ranks()
         if ranks() > 1:
@@ -42,16 +45,26 @@ def gradients(folder, dtype, cases, spoil=None):
 @pytest.fixture(scope="module")
 def alone(toy_folder):
     """Of each case in float64: one process, the whole batch at once."""
-    return dict(zip(CASES, gradients(toy_folder("bert"), torch.float64, [(*case[:3], "whole") for case in CASES]), strict=True))
+    return dict(
+        zip(
+            CASES,
+            gradients(toy_folder("bert"), torch.float64, [(*case[:3], "whole") for case in CASES]),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_the_matrix_is_well_conditioned(toy_folder, tuning):
-    """No query token has two best document tokens to within float32's rounding: there its gradient jumps, and two right answers would differ."""
+    """No query token has two best document tokens to within float32's rounding: there its gradient
+    jumps, and two right answers would differ.
+    """
     encoder = encoder_of(toy_folder("bert"), "maxsim", tuning, torch.float64)
     batch = batch_of(encoder)
     queries, documents = encoder(batch.queries).detach(), encoder(batch.documents).detach()
-    scores = torch.einsum("q i d, c k d -> q i c k", queries, documents).masked_fill((documents == 0).all(2)[None, None], -torch.inf)
+    scores = torch.einsum("q i d, c k d -> q i c k", queries, documents).masked_fill(
+        (documents == 0).all(2)[None, None], -torch.inf
+    )
     best = scores.topk(2).values[~(queries == 0).all(2)]
     assert (best[..., 0] - best[..., 1]).min() > 1e-5
 
@@ -74,7 +87,11 @@ def test_ranks_equal_one(toy_folder, alone, count, dtype):
 
 def test_the_cases_differ(alone):
     """Else a gradient that ignores its case would pass."""
-    of_kind = {case: gradient for case, (_, gradient) in alone.items() if case[2:] == ("full", "partly kept")}
+    of_kind = {
+        case: gradient
+        for case, (_, gradient) in alone.items()
+        if case[2:] == ("full", "partly kept")
+    }
     alike = [[case for case in of_kind if case[1] == score] for score in ("dot", JOINT)]
     for one, other in itertools.chain(*(itertools.combinations(cases, 2) for cases in alike)):
         assert abs(likeness(of_kind[one], of_kind[other])[1]) > 1e-4, (one, other)
@@ -121,14 +138,26 @@ def traffic(folder):
     batch = batch_of(encoder, rank(), ranks())
     before = parallel.TRAFFIC.forward, parallel.TRAFFIC.backward
     gradient_of(encoder, batch, "contrastive", "dot", "whole")
-    return parallel.TRAFFIC.forward - before[0], parallel.TRAFFIC.backward - before[1], encoder.dimensions, len(batch.queries), batch
+    return (
+        parallel.TRAFFIC.forward - before[0],
+        parallel.TRAFFIC.backward - before[1],
+        encoder.dimensions,
+        len(batch.queries),
+        batch,
+    )
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_queries_travel_and_documents_stay(toy_folder, count):
     for forward, backward, dimensions, queries, _ in on_ranks(count, traffic, toy_folder("bert")):
         others = count - 1
-        vectors, partial_sums, positives = 4 * queries * dimensions, 4 * queries * count, 4 * queries
+        vectors, partial_sums, positives = (
+            4 * queries * dimensions,
+            4 * queries * count,
+            4 * queries,
+        )
         assert backward == others * (vectors + partial_sums + positives)
         names = forward - backward
-        assert 0 < names <= others * 8 * queries * 5, "and the identities of what is known to be right"
+        assert 0 < names <= others * 8 * queries * 5, (
+            "and the identities of what is known to be right"
+        )

@@ -1,7 +1,9 @@
-"""Law 2 under the strategies that people run: one step through Lightning on real processes has the gradient of one process.
+"""Law 2 under the strategies that people run: one step through Lightning on real processes has the
+gradient of one process.
 
-The gradient is read off the weights, before and after one step of plain gradient descent, so that everything on the way is in it. A covering part
-of the matrix runs always; with NEARFAR_WHOLE_MATRIX all of it, and that variable names the page its table is written to (`make test-all`).
+The gradient is read off the weights, before and after one step of plain gradient descent, so that
+everything on the way is in it. A covering part of the matrix runs always; with NEARFAR_WHOLE_MATRIX
+all of it, and that variable names the page its table is written to (`make test-all`).
 """
 
 import functools
@@ -12,7 +14,20 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from matrix import CASES as ALL
-from matrix import JOINT, MICRO_BATCHES, OBJECTIVES, SCORES, TAUGHT, TEMPERATURE, batch_of, encode_of, encoder_of, gradient_of, likeness, outcome_of
+from matrix import (
+    JOINT,
+    MICRO_BATCHES,
+    OBJECTIVES,
+    SCORES,
+    TAUGHT,
+    TEMPERATURE,
+    batch_of,
+    encode_of,
+    encoder_of,
+    gradient_of,
+    likeness,
+    outcome_of,
+)
 from ranks import on_ranks
 
 from trainer.collectives import rank, ranks
@@ -45,7 +60,9 @@ class OneStep(BiEncoder):
     """Plain gradient descent in place of AdamW."""
 
     def configure_optimizers(self):
-        return torch.optim.SGD([parameter for parameter in self.parameters() if parameter.requires_grad], lr=RATE)
+        return torch.optim.SGD(
+            [parameter for parameter in self.parameters() if parameter.requires_grad], lr=RATE
+        )
 
 
 def plan_of(kind):
@@ -59,9 +76,17 @@ def plan_of(kind):
 
 def trainer_of(plan):
     return lightning.Trainer(
-        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, "fp32", "cpu")],
-        use_distributed_sampler=False, max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=ranks(),
+        strategy=lightning_strategy(plan, "cpu"),
+        plugins=[lightning_precision(plan, "fp32", "cpu")],
+        use_distributed_sampler=False,
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def one_step(folder, kind, case, spoil=1.0):
@@ -79,14 +104,23 @@ def one_step(folder, kind, case, spoil=1.0):
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
     learned = objective not in ("margin-mse", *TAUGHT) and score != JOINT
     temperature = Temperature(TEMPERATURE, learned)
-    module = OneStep(encoder, functools.partial(in_chunks, encode_of(encoder, objective), **MICRO_BATCHES[micro]), loss, temperature, settings, dict)
+    module = OneStep(
+        encoder,
+        functools.partial(in_chunks, encode_of(encoder, objective), **MICRO_BATCHES[micro]),
+        loss,
+        temperature,
+        settings,
+        dict,
+    )
     before = full_weights(module)
     trainer = trainer_of(plan_of(kind))
     data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)
     trainer.fit(module, data)
     after = full_weights(module)
     gradient = [((before[name] - after[name]) / RATE).flatten().double() for name in before]
-    return seen[0], torch.cat(gradient if learned else [*gradient, torch.zeros(1, dtype=torch.float64)])
+    return seen[0], torch.cat(
+        gradient if learned else [*gradient, torch.zeros(1, dtype=torch.float64)]
+    )
 
 
 def by_dot(objective, batch, encode, temperature):
@@ -106,7 +140,10 @@ def unused(folder):
         dict,
     )
     try:
-        trainer_of(plan_of("ddp")).fit(module, torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None))
+        trainer_of(plan_of("ddp")).fit(
+            module,
+            torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None),
+        )
     except BadModel as error:
         return str(error)
     return "nothing"
@@ -159,7 +196,9 @@ def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
 def test_a_norm_behind_the_last_layer_is_there_for_the_first_layers_too(toy_folder, kind):
-    """ModernBERT's is called outside of the backbone, where sharded weights must have been gathered."""
+    """ModernBERT's is called outside of the backbone, where sharded weights must have been
+    gathered.
+    """
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     case = ("deep and nested", "dot", "full", "partly kept")
@@ -186,12 +225,21 @@ def test_a_weight_that_nothing_uses_is_refused(toy_folder):
 
 def page(rows):
     """The table, as docs/ holds it."""
-    head = "| objective | score | trained | micro-batches | strategy | ranks | norm ratio - 1 | turned by |\n|---|---|---|---|---|---|---|---|\n"
-    lines = [f"| {' | '.join(map(str, row[:6]))} | {row[6]:+.1e} | {row[7]:.1e} |\n" for row in rows]
-    worst = f"Of {len(rows)} cases, the worst norm is off by {max(abs(row[6]) for row in rows):.1e} and the worst direction by {max(row[7] for row in rows):.1e}.\n"
+    head = (
+        "| objective | score | trained | micro-batches | strategy | ranks | norm ratio - 1 | turned"
+        " by |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    lines = [
+        f"| {' | '.join(map(str, row[:6]))} | {row[6]:+.1e} | {row[7]:.1e} |\n" for row in rows
+    ]
+    worst = (
+        f"Of {len(rows)} cases, the worst norm is off by {max(abs(row[6]) for row in rows):.1e} and"
+        f" the worst direction by {max(row[7] for row in rows):.1e}.\n"
+    )
     return (
-        "# The gradient on every strategy\n\n"
-        "One optimizer step through Lightning on real gloo processes in float32, against the gradient of one process with the whole batch in float64. "
-        "`norm ratio - 1` and `turned by` (length of the difference of the two unit vectors) are 0 for equal gradients; float32 alone explains some 1e-6. "
-        "Written by `make test-all`.\n\n" + worst + "\n" + head + "".join(lines)
+        "# The gradient on every strategy\n\nOne optimizer step through Lightning on real gloo"
+        " processes in float32, against the gradient of one process with the whole batch in"
+        " float64. `norm ratio - 1` and `turned by` (length of the difference of the two unit"
+        " vectors) are 0 for equal gradients; float32 alone explains some 1e-6. Written by `make"
+        " test-all`.\n\n" + worst + "\n" + head + "".join(lines)
     )

@@ -1,4 +1,6 @@
-"""Law 3: padding changes nothing: neither a vector nor a gradient depends on what else is in the micro-batch."""
+"""Law 3: padding changes nothing: neither a vector nor a gradient depends on what else is in the
+micro-batch.
+"""
 
 import pytest
 import torch
@@ -14,11 +16,24 @@ def vectors_and_gradient(encoder: DenseEncoder, batches):
     found = torch.cat([encoder(batch) for batch in batches])
     weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view_as(found)
     (found * weights).sum().backward()
-    return found.detach(), torch.cat([parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None])
+    return found.detach(), torch.cat(
+        [
+            parameter.grad.flatten()
+            for parameter in encoder.parameters()
+            if parameter.grad is not None
+        ]
+    )
 
 
 def double(toy_folder, family, pooling):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), pooling=pooling, tuning=recipe.FullTuning(), document_prompt="Show "))
+    encoder = load_encoder(
+        recipe.Model(
+            backbone=str(toy_folder(family)),
+            pooling=pooling,
+            tuning=recipe.FullTuning(),
+            document_prompt="Show ",
+        )
+    )
     return encoder.double()
 
 
@@ -35,18 +50,24 @@ def test_padding_changes_no_vector_and_no_gradient(toy_folder, family, pooling, 
     apart, gradient_apart = vectors_and_gradient(encoder, alone)
     torch.testing.assert_close(together, apart, atol=1e-10, rtol=0)
     assert gradient_apart.norm() > 0.1
-    assert torch.nn.functional.cosine_similarity(gradient_together, gradient_apart, dim=0) > 1 - 1e-10
+    assert (
+        torch.nn.functional.cosine_similarity(gradient_together, gradient_apart, dim=0) > 1 - 1e-10
+    )
     torch.testing.assert_close(gradient_together.norm(), gradient_apart.norm(), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
 def test_a_forgotten_mask_would_be_seen(toy_folder, family):
-    """The planted error: attention to padding. If this did not change vectors, the law above would prove nothing."""
+    """The planted error: attention to padding. If this did not change vectors, the law above would
+    prove nothing.
+    """
     encoder = double(toy_folder, family, "cls")
     texts = encoder.tokenize(SENTENCES, "document")
     right = encoder(texts)
     backbone = encoder.backbone.forward
-    encoder.backbone.forward = lambda input_ids, attention_mask: backbone(input_ids, torch.ones_like(attention_mask))
+    encoder.backbone.forward = lambda input_ids, attention_mask: backbone(
+        input_ids, torch.ones_like(attention_mask)
+    )
     assert (encoder(texts) - right).abs().max() > 1e-3
 
 

@@ -1,4 +1,6 @@
-"""Law 4: the order of queries in a batch changes nothing, nor does the order of a query's negatives."""
+"""Law 4: the order of queries in a batch changes nothing, nor does the order of a query's
+negatives.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -12,14 +14,19 @@ from trainer.scores import dot
 
 OBJECTIVES = {
     "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.1)),
-    "symmetric": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.1, symmetric=True)),
+    "symmetric": (
+        full_batch,
+        partial(objectives.contrastive, score=dot, temperature=0.1, symmetric=True),
+    ),
     "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.1)),
     "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.3)),
 }
 
 
 def reordered(batch, order, candidates=None):
-    """The rows of a batch in another order; `candidates`: each query's own documents in another order too."""
+    """The rows of a batch in another order; `candidates`: each query's own documents in another
+    order too.
+    """
     each = batch.documents_per_query
     within = torch.arange(each) if candidates is None else torch.tensor(candidates)
     documents = (torch.tensor(list(order))[:, None] * each + within).flatten()
@@ -39,7 +46,8 @@ class TestOrder:
         make, objective = OBJECTIVES[name]
         encoder = SmallEncoder(dtype)
         return [
-            value_and_gradient(objective(batch, encoder), list(encoder.parameters())) for batch in (make(), *(change(make()) for change in changed))
+            value_and_gradient(objective(batch, encoder), list(encoder.parameters()))
+            for batch in (make(), *(change(make()) for change in changed))
         ]
 
     @pytest.mark.parametrize("order", [(5, 4, 3, 2, 1, 0), (2, 0, 1, 5, 3, 4)])
@@ -51,7 +59,10 @@ class TestOrder:
         if name == "cosent":
             pytest.skip("a graded pair has no negatives")
         before, after, wrong = self.results(
-            name, dtype, lambda batch: reordered(batch, range(6), (0, 2, 1)), lambda batch: reordered(batch, range(6), (1, 0, 2))
+            name,
+            dtype,
+            lambda batch: reordered(batch, range(6), (0, 2, 1)),
+            lambda batch: reordered(batch, range(6), (1, 0, 2)),
         )
         assert alike(after, before, TOLERANCE[dtype])
         assert not alike(wrong, before, 1e-3), "a negative in the place of the positive is seen"

@@ -1,4 +1,6 @@
-"""Law 6: equal scores give the log of the number of candidates, whatever the score, the temperature and the model."""
+"""Law 6: equal scores give the log of the number of candidates, whatever the score, the temperature
+and the model.
+"""
 
 import math
 
@@ -19,7 +21,10 @@ def same_vector(texts):
 @pytest.mark.parametrize("queries", [2, 5])
 @pytest.mark.parametrize("negatives", [0, 3])
 def test_contrastive(temperature, queries, negatives):
-    rows = [(f"q{'a' * row}", *(f"d{'b' * (4 * row + number)}" for number in range(1 + negatives))) for row in range(queries)]
+    rows = [
+        (f"q{'a' * row}", *(f"d{'b' * (4 * row + number)}" for number in range(1 + negatives)))
+        for row in range(queries)
+    ]
     loss = objectives.contrastive(batch_of(rows), same_vector, dot, temperature)
     assert loss["loss"].item() == pytest.approx(math.log(queries * (1 + negatives)), abs=1e-10)
 
@@ -32,7 +37,9 @@ def test_contrastive_in_both_directions():
 
 def test_what_is_excluded_is_no_candidate():
     batch = full_batch()
-    candidates = [sum(twins.is_candidate(batch, query, place) for place in range(18)) for query in range(6)]
+    candidates = [
+        sum(twins.is_candidate(batch, query, place) for place in range(18)) for query in range(6)
+    ]
     assert len(set(candidates)) > 1
     assert max(candidates) < 18
     loss = objectives.contrastive(batch, same_vector, dot, 0.1)
@@ -40,7 +47,9 @@ def test_what_is_excluded_is_no_candidate():
 
 
 def test_a_zero_in_place_of_minus_infinity_would_be_seen():
-    """Scores of 0.5 / 0.1 = 5, with the excluded ones at 0 in place of left out: not the log of the candidates."""
+    """Scores of 0.5 / 0.1 = 5, with the excluded ones at 0 in place of left out: not the log of the
+    candidates.
+    """
     excluded = twins.mask_of(full_batch())
     multiplied = torch.where(excluded, 0.0, 5.0).logsumexp(1) - 5.0
     wanted = (18 - excluded.sum(1)).log()
@@ -51,11 +60,15 @@ def test_cosent_counts_pairs_of_unequal_grade():
     batch = graded_batch()
     grades = batch.labels.flatten().tolist()
     unequal = sum(one > other for one in grades for other in grades)
-    assert objectives.cosent(batch, same_vector, dot, 0.1)["loss"].item() == pytest.approx(math.log(1 + unequal), abs=1e-10)
+    assert objectives.cosent(batch, same_vector, dot, 0.1)["loss"].item() == pytest.approx(
+        math.log(1 + unequal), abs=1e-10
+    )
 
 
 def test_triplet_costs_its_margin():
-    assert objectives.triplet(full_batch(), same_vector, dot, 0.3)["loss"].item() == pytest.approx(0.3, abs=1e-12)
+    assert objectives.triplet(full_batch(), same_vector, dot, 0.3)["loss"].item() == pytest.approx(
+        0.3, abs=1e-12
+    )
 
 
 def test_a_real_encoder_does_not_give_equal_scores():

@@ -1,4 +1,6 @@
-"""Law 7: a teacher equal to the student gives zero loss and zero gradient; a constant a query changes nothing."""
+"""Law 7: a teacher equal to the student gives zero loss and zero gradient; a constant a query
+changes nothing.
+"""
 
 import functools
 
@@ -12,8 +14,12 @@ from trainer.objectives import teachers as teaching
 from trainer.scores import dot, maxsim
 
 LESSONS = {
-    "batch": functools.partial(teaching.batch_distribution, temperature=0.2, teacher_temperature=0.2),
-    "candidates": functools.partial(teaching.candidate_distribution, temperature=0.2, teacher_temperature=0.2),
+    "batch": functools.partial(
+        teaching.batch_distribution, temperature=0.2, teacher_temperature=0.2
+    ),
+    "candidates": functools.partial(
+        teaching.candidate_distribution, temperature=0.2, teacher_temperature=0.2
+    ),
     "margins": teaching.margins,
 }
 
@@ -40,9 +46,18 @@ def test_another_teacher_is_something_to_learn(loss):
 @pytest.mark.parametrize("score", [dot, maxsim], ids=["dot", "maxsim"])
 class TestTheStudentAsItsOwnTeacher:
     def student(self, score):
-        """An encoder of one vector a text, or of three copies of it, turned, as if of three tokens."""
-        encoder, turn = SmallEncoder(), torch.linalg.qr(torch.randn(3, 6, 6, dtype=torch.float64))[0]
-        return encoder, encoder if score is dot else lambda texts: torch.einsum("t d, k e d -> t k e", encoder(texts), turn)
+        """An encoder of one vector a text, or of three copies of it, turned, as if of three
+        tokens.
+        """
+        encoder, turn = (
+            SmallEncoder(),
+            torch.linalg.qr(torch.randn(3, 6, 6, dtype=torch.float64))[0],
+        )
+        return encoder, (
+            encoder
+            if score is dot
+            else lambda texts: torch.einsum("t d, k e d -> t k e", encoder(texts), turn)
+        )
 
     @pytest.mark.parametrize("lesson", LESSONS)
     def test_nothing_to_learn(self, lesson, score):
@@ -55,7 +70,9 @@ class TestTheStudentAsItsOwnTeacher:
     @pytest.mark.parametrize("lesson", LESSONS)
     def test_another_teacher_is_something_to_learn(self, lesson, score):
         encoder, encode = self.student(score)
-        loss = LESSONS[lesson](full_batch(), encode, score, [same_as(encode, score), teacher_of(tokens=True)])
+        loss = LESSONS[lesson](
+            full_batch(), encode, score, [same_as(encode, score), teacher_of(tokens=True)]
+        )
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
         assert loss.item() > 1e-4
         assert gradient.norm() > 1e-3

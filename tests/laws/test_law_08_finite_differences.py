@@ -1,4 +1,6 @@
-"""Law 8: gradients equal finite differences: of every loss, of every objective down to the weights, and of a learned temperature."""
+"""Law 8: gradients equal finite differences: of every loss, of every objective down to the weights,
+and of a learned temperature.
+"""
 
 from functools import partial
 
@@ -18,10 +20,16 @@ from trainer.scores import dot, maxsim, own
 
 OBJECTIVES = {
     "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5)),
-    "symmetric": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5, symmetric=True)),
+    "symmetric": (
+        full_batch,
+        partial(objectives.contrastive, score=dot, temperature=0.5, symmetric=True),
+    ),
     "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.5)),
     "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.31)),
-    "distillation": (taught_batch, partial(objectives.distillation, score=dot, temperature=0.5, teacher_temperature=2.0)),
+    "distillation": (
+        taught_batch,
+        partial(objectives.distillation, score=dot, temperature=0.5, teacher_temperature=2.0),
+    ),
     "margin-mse": (taught_batch, partial(objectives.margin_mse, score=dot)),
 }
 
@@ -32,12 +40,17 @@ def scores_of(*shape):
 
 class TestLosses:
     def test_info_nce(self):
-        assert gradcheck(lambda scores: losses.info_nce(scores[:, 0], scores.logsumexp(1)), [scores_of(3, 4)])
+        assert gradcheck(
+            lambda scores: losses.info_nce(scores[:, 0], scores.logsumexp(1)), [scores_of(3, 4)]
+        )
 
     def test_cosent_and_its_temperature(self):
         temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
         labels = torch.tensor([2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-        assert gradcheck(lambda scores, temperature: losses.cosent(scores, labels, temperature), [scores_of(4), temperature])
+        assert gradcheck(
+            lambda scores, temperature: losses.cosent(scores, labels, temperature),
+            [scores_of(4), temperature],
+        )
 
     def test_triplet(self):
         assert gradcheck(partial(losses.triplet, margin=0.37), [scores_of(4, 3)])
@@ -61,7 +74,14 @@ class TestScores:
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
         def both(queries, documents, temperature):
-            found = log_partition(queries, documents, dot, temperature, excluding(torch.arange(50).reshape(5, 10) % 7 == 3), symmetric)
+            found = log_partition(
+                queries,
+                documents,
+                dot,
+                temperature,
+                excluding(torch.arange(50).reshape(5, 10) % 7 == 3),
+                symmetric,
+            )
             return found.of_queries, *([found.of_positives] if symmetric else [])
 
         assert gradcheck(both, [scores_of(5, 3), scores_of(10, 3), temperature])
@@ -70,7 +90,9 @@ class TestScores:
         excluded = torch.tensor([[False, True, False], [False, False, True]])
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         assert gradcheck(
-            lambda queries, documents, temperature: log_partition(queries, documents, dot, temperature, excluding(excluded)).of_queries,
+            lambda queries, documents, temperature: (
+                log_partition(queries, documents, dot, temperature, excluding(excluded)).of_queries
+            ),
             [scores_of(2, 3), scores_of(3, 3), temperature],
         )
 
@@ -82,7 +104,9 @@ def of_weights(objective, batch, wrap=lambda encoder: encoder):
 
     def loss(*weights):
         given = dict(zip(names, weights, strict=True))
-        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))["loss"]
+        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))[
+            "loss"
+        ]
 
     return loss, [parameter.detach().clone().requires_grad_() for parameter in encoder.parameters()]
 
@@ -97,14 +121,20 @@ class TestObjectives:
 
     def test_in_chunks_that_are_recomputed(self, name):
         make, objective = OBJECTIVES[name]
-        loss, weights = of_weights(objective, make(), lambda encode: in_chunks(encode, 20, kept_tokens=0))
+        loss, weights = of_weights(
+            objective, make(), lambda encode: in_chunks(encode, 20, kept_tokens=0)
+        )
         assert gradcheck(loss, weights, fast_mode=True)
 
     def test_detached_documents_would_be_seen(self, name):
         make, objective = OBJECTIVES[name]
         batch = make()
         loss, weights = of_weights(
-            objective, batch, lambda encode: lambda texts: encode(texts).detach() if texts is batch.documents else encode(texts)
+            objective,
+            batch,
+            lambda encode: (
+                lambda texts: encode(texts).detach() if texts is batch.documents else encode(texts)
+            ),
         )
         with pytest.raises(GradcheckError):
             gradcheck(loss, weights, fast_mode=True)

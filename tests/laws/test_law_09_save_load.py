@@ -1,4 +1,6 @@
-"""Law 9: saved and loaded, the vectors are the same; merged LoRA equals unmerged; LoRA changed something."""
+"""Law 9: saved and loaded, the vectors are the same; merged LoRA equals unmerged; LoRA changed
+something.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ TUNINGS = {
 def trained(folder, tuning, **more):
     """An encoder after two real optimizer steps."""
     encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=tuning, **more))
-    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
+    )
     for _ in range(2):
         encoder(encoder.tokenize(SENTENCES, "document"))[:, :5].sum().backward()
         optimizer.step()
@@ -35,17 +39,32 @@ def vectors(encoder, role="document"):
     return encoder.eval()(encoder.tokenize([*SENTENCES, ""], role))
 
 
-@pytest.mark.parametrize(("family", "tuning"), [(family, "lora") for family in FAMILIES] + [("bert", tuning) for tuning in TUNINGS])
+@pytest.mark.parametrize(
+    ("family", "tuning"),
+    [(family, "lora") for family in FAMILIES] + [("bert", tuning) for tuning in TUNINGS],
+)
 def test_saved_and_loaded_the_vectors_are_the_same(toy_folder, tmp_path, family, tuning):
-    encoder = trained(toy_folder(family), TUNINGS[tuning], projection_dimensions=16, query_prompt="List: ", document_max_length_tokens=9)
+    encoder = trained(
+        toy_folder(family),
+        TUNINGS[tuning],
+        projection_dimensions=16,
+        query_prompt="List: ",
+        document_max_length_tokens=9,
+    )
     before = vectors(encoder)
-    assert (before - vectors(load_encoder(recipe.Model(backbone=str(toy_folder(family)))))[:, :16]).abs().max() > 1e-2
+    assert (
+        before - vectors(load_encoder(recipe.Model(backbone=str(toy_folder(family)))))[:, :16]
+    ).abs().max() > 1e-2
     save_encoder(encoder, tmp_path / "model")
     again = read_encoder(str(tmp_path / "model"))
     assert again.contract == encoder.contract
     torch.testing.assert_close(vectors(again), before, atol=1e-5, rtol=0)
-    torch.testing.assert_close(vectors(again, "query"), vectors(encoder, "query"), atol=1e-5, rtol=0)
-    torch.testing.assert_close(vectors(encoder), before, atol=0, rtol=0, msg="saving changed the encoder that was saved")
+    torch.testing.assert_close(
+        vectors(again, "query"), vectors(encoder, "query"), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        vectors(encoder), before, atol=0, rtol=0, msg="saving changed the encoder that was saved"
+    )
 
 
 @pytest.mark.parametrize("tuning", [name for name in TUNINGS if name != "full"])
@@ -54,7 +73,9 @@ def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tun
     encoder.double()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     plain = read_encoder(str(toy_folder("bert"))).double()
-    plain.backbone.load_state_dict({name: value.double() for name, value in merged_state(encoder.backbone).items()})
+    plain.backbone.load_state_dict(
+        {name: value.double() for name, value in merged_state(encoder.backbone).items()}
+    )
     torch.testing.assert_close(vectors(plain), vectors(encoder), atol=1e-6, rtol=0)
     after = encoder.state_dict()
     assert before.keys() == after.keys()
@@ -62,7 +83,9 @@ def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tun
 
 
 def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
-    encoder = trained(toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: ")
+    encoder = trained(
+        toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: "
+    )
     save_encoder(encoder, tmp_path / "first")
     second = load_encoder(recipe.Model(backbone=str(tmp_path / "first")))
     torch.testing.assert_close(vectors(second), vectors(encoder), atol=1e-5, rtol=0)

@@ -1,4 +1,6 @@
-"""Law 11: 32 examples are memorised: every objective, all weights and LoRA, through the real module and Lightning."""
+"""Law 11: 32 examples are memorised: every objective, all weights and LoRA, through the real module
+and Lightning.
+"""
 
 import random
 
@@ -28,14 +30,20 @@ def rows_of(objective):
     if isinstance(objective, recipe.Cosent):
         return [Row(texts[row], texts[32 + row], labels=(float(row % 4),)) for row in range(32)]
     if isinstance(objective, TAUGHT):
-        return [Row(texts[row], texts[32 + row], (texts[64 + row],), labels=(1.0, 0.0)) for row in range(32)]
+        return [
+            Row(texts[row], texts[32 + row], (texts[64 + row],), labels=(1.0, 0.0))
+            for row in range(32)
+        ]
     return [Row(texts[row], texts[32 + row], (texts[64 + row],)) for row in range(32)]
 
 
 TAUGHT = recipe.Distillation | recipe.MarginMse
 OBJECTIVES = {
     "contrastive": ("bi_encoder", recipe.Contrastive(temperature=0.1)),
-    "symmetric": ("bi_encoder", recipe.Contrastive(temperature=0.1, symmetric=True, learn_temperature=True)),
+    "symmetric": (
+        "bi_encoder",
+        recipe.Contrastive(temperature=0.1, symmetric=True, learn_temperature=True),
+    ),
     "cosent": ("bi_encoder", recipe.Cosent(temperature=0.1)),
     "triplet": ("bi_encoder", recipe.Triplet(margin=0.3)),
     "distillation": ("bi_encoder", recipe.Distillation(temperature=0.1, teacher_temperature=0.1)),
@@ -43,7 +51,10 @@ OBJECTIVES = {
     "colbert": ("colbert", recipe.Contrastive(temperature=1.0)),
     # Many enough: a positive of which no token is retrieved has a score of zero and no gradient.
     "colbert, xtr": ("colbert", recipe.Contrastive(temperature=0.1, xtr_top_k=512)),
-    "colbert, distillation": ("colbert", recipe.Distillation(temperature=1.0, teacher_temperature=0.1)),
+    "colbert, distillation": (
+        "colbert",
+        recipe.Distillation(temperature=1.0, teacher_temperature=0.1),
+    ),
     "colbert, margin_mse": ("colbert", recipe.MarginMse()),
 }
 
@@ -53,9 +64,13 @@ def run_of(toy_folder, kind, objective, tuning, learning_rate):
         kind=kind,
         name="memory",
         model=recipe.Model(backbone=str(toy_folder("roberta")), tuning=tuning),
-        data=recipe.Data(train="none", negatives_per_query=0 if isinstance(objective, recipe.Cosent) else 1),
+        data=recipe.Data(
+            train="none", negatives_per_query=0 if isinstance(objective, recipe.Cosent) else 1
+        ),
         objective=objective,
-        optimization=recipe.Optimization(batch_size=32, learning_rate=learning_rate, weight_decay=0.0, warmup_steps=5),
+        optimization=recipe.Optimization(
+            batch_size=32, learning_rate=learning_rate, weight_decay=0.0, warmup_steps=5
+        ),
         machine=recipe.Machine(accelerator="cpu", precision="fp32", micro_batch_tokens=512),
     )
 
@@ -64,17 +79,30 @@ def trained(run, steps, encoder):
     """The encoder after so many steps of the one batch, and the batch."""
     rows = rows_of(run.objective)
     batch = collate(rows, encoder.tokenize, known_positives(rows), run.data.negatives_per_query)
-    texts = [side.select(torch.tensor([row])).tokens.tolist() for side in (batch.queries, batch.documents) for row in range(len(side))]
+    texts = [
+        side.select(torch.tensor([row])).tokens.tolist()
+        for side in (batch.queries, batch.documents)
+        for row in range(len(side))
+    ]
     assert len(set(map(tuple, texts))) == len(texts), "every text is another one to the model too"
     module = lightning_module(run, encoder, steps)
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet)
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, **quiet
+    )
     trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader([batch], batch_size=None))
     return batch
 
 
 def remembered(run, encoder, batch):
-    """The share of queries (of pairs of unequal grade, for CoSENT) that are answered as in training."""
+    """The share of queries (of pairs of unequal grade, for CoSENT) that are answered as in
+    training.
+    """
     score, objective = score_function(run), run.objective
     with torch.no_grad():
         queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
@@ -86,12 +114,18 @@ def remembered(run, encoder, batch):
         scores, grades = each[:, 0], batch.labels.flatten()
         ordered = grades[:, None] > grades[None, :]
         return float((scores[:, None] > scores[None, :])[ordered].float().mean())
-    if isinstance(objective, recipe.Triplet | TAUGHT):  # its own negative alone: another row's document is nothing it learns from
+    if isinstance(
+        objective, recipe.Triplet | TAUGHT
+    ):  # its own negative alone: another row's document is nothing it learns from
         return float((each[:, 0] > each[:, 1] + 0.25).float().mean())
-    return float((everything.argmax(1) == torch.arange(32) * batch.documents_per_query).float().mean())
+    return float(
+        (everything.argmax(1) == torch.arange(32) * batch.documents_per_query).float().mean()
+    )
 
 
-@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora(rank=16, alpha=32.0)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "tuning", [recipe.FullTuning(), recipe.Lora(rank=16, alpha=32.0)], ids=["full", "lora"]
+)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_32_examples_are_memorised(toy_folder, name, tuning):
     kind, objective = OBJECTIVES[name]

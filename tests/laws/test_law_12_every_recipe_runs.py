@@ -1,4 +1,6 @@
-"""Law 12: every recipe runs two steps on a toy model, by the way `nearfar fit` goes. That each loads, dumps and loads to itself is in test_recipes_folder."""
+"""Law 12: every recipe runs two steps on a toy model, by the way `nearfar fit` goes. That each
+loads, dumps and loads to itself is in test_recipes_folder.
+"""
 
 import json
 from pathlib import Path
@@ -16,13 +18,28 @@ from trainer.recipe.load import load_recipe
 from trainer.recipe.schema import FullTuning, Model
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-SUBJECTS = ("disk", "account", "region", "machine", "database", "vault", "network", "cluster", "secret", "image")
+SUBJECTS = (
+    "disk",
+    "account",
+    "region",
+    "machine",
+    "database",
+    "vault",
+    "network",
+    "cluster",
+    "secret",
+    "image",
+)
 VERBS = ("delete", "create", "list", "show")
 
 
 def training_file(objective: str, folder: Path) -> Path:
     """Forty rows as the recipe's objective wants them."""
-    pairs = [(f"{verb} {subject}", f"how to {verb} one {subject} {number}", number % 5) for number, subject in enumerate(SUBJECTS) for verb in VERBS]
+    pairs = [
+        (f"{verb} {subject}", f"how to {verb} one {subject} {number}", number % 5)
+        for number, subject in enumerate(SUBJECTS)
+        for verb in VERBS
+    ]
     path = folder / "train.jsonl"
     with path.open("w") as file:
         for number, (query, positive, grade) in enumerate(pairs):
@@ -62,10 +79,16 @@ def test_two_steps(path, tmp_path, toy_folder):
         overrides.append("matryoshka.dimensions=[32, 8]")
     if run.teacher is not None:
         load = load_encoder if run.teacher.kind == "vectors" else load_late_encoder
-        save_encoder(load(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning())), tmp_path / "teacher")
+        save_encoder(
+            load(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning())),
+            tmp_path / "teacher",
+        )
         overrides.append(f"teacher.models=[{tmp_path / 'teacher'}]")
     if run.kind == "cross_encoder":
-        overrides += ["objective.random_negatives=3", "model.document_max_length_tokens=64"]  # of four rows, for positions of the toy
+        overrides += [
+            "objective.random_negatives=3",
+            "model.document_max_length_tokens=64",
+        ]  # of four rows, for positions of the toy
     fit(path, overrides)
     folder = tmp_path / "runs" / run.name
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

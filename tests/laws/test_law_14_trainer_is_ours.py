@@ -1,4 +1,6 @@
-"""Law 14: the import name `trainer` belongs to this project and to no other distribution that happens to be installed."""
+"""Law 14: the import name `trainer` belongs to this project and to no other distribution that
+happens to be installed.
+"""
 
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -7,7 +9,8 @@ import trainer
 
 
 def test_trainer_comes_from_nearfar_alone():
-    # A checkout's own build metadata may be found beside the installed one: the name counts, not how often.
+    # A checkout's own build metadata may be found beside the installed one: the name counts, not
+    # how often.
     assert set(packages_distributions()["trainer"]) == {"nearfar"}
 
 

@@ -1,4 +1,6 @@
-"""Law 15: imports point down the layers of pyproject.toml, siblings do not know each other, and recipes import no torch."""
+"""Law 15: imports point down the layers of pyproject.toml, siblings do not know each other, and
+recipes import no torch.
+"""
 
 import shutil
 import subprocess
@@ -17,7 +19,9 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied_package(repository: Path, tmp_path: Path) -> Path:
     """A folder with a copy of the package and its contracts, to be spoilt."""
-    shutil.copytree(repository / "trainer", tmp_path / "trainer", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        repository / "trainer", tmp_path / "trainer", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(repository / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -30,10 +34,26 @@ def test_every_import_points_down(repository: Path):
 @pytest.mark.parametrize(
     ("file", "line", "reason"),
     [
-        ("batch.py", "from trainer.objectives import contrastive", "trainer.batch is not allowed to import trainer.objectives"),
-        ("data/order.py", "from trainer.models.parts import pooling", "trainer.data is not allowed to import trainer.models"),
-        ("recipe/schema.py", "def peek():\n    import torch", "trainer.recipe is not allowed to import torch"),
-        ("errors.py", "from trainer import batch", "trainer.errors is not allowed to import trainer.batch"),
+        (
+            "batch.py",
+            "from trainer.objectives import contrastive",
+            "trainer.batch is not allowed to import trainer.objectives",
+        ),
+        (
+            "data/order.py",
+            "from trainer.models.parts import pooling",
+            "trainer.data is not allowed to import trainer.models",
+        ),
+        (
+            "recipe/schema.py",
+            "def peek():\n    import torch",
+            "trainer.recipe is not allowed to import torch",
+        ),
+        (
+            "errors.py",
+            "from trainer import batch",
+            "trainer.errors is not allowed to import trainer.batch",
+        ),
         ("stray.py", "", "stray"),
     ],
     ids=["upwards", "siblings", "torch-in-recipe", "from-the-bottom", "no-layer"],

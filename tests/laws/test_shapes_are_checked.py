@@ -1,4 +1,6 @@
-"""The test run checks every shape annotation of the package: without this, a wrong annotation would never be noticed."""
+"""The test run checks every shape annotation of the package: without this, a wrong annotation would
+never be noticed.
+"""
 
 import jaxtyping
 import pytest

@@ -1,4 +1,6 @@
-"""Generated training pairs full of duplicates and twins, a job on them in one call, and the obvious twin of a miner."""
+"""Generated training pairs full of duplicates and twins, a job on them in one call, and the obvious
+twin of a miner.
+"""
 
 import json
 from functools import cache
@@ -16,7 +18,20 @@ from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, held
 from trainer.models.dense import read_encoder
 
-WORDS = ("delete", "disk", "create", "storage", "account", "show", "database", "machine", "list", "query", "region", "second")
+WORDS = (
+    "delete",
+    "disk",
+    "create",
+    "storage",
+    "account",
+    "show",
+    "database",
+    "machine",
+    "list",
+    "query",
+    "region",
+    "second",
+)
 LIMITLESS = {"percent_of_positive": 0.0}
 
 
@@ -30,7 +45,9 @@ def disguised(text, generator):
 
 
 def generated(seed, pairs=30, further=15):
-    """Training rows and further documents: queries with several positives, twins of positives and queries among all of them."""
+    """Training rows and further documents: queries with several positives, twins of positives and
+    queries among all of them.
+    """
     generator = np.random.default_rng(seed)
     rows, documents = [], []
     for _ in range(pairs):
@@ -38,19 +55,41 @@ def generated(seed, pairs=30, further=15):
             old = rows[generator.integers(len(rows))]
             query, positive = disguised(old.query, generator), phrase(generator)
         elif rows and generator.random() < 0.2:
-            query, positive = phrase(generator, 2), disguised(rows[generator.integers(len(rows))].positive, generator)
+            query, positive = (
+                phrase(generator, 2),
+                disguised(rows[generator.integers(len(rows))].positive, generator),
+            )
         else:
             query, positive = phrase(generator, 2), phrase(generator)
-        negatives = tuple(disguised(positive, generator) if generator.random() < 0.3 else phrase(generator) for _ in range(2))
+        negatives = tuple(
+            disguised(positive, generator) if generator.random() < 0.3 else phrase(generator)
+            for _ in range(2)
+        )
         rows.append(Row(query, positive, tuple(text for text in negatives if text != positive)))
     for _ in range(further):
         row = rows[generator.integers(len(rows))]
-        documents.append(disguised([row.positive, row.query, phrase(generator)][generator.integers(3)], generator))
+        documents.append(
+            disguised(
+                [row.positive, row.query, phrase(generator)][generator.integers(3)], generator
+            )
+        )
     return rows, documents
 
 
-def run_job(folder, rows, model, options, further=(), teacher=None, manifest=None, kind=read_encoder, **space):
-    """Lines, queries without negatives and the report of a job in `folder`, begun or gone on with."""
+def run_job(
+    folder,
+    rows,
+    model,
+    options,
+    further=(),
+    teacher=None,
+    manifest=None,
+    kind=read_encoder,
+    **space,
+):
+    """Lines, queries without negatives and the report of a job in `folder`, begun or gone on
+    with.
+    """
     job = WorkFolder(folder)
     stored = Rows.of(rows)
     manifest = manifest or {"model": str(model)}
@@ -89,16 +128,37 @@ def no_negatives(rows):
 
 
 def by_hand(rows, further, score, options: Options):
-    """Query to its negatives by the model, in the words of the definition; `score` gives that of two texts."""
-    documents = list(dict.fromkeys([*further, *(row.positive for row in rows), *(text for row in rows for text in row.negatives)]))
+    """Query to its negatives by the model, in the words of the definition; `score` gives that of
+    two texts.
+    """
+    documents = list(
+        dict.fromkeys(
+            [
+                *further,
+                *(row.positive for row in rows),
+                *(text for row in rows for text in row.negatives),
+            ]
+        )
+    )
     known, found = no_negatives(rows), {}
     for query in dict.fromkeys(row.query for row in rows):
         lowest = min(score(query, row.positive) for row in rows if row.query == query)
         free = [document for document in documents if form(document) not in known[form(query)]]
-        ranked = sorted(free, key=lambda document: -score(query, document))[options.skip_top : options.depth]
-        kept = [document for document in ranked if _allowed(score(query, document), lowest, options)]
+        ranked = sorted(free, key=lambda document: -score(query, document))[
+            options.skip_top : options.depth
+        ]
+        kept = [
+            document for document in ranked if _allowed(score(query, document), lowest, options)
+        ]
         if options.pick == "random":
-            draws = {document: int(drawn(np.array([identity(query)]), np.array([identity(document)]), options.seed)[0]) for document in kept}
+            draws = {
+                document: int(
+                    drawn(
+                        np.array([identity(query)]), np.array([identity(document)]), options.seed
+                    )[0]
+                )
+                for document in kept
+            }
             chosen = set(sorted(kept, key=draws.__getitem__)[: options.negatives])
             kept = [document for document in kept if document in chosen]
         found[query] = kept[: options.negatives]

@@ -1,4 +1,6 @@
-"""A short training run that mines its negatives anew, stopped and continued at will, on any number of ranks."""
+"""A short training run that mines its negatives anew, stopped and continued at will, on any number
+of ranks.
+"""
 
 import hashlib
 from functools import partial
@@ -31,14 +33,19 @@ BATCH, EVERY, STEPS, OWN = 8, 3, 8, 1
 AT = Boundaries(0, EVERY)
 OPTIONS = Options(negatives=3, depth=30, skip_top=1, percent_of_positive=0.0, margin=0.0)
 MADE, FURTHER = generated(seed=4, pairs=40)
-ROWS = Rows.of(Row(row.query, row.positive, row.negatives or ("no such thing",), source=f"rows:{number}") for number, row in enumerate(MADE))
+ROWS = Rows.of(
+    Row(row.query, row.positive, row.negatives or ("no such thing",), source=f"rows:{number}")
+    for number, row in enumerate(MADE)
+)
 
 
 class Watched(Refresh):
     """Remembers all weights before each span of steps."""
 
     def ready(self, steps, step):
-        self.weights = getattr(self, "weights", {}) | {step: full_weights(self._trainer.lightning_module, trained_only=False)}
+        self.weights = getattr(self, "weights", {}) | {
+            step: full_weights(self._trainer.lightning_module, trained_only=False)
+        }
         return super().ready(steps, step)
 
 
@@ -67,21 +74,40 @@ class Continued(lightning.Callback):
     def on_train_end(self, trainer, module):
         if ranks() == 1:
             self.left = {
-                "weights": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict(),
-                "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(), "refresh": self.refresh.state_dict(),
-            }  # fmt: skip
+                "weights": module.state_dict(),
+                "optimizer": trainer.optimizers[0].state_dict(),
+                "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+                "refresh": self.refresh.state_dict(),
+            }
 
 
 def plan_of(kind):
-    settings = deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test") if kind.startswith("zero") else None
+    settings = (
+        deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
+        if kind.startswith("zero")
+        else None
+    )
     return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings) if ranks() > 1 else SINGLE
 
 
 def train(
-    folder, backbone, first=0, stop=STEPS, checkpoint=None, kind="ddp", score="dot", micro=48, dtype=torch.float64, rate=1e-3,
-    boundaries=AT, options=OPTIONS, extra=(),
-):  # fmt: skip
-    """Steps `first` up to `stop` of `STEPS`: (losses, texts of each step, final weights, checkpoint, weights before each mining)."""
+    folder,
+    backbone,
+    first=0,
+    stop=STEPS,
+    checkpoint=None,
+    kind="ddp",
+    score="dot",
+    micro=48,
+    dtype=torch.float64,
+    rate=1e-3,
+    boundaries=AT,
+    options=OPTIONS,
+    extra=(),
+):
+    """Steps `first` up to `stop` of `STEPS`: (losses, texts of each step, final weights,
+    checkpoint, weights before each mining).
+    """
     on_first(
         lambda: (
             (folder / "task").mkdir(parents=True, exist_ok=True),
@@ -90,17 +116,43 @@ def train(
     )
     refresh = Watched(folder, read_task(folder / "task"), boundaries, options, OWN, micro)
     encoder = encoder_of(backbone, score, "full", dtype)
-    make = partial(collate, tokenize=encoder.tokenize, known_positives=known_positives(ROWS), negatives_per_query=OWN + options.negatives)
+    make = partial(
+        collate,
+        tokenize=encoder.tokenize,
+        known_positives=known_positives(ROWS),
+        negatives_per_query=OWN + options.negatives,
+    )
     loss = partial(_loss, score)
-    settings = OptimizerSettings(rate, rate, rate, 0.01, "cosine", warmup_steps=1, total_steps=STEPS)
-    module = Seen(encoder, partial(in_chunks, encoder, micro, 3 * micro), loss, Temperature(0.1, learned=False).to(dtype), settings, dict)
+    settings = OptimizerSettings(
+        rate, rate, rate, 0.01, "cosine", warmup_steps=1, total_steps=STEPS
+    )
+    module = Seen(
+        encoder,
+        partial(in_chunks, encoder, micro, 3 * micro),
+        loss,
+        Temperature(0.1, learned=False).to(dtype),
+        settings,
+        dict,
+    )
     module.seen = []
     plan, continued = plan_of(kind), Continued(refresh, checkpoint)
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=ranks(), strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, "fp32", "cpu")],
-        use_distributed_sampler=False, max_steps=stop - first, max_epochs=-1, gradient_clip_val=1.0, limit_val_batches=0, callbacks=[refresh, continued, *extra],
-        logger=[JsonlLogger(folder / "log.jsonl")], log_every_n_steps=1, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=ranks(),
+        strategy=lightning_strategy(plan, "cpu"),
+        plugins=[lightning_precision(plan, "fp32", "cpu")],
+        use_distributed_sampler=False,
+        max_steps=stop - first,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        callbacks=[refresh, continued, *extra],
+        logger=[JsonlLogger(folder / "log.jsonl")],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     steps = Steps(ROWS, make, seed=3, batch_size=BATCH, first=first, last=STEPS, refreshed=refresh)
     trainer.fit(module, datamodule=PairData(steps, from_rows(list(ROWS)[:2], "validation")))
     weights = full_weights(module)
@@ -109,9 +161,14 @@ def train(
 
 
 def _loss(score, batch, encode, temperature):
-    return objectives.contrastive(batch, encode, SCORES[score], temperature, filters=[objectives.repeated_positives])
+    return objectives.contrastive(
+        batch, encode, SCORES[score], temperature, filters=[objectives.repeated_positives]
+    )
 
 
 def mined(folder):
     """Name to sha256 of every file of every boundary."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("step-*/*"))}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("step-*/*"))
+    }

@@ -1,4 +1,6 @@
-"""A whole job on a real encoder: what is written, against the definition; what never is; and that it does not depend on how it was carried out."""
+"""A whole job on a real encoder: what is written, against the definition; what never is; and that
+it does not depend on how it was carried out.
+"""
 
 import json
 import sys
@@ -38,9 +40,16 @@ def late_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("late")
     make_marked_bert(folder / "bert")
     wishes = recipe.Model(
-        backbone=str(folder / "bert"), projection_dimensions=16, query_max_length_tokens=12, query_prompt="", document_prompt="",
-        late_interaction=recipe.LateInteraction(query_marker="", document_marker="", query_expansion=False), tuning=recipe.FullTuning(kind="full"),
-    )  # fmt: skip
+        backbone=str(folder / "bert"),
+        projection_dimensions=16,
+        query_max_length_tokens=12,
+        query_prompt="",
+        document_prompt="",
+        late_interaction=recipe.LateInteraction(
+            query_marker="", document_marker="", query_expansion=False
+        ),
+        tuning=recipe.FullTuning(kind="full"),
+    )
     save_encoder(load_late_encoder(wishes).eval(), folder / "model")
     return folder / "model"
 
@@ -60,7 +69,14 @@ def scorer(model):
 
 ROWS, FURTHER = generated(seed=4, pairs=40)
 ALL_LIMITS = Options(
-    negatives=9, depth=80, skip_top=1, margin=0.002, relative_margin=0.0021, percent_of_positive=99.7, min_score=0.95, max_score=0.975
+    negatives=9,
+    depth=80,
+    skip_top=1,
+    margin=0.002,
+    relative_margin=0.0021,
+    percent_of_positive=99.7,
+    min_score=0.95,
+    max_score=0.975,
 )
 
 
@@ -77,25 +93,47 @@ ALL_LIMITS = Options(
 def test_equal_to_the_definition(model, tmp_path, options):
     lines, without, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     wanted = by_hand(ROWS, FURTHER, scorer(model), options)
-    found = {line["query"]: line["negatives"] for line in lines} | {line["query"]: [] for line in without}
+    found = {line["query"]: line["negatives"] for line in lines} | {
+        line["query"]: [] for line in without
+    }
     assert found == wanted
     assert sum(map(len, found.values())) > 20
-    assert options.percent_of_positive == 0 or any(len(kept) < options.negatives for kept in wanted.values())  # the limits were met
-    assert {(line["query"], line["positive"]) for line in lines} == {(row.query, row.positive) for row in ROWS if wanted[row.query]}
+    assert options.percent_of_positive == 0 or any(
+        len(kept) < options.negatives for kept in wanted.values()
+    )  # the limits were met
+    assert {(line["query"], line["positive"]) for line in lines} == {
+        (row.query, row.positive) for row in ROWS if wanted[row.query]
+    }
     score = scorer(model)
     for line in lines:
         texts = [line["positive"], *line["negatives"]]
-        np.testing.assert_allclose(line["scores"], [score(line["query"], text) for text in texts], atol=2e-6)
+        np.testing.assert_allclose(
+            line["scores"], [score(line["query"], text) for text in texts], atol=2e-6
+        )
     assert report["queries"] == len(wanted)
-    assert report["queries_without_negatives"] == len(without) == sum(not kept for kept in wanted.values())
+    assert (
+        report["queries_without_negatives"]
+        == len(without)
+        == sum(not kept for kept in wanted.values())
+    )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10**6), pairs=st.integers(3, 40), pick=st.sampled_from(["top", "random"]))
-def test_no_known_positive_nor_a_twin_is_ever_a_negative(model, tmp_path_factory, seed, pairs, pick):
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    seed=st.integers(0, 10**6), pairs=st.integers(3, 40), pick=st.sampled_from(["top", "random"])
+)
+def test_no_known_positive_nor_a_twin_is_ever_a_negative(
+    model, tmp_path_factory, seed, pairs, pick
+):
     rows, further = generated(seed, pairs)
-    options = Options(negatives=9, bm25_negatives=9, random_negatives=9, depth=200, pick=pick, **LIMITLESS)
-    lines, _, report = run_job(tmp_path_factory.mktemp("job") / "job", rows, model, options, further)
+    options = Options(
+        negatives=9, bm25_negatives=9, random_negatives=9, depth=200, pick=pick, **LIMITLESS
+    )
+    lines, _, report = run_job(
+        tmp_path_factory.mktemp("job") / "job", rows, model, options, further
+    )
     known, seen = no_negatives(rows), 0
     for line in lines:
         assert len(line["scores"]) == 1 + len(line["negatives"]) > 1
@@ -103,7 +141,9 @@ def test_no_known_positive_nor_a_twin_is_ever_a_negative(model, tmp_path_factory
         assert not {form(text) for text in line["negatives"]} & known[form(line["query"])]
         seen += len(line["negatives"])
     assert seen >= 3 * len(lines) > 0
-    assert report["removed"]["known_positive_or_twin"] >= report["queries"]  # every query's own positive was met, so there was something to leave out
+    assert (
+        report["removed"]["known_positive_or_twin"] >= report["queries"]
+    )  # every query's own positive was met, so there was something to leave out
 
 
 def test_every_source_gives_what_was_asked_for(model, tmp_path):
@@ -112,7 +152,10 @@ def test_every_source_gives_what_was_asked_for(model, tmp_path):
     assert report["negatives"]["model"] == 0
     assert report["negatives"]["bm25"] > report["negatives"]["random"] > 0
     for line in lines:
-        shared = [set(line["query"].lower().split()) & set(form_words(text)) for text in line["negatives"][:1]]
+        shared = [
+            set(line["query"].lower().split()) & set(form_words(text))
+            for text in line["negatives"][:1]
+        ]
         assert report["negatives"]["bm25"] == 0 or any(shared) or len(line["negatives"]) <= 1
 
 
@@ -124,13 +167,24 @@ def test_random_negatives_depend_on_the_query_alone(model, tmp_path):
     options = Options(negatives=3, pick="random", seed=1, **LIMITLESS)
     one = run_job(tmp_path / "one", ROWS, model, options, FURTHER)[0]
     turned = run_job(tmp_path / "two", ROWS[::-1], model, options, FURTHER)[0]
-    other = run_job(tmp_path / "other", ROWS, model, Options(negatives=3, pick="random", seed=2, **LIMITLESS), FURTHER)[0]
-    as_sets = [{(line["query"], line["positive"]): set(line["negatives"]) for line in lines} for lines in (one, turned, other)]
+    other = run_job(
+        tmp_path / "other",
+        ROWS,
+        model,
+        Options(negatives=3, pick="random", seed=2, **LIMITLESS),
+        FURTHER,
+    )[0]
+    as_sets = [
+        {(line["query"], line["positive"]): set(line["negatives"]) for line in lines}
+        for lines in (one, turned, other)
+    ]
     assert as_sets[0] == as_sets[1] != as_sets[2]
 
 
 def test_shards_and_micro_batches_change_nothing(model, tmp_path, monkeypatch):
-    options = Options(negatives=3, bm25_negatives=1, random_negatives=1, pick="random", percent_of_positive=99.5)
+    options = Options(
+        negatives=3, bm25_negatives=1, random_negatives=1, pick="random", percent_of_positive=99.5
+    )
     whole = run_job(tmp_path / "whole", ROWS, model, options, FURTHER)
     monkeypatch.setattr("trainer.mining.spaces.QUERIES_A_SHARD", 7)
     for module in ("shard", "mine", "teacher"):
@@ -148,15 +202,26 @@ def test_shards_and_micro_batches_change_nothing(model, tmp_path, monkeypatch):
 
 def job_bytes(folder, model, kind, teacher_model):
     """What every rank runs."""
-    options = Options(negatives=2, bm25_negatives=1, random_negatives=1, depth=15, percent_of_positive=99.8)
-    teacher = (lambda task, work: space_of(read_encoder(str(teacher_model)), task, work / "teacher")) if teacher_model else None
+    options = Options(
+        negatives=2, bm25_negatives=1, random_negatives=1, depth=15, percent_of_positive=99.8
+    )
+    teacher = (
+        (lambda task, work: space_of(read_encoder(str(teacher_model)), task, work / "teacher"))
+        if teacher_model
+        else None
+    )
     for module in ("spaces", "shard", "mine", "teacher"):
         sys.modules[f"trainer.mining.{module}"].QUERIES_A_SHARD = 6
     run_job(folder, ROWS, model, options, FURTHER, teacher, kind=kind)
-    return [(folder / name).read_bytes() for name in ("train.jsonl", "without-negatives.jsonl", "report.json")]
+    return [
+        (folder / name).read_bytes()
+        for name in ("train.jsonl", "without-negatives.jsonl", "report.json")
+    ]
 
 
-@pytest.mark.parametrize("family", ["dense", "late interaction", "late interaction with a dense teacher"])
+@pytest.mark.parametrize(
+    "family", ["dense", "late interaction", "late interaction with a dense teacher"]
+)
 def test_two_ranks_write_the_same_bytes_as_one(model, late_model, tmp_path, family):
     which, kind = (model, read_encoder) if family == "dense" else (late_model, read_late_encoder)
     teacher = model if family.endswith("teacher") else None
@@ -167,21 +232,39 @@ def test_two_ranks_write_the_same_bytes_as_one(model, late_model, tmp_path, fami
 
 
 def test_a_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
-    lines, without, _ = run_job(tmp_path / "job", ROWS, late_model, Options(negatives=3, **LIMITLESS), FURTHER, kind=read_late_encoder)
+    lines, without, _ = run_job(
+        tmp_path / "job",
+        ROWS,
+        late_model,
+        Options(negatives=3, **LIMITLESS),
+        FURTHER,
+        kind=read_late_encoder,
+    )
     encoder = loaded(read_late_encoder, str(late_model))
 
     @cache
     def score(query, document):
-        asked, found = (encode_tokens(encoder, [text], role) for text, role in ((query, "query"), (document, "document")))
+        asked, found = (
+            encode_tokens(encoder, [text], role)
+            for text, role in ((query, "query"), (document, "document"))
+        )
         return float(top_k_maxsim(asked.padded(), found, 1)[0][0, 0])
 
     assert not without
     known = no_negatives(ROWS)
     documents = {text for row in ROWS for text in (row.positive, *row.negatives)} | set(FURTHER)
     for line in lines[:4]:
-        free = {text: score(line["query"], text) for text in documents if form(text) not in known[form(line["query"])]}
-        np.testing.assert_allclose(line["scores"][1:], sorted(free.values(), reverse=True)[:3], atol=1e-4)
-        np.testing.assert_allclose(line["scores"][1:], [free[text] for text in line["negatives"]], atol=1e-4)
+        free = {
+            text: score(line["query"], text)
+            for text in documents
+            if form(text) not in known[form(line["query"])]
+        }
+        np.testing.assert_allclose(
+            line["scores"][1:], sorted(free.values(), reverse=True)[:3], atol=1e-4
+        )
+        np.testing.assert_allclose(
+            line["scores"][1:], [free[text] for text in line["negatives"]], atol=1e-4
+        )
         assert line["scores"][0] == pytest.approx(score(line["query"], line["positive"]), abs=1e-4)
 
 
@@ -192,15 +275,26 @@ def test_a_teacher_rescores_and_its_scores_decide(model, toy_folder, tmp_path):
     other = toy_folder("mpnet")
     options = Options(negatives=4, depth=12, percent_of_positive=99.0)
     lines, without, _ = run_job(
-        tmp_path / "job", ROWS, model, options, FURTHER, lambda task, work: space_of(loaded(read_encoder, str(other)), task, work / "teacher")
+        tmp_path / "job",
+        ROWS,
+        model,
+        options,
+        FURTHER,
+        lambda task, work: space_of(loaded(read_encoder, str(other)), task, work / "teacher"),
     )
     taught, own = scorer(other), scorer(model)
     for line in lines:
         texts = [line["positive"], *line["negatives"]]
-        np.testing.assert_allclose(line["scores"], [taught(line["query"], text) for text in texts], atol=2e-6)
+        np.testing.assert_allclose(
+            line["scores"], [taught(line["query"], text) for text in texts], atol=2e-6
+        )
         lowest = min(taught(row.query, row.positive) for row in ROWS if row.query == line["query"])
         assert max(line["scores"][1:]) <= lowest - 0.01 * abs(lowest) + 2e-6
-    assert any(own(line["query"], text) > own(line["query"], line["positive"]) for line in lines for text in line["negatives"])
+    assert any(
+        own(line["query"], text) > own(line["query"], line["positive"])
+        for line in lines
+        for text in line["negatives"]
+    )
     assert lines
     assert without
 
@@ -209,7 +303,14 @@ def test_a_teacher_may_be_any_function_of_texts(model, tmp_path):
     def by_length(queries, documents):
         return [[float(len(text)) for text in texts] for texts in documents]
 
-    lines, _, _ = run_job(tmp_path / "job", ROWS, model, Options(negatives=2, **LIMITLESS), FURTHER, lambda task, work: of_texts(by_length, task))
+    lines, _, _ = run_job(
+        tmp_path / "job",
+        ROWS,
+        model,
+        Options(negatives=2, **LIMITLESS),
+        FURTHER,
+        lambda task, work: of_texts(by_length, task),
+    )
     for line in lines:
         assert line["scores"] == [len(text) for text in (line["positive"], *line["negatives"])]
 
@@ -218,15 +319,34 @@ def test_scores_that_are_not_finite_are_refused(model, tmp_path):
     def broken(queries, documents):
         return [[np.nan if "machine" in text else 1.0 for text in texts] for texts in documents]
 
-    with pytest.raises(BadModel, match=r"the teacher gives \d+ of \d+ pairs a score that is not finite, the first for the query '"):
-        run_job(tmp_path / "job", ROWS, model, Options(negatives=2), FURTHER, lambda task, work: of_texts(broken, task))
+    with pytest.raises(
+        BadModel,
+        match=(
+            r"the teacher gives \d+ of \d+ pairs a score that is not finite, the first for the"
+            r" query '"
+        ),
+    ):
+        run_job(
+            tmp_path / "job",
+            ROWS,
+            model,
+            Options(negatives=2),
+            FURTHER,
+            lambda task, work: of_texts(broken, task),
+        )
 
 
 # ---------------------------------------------------------------- what is left
 
 
 def test_queries_without_negatives_are_named_with_the_reason(model, tmp_path):
-    lines, without, report = run_job(tmp_path / "job", ROWS, model, Options(negatives=2, depth=20, percent_of_positive=99.5), FURTHER)
+    lines, without, report = run_job(
+        tmp_path / "job",
+        ROWS,
+        model,
+        Options(negatives=2, depth=20, percent_of_positive=99.5),
+        FURTHER,
+    )
     assert lines
     assert without
     assert not {line["query"] for line in lines} & {line["query"] for line in without}
@@ -238,9 +358,15 @@ def test_queries_without_negatives_are_named_with_the_reason(model, tmp_path):
 
 def test_nothing_left_at_all_is_an_error_that_names_queries(model, tmp_path):
     with pytest.raises(
-        BadData, match=r"no negative is left for any of the \d+ queries.*\n  '.+': 5 candidates in the range of ranks, removed: .*5 by min_score"
+        BadData,
+        match=(
+            r"no negative is left for any of the \d+ queries.*\n  '.+': 5 candidates in the range"
+            r" of ranks, removed: .*5 by min_score"
+        ),
     ):
-        run_job(tmp_path / "job", ROWS, model, Options(negatives=2, depth=5, min_score=2.0), FURTHER)
+        run_job(
+            tmp_path / "job", ROWS, model, Options(negatives=2, depth=5, min_score=2.0), FURTHER
+        )
     assert not (tmp_path / "job" / "report.json").exists()
     assert (tmp_path / "job" / "without-negatives.jsonl").exists()
 
@@ -249,16 +375,31 @@ def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
     options = Options(negatives=2, depth=30, **LIMITLESS)
     _, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     score, known = scorer(model), no_negatives(ROWS)
-    documents = list(dict.fromkeys([*FURTHER, *(row.positive for row in ROWS), *(text for row in ROWS for text in row.negatives)]))
+    documents = list(
+        dict.fromkeys(
+            [
+                *FURTHER,
+                *(row.positive for row in ROWS),
+                *(text for row in ROWS for text in row.negatives),
+            ]
+        )
+    )
     suspected = []
     for query in dict.fromkeys(row.query for row in ROWS):
         lowest = min(score(query, row.positive) for row in ROWS if row.query == query)
-        ranked = sorted((score(query, text) for text in documents if form(text) not in known[form(query)]), reverse=True)[:30]
+        ranked = sorted(
+            (score(query, text) for text in documents if form(text) not in known[form(query)]),
+            reverse=True,
+        )[:30]
         suspected += [found - lowest for found in ranked if found > lowest]
     assert report["suspected"]["candidates"] == len(suspected) > 0
     worst = report["worst"][0]
-    assert worst["candidate_score"] - worst["positive_score"] == pytest.approx(max(suspected), abs=4e-6)
-    assert score(worst["query"], worst["candidate"]) == pytest.approx(worst["candidate_score"], abs=2e-6)
+    assert worst["candidate_score"] - worst["positive_score"] == pytest.approx(
+        max(suspected), abs=4e-6
+    )
+    assert score(worst["query"], worst["candidate"]) == pytest.approx(
+        worst["candidate_score"], abs=2e-6
+    )
 
 
 def test_what_is_written_is_read_as_training_rows_with_a_score_of_each_candidate(model, tmp_path):
@@ -266,18 +407,32 @@ def test_what_is_written_is_read_as_training_rows_with_a_score_of_each_candidate
     rows = read_rows(str(tmp_path / "job" / "train.jsonl"))
     assert len(rows) == len(lines)
     for row, line in zip(rows, lines, strict=True):
-        assert (row.query, row.positive, list(row.negatives), list(row.labels)) == (*list(line.values())[:3], line["scores"])
+        assert (row.query, row.positive, list(row.negatives), list(row.labels)) == (
+            *list(line.values())[:3],
+            line["scores"],
+        )
 
 
 def test_low_scored_pairs_are_no_positives(model, tmp_path):
-    rows = [Row("delete disk", "disk delete", labels=(0.9,)), Row("delete disk", "create account", labels=(0.1,)), Row("show", "list", labels=(1.0,))]
+    rows = [
+        Row("delete disk", "disk delete", labels=(0.9,)),
+        Row("delete disk", "create account", labels=(0.1,)),
+        Row("show", "list", labels=(1.0,)),
+    ]
     lines, _, _ = run_job(tmp_path / "job", rows, model, Options(negatives=3, **LIMITLESS))
     assert [line["positive"] for line in lines] == ["disk delete", "list"]
     assert "create account" in lines[0]["negatives"]
 
 
 def test_the_report_is_one_json_object_that_says_what_it_was_made_with(model, tmp_path):
-    run_job(tmp_path / "job", ROWS, model, Options(negatives=2), FURTHER, manifest={"model": {"source": "m", "sha256": "ab"}})
+    run_job(
+        tmp_path / "job",
+        ROWS,
+        model,
+        Options(negatives=2),
+        FURTHER,
+        manifest={"model": {"source": "m", "sha256": "ab"}},
+    )
     report = json.loads((tmp_path / "job" / "report.json").read_text())
     assert report["made_with"] == {"model": {"source": "m", "sha256": "ab"}}
     assert not (tmp_path / "job" / "work").exists()

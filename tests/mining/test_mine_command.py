@@ -1,4 +1,6 @@
-"""`nearfar mine` as a person calls it: the whole way from a file to training on what came out; stopped and gone on with; what it refuses."""
+"""`nearfar mine` as a person calls it: the whole way from a file to training on what came out;
+stopped and gone on with; what it refuses.
+"""
 
 import json
 import multiprocessing
@@ -37,7 +39,13 @@ def model(toy_folder):
 def pairs(tmp_path):
     rows, _ = generated(seed=1, pairs=60)
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"query": row.query, "positive": row.positive, "negatives": row.negatives}) + "\n" for row in rows))
+    path.write_text(
+        "".join(
+            json.dumps({"query": row.query, "positive": row.positive, "negatives": row.negatives})
+            + "\n"
+            for row in rows
+        )
+    )
     return path
 
 
@@ -45,10 +53,21 @@ def as_beir(folder, rows, further):
     (folder / "qrels").mkdir(parents=True)
     texts = list(dict.fromkeys([*(row.positive for row in rows), *further]))
     queries = list(dict.fromkeys(row.query for row in rows))
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{at}", "title": "", "text": text}) + "\n" for at, text in enumerate(texts)))
-    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{at}", "text": text}) + "\n" for at, text in enumerate(queries)))
+    (folder / "corpus.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": f"d{at}", "title": "", "text": text}) + "\n"
+            for at, text in enumerate(texts)
+        )
+    )
+    (folder / "queries.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": f"q{at}", "text": text}) + "\n" for at, text in enumerate(queries)
+        )
+    )
     lines = [f"q{queries.index(row.query)}\td{texts.index(row.positive)}\t1" for row in rows]
-    (folder / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    (folder / "qrels" / "train.tsv").write_text(
+        "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
+    )
     return folder
 
 
@@ -56,7 +75,9 @@ EASY = ("--percent-of-positive", "99.9", "--negatives", "3")
 
 
 def test_a_file_of_pairs_becomes_a_file_of_negatives_that_training_reads(model, pairs, tmp_path):
-    said = call("mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--random-negatives", "1", "--report").output
+    said = call(
+        "mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--random-negatives", "1", "--report"
+    ).output
     lines = lines_of(tmp_path / "mined" / "train.jsonl")
     assert f"{len(lines):,} pairs with" in said
     assert sorted(path.name for path in (tmp_path / "mined").iterdir()) == [
@@ -66,12 +87,17 @@ def test_a_file_of_pairs_becomes_a_file_of_negatives_that_training_reads(model, 
         "train.jsonl",
         "without-negatives.jsonl",
     ]
-    for objective in ("{kind: distillation, temperature: 0.05}", "{kind: contrastive, temperature: 0.05}"):
+    for objective in (
+        "{kind: distillation, temperature: 0.05}",
+        "{kind: contrastive, temperature: 0.05}",
+    ):
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(
-            f"name: {objective[7:12]}\nkind: bi_encoder\nmodel: {{backbone: {model}, tuning: {{kind: full}}}}\nobjective: {objective}\n"
-            f"data: {{train: {tmp_path / 'mined' / 'train.jsonl'}, negatives_per_query: 2, validation_ratio: 0.2}}\n"
-            f"optimization: {{batch_size: 4, max_steps: 2, learning_rate: 1.0e-4}}\noutput: {tmp_path / 'runs'}\n"
+            f"name: {objective[7:12]}\nkind: bi_encoder\nmodel: {{backbone: {model}, tuning:"
+            f" {{kind: full}}}}\nobjective: {objective}\ndata: {{train:"
+            f" {tmp_path / 'mined' / 'train.jsonl'}, negatives_per_query: 2, validation_ratio:"
+            " 0.2}\noptimization: {batch_size: 4, max_steps: 2, learning_rate: 1.0e-4}\noutput:"
+            f" {tmp_path / 'runs'}\n"
         )
         call("fit", recipe)
         assert (tmp_path / "runs" / objective[7:12] / "model" / "modules.json").exists()
@@ -81,14 +107,18 @@ def test_a_beir_folder_is_mined_from_its_whole_corpus(model, tmp_path):
     rows, further = generated(seed=2, pairs=40)
     data = as_beir(tmp_path / "beir", rows, further)
     call("mine", model, data, "-o", tmp_path / "mined", *EASY)
-    written = {text for line in lines_of(tmp_path / "mined" / "train.jsonl") for text in line["negatives"]}
+    written = {
+        text for line in lines_of(tmp_path / "mined" / "train.jsonl") for text in line["negatives"]
+    }
     positives = {row.positive for row in rows}
     assert written & (set(further) - positives)
     assert written <= positives | set(further)
 
 
 def test_a_further_corpus_is_searched_too(model, pairs, tmp_path):
-    (tmp_path / "more.txt").write_text("".join(f"machine account number {'x' * at}\n" for at in range(1, 40)))
+    (tmp_path / "more.txt").write_text(
+        "".join(f"machine account number {'x' * at}\n" for at in range(1, 40))
+    )
     call(
         "mine",
         model,
@@ -104,13 +134,29 @@ def test_a_further_corpus_is_searched_too(model, pairs, tmp_path):
         "--percent-of-positive",
         0,
     )
-    assert any("number x" in text for line in lines_of(tmp_path / "mined" / "train.jsonl") for text in line["negatives"])
+    assert any(
+        "number x" in text
+        for line in lines_of(tmp_path / "mined" / "train.jsonl")
+        for text in line["negatives"]
+    )
 
 
 def test_the_page_is_safe_and_says_what_was_removed(model, tmp_path):
-    rows = [{"query": f"<script>alert({at})</script> {row.query}", "positive": f"{row.positive} <b>"} for at, row in enumerate(generated(3)[0])]
+    rows = [
+        {"query": f"<script>alert({at})</script> {row.query}", "positive": f"{row.positive} <b>"}
+        for at, row in enumerate(generated(3)[0])
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call("mine", model, tmp_path / "pairs.jsonl", "-o", tmp_path / "mined", "--percent-of-positive", 0, "--report")
+    call(
+        "mine",
+        model,
+        tmp_path / "pairs.jsonl",
+        "-o",
+        tmp_path / "mined",
+        "--percent-of-positive",
+        0,
+        "--report",
+    )
     page = (tmp_path / "mined" / "report.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;alert(" in page
@@ -157,21 +203,33 @@ def killed_at(owner, name, which, arguments):
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(model, pairs, tmp_path, monkeypatch, small_parts, instant):
+def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(
+    model, pairs, tmp_path, monkeypatch, small_parts, instant
+):
     arguments = ("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
     assert killed_at(*INSTANTS[instant], arguments) == -signal.SIGKILL
     assert not (tmp_path / "mined" / "report.json").exists()
     work = tmp_path / "mined" / "work"
-    vectors, finished = len(list(work.glob("model/*.npy"))), len(list(work.glob("shard-*[0-9].json")))
+    vectors, finished = (
+        len(list(work.glob("model/*.npy"))),
+        len(list(work.glob("shard-*[0-9].json"))),
+    )
     assert vectors == 5 if instant == "while encoding" else finished >= 1
     saved, mined = [], []
     save, mine_shard = spaces._save, Miner.mine
-    monkeypatch.setattr(spaces, "_save", lambda path, array: saved.append(path) or save(path, array))
-    monkeypatch.setattr(Miner, "mine", lambda self, number: mined.append(number) or mine_shard(self, number))
+    monkeypatch.setattr(
+        spaces, "_save", lambda path, array: saved.append(path) or save(path, array)
+    )
+    monkeypatch.setattr(
+        Miner, "mine", lambda self, number: mined.append(number) or mine_shard(self, number)
+    )
     call(*arguments)
     went_on = len(saved), len(mined)
     call("mine", model, pairs, "-o", tmp_path / "whole", *EASY)
-    assert went_on == (len(saved) - went_on[0] - vectors, len(mined) - went_on[1] - finished)  # what was there is not done again
+    assert went_on == (
+        len(saved) - went_on[0] - vectors,
+        len(mined) - went_on[1] - finished,
+    )  # what was there is not done again
     for name in ("train.jsonl", "without-negatives.jsonl", "report.json"):
         assert (tmp_path / "mined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -187,12 +245,18 @@ def test_a_finished_job_is_not_repeated(model, pairs, tmp_path):
 
 def test_another_job_in_the_folder_is_refused_with_what_changed(model, toy_folder, pairs, tmp_path):
     call("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
-    with pytest.raises(BadFolder, match=r"another job, finished: options.depth was 100, is 30. Give"):
+    with pytest.raises(
+        BadFolder, match=r"another job, finished: options.depth was 100, is 30. Give"
+    ):
         call("mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--depth", 30)
-    with pytest.raises(BadFolder, match=r"model was .*bert \(sha256 \w{8}\), is .*mpnet \(sha256 \w{8}\)"):
+    with pytest.raises(
+        BadFolder, match=r"model was .*bert \(sha256 \w{8}\), is .*mpnet \(sha256 \w{8}\)"
+    ):
         call("mine", toy_folder("mpnet"), pairs, "-o", tmp_path / "mined", *EASY)
     with pytest.raises(BadFolder, match=r"teacher was nothing, is .*mpnet"):
-        call("mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--teacher", toy_folder("mpnet"))
+        call(
+            "mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--teacher", toy_folder("mpnet")
+        )
     pairs.write_text(pairs.read_text() + '{"query": "one more", "positive": "answer"}\n')
     with pytest.raises(BadFolder, match=r"data was .*pairs.jsonl"):
         call("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
@@ -207,7 +271,10 @@ def test_another_job_in_the_folder_is_refused_with_what_changed(model, toy_folde
     ("options", "message"),
     [
         (("--negatives", 0), "no negatives are asked for"),
-        (("--negatives", 10, "--depth", 12, "--skip-top", 5), r"10 negatives cannot come from ranks 6 to 12"),
+        (
+            ("--negatives", 10, "--depth", 12, "--skip-top", 5),
+            r"10 negatives cannot come from ranks 6 to 12",
+        ),
         (("--min-score", 0.9, "--max-score", 0.1), "no score is both above"),
         (("--percent-of-positive", 120), "not between 0"),
         (("--relative-margin", 3), "between 0 and 1"),
@@ -240,7 +307,9 @@ def test_files_of_others_stay(model, pairs, tmp_path):
 
 
 def test_what_is_read_is_not_written_over(model, pairs, tmp_path):
-    """Nor removed by --replace before it is read, as where negatives are mined once more from those mined before."""
+    """Nor removed by --replace before it is read, as where negatives are mined once more from those
+    mined before.
+    """
     data = tmp_path / "mined" / "train.jsonl"
     data.parent.mkdir()
     data.write_bytes(pairs.read_bytes())
@@ -256,7 +325,10 @@ def test_what_is_read_is_not_written_over(model, pairs, tmp_path):
 
 def test_a_folder_that_another_process_works_in(model, pairs, tmp_path):
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl,os,sys,time; l=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT); fcntl.flock(l,fcntl.LOCK_EX); print(1,flush=True); time.sleep(60)",
+        [sys.executable, "-c", ("import fcntl,os,sys,time; "
+                                "l=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT); "
+                                "fcntl.flock(l,fcntl.LOCK_EX); print(1,flush=True); "
+                                "time.sleep(60)"),
          str(tmp_path / "lock")], stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -280,7 +352,18 @@ def test_a_single_document_is_no_corpus(model, tmp_path):
 
 def test_nothing_left_ends_with_code_2_and_names_a_query(model, pairs, tmp_path):
     ended = subprocess.run(
-        [sys.executable, "-m", "trainer", "mine", str(model), str(pairs), "-o", str(tmp_path / "mined"), "--min-score", "5"],
+        [
+            sys.executable,
+            "-m",
+            "trainer",
+            "mine",
+            str(model),
+            str(pairs),
+            "-o",
+            str(tmp_path / "mined"),
+            "--min-score",
+            "5",
+        ],
         capture_output=True,
         text=True,
     )
@@ -298,9 +381,20 @@ def test_nothing_left_ends_with_code_2_and_names_a_query(model, pairs, tmp_path)
 @pytest.mark.slow
 def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_path):
     arguments = ["trainer", "mine", str(model), str(pairs), *EASY, "--bm25-negatives", "1", "-o"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+    ]
     environ = {**os.environ, "ACCELERATE_USE_CPU": "True"}
-    for command in ([sys.executable, "-m", *arguments, str(tmp_path / "one")], [*launcher, *arguments, str(tmp_path / "two")]):
+    for command in (
+        [sys.executable, "-m", *arguments, str(tmp_path / "one")],
+        [*launcher, *arguments, str(tmp_path / "two")],
+    ):
         ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count("pairs with") == 1  # the first rank alone speaks
@@ -311,7 +405,9 @@ def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_p
 @pytest.mark.slow
 def test_a_cross_encoder_may_be_the_teacher_on_two_processes_too(model, pairs, tmp_path):
     torch.manual_seed(2)
-    save_encoder(load_cross_encoder(Model(backbone=str(model), tuning=FullTuning())), tmp_path / "cross")
+    save_encoder(
+        load_cross_encoder(Model(backbone=str(model), tuning=FullTuning())), tmp_path / "cross"
+    )
     arguments = [
         "trainer",
         "mine",
@@ -325,13 +421,34 @@ def test_a_cross_encoder_may_be_the_teacher_on_two_processes_too(model, pairs, t
         str(tmp_path / "cross"),
         "-o",
     ]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
-    for command in ([sys.executable, "-m", *arguments, str(tmp_path / "one")], [*launcher, *arguments, str(tmp_path / "two")]):
-        ended = subprocess.run(command, env={**os.environ, "ACCELERATE_USE_CPU": "True"}, capture_output=True, text=True, timeout=300)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+    ]
+    for command in (
+        [sys.executable, "-m", *arguments, str(tmp_path / "one")],
+        [*launcher, *arguments, str(tmp_path / "two")],
+    ):
+        ended = subprocess.run(
+            command,
+            env={**os.environ, "ACCELERATE_USE_CPU": "True"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "one" / "train.jsonl").read_bytes() == (tmp_path / "two" / "train.jsonl").read_bytes()
+    assert (tmp_path / "one" / "train.jsonl").read_bytes() == (
+        tmp_path / "two" / "train.jsonl"
+    ).read_bytes()
     lines = lines_of(tmp_path / "one" / "train.jsonl")
     encoder = read_cross_encoder(str(tmp_path / "cross"))
     for line in lines[:5]:
-        wanted = score_pairs(encoder, [(line["query"], text) for text in (line["positive"], *line["negatives"])])
+        wanted = score_pairs(
+            encoder, [(line["query"], text) for text in (line["positive"], *line["negatives"])]
+        )
         np.testing.assert_allclose(line["scores"], wanted, atol=2e-5)

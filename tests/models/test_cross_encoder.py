@@ -1,4 +1,6 @@
-"""Cross-encoders: pairs cut as the tokenizer itself cuts them, heads fresh or read, and folders of another kind refused by name."""
+"""Cross-encoders: pairs cut as the tokenizer itself cuts them, heads fresh or read, and folders of
+another kind refused by name.
+"""
 
 import json
 import shutil
@@ -16,14 +18,32 @@ from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
 from trainer.recipe import schema as recipe
 
-QUERIES = ("disk gone", "a storage account " * 9, "x", "", "naïve поиск", "what is [SEP] here", "every disk " * 4)
-DOCUMENTS = (SENTENCES[2] * 4, SENTENCES[0], "", "y", SENTENCES[1], SENTENCES[0], "list all machines " * 30)
+QUERIES = (
+    "disk gone",
+    "a storage account " * 9,
+    "x",
+    "",
+    "naïve поиск",
+    "what is [SEP] here",
+    "every disk " * 4,
+)
+DOCUMENTS = (
+    SENTENCES[2] * 4,
+    SENTENCES[0],
+    "",
+    "y",
+    SENTENCES[1],
+    SENTENCES[0],
+    "list all machines " * 30,
+)
 """Longer than a pair may be on either side, on both, empty, with a special token's name inside."""
 
 
 @pytest.fixture
 def bert_with_types(toy_folder, tmp_path):
-    """A BERT whose tokenizer says which part of a pair a token is of, as that of a real one does."""
+    """A BERT whose tokenizer says which part of a pair a token is of, as that of a real one
+    does.
+    """
     folder = tmp_path / "typed"
     shutil.copytree(toy_folder("bert"), folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -38,7 +58,9 @@ def made(folder, **more):
 
 
 def trained(encoder):
-    optimizer = torch.optim.AdamW([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
+    )
     for _ in range(2):
         optimizer.zero_grad()
         encoder(encoder.tokenize_pairs(QUERIES, DOCUMENTS)).pow(2).sum().backward()
@@ -51,7 +73,9 @@ def scores(encoder, queries=QUERIES, documents=DOCUMENTS):
     return encoder.eval()(encoder.tokenize_pairs(queries, documents))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "distilbert", "qwen2", "llama"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "modernbert", "distilbert", "qwen2", "llama"]
+)
 @pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora()], ids=["full", "lora"])
 def test_scores_are_not_rounded_under_autocast(toy_folder, family, tuning):
     encoder = made(toy_folder(family), tuning=tuning)
@@ -68,7 +92,9 @@ def test_scores_are_not_rounded_under_autocast(toy_folder, family, tuning):
 def test_pairs_are_the_tokenizer_s_own(toy_folder, family, length):
     encoder = made(toy_folder(family), document_max_length_tokens=length)
     texts = encoder.tokenize_pairs(QUERIES, DOCUMENTS)
-    wanted = encoder.tokenizer(list(QUERIES), list(DOCUMENTS), truncation="longest_first", max_length=length)["input_ids"]
+    wanted = encoder.tokenizer(
+        list(QUERIES), list(DOCUMENTS), truncation="longest_first", max_length=length
+    )["input_ids"]
     found = [ids.tolist() for ids in texts.tokens.split(texts.lengths.tolist())]
     assert found == [ids or [encoder.tokenizer.eos_token_id] for ids in wanted]
     assert max(map(len, found)) == length
@@ -76,13 +102,26 @@ def test_pairs_are_the_tokenizer_s_own(toy_folder, family, length):
 
 def test_the_second_part_has_its_own_token_type(bert_with_types):
     encoder = made(bert_with_types, document_max_length_tokens=40)
-    wanted = encoder.tokenizer(list(QUERIES), list(DOCUMENTS), truncation=True, max_length=40, padding=True, return_tensors="pt")
+    wanted = encoder.tokenizer(
+        list(QUERIES),
+        list(DOCUMENTS),
+        truncation=True,
+        max_length=40,
+        padding=True,
+        return_tensors="pt",
+    )
     texts = encoder.tokenize_pairs(QUERIES, DOCUMENTS)
     place = torch.arange(wanted["input_ids"].shape[1])
-    assert ((place >= texts.second[:, None]) & wanted["attention_mask"].bool()).long().equal(wanted["token_type_ids"])
+    assert (
+        ((place >= texts.second[:, None]) & wanted["attention_mask"].bool())
+        .long()
+        .equal(wanted["token_type_ids"])
+    )
     with torch.no_grad():
         plain = encoder.eval().backbone(**wanted).logits.squeeze(-1)
-        untyped = encoder.backbone(**{**wanted, "token_type_ids": torch.zeros_like(wanted["token_type_ids"])}).logits.squeeze(-1)
+        untyped = encoder.backbone(
+            **{**wanted, "token_type_ids": torch.zeros_like(wanted["token_type_ids"])}
+        ).logits.squeeze(-1)
     torch.testing.assert_close(scores(encoder), plain, atol=1e-5, rtol=0)
     assert (plain - untyped).abs().max() > 1e-2, "types matter"
     some = texts.select(torch.tensor([4, 1]))
@@ -99,7 +138,12 @@ def test_queries_are_cut_first_where_the_recipe_says_so(toy_folder):
 def test_no_pair_sees_another(toy_folder):
     encoder = made(toy_folder("bert"))
     together = scores(encoder)
-    alone = torch.cat([scores(encoder, [query], [document]) for query, document in zip(QUERIES, DOCUMENTS, strict=True)])
+    alone = torch.cat(
+        [
+            scores(encoder, [query], [document])
+            for query, document in zip(QUERIES, DOCUMENTS, strict=True)
+        ]
+    )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     assert together.std() > 1e-2
 
@@ -109,13 +153,27 @@ def test_a_fresh_head_is_drawn_from_the_seed(toy_folder):
     assert one.fresh_head
     torch.testing.assert_close(scores(one), scores(two), atol=0, rtol=0)
     torch.manual_seed(8)
-    assert (scores(load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert"))))) - scores(one)).abs().max() > 1e-3
+    assert (
+        scores(load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert"))))) - scores(one)
+    ).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora(rank=4), recipe.Lora(rank=4, dora=True)], ids=["full", "lora", "dora"])
+@pytest.mark.parametrize(
+    "tuning",
+    [recipe.FullTuning(), recipe.Lora(rank=4), recipe.Lora(rank=4, dora=True)],
+    ids=["full", "lora", "dora"],
+)
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, tuning):
-    encoder = trained(made(toy_folder(family), tuning=tuning, query_prompt="ask: ", query_max_length_tokens=20, document_max_length_tokens=30))
+    encoder = trained(
+        made(
+            toy_folder(family),
+            tuning=tuning,
+            query_prompt="ask: ",
+            query_max_length_tokens=20,
+            document_max_length_tokens=30,
+        )
+    )
     before, untrained = scores(encoder), scores(made(toy_folder(family)))
     check_adapter_learned(encoder)
     assert (before - untrained).abs().max() > 1e-2
@@ -131,17 +189,28 @@ def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, 
 
 def test_the_head_is_trained_whole_and_lies_beside_the_adapter(toy_folder, tmp_path, monkeypatch):
     encoder = made(toy_folder("bert"))
-    heads = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad and "lora_" not in name}
+    heads = {
+        name
+        for name, parameter in encoder.named_parameters()
+        if parameter.requires_grad and "lora_" not in name
+    }
     assert {name.removeprefix("backbone.base_model.model.") for name in heads} == {
         "classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"
     }  # fmt: skip
     assert all(encoder.is_head(name) for name in heads)
-    assert not any(encoder.is_head(name) for name, _ in encoder.named_parameters() if name not in heads)
+    assert not any(
+        encoder.is_head(name) for name, _ in encoder.named_parameters() if name not in heads
+    )
     before = scores(trained(encoder))
     save_encoder(encoder, tmp_path / "model")
     adapter = tmp_path / "model" / "adapter"
-    assert json.loads((adapter / "adapter_config.json").read_text())["modules_to_save"] == ["classifier", "bert.pooler"]
-    monkeypatch.setattr("trainer.models.cross_encoder.locate_public", lambda name: toy_folder("bert"))
+    assert json.loads((adapter / "adapter_config.json").read_text())["modules_to_save"] == [
+        "classifier",
+        "bert.pooler",
+    ]
+    monkeypatch.setattr(
+        "trainer.models.cross_encoder.locate_public", lambda name: toy_folder("bert")
+    )
     torch.testing.assert_close(scores(read_cross_encoder(str(adapter))), before, atol=1e-5, rtol=0)
 
 
@@ -171,7 +240,9 @@ class TestRefused:
 
     def test_a_cross_encoder_without_its_head(self, toy_folder, tmp_path):
         save_encoder(made(toy_folder("bert")), tmp_path / "model")
-        shutil.copy(toy_folder("bert") / "model.safetensors", tmp_path / "model" / "model.safetensors")
+        shutil.copy(
+            toy_folder("bert") / "model.safetensors", tmp_path / "model" / "model.safetensors"
+        )
         with pytest.raises(BadModel, match="classifier.*missing|missing.*classifier"):
             read_cross_encoder(str(tmp_path / "model"))
 

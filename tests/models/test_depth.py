@@ -1,4 +1,6 @@
-"""The first layers of a model are the model cut by hand, in every architecture: trained in one pass, saved, and loaded by others."""
+"""The first layers of a model are the model cut by hand, in every architecture: trained in one
+pass, saved, and loaded by others.
+"""
 
 import shutil
 import subprocess
@@ -45,22 +47,31 @@ def test_all_depths_at_once_are_the_models_cut_to_them(family, tuning, deep_fold
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
-    whole = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())).eval()
+    whole = load_encoder(
+        recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
+    ).eval()
     with torch.no_grad():
         wanted = AtDepths(whole, (2,))(whole.tokenize(SENTENCES, "document")).numpy()
     save_encoder(first_layers(read_encoder(str(deep_folder(family))), 2), tmp_path / "model")
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert theirs[0].auto_model.config.num_hidden_layers == 2
     assert np.abs(theirs.encode(list(SENTENCES)) - wanted).max() < 1e-5
-    assert np.abs(encode(read_encoder(str(tmp_path / "model")), SENTENCES, "document") - wanted).max() < 1e-5
+    assert (
+        np.abs(encode(read_encoder(str(tmp_path / "model")), SENTENCES, "document") - wanted).max()
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"projection_dimensions": 20}, {"static": recipe.Static(dimensions=24)}], ids=["no projection", "projection", "static"]
+    "model",
+    [{}, {"projection_dimensions": 20}, {"static": recipe.Static(dimensions=24)}],
+    ids=["no projection", "projection", "static"],
 )
 def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
     run = recipe.Recipe(
-        name="a", data=recipe.Data(train="t"), model=recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning(), **model)
+        name="a",
+        data=recipe.Data(train="t"),
+        model=recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning(), **model),
     )
     save_encoder(load_model(run), tmp_path / "model")
     layers = None if "static" in model else 3
@@ -75,7 +86,9 @@ def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path
     assert np.abs(encode(small, SENTENCES, "document") - wanted).max() < 1e-5
     if layers:
         assert depth_of(small) == layers
-    assert sum(each.numel() for each in small.parameters()) < sum(each.numel() for each in read_encoder(str(tmp_path / "model")).parameters())
+    assert sum(each.numel() for each in small.parameters()) < sum(
+        each.numel() for each in read_encoder(str(tmp_path / "model")).parameters()
+    )
 
 
 def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_path):
@@ -83,7 +96,11 @@ def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_pat
         cut(str(deep_folder("bert")), tmp_path / "small")
     with pytest.raises(BadFolder, match="exists already"):
         cut(str(deep_folder("bert")), tmp_path, 2)
-    run = recipe.Model(backbone=str(deep_folder("bert")), static=recipe.Static(dimensions=8), tuning=recipe.FullTuning())
+    run = recipe.Model(
+        backbone=str(deep_folder("bert")),
+        static=recipe.Static(dimensions=8),
+        tuning=recipe.FullTuning(),
+    )
     with pytest.raises(BadModel, match="no layers that could be left out"):
         depth_of(static_student(run))
 
@@ -96,7 +113,9 @@ def former(deep_folder, tmp_path):
 
 
 def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,7 +127,9 @@ def test_a_former_model_is_replaced_where_asked_for(family, deep_folder, former,
         cut(str(deep_folder(family)), former, depth, replace=True)
         new = read_encoder(str(former))
         assert (depth_of(new), new.dimensions) == (depth, 32)
-        assert [path.name for path in tmp_path.iterdir()] == ["small"], "nothing is left of the old one"
+        assert [path.name for path in tmp_path.iterdir()] == ["small"], (
+            "nothing is left of the old one"
+        )
 
 
 def test_an_empty_folder_and_one_that_is_not_there_are_taken_too(deep_folder, tmp_path):
@@ -124,11 +145,17 @@ def test_a_former_model_of_any_kind_is_replaced(kind, deep_folder, tmp_path):
     full = recipe.FullTuning()
     match kind:
         case "adapter":
-            saved = load_encoder(recipe.Model(backbone=backbone, projection_dimensions=8, tuning=recipe.Lora(rank=2)))
+            saved = load_encoder(
+                recipe.Model(backbone=backbone, projection_dimensions=8, tuning=recipe.Lora(rank=2))
+            )
         case "late":
-            saved = load_late_encoder(recipe.Model(backbone=backbone, projection_dimensions=8, tuning=full))
+            saved = load_late_encoder(
+                recipe.Model(backbone=backbone, projection_dimensions=8, tuning=full)
+            )
         case _:
-            saved = static_student(recipe.Model(backbone=backbone, static=recipe.Static(dimensions=8), tuning=full))
+            saved = static_student(
+                recipe.Model(backbone=backbone, static=recipe.Static(dimensions=8), tuning=full)
+            )
     save_encoder(saved, tmp_path / "small")
     cut(backbone, tmp_path / "small", 1, replace=True)
     assert depth_of(read_encoder(str(tmp_path / "small"))) == 1
@@ -138,7 +165,9 @@ def test_what_is_no_model_of_ours_is_not_replaced(deep_folder, former, tmp_path)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
-    with_thesis, inside, linked, half, damaged = (tmp_path / name for name in ("with-thesis", "inside", "linked", "half", "damaged"))
+    with_thesis, inside, linked, half, damaged = (
+        tmp_path / name for name in ("with-thesis", "inside", "linked", "half", "damaged")
+    )
     for copy in (with_thesis, inside, linked, half, damaged):
         shutil.copytree(former, copy)
     (with_thesis / "thesis.txt").write_text("mine")
@@ -153,10 +182,16 @@ def test_what_is_no_model_of_ours_is_not_replaced(deep_folder, former, tmp_path)
     shutil.copytree(deep_folder("bert"), plain)
     before = files_of(tmp_path)
     for place, message in {
-        mine: "holds 'thesis.txt'", with_thesis: "holds 'thesis.txt'", inside: "holds '1_Pooling/thesis.txt'", linked: "holds 'README.md'",
-        half: "not the whole folder", damaged: "not the whole folder", plain: "not the whole folder", tmp_path / "link": "a file or a link",
+        mine: "holds 'thesis.txt'",
+        with_thesis: "holds 'thesis.txt'",
+        inside: "holds '1_Pooling/thesis.txt'",
+        linked: "holds 'README.md'",
+        half: ("not the whole folder"),
+        damaged: ("not the whole folder"),
+        plain: ("not the whole folder"),
+        tmp_path / "link": ("a file or a link"),
         tmp_path / "file": "a file or a link",
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(BadFolder, match=message) as refused:
             cut(str(deep_folder("bert")), place, 1, replace=True)
         assert refused.value.exit_code == 2
@@ -175,10 +210,16 @@ def test_a_former_model_outlives_a_cut_that_fails_or_is_killed(deep_folder, form
     with pytest.raises(BadModel, match="5 layers were asked for"):
         cut(str(deep_folder("bert")), former, 5, replace=True)
     killed = (
-        "import os, sys, pathlib; from trainer.models import folder; from trainer.cli.cut import cut; "
-        "folder.move_into_place = lambda *_: os._exit(9); cut(sys.argv[1], pathlib.Path(sys.argv[2]), 1, replace=True)"
+        "import os, sys, pathlib; from trainer.models import folder; from trainer.cli.cut import"
+        " cut; folder.move_into_place = lambda *_: os._exit(9); cut(sys.argv[1],"
+        " pathlib.Path(sys.argv[2]), 1, replace=True)"
     )
-    assert subprocess.run([sys.executable, "-c", killed, str(deep_folder("bert")), str(former)], timeout=120).returncode == 9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", killed, str(deep_folder("bert")), str(former)], timeout=120
+        ).returncode
+        == 9
+    )
     assert files_of(former) == before
 
 
@@ -197,13 +238,24 @@ def test_a_folder_that_appears_meanwhile_is_not_taken(deep_folder, tmp_path, mon
 
 
 def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):
-    save_encoder(load_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=(0, 2, 3), tuning=recipe.FullTuning())), tmp_path / "model")
+    save_encoder(
+        load_encoder(
+            recipe.Model(
+                backbone=str(deep_folder("bert")), layers=(0, 2, 3), tuning=recipe.FullTuning()
+            )
+        ),
+        tmp_path / "model",
+    )
     assert first_layers(read_encoder(str(tmp_path / "model")), 2).contract.layers == (0, 2)
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_token_vectors_too(role, deep_folder):
-    encoder = load_late_encoder(recipe.Model(backbone=str(deep_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()))
+    encoder = load_late_encoder(
+        recipe.Model(
+            backbone=str(deep_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()
+        )
+    )
     texts = encoder.tokenize(SENTENCES, role)
     whole, shallow = AtDepths(encoder, (4, 2))(texts).chunk(2, -1)
     assert torch.allclose(whole, encoder(texts), atol=1e-6)
@@ -214,17 +266,27 @@ def test_token_vectors_too(role, deep_folder):
 def test_activation_checkpointing_changes_no_gradient(deep_folder):
     gradients = []
     for checkpointing in (False, True):
-        model = recipe.Model(backbone=str(deep_folder("modernbert")), tuning=recipe.FullTuning(), activation_checkpointing=checkpointing)
+        model = recipe.Model(
+            backbone=str(deep_folder("modernbert")),
+            tuning=recipe.FullTuning(),
+            activation_checkpointing=checkpointing,
+        )
         encoder = load_encoder(model)
         AtDepths(encoder, DEPTHS)(encoder.tokenize(SENTENCES, "query"))[:, ::7].sum().backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()])
+        )
     assert gradients[0].norm() > 0
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
 
 
 def test_an_architecture_with_more_behind_its_layers_is_refused(deep_folder):
-    encoder = load_encoder(recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning()))
-    encoder.backbone.encoder.register_forward_hook(lambda _, given, made: made.__class__(last_hidden_state=2 * made.last_hidden_state))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning())
+    )
+    encoder.backbone.encoder.register_forward_hook(
+        lambda _, given, made: made.__class__(last_hidden_state=2 * made.last_hidden_state)
+    )
     with pytest.raises(BadModel, match="does more behind its last layer"):
         AtDepths(encoder, (4, 2))
 

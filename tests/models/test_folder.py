@@ -15,7 +15,9 @@ from trainer.recipe.schema import FullTuning, Lora, Model
 
 @pytest.fixture
 def encoder(toy_folder):
-    return load_encoder(Model(backbone=str(toy_folder("bert")), query_prompt="List ", tuning=Lora(rank=2)))
+    return load_encoder(
+        Model(backbone=str(toy_folder("bert")), query_prompt="List ", tuning=Lora(rank=2))
+    )
 
 
 def change(path, **values):
@@ -35,12 +37,16 @@ def test_a_folder_that_exists_is_not_written_over(encoder, tmp_path):
 def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "model")
     before = {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    encoder.contract = encoder.contract.model_copy(update={"tokenizer_fingerprint": "0"})  # found out last, when all is written
+    encoder.contract = encoder.contract.model_copy(
+        update={"tokenizer_fingerprint": "0"}
+    )  # found out last, when all is written
     with pytest.raises(BadModel, match="does not come back from its own files"):
         save_encoder(encoder, tmp_path / "model", replace=True)
     with pytest.raises(BadModel, match="does not come back from its own files"):
         save_encoder(encoder, tmp_path / "new" / "model")
-    assert {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()
+    } == before
     assert [path.name for path in (tmp_path / "new").iterdir()] == []
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -48,26 +54,36 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_
 def test_the_final_name_appears_only_when_every_byte_is_on_the_disk(encoder, tmp_path, monkeypatch):
     synced = []
     original = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((tmp_path / "model").exists()) or original(handle))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append((tmp_path / "model").exists()) or original(handle)
+    )
     save_encoder(encoder, tmp_path / "model")
     assert len(synced) > 10
-    assert synced.index(True) == len(synced) - 1, "only the parent's own entry is synced after the rename"
+    assert synced.index(True) == len(synced) - 1, (
+        "only the parent's own entry is synced after the rename"
+    )
 
 
-def test_no_folder_of_this_machine_and_no_training_setting_is_written(encoder, toy_folder, tmp_path):
+def test_no_folder_of_this_machine_and_no_training_setting_is_written(
+    encoder, toy_folder, tmp_path
+):
     save_encoder(encoder, tmp_path / "model")
     where = str(toy_folder("bert").parent).encode()
     for path in (path for path in (tmp_path / "model").rglob("*") if path.is_file()):
         assert where not in path.read_bytes(), path
         assert str(tmp_path).encode() not in path.read_bytes(), path
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["hidden_dropout_prob"] == 0.1, "the backbone's own dropout, not that of the recipe"
+    assert config["hidden_dropout_prob"] == 0.1, (
+        "the backbone's own dropout, not that of the recipe"
+    )
     assert "nearfar" not in (tmp_path / "model" / "config.json").read_text()
 
 
 def test_a_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
     evil = "```\n<script>alert(1)</script> [x](javascript:1)\n---\n"
-    save_encoder(load_encoder(Model(backbone=str(toy_folder("bert")), query_prompt=evil)), tmp_path / "model")
+    save_encoder(
+        load_encoder(Model(backbone=str(toy_folder("bert")), query_prompt=evil)), tmp_path / "model"
+    )
     card = (tmp_path / "model" / "README.md").read_text()
     assert "<script" not in card
     assert card.count("```") == 4
@@ -107,23 +123,38 @@ def test_the_recipe_wins_over_the_folder(encoder, tmp_path):
         tuning=FullTuning(),
     )
     contract = load_encoder(model).contract
-    assert (contract.pooling, contract.normalize, contract.query_prompt, contract.document_prompt) == ("cls", False, "", "Show ")
-    assert (contract.document_max_length_tokens, contract.query_max_length_tokens, contract.dimensions) == (9, 64, 8)
+    assert (
+        contract.pooling,
+        contract.normalize,
+        contract.query_prompt,
+        contract.document_prompt,
+    ) == ("cls", False, "", "Show ")
+    assert (
+        contract.document_max_length_tokens,
+        contract.query_max_length_tokens,
+        contract.dimensions,
+    ) == (9, 64, 8)
     kept = load_encoder(Model(backbone=str(tmp_path / "model"))).contract
     assert (kept.pooling, kept.query_prompt) == ("mean", "List ")
 
 
 def test_vectors_are_float32_under_autocast_and_when_not_normalised(toy_folder):
     for normalize in (True, False):
-        encoder = load_encoder(Model(backbone=str(toy_folder("bert")), normalize=normalize, projection_dimensions=8))
+        encoder = load_encoder(
+            Model(backbone=str(toy_folder("bert")), normalize=normalize, projection_dimensions=8)
+        )
         texts = encoder.tokenize(SENTENCES, "query")
         with torch.autocast("cpu", torch.bfloat16):
             assert encoder(texts).dtype == torch.float32
 
 
 def test_target_modules_that_do_not_exist_are_named(toy_folder):
-    with pytest.raises(BadModel, match=r"has no layer 'q_proj'; its linear layers end in dense, key, query, value"):
-        load_encoder(Model(backbone=str(toy_folder("bert")), tuning=Lora(target_modules=("q_proj",))))
+    with pytest.raises(
+        BadModel, match=r"has no layer 'q_proj'; its linear layers end in dense, key, query, value"
+    ):
+        load_encoder(
+            Model(backbone=str(toy_folder("bert")), tuning=Lora(target_modules=("q_proj",)))
+        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

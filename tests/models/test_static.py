@@ -1,4 +1,6 @@
-"""A static model: made from a transformer, saved, and loaded by sentence-transformers with the same vectors; and its own models read here."""
+"""A static model: made from a transformer, saved, and loaded by sentence-transformers with the same
+vectors; and its own models read here.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,11 @@ TEXTS = [*SENTENCES, "disk", "unheard-of words, and an emoji 🙂", "a " * 600]
 
 
 def model_of(folder, **settings):
-    return recipe.Model(backbone=str(folder), static=recipe.Static(dimensions=12, **settings), tuning=recipe.FullTuning())
+    return recipe.Model(
+        backbone=str(folder),
+        static=recipe.Static(dimensions=12, **settings),
+        tuning=recipe.FullTuning(),
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "qwen2"])
@@ -30,7 +36,12 @@ def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_pa
     save_encoder(encoder, tmp_path / "model")
     vectors = encode(encoder, TEXTS, "document")
     assert vectors.shape == (len(TEXTS), 12)
-    assert np.abs(SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS) - vectors).max() < 1e-5
+    assert (
+        np.abs(
+            SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS) - vectors
+        ).max()
+        < 1e-5
+    )
     again = read_encoder(str(tmp_path / "model"))
     assert np.abs(encode(again, TEXTS, "document") - vectors).max() < 1e-6
     assert again.contract == encoder.contract
@@ -60,7 +71,9 @@ def test_the_table_keeps_what_principal_components_keep():
     share = 1 / torch.arange(2.0, 52.0)
     weights = (1e-4 / (1e-4 + share / share.sum()))[:, None]
     centred = vectors - vectors.mean(0)
-    assert torch.allclose(((table / weights) @ (table / weights).T)[1:, 1:], (centred @ centred.T)[1:, 1:], atol=1e-3)
+    assert torch.allclose(
+        ((table / weights) @ (table / weights).T)[1:, 1:], (centred @ centred.T)[1:, 1:], atol=1e-3
+    )
     assert not table[0].any()
 
 
@@ -73,24 +86,41 @@ def test_is_trained_by_any_objective(toy_folder):
 
 
 def test_a_model_of_sentence_transformers_own_is_read_and_trained_on(tmp_path):
-    theirs = SentenceTransformer(modules=[StaticEmbedding(word_pieces(), embedding_dim=10)], device="cpu")
+    theirs = SentenceTransformer(
+        modules=[StaticEmbedding(word_pieces(), embedding_dim=10)], device="cpu"
+    )
     theirs.save(str(tmp_path / "model"))
     texts = list(SENTENCES)
-    assert np.abs(encode(read_encoder(str(tmp_path / "model")), texts, "query") - theirs.encode(texts)).max() < 1e-5
-    trained = load_encoder(recipe.Model(backbone=str(tmp_path / "model"), tuning=recipe.FullTuning()))
+    assert (
+        np.abs(
+            encode(read_encoder(str(tmp_path / "model")), texts, "query") - theirs.encode(texts)
+        ).max()
+        < 1e-5
+    )
+    trained = load_encoder(
+        recipe.Model(backbone=str(tmp_path / "model"), tuning=recipe.FullTuning())
+    )
     assert trained.contract.normalize, "compared by cosine, so trained with it"
 
 
 class TestRefused:
     def test_more_dimensions_than_there_are(self, toy_folder):
-        model = recipe.Model(backbone=str(toy_folder("bert")), static=recipe.Static(dimensions=64), tuning=recipe.FullTuning())
+        model = recipe.Model(
+            backbone=str(toy_folder("bert")),
+            static=recipe.Static(dimensions=64),
+            tuning=recipe.FullTuning(),
+        )
         with pytest.raises(BadModel, match="have 32 numbers"):
             static_student(model)
 
     def test_a_table_of_a_table(self, toy_folder, tmp_path):
         save_encoder(static_student(model_of(toy_folder("bert"))), tmp_path / "model")
         with pytest.raises(BadModel, match="is a static model already"):
-            load_model(recipe.Recipe(name="a", model=model_of(tmp_path / "model"), data=recipe.Data(train="t")))
+            load_model(
+                recipe.Recipe(
+                    name="a", model=model_of(tmp_path / "model"), data=recipe.Data(train="t")
+                )
+            )
 
     def test_other_weights_in_the_folder(self, toy_folder, tmp_path):
         from safetensors.torch import save_file

@@ -15,18 +15,33 @@ from trainer.recipe.schema import Model
 
 
 def lists(texts):
-    return [texts.tokens[start:stop].tolist() for start, stop in zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)]
+    return [
+        texts.tokens[start:stop].tolist()
+        for start, stop in zip(texts.offsets[:-1].tolist(), texts.offsets[1:].tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
 def test_ids_are_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, family):
-    model = Model(backbone=str(toy_folder(family)), query_prompt="Show: ", query_max_length_tokens=12, document_max_length_tokens=20)
+    model = Model(
+        backbone=str(toy_folder(family)),
+        query_prompt="Show: ",
+        query_max_length_tokens=12,
+        document_max_length_tokens=20,
+    )
     encoder, plain = load_encoder(model), AutoTokenizer.from_pretrained(toy_folder(family))
     texts = [*SENTENCES, "", "  \n", "disk " * 100]
     queries, documents = encoder.tokenize(texts, "query"), encoder.tokenize(texts, "document")
-    assert lists(queries) == plain(["Show: " + text for text in texts], truncation=True, max_length=12)["input_ids"]
+    assert (
+        lists(queries)
+        == plain(["Show: " + text for text in texts], truncation=True, max_length=12)["input_ids"]
+    )
     assert lists(documents) == plain(texts, truncation=True, max_length=20)["input_ids"]
-    assert queries.identities.tolist() == documents.identities.tolist() == [identity(text) for text in texts]
+    assert (
+        queries.identities.tolist()
+        == documents.identities.tolist()
+        == [identity(text) for text in texts]
+    )
     assert queries.prompt_tokens == len(plain("Show: ", add_special_tokens=False)["input_ids"])
     assert documents.prompt_tokens == 0
     assert queries.pad_token_id == plain.pad_token_id
@@ -34,7 +49,10 @@ def test_ids_are_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, f
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blank_texts_are_never_empty_and_give_finite_vectors(toy_folder, family):
-    for encoder in (load_encoder(Model(backbone=str(toy_folder(family)), pooling="mean")), read_encoder(str(toy_folder(family)))):
+    for encoder in (
+        load_encoder(Model(backbone=str(toy_folder(family)), pooling="mean")),
+        read_encoder(str(toy_folder(family))),
+    ):
         texts = encoder.tokenize(["", " ", "\n\t", "\u200b", "disk"], "query")
         assert texts.lengths.min() >= 1
         vectors = encoder(texts)
@@ -48,7 +66,9 @@ def test_no_texts_give_no_texts(toy_folder):
 
 def test_half_a_character_is_replaced_and_stops_nothing(toy_folder):
     encoder = read_encoder(str(toy_folder("roberta")))
-    assert lists(encoder.tokenize(["disk \ud800", "list"], "query")) == lists(encoder.tokenize(["disk ?", "list"], "query"))
+    assert lists(encoder.tokenize(["disk \ud800", "list"], "query")) == lists(
+        encoder.tokenize(["disk ?", "list"], "query")
+    )
 
 
 LONG = {
@@ -71,8 +91,13 @@ def test_a_long_text_is_cut_to_what_the_whole_of_it_would_give(toy_folder, famil
 
 def test_what_lies_beyond_the_first_million_characters_is_never_looked_at(toy_folder):
     encoder = read_encoder(str(toy_folder("bert")))
-    far, near = "delete" + " " * tokenization.MOST_CHARACTERS + "disk", "delete" + " " * (tokenization.MOST_CHARACTERS // 2) + "disk"
-    assert lists(encoder.tokenize([far, near], "query")) == lists(encoder.tokenize(["delete", "delete disk"], "query"))
+    far, near = (
+        "delete" + " " * tokenization.MOST_CHARACTERS + "disk",
+        "delete" + " " * (tokenization.MOST_CHARACTERS // 2) + "disk",
+    )
+    assert lists(encoder.tokenize([far, near], "query")) == lists(
+        encoder.tokenize(["delete", "delete disk"], "query")
+    )
 
 
 def test_five_million_characters_are_tokenised_in_little_memory(toy_folder):
@@ -87,14 +112,23 @@ def test_five_million_characters_are_tokenised_in_little_memory(toy_folder):
 
 
 def test_threads_may_tokenise_while_others_do(toy_folder):
-    encoder = load_encoder(Model(backbone=str(toy_folder("roberta")), query_max_length_tokens=7, document_max_length_tokens=30, query_prompt="List "))
+    encoder = load_encoder(
+        Model(
+            backbone=str(toy_folder("roberta")),
+            query_max_length_tokens=7,
+            document_max_length_tokens=30,
+            query_prompt="List ",
+        )
+    )
     texts = [sentence * count for sentence in SENTENCES for count in range(1, 9)]
     expected = {role: lists(encoder.tokenize(texts, role)) for role in ("query", "document")}
     assert expected["query"] != expected["document"]
     wrong = []
 
     def work(role):
-        wrong.extend(role for _ in range(20) if lists(encoder.tokenize(texts, role)) != expected[role])
+        wrong.extend(
+            role for _ in range(20) if lists(encoder.tokenize(texts, role)) != expected[role]
+        )
 
     threads = [threading.Thread(target=work, args=(role,)) for role in ("query", "document") * 2]
     for thread in threads:
@@ -105,6 +139,9 @@ def test_threads_may_tokenise_while_others_do(toy_folder):
 
 
 def test_the_fingerprint_tells_tokenizers_apart_and_survives_loading(toy_folder):
-    prints = {family: read_encoder(str(toy_folder(family))).contract.tokenizer_fingerprint for family in ("bert", "roberta", "qwen2")}
+    prints = {
+        family: read_encoder(str(toy_folder(family))).contract.tokenizer_fingerprint
+        for family in ("bert", "roberta", "qwen2")
+    }
     assert len(set(prints.values())) == 3
     assert read_encoder(str(toy_folder("bert"))).contract.tokenizer_fingerprint == prints["bert"]

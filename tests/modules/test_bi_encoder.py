@@ -1,4 +1,6 @@
-"""The Lightning module: one step is the plain step written out, and nothing that is not finite reaches a weight."""
+"""The Lightning module: one step is the plain step written out, and nothing that is not finite
+reaches a weight.
+"""
 
 from functools import partial
 
@@ -37,19 +39,39 @@ def contrastive(batch, encode, temperature):
     return objectives.contrastive(batch, encode, dot, temperature)
 
 
-def module_of(encoder, encode=None, loss=contrastive, learned=True, validate=lambda _: {"ndcg@10": 0.5}):
-    return BiEncoder(encoder, encode or partial(in_chunks, encoder, 24), loss, Temperature(0.1, learned), SETTINGS, validate)
+def module_of(
+    encoder, encode=None, loss=contrastive, learned=True, validate=lambda _: {"ndcg@10": 0.5}
+):
+    return BiEncoder(
+        encoder,
+        encode or partial(in_chunks, encoder, 24),
+        loss,
+        Temperature(0.1, learned),
+        SETTINGS,
+        validate,
+    )
 
 
 def trainer_of(steps, **settings):
     spy = Spy()
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": spy, "log_every_n_steps": 1}
-    return lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, **quiet, **settings), spy
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": spy,
+        "log_every_n_steps": 1,
+    }
+    return (
+        lightning.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, **quiet, **settings),
+        spy,
+    )
 
 
 def batches():
     """Four that differ."""
-    return [batch_of(ROWS[start:] + ROWS[:start], KNOWN[start:] + KNOWN[:start]) for start in range(3)] + [batch_of(ROWS[:4], KNOWN[:4])]
+    return [
+        batch_of(ROWS[start:] + ROWS[:start], KNOWN[start:] + KNOWN[:start]) for start in range(3)
+    ] + [batch_of(ROWS[:4], KNOWN[:4])]
 
 
 def fit(trainer, module, data):
@@ -66,7 +88,9 @@ def by_hand(encoder, temperature, data, clip):
         loss = contrastive(batch, encoder, temperature())["loss"]
         optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([*encoder.parameters(), *temperature.parameters()], clip or torch.inf)
+        norm = nn.utils.clip_grad_norm_(
+            [*encoder.parameters(), *temperature.parameters()], clip or torch.inf
+        )
         optimizer.step()
         schedule.step()
         records.append((loss.item(), norm.item(), rate))
@@ -81,13 +105,18 @@ def test_training_is_the_loop_written_out(clip):
     fit(trainer, module, batches())
     twin, temperature = SmallEncoder(), Temperature(0.1, learned=True)
     wanted = by_hand(twin, temperature, batches(), clip)
-    found = [(record["train/loss"], record["train/gradient_norm"], record["train/learning_rate"]) for record in spy.records]
+    found = [
+        (record["train/loss"], record["train/gradient_norm"], record["train/learning_rate"])
+        for record in spy.records
+    ]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=1e-5, atol=1e-7)
     assert max(norm for _, norm, _ in wanted) > 0.5, "clipping has something to do"
     for one, other in zip(encoder.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(module.temperature.log, temperature.log)
-    assert module.temperature.log.item() != torch.tensor(0.1).log().item(), "the temperature was learned"
+    assert module.temperature.log.item() != torch.tensor(0.1).log().item(), (
+        "the temperature was learned"
+    )
 
 
 def test_what_is_logged():
@@ -96,15 +125,22 @@ def test_what_is_logged():
     record = spy.records[0]
     assert record["train/masked_false_negatives"] == int(mask_of(full_batch()).sum()) > 0
     assert record["train/temperature"] == pytest.approx(0.1)
-    assert record["train/learning_rate"] == pytest.approx(0.005)  # the first of two steps of warm-up
+    assert record["train/learning_rate"] == pytest.approx(
+        0.005
+    )  # the first of two steps of warm-up
     assert {"train/loss", "train/gradient_norm"} <= set(record)
 
 
 def test_validation_is_logged_under_its_names():
     trainer, _ = trainer_of(1)
     seen = []
-    module = module_of(SmallEncoder(), validate=lambda held_out: seen.append(held_out) or {"ndcg@10": 0.25, "mrr@10": 0.75})
-    found = trainer.validate(module, dataloaders=torch.utils.data.DataLoader(["the set"], batch_size=None), verbose=False)
+    module = module_of(
+        SmallEncoder(),
+        validate=lambda held_out: seen.append(held_out) or {"ndcg@10": 0.25, "mrr@10": 0.75},
+    )
+    found = trainer.validate(
+        module, dataloaders=torch.utils.data.DataLoader(["the set"], batch_size=None), verbose=False
+    )
     assert seen == ["the set"]
     assert found == [{"validation/ndcg@10": 0.25, "validation/mrr@10": 0.75}]
 
@@ -119,7 +155,9 @@ class TestTemperature:
 
 
 class Poison(torch.autograd.Function):
-    """Changes nothing on the way out; on the way back an infinity. A loss can be finite while its gradient is not."""
+    """Changes nothing on the way out; on the way back an infinity. A loss can be finite while its
+    gradient is not.
+    """
 
     @staticmethod
     def forward(ctx, values):
@@ -144,7 +182,11 @@ class TestNonFinite:
 
     @pytest.mark.parametrize(
         ("poison", "loss", "norm"),
-        [(lambda loss: loss * float("nan"), "nan", "nan"), (lambda loss: loss + float("inf"), "inf", None), (Poison.apply, None, "inf")],
+        [
+            (lambda loss: loss * float("nan"), "nan", "nan"),
+            (lambda loss: loss + float("inf"), "inf", None),
+            (Poison.apply, None, "inf"),
+        ],
         ids=["NaN in the loss", "infinite loss, finite gradient", "infinity in the gradient alone"],
     )
     @pytest.mark.parametrize("clip", [None, 1.0])
@@ -157,7 +199,9 @@ class TestNonFinite:
             return spoil(batch, encode, temperature)
 
         trainer, spy = trainer_of(4, gradient_clip_val=clip)
-        with pytest.raises(NonFiniteStep, match=r"step 3: the loss is .* no weight was changed.*non_finite\.json") as raised:
+        with pytest.raises(
+            NonFiniteStep, match=r"step 3: the loss is .* no weight was changed.*non_finite\.json"
+        ) as raised:
             fit(trainer, module_of(encoder, loss=remembering), batches())
         assert raised.value.exit_code == 86
         assert raised.value.record["step"] == 3
@@ -167,11 +211,22 @@ class TestNonFinite:
         for now, before in zip(encoder.parameters(), weights[2], strict=True):
             assert torch.equal(now, before)
             assert now.isfinite().all()
-        assert any(not torch.equal(now, first) for now, first in zip(encoder.parameters(), weights[0], strict=True)), "the steps before took place"
-        assert all(torch.isfinite(torch.tensor(record["train/gradient_norm"])) for record in spy.records if "train/gradient_norm" in record)
+        assert any(
+            not torch.equal(now, first)
+            for now, first in zip(encoder.parameters(), weights[0], strict=True)
+        ), "the steps before took place"
+        assert all(
+            torch.isfinite(torch.tensor(record["train/gradient_norm"]))
+            for record in spy.records
+            if "train/gradient_norm" in record
+        )
 
     def test_a_finite_run_is_not_stopped(self):
         trainer, spy = trainer_of(4)
-        fit(trainer, module_of(SmallEncoder(), loss=self.bad_from(99, partial(torch.mul, 2))), batches())
+        fit(
+            trainer,
+            module_of(SmallEncoder(), loss=self.bad_from(99, partial(torch.mul, 2))),
+            batches(),
+        )
         assert trainer.global_step == 4
         assert len(spy.records) == 4

@@ -13,7 +13,13 @@ from trainer.modules.optimizer import OptimizerSettings, adamw, rate_factor
 
 
 def settings_of(**changes):
-    given = {"learning_rate": 1e-3, "head_learning_rate": 2e-3, "temperature_learning_rate": 3e-3, "weight_decay": 0.1, "schedule": "cosine"}
+    given = {
+        "learning_rate": 1e-3,
+        "head_learning_rate": 2e-3,
+        "temperature_learning_rate": 3e-3,
+        "weight_decay": 0.1,
+        "schedule": "cosine",
+    }
     return OptimizerSettings(**(given | {"warmup_steps": 2, "total_steps": 10} | changes))
 
 
@@ -28,7 +34,11 @@ class Encoder(nn.Module):
 
 
 class TestRateFactor:
-    @given(some.integers(0, 20), some.integers(1, 60), some.sampled_from(["cosine", "linear", "constant"]))
+    @given(
+        some.integers(0, 20),
+        some.integers(1, 60),
+        some.sampled_from(["cosine", "linear", "constant"]),
+    )
     @settings(max_examples=100, deadline=None)
     def test_rises_over_the_warm_up_and_never_again(self, warmup, after, schedule):
         total = warmup + after
@@ -36,7 +46,10 @@ class TestRateFactor:
         assert all(0 < factor <= 1 for factor in factors[:-1])
         assert factors[:warmup] == pytest.approx([(step + 1) / warmup for step in range(warmup)])
         assert factors[warmup] == 1.0
-        assert all(one >= other for one, other in zip(factors[warmup:], factors[warmup + 1 :], strict=False))
+        assert all(
+            one >= other
+            for one, other in zip(factors[warmup:], factors[warmup + 1 :], strict=False)
+        )
         assert factors[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-12)
 
     def test_cosine_by_hand(self):
@@ -49,14 +62,19 @@ class TestRateFactor:
         assert rate_factor(99, 2, 10, "cosine") == 0
 
     def test_all_warm_up(self):
-        assert [rate_factor(step, 3, 3, "cosine") for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+        assert [rate_factor(step, 3, 3, "cosine") for step in range(3)] == pytest.approx(
+            [1 / 3, 2 / 3, 1]
+        )
 
 
 class TestGroups:
     def groups(self, learned=True, **changes):
         encoder, temperature = Encoder(), Temperature(0.05, learned)
         built = adamw(encoder, temperature, settings_of(**changes))
-        names = {id(parameter): name for name, parameter in [*encoder.named_parameters(), ("temperature", temperature.log)]}
+        names = {
+            id(parameter): name
+            for name, parameter in [*encoder.named_parameters(), ("temperature", temperature.log)]
+        }
         found = {}
         for group in built["optimizer"].param_groups:
             for parameter in group["params"]:
@@ -91,15 +109,26 @@ class TestGroups:
             rates.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups])
             optimizer.step()
             schedule.step()
-        assert rates == [[pytest.approx(rate_factor(step, 2, 10, "linear"))] * len(rates[0]) for step in range(10)]
+        assert rates == [
+            [pytest.approx(rate_factor(step, 2, 10, "linear"))] * len(rates[0])
+            for step in range(10)
+        ]
 
     def test_decay_shrinks_a_matrix_that_has_no_gradient_and_no_bias(self):
         encoder = Encoder()
-        before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
-        optimizer = adamw(encoder, Temperature(0.05, learned=False), settings_of(warmup_steps=0, schedule="constant"))["optimizer"]
+        before = {
+            name: parameter.detach().clone() for name, parameter in encoder.named_parameters()
+        }
+        optimizer = adamw(
+            encoder,
+            Temperature(0.05, learned=False),
+            settings_of(warmup_steps=0, schedule="constant"),
+        )["optimizer"]
         for parameter in encoder.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        torch.testing.assert_close(encoder.backbone[0].weight, before["backbone.0.weight"] * (1 - 1e-3 * 0.1))
+        torch.testing.assert_close(
+            encoder.backbone[0].weight, before["backbone.0.weight"] * (1 - 1e-3 * 0.1)
+        )
         for name in ("backbone.0.bias", "backbone.1.weight", "frozen.weight"):
             assert torch.equal(encoder.get_parameter(name), before[name])

@@ -1,11 +1,24 @@
-"""Objectives against twins that list every candidate: value, gradient norm and direction; and what identity leaves out."""
+"""Objectives against twins that list every candidate: value, gradient norm and direction; and what
+identity leaves out.
+"""
 
 from functools import partial
 
 import pytest
 import torch
 import twins
-from twins import KNOWN, ROWS, TOLERANCE, SmallEncoder, alike, batch_of, full_batch, graded_batch, taught_batch, value_and_gradient
+from twins import (
+    KNOWN,
+    ROWS,
+    TOLERANCE,
+    SmallEncoder,
+    alike,
+    batch_of,
+    full_batch,
+    graded_batch,
+    taught_batch,
+    value_and_gradient,
+)
 
 from trainer import log_partition as partition
 from trainer.batch import Batch, Texts, identity
@@ -15,7 +28,11 @@ from trainer.objectives import contrastive as objectives
 from trainer.scores import dot
 
 CASES = {
-    "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.2), partial(twins.contrastive, temperature=0.2)),
+    "contrastive": (
+        full_batch,
+        partial(objectives.contrastive, score=dot, temperature=0.2),
+        partial(twins.contrastive, temperature=0.2),
+    ),
     "symmetric": (
         full_batch,
         partial(objectives.contrastive, score=dot, temperature=0.2, symmetric=True),
@@ -26,8 +43,16 @@ CASES = {
         partial(objectives.contrastive, score=dot, temperature=0.05),
         partial(twins.contrastive, temperature=0.05),
     ),
-    "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.2), partial(twins.cosent, temperature=0.2)),
-    "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.3), partial(twins.triplet, margin=0.3)),
+    "cosent": (
+        graded_batch,
+        partial(objectives.cosent, score=dot, temperature=0.2),
+        partial(twins.cosent, temperature=0.2),
+    ),
+    "triplet": (
+        full_batch,
+        partial(objectives.triplet, score=dot, margin=0.3),
+        partial(twins.triplet, margin=0.3),
+    ),
     "distillation": (
         taught_batch,
         partial(objectives.distillation, score=dot, temperature=0.2, teacher_temperature=3.0),
@@ -58,7 +83,9 @@ class TestEqualsItsTwin:
 
     def test_a_loss_times_two_would_be_seen(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
-        value, gradient = value_and_gradient(2 * case[1](case[0], encode=encoder)["loss"], list(encoder.parameters()))
+        value, gradient = value_and_gradient(
+            2 * case[1](case[0], encode=encoder)["loss"], list(encoder.parameters())
+        )
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
         assert not alike((value / 2, gradient), wanted, TOLERANCE[dtype])
 
@@ -69,7 +96,9 @@ class TestEqualsItsTwin:
         def half_detached(texts):
             return encoder(texts).detach() if texts is documents else encoder(texts)
 
-        value, gradient = value_and_gradient(case[1](case[0], encode=half_detached), list(encoder.parameters()))
+        value, gradient = value_and_gradient(
+            case[1](case[0], encode=half_detached), list(encoder.parameters())
+        )
         assert abs(value - wanted[0]) < 1e-5, "the value alone does not show it"
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
 
@@ -79,13 +108,20 @@ def test_a_dropped_mask_would_be_seen(monkeypatch):
     parameters = list(encoder.parameters())
     wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
     monkeypatch.setattr(objectives, "excluded_documents", lambda *_: lambda *_: None)
-    assert not alike(value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters), wanted, 1e-5)
+    assert not alike(
+        value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters),
+        wanted,
+        1e-5,
+    )
 
 
 class TestExcluded:
     def test_equals_the_list_of_candidates(self):
         batch = full_batch()
-        wanted = [[not twins.is_candidate(batch, query, place) for place in range(len(batch.documents))] for query in range(len(batch.queries))]
+        wanted = [
+            [not twins.is_candidate(batch, query, place) for place in range(len(batch.documents))]
+            for query in range(len(batch.queries))
+        ]
         found = twins.mask_of(batch)
         assert found.tolist() == wanted
         assert 5 < found.sum() < found.numel() / 2
@@ -114,19 +150,25 @@ class TestGradientOfWhatIsNoNegative:
         return documents.grad.norm(dim=1).tolist()
 
     def test_twin_of_the_positive(self):
-        own, negative, other, twin = self.document_gradient([("find", "answer", "wrong"), ("seek", "bird", "answer")])
+        own, negative, other, twin = self.document_gradient(
+            [("find", "answer", "wrong"), ("seek", "bird", "answer")]
+        )
         assert twin == 0.0
         assert min(own, negative, other) > 1e-3
 
     def test_known_positive_of_a_query_with_several(self):
         rows = [("find", "answer"), ("find", "reply"), ("seek", "bird")]
-        own, second, other = self.document_gradient(rows, [("answer", "reply"), ("answer", "reply"), ("bird",)])
+        own, second, other = self.document_gradient(
+            rows, [("answer", "reply"), ("answer", "reply"), ("bird",)]
+        )
         assert second == 0.0
         assert min(own, other) > 1e-3
         assert self.document_gradient(rows)[1] > 1e-3, "unknown, it is a negative"
 
     def test_the_query_s_own_text_as_a_document(self):
-        own, itself, other, hard = self.document_gradient([("find", "answer", "find"), ("seek", "bird", "tree")])
+        own, itself, other, hard = self.document_gradient(
+            [("find", "answer", "find"), ("seek", "bird", "tree")]
+        )
         assert itself == 0.0
         assert min(own, other, hard) > 1e-3
 
@@ -139,7 +181,9 @@ class TestGradientOfWhatIsNoNegative:
         documents = encoder(batch.documents).detach()
         vectors = {id(batch.queries): queries, id(batch.documents): documents}
         one_way = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2)["loss"]
-        both_ways = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True)["loss"]
+        both_ways = objectives.contrastive(
+            batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True
+        )["loss"]
         backward = 2 * both_ways - one_way
         # A softmax over {find, look}, over {seek, look}, and over all three for `bird`.
         scores = (documents @ queries.T) / 0.2
@@ -151,7 +195,9 @@ class TestGradientOfWhatIsNoNegative:
             + torch.logsumexp(scores[2], 0)
             - scores[2, 2]
         ) / 3
-        assert alike(value_and_gradient(backward, [queries]), value_and_gradient(wanted, [queries]), 1e-10)
+        assert alike(
+            value_and_gradient(backward, [queries]), value_and_gradient(wanted, [queries]), 1e-10
+        )
 
 
 class TestTemperature:
@@ -160,8 +206,12 @@ class TestTemperature:
         batch, encoder = full_batch(), SmallEncoder()
         temperature = Temperature(0.2, learned=True).double()
         parameters = [temperature.log, *encoder.parameters()]
-        found = value_and_gradient(objectives.contrastive(batch, encoder, dot, temperature(), symmetric), parameters)
-        wanted = value_and_gradient(twins.contrastive(batch, encoder, temperature(), symmetric), parameters)
+        found = value_and_gradient(
+            objectives.contrastive(batch, encoder, dot, temperature(), symmetric), parameters
+        )
+        wanted = value_and_gradient(
+            twins.contrastive(batch, encoder, temperature(), symmetric), parameters
+        )
         assert alike(found, wanted, 1e-10)
         assert abs(found[1][0]) > 1e-3
 
@@ -185,12 +235,21 @@ def test_cosent_without_labels_is_refused():
 
 
 def test_triplet_leaves_known_positives_out():
-    """A hard negative that is another positive of its query moves nothing; the other negative still does."""
-    embeddings = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    """A hard negative that is another positive of its query moves nothing; the other negative still
+    does.
+    """
+    embeddings = torch.randn(
+        4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     queries, documents = Texts.of([[1]], [10]), Texts.of([[1], [2], [3]], [1, 2, 3])
     batch = Batch(queries, documents, torch.tensor([[1, 2]]))
     table = {10: 0, 1: 1, 2: 2, 3: 3}
-    loss = objectives.triplet(batch, lambda texts: embeddings[[table[int(name)] for name in texts.identities]], dot, margin=50.0)["loss"]
+    loss = objectives.triplet(
+        batch,
+        lambda texts: embeddings[[table[int(name)] for name in texts.identities]],
+        dot,
+        margin=50.0,
+    )["loss"]
     loss.backward()
     assert embeddings.grad[2].abs().sum() == 0
     assert embeddings.grad[3].abs().sum() > 0
@@ -204,8 +263,15 @@ class TestFilters:
     @staticmethod
     def guide(texts):
         """Scores `answer` and `reply` alike for `find`, and `bird` far off."""
-        table = {identity("find"): (1.0, 0.0), identity("answer"): (0.9, 0.1), identity("reply"): (0.95, 0.0), identity("bird"): (0.0, 1.0), identity("seek"): (0.0, 1.0),
-                 identity("near"): (0.85, 0.0), identity("far"): (0.1, 0.1)}  # fmt: skip
+        table = {
+            identity("find"): (1.0, 0.0),
+            identity("answer"): (0.9, 0.1),
+            identity("reply"): (0.95, 0.0),
+            identity("bird"): (0.0, 1.0),
+            identity("seek"): (0.0, 1.0),
+            identity("near"): (0.85, 0.0),
+            identity("far"): (0.1, 0.1),
+        }
         return torch.tensor([table[int(name)] for name in texts.identities], dtype=torch.float64)
 
     ROWS = (("find", "answer", "reply"), ("seek", "bird", "near"))
@@ -216,28 +282,47 @@ class TestFilters:
         return None if mask is None else mask.tolist()
 
     def test_what_a_guide_finds_better_than_the_positive(self):
-        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.0)) == [[False, True, False, False], [False] * 4]
+        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.0)) == [
+            [False, True, False, False],
+            [False] * 4,
+        ]
 
     def test_a_margin_leaves_out_more_but_never_the_positive(self):
-        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.1)) == [[False, True, False, True], [False] * 4]
+        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.1)) == [
+            [False, True, False, True],
+            [False] * 4,
+        ]
 
     def test_own_negatives_that_the_data_scores_higher(self):
         labels = [[3.0, 2.5], [1.0, 4.0]]
-        assert self.mask(partial(objectives.taught_better, margin=0.0), labels=labels) == [[False] * 4, [False, False, False, True]]
-        assert self.mask(partial(objectives.taught_better, margin=1.0), labels=labels) == [[False, True, False, False], [False, False, False, True]]
+        assert self.mask(partial(objectives.taught_better, margin=0.0), labels=labels) == [
+            [False] * 4,
+            [False, False, False, True],
+        ]
+        assert self.mask(partial(objectives.taught_better, margin=1.0), labels=labels) == [
+            [False, True, False, False],
+            [False, False, False, True],
+        ]
         with pytest.raises(ValueError, match="needs a score of every candidate"):
             self.mask(partial(objectives.taught_better, margin=0.0))
 
     def test_in_the_loss_it_has_no_gradient(self):
         batch = batch_of(self.ROWS)
         encoder = SmallEncoder()
-        queries, documents = encoder(batch.queries).detach(), encoder(batch.documents).detach().requires_grad_()
+        queries, documents = (
+            encoder(batch.queries).detach(),
+            encoder(batch.documents).detach().requires_grad_(),
+        )
         vectors = {id(batch.queries): queries, id(batch.documents): documents}
         filters = [partial(objectives.outscoring, guide=self.guide, margin=0.0)]
 
         def gradient(filters):
-            outcome = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2, filters=filters)
-            return torch.autograd.grad(outcome["loss"], documents)[0].norm(dim=1), int(outcome["masked_false_negatives"])
+            outcome = objectives.contrastive(
+                batch, lambda texts: vectors[id(texts)], dot, 0.2, filters=filters
+            )
+            return torch.autograd.grad(outcome["loss"], documents)[0].norm(dim=1), int(
+                outcome["masked_false_negatives"]
+            )
 
         (kept, none_left_out), (without, left_out) = gradient([]), gradient(filters)
         assert (none_left_out, left_out) == (0, 1)
@@ -246,13 +331,23 @@ class TestFilters:
 
     def test_whole_and_in_tiles_agree(self, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
-        filters = [partial(objectives.outscoring, guide=lambda texts: encoder(texts).detach().flip(1), margin=0.05)]
+        filters = [
+            partial(
+                objectives.outscoring,
+                guide=lambda texts: encoder(texts).detach().flip(1),
+                margin=0.05,
+            )
+        ]
         parameters = list(encoder.parameters())
         whole = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
         monkeypatch.setitem(partition.TILE_SCORES, "cpu", 9)
         tiled = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
-        assert whole["masked_false_negatives"] == tiled["masked_false_negatives"] > mask_count(batch)
-        assert alike(value_and_gradient(tiled, parameters), value_and_gradient(whole, parameters), 1e-10)
+        assert (
+            whole["masked_false_negatives"] == tiled["masked_false_negatives"] > mask_count(batch)
+        )
+        assert alike(
+            value_and_gradient(tiled, parameters), value_and_gradient(whole, parameters), 1e-10
+        )
 
 
 def mask_count(batch):
@@ -270,7 +365,13 @@ def test_a_positive_that_fills_up_counts_for_no_query():
     queries, documents = encoder(batch.queries), encoder(batch.documents)
     scores = queries @ documents.T / 0.2
     there = [0, 1, 2, 3, 4, 5, 8]  # the others repeat the positive they stand behind
-    wanted = torch.stack([scores[number, there].logsumexp(0) - scores[number, 4 * number] for number in range(3)]).mean()
-    found = objectives.contrastive(batch, encoder, dot, 0.2, filters=[objectives.repeated_positives])["loss"]
+    wanted = torch.stack(
+        [scores[number, there].logsumexp(0) - scores[number, 4 * number] for number in range(3)]
+    ).mean()
+    found = objectives.contrastive(
+        batch, encoder, dot, 0.2, filters=[objectives.repeated_positives]
+    )["loss"]
     assert float(found) == pytest.approx(float(wanted), rel=1e-10)
-    assert abs(float(objectives.contrastive(batch, encoder, dot, 0.2)["loss"]) - float(found)) > 1e-3
+    assert (
+        abs(float(objectives.contrastive(batch, encoder, dot, 0.2)["loss"]) - float(found)) > 1e-3
+    )

@@ -16,14 +16,20 @@ TEMPERATURE = 0.2
 def negatives_of(batch, scores, query, top_k, semi_hard):
     """Places of the negatives that count for a query, by a plain sort."""
     own = query * batch.documents_per_query
-    places = [place for place in range(len(batch.documents)) if place != own and is_candidate(batch, query, place)]
+    places = [
+        place
+        for place in range(len(batch.documents))
+        if place != own and is_candidate(batch, query, place)
+    ]
     if semi_hard:
         places = [place for place in places if scores[query, place] < scores[query, own]]
     places.sort(key=lambda place: -scores[query, place])
     if top_k is None or len(places) <= top_k:
         return places
     last = scores[query, places[top_k - 1]]
-    return [place for place in places if scores[query, place] >= last - 1e-9]  # twins of a text score the same, and count alike
+    return [
+        place for place in places if scores[query, place] >= last - 1e-9
+    ]  # twins of a text score the same, and count alike
 
 
 def written_out(batch, scores, hardness):
@@ -34,7 +40,13 @@ def written_out(batch, scores, hardness):
         positive = np.exp(scores[query, query * batch.documents_per_query] / TEMPERATURE)
         negatives = np.exp(scores[query, places] / TEMPERATURE)
         weights = negatives**hardness.beta
-        losses.append(-np.log(positive / (positive + (weights / weights.mean() * negatives).sum()))) if places else losses.append(0.0)
+        (
+            losses.append(
+                -np.log(positive / (positive + (weights / weights.mean() * negatives).sum()))
+            )
+            if places
+            else losses.append(0.0)
+        )
     return np.mean(losses)
 
 
@@ -53,29 +65,47 @@ CASES = [
 @pytest.mark.parametrize("hardness", CASES, ids=str)
 class TestHardness:
     def scores(self, encoder, batch):
-        queries, documents = (torch.stack(one_by_one(texts, encoder)).detach().numpy() for texts in (batch.queries, batch.documents))
+        queries, documents = (
+            torch.stack(one_by_one(texts, encoder)).detach().numpy()
+            for texts in (batch.queries, batch.documents)
+        )
         return queries @ documents.T
 
     def test_equals_the_softmax_written_out(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
         found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)
         scores = self.scores(encoder, batch)
-        assert found["loss"].item() == pytest.approx(written_out(batch, scores, hardness), abs=1e-10)
-        counted = sum(len(negatives_of(batch, scores, query, hardness.top_k, hardness.semi_hard)) for query in range(len(batch.queries)))
-        assert found["negatives_left_out"] == len(batch.queries) * (len(batch.documents) - 1) - counted
+        assert found["loss"].item() == pytest.approx(
+            written_out(batch, scores, hardness), abs=1e-10
+        )
+        counted = sum(
+            len(negatives_of(batch, scores, query, hardness.top_k, hardness.semi_hard))
+            for query in range(len(batch.queries))
+        )
+        assert (
+            found["negatives_left_out"] == len(batch.queries) * (len(batch.documents) - 1) - counted
+        )
 
     def test_in_tiles_the_gradient_is_the_same(self, hardness, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
-        wanted = value_and_gradient(objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness), list(encoder.parameters()))
+        wanted = value_and_gradient(
+            objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness),
+            list(encoder.parameters()),
+        )
         monkeypatch.setattr(partition, "TILE_SCORES", {"cpu": 16, "cuda": 16})
         monkeypatch.setattr(partition, "KEPT_NUMBERS", 20)
-        found = value_and_gradient(objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness), list(encoder.parameters()))
+        found = value_and_gradient(
+            objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness),
+            list(encoder.parameters()),
+        )
         assert alike(found, wanted, 1e-10)
 
     def test_differs_from_all_negatives_alike(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
         plain = objectives.contrastive(batch, encoder, dot, TEMPERATURE)["loss"].item()
-        found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)["loss"].item()
+        found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)[
+            "loss"
+        ].item()
         assert (abs(found - plain) > 1e-3) == (hardness.top_k != 1000)
 
 
@@ -84,7 +114,9 @@ def test_a_query_without_a_negative_left_has_no_loss_and_no_gradient():
     last = torch.zeros(len(batch.queries), 6, dtype=torch.float64)
     everything = objectives.contrastive(
         batch,
-        lambda texts: encoder(texts) * 0 + last[: len(texts), :1] if len(texts) == 6 else encoder(texts),
+        lambda texts: (
+            encoder(texts) * 0 + last[: len(texts), :1] if len(texts) == 6 else encoder(texts)
+        ),
         dot,
         0.2,
         hardness=Hardness(semi_hard=True),
@@ -99,7 +131,9 @@ def test_the_gradient_of_the_weights_is_that_of_the_formula():
     encoder, batch = SmallEncoder(), full_batch()
 
     def loss():
-        return objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=Hardness(beta=1.5))["loss"]
+        return objectives.contrastive(
+            batch, encoder, dot, TEMPERATURE, hardness=Hardness(beta=1.5)
+        )["loss"]
 
     gradient = torch.autograd.grad(loss(), encoder.weight)[0]
     direction, step = torch.randn_like(encoder.weight), 1e-6
@@ -109,4 +143,6 @@ def test_the_gradient_of_the_weights_is_that_of_the_formula():
             encoder.weight += sign * step * direction
             values.append(loss().item())
             encoder.weight -= sign * step * direction
-    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+    assert (gradient * direction).sum().item() == pytest.approx(
+        (values[0] - values[1]) / (2 * step), rel=1e-6
+    )

@@ -1,4 +1,6 @@
-"""The objectives of a cross-encoder over a batch: which candidates are right, which are left out, which grades are refused."""
+"""The objectives of a cross-encoder over a batch: which candidates are right, which are left out,
+which grades are refused.
+"""
 
 from dataclasses import replace
 
@@ -12,7 +14,11 @@ from trainer.errors import BadData
 from trainer.microbatches import in_chunks
 from trainer.objectives import ranking, ranking_losses
 
-ROWS = (("delete", "removedisk", "createdisk", "listalldisks"), ("make", "createdisk", "make", "az"), ("show", "listalldisks", "q", "listall"))
+ROWS = (
+    ("delete", "removedisk", "createdisk", "listalldisks"),
+    ("make", "createdisk", "make", "az"),
+    ("show", "listalldisks", "q", "listall"),
+)
 KNOWN = (("removedisk",), ("createdisk",), ("listalldisks", "listall"))
 RIGHT_TOO = torch.tensor([[False, False, False], [False, True, False], [False, False, True]])
 """The query itself, and a hard negative that is known to be right."""
@@ -23,17 +29,29 @@ class SmallScorer(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.tokens = torch.nn.Parameter(torch.randn(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+        self.tokens = torch.nn.Parameter(
+            torch.randn(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        )
 
     def forward(self, texts):
-        return torch.stack([torch.tanh(self.tokens[ids]).sum() for ids in texts.tokens.split(texts.lengths.tolist())])
+        return torch.stack(
+            [
+                torch.tanh(self.tokens[ids]).sum()
+                for ids in texts.tokens.split(texts.lengths.tolist())
+            ]
+        )
 
 
 def batch_of(rows=ROWS, known=KNOWN, labels=None):
     pairs = [(row[0], text) for row in rows for text in row[1:]]
     documents = texts_of([query + document for query, document in pairs])
-    names = torch.tensor([pair_identity(identity(query), identity(document)) for query, document in pairs])
-    positives = [[pair_identity(identity(row[0]), identity(text)) for text in (*more, row[0])] for row, more in zip(rows, known, strict=True)]
+    names = torch.tensor(
+        [pair_identity(identity(query), identity(document)) for query, document in pairs]
+    )
+    positives = [
+        [pair_identity(identity(row[0]), identity(text)) for text in (*more, row[0])]
+        for row, more in zip(rows, known, strict=True)
+    ]
     widest = max(map(len, positives))
     return Batch(
         queries=texts_of([row[0] for row in rows]),
@@ -45,7 +63,13 @@ def batch_of(rows=ROWS, known=KNOWN, labels=None):
 
 
 @pytest.mark.parametrize(
-    "loss", [ranking_losses.binary_cross_entropy, ranking_losses.rank_net, ranking_losses.softmax_cross_entropy, ranking_losses.lambda_loss]
+    "loss",
+    [
+        ranking_losses.binary_cross_entropy,
+        ranking_losses.rank_net,
+        ranking_losses.softmax_cross_entropy,
+        ranking_losses.lambda_loss,
+    ],
 )
 @pytest.mark.parametrize("kept", [None, 0, 20])
 def test_the_first_is_right_and_known_positives_are_left_out(loss, kept):
@@ -54,7 +78,11 @@ def test_the_first_is_right_and_known_positives_are_left_out(loss, kept):
     wanted = loss(scores, torch.eye(3, dtype=scores.dtype)[:1].repeat(3, 1), RIGHT_TOO)
     found = ranking.ranking(batch, in_chunks(scorer, 20, kept), loss)
     assert found["masked_false_negatives"] == 2
-    assert alike(value_and_gradient(found, [scorer.tokens]), value_and_gradient(wanted, [scorer.tokens]), 1e-12)
+    assert alike(
+        value_and_gradient(found, [scorer.tokens]),
+        value_and_gradient(wanted, [scorer.tokens]),
+        1e-12,
+    )
 
 
 def test_grades_are_the_relevance_and_nothing_is_left_out():
@@ -62,8 +90,14 @@ def test_grades_are_the_relevance_and_nothing_is_left_out():
     batch = batch_of(labels=grades)
     found = ranking.ranking(batch, scorer, ranking_losses.rank_net, (-10.0, 10.0))
     scores = scorer(batch.documents).reshape(3, 3)
-    wanted = ranking_losses.rank_net(scores, torch.tensor(grades, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.bool))
-    assert alike(value_and_gradient(found, [scorer.tokens]), value_and_gradient(wanted, [scorer.tokens]), 1e-12)
+    wanted = ranking_losses.rank_net(
+        scores, torch.tensor(grades, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.bool)
+    )
+    assert alike(
+        value_and_gradient(found, [scorer.tokens]),
+        value_and_gradient(wanted, [scorer.tokens]),
+        1e-12,
+    )
     assert found["masked_false_negatives"] == 0
 
 
@@ -74,14 +108,22 @@ def test_a_scored_pair_needs_no_other_candidate():
     chances = scorer(batch.documents).sigmoid()
     aims = batch.labels.flatten()
     wanted = -(aims * chances.log() + (1 - aims) * (1 - chances).log()).mean()
-    assert alike(value_and_gradient(found, [scorer.tokens]), value_and_gradient(wanted, [scorer.tokens]), 1e-9)
+    assert alike(
+        value_and_gradient(found, [scorer.tokens]),
+        value_and_gradient(wanted, [scorer.tokens]),
+        1e-9,
+    )
 
 
-@pytest.mark.parametrize(("bad", "shown"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")])
+@pytest.mark.parametrize(
+    ("bad", "shown"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")]
+)
 def test_a_grade_that_the_loss_cannot_take_names_its_row(bad, shown):
     labels = [[1.0, 0.0, 0.5], [1.0, bad, 0.0], [1.0, 0.0, 0.0]]
     with pytest.raises(BadData, match=rf"rows:2: .*{shown}.* from 0 to 1"):
-        ranking.ranking(batch_of(labels=labels), SmallScorer(), ranking_losses.binary_cross_entropy, (0.0, 1.0))
+        ranking.ranking(
+            batch_of(labels=labels), SmallScorer(), ranking_losses.binary_cross_entropy, (0.0, 1.0)
+        )
 
 
 def test_a_teacher_s_scores_are_compared_with_its_candidates():

@@ -1,4 +1,6 @@
-"""Each ranking loss against its formula written out in NumPy, and what is excluded against the same candidates taken away."""
+"""Each ranking loss against its formula written out in NumPy, and what is excluded against the same
+candidates taken away.
+"""
 
 import functools
 import math
@@ -27,7 +29,7 @@ def pairwise(scores, relevance):
         for i in range(len(s))
         for j in range(len(s))
         if r[i] > r[j]
-    ]  # fmt: skip
+    ]
     return sum(found) / len(found)
 
 
@@ -45,24 +47,41 @@ def lambda_loss(scores, relevance, mu=10.0):
     for s, r in zip(scores, relevance, strict=True):
         order = np.argsort(-s, kind="stable")
         s, r = s[order], r[order]
-        ideal = sum((2**grade - 1) / math.log2(1 + place) for place, grade in enumerate(sorted(r, reverse=True), 1))
+        ideal = sum(
+            (2**grade - 1) / math.log2(1 + place)
+            for place, grade in enumerate(sorted(r, reverse=True), 1)
+        )
         gain = (2**r - 1) / ideal
         for i in range(len(s)):
             for j in range(len(s)):
                 if r[i] > r[j]:
                     rho = abs(1 / math.log2(2 + i) - 1 / math.log2(2 + j))
                     delta = abs(1 / math.log2(1 + abs(i - j)) - 1 / math.log2(2 + abs(i - j)))
-                    found.append((rho + mu * delta) * abs(gain[i] - gain[j]) * math.log2(1 + math.exp(s[j] - s[i])))
+                    found.append(
+                        (rho + mu * delta)
+                        * abs(gain[i] - gain[j])
+                        * math.log2(1 + math.exp(s[j] - s[i]))
+                    )
     return sum(found) / len(found)
 
 
 CASES = [
     (losses.binary_cross_entropy, pointwise, BINARY),
-    (losses.binary_cross_entropy, pointwise, tuple(tuple(grade / 4 for grade in row) for row in GRADED)),
-    *((loss, formula, relevance) for loss, formula in (
-        (losses.rank_net, pairwise), (losses.softmax_cross_entropy, listwise), (losses.lambda_loss, lambda_loss)
-    ) for relevance in (BINARY, GRADED)),
-]  # fmt: skip
+    (
+        losses.binary_cross_entropy,
+        pointwise,
+        tuple(tuple(grade / 4 for grade in row) for row in GRADED),
+    ),
+    *(
+        (loss, formula, relevance)
+        for loss, formula in (
+            (losses.rank_net, pairwise),
+            (losses.softmax_cross_entropy, listwise),
+            (losses.lambda_loss, lambda_loss),
+        )
+        for relevance in (BINARY, GRADED)
+    ),
+]
 LOSSES = list(dict.fromkeys(loss for loss, _, _ in CASES))
 
 
@@ -73,7 +92,10 @@ def nobody(scores):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize(("loss", "formula", "relevance"), CASES)
 def test_is_its_formula_in_value_and_gradient(loss, formula, relevance, dtype):
-    scores, grades = torch.tensor(SCORES, dtype=dtype, requires_grad=True), torch.tensor(relevance, dtype=dtype)
+    scores, grades = (
+        torch.tensor(SCORES, dtype=dtype, requires_grad=True),
+        torch.tensor(relevance, dtype=dtype),
+    )
     value, gradient = value_and_gradient(loss(scores, grades, nobody(scores)), [scores])
     plain, given = np.array(SCORES), np.array(relevance)
     assert float(value) == pytest.approx(formula(plain, given), rel=TOLERANCE[dtype])
@@ -87,23 +109,33 @@ def test_is_its_formula_in_value_and_gradient(loss, formula, relevance, dtype):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_excluded_candidates_are_as_if_they_were_not_there(loss):
-    """However they score: a known positive among the negatives must not be pushed down, nor change places."""
+    """However they score: a known positive among the negatives must not be pushed down, nor change
+    places.
+    """
     scores = torch.tensor(SCORES, dtype=torch.float64, requires_grad=True)
     relevance, excluded = torch.tensor(BINARY, dtype=torch.float64), nobody(scores)
     excluded[:, 2] = True
     found = value_and_gradient(loss(scores, relevance, excluded), [scores])
     kept = [0, 1, 3]
-    value, gradient = value_and_gradient(loss(scores[:, kept], relevance[:, kept], excluded[:, kept]), [scores])
+    value, gradient = value_and_gradient(
+        loss(scores[:, kept], relevance[:, kept], excluded[:, kept]), [scores]
+    )
     assert alike(found, (value, gradient), 1e-12)
     assert found[1].reshape(3, 4)[:, 2].abs().max() == 0
-    assert not alike(value_and_gradient(loss(scores, relevance, nobody(scores)), [scores]), (value, gradient), 1e-3), "it matters"
+    assert not alike(
+        value_and_gradient(loss(scores, relevance, nobody(scores)), [scores]),
+        (value, gradient),
+        1e-3,
+    ), "it matters"
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_padding_of_minus_infinity_leaves_the_gradient_finite(loss):
     scores = torch.tensor([[50.0, -50.0, 1e4], [-1e4, 1e4, 0.0]], requires_grad=True)
     excluded = torch.tensor([[False, True, True], [False, False, False]])
-    value, gradient = value_and_gradient(loss(scores, torch.tensor([[1.0, 0.0, 0.0]] * 2), excluded), [scores])
+    value, gradient = value_and_gradient(
+        loss(scores, torch.tensor([[1.0, 0.0, 0.0]] * 2), excluded), [scores]
+    )
     assert torch.isfinite(value)
     assert torch.isfinite(gradient).all()
 
@@ -117,13 +149,19 @@ def test_without_an_ordered_pair_there_is_no_loss(loss):
 
 
 def test_a_mistake_at_the_top_costs_more_than_one_further_down():
-    """What the weights are for (here LambdaRank's part of them): the candidate just above the right one is pushed down harder at the top."""
+    """What the weights are for (here LambdaRank's part of them): the candidate just above the right
+    one is pushed down harder at the top.
+    """
     scores = torch.tensor([[6.0, 5.0, 4.0, 3.0, 2.0, 1.0]], requires_grad=True)
 
     def push(loss, place):
         relevance = torch.eye(6)[place][None]
-        return float(value_and_gradient(loss(scores, relevance, nobody(scores)), [scores])[1][place - 1])
+        return float(
+            value_and_gradient(loss(scores, relevance, nobody(scores)), [scores])[1][place - 1]
+        )
 
     coarse = functools.partial(losses.lambda_loss, mu=0.0)
     assert push(coarse, 1) > 3 * push(coarse, 5) > 0
-    assert push(losses.rank_net, 1) == pytest.approx(push(losses.rank_net, 5)), "which RankNet does not tell apart"
+    assert push(losses.rank_net, 1) == pytest.approx(push(losses.rank_net, 5)), (
+        "which RankNet does not tell apart"
+    )

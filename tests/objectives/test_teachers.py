@@ -1,4 +1,6 @@
-"""What teachers teach, against its formula in NumPy and against sentence-transformers; the divergence in tiles against the whole matrix."""
+"""What teachers teach, against its formula in NumPy and against sentence-transformers; the
+divergence in tiles against the whole matrix.
+"""
 
 import numpy as np
 import pytest
@@ -42,11 +44,16 @@ def student_scores(encoder, batch):
 def teacher_scores(batch, dimensions=5, tokens=False, seed=0):
     """Every query with every document, by loops."""
     queries, documents = (
-        [np.float64(each[each.any(-1)] if tokens else each) for each in drawn(texts, dimensions, tokens, seed)]
+        [
+            np.float64(each[each.any(-1)] if tokens else each)
+            for each in drawn(texts, dimensions, tokens, seed)
+        ]
         for texts in (batch.queries, batch.documents)
     )
     if tokens:
-        return np.array([[(query @ document.T).max(1).sum() for document in documents] for query in queries])
+        return np.array(
+            [[(query @ document.T).max(1).sum() for document in documents] for query in queries]
+        )
     return np.array([[query @ document for document in documents] for query in queries])
 
 
@@ -58,24 +65,45 @@ class TestBatchDistribution:
     def test_equals_the_formula_with_two_teachers(self):
         encoder, batch = SmallEncoder(), full_batch()
         teachers = [teacher_of(), teacher_of(tokens=True)]
-        found = teaching.batch_distribution(batch, encoder, dot, teachers, temperature=0.3, teacher_temperature=0.7)
-        taught = (softmax(teacher_scores(batch) / 0.7) + softmax(teacher_scores(batch, tokens=True) / 0.7)) / 2
-        assert found.item() == pytest.approx(kl(taught, softmax(student_scores(encoder, batch) / 0.3)), abs=1e-6)
+        found = teaching.batch_distribution(
+            batch, encoder, dot, teachers, temperature=0.3, teacher_temperature=0.7
+        )
+        taught = (
+            softmax(teacher_scores(batch) / 0.7) + softmax(teacher_scores(batch, tokens=True) / 0.7)
+        ) / 2
+        assert found.item() == pytest.approx(
+            kl(taught, softmax(student_scores(encoder, batch) / 0.3)), abs=1e-6
+        )
 
     @pytest.mark.parametrize("score", [dot, maxsim], ids=["dot", "maxsim"])
     def test_in_tiles_equals_the_whole_matrix(self, score, monkeypatch):
         shape = (3, 4) if score is maxsim else (4,)
-        queries, documents = (torch.randn(count, *shape, dtype=torch.float64, requires_grad=True) for count in (5, 15))
+        queries, documents = (
+            torch.randn(count, *shape, dtype=torch.float64, requires_grad=True) for count in (5, 15)
+        )
         taught = torch.randn(5, 15, dtype=torch.float64).log_softmax(1)
         student = (score(queries, documents) / 0.4).log_softmax(1)
-        wanted = value_and_gradient((taught.exp() * (taught - student)).sum(1) @ torch.arange(5.0, dtype=torch.float64), [queries, documents])
+        wanted = value_and_gradient(
+            (taught.exp() * (taught - student)).sum(1) @ torch.arange(5.0, dtype=torch.float64),
+            [queries, documents],
+        )
         monkeypatch.setattr(partition, "TILE_SCORES", {"cpu": 24, "cuda": 24})
         monkeypatch.setattr(partition, "KEPT_NUMBERS", 10)
-        found = divergence.kl_over_batch(queries, documents, score, 0.4, lambda some, others: taught[some, others])
-        assert alike(value_and_gradient(found @ torch.arange(5.0, dtype=torch.float64), [queries, documents]), wanted, 1e-10)
+        found = divergence.kl_over_batch(
+            queries, documents, score, 0.4, lambda some, others: taught[some, others]
+        )
+        assert alike(
+            value_and_gradient(
+                found @ torch.arange(5.0, dtype=torch.float64), [queries, documents]
+            ),
+            wanted,
+            1e-10,
+        )
 
     def test_no_matrix_of_all_scores_is_kept(self, monkeypatch):
-        """Between forward and backward pass autograd holds embeddings alone: numbers for each text, not for each pair."""
+        """Between forward and backward pass autograd holds embeddings alone: numbers for each text,
+        not for each pair.
+        """
         monkeypatch.setattr(partition, "KEPT_NUMBERS", 0)
         queries, documents = (torch.randn(count, 4, requires_grad=True) for count in (200, 400))
         kept = []
@@ -86,7 +114,9 @@ class TestBatchDistribution:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             teachers = [(torch.randn(200, 3), torch.randn(400, 3), dot)]
-            divergence.kl_over_batch(queries, documents, dot, 0.3, divergence.log_shares(teachers, 1.0)).mean()
+            divergence.kl_over_batch(
+                queries, documents, dot, 0.3, divergence.log_shares(teachers, 1.0)
+            ).mean()
         assert 0 < max(kept) <= 400 * 4
 
 
@@ -94,16 +124,31 @@ class TestOwnCandidates:
     def test_the_distribution_equals_the_formula(self):
         encoder, batch = SmallEncoder(), full_batch()
         found = teaching.candidate_distribution(
-            batch, encoder, dot, [teacher_of(), teacher_of(tokens=True)], temperature=0.3, teacher_temperature=0.7
+            batch,
+            encoder,
+            dot,
+            [teacher_of(), teacher_of(tokens=True)],
+            temperature=0.3,
+            teacher_temperature=0.7,
         )
-        taught = (softmax(own(teacher_scores(batch)) / 0.7) + softmax(own(teacher_scores(batch, tokens=True)) / 0.7)) / 2
-        assert found.item() == pytest.approx(kl(taught, softmax(own(student_scores(encoder, batch)) / 0.3)), abs=1e-6)
+        taught = (
+            softmax(own(teacher_scores(batch)) / 0.7)
+            + softmax(own(teacher_scores(batch, tokens=True)) / 0.7)
+        ) / 2
+        assert found.item() == pytest.approx(
+            kl(taught, softmax(own(student_scores(encoder, batch)) / 0.3)), abs=1e-6
+        )
 
     def test_margins_equal_the_formula(self):
         encoder, batch = SmallEncoder(), full_batch()
-        taught, student = own(teacher_scores(batch, tokens=True)), own(student_scores(encoder, batch))
+        taught, student = (
+            own(teacher_scores(batch, tokens=True)),
+            own(student_scores(encoder, batch)),
+        )
         wanted = np.mean(((student[:, :1] - student[:, 1:]) - (taught[:, :1] - taught[:, 1:])) ** 2)
-        assert teaching.margins(batch, encoder, dot, [teacher_of(tokens=True)]).item() == pytest.approx(wanted, abs=1e-6)
+        assert teaching.margins(
+            batch, encoder, dot, [teacher_of(tokens=True)]
+        ).item() == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -116,9 +161,14 @@ def test_vectors_equal_the_formula_behind_a_projection(cosine):
         student = encoder(texts).detach().numpy() @ head.weight.detach().numpy().T
         taught = drawn(texts, 9, False).double().numpy()
         if cosine:
-            errors += [1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other) for one, other in zip(student, taught, strict=True)]
+            errors += [
+                1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+                for one, other in zip(student, taught, strict=True)
+            ]
         else:
-            errors += [((one - other) ** 2).mean() for one, other in zip(student, taught, strict=True)]
+            errors += [
+                ((one - other) ** 2).mean() for one, other in zip(student, taught, strict=True)
+            ]
     assert found.item() == pytest.approx(np.mean(errors), abs=1e-9)
     assert torch.autograd.grad(found, head.weight)[0].norm() > 1e-3, "the projection learns"
 
@@ -142,7 +192,9 @@ ROWS = [
 @pytest.fixture(scope="module")
 def both(toy_folder, tmp_path_factory):
     """One encoder as ours and as sentence-transformers', with a batch and its features."""
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning()))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
+    )
     folder = tmp_path_factory.mktemp("both") / "model"
     save_encoder(encoder, folder)
     theirs = SentenceTransformer(str(folder), device="cpu")
@@ -151,7 +203,12 @@ def both(toy_folder, tmp_path_factory):
         encoder.tokenize([text for row in ROWS for text in row[1:]], "document"),
         torch.tensor([[identity(row[1])] for row in ROWS]),
     )
-    return encoder, theirs, batch, [theirs.preprocess([row[column] for row in ROWS]) for column in range(3)]
+    return (
+        encoder,
+        theirs,
+        batch,
+        [theirs.preprocess([row[column] for row in ROWS]) for column in range(3)],
+    )
 
 
 class TestAgainstSentenceTransformers:
@@ -162,25 +219,44 @@ class TestAgainstSentenceTransformers:
         encoder, theirs, batch, features = both
         taught = self.taught(batch)
         wanted = MarginMSELoss(theirs)(features, taught[:, :1] - taught[:, 1:])
-        assert teaching.margins(batch, encoder, dot, [teacher_of()]).item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert teaching.margins(batch, encoder, dot, [teacher_of()]).item() == pytest.approx(
+            wanted.item(), rel=1e-5
+        )
 
     def test_distillation_over_candidates(self, both):
         encoder, theirs, batch, features = both
         wanted = DistillKLDivLoss(theirs, temperature=1.0)(features, self.taught(batch))
-        found = teaching.candidate_distribution(batch, encoder, dot, [teacher_of()], temperature=1.0, teacher_temperature=1.0)
+        found = teaching.candidate_distribution(
+            batch, encoder, dot, [teacher_of()], temperature=1.0, teacher_temperature=1.0
+        )
         assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
 
     def test_mse_of_vectors(self, both):
         encoder, theirs, batch, features = both
-        texts = [batch.queries, batch.documents.select(torch.arange(0, 6, 2)), batch.documents.select(torch.arange(1, 6, 2))]
-        wanted = MSELoss(theirs)(features, torch.stack([drawn(some, 32, False) for some in texts], 1))
-        assert teaching.vectors(batch, encoder, [teacher_of(32)], None, cosine=False).item() == pytest.approx(wanted.item(), rel=1e-5)
+        texts = [
+            batch.queries,
+            batch.documents.select(torch.arange(0, 6, 2)),
+            batch.documents.select(torch.arange(1, 6, 2)),
+        ]
+        wanted = MSELoss(theirs)(
+            features, torch.stack([drawn(some, 32, False) for some in texts], 1)
+        )
+        assert teaching.vectors(
+            batch, encoder, [teacher_of(32)], None, cosine=False
+        ).item() == pytest.approx(wanted.item(), rel=1e-5)
 
     def test_matryoshka(self, both):
         encoder, theirs, batch, features = both
         inner = MultipleNegativesRankingLoss(theirs, scale=1 / 0.2)
-        wanted = MatryoshkaLoss(theirs, inner, matryoshka_dims=[32, 16, 4], matryoshka_weights=[1, 0.5, 2])(features, None)
+        wanted = MatryoshkaLoss(
+            theirs, inner, matryoshka_dims=[32, 16, 4], matryoshka_weights=[1, 0.5, 2]
+        )(features, None)
         encode, total = once(encoder), 0
         for width, weight in {32: 1, 16: 0.5, 4: 2}.items():
-            total += weight * objectives.contrastive(batch, shortened(encode, width, normalize=True), dot, 0.2)["loss"]
+            total += (
+                weight
+                * objectives.contrastive(batch, shortened(encode, width, normalize=True), dot, 0.2)[
+                    "loss"
+                ]
+            )
         assert total.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -1,4 +1,6 @@
-"""What a pipeline file may say; everything else is refused with its line and the nearest right name, before anything is run."""
+"""What a pipeline file may say; everything else is refused with its line and the nearest right
+name, before anything is run.
+"""
 
 from itertools import pairwise
 from pathlib import Path
@@ -33,9 +35,9 @@ def read_and_check(overrides: tuple[str, ...]) -> None:
 def two(first: str = "", second: str = "", more: str = "") -> str:
     """A pipeline of two stages, b after a, with lines put into each."""
     return (
-        "name: two\nvalues: {size: 3}\nstages:\n"
-        f"  a:\n    command: nearfar data check pairs.jsonl --rejected ${{bad}}\n    outputs: {{bad: bad.jsonl}}\n{first}"
-        f"  b:\n    command: nearfar data check ${{a.bad}}\n{second}{more}"
+        "name: two\nvalues: {size: 3}\nstages:\n  a:\n    command: nearfar data check"
+        f" pairs.jsonl --rejected ${{bad}}\n    outputs: {{bad: bad.jsonl}}\n{first}  b:\n   "
+        f" command: nearfar data check ${{a.bad}}\n{second}{more}"
     )
 
 
@@ -53,41 +55,101 @@ def test_a_good_one_is_read(place: Path) -> None:
     [
         (two(first="    after: [b]\n"), "in a loop: a -> b -> a"),
         (two(more="  c:\n    command: nearfar recipe check ${c.folder}\n"), "in a loop: c -> c"),
-        (two().replace("${a.bad}", "${A.bad}x"), "stage b: ${A.bad}: there is no stage A; there are a, b"),
+        (
+            two().replace("${a.bad}", "${A.bad}x"),
+            "stage b: ${A.bad}: there is no stage A; there are a, b",
+        ),
         (two(second="    after: [c]\n"), "stage b: after: there is no stage c"),
-        (two().replace("${a.bad}", "${a.bat}"), "stage b: ${a.bat}: stage a has no output bat; did you mean bad?"),
-        (two().replace("${a.bad}", "${sise}"), "${sise} is neither an output of this stage nor in `values`; did you mean size?"),
+        (
+            two().replace("${a.bad}", "${a.bat}"),
+            "stage b: ${a.bat}: stage a has no output bat; did you mean bad?",
+        ),
+        (
+            two().replace("${a.bad}", "${sise}"),
+            "${sise} is neither an output of this stage nor in `values`; did you mean size?",
+        ),
         (two().replace("${a.bad}", "${a.bad"), "has a ${ without its }"),
-        (two(first="    comand: x\n"), "bad.yaml:7: stages.a.comand is not a key; did you mean stages.a.command?"),
+        (
+            two(first="    comand: x\n"),
+            "bad.yaml:7: stages.a.comand is not a key; did you mean stages.a.command?",
+        ),
         (two() + "vallues: {}\n", "vallues is not a key; did you mean values?"),
         (two(first="    outputs: {x: y}\n"), "bad.yaml:7: stages.a.outputs: given twice"),
         (two(more="  c: {outputs: {x: y}}\n"), "bad.yaml:9: stages.c.command is missing"),
-        (two(more="  c: {command: [nearfar]}\n"), "bad.yaml:9: stages.c.command: ['nearfar'] cannot stand here"),
-        (two(more="  c: {command: fit x.yaml}\n"), "bad.yaml:9: stages.c.command: 'fit x.yaml' is no command of nearfar"),
+        (
+            two(more="  c: {command: [nearfar]}\n"),
+            "bad.yaml:9: stages.c.command: ['nearfar'] cannot stand here",
+        ),
+        (
+            two(more="  c: {command: fit x.yaml}\n"),
+            "bad.yaml:9: stages.c.command: 'fit x.yaml' is no command of nearfar",
+        ),
         (two(more="  c: {command: 'nearfar recipe check \"x'}\n"), "has a quote that does not end"),
         (two(more="  c: {command: nearfar recipe show a.yaml > b}\n"), "> is for a shell"),
-        (two(more="  c: {command: nearfar launch a.yaml --machine x}\n"), "`machine: FILE` beside it"),
+        (
+            two(more="  c: {command: nearfar launch a.yaml --machine x}\n"),
+            "`machine: FILE` beside it",
+        ),
         (two(first="    machine: x.yaml\n"), "bad.yaml:7: stages.a.machine is for `nearfar fit`"),
-        (two().replace("bad.jsonl", "../bad.jsonl"), "bad.yaml:6: stages.a.outputs.bad: ../bad.jsonl must be a path inside"),
+        (
+            two().replace("bad.jsonl", "../bad.jsonl"),
+            "bad.yaml:6: stages.a.outputs.bad: ../bad.jsonl must be a path inside",
+        ),
         (two().replace("bad.jsonl", "/bad.jsonl"), "/bad.jsonl must be a path inside"),
         (two().replace("bad.jsonl", "."), ". must be a path inside"),
-        (two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, folder: x}"), "${folder} already stands for the stage's folder itself"),
-        (two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, size: x}"), "${size} already stands for values.size"),
-        (two(more="  'c d': {command: nearfar recipe check a.yaml}\n"), "cannot be a name; a name begins with a letter"),
+        (
+            two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, folder: x}"),
+            "${folder} already stands for the stage's folder itself",
+        ),
+        (
+            two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, size: x}"),
+            "${size} already stands for values.size",
+        ),
+        (
+            two(more="  'c d': {command: nearfar recipe check a.yaml}\n"),
+            "cannot be a name; a name begins with a letter",
+        ),
         (two(first="    reads: [nowhere.jsonl]\n"), "stage a: reads: there is no nowhere.jsonl"),
-        (two(more="  c: {command: nearfar fit nowhere.yaml}\n"), "recipe nowhere.yaml cannot be read"),
-        (two(more="  c: {command: nearfar fit a.yaml optimization.epoch=2}\n"), "did you mean optimization.epochs?"),
-        (two(more="  c: {command: nearfar evalaute x}\n"), "stage c: there is no command `nearfar evalaute`; did you mean evaluate?"),
-        (two(more="  c: {command: nearfar data chek x}\n"), "there is no command `nearfar data chek`; did you mean check?"),
-        (two(more="  c: {command: nearfar data}\n"), "there is no command `nearfar data `; there are prepare, check"),
-        (two(more="  c: {command: nearfar index m c --ot x}\n"), "stage c: `nearfar index`: No such option: --ot"),
-        (two(more="  c: {command: nearfar index m}\n"), "stage c: `nearfar index`: Missing argument"),
-        (two(more="  c: {command: nearfar data check --help}\n"), "stage c: `nearfar data check --help` only shows help"),
+        (
+            two(more="  c: {command: nearfar fit nowhere.yaml}\n"),
+            "recipe nowhere.yaml cannot be read",
+        ),
+        (
+            two(more="  c: {command: nearfar fit a.yaml optimization.epoch=2}\n"),
+            "did you mean optimization.epochs?",
+        ),
+        (
+            two(more="  c: {command: nearfar evalaute x}\n"),
+            "stage c: there is no command `nearfar evalaute`; did you mean evaluate?",
+        ),
+        (
+            two(more="  c: {command: nearfar data chek x}\n"),
+            "there is no command `nearfar data chek`; did you mean check?",
+        ),
+        (
+            two(more="  c: {command: nearfar data}\n"),
+            "there is no command `nearfar data `; there are prepare, check",
+        ),
+        (
+            two(more="  c: {command: nearfar index m c --ot x}\n"),
+            "stage c: `nearfar index`: No such option: --ot",
+        ),
+        (
+            two(more="  c: {command: nearfar index m}\n"),
+            "stage c: `nearfar index`: Missing argument",
+        ),
+        (
+            two(more="  c: {command: nearfar data check --help}\n"),
+            "stage c: `nearfar data check --help` only shows help",
+        ),
         (two(more="  c: {command: nearfar pipeline p.yaml}\n"), "a pipeline cannot be a stage"),
         ("name: x\nstages: {}\n", "bad.yaml:2: stages"),
         ("stages: {}\n", "2 problems in pipeline bad.yaml\n  bad.yaml: name is missing"),
         ("", "is no map"),
-        ("name: x\nmodel: {}\n", "bad.yaml is a recipe, not a pipeline; `nearfar fit bad.yaml` runs it"),
+        (
+            "name: x\nmodel: {}\n",
+            "bad.yaml is a recipe, not a pipeline; `nearfar fit bad.yaml` runs it",
+        ),
     ],
 )
 def test_bad_ones_are_refused_by_name(place: Path, text: str, said: str) -> None:
@@ -95,15 +157,21 @@ def test_bad_ones_are_refused_by_name(place: Path, text: str, said: str) -> None
 
 
 def test_loops_of_any_length_are_shown(place: Path) -> None:
-    ring = "".join(f"  s{n}:\n    command: nearfar recipe check ${{s{(n + 1) % 5}.folder}}\n" for n in range(5))
+    ring = "".join(
+        f"  s{n}:\n    command: nearfar recipe check ${{s{(n + 1) % 5}.folder}}\n" for n in range(5)
+    )
     said = refused(f"name: ring\nstages:\n  free: {{command: nearfar recipe check a.yaml}}\n{ring}")
     loop = said.split("loop: ")[1].split(" (")[0].split(" -> ")
     assert loop[0] == loop[-1]
     assert sorted(loop[1:]) == [f"s{n}" for n in range(5)]
-    assert all(int(later[1:]) == (int(earlier[1:]) + 1) % 5 for earlier, later in pairwise(loop)), "each needs the next"
+    assert all(int(later[1:]) == (int(earlier[1:]) + 1) % 5 for earlier, later in pairwise(loop)), (
+        "each needs the next"
+    )
 
 
-@pytest.mark.parametrize("override", ["size=4", "values.sise=4", "stages.a.command=x", "values.size"])
+@pytest.mark.parametrize(
+    "override", ["size=4", "values.sise=4", "stages.a.command=x", "values.size"]
+)
 def test_other_overrides_are_refused(place: Path, override: str) -> None:
     assert "is none of name=..., output=..., values.size=..." in refused(two(), override)
 
@@ -115,7 +183,14 @@ def test_the_command_line_ends_with_2_and_runs_nothing(place: Path) -> None:
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("options", [["--dry-run", "--only", "look"], ["--only", "look", "--from", "look"], ["--print-commands", "--from", "look"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--dry-run", "--only", "look"],
+        ["--only", "look", "--from", "look"],
+        ["--print-commands", "--from", "look"],
+    ],
+)
 def test_options_that_contradict_each_other(place: Path, options: list[str]) -> None:
     ended = CliRunner().invoke(app, ["pipeline", "p.yaml", *options])
     assert isinstance(ended.exception, BadPipeline)
@@ -124,7 +199,9 @@ def test_options_that_contradict_each_other(place: Path, options: list[str]) -> 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 class TestThoseWeShip:
-    def test_fits_the_command_line(self, path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_fits_the_command_line(
+        self, path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(repository)
         steps = plan(load_pipeline(path))
         assert len(steps) >= 2

@@ -52,7 +52,14 @@ def differing(before: dict[str, Keyed], after: dict[str, Keyed]) -> set[str]:
 def test_paths_are_put_in(keys) -> None:
     stages = keys()
     teacher, student = stages["teacher"], stages["student"]
-    assert teacher.command == ["nearfar", "fit", "a.yaml", "data.train=pairs.jsonl", f"output=runs/keys/teacher/{teacher.key}", "name=run"]
+    assert teacher.command == [
+        "nearfar",
+        "fit",
+        "a.yaml",
+        "data.train=pairs.jsonl",
+        f"output=runs/keys/teacher/{teacher.key}",
+        "name=run",
+    ]
     assert teacher.outputs == {"model": teacher.folder / "run/model"}
     assert student.command[3] == f"model.backbone=runs/keys/teacher/{teacher.key}/run/model"
 
@@ -84,9 +91,15 @@ def test_the_verbs_of_two_words_are_known() -> None:
     ("changed", "stages"),
     [
         ({"pairs.jsonl": '{"query": "q", "positive": "p"}\n'}, {"teacher", "student"}),
-        ({"a.yaml": "name: a\nmodel: {backbone: x/y}\ndata: {train: pairs.jsonl}\nseed: 14\n"}, {"teacher", "student", "other"}),
+        (
+            {"a.yaml": "name: a\nmodel: {backbone: x/y}\ndata: {train: pairs.jsonl}\nseed: 14\n"},
+            {"teacher", "student", "other"},
+        ),
         # A comment teaches nothing, but a command that shows the file itself may show it.
-        ({"a.yaml": "# hello\nname: a\nmodel: {backbone: x/y}\ndata: {train: pairs.jsonl}\n"}, {"other"}),
+        (
+            {"a.yaml": "# hello\nname: a\nmodel: {backbone: x/y}\ndata: {train: pairs.jsonl}\n"},
+            {"other"},
+        ),
         ({"extra/x": "y"}, {"student"}),
         ({"extra/z": ""}, {"student"}),
         ({"other.jsonl": ""}, set()),
@@ -106,7 +119,13 @@ def test_contents(keys, changed: dict[str, str], stages: set[str]) -> None:
         (("data: pairs.jsonl", "data: other.jsonl"), {"teacher", "student"}),
         (("recipe check", "recipe show"), {"other"}),
         (("model.backbone=${teacher.model}", "model.backbone=${teacher.folder}"), {"student"}),
-        (("outputs: {model: run/model}\n  student", "outputs: {model: run/model, report: run/report.html}\n  student"), set()),
+        (
+            (
+                "outputs: {model: run/model}\n  student",
+                "outputs: {model: run/model, report: run/report.html}\n  student",
+            ),
+            set(),
+        ),
         (("keys\n", "renamed\n"), set()),
     ],
 )
@@ -118,7 +137,8 @@ def test_place_and_machine_do_not_count(keys) -> None:
     stages = keys()
     assert differing(stages, keys(overrides=("output=elsewhere",))) == set()
     launched = keys(
-        "name=run\n    outputs: {model: run/model}\n  student", "name=run\n    machine: m.yaml\n    outputs: {model: run/model}\n  student"
+        "name=run\n    outputs: {model: run/model}\n  student",
+        "name=run\n    machine: m.yaml\n    outputs: {model: run/model}\n  student",
     )
     assert differing(stages, launched) == set()
     assert launched["teacher"].command[:3] == ["nearfar", "launch", "a.yaml"]
@@ -130,9 +150,12 @@ def test_what_changed_is_said(keys) -> None:
     Path("pairs.jsonl").write_text("{}")
     Path("extra/x").write_text("y")
     after = keys("a.yaml model", "a.yaml seed=3 model")
-    assert changes(before["teacher"].made_with, after["teacher"].made_with) == ["pairs.jsonl has changed"]
+    assert changes(before["teacher"].made_with, after["teacher"].made_with) == [
+        "pairs.jsonl has changed"
+    ]
     assert changes(before["student"].made_with, after["student"].made_with) == [
-        "the command has changed", "extra has changed", "pairs.jsonl has changed", "stage teacher has changed",
+        ("the command has "
+         "changed"), "extra has changed", "pairs.jsonl has changed", "stage teacher has changed",
     ]  # fmt: skip
     assert changes(before["other"].made_with, after["other"].made_with) == []
 

@@ -1,4 +1,6 @@
-"""A finished stage is not repeated, a changed one runs with all that depends on it: `nearfar pipeline` on real stages."""
+"""A finished stage is not repeated, a changed one runs with all that depends on it: `nearfar
+pipeline` on real stages.
+"""
 
 import json
 import os
@@ -26,7 +28,11 @@ def ran(ended: subprocess.CompletedProcess[str]) -> list[str]:
 
 def files(folder: Path = Path("runs")) -> dict[str, tuple[int, int]]:
     """Every file and when it was last written."""
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_runs_once_and_again_only_what_changed(place: Path, nearfar) -> None:
@@ -60,21 +66,34 @@ def test_runs_once_and_again_only_what_changed(place: Path, nearfar) -> None:
 def test_only_from_and_what_was_tampered_with(place: Path, nearfar) -> None:
     too_early = nearfar("pipeline", "p.yaml", "--only", "last")
     assert too_early.returncode == 2
-    assert "stage last needs stage look, which is to run first: it has not run yet" in too_early.stderr
+    assert (
+        "stage last needs stage look, which is to run first: it has not run yet" in too_early.stderr
+    )
     assert ran(nearfar("pipeline", "p.yaml", "--only", "recipe")) == ["recipe"]
     assert ran(nearfar("pipeline", "p.yaml")) == ["look", "last"]
-    assert "to run: stage look is made anew" in nearfar("pipeline", "p.yaml", "--from", "look", "--dry-run").stdout
+    assert (
+        "to run: stage look is made anew"
+        in nearfar("pipeline", "p.yaml", "--from", "look", "--dry-run").stdout
+    )
     assert ran(nearfar("pipeline", "p.yaml", "--from", "look")) == ["look", "last"]
-    assert len(list(Path("runs/tiny/look").glob("*.replaced-*.was.json"))) == 1, "the former one is kept"
+    assert len(list(Path("runs/tiny/look").glob("*.replaced-*.was.json"))) == 1, (
+        "the former one is kept"
+    )
     rejected = Path("runs/tiny/look/latest/rejected.jsonl")
     rejected.write_text("more")
     assert "is not as the stage left it" in reasons()["look"]
     rejected.unlink()
     assert reasons()["look"].startswith("its output rejected is no longer at")
     assert reasons()["last"] == "stage look is to run"
-    assert ran(nearfar("pipeline", "p.yaml")) == ["look", "last"], "made anew, it is another for those behind it"
+    assert ran(nearfar("pipeline", "p.yaml")) == [
+        "look",
+        "last",
+    ], "made anew, it is another for those behind it"
     unknown = nearfar("pipeline", "p.yaml", "--only", "lok")
-    assert (unknown.returncode, unknown.stderr) == (2, "error: there is no stage lok; did you mean look?\n")
+    assert (unknown.returncode, unknown.stderr) == (
+        2,
+        "error: there is no stage lok; did you mean look?\n",
+    )
 
 
 def test_a_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -> None:
@@ -90,10 +109,18 @@ def test_a_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -
 
 def test_a_missing_output_is_named_and_can_be_mended(place: Path, nearfar) -> None:
     right = Path("p.yaml").read_text()
-    Path("p.yaml").write_text(right.replace("${rejected}", "${folder}/rejected.jsonl").replace("{rejected: rejected", "{rejected: rejekted"))
+    Path("p.yaml").write_text(
+        right.replace("${rejected}", "${folder}/rejected.jsonl").replace(
+            "{rejected: rejected", "{rejected: rejekted"
+        )
+    )
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
-    assert re.search(r"of its outputs there is no rejected \(runs/tiny/look/\w+/rejekted.jsonl\); .* there is rejected.jsonl", ended.stderr)
+    assert re.search(
+        r"of its outputs there is no rejected \(runs/tiny/look/\w+/rejekted.jsonl\); .* there is"
+        r" rejected.jsonl",
+        ended.stderr,
+    )
     assert "done in" not in ended.stdout
     assert reasons()["look"] == "it was begun and did not end"
     Path("p.yaml").write_text(right.replace("${rejected}", "${folder}/rejected.jsonl"))
@@ -102,7 +129,10 @@ def test_a_missing_output_is_named_and_can_be_mended(place: Path, nearfar) -> No
 
 
 def test_a_stage_that_writes_elsewhere_is_not_taken_for_done(place: Path, nearfar) -> None:
-    Path("p.yaml").write_text("name: out\nstages:\n  a:\n    command: nearfar data check pairs.jsonl --rejected there.jsonl\n")
+    Path("p.yaml").write_text(
+        "name: out\nstages:\n  a:\n    command: nearfar data check pairs.jsonl --rejected"
+        " there.jsonl\n"
+    )
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
     assert "while stage a ran: there.jsonl is new to it" in ended.stderr
@@ -117,7 +147,9 @@ def test_commands_run_by_hand(place: Path, nearfar, tmp_path: Path) -> None:
     (tmp_path / "bin" / "nearfar").write_text(f'#!/bin/sh\nexec {sys.executable} -m trainer "$@"\n')
     (tmp_path / "bin" / "nearfar").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
     assert set(reasons().values()) == {""}
     early = nearfar("pipeline", "p.yaml", "name=another", "--accept", "last")
@@ -136,13 +168,23 @@ def test_paths_with_spaces_and_a_damaged_record(place: Path, nearfar) -> None:
 
 
 def test_imports_nothing_heavy() -> None:
-    code = "import sys, trainer.pipeline.run; print([name for name in ('torch', 'transformers', 'numpy', 'datasets') if name in sys.modules])"
+    code = (
+        "import sys, trainer.pipeline.run; print([name for name in ('torch', 'transformers',"
+        " 'numpy', 'datasets') if name in sys.modules])"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.stdout.strip() == "[]"
 
 
 def test_several_ranks_are_refused(place: Path, nearfar, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+        "LOCAL_WORLD_SIZE": "2",
+    }.items():
         monkeypatch.setenv(name, value)
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2

@@ -1,4 +1,6 @@
-"""What is left of a stage is kept: for a command that goes on where it was, in its place, else beside it."""
+"""What is left of a stage is kept: for a command that goes on where it was, in its place, else
+beside it.
+"""
 
 import os
 import signal
@@ -20,8 +22,13 @@ def stages(place: Path) -> dict[str, Keyed]:
 
 
 def left(stage: Keyed) -> dict[str, str]:
-    """Texts of the files in the stage's folder and in those moved aside, by folder without its time."""
-    return {path.parent.name.partition("-")[0]: path.read_text() for path in stage.folder.parent.rglob("*.jsonl")}  # a key has no dash
+    """Texts of the files in the stage's folder and in those moved aside, by folder without its
+    time.
+    """
+    return {
+        path.parent.name.partition("-")[0]: path.read_text()
+        for path in stage.folder.parent.rglob("*.jsonl")
+    }  # a key has no dash
 
 
 def begin(stage: Keyed) -> None:
@@ -64,7 +71,9 @@ stages:
 
 @pytest.fixture
 def mining(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What each mining found in its folder when it began. The first is cut short, the second ends well."""
+    """What each mining found in its folder when it began. The first is cut short, the second ends
+    well.
+    """
     Path("m.yaml").write_text(MINING, encoding="utf-8")
     found: list[list[str]] = []
 
@@ -88,8 +97,12 @@ def test_a_command_goes_on_where_it_was(mining: list[list[str]]) -> None:
     assert mining == [[], ["work"]]
 
 
-def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(mining: list[list[str]]) -> None:
-    """The miner would refuse a folder that was begun with another model, whenever the pipeline is started."""
+def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(
+    mining: list[list[str]],
+) -> None:
+    """The miner would refuse a folder that was begun with another model, whenever the pipeline is
+    started.
+    """
     pipeline = load_pipeline(Path("m.yaml"))
     run_all(pipeline, only="recipe", start="recipe")
     run_all(pipeline)
@@ -98,14 +111,26 @@ def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(minin
 
 def test_by_hand_too_what_is_made_anew_begins_with_an_empty_folder(mining: list[list[str]]) -> None:
     pipeline = load_pipeline(Path("m.yaml"))
-    assert not [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith("mv")], "it goes on"
+    assert not [
+        line
+        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        if line.startswith("mv")
+    ], "it goes on"
     first, second = all_keyed(pipeline, ["recipe", "mined"]).values()
     first.record.rename("aside")
-    assert [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith(f"mv {second.folder} ")]
+    assert [
+        line
+        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        if line.startswith(f"mv {second.folder} ")
+    ]
     Path("aside").rename(first.record)
     folder = run_all(pipeline)[-1].folder
     (folder / "train.jsonl").unlink()
-    assert [line for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"]) if line.startswith(f"mv {folder} ")]
+    assert [
+        line
+        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        if line.startswith(f"mv {folder} ")
+    ]
 
 
 def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, Keyed]) -> None:
@@ -114,7 +139,11 @@ def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, K
         write_record(stage, stages)
     assert {step.reason for step in plan(load_pipeline(Path("p.yaml")))} == {""}
     write_record(stages["recipe"], stages)
-    assert [why_not_done(stage, stages) for stage in stages.values()] == ["", "", "stage recipe is made anew"]
+    assert [why_not_done(stage, stages) for stage in stages.values()] == [
+        "",
+        "",
+        "stage recipe is made anew",
+    ]
 
 
 def test_the_size_of_an_output(tmp_path: Path) -> None:
@@ -125,7 +154,9 @@ def test_the_size_of_an_output(tmp_path: Path) -> None:
     assert size_of(tmp_path / "model" / "a") == {"files": 1, "bytes": 3}
 
 
-@pytest.mark.parametrize(("before", "received"), [(signal.SIG_IGN, None), (signal.SIG_DFL, signal.SIGHUP)])
+@pytest.mark.parametrize(
+    ("before", "received"), [(signal.SIG_IGN, None), (signal.SIG_DFL, signal.SIGHUP)]
+)
 def test_nohup_is_heeded(before: signal.Handlers, received: int | None) -> None:
     former = signal.signal(signal.SIGHUP, before)
     try:

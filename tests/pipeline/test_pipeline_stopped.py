@@ -1,4 +1,6 @@
-"""Stopped, killed or started twice: a pipeline with a real fit goes on from the stage that was not done."""
+"""Stopped, killed or started twice: a pipeline with a real fit goes on from the stage that was not
+done.
+"""
 
 import json
 import os
@@ -21,7 +23,8 @@ stages:
     command: nearfar recipe check a.yaml
   fit:
     command: >-
-      nearfar fit a.yaml model.backbone=toy data.train=pairs.jsonl output=${folder} name=run optimization.batch_size=4 optimization.max_steps=STEPS
+      nearfar fit a.yaml model.backbone=toy data.train=pairs.jsonl output=${folder}
+      name=run optimization.batch_size=4 optimization.max_steps=STEPS
       machine.accelerator=cpu machine.precision=fp32 data.validation_ratio=0.2
     outputs: {model: run/model}
     after: [look]
@@ -34,7 +37,9 @@ stages:
 def fitting(place: Path, toy_folder) -> Callable[[int], None]:  # type: ignore[no-untyped-def]
     """Writes the pipeline with a fit of so many steps."""
     Path("toy").symlink_to(toy_folder("bert"))
-    return lambda steps: Path("f.yaml").write_text(FIT.replace("STEPS", str(steps)), encoding="utf-8") and None
+    return lambda steps: (
+        Path("f.yaml").write_text(FIT.replace("STEPS", str(steps)), encoding="utf-8") and None
+    )
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -55,7 +60,9 @@ def stage_process() -> int:
 
 def steps_done() -> bool:
     """Whether the fit has done a step."""
-    return any("train/loss" in log.read_text() for log in Path("runs/fitting/fit").glob("*/run/log.jsonl"))
+    return any(
+        "train/loss" in log.read_text() for log in Path("runs/fitting/fit").glob("*/run/log.jsonl")
+    )
 
 
 def killed(pipeline: "subprocess.Popen[str]", child: int) -> None:
@@ -78,7 +85,9 @@ def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
     assert "fit: to run: it was begun and did not end" in ended.stdout
     assert re.findall(r"^(\w+): done in", ended.stdout, re.MULTILINE) == ["fit", "after"]
     assert Path("runs/fitting/fit/latest/run/model/config.json").is_file()
-    assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, "what was left is kept aside"
+    assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, (
+        "what was left is kept aside"
+    )
 
 
 def test_two_at_once_and_a_stage_that_outlives_its_pipeline(fitting, nearfar, begun) -> None:
@@ -89,7 +98,10 @@ def test_two_at_once_and_a_stage_that_outlives_its_pipeline(fitting, nearfar, be
     for alive in (running.pid, child):
         refused = nearfar("pipeline", "f.yaml")
         assert refused.returncode == 2
-        assert f"runs/fitting is in use by a pipeline: process {running.pid} on {socket.gethostname()} since" in refused.stderr
+        assert (
+            f"runs/fitting is in use by a pipeline: process {running.pid} on {socket.gethostname()}"
+            " since" in refused.stderr
+        )
         assert f"at stage fit (process {child})" in refused.stderr
         if alive == running.pid:
             running.kill()

@@ -1,4 +1,6 @@
-"""`nearfar check`: a good run passes with its gradient shown; what is wrong is named all at once; a wrong gradient is not let through."""
+"""`nearfar check`: a good run passes with its gradient shown; what is wrong is named all at once; a
+wrong gradient is not let through.
+"""
 
 import json
 import os
@@ -31,16 +33,24 @@ def toy(toy_folder, tmp_path):
     """Overrides that make the quickstart's recipe one of seconds."""
     pairs = tmp_path / "pairs.jsonl"
     rows = [
-        {"query": f"how to {verb} a {thing} {number}", "positive": f"{thing} {verb} {number}{' and more of it' * number}"}
+        {
+            "query": f"how to {verb} a {thing} {number}",
+            "positive": f"{thing} {verb} {number}{' and more of it' * number}",
+        }
         for verb in ("create", "delete", "list")
         for thing in ("disk", "database", "machine")
         for number in range(4)
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {
-        "name": "toy", "output": tmp_path / "runs", "data.train": pairs, "model.backbone": toy_folder("bert"), "optimization.batch_size": 8,
-        "model.tuning.dropout": 0.3, "validation.every_steps": 2,
-    }  # fmt: skip
+        "name": "toy",
+        "output": tmp_path / "runs",
+        "data.train": pairs,
+        "model.backbone": toy_folder("bert"),
+        "optimization.batch_size": 8,
+        "model.tuning.dropout": 0.3,
+        "validation.every_steps": 2,
+    }
     return [f"{key}={value}" for key, value in values.items()]
 
 
@@ -50,20 +60,31 @@ def late_folder(toy_folder, tmp_path):
     from trainer.models.late_interaction import load_late_encoder
     from trainer.recipe.schema import FullTuning, Model
 
-    save_encoder(load_late_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FullTuning())), tmp_path / "late")
+    save_encoder(
+        load_late_encoder(
+            Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FullTuning())
+        ),
+        tmp_path / "late",
+    )
     return tmp_path / "late"
 
 
 def nearfar_check(recipe, machine, *more):
     return subprocess.run(
         [sys.executable, "-m", "trainer", "check", str(recipe), "--machine", str(machine), *more],
-        capture_output=True, text=True, timeout=300, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def lines_of(output):
     """(verdict, what) of every finding."""
-    found = [re.match(r"(ok|warning|wrong|skipped) +([^:]+): ", line) for line in output.splitlines()]
+    found = [
+        re.match(r"(ok|warning|wrong|skipped) +([^:]+): ", line) for line in output.splitlines()
+    ]
     return [match.groups() for match in found if match]
 
 
@@ -71,7 +92,9 @@ def lines_of(output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "tuning"), [("ddp", "lora"), ("fsdp2", "full"), ("zero3", "lora")])
+@pytest.mark.parametrize(
+    ("kind", "tuning"), [("ddp", "lora"), ("fsdp2", "full"), ("zero3", "lora")]
+)
 def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
     if kind == "zero3":
         pytest.importorskip("deepspeed")
@@ -83,11 +106,27 @@ def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
     ended = nearfar_check(RECIPE, MACHINES / f"cpu-2-{kind}.yaml", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.endswith("nothing wrong was found\n")
-    seen = re.search(rf"ok +gradient on 2 ranks \({kind}\) against one: norm ratio ([0-9.]+), cosine ([0-9.]+)\n", ended.stdout)
+    seen = re.search(
+        rf"ok +gradient on 2 ranks \({kind}\) against one: norm ratio ([0-9.]+), cosine"
+        r" ([0-9.]+)\n",
+        ended.stdout,
+    )
     assert seen, ended.stdout
     assert [float(number) for number in seen.groups()] == pytest.approx([1, 1], abs=1e-5)
     looked_at = {what for verdict, what in lines_of(ended.stdout) if verdict == "ok"}
-    assert looked_at >= {"recipe", "machine", "batch", "run folder", "data", "objective", "steps", "model", "lengths", "memory", "disk"}
+    assert looked_at >= {
+        "recipe",
+        "machine",
+        "batch",
+        "run folder",
+        "data",
+        "objective",
+        "steps",
+        "model",
+        "lengths",
+        "memory",
+        "disk",
+    }
     assert not Path(toy[1].partition("=")[2]).exists()  # nothing of the run was made
 
 
@@ -99,7 +138,11 @@ def test_ranks_that_take_too_long_are_ended_and_named(toy):
     assert "wrong    gradient: the 2 ranks did not finish within 3 seconds" in ended.stdout
     assert time.monotonic() - before < 90
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [command for command in commands if b"--as-rank" in command and toy[0].encode() in command and toy[2].encode() in command]
+    assert not [
+        command
+        for command in commands
+        if b"--as-rank" in command and toy[0].encode() in command and toy[2].encode() in command
+    ]
 
 
 @pytest.mark.slow
@@ -114,18 +157,45 @@ def test_a_rank_that_fails_is_heard(toy, tmp_path):
     machine = MACHINES / "cpu-2-ddp.yaml"
     run = load_recipe(RECIPE, toy)
     data = data_sets(run.data, run.seed)
-    with pytest.raises(BadMachine, match=r"ranks ended with code 2 .* They said:\n  error: .*nowhere"):
-        probe(RECIPE, [*toy, f"model.backbone={tmp_path / 'nowhere'}"], machine, run, plan_from_file(machine), data, 120)
+    with pytest.raises(
+        BadMachine, match=r"ranks ended with code 2 .* They said:\n  error: .*nowhere"
+    ):
+        probe(
+            RECIPE,
+            [*toy, f"model.backbone={tmp_path / 'nowhere'}"],
+            machine,
+            run,
+            plan_from_file(machine),
+            data,
+            120,
+        )
 
 
 @pytest.mark.slow
 def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_folder):
     """Of teachers alone, of either family, and of the first layers of the student."""
-    taught = [f"teacher={{kind: distribution, models: [{toy_folder('roberta')}, {late_folder}], objective_weight: 0}}", "matryoshka={layers: [2, 1]}"]
+    taught = [
+        (
+            f"teacher={{kind: distribution, models: [{toy_folder('roberta')}, {late_folder}],"
+            " objective_weight: 0}"
+        ),
+        "matryoshka={layers: [2, 1]}",
+    ]
     ended = nearfar_check(RECIPE, MACHINES / "cpu-2-ddp.yaml", *toy, *taught)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"ok +gradient on 2 ranks .*: norm ratio (1\.0000|0\.9999)", ended.stdout), ended.stdout
-    assert len(re.findall(r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; 1 MB of weights", ended.stdout)) == 2
+    assert re.search(r"ok +gradient on 2 ranks .*: norm ratio (1\.0000|0\.9999)", ended.stdout), (
+        ended.stdout
+    )
+    assert (
+        len(
+            re.findall(
+                r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; 1 MB of"
+                r" weights",
+                ended.stdout,
+            )
+        )
+        == 2
+    )
     assert not Path(toy[1].partition("=")[2]).exists()
 
 
@@ -142,7 +212,16 @@ def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, m
         dimensions.append(encoder.dimensions)
 
     monkeypatch.setattr("trainer.cli.check.look_at_disk", look)
-    more = ["kind=colbert", f"model.backbone={late_folder}", "model.pooling=null", "objective.temperature=1.0"] if late else []
+    more = (
+        [
+            "kind=colbert",
+            f"model.backbone={late_folder}",
+            "model.pooling=null",
+            "objective.temperature=1.0",
+        ]
+        if late
+        else []
+    )
     for refresh in ([], ["refresh={every_steps: 2, negatives: 1}"]):
         check(RECIPE, MACHINES / "cpu-1.yaml", [*toy, *more, *refresh], no_probe=True)
     run = load_recipe(RECIPE, toy)
@@ -150,7 +229,9 @@ def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, m
     documents = {train[number].positive for number in range(len(train))}
     assert of_others[0] == 0
     vectors = (of_others[1] - sum(map(len, documents))) / (4 * dimensions[1])
-    assert 10 * len(documents) < vectors < 40 * len(documents) if late else vectors == len(documents)
+    assert (
+        10 * len(documents) < vectors < 40 * len(documents) if late else vectors == len(documents)
+    )
 
 
 def test_the_probe_leaves_the_teacher_in(toy, late_folder):
@@ -169,16 +250,39 @@ def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
     from trainer.recipe.load import load_recipe
     from trainer.retrieval.vectors.taught_vectors import taught_vectors
 
-    taught = [*toy, f"teacher={{kind: margins, models: [{toy_folder('bert')}]}}", "data.negatives_per_query=0"]
-    run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"])
-    taught_vectors(kept_in(run, str(toy_folder("bert"))), read_encoder(str(toy_folder("bert"))), [Row("another query", "another text")], 0)
+    taught = [
+        *toy,
+        f"teacher={{kind: margins, models: [{toy_folder('bert')}]}}",
+        "data.negatives_per_query=0",
+    ]
+    run = load_recipe(
+        RECIPE, [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"]
+    )
+    taught_vectors(
+        kept_in(run, str(toy_folder("bert"))),
+        read_encoder(str(toy_folder("bert"))),
+        [Row("another query", "another text")],
+        0,
+    )
     with pytest.raises(typer.Exit):
         check(RECIPE, MACHINES / "cpu-2-ddp.yaml", taught, no_probe=True)
     assert re.search(r"wrong +teacher: .* was made of other data", capsys.readouterr().out)
     with pytest.raises(typer.Exit):
-        check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.models=[/nowhere]"], no_probe=True, replace=True)
+        check(
+            RECIPE,
+            MACHINES / "cpu-2-ddp.yaml",
+            [*taught, "teacher.models=[/nowhere]"],
+            no_probe=True,
+            replace=True,
+        )
     assert re.search(r"wrong +teacher: .*/nowhere", capsys.readouterr().out)
-    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*taught, "teacher.kind=distribution"], no_probe=True, replace=True)
+    check(
+        RECIPE,
+        MACHINES / "cpu-2-ddp.yaml",
+        [*taught, "teacher.kind=distribution"],
+        no_probe=True,
+        replace=True,
+    )
     assert re.search(r"ok +teacher: .* anew, about 1 MB", capsys.readouterr().out)
 
 
@@ -187,11 +291,21 @@ def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
 
 def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
     recipe, machine = tmp_path / "recipe.yaml", tmp_path / "machine.yaml"
-    text = RECIPE.read_text().replace("batch_size: 128", "batch_size: 15").replace("temperature: 0.05", "temprature: 0.05")
-    recipe.write_text(text.replace("data/azure-cli", str(tmp_path / "none.jsonl")).replace("test: null", f"test: {tmp_path / 'no-test.jsonl'}"))
+    text = (
+        RECIPE.read_text()
+        .replace("batch_size: 128", "batch_size: 15")
+        .replace("temperature: 0.05", "temprature: 0.05")
+    )
+    recipe.write_text(
+        text.replace("data/azure-cli", str(tmp_path / "none.jsonl")).replace(
+            "test: null", f"test: {tmp_path / 'no-test.jsonl'}"
+        )
+    )
     machine.write_text((MACHINES / "cpu-2-zero3.yaml").read_text() + "mixed_precision: fp8\n")
     with pytest.raises(typer.Exit) as ended:
-        check(recipe, machine, [word for word in toy if not word.startswith(("data", "optimization"))])
+        check(
+            recipe, machine, [word for word in toy if not word.startswith(("data", "optimization"))]
+        )
     output = capsys.readouterr().out
     assert ended.value.exit_code == 2
     for place, said in {
@@ -200,7 +314,10 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
         "batch": "set it to 14 or 16",
         "data": "none.jsonl is not there",
     }.items():
-        assert re.search(rf"^wrong +{place}: .*{re.escape(said)}", output, re.MULTILINE), (place, output)
+        assert re.search(rf"^wrong +{place}: .*{re.escape(said)}", output, re.MULTILINE), (
+            place,
+            output,
+        )
     assert "no-test.jsonl is not there" in output
     assert ("ok", "model") in lines_of(output)  # which could be looked at all the same
     assert "5 things are wrong" in output
@@ -209,13 +326,26 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["optimization.batch_size=64"], r"wrong +steps: .* training rows do not fill one batch of 64"),
+        (
+            ["optimization.batch_size=64"],
+            r"wrong +steps: .* training rows do not fill one batch of 64",
+        ),
         (["objective={kind: cosent}"], r"wrong +objective: objective.kind=cosent needs a score"),
         (["model.backbone=/nowhere"], r"wrong +model: .*/nowhere"),
-        (["machine.accelerator=cuda"], r"wrong +recipe and machine: the recipe says machine.accelerator=cuda and the machine file cpu"),
+        (
+            ["machine.accelerator=cuda"],
+            (
+                r"wrong +recipe and machine: the recipe says machine.accelerator=cuda and the"
+                r" machine file cpu"
+            ),
+        ),
         (["machine.precision=fp16"], r"wrong +memory: machine.precision=fp16 needs a GPU"),
         (["output=/dev/null"], r"wrong +run folder: /dev/null/toy cannot be made"),
-        pytest.param(["output=/proc/nowhere"], r"wrong +(disk: the run writes|run folder: .* is read-only)", id="no room"),
+        pytest.param(
+            ["output=/proc/nowhere"],
+            r"wrong +(disk: the run writes|run folder: .* is read-only)",
+            id="no room",
+        ),
     ],
 )
 def test_each_fault_is_found(toy, changes, said, capsys):
@@ -237,16 +367,29 @@ def test_a_recipe_that_cannot_be_read_leaves_the_machine(tmp_path, capsys):
 def test_a_machine_that_is_elsewhere_is_no_fault(toy, capsys):
     check(RECIPE, MACHINES / "gpu-8-zero3-offload.yaml", toy)
     output = capsys.readouterr().out
-    assert re.search(r"warning +memory: about .* in the machine's memory.* cannot be seen from here", output)
+    assert re.search(
+        r"warning +memory: about .* in the machine's memory.* cannot be seen from here", output
+    )
     assert "skipped  gradient: cannot be seen from here" in output
     assert "nothing wrong was found" in output
 
 
 def test_long_texts_are_counted(toy, capsys):
-    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, "model.document_max_length_tokens=10"], no_probe=True)
+    check(
+        RECIPE,
+        MACHINES / "cpu-2-ddp.yaml",
+        [*toy, "model.document_max_length_tokens=10"],
+        no_probe=True,
+    )
     output = capsys.readouterr().out
     assert re.search(r"ok +lengths: 0 of \d+ query texts", output)
-    cut, texts = map(int, re.search(r"warning +lengths: (\d+) of (\d+) document texts looked at are longer than 10 tokens", output).groups())
+    cut, texts = map(
+        int,
+        re.search(
+            r"warning +lengths: (\d+) of (\d+) document texts looked at are longer than 10 tokens",
+            output,
+        ).groups(),
+    )
     assert 0 < cut < texts
 
 
@@ -269,12 +412,17 @@ def test_a_wrong_gradient_is_wrong(capsys):
         assert findings.wrong == number, capsys.readouterr().out
     judge(findings, plan, likeness(wanted, wanted))
     assert findings.wrong == len(spoilt)
-    assert capsys.readouterr().out.splitlines()[-1] == "ok       gradient on 2 ranks (ddp) against one: norm ratio 1.0000000, cosine 1.0000000"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "ok       gradient on 2 ranks (ddp) against one: norm ratio 1.0000000, cosine 1.0000000"
+    )
 
 
 def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
     wanted = {"weight": torch.ones(3)}
-    monkeypatch.setattr("trainer.cli.check.probe", lambda *_: likeness({"weight": 2 * torch.ones(3)}, wanted))
+    monkeypatch.setattr(
+        "trainer.cli.check.probe", lambda *_: likeness({"weight": 2 * torch.ones(3)}, wanted)
+    )
     with pytest.raises(typer.Exit) as ended:
         check(RECIPE, MACHINES / "cpu-2-ddp.yaml", toy)
     assert ended.value.exit_code == 2
@@ -283,7 +431,11 @@ def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys
 
 def test_two_gradients_of_zero_show_nothing(capsys):
     findings = Findings()
-    judge(findings, Plan("ddp", 2, 1, 2), likeness({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}))
+    judge(
+        findings,
+        Plan("ddp", 2, 1, 2),
+        likeness({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}),
+    )
     assert findings.wrong == 0
     assert capsys.readouterr().out.startswith("warning  gradient on 2 ranks")
 
@@ -306,14 +458,25 @@ def test_the_plain_gradient_is_that_of_the_loss():
         (Plan("single", 1, 1, 1), 16 * 110),
         (Plan("ddp", 2, 1, 2), 16 * 110),
         (Plan("fsdp2", 2, 1, 2), 16 * 55 + 4 * 110),
-        (Plan("zero1", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 1}}), 4 * 110 + 4 * 110 + 12 * 55),
-        (Plan("zero2", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 2}}), 4 * 110 + 4 * 55 + 12 * 55),
-        (Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 3}}), 4 * 110 + 4 * 55 + 4 * 55 + 12 * 55),
+        (
+            Plan("zero1", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 1}}),
+            4 * 110 + 4 * 110 + 12 * 55,
+        ),
+        (
+            Plan("zero2", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 2}}),
+            4 * 110 + 4 * 55 + 12 * 55,
+        ),
+        (
+            Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": {"stage": 3}}),
+            4 * 110 + 4 * 55 + 4 * 55 + 12 * 55,
+        ),
     ],
 )
 def test_weights_gradients_and_state_by_strategy(plan, bytes_):
     model = torch.nn.ModuleList([torch.nn.Linear(10, 10)])  # 110 weights, one block
-    wanted = bytes_ + (4 * 110 if plan.kind == "fsdp2" else 0)  # the block that runs, and room for the next
+    wanted = bytes_ + (
+        4 * 110 if plan.kind == "fsdp2" else 0
+    )  # the block that runs, and room for the next
     assert sum(need.amount for need in weight_needs(plan, torch.nn.Sequential(model))) == wanted
     assert written_bytes(model) == pytest.approx(16 * 110, abs=2**27)
     assert free_bytes(Path("/nowhere/yet")) > 0
@@ -321,5 +484,7 @@ def test_weights_gradients_and_state_by_strategy(plan, bytes_):
 
 def test_what_is_offloaded_lies_in_the_machines_memory():
     zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
-    needs = weight_needs(Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": zero}), torch.nn.Linear(10, 10))
+    needs = weight_needs(
+        Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": zero}), torch.nn.Linear(10, 10)
+    )
     assert [need.part for need in needs if not need.on_machine] == ["gathered weights"]

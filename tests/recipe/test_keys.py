@@ -14,7 +14,11 @@ from trainer.recipe.schema import Recipe, Section
 KEYS = list(all_keys())
 LISTS = ("trackers", "data.train")
 """Keys that hold, or may hold, a list of sections."""
-LEAST: dict[str, object] = {"name": "toy", "model": {"backbone": "some/model"}, "data": {"train": "pairs.jsonl"}}
+LEAST: dict[str, object] = {
+    "name": "toy",
+    "model": {"backbone": "some/model"},
+    "data": {"train": "pairs.jsonl"},
+}
 
 
 def typos(word: str) -> set[str]:
@@ -50,7 +54,9 @@ def in_a_list(key: Key) -> bool:
     return any(key.name.startswith(name + ".") for name in LISTS)
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if not in_a_list(key)], ids=lambda key: f"{key.name}-{key.kind}")
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if not in_a_list(key)], ids=lambda key: f"{key.name}-{key.kind}"
+)
 def test_law_13_a_mistyped_key_names_the_right_one(key: Key, tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     for mistyped in sorted(typos(key.path[-1]) - siblings(key)):
@@ -58,24 +64,45 @@ def test_law_13_a_mistyped_key_names_the_right_one(key: Key, tmp_path: Path) -> 
         with pytest.raises(BadRecipe) as raised:
             load_recipe(path)
         wrong = ".".join((*key.path[:-1], mistyped))
-        if key.name == "teacher.kind":  # of a section that is null where it is not written no kind is the default, so it is missing then
-            assert f"teacher.kind is missing; give one of distribution, margins, vectors; did you mean kind instead of {mistyped}?" in str(
-                raised.value
+        if (
+            key.name == "teacher.kind"
+            # of a section that is null where it is not written no kind is the default, so it is
+            # missing
+            # then
+        ):
+            assert (
+                "teacher.kind is missing; give one of distribution, margins, vectors; did you mean"
+                f" kind instead of {mistyped}?" in str(raised.value)
             )
             continue
-        line = next(line for line in str(raised.value).splitlines() if f" {wrong} is not a key" in line)
+        line = next(
+            line for line in str(raised.value).splitlines() if f" {wrong} is not a key" in line
+        )
         assert re.search(rf"did you mean [^?]*\b{re.escape(key.name)}( or|\?)", line), line
 
 
 def test_law_13_holds_inside_a_list(tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     for mistyped in typos("project"):
-        path.write_text(json.dumps({**LEAST, "trackers": [{"kind": "wandb", mistyped: "x"}]}), encoding="utf-8")
-        with pytest.raises(BadRecipe, match=rf"trackers\.0\.{mistyped} is not a key; did you mean trackers\.0\.project\?"):
+        path.write_text(
+            json.dumps({**LEAST, "trackers": [{"kind": "wandb", mistyped: "x"}]}), encoding="utf-8"
+        )
+        with pytest.raises(
+            BadRecipe,
+            match=rf"trackers\.0\.{mistyped} is not a key; did you mean trackers\.0\.project\?",
+        ):
             load_recipe(path)
     for mistyped in typos("weight"):
-        path.write_text(json.dumps({**LEAST, "data": {"train": [{"source": "a.jsonl", mistyped: 1}]}}), encoding="utf-8")
-        with pytest.raises(BadRecipe, match=rf"data\.train\.0\.{mistyped} is not a key; did you mean data\.train\.0\.weight\?"):
+        path.write_text(
+            json.dumps({**LEAST, "data": {"train": [{"source": "a.jsonl", mistyped: 1}]}}),
+            encoding="utf-8",
+        )
+        with pytest.raises(
+            BadRecipe,
+            match=(
+                rf"data\.train\.0\.{mistyped} is not a key; did you mean data\.train\.0\.weight\?"
+            ),
+        ):
             load_recipe(path)
 
 
@@ -90,16 +117,34 @@ def test_every_key_is_found_from_its_last_word(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.name}-{key.kind}")
 def test_every_key_says_what_it_means(key: Key) -> None:
     variant = key.path[-1] == "kind" and len(key.path) > 1
-    assert variant or key.field.description or (all(section.__doc__ for section in key.sections) and key.sections)
+    assert (
+        variant
+        or key.field.description
+        or (all(section.__doc__ for section in key.sections) and key.sections)
+    )
     assert f"{key.path[-1]}" in explain(key.name)
 
 
 def test_the_whole_listing_has_every_key_once_per_variant() -> None:
     lines = explain().splitlines()
-    shown = [line.split(" = ")[0] for line in lines if " = " in line and not line.startswith(("#", " "))]
-    expected = [key.name for key in KEYS if not (key.sections and key.name not in LISTS) and not (key.path[-1] == "kind" and len(key.path) > 1)]
+    shown = [
+        line.split(" = ")[0] for line in lines if " = " in line and not line.startswith(("#", " "))
+    ]
+    expected = [
+        key.name
+        for key in KEYS
+        if not (key.sections and key.name not in LISTS)
+        and not (key.path[-1] == "kind" and len(key.path) > 1)
+    ]
     kinds = ["model.tuning.kind", "objective.kind"]
-    may_be_absent = ["model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka", "refresh"]
+    may_be_absent = [
+        "model.late_interaction",
+        "model.static",
+        "objective.hardness",
+        "teacher",
+        "matryoshka",
+        "refresh",
+    ]
     assert sorted(shown) == sorted([*expected, *kinds, *may_be_absent])
     assert max(map(len, lines)) < 160
     assert "\n\n\n" not in "\n".join(lines)
@@ -121,20 +166,41 @@ def test_a_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     path.write_text(json.dumps(LEAST), encoding="utf-8")
     before = load_recipe(path)
     defaults = re.findall(r"^([a-z_0-9.]+) = (\S+) ", explain(), flags=re.MULTILINE)
-    of_objectives = ("objective.margin", "objective.teacher_temperature", "objective.random_negatives", "objective.graded")
+    of_objectives = (
+        "objective.margin",
+        "objective.teacher_temperature",
+        "objective.random_negatives",
+        "objective.graded",
+    )
     of_others = (
         "trackers.",
         "data.train.",
-        *(f"{part}." for part in ("model.late_interaction", "model.static", "objective.hardness", "teacher", "matryoshka", "refresh")),
+        *(
+            f"{part}."
+            for part in (
+                "model.late_interaction",
+                "model.static",
+                "objective.hardness",
+                "teacher",
+                "matryoshka",
+                "refresh",
+            )
+        ),
         *of_objectives,
     )
-    settings = [f"{key}={value}" for key, value in defaults if value != "(required)" and not key.startswith(of_others)]
+    settings = [
+        f"{key}={value}"
+        for key, value in defaults
+        if value != "(required)" and not key.startswith(of_others)
+    ]
     assert len(settings) > 40
     assert load_recipe(path, settings) == before
 
 
 def test_an_unknown_key_to_explain() -> None:
-    with pytest.raises(BadRecipe, match=r"no key learning_rate; did you mean optimization\.learning_rate"):
+    with pytest.raises(
+        BadRecipe, match=r"no key learning_rate; did you mean optimization\.learning_rate"
+    ):
         explain("learning_rate")
     with pytest.raises(BadRecipe, match="lists every key"):
         explain("zzzzzzz")

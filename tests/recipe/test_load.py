@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from trainer.errors import BadRecipe
 from trainer.recipe.load import dump_recipe, load_recipe
-from trainer.recipe.schema import Contrastive, Cosent, FullTuning, Recipe, Tensorboard, Triplet, Wandb
+from trainer.recipe.schema import (
+    Contrastive,
+    Cosent,
+    FullTuning,
+    Recipe,
+    Tensorboard,
+    Triplet,
+    Wandb,
+)
 from trainer.recipe.yaml_text import dump, parse, parse_word
 
 LEAST = """\
@@ -41,13 +49,25 @@ def problem(path: Path, *overrides: str) -> str:
 class TestReading:
     def test_what_is_left_out_has_its_default(self, write) -> None:
         recipe = load_recipe(write(LEAST))
-        assert recipe == Recipe.model_validate({"name": "toy", "model": {"backbone": "some/model"}, "data": {"train": "pairs.jsonl"}})
+        assert recipe == Recipe.model_validate(
+            {"name": "toy", "model": {"backbone": "some/model"}, "data": {"train": "pairs.jsonl"}}
+        )
         assert isinstance(recipe.objective, Contrastive)
 
     def test_numbers_are_read_as_a_person_means_them(self, write) -> None:
-        recipe = load_recipe(write(LEAST + "optimization: {learning_rate: 1e-3, weight_decay: 1, gradient_clip_norm: 5.e-1, head_learning_rate: .5}"))
+        recipe = load_recipe(
+            write(
+                LEAST
+                + "optimization: {learning_rate: 1e-3, weight_decay: 1, gradient_clip_norm: 5.e-1,"
+                " head_learning_rate: .5}"
+            )
+        )
         optimization = recipe.optimization
-        assert (optimization.learning_rate, optimization.weight_decay, optimization.gradient_clip_norm) == (0.001, 1.0, 0.5)
+        assert (
+            optimization.learning_rate,
+            optimization.weight_decay,
+            optimization.gradient_clip_norm,
+        ) == (0.001, 1.0, 0.5)
         assert optimization.head_learning_rate == 0.5
         assert type(optimization.weight_decay) is float
 
@@ -56,12 +76,22 @@ class TestReading:
         assert recipe.trackers == (Wandb(), Tensorboard())
 
     def test_a_section_without_kind_is_the_default_variant(self, write) -> None:
-        assert load_recipe(write(LEAST + "objective: {temperature: 0.5}")).objective == Contrastive(temperature=0.5)
+        assert load_recipe(write(LEAST + "objective: {temperature: 0.5}")).objective == Contrastive(
+            temperature=0.5
+        )
 
     def test_a_byte_order_mark_is_no_part_of_the_first_key(self, write) -> None:
         assert load_recipe(write("\ufeff" + LEAST)).name == "toy"
 
-    @pytest.mark.parametrize(("text", "says"), [("", "is empty"), ("# nothing\n", "is empty"), ("- a\n", 'holds ["a"]'), ("hello", 'holds "hello"')])
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "is empty"),
+            ("# nothing\n", "is empty"),
+            ("- a\n", 'holds ["a"]'),
+            ("hello", 'holds "hello"'),
+        ],
+    )
     def test_a_file_that_is_no_map(self, write, text: str, says: str) -> None:
         assert says in problem(write(text))
         assert "a map with at least name, model and data" in problem(write(text))
@@ -79,33 +109,51 @@ class TestReading:
 class TestMistakes:
     def test_a_mistyped_key_names_place_line_and_the_nearest_key(self, write) -> None:
         message = problem(write(LEAST + "optimization:\n  epochs: 2\n  learning_rat: 1e-3\n"))
-        assert message.endswith("toy.yaml:8: optimization.learning_rat is not a key; did you mean optimization.learning_rate?")
+        assert message.endswith(
+            "toy.yaml:8: optimization.learning_rat is not a key; did you mean"
+            " optimization.learning_rate?"
+        )
 
     def test_a_key_in_the_wrong_section_names_the_right_one(self, write) -> None:
-        assert "batch_size is not a key; did you mean optimization.batch_size?" in problem(write(LEAST + "batch_size: 3"))
-        assert "model.learning_rate is not a key; did you mean optimization.learning_rate" in problem(write(LEAST), "model.learning_rate=1")
+        assert "batch_size is not a key; did you mean optimization.batch_size?" in problem(
+            write(LEAST + "batch_size: 3")
+        )
+        assert (
+            "model.learning_rate is not a key; did you mean optimization.learning_rate"
+            in problem(write(LEAST), "model.learning_rate=1")
+        )
 
     def test_a_key_like_no_other_lists_what_may_stand_there(self, write) -> None:
         message = problem(write(LEAST + "validation: {zzzzzz: 3}"))
-        assert "validation.zzzzzz is not a key; `nearfar recipe explain` lists all keys, here stand every_steps, patience" in message
+        assert (
+            "validation.zzzzzz is not a key; `nearfar recipe explain` lists all keys, here stand"
+            " every_steps, patience" in message
+        )
 
     def test_a_key_of_another_variant_says_whose_it_is(self, write) -> None:
-        assert "objective.margin is not a key of objective.kind contrastive; it belongs to kind triplet" in problem(
-            write(LEAST + "objective: {kind: contrastive, margin: 0.2}")
+        assert (
+            "objective.margin is not a key of objective.kind contrastive; it belongs to kind"
+            " triplet" in problem(write(LEAST + "objective: {kind: contrastive, margin: 0.2}"))
         )
 
     def test_a_mistyped_variant(self, write) -> None:
         assert problem(write(LEAST + "objective:\n  kind: contrastiv\n")).endswith(
-            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation, margin_mse, cosent, triplet, '
-            "pointwise, pairwise, listwise, lambda_loss; did you mean contrastive?"
+            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation,'
+            " margin_mse, cosent, triplet, pointwise, pairwise, listwise, lambda_loss; did you mean"
+            " contrastive?"
         )
-        assert "model.tuning.kind: 3 is not one of lora, full" in problem(write(LEAST), "model.tuning.kind=3")
+        assert "model.tuning.kind: 3 is not one of lora, full" in problem(
+            write(LEAST), "model.tuning.kind=3"
+        )
 
     def test_an_item_of_a_list_needs_a_kind(self, write) -> None:
-        assert "trackers.1.kind is missing; give one of wandb, tensorboard; did you mean kind instead of knd?" in problem(
-            write(LEAST + "trackers: [{kind: wandb}, {knd: wandb}]")
+        assert (
+            "trackers.1.kind is missing; give one of wandb, tensorboard; did you mean kind instead"
+            " of knd?" in problem(write(LEAST + "trackers: [{kind: wandb}, {knd: wandb}]"))
         )
-        assert "trackers.0.projct is not a key; did you mean trackers.0.project?" in problem(write(LEAST + "trackers: [{kind: wandb, projct: x}]"))
+        assert "trackers.0.projct is not a key; did you mean trackers.0.project?" in problem(
+            write(LEAST + "trackers: [{kind: wandb, projct: x}]")
+        )
 
     @pytest.mark.parametrize(
         ("override", "says"),
@@ -114,27 +162,65 @@ class TestMistakes:
             ("seed=-1", "seed: -1 cannot stand here"),
             ("seed=1.5", "seed: 1.5 cannot stand here"),
             ("seed=null", "seed: null cannot stand here"),
-            ("optimization.learning_rate=.nan", "optimization.learning_rate: NaN cannot stand here; give a number greater than 0"),
-            ("optimization.learning_rate=.inf", "optimization.learning_rate: Infinity cannot stand here"),
-            ("optimization.learning_rate=1e999", "optimization.learning_rate: Infinity cannot stand here"),
-            ("optimization.learning_rate='1e-3'", 'optimization.learning_rate: "1e-3" cannot stand here'),
+            (
+                "optimization.learning_rate=.nan",
+                "optimization.learning_rate: NaN cannot stand here; give a number greater than 0",
+            ),
+            (
+                "optimization.learning_rate=.inf",
+                "optimization.learning_rate: Infinity cannot stand here",
+            ),
+            (
+                "optimization.learning_rate=1e999",
+                "optimization.learning_rate: Infinity cannot stand here",
+            ),
+            (
+                "optimization.learning_rate='1e-3'",
+                'optimization.learning_rate: "1e-3" cannot stand here',
+            ),
             (
                 "optimization.schedule=cosin",
-                'optimization.schedule: "cosin" cannot stand here; give cosine, linear or constant; did you mean cosine?',
+                (
+                    'optimization.schedule: "cosin" cannot stand here; give cosine, linear or'
+                    " constant; did you mean cosine?"
+                ),
             ),
             ("machine.precision=bfloat", "give auto, fp32, bf16 or fp16"),
-            ("machine.micro_batch_tokens=0", "machine.micro_batch_tokens: 0 cannot stand here; give a whole number greater than 0 or auto"),
-            ("objective.symmetric=yes", 'objective.symmetric: "yes" cannot stand here; give true or false'),
+            (
+                "machine.micro_batch_tokens=0",
+                (
+                    "machine.micro_batch_tokens: 0 cannot stand here; give a whole number greater"
+                    " than 0 or auto"
+                ),
+            ),
+            (
+                "objective.symmetric=yes",
+                'objective.symmetric: "yes" cannot stand here; give true or false',
+            ),
             ("name=2024", "name: 2024 cannot stand here; give text"),
             ("name=2024", "put it in quotes to make it text"),
             ("name=../up", 'name: "../up" cannot stand here; give text matching'),
             ("model=x", 'model: "x" cannot stand here; give a map'),
-            ("trackers=wandb", 'trackers: "wandb" cannot stand here; give a list of maps, each with kind wandb or tensorboard'),
-            ("data.columns={query: 3}", "data.columns.query: 3 cannot stand here; give a map of text to text"),
-            ("model.tuning.target_modules=[query, 3]", "model.tuning.target_modules.1: 3 cannot stand here; give a list of text or null"),
+            (
+                "trackers=wandb",
+                (
+                    'trackers: "wandb" cannot stand here; give a list of maps, each with kind wandb'
+                    " or tensorboard"
+                ),
+            ),
+            (
+                "data.columns={query: 3}",
+                "data.columns.query: 3 cannot stand here; give a map of text to text",
+            ),
+            (
+                "model.tuning.target_modules=[query, 3]",
+                "model.tuning.target_modules.1: 3 cannot stand here; give a list of text or null",
+            ),
         ],
     )
-    def test_a_wrong_value_says_what_was_given_and_what_may_stand_there(self, write, override: str, says: str) -> None:
+    def test_a_wrong_value_says_what_was_given_and_what_may_stand_there(
+        self, write, override: str, says: str
+    ) -> None:
         message = problem(write(LEAST), override)
         assert message.startswith("command line: ")
         assert says in message
@@ -143,16 +229,28 @@ class TestMistakes:
     def test_what_is_missing_is_named(self, write) -> None:
         message = problem(write("name: toy"))
         assert "2 problems in recipe" in message
-        assert "model is missing and has no default; give a map with at least model.backbone" in message
+        assert (
+            "model is missing and has no default; give a map with at least model.backbone"
+            in message
+        )
         assert "data is missing and has no default; give a map with at least data.train" in message
-        assert "data.train is missing and has no default; give text or a list of maps: JSONL" in problem(
-            write("name: toy\nmodel: {backbone: x}\ndata: {test: x}")
+        assert (
+            "data.train is missing and has no default; give text or a list of maps: JSONL"
+            in problem(write("name: toy\nmodel: {backbone: x}\ndata: {test: x}"))
         )
 
     def test_every_problem_is_told_at_once_each_on_its_line(self, write) -> None:
-        lines = problem(write(LEAST + "seed: x\noutputs: y\nobjective: {kind: triplet, margin: -1}\n"), "machine.threads=0").splitlines()
+        lines = problem(
+            write(LEAST + "seed: x\noutputs: y\nobjective: {kind: triplet, margin: -1}\n"),
+            "machine.threads=0",
+        ).splitlines()
         assert lines[0].startswith("4 problems in recipe ")
-        assert sorted(line.split(": ")[1].split(" ")[0] for line in lines[1:]) == ["machine.threads", "objective.margin", "outputs", "seed"]
+        assert sorted(line.split(": ")[1].split(" ")[0] for line in lines[1:]) == [
+            "machine.threads",
+            "objective.margin",
+            "outputs",
+            "seed",
+        ]
 
     def test_a_long_value_is_shortened(self, write) -> None:
         assert len(problem(write(LEAST), "seed=" + "x" * 10_000)) < 200
@@ -160,23 +258,41 @@ class TestMistakes:
 
 class TestOverrides:
     def test_values_are_read_like_the_file_s(self, write) -> None:
-        overrides = ("seed=7", "optimization.learning_rate=2e-5", "objective.symmetric=true", "model.pooling=cls", "validation.patience=3")
+        overrides = (
+            "seed=7",
+            "optimization.learning_rate=2e-5",
+            "objective.symmetric=true",
+            "model.pooling=cls",
+            "validation.patience=3",
+        )
         recipe = load_recipe(write(LEAST), overrides)
-        assert (recipe.seed, recipe.optimization.learning_rate, recipe.objective.symmetric) == (7, 2e-5, True)
+        assert (recipe.seed, recipe.optimization.learning_rate, recipe.objective.symmetric) == (
+            7,
+            2e-5,
+            True,
+        )
         assert (recipe.model.pooling, recipe.validation.patience) == ("cls", 3)
 
     def test_lists_and_maps(self, write) -> None:
-        recipe = load_recipe(write(LEAST), ["trackers=[{kind: wandb}]", "data.columns={query: question}"])
+        recipe = load_recipe(
+            write(LEAST), ["trackers=[{kind: wandb}]", "data.columns={query: question}"]
+        )
         assert recipe.trackers == (Wandb(),)
         assert recipe.data.columns == {"query": "question"}
-        assert load_recipe(write(LEAST), ["trackers=[{kind: wandb}]", "trackers.0.project=mine"]).trackers == (Wandb(project="mine"),)
+        assert load_recipe(
+            write(LEAST), ["trackers=[{kind: wandb}]", "trackers.0.project=mine"]
+        ).trackers == (Wandb(project="mine"),)
 
     def test_one_entry_of_a_map(self, write) -> None:
-        assert load_recipe(write(LEAST), ["data.columns.query=question"]).data.columns == {"query": "question"}
+        assert load_recipe(write(LEAST), ["data.columns.query=question"]).data.columns == {
+            "query": "question"
+        }
 
     @pytest.mark.parametrize("prompt", ["query: ", "a # b", "a=b", "- x", "Find: 'this' "])
     def test_text_is_taken_as_it_is(self, write, prompt: str) -> None:
-        assert load_recipe(write(LEAST), [f"model.query_prompt={prompt}"]).model.query_prompt == prompt
+        assert (
+            load_recipe(write(LEAST), [f"model.query_prompt={prompt}"]).model.query_prompt == prompt
+        )
 
     def test_quotes_make_text(self, write) -> None:
         assert load_recipe(write(LEAST), ["name='2024'"]).name == "2024"
@@ -187,19 +303,35 @@ class TestOverrides:
         assert load_recipe(write(LEAST), ["seed=1", "seed=2"]).seed == 2
 
     def test_another_variant_leaves_the_keys_of_the_former_behind(self, write) -> None:
-        path = write(LEAST + "objective: {kind: contrastive, temperature: 0.1, learn_temperature: true, symmetric: true}")
+        path = write(
+            LEAST
+            + "objective: {kind: contrastive, temperature: 0.1, learn_temperature: true, symmetric:"
+            " true}"
+        )
         assert load_recipe(path, ["objective.kind=triplet"]).objective == Triplet()
-        assert load_recipe(path, ["objective.kind=triplet", "objective.margin=0.5"]).objective == Triplet(margin=0.5)
-        assert load_recipe(path, ["objective.margin=0.5", "objective.kind=triplet"]).objective == Triplet(margin=0.5)
+        assert load_recipe(
+            path, ["objective.kind=triplet", "objective.margin=0.5"]
+        ).objective == Triplet(margin=0.5)
+        assert load_recipe(
+            path, ["objective.margin=0.5", "objective.kind=triplet"]
+        ).objective == Triplet(margin=0.5)
         assert load_recipe(path, ["objective.kind=cosent"]).objective == Cosent(temperature=0.1)
-        assert load_recipe(write(LEAST + "objective: {symmetric: true}"), ["objective.kind=triplet"]).objective == Triplet()
+        assert (
+            load_recipe(
+                write(LEAST + "objective: {symmetric: true}"), ["objective.kind=triplet"]
+            ).objective
+            == Triplet()
+        )
         assert load_recipe(write(LEAST), ["model.tuning.kind=full"]).model.tuning == FullTuning()
 
     def test_another_variant_hides_no_mistake(self, write) -> None:
         path = write(LEAST + "objective: {kind: contrastive, sym: true}")
         assert "objective.sym is not a key" in problem(path, "objective.kind=triplet")
         message = problem(write(LEAST), "objective.symmetric=true", "objective.kind=triplet")
-        assert "command line: objective.symmetric is not a key of objective.kind triplet; it belongs to kind contrastive" in message
+        assert (
+            "command line: objective.symmetric is not a key of objective.kind triplet; it belongs"
+            " to kind contrastive" in message
+        )
 
     def test_an_override_corrects_the_file(self, write) -> None:
         assert load_recipe(write(LEAST + "seed: x"), ["seed=3"]).seed == 3
@@ -213,9 +345,15 @@ class TestOverrides:
             ("model..backbone=x", "has an empty key"),
             ("epochs=4", "epochs is not a key; did you mean optimization.epochs?"),
             ("optimisation.epochs=4", "optimisation is not a key; did you mean optimization?"),
-            ("optimization.epoch=4", "optimization.epoch is not a key; did you mean optimization.epochs?"),
+            (
+                "optimization.epoch=4",
+                "optimization.epoch is not a key; did you mean optimization.epochs?",
+            ),
             ("seed.x=1", "seed.x cannot be set: seed holds 13, which has no x in it"),
-            ("trackers.0.kind=wandb", "trackers.0.kind cannot be set: trackers holds [], which has no 0 in it"),
+            (
+                "trackers.0.kind=wandb",
+                "trackers.0.kind cannot be set: trackers holds [], which has no 0 in it",
+            ),
             ("trackers=[{kind: wandb}", "command line: trackers:1: this is not YAML"),
             ("model.query_prompt='a", "this is not YAML"),
         ],
@@ -255,7 +393,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampl
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False) | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT.filter(lambda key: isinstance(parse_word(key), str)), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            TEXT.filter(lambda key: isinstance(parse_word(key), str)), inner, max_size=4
+        )
+    ),
     max_leaves=8,
 )
 
@@ -270,7 +413,9 @@ def test_yaml_reads_back_what_it_writes(value) -> None:
 
 @settings(deadline=None)
 @given(TEXT, TEXT, st.floats(1e-30, 1e30))
-def test_any_recipe_reads_back_equal(tmp_path_factory, backbone: str, column: str, rate: float) -> None:
+def test_any_recipe_reads_back_equal(
+    tmp_path_factory, backbone: str, column: str, rate: float
+) -> None:
     fields = {
         "name": "toy",
         "model": {"backbone": backbone},

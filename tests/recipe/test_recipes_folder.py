@@ -1,4 +1,6 @@
-"""Law 12 for the recipes we ship: each loads, dumps and loads to itself, and says everything a recipe can say."""
+"""Law 12 for the recipes we ship: each loads, dumps and loads to itself, and says everything a
+recipe can say.
+"""
 
 import re
 from pathlib import Path
@@ -14,7 +16,13 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_the_recipes_are_there() -> None:
-    assert {path.stem for path in RECIPES} >= {"quickstart", "bi-encoder-lora", "bi-encoder-full", "scored-pairs", "triplet"}
+    assert {path.stem for path in RECIPES} >= {
+        "quickstart",
+        "bi-encoder-lora",
+        "bi-encoder-full",
+        "scored-pairs",
+        "triplet",
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -56,5 +64,8 @@ def test_each_shows_what_it_is_for() -> None:
 
 
 def test_the_template_takes_one_s_own_data() -> None:
-    recipe = load_recipe(FOLDER / "bi-encoder-lora.yaml", ["data.train=my.jsonl", "model.backbone=BAAI/bge-base-en-v1.5"])
+    recipe = load_recipe(
+        FOLDER / "bi-encoder-lora.yaml",
+        ["data.train=my.jsonl", "model.backbone=BAAI/bge-base-en-v1.5"],
+    )
     assert (recipe.data.train, recipe.model.backbone) == ("my.jsonl", "BAAI/bge-base-en-v1.5")

@@ -40,7 +40,10 @@ def system(name: str, ranks: list[int | None]) -> SystemResult:
         "mrr@10": np.array([1 / rank if rank else 0.0 for rank in ranks]),
     }
     top = {
-        query: [("right" if place == rank else f"wrong-{place}", 1.0 - place / 10) for place in range(1, 11)]
+        query: [
+            ("right" if place == rank else f"wrong-{place}", 1.0 - place / 10)
+            for place in range(1, 11)
+        ]
         for query, rank in zip(QUERIES, ranks, strict=True)
     }
     return SystemResult(name, QUERIES, values, top)
@@ -49,9 +52,28 @@ def system(name: str, ranks: list[int | None]) -> SystemResult:
 def add_log(run: RunFolder) -> None:
     with run.log_path.open("w") as log:
         for step in range(30):
-            log.write(json.dumps({"step": step, "time_seconds": step / 2, "train/loss": 2.0 / (step + 1), "train/learning_rate": 1e-3}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "step": step,
+                        "time_seconds": step / 2,
+                        "train/loss": 2.0 / (step + 1),
+                        "train/learning_rate": 1e-3,
+                    }
+                )
+                + "\n"
+            )
             if step % 10 == 9:
-                log.write(json.dumps({"step": step, "time_seconds": step / 2, "validation/ndcg@10": 0.5 + step / 100}) + "\n")
+                log.write(
+                    json.dumps(
+                        {
+                            "step": step,
+                            "time_seconds": step / 2,
+                            "validation/ndcg@10": 0.5 + step / 100,
+                        }
+                    )
+                    + "\n"
+                )
 
 
 def add_evaluation(run: RunFolder, before: list[int | None], after: list[int | None]) -> None:
@@ -89,7 +111,10 @@ def test_says_the_gain_how_sure_it_is_and_which_queries(run):
     run.finish("done")
     text = text_of(write_report(run.path))
     before, after = (20 / math.log2(3) + 5) / 40, (20 + 15 / 2 + 5 / math.log2(5)) / 40
-    assert f"nDCG@10 rose from {before:.3f} to {after:.3f} (+{after - before:.3f}, 95 % interval +" in text
+    assert (
+        f"nDCG@10 rose from {before:.3f} to {after:.3f} (+{after - before:.3f}, 95 % interval +"
+        in text
+    )
     assert "p < 0.001) on 40 test queries that training never saw." in text
     assert "40 test queries of a-set, each searched among 2 documents" in text
     assert "35 better 0 equal 5 worse" in text
@@ -132,10 +157,22 @@ def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence)
 
 def test_what_was_mined_between_steps(run):
     assert "Negatives mined anew" not in text_of(write_report(run.path))
-    numbers = {"queries": 4352, "negatives": 8700, "queries_with_fewer": 4, "suspected_false_negatives": 517, "seconds": 81.4}
+    numbers = {
+        "queries": 4352,
+        "negatives": 8700,
+        "queries_with_fewer": 4,
+        "suspected_false_negatives": 517,
+        "seconds": 81.4,
+    }
     with run.log_path.open("a") as log:
         for step in (0, 20):
-            log.write(json.dumps({"step": step, "time_seconds": step} | {f"refresh/{name}": value + step for name, value in numbers.items()}) + "\n")
+            log.write(
+                json.dumps(
+                    {"step": step, "time_seconds": step}
+                    | {f"refresh/{name}": value + step for name, value in numbers.items()}
+                )
+                + "\n"
+            )
     page = text_of(write_report(run.path))
     assert "at the beginning 4,352 8,700 4 517 81 after 20 steps 4,372 8,720 24 537 101" in page
     with run.log_path.open("a") as log:
@@ -157,21 +194,33 @@ def test_a_run_killed_before_its_first_step(tmp_path):
 
 def test_numbers_that_are_not_finite_are_gaps_and_named(run):
     with run.log_path.open("a") as log:
-        log.write('{"step": 30, "time_seconds": 16, "train/loss": null, "non_finite": ["train/loss"]}\n')
+        log.write(
+            '{"step": 30, "time_seconds": 16, "train/loss": null, "non_finite": ["train/loss"]}\n'
+        )
     run.finish("failed", error="NonFinite: the loss")
     page = write_report(run.path)
     assert "Not a finite number: train/loss at step 31, 1 in all" in text_of(page)
-    assert "nan" not in re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL).lower().replace("nonfinite", "")
+    assert "nan" not in re.sub(
+        r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL
+    ).lower().replace("nonfinite", "")
 
 
 def test_ranks_come_from_the_reciprocal_rank(run):
     add_evaluation(run, [None, *[7] * 39], [10, *[7] * 39])
     first, second, *_ = changes(read_run(run.path).evaluation)
-    assert (first.rank_before, first.rank_after, first.document, first.query) == (None, 10, "right text", "what is q0?")
+    assert (first.rank_before, first.rank_after, first.document, first.query) == (
+        None,
+        10,
+        "right text",
+        "what is q0?",
+    )
     assert (second.rank_before, second.rank_after, second.difference) == (7, 7, 0.0)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"systems": []}', '{"systems": [{"name": "x", "metrics": {"ndcg@10": [1]}}]}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"systems": []}', '{"systems": [{"name": "x", "metrics": {"ndcg@10": [1]}}]}'],
+)
 def test_a_damaged_evaluation_is_named(run, content):
     run.evaluation_path.write_text(content)
     with pytest.raises(BadFolder, match=r"evaluation\.json.*(remove it)"):
@@ -198,12 +247,26 @@ def test_charts_draw_nothing_out_of_nothing():
 def test_every_difference_is_in_one_bar():
     chart = change_histogram("change", [1.0, 0.95, 0.1, 0.05, -0.05, -1.0, 0.0])
     bars = re.findall(r"<title>(\d+) queries changed by (\S+) to (\S+)</title>", chart)
-    assert bars == [("1", "−0.9", "−1.0"), ("1", "−0.0", "−0.1"), ("2", "+0.0", "+0.1"), ("2", "+0.9", "+1.0")]
+    assert bars == [
+        ("1", "−0.9", "−1.0"),
+        ("1", "−0.0", "−0.1"),
+        ("2", "+0.0", "+0.1"),
+        ("2", "+0.9", "+1.0"),
+    ]
 
 
 def test_the_report_needs_no_torch(run):
     """`nearfar report` answers at once, also on a machine without the training libraries."""
     run.finish("done")
-    program = "import sys; from trainer.report.html import write_report; from pathlib import Path; write_report(Path(sys.argv[1])); print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program, str(run.path)], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    program = (
+        "import sys; from trainer.report.html import write_report; from pathlib import Path;"
+        " write_report(Path(sys.argv[1])); print('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(run.path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
     assert result.stdout.strip() == "False", result.stderr

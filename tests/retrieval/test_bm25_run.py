@@ -18,15 +18,28 @@ DOCUMENTS = (
 
 def set_of(queries, documents=DOCUMENTS):
     qrels = {f"q{number}": {"d0": 1} for number in range(len(queries))}
-    return RetrievalSet("toy", tuple(qrels), tuple(queries), tuple(f"d{row}" for row in range(len(documents))), tuple(documents), qrels)
+    return RetrievalSet(
+        "toy",
+        tuple(qrels),
+        tuple(queries),
+        tuple(f"d{row}" for row in range(len(documents))),
+        tuple(documents),
+        qrels,
+    )
 
 
 def words_of(text):
-    return [word for word in re.findall(r"\b\w\w+\b", text.lower()) if word not in ("the", "and", "in", "it", "is", "for")]
+    return [
+        word
+        for word in re.findall(r"\b\w\w+\b", text.lower())
+        if word not in ("the", "and", "in", "it", "is", "for")
+    ]
 
 
 def by_the_formula(query, documents, k1=0.9, b=0.4):
-    """Lucene's BM25: idf = log(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
+    """Lucene's BM25: idf = log(1 + (N - df + 0.5) / (df + 0.5)), tf / (tf + k1 (1 - b + b length /
+    mean length)).
+    """
     words = [words_of(text) for text in documents]
     mean = sum(map(len, words)) / len(words)
     scores = {}
@@ -35,7 +48,9 @@ def by_the_formula(query, documents, k1=0.9, b=0.4):
             frequency, found = Counter(text)[word], sum(word in other for other in words)
             if frequency:
                 idf = math.log(1 + (len(words) - found + 0.5) / (found + 0.5))
-                scores[f"d{row}"] = scores.get(f"d{row}", 0) + idf * frequency / (frequency + k1 * (1 - b + b * len(text) / mean))
+                scores[f"d{row}"] = scores.get(f"d{row}", 0) + idf * frequency / (
+                    frequency + k1 * (1 - b + b * len(text) / mean)
+                )
     return scores
 
 

@@ -13,7 +13,10 @@ def read(path, ratio=0.001, id_prefix=""):
 
 
 def test_beir_lines_and_folders(tmp_path):
-    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "title": "Disks", "text": "Delete one."}\n{"_id": 7, "title": "", "text": "No title."}\n')
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"_id": "a", "title": "Disks", "text": "Delete one."}\n{"_id": 7, "title": "", "text": "No'
+        ' title."}\n'
+    )
     found, report = read(tmp_path / "corpus.jsonl")
     assert found == [Document("a", "Disks", "Delete one."), Document("7", "", "No title.")]
     assert [document.whole for document in found] == ["Disks Delete one.", "No title."]
@@ -36,13 +39,25 @@ def test_plain_text_has_one_document_a_line_also_packed(tmp_path):
 
 def test_a_prefix_goes_before_ids_that_are_line_numbers_and_before_no_others(tmp_path):
     (tmp_path / "x.txt").write_text("one\ntwo\n")
-    assert [document.id for document in read(tmp_path / "x.txt", id_prefix="new-")[0]] == ["new-1", "new-2"]
-    (tmp_path / "x.jsonl").write_text('{"text": "one"}\n{"_id": 7, "text": "two"}\n{"id": "a", "text": "three"}\n')
-    assert [document.id for document in read(tmp_path / "x.jsonl", id_prefix="new-")[0]] == ["new-1", "7", "a"]
+    assert [document.id for document in read(tmp_path / "x.txt", id_prefix="new-")[0]] == [
+        "new-1",
+        "new-2",
+    ]
+    (tmp_path / "x.jsonl").write_text(
+        '{"text": "one"}\n{"_id": 7, "text": "two"}\n{"id": "a", "text": "three"}\n'
+    )
+    assert [document.id for document in read(tmp_path / "x.jsonl", id_prefix="new-")[0]] == [
+        "new-1",
+        "7",
+        "a",
+    ]
 
 
 def test_blank_and_repeated_documents_are_left_out_and_counted(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"_id": "a", "text": "one"}\n{"_id": "a", "text": "two"}\n{"_id": "b", "title": " ", "text": " "}\n')
+    (tmp_path / "x.jsonl").write_text(
+        '{"_id": "a", "text": "one"}\n{"_id": "a", "text": "two"}\n{"_id": "b", "title": " ",'
+        ' "text": " "}\n'
+    )
     found, report = read(tmp_path / "x.jsonl")
     assert found == [Document("a", "", "one")]
     assert (report.duplicate_ids, report.blank_rows_dropped) == (1, 1)

@@ -9,7 +9,13 @@ from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
 from trainer.retrieval.vectors.encode import encode, encode_for_search
 
-TEXTS = [*SENTENCES, *(" ".join(["disk storage account query"] * repeats) for repeats in range(1, 12)), SENTENCES[0], "", SENTENCES[2]]
+TEXTS = [
+    *SENTENCES,
+    *(" ".join(["disk storage account query"] * repeats) for repeats in range(1, 12)),
+    SENTENCES[0],
+    "",
+    SENTENCES[2],
+]
 """Of many lengths, some of them twice, in no order."""
 
 
@@ -22,14 +28,18 @@ def encoder(toy_folder):
 def seen(encoder):
     """What went through the encoder: texts and padded tokens of each micro-batch."""
     calls = []
-    encoder.register_forward_pre_hook(lambda _, given: calls.append((len(given[0]), given[0].padded()[0].numel())))
+    encoder.register_forward_pre_hook(
+        lambda _, given: calls.append((len(given[0]), given[0].padded()[0].numel()))
+    )
     return calls
 
 
 def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
     vectors = encode(encoder, TEXTS, "document")
     with torch.no_grad():
-        alone = np.concatenate([encoder(encoder.tokenize([text], "document")).numpy() for text in TEXTS])
+        alone = np.concatenate(
+            [encoder(encoder.tokenize([text], "document")).numpy() for text in TEXTS]
+        )
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, alone, atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 0.05  # else any order would pass
@@ -39,7 +49,9 @@ def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
 def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
     whole = encode(encoder, TEXTS, "document")
     monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", texts_at_once)
-    np.testing.assert_allclose(encode(encoder, TEXTS, "document", micro_batch_tokens=40), whole, atol=1e-6)
+    np.testing.assert_allclose(
+        encode(encoder, TEXTS, "document", micro_batch_tokens=40), whole, atol=1e-6
+    )
 
 
 def test_a_text_that_occurs_twice_is_encoded_once(encoder, seen):
@@ -58,7 +70,11 @@ def test_micro_batches_keep_to_the_budget_and_carry_little_padding(encoder, seen
 
 def test_the_tokenizer_runs_in_another_thread(encoder, monkeypatch):
     threads, tokenize = [], encoder.tokenize
-    monkeypatch.setattr(encoder, "tokenize", lambda texts, role: threads.append(threading.current_thread()) or tokenize(texts, role))
+    monkeypatch.setattr(
+        encoder,
+        "tokenize",
+        lambda texts, role: threads.append(threading.current_thread()) or tokenize(texts, role),
+    )
     monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", 5)
     encode(encoder, TEXTS, "query")
     assert len(threads) == 4
@@ -86,12 +102,19 @@ def test_training_and_frozen_parts_are_left_as_they_were(encoder):
 
 def test_dropout_is_off_while_encoding(encoder):
     encoder.train()
-    assert any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in encoder.modules())
-    np.testing.assert_array_equal(encode(encoder, TEXTS, "document"), encode(encoder, TEXTS, "document"))
+    assert any(
+        isinstance(module, torch.nn.Dropout) and module.p > 0 for module in encoder.modules()
+    )
+    np.testing.assert_array_equal(
+        encode(encoder, TEXTS, "document"), encode(encoder, TEXTS, "document")
+    )
 
 
 def test_bf16_is_near_and_is_used(encoder):
-    exact, rough = encode(encoder, TEXTS, "document"), encode(encoder, TEXTS, "document", precision="bf16")
+    exact, rough = (
+        encode(encoder, TEXTS, "document"),
+        encode(encoder, TEXTS, "document", precision="bf16"),
+    )
     assert rough.dtype == np.float32
     assert 1e-5 < np.abs(exact - rough).max() < 0.05
 
@@ -107,10 +130,17 @@ def test_weights_that_are_not_finite_are_named(encoder):
         encode(encoder, TEXTS, "query")
 
 
-def test_for_search_a_cosine_model_without_normalisation_gets_vectors_of_length_one(encoder, monkeypatch):
+def test_for_search_a_cosine_model_without_normalisation_gets_vectors_of_length_one(
+    encoder, monkeypatch
+):
     loose = encoder.contract.model_copy(update={"normalize": False, "similarity": "cosine"})
     monkeypatch.setattr(encoder, "contract", loose)
     texts = ["delete a disk", "list"]
-    raw, searched = encode(encoder, texts, "document"), encode_for_search(encoder, texts, "document")
+    raw, searched = (
+        encode(encoder, texts, "document"),
+        encode_for_search(encoder, texts, "document"),
+    )
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-2)
-    np.testing.assert_allclose(searched, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(
+        searched, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6
+    )

@@ -11,15 +11,25 @@ from trainer.retrieval.indexes.search import top_k
 def by_sorting(queries, documents, k):
     """The obvious twin: every score, sorted by score and then by row."""
     scores = queries @ documents.T
-    rows = np.lexsort((np.broadcast_to(np.arange(len(documents)), scores.shape), -scores), axis=1)[:, :k]
+    rows = np.lexsort((np.broadcast_to(np.arange(len(documents)), scores.shape), -scores), axis=1)[
+        :, :k
+    ]
     return np.take_along_axis(scores, rows, 1), rows
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 45), st.integers(1, 100), st.integers(0, 10**6))
+@given(
+    st.integers(0, 9),
+    st.integers(1, 40),
+    st.integers(1, 45),
+    st.integers(1, 100),
+    st.integers(0, 10**6),
+)
 def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, scores_at_once, seed):
     generator = np.random.default_rng(seed)
-    a, b = (generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents))
+    a, b = (
+        generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents)
+    )
     scores, rows = top_k(a, b, k, scores_at_once=scores_at_once)
     wanted_scores, wanted_rows = by_sorting(a, b, k)
     np.testing.assert_array_equal(rows, wanted_rows)
@@ -28,7 +38,10 @@ def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, scor
 
 def test_many_queries_go_in_blocks(monkeypatch):
     generator = np.random.default_rng(0)
-    queries, documents = generator.normal(size=(50, 8)).astype(np.float32), generator.normal(size=(300, 8)).astype(np.float32)
+    queries, documents = (
+        generator.normal(size=(50, 8)).astype(np.float32),
+        generator.normal(size=(300, 8)).astype(np.float32),
+    )
     monkeypatch.setattr(search, "_QUERIES_AT_ONCE", 7)
     scores, rows = top_k(queries, documents, 12, scores_at_once=500)
     wanted_scores, wanted_rows = by_sorting(queries, documents, 12)
@@ -37,9 +50,13 @@ def test_many_queries_go_in_blocks(monkeypatch):
 
 
 def test_only_blocks_of_scores_and_documents_are_held(monkeypatch):
-    """Every product is at most `scores_at_once` scores, and no more documents than that are copied."""
+    """Every product is at most `scores_at_once` scores, and no more documents than that are
+    copied.
+    """
     sizes, largest = [], search._largest
-    monkeypatch.setattr(search, "_largest", lambda scores, k: sizes.append(scores.numel()) or largest(scores, k))
+    monkeypatch.setattr(
+        search, "_largest", lambda scores, k: sizes.append(scores.numel()) or largest(scores, k)
+    )
     top_k(np.ones((64, 4), np.float32), np.ones((5000, 4), np.float32), 3, scores_at_once=6400)
     assert max(sizes) == 6400
     assert len(sizes) == 50
@@ -49,7 +66,9 @@ def test_documents_may_be_a_memory_map(tmp_path):
     documents = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
     np.save(tmp_path / "vectors.npy", documents)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
-    np.testing.assert_array_equal(top_k(documents[:5], mapped, 3)[1], top_k(documents[:5], documents, 3)[1])
+    np.testing.assert_array_equal(
+        top_k(documents[:5], mapped, 3)[1], top_k(documents[:5], documents, 3)[1]
+    )
 
 
 def test_no_documents_and_no_queries():
@@ -67,14 +86,20 @@ def test_k_below_one_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 def test_a_gpu_gives_the_same():
     generator = np.random.default_rng(0)
-    queries, documents = (generator.integers(-3, 4, (count, 16)).astype(np.float32) for count in (200, 5000))
-    for ours, wanted in zip(top_k(queries, documents, 20, "cuda"), by_sorting(queries, documents, 20), strict=True):
+    queries, documents = (
+        generator.integers(-3, 4, (count, 16)).astype(np.float32) for count in (200, 5000)
+    )
+    for ours, wanted in zip(
+        top_k(queries, documents, 20, "cuda"), by_sorting(queries, documents, 20), strict=True
+    ):
         np.testing.assert_array_equal(ours, wanted)
 
 
 def test_autocast_around_it_changes_nothing():
     generator = np.random.default_rng(0)
-    queries, documents = (generator.normal(size=(count, 16)).astype(np.float32) + 5 for count in (7, 300))
+    queries, documents = (
+        generator.normal(size=(count, 16)).astype(np.float32) + 5 for count in (7, 300)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         scores, rows = top_k(queries, documents, 10)
     exact_scores, exact_rows = top_k(queries, documents, 10)

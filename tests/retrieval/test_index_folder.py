@@ -15,9 +15,24 @@ from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.vectors.encode import encode
 from trainer.storage.into_place import move_into_place
 
-WORDS = ("disk", "storage", "account", "query", "database", "machine", "list", "region", "delete", "create")
+WORDS = (
+    "disk",
+    "storage",
+    "account",
+    "query",
+    "database",
+    "machine",
+    "list",
+    "region",
+    "delete",
+    "create",
+)
 DOCUMENTS = [
-    Document(f"id{row}", f"{WORDS[row % 10]} é" if row % 3 else "", f"{WORDS[row // 10 % 10]} {WORDS[row // 100]} {WORDS[row % 7]}")
+    Document(
+        f"id{row}",
+        f"{WORDS[row % 10]} é" if row % 3 else "",
+        f"{WORDS[row // 10 % 10]} {WORDS[row // 100]} {WORDS[row % 7]}",
+    )
     for row in range(400)
 ]
 
@@ -48,10 +63,15 @@ def questions(encoder):
 
 def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
     index = Index.open(built / "flat")
-    queries, vectors = questions(encoder), encode(encoder, [document.whole for document in DOCUMENTS], "document")
+    queries, vectors = (
+        questions(encoder),
+        encode(encoder, [document.whole for document in DOCUMENTS], "document"),
+    )
     np.testing.assert_array_equal(index.search(queries, 7)[1], top_k(queries, vectors, 7)[1])
     hits = index.hits(queries[0], 5)
-    assert [hit.document for hit in hits] == [DOCUMENTS[row] for row in top_k(queries[:1], vectors, 5)[1][0]]
+    assert [hit.document for hit in hits] == [
+        DOCUMENTS[row] for row in top_k(queries[:1], vectors, 5)[1][0]
+    ]
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert [index.document(row) for row in (0, 1, 399)] == [DOCUMENTS[row] for row in (0, 1, 399)]
 
@@ -60,7 +80,9 @@ def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
 def test_approximate_kinds_find_most_and_say_how_much(encoder, built, kind):
     index, exact = Index.open(built / kind), Index.open(built / "flat")
     assert index.manifest.approximate["recall_at_10"] >= 0.95
-    queries = encode(encoder, [document.whole for document in DOCUMENTS[::4]], "query")  # many: of three, one missed would be a third
+    queries = encode(
+        encoder, [document.whole for document in DOCUMENTS[::4]], "query"
+    )  # many: of three, one missed would be a third
     scores, _ = index.search(queries, 10)
     wanted, _ = exact.search(queries, 10)
     assert np.isclose(scores, wanted, atol=1e-5).mean() > 0.8
@@ -79,9 +101,19 @@ def test_very_small_corpora(encoder, tmp_path, kind, count, capfd):
 def test_a_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.indexes.dense._DOCUMENTS_AT_ONCE", 150)
     told = []
-    build_index(encoder, "toy", DOCUMENTS, tmp_path / "idx", progress=lambda done, everything: told.append((done, everything)))
+    build_index(
+        encoder,
+        "toy",
+        DOCUMENTS,
+        tmp_path / "idx",
+        progress=lambda done, everything: told.append((done, everything)),
+    )
     assert told == [(150, 400), (300, 400), (400, 400)]
-    np.testing.assert_allclose(np.load(tmp_path / "idx" / "vectors.npy"), np.load(built / "flat" / "vectors.npy"), atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "idx" / "vectors.npy"),
+        np.load(built / "flat" / "vectors.npy"),
+        atol=1e-6,
+    )
 
 
 def test_nothing_is_left_behind_when_building_fails(encoder, tmp_path):
@@ -134,7 +166,9 @@ def test_an_index_that_another_replaces_while_it_is_opened(encoder, built, copy,
 def test_cut_altered_and_missing_files_are_named(copy, name):
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[:-3])
-    with pytest.raises(BadFolder, match=f"{name} has {len(whole) - 3} bytes instead of {len(whole)}"):
+    with pytest.raises(
+        BadFolder, match=f"{name} has {len(whole) - 3} bytes instead of {len(whole)}"
+    ):
         Index.open(copy)
     (copy / name).write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
     with pytest.raises(BadFolder, match=f"{name} was altered"):
@@ -194,7 +228,9 @@ def test_another_faiss_index_is_refused(encoder, built, tmp_path):
     """Files and manifest agree with each other and not with the kind."""
     folder = shutil.copytree(built / "ivf", tmp_path / "copy")
     shutil.copy(built / "hnsw" / "index.faiss", folder)
-    files, of_hnsw = (json.loads((built / kind / MANIFEST).read_text())["files"] for kind in ("ivf", "hnsw"))
+    files, of_hnsw = (
+        json.loads((built / kind / MANIFEST).read_text())["files"] for kind in ("ivf", "hnsw")
+    )
     altered(folder, files=files | {"index.faiss": of_hnsw["index.faiss"]})
     with pytest.raises(BadFolder, match="another FAISS index"):
         Index.open(folder)
@@ -202,7 +238,9 @@ def test_another_faiss_index_is_refused(encoder, built, tmp_path):
 
 def test_pickled_arrays_are_refused(copy):
     np.save(copy / "probe.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    altered(copy, files={name: record.model_dump() for name, record in describe_files(copy).items()})
+    altered(
+        copy, files={name: record.model_dump() for name, record in describe_files(copy).items()}
+    )
     with pytest.raises(BadFolder, match=r"probe\.npy cannot be read"):
         Index.open(copy)
 

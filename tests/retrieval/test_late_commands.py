@@ -1,4 +1,6 @@
-"""index, add, delete, search and evaluate with a late-interaction model as a person calls them, in one process to be quick."""
+"""index, add, delete, search and evaluate with a late-interaction model as a person calls them, in
+one process to be quick.
+"""
 
 import json
 import re
@@ -25,18 +27,29 @@ from trainer.retrieval.vectors.token_vectors import encode_tokens
 
 call = caller(add, delete, evaluate, index, search, must_end_well=True)
 
-TEXTS = ["delete a disk", "create a storage account", "show every query of the database", "list every virtual machine"]
+TEXTS = [
+    "delete a disk",
+    "create a storage account",
+    "show every query of the database",
+    "list every virtual machine",
+]
 
 
 def saved(folder, **late):
-    """A late-interaction model on a toy BERT with random weights: the same whichever tests ran before, and with no two scores so near to each other that
-    float16 could exchange them."""
+    """A late-interaction model on a toy BERT with random weights: the same whichever tests ran
+    before, and with no two scores so near to each other that float16 could exchange them.
+    """
     torch.manual_seed(9)
     make_marked_bert(folder / "bert")
     wishes = recipe.Model(
-        backbone=str(folder / "bert"), projection_dimensions=16, query_max_length_tokens=12, query_prompt="", document_prompt="",
-        late_interaction=recipe.LateInteraction(**late), tuning=recipe.FullTuning(kind="full"),
-    )  # fmt: skip
+        backbone=str(folder / "bert"),
+        projection_dimensions=16,
+        query_max_length_tokens=12,
+        query_prompt="",
+        document_prompt="",
+        late_interaction=recipe.LateInteraction(**late),
+        tuning=recipe.FullTuning(kind="full"),
+    )
     save_encoder(load_late_encoder(wishes).eval(), folder / "model")
     return folder / "model"
 
@@ -44,7 +57,9 @@ def saved(folder, **late):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Without markers and filling, so that even random weights find a text by itself."""
-    return saved(tmp_path_factory.mktemp("late"), query_marker="", document_marker="", query_expansion=False)
+    return saved(
+        tmp_path_factory.mktemp("late"), query_marker="", document_marker="", query_expansion=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +72,33 @@ def beir(tmp_path):
     folder = tmp_path / "set"
     (folder / "qrels").mkdir(parents=True)
     (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"_id": f"doc{row}", "title": "", "text": text}) + "\n" for row, text in enumerate(TEXTS))
+        "".join(
+            json.dumps({"_id": f"doc{row}", "title": "", "text": text}) + "\n"
+            for row, text in enumerate(TEXTS)
+        )
     )
-    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n" for row, text in enumerate(TEXTS)))
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(4)))
+    (folder / "queries.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n"
+            for row, text in enumerate(TEXTS)
+        )
+    )
+    (folder / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(4))
+    )
     return folder
 
 
-@pytest.mark.parametrize("options", [("--kind", "exact"), ("--kind", "compressed", "--bits", "4"), ("--pool-factor", "2"), ()])
+@pytest.mark.parametrize(
+    "options",
+    [("--kind", "exact"), ("--kind", "compressed", "--bits", "4"), ("--pool-factor", "2"), ()],
+)
 def test_index_and_search(model, beir, tmp_path, options):
     said = call("index", model, beir, "-o", tmp_path / "idx", *options).stdout
     assert "4 documents, " + ("exact" if "exact" in options else "compressed") in said
-    assert re.search(r"MB, [1-9][\d,]*\.\d times float16$", said.strip()), "so few documents that the centroids and the probe are larger than they"
+    assert re.search(r"MB, [1-9][\d,]*\.\d times float16$", said.strip()), (
+        "so few documents that the centroids and the probe are larger than they"
+    )
     found = json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 3, "--json").stdout)
     assert [hit["rank"] for hit in found] == [1, 2, 3]
     assert (found[0]["id"], found[0]["text"]) == ("doc1", TEXTS[1])
@@ -76,12 +106,16 @@ def test_index_and_search(model, beir, tmp_path, options):
 
 @pytest.mark.parametrize("filled", [True, False])
 def test_search_explains_its_first_document(model, filling_model, beir, tmp_path, filled):
-    call("index", filling_model if filled else model, beir, "-o", tmp_path / "idx", "--kind", "exact")
+    call(
+        "index", filling_model if filled else model, beir, "-o", tmp_path / "idx", "--kind", "exact"
+    )
     page = call("search", tmp_path / "idx", "delete a disk", "-k", 1, "--explain").stdout
     rows = [line.split() for line in page.splitlines()]
     assert ["question", "first", "document", "similarity"] in rows
     assert filled or any(row[:2] == ["delete", "delete"] for row in rows)
-    assert float(rows[-1][-1]) == pytest.approx(float(rows[0][1]), abs=0.01)  # the similarities add up to the score
+    assert float(rows[-1][-1]) == pytest.approx(
+        float(rows[0][1]), abs=0.01
+    )  # the similarities add up to the score
     assert ("tokens of filling" in page) == filled
     call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
     with pytest.raises(BadModel, match="--explain"):
@@ -93,23 +127,39 @@ def test_an_explanation_is_the_maximum_of_each_token_and_adds_up_to_the_score(fi
     matches = explain(encoder, "delete the disk!", TEXTS[0] + ".")
     queries = encode_tokens(encoder, ["delete the disk!"], "query").padded()
     documents = encode_tokens(encoder, [TEXTS[0] + "."], "document")
-    assert [match.similarity for match in matches] == pytest.approx((queries[0] @ documents.vectors.T).max(1).tolist(), abs=1e-5)
+    assert [match.similarity for match in matches] == pytest.approx(
+        (queries[0] @ documents.vectors.T).max(1).tolist(), abs=1e-5
+    )
     scores, _ = top_k_maxsim(queries, documents, 1)
-    assert sum(match.similarity for match in matches) == pytest.approx(float(scores[0, 0]), abs=1e-4)
+    assert sum(match.similarity for match in matches) == pytest.approx(
+        float(scores[0, 0]), abs=1e-4
+    )
     assert "!" in [match.query_token for match in matches]
     assert "." not in [match.document_token for match in matches]
-    assert [match.filling for match in matches] == [match.query_token == "[MASK]" for match in matches]
+    assert [match.filling for match in matches] == [
+        match.query_token == "[MASK]" for match in matches
+    ]
 
 
 def test_documents_are_added_and_deleted(model, beir, tmp_path):
     call("index", model, beir, "-o", tmp_path / "idx")
-    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "more", "text": "answers in one second"}) + "\n")
+    (tmp_path / "more.jsonl").write_text(
+        json.dumps({"_id": "more", "text": "answers in one second"}) + "\n"
+    )
     assert "5 documents" in call("add", tmp_path / "idx", tmp_path / "more.jsonl").stdout
-    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more"
+    assert (
+        json.loads(
+            call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout
+        )[0]["id"]
+        == "more"
+    )
     with pytest.raises(BadData, match="already has a document 'more'"):
         call("add", tmp_path / "idx", tmp_path / "more.jsonl")
     assert "3 documents" in call("delete", tmp_path / "idx", "more", "doc0").stdout
-    assert {hit["id"] for hit in json.loads(call("search", tmp_path / "idx", "disk", "-k", 9, "--json").stdout)} == {"doc1", "doc2", "doc3"}
+    assert {
+        hit["id"]
+        for hit in json.loads(call("search", tmp_path / "idx", "disk", "-k", 9, "--json").stdout)
+    } == {"doc1", "doc2", "doc3"}
     with pytest.raises(BadData, match="no document 'doc0'"):
         call("delete", tmp_path / "idx", "doc0")
 
@@ -120,36 +170,72 @@ def test_a_text_file_is_added_to_an_index_of_another(model, tmp_path):
     call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx")
     with pytest.raises(BadData, match="already has a document '1'.*field `_id`.*--id-prefix"):
         call("add", tmp_path / "idx", tmp_path / "more.txt")
-    assert "5 documents" in call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-").stdout
-    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more-1"
+    assert (
+        "5 documents"
+        in call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-").stdout
+    )
+    assert (
+        json.loads(
+            call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout
+        )[0]["id"]
+        == "more-1"
+    )
     with pytest.raises(BadData, match="already has a document 'more-1'"):
         call("add", tmp_path / "idx", tmp_path / "more.txt", "--id-prefix", "more-")
 
 
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
-def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(model, beir, tmp_path, kind):
+def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(
+    model, beir, tmp_path, kind
+):
     call("index", model, beir, "-o", tmp_path / "idx", "--layers", 1, "--kind", kind)
-    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "more", "text": "answers in one second"}) + "\n")
+    (tmp_path / "more.jsonl").write_text(
+        json.dumps({"_id": "more", "text": "answers in one second"}) + "\n"
+    )
     call("add", tmp_path / "idx", tmp_path / "more.jsonl")
-    assert json.loads((tmp_path / "idx" / "manifest.json").read_text())["layers"] == 1, "after a change too"
-    assert json.loads(call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout)[0]["id"] == "more"
+    assert json.loads((tmp_path / "idx" / "manifest.json").read_text())["layers"] == 1, (
+        "after a change too"
+    )
+    assert (
+        json.loads(
+            call("search", tmp_path / "idx", "answers in one second", "-k", 1, "--json").stdout
+        )[0]["id"]
+        == "more"
+    )
     call("delete", tmp_path / "idx", "more")
-    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--out", tmp_path / "evaluation.json", "--precision", "fp32")
+    call(
+        "evaluate",
+        model,
+        "--data",
+        beir,
+        "--index",
+        tmp_path / "idx",
+        "--out",
+        tmp_path / "evaluation.json",
+        "--precision",
+        "fp32",
+    )
     _, exact, by_index = read_evaluation(tmp_path / "evaluation.json").systems
     assert (exact.name, by_index.name) == (f"{model} at 1 layers", f"{model} at 1 layers by idx")
     if kind == "exact":
-        assert {query: [document for document, _ in hits] for query, hits in by_index.top.items()} == {
-            query: [document for document, _ in hits] for query, hits in exact.top.items()
-        }
+        assert {
+            query: [document for document, _ in hits] for query, hits in by_index.top.items()
+        } == {query: [document for document, _ in hits] for query, hits in exact.top.items()}
     with pytest.raises(BadModel, match="other vectors .* search with the first layer of"):
         call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--layers", 2)
 
 
 def test_an_index_of_many_texts_is_said_to_be_a_part_of_float16(model, tmp_path):
     (tmp_path / "corpus.txt").write_text(
-        "".join(f"{' '.join(np.random.default_rng(row).permutation(' '.join(TEXTS).split()))}\n" for row in range(200))
+        "".join(
+            f"{' '.join(np.random.default_rng(row).permutation(' '.join(TEXTS).split()))}\n"
+            for row in range(200)
+        )
     )
-    assert re.search(r"MB, 1/[1-9]\.\d of float16$", call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx").stdout.strip())
+    assert re.search(
+        r"MB, 1/[1-9]\.\d of float16$",
+        call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx").stdout.strip(),
+    )
 
 
 def test_searching_an_emptied_index_says_so(model, beir, tmp_path):
@@ -164,7 +250,10 @@ def test_searching_an_emptied_index_says_so(model, beir, tmp_path):
 def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):
     call("index", model, beir, "-o", tmp_path / "idx")
     forget_layers(tmp_path / "idx")
-    assert json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"] == "doc1"
+    assert (
+        json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"]
+        == "doc1"
+    )
 
 
 def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
@@ -184,12 +273,25 @@ def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
 
 def test_evaluate_by_an_index(model, beir, tmp_path, monkeypatch):
     call("index", model, beir, "-o", tmp_path / "idx", "--kind", "exact")
-    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--out", tmp_path / "evaluation.json", "--precision", "fp32")
+    call(
+        "evaluate",
+        model,
+        "--data",
+        beir,
+        "--index",
+        tmp_path / "idx",
+        "--out",
+        tmp_path / "evaluation.json",
+        "--precision",
+        "fp32",
+    )
     _, exact, by_index = read_evaluation(tmp_path / "evaluation.json").systems
     assert (exact.name, by_index.name) == (str(model), f"{model} by idx")
     assert by_index.top.keys() == exact.top.keys()
     for query, hits in exact.top.items():
-        assert [document for document, _ in by_index.top[query]] == [document for document, _ in hits]
+        assert [document for document, _ in by_index.top[query]] == [
+            document for document, _ in hits
+        ]
     with pytest.raises(BadRecipe, match="of one model"):
         call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     encoded = []

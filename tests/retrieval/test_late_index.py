@@ -32,11 +32,32 @@ from trainer.retrieval.vectors.token_vectors import encode_tokens
 from trainer.storage.into_place import move_into_place
 
 KINDS = ("exact", "compressed")
-WORDS = ["disk", "account", "query", "machine", "virtual", "database", "region", "storage", "show", "list", "delete", "create"]
+WORDS = [
+    "disk",
+    "account",
+    "query",
+    "machine",
+    "virtual",
+    "database",
+    "region",
+    "storage",
+    "show",
+    "list",
+    "delete",
+    "create",
+]
 QUESTIONS = ["delete a virtual machine", "show the disk", "every database of the region"]
 CHOICE = random.Random(5)
-DOCUMENTS = [Document(f"d{row}", "title" * (row % 2), " ".join(CHOICE.choices(WORDS, k=CHOICE.randint(2, 30)))) for row in range(300)]
-NEW = [Document("new1", "", "delete a virtual machine"), Document("new2", "", "show storage account")]
+DOCUMENTS = [
+    Document(
+        f"d{row}", "title" * (row % 2), " ".join(CHOICE.choices(WORDS, k=CHOICE.randint(2, 30)))
+    )
+    for row in range(300)
+]
+NEW = [
+    Document("new1", "", "delete a virtual machine"),
+    Document("new2", "", "show storage account"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +95,9 @@ def test_exact_finds_what_comparing_all_documents_finds(encoder, built):
     every, order = top_k_maxsim(questions(encoder), tokens, 300)
     np.testing.assert_allclose(scores, every[:, :10], atol=4e-3)  # float16
     by_row = np.take_along_axis(every, order.argsort(1), 1)
-    np.testing.assert_allclose(np.take_along_axis(by_row, rows, 1), scores, atol=4e-3)  # of the documents that it says, not only as large
+    np.testing.assert_allclose(
+        np.take_along_axis(by_row, rows, 1), scores, atol=4e-3
+    )  # of the documents that it says, not only as large
     assert index.manifest.count == 300
     assert index.document(17) == DOCUMENTS[17]
 
@@ -101,7 +124,10 @@ def test_the_effort_is_measured_and_may_be_set_by_hand(encoder, built):
     hasty, _ = index.search(questions(encoder), 10, 1, 1)
     assert everything.mean() >= usual.mean() >= hasty.mean()
     assert everything.mean() > hasty.mean()
-    assert (LateIndex.open(built / "exact").manifest.approximate, index.probes) == ({}, late_effort.PROBES)
+    assert (LateIndex.open(built / "exact").manifest.approximate, index.probes) == (
+        {},
+        late_effort.PROBES,
+    )
 
 
 def test_what_was_added_is_found_and_nothing_is_lost(encoder, copy):
@@ -122,7 +148,9 @@ def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
         add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
     with pytest.raises(BadData, match="'new1'"):
         add(copy, Encoding(encoder), iter([*NEW, NEW[0]]))
-    with pytest.raises(BadData, match="no document 'nobody'.*nothing was deleted: leave it out, or see ids with"):
+    with pytest.raises(
+        BadData, match="no document 'nobody'.*nothing was deleted: leave it out, or see ids with"
+    ):
         delete(copy, ["d7", "nobody"])
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
@@ -145,7 +173,10 @@ def test_everything_may_be_deleted(encoder, copy):
     assert index.manifest.count == 0
     assert index.hits(questions(encoder)[0], 3) == []
     add(copy, Encoding(encoder), iter(NEW))
-    assert [hit.document.id for hit in LateIndex.open(copy).hits(questions(encoder)[0], 3)] == ["new1", "new2"]
+    assert [hit.document.id for hit in LateIndex.open(copy).hits(questions(encoder)[0], 3)] == [
+        "new1",
+        "new2",
+    ]
 
 
 def test_an_open_index_keeps_what_it_had(encoder, copy):
@@ -157,7 +188,13 @@ def test_an_open_index_keeps_what_it_had(encoder, copy):
 
 def test_an_open_index_keeps_its_documents_when_another_takes_its_place(encoder, copy):
     index = LateIndex.open(copy)
-    build_late_index(Encoding(encoder), "toy", iter([Document("else", "", "of the same length as an old one")] * 5), copy, replace=True)
+    build_late_index(
+        Encoding(encoder),
+        "toy",
+        iter([Document("else", "", "of the same length as an old one")] * 5),
+        copy,
+        replace=True,
+    )
     assert index.document(3) == DOCUMENTS[3]
     index.check_encoder(encoder)
     assert LateIndex.open(copy).document(0).id == "else"
@@ -177,8 +214,12 @@ def test_a_file_that_is_exchanged_after_the_look_whether_it_is_there(encoder, co
 
 
 @pytest.mark.parametrize("times", [1, 1000])
-def test_an_index_is_opened_as_it_was_at_one_time(encoder, toy_folder, built, tmp_path, monkeypatch, times):
-    """Another takes its place between two files: of a model trained anew, so that all sizes are the same."""
+def test_an_index_is_opened_as_it_was_at_one_time(
+    encoder, toy_folder, built, tmp_path, monkeypatch, times
+):
+    """Another takes its place between two files: of a model trained anew, so that all sizes are the
+    same.
+    """
     folder, other = shutil.copytree(built / "compressed", tmp_path / "index"), tmp_path / "other"
     trained = toy_late(str(toy_folder("bert")))
     torch.nn.init.orthogonal_(trained.projection.weight, generator=torch.Generator().manual_seed(1))
@@ -217,7 +258,10 @@ def test_too_many_open_files_are_named_and_no_new_index_is_asked_for(copy):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
     assert len(refused) > 3
-    assert all("too many files are open" in said and "ulimit -n" in said and "build" not in said for said in refused)
+    assert all(
+        "too many files are open" in said and "ulimit -n" in said and "build" not in said
+        for said in refused
+    )
 
 
 def test_replaced_while_it_is_changed(encoder, copy):
@@ -236,7 +280,12 @@ def test_replaced_while_it_is_changed(encoder, copy):
     def change(done, everything):
         add(copy, Encoding(encoder), iter([Document("late", "", "a disk")]))
 
-    assert build_late_index(Encoding(encoder, progress=change), "toy", iter(DOCUMENTS[:3]), copy, replace=True).count == 3
+    assert (
+        build_late_index(
+            Encoding(encoder, progress=change), "toy", iter(DOCUMENTS[:3]), copy, replace=True
+        ).count
+        == 3
+    )
     assert LateIndex.open(copy).manifest.count == 3
 
 
@@ -252,8 +301,15 @@ def test_what_came_into_the_folder_during_a_build_is_kept(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["index", "index[1]"])
-def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothers(encoder, tmp_path, name):
-    kept = {f".{name}.89abcdef.partial", f".{name}.v2.01234567.partial", f".{name}.mine.partial", ".index1.01234567.partial"}
+def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothers(
+    encoder, tmp_path, name
+):
+    kept = {
+        f".{name}.89abcdef.partial",
+        f".{name}.v2.01234567.partial",
+        f".{name}.mine.partial",
+        ".index1.01234567.partial",
+    }
     for left in (*kept, f".{name}.01234567.partial"):
         (tmp_path / left).mkdir()
     with locked(tmp_path / f".{name}.89abcdef.partial"):
@@ -282,7 +338,9 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(encoder, copy, mo
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(BadFolder, match=r"cannot be locked against other processes \(No locks available\)"):
+    with pytest.raises(
+        BadFolder, match=r"cannot be locked against other processes \(No locks available\)"
+    ):
         delete(copy, ["d1"])
 
 
@@ -310,14 +368,20 @@ def test_codes_that_do_not_fit_what_is_added_are_refused(encoder, copy, monkeypa
     assert 0 < manifest.approximate["squared_error"] < 0.1
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     decode = Codec.decode
-    monkeypatch.setattr(Codec, "decode", lambda self, codes, lengths: -decode(self, codes, lengths))  # as wrong as can be
-    with pytest.raises(BadData, match=r"too few documents, or from others.*squared error.*nothing was added"):
+    monkeypatch.setattr(
+        Codec, "decode", lambda self, codes, lengths: -decode(self, codes, lengths)
+    )  # as wrong as can be
+    with pytest.raises(
+        BadData, match=r"too few documents, or from others.*squared error.*nothing was added"
+    ):
         add(copy, Encoding(encoder), iter(NEW))
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
 def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path):
-    """Each search opens the files of all segments, so that they must not be as many as the additions."""
+    """Each search opens the files of all segments, so that they must not be as many as the
+    additions.
+    """
     for kind in KINDS:
         folder = tmp_path / kind
         build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder, kind)
@@ -325,7 +389,10 @@ def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path)
             manifest = add(folder, Encoding(encoder), iter([document]))
             assert len(manifest.segments) <= 1 + 5
         assert manifest.count == 125
-        assert [manifest.segments[0].documents, sum(segment.documents for segment in manifest.segments)] == [100, 125]
+        assert [
+            manifest.segments[0].documents,
+            sum(segment.documents for segment in manifest.segments),
+        ] == [100, 125]
         assert {path.name for path in folder.iterdir()} == manifest.needed() | {MANIFEST}
     whole = tmp_path / "whole"
     build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:125]), whole, "exact")
@@ -357,11 +424,17 @@ def test_more_than_half_deleted_is_written_anew(encoder, copy):
     assert [index.document(row) for row in index.live_rows().tolist()] == DOCUMENTS[151:]
 
 
-def test_how_hard_to_look_is_measured_again_when_the_index_has_grown(encoder, tmp_path, monkeypatch):
+def test_how_hard_to_look_is_measured_again_when_the_index_has_grown(
+    encoder, tmp_path, monkeypatch
+):
     folder, measured = tmp_path / "index", []
     build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
     monkeypatch.setattr(
-        late_build, "measured_effort", lambda index, encoder: measured.append(index.manifest.count) or {"probes": 3.0, "candidates": 9.0}
+        late_build,
+        "measured_effort",
+        lambda index, encoder: (
+            measured.append(index.manifest.count) or {"probes": 3.0, "candidates": 9.0}
+        ),
     )
     kept = add(folder, Encoding(encoder), iter(NEW)).approximate
     assert (measured, kept["candidates"]) == ([], late_effort.FEWEST)
@@ -373,7 +446,11 @@ def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
     index, asked, sizes = LateIndex.open(built / "compressed"), questions(encoder), []
     wanted = index.search(asked, 10)
     decode = Codec.decode
-    monkeypatch.setattr(Codec, "decode", lambda self, codes, lengths: sizes.append(len(codes.ids)) or decode(self, codes, lengths))
+    monkeypatch.setattr(
+        Codec,
+        "decode",
+        lambda self, codes, lengths: sizes.append(len(codes.ids)) or decode(self, codes, lengths),
+    )
     monkeypatch.setattr(late_index, "_TOKENS_AT_ONCE", 100)
     for mine, its in zip(index.search(asked, 10), wanted, strict=True):
         np.testing.assert_array_equal(mine, its)
@@ -383,9 +460,18 @@ def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
 
 def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
     index = LateIndex.open(copy)
-    together, alone = hits(index, encoder, QUESTIONS, 5), [index.hits(query, 5) for query in questions(encoder)]
-    assert [[hit.document for hit in found] for found in together] == [[hit.document for hit in found] for found in alone]
-    np.testing.assert_allclose([[hit.score for hit in found] for found in together], [[hit.score for hit in found] for found in alone], rtol=1e-5)
+    together, alone = (
+        hits(index, encoder, QUESTIONS, 5),
+        [index.hits(query, 5) for query in questions(encoder)],
+    )
+    assert [[hit.document for hit in found] for found in together] == [
+        [hit.document for hit in found] for found in alone
+    ]
+    np.testing.assert_allclose(
+        [[hit.score for hit in found] for found in together],
+        [[hit.score for hit in found] for found in alone],
+        rtol=1e-5,
+    )
     assert hits(index, encoder, [], 5) == []
 
 
@@ -443,13 +529,21 @@ def test_damaged_files_are_named(encoder, copy, damage):
     LateIndex.open(copy)
 
 
-def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_show_it(encoder, built, tmp_path, monkeypatch):
+def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_show_it(
+    encoder, built, tmp_path, monkeypatch
+):
     """With four blocks of 64 bytes, every file here counts as large."""
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     names = LateIndex.open(folder).manifest.files
     monkeypatch.setattr(manifest, "_BLOCK", 64)
     monkeypatch.setattr(manifest, "_BLOCKS", 4)
-    altered(folder, files={name: record.model_dump() for name, record in manifest.describe_files(folder, names).items()})
+    altered(
+        folder,
+        files={
+            name: record.model_dump()
+            for name, record in manifest.describe_files(folder, names).items()
+        },
+    )
     whole = bytearray((folder / "ids-1.npy").read_bytes())
     whole[2000:2002] = b"\xff\xff"
     (folder / "ids-1.npy").write_bytes(whole)
@@ -467,9 +561,22 @@ def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_
         ({"loader": "os.system"}, "damaged"),
         ({"segments": [{"number": 1, "documents": 299, "tokens": 5000}]}, "the manifest says"),
         ({"segments": []}, "damaged.*segments.*at least 1"),
-        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 5}]}, "damaged.*5 of them deleted by change None"),
-        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted_in": 2}]}, "damaged.*0 of them deleted by change 2"),
-        ({"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 301, "deleted_in": 2}]}, "damaged.*301 of them deleted"),
+        (
+            {"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted": 5}]},
+            "damaged.*5 of them deleted by change None",
+        ),
+        (
+            {"segments": [{"number": 1, "documents": 300, "tokens": 5000, "deleted_in": 2}]},
+            "damaged.*0 of them deleted by change 2",
+        ),
+        (
+            {
+                "segments": [
+                    {"number": 1, "documents": 300, "tokens": 5000, "deleted": 301, "deleted_in": 2}
+                ]
+            },
+            "damaged.*301 of them deleted",
+        ),
     ],
 )
 def test_a_manifest_that_does_not_fit(copy, change, message):
@@ -497,7 +604,13 @@ def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("bits", 4), ("pool_factor", 3), ("model", "another"), ("approximate", {"probes": 1.0, "candidates": 1.0})]
+    ("field", "value"),
+    [
+        ("bits", 4),
+        ("pool_factor", 3),
+        ("model", "another"),
+        ("approximate", {"probes": 1.0, "candidates": 1.0}),
+    ],
 )
 def test_a_manifest_that_was_altered(built, tmp_path, field, value):
     """Also where what it says then could be true."""
@@ -522,18 +635,26 @@ def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(enc
 
 def test_a_document_that_nothing_could_find_stops_the_build_and_leaves_nothing(encoder, tmp_path):
     with pytest.raises(BadData, match="'dots' has no token"):
-        build_late_index(Encoding(encoder), "toy", iter([*NEW, Document("dots", "", "...")]), tmp_path / "index")
+        build_late_index(
+            Encoding(encoder), "toy", iter([*NEW, Document("dots", "", "...")]), tmp_path / "index"
+        )
     with pytest.raises(BadData, match="no document"):
         build_late_index(Encoding(encoder), "toy", iter([]), tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pooling_keeps_one_vector_in_so_many(encoder, built, tmp_path):
-    manifest = build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / "index", "exact", pool_factor=2)
+    manifest = build_late_index(
+        Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / "index", "exact", pool_factor=2
+    )
     whole = LateIndex.open(built / "exact")
-    assert manifest.tokens == sum(-(-length // 2) for length in np.diff(whole.segments[0].offsets).tolist())
+    assert manifest.tokens == sum(
+        -(-length // 2) for length in np.diff(whole.segments[0].offsets).tolist()
+    )
     added = add(tmp_path / "index", Encoding(encoder), iter(NEW))
-    assert added.segments[1].tokens < sum(encode_tokens(encoder, [document.whole for document in NEW], "document").lengths)
+    assert added.segments[1].tokens < sum(
+        encode_tokens(encoder, [document.whole for document in NEW], "document").lengths
+    )
 
 
 def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
@@ -544,5 +665,7 @@ def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
         some, others = LateIndex.open(tmp_path / kind), LateIndex.open(built / kind)
         assert some.manifest.segments == others.manifest.segments
         np.testing.assert_allclose(
-            some.search(questions(encoder), 10)[0], others.search(questions(encoder), 10)[0], atol=5e-3 if kind == "exact" else 0.03
+            some.search(questions(encoder), 10)[0],
+            others.search(questions(encoder), 10)[0],
+            atol=5e-3 if kind == "exact" else 0.03,
         )

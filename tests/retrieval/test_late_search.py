@@ -15,7 +15,11 @@ def slow(queries, documents, k):
     for row, query in enumerate(queries):
         for document in range(len(documents)):
             tokens = documents.of(document).astype(np.float64)
-            scores[row, document] = sum(max(float(token @ other) for other in tokens) for token in query.astype(np.float64) if token.any())
+            scores[row, document] = sum(
+                max(float(token @ other) for other in tokens)
+                for token in query.astype(np.float64)
+                if token.any()
+            )
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), order
 
@@ -28,7 +32,9 @@ def test_the_best_are_those_of_the_double_loop(data):
     k = data.draw(given.integers(1, 15))
     room = data.draw(given.sampled_from([1, 40, 1 << 22]))
     random = np.random.default_rng(data.draw(given.integers(0, 99)))
-    documents = TokenVectors(random.integers(-2, 3, (sum(lengths), 3)).astype(np.float16), offsets_of(np.array(lengths)))
+    documents = TokenVectors(
+        random.integers(-2, 3, (sum(lengths), 3)).astype(np.float16), offsets_of(np.array(lengths))
+    )
     queries = random.integers(-2, 3, (3, 4, 3)).astype(np.float32)
     queries[:, 0] = 1
     queries[1, 2:] = 0
@@ -42,7 +48,9 @@ def test_real_numbers_agree_with_the_double_loop():
     random = np.random.default_rng(0)
     lengths = random.integers(1, 20, 50)
     vectors = random.normal(size=(lengths.sum(), 8)).astype(np.float32)
-    documents = TokenVectors(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), offsets_of(lengths))
+    documents = TokenVectors(
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), offsets_of(lengths)
+    )
     queries = random.normal(size=(4, 5, 8)).astype(np.float32)
     scores, rows = top_k_maxsim(queries, documents, 10)
     wanted_scores, wanted_rows = slow(queries, documents, 10)
@@ -59,7 +67,9 @@ def test_a_negative_best_counts_and_padding_does_not():
 
 @pytest.mark.parametrize("lengths", [[0, 2, 0, 0, 1, 0], [0, 0]])
 def test_documents_without_a_token_and_deleted_ones_come_last(lengths):
-    documents = TokenVectors(np.float32([[1, 0], [3, 0], [2, 0]])[: sum(lengths)], offsets_of(np.array(lengths)))
+    documents = TokenVectors(
+        np.float32([[1, 0], [3, 0], [2, 0]])[: sum(lengths)], offsets_of(np.array(lengths))
+    )
     scores, rows = top_k_maxsim(np.float32([[[1, 0]]]), documents, 6)
     if sum(lengths):
         assert (scores[0, :2].tolist(), rows[0, :2].tolist()) == ([3, 2], [1, 4])
@@ -82,7 +92,10 @@ def test_a_query_without_any_token_is_named():
 def test_autocast_around_it_changes_nothing():
     """Validation runs inside the trainer's."""
     queries = np.random.default_rng(3).standard_normal((3, 4, 8), dtype=np.float32)
-    documents = TokenVectors(np.random.default_rng(4).standard_normal((20, 8), dtype=np.float32), np.array([0, 5, 6, 12, 20]))
+    documents = TokenVectors(
+        np.random.default_rng(4).standard_normal((20, 8), dtype=np.float32),
+        np.array([0, 5, 6, 12, 20]),
+    )
     wanted = top_k_maxsim(queries, documents, 3)
     with torch.autocast("cpu", torch.bfloat16):
         found = top_k_maxsim(queries, documents, 3)

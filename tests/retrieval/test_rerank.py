@@ -1,4 +1,6 @@
-"""Re-ranking: a score a pair in the order given, the first documents of each query in a new order, and what cannot be ranked named."""
+"""Re-ranking: a score a pair in the order given, the first documents of each query in a new order,
+and what cannot be ranked named.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +18,11 @@ from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.rerank import rerank, score_pairs
 
 QUERIES = {"q1": "disk gone", "q2": "a storage account in the west", "q3": "all machines"}
-DOCUMENTS = {**{f"d{number}": text for number, text in enumerate(SENTENCES)}, "d4": "Show a machine", "d5": "the region, the disk and more " * 4}
+DOCUMENTS = {
+    **{f"d{number}": text for number, text in enumerate(SENTENCES)},
+    "d4": "Show a machine",
+    "d5": "the region, the disk and more " * 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,9 @@ def encoder(toy_folder):
 
 @torch.no_grad()
 def one_by_one(encoder, pairs):
-    return np.array([float(encoder(encoder.tokenize_pairs([query], [document]))) for query, document in pairs])
+    return np.array(
+        [float(encoder(encoder.tokenize_pairs([query], [document]))) for query, document in pairs]
+    )
 
 
 @pytest.mark.parametrize("budget", [None, 30])
@@ -46,10 +54,16 @@ def test_scores_are_those_of_each_pair_alone_in_the_order_given(encoder, monkeyp
 
 
 def test_the_first_documents_are_ordered_anew_and_the_others_follow(encoder):
-    run = {query: {document: 9.0 - place for place, document in enumerate(DOCUMENTS)} for query in QUERIES}
+    run = {
+        query: {document: 9.0 - place for place, document in enumerate(DOCUMENTS)}
+        for query in QUERIES
+    }
     found = rerank(encoder, run, QUERIES, DOCUMENTS, depth=4)
     for query, text in QUERIES.items():
-        first = sorted(["d0", "d1", "d2", "d3"], key=lambda document: -one_by_one(encoder, [(text, DOCUMENTS[document])])[0])
+        first = sorted(
+            ["d0", "d1", "d2", "d3"],
+            key=lambda document: -one_by_one(encoder, [(text, DOCUMENTS[document])])[0],
+        )
         assert list(found[query]) == [*first, "d4", "d5"]
         values = list(found[query].values())
         assert values == sorted(values, reverse=True)
@@ -58,14 +72,22 @@ def test_the_first_documents_are_ordered_anew_and_the_others_follow(encoder):
 
 
 def test_of_equal_scores_the_first_stage_decides_in_metrics_too(encoder, monkeypatch):
-    """They would order them by their ids; and far from zero the steps of those behind are less than a float32 can hold."""
+    """They would order them by their ids; and far from zero the steps of those behind are less than
+    a float32 can hold.
+    """
     run = {"q1": {document: 9.0 - place for place, document in enumerate(DOCUMENTS)}}
     for scores in ([2.0, 2.0, 3.0, 2.0], [0.0] * 4, [3.0e7] * 4, [-3.0e7] * 4):
         monkeypatch.setattr(module, "score_pairs", lambda *_, scores=scores: np.float32(scores))
         found = rerank(encoder, run, QUERIES, DOCUMENTS, depth=4)["q1"]
         first = sorted(range(4), key=lambda place: -scores[place])
-        assert [document for document, _ in ranked(found)] == [*(f"d{place}" for place in first), "d4", "d5"] == list(found)
-        assert [found[f"d{place}"] for place in range(4)] == pytest.approx(scores, rel=1e-6, abs=1e-6)
+        assert (
+            [document for document, _ in ranked(found)]
+            == [*(f"d{place}" for place in first), "d4", "d5"]
+            == list(found)
+        )
+        assert [found[f"d{place}"] for place in range(4)] == pytest.approx(
+            scores, rel=1e-6, abs=1e-6
+        )
 
 
 def test_a_query_without_candidates_stays_without_and_none_at_all_is_named(encoder):
@@ -100,4 +122,6 @@ def test_a_cross_encoder_is_measured_on_what_bm25_finds(encoder):
     for query, hits in found.top.items():
         assert {document for document, _ in hits} == set(candidates[query])
         for document, score in hits:
-            assert score == pytest.approx(one_by_one(encoder, [(QUERIES[query], DOCUMENTS[document])])[0], abs=1e-5)
+            assert score == pytest.approx(
+                one_by_one(encoder, [(QUERIES[query], DOCUMENTS[document])])[0], abs=1e-5
+            )

@@ -1,4 +1,6 @@
-"""The screened search against sorting every score: among ties, near-ties that rounding hides, and whatever the blocks."""
+"""The screened search against sorting every score: among ties, near-ties that rounding hides, and
+whatever the blocks.
+"""
 
 import numpy as np
 import pytest
@@ -25,15 +27,25 @@ def every_score(queries, documents):
 
 def by_sorting(queries, documents, k):
     scores = every_score(queries, documents)
-    rows = np.lexsort((np.broadcast_to(np.arange(len(documents)), scores.shape), -scores), axis=1)[:, :k]
+    rows = np.lexsort((np.broadcast_to(np.arange(len(documents)), scores.shape), -scores), axis=1)[
+        :, :k
+    ]
     return np.take_along_axis(scores, rows, 1), rows
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 60), st.integers(1, 45), st.integers(1, 70), st.integers(0, 10**6))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 60),
+    st.integers(1, 45),
+    st.integers(1, 70),
+    st.integers(0, 10**6),
+)
 def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, block, seed):
     generator = np.random.default_rng(seed)
-    a, b = (generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents))
+    a, b = (
+        generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents)
+    )
     scores, rows = best(a, b, k, block)
     there = min(k, documents)
     wanted = by_sorting(a, b, k)
@@ -44,15 +56,22 @@ def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, bloc
 
 
 def near_ties(seed=0):
-    """Documents so alike that bfloat16, and the sums of a product of matrices, put them in another order."""
+    """Documents so alike that bfloat16, and the sums of a product of matrices, put them in another
+    order.
+    """
     generator = np.random.default_rng(seed)
     documents = generator.normal(size=(1, 64)) + 1e-3 * generator.normal(size=(4000, 64))
     queries = documents[:40] + 0.3 * generator.normal(size=(40, 64))
-    return tuple((some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32) for some in (queries, documents))
+    return tuple(
+        (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
+        for some in (queries, documents)
+    )
 
 
 def hidden_ties():
-    """The same, where what rounding takes away is much of the scores: most of every document is in no query's direction."""
+    """The same, where what rounding takes away is much of the scores: most of every document is in
+    no query's direction.
+    """
     queries, documents = near_ties()
     beside = documents.mean(0, dtype=np.float64)
     queries = queries - np.outer(queries @ beside, beside) / np.square(beside).sum()
@@ -61,7 +80,9 @@ def hidden_ties():
 
 @pytest.fixture(params=["as this processor does", "rounded"])
 def products(request, monkeypatch):
-    """Products of matrices as they are here, and rounded as a processor with instructions for bfloat16 rounds them, on any."""
+    """Products of matrices as they are here, and rounded as a processor with instructions for
+    bfloat16 rounds them, on any.
+    """
     product = torch.mm
     if request.param == "rounded":
         monkeypatch.setattr(torch, "mm", lambda a, b, out: out.copy_(product(a.float(), b.float())))
@@ -81,14 +102,18 @@ def test_what_rounding_cannot_tell_apart_is_told_apart(products, ties):
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
 @pytest.mark.parametrize("seed", range(5))
 def test_documents_of_other_lengths_in_other_blocks(products, seed):
-    """Scores of long documents are off by more, and what they seem to reach, short ones in a later block need not."""
+    """Scores of long documents are off by more, and what they seem to reach, short ones in a later
+    block need not.
+    """
     generator = np.random.default_rng(seed)
     queries = generator.normal(size=(8, 32))
     beside = generator.normal(size=(250, 32))
     beside -= beside @ np.linalg.pinv(queries) @ queries  # in no query's direction
     scores = 1 + 1e-3 * generator.normal(size=(250, 1)) * np.ones(8)
     length = np.where(np.arange(250) < 50, 300.0, 0.01)[:, None]
-    documents = scores @ np.linalg.pinv(queries).T + length * beside / np.linalg.norm(beside, axis=1, keepdims=True)
+    documents = scores @ np.linalg.pinv(queries).T + length * beside / np.linalg.norm(
+        beside, axis=1, keepdims=True
+    )
     given = queries.astype(np.float32), documents.astype(np.float32)
     np.testing.assert_array_equal(best(*given, 10, block=50)[1], by_sorting(*given, 10)[1])
 
@@ -96,18 +121,26 @@ def test_documents_of_other_lengths_in_other_blocks(products, seed):
 @pytest.mark.parametrize("allowance", [screened_search._BFLOAT16, 0.0])
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
 def test_a_score_that_is_rounded_as_far_as_can_be(products, monkeypatch, allowance):
-    """Vectors nearly exact in bfloat16, and a product between two numbers in it: without the allowance for its rounding the better one is lost."""
+    """Vectors nearly exact in bfloat16, and a product between two numbers in it: without the
+    allowance for its rounding the better one is lost.
+    """
     monkeypatch.setattr(screened_search, "_BFLOAT16", allowance)
     queries = np.float32([[1, 1, 1, 1, 2**-7 + 2**-15]])
     documents = np.float32([[1, 2**-8, 2**-22, 0, 0], [1, 2**-8, -(2**-22), -(2**-12), 2**-5]])
-    found = best(queries, documents, 1)[1].tolist() == by_sorting(queries, documents, 1)[1].tolist() == [[1]]
+    found = (
+        best(queries, documents, 1)[1].tolist()
+        == by_sorting(queries, documents, 1)[1].tolist()
+        == [[1]]
+    )
     assert found == (allowance > 0)
 
 
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
 def test_the_case_is_hard(monkeypatch, products):
     """Without the allowance for rounding the test above fails, so it tests something."""
-    monkeypatch.setattr(screened_search, "_rounding", lambda vectors: np.zeros(len(vectors), np.float32))
+    monkeypatch.setattr(
+        screened_search, "_rounding", lambda vectors: np.zeros(len(vectors), np.float32)
+    )
     queries, documents = hidden_ties()
     assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
 
@@ -122,7 +155,9 @@ def test_documents_that_all_point_away(products):
 
 def test_few_pairs_are_scored_where_all_documents_point_away(products):
     generator = np.random.default_rng(5)
-    queries, documents = (generator.normal(size=(count, 64)).astype(np.float32) for count in (100, 8000))
+    queries, documents = (
+        generator.normal(size=(count, 64)).astype(np.float32) for count in (100, 8000)
+    )
     documents -= np.float32(0.4) * queries.mean(0) / np.square(queries.mean(0)).mean()
     search = ScreenedSearch(queries, 60)
     search.add(documents, 0)
@@ -132,17 +167,27 @@ def test_few_pairs_are_scored_where_all_documents_point_away(products):
 
 def test_documents_on_both_sides_of_nothing(products):
     generator = np.random.default_rng(3)
-    queries, documents = generator.normal(size=(30, 8)).astype(np.float32), generator.normal(size=(500, 8)).astype(np.float32)
+    queries, documents = (
+        generator.normal(size=(30, 8)).astype(np.float32),
+        generator.normal(size=(500, 8)).astype(np.float32),
+    )
     documents[::7] = 0.0
     for k in (100, 260, 400):
-        np.testing.assert_array_equal(best(queries, documents, k, block=128)[1], by_sorting(queries, documents, k)[1])
+        np.testing.assert_array_equal(
+            best(queries, documents, k, block=128)[1], by_sorting(queries, documents, k)[1]
+        )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 300), st.integers(1, 200))
-def test_products_of_this_processor_are_off_by_no_more_than_is_allowed(seed, queries, documents, dimension):
+def test_products_of_this_processor_are_off_by_no_more_than_is_allowed(
+    seed, queries, documents, dimension
+):
     generator = np.random.default_rng(seed)
-    a, b = (generator.normal(size=(count, dimension)).astype(np.float32) for count in (queries, documents))
+    a, b = (
+        generator.normal(size=(count, dimension)).astype(np.float32)
+        for count in (queries, documents)
+    )
     search = ScreenedSearch(a, 1)
     search.add(b, 0)
     product = torch.mm(search._there, search._for_products(b).T).double().numpy()
@@ -153,12 +198,25 @@ def test_products_of_this_processor_are_off_by_no_more_than_is_allowed(seed, que
 
 def test_scores_of_pairs_in_any_order_and_more_than_once():
     generator = np.random.default_rng(4)
-    queries, documents = generator.normal(size=(9, 33)).astype(np.float32), generator.normal(size=(50, 33)).astype(np.float32)
+    queries, documents = (
+        generator.normal(size=(9, 33)).astype(np.float32),
+        generator.normal(size=(50, 33)).astype(np.float32),
+    )
     rows = np.sort(generator.integers(0, 9, 400))[::2], generator.integers(0, 50, 400)[::2]
     scores = pair_scores(queries, documents, *rows)
-    np.testing.assert_allclose(scores, (queries[rows[0]].astype(np.float64) * documents[rows[1]]).sum(1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        scores,
+        (queries[rows[0]].astype(np.float64) * documents[rows[1]]).sum(1),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     for query, row, score in zip(*rows, scores, strict=True):
-        assert pair_scores(queries[query : query + 1], documents, np.zeros(1, np.int64), np.array([row]))[0] == score
+        assert (
+            pair_scores(
+                queries[query : query + 1], documents, np.zeros(1, np.int64), np.array([row])
+            )[0]
+            == score
+        )
     assert len(pair_scores(queries, documents, np.empty(0, np.int64), np.empty(0, np.int64))) == 0
 
 
@@ -166,20 +224,36 @@ def test_scores_of_pairs_in_any_order_and_more_than_once():
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3), st.integers(1, 200))
 def test_rounding_amounts_to_no_more_than_is_allowed(seed, size, dimension):
     generator = np.random.default_rng(seed)
-    a, b = (torch.from_numpy((size * generator.normal(size=(30, dimension))).astype(np.float32)) for _ in range(2))
-    lengths, roundings = ([f(some.numpy()) for some in (a, b)] for f in (lambda some: np.linalg.norm(some, axis=1), screened_search._rounding))
+    a, b = (
+        torch.from_numpy((size * generator.normal(size=(30, dimension))).astype(np.float32))
+        for _ in range(2)
+    )
+    lengths, roundings = (
+        [f(some.numpy()) for some in (a, b)]
+        for f in (lambda some: np.linalg.norm(some, axis=1), screened_search._rounding)
+    )
     allowed = roundings[0][:, None] * lengths[1] + 1.01 * lengths[0][:, None] * roundings[1]
-    off = (a.bfloat16().double() @ b.bfloat16().double().T - a.double() @ b.double().T).abs().numpy()
+    off = (
+        (a.bfloat16().double() @ b.bfloat16().double().T - a.double() @ b.double().T).abs().numpy()
+    )
     assert (off <= allowed).all()
-    assert off.max() > allowed.max() / 1000, "an allowance that is never near would tell nothing apart"
+    assert off.max() > allowed.max() / 1000, (
+        "an allowance that is never near would tell nothing apart"
+    )
 
 
 def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_beside():
     generator = np.random.default_rng(1)
-    queries, documents = generator.normal(size=(300, 96)).astype(np.float32), generator.normal(size=(5000, 96)).astype(np.float32)
+    queries, documents = (
+        generator.normal(size=(300, 96)).astype(np.float32),
+        generator.normal(size=(5000, 96)).astype(np.float32),
+    )
     whole = best(queries, documents, 30)
     for cut, block in ((300, 777), (7, 5000), (1, 4999)):
-        parts = [best(queries[start : start + cut], documents, 30, block) for start in range(0, 300 if cut > 1 else 5, cut)]
+        parts = [
+            best(queries[start : start + cut], documents, 30, block)
+            for start in range(0, 300 if cut > 1 else 5, cut)
+        ]
         for axis in (0, 1):
             found = np.concatenate([part[axis] for part in parts])
             np.testing.assert_array_equal(found, whole[axis][: len(found)])
@@ -187,9 +261,16 @@ def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_besid
 
 def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
     generator = np.random.default_rng(2)
-    queries, documents = generator.normal(size=(600, 32)).astype(np.float32), generator.normal(size=(20000, 32)).astype(np.float32)
+    queries, documents = (
+        generator.normal(size=(600, 32)).astype(np.float32),
+        generator.normal(size=(20000, 32)).astype(np.float32),
+    )
     sizes, reaching = [], screened_search._reaching
-    monkeypatch.setattr(screened_search, "_reaching", lambda scores, limits: sizes.append(scores.numel()) or reaching(scores, limits))
+    monkeypatch.setattr(
+        screened_search,
+        "_reaching",
+        lambda scores, limits: sizes.append(scores.numel()) or reaching(scores, limits),
+    )
     search = ScreenedSearch(queries, 10)
     search.add(documents, 0)
     assert max(sizes) <= 1 << 22

@@ -32,25 +32,48 @@ def model(toy_folder):
 def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
     lines = [{"_id": f"doc{row}", "title": "", "text": text} for row, text in enumerate(TEXTS)]
-    lines.append({"_id": "bad\x1b[31m", "title": "\u202etitle\x07", "text": "list\x1b]0;gone\x07 every virtual machine"})
+    lines.append(
+        {
+            "_id": "bad\x1b[31m",
+            "title": "\u202etitle\x07",
+            "text": "list\x1b]0;gone\x07 every virtual machine",
+        }
+    )
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
 @pytest.fixture
 def beir(tmp_path, corpus):
-    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n" for row, text in enumerate(TEXTS)))
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": f"q{row}", "text": f"{text} now"}) + "\n"
+            for row, text in enumerate(TEXTS)
+        )
+    )
     (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(3)))
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "".join(f"q{row}\tdoc{row}\t1\n" for row in range(3))
+    )
     return tmp_path
 
 
 @pytest.mark.parametrize("role", ["document", "query"])
 def test_encode_writes_numpy(model, role):
-    found = call("encode", model, "--as", role, "--precision", "fp32", stdin="\n".join(TEXTS).encode() + b"\r\n")
+    found = call(
+        "encode",
+        model,
+        "--as",
+        role,
+        "--precision",
+        "fp32",
+        stdin="\n".join(TEXTS).encode() + b"\r\n",
+    )
     assert found.exit_code == 0
     vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
-    np.testing.assert_allclose(vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6)
+    np.testing.assert_allclose(
+        vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6
+    )
     assert "3 vectors of 32 numbers" in found.stderr
 
 
@@ -61,7 +84,10 @@ def test_encode_in_parts_to_a_file(model, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
-@pytest.mark.parametrize(("stdin", "message"), [(b"one\n \nthree\n", "line 2 .* blank"), (b"one\n\xff\n", "line 2 .* UTF-8"), (b"", "empty")])
+@pytest.mark.parametrize(
+    ("stdin", "message"),
+    [(b"one\n \nthree\n", "line 2 .* blank"), (b"one\n\xff\n", "line 2 .* UTF-8"), (b"", "empty")],
+)
 def test_encode_names_the_line_it_cannot_take(model, tmp_path, stdin, message):
     with pytest.raises(BadData, match=message):
         call("encode", model, "-o", tmp_path / "v.npy", stdin=stdin)
@@ -90,12 +116,16 @@ def test_index_and_search(model, corpus, tmp_path, kind):
 def test_what_is_found_cannot_move_the_cursor(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
     for options in ((), ("--json",)):
-        page = call("search", tmp_path / "idx", "list every virtual machine", "-k", 4, *options).stdout
+        page = call(
+            "search", tmp_path / "idx", "list every virtual machine", "-k", 4, *options
+        ).stdout
         assert not {"\x1b", "\x07", "\u202e"} & set(page)
     assert "\\x1b" in call("search", tmp_path / "idx", "list every virtual machine", "-k", 4).stdout
 
 
-def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_index(model, toy_folder, corpus, tmp_path):
+def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_index(
+    model, toy_folder, corpus, tmp_path
+):
     call("index", model, corpus, "-o", tmp_path / "idx")
     with pytest.raises(BadModel, match="other vectors"):
         call("search", tmp_path / "idx", "disk", "--model", toy_folder("distilbert"))
@@ -109,24 +139,58 @@ def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_i
 
 
 def test_the_first_layers_are_encoded(model):
-    found = call("encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode())
+    found = call(
+        "encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode()
+    )
     vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
-    np.testing.assert_allclose(vectors, vectors_of(read_cut(str(model), 1, 10), TEXTS, "document"), atol=1e-6)
-    assert np.abs(vectors - vectors_of(read_cut(str(model), None, 10), TEXTS, "document")).max() > 0.1
+    np.testing.assert_allclose(
+        vectors, vectors_of(read_cut(str(model), 1, 10), TEXTS, "document"), atol=1e-6
+    )
+    assert (
+        np.abs(vectors - vectors_of(read_cut(str(model), None, 10), TEXTS, "document")).max() > 0.1
+    )
 
 
 @pytest.mark.parametrize("width", [32, 10])
-def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(model, beir, tmp_path, width):
-    call("index", model, beir / "corpus.jsonl", "-o", tmp_path / "idx", "--layers", 1, "--dimensions", width)
+def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(
+    model, beir, tmp_path, width
+):
+    call(
+        "index",
+        model,
+        beir / "corpus.jsonl",
+        "-o",
+        tmp_path / "idx",
+        "--layers",
+        1,
+        "--dimensions",
+        width,
+    )
     assert json.loads((tmp_path / "idx" / "manifest.json").read_text())["layers"] == 1
     shallow = read_cut(str(model), 1, width)
     for question in ("a disk", TEXTS[1]):
-        wanted = (vectors_of(shallow, [question], "query") @ vectors_of(shallow, TEXTS, "document").T)[0]
+        wanted = (
+            vectors_of(shallow, [question], "query") @ vectors_of(shallow, TEXTS, "document").T
+        )[0]
         found = json.loads(call("search", tmp_path / "idx", question, "-k", 4, "--json").stdout)
-        assert {hit["id"]: hit["score"] for hit in found if hit["id"] in {"doc0", "doc1", "doc2"}} == pytest.approx(
+        assert {
+            hit["id"]: hit["score"] for hit in found if hit["id"] in {"doc0", "doc1", "doc2"}
+        } == pytest.approx(
             {f"doc{row}": score for row, score in enumerate(wanted.tolist())}, abs=1e-4
         )
-    call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--no-bm25", "--out", beir / "evaluation.json", "--precision", "fp32")
+    call(
+        "evaluate",
+        model,
+        "--data",
+        beir,
+        "--index",
+        tmp_path / "idx",
+        "--no-bm25",
+        "--out",
+        beir / "evaluation.json",
+        "--precision",
+        "fp32",
+    )
     exact, by_index = read_evaluation(beir / "evaluation.json").systems
     assert (exact.name, by_index.name) == (f"{model} at 1 layers", f"{model} at 1 layers by idx")
     if width == 32:
@@ -134,7 +198,11 @@ def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(model, 
 
 
 def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
-    for verb in (("encode", model), ("index", model, beir / "corpus.jsonl", "-o", tmp_path / "new"), ("evaluate", model, "--data", beir)):
+    for verb in (
+        ("encode", model),
+        ("index", model, beir / "corpus.jsonl", "-o", tmp_path / "new"),
+        ("evaluate", model, "--data", beir),
+    ):
         with pytest.raises(BadModel, match="3 layers were asked for; the model has 2") as refused:
             call(*verb, "--layers", 3, stdin=b"a disk\n")
         assert refused.value.exit_code == 2
@@ -148,7 +216,13 @@ def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
         ("search", tmp_path / "deep", "disk", "--model", tmp_path / "small"),
         ("evaluate", tmp_path / "small", "--data", beir, "--index", tmp_path / "deep"),
     ):
-        with pytest.raises(BadModel, match=f"2 layers were asked for; the model has 1; the index .* with the first 2 layers of {model}"):
+        with pytest.raises(
+            BadModel,
+            match=(
+                "2 layers were asked for; the model has 1; the index .* with the first 2 layers of"
+                f" {model}"
+            ),
+        ):
             call(*verb)
     call("search", tmp_path / "idx", "disk", "--model", tmp_path / "small")
 
@@ -156,16 +230,32 @@ def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
 def test_an_index_older_than_the_field_is_of_all_layers(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
     forget_layers(tmp_path / "idx")
-    assert json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"] == "doc1"
+    assert (
+        json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"]
+        == "doc1"
+    )
 
 
 def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_folder, beir):
     other = toy_folder("distilbert")
-    found = call("evaluate", model, other, "--data", beir, "--out", beir / "evaluation.json", "--precision", "fp32")
+    found = call(
+        "evaluate",
+        model,
+        other,
+        "--data",
+        beir,
+        "--out",
+        beir / "evaluation.json",
+        "--precision",
+        "fp32",
+    )
     assert found.exit_code == 0
     evaluation = read_evaluation(beir / "evaluation.json")
     assert [system.name for system in evaluation.systems] == ["BM25", str(other), str(model)]
-    assert {(each.before, each.after) for each in evaluation.comparisons} == {("BM25", str(model)), (str(other), str(model))}
+    assert {(each.before, each.after) for each in evaluation.comparisons} == {
+        ("BM25", str(model)),
+        (str(other), str(model)),
+    }
     assert "nDCG@10 [95 %]" in found.stdout
     assert "✓" in found.stdout
 

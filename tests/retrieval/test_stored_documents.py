@@ -17,7 +17,11 @@ from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_do
 def test_ids_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(stored_documents, "_BYTES_AT_ONCE", at_once)
     ids = [f"{number:0{number % 9}}" for number in range(200)]
-    stored = write_documents((Document(id, "", "words " * (number % 17)) for number, id in enumerate(ids)), tmp_path / "d", tmp_path / "o.npy")
+    stored = write_documents(
+        (Document(id, "", "words " * (number % 17)) for number, id in enumerate(ids)),
+        tmp_path / "d",
+        tmp_path / "o.npy",
+    )
     assert list(stored.ids()) == ids
 
 
@@ -25,7 +29,9 @@ def test_ids_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, at
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=1, max_size=20))
 def test_ids_are_those_of_the_documents(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("documents")
-    stored = write_documents((Document(*each) for each in texts), folder / "documents.jsonl", folder / "offsets.npy")
+    stored = write_documents(
+        (Document(*each) for each in texts), folder / "documents.jsonl", folder / "offsets.npy"
+    )
     assert list(stored.ids()) == [document.id for document in stored] == [id for id, _, _ in texts]
 
 
@@ -40,7 +46,16 @@ def test_fields_in_another_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"id": 7}\n', b'{"id": "cut\n', b'{"id": ', b"nothing\n", b'{"id": "\xff"}\n', b'{"id": "b", "title": "", "text": "cu', b""]
+    "line",
+    [
+        b'{"id": 7}\n',
+        b'{"id": "cut\n',
+        b'{"id": ',
+        b"nothing\n",
+        b'{"id": "\xff"}\n',
+        b'{"id": "b", "title": "", "text": "cu',
+        b"",
+    ],
 )
 def test_a_damaged_line_is_named(tmp_path, line):
     whole = json.dumps({"id": "a", "title": "", "text": "words"}).encode() + b"\n"

@@ -1,4 +1,6 @@
-"""What a teacher makes of the training texts: kept once, found by text, refused when teacher or data are others."""
+"""What a teacher makes of the training texts: kept once, found by text, refused when teacher or
+data are others.
+"""
 
 import multiprocessing
 import shutil
@@ -17,7 +19,12 @@ from trainer.models.dense import load_encoder, read_encoder
 from trainer.models.late_interaction import load_late_encoder
 from trainer.recipe import schema as recipe
 from trainer.retrieval.vectors.encode import encode
-from trainer.retrieval.vectors.taught_vectors import FILE, TaughtVectors, taught_vectors, teacher_fingerprint
+from trainer.retrieval.vectors.taught_vectors import (
+    FILE,
+    TaughtVectors,
+    taught_vectors,
+    teacher_fingerprint,
+)
 
 ROWS = [
     Row("a disk", SENTENCES[0], (SENTENCES[1], "another machine", "left out")),
@@ -30,7 +37,11 @@ DOCUMENTS = [text for row in ROWS for text in (row.positive, *row.negatives[:2])
 
 def batch_of(encoder):
     """The rows as a student with another tokenizer than the teacher's has them."""
-    return Batch(encoder.tokenize(QUERIES, "query"), encoder.tokenize(DOCUMENTS, "document"), torch.zeros(3, 1, dtype=torch.long))
+    return Batch(
+        encoder.tokenize(QUERIES, "query"),
+        encoder.tokenize(DOCUMENTS, "document"),
+        torch.zeros(3, 1, dtype=torch.long),
+    )
 
 
 def files_of(folder):
@@ -52,7 +63,11 @@ def teacher(toy_folder):
 @pytest.fixture(scope="module")
 def late_teacher(toy_folder):
     torch.manual_seed(1)
-    return load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning())).eval()
+    return load_late_encoder(
+        recipe.Model(
+            backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()
+        )
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +76,20 @@ def student(toy_folder):
 
 
 def test_a_batch_gets_the_vectors_of_its_own_texts(teacher, student, tmp_path):
-    queries, documents = taught_vectors(tmp_path / "t", teacher, ROWS, 2).embeddings(batch_of(student))
+    queries, documents = taught_vectors(tmp_path / "t", teacher, ROWS, 2).embeddings(
+        batch_of(student)
+    )
     assert torch.equal(queries, torch.from_numpy(encode(teacher, QUERIES, "query")))
-    assert torch.allclose(documents, torch.from_numpy(encode(teacher, DOCUMENTS, "document")), atol=1e-6)
+    assert torch.allclose(
+        documents, torch.from_numpy(encode(teacher, DOCUMENTS, "document")), atol=1e-6
+    )
     assert (documents[0] - documents[1]).norm() > 0.1
 
 
 def test_token_vectors_keep_their_lengths(late_teacher, student, tmp_path):
-    queries, documents = taught_vectors(tmp_path / "t", late_teacher, ROWS, 2).embeddings(batch_of(student))
+    queries, documents = taught_vectors(tmp_path / "t", late_teacher, ROWS, 2).embeddings(
+        batch_of(student)
+    )
     with torch.no_grad():
         wanted = late_teacher(late_teacher.tokenize(DOCUMENTS, "document"))
     for found, one in zip(documents, wanted, strict=True):
@@ -95,18 +116,27 @@ class TestWhatIsThere:
             taught_vectors(tmp_path / "t", other_weights(toy_folder), ROWS, 2)
         assert "--replace" in str(refused.value)
         assert refused.value.exit_code == 2
-        prompted = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), query_prompt="q: ", tuning=recipe.FullTuning())).eval()
+        prompted = load_encoder(
+            recipe.Model(
+                backbone=str(toy_folder("bert")), query_prompt="q: ", tuning=recipe.FullTuning()
+            )
+        ).eval()
         with pytest.raises(BadFolder, match="query_prompt was '', is 'q: '"):
             taught_vectors(tmp_path / "t", prompted, ROWS, 2)
         assert files_of(tmp_path / "t") == before
 
-    def test_of_another_teacher_is_replaced_where_asked_for(self, teacher, tmp_path, toy_folder, student):
+    def test_of_another_teacher_is_replaced_where_asked_for(
+        self, teacher, tmp_path, toy_folder, student
+    ):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         other, said = other_weights(toy_folder), []
         found = taught_vectors(tmp_path / "t", other, ROWS, 2, say=said.append, replace=True)
         assert "another teacher" in said[0]
         assert teacher_fingerprint(other) in (tmp_path / "t" / FILE).read_text()
-        assert torch.equal(found.embeddings(batch_of(student))[0], torch.from_numpy(encode(other, QUERIES, "query")))
+        assert torch.equal(
+            found.embeddings(batch_of(student))[0],
+            torch.from_numpy(encode(other, QUERIES, "query")),
+        )
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
     def test_replace_leaves_what_is_right(self, teacher, tmp_path):
@@ -115,10 +145,18 @@ class TestWhatIsThere:
         taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True)
         assert files_of(tmp_path / "t") == before
 
-    def test_of_other_data_is_refused_and_replaced_where_asked_for(self, teacher, tmp_path, student):
+    def test_of_other_data_is_refused_and_replaced_where_asked_for(
+        self, teacher, tmp_path, student
+    ):
         taught_vectors(tmp_path / "t", teacher, [*ROWS[:2], Row("a query", "gone")], 2)
         before = files_of(tmp_path / "t")
-        with pytest.raises(BadFolder, match="other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document, of 9 texts"):
+        with pytest.raises(
+            BadFolder,
+            match=(
+                "other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document,"
+                " of 9 texts"
+            ),
+        ):
             taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         assert files_of(tmp_path / "t") == before
         taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True).embeddings(batch_of(student))
@@ -132,7 +170,9 @@ class TestWhatIsThere:
         assert "3 texts that have come to the 6" in said[0]
         assert said[1:] == ["3 texts encoded by the teacher, as document"]
         whole = taught_vectors(tmp_path / "whole", used, ROWS, 2)
-        for one, other in zip(found.embeddings(batch_of(student)), whole.embeddings(batch_of(student)), strict=True):
+        for one, other in zip(
+            found.embeddings(batch_of(student)), whole.embeddings(batch_of(student)), strict=True
+        ):
             assert torch.allclose(one, other, atol=1e-3 if late else 1e-6)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "whole"]
 
@@ -151,7 +191,9 @@ class TestWhatIsThere:
 
 
 def meanwhile(action):
-    """What is said goes into `.said`; once all is encoded, and not yet in its place, `action` happens, as if another run had done it."""
+    """What is said goes into `.said`; once all is encoded, and not yet in its place, `action`
+    happens, as if another run had done it.
+    """
 
     def say(text):
         said.append(text)
@@ -166,14 +208,21 @@ def in_a_process(folder, model, both_are_ready, answers):
     torch.set_num_threads(1)
     say = meanwhile(both_are_ready.wait)
     found = taught_vectors(folder, read_encoder(model), ROWS, 2, say=say)
-    answers.put((say.said[-1], {role: np.array(found.vectors[role]) for role in ("query", "document")}))
+    answers.put(
+        (say.said[-1], {role: np.array(found.vectors[role]) for role in ("query", "document")})
+    )
 
 
 class TestMadeByAnotherRunMeanwhile:
     def test_two_runs_at_once_use_what_the_first_has_made(self, teacher, toy_folder, tmp_path):
         context = multiprocessing.get_context("spawn")
         ready, answers = context.Barrier(2, timeout=120), context.Queue()
-        processes = [context.Process(target=in_a_process, args=(tmp_path / "t", str(toy_folder("bert")), ready, answers)) for _ in range(2)]
+        processes = [
+            context.Process(
+                target=in_a_process, args=(tmp_path / "t", str(toy_folder("bert")), ready, answers)
+            )
+            for _ in range(2)
+        ]
         for process in processes:
             process.start()
         last_words, vectors = zip(*[answers.get(timeout=120) for _ in processes], strict=True)
@@ -182,7 +231,11 @@ class TestMadeByAnotherRunMeanwhile:
         assert [process.exitcode for process in processes] == [0, 0]
         assert ["it is used" in words for words in sorted(last_words, key=len)] == [False, True]
         alone = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=pytest.fail)
-        assert all(np.array_equal(of_run[role], alone.vectors[role]) for of_run in vectors for role in of_run)
+        assert all(
+            np.array_equal(of_run[role], alone.vectors[role])
+            for of_run in vectors
+            for role in of_run
+        )
         assert [path.name for path in tmp_path.iterdir()] == ["t"], "nothing unfinished is left"
 
     @pytest.mark.parametrize("before", [None, ROWS[:2]])
@@ -192,24 +245,51 @@ class TestMadeByAnotherRunMeanwhile:
         more = [*ROWS, Row("a query", "more")]
         say = meanwhile(lambda: taught_vectors(tmp_path / "t", teacher, more, 2))
         found = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=say)
-        assert "was made by another run meanwhile, of the same teacher and texts; it is used" in say.said[-1]
+        assert (
+            "was made by another run meanwhile, of the same teacher and texts; it is used"
+            in say.said[-1]
+        )
         assert len(found.names["document"]) == 8, "the other run's"
-        assert torch.allclose(found.embeddings(batch_of(student))[0], torch.from_numpy(encode(teacher, QUERIES, "query")), atol=1e-6)
+        assert torch.allclose(
+            found.embeddings(batch_of(student))[0],
+            torch.from_numpy(encode(teacher, QUERIES, "query")),
+            atol=1e-6,
+        )
 
     @pytest.mark.parametrize("replace", [False, True])
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
-            (None, "by another run while this one encoded, of another teacher: its weights have changed"),
+            (
+                None,
+                (
+                    "by another run while this one encoded, of another teacher: its weights have"
+                    " changed"
+                ),
+            ),
             (ROWS[:2], "of fewer texts: 3 are missing"),
-            ([*ROWS[:2], Row("a query", "gone")], "of other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document"),
+            (
+                [*ROWS[:2], Row("a query", "gone")],
+                (
+                    "of other data: since then 0 new and 1 gone as query and 3 new and 1 gone as"
+                    " document"
+                ),
+            ),
         ],
     )
-    def test_of_something_else_is_refused_and_left_as_it_is(self, teacher, toy_folder, tmp_path, rows, message, replace):
+    def test_of_something_else_is_refused_and_left_as_it_is(
+        self, teacher, toy_folder, tmp_path, rows, message, replace
+    ):
         made = {}
 
         def other():
-            taught_vectors(tmp_path / "t", other_weights(toy_folder) if rows is None else teacher, rows or ROWS, 2, replace=True)
+            taught_vectors(
+                tmp_path / "t",
+                other_weights(toy_folder) if rows is None else teacher,
+                rows or ROWS,
+                2,
+                replace=True,
+            )
             made.update(files_of(tmp_path / "t"))
 
         if replace:
@@ -228,12 +308,16 @@ class TestMadeByAnotherRunMeanwhile:
         for name, message in (("whole", "is not whole"), ("mine", "holds something else")):
             there = tmp_path / f"at-{name}"
             with pytest.raises(BadFolder, match=message):
-                taught_vectors(there, teacher, ROWS, 2, say=meanwhile(partial((tmp_path / name).rename, there)))
+                taught_vectors(
+                    there, teacher, ROWS, 2, say=meanwhile(partial((tmp_path / name).rename, there))
+                )
         assert (tmp_path / "at-mine" / "thesis.txt").read_text() == "mine"
 
     def test_and_gone_again_is_made(self, teacher, student, tmp_path):
         taught_vectors(tmp_path / "t", teacher, ROWS[:2], 2)
-        taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=meanwhile(lambda: shutil.rmtree(tmp_path / "t"))).embeddings(batch_of(student))
+        taught_vectors(
+            tmp_path / "t", teacher, ROWS, 2, say=meanwhile(lambda: shutil.rmtree(tmp_path / "t"))
+        ).embeddings(batch_of(student))
 
 
 def test_a_text_that_the_teacher_has_not_seen_is_an_error(teacher, student, tmp_path):
@@ -245,13 +329,20 @@ def test_a_text_that_the_teacher_has_not_seen_is_an_error(teacher, student, tmp_
 def on_a_rank(folder, teacher):
     torch.set_num_threads(1)
     found = taught_vectors(folder, teacher, ROWS, 2, micro_batch_tokens=24)
-    return {role: (np.array(found.names[role]), np.array(found.vectors[role])) for role in ("query", "document")}
+    return {
+        role: (np.array(found.names[role]), np.array(found.vectors[role]))
+        for role in ("query", "document")
+    }
 
 
 def test_ranks_share_the_work_and_find_the_same(teacher, tmp_path):
     alone = taught_vectors(tmp_path / "alone", teacher, ROWS, 2, micro_batch_tokens=24)
     taught_vectors(tmp_path / "grown", teacher, ROWS[:2], 2)
-    for of_rank in [found for name in ("together", "grown") for found in on_ranks(2, on_a_rank, tmp_path / name, teacher)]:
+    for of_rank in [
+        found
+        for name in ("together", "grown")
+        for found in on_ranks(2, on_a_rank, tmp_path / name, teacher)
+    ]:
         for role in ("query", "document"):
             assert np.array_equal(of_rank[role][0], alone.names[role])
             assert np.allclose(of_rank[role][1], alone.vectors[role], atol=1e-6)

@@ -13,7 +13,9 @@ def clustered(count=6000, dimensions=32):
     """Vectors of length 1 around some centres, more spread in some directions than in others."""
     random = np.random.default_rng(7)
     spread = np.geomspace(1, 0.05, dimensions)
-    vectors = random.normal(size=(40, dimensions))[random.integers(0, 40, count)] + 0.7 * spread * random.normal(size=(count, dimensions))
+    vectors = random.normal(size=(40, dimensions))[
+        random.integers(0, 40, count)
+    ] + 0.7 * spread * random.normal(size=(count, dimensions))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -30,7 +32,14 @@ def trained(vectors, centroids, code_bytes):
 
 def error(codec, documents):
     """Mean squared distance of what was decoded."""
-    return float(np.square(codec.decode(codec.encode(documents), documents.lengths) - codec.rotate(documents.vectors)).sum(1).mean())
+    return float(
+        np.square(
+            codec.decode(codec.encode(documents), documents.lengths)
+            - codec.rotate(documents.vectors)
+        )
+        .sum(1)
+        .mean()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +66,20 @@ def test_every_direction_has_a_place_and_what_varies_much_has_a_byte_to_fewer(co
 def test_ids_are_the_nearest_centroids_by_trying_all(codec, vectors):
     codes = codec.encode(in_documents(vectors[:200]))
     distances = np.square(codec.rotate(vectors[:200])[:, None] - codec.centroids).sum(-1)
-    np.testing.assert_allclose(np.take_along_axis(distances, codes.ids[:, None].astype(np.int64), 1)[:, 0], distances.min(1), atol=1e-4)
-    assert (codes.ids.dtype, codes.residuals.dtype, codes.residuals.shape) == (np.uint16, np.uint8, (200, 7))
-    assert (codes.means.dtype, codes.means.shape) == (np.uint8, (len(in_documents(vectors[:200])), 7))
+    np.testing.assert_allclose(
+        np.take_along_axis(distances, codes.ids[:, None].astype(np.int64), 1)[:, 0],
+        distances.min(1),
+        atol=1e-4,
+    )
+    assert (codes.ids.dtype, codes.residuals.dtype, codes.residuals.shape) == (
+        np.uint16,
+        np.uint8,
+        (200, 7),
+    )
+    assert (codes.means.dtype, codes.means.shape) == (
+        np.uint8,
+        (len(in_documents(vectors[:200])), 7),
+    )
 
 
 def test_decoding_is_centroid_mean_and_words_scaled_to_length_one(codec, vectors):
@@ -71,7 +91,10 @@ def test_decoding_is_centroid_mean_and_words_scaled_to_length_one(codec, vectors
         wanted = codec.centroids[codes.ids[row]].astype(np.float64)
         for byte in range(7):
             part = slice(5 * byte, 5 * byte + 5)  # 32 numbers on 7 bytes: 35 places
-            wanted[part] += codec.books[byte, codes.residuals[row, byte]] + codec.books[byte, codes.means[of_token[row], byte]] / codec.spread
+            wanted[part] += (
+                codec.books[byte, codes.residuals[row, byte]]
+                + codec.books[byte, codes.means[of_token[row], byte]] / codec.spread
+            )
         np.testing.assert_allclose(decoded[row], wanted / np.linalg.norm(wanted), atol=1e-5)
 
 
@@ -85,7 +108,9 @@ def test_codes_do_not_depend_on_how_many_documents_are_coded_at_once(codec, vect
 
 def test_new_vectors_are_decoded_nearly_and_more_bytes_nearer(codec, vectors):
     new = in_documents(vectors[5000:])
-    by_centroid = float(np.square(codec.centroids[codec.encode(new).ids] - codec.rotate(new.vectors)).sum(1).mean())
+    by_centroid = float(
+        np.square(codec.centroids[codec.encode(new).ids] - codec.rotate(new.vectors)).sum(1).mean()
+    )
     finer = trained(vectors[:5000], 32, 15)
     coarser = trained(vectors[:5000], 32, 3)
     assert error(finer, new) < error(codec, new) < error(coarser, new) < by_centroid
@@ -97,10 +122,16 @@ def test_what_tokens_of_a_document_have_in_common_is_coded_once(vectors):
     lengths = random.integers(20, 40, 200)
     common = (0.5 * random.normal(size=(200, 32)) / np.sqrt(32)).astype(np.float32)
     some = np.repeat(common, lengths, axis=0) + vectors[: lengths.sum()]
-    documents = TokenVectors(some / np.linalg.norm(some, axis=1, keepdims=True), offsets_of(lengths))
+    documents = TokenVectors(
+        some / np.linalg.norm(some, axis=1, keepdims=True), offsets_of(lengths)
+    )
     order = random.permutation(len(some))
-    mixed = TokenVectors(documents.vectors[order], documents.offsets)  # the same vectors, and nothing in common
-    assert error(train(some, documents, 32, 7), documents) < 0.9 * error(train(some, mixed, 32, 7), mixed)
+    mixed = TokenVectors(
+        documents.vectors[order], documents.offsets
+    )  # the same vectors, and nothing in common
+    assert error(train(some, documents, 32, 7), documents) < 0.9 * error(
+        train(some, mixed, 32, 7), mixed
+    )
 
 
 def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
@@ -110,7 +141,9 @@ def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
     codes = codec.encode(documents)
     for some, others in zip(codes, again.encode(documents), strict=True):
         np.testing.assert_array_equal(some, others)
-    np.testing.assert_array_equal(codec.decode(codes, documents.lengths), again.decode(codes, documents.lengths))
+    np.testing.assert_array_equal(
+        codec.decode(codes, documents.lengths), again.decode(codes, documents.lengths)
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +174,10 @@ def test_a_handful_of_vectors_is_enough(vectors, count):
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("tokens", [200_000, 5_000_000])
 def test_codes_and_all_that_goes_with_them_keep_to_the_bits(bits, tokens):
-    segment, centroids = Segment(number=1, documents=tokens // 60, tokens=tokens), centroid_count(tokens)
+    segment, centroids = (
+        Segment(number=1, documents=tokens // 60, tokens=tokens),
+        centroid_count(tokens),
+    )
     size = code_bytes(segment, 128, bits, centroids)
     places = size * -(-128 // size)
     shared = 2 * 128 * centroids + 4 * 128 * places + 2 * 256 * places

@@ -11,7 +11,9 @@ CENTROIDS = 9
 
 
 def drawn(data):
-    """Tokens' centroids, where documents begin, which are deleted, and the similarities of a query's tokens with the centroids."""
+    """Tokens' centroids, where documents begin, which are deleted, and the similarities of a
+    query's tokens with the centroids.
+    """
     lengths = np.array(data.draw(given.lists(given.integers(1, 7), min_size=1, max_size=12)))
     random = np.random.default_rng(data.draw(given.integers(0, 99)))
     ids = random.integers(0, CENTROIDS, lengths.sum()).astype(np.uint16)
@@ -27,8 +29,14 @@ def test_lists_name_each_document_of_a_centroid_once_and_in_order(data):
         patch.setattr(token_lists, "_TOKENS_AT_ONCE", data.draw(given.integers(1, 60)))
         lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
     for centroid in range(CENTROIDS):
-        wanted = [row for row in range(len(deleted)) if centroid in ids[offsets[row] : offsets[row + 1]] and not deleted[row]]
-        assert lists.documents[lists.starts[centroid] : lists.starts[centroid + 1]].tolist() == wanted
+        wanted = [
+            row
+            for row in range(len(deleted))
+            if centroid in ids[offsets[row] : offsets[row + 1]] and not deleted[row]
+        ]
+        assert (
+            lists.documents[lists.starts[centroid] : lists.starts[centroid + 1]].tolist() == wanted
+        )
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -41,6 +49,10 @@ def test_gathered_is_the_double_loop(data, probes):
         wanted = 0.0
         for near in similarities:
             probed = np.argsort(-near)[:probes]
-            there = [near[centroid] for centroid in ids[offsets[row] : offsets[row + 1]] if centroid in probed]
+            there = [
+                near[centroid]
+                for centroid in ids[offsets[row] : offsets[row + 1]]
+                if centroid in probed
+            ]
             wanted += max(there, default=near[probed[-1]]) - near[probed[-1]]
         assert found[row] == (0 if deleted[row] else wanted)

@@ -14,7 +14,9 @@ def unit(random, *shape):
 
 
 def slow(vectors, clusters):
-    """Ward's method by its definition: the pair whose union adds least to the squared distances from the means, found by trying all."""
+    """Ward's method by its definition: the pair whose union adds least to the squared distances
+    from the means, found by trying all.
+    """
     groups = [[row] for row in range(len(vectors))]
 
     def spread(rows):
@@ -22,7 +24,10 @@ def slow(vectors, clusters):
         return np.square(some - some.mean(0)).sum()
 
     while len(groups) > clusters:
-        one, other = min(itertools.combinations(groups, 2), key=lambda pair: spread(pair[0] + pair[1]) - spread(pair[0]) - spread(pair[1]))
+        one, other = min(
+            itertools.combinations(groups, 2),
+            key=lambda pair: spread(pair[0] + pair[1]) - spread(pair[0]) - spread(pair[1]),
+        )
         groups.remove(one)
         groups.remove(other)
         groups.append(one + other)
@@ -48,7 +53,9 @@ def test_each_text_is_pooled_by_itself():
     pooled = pool(tokens, 2)
     assert pooled.lengths.tolist() == [3, 1, 4]
     np.testing.assert_allclose(pooled.of(1), tokens.of(1), atol=1e-6)
-    np.testing.assert_allclose(pooled.of(2), pool(TokenVectors(tokens.of(2), np.array([0, 8])), 2).vectors)
+    np.testing.assert_allclose(
+        pooled.of(2), pool(TokenVectors(tokens.of(2), np.array([0, 8])), 2).vectors
+    )
     np.testing.assert_allclose(np.linalg.norm(pooled.vectors, axis=1), 1, atol=1e-6)
     assert pool(tokens, 1) is tokens
 

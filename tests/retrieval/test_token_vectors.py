@@ -7,9 +7,21 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadData, BadModel
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of, token_blocks, tokens_of
+from trainer.retrieval.vectors.token_vectors import (
+    TokenVectors,
+    encode_tokens,
+    offsets_of,
+    token_blocks,
+    tokens_of,
+)
 
-TEXTS = [*SENTENCES, *(" ".join(["disk. storage account query"] * repeats) for repeats in range(1, 9)), SENTENCES[0], "...", SENTENCES[2]]
+TEXTS = [
+    *SENTENCES,
+    *(" ".join(["disk. storage account query"] * repeats) for repeats in range(1, 9)),
+    SENTENCES[0],
+    "...",
+    SENTENCES[2],
+]
 """Of many lengths, some of them twice, one without a token that counts, in no order."""
 
 
@@ -61,7 +73,10 @@ def test_no_texts_give_no_vectors(encoder):
 
 def test_dropout_is_off_and_the_mode_is_kept(encoder):
     encoder.train()
-    first, second = encode_tokens(encoder, TEXTS, "document"), encode_tokens(encoder, TEXTS, "document")
+    first, second = (
+        encode_tokens(encoder, TEXTS, "document"),
+        encode_tokens(encoder, TEXTS, "document"),
+    )
     np.testing.assert_array_equal(first.vectors, second.vectors)
     assert encoder.training
 

@@ -17,7 +17,11 @@ def test_one_line_a_record_on_disk_before_the_call_returns(tmp_path):
     logger = JsonlLogger(tmp_path / "log.jsonl")
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
     (record,) = read_log(tmp_path / "log.jsonl")
-    assert {name: record[name] for name in ("step", "train/loss", "epoch")} == {"step": 0, "train/loss": 0.5, "epoch": 0}
+    assert {name: record[name] for name in ("step", "train/loss", "epoch")} == {
+        "step": 0,
+        "train/loss": 0.5,
+        "epoch": 0,
+    }
     logger.log_metrics({"validation/ndcg@10": torch.tensor(0.25)}, 1)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
     assert record["time_seconds"] >= 0
@@ -25,7 +29,14 @@ def test_one_line_a_record_on_disk_before_the_call_returns(tmp_path):
 
 def test_what_is_not_a_number_stays_strict_json_and_is_named(tmp_path):
     logger = JsonlLogger(tmp_path / "log.jsonl")
-    logger.log_metrics({"train/loss": float("nan"), "train/gradient_norm": torch.tensor(float("inf")), "train/learning_rate": 1e-3}, 7)
+    logger.log_metrics(
+        {
+            "train/loss": float("nan"),
+            "train/gradient_norm": torch.tensor(float("inf")),
+            "train/learning_rate": 1e-3,
+        },
+        7,
+    )
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -46,12 +57,19 @@ for step in range(100):
     logger.log_metrics({"train/loss": 1.0}, step)
 os.kill(os.getpid(), 9)
 """
-    result = subprocess.run([sys.executable, "-c", program, str(tmp_path / "log.jsonl")], cwd=Path(__file__).parents[2], timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "log.jsonl")],
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
     assert result.returncode == -9
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == list(range(100))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, the disk that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(),
+    reason="this system has no /dev/full, the disk that is always full",
+)
 def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     logger = JsonlLogger(tmp_path / "log.jsonl")
@@ -65,7 +83,9 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path):
 
 
 def test_after_a_record_that_was_cut_short_the_next_starts_on_its_own_line(tmp_path):
-    """The size limit of the process stands in for a disk with a few bytes left: the kernel cuts the write."""
+    """The size limit of the process stands in for a disk with a few bytes left: the kernel cuts the
+    write.
+    """
     program = """
 import pathlib, resource, signal, sys, warnings
 warnings.simplefilter("ignore")
@@ -79,7 +99,12 @@ logger.log_metrics({"train/loss": 1.0}, 1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 logger.log_metrics({"train/loss": 1.0}, 2)
 """
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "log.jsonl")], cwd=Path(__file__).parents[2], timeout=120, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "log.jsonl")],
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+        check=True,
+    )
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [0, 2]
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 

@@ -32,16 +32,22 @@ def test_a_known_cost():
 
 
 def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning()))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
+    )
     texts = Texts.of([[5] * 20] * 2, [1, 2])
     kept = memory.activation_bytes_per_token(encoder, encoder, texts)
     assert kept > 2 * 32 * 4 * 4, "two layers of width 32, several tensors each"
-    replayed = memory.activation_bytes_per_token(encoder, in_chunks(encoder, 20, kept_tokens=0), texts)
+    replayed = memory.activation_bytes_per_token(
+        encoder, in_chunks(encoder, 20, kept_tokens=0), texts
+    )
     assert replayed < kept / 10
 
 
 def test_nothing_of_the_trial_stays(toy_folder):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning()))
+    encoder = load_encoder(
+        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
+    )
 
     def there():
         gc.collect()
@@ -55,7 +61,11 @@ def test_nothing_of_the_trial_stays(toy_folder):
 def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
     module = Wide()
     monkeypatch.setattr(
-        memory, "available_bytes", lambda device, processes: (64_000 // processes + 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT) / memory.SHARE["cpu"]
+        memory,
+        "available_bytes",
+        lambda device, processes: (
+            (64_000 // processes + 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT) / memory.SHARE["cpu"]
+        ),
     )
     texts = texts_of(["abcd"])
     assert memory.kept_tokens(module, module, texts) == 1000
@@ -67,4 +77,6 @@ def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
 def test_this_machine_has_memory():
     alone = memory.available_bytes(torch.device("cpu"))
     assert 2**26 < alone < 2**50
-    assert memory.available_bytes(torch.device("cpu"), processes=8) == pytest.approx(alone / 8, rel=0.2)
+    assert memory.available_bytes(torch.device("cpu"), processes=8) == pytest.approx(
+        alone / 8, rel=0.2
+    )

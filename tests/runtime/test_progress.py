@@ -15,10 +15,16 @@ from trainer.runtime.progress import ProgressLine
 class Toy(lightning.LightningModule):
     """Slow validation, quick steps."""
 
-    def __init__(self, scores: list[float], validation_seconds: float = 0.0, fail_at: int | None = None) -> None:
+    def __init__(
+        self, scores: list[float], validation_seconds: float = 0.0, fail_at: int | None = None
+    ) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.scores, self.validation_seconds, self.fail_at = iter(scores), validation_seconds, fail_at
+        self.scores, self.validation_seconds, self.fail_at = (
+            iter(scores),
+            validation_seconds,
+            fail_at,
+        )
 
     def training_step(self, batch, number):
         if number == self.fail_at:
@@ -44,18 +50,34 @@ class Terminal(io.StringIO):
 
 def train(module: Toy, line: ProgressLine) -> str:
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[line], val_check_interval=10, limit_val_batches=1, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(torch.ones(20, 1)), torch.utils.data.DataLoader(torch.ones(1, 1)))
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[line],
+        val_check_interval=10,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(
+        module,
+        torch.utils.data.DataLoader(torch.ones(20, 1)),
+        torch.utils.data.DataLoader(torch.ones(1, 1)),
+    )
     return line.stream.getvalue()
 
 
 def test_plain_lines_where_there_is_no_terminal():
     lines = train(Toy([0.5, 0.4]), ProgressLine(64, 20, io.StringIO())).splitlines()
-    assert re.fullmatch(r"step 1/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  \d+:\d\d left", lines[0])
+    assert re.fullmatch(
+        r"step 1/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  \d+:\d\d left", lines[0]
+    )
     assert lines[1] == "validation at step 10: nDCG@10 0.500 (best so far)"
-    assert re.fullmatch(r"step 20/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  0:00 left", lines[2])
+    assert re.fullmatch(
+        r"step 20/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  0:00 left", lines[2]
+    )
     assert lines[3] == "validation at step 20: nDCG@10 0.400 (best 0.500)"
     assert len(lines) == 4
 
@@ -71,7 +93,9 @@ def test_one_rewritten_line_on_a_terminal(monkeypatch):
 def test_the_rate_leaves_validation_out():
     line = ProgressLine(64, 20, io.StringIO())
     train(Toy([0.5, 0.6], validation_seconds=2.0), line)
-    assert line.pairs_per_second > 64 * 20 / 2.0, "two seconds of validation were counted as training"
+    assert line.pairs_per_second > 64 * 20 / 2.0, (
+        "two seconds of validation were counted as training"
+    )
     assert line.pairs_per_second < 64 / 0.01
 
 

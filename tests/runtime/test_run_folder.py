@@ -18,7 +18,10 @@ def create(path: Path, replace: bool = False) -> RunFolder:
 
 
 def everything_under(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 def test_holds_recipe_and_environment_and_ends_with_a_status(tmp_path):
@@ -33,10 +36,22 @@ def test_holds_recipe_and_environment_and_ends_with_a_status(tmp_path):
     assert environment["packages"]["torch"]
     assert environment["cores"] >= 1
     assert environment["memory_bytes"] > 2**20
-    assert {path.name for path in run.path.iterdir()} == {LOCK, "recipe.yaml", "environment.json", "status.json"}
+    assert {path.name for path in run.path.iterdir()} == {
+        LOCK,
+        "recipe.yaml",
+        "environment.json",
+        "status.json",
+    }
 
 
-@pytest.mark.parametrize(("error", "status"), [(Interrupted("Ctrl-C"), "stopped"), (KeyboardInterrupt(), "stopped"), (ValueError("odd"), "failed")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Interrupted("Ctrl-C"), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+        (ValueError("odd"), "failed"),
+    ],
+)
 def test_an_error_is_written_down_and_passed_on(tmp_path, error, status):
     with pytest.raises(type(error)), create(tmp_path / "a-run"):
         raise error
@@ -102,13 +117,24 @@ try:
 except BadFolder as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
     assert "read-only; choose another place with output=FOLDER" in result.stdout, result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_line_that_is_not_utf8_is_written_down(tmp_path):
-    run = RunFolder.create(tmp_path / "a-run", RECIPE, ["nearfar", "fit", b"caf\xe9.yaml".decode("utf-8", "surrogateescape")], {})
+    run = RunFolder.create(
+        tmp_path / "a-run",
+        RECIPE,
+        ["nearfar", "fit", b"caf\xe9.yaml".decode("utf-8", "surrogateescape")],
+        {},
+    )
     run.finish("done")
     assert "caf?.yaml" in json.loads(run.environment_path.read_text())["command"]
 
@@ -129,7 +155,8 @@ def test_an_atomic_write_leaves_no_partial_file_behind(tmp_path):
 
 def test_a_log_cut_short_is_read_up_to_the_cut(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(
-        b'{"step": 0, "train/loss": 2.0}\n{"step": 1, "tra\n[1]\n{"step": 2, "train/loss": null, "non_finite": ["train/loss"]}\n{"st'
+        b'{"step": 0, "train/loss": 2.0}\n{"step": 1, "tra\n[1]\n{"step": 2, "train/loss": null,'
+        b' "non_finite": ["train/loss"]}\n{"st'
     )
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [0, 2]
     assert read_log(tmp_path / "none.jsonl") == []

@@ -37,8 +37,9 @@ class Slow(lightning.LightningModule):
 STEP_SECONDS = float(sys.argv[1])
 stop = GracefulStop()
 before = signal.getsignal(signal.SIGINT)
-trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                            accelerator="cpu", callbacks=[stop])
+quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+trainer = lightning.Trainer(max_epochs=1, enable_checkpointing=False, accelerator="cpu",
+                            callbacks=[stop], **quiet)
 trainer.fit(Slow(), torch.utils.data.DataLoader(torch.ones(1000, 1)))
 assert signal.getsignal(signal.SIGINT) is before
 print(f"steps {trainer.global_step} interrupted {stop.interrupted}", flush=True)
@@ -98,7 +99,10 @@ def test_r10_second_interrupt_ends_the_process_at_once(training):
 def test_outside_the_main_thread_signals_are_left_alone():
     before = signal.getsignal(signal.SIGINT)
     stop = GracefulStop()
-    trainer, module = lightning.Trainer(accelerator="cpu", logger=False), lightning.LightningModule()
+    trainer, module = (
+        lightning.Trainer(accelerator="cpu", logger=False),
+        lightning.LightningModule(),
+    )
     thread = threading.Thread(target=lambda: stop.setup(trainer, module, "fit"))
     thread.start()
     thread.join()

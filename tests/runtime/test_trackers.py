@@ -62,7 +62,9 @@ def test_a_tracker_that_cannot_be_made_does_not_stop_the_run():
 def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (logger,) = tracker_loggers((Tensorboard(),), tmp_path, "a-run", {"optimization": {"learning_rate": 1e-3}})
+    (logger,) = tracker_loggers(
+        (Tensorboard(),), tmp_path, "a-run", {"optimization": {"learning_rate": 1e-3}}
+    )
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
     logger.finalize("success")
@@ -113,7 +115,13 @@ print("ended")
 def run_wandb(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     command = [sys.executable, "-W", "always", "-c", WANDB_RUN, str(folder)]
-    return subprocess.run(command, env={**clean, "HOME": str(folder.parent), **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command,
+        env={**clean, "HOME": str(folder.parent), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
@@ -134,9 +142,23 @@ def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
     source = WANDB_RUN.replace("assert logger.alive", "assert not logger.alive")
     assert source != WANDB_RUN
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = {**clean, "HOME": str(tmp_path), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    source = source.replace("folder = ", "import trainer.runtime.trackers as trackers; trackers.CONNECT_SECONDS = 3.0; folder = ")
-    result = subprocess.run([sys.executable, "-W", "always", "-c", source, str(folder)], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        **clean,
+        "HOME": str(tmp_path),
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+    }
+    source = source.replace(
+        "folder = ",
+        "import trainer.runtime.trackers as trackers; trackers.CONNECT_SECONDS = 3.0; folder = ",
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "always", "-c", source, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "ended" in result.stdout.splitlines(), json.dumps([result.stdout, result.stderr])
     assert result.stderr.count("tracker wandb failed") == 1
     assert "CommError" in result.stderr, "it failed for another reason than the server"

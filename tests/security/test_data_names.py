@@ -1,4 +1,6 @@
-"""S10 and S11: names that lead elsewhere are refused before anything is opened; what data says cannot drive the terminal."""
+"""S10 and S11: names that lead elsewhere are refused before anything is opened; what data says
+cannot drive the terminal.
+"""
 
 import json
 import socket
@@ -15,8 +17,23 @@ from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData
 
-NAMES = ["../../etc/passwd", "/etc", "..", ".", "", "scifact/../../x", "file:///etc/passwd", "http://169.254.169.254/latest", "https://example.org/x",
-         "\\\\host\\share", "a\x00b", "scifact\n", "-d", "~/x", "s3://bucket/x"]  # fmt: skip
+NAMES = [
+    "../../etc/passwd",
+    "/etc",
+    "..",
+    ".",
+    "",
+    "scifact/../../x",
+    "file:///etc/passwd",
+    "http://169.254.169.254/latest",
+    "https://example.org/x",
+    "\\\\host\\share",
+    "a\x00b",
+    "scifact\n",
+    "-d",
+    "~/x",
+    "s3://bucket/x",
+]
 
 
 @pytest.fixture
@@ -36,7 +53,17 @@ def test_s10_names_to_prepare_are_from_a_list(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "source", ["../../x", "a/../../b", "file:///etc/passwd", "http://169.254.169.254/latest/x.jsonl", "https://h/x", "a\x00b", "owner//x"], ids=ascii
+    "source",
+    [
+        "../../x",
+        "a/../../b",
+        "file:///etc/passwd",
+        "http://169.254.169.254/latest/x.jsonl",
+        "https://h/x",
+        "a\x00b",
+        "owner//x",
+    ],
+    ids=ascii,
 )
 @pytest.mark.usefixtures("no_network")
 def test_s10_addresses_and_paths_are_no_hub_names(source: str) -> None:
@@ -69,7 +96,10 @@ def test_s10_a_split_cannot_leave_the_folder(tmp_path: Path) -> None:
 def test_s11_what_data_says_is_escaped_on_the_console(tmp_path: Path) -> None:
     path = tmp_path / "hostile.jsonl"
     attack = "\x1b]0;owned\x07\x1b[31m[bold]red[/bold]\u202e\r"
-    records = [{"query": f"{attack}{at}", "positive": f"p{attack}", f"column{attack}": "x"} for at in range(2)]
+    records = [
+        {"query": f"{attack}{at}", "positive": f"p{attack}", f"column{attack}": "x"}
+        for at in range(2)
+    ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"' + "\x1b[2J\n")
     answer = CliRunner().invoke(app, ["check", str(path)])
     assert answer.exit_code == 87

@@ -1,4 +1,6 @@
-"""S11: whatever stands in queries, ids, names, errors and logs, the report is text, runs nothing and asks for nothing."""
+"""S11: whatever stands in queries, ids, names, errors and logs, the report is text, runs nothing
+and asks for nothing.
+"""
 
 import json
 from html.parser import HTMLParser
@@ -22,14 +24,76 @@ ATTACKS = [
     "<style>@import url(http://127.0.0.1/x)</style>",
 ]
 ELEMENTS = {
-    "html", "head", "meta", "title", "style", "body", "main", "header", "section", "footer", "p", "h1", "h2", "h3", "b", "i", "span", "small", "bdi", "code",
-    "div", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "pre", "details", "summary",
-    "svg", "path", "line", "circle", "rect", "text",
-}  # fmt: skip
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "main",
+    "header",
+    "section",
+    "footer",
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "b",
+    "i",
+    "span",
+    "small",
+    "bdi",
+    "code",
+    "div",
+    "ul",
+    "li",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "figure",
+    "figcaption",
+    "pre",
+    "details",
+    "summary",
+    "svg",
+    "path",
+    "line",
+    "circle",
+    "rect",
+    "text",
+}
 ATTRIBUTES = {
-    "lang", "charset", "name", "content", "http-equiv", "class", "style", "scope", "open", "role", "aria-label", "aria-hidden", "viewbox", "d",
-    "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "width", "height", "text-anchor",
-}  # fmt: skip
+    "lang",
+    "charset",
+    "name",
+    "content",
+    "http-equiv",
+    "class",
+    "style",
+    "scope",
+    "open",
+    "role",
+    "aria-label",
+    "aria-hidden",
+    "viewbox",
+    "d",
+    "x",
+    "y",
+    "x1",
+    "x2",
+    "y1",
+    "y2",
+    "cx",
+    "cy",
+    "r",
+    "rx",
+    "width",
+    "height",
+    "text-anchor",
+}
 
 
 class Structure(HTMLParser):
@@ -58,26 +122,67 @@ class Structure(HTMLParser):
 
 def hostile_run(folder: Path, attack: str) -> Path:
     """A finished run in which every string that a stranger could choose is the attack."""
-    recipe = f"name: x\nmodel:\n  backbone: {attack}\ndata:\n  train: {attack}\n# {attack}\n{attack}: {attack}\n"
-    run = RunFolder.create(folder, recipe.encode("utf-8", "replace").decode(), ["nearfar", "fit"], {})
+    recipe = (
+        f"name: x\nmodel:\n  backbone: {attack}\ndata:\n  train: {attack}\n# {attack}\n{attack}:"
+        f" {attack}\n"
+    )
+    run = RunFolder.create(
+        folder, recipe.encode("utf-8", "replace").decode(), ["nearfar", "fit"], {}
+    )
     environment = json.loads(run.environment_path.read_text())
-    run.environment_path.write_text(json.dumps(environment | {"command": attack, attack: {attack: [attack]}}))
+    run.environment_path.write_text(
+        json.dumps(environment | {"command": attack, attack: {attack: [attack]}})
+    )
     run.log_path.write_text(
-        json.dumps({"step": 0, "time_seconds": 1, "train/loss": 1.0, attack: 1.0, "non_finite": [attack]})
+        json.dumps(
+            {"step": 0, "time_seconds": 1, "train/loss": 1.0, attack: 1.0, "non_finite": [attack]}
+        )
         + json.dumps({"step": attack, "train/loss": attack, "time_seconds": attack})
         + "\n"
-        + json.dumps({"step": 0, "train/loss": attack, "train/gradient_norm": attack, "validation/ndcg@10": 0.5})
+        + json.dumps(
+            {
+                "step": 0,
+                "train/loss": attack,
+                "train/gradient_norm": attack,
+                "validation/ndcg@10": 0.5,
+            }
+        )
         + "\n"
     )
 
     def system(name: str, value: float) -> dict[str, object]:
-        summary = {metric: {"mean": value, "low": value, "high": value} for metric in ("ndcg@10", attack)}
-        return {"name": name, "metrics": {"ndcg@10": [value, value], "mrr@10": [value, value]}, "summary": summary, "top": {attack: [[attack, 1.0]]}}
+        summary = {
+            metric: {"mean": value, "low": value, "high": value} for metric in ("ndcg@10", attack)
+        }
+        return {
+            "name": name,
+            "metrics": {"ndcg@10": [value, value], "mrr@10": [value, value]},
+            "summary": summary,
+            "top": {attack: [[attack, 1.0]]},
+        }
 
-    comparison = {"before": attack + "1", "after": attack + "2", "metric": attack, "difference": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.01}
+    comparison = {
+        "before": attack + "1",
+        "after": attack + "2",
+        "metric": attack,
+        "difference": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "p_value": 0.01,
+    }
     comparison |= {"better": 2, "equal": 0, "worse": 0}
-    evaluation = {"set": attack, "split": attack, "documents": 2, "query_ids": [attack, attack + "x"], "comparisons": [comparison]}
-    evaluation |= {"systems": [system(attack + "1", 0.5), system(attack + "2", 1.0)], "queries": {attack: attack}, "texts": {attack: attack}}
+    evaluation = {
+        "set": attack,
+        "split": attack,
+        "documents": 2,
+        "query_ids": [attack, attack + "x"],
+        "comparisons": [comparison],
+    }
+    evaluation |= {
+        "systems": [system(attack + "1", 0.5), system(attack + "2", 1.0)],
+        "queries": {attack: attack},
+        "texts": {attack: attack},
+    }
     run.evaluation_path.write_text(json.dumps(evaluation))
     run.model.mkdir()
     run.finish("failed", error=attack.encode("utf-8", "replace").decode())
@@ -92,7 +197,11 @@ def test_s11_a_hostile_run_is_shown_as_text(tmp_path, attack):
     assert structure.attributes <= ATTRIBUTES
     assert all(style.startswith("flex:") and style[5:].isdigit() for style in structure.styles)
     assert structure.comments == []
-    assert not {character for character in page if (ord(character) < 0x20 and character != "\n") or character in "\x7f\u202e\u2066"}
+    assert not {
+        character
+        for character in page
+        if (ord(character) < 0x20 and character != "\n") or character in "\x7f\u202e\u2066"
+    }
     assert "Query by query" in page, "the hostile strings never reached the page"
 
 
@@ -110,4 +219,8 @@ def test_s11_a_folder_name_is_text_too(tmp_path):
 def test_s11_the_page_forbids_scripts_and_requests(tmp_path):
     page = hostile_run(tmp_path / "run", "plain").read_text()
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
-    assert not [word for word in ("http://", "https://", "url(", "@import", "src=", "href=", "<script", "<link") if word in page]
+    assert not [
+        word
+        for word in ("http://", "https://", "url(", "@import", "src=", "href=", "<script", "<link")
+        if word in page
+    ]

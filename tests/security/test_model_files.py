@@ -1,4 +1,6 @@
-"""S01 to S06: model folders that attack. Every attack is a real file; a marker file shows whether any code of it ran."""
+"""S01 to S06: model folders that attack. Every attack is a real file; a marker file shows whether
+any code of it ran.
+"""
 
 import json
 import pickle
@@ -24,7 +26,10 @@ from trainer.recipe.schema import Model
 @pytest.fixture
 def victim(toy_folder, tmp_path) -> Path:
     """A folder of ours with a projection and an adapter, to be spoiled."""
-    save_encoder(load_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8)), tmp_path / "victim")
+    save_encoder(
+        load_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8)),
+        tmp_path / "victim",
+    )
     return tmp_path / "victim"
 
 
@@ -73,8 +78,12 @@ def test_s01_the_bomb_is_live(tmp_path):
     assert (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt", "model.pth", "weights.pkl"])
-def test_s01_weights_that_are_pickled_are_refused_with_the_way_to_convert_them(victim, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "last.ckpt", "model.pth", "weights.pkl"]
+)
+def test_s01_weights_that_are_pickled_are_refused_with_the_way_to_convert_them(
+    victim, tmp_path, name
+):
     (victim / "model.safetensors").unlink()
     (victim / name).write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     refused(victim, rf"{name}, a format that can run code .* convert it once: python -c")
@@ -85,8 +94,16 @@ def test_s01_weights_that_are_pickled_are_refused_with_the_way_to_convert_them(v
 
 def test_s01_pickles_beside_good_weights_are_never_opened(victim, tmp_path):
     before = read_encoder(str(victim))
-    for name in ("pytorch_model.bin", "optimizer.pt", "rng_state.pth", "training_args.bin", "scheduler.pt", "adapter/adapter_model.bin",
-                 "2_Dense/pytorch_model.bin", "1_Pooling/pytorch_model.bin"):  # fmt: skip
+    for name in (
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "training_args.bin",
+        "scheduler.pt",
+        "adapter/adapter_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "1_Pooling/pytorch_model.bin",
+    ):
         (victim / name).write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
     after = read_encoder(str(victim))
     texts = before.tokenize(SENTENCES, "query")
@@ -110,7 +127,9 @@ def test_s01_a_projection_or_adapter_that_is_pickled_is_refused(victim, tmp_path
 # ---------------------------------------------------------------- S02
 
 
-def tensor_file(path: Path, header: dict | bytes, data: bytes = b"", length: int | None = None) -> Path:
+def tensor_file(
+    path: Path, header: dict | bytes, data: bytes = b"", length: int | None = None
+) -> Path:
     content = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(content) if length is None else length) + content + data)
     return path
@@ -146,7 +165,9 @@ def test_s02_a_header_that_makes_no_sense_is_refused(victim, name):
 
 
 @pytest.mark.parametrize("said", [100 * 2**20, 2**63, 2**64 - 1])
-def test_s02_a_header_of_a_hundred_megabytes_is_refused_at_once_and_in_little_memory(tmp_path, said):
+def test_s02_a_header_of_a_hundred_megabytes_is_refused_at_once_and_in_little_memory(
+    tmp_path, said
+):
     path = tensor_file(tmp_path / "model.safetensors", b'{"a":', length=said)
     with path.open("r+b") as file:
         file.truncate(101 * 2**20)
@@ -179,14 +200,21 @@ def test_s02_a_file_too_short_for_a_header_is_refused(tmp_path, size):
 # ---------------------------------------------------------------- S03
 
 
-EVIL = "from pathlib import Path\nPath({marker!r}).touch()\nfrom transformers import BertConfig as Evil, BertModel as EvilModel\n"
+EVIL = (
+    "from pathlib import Path\nPath({marker!r}).touch()\nfrom transformers import BertConfig as"
+    " Evil, BertModel as EvilModel\n"
+)
 
 
 def test_s03_keys_that_load_code_or_kernels_are_stripped(victim, tmp_path, no_network):
     before = read_encoder(str(victim))
     (victim / "evil.py").write_text(EVIL.format(marker=str(tmp_path / "marker")))
     code = {
-        "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.EvilModel", "AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+        "auto_map": {
+            "AutoConfig": "evil.Evil",
+            "AutoModel": "evil.EvilModel",
+            "AutoTokenizer": ["evil.Evil", "evil.Evil"],
+        },
         "trust_remote_code": True,
         "_attn_implementation_internal": "evil/attention-kernel",
         "_attn_implementation": "evil/attention-kernel",
@@ -209,8 +237,15 @@ def test_s03_keys_that_load_code_or_kernels_are_stripped(victim, tmp_path, no_ne
 
 def test_s03_an_architecture_that_needs_its_own_code_is_refused(victim, tmp_path, no_network):
     (victim / "evil.py").write_text(EVIL.format(marker=str(tmp_path / "marker")))
-    change(victim / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.EvilModel"})
-    refused(victim, "architecture 'evil' is not one that transformers .* code of its own, which is never run")
+    change(
+        victim / "config.json",
+        model_type="evil",
+        auto_map={"AutoConfig": "evil.Evil", "AutoModel": "evil.EvilModel"},
+    )
+    refused(
+        victim,
+        "architecture 'evil' is not one that transformers .* code of its own, which is never run",
+    )
     assert not (tmp_path / "marker").exists()
     assert no_network == []
 
@@ -225,7 +260,12 @@ def test_s03_quantised_weights_and_foreign_kinds_are_refused(victim):
 def test_s03_a_tokenizer_that_names_other_files_does_not_get_them(victim, tmp_path, no_network):
     secret = tmp_path / "secret.txt"
     secret.write_text("hunter2\n")
-    change(victim / "tokenizer_config.json", vocab_file=str(secret), tokenizer_file=str(secret), name_or_path="evil/model")
+    change(
+        victim / "tokenizer_config.json",
+        vocab_file=str(secret),
+        tokenizer_file=str(secret),
+        name_or_path="evil/model",
+    )
     encoder = read_encoder(str(victim))
     assert "hunter2" not in encoder.tokenizer.get_vocab()
     assert no_network == []
@@ -235,7 +275,16 @@ def test_s03_a_tokenizer_that_names_other_files_does_not_get_them(victim, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "kind", ["os.system", "evil.Module", "sentence_transformers.models.Evil", "sentence_transformers.models.Transformer; os", "", 7, None]
+    "kind",
+    [
+        "os.system",
+        "evil.Module",
+        "sentence_transformers.models.Evil",
+        "sentence_transformers.models.Transformer; os",
+        "",
+        7,
+        None,
+    ],
 )
 def test_s04_foreign_types_of_modules_are_refused(victim, kind):
     modules = json.loads((victim / "modules.json").read_text())
@@ -245,7 +294,19 @@ def test_s04_foreign_types_of_modules_are_refused(victim, kind):
 
 
 @pytest.mark.parametrize(
-    "place", ["../elsewhere", "/etc", "1_Pooling/../../elsewhere", "..", ".", "1_Pooling/x", "~", "1_Pooling\0", "C:\\x", "file://x"]
+    "place",
+    [
+        "../elsewhere",
+        "/etc",
+        "1_Pooling/../../elsewhere",
+        "..",
+        ".",
+        "1_Pooling/x",
+        "~",
+        "1_Pooling\0",
+        "C:\\x",
+        "file://x",
+    ],
 )
 def test_s04_paths_out_of_the_folder_are_refused(victim, tmp_path, place):
     shutil.copytree(victim / "1_Pooling", tmp_path / "elsewhere")
@@ -255,7 +316,17 @@ def test_s04_paths_out_of_the_folder_are_refused(victim, tmp_path, place):
     refused(victim, "not a plain name inside that folder")
 
 
-@pytest.mark.parametrize("name", ["1_Pooling", "config.json", "tokenizer.json", "model.safetensors", "nearfar.json", "2_Dense/model.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1_Pooling",
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "nearfar.json",
+        "2_Dense/model.safetensors",
+    ],
+)
 def test_s04_links_out_of_the_folder_are_refused(victim, tmp_path, name):
     outside = tmp_path / "outside"
     shutil.move(victim / name, outside)
@@ -265,7 +336,10 @@ def test_s04_links_out_of_the_folder_are_refused(victim, tmp_path, name):
 
 def test_s04_the_links_of_the_hub_cache_are_followed(victim, tmp_path):
     before = read_encoder(str(victim))
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "models--a--b" / "snapshots" / "0123",
+        tmp_path / "models--a--b" / "blobs",
+    )
     shutil.copytree(victim, snapshot)
     blobs.mkdir()
     for number, path in enumerate(path for path in sorted(snapshot.rglob("*")) if path.is_file()):
@@ -276,7 +350,17 @@ def test_s04_the_links_of_the_hub_cache_are_followed(victim, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[]", "[[]]", "[{}]", '"x"', "not json", "[" * 100_000, '[{"type": "sentence_transformers.models.Transformer", "path": ""}]']
+    "content",
+    [
+        "{}",
+        "[]",
+        "[[]]",
+        "[{}]",
+        '"x"',
+        "not json",
+        "[" * 100_000,
+        '[{"type": "sentence_transformers.models.Transformer", "path": ""}]',
+    ],
 )
 def test_s04_a_pipeline_that_is_none_is_refused(victim, content):
     (victim / "modules.json").write_text(content)
@@ -286,7 +370,19 @@ def test_s04_a_pipeline_that_is_none_is_refused(victim, content):
 # ---------------------------------------------------------------- S05
 
 
-@pytest.mark.parametrize("base", ["/etc", "../../elsewhere", "file:///etc", "http://169.254.169.254/model", "a/../b", "", None, ["x"]])
+@pytest.mark.parametrize(
+    "base",
+    [
+        "/etc",
+        "../../elsewhere",
+        "file:///etc",
+        "http://169.254.169.254/model",
+        "a/../b",
+        "",
+        None,
+        ["x"],
+    ],
+)
 def test_s05_a_base_outside_is_refused(victim, no_network, base):
     change(victim / "adapter" / "adapter_config.json", base_model_name_or_path=base)
     with pytest.raises(BadModel, match="base model"):
@@ -294,7 +390,9 @@ def test_s05_a_base_outside_is_refused(victim, no_network, base):
     assert no_network == []
 
 
-def test_s05_a_folder_of_this_machine_is_no_base_even_when_its_path_looks_like_a_hub_name(victim, toy_folder, tmp_path, monkeypatch):
+def test_s05_a_folder_of_this_machine_is_no_base_even_when_its_path_looks_like_a_hub_name(
+    victim, toy_folder, tmp_path, monkeypatch
+):
     shutil.copytree(toy_folder("bert"), tmp_path / "owner" / "model")
     monkeypatch.chdir(tmp_path)
     change(victim / "adapter" / "adapter_config.json", base_model_name_or_path="owner/model")
@@ -304,15 +402,27 @@ def test_s05_a_folder_of_this_machine_is_no_base_even_when_its_path_looks_like_a
 
 @pytest.mark.parametrize("kind", ["LOHA", "EVIL", "", None, {"a": 1}])
 def test_s05_an_unknown_type_is_refused(victim, kind):
-    change(victim / "adapter" / "adapter_config.json", peft_type=kind, base_model_name_or_path="all-MiniLM-L6-v2")
+    change(
+        victim / "adapter" / "adapter_config.json",
+        peft_type=kind,
+        base_model_name_or_path="all-MiniLM-L6-v2",
+    )
     with pytest.raises(BadModel, match="only LORA is read"):
         read_encoder(str(victim / "adapter"))
 
 
 @pytest.mark.parametrize("key", ["auto_mapping", "modules_to_save", "trainable_token_indices"])
 def test_s05_an_adapter_that_does_more_is_refused(victim, key):
-    value = {"base_model_class": "Evil", "parent_library": "evil"} if key == "auto_mapping" else ["embeddings"]
-    change(victim / "adapter" / "adapter_config.json", **{key: value}, base_model_name_or_path="all-MiniLM-L6-v2")
+    value = (
+        {"base_model_class": "Evil", "parent_library": "evil"}
+        if key == "auto_mapping"
+        else ["embeddings"]
+    )
+    change(
+        victim / "adapter" / "adapter_config.json",
+        **{key: value},
+        base_model_name_or_path="all-MiniLM-L6-v2",
+    )
     with pytest.raises(BadModel, match="also replaces whole modules"):
         read_encoder(str(victim / "adapter"))
 
@@ -321,13 +431,28 @@ def test_s05_an_adapter_that_does_more_is_refused(victim, key):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/passwd", "../model.safetensors", "sub/model.safetensors", "weights.bin", "missing.safetensors", "", 7]
+    "name",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "../model.safetensors",
+        "sub/model.safetensors",
+        "weights.bin",
+        "missing.safetensors",
+        "",
+        7,
+    ],
 )
 def test_s06_a_sharded_index_that_points_elsewhere_is_refused(victim, name):
     shutil.copy(victim / "model.safetensors", victim.parent / "model.safetensors")
     (victim / "weights.bin").write_bytes((victim / "model.safetensors").read_bytes())
     (victim / "model.safetensors").rename(victim / "model-00001-of-00001.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00001.safetensors", "embeddings.word_embeddings.weight": name}}
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00001.safetensors",
+            "embeddings.word_embeddings.weight": name,
+        }
+    }
     (victim / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(victim, "not a plain name inside|no such safetensors file")
 
@@ -343,6 +468,8 @@ def test_s06_a_good_sharded_index_is_read(victim):
         save_file(half, victim / name)
     (victim / "model.safetensors").unlink()
     weight_map = {key: name for half, name in zip(halves, names, strict=True) for key in half}
-    (victim / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (victim / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     texts = before.tokenize(SENTENCES, "query")
     assert torch.equal(read_encoder(str(victim))(texts), before(texts))

@@ -1,4 +1,6 @@
-"""S07: hostile recipe files are refused, with the key and line, and nothing they ask for happens. S11 on the way out."""
+"""S07: hostile recipe files are refused, with the key and line, and nothing they ask for happens.
+S11 on the way out.
+"""
 
 import subprocess
 import sys
@@ -49,22 +51,31 @@ def test_tags_build_nothing(tmp_path: Path, tag: str) -> None:
 
 
 def test_a_tag_shorthand_is_seen_through(tmp_path: Path) -> None:
-    text = "%TAG !p! tag:yaml.org,2002:python/\n---\n" + HEAD + "output: !p!object/apply:os.system [id]\n"
+    text = (
+        "%TAG !p! tag:yaml.org,2002:python/\n---\n"
+        + HEAD
+        + "output: !p!object/apply:os.system [id]\n"
+    )
     assert "the tag !!python/object/apply:os.system asks" in refusal(tmp_path, text)
 
 
 def test_an_alias_bomb_does_not_go_off(tmp_path: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     before = time.process_time()
     assert "hostile.yaml:5: b.0: `*a` repeats another part" in refusal(tmp_path, HEAD + bomb)
     assert time.process_time() - before < 2
 
 
-@pytest.mark.parametrize("text", ["x: &a {y: *a}\n", "<<: &a {seed: 3}\nx: *a\n", "trackers: &a [*a]\n"])
+@pytest.mark.parametrize(
+    "text", ["x: &a {y: *a}\n", "<<: &a {seed: 3}\nx: *a\n", "trackers: &a [*a]\n"]
+)
 def test_no_alias_at_all(tmp_path: Path, text: str) -> None:
-    assert "`*a` repeats another part of the file; write the value out" in refusal(tmp_path, HEAD + text)
+    assert "`*a` repeats another part of the file; write the value out" in refusal(
+        tmp_path, HEAD + text
+    )
 
 
 def test_a_merge_key_is_a_key_like_any_other(tmp_path: Path) -> None:
@@ -76,8 +87,14 @@ def test_a_merge_key_is_a_key_like_any_other(tmp_path: Path) -> None:
     [
         ("seed: 1\nseed: 2\n", "hostile.yaml:5: seed: given twice, first on line 4"),
         ("seed: 1\n'seed': 2\n", "hostile.yaml:5: seed: given twice, first on line 4"),
-        ("objective:\n  kind: cosent\n  temperature: 1\n  kind: triplet\n", "hostile.yaml:7: objective.kind: given twice, first on line 5"),
-        ("trackers: [{kind: wandb, kind: tensorboard}]\n", "hostile.yaml:4: trackers.0.kind: given twice"),
+        (
+            "objective:\n  kind: cosent\n  temperature: 1\n  kind: triplet\n",
+            "hostile.yaml:7: objective.kind: given twice, first on line 5",
+        ),
+        (
+            "trackers: [{kind: wandb, kind: tensorboard}]\n",
+            "hostile.yaml:4: trackers.0.kind: given twice",
+        ),
     ],
 )
 def test_duplicate_keys(tmp_path: Path, text: str, says: str) -> None:
@@ -98,14 +115,22 @@ def test_keys_are_text(tmp_path: Path, key: str) -> None:
 
 def test_a_deep_nest_ends_early(tmp_path: Path) -> None:
     before = time.process_time()
-    assert "nested more than 20 levels deep" in refusal(tmp_path, HEAD + "trackers: " + "[" * 900_000)
-    assert "nested more than 20 levels deep" in refusal(tmp_path, HEAD + "trackers: " + "{a: " * 200_000)
-    assert "nested more than 20 levels deep" in refusal(tmp_path, HEAD + "".join(" " * depth + "a:\n" for depth in range(300)))
+    assert "nested more than 20 levels deep" in refusal(
+        tmp_path, HEAD + "trackers: " + "[" * 900_000
+    )
+    assert "nested more than 20 levels deep" in refusal(
+        tmp_path, HEAD + "trackers: " + "{a: " * 200_000
+    )
+    assert "nested more than 20 levels deep" in refusal(
+        tmp_path, HEAD + "".join(" " * depth + "a:\n" for depth in range(300))
+    )
     assert time.process_time() - before < 10
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
-    assert "is larger than 1,000,000 bytes" in refusal(tmp_path, HEAD.encode() + b"#" * MAXIMUM_BYTES)
+    assert "is larger than 1,000,000 bytes" in refusal(
+        tmp_path, HEAD.encode() + b"#" * MAXIMUM_BYTES
+    )
     with pytest.raises(BadRecipe, match="is larger than"):
         load_recipe("/dev/zero")
 
@@ -134,9 +159,20 @@ def test_broken_files_are_named_errors(tmp_path: Path, content: bytes, says: str
 
 def test_what_came_from_outside_moves_no_cursor(tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
-    path.write_text(HEAD + 'optimization: {schedule: "\\e]0;owned\\a\\x9b2J\\u202e"}\noutput: "\\e[2J"\n"\\e[31m": 1\n', encoding="utf-8")
-    ended = subprocess.run([sys.executable, "-m", "trainer", "recipe", "check", str(path)], capture_output=True, text=True, timeout=300)
+    path.write_text(
+        HEAD + 'optimization: {schedule: "\\e]0;owned\\a\\x9b2J\\u202e"}\noutput:'
+        ' "\\e[2J"\n"\\e[31m": 1\n',
+        encoding="utf-8",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer", "recipe", "check", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 2
     assert "schedule" in ended.stderr
     assert "\\x1b[31m is not a key" in ended.stderr
-    assert all(character.isprintable() or character == "\n" for character in ended.stdout + ended.stderr)
+    assert all(
+        character.isprintable() or character == "\n" for character in ended.stdout + ended.stderr
+    )

@@ -1,7 +1,8 @@
 """S12: nothing in the package can run what data, a recipe or a model folder brings.
 
-The scan reads the syntax tree, so a mention in prose is no finding, and an import or assignment under another name is no way round.
-Each rule is shown to bite. It is a net for mistakes: who wants to get past it can, with `getattr` and a sum of strings.
+The scan reads the syntax tree, so a mention in prose is no finding, and an import or assignment
+under another name is no way round. Each rule is shown to bite. It is a net for mistakes: who wants
+to get past it can, with `getattr` and a sum of strings.
 """
 
 import ast
@@ -10,16 +11,61 @@ from pathlib import Path
 
 import pytest
 
-FORBIDDEN_MODULES = {"pickle", "_pickle", "pickletools", "cloudpickle", "dill", "jsonpickle", "joblib", "marshal", "shelve", "runpy", "code"}
+FORBIDDEN_MODULES = {
+    "pickle",
+    "_pickle",
+    "pickletools",
+    "cloudpickle",
+    "dill",
+    "jsonpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "runpy",
+    "code",
+}
 FORBIDDEN_CALLS = {
-    *("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__"),
-    *("os.system", "os.popen", "pty.spawn", "commands.getoutput", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *(
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.compile",
+        "builtins.__import__",
+    ),
+    *(
+        "os.system",
+        "os.popen",
+        "pty.spawn",
+        "commands.getoutput",
+        "subprocess.getoutput",
+        "subprocess.getstatusoutput",
+    ),
     *("yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all"),
-    *("pandas.read_pickle", "pydoc.locate", "pkgutil.resolve_name", "hydra.utils.instantiate", "torch.hub.load"),
+    *(
+        "pandas.read_pickle",
+        "pydoc.locate",
+        "pkgutil.resolve_name",
+        "hydra.utils.instantiate",
+        "torch.hub.load",
+    ),
 }
 FORBIDDEN_PREFIXES = ("os.exec", "os.spawn")
-LOADERS_OF_PICKLES = {"torch.load", "torch.jit.load", "numpy.load", "joblib.load", "pytorch_lightning.utilities.cloud_io.load"}
-IMPORTERS = {"importlib.import_module", "importlib.util.spec_from_file_location", "importlib.__import__", "pkgutil.find_loader"}
+LOADERS_OF_PICKLES = {
+    "torch.load",
+    "torch.jit.load",
+    "numpy.load",
+    "joblib.load",
+    "pytorch_lightning.utilities.cloud_io.load",
+}
+IMPORTERS = {
+    "importlib.import_module",
+    "importlib.util.spec_from_file_location",
+    "importlib.__import__",
+    "pkgutil.find_loader",
+}
 SAFE_YAML_LOADERS = {"SafeLoader", "CSafeLoader", "yaml.SafeLoader", "yaml.CSafeLoader"}
 
 
@@ -40,11 +86,18 @@ class Gate(ast.NodeVisitor):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     package = alias.name.split(".")[0]
-                    self.full_names[alias.asname or package] = alias.name if alias.asname else package
+                    self.full_names[alias.asname or package] = (
+                        alias.name if alias.asname else package
+                    )
             elif isinstance(node, ast.ImportFrom):
-                self.full_names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                self.full_names |= {
+                    alias.asname or alias.name: f"{node.module}.{alias.name}"
+                    for alias in node.names
+                }
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and any(self.name(base) in self.safe_loaders for base in node.bases):
+            if isinstance(node, ast.ClassDef) and any(
+                self.name(base) in self.safe_loaders for base in node.bases
+            ):
                 self.safe_loaders.add(node.name)
 
     def name(self, node: ast.AST) -> str:
@@ -77,7 +130,9 @@ class Gate(ast.NodeVisitor):
         if name in LOADERS_OF_PICKLES and not self.is_safe_load(name, keywords):
             self.report(node, f"{name} may unpickle")
         if name in ("yaml.load", "yaml.load_all", "yaml.Loader"):
-            loader = keywords.get("Loader", node.args[1] if len(node.args) > 1 else ast.Constant(None))
+            loader = keywords.get(
+                "Loader", node.args[1] if len(node.args) > 1 else ast.Constant(None)
+            )
             if self.name(loader) not in self.safe_loaders:
                 self.report(node, f"{name} without a SafeLoader")
         if name in IMPORTERS and not self.is_literal_import(node):
@@ -89,31 +144,46 @@ class Gate(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name | ast.Attribute) -> None:
         """A dangerous function that is not called but handed on could be called anywhere."""
         name = self.name(node)
-        if node not in self.called and name in FORBIDDEN_CALLS | LOADERS_OF_PICKLES | IMPORTERS | {"yaml.load", "yaml.load_all"}:
+        if node not in self.called and name in FORBIDDEN_CALLS | LOADERS_OF_PICKLES | IMPORTERS | {
+            "yaml.load",
+            "yaml.load_all",
+        }:
             self.report(node, f"{name} is handed on")
         self.generic_visit(node)
 
     visit_Attribute = visit_Name
 
     def check_keyword(self, node: ast.Call, keyword: str | None, value: ast.expr) -> None:
-        """`shell` and `allow_pickle` and `trust_remote_code` may be passed, but only as a plain False."""
+        """`shell` and `allow_pickle` and `trust_remote_code` may be passed, but only as a plain
+        False.
+        """
         is_false = isinstance(value, ast.Constant) and value.value is False
         if keyword in ("shell", "trust_remote_code", "allow_pickle") and not is_false:
             self.report(node, f"{keyword} is not a plain False")
-        if keyword == "weights_only" and not (isinstance(value, ast.Constant) and value.value is True):
+        if keyword == "weights_only" and not (
+            isinstance(value, ast.Constant) and value.value is True
+        ):
             self.report(node, "weights_only is not a plain True")
 
     @staticmethod
     def is_safe_load(name: str, keywords: dict[str | None, ast.expr]) -> bool:
-        """torch.load says weights_only=True, numpy.load says allow_pickle=False; the other loaders are never safe."""
-        wanted = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}.get(name)
+        """torch.load says weights_only=True, numpy.load says allow_pickle=False; the other loaders
+        are never safe.
+        """
+        wanted = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}.get(
+            name
+        )
         given = keywords.get(wanted[0]) if wanted else None
         return wanted is not None and isinstance(given, ast.Constant) and given.value is wanted[1]
 
     @staticmethod
     def is_literal_import(node: ast.Call) -> bool:
         """True when the name of the module stands in the code."""
-        return bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+        return (
+            bool(node.args)
+            and isinstance(node.args[0], ast.Constant)
+            and isinstance(node.args[0].value, str)
+        )
 
 
 def scan(source: str) -> list[str]:
@@ -128,7 +198,11 @@ def files(repository: Path) -> Iterator[Path]:
 def test_the_package_is_clean(repository: Path):
     scanned = list(files(repository))
     assert len(scanned) >= 10
-    findings = [f"{file.relative_to(repository)}:{finding}" for file in scanned for finding in scan(file.read_text(encoding="utf-8"))]
+    findings = [
+        f"{file.relative_to(repository)}:{finding}"
+        for file in scanned
+        for finding in scan(file.read_text(encoding="utf-8"))
+    ]
     assert findings == []
 
 
@@ -195,7 +269,10 @@ def test_a_planted_danger_is_caught(source: str):
         "import re\nre.compile('x')",
         "model.eval()",
         "import subprocess\nsubprocess.run(['git', 'status'], shell=False)",
-        "from transformers import AutoModel\nAutoModel.from_pretrained('x', trust_remote_code=False)",
+        (
+            "from transformers import AutoModel\nAutoModel.from_pretrained('x',"
+            " trust_remote_code=False)"
+        ),
     ],
 )
 def test_what_is_safe_passes(source: str):

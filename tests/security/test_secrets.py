@@ -1,4 +1,6 @@
-"""S09: canary secrets in the environment, on the command line, in the recipe, in token files and in errors reach no byte of a run folder."""
+"""S09: canary secrets in the environment, on the command line, in the recipe, in token files and in
+errors reach no byte of a run folder.
+"""
 
 import os
 import subprocess
@@ -36,10 +38,13 @@ class Toy(lightning.LightningModule):
 folder, recipe = Path(sys.argv[1]), yaml.safe_load(sys.argv[2])
 print("key", __import__("os").environ["WANDB_API_KEY"][-3:])
 try:
-    with RunFolder.create(folder, yaml.safe_dump(recipe), sys.argv[3:], {"train": recipe["data"]["train"]}) as run:
-        loggers = [JsonlLogger(run.log_path), *tracker_loggers((Wandb(), Tensorboard()), run.path, "a-run", recipe)]
-        trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=loggers, enable_checkpointing=False, enable_progress_bar=False,
-                                    enable_model_summary=False, log_every_n_steps=1)
+    data = {"train": recipe["data"]["train"]}
+    with RunFolder.create(folder, yaml.safe_dump(recipe), sys.argv[3:], data) as run:
+        trackers = tracker_loggers((Wandb(), Tensorboard()), run.path, "a-run", recipe)
+        loggers = [JsonlLogger(run.log_path), *trackers]
+        quiet = dict(enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1)
+        trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=loggers,
+                                    enable_checkpointing=False, **quiet)
         trainer.fit(Toy(), torch.utils.data.DataLoader(torch.ones(3, 1)))
         assert all(getattr(logger, "alive", True) for logger in loggers)
         raise ConnectionError("no answer from " + recipe["data"]["train"])
@@ -61,7 +66,15 @@ name: a-run
 model: {{backbone: plain-canary}}
 data: {{train: "https://user:{CANARY}url@host.example/pairs.jsonl?token={CANARY}query", test: "s3://{CANARY}name:{CANARY}pass@bucket/x"}}
 """
-    command = ["nearfar", "fit", "r.yaml", f"--token={CANARY}option", "--api-key", f"{CANARY}word", f"data.train=https://u:{CANARY}cli@host/x"]
+    command = [
+        "nearfar",
+        "fit",
+        "r.yaml",
+        f"--token={CANARY}option",
+        "--api-key",
+        f"{CANARY}word",
+        f"data.train=https://u:{CANARY}cli@host/x",
+    ]
     secrets = {
         "WANDB_API_KEY": f"{CANARY}".ljust(40, "w"),
         "HF_TOKEN": f"hf_{CANARY}environment",
@@ -69,11 +82,21 @@ data: {{train: "https://user:{CANARY}url@host.example/pairs.jsonl?token={CANARY}
         "DATABASE_PASSWORD": f"{CANARY}password",
     }
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = {**clean, **secrets, "HOME": str(home), "HF_HOME": str(home / ".cache" / "huggingface"), "WANDB_MODE": "offline"}
+    environment = {
+        **clean,
+        **secrets,
+        "HOME": str(home),
+        "HF_HOME": str(home / ".cache" / "huggingface"),
+        "WANDB_MODE": "offline",
+    }
     result = subprocess.run(
         [sys.executable, "-c", RUN, str(folder), recipe, *command],
-        env=environment, capture_output=True, text=True, timeout=180, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=Path(__file__).parents[2],
+    )
     assert result.returncode == 0, result.stderr
     assert "key www" in result.stdout, "the canary must have been in the environment"
     assert CANARY not in result.stdout + result.stderr
@@ -88,23 +111,48 @@ def test_s09_no_byte_of_the_run_folder_holds_a_secret(run_folder):
 
 
 def test_s09_every_file_that_could_was_there_to_be_searched(run_folder):
-    """Were these missing, or written in a form a search cannot see, the test above could not fail."""
-    for pattern in ("recipe.yaml", "environment.json", "status.json", "report.html", "log.jsonl", "wandb/*/*.wandb", "tensorboard/events*"):
+    """Were these missing, or written in a form a search cannot see, the test above could not
+    fail.
+    """
+    for pattern in (
+        "recipe.yaml",
+        "environment.json",
+        "status.json",
+        "report.html",
+        "log.jsonl",
+        "wandb/*/*.wandb",
+        "tensorboard/events*",
+    ):
         assert list(run_folder.glob(pattern)), pattern
     for pattern in ("recipe.yaml", "report.html", "wandb/*/*.wandb", "tensorboard/hparams.yaml"):
-        assert all(b"plain-canary" in path.read_bytes() for path in run_folder.glob(pattern)), pattern
-    assert "ConnectionError: no answer from https://***@host.example" in (run_folder / "status.json").read_text()
+        assert all(b"plain-canary" in path.read_bytes() for path in run_folder.glob(pattern)), (
+            pattern
+        )
+    assert (
+        "ConnectionError: no answer from https://***@host.example"
+        in (run_folder / "status.json").read_text()
+    )
     assert "put it back before running this file again" in (run_folder / "recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        f"https://me:{CANARY}@host/x", f"postgresql+psycopg://me:{CANARY}@host", f"--token={CANARY}", f"HF_TOKEN={CANARY}", f"api_key: {CANARY}",
-        f'{{"password": "{CANARY}"}}', f"https://host/x?sig={CANARY}&a=1", f"Authorization: {CANARY}", f"hub.token={CANARY}", "hf_" + CANARY, "ghp_" + CANARY,
-        f"Authorization: Bearer {CANARY}", f"secret = '{CANARY}'",
+        f"https://me:{CANARY}@host/x",
+        f"postgresql+psycopg://me:{CANARY}@host",
+        f"--token={CANARY}",
+        f"HF_TOKEN={CANARY}",
+        f"api_key: {CANARY}",
+        f'{{"password": "{CANARY}"}}',
+        f"https://host/x?sig={CANARY}&a=1",
+        (f"Authorization: {CANARY}"),
+        f"hub.token={CANARY}",
+        "hf_" + CANARY,
+        "ghp_" + CANARY,
+        f"Authorization: Bearer {CANARY}",
+        f"secret = '{CANARY}'",
     ],
-)  # fmt: skip
+)
 def test_s09_known_shapes_of_secrets_are_hidden(text):
     assert CANARY not in redact(text)
     assert CANARY not in redact_command([text])
@@ -113,17 +161,29 @@ def test_s09_known_shapes_of_secrets_are_hidden(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "micro_batch_tokens: 4096", "pooling: last_token", "query_max_length_tokens=64", "data.train=https://host/pairs.jsonl",
-        "columns: {query: question, positive: answer}", "name: keyword-search", "https://host/a@b", "monkey: 3", "design: 7", "assignment=4",
-        "0123456789abcdef0123456789abcdef01234567", "seed: 13", "optimization.learning_rate=1e-3",
+        ("micro_batch_tokens: 4096"),
+        ("pooling: last_token"),
+        "query_max_length_tokens=64",
+        "data.train=https://host/pairs.jsonl",
+        ("columns: {query: question, positive: answer}"),
+        "name: keyword-search",
+        "https://host/a@b",
+        ("monkey: 3"),
+        "design: 7",
+        "assignment=4",
+        "0123456789abcdef0123456789abcdef01234567",
+        "seed: 13",
+        "optimization.learning_rate=1e-3",
     ],
-)  # fmt: skip
+)
 def test_s09_what_is_no_secret_stays(text):
     assert redact(text) == text
 
 
 def test_s09_secrets_under_a_key_are_hidden_whatever_they_look_like():
-    assert redact_tree({"hub": {"token": 12345678, "rank": 32}, "list": [{"api_key": ["a", "b"]}]}) == {
+    assert redact_tree(
+        {"hub": {"token": 12345678, "rank": 32}, "list": [{"api_key": ["a", "b"]}]}
+    ) == {
         "hub": {"token": "***", "rank": 32},
         "list": [{"api_key": "***"}],
     }
@@ -132,4 +192,7 @@ def test_s09_secrets_under_a_key_are_hidden_whatever_they_look_like():
 def test_s09_a_secret_of_the_environment_is_hidden_wherever_it_stands(monkeypatch):
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "plain looking words")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
-    assert redact("error: plain looking words were refused, parallel") == "error: *** were refused, parallel"
+    assert (
+        redact("error: plain looking words were refused, parallel")
+        == "error: *** were refused, parallel"
+    )

@@ -1,4 +1,5 @@
-"""What a launcher starts: one step of gradient descent a case under the strategy that the launcher asks for. `torch.save`s what each rank saw.
+"""What a launcher starts: one step of gradient descent a case under the strategy that the launcher
+asks for. `torch.save`s what each rank saw.
 
 accelerate launch --config_file FILE tests/strategies/one_step.py TOY_MODEL_FOLDER OUTPUT_FOLDER
 """
@@ -38,7 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class OneStep(lightning.LightningModule):
-    """An encoder that is called for queries and for documents, in chunks, and a learned temperature of shape (1,)."""
+    """An encoder that is called for queries and for documents, in chunks, and a learned temperature
+    of shape (1,).
+    """
 
     def __init__(self, folder: Path, tuning: str, micro: str, score: str, times: float) -> None:
         super().__init__()
@@ -49,14 +52,18 @@ class OneStep(lightning.LightningModule):
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         encode = in_chunks(self.encoder, **MICRO_BATCHES[self.micro])  # type: ignore[arg-type]
-        loss = OBJECTIVES["contrastive"](batch, encode, SCORES[self.score], self.log_temperature.exp()[0])["loss"]
+        loss = OBJECTIVES["contrastive"](
+            batch, encode, SCORES[self.score], self.log_temperature.exp()[0]
+        )["loss"]
         self.seen["loss"] = float(loss)
         return loss * self.times
 
     def validation_step(self, batch: Any, _: int) -> None:
         self.seen.setdefault("vectors", []).append(self.encoder(batch.queries).float().cpu())
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         self.seen["norm"] = float(clip_to_global_norm(optimizer, gradient_clip_val))
         if not torch.isfinite(torch.tensor(self.seen["norm"])):
             raise NonFinite("the gradient is not finite")
@@ -67,16 +74,34 @@ class OneStep(lightning.LightningModule):
 
 
 def one_step(
-    plan: Plan, folder: Path, tuning: str, micro: str, score: str = "dot", clip: float | None = None, precision: Any = "fp32", times: float = 1.0
+    plan: Plan,
+    folder: Path,
+    tuning: str,
+    micro: str,
+    score: str = "dot",
+    clip: float | None = None,
+    precision: Any = "fp32",
+    times: float = 1.0,
 ) -> dict[str, Any]:
     module = OneStep(folder, tuning, micro, score, times)
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
     data = DataLoader([batch_of(module.encoder, rank(), ranks())], batch_size=None)
     trainer = lightning.Trainer(
-        accelerator="cpu", strategy=lightning_strategy(plan, "cpu"), plugins=[lightning_precision(plan, precision, "cpu")],
-        devices=plan.ranks_per_node, num_nodes=plan.nodes, max_steps=1, gradient_clip_val=clip, use_distributed_sampler=False, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=1,
-    )  # fmt: skip
+        accelerator="cpu",
+        strategy=lightning_strategy(plan, "cpu"),
+        plugins=[lightning_precision(plan, precision, "cpu")],
+        devices=plan.ranks_per_node,
+        num_nodes=plan.nodes,
+        max_steps=1,
+        gradient_clip_val=clip,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1,
+    )
     trainer.validate(module, data, verbose=False)
     try:
         trainer.fit(module, data)
@@ -88,10 +113,16 @@ def one_step(
     load_weights(module, {name: value + 1 for name, value in after.items()})
     again = full_weights(module)
     return module.seen | {
-        "gradient": {name: (before[name].double() - value.double()) / RATE for name, value in after.items()},
-        "names": list(before), "all_names": list(everything), "unchanged": all(torch.equal(before[name], value) for name, value in everything.items() if name in before),
+        "gradient": {
+            name: (before[name].double() - value.double()) / RATE for name, value in after.items()
+        },
+        "names": list(before),
+        "all_names": list(everything),
+        "unchanged": all(
+            torch.equal(before[name], value) for name, value in everything.items() if name in before
+        ),
         "loaded": all(torch.equal(again[name], value + 1) for name, value in after.items()),
-    }  # fmt: skip
+    }
 
 
 def main(folder: Path, output: Path, wanted: list[str]) -> None:

@@ -1,4 +1,6 @@
-"""What launchers export and machine files say becomes a plan, or an error that says what to write instead."""
+"""What launchers export and machine files say becomes a plan, or an error that says what to write
+instead.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,14 @@ import yaml
 
 from trainer.errors import BadMachine
 from trainer.strategies import environment
-from trainer.strategies.environment import SINGLE, Plan, check_here, first_rank, plan_from_environment, plan_from_file
+from trainer.strategies.environment import (
+    SINGLE,
+    Plan,
+    check_here,
+    first_rank,
+    plan_from_environment,
+    plan_from_file,
+)
 from trainer.strategies.process_group import names_of_srun
 
 TORCHRUN = {
@@ -21,13 +30,27 @@ TORCHRUN = {
     "MASTER_PORT": "29500",
 }
 ACCELERATE = TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
-FSDP = ACCELERATE | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false", "FSDP_OFFLOAD_PARAMS": "false"}
-DEEPSPEED = ACCELERATE | {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
+FSDP = ACCELERATE | {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "false",
+    "FSDP_OFFLOAD_PARAMS": "false",
+}
+DEEPSPEED = ACCELERATE | {
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+}
 
 
 def machine_file(folder: Path, **changes: object) -> Path:
     """A file for four ranks on two nodes."""
-    file = {"distributed_type": "MULTI_GPU", "use_cpu": True, "num_processes": 4, "num_machines": 2} | changes
+    file = {
+        "distributed_type": "MULTI_GPU",
+        "use_cpu": True,
+        "num_processes": 4,
+        "num_machines": 2,
+    } | changes
     path = folder / "machine.yaml"
     path.write_text(yaml.safe_dump(file), encoding="utf-8")
     return path
@@ -41,7 +64,11 @@ def machine_file(folder: Path, **changes: object) -> Path:
         (ACCELERATE | {"ACCELERATE_MIXED_PRECISION": "bf16"}, "ddp", {"precision": "bf16"}),
         (FSDP, "fsdp2", {"reshard_after_forward": False}),
         (DEEPSPEED, "zero1", {}),
-        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, "ddp", {}),
+        (
+            {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"},
+            "ddp",
+            {},
+        ),
     ],
 )
 def test_launchers(environ, kind, more):
@@ -52,45 +79,95 @@ def test_launchers(environ, kind, more):
 
 
 def test_a_plain_start_is_a_single_process():
-    assert plan_from_environment({"HOME": "/root", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) == SINGLE, "in a job, but not started by srun"
+    assert (
+        plan_from_environment({"HOME": "/root", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) == SINGLE
+    ), "in a job, but not started by srun"
     assert plan_from_environment(TORCHRUN | {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}) == SINGLE
     assert first_rank({})
 
 
 def test_srun_alone_gives_the_names_of_torchrun():
-    environ = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2",
-               "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_JOB_ID": "20007"}  # fmt: skip
+    environ = {
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NODELIST": "n[1-2]",
+        "SLURM_JOB_ID": "20007",
+    }
     assert names_of_srun(environ) == TORCHRUN | {"MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
     assert names_of_srun(TORCHRUN | environ) == {}
 
 
 def test_offload_and_auto_in_a_deepspeed_file(tmp_path):
-    settings = {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "none"}},
-                "bf16": {"enabled": True}, "gradient_clipping": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": 1}  # fmt: skip
+    settings = {
+        "zero_optimization": {
+            "stage": 3,
+            "reduce_bucket_size": "auto",
+            "offload_param": {"device": "cpu"},
+            "offload_optimizer": {"device": "none"},
+        },
+        "bf16": {"enabled": True},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "gradient_accumulation_steps": 1,
+    }
     (tmp_path / "ds.json").write_text(json.dumps(settings), encoding="utf-8")
-    plan = plan_from_file(machine_file(tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"deepspeed_config_file": str(tmp_path / "ds.json")}))
+    plan = plan_from_file(
+        machine_file(
+            tmp_path,
+            distributed_type="DEEPSPEED",
+            deepspeed_config={"deepspeed_config_file": str(tmp_path / "ds.json")},
+        )
+    )
     assert plan == Plan("zero3", 4, 2, 2, "bf16", "cpu", plan.deepspeed)
     assert plan.deepspeed is not None
-    assert plan.deepspeed["zero_optimization"] == {"stage": 3, "stage3_max_reuse_distance": 0, "offload_param": {"device": "cpu"}}
+    assert plan.deepspeed["zero_optimization"] == {
+        "stage": 3,
+        "stage3_max_reuse_distance": 0,
+        "offload_param": {"device": "cpu"},
+    }
     assert "auto" not in json.dumps(plan.deepspeed)
 
 
 REFUSED = {
     "unknown strategy": ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM.*use NO, MULTI_GPU"),
-    "one process after all": ({"distributed_type": "MULTI_CPU"}, "starts one process only.*MULTI_GPU.*use_cpu: true"),
+    "one process after all": (
+        {"distributed_type": "MULTI_CPU"},
+        "starts one process only.*MULTI_GPU.*use_cpu: true",
+    ),
     "several without a strategy": ({"distributed_type": "NO"}, "starts one process only"),
-    "the first FSDP": ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}}, "set fsdp_version: 2"),
-    "offload under FSDP": ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True}}, "ZeRO-3"),
+    "the first FSDP": (
+        {"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}},
+        "set fsdp_version: 2",
+    ),
+    "offload under FSDP": (
+        {
+            "distributed_type": "FSDP",
+            "fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True},
+        },
+        "ZeRO-3",
+    ),
     "accumulation": (
         {"distributed_type": "DEEPSPEED", "deepspeed_config": {"gradient_accumulation_steps": 4}},
         "gradient_accumulation_steps is 4.*batch_size",
     ),
-    "clipping": ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"gradient_clipping": 1.0}}, "gradient_clip_norm"),
-    "no such stage": ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 0}}, "not 1, 2 or 3"),
+    "clipping": (
+        {"distributed_type": "DEEPSPEED", "deepspeed_config": {"gradient_clipping": 1.0}},
+        "gradient_clip_norm",
+    ),
+    "no such stage": (
+        {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 0}},
+        "not 1, 2 or 3",
+    ),
     "fp8": ({"mixed_precision": "fp8"}, "fp8"),
     "fp16 on a CPU": ({"mixed_precision": "fp16"}, "needs a GPU"),
     "ranks do not fit nodes": ({"num_processes": 3}, "multiple of num_machines"),
-    "two-dimensional": ({"parallelism_config": {"parallelism_config_tp_size": 2}}, "parallelism_config"),
+    "two-dimensional": (
+        {"parallelism_config": {"parallelism_config_tp_size": 2}},
+        "parallelism_config",
+    ),
     "compiled": ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "dynamo_config"),
 }
 
@@ -111,15 +188,29 @@ def test_refused(tmp_path, case):
         ({"gradient_predivide_factor": 2.0}, "gradient_predivide_factor is 2.0"),
         ({"prescale_gradients": True}, "prescale_gradients"),
         ({"train_batch_size": 64}, "batch_size"),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "zero_quantized_weights"),
-        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "offload_param needs ZeRO stage 3"),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "zero_quantized_weights",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+            "offload_param needs ZeRO stage 3",
+        ),
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme"),
     ],
 )
 def test_deepspeed_settings_that_would_change_what_is_learned(tmp_path, settings, message):
-    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}} | settings), encoding="utf-8")
+    (tmp_path / "ds.json").write_text(
+        json.dumps({"zero_optimization": {"stage": 2}} | settings), encoding="utf-8"
+    )
     with pytest.raises(BadMachine, match=message):
-        plan_from_file(machine_file(tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"deepspeed_config_file": str(tmp_path / "ds.json")}))
+        plan_from_file(
+            machine_file(
+                tmp_path,
+                distributed_type="DEEPSPEED",
+                deepspeed_config={"deepspeed_config_file": str(tmp_path / "ds.json")},
+            )
+        )
 
 
 def test_files_that_are_none(tmp_path):
@@ -129,18 +220,35 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(BadMachine, match="no machine file"):
         plan_from_file(tmp_path / "machine.yaml")
     with pytest.raises(BadMachine, match="DeepSpeed file.*cannot be read"):
-        plan_from_file(machine_file(tmp_path, distributed_type="DEEPSPEED", deepspeed_config={"deepspeed_config_file": "absent.json"}))
+        plan_from_file(
+            machine_file(
+                tmp_path,
+                distributed_type="DEEPSPEED",
+                deepspeed_config={"deepspeed_config_file": "absent.json"},
+            )
+        )
 
 
 def test_accelerate_that_started_one_process_of_several():
     with pytest.raises(BadMachine, match="starts one process only"):
-        plan_from_environment({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+        plan_from_environment(
+            {
+                "ACCELERATE_MIXED_PRECISION": "no",
+                "ACCELERATE_USE_CPU": "True",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": "29500",
+            }
+        )
 
 
-def test_the_file_on_the_command_line_of_the_launcher_says_what_is_not_exported(tmp_path, monkeypatch):
+def test_the_file_on_the_command_line_of_the_launcher_says_what_is_not_exported(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(environment, "_file_of_launcher", lambda: machine_file(tmp_path))
     assert plan_from_environment(ACCELERATE).accelerator == "cpu"
-    monkeypatch.setattr(environment, "_file_of_launcher", lambda: machine_file(tmp_path, use_cpu=False))
+    monkeypatch.setattr(
+        environment, "_file_of_launcher", lambda: machine_file(tmp_path, use_cpu=False)
+    )
     assert plan_from_environment(ACCELERATE).accelerator == "cuda"
 
 
@@ -151,5 +259,7 @@ def test_what_this_machine_lacks(monkeypatch):
         with pytest.raises(BadMachine, match="2 GPUs a node.*finds none here.*use_cpu: true"):
             check_here(Plan("ddp", 2, 1, 2, accelerator="cuda"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadMachine, match=r"DeepSpeed.*not installed; pip install 'nearfar\[deepspeed\]'"):
+    with pytest.raises(
+        BadMachine, match=r"DeepSpeed.*not installed; pip install 'nearfar\[deepspeed\]'"
+    ):
         check_here(Plan("zero2", 2, 1, 2, deepspeed={}))

@@ -1,6 +1,8 @@
-"""A step under every strategy, started as people start it: the gradient is that of one process, and what is saved is whole.
+"""A step under every strategy, started as people start it: the gradient is that of one process, and
+what is saved is whole.
 
-Each machine file is launched once, with real processes; the rest looks at what its ranks wrote down.
+Each machine file is launched once, with real processes; the rest looks at what its ranks wrote
+down.
 """
 
 import os
@@ -17,7 +19,9 @@ from strategies.one_step import CASES
 
 from trainer.strategies.environment import plan_from_file
 
-MACHINES = {name: f"launch/accelerate/cpu-2-{name}.yaml" for name in ("ddp", "fsdp2", "zero1", "zero2")}
+MACHINES = {
+    name: f"launch/accelerate/cpu-2-{name}.yaml" for name in ("ddp", "fsdp2", "zero1", "zero2")
+}
 MACHINES["zero3"] = "tests/strategies/cpu-2-zero3-nothing-whole.yaml"
 EXACT = [name for name in CASES if name not in ("bf16", "non-finite")]
 
@@ -34,7 +38,10 @@ def launched(toy_folder, repository, tmp_path_factory):
             output = tmp_path_factory.mktemp(machine)
             done = launch(repository, MACHINES[machine], str(toy_folder("bert")), str(output))
             assert done.returncode == 0, done.stderr[-3000:]
-            seen[machine] = [torch.load(output / f"rank-{rank}-of-2.pt", weights_only=True) for rank in (0, 1)], done.stderr
+            seen[machine] = (
+                [torch.load(output / f"rank-{rank}-of-2.pt", weights_only=True) for rank in (0, 1)],
+                done.stderr,
+            )
         return seen[machine]
 
     return of
@@ -42,10 +49,23 @@ def launched(toy_folder, repository, tmp_path_factory):
 
 def launch(repository: Path, machine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` of one_step.py."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", machine, "tests/strategies/one_step.py", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        machine,
+        "tests/strategies/one_step.py",
+        *arguments,
+    ]
     paths = os.pathsep.join([str(repository / "tests"), str(repository)])
     return subprocess.run(
-        command, cwd=repository, env=os.environ | {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, timeout=300
+        command,
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -59,10 +79,18 @@ def alone(toy_folder):
         if (score, tuning) not in found:
             encoder = encoder_of(toy_folder("bert"), score, tuning)
             log_temperature = torch.tensor([TEMPERATURE]).log().requires_grad_()
-            loss = OBJECTIVES["contrastive"](batch_of(encoder), encoder, SCORES[score], log_temperature.exp()[0])["loss"]
-            places = {f"encoder.{name}": parameter for name, parameter in trained(encoder).items()} | {"log_temperature": log_temperature}
-            gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True, materialize_grads=True)
-            found[score, tuning] = {name: gradient.double() for name, gradient in zip(places, gradients, strict=True)}
+            loss = OBJECTIVES["contrastive"](
+                batch_of(encoder), encoder, SCORES[score], log_temperature.exp()[0]
+            )["loss"]
+            places = {
+                f"encoder.{name}": parameter for name, parameter in trained(encoder).items()
+            } | {"log_temperature": log_temperature}
+            gradients = torch.autograd.grad(
+                loss, list(places.values()), allow_unused=True, materialize_grads=True
+            )
+            found[score, tuning] = {
+                name: gradient.double() for name, gradient in zip(places, gradients, strict=True)
+            }
         return found[score, tuning]
 
     return of
@@ -79,23 +107,32 @@ def test_the_gradient_is_that_of_one_process(launched, alone, machine, case):
     for of_rank in launched(machine)[0]:
         found = of_rank[case]
         assert found["gradient"].keys() == wanted.keys(), "what is trained, under its own name"
-        assert {name: value.shape for name, value in found["gradient"].items()} == {name: value.shape for name, value in wanted.items()}
+        assert {name: value.shape for name, value in found["gradient"].items()} == {
+            name: value.shape for name, value in wanted.items()
+        }
         whole = together(wanted, wanted)
         norm, turned = likeness(together(found["gradient"], wanted), whole)
         length = float(whole.norm())
-        assert norm == pytest.approx(CASES[case].get("clip", length) / length, rel=2e-5 if "clip" in CASES[case] else 1e-5)
+        assert norm == pytest.approx(
+            CASES[case].get("clip", length) / length, rel=2e-5 if "clip" in CASES[case] else 1e-5
+        )
         assert turned < 1e-10 / 2
-        assert found["norm"] == pytest.approx(length, rel=1e-5), "before clipping, the same on every rank"
+        assert found["norm"] == pytest.approx(length, rel=1e-5), (
+            "before clipping, the same on every rank"
+        )
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_half_precision_is_the_same_under_all_strategies(launched, alone, machine):
     exact = alone("bf16")
     whole = together(exact, exact)
-    found, reference = (together(launched(name)[0][0]["bf16"]["gradient"], exact) for name in (machine, "ddp"))
+    found, reference = (
+        together(launched(name)[0][0]["bf16"]["gradient"], exact) for name in (machine, "ddp")
+    )
     rounding = float((reference - whole).norm())
     assert rounding > 1e-3 * float(whole.norm()), "else nothing ran in bf16"
-    # Mostly equal to the last bit. But a strategy may lay a weight at another address, where a sum of float32 rounds the other way and a bf16
+    # Mostly equal to the last bit. But a strategy may lay a weight at another address, where a sum
+    # of float32 rounds the other way and a bf16
     # number beside it moves by 2^-8 of itself: small against what bf16 costs all over.
     assert float((found - reference).norm()) < rounding / 20
 
@@ -118,7 +155,9 @@ def test_weights_are_whole_and_loaded_back(launched, machine):
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_same_vectors_before_training(launched, machine):
-    """Validation goes through the strategy before and after training; before it, the model is the base model on all of them."""
+    """Validation goes through the strategy before and after training; before it, the model is the
+    base model on all of them.
+    """
     for mine, ddp in zip(launched(machine)[0], launched("ddp")[0], strict=True):
         before, after = mine["lora, whole"]["vectors"]
         torch.testing.assert_close(before, ddp["lora, whole"]["vectors"][0])

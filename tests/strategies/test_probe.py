@@ -28,9 +28,18 @@ class Squares(lightning.LightningModule):
 
 
 def probed(kind, times):
-    settings = deepspeed_settings({"zero_stage": int(kind[-1])}, "the test") if kind.startswith("zero") else None
+    settings = (
+        deepspeed_settings({"zero_stage": int(kind[-1])}, "the test")
+        if kind.startswith("zero")
+        else None
+    )
     own = BATCH.chunk(ranks())[rank()]
-    return one_step_gradient(Squares(times), own, Plan(kind, ranks(), 1, ranks(), "fp16" if settings else None, "cpu", settings), "cpu")
+    return one_step_gradient(
+        Squares(times),
+        own,
+        Plan(kind, ranks(), 1, ranks(), "fp16" if settings else None, "cpu", settings),
+        "cpu",
+    )
 
 
 def plain():

@@ -1,4 +1,6 @@
-"""A machine file that cannot be used here, launched all the same: one message, exit code 2 on every rank, nobody waits."""
+"""A machine file that cannot be used here, launched all the same: one message, exit code 2 on every
+rank, nobody waits.
+"""
 
 import os
 import subprocess
@@ -9,9 +11,16 @@ import torch
 import yaml
 
 FILES = {
-    "for GPUs on a machine without any": ({"distributed_type": "MULTI_GPU", "use_cpu": False}, "PyTorch finds none here"),
+    "for GPUs on a machine without any": (
+        {"distributed_type": "MULTI_GPU", "use_cpu": False},
+        "PyTorch finds none here",
+    ),
     "accumulation": (
-        {"distributed_type": "DEEPSPEED", "use_cpu": True, "deepspeed_config": {"zero_stage": 2, "gradient_accumulation_steps": 2}},
+        {
+            "distributed_type": "DEEPSPEED",
+            "use_cpu": True,
+            "deepspeed_config": {"zero_stage": 2, "gradient_accumulation_steps": 2},
+        },
         "gradient_accumulation_steps is 2",
     ),
 }
@@ -24,14 +33,40 @@ def test_one_message_and_exit_code_2(repository, tmp_path, case):
         pytest.skip("this machine has GPUs")
     file = tmp_path / "machine.yaml"
     file.write_text(
-        yaml.safe_dump(settings | {"num_machines": 1, "num_processes": 2, "main_process_port": 0, "mixed_precision": "no"}), encoding="utf-8"
+        yaml.safe_dump(
+            settings
+            | {
+                "num_machines": 1,
+                "num_processes": 2,
+                "main_process_port": 0,
+                "mixed_precision": "no",
+            }
+        ),
+        encoding="utf-8",
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "-m", "trainer", "fit", "recipes/quickstart.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(file),
+        "-m",
+        "trainer",
+        "fit",
+        "recipes/quickstart.yaml",
+    ]
     done = subprocess.run(
-        [*command, f"output={tmp_path}"], cwd=repository, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, capture_output=True, text=True, timeout=120
+        [*command, f"output={tmp_path}"],
+        cwd=repository,
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     printed = done.stdout + done.stderr
     assert printed.count(message) == 1, printed[-3000:]
-    assert "exitcode  : 2" in printed, "what the launcher says of its processes; it ends with 1 itself"
+    assert "exitcode  : 2" in printed, (
+        "what the launcher says of its processes; it ends with 1 itself"
+    )
     assert done.returncode != 0
     assert not (tmp_path / "quickstart").exists()

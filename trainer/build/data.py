@@ -33,28 +33,54 @@ class DataSets:
 
 
 def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> DataSets:
-    """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets only."""
+    """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData
+    or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets
+    only.
+    """
     weights = [source.weight for source in data.sources]
     check_weights(weights)
     kept = None if all_negatives else data.negatives_per_query
-    read = partial(read_rows, split="train", max_bad_rows_ratio=data.max_bad_rows_ratio, negatives_per_query=kept)
-    sets = [read(source.source, columns=data.columns if source.columns is None else source.columns) for source in data.sources]
+    read = partial(
+        read_rows,
+        split="train",
+        max_bad_rows_ratio=data.max_bad_rows_ratio,
+        negatives_per_query=kept,
+    )
+    sets = [
+        read(source.source, columns=data.columns if source.columns is None else source.columns)
+        for source in data.sources
+    ]
     rows = end_to_end(sets)
-    held_out = partial(read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio)
-    validation_source, test_source = data.validation or _split_of(data.sources, "dev"), data.test or _split_of(data.sources, "test")
+    held_out = partial(
+        read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio
+    )
+    validation_source, test_source = (
+        data.validation or _split_of(data.sources, "dev"),
+        data.test or _split_of(data.sources, "test"),
+    )
     if validation_source:
         validation = held_out(validation_source, "dev", max_queries=data.validation_max_queries)
     else:
-        rows, validation_rows = hold_out(rows, data.validation_ratio, data.validation_max_queries, seed)
+        rows, validation_rows = hold_out(
+            rows, data.validation_ratio, data.validation_max_queries, seed
+        )
         validation = from_rows(validation_rows, "validation")
-    mixture = mixed(sets, rows, weights, data.mixing == "one_source_per_batch") if len(sets) > 1 else None
-    return DataSets(rows, validation, held_out(test_source, "test") if test_source else None, mixture)
+    mixture = (
+        mixed(sets, rows, weights, data.mixing == "one_source_per_batch") if len(sets) > 1 else None
+    )
+    return DataSets(
+        rows, validation, held_out(test_source, "test") if test_source else None, mixture
+    )
 
 
 def _split_of(sources: Sequence[recipe.Source], split: Literal["dev", "test"]) -> str | None:
     """The one BEIR folder that is trained on, if it has this split."""
     folder = Path(sources[0].source)
-    there = len(sources) == 1 and (folder / "corpus.jsonl").is_file() and (folder / "qrels" / f"{split}.tsv").is_file()
+    there = (
+        len(sources) == 1
+        and (folder / "corpus.jsonl").is_file()
+        and (folder / "qrels" / f"{split}.tsv").is_file()
+    )
     return sources[0].source if there else None
 
 
@@ -64,10 +90,31 @@ def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
     return int(np.isin([identity(query) for query in held_out.queries], trained).sum())
 
 
-def pair_data(run: recipe.Recipe, data: DataSets, encoder: Encoder, steps: int, refreshed: Refresh | None = None) -> PairData:
-    """Training steps in their order, tokenised as the encoder's contract says; `refreshed` mines their negatives (`trainer.build.refresh`)."""
+def pair_data(
+    run: recipe.Recipe,
+    data: DataSets,
+    encoder: Encoder,
+    steps: int,
+    refreshed: Refresh | None = None,
+) -> PairData:
+    """Training steps in their order, tokenised as the encoder's contract says; `refreshed` mines
+    their negatives (`trainer.build.refresh`).
+    """
     known = known_positives(data.train)
-    make, drawn = build_cross_encoder.collation(run, encoder, known), build_cross_encoder.random_negatives(run, data.train, known)
+    make, drawn = (
+        build_cross_encoder.collation(run, encoder, known),
+        build_cross_encoder.random_negatives(run, data.train, known),
+    )
     size = run.optimization.batch_size
-    order = Steps(data.train, make, run.seed, size, first=0, last=steps, mixture=data.mixture, random_negatives=drawn, refreshed=refreshed)
+    order = Steps(
+        data.train,
+        make,
+        run.seed,
+        size,
+        first=0,
+        last=steps,
+        mixture=data.mixture,
+        random_negatives=drawn,
+        refreshed=refreshed,
+    )
     return PairData(order, data.validation)

@@ -17,20 +17,33 @@ from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
 
 def lightning_trainer(
-    run: recipe.Recipe, folder: RunFolder, steps: int, samples: int, extra: Sequence[lightning.Callback], plan: Plan = SINGLE
+    run: recipe.Recipe,
+    folder: RunFolder,
+    steps: int,
+    samples: int,
+    extra: Sequence[lightning.Callback],
+    plan: Plan = SINGLE,
 ) -> lightning.Trainer:
-    """Lightning's trainer with our log and progress line, early stopping where the recipe asks for it, and `extra` callbacks."""
+    """Lightning's trainer with our log and progress line, early stopping where the recipe asks for
+    it, and `extra` callbacks.
+    """
     every = run.validation.every_steps or steps_per_epoch(samples, run.optimization.batch_size)
     callbacks = [ProgressLine(run.optimization.batch_size, steps), *extra]
     if run.validation.patience is not None:
-        callbacks.append(EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience))
+        callbacks.append(
+            EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience)
+        )
     return lightning.Trainer(
         accelerator=hardware.accelerator(run.machine),
         strategy=lightning_strategy(plan, hardware.accelerator(run.machine)),
         devices=plan.ranks_per_node,
         num_nodes=plan.nodes,
         use_distributed_sampler=False,
-        plugins=[lightning_precision(plan, hardware.precision(run.machine), hardware.accelerator(run.machine))],
+        plugins=[
+            lightning_precision(
+                plan, hardware.precision(run.machine), hardware.accelerator(run.machine)
+            )
+        ],
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=min(every, steps),
@@ -38,7 +51,10 @@ def lightning_trainer(
         num_sanity_val_steps=0,
         gradient_clip_val=run.optimization.gradient_clip_norm,
         callbacks=callbacks,
-        logger=[JsonlLogger(folder.log_path), *tracker_loggers(run.trackers, folder.path, run.name, run.model_dump(mode="json"))],
+        logger=[
+            JsonlLogger(folder.log_path),
+            *tracker_loggers(run.trackers, folder.path, run.name, run.model_dump(mode="json")),
+        ],
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,

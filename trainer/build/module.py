@@ -30,7 +30,11 @@ from trainer.strategies.environment import SINGLE, Plan
 
 def optimizer_settings(settings: recipe.Optimization, total_steps: int) -> OptimizerSettings:
     """Rates filled in where the recipe leaves them to the main one; warm-up in steps."""
-    warmup = settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_ratio * total_steps)
+    warmup = (
+        settings.warmup_steps
+        if settings.warmup_steps is not None
+        else round(settings.warmup_ratio * total_steps)
+    )
     return OptimizerSettings(
         learning_rate=settings.learning_rate,
         head_learning_rate=settings.head_learning_rate or settings.learning_rate,
@@ -48,27 +52,48 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
     if an_epoch == 0:
         raise BadData(
             f"{samples} training rows do not fill one batch of {settings.batch_size}; "
-            + (f"give more rows, or set optimization.batch_size to at most {samples}" if samples > 1 else "give at least two rows")
+            + (
+                f"give more rows, or set optimization.batch_size to at most {samples}"
+                if samples > 1
+                else "give at least two rows"
+            )
         )
     return settings.max_steps or an_epoch * settings.epochs
 
 
-def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Plan = SINGLE, taught_by: Sequence[Teacher] = ()) -> BiEncoder:
-    """The Lightning module of a recipe around an encoder; `taught_by` are its teachers (`trainer.build.students.teachers`)."""
+def lightning_module(
+    run: recipe.Recipe,
+    encoder: Encoder,
+    steps: int,
+    plan: Plan = SINGLE,
+    taught_by: Sequence[Teacher] = (),
+) -> BiEncoder:
+    """The Lightning module of a recipe around an encoder; `taught_by` are its teachers
+    (`trainer.build.students.teachers`).
+    """
     head = None
     if run.kind == "cross_encoder":
         function, temperature = build_cross_encoder.loss(run.objective)
     else:
-        objective, temperature = objective_loss(run.objective, score_function(run), negative_filters(run, encoder))
+        objective, temperature = objective_loss(
+            run.objective, score_function(run), negative_filters(run, encoder)
+        )
         function, head = whole_loss(run, objective, score_function(run), encoder, taught_by)
-    tokens, kept = hardware.micro_batching(run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node)
+    tokens, kept = hardware.micro_batching(
+        run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node
+    )
     return _MODULES[run.kind](
         encoder=encoder,
         encode=partial(in_chunks, encode_of(run, encoder), tokens, kept),
         loss=function,
         temperature=temperature,
-        optimizer=replace(optimizer_settings(run.optimization, steps), fused=hardware.precision(run.machine) != "fp16"),
-        validate=_validation(run, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)),
+        optimizer=replace(
+            optimizer_settings(run.optimization, steps),
+            fused=hardware.precision(run.machine) != "fp16",
+        ),
+        validate=_validation(
+            run, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
+        ),
         head=head,
     )
 
@@ -76,14 +101,22 @@ def lightning_module(run: recipe.Recipe, encoder: Encoder, steps: int, plan: Pla
 _MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Reranker}
 
 
-def _validation(run: recipe.Recipe, encoder: Encoder, how: Precision, tokens: int) -> Callable[[RetrievalSet], Mapping[str, float]]:
+def _validation(
+    run: recipe.Recipe, encoder: Encoder, how: Precision, tokens: int
+) -> Callable[[RetrievalSet], Mapping[str, float]]:
     if isinstance(encoder, CrossEncoder):
-        return build_cross_encoder.Validation(encoder, how, tokens, build_cross_encoder.candidates(run))
+        return build_cross_encoder.Validation(
+            encoder, how, tokens, build_cross_encoder.candidates(run)
+        )
     return partial(_validation_metrics, encoder, how, tokens)
 
 
-def _validation_metrics(encoder: Encoder, how: Precision, tokens: int, held_out: RetrievalSet) -> Mapping[str, float]:
-    metrics = evaluate(encoder, held_out, name="validation", precision=how, micro_batch_tokens=tokens).metrics
+def _validation_metrics(
+    encoder: Encoder, how: Precision, tokens: int, held_out: RetrievalSet
+) -> Mapping[str, float]:
+    metrics = evaluate(
+        encoder, held_out, name="validation", precision=how, micro_batch_tokens=tokens
+    ).metrics
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 

@@ -24,24 +24,50 @@ from trainer.recipe import schema as recipe
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 
 
-def objective_loss(objective: recipe.Objective, score: Score = dot, filters: Sequence[Filter] = ()) -> tuple[Loss, Temperature]:
+def objective_loss(
+    objective: recipe.Objective, score: Score = dot, filters: Sequence[Filter] = ()
+) -> tuple[Loss, Temperature]:
     """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
         case recipe.Contrastive():
-            hardness = Hardness(**objective.hardness.model_dump()) if objective.hardness is not None else None
-            function = partial(objectives.contrastive, symmetric=objective.symmetric, filters=filters, hardness=hardness)
+            hardness = (
+                Hardness(**objective.hardness.model_dump())
+                if objective.hardness is not None
+                else None
+            )
+            function = partial(
+                objectives.contrastive,
+                symmetric=objective.symmetric,
+                filters=filters,
+                hardness=hardness,
+            )
             if objective.xtr_top_k is not None:
-                score, function = xtr, partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k))
-            return partial(_scored, score, function), Temperature(objective.temperature, objective.learn_temperature)
+                score, function = (
+                    xtr,
+                    partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k)),
+                )
+            return partial(_scored, score, function), Temperature(
+                objective.temperature, objective.learn_temperature
+            )
         case recipe.Distillation():
-            function = partial(objectives.distillation, teacher_temperature=objective.teacher_temperature)
-            return partial(_scored, score, function), Temperature(objective.temperature, learned=False)
+            function = partial(
+                objectives.distillation, teacher_temperature=objective.teacher_temperature
+            )
+            return partial(_scored, score, function), Temperature(
+                objective.temperature, learned=False
+            )
         case recipe.MarginMse():
-            return partial(_scored_plainly, score, objectives.margin_mse), Temperature(1.0, learned=False)
+            return partial(_scored_plainly, score, objectives.margin_mse), Temperature(
+                1.0, learned=False
+            )
         case recipe.Cosent():
-            return partial(_scored, score, objectives.cosent), Temperature(objective.temperature, learned=False)
+            return partial(_scored, score, objectives.cosent), Temperature(
+                objective.temperature, learned=False
+            )
         case recipe.Triplet():
-            return partial(_scored_plainly, score, partial(objectives.triplet, margin=objective.margin)), Temperature(1.0, learned=False)
+            return partial(
+                _scored_plainly, score, partial(objectives.triplet, margin=objective.margin)
+            ), Temperature(1.0, learned=False)
         case recipe.Pointwise() | recipe.Pairwise() | recipe.Listwise() | recipe.LambdaLoss():
             return build_cross_encoder.loss(objective)
         case _:
@@ -49,7 +75,9 @@ def objective_loss(objective: recipe.Objective, score: Score = dot, filters: Seq
 
 
 def score_function(run: recipe.Recipe) -> Score:
-    """How the family compares a query with a document, computed as the machine wishes. Raises BadRecipe for kernels that are not there."""
+    """How the family compares a query with a document, computed as the machine wishes. Raises
+    BadRecipe for kernels that are not there.
+    """
     if run.kind != "colbert":
         return dot
     match run.machine.maxsim:
@@ -58,9 +86,13 @@ def score_function(run: recipe.Recipe) -> Score:
         case "plain":
             return plain_maxsim
         case "kernels":
-            if hardware.accelerator(run.machine) != "cuda" or find_spec("late_interaction_kernels") is None:
+            if (
+                hardware.accelerator(run.machine) != "cuda"
+                or find_spec("late_interaction_kernels") is None
+            ):
                 raise BadRecipe(
-                    "machine.maxsim=kernels needs an NVIDIA GPU and the package late-interaction-kernels (pip install 'nearfar[kernels]'); "
+                    "machine.maxsim=kernels needs an NVIDIA GPU and the package "
+                    "late-interaction-kernels (pip install 'nearfar[kernels]'); "
                     "use machine.maxsim=auto"
                 )
             return kernel_maxsim
@@ -69,30 +101,46 @@ def score_function(run: recipe.Recipe) -> Score:
 
 
 def negative_filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
-    """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another tokenizer than the encoder's."""
+    """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another
+    tokenizer than the encoder's.
+    """
     found: list[Filter] = []
     if not isinstance(run.objective, recipe.Contrastive):
         return found
     if run.refresh is not None:
         found.append(objectives.repeated_positives)
     if run.objective.guide is not None:
-        guide = read_encoder(run.objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
+        guide = (
+            read_encoder(run.objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
+        )
         if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
             raise BadRecipe(
-                f"objective.guide={run.objective.guide} cuts texts into other tokens than {run.model.backbone}, and a batch holds the tokens of one; "
-                "take a guide with the same tokenizer, such as a larger model of the same family or the model before training"
+                f"objective.guide={run.objective.guide} cuts texts into other tokens than "
+                f"{run.model.backbone}, and a batch holds the tokens of one; "
+                "take a guide with the same tokenizer, such as a larger model of the same family "
+                "or the model before training"
             )
         in_parts = in_chunks(guide, hardware.micro_batch_tokens(run.machine))
-        outscoring = partial(objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin)
+        outscoring = partial(
+            objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin
+        )
         found.append(outscoring if run.matryoshka is None else latest(outscoring))
     if run.objective.teacher_margin is not None:
         found.append(partial(objectives.taught_better, margin=run.objective.teacher_margin))
     return found
 
 
-def _scored(score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, temperature: torch.Tensor) -> Outcome:
+def _scored(
+    score: Score,
+    objective: Callable[..., Outcome],
+    batch: Batch,
+    encode: Encode,
+    temperature: torch.Tensor,
+) -> Outcome:
     return objective(batch, encode, score, temperature)
 
 
-def _scored_plainly(score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor) -> Outcome:
+def _scored_plainly(
+    score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor
+) -> Outcome:
     return objective(batch, encode, score)

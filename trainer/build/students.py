@@ -1,4 +1,6 @@
-"""What a recipe says of students and teachers, as objects: where a student starts, who teaches it, and the loss that comes of it."""
+"""What a recipe says of students and teachers, as objects: where a student starts, who teaches it,
+and the loss that comes of it.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -40,9 +42,11 @@ _TEXTS_OF_A_ROLE = 2048
 
 
 def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
-    """Puts the new projection on the principal directions of training texts where the recipe asks for it: the same on every rank, every time.
+    """Puts the new projection on the principal directions of training texts where the recipe asks
+    for it: the same on every rank, every time.
 
-    Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is the folder's own, or matryoshka does not fit the model.
+    Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is
+    the folder's own, or matryoshka does not fit the model.
     """
     check_whole(run, encoder)
     if run.model.projection_start == "orthogonal":
@@ -51,72 +55,114 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     projection = encoder.projection
     if projection is None or not projection.is_new:
         raise BadRecipe(
-            f"model.projection_start=pca would undo what is learned: {run.model.backbone} has a projection to {encoder.dimensions} dimensions already; "
-            "set model.projection_start to orthogonal, which leaves it, or another model.projection_dimensions"
+            f"model.projection_start=pca would undo what is learned: {run.model.backbone} has a "
+            f"projection to {encoder.dimensions} dimensions already; "
+            "set model.projection_start to orthogonal, which leaves it, or another "
+            "model.projection_dimensions"
         )
     if projection.out_features > projection.in_features:
         raise BadRecipe(
-            f"model.projection_start=pca finds at most {projection.in_features} directions, the width of the backbone, and model.projection_dimensions asks "
-            f"for {projection.out_features}; ask for fewer, or set model.projection_start to orthogonal"
+            f"model.projection_start=pca finds at most {projection.in_features} directions, the "
+            f"width of the backbone, and model.projection_dimensions asks "
+            f"for {projection.out_features}; ask for fewer, or set model.projection_start to "
+            f"orthogonal"
         )
     encoder.to(hardware.device(run.machine))
-    vectors = [encode(encoder.without_projection(), some_texts(rows, role), role, hardware.micro_batch_tokens(run.machine)) for role in _ROLES]
+    vectors = [
+        encode(
+            encoder.without_projection(),
+            some_texts(rows, role),
+            role,
+            hardware.micro_batch_tokens(run.machine),
+        )
+        for role in _ROLES
+    ]
     together = torch.from_numpy(np.concatenate(vectors))
     if len(together) < projection.out_features:
-        raise BadData(f"{len(together)} distinct training texts do not span {projection.out_features} directions; give more, or fewer dimensions")
+        raise BadData(
+            f"{len(together)} distinct training texts do not span {projection.out_features} "
+            f"directions; give more, or fewer dimensions"
+        )
     projection.load_state_dict({"weight": principal_directions(together, projection.out_features)})
 
 
 def check_whole(run: recipe.Recipe, encoder: Encoder) -> None:
-    """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the model's own, BadModel for layers of one without."""
+    """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the
+    model's own, BadModel for layers of one without.
+    """
     if run.matryoshka is None:
         return
     dimensions, layers = run.matryoshka.dimensions, run.matryoshka.layers
     if dimensions is not None and max(dimensions) != encoder.dimensions:
         raise BadRecipe(
-            f"matryoshka.dimensions={list(dimensions)}: the model's vectors have {encoder.dimensions} numbers, and that width must be the "
+            f"matryoshka.dimensions={list(dimensions)}: the model's vectors have "
+            f"{encoder.dimensions} numbers, and that width must be the "
             "largest trained, or the numbers behind it would stay as they are"
         )
     if layers is not None and max(layers) != depth_of(encoder):
         raise BadRecipe(
-            f"matryoshka.layers={list(layers)}: the model has {depth_of(encoder)} layers, and that number must be the largest trained, or the layers "
+            f"matryoshka.layers={list(layers)}: the model has {depth_of(encoder)} layers, and "
+            f"that number must be the largest trained, or the layers "
             "behind it would stay as they are; for a model of fewer layers set model.layers"
         )
 
 
 def encode_of(run: recipe.Recipe, encoder: Encoder) -> Encode:
-    """What `whole_loss` takes: the encoder, or its embeddings at all depths that matryoshka trains. Raises BadModel where it has no such layers."""
-    return AtDepths(encoder, run.matryoshka.layers) if run.matryoshka is not None and run.matryoshka.layers is not None else encoder
+    """What `whole_loss` takes: the encoder, or its embeddings at all depths that matryoshka trains.
+    Raises BadModel where it has no such layers.
+    """
+    return (
+        AtDepths(encoder, run.matryoshka.layers)
+        if run.matryoshka is not None and run.matryoshka.layers is not None
+        else encoder
+    )
 
 
 _ROLES: tuple[Role, Role] = ("query", "document")
 
 
 def some_texts(rows: Rows, role: Role) -> list[str]:
-    """Up to 2 048 distinct queries or positives, those of the smallest identities: the same whatever the order of the rows."""
-    _, first = np.unique(rows.identities("query" if role == "query" else "positive"), return_index=True)
+    """Up to 2 048 distinct queries or positives, those of the smallest identities: the same
+    whatever the order of the rows.
+    """
+    _, first = np.unique(
+        rows.identities("query" if role == "query" else "positive"), return_index=True
+    )
     chosen = (rows[int(row)] for row in first[:_TEXTS_OF_A_ROLE])
     return [row.query if role == "query" else row.positive for row in chosen]
 
 
 def locate_others(run: recipe.Recipe) -> None:
-    """Raises BadModel for a teacher, or the first stage of validation, that is not there, before anything slow."""
-    for name in (*(run.teacher.models if run.teacher is not None else ()), run.validation.first_stage):
+    """Raises BadModel for a teacher, or the first stage of validation, that is not there, before
+    anything slow.
+    """
+    for name in (
+        *(run.teacher.models if run.teacher is not None else ()),
+        run.validation.first_stage,
+    ):
         if name is not None:
             locate(name)
 
 
 def teachers(run: recipe.Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
-    """The teachers of a recipe, with what they make of the training texts; `replace`: also where what is kept was made of something else.
+    """The teachers of a recipe, with what they make of the training texts; `replace`: also where
+    what is kept was made of something else.
 
-    Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher of the wrong family.
+    Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher
+    of the wrong family.
     """
-    return [_teacher(run, name, rows, replace) for name in run.teacher.models] if run.teacher is not None else []
+    return (
+        [_teacher(run, name, rows, replace) for name in run.teacher.models]
+        if run.teacher is not None
+        else []
+    )
 
 
 def kept_in(run: recipe.Recipe, name: str) -> Path:
     """Where the vectors of the teacher of this name are kept: apart from those of every other."""
-    place = hashlib.sha256(str(Path(name).resolve() if Path(name).is_dir() else name).encode()).hexdigest()[:8]
+    place = hashlib.sha256(
+        str(Path(name).resolve() if Path(name).is_dir() else name).encode()
+    ).hexdigest()[:8]
     return Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
 
 
@@ -124,10 +170,26 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teache
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     late = isinstance(model, LateInteractionEncoder)
     if late and isinstance(run.teacher, recipe.TaughtVectors):
-        raise BadRecipe(f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set teacher.kind to distribution")
+        raise BadRecipe(
+            f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set "
+            f"teacher.kind to distribution"
+        )
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(kept_in(run, name), model, rows, run.data.negatives_per_query, tokens, _say, replace, partial(searched_texts, run, rows))
-    return Teacher(found.embeddings if run.matryoshka is None else latest(found.embeddings), maxsim if late else dot, found.dimensions)
+    found = taught_vectors(
+        kept_in(run, name),
+        model,
+        rows,
+        run.data.negatives_per_query,
+        tokens,
+        _say,
+        replace,
+        partial(searched_texts, run, rows),
+    )
+    return Teacher(
+        found.embeddings if run.matryoshka is None else latest(found.embeddings),
+        maxsim if late else dot,
+        found.dimensions,
+    )
 
 
 def _say(text: str) -> None:
@@ -137,30 +199,53 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def whole_loss(run: recipe.Recipe, objective: Loss, score: Score, encoder: Encoder, taught_by: Sequence[Teacher]) -> tuple[Loss, nn.Module | None]:
-    """The objective, with what the teachers teach beside it and at all widths and depths where the recipe says so; and a layer to be trained with it.
+def whole_loss(
+    run: recipe.Recipe,
+    objective: Loss,
+    score: Score,
+    encoder: Encoder,
+    taught_by: Sequence[Teacher],
+) -> tuple[Loss, nn.Module | None]:
+    """The objective, with what the teachers teach beside it and at all widths and depths where the
+    recipe says so; and a layer to be trained with it.
 
     Raises BadRecipe for widths or depths that the model does not have.
     """
     loss, head = objective, None
     if run.teacher is not None:
         head = _head(run, encoder, taught_by)
-        loss = partial(_beside, run.teacher, objective, _lesson(run.teacher, score, taught_by, head))
+        loss = partial(
+            _beside, run.teacher, objective, _lesson(run.teacher, score, taught_by, head)
+        )
     if (nest := run.matryoshka) is not None:
         check_whole(run, encoder)
-        widths, depths = _weighted(nest.dimensions, nest.weights), _weighted(nest.layers, nest.layer_weights)
+        widths, depths = (
+            _weighted(nest.dimensions, nest.weights),
+            _weighted(nest.layers, nest.layer_weights),
+        )
         normalize = isinstance(encoder, DenseEncoder) and encoder.contract.normalize
         loss = partial(nested, widths, depths, loss, normalize)
     return loss, head
 
 
-def _weighted(sizes: Sequence[int] | None, weights: Sequence[float] | None) -> dict[int | None, float]:
-    return {None: 1.0} if sizes is None else dict(zip(sizes, weights or (1.0,) * len(sizes), strict=True))
+def _weighted(
+    sizes: Sequence[int] | None, weights: Sequence[float] | None
+) -> dict[int | None, float]:
+    return (
+        {None: 1.0}
+        if sizes is None
+        else dict(zip(sizes, weights or (1.0,) * len(sizes), strict=True))
+    )
 
 
 def _head(run: recipe.Recipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
-    """From the student's width to the teacher's where vectors are learned and the widths differ; drawn from the recipe's seed."""
-    if not isinstance(run.teacher, recipe.TaughtVectors) or taught_by[0].dimensions == encoder.dimensions:
+    """From the student's width to the teacher's where vectors are learned and the widths differ;
+    drawn from the recipe's seed.
+    """
+    if (
+        not isinstance(run.teacher, recipe.TaughtVectors)
+        or taught_by[0].dimensions == encoder.dimensions
+    ):
         return None
     head = Projection(encoder.dimensions, taught_by[0].dimensions, bias=False)
     nn.init.orthogonal_(head.weight, generator=torch.Generator().manual_seed(run.seed))
@@ -170,23 +255,44 @@ def _head(run: recipe.Recipe, encoder: Encoder, taught_by: Sequence[Teacher]) ->
 Lesson = Callable[[Batch, Encode], torch.Tensor]
 
 
-def _lesson(teacher: recipe.Teacher, score: Score, taught_by: Sequence[Teacher], head: nn.Module | None) -> Lesson:
+def _lesson(
+    teacher: recipe.Teacher, score: Score, taught_by: Sequence[Teacher], head: nn.Module | None
+) -> Lesson:
     match teacher:
         case recipe.TaughtDistribution():
-            function = teaching.batch_distribution if teacher.candidates == "batch" else teaching.candidate_distribution
+            function = (
+                teaching.batch_distribution
+                if teacher.candidates == "batch"
+                else teaching.candidate_distribution
+            )
             return partial(
-                function, score=score, teachers=taught_by, temperature=teacher.temperature, teacher_temperature=teacher.teacher_temperature
+                function,
+                score=score,
+                teachers=taught_by,
+                temperature=teacher.temperature,
+                teacher_temperature=teacher.teacher_temperature,
             )
         case recipe.TaughtMargins():
             return partial(teaching.margins, score=score, teachers=taught_by)
         case recipe.TaughtVectors():
-            return partial(teaching.vectors, teachers=taught_by, head=head, cosine=teacher.distance == "cosine")
+            return partial(
+                teaching.vectors, teachers=taught_by, head=head, cosine=teacher.distance == "cosine"
+            )
         case _:
             assert_never(teacher)
 
 
-def _beside(teacher: recipe.Teacher, objective: Loss, lesson: Lesson, batch: Batch, encode: Encode, temperature: torch.Tensor) -> objectives.Outcome:
-    """Both in one pass through the encoder; each is a mean over the global batch, so weights mean the same on any number of ranks."""
+def _beside(
+    teacher: recipe.Teacher,
+    objective: Loss,
+    lesson: Lesson,
+    batch: Batch,
+    encode: Encode,
+    temperature: torch.Tensor,
+) -> objectives.Outcome:
+    """Both in one pass through the encoder; each is a mean over the global batch, so weights mean
+    the same on any number of ranks.
+    """
     encode = once(encode)
     taught = lesson(batch, encode)
     if teacher.objective_weight == 0:

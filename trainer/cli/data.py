@@ -16,9 +16,21 @@ app = typer.Typer(no_args_is_help=True, help="Build data sets and look at them."
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="azure-cli (the quickstart's), or a BEIR set such as scifact where there is a network")],
-    folder: Annotated[Path, typer.Option("--folder", "-o", help="the set is written to FOLDER/NAME")] = Path("data"),
-    wheel: Annotated[Path | None, typer.Option(help="azure-cli only: a wheel that was downloaded before")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "azure-cli (the quickstart's), or a BEIR set such as scifact where there is a"
+                " network"
+            )
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--folder", "-o", help="the set is written to FOLDER/NAME")
+    ] = Path("data"),
+    wheel: Annotated[
+        Path | None, typer.Option(help="azure-cli only: a wheel that was downloaded before")
+    ] = None,
 ) -> None:
     """Build a named data set in BEIR layout (corpus.jsonl, queries.jsonl, qrels/)."""
     from trainer.data.prepare.named_sets import prepare as build
@@ -33,13 +45,34 @@ def prepare(
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="a data file, a folder in BEIR layout, a saved data set or the name of a hub data set")],
-    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title")] = None,
-    max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more rows are bad than this share")] = 0.001,
-    rejected: Annotated[Path | None, typer.Option(help="write every bad row's place and reason to this file, as JSON Lines")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON object")] = False,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "a data file, a folder in BEIR layout, a saved data set or the name of a hub"
+                " data set"
+            )
+        ),
+    ],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title"),
+    ] = None,
+    max_bad_rows_ratio: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="exit with 87 when more rows are bad than this share"),
+    ] = 0.001,
+    rejected: Annotated[
+        Path | None,
+        typer.Option(help="write every bad row's place and reason to this file, as JSON Lines"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print everything as one JSON object")
+    ] = False,
 ) -> None:
-    """Say what was understood of a data set: columns, counts, lengths, duplicates, bad rows, leaks between splits."""
+    """Say what was understood of a data set: columns, counts, lengths, duplicates, bad rows, leaks
+    between splits.
+    """
     from dataclasses import asdict
 
     from rich.console import Console
@@ -56,7 +89,9 @@ def check(
         findings = look(source, columns, max_bad_rows_ratio, bad_rows.append if rejected else None)
     finally:
         if rejected:
-            rejected.write_text("".join(json.dumps(asdict(bad)) + "\n" for bad in bad_rows), encoding="utf-8")
+            rejected.write_text(
+                "".join(json.dumps(asdict(bad)) + "\n" for bad in bad_rows), encoding="utf-8"
+            )
     if as_json:
         typer.echo(json.dumps(findings.to_json(), indent=2))
     else:
@@ -80,16 +115,31 @@ def _show(findings: "Findings", console: "Console") -> None:
         say(f"  {role:<9} from column {', '.join(visible(name, 60) for name in names)}")
     if report.ignored_columns:
         say(f"  not used: {', '.join(visible(name, 60) for name in report.ignored_columns[:20])}")
-    table = Table("split", "pairs", "queries", "documents", "positives a query", "negatives a pair", "scores", box=None, header_style="dim")
+    table = Table(
+        "split",
+        "pairs",
+        "queries",
+        "documents",
+        "positives a query",
+        "negatives a pair",
+        "scores",
+        box=None,
+        header_style="dim",
+    )
     for part in findings.parts:
-        positives, negatives = (_range(spread) for spread in (part.positives_per_query, part.negatives_per_pair))
+        positives, negatives = (
+            _range(spread) for spread in (part.positives_per_query, part.negatives_per_pair)
+        )
         scores = "none" if part.labels is None else f"{part.labels[0]:g} to {part.labels[1]:g}"
         counts = (f"{count:,}" for count in (part.pairs, part.queries, part.answering_documents))
         table.add_row(part.name, *counts, positives, negatives, scores)
     console.print(table)
     _show_lengths(findings, console)
     first = findings.parts[0].example
-    say(f"First pair\n  query     {visible(first['query'], 100)}\n  positive  {visible(first['positive'], 100)}")
+    say(
+        f"First pair\n  query     {visible(first['query'], 100)}\n  positive "
+        f" {visible(first['positive'], 100)}"
+    )
     _show_problems(findings, say)
 
 
@@ -102,10 +152,14 @@ def _range(spread: "Spread") -> str:
 def _show_lengths(findings: "Findings", console: "Console") -> None:
     from rich.table import Table
 
-    table = Table("length in words", "shortest", "median", "95 %", "longest", box=None, header_style="dim")
+    table = Table(
+        "length in words", "shortest", "median", "95 %", "longest", box=None, header_style="dim"
+    )
 
     def add(name: str, spread: "Spread") -> None:
-        table.add_row(name, *(f"{count:,}" for count in (spread.min, spread.median, spread.p95, spread.max)))
+        table.add_row(
+            name, *(f"{count:,}" for count in (spread.min, spread.median, spread.p95, spread.max))
+        )
 
     for part in findings.parts:
         add(f"{part.name}: queries", part.query_words)
@@ -135,12 +189,22 @@ def _show_problems(findings: "Findings", say) -> None:  # type: ignore[no-untype
     for reason, count in report.bad.items():
         say(f"Bad rows, {visible(reason, 100)}: {count:,}", "yellow")
         for bad in [bad for bad in report.bad_rows if bad.reason == reason][:5]:
-            say(f"  {visible(bad.source, 200)}" + (f": {visible(bad.detail, 200)}" if bad.detail else ""))
+            say(
+                f"  {visible(bad.source, 200)}"
+                + (f": {visible(bad.detail, 200)}" if bad.detail else "")
+            )
     for leak in findings.leaks:
-        say(f"Leak: {leak.count:,} of {leak.splits[1]} have {leak.kind} in {leak.splits[0]}", "yellow")
+        say(
+            f"Leak: {leak.count:,} of {leak.splits[1]} have {leak.kind} in {leak.splits[0]}",
+            "yellow",
+        )
         for example in leak.examples:
             say(f"  {visible(example, 100)}")
     if findings.problem:
         say(visible(findings.problem.splitlines()[0]), "red")
     else:
-        say(f"Ready: {report.rows_kept:,} pairs from {report.rows_read:,} lines, {report.bad_count:,} set aside.", "green")
+        say(
+            f"Ready: {report.rows_kept:,} pairs from {report.rows_read:,} lines,"
+            f" {report.bad_count:,} set aside.",
+            "green",
+        )

@@ -17,26 +17,51 @@ _TEXTS_AT_ONCE = 65536
 
 def encode(
     model: Annotated[str, typer.Argument(help="folder or name of a model", show_default=False)],
-    role: Annotated[Literal["document", "query"], typer.Option("--as", help="whose prompt and length to use")] = "document",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="file to write instead of standard output", show_default=False)] = None,
+    role: Annotated[
+        Literal["document", "query"], typer.Option("--as", help="whose prompt and length to use")
+    ] = "document",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="file to write instead of standard output", show_default=False
+        ),
+    ] = None,
     dimensions: Annotated[
-        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="use only the first so many numbers of each vector, as matryoshka trains them",
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="use only the first so many layers, as matryoshka trains them", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="use only the first so many layers, as matryoshka trains them",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="bf16 is faster and moves the third digit; auto: where the hardware has it")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(
+            help="bf16 is faster and moves the third digit; auto: where the hardware has it"
+        ),
     ] = "fp32",
 ) -> None:
-    """Read one text a line from standard input, write float32 vectors in NumPy's format: nearfar encode MODEL < texts.txt > vectors.npy"""
+    """Read one text a line from standard input, write float32 vectors in NumPy's format: nearfar
+    encode MODEL < texts.txt > vectors.npy
+    """
     import os
     import sys
 
     from trainer.errors import BadData
 
     if out is None and sys.stdout.isatty():
-        raise BadData("vectors are binary and would garble a terminal; send them to a file: nearfar encode MODEL < texts.txt > vectors.npy")
+        raise BadData(
+            "vectors are binary and would garble a terminal; send them to a file: nearfar encode"
+            " MODEL < texts.txt > vectors.npy"
+        )
     if sys.stdin.isatty():
         print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
     texts = _lines(sys.stdin.buffer)
@@ -48,7 +73,9 @@ def encode(
 
     machine = recipe.Machine(precision=precision)
     encoder = read_encoder(model)
-    encoder = (encoder if layers is None else first_layers(encoder, layers)).to(hardware.accelerator(machine))
+    encoder = (encoder if layers is None else first_layers(encoder, layers)).to(
+        hardware.accelerator(machine)
+    )
     encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
     if out is None:
         _write(encoder, texts, role, hardware.precision(machine), sys.stdout.buffer)
@@ -59,13 +86,17 @@ def encode(
             _write(encoder, texts, role, hardware.precision(machine), file)
         partial.replace(out)
     except OSError as error:
-        raise BadData(f"cannot write {out}: {error.strerror}; choose another place with -o") from error
+        raise BadData(
+            f"cannot write {out}: {error.strerror}; choose another place with -o"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _lines(stream: "Iterable[bytes]") -> list[str]:
-    """Every line as a text. Raises BadData naming a line that is blank or not UTF-8: leaving it out would shift all later vectors."""
+    """Every line as a text. Raises BadData naming a line that is blank or not UTF-8: leaving it out
+    would shift all later vectors.
+    """
     from trainer.errors import BadData
 
     texts = []
@@ -73,16 +104,28 @@ def _lines(stream: "Iterable[bytes]") -> list[str]:
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise BadData(f"line {number} of the input is not UTF-8 (byte {error.start}); convert the file first") from error
+            raise BadData(
+                f"line {number} of the input is not UTF-8 (byte {error.start}); convert the file"
+                " first"
+            ) from error
         if not text.strip():
-            raise BadData(f"line {number} of the input is blank; every line gets one vector, so take blank lines out first, e.g. `grep -v '^\\s*$'`")
+            raise BadData(
+                f"line {number} of the input is blank; every line gets one vector, so take blank"
+                " lines out first, e.g. `grep -v '^\\s*$'`"
+            )
         texts.append(text)
     if not texts:
         raise BadData("the input is empty; give one text a line")
     return texts
 
 
-def _write(encoder: "DenseEncoder", texts: list[str], role: Literal["document", "query"], precision: "Precision", file: "BinaryIO") -> None:
+def _write(
+    encoder: "DenseEncoder",
+    texts: list[str],
+    role: Literal["document", "query"],
+    precision: "Precision",
+    file: "BinaryIO",
+) -> None:
     import sys
 
     import numpy as np

@@ -18,33 +18,79 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="folders or names; the first is the one in question", show_default=False)],
-    data: Annotated[str, typer.Option(help="folder in BEIR layout, or a data file", show_default=False)],
-    split: Annotated[Literal["train", "dev", "test"], typer.Option(help="of a BEIR folder or hub data set")] = "test",
-    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title")] = None,
-    max_queries: Annotated[int | None, typer.Option(min=1, help="take only so many queries, chosen by hash", show_default=False)] = None,
-    bm25: Annotated[bool, typer.Option(help="also measure search by words")] = True,
-    index: Annotated[Path | None, typer.Option(help="also measure the one model by this index of the set's corpus", show_default=False)] = None,
-    rerank: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="also measure each model with this cross-encoder behind it", show_default=False)
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="folders or names; the first is the one in question",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="folder in BEIR layout, or a data file", show_default=False)
+    ],
+    split: Annotated[
+        Literal["train", "dev", "test"], typer.Option(help="of a BEIR folder or hub data set")
+    ] = "test",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title"),
     ] = None,
-    rerank_depth: Annotated[int, typer.Option(min=1, help="documents of each query that the cross-encoder puts in order")] = 100,
-    out: Annotated[Path | None, typer.Option(help="write everything measured to this JSON file", show_default=False)] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(min=1, help="take only so many queries, chosen by hash", show_default=False),
+    ] = None,
+    bm25: Annotated[bool, typer.Option(help="also measure search by words")] = True,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="also measure the one model by this index of the set's corpus", show_default=False
+        ),
+    ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="also measure each model with this cross-encoder behind it",
+            show_default=False,
+        ),
+    ] = None,
+    rerank_depth: Annotated[
+        int,
+        typer.Option(min=1, help="documents of each query that the cross-encoder puts in order"),
+    ] = 100,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="write everything measured to this JSON file", show_default=False),
+    ] = None,
     examples: Annotated[int, typer.Option(min=0, help="searches to show")] = 3,
     dimensions: Annotated[
-        int | None, typer.Option(min=1, help="use only the first so many numbers of each vector, as matryoshka trains them", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="use only the first so many numbers of each vector, as matryoshka trains them",
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="use only the first so many layers, as matryoshka trains them; as many as --index was made with if not given",
+            help=(
+                "use only the first so many layers, as matryoshka trains them; as many as --index"
+                " was made with if not given"
+            ),
             show_default=False,
         ),
     ] = None,
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="auto: bf16 where the hardware has it")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="auto: bf16 where the hardware has it"),
+    ] = "auto",
 ) -> None:
-    """Measure models on judged queries; each other model, and BM25, is compared with the first by a paired test."""
+    """Measure models on judged queries; each other model, and BM25, is compared with the first by a
+    paired test.
+    """
     import sys
 
     from trainer.build import hardware
@@ -63,7 +109,9 @@ def evaluate(
     if index is not None and len(models) > 1:
         raise BadRecipe("an index is of one model; name that one alone beside --index")
     if out is not None and not out.absolute().parent.is_dir():
-        raise BadRecipe(f"--out {out}: the folder {out.absolute().parent} does not exist; make it first")
+        raise BadRecipe(
+            f"--out {out}: the folder {out.absolute().parent} does not exist; make it first"
+        )
     for model in models:
         locate(model)
     columns = dict(pair.partition("=")[::2] for pair in column or ())
@@ -76,16 +124,29 @@ def evaluate(
     opened = open_index(index) if index is not None else None
     loaded = {}
     if opened is not None:
-        loaded[models[0]] = model_of_index(opened.folder, opened.manifest, models[0], layers, dimensions).to(device)
+        loaded[models[0]] = model_of_index(
+            opened.folder, opened.manifest, models[0], layers, dimensions
+        ).to(device)
         layers = layers or opened.manifest.layers
         check_fits(loaded[models[0]], opened, judged)
     systems: list[SystemResult] = [evaluate_bm25(judged)] if bm25 else []
     for model in reversed(models):
         print(f"measuring {model}", file=sys.stderr, flush=True)
-        cut = [f"{count} {what}" for count, what in ((layers, "layers"), (dimensions, "dimensions")) if count is not None]
+        cut = [
+            f"{count} {what}"
+            for count, what in ((layers, "layers"), (dimensions, "dimensions"))
+            if count is not None
+        ]
         name = f"{model} at {', '.join(cut)}" if cut else model
         systems += _measured(
-            name, loaded.get(model) or read_cut(model, layers, dimensions).to(device), judged, how, opened, second, f" + {rerank}", rerank_depth
+            name,
+            loaded.get(model) or read_cut(model, layers, dimensions).to(device),
+            judged,
+            how,
+            opened,
+            second,
+            f" + {rerank}",
+            rerank_depth,
         )
     evaluation = compare(judged, split, systems)
     if out is not None:
@@ -109,7 +170,9 @@ def _measured(
     second_name: str,
     depth: int,
 ) -> "list[SystemResult]":
-    """The model by exact search, by the index where there is one, and what was found last in the cross-encoder's order where there is one."""
+    """The model by exact search, by the index where there is one, and what was found last in the
+    cross-encoder's order where there is one.
+    """
     import sys
 
     from trainer.evaluation.by_index import index_run
@@ -121,7 +184,11 @@ def _measured(
         runs[f"{name} by {index.folder.name}"] = index_run(encoder, index, judged, k, how)
     if second is not None:
         last = list(runs)[-1]
-        print(f"re-ranking {depth} documents of each of {len(judged.queries):,} queries", file=sys.stderr, flush=True)
+        print(
+            f"re-ranking {depth} documents of each of {len(judged.queries):,} queries",
+            file=sys.stderr,
+            flush=True,
+        )
         runs[last + second_name] = rerank_run(second, runs[last], judged, depth, how)
     return [evaluate_run(run, judged, of) for of, run in runs.items()]
 

@@ -19,13 +19,27 @@ if TYPE_CHECKING:
 
 
 def fit(
-    recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)] = None,
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)
+    ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="move a former run of this name aside, and make anew what a teacher kept of something else")
+        bool,
+        typer.Option(
+            "--replace",
+            help=(
+                "move a former run of this name aside, and make anew what a teacher kept of"
+                " something else"
+            ),
+        ),
     ] = False,
 ) -> None:
-    """Train a model by a recipe; prints it against the base model and BM25 where there is a test set."""
+    """Train a model by a recipe; prints it against the base model and BM25 where there is a test
+    set.
+    """
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
     from trainer.strategies.deepspeed_settings import settle_device
@@ -33,7 +47,9 @@ def fit(
 
     run, plan = load_recipe(recipe, overrides or []), plan_from_environment(os.environ)
     if first_rank(os.environ):
-        check_run_folder(Path(run.output) / run.name, replace)  # a mistake up to here is answered before anything heavy is imported
+        check_run_folder(
+            Path(run.output) / run.name, replace
+        )  # a mistake up to here is answered before anything heavy is imported
 
     check_here(plan)
     settle_device(plan.accelerator)  # before transformers is imported
@@ -61,7 +77,11 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     from trainer.recipe.load import dump_recipe
     from trainer.runtime.run_folder import RunFolder
 
-    path, as_written, run = Path(run.output) / run.name, dump_recipe(run), hardware.on_machine(run, plan)
+    path, as_written, run = (
+        Path(run.output) / run.name,
+        dump_recipe(run),
+        hardware.on_machine(run, plan),
+    )
     check_same(as_written, "recipe")
     students.locate_others(run)
     hardware.prepare_machine(run.machine)
@@ -75,9 +95,16 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     _say(_summary(run, data, encoder, steps, plan))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (seen := seen_in_training(data.train, held_out)):
-            _say(f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training queries too; what is measured on them proves nothing")
+            _say(
+                f"warning: {seen:,} of {len(held_out.queries):,} {name} queries are training"
+                " queries too; what is measured on them proves nothing"
+            )
     corpus = run.refresh.corpus if run.refresh is not None else None
-    made = on_first(lambda: RunFolder.create(path, as_written, sys.argv, fingerprint(run.data, len(data.train), corpus), replace))
+    made = on_first(
+        lambda: RunFolder.create(
+            path, as_written, sys.argv, fingerprint(run.data, len(data.train), corpus), replace
+        )
+    )
     with made or RunFolder.of_another_rank(path) as folder:
         before = _evaluate_before(run, data, encoder)
         interrupted = _train(run, data, encoder, steps, folder, plan, taught_by)
@@ -87,7 +114,9 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
         folder.finish("stopped" if interrupted else "done")
         on_first(lambda: _report(folder))
         if interrupted:
-            raise Interrupted(f"before the end, by Ctrl-C; the best weights so far are in {folder.model}")
+            raise Interrupted(
+                f"before the end, by Ctrl-C; the best weights so far are in {folder.model}"
+            )
 
 
 def _say(text: str) -> None:
@@ -100,21 +129,28 @@ def _say(text: str) -> None:
 def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, plan: "Plan") -> str:
     from trainer.build import hardware
 
-    trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+    trained = sum(
+        parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad
+    )
     everything = sum(parameter.numel() for parameter in encoder.parameters())
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
-    mixture = f"{data.mixture.summary(steps, run.optimization.batch_size)}\n" if data.mixture else ""
+    mixture = (
+        f"{data.mixture.summary(steps, run.optimization.batch_size)}\n" if data.mixture else ""
+    )
     ranks = f", {plan.kind} on {plan.ranks} ranks" if plan.ranks > 1 else ""
     return (
-        f"{run.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,} validation queries{test}\n"
-        f"{mixture}"
-        f"{run.model.backbone}, {run.model.tuning.kind}: {trained:,} of {everything:,} weights are trained\n"
-        f"{steps} steps of {run.optimization.batch_size} queries, {hardware.accelerator(run.machine)}, {hardware.precision(run.machine)}{ranks}"
+        f"{run.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
+        f" validation queries{test}\n{mixture}{run.model.backbone}, {run.model.tuning.kind}:"
+        f" {trained:,} of {everything:,} weights are trained\n{steps} steps of"
+        f" {run.optimization.batch_size} queries, {hardware.accelerator(run.machine)},"
+        f" {hardware.precision(run.machine)}{ranks}"
     )
 
 
 def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "list[SystemResult]":
-    """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a test set."""
+    """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without a
+    test set.
+    """
     if data.test is None:
         return []
     from trainer.build import cross_encoder as build_cross_encoder
@@ -131,11 +167,26 @@ def _evaluate_before(run: "Recipe", data: "DataSets", encoder: "Encoder") -> "li
     if untrained:  # its scores are random
         return [bm25] if bm25 else []
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    base = evaluate(encoder, test, name="base", precision=how, micro_batch_tokens=tokens, candidates=build_cross_encoder.candidates(run))
+    base = evaluate(
+        encoder,
+        test,
+        name="base",
+        precision=how,
+        micro_batch_tokens=tokens,
+        candidates=build_cross_encoder.candidates(run),
+    )
     return [bm25, base] if bm25 else [base]
 
 
-def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, folder: "RunFolder", plan: "Plan", taught_by: "list[Teacher]") -> bool:
+def _train(
+    run: "Recipe",
+    data: "DataSets",
+    encoder: "Encoder",
+    steps: int,
+    folder: "RunFolder",
+    plan: "Plan",
+    taught_by: "list[Teacher]",
+) -> bool:
     """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
     from trainer.build import students
     from trainer.build.data import pair_data
@@ -154,7 +205,9 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     metrics = module.validate(data.validation)
     best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
     refreshed = refresh(run, data.train, folder.path / "refresh", steps)
-    trainer = lightning_trainer(run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan)
+    trainer = lightning_trainer(
+        run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan
+    )
     for logger in trainer.loggers:
         logger.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, step=0)
     try:
@@ -166,9 +219,15 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     interrupted = stop.interrupted and trainer.global_step < steps
     trained = encoder_of(run)  # whole and plain, whatever the strategy has made of the other
     if best.restore(trained):
-        _say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before training")
+        _say(
+            f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before"
+            " training"
+        )
         if best.score <= best.base:
-            _say("warning: no validation was better than before training; the base model may serve you better than this one")
+            _say(
+                "warning: no validation was better than before training; the base model may serve"
+                " you better than this one"
+            )
     else:
         students.start(run, trained, data.train)
     if not interrupted:
@@ -177,8 +236,12 @@ def _train(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, fold
     return interrupted
 
 
-def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]") -> None:
-    """Measures the saved folder, as a user will load it, and prints the table, the paired test and three searches."""
+def _evaluate_after(
+    run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]"
+) -> None:
+    """Measures the saved folder, as a user will load it, and prints the table, the paired test and
+    three searches.
+    """
     from trainer.build import cross_encoder as build_cross_encoder
     from trainer.build import hardware
     from trainer.collectives import on_first
@@ -189,7 +252,14 @@ def _evaluate_after(run: "Recipe", data: "DataSets", folder: "RunFolder", before
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
     encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
     candidates = build_cross_encoder.candidates(run)
-    after = evaluate(encoder, data.test, name="fine-tuned", precision=how, micro_batch_tokens=tokens, candidates=candidates)
+    after = evaluate(
+        encoder,
+        data.test,
+        name="fine-tuned",
+        precision=how,
+        micro_batch_tokens=tokens,
+        candidates=candidates,
+    )
     test = data.test
     on_first(lambda: _compare(test, folder, [*before, after]))
 

@@ -1,4 +1,6 @@
-"""The `nearfar` command: its verbs, and how it ends. `--help` is quick because no verb imports anything heavy before it runs."""
+"""The `nearfar` command: its verbs, and how it ends. `--help` is quick because no verb imports
+anything heavy before it runs.
+"""
 
 import atexit
 import os
@@ -9,7 +11,23 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from trainer.cli import add, check, cut, data, delete, encode, evaluate, fit, index, launch, mine, pipeline, recipe, report, search
+from trainer.cli import (
+    add,
+    check,
+    cut,
+    data,
+    delete,
+    encode,
+    evaluate,
+    fit,
+    index,
+    launch,
+    mine,
+    pipeline,
+    recipe,
+    report,
+    search,
+)
 from trainer.errors import Interrupted, NearfarError
 from trainer.storage.visible import visible
 
@@ -18,7 +36,9 @@ READER_GONE = 141
 
 
 class _Verbs(TyperGroup):
-    """The verbs in the order of a user's work, and a quiet end when the reader of our output has gone (`nearfar ... | head`)."""
+    """The verbs in the order of a user's work, and a quiet end when the reader of our output has
+    gone (`nearfar ... | head`).
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -55,13 +75,17 @@ for verb, in_short in (
     (search.search, "Show the documents nearest to a question."),
     (report.report, "Write the page of a run anew."),
 ):
-    app.command(short_help=in_short, context_settings=launch.ANY_WORDS if verb is launch.launch else None)(verb)
+    app.command(
+        short_help=in_short, context_settings=launch.ANY_WORDS if verb is launch.launch else None
+    )(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits: 0 done, 2 bad input, the code of the `NearfarError` raised, 130 on Ctrl-C, 1 with a traceback for a bug."""
+    """Runs the command line and exits: 0 done, 2 bad input, the code of the `NearfarError` raised,
+    130 on Ctrl-C, 1 with a traceback for a bug.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app(prog_name="nearfar")
@@ -82,8 +106,9 @@ def main() -> NoReturn:
 def _leave_at_once() -> NoReturn:
     """Ends one of several ranks without taking the interpreter apart.
 
-    A thread of gloo or of autograd that asks for the interpreter at that moment is unwound through C++, which aborts the process: a run that is
-    saved and whose process group is closed would end with exit code 134, now and then, on a busy machine.
+    A thread of gloo or of autograd that asks for the interpreter at that moment is unwound through
+    C++, which aborts the process: a run that is saved and whose process group is closed would end
+    with exit code 134, now and then, on a busy machine.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -92,7 +117,9 @@ def _leave_at_once() -> NoReturn:
 
 
 def _reader_gone() -> bool:
-    """Whether it is our standard output that nobody reads any more, and not some other pipe or socket."""
+    """Whether it is our standard output that nobody reads any more, and not some other pipe or
+    socket.
+    """
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -16,35 +16,97 @@ if TYPE_CHECKING:
 
 
 def mine(
-    model: Annotated[str, typer.Argument(help="folder or name of the model that searches", show_default=False)],
-    data: Annotated[str, typer.Argument(help="training pairs: a file, a BEIR folder, a hub data set", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the negatives", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="folder or name of the model that searches", show_default=False)
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="training pairs: a file, a BEIR folder, a hub data set", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="folder of the negatives", show_default=False)
+    ],
     teacher: Annotated[
-        str | None, typer.Option(help="model of any kind, a cross-encoder too, that scores what was found, in place of the first", show_default=False)
+        str | None,
+        typer.Option(
+            help=(
+                "model of any kind, a cross-encoder too, that scores what was found, in place of"
+                " the first"
+            ),
+            show_default=False,
+        ),
     ] = None,
     negatives: Annotated[int, typer.Option(min=0, help="per query, of those the model finds")] = 7,
-    bm25_negatives: Annotated[int, typer.Option(min=0, help="per query, of those that share words with it")] = 0,
+    bm25_negatives: Annotated[
+        int, typer.Option(min=0, help="per query, of those that share words with it")
+    ] = 0,
     random_negatives: Annotated[int, typer.Option(min=0, help="per query, any documents")] = 0,
-    depth: Annotated[int, typer.Option(min=1, help="ranks that are looked at, known positives left out")] = 100,
+    depth: Annotated[
+        int, typer.Option(min=1, help="ranks that are looked at, known positives left out")
+    ] = 100,
     skip_top: Annotated[int, typer.Option(min=0, help="ranks left out at the top")] = 0,
-    pick: Annotated[Literal["top", "random"], typer.Option(help="of what is left the best, or any (the same for the same seed)")] = "top",
-    percent_of_positive: Annotated[float, typer.Option(help="a negative scores at most this share of the positive; 0: no such limit")] = 95.0,
-    margin: Annotated[float | None, typer.Option(help="a negative scores at least so much below the positive", show_default=False)] = None,
-    relative_margin: Annotated[float | None, typer.Option(help="the same as a share of the positive's score", show_default=False)] = None,
-    min_score: Annotated[float | None, typer.Option(help="a negative scores at least this", show_default=False)] = None,
-    max_score: Annotated[float | None, typer.Option(help="a negative scores at most this", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
-    split: Annotated[Literal["train", "dev", "test"], typer.Option(help="of a BEIR folder or hub data set")] = "train",
-    column: Annotated[list[str] | None, typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title")] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="further documents to search: JSON Lines, a .txt file, or a BEIR folder", show_default=False)
+    pick: Annotated[
+        Literal["top", "random"],
+        typer.Option(help="of what is left the best, or any (the same for the same seed)"),
+    ] = "top",
+    percent_of_positive: Annotated[
+        float,
+        typer.Option(help="a negative scores at most this share of the positive; 0: no such limit"),
+    ] = 95.0,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="a negative scores at least so much below the positive", show_default=False
+        ),
     ] = None,
-    report: Annotated[bool, typer.Option("--report", help="write report.html too: counts, filters, suspected false negatives")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="remove what another job left in the folder")] = False,
-    max_bad_rows_ratio: Annotated[float, typer.Option(min=0.0, max=1.0, help="exit with 87 when more rows are bad than this share")] = 0.001,
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="of the models; auto: bf16 where the hardware has it")] = "fp32",
+    relative_margin: Annotated[
+        float | None,
+        typer.Option(help="the same as a share of the positive's score", show_default=False),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="a negative scores at least this", show_default=False)
+    ] = None,
+    max_score: Annotated[
+        float | None, typer.Option(help="a negative scores at most this", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
+    split: Annotated[
+        Literal["train", "dev", "test"], typer.Option(help="of a BEIR folder or hub data set")
+    ] = "train",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="ROLE=NAME where a column is not recognised, e.g. --column query=title"),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="further documents to search: JSON Lines, a .txt file, or a BEIR folder",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="write report.html too: counts, filters, suspected false negatives"
+        ),
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="remove what another job left in the folder")
+    ] = False,
+    max_bad_rows_ratio: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="exit with 87 when more rows are bad than this share"),
+    ] = 0.001,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="of the models; auto: bf16 where the hardware has it"),
+    ] = "fp32",
 ) -> None:
-    """Find hard negatives for training pairs, free of what may be right answers; stopped and started again, it goes on."""
+    """Find hard negatives for training pairs, free of what may be right answers; stopped and
+    started again, it goes on.
+    """
     from trainer.data.readers.read import Split
     from trainer.errors import BadRecipe
     from trainer.mining.choose import Options
@@ -56,16 +118,36 @@ def mine(
     if not all(columns.values()):
         raise BadRecipe("--column wants ROLE=NAME, e.g. --column query=title")
     options = Options(
-        negatives, bm25_negatives, random_negatives, depth, skip_top, pick, percent_of_positive, margin, relative_margin, min_score, max_score, seed
+        negatives,
+        bm25_negatives,
+        random_negatives,
+        depth,
+        skip_top,
+        pick,
+        percent_of_positive,
+        margin,
+        relative_margin,
+        min_score,
+        max_score,
+        seed,
     )
     for each in filter(None, (model, teacher)):
         locate(each)
     if teacher is not None and locate(teacher) == locate(model):
-        raise BadRecipe(f"the teacher {teacher} is the model that searches, so its scores would be the same; leave --teacher out, or name another")
+        raise BadRecipe(
+            f"the teacher {teacher} is the model that searches, so its scores would be the same;"
+            " leave --teacher out, or name another"
+        )
     plan = plan_from_environment(os.environ)
     check_here(plan)
     wanted: Split = split
-    source = {"data": data, "split": wanted, "columns": columns, "corpus": corpus, "max_bad_rows_ratio": max_bad_rows_ratio}
+    source = {
+        "data": data,
+        "split": wanted,
+        "columns": columns,
+        "corpus": corpus,
+        "max_bad_rows_ratio": max_bad_rows_ratio,
+    }
     _on_ranks(plan, model, teacher, source, options, WorkFolder(out), replace, report, precision)
 
 
@@ -80,7 +162,9 @@ def _on_ranks(
     page: bool,
     precision: Any,
 ) -> None:
-    """The job on every rank: all encode, each searches its shards, the first alone reads the data, writes and speaks."""
+    """The job on every rank: all encode, each searches its shards, the first alone reads the data,
+    writes and speaks.
+    """
     from contextlib import ExitStack
 
     from trainer.build import hardware
@@ -95,13 +179,17 @@ def _on_ranks(
     from trainer.recipe import schema as recipe
     from trainer.strategies.process_group import process_group
 
-    machine = recipe.Machine(precision=plan.precision or precision, accelerator=plan.accelerator or "auto")
+    machine = recipe.Machine(
+        precision=plan.precision or precision, accelerator=plan.accelerator or "auto"
+    )
     hardware.prepare_machine(machine)
     with process_group(plan, hardware.accelerator(machine)), ExitStack() as stack:
         check_same(f"{model} {teacher} {source} {options}", "command")
         on_first(lambda: stack.enter_context(held(folder.path)))
         how = hardware.precision(machine)
-        manifest = on_first(lambda: _begin(folder, model, teacher, source, options, how, replace)) or {}
+        manifest = (
+            on_first(lambda: _begin(folder, model, teacher, source, options, how, replace)) or {}
+        )
         if folder.is_done:
             _say(f"{folder.path} holds this job, finished")
         else:
@@ -109,20 +197,44 @@ def _on_ranks(
             _say(f"{len(task.queries):,} queries, {len(task.documents):,} documents")
 
             def space(encoder: "Encoder", place: str) -> "Space":
-                return space_of(encoder, task, folder.work / place, precision=how, progress=_progress())
+                return space_of(
+                    encoder, task, folder.work / place, precision=how, progress=_progress()
+                )
 
             second = read_any(teacher).to(hardware.device(machine)) if teacher else None
             joint = isinstance(second, CrossEncoder)
-            scorer = of_texts(by_cross_encoder(second, how), task) if joint else space(second, "teacher") if second else None  # type: ignore[arg-type]
+            scorer = (
+                of_texts(by_cross_encoder(second, how), task)  # type: ignore[arg-type]
+                if joint
+                else space(second, "teacher")
+                if second
+                else None
+            )
             first = read_model(model).to(hardware.device(machine))
-            run(folder, manifest, task, space(first, "model"), options, scorer, _progress() if rank() == 0 else None)
+            run(
+                folder,
+                manifest,
+                task,
+                space(first, "model"),
+                options,
+                scorer,
+                _progress() if rank() == 0 else None,
+            )
         on_first(lambda: _show(folder, page))
 
 
 def _begin(
-    folder: "WorkFolder", model: str, teacher: str | None, source: dict[str, Any], options: "Options", precision: str, replace: bool
+    folder: "WorkFolder",
+    model: str,
+    teacher: str | None,
+    source: dict[str, Any],
+    options: "Options",
+    precision: str,
+    replace: bool,
 ) -> dict[str, Any]:
-    """The manifest of the job, which `folder` has been made ready for: its texts are in the work folder."""
+    """The manifest of the job, which `folder` has been made ready for: its texts are in the work
+    folder.
+    """
     from dataclasses import asdict
 
     from trainer.data.fingerprint import fingerprint_of
@@ -135,7 +247,13 @@ def _begin(
     manifest = {
         "model": fingerprint_of(str(locate(model))),
         "teacher": fingerprint_of(str(locate(teacher))) if teacher else None,
-        "data": fingerprint_of(source["data"]) | {"split": source["split"], "columns": source["columns"]},
+        "data": (
+            fingerprint_of(source["data"])
+            | {
+                "split": source["split"],
+                "columns": source["columns"],
+            }
+        ),
         "corpus": fingerprint_of(source["corpus"]) if source["corpus"] else None,
         "options": asdict(options),
         "precision": precision,
@@ -143,8 +261,14 @@ def _begin(
     folder.begin(manifest, replace)
     if not folder.is_done and not is_written(folder.work):
         _say(f"reading {source['data']}")
-        rows = read_rows(source["data"], source["columns"], source["split"], source["max_bad_rows_ratio"])
-        write_task(folder.work, rows, corpus_texts([source["data"]], rows, source["corpus"], source["max_bad_rows_ratio"]))
+        rows = read_rows(
+            source["data"], source["columns"], source["split"], source["max_bad_rows_ratio"]
+        )
+        write_task(
+            folder.work,
+            rows,
+            corpus_texts([source["data"]], rows, source["corpus"], source["max_bad_rows_ratio"]),
+        )
     return manifest
 
 
@@ -157,16 +281,25 @@ def _show(folder: "WorkFolder", page: bool) -> None:
     found = json.loads(folder.report_path.read_text(encoding="utf-8"))
     negatives = sum(found["negatives"].values())
     print(
-        f"{folder.path / NEGATIVES}: {found['pairs_written']:,} pairs with {negatives / max(1, found['queries'] - found['queries_without_negatives']):.1f} negatives a query"
+        f"{folder.path / NEGATIVES}: {found['pairs_written']:,} pairs with"
+        f" {negatives / max(1, found['queries'] - found['queries_without_negatives']):.1f}"
+        " negatives a query"
     )
     removed = ", ".join(f"{count:,} by {name}" for name, count in found["removed"].items() if count)
-    print(f"removed of {sum(found['candidates'].values()):,} candidates in range: {removed or 'none'}")
+    print(
+        f"removed of {sum(found['candidates'].values()):,} candidates in range: {removed or 'none'}"
+    )
     suspected = found["suspected"]
     print(
-        f"suspected false negatives: {suspected['candidates']:,} candidates of {suspected['queries']:,} queries score above the positive, {suspected['written']:,} were written"
+        f"suspected false negatives: {suspected['candidates']:,} candidates of"
+        f" {suspected['queries']:,} queries score above the positive, {suspected['written']:,} were"
+        " written"
     )
     if found["queries_without_negatives"]:
-        print(f"{found['queries_without_negatives']:,} queries have none left and are not written; {folder.path / WITHOUT} names them and says why")
+        print(
+            f"{found['queries_without_negatives']:,} queries have none left and are not written;"
+            f" {folder.path / WITHOUT} names them and says why"
+        )
     if page:
         from trainer.report.mined import write_mined_page
 

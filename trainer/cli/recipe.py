@@ -13,12 +13,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Explain, check and show recipes.")
 
-RecipeFile = Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)]
+RecipeFile = Annotated[
+    Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)
+]
 
 
 @app.command()
-def explain(key: Annotated[str | None, typer.Argument(help="a key or section, e.g. optimization.learning_rate; none: all of them")] = None) -> None:
+def explain(
+    key: Annotated[
+        str | None,
+        typer.Argument(help="a key or section, e.g. optimization.learning_rate; none: all of them"),
+    ] = None,
+) -> None:
     """What a key means, what it takes, and its default."""
     from trainer.recipe.keys import explain as explanation
 
@@ -60,10 +69,17 @@ def _essentials(recipe: "Recipe") -> list[str]:
     """Four lines on what a recipe does."""
     optimization, tuning = recipe.optimization, recipe.model.tuning
     trained = f"LoRA of rank {tuning.rank}" if tuning.kind == "lora" else "all weights"
-    length = f"{optimization.max_steps} steps" if optimization.max_steps else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
+    length = (
+        f"{optimization.max_steps} steps"
+        if optimization.max_steps
+        else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
+    )
     return [
         f"  model      {recipe.model.backbone}, {trained}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",
-        f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step, {length}, learning rate {optimization.learning_rate:g}",
+        (
+            f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step,"
+            f" {length}, learning rate {optimization.learning_rate:g}"
+        ),
         f"  run        {Path(recipe.output) / recipe.name}",
     ]

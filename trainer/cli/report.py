@@ -6,7 +6,11 @@ from typing import Annotated
 import typer
 
 
-def report(run: Annotated[Path, typer.Argument(help="run folder, e.g. runs/quickstart", show_default=False)]) -> None:
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="run folder, e.g. runs/quickstart", show_default=False)
+    ],
+) -> None:
     """Write report.html of a run from its log and evaluation; print its path."""
     from trainer.report.html import write_report
 

@@ -14,16 +14,40 @@ if TYPE_CHECKING:
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="folder that `nearfar index` made", show_default=False)],
+    index: Annotated[
+        Path, typer.Argument(help="folder that `nearfar index` made", show_default=False)
+    ],
     question: Annotated[str, typer.Argument(help="what is looked for", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="documents to show")] = 5,
-    explain: Annotated[bool, typer.Option("--explain", help="of a late-interaction model: which token of the best document each token met")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the hits as one JSON list, with --explain the matches inside the first")] = False,
-    model: Annotated[str | None, typer.Option(help="where the index's model is now, if it was moved", show_default=False)] = None,
-    rerank: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="a cross-encoder that puts the first documents in a new order", show_default=False)
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="of a late-interaction model: which token of the best document each token met",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="print the hits as one JSON list, with --explain the matches inside the first",
+        ),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="where the index's model is now, if it was moved", show_default=False),
     ] = None,
-    rerank_depth: Annotated[int, typer.Option(min=1, help="documents that the cross-encoder puts in order, -k at least")] = 100,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="a cross-encoder that puts the first documents in a new order",
+            show_default=False,
+        ),
+    ] = None,
+    rerank_depth: Annotated[
+        int, typer.Option(min=1, help="documents that the cross-encoder puts in order, -k at least")
+    ] = 100,
 ) -> None:
     """Show the documents nearest to a question, best first."""
     import json
@@ -39,7 +63,10 @@ def search(
         raise BadData("the question is blank; say what to look for")
     opened = open_index(index)
     if explain and not isinstance(opened, LateIndex):
-        raise BadModel(f"{index} holds one vector a document, so no token can be told from another; --explain wants a late-interaction model's index")
+        raise BadModel(
+            f"{index} holds one vector a document, so no token can be told from another; --explain"
+            " wants a late-interaction model's index"
+        )
     second = read_cross_encoder(rerank) if rerank is not None else None
     encoder = model_of_index(index, opened.manifest, model)
     (found,) = hits(opened, encoder, [question], k if second is None else max(k, rerank_depth))
@@ -54,7 +81,10 @@ def search(
     if not found:
         print(f"{index} has no document left; put some in with `nearfar add`", file=sys.stderr)
     if as_json:
-        shown: list[dict[str, Any]] = [{"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document) for rank, hit in enumerate(found, 1)]
+        shown: list[dict[str, Any]] = [
+            {"rank": rank, "score": round(hit.score, 6)} | asdict(hit.document)
+            for rank, hit in enumerate(found, 1)
+        ]
         for hit, (rank, score) in zip(shown, before, strict=False):
             hit |= {"first_rank": rank, "first_score": round(score, 6)}
         if matches:
@@ -66,22 +96,32 @@ def search(
         _show_matches(matches)
 
 
-def _in_two_stages(encoder: "CrossEncoder", question: str, found: "list[Hit]", k: int) -> "tuple[list[Hit], list[tuple[int, float]]]":
-    """The best k of what the index found in the cross-encoder's order, and the rank and score that the index gave each."""
+def _in_two_stages(
+    encoder: "CrossEncoder", question: str, found: "list[Hit]", k: int
+) -> "tuple[list[Hit], list[tuple[int, float]]]":
+    """The best k of what the index found in the cross-encoder's order, and the rank and score that
+    the index gave each.
+    """
     from dataclasses import replace
 
     from trainer.errors import BadData
     from trainer.retrieval.rerank import score_pairs
 
     if not found:
-        raise BadData("the index has no document to be put in order; add some, or search without --rerank")
+        raise BadData(
+            "the index has no document to be put in order; add some, or search without --rerank"
+        )
     scores = score_pairs(encoder, [(question, hit.document.whole) for hit in found]).tolist()
     order = sorted(range(len(found)), key=lambda place: -scores[place])[:k]
-    return [replace(found[place], score=scores[place]) for place in order], [(place + 1, found[place].score) for place in order]
+    return [replace(found[place], score=scores[place]) for place in order], [
+        (place + 1, found[place].score) for place in order
+    ]
 
 
 def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:
-    """One line a hit for rank, score, id and title, one for the beginning of the text; everything from the corpus escaped. `before`: a remark each."""
+    """One line a hit for rank, score, id and title, one for the beginning of the text; everything
+    from the corpus escaped. `before`: a remark each.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -89,12 +129,21 @@ def _show(hits: "list[Hit]", before: "list[str] | None" = None) -> None:
 
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
-        title, text = (" ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text))
+        title, text = (
+            " ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text)
+        )
         remark = (f"{before[rank - 1]:<14}  ", "dim") if before else ""
-        first = Text.assemble(f"{rank:>3}  {hit.score:.3f}  ", remark, (visible(hit.document.id, 40), "bold"), f"  {visible(title or text, 120)}")
+        first = Text.assemble(
+            f"{rank:>3}  {hit.score:.3f}  ",
+            remark,
+            (visible(hit.document.id, 40), "bold"),
+            f"  {visible(title or text, 120)}",
+        )
         console.print(first, no_wrap=True, overflow="ellipsis")
         if title and text:
-            console.print(Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis")
+            console.print(
+                Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis"
+            )
 
 
 def _show_matches(matches: "list[Match]") -> None:
@@ -109,7 +158,10 @@ def _show_matches(matches: "list[Match]") -> None:
     table.columns[2].justify = "right"
     for match in matches:
         if not match.filling:
-            table.add_row(*(Text(visible(token, 40)) for token in (match.query_token, match.document_token)), f"{match.similarity:.3f}")
+            table.add_row(
+                *(Text(visible(token, 40)) for token in (match.query_token, match.document_token)),
+                f"{match.similarity:.3f}",
+            )
     filling = [match.similarity for match in matches if match.filling]
     if filling:
         table.add_row(Text(f"{len(filling)} tokens of filling", "dim"), "", f"{sum(filling):.3f}")

@@ -1,4 +1,6 @@
-"""`nearfar data check`: what a data set holds, what was understood of it, and what is wrong with it."""
+"""`nearfar data check`: what a data set holds, what was understood of it, and what is wrong with
+it.
+"""
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,9 +92,14 @@ class Findings:
 
 
 def check(
-    source: str, columns: Mapping[str, str] | None = None, max_bad_rows_ratio: float = 0.001, on_bad: Callable[[BadRow], None] | None = None
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    max_bad_rows_ratio: float = 0.001,
+    on_bad: Callable[[BadRow], None] | None = None,
 ) -> Findings:
-    """What the file, folder or hub data set holds. Raises BadData where reading it does; too many bad rows are a finding."""
+    """What the file, folder or hub data set holds. Raises BadData where reading it does; too many
+    bad rows are a finding.
+    """
     folder = Path(source)
     if folder.is_dir() and is_beir_folder(folder):
         findings = _check_beir(folder, on_bad)
@@ -101,7 +108,9 @@ def check(
         parts = {split: read_rows(source, columns, split, 1.0, None, on_bad) for split in splits}  # type: ignore[arg-type]
         names = parts if len(parts) > 1 else {"all": parts[splits[0]]}
         report = _sum_of([rows.report for rows in parts.values()])
-        findings = Findings(report, [_part(name, rows) for name, rows in names.items()], _leaks(names))
+        findings = Findings(
+            report, [_part(name, rows) for name, rows in names.items()], _leaks(names)
+        )
     try:
         findings.report.check_budget(max_bad_rows_ratio)
     except TooManyBadRows as error:
@@ -111,24 +120,50 @@ def check(
 
 def _check_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Findings:
     report = ReadReport(str(folder), layout="BEIR folder", on_bad=on_bad)
-    splits = sorted(beir_splits(folder), key=lambda name: (*(name != known for known in ("train", "dev", "test")), name))
+    splits = sorted(
+        beir_splits(folder),
+        key=lambda name: (*(name != known for known in ("train", "dev", "test")), name),
+    )
     if not splits:
-        raise BadData(f"{folder} has no qrels/<split>.tsv, so nothing says which document answers which query; add at least qrels/train.tsv.")
-    judged = {split: [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0] for split in splits}
-    kept, queries, documents = judged_texts(folder, [judgement for part in judged.values() for judgement in part], report, whole_corpus=True)
+        raise BadData(
+            f"{folder} has no qrels/<split>.tsv, so nothing says which document answers which"
+            " query; add at least qrels/train.tsv."
+        )
+    judged = {
+        split: [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0]
+        for split in splits
+    }
+    kept, queries, documents = judged_texts(
+        folder,
+        [judgement for part in judged.values() for judgement in part],
+        report,
+        whole_corpus=True,
+    )
     good = {judgement.source for judgement in kept}
     parts = {}
     for split, judgements in judged.items():
-        rows = [Row(queries[one.query], documents[one.document], source=one.source) for one in judgements if one.source in good]
+        rows = [
+            Row(queries[one.query], documents[one.document], source=one.source)
+            for one in judgements
+            if one.source in good
+        ]
         usable = [row for row in rows if not is_blank(row.query) and not is_blank(row.positive)]
         report.blank_rows_dropped += len(rows) - len(usable)
         parts[split] = Rows.of(usable)
         report.rows_kept += len(usable)
         report.duplicate_rows += duplicate_pairs(parts[split].table)
     if not report.rows_kept:
-        raise BadData(f"{folder}: no query has a document that answers it; give qrels with scores above 0.")
+        raise BadData(
+            f"{folder}: no query has a document that answers it; give qrels with scores above 0."
+        )
     words = [len(text.split()) for text in documents.values()]
-    return Findings(report, [_part(name, rows) for name, rows in parts.items() if len(rows)], _leaks(parts), len(words), Spread.of(words))
+    return Findings(
+        report,
+        [_part(name, rows) for name, rows in parts.items() if len(rows)],
+        _leaks(parts),
+        len(words),
+        Spread.of(words),
+    )
 
 
 def _part(name: str, rows: Rows) -> Part:
@@ -161,12 +196,23 @@ def _leaks(parts: Mapping[str, Rows]) -> list[Leak]:
     for one, other in combinations(parts, 2):
         held = {normal_form(row.query): row.query for row in parts[other]}
         same = {form for row in parts[one] if (form := normal_form(row.query)) in held}
-        near = dict(near_identical((row.query for row in parts[one] if normal_form(row.query) not in same), held.values()))
-        shared = np.intersect1d(parts[one].identities("positive"), parts[other].identities("positive"))
+        near = dict(
+            near_identical(
+                (row.query for row in parts[one] if normal_form(row.query) not in same),
+                held.values(),
+            )
+        )
+        shared = np.intersect1d(
+            parts[one].identities("positive"), parts[other].identities("positive")
+        )
         texts = _positives_with(parts[other], shared[:EXAMPLES])
         for kind, count, examples in (
             ("the same query", len(same), [held[form] for form in sorted(same)[:EXAMPLES]]),
-            ("a near-identical query", len(set(near.values())), list(dict.fromkeys(near.values()))[:EXAMPLES]),
+            (
+                "a near-identical query",
+                len(set(near.values())),
+                list(dict.fromkeys(near.values()))[:EXAMPLES],
+            ),
             ("the same positive document", len(shared), texts),
         ):
             if count:
@@ -175,7 +221,9 @@ def _leaks(parts: Mapping[str, Rows]) -> list[Leak]:
 
 
 def _positives_with(rows: Rows, identities: np.ndarray) -> list[str]:
-    positions = [int(np.flatnonzero(rows.identities("positive") == wanted)[0]) for wanted in identities]
+    positions = [
+        int(np.flatnonzero(rows.identities("positive") == wanted)[0]) for wanted in identities
+    ]
     return [rows[at].positive for at in positions]
 
 
@@ -193,6 +241,9 @@ def _sum_of(reports: Iterable[ReadReport]) -> ReadReport:
             "truncated_texts",
         ):
             setattr(first, name, getattr(first, name) + getattr(other, name))
-        first.bad = {reason: first.bad.get(reason, 0) + other.bad.get(reason, 0) for reason in first.bad | other.bad}
+        first.bad = {
+            reason: first.bad.get(reason, 0) + other.bad.get(reason, 0)
+            for reason in first.bad | other.bad
+        }
         first.bad_rows.extend(other.bad_rows)
     return first

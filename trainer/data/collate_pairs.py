@@ -12,9 +12,14 @@ TokenizePairs = Callable[[Sequence[str], Sequence[str]], Texts]
 
 
 def collate_pairs(
-    rows: Sequence[Row], tokenize: Tokenize, tokenize_pairs: TokenizePairs, known_positives: Mapping[int, frozenset[int]], negatives_per_query: int
+    rows: Sequence[Row],
+    tokenize: Tokenize,
+    tokenize_pairs: TokenizePairs,
+    known_positives: Mapping[int, frozenset[int]],
+    negatives_per_query: int,
 ) -> Batch:
-    """As `collate`, with pairs of query and candidate as documents. Known positives, and the query's own text, are named as such pairs too.
+    """As `collate`, with pairs of query and candidate as documents. Known positives, and the
+    query's own text, are named as such pairs too.
 
     Raises BadData for a row without any negative where some are asked for.
     """
@@ -23,7 +28,9 @@ def collate_pairs(
     widest = max(map(len, known))
     return Batch(
         queries=tokenize([row.query for row in rows], "query"),
-        documents=tokenize_pairs([query for query, _ in pairs], [document for _, document in pairs]),
+        documents=tokenize_pairs(
+            [query for query, _ in pairs], [document for _, document in pairs]
+        ),
         known_positives=torch.tensor([names + [-1] * (widest - len(names)) for names in known]),
         labels=labels(rows, negatives_per_query),
         sample_ids=tuple(row.source for row in rows),

@@ -8,10 +8,24 @@ from trainer.recipe.schema import Data
 
 
 def fingerprint(data: Data, training_rows: int, corpus: str | None = None) -> dict[str, Any]:
-    """Number of training rows, and for each local source, and the corpus that is mined, the sha256 over its files; a hub data set goes by its name alone."""
+    """Number of training rows, and for each local source, and the corpus that is mined, the sha256
+    over its files; a hub data set goes by its name alone.
+    """
     train = [fingerprint_of(source.source) for source in data.sources]
-    held_out = {role: fingerprint_of(source) for role, source in (("validation", data.validation), ("test", data.test), ("corpus", corpus)) if source}
-    return {"training_rows": training_rows, "train": train[0] if isinstance(data.train, str) else train, **held_out}
+    held_out = {
+        role: fingerprint_of(source)
+        for role, source in (
+            ("validation", data.validation),
+            ("test", data.test),
+            ("corpus", corpus),
+        )
+        if source
+    }
+    return {
+        "training_rows": training_rows,
+        "train": train[0] if isinstance(data.train, str) else train,
+        **held_out,
+    }
 
 
 def fingerprint_of(source: str) -> dict[str, str | None]:

@@ -12,7 +12,9 @@ from trainer.data.rows import Row
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Before which steps, counted from 0, negatives are mined anew: `first_step`, and from there on after every so many."""
+    """Before which steps, counted from 0, negatives are mined anew: `first_step`, and from there on
+    after every so many.
+    """
 
     first_step: int
     every_steps: int
@@ -23,7 +25,9 @@ class Boundaries:
         >>> [Boundaries(first_step=2, every_steps=3).latest(step) for step in (1, 2, 4, 5)]
         [None, 2, 2, 5]
         """
-        return None if step < self.first_step else step - (step - self.first_step) % self.every_steps
+        return (
+            None if step < self.first_step else step - (step - self.first_step) % self.every_steps
+        )
 
     def spans(self, first: int, last: int) -> Iterator[range]:
         """The steps `first` up to `last`, cut at the boundaries.
@@ -46,7 +50,8 @@ class MinedNegatives:
     """Of each query, in ascending order, itself and its negatives, filled up with -1."""
 
     def of(self, query: int) -> Int64[np.ndarray, " negative"]:
-        """The negatives of a query, the first mined first. Raises KeyError for one that was not asked for at that boundary.
+        """The negatives of a query, the first mined first. Raises KeyError for one that was not
+        asked for at that boundary.
 
         >>> MinedNegatives(np.array([[3, 7, 8], [5, 9, -1]])).of(5).tolist()
         [9]
@@ -59,9 +64,14 @@ class MinedNegatives:
 
 
 def with_mined(row: Row, own: int, mined: Sequence[str], count: int) -> Row:
-    """The row with `own` negatives of the data and up to `count` mined ones; its positive stands in for those that are missing, and counts for nobody.
+    """The row with `own` negatives of the data and up to `count` mined ones; its positive stands in
+    for those that are missing, and counts for nobody.
 
     >>> with_mined(Row("q", "a", ("b",)), own=1, mined=["c"], count=2).negatives
     ('b', 'c', 'a')
     """
-    return replace(row, negatives=(*candidates(row, own)[1:], *mined, *[row.positive] * (count - len(mined))), labels=None)
+    return replace(
+        row,
+        negatives=(*candidates(row, own)[1:], *mined, *[row.positive] * (count - len(mined))),
+        labels=None,
+    )

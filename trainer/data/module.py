@@ -1,4 +1,6 @@
-"""Training batches for Lightning: read off the order of samples by global step, tokenised on a thread of their own."""
+"""Training batches for Lightning: read off the order of samples by global step, tokenised on a
+thread of their own.
+"""
 
 import queue
 import threading
@@ -32,14 +34,18 @@ class Refreshed(Protocol):
     boundaries: Boundaries
 
     def ready(self, steps: "Steps", step: int) -> Given:
-        """What rows get from `step` up to the next boundary. Called on all ranks between two steps, before any of these batches is made."""
+        """What rows get from `step` up to the next boundary. Called on all ranks between two steps,
+        before any of these batches is made.
+        """
 
 
 @dataclass(frozen=True)
 class Steps:
-    """One rank's parts of the batches of optimizer steps `first` up to `last`, whatever epoch they fall in. Iterating twice gives the same.
+    """One rank's parts of the batches of optimizer steps `first` up to `last`, whatever epoch they
+    fall in. Iterating twice gives the same.
 
-    The global batch of a step is the same for any number of ranks; a rank reads and tokenises its own part alone.
+    The global batch of a step is the same for any number of ranks; a rank reads and tokenises its
+    own part alone.
     """
 
     rows: Sequence[Row]
@@ -73,21 +79,31 @@ class Steps:
         """This rank's part of the global batch of one step."""
         samples = self.samples(step)
         if self.random_negatives is None:
-            return self.collate([given(self.rows[int(sample)]) for sample in own_part(samples, self.rank, self.ranks)])
+            return self.collate(
+                [
+                    given(self.rows[int(sample)])
+                    for sample in own_part(samples, self.rank, self.ranks)
+                ]
+            )
         places = own_part(np.arange(len(samples)), self.rank, self.ranks)
-        return self.collate([self.random_negatives.given(step, samples, int(place)) for place in places])
+        return self.collate(
+            [self.random_negatives.given(step, samples, int(place)) for place in places]
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         if self.refreshed is None:
             yield from ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
             return
         for span in self.refreshed.boundaries.spans(self.first, self.last):
-            given = self.refreshed.ready(self, span.start)  # with the weights as they are now: the batch before has been trained on
+            given = self.refreshed.ready(
+                self, span.start
+            )  # with the weights as they are now: the batch before has been trained on
             yield from ahead((self.batch(step, given) for step in span), depth=4)
 
 
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """`items`, made up to `depth` ahead on another thread; an error there is raised here, in its turn.
+    """`items`, made up to `depth` ahead on another thread; an error there is raised here, in its
+    turn.
 
     >>> list(ahead(range(3), depth=2))
     [0, 1, 2]
@@ -135,7 +151,9 @@ class PairData(LightningDataModule):
         self.validation = validation
 
     def train_dataloader(self) -> Steps:
-        """All steps of the run, of each the part of this rank. Raises BadRecipe when a batch has no equal parts for all ranks."""
+        """All steps of the run, of each the part of this rank. Raises BadRecipe when a batch has no
+        equal parts for all ranks.
+        """
         if self.trainer is None:
             return self.steps
         return replace(self.steps, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
@@ -144,6 +162,10 @@ class PairData(LightningDataModule):
         """One loader of one item: the whole validation set."""
         return DataLoader([self.validation], batch_size=None)  # type: ignore[arg-type]
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch as it is: ragged texts are cut and padded on the CPU, and each micro-batch moves by itself."""
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """The batch as it is: ragged texts are cut and padded on the CPU, and each micro-batch
+        moves by itself.
+        """
         return batch

@@ -1,4 +1,6 @@
-"""When two texts say the same: the normal form, word sets, and a quick search for near-identical ones."""
+"""When two texts say the same: the normal form, word sets, and a quick search for near-identical
+ones.
+"""
 
 import re
 import unicodedata
@@ -11,7 +13,8 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def normal_form(text: str) -> str:
-    """The text without case, punctuation, compatibility forms and runs of white space; texts with none of the rest keep themselves.
+    """The text without case, punctuation, compatibility forms and runs of white space; texts with
+    none of the rest keep themselves.
 
     >>> normal_form("  Delete the disk: 'A-1'! ")
     'delete the disk a 1'
@@ -32,11 +35,15 @@ def word_set(text: str) -> frozenset[str]:
     return words - _ARTICLES or words
 
 
-def near_identical(texts: Iterable[str], others: Iterable[str], overlap: float = 0.9) -> list[tuple[int, str]]:
-    """For each of `texts` that is near-identical to one of `others`: its position and that other text.
+def near_identical(
+    texts: Iterable[str], others: Iterable[str], overlap: float = 0.9
+) -> list[tuple[int, str]]:
+    """For each of `texts` that is near-identical to one of `others`: its position and that other
+    text.
 
-    Near-identical: the word sets share at least `overlap` of their union (Jaccard). Only texts that share one of their rarest words are
-    compared (prefix filtering, Chaudhuri et al. 2006): quick for many texts, and none is missed. Only `others` are held in memory.
+    Near-identical: the word sets share at least `overlap` of their union (Jaccard). Only texts that
+    share one of their rarest words are compared (prefix filtering, Chaudhuri et al. 2006): quick
+    for many texts, and none is missed. Only `others` are held in memory.
 
     >>> near_identical(["Create a disk", "Delete disk"], ["create disk!", "Show disk"])
     [(0, 'create disk!')]
@@ -55,7 +62,14 @@ def near_identical(texts: Iterable[str], others: Iterable[str], overlap: float =
     found = []
     for position, words in enumerate(map(word_set, texts)):
         candidates = (other for word in rarest(words) for other in by_word.get(word, ()))
-        twin = next((other for other in candidates if len(words & other) >= overlap * len(words | other) - 1e-9), None)
+        twin = next(
+            (
+                other
+                for other in candidates
+                if len(words & other) >= overlap * len(words | other) - 1e-9
+            ),
+            None,
+        )
         if twin is not None:
             found.append((position, other_sets[twin]))
     return found

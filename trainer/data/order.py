@@ -1,4 +1,6 @@
-"""The order of samples: a pure function of (seed, epoch, step). There is no state to save and none to lose."""
+"""The order of samples: a pure function of (seed, epoch, step). There is no state to save and none
+to lose.
+"""
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -16,11 +18,14 @@ def _mixed(values: UInt64[np.ndarray, " value"], key: int) -> UInt64[np.ndarray,
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def permuted(positions: Int[np.ndarray, " position"], size: int, key: int) -> Int[np.ndarray, " position"]:
-    """Where each position of `range(size)` goes in the permutation that `key` names, without building the permutation.
+def permuted(
+    positions: Int[np.ndarray, " position"], size: int, key: int
+) -> Int[np.ndarray, " position"]:
+    """Where each position of `range(size)` goes in the permutation that `key` names, without
+    building the permutation.
 
-    A Feistel network over the smallest even number of bits that holds `size`, walked until the value is below it (Black and
-    Rogaway 2002): every position can be asked for alone, on any rank.
+    A Feistel network over the smallest even number of bits that holds `size`, walked until the
+    value is below it (Black and Rogaway 2002): every position can be asked for alone, on any rank.
 
     >>> sorted(permuted(np.arange(10), 10, key=7).tolist()) == list(range(10))
     True
@@ -39,14 +44,21 @@ def permuted(positions: Int[np.ndarray, " position"], size: int, key: int) -> In
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Whole batches in one pass; the samples that fill no batch are left out of this pass and take part in others."""
+    """Whole batches in one pass; the samples that fill no batch are left out of this pass and take
+    part in others.
+    """
     return samples // batch_size
 
 
-def batch_samples(seed: int, step: int, samples: int, batch_size: int) -> Int[np.ndarray, " sample"]:
-    """The sample numbers of the global batch of optimizer step `step`, counted from 0 over all epochs.
+def batch_samples(
+    seed: int, step: int, samples: int, batch_size: int
+) -> Int[np.ndarray, " sample"]:
+    """The sample numbers of the global batch of optimizer step `step`, counted from 0 over all
+    epochs.
 
-    >>> one_epoch = np.concatenate([batch_samples(0, step, samples=6, batch_size=2) for step in range(3)])
+    >>> one_epoch = np.concatenate(
+    ...     [batch_samples(0, step, samples=6, batch_size=2) for step in range(3)]
+    ... )
     >>> sorted(one_epoch.tolist())
     [0, 1, 2, 3, 4, 5]
     """
@@ -55,10 +67,14 @@ def batch_samples(seed: int, step: int, samples: int, batch_size: int) -> Int[np
     return permuted(positions, samples, key=(seed << 20) + epoch)
 
 
-def walked(ordinals: Int[np.ndarray, " sample"], samples: int, seed: int, source: int) -> Int[np.ndarray, " sample"]:
-    """The sample numbers at these places of an endless walk through the data set number `source`: pass after pass, each its own permutation.
+def walked(
+    ordinals: Int[np.ndarray, " sample"], samples: int, seed: int, source: int
+) -> Int[np.ndarray, " sample"]:
+    """The sample numbers at these places of an endless walk through the data set number `source`:
+    pass after pass, each its own permutation.
 
-    Every sample is met once before any is met twice, for the third time after all have been met twice, and so on.
+    Every sample is met once before any is met twice, for the third time after all have been met
+    twice, and so on.
 
     >>> both = walked(np.arange(10), samples=5, seed=0, source=1)
     >>> sorted(both[:5].tolist()), sorted(both[5:].tolist())
@@ -72,8 +88,11 @@ def walked(ordinals: Int[np.ndarray, " sample"], samples: int, seed: int, source
     return found
 
 
-def own_part(samples: Int[np.ndarray, " sample"], rank: int, ranks: int) -> Int[np.ndarray, " sample_of_rank"]:
-    """The contiguous part of a global batch that one rank makes; the parts of all ranks, end to end, are the batch.
+def own_part(
+    samples: Int[np.ndarray, " sample"], rank: int, ranks: int
+) -> Int[np.ndarray, " sample_of_rank"]:
+    """The contiguous part of a global batch that one rank makes; the parts of all ranks, end to
+    end, are the batch.
 
     >>> own_part(np.array([7, 3, 9, 1]), rank=1, ranks=2).tolist()
     [9, 1]
@@ -83,7 +102,8 @@ def own_part(samples: Int[np.ndarray, " sample"], rank: int, ranks: int) -> Int[
 
 
 def check_batch_divisible(batch_size: int, ranks: int) -> None:
-    """Raises BadRecipe that names the nearest valid sizes when the global batch cannot be cut into equal parts, one a rank.
+    """Raises BadRecipe that names the nearest valid sizes when the global batch cannot be cut into
+    equal parts, one a rank.
 
     >>> check_batch_divisible(10, ranks=4)
     Traceback (most recent call last):
@@ -96,6 +116,6 @@ def check_batch_divisible(batch_size: int, ranks: int) -> None:
     sizes = f"{below} or {below + ranks}" if below else f"{ranks}"
     divisors = ", ".join(str(number) for number in range(1, 2 * ranks) if batch_size % number == 0)
     raise BadRecipe(
-        f"optimization.batch_size={batch_size} cannot be cut into {ranks} equal parts, one for each rank; "
-        f"set it to {sizes}, or start a number of ranks that divides it ({divisors})"
+        f"optimization.batch_size={batch_size} cannot be cut into {ranks} equal parts, one for each"
+        f" rank; set it to {sizes}, or start a number of ranks that divides it ({divisors})"
     )

@@ -1,4 +1,6 @@
-"""`Row` and `Rows`: training pairs, kept on disk in columns so that millions of them take little memory."""
+"""`Row` and `Rows`: training pairs, kept on disk in columns so that millions of them take little
+memory.
+"""
 
 import os
 import tempfile
@@ -31,7 +33,9 @@ _FLUSH_ROWS, _FLUSH_CHARACTERS = 4096, 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training pair with its hard negatives. `labels` holds one score a candidate, the positive first; a scored pair has exactly one."""
+    """One training pair with its hard negatives. `labels` holds one score a candidate, the positive
+    first; a scored pair has exactly one.
+    """
 
     query: str
     positive: str
@@ -60,7 +64,10 @@ class Rows(Sequence[Row]):
         writer = RowWriter()
         for row in rows:
             writer.add(row)
-        return cls(writer.finish(), report or ReadReport("memory", rows_read=writer.count, rows_kept=writer.count))
+        return cls(
+            writer.finish(),
+            report or ReadReport("memory", rows_read=writer.count, rows_kept=writer.count),
+        )
 
     def __len__(self) -> int:
         return self.table.num_rows if self.chosen is None else len(self.chosen)
@@ -82,17 +89,26 @@ class Rows(Sequence[Row]):
 
     def select(self, positions: Int[np.ndarray, " row"]) -> "Rows":
         """The rows at these positions, in that order, sharing the file."""
-        return replace(self, chosen=positions.astype(np.int64) if self.chosen is None else self.chosen[positions])
+        return replace(
+            self,
+            chosen=positions.astype(np.int64) if self.chosen is None else self.chosen[positions],
+        )
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """These columns of the rows, some thousand rows at a time, in the order in which they stand in the file."""
+        """These columns of the rows, some thousand rows at a time, in the order in which they stand
+        in the file.
+        """
         wanted = None
         if self.chosen is not None:
             wanted = np.zeros(self.table.num_rows, bool)
             wanted[self.chosen] = True
         start = 0
         for batch in self.table.select(list(columns)).to_batches():
-            yield batch if wanted is None else batch.filter(pa.array(wanted[start : start + len(batch)]))
+            yield (
+                batch
+                if wanted is None
+                else batch.filter(pa.array(wanted[start : start + len(batch)]))
+            )
             start += len(batch)
 
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
@@ -102,7 +118,10 @@ class Rows(Sequence[Row]):
 
     def first_unscored(self) -> Row | None:
         """The first row with a candidate that has no score; None where there is none."""
-        scores, negatives = (pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy() for name in ("labels", "negatives"))
+        scores, negatives = (
+            pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy()
+            for name in ("labels", "negatives")
+        )
         lacking = scores != 1 + negatives
         found = np.flatnonzero(lacking if self.chosen is None else lacking[self.chosen])
         return self[int(found[0])] if found.size else None
@@ -122,7 +141,17 @@ class RowWriter:
 
     def add(self, row: Row) -> None:
         """Takes one more row."""
-        self._pending.append((row.query, row.positive, row.negatives, row.labels, row.source, identity(row.query), identity(row.positive)))
+        self._pending.append(
+            (
+                row.query,
+                row.positive,
+                row.negatives,
+                row.labels,
+                row.source,
+                identity(row.query),
+                identity(row.positive),
+            )
+        )
         self._characters += len(row.query) + len(row.positive) + sum(map(len, row.negatives))
         self.count += 1
         if len(self._pending) >= _FLUSH_ROWS or self._characters >= _FLUSH_CHARACTERS:
@@ -145,13 +174,18 @@ class RowWriter:
     def _flush(self) -> None:
         if self._pending:
             columns = list(zip(*self._pending, strict=True))
-            arrays = [pa.array(column, type=kind.type) for column, kind in zip(columns, _SCHEMA, strict=True)]
+            arrays = [
+                pa.array(column, type=kind.type)
+                for column, kind in zip(columns, _SCHEMA, strict=True)
+            ]
             self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
             self._pending, self._characters = [], 0
 
 
 def duplicate_pairs(table: pa.Table) -> int:
-    """Rows of a table whose query and positive an earlier row has too; sorts in place, 9 bytes a row."""
+    """Rows of a table whose query and positive an earlier row has too; sorts in place, 9 bytes a
+    row.
+    """
     pairs = np.empty(table.num_rows, np.uint64)
     end = 0
     for batch in table.select(["query_identity", "positive_identity"]).to_batches():
@@ -163,14 +197,20 @@ def duplicate_pairs(table: pa.Table) -> int:
 
 
 class KnownPositives(Mapping[int, frozenset[int]]):
-    """Query identity to the identities of all its positives, in two sorted arrays: 16 bytes a pair."""
+    """Query identity to the identities of all its positives, in two sorted arrays: 16 bytes a
+    pair.
+    """
 
-    def __init__(self, queries: Int[np.ndarray, " pair"], positives: Int[np.ndarray, " pair"]) -> None:
+    def __init__(
+        self, queries: Int[np.ndarray, " pair"], positives: Int[np.ndarray, " pair"]
+    ) -> None:
         order = np.argsort(queries, kind="stable")
         self._queries, self._positives = queries[order], positives[order]
 
     def __getitem__(self, query: int) -> frozenset[int]:
-        first, last = (int(np.searchsorted(self._queries, query, side)) for side in ("left", "right"))
+        first, last = (
+            int(np.searchsorted(self._queries, query, side)) for side in ("left", "right")
+        )
         if first == last:
             raise KeyError(query)
         return frozenset(self._positives[first:last].tolist())
@@ -196,10 +236,14 @@ def known_positives(rows: Sequence[Row]) -> KnownPositives:
     """
     if isinstance(rows, Rows):
         return KnownPositives(rows.identities("query"), rows.identities("positive"))
-    pairs = np.array([(identity(row.query), identity(row.positive)) for row in rows], dtype=np.int64).reshape(-1, 2)
+    pairs = np.array(
+        [(identity(row.query), identity(row.positive)) for row in rows], dtype=np.int64
+    ).reshape(-1, 2)
     return KnownPositives(pairs[:, 0], pairs[:, 1])
 
 
 def _row(table: pa.Table, at: int) -> Row:
-    query, positive, negatives, labels, source = (table.column(name)[at].as_py() for name in _SCHEMA.names[:5])
+    query, positive, negatives, labels, source = (
+        table.column(name)[at].as_py() for name in _SCHEMA.names[:5]
+    )
     return Row(query, positive, tuple(negatives), None if labels is None else tuple(labels), source)

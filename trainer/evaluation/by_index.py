@@ -25,12 +25,16 @@ def evaluate_by_index(
     precision: Precision = "fp32",
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
-    """How well the first k documents that the index gives for each query do. Raises as `index_run`."""
+    """How well the first k documents that the index gives for each query do. Raises as
+    `index_run`.
+    """
     return evaluate_run(index_run(encoder, index, set, k + 1, precision), set, name, k, metrics)
 
 
 def check_fits(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet") -> None:
-    """Raises BadData when the index cannot be of the set's documents, BadModel when it is of another model: before anything is encoded."""
+    """Raises BadData when the index cannot be of the set's documents, BadModel when it is of
+    another model: before anything is encoded.
+    """
     _check_count(index, set)
     fitting(index, encoder)
 
@@ -38,16 +42,34 @@ def check_fits(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet"
 def _check_count(index: Index | LateIndex, set: "RetrievalSet") -> None:
     if index.manifest.count != len(set.documents):
         raise BadData(
-            f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has {len(set.documents):,}; build the index of the set's own corpus"
+            f"{index.folder} holds {index.manifest.count:,} documents and {set.name} has"
+            f" {len(set.documents):,}; build the index of the set's own corpus"
         )
 
 
-def index_run(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet", k: int, precision: Precision = "fp32") -> Run:
-    """The first k documents that the index gives for each query. Raises BadData when it holds other documents than the set, BadModel for another model."""
+def index_run(
+    encoder: "Encoder",
+    index: Index | LateIndex,
+    set: "RetrievalSet",
+    k: int,
+    precision: Precision = "fp32",
+) -> Run:
+    """The first k documents that the index gives for each query. Raises BadData when it holds other
+    documents than the set, BadModel for another model.
+    """
     _check_count(index, set)
     found = hits(index, encoder, list(set.queries), k, precision)
-    run: Run = {query: {hit.document.id: hit.score for hit in of_query} for query, of_query in zip(set.query_ids, found, strict=True)}
+    run: Run = {
+        query: {hit.document.id: hit.score for hit in of_query}
+        for query, of_query in zip(set.query_ids, found, strict=True)
+    }
     known = frozenset(set.document_ids)
-    if strange := next((document for of_query in run.values() for document in of_query if document not in known), None):
-        raise BadData(f"{index.folder} holds a document {strange!r} that {set.name} has not; build the index of the set's own corpus")
+    if strange := next(
+        (document for of_query in run.values() for document in of_query if document not in known),
+        None,
+    ):
+        raise BadData(
+            f"{index.folder} holds a document {strange!r} that {set.name} has not; build the index"
+            " of the set's own corpus"
+        )
     return run

@@ -1,7 +1,9 @@
-"""Ranking metrics of each query, equal to those of trec_eval (and so of `pytrec_eval`) down to how it breaks ties.
+"""Ranking metrics of each query, equal to those of trec_eval (and so of `pytrec_eval`) down to how
+it breaks ties.
 
-trec_eval keeps scores in single precision and puts equal ones in descending order of the document id, compared byte by byte.
-A document without a judgement, or with one of 0 or less, is not relevant and has no gain.
+trec_eval keeps scores in single precision and puts equal ones in descending order of the document
+id, compared byte by byte. A document without a judgement, or with one of 0 or less, is not relevant
+and has no gain.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,18 +26,27 @@ _NAMES = ("ndcg", "mrr", "map", "recall", "precision")
 _QUERIES_AT_ONCE = 4096
 
 
-def per_query_metrics(run: Run, qrels: Qrels, metrics: Sequence[str] = METRICS) -> dict[str, Float64[np.ndarray, " query"]]:
-    """Each metric of each query, in the order of `qrels`. A query the run lacks counts 0, as one without relevant documents does.
+def per_query_metrics(
+    run: Run, qrels: Qrels, metrics: Sequence[str] = METRICS
+) -> dict[str, Float64[np.ndarray, " query"]]:
+    """Each metric of each query, in the order of `qrels`. A query the run lacks counts 0, as one
+    without relevant documents does.
 
-    Metrics are `ndcg`, `mrr`, `map`, `recall` and `precision`, over all that was retrieved or, with `@k`, over the first k:
+    Metrics are `ndcg`, `mrr`, `map`, `recall` and `precision`, over all that was retrieved or, with
+    `@k`, over the first k:
 
-    - nDCG@k = DCG@k / DCG@k of the best order, DCG@k = sum of relevance(rank) / log2(rank + 1) (Järvelin & Kekäläinen 2002)
+    - nDCG@k = DCG@k / DCG@k of the best order, DCG@k = sum of relevance(rank) / log2(rank + 1)
+      (Järvelin & Kekäläinen 2002)
     - MRR@k = 1 / rank of the first relevant document, 0 when there is none in k
-    - MAP = mean over the relevant documents of the precision at their rank, 0 for those not retrieved
-    - recall@k = share of the relevant documents in the first k; precision@k = share of k that is relevant
+    - MAP = mean over the relevant documents of the precision at their rank, 0 for those not
+      retrieved
+    - recall@k = share of the relevant documents in the first k; precision@k = share of k that is
+      relevant
 
     >>> run = {"q": {"a": 0.9, "b": 0.5, "c": 0.1}}
-    >>> values = per_query_metrics(run, {"q": {"b": 1, "d": 1}}, ["mrr@10", "map", "recall@10", "precision@2"])
+    >>> values = per_query_metrics(
+    ...     run, {"q": {"b": 1, "d": 1}}, ["mrr@10", "map", "recall@10", "precision@2"]
+    ... )
     >>> {name: value.tolist() for name, value in values.items()}
     {'mrr@10': [0.5], 'map': [0.25], 'recall@10': [0.5], 'precision@2': [0.5]}
 
@@ -59,24 +70,48 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """
     values = np.fromiter(scores.values(), np.float32, len(scores))
     if np.isnan(values).any():
-        raise BadData("a retrieved document has the score NaN, which has no place in an order; look for weights that are not finite in the model")
+        raise BadData(
+            "a retrieved document has the score NaN, which has no place in an order; look for"
+            " weights that are not finite in the model"
+        )
     pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
     return [(document, score) for score, document in pairs]
 
 
 def _parse(metric: str) -> tuple[str, int | None]:
     name, at, cut = metric.partition("@")
-    if name not in _NAMES or bool(at) != cut.isdecimal() or (at and int(cut) < 1) or (name == "precision" and not at):
-        raise ValueError(f"unknown metric {metric!r}; there are ndcg, mrr, map and recall, alone or with @k, and precision@k")
+    if (
+        name not in _NAMES
+        or bool(at) != cut.isdecimal()
+        or (at and int(cut) < 1)
+        or (name == "precision" and not at)
+    ):
+        raise ValueError(
+            f"unknown metric {metric!r}; there are ndcg, mrr, map and recall, alone or with @k, and"
+            " precision@k"
+        )
     return name, int(cut) if at else None
 
 
-def _blocks(run: Run, qrels: Qrels) -> Iterator[tuple[Bool[np.ndarray, " query"], Int64[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]]:
-    """Of some queries at a time: has relevant documents, relevance of what was retrieved by rank, and in the best order."""
+def _blocks(
+    run: Run, qrels: Qrels
+) -> Iterator[
+    tuple[
+        Bool[np.ndarray, " query"], Int64[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]
+    ]
+]:
+    """Of some queries at a time: has relevant documents, relevance of what was retrieved by rank,
+    and in the best order.
+    """
     items = list(qrels.items())
     for start in range(0, len(items), _QUERIES_AT_ONCE):
         block = items[start : start + _QUERIES_AT_ONCE]
-        retrieved = _filled([[judgements.get(document, 0) for document, _ in ranked(run.get(query, {}))] for query, judgements in block])
+        retrieved = _filled(
+            [
+                [judgements.get(document, 0) for document, _ in ranked(run.get(query, {}))]
+                for query, judgements in block
+            ]
+        )
         ideal = _filled([sorted(judgements.values(), reverse=True) for _, judgements in block])
         yield np.any(ideal > 0, axis=1), retrieved, ideal
 

@@ -1,8 +1,9 @@
 """Attention for texts on a CPU, by plain matrix products.
 
-PyTorch's fused attention for CPUs is made for long inputs. Its backward pass in bfloat16 takes five times as long as the plain
-products at 16 to 250 tokens, and in float32, on more than one thread, the plain ones win up to some 40 tokens
-(`benchmarks/cpu_attention.py`). Micro-batches are small, so the matrix of probabilities that the plain form keeps is small too.
+PyTorch's fused attention for CPUs is made for long inputs. Its backward pass in bfloat16 takes five
+times as long as the plain products at 16 to 250 tokens, and in float32, on more than one thread,
+the plain ones win up to some 40 tokens (`benchmarks/cpu_attention.py`). Micro-batches are small, so
+the matrix of probabilities that the plain form keeps is small too.
 """
 
 from typing import Any
@@ -31,18 +32,30 @@ def plain_attention(
     scores = torch.matmul(query * scale, key.mT)
     if attended is None:
         return torch.matmul(scores.softmax(-1), value)
-    # The least number, not minus infinity: in a sliding window a row of padding attends to nothing, and its softmax would be NaN, which the
-    # backward pass spreads to every weight. Where a row attends to anything, both give exactly 0 to what is masked.
+    # The least number, not minus infinity: in a sliding window a row of padding attends to nothing,
+    # and its softmax would be NaN, which the
+    # backward pass spreads to every weight. Where a row attends to anything, both give exactly 0 to
+    # what is masked.
     probabilities = scores.masked_fill(~attended, torch.finfo(scores.dtype).min).softmax(-1)
-    # Such a row is zero, as in the fused form: mask tokens of a query, far from its text, are scored although they attend to nothing. Here and not
-    # among the probabilities, which would be kept for the backward pass twice, and are longer than all else.
+    # Such a row is zero, as in the fused form: mask tokens of a query, far from its text, are
+    # scored although they attend to nothing. Here and not
+    # among the probabilities, which would be kept for the backward pass twice, and are longer than
+    # all else.
     return torch.matmul(probabilities, value).masked_fill(~attended.any(-1, keepdim=True), 0.0)
 
 
 def cpu_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0, **settings: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """The plain form where it is the faster one and means the same, transformers' fused form everywhere else."""
+    """The plain form where it is the faster one and means the same, transformers' fused form
+    everywhere else.
+    """
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     plain = (
@@ -54,10 +67,15 @@ def cpu_attention(
         and settings.get("position_bias") is None
     )
     if not plain:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **settings)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, **settings
+        )
     scale = settings.get("scaling") or query.shape[-1] ** -0.5
     with torch.autocast("cpu", enabled=False):
-        return plain_attention(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
+        return (
+            plain_attention(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(),
+            None,
+        )
 
 
 AttentionInterface.register(NAME, cpu_attention)
@@ -65,7 +83,9 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def use_cpu_attention(backbone: PreTrainedModel) -> bool:
-    """Lets a backbone that uses the fused form take the faster one on a CPU; False, and nothing changed, for others."""
+    """Lets a backbone that uses the fused form take the faster one on a CPU; False, and nothing
+    changed, for others.
+    """
     if backbone.config._attn_implementation != "sdpa":
         return False
     backbone.set_attn_implementation(NAME)

@@ -1,8 +1,9 @@
 """Matrix products through oneDNN on a CPU in float32, where the CPU has AVX-512 and is not Intel's.
 
-PyTorch sends float32 matrix products on a CPU to MKL, which uses AVX-512 on Intel's processors only and leaves about half of the speed of others unused; on
-Intel's, and where there is AVX2 alone, it is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` shows both on the machine at hand). The two differ by
-rounding only.
+PyTorch sends float32 matrix products on a CPU to MKL, which uses AVX-512 on Intel's processors only
+and leaves about half of the speed of others unused; on Intel's, and where there is AVX2 alone, it
+is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` shows both on the machine at hand). The
+two differ by rounding only.
 """
 
 from pathlib import Path
@@ -24,14 +25,22 @@ def _of_intel() -> bool:
         return False
 
 
-MKL_IS_FASTER = torch.backends.mkl.is_available() and (_of_intel() or torch.backends.cpu.get_cpu_capability() != "AVX512")
+MKL_IS_FASTER = torch.backends.mkl.is_available() and (
+    _of_intel() or torch.backends.cpu.get_cpu_capability() != "AVX512"
+)
 
 
 def linear(
-    values: Float[Tensor, "*row input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None = None
+    values: Float[Tensor, "*row input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, "*row output"]:
     """values W^T + b, as `torch.nn.functional.linear`; through oneDNN where that is faster."""
-    plain = values.device.type != "cpu" or values.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    plain = (
+        values.device.type != "cpu"
+        or values.dtype != torch.float32
+        or torch.is_autocast_enabled("cpu")
+    )
     if (
         plain
         or MKL_IS_FASTER
@@ -46,7 +55,9 @@ def linear(
 
 
 def onednn_linear(
-    values: Float[Tensor, "row input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None
+    values: Float[Tensor, "row input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None,
 ) -> Float[Tensor, "row output"]:
     """The bare product, without an autograd graph."""
     return _product(values, weight, bias, "none", [], "")

@@ -1,4 +1,6 @@
-"""A mining job from its data to its report: shared out over ranks, continued where it was stopped, the same whatever carries it."""
+"""A mining job from its data to its report: shared out over ranks, continued where it was stopped,
+the same whatever carries it.
+"""
 
 import json
 import os
@@ -30,13 +32,19 @@ def mine(
     teacher: Space | PairScorer | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Mines what is not yet mined and writes it; what `report.json` then holds. On several ranks to be called on all, on one shared file system.
+    """Mines what is not yet mined and writes it; what `report.json` then holds. On several ranks to
+    be called on all, on one shared file system.
 
-    Raises BadData when no query is left with a negative: nothing is written then but the report of why.
+    Raises BadData when no query is left with a negative: nothing is written then but the report of
+    why.
     """
-    miner = Miner(task, space, options, teacher.pair_scores if isinstance(teacher, Space) else teacher)
+    miner = Miner(
+        task, space, options, teacher.pair_scores if isinstance(teacher, Space) else teacher
+    )
     shards = -(-len(task.queries) // QUERIES_A_SHARD)
-    missing = _decided_by_first(lambda: [shard for shard in range(shards) if not folder.shard(shard, ".json").exists()])
+    missing = _decided_by_first(
+        lambda: [shard for shard in range(shards) if not folder.shard(shard, ".json").exists()]
+    )
     if missing:
         for each in (space, teacher):
             if isinstance(each, Space):
@@ -48,10 +56,15 @@ def mine(
 
 def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
     """What the first rank finds: the others may look later, or at a file system that is behind."""
-    return [int(number) for number in of_all([str(number) for number in numbers()] if rank() == 0 else [])]
+    return [
+        int(number)
+        for number in of_all([str(number) for number in numbers()] if rank() == 0 else [])
+    ]
 
 
-def _mine_own(miner: Miner, folder: WorkFolder, missing: list[int], shards: int, progress: Progress | None) -> None:
+def _mine_own(
+    miner: Miner, folder: WorkFolder, missing: list[int], shards: int, progress: Progress | None
+) -> None:
     for shard in missing[rank() :: ranks()]:
         if progress is not None:
             progress("shards mined", shards - len(missing) + missing.index(shard), shards)
@@ -69,15 +82,28 @@ def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any
     """Shards in order become the output; then the work is removed."""
     if folder.is_done:
         return json.loads(folder.report_path.read_text(encoding="utf-8"))
-    counts = of_all_shards([json.loads(folder.shard(shard, ".json").read_text(encoding="utf-8")) for shard in range(shards)])
-    _concatenated([folder.shard(shard, ".without.jsonl") for shard in range(shards)], folder.path / WITHOUT)
+    counts = of_all_shards(
+        [
+            json.loads(folder.shard(shard, ".json").read_text(encoding="utf-8"))
+            for shard in range(shards)
+        ]
+    )
+    _concatenated(
+        [folder.shard(shard, ".without.jsonl") for shard in range(shards)], folder.path / WITHOUT
+    )
     if not counts["pairs_written"]:
-        reasons = "".join(f"\n  {line['query'][:80]!r}: {line['reason']}" for line in _first_lines(folder.path / WITHOUT, 3))
-        raise BadData(
-            f"no negative is left for any of the {counts['queries']} queries, so there is nothing to write. First ones:{reasons}\n"
-            f"{folder.path / WITHOUT} names all. Allow more: a higher --percent-of-positive or --depth, a lower --min-score, or a larger --corpus"
+        reasons = "".join(
+            f"\n  {line['query'][:80]!r}: {line['reason']}"
+            for line in _first_lines(folder.path / WITHOUT, 3)
         )
-    _concatenated([folder.shard(shard, ".jsonl") for shard in range(shards)], folder.path / NEGATIVES)
+        raise BadData(
+            f"no negative is left for any of the {counts['queries']} queries, so there is nothing"
+            f" to write. First ones:{reasons}\n{folder.path / WITHOUT} names all. Allow more: a"
+            " higher --percent-of-positive or --depth, a lower --min-score, or a larger --corpus"
+        )
+    _concatenated(
+        [folder.shard(shard, ".jsonl") for shard in range(shards)], folder.path / NEGATIVES
+    )
     report = {"format": FORMAT, "made_with": manifest, **counts}
     write_atomically(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
     shutil.rmtree(folder.work)
@@ -89,7 +115,9 @@ def of_all_shards(counts: list[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for of_shard in counts:
         whole = _added(whole, of_shard)
-    whole["worst"] = sorted(whole["worst"], key=lambda pair: pair["positive_score"] - pair["candidate_score"])[:WORST]
+    whole["worst"] = sorted(
+        whole["worst"], key=lambda pair: pair["positive_score"] - pair["candidate_score"]
+    )[:WORST]
     return whole
 
 
@@ -101,7 +129,13 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """
     both = dict(one)
     for key, value in other.items():
-        both[key] = _added(both.get(key, {}), value) if isinstance(value, dict) else both[key] + value if key in both else value
+        both[key] = (
+            _added(both.get(key, {}), value)
+            if isinstance(value, dict)
+            else both[key] + value
+            if key in both
+            else value
+        )
     return both
 
 

@@ -1,8 +1,10 @@
-"""Hard negatives mined anew while training, between two steps, by the model as it then is (ANCE, Xiong et al. 2021).
+"""Hard negatives mined anew while training, between two steps, by the model as it then is (ANCE,
+Xiong et al. 2021).
 
 task/                 the texts: written anew by every process that starts or continues the run
 step-000000200/       what was mined before step 200, there whole or not at all
-    negatives.npy     of each query that the steps up to the next boundary draw, its identity and those of its negatives, -1 for none
+    negatives.npy     of each query that the steps up to the next boundary draw, its identity and
+    those of its negatives, -1 for none
     report.json       counts, suspected false negatives, the sha256 of negatives.npy
 work/                 vectors, while they are needed
 """
@@ -40,21 +42,39 @@ NEGATIVES, REPORT = "negatives.npy", "report.json"
 
 
 class Refresh(lightning.Callback):
-    """Mines at every boundary and gives the rows their negatives. `own_negatives` of the data stand before the mined ones.
+    """Mines at every boundary and gives the rows their negatives. `own_negatives` of the data stand
+    before the mined ones.
 
-    A checkpoint keeps its state: which boundary's negatives the run was at, and their sha256. A run that is continued between two boundaries goes on with
-    those very negatives or not at all; at a boundary the weights are at hand, and negatives are mined anew, whatever is there.
+    A checkpoint keeps its state: which boundary's negatives the run was at, and their sha256. A run
+    that is continued between two boundaries goes on with those very negatives or not at all; at a
+    boundary the weights are at hand, and negatives are mined anew, whatever is there.
     """
 
     def __init__(
-        self, folder: Path, task: Task, boundaries: Boundaries, options: Options, own_negatives: int, micro_batch_tokens: int | None = None
+        self,
+        folder: Path,
+        task: Task,
+        boundaries: Boundaries,
+        options: Options,
+        own_negatives: int,
+        micro_batch_tokens: int | None = None,
     ) -> None:
         self.folder, self.boundaries = Path(folder), boundaries
-        self._task, self._options, self._own_negatives, self._micro_batch_tokens = task, options, own_negatives, micro_batch_tokens
-        self._queries, self._documents = _Numbers(task.query_identities), _Numbers(task.document_identities)
+        self._task, self._options, self._own_negatives, self._micro_batch_tokens = (
+            task,
+            options,
+            own_negatives,
+            micro_batch_tokens,
+        )
+        self._queries, self._documents = (
+            _Numbers(task.query_identities),
+            _Numbers(task.document_identities),
+        )
         self._state: dict[str, Any] = {}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
         """Remembers whose model it is."""
         self._trainer = trainer
 
@@ -67,17 +87,30 @@ class Refresh(lightning.Callback):
         self._state = dict(state_dict)
 
     def ready(self, steps: Steps, step: int) -> Given:
-        """What rows get from `step` up to the next boundary. Raises BadFolder where the negatives that a continued run was at are not there."""
+        """What rows get from `step` up to the next boundary. Raises BadFolder where the negatives
+        that a continued run was at are not there.
+        """
         boundary = self.boundaries.latest(step)
         if boundary is None:
             return lambda row: with_mined(row, self._own_negatives, (), self._options.negatives)
         if boundary == step:
             assert isinstance(steps.rows, Rows)
-            drawn = [steps.samples(number) for number in range(step, min(step + self.boundaries.every_steps, steps.last))]
+            drawn = [
+                steps.samples(number)
+                for number in range(step, min(step + self.boundaries.every_steps, steps.last))
+            ]
             try:
-                mined = self._mined(step, np.unique(self._queries.of(steps.rows.identities("query")[np.concatenate(drawn)])))
+                mined = self._mined(
+                    step,
+                    np.unique(
+                        self._queries.of(steps.rows.identities("query")[np.concatenate(drawn)])
+                    ),
+                )
             except OSError as error:
-                raise BadFolder(f"negatives cannot be mined in {self.folder}: {error.strerror}; make room there, or choose another output") from error
+                raise BadFolder(
+                    f"negatives cannot be mined in {self.folder}: {error.strerror}; make room"
+                    " there, or choose another output"
+                ) from error
         else:
             mined = on_all(lambda: self._kept(boundary, step))
         return lambda row: self._given(row, mined, boundary)
@@ -91,27 +124,41 @@ class Refresh(lightning.Callback):
             numbers = self._documents.of(mined.of(identity(row.query)))
         except KeyError as error:
             raise BadFolder(
-                f"{self.place(boundary)} knows nothing of the query or a negative of {row.source}; the data, or the number of steps, have changed since "
-                f"they were mined. Continue from a checkpoint at step {boundary} or before, or start anew"
+                f"{self.place(boundary)} knows nothing of the query or a negative of {row.source};"
+                " the data, or the number of steps, have changed since they were mined. Continue"
+                f" from a checkpoint at step {boundary} or before, or start anew"
             ) from error
-        return with_mined(row, self._own_negatives, self._task.documents.at(numbers), self._options.negatives)
+        return with_mined(
+            row, self._own_negatives, self._task.documents.at(numbers), self._options.negatives
+        )
 
     def _kept(self, boundary: int, step: int) -> MinedNegatives:
         path = self.place(boundary) / NEGATIVES
-        advice = f"so step {step} cannot be what it was; continue from a checkpoint at step {boundary} or before, or start anew"
+        advice = (
+            f"so step {step} cannot be what it was; continue from a checkpoint at step {boundary}"
+            " or before, or start anew"
+        )
         if self._state.get("step") != boundary:
-            raise BadFolder(f"the checkpoint at step {step} does not say which negatives were mined at step {boundary}, {advice}")
+            raise BadFolder(
+                f"the checkpoint at step {step} does not say which negatives were mined at step"
+                f" {boundary}, {advice}"
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
             raise BadFolder(f"{path} cannot be read ({error.strerror}), {advice}") from error
         if hashlib.sha256(content).hexdigest() != self._state["sha256"]:
-            raise BadFolder(f"{path} is not what the run was at when the checkpoint was written, {advice}")
+            raise BadFolder(
+                f"{path} is not what the run was at when the checkpoint was written, {advice}"
+            )
         return MinedNegatives(np.load(io.BytesIO(content), allow_pickle=False))
 
     def _mined(self, step: int, queries: Int64[np.ndarray, " query"]) -> MinedNegatives:
         started = time.monotonic()
-        task, options = self._task.of_queries(queries), replace(self._options, seed=self._options.seed + step)
+        task, options = (
+            self._task.of_queries(queries),
+            replace(self._options, seed=self._options.seed + step),
+        )
         shards = between_steps(self._trainer, lambda: self._searched(task, options))
         table = np.full((len(queries), 1 + options.negatives), -1, np.int64)
         table[:, 0] = np.sort(task.query_identities)
@@ -122,7 +169,11 @@ class Refresh(lightning.Callback):
         np.save(file, table, allow_pickle=False)
         self._state = {"step": step, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
         counts = of_all_shards([of_shard for _, _, of_shard in shards])
-        on_first(lambda: self._write(file.getvalue(), {**self._state, "options": asdict(options), **counts}))
+        on_first(
+            lambda: self._write(
+                file.getvalue(), {**self._state, "options": asdict(options), **counts}
+            )
+        )
         self._say(table, counts, step, time.monotonic() - started)
         return MinedNegatives(table)
 
@@ -130,13 +181,17 @@ class Refresh(lightning.Callback):
         """All shards, on every rank: all ranks encode, each searches its own shards."""
         work, encoder = self.folder / "work", self._trainer.lightning_module.encoder
         assert isinstance(encoder, Encoder)
-        on_first(lambda: shutil.rmtree(work, ignore_errors=True))  # of a process that was killed, with the vectors of other weights
+        on_first(
+            lambda: shutil.rmtree(work, ignore_errors=True)
+        )  # of a process that was killed, with the vectors of other weights
         try:
             space = space_of(encoder, task, work, self._micro_batch_tokens, "fp32")
             space.encode_all()
             miner = Miner(task, space, options)
             own = range(-(-len(task.queries) // QUERIES_A_SHARD))[rank() :: ranks()]
-            return sorted(map(json.loads, of_all(on_all(lambda: [_shard(miner, number) for number in own]))))
+            return sorted(
+                map(json.loads, of_all(on_all(lambda: [_shard(miner, number) for number in own])))
+            )
         finally:
             if rank() == 0:
                 shutil.rmtree(work, ignore_errors=True)
@@ -145,14 +200,22 @@ class Refresh(lightning.Callback):
         partial = partial_folder(self.place(report["step"]))
         try:
             (partial / NEGATIVES).write_bytes(negatives)
-            (partial / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+            (partial / REPORT).write_text(
+                json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8"
+            )
             for each in (partial / NEGATIVES, partial / REPORT, partial):
                 to_disk(each)
             move_into_place(partial, self.place(report["step"]))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _say(self, table: Int64[np.ndarray, "query candidate"], counts: dict[str, Any], step: int, seconds: float) -> None:
+    def _say(
+        self,
+        table: Int64[np.ndarray, "query candidate"],
+        counts: dict[str, Any],
+        step: int,
+        seconds: float,
+    ) -> None:
         there = (table[:, 1:] >= 0).sum(1)
         record = {
             "queries": len(table),
@@ -163,17 +226,36 @@ class Refresh(lightning.Callback):
             "seconds": round(seconds, 3),
         }
         for logger in self._trainer.loggers:
-            logger.log_metrics({f"refresh/{name}": value for name, value in record.items()}, step=step)
+            logger.log_metrics(
+                {f"refresh/{name}": value for name, value in record.items()}, step=step
+            )
         for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ProgressLine):
-                few = f", {record['queries_with_fewer']:,} queries have fewer than {table.shape[1] - 1}" if record["queries_with_fewer"] else ""
-                callback.leave_out(seconds, f"negatives mined after {step} steps: {record['negatives']:,} for {len(table):,} queries{few}")
+                few = (
+                    f", {record['queries_with_fewer']:,} queries have fewer than"
+                    f" {table.shape[1] - 1}"
+                    if record["queries_with_fewer"]
+                    else ""
+                )
+                callback.leave_out(
+                    seconds,
+                    f"negatives mined after {step} steps: {record['negatives']:,} for"
+                    f" {len(table):,} queries{few}",
+                )
 
 
 def _shard(miner: Miner, number: int) -> str:
-    """What came of a shard, as it travels between ranks: its number, the negatives of each query, both by identity, and its counts."""
+    """What came of a shard, as it travels between ranks: its number, the negatives of each query,
+    both by identity, and its counts.
+    """
     mined = miner.mine(number)
-    return json.dumps([number, {identity(line["query"]): [*map(identity, line["negatives"])] for line in mined.lines}, mined.counts])
+    return json.dumps(
+        [
+            number,
+            {identity(line["query"]): [*map(identity, line["negatives"])] for line in mined.lines},
+            mined.counts,
+        ]
+    )
 
 
 class _Numbers:

@@ -1,4 +1,6 @@
-"""One shard: some queries searched, their candidates scored, filtered and chosen, and what was seen on the way."""
+"""One shard: some queries searched, their candidates scored, filtered and chosen, and what was seen
+on the way.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +9,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from trainer.mining.choose import SOURCES, Candidates, Filters, InRange, Options, drawn, filters, in_range, picked, together
+from trainer.mining.choose import (
+    SOURCES,
+    Candidates,
+    Filters,
+    InRange,
+    Options,
+    drawn,
+    filters,
+    in_range,
+    picked,
+    together,
+)
 from trainer.mining.spaces import QUERIES_A_SHARD, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer, check_scores
@@ -47,7 +60,9 @@ class Miner:
         candidates, passed = self._candidates(shard, first, last)
         positives = self.task.positives(first, last)
         scores, of_positives = self._scores(shard, candidates, positives)
-        lowest = np.minimum.reduceat(of_positives, np.searchsorted(positives[0], np.arange(last - first)))  # the safe side, of several positives
+        lowest = np.minimum.reduceat(
+            of_positives, np.searchsorted(positives[0], np.arange(last - first))
+        )  # the safe side, of several positives
         removed = filters(scores, lowest[candidates.queries], self.options)
         left = np.ones(len(candidates), bool)
         first_by = {}
@@ -57,15 +72,29 @@ class Miner:
         chosen = np.flatnonzero(left)
         remaining = candidates.select(left)
         chosen = chosen[
-            picked(remaining, self.options, lambda some: drawn(identities[0][some.queries], identities[1][some.documents], self.options.seed))
+            picked(
+                remaining,
+                self.options,
+                lambda some: drawn(
+                    identities[0][some.queries], identities[1][some.documents], self.options.seed
+                ),
+            )
         ]
-        written = _Written(self.task, first, last, candidates, scores, chosen, positives, of_positives, lowest)
+        written = _Written(
+            self.task, first, last, candidates, scores, chosen, positives, of_positives, lowest
+        )
         counts = _counts(candidates, passed, first_by, written)
         return Mined(list(written.lines()), list(written.without(passed, first_by)), counts)
 
     def _candidates(self, shard: int, first: int, last: int) -> tuple[Candidates, list[InRange]]:
-        """Of every source that is asked for, in its range of ranks and free of what may be no negative."""
-        forbidden, documents, options = self.task.forbidden(first, last), len(self.task.documents), self.options
+        """Of every source that is asked for, in its range of ranks and free of what may be no
+        negative.
+        """
+        forbidden, documents, options = (
+            self.task.forbidden(first, last),
+            len(self.task.documents),
+            self.options,
+        )
         keys = forbidden[0] * documents + forbidden[1]
         passed_over = int(np.bincount(forbidden[0]).max(initial=0))
         k = min(options.depth + passed_over, documents)
@@ -79,14 +108,23 @@ class Miner:
         if options.random_negatives:
             queries, any_documents = self._at_random(first, last)
             free = ~np.isin(queries * documents + any_documents, keys)
-            parts.append((2, queries[free], any_documents[free], np.zeros(int(free.sum()), np.float32)))
+            parts.append(
+                (2, queries[free], any_documents[free], np.zeros(int(free.sum()), np.float32))
+            )
         return together(parts, documents), passed
 
-    def _by_words(self, first: int, last: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    def _by_words(
+        self, first: int, last: int, k: int
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         if self._bm25 is None:
             self._bm25 = Bm25(self.task.documents.range(0, len(self.task.documents)))
-        scores, found = np.zeros((last - first, k), np.float32), np.full((last - first, k), -1, np.int64)
-        for row, (rows, of_rows) in enumerate(self._bm25.best(self.task.queries.range(first, last), k)):
+        scores, found = (
+            np.zeros((last - first, k), np.float32),
+            np.full((last - first, k), -1, np.int64),
+        )
+        for row, (rows, of_rows) in enumerate(
+            self._bm25.best(self.task.queries.range(first, last), k)
+        ):
             scores[row, : len(rows)], found[row, : len(rows)] = of_rows, rows
         return scores, found
 
@@ -94,18 +132,32 @@ class Miner:
         """Twice as many as are asked for, since some are known positives or filtered out."""
         each = 2 * self.options.random_negatives
         queries = np.repeat(np.arange(last - first), each)
-        draws = drawn(self.task.query_identities[first:last][queries], np.tile(np.arange(each), last - first), self.options.seed)
+        draws = drawn(
+            self.task.query_identities[first:last][queries],
+            np.tile(np.arange(each), last - first),
+            self.options.seed,
+        )
         return queries, (draws % np.uint64(len(self.task.documents))).astype(np.int64)
 
-    def _scores(self, shard: int, candidates: Candidates, positives: Pairs) -> tuple[Float32[np.ndarray, " candidate"], Float32[np.ndarray, " pair"]]:
-        """Scores of candidates and positives, by the teacher where there is one, else by the miner. Raises BadModel when one is not finite."""
+    def _scores(
+        self, shard: int, candidates: Candidates, positives: Pairs
+    ) -> tuple[Float32[np.ndarray, " candidate"], Float32[np.ndarray, " pair"]]:
+        """Scores of candidates and positives, by the teacher where there is one, else by the miner.
+        Raises BadModel when one is not finite.
+        """
         score = self.teacher or self.space.pair_scores
-        unknown = np.flatnonzero(candidates.sources != 0) if self.teacher is None else np.arange(len(candidates))
+        unknown = (
+            np.flatnonzero(candidates.sources != 0)
+            if self.teacher is None
+            else np.arange(len(candidates))
+        )
         scores = candidates.scores.copy()
         scores[unknown] = score(shard, candidates.queries[unknown], candidates.documents[unknown])
         of_positives = score(shard, *positives)
         for found, queries in ((scores, candidates.queries), (of_positives, positives[0])):
-            check_scores(found, "the teacher" if self.teacher else "the model", queries, shard, self.task)
+            check_scores(
+                found, "the teacher" if self.teacher else "the model", queries, shard, self.task
+            )
         return scores, of_positives
 
 
@@ -134,24 +186,47 @@ class _Written:
         scores = _rounded(self.scores[self.chosen])
         ends = np.cumsum(self.counts).tolist()
         starts = [0, *ends]
-        queries, positives = self.task.queries.range(self.first, self.last), self.task.documents.at(self.positives[1])
-        for query, positive, score in zip(self.positives[0].tolist(), positives, _rounded(self.of_positives), strict=True):
+        queries, positives = (
+            self.task.queries.range(self.first, self.last),
+            self.task.documents.at(self.positives[1]),
+        )
+        for query, positive, score in zip(
+            self.positives[0].tolist(), positives, _rounded(self.of_positives), strict=True
+        ):
             some = slice(starts[query], ends[query])
             if some.start < some.stop:
-                yield {"query": queries[query], "positive": positive, "negatives": texts[some], "scores": [score, *scores[some]]}
+                yield {
+                    "query": queries[query],
+                    "positive": positive,
+                    "negatives": texts[some],
+                    "scores": [score, *scores[some]],
+                }
 
     def without(self, passed: list[InRange], removed: Filters) -> Iterator[dict[str, Any]]:
         size = self.last - self.first
         empty = np.flatnonzero(self.counts == 0)
         found = np.bincount(self.candidates.queries, minlength=size)
-        by = {"known positive or its twin": sum((each.forbidden for each in passed), np.zeros(size, np.int64))}
+        by = {
+            "known positive or its twin": sum(
+                (each.forbidden for each in passed), np.zeros(size, np.int64)
+            )
+        }
         by |= {"skip_top": sum((each.skipped for each in passed), np.zeros(size, np.int64))}
-        by |= {name: np.bincount(self.candidates.queries[gone], minlength=size) for name, gone in removed.items()}
+        by |= {
+            name: np.bincount(self.candidates.queries[gone], minlength=size)
+            for name, gone in removed.items()
+        }
         for query in empty.tolist():
-            reasons = ", ".join(f"{counts[query]} by {name}" for name, counts in by.items() if counts[query])
+            reasons = ", ".join(
+                f"{counts[query]} by {name}" for name, counts in by.items() if counts[query]
+            )
             of_query = self.task.documents.at(self.positives[1][self.positives[0] == query])
             (text,) = self.task.queries.range(self.first + query, self.first + query + 1)
-            reason = f"{found[query]} candidates in the range of ranks, removed: {reasons}" if reasons else "no candidate was found"
+            reason = (
+                f"{found[query]} candidates in the range of ranks, removed: {reasons}"
+                if reasons
+                else "no candidate was found"
+            )
             yield {"query": text, "positives": of_query, "reason": reason}
 
     def worst(self, above: Bool[np.ndarray, " candidate"]) -> list[dict[str, Any]]:
@@ -165,14 +240,26 @@ class _Written:
             positive = int(of_query[np.argmin(self.of_positives[of_query])])
             [text], [lowest, candidate] = (
                 self.task.queries.range(self.first + query, self.first + query + 1),
-                self.task.documents.at(np.array([self.positives[1][positive], self.candidates.documents[place]])),
+                self.task.documents.at(
+                    np.array([self.positives[1][positive], self.candidates.documents[place]])
+                ),
             )
             scores = _rounded(np.array([self.of_positives[positive], self.scores[place]]))
-            found.append({"query": text, "positive": lowest, "candidate": candidate, "positive_score": scores[0], "candidate_score": scores[1]})
+            found.append(
+                {
+                    "query": text,
+                    "positive": lowest,
+                    "candidate": candidate,
+                    "positive_score": scores[0],
+                    "candidate_score": scores[1],
+                }
+            )
         return found
 
 
-def _counts(candidates: Candidates, passed: list[InRange], removed: Filters, written: _Written) -> dict[str, Any]:
+def _counts(
+    candidates: Candidates, passed: list[InRange], removed: Filters, written: _Written
+) -> dict[str, Any]:
     above = written.scores > written.lowest[candidates.queries]
     negatives = candidates.sources[written.chosen]
     with_negatives = written.counts[written.positives[0]] > 0
@@ -180,10 +267,17 @@ def _counts(candidates: Candidates, passed: list[InRange], removed: Filters, wri
     return {
         "queries": written.last - written.first,
         "pairs": len(written.of_positives),
-        "candidates": {name: int((candidates.sources == source).sum()) for source, name in enumerate(SOURCES)},
-        "removed": {"known_positive_or_twin": identity, "skip_top": sum(int(each.skipped.sum()) for each in passed)}
+        "candidates": {
+            name: int((candidates.sources == source).sum()) for source, name in enumerate(SOURCES)
+        },
+        "removed": {
+            "known_positive_or_twin": identity,
+            "skip_top": sum(int(each.skipped.sum()) for each in passed),
+        }
         | {name: int(gone.sum()) for name, gone in removed.items()},
-        "negatives": {name: int((negatives == source).sum()) for source, name in enumerate(SOURCES)},
+        "negatives": {
+            name: int((negatives == source).sum()) for source, name in enumerate(SOURCES)
+        },
         "pairs_written": int(with_negatives.sum()),
         "queries_without_negatives": int((written.counts == 0).sum()),
         "suspected": {

@@ -1,4 +1,6 @@
-"""Queries and documents as vectors of one model, on disk in blocks: encoded once, by all ranks together, and read block by block."""
+"""Queries and documents as vectors of one model, on disk in blocks: encoded once, by all ranks
+together, and read block by block.
+"""
 
 import os
 from abc import ABC, abstractmethod
@@ -23,7 +25,9 @@ from trainer.retrieval.vectors.screened_search import Extent, ScreenedSearch, pa
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_queries, encode_tokens
 
 QUERIES_A_SHARD = 2048
-"""Queries that are encoded, searched and filtered together. The same for any number of ranks, and so is what comes out."""
+"""Queries that are encoded, searched and filtered together. The same for any number of ranks, and
+so is what comes out.
+"""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -48,31 +52,51 @@ class Space(ABC):
         self._progress = progress or (lambda what, done, all: None)
 
     def encode_all(self) -> None:
-        """Encodes what is not there yet. To be called on all ranks: they share out each block, and the first writes it."""
+        """Encodes what is not there yet. To be called on all ranks: they share out each block, and
+        the first writes it.
+        """
         on_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         self._encode("query", self.task.queries, QUERIES_A_SHARD)
         self._encode("document", self.task.documents, self.DOCUMENTS_A_BLOCK)
 
     def _encode(self, role: Role, texts: StoredTexts, size: int) -> None:
         blocks = range(-(-len(texts) // size))
-        missing = of_all([str(block) for block in blocks if not self._marker(role, block).exists()] if rank() == 0 else [])
+        missing = of_all(
+            [str(block) for block in blocks if not self._marker(role, block).exists()]
+            if rank() == 0
+            else []
+        )
         for block in map(int, missing):
-            self._progress("queries encoded" if role == "query" else "documents encoded", block * size, len(texts))
+            self._progress(
+                "queries encoded" if role == "query" else "documents encoded",
+                block * size,
+                len(texts),
+            )
             vectors = self._vectors(texts.range(block * size, (block + 1) * size), role)
-            on_first(lambda role=role, block=block, vectors=vectors: self._write(role, block, vectors))  # type: ignore[misc]
+            on_first(
+                lambda role=role, block=block, vectors=vectors: self._write(role, block, vectors)  # type: ignore[misc]
+            )
 
     def _blocks(self) -> Iterator[tuple[int, Any]]:
         """First document and vectors of each block."""
         for block in range(-(-len(self.task.documents) // self.DOCUMENTS_A_BLOCK)):
             yield block * self.DOCUMENTS_A_BLOCK, self._read("document", block)
 
-    def pair_scores(self, shard: int, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]) -> Float32[np.ndarray, " pair"]:
-        """The score of each pair of a query of the shard, counted from its first, and a document. Queries come in ascending order."""
+    def pair_scores(
+        self, shard: int, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]
+    ) -> Float32[np.ndarray, " pair"]:
+        """The score of each pair of a query of the shard, counted from its first, and a document.
+        Queries come in ascending order.
+        """
         asked, scores = self._read("query", shard), np.empty(len(queries), np.float32)
         for first, block in self._blocks():
-            some = np.flatnonzero((documents >= first) & (documents < first + self.DOCUMENTS_A_BLOCK))
+            some = np.flatnonzero(
+                (documents >= first) & (documents < first + self.DOCUMENTS_A_BLOCK)
+            )
             if some.size:
-                scores[some] = self._pair_scores(asked, block, queries[some], documents[some] - first)
+                scores[some] = self._pair_scores(
+                    asked, block, queries[some], documents[some] - first
+                )
         return scores
 
     def _marker(self, role: Role, block: int) -> Path:
@@ -91,12 +115,20 @@ class Space(ABC):
 
     @abstractmethod
     def _pair_scores(
-        self, asked: Any, block: Any, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]
+        self,
+        asked: Any,
+        block: Any,
+        queries: Int64[np.ndarray, " pair"],
+        documents: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]: ...
 
     @abstractmethod
-    def nearest(self, shard: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and numbers of the k nearest documents of each query of the shard, best first; minus infinity and -1 where there are fewer."""
+    def nearest(
+        self, shard: int, k: int
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        """Scores and numbers of the k nearest documents of each query of the shard, best first;
+        minus infinity and -1 where there are fewer.
+        """
 
 
 class DenseSpace(Space):
@@ -107,19 +139,27 @@ class DenseSpace(Space):
 
     @cached_property
     def _extents(self) -> dict[int, Extent]:
-        """Of each block, by its first document, once it was looked at: every shard of queries asks for it."""
+        """Of each block, by its first document, once it was looked at: every shard of queries asks
+        for it.
+        """
         return {}
 
     def _vectors(self, texts: list[str], role: Role) -> Float32[np.ndarray, "text dimension"]:
-        return encode_for_search(self.encoder, texts, role, self._micro_batch_tokens, self._precision)
+        return encode_for_search(
+            self.encoder, texts, role, self._micro_batch_tokens, self._precision
+        )
 
-    def _write(self, role: Role, block: int, vectors: Float32[np.ndarray, "text dimension"]) -> None:
+    def _write(
+        self, role: Role, block: int, vectors: Float32[np.ndarray, "text dimension"]
+    ) -> None:
         _save(self._marker(role, block), vectors)
 
     def _read(self, role: Role, block: int) -> Float32[np.ndarray, "text dimension"]:
         return _load(self._marker(role, block))
 
-    def nearest(self, shard: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    def nearest(
+        self, shard: int, k: int
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         search = ScreenedSearch(self._read("query", shard), k, self.encoder.device)
         for first, documents in self._blocks():
             if first not in self._extents:
@@ -128,7 +168,11 @@ class DenseSpace(Space):
         return search.best()
 
     def _pair_scores(
-        self, asked: Any, block: Any, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]
+        self,
+        asked: Any,
+        block: Any,
+        queries: Int64[np.ndarray, " pair"],
+        documents: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]:
         return pair_scores(asked, block, queries, documents)
 
@@ -154,18 +198,32 @@ class LateSpace(Space):
     def _tokens(self, role: Role, block: int) -> Path:
         return self._folder / f"{role}-tokens-{block:06}.npy"
 
-    def nearest(self, shard: int, k: int) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    def nearest(
+        self, shard: int, k: int
+    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         asked = self._read("query", shard).padded()
-        scores, rows = np.full((len(asked), k), -np.inf, np.float32), np.full((len(asked), k), -1, np.int64)
+        scores, rows = (
+            np.full((len(asked), k), -np.inf, np.float32),
+            np.full((len(asked), k), -1, np.int64),
+        )
         for first, documents in self._blocks():
             more_scores, more_rows = top_k_maxsim(asked, documents, k)
-            scores, rows = np.concatenate([scores, more_scores], 1), np.concatenate([rows, more_rows + first], 1)
+            scores, rows = (
+                np.concatenate([scores, more_scores], 1),
+                np.concatenate([rows, more_rows + first], 1),
+            )
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-        return scores, np.where(np.isneginf(scores), -1, rows)  # a document without any token that counts is near to nothing
+        return scores, np.where(
+            np.isneginf(scores), -1, rows
+        )  # a document without any token that counts is near to nothing
 
     def _pair_scores(
-        self, asked: Any, block: Any, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]
+        self,
+        asked: Any,
+        block: Any,
+        queries: Int64[np.ndarray, " pair"],
+        documents: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]:
         scores = np.empty(len(queries), np.float32)
         cuts = [0, *(np.flatnonzero(np.diff(queries)) + 1).tolist(), len(queries)]
@@ -177,7 +235,12 @@ class LateSpace(Space):
 
 
 def space_of(
-    encoder: Encoder, task: Task, folder: Path, micro_batch_tokens: int | None = None, precision: Precision = "fp32", progress: Progress | None = None
+    encoder: Encoder,
+    task: Task,
+    folder: Path,
+    micro_batch_tokens: int | None = None,
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
 ) -> Space:
     """The space of a model of either family; its vectors are kept in `folder`."""
     match encoder:
@@ -186,7 +249,9 @@ def space_of(
         case LateInteractionEncoder():
             return LateSpace(encoder, task, folder, micro_batch_tokens, precision, progress)
         case _:
-            raise TypeError(f"how the embeddings of {type(encoder).__name__} are compared is not known")
+            raise TypeError(
+                f"how the embeddings of {type(encoder).__name__} are compared is not known"
+            )
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -197,5 +262,6 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _load(path: Path) -> Any:
-    # Copied when written to, which nobody does: PyTorch warns of arrays that are read-only. Plain, since picking from NumPy's memmap takes twice as long.
+    # Copied when written to, which nobody does: PyTorch warns of arrays that are read-only. Plain,
+    # since picking from NumPy's memmap takes twice as long.
     return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))

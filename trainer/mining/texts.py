@@ -36,7 +36,12 @@ class TextWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is None:
             self._flush()
         self._file.close()
@@ -47,7 +52,9 @@ class TextWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            self._file.write_batch(pa.record_batch([pa.array(self._pending, type=pa.large_string())], schema=_SCHEMA))
+            self._file.write_batch(
+                pa.record_batch([pa.array(self._pending, type=pa.large_string())], schema=_SCHEMA)
+            )
             self._pending, self._characters = [], 0
 
 
@@ -79,7 +86,9 @@ class StoredTexts:
         chunks = np.searchsorted(ends, numbers, side="right")
         for chunk in np.unique(chunks).tolist():  # `take` of the column would copy all of it first
             there, some = self._column.chunk(chunk), chunks == chunk
-            texts[some] = there.take(pa.array(numbers[some] - (ends[chunk] - len(there)))).to_pylist()
+            texts[some] = there.take(
+                pa.array(numbers[some] - (ends[chunk] - len(there)))
+            ).to_pylist()
         found: list[str] = texts.tolist()
         return found
 

@@ -1,9 +1,11 @@
-"""The folder of a mining job: what it was begun with, what of it is done, and that nobody else is at it.
+"""The folder of a mining job: what it was begun with, what of it is done, and that nobody else is
+at it.
 
-train.jsonl                 one line a training pair: query, positive, negatives, scores (the positive's first)
-without-negatives.jsonl     one line a query that nothing was left for, and why
-report.json                 what was mined from and with, counts, worst pairs; written last: a folder that has it is whole
-work/                       manifest, texts, vectors, finished shards; gone once the job is done
+train.jsonl                 one line a training pair: query, positive, negatives, scores (the
+positive's first) without-negatives.jsonl     one line a query that nothing was left for, and why
+report.json                 what was mined from and with, counts, worst pairs; written last: a
+folder that has it is whole work/                       manifest, texts, vectors, finished shards;
+gone once the job is done
 """
 
 import contextlib
@@ -39,14 +41,17 @@ class WorkFolder:
         return self.report_path.is_file()
 
     def begin(self, manifest: Manifest, replace: bool) -> None:
-        """Makes the folder for the job of `manifest`, or finds it there, finished or not. To be called by the holder of the lock.
+        """Makes the folder for the job of `manifest`, or finds it there, finished or not. To be
+        called by the holder of the lock.
 
-        Raises BadFolder when the folder holds another job (naming what differs) or other files; with `replace` another job is removed.
+        Raises BadFolder when the folder holds another job (naming what differs) or other files;
+        with `replace` another job is removed.
         """
         there = {entry.name for entry in self.path.iterdir()} - {LOCK}
         if there - _OURS:
             raise BadFolder(
-                f"{self.path} holds files that are not of `nearfar mine` ({', '.join(sorted(there - _OURS)[:3])}); choose another place with -o"
+                f"{self.path} holds files that are not of `nearfar mine`"
+                f" ({', '.join(sorted(there - _OURS)[:3])}); choose another place with -o"
             )
         if there and replace:
             self.clear()
@@ -59,27 +64,42 @@ class WorkFolder:
     def _check_same(self, manifest: Manifest) -> None:
         path = self.report_path if self.is_done else self.work / _MANIFEST
         if not path.exists():
-            if (self.path / NEGATIVES).exists():  # of a person, or of a job whose --replace was killed
+            if (
+                self.path / NEGATIVES
+            ).exists():  # of a person, or of a job whose --replace was killed
                 raise BadFolder(
-                    f"{self.path / NEGATIVES} is there, and nothing says that `nearfar mine` wrote it; choose another place with -o, or move it away, "
-                    "or give --replace to write over it"
+                    f"{self.path / NEGATIVES} is there, and nothing says that `nearfar mine` wrote"
+                    " it; choose another place with -o, or move it away, or give --replace to"
+                    " write over it"
                 )
             return  # killed before it had begun
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             before = content["made_with"] if self.is_done else content
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadFolder(f"{path} is damaged ({type(error).__name__}); start anew with --replace") from error
+            raise BadFolder(
+                f"{path} is damaged ({type(error).__name__}); start anew with --replace"
+            ) from error
         if changed := differences(before, json.loads(json.dumps(manifest))):
             raise BadFolder(
-                f"{self.path} holds another job, {'finished' if self.is_done else 'unfinished'}: {'; '.join(changed)}. "
-                "Give what it was begun with, or another place with -o, or --replace to mine anew"
+                f"{self.path} holds another job, {'finished' if self.is_done else 'unfinished'}:"
+                f" {'; '.join(changed)}. Give what it was begun with, or another place with -o, or"
+                " --replace to mine anew"
             )
 
     def check_apart(self, source: str | None) -> None:
-        """Raises BadFolder where what is read lies among what is written: it would be gone before it is read."""
-        if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(self.path.resolve()):
-            raise BadFolder(f"{source} lies in {self.path}, where the job would write over it; choose another place with -o")
+        """Raises BadFolder where what is read lies among what is written: it would be gone before
+        it is read.
+        """
+        if (
+            source is not None
+            and Path(source).exists()
+            and Path(source).resolve().is_relative_to(self.path.resolve())
+        ):
+            raise BadFolder(
+                f"{source} lies in {self.path}, where the job would write over it; choose another"
+                " place with -o"
+            )
 
     def clear(self) -> None:
         """Removes what the job has written."""
@@ -89,18 +109,24 @@ class WorkFolder:
         shutil.rmtree(self.work, ignore_errors=True)
 
     def shard(self, number: int, suffix: str) -> Path:
-        """A file of one finished shard: `.jsonl` its lines, `.without.jsonl` its queries without negatives, `.json`, written last, its counts."""
+        """A file of one finished shard: `.jsonl` its lines, `.without.jsonl` its queries without
+        negatives, `.json`, written last, its counts.
+        """
         return self.work / f"shard-{number:06}{suffix}"
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Within it this process alone works in the folder, which is made where it is not there. Raises BadFolder when another does, or it cannot be made."""
+    """Within it this process alone works in the folder, which is made where it is not there. Raises
+    BadFolder when another does, or it cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = take_lock(path, _in_use)
     except OSError as error:
-        raise BadFolder(f"cannot write to {path}: {error.strerror}; choose another place with -o") from error
+        raise BadFolder(
+            f"cannot write to {path}: {error.strerror}; choose another place with -o"
+        ) from error
     try:
         yield
     finally:
@@ -108,13 +134,20 @@ def held(path: Path) -> Iterator[None]:
 
 
 def _in_use(path: Path) -> BadFolder:
-    return BadFolder(f"another process is mining in {path}: {holder_of(path)}; wait for it, or choose another place with -o")
+    return BadFolder(
+        f"another process is mining in {path}: {holder_of(path)}; wait for it, or choose another"
+        " place with -o"
+    )
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two manifests. Of files it is what they hold that counts, wherever they lie.
+    """What differs between two manifests. Of files it is what they hold that counts, wherever they
+    lie.
 
-    >>> differences({"depth": 50, "model": {"source": "a", "sha256": "ab"}}, {"depth": 20, "model": {"source": "./a", "sha256": "ab"}})
+    >>> differences(
+    ...     {"depth": 50, "model": {"source": "a", "sha256": "ab"}},
+    ...     {"depth": 20, "model": {"source": "./a", "sha256": "ab"}},
+    ... )
     ['depth was 50, is 20']
     """
     if not (isinstance(before, dict) and isinstance(now, dict)):
@@ -125,7 +158,11 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
         if before["sha256"] != now["sha256"]:
             return [f"{name} was {_described(before)}, is {_described(now)}"]
     keys = [key for key in dict.fromkeys([*before, *now]) if key not in hidden]
-    return [found for key in keys for found in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)]
+    return [
+        found
+        for key in keys
+        for found in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    ]
 
 
 def _described(files: dict[str, Any]) -> str:

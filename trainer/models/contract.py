@@ -16,7 +16,9 @@ Kind = TypeVar("Kind", bound="TextContract")
 
 
 class TextContract(BaseModel):
-    """What every family of encoders fixes: prompts, lengths, the tokenizer, the width of a vector."""
+    """What every family of encoders fixes: prompts, lengths, the tokenizer, the width of a
+    vector.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str | None] = None
@@ -24,14 +26,22 @@ class TextContract(BaseModel):
     version: Literal[1] = Field(1, description="of this file's form")
     backbone: str = Field(description="what the training started from, as a name")
     layers: tuple[int, ...] | None = Field(
-        None, strict=False, description="of that backbone's layers, numbered from 0, those that were kept; null: all"
+        None,
+        strict=False,
+        description="of that backbone's layers, numbered from 0, those that were kept; null: all",
     )
     query_prompt: str = Field("", description="text put before every query")
     document_prompt: str = Field("", description="text put before every document")
-    query_max_length_tokens: PositiveInt = Field(description="longer queries are cut, special tokens counted")
-    document_max_length_tokens: PositiveInt = Field(description="longer documents are cut, special tokens counted")
+    query_max_length_tokens: PositiveInt = Field(
+        description="longer queries are cut, special tokens counted"
+    )
+    document_max_length_tokens: PositiveInt = Field(
+        description="longer documents are cut, special tokens counted"
+    )
     dimensions: PositiveInt = Field(description="width of a vector")
-    tokenizer_fingerprint: str = Field(description="of the vocabulary and of how probe texts are cut")
+    tokenizer_fingerprint: str = Field(
+        description="of the vocabulary and of how probe texts are cut"
+    )
 
     def prompt(self, role: Role) -> str:
         """What is put before every text of `role`."""
@@ -47,35 +57,47 @@ class TextContract(BaseModel):
 
     @classmethod
     def read(cls: type[Kind], folder: Path) -> Kind | None:
-        """The contract of `folder`, None where there is none; BadModel when it is of another version or not one."""
+        """The contract of `folder`, None where there is none; BadModel when it is of another
+        version or not one.
+        """
         if not (folder / FILE).is_file():
             return None
         content = read_json(folder, FILE)
         if content.get("kind") != cls.KIND:
             found, wanted = content.get("kind") or "dense", cls.KIND or "dense"
             raise BadModel(
-                f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is asked for; give one of that kind, or its backbone"
+                f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is"
+                " asked for; give one of that kind, or its backbone"
             )
         if content.get("version") != 1:
             raise BadModel(
-                f"{folder / FILE} is of version {content.get('version')!r} and this nearfar reads version 1; "
-                "use the nearfar that wrote it, or a newer one"
+                f"{folder / FILE} is of version {content.get('version')!r} and this nearfar reads"
+                " version 1; use the nearfar that wrote it, or a newer one"
             )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise BadModel(f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed by hand or is not ours") from error
+            raise BadModel(
+                f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed by hand or is"
+                " not ours"
+            ) from error
 
 
 class Contract(TextContract):
-    """How texts become one vector each. Changing a field changes every vector, so a folder carries it beside the weights."""
+    """How texts become one vector each. Changing a field changes every vector, so a folder carries
+    it beside the weights.
+    """
 
     pooling: PoolingKind = Field(description="token vectors to one vector")
-    include_prompt: bool = Field(True, description="whether the prompt's tokens take part in pooling")
+    include_prompt: bool = Field(
+        True, description="whether the prompt's tokens take part in pooling"
+    )
     normalize: bool = Field(description="every vector is scaled to length 1")
-    similarity: Literal["cosine", "dot"] = Field(description="how vectors are compared; of normalised vectors both are the same")
+    similarity: Literal["cosine", "dot"] = Field(
+        description="how vectors are compared; of normalised vectors both are the same"
+    )
 
 
 class LateContract(TextContract):
@@ -83,12 +105,27 @@ class LateContract(TextContract):
 
     KIND = "late_interaction"
 
-    kind: Literal["late_interaction"] = Field("late_interaction", description="the family of the model")
-    query_marker: str = Field(description="token put before every query, behind the first special one; empty: none")
-    document_marker: str = Field(description="token put before every document, behind the first special one; empty: none")
-    query_expansion: bool = Field(description="queries are filled up with mask tokens to their maximum length, and those are scored too")
-    attend_to_expansion: bool = Field(description="whether other tokens attend to these mask tokens")
-    skipped_tokens: tuple[str, ...] = Field(strict=False, description="tokens of documents that are not scored")
+    kind: Literal["late_interaction"] = Field(
+        "late_interaction", description="the family of the model"
+    )
+    query_marker: str = Field(
+        description="token put before every query, behind the first special one; empty: none"
+    )
+    document_marker: str = Field(
+        description="token put before every document, behind the first special one; empty: none"
+    )
+    query_expansion: bool = Field(
+        description=(
+            "queries are filled up with mask tokens to their maximum length, and those are"
+            " scored too"
+        )
+    )
+    attend_to_expansion: bool = Field(
+        description="whether other tokens attend to these mask tokens"
+    )
+    skipped_tokens: tuple[str, ...] = Field(
+        strict=False, description="tokens of documents that are not scored"
+    )
 
     def marker(self, role: Role) -> str:
         """The token put before every text of `role`."""
@@ -96,7 +133,9 @@ class LateContract(TextContract):
 
 
 class CrossContract(TextContract):
-    """How a (query, document) pair becomes one score. The query is cut first; `document_max_length_tokens` is the length of the whole pair."""
+    """How a (query, document) pair becomes one score. The query is cut first;
+    `document_max_length_tokens` is the length of the whole pair.
+    """
 
     KIND = "cross_encoder"
 

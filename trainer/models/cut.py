@@ -1,4 +1,6 @@
-"""A smaller model cut out of one that was trained for it (`matryoshka`): its first layers, the beginnings of its vectors. It is saved as any model is."""
+"""A smaller model cut out of one that was trained for it (`matryoshka`): its first layers, the
+beginnings of its vectors. It is saved as any model is.
+"""
 
 import torch
 
@@ -14,7 +16,8 @@ from trainer.models.static import TokenTable
 
 
 def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> Encoder:
-    """As `read_model`; of the backbone only the first layers, of each vector only the first numbers. None: all.
+    """As `read_model`; of the backbone only the first layers, of each vector only the first
+    numbers. None: all.
 
     Raises BadModel where there are fewer, and for a width where the model gives one vector a token.
     """
@@ -24,12 +27,17 @@ def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> E
     if dimensions is None:
         return encoder
     if not isinstance(encoder, DenseEncoder):
-        raise BadModel(f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out --dimensions")
+        raise BadModel(
+            f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out"
+            " --dimensions"
+        )
     return first_numbers(encoder, dimensions)
 
 
 def first_layers(encoder: Kind, layers: int) -> Kind:
-    """The encoder, read for use, cut to its first layers. Raises BadModel for more than there are."""
+    """The encoder, read for use, cut to its first layers. Raises BadModel for more than there
+    are.
+    """
     whole = depth_of(encoder)
     if layers > whole:
         raise BadModel(f"{layers} layers were asked for; the model has {whole}")
@@ -43,7 +51,9 @@ def first_layers(encoder: Kind, layers: int) -> Kind:
 
 @torch.no_grad()
 def first_numbers(encoder: DenseEncoder, dimensions: int) -> DenseEncoder:
-    """An encoder that has no more numbers to give than the first `dimensions`: of a table the columns, else the rows of a projection, which is added where there is none."""
+    """An encoder that has no more numbers to give than the first `dimensions`: of a table the
+    columns, else the rows of a projection, which is added where there is none.
+    """
     narrow = encoder.narrowed(dimensions)
     if dimensions == encoder.dimensions:
         return narrow
@@ -51,8 +61,14 @@ def first_numbers(encoder: DenseEncoder, dimensions: int) -> DenseEncoder:
     if whole is None and isinstance(encoder.backbone, TokenTable):
         narrow.backbone = TokenTable(encoder.backbone.embedding.weight[:, :dimensions].clone())
     elif whole is None:
-        narrow.projection = Projection.of(torch.eye(dimensions, encoder.dimensions)).to(encoder.device)
+        narrow.projection = Projection.of(torch.eye(dimensions, encoder.dimensions)).to(
+            encoder.device
+        )
     else:
-        narrow.projection = Projection(whole.in_features, dimensions, whole.bias is not None, whole.activation).to(encoder.device)
-        narrow.projection.load_state_dict({name: value[:dimensions] for name, value in whole.state_dict().items()})
+        narrow.projection = Projection(
+            whole.in_features, dimensions, whole.bias is not None, whole.activation
+        ).to(encoder.device)
+        narrow.projection.load_state_dict(
+            {name: value[:dimensions] for name, value in whole.state_dict().items()}
+        )
     return narrow.eval()

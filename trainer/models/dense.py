@@ -13,7 +13,15 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind, Role
-from trainer.models.encoder import Base, Encoder, check_contract, first, for_training, public_name, quantized
+from trainer.models.encoder import (
+    Base,
+    Encoder,
+    check_contract,
+    first,
+    for_training,
+    public_name,
+    quantized,
+)
 from trainer.models.files.locate import locate, locate_public
 from trainer.models.files.vetting import check_links
 from trainer.models.formats.sentence_transformers import Layout, read_layout
@@ -25,7 +33,14 @@ from trainer.models.static import StaticBase, TokenTable
 from trainer.models.tokenizers import texts as tokenization
 from trainer.recipe import schema as recipe
 
-WISHES = ("pooling", "normalize", "query_prompt", "document_prompt", "query_max_length_tokens", "document_max_length_tokens")
+WISHES = (
+    "pooling",
+    "normalize",
+    "query_prompt",
+    "document_prompt",
+    "query_max_length_tokens",
+    "document_max_length_tokens",
+)
 """What a recipe may say otherwise than the folder; the contract has fields of the same names."""
 
 
@@ -41,14 +56,21 @@ class DenseEncoder(Encoder):
         pristine_config: PretrainedConfig,
     ) -> None:
         roles: dict[Role, tokenization.RoleTokenizer] = {
-            role: tokenization.role_tokenizer(tokenizer, contract.prompt(role), contract.max_length_tokens(role)) for role in ("query", "document")
+            role: tokenization.role_tokenizer(
+                tokenizer, contract.prompt(role), contract.max_length_tokens(role)
+            )
+            for role in ("query", "document")
         }
         super().__init__(backbone, projection, tokenizer, roles, pristine_config)
         self.contract: Contract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
 
     def embedded(
-        self, hidden: Float[Tensor, "text length width"], texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+        self,
+        hidden: Float[Tensor, "text length width"],
+        texts: Texts,
+        ids: Int[Tensor, "text length"],
+        real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text dimension"]:
         """One vector a text, of length 1 where the contract says so."""
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
@@ -63,18 +85,25 @@ class DenseEncoder(Encoder):
         return isinstance(self.backbone, TokenTable)
 
     def narrowed(self, dimensions: int) -> Self:
-        """An encoder of the same weights that gives the first `dimensions` numbers of each vector, brought to length 1 again where whole ones are.
+        """An encoder of the same weights that gives the first `dimensions` numbers of each vector,
+        brought to length 1 again where whole ones are.
 
-        For models trained with `matryoshka`, and to see what becomes of others. Raises BadModel for more than there are.
+        For models trained with `matryoshka`, and to see what becomes of others. Raises BadModel for
+        more than there are.
         """
         if dimensions > self.contract.dimensions:
-            raise BadModel(f"vectors of {dimensions} numbers were asked for; the model's have {self.contract.dimensions}, and can only be cut")
+            raise BadModel(
+                f"vectors of {dimensions} numbers were asked for; the model's have"
+                f" {self.contract.dimensions}, and can only be cut"
+            )
         return self._with(contract=self.contract.model_copy(update={"dimensions": dimensions}))
 
     def without_projection(self) -> Self:
         """An encoder of the same weights that gives the vectors its projection is applied to."""
         width = self.contract.dimensions if self.projection is None else self.projection.in_features
-        return self._with(projection=None, contract=self.contract.model_copy(update={"dimensions": width}))
+        return self._with(
+            projection=None, contract=self.contract.model_copy(update={"dimensions": width})
+        )
 
     def _with(self, **changes: Any) -> Self:
         other = copy.copy(self)
@@ -84,18 +113,23 @@ class DenseEncoder(Encoder):
         return other
 
     def _excluded(self, texts: Texts) -> int:
-        """Leading tokens that pooling leaves out: special ones and the prompt, where the contract excludes the prompt."""
+        """Leading tokens that pooling leaves out: special ones and the prompt, where the contract
+        excludes the prompt.
+        """
         if self.contract.include_prompt or texts.prompt_tokens == 0:
             return 0
         return self._leading_special_tokens + texts.prompt_tokens
 
 
 def load_encoder(model: recipe.Model) -> DenseEncoder:
-    """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked for.
+    """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked
+    for.
 
-    What the recipe leaves open is taken from the folder, else: last-token pooling for decoders and mean for the rest, normalised, no prompts,
-    as long as the backbone allows. A pipeline without normalisation whose vectors are compared by cosine is trained with it: the scores are
-    the same, and training takes the dot product. A fresh projection is drawn from torch's generator. Raises BadModel.
+    What the recipe leaves open is taken from the folder, else: last-token pooling for decoders and
+    mean for the rest, normalised, no prompts, as long as the backbone allows. A pipeline without
+    normalisation whose vectors are compared by cosine is trained with it: the scores are the same,
+    and training takes the dot product. A fresh projection is drawn from torch's generator. Raises
+    BadModel.
     """
     layout = read_layout(locate(model.backbone))
     if layout.normalize is False and layout.similarity == "cosine":
@@ -113,7 +147,8 @@ def load_encoder(model: recipe.Model) -> DenseEncoder:
 def read_encoder(path_or_name: str) -> DenseEncoder:
     """The encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
 
-    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that names its base. Raises BadModel.
+    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that
+    names its base. Raises BadModel.
     """
     folder = locate(path_or_name)
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
@@ -128,7 +163,9 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
 
 
 def _read_adapter(folder: Path) -> DenseEncoder:
-    """The base model that the adapter names, used as the contract beside the adapter says, with the adapter merged in."""
+    """The base model that the adapter names, used as the contract beside the adapter says, with the
+    adapter merged in.
+    """
     base, contract = adapters.adapter_base(folder), Contract.read(folder)
     wishes = {} if contract is None else contract.model_dump(include={*WISHES, "layers"})
     layout = read_layout(locate_public(base))
@@ -142,9 +179,15 @@ def _read_adapter(folder: Path) -> DenseEncoder:
 
 
 def assemble(
-    layout: Layout, name: str, dropout: float | None, quantize_4bit: bool, wishes: dict[str, Any], kept: tuple[int, ...] | None = None
+    layout: Layout,
+    name: str,
+    dropout: float | None,
+    quantize_4bit: bool,
+    wishes: dict[str, Any],
+    kept: tuple[int, ...] | None = None,
 ) -> DenseEncoder:
-    """An encoder from what `layout` says; of `wishes` (WISHES, projection_dimensions and layers) those that are not None win over it.
+    """An encoder from what `layout` says; of `wishes` (WISHES, projection_dimensions and layers)
+    those that are not None win over it.
 
     `kept`: of the layers of the model called `name` those that `layout` still has.
     """
@@ -157,12 +200,23 @@ def assemble(
     return _around(base, name, pooling, layout, wishes, kept)
 
 
-def assemble_static(base: StaticBase, name: str, wishes: dict[str, Any], layout: Layout | None = None) -> DenseEncoder:
-    """An encoder around a table of token vectors, of which a text's vector is the mean; nothing is cut."""
+def assemble_static(
+    base: StaticBase, name: str, wishes: dict[str, Any], layout: Layout | None = None
+) -> DenseEncoder:
+    """An encoder around a table of token vectors, of which a text's vector is the mean; nothing is
+    cut.
+    """
     return _around(base, name, "mean", layout or Layout(Path()), wishes)
 
 
-def _around(base: Base, name: str, pooling: PoolingKind, layout: Layout, wishes: dict[str, Any], kept: tuple[int, ...] | None = None) -> DenseEncoder:
+def _around(
+    base: Base,
+    name: str,
+    pooling: PoolingKind,
+    layout: Layout,
+    wishes: dict[str, Any],
+    kept: tuple[int, ...] | None = None,
+) -> DenseEncoder:
     projection = base.projection(layout.projection, wishes.get("projection_dimensions"))
     normalize = first(wishes.get("normalize"), layout.normalize, True)
     contract = Contract(
@@ -173,8 +227,12 @@ def _around(base: Base, name: str, pooling: PoolingKind, layout: Layout, wishes:
         normalize=normalize,
         query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, ""),
         document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, ""),
-        query_max_length_tokens=base.length(wishes.get("query_max_length_tokens"), layout.query_max_length_tokens),
-        document_max_length_tokens=base.length(wishes.get("document_max_length_tokens"), layout.document_max_length_tokens),
+        query_max_length_tokens=base.length(
+            wishes.get("query_max_length_tokens"), layout.query_max_length_tokens
+        ),
+        document_max_length_tokens=base.length(
+            wishes.get("document_max_length_tokens"), layout.document_max_length_tokens
+        ),
         similarity="cosine" if normalize else layout.similarity or "dot",
         dimensions=base.width if projection is None else projection.out_features,
         tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),

@@ -1,4 +1,6 @@
-"""What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract that holds them together."""
+"""What every encoder is made of: a backbone, perhaps a projection, a tokenizer, and the contract
+that holds them together.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,9 @@ from trainer.recipe import schema as recipe
 
 
 class Encoder(nn.Module):
-    """Texts to embeddings. What must not change between training and use is in `contract`; `pristine_config` is the backbone's, dropout untouched."""
+    """Texts to embeddings. What must not change between training and use is in `contract`;
+    `pristine_config` is the backbone's, dropout untouched.
+    """
 
     contract: TextContract
 
@@ -54,7 +58,9 @@ class Encoder(nn.Module):
         return next(self.parameters()).device
 
     def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
-        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called from any thread."""
+        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called
+        from any thread.
+        """
         return self._roles[role].tokenize(texts)
 
     def whole_modules(self) -> tuple[str, ...]:
@@ -62,17 +68,27 @@ class Encoder(nn.Module):
         return ()
 
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
-        """One embedding a text, float32 also under autocast, the same whatever else is in `texts`."""
+        """One embedding a text, float32 also under autocast, the same whatever else is in
+        `texts`.
+        """
         ids, real = (padded.to(self.device) for padded in texts.padded())
-        hidden = self.backbone(input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)).last_hidden_state
+        hidden = self.backbone(
+            input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)
+        ).last_hidden_state
         return self.embedded(hidden, texts, ids, real)
 
-    def attention_mask(self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]) -> Int[Tensor, "text length"] | None:
+    def attention_mask(
+        self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+    ) -> Int[Tensor, "text length"] | None:
         """Which tokens are attended to; None: all."""
         return None if ids.numel() == texts.tokens.numel() else real.long()
 
     def embedded(
-        self, hidden: Float[Tensor, "text length width"], texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
+        self,
+        hidden: Float[Tensor, "text length width"],
+        texts: Texts,
+        ids: Int[Tensor, "text length"],
+        real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text ..."]:
         """The embeddings that are made of the backbone's vectors of `texts`."""
         raise NotImplementedError
@@ -80,7 +96,9 @@ class Encoder(nn.Module):
 
 Kind = TypeVar("Kind", bound=Encoder)
 Load = Callable[[Path, PretrainedConfig, bool, Sequence[int] | None], PreTrainedModel]
-"""A transformer from the folder that holds its weights and its configuration, in 4 bits or not, with some of its layers or all."""
+"""A transformer from the folder that holds its weights and its configuration, in 4 bits or not,
+with some of its layers or all.
+"""
 
 
 class Base:
@@ -117,28 +135,44 @@ class Base:
         return min(backbones.longest_input(self.model), self.tokenizer.model_max_length)
 
     def length(self, wish: int | None, said: int | None, otherwise: int | None = None) -> int:
-        """The wish, refused where the backbone has no positions for it; else what the folder says, else `otherwise`, else all, bounded."""
+        """The wish, refused where the backbone has no positions for it; else what the folder says,
+        else `otherwise`, else all, bounded.
+        """
         allowed = backbones.longest_input(self.model)
         if wish is not None and wish > allowed:
-            raise BadModel(f"a maximum length of {wish} tokens was asked for; the backbone has positions for {allowed}")
+            raise BadModel(
+                f"a maximum length of {wish} tokens was asked for; the backbone has positions for"
+                f" {allowed}"
+            )
         return wish if wish is not None else min(said or otherwise or self.longest, allowed)
 
     def projection(self, folder: Path | None, wish: int | None) -> Projection | None:
-        """The projection in `folder`, unless the recipe wishes for another width: then a fresh one."""
+        """The projection in `folder`, unless the recipe wishes for another width: then a fresh
+        one.
+        """
         said = Projection.read(folder) if folder is not None else None
         if said is not None and said.in_features != self.width:
-            raise BadModel(f"{folder} takes vectors of {said.in_features} numbers, the backbone gives {self.width}")
+            raise BadModel(
+                f"{folder} takes vectors of {said.in_features} numbers, the backbone gives"
+                f" {self.width}"
+            )
         if wish is None or (said is not None and said.out_features == wish):
             return said
         return Projection.fresh(self.width, wish)
 
 
 def for_training(encoder: Kind, model: recipe.Model) -> Kind:
-    """The encoder in training mode, with layers computed again and a fresh adapter where the recipe asks for them."""
+    """The encoder in training mode, with layers computed again and a fresh adapter where the recipe
+    asks for them.
+    """
     if model.activation_checkpointing:
         backbones.recompute_layers(encoder.backbone)  # type: ignore[arg-type]
     if isinstance(model.tuning, recipe.Lora):
-        encoder.backbone = adapters.add_lora(encoder.backbone, model.tuning, encoder.whole_modules())  # type: ignore[arg-type]
+        encoder.backbone = adapters.add_lora(
+            encoder.backbone,  # type: ignore[arg-type]
+            model.tuning,
+            encoder.whole_modules(),
+        )
         use_onednn(encoder.backbone)
     return encoder.train()
 
@@ -154,7 +188,9 @@ def first(*values: Any) -> Any:
 
 
 def public_name(path_or_name: str) -> str:
-    """The name itself, of a folder the last part only: where it lies on this machine is nobody's business."""
+    """The name itself, of a folder the last part only: where it lies on this machine is nobody's
+    business.
+    """
     path = Path(path_or_name).expanduser()
     return path.resolve().name if path.is_dir() else path_or_name
 
@@ -163,8 +199,11 @@ def check_contract(folder: Path, said: TextContract | None, found: TextContract)
     """BadModel where the contract in a folder says something else than its files."""
     if said is None or said == found:
         return
-    field = next(name for name in type(found).model_fields if getattr(said, name) != getattr(found, name))
+    field = next(
+        name for name in type(found).model_fields if getattr(said, name) != getattr(found, name)
+    )
     raise BadModel(
-        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say {getattr(found, field)}; "
-        "a file was exchanged after training: take the whole folder from where it was saved"
+        f"{folder}: nearfar.json says {field} = {getattr(said, field)}, its files say"
+        f" {getattr(found, field)}; a file was exchanged after training: take the whole folder from"
+        " where it was saved"
     )

@@ -39,9 +39,10 @@ class Temperature(nn.Module):
 class BiEncoder(LightningModule):
     """Trains `encoder` to score each query's positive above every other document.
 
-    `encode` gives a step its way from texts to embeddings (`trainer.microbatches.in_chunks`). `validate` measures the encoder on a held-out set and
-    returns metrics by name; it is given so that this file knows nothing of how retrieval is evaluated. `head` is what the loss trains beside the
-    encoder and the model does not keep.
+    `encode` gives a step its way from texts to embeddings (`trainer.microbatches.in_chunks`).
+    `validate` measures the encoder on a held-out set and returns metrics by name; it is given so
+    that this file knows nothing of how retrieval is evaluated. `head` is what the loss trains
+    beside the encoder and the model does not keep.
     """
 
     def __init__(
@@ -68,13 +69,23 @@ class BiEncoder(LightningModule):
         outcome = self.loss(batch, self.encode(), self.temperature())
         self.current = Step(outcome["loss"].detach(), batch.sample_ids)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict({f"train/{name}": value.detach() for name, value in {**outcome, "temperature": self.temperature()}.items()})
+        self.log_dict(
+            {
+                f"train/{name}": value.detach()
+                for name, value in {**outcome, "temperature": self.temperature()}.items()
+            }
+        )
         return outcome["loss"]
 
     def configure_gradient_clipping(  # DeepSpeed's optimizer is none of PyTorch's
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips to the global norm, and stops the run before the update where the loss or the norm is not finite."""
+        """Clips to the global norm, and stops the run before the update where the loss or the norm
+        is not finite.
+        """
         self._check_all_learn(optimizer)
         norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
         if not torch.isfinite(self.current.loss) or not (math.isfinite(norm) or self._scaled()):
@@ -95,16 +106,26 @@ class BiEncoder(LightningModule):
         return adamw(self.encoder, self.temperature, self.optimizer_settings, self.head)
 
     def _check_all_learn(self, optimizer: Any) -> None:
-        """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at the next step."""
-        unused = [name for name, parameter in self.named_parameters() if parameter.requires_grad and parameter.grad is None]
+        """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at
+        the next step.
+        """
+        unused = [
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
         if unused and ranks() > 1 and isinstance(optimizer, torch.optim.Optimizer):
             raise BadModel(
-                f"{len(unused)} of the trained weights take no part in the loss ({', '.join(unused[:3])}), and ranks cannot take the mean of their gradients; "
-                "train fewer weights (model.tuning.kind=lora, or other target_modules), or on one process"
+                f"{len(unused)} of the trained weights take no part in the loss"
+                f" ({', '.join(unused[:3])}), and ranks cannot take the mean of their gradients;"
+                " train fewer weights (model.tuning.kind=lora, or other target_modules), or on one"
+                " process"
             )
 
     def _scaled(self) -> bool:
-        """In fp16 an overflowing gradient is expected now and then: the scaler skips that update and lowers its scale."""
+        """In fp16 an overflowing gradient is expected now and then: the scaler skips that update
+        and lowers its scale.
+        """
         plugin = self.trainer.precision_plugin
         return getattr(plugin, "scaler", None) is not None or plugin.precision == "16-mixed"
 
@@ -122,7 +143,13 @@ class NonFiniteStep(NonFinite):
 
     def __init__(self, step: int, current: Step, gradient_norm: float) -> None:
         super().__init__(
-            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm {gradient_norm}; no weight was changed. "
-            "Look at the rows named in non_finite.json; a lower optimization.learning_rate or machine.precision=fp32 often helps."
+            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm"
+            f" {gradient_norm}; no weight was changed. Look at the rows named in non_finite.json; a"
+            " lower optimization.learning_rate or machine.precision=fp32 often helps."
         )
-        self.record = {"step": step + 1, "loss": str(float(current.loss)), "gradient_norm": str(gradient_norm), "rows": of_all(current.sample_ids)}
+        self.record = {
+            "step": step + 1,
+            "loss": str(float(current.loss)),
+            "gradient_norm": str(gradient_norm),
+            "rows": of_all(current.sample_ids),
+        }

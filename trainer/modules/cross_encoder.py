@@ -9,7 +9,9 @@ from trainer.modules.optimizer import adamw
 
 
 class Reranker(BiEncoder):
-    """The bi-encoder's step where the model gives a score a pair in place of an embedding a text: micro-batches and recomputation are the same."""
+    """The bi-encoder's step where the model gives a score a pair in place of an embedding a text:
+    micro-batches and recomputation are the same.
+    """
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule; the classifier's head has the head's rate."""

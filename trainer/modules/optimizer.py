@@ -24,11 +24,14 @@ class OptimizerSettings:
     warmup_steps: int
     total_steps: int
     fused: bool = True
-    """One kernel for all weights. Not with fp16: it unscales gradients itself, after they have been clipped."""
+    """One kernel for all weights. Not with fp16: it unscales gradients itself, after they have been
+    clipped.
+    """
 
 
 def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
-    """The share of the peak rate at `step`, counted from 0: rises to 1 over the warm-up, then falls to 0 at `total_steps`.
+    """The share of the peak rate at `step`, counted from 0: rises to 1 over the warm-up, then falls
+    to 0 at `total_steps`.
 
     >>> [rate_factor(step, 2, 6, "linear") for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -67,16 +70,27 @@ def adamw(
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
             rate = settings.head_learning_rate if is_head(name) else settings.learning_rate
-            groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+            groups.setdefault(
+                (rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []
+            ).append(parameter)
     for parameter in head.parameters() if head is not None else ():
-        groups.setdefault((settings.head_learning_rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        groups.setdefault(
+            (settings.head_learning_rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []
+        ).append(parameter)
     for parameter in temperature.parameters():
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()], fused=settings.fused
+        [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
+        ],
+        fused=settings.fused,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_factor(step, settings.warmup_steps, settings.total_steps, settings.schedule)
+        optimizer,
+        lambda step: rate_factor(
+            step, settings.warmup_steps, settings.total_steps, settings.schedule
+        ),
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

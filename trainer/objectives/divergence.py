@@ -1,4 +1,6 @@
-"""The divergence between two distributions over all documents of all ranks, in tiles: neither matrix of scores ever exists as a whole."""
+"""The divergence between two distributions over all documents of all ranks, in tiles: neither
+matrix of scores ever exists as a whole.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from trainer.log_partition import log_partition, tiles
 from trainer.scores import Score, exact
 
 LogShares = Callable[[slice, slice], Float[Tensor, "query document"]]
-"""(some queries of all ranks, some documents of this rank) to the logarithm of each document's share in what the query is taught."""
+"""(some queries of all ranks, some documents of this rank) to the logarithm of each document's
+share in what the query is taught.
+"""
 
 
 def kl_over_batch(
@@ -24,10 +28,12 @@ def kl_over_batch(
     temperature: Float[Tensor, ""] | float,
     taught: LogShares,
 ) -> Float[Tensor, " all_queries"]:
-    """KL(taught || student) of every query of all ranks, over the documents of all ranks; the student's shares are the softmax of score / temperature.
+    """KL(taught || student) of every query of all ranks, over the documents of all ranks; the
+    student's shares are the softmax of score / temperature.
 
-    With p the shares taught and q the student's, KL = Z - sum of p s + sum of p log p, where Z is the student's `log_partition`; the sums fall off
-    in one more pass over the tiles. O(B D) memory as there, and the gradient for a score is (q - p) / temperature.
+    With p the shares taught and q the student's, KL = Z - sum of p s + sum of p log p, where Z is
+    the student's `log_partition`; the sums fall off in one more pass over the tiles. O(B D) memory
+    as there, and the gradient for a score is (q - p) / temperature.
     """
     partition = log_partition(queries, documents, score, temperature, lambda *_: None)
     everyone = gather(exact(queries) / temperature, padding=0.0 if queries.ndim > 2 else None)
@@ -35,8 +41,13 @@ def kl_over_batch(
     return partition.of_queries + gather(crossed[None]).sum(0)
 
 
-def log_shares(of_teachers: list[tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."], Score]], temperature: float) -> LogShares:
-    """The mean of the distributions of several teachers, of each the softmax of its score / temperature over the documents of all ranks."""
+def log_shares(
+    of_teachers: list[tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."], Score]],
+    temperature: float,
+) -> LogShares:
+    """The mean of the distributions of several teachers, of each the softmax of its score /
+    temperature over the documents of all ranks.
+    """
     with torch.no_grad():
         parts = [
             (
@@ -50,21 +61,32 @@ def log_shares(of_teachers: list[tuple[Float[Tensor, "query ..."], Float[Tensor,
 
     def of_tile(some_queries: slice, some_documents: slice) -> Float[Tensor, "query document"]:
         with torch.no_grad():
-            each = [score(queries[some_queries], documents[some_documents]) - whole[some_queries, None] for queries, documents, score, whole in parts]
-            return torch.stack(each).logsumexp(0) - math.log(len(each)) if len(each) > 1 else each[0]
+            each = [
+                score(queries[some_queries], documents[some_documents]) - whole[some_queries, None]
+                for queries, documents, score, whole in parts
+            ]
+            return (
+                torch.stack(each).logsumexp(0) - math.log(len(each)) if len(each) > 1 else each[0]
+            )
 
     return of_tile
 
 
 class _Crossed(torch.autograd.Function):
-    """Of each query the sum over this rank's documents of p (log p - s), with p the shares taught; tile by tile, nothing of a tile is kept."""
+    """Of each query the sum over this rank's documents of p (log p - s), with p the shares taught;
+    tile by tile, nothing of a tile is kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, documents: Tensor, score: Score, taught: LogShares) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, documents: Tensor, score: Score, taught: LogShares
+    ) -> Tensor:
         sums = queries.new_zeros(len(queries))
         for some_queries, some_documents in tiles(queries, documents, 0):
             logs = taught(some_queries, some_documents).to(queries)
-            sums[some_queries] += (logs.exp() * (logs - score(queries[some_queries], documents[some_documents]))).sum(1)
+            sums[some_queries] += (
+                logs.exp() * (logs - score(queries[some_queries], documents[some_documents]))
+            ).sum(1)
         ctx.save_for_backward(queries, documents)
         ctx.settings = score, taught
         return sums
@@ -76,7 +98,10 @@ class _Crossed(torch.autograd.Function):
         score, taught = ctx.settings
         of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         for some_queries, some_documents in tiles(queries, documents, 0):
-            inputs = queries[some_queries].detach().requires_grad_(), documents[some_documents].detach().requires_grad_()
+            inputs = (
+                queries[some_queries].detach().requires_grad_(),
+                documents[some_documents].detach().requires_grad_(),
+            )
             with torch.enable_grad():
                 scores = score(*inputs)
             shares = taught(some_queries, some_documents).to(queries).exp()

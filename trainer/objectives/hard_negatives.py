@@ -1,4 +1,6 @@
-"""Which in-batch negatives count, by how hard they are: the nearest few of each query, those below its positive, or all by weight."""
+"""Which in-batch negatives count, by how hard they are: the nearest few of each query, those below
+its positive, or all by weight.
+"""
 
 from dataclasses import dataclass
 
@@ -23,7 +25,9 @@ class Hardness:
     semi_hard: bool = False
     """Only those that score below the query's positive (Schroff et al. 2015, section 3.2)."""
     beta: float = 0.0
-    """Weight exp(beta * score / temperature) of each, over the mean weight (Robinson et al. 2021, equation 4); 0: all alike."""
+    """Weight exp(beta * score / temperature) of each, over the mean weight (Robinson et al. 2021,
+    equation 4); 0: all alike.
+    """
 
 
 def hard_partition(
@@ -35,24 +39,41 @@ def hard_partition(
     positive: Float[Tensor, " all_queries"],
     hardness: Hardness,
 ) -> LogPartition:
-    """As `log_partition`, of the positive and the negatives that count: log(exp(positive) + sum of w exp(score / temperature)).
+    """As `log_partition`, of the positive and the negatives that count: log(exp(positive) + sum of
+    w exp(score / temperature)).
 
-    `positive` is the score of each query of all ranks with its positive, over the temperature. `LogPartition.excluded` is how many pairs of a
-    query and a negative do not count. A query with no negative left has a partition of `positive`, and so no loss. Which negatives count has no
+    `positive` is the score of each query of all ranks with its positive, over the temperature.
+    `LogPartition.excluded` is how many pairs of a query and a negative do not count. A query with
+    no negative left has a partition of `positive`, and so no loss. Which negatives count has no
     gradient; the weights have one, as in the authors' own code.
     """
     negatives = _negatives(excluded, len(queries), len(documents))
     if hardness.top_k is not None or hardness.semi_hard:
-        negatives = _limited(queries, documents, score, temperature, negatives, positive.detach(), hardness)
+        negatives = _limited(
+            queries, documents, score, temperature, negatives, positive.detach(), hardness
+        )
     found = log_partition(queries, documents, score, temperature, negatives)
     of_negatives = found.of_queries
     if hardness.beta > 0:
-        # sum of w_j e^s_j with w_j = e^(b s_j) / mean of e^(b s): in logarithms a difference of two partitions, and the number of negatives
-        of_weighted = log_partition(queries, documents, score, temperature / (1 + hardness.beta), negatives).of_queries
-        of_weights = log_partition(queries, documents, score, temperature / hardness.beta, negatives).of_queries
-        number = log_partition(queries.new_zeros(len(queries), 1), documents.new_zeros(len(documents), 1), dot, 1.0, negatives).of_queries
+        # sum of w_j e^s_j with w_j = e^(b s_j) / mean of e^(b s): in logarithms a difference of two
+        # partitions, and the number of negatives
+        of_weighted = log_partition(
+            queries, documents, score, temperature / (1 + hardness.beta), negatives
+        ).of_queries
+        of_weights = log_partition(
+            queries, documents, score, temperature / hardness.beta, negatives
+        ).of_queries
+        number = log_partition(
+            queries.new_zeros(len(queries), 1),
+            documents.new_zeros(len(documents), 1),
+            dot,
+            1.0,
+            negatives,
+        ).of_queries
         of_negatives = of_weighted - of_weights + number
-    return LogPartition(torch.logaddexp(positive, of_negatives), None, found.excluded - len(positive))
+    return LogPartition(
+        torch.logaddexp(positive, of_negatives), None, found.excluded - len(positive)
+    )
 
 
 def _negatives(excluded: Excluded, queries: int, documents: int) -> Excluded:
@@ -80,9 +101,14 @@ def _limited(
     hardness: Hardness,
 ) -> Excluded:
     """`negatives` between two limits of each query: below its positive, and among its `top_k`."""
-    everyone, here = gather(exact(queries.detach()) / temperature, padding=0.0 if queries.ndim > 2 else None), exact(documents.detach())
+    everyone, here = (
+        gather(exact(queries.detach()) / temperature, padding=0.0 if queries.ndim > 2 else None),
+        exact(documents.detach()),
+    )
 
-    def below_positive(some_queries: slice, some_documents: slice) -> tuple[Float[Tensor, "query document"], Bool[Tensor, "query document"]]:
+    def below_positive(
+        some_queries: slice, some_documents: slice
+    ) -> tuple[Float[Tensor, "query document"], Bool[Tensor, "query document"]]:
         with torch.no_grad():
             scores = score(everyone[some_queries], here[some_documents])
         out = negatives(some_queries, some_documents)
@@ -95,11 +121,17 @@ def _limited(
     best = everyone.new_full((len(everyone), hardness.top_k), -torch.inf)
     for some_queries, some_documents in tiles(everyone, here, 0):
         scores, out = below_positive(some_queries, some_documents)
-        best[some_queries] = torch.cat([best[some_queries], scores.masked_fill(out, -torch.inf)], 1).topk(hardness.top_k).values
+        best[some_queries] = (
+            torch.cat([best[some_queries], scores.masked_fill(out, -torch.inf)], 1)
+            .topk(hardness.top_k)
+            .values
+        )
     limit = gather(best[None]).transpose(0, 1).flatten(1).topk(hardness.top_k).values[:, -1:]
     limit = limit - _ROUNDING * limit.abs().nan_to_num(posinf=0.0)
 
-    def among_the_hardest(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"]:
+    def among_the_hardest(
+        some_queries: slice, some_documents: slice
+    ) -> Bool[Tensor, "query document"]:
         scores, out = below_positive(some_queries, some_documents)
         return out | (scores < limit[some_queries])
 

@@ -1,4 +1,6 @@
-"""Models inside a model, trained together (Matryoshka): the beginnings of its vectors, and its first layers. One pass through the encoder serves them all."""
+"""Models inside a model, trained together (Matryoshka): the beginnings of its vectors, and its
+first layers. One pass through the encoder serves them all.
+"""
 
 from collections.abc import Callable, Hashable, Mapping
 from itertools import product
@@ -19,11 +21,19 @@ Weights = Mapping[int | None, float]
 
 
 def nested(
-    widths: Weights, depths: Weights, objective: Loss, normalize: bool, batch: Batch, encode: Encode, temperature: Float[Tensor, ""]
+    widths: Weights,
+    depths: Weights,
+    objective: Loss,
+    normalize: bool,
+    batch: Batch,
+    encode: Encode,
+    temperature: Float[Tensor, ""],
 ) -> dict[str, Float[Tensor, ""]]:
-    """The sum over every number of layers and every width, each by the product of both weights (2D Matryoshka, Li et al. 2024).
+    """The sum over every number of layers and every width, each by the product of both weights (2D
+    Matryoshka, Li et al. 2024).
 
-    `encode` gives the embeddings of all `depths` end to end, in their order (`trainer.models.parts.depth.AtDepths`). What else is logged is of the whole.
+    `encode` gives the embeddings of all `depths` end to end, in their order
+    (`trainer.models.parts.depth.AtDepths`). What else is logged is of the whole.
     """
     encode, total, outcomes = once(encode), [], {}
     for (place, depth), width in product(enumerate(depths), widths):
@@ -31,7 +41,11 @@ def nested(
         outcomes[depth, width] = objective(batch, inside, temperature)
         total.append(depths[depth] * widths[width] * outcomes[depth, width]["loss"])
     whole = outcomes[max(depths, key=_number), max(widths, key=_number)]
-    return {**whole, "loss": torch.stack(total).sum(), **{_name(*pair): outcome["loss"] for pair, outcome in outcomes.items()}}
+    return {
+        **whole,
+        "loss": torch.stack(total).sum(),
+        **{_name(*pair): outcome["loss"] for pair, outcome in outcomes.items()},
+    }
 
 
 def _number(size: int | None) -> int:
@@ -39,11 +53,17 @@ def _number(size: int | None) -> int:
 
 
 def _name(depth: int | None, width: int | None) -> str:
-    return "loss_at" + (f"_{depth}_layers" if depth is not None else "") + (f"_{width}" if width is not None else "")
+    return (
+        "loss_at"
+        + (f"_{depth}_layers" if depth is not None else "")
+        + (f"_{width}" if width is not None else "")
+    )
 
 
 def once(function: Callable[[Any], Result]) -> Callable[[Any], Result]:
-    """`function`, such as an encoder, that gives for what it has seen the same again: several losses of a step share one pass."""
+    """`function`, such as an encoder, that gives for what it has seen the same again: several
+    losses of a step share one pass.
+    """
     seen: dict[Hashable, tuple[Any, Result]] = {}
 
     def remembered(given: Any) -> Result:
@@ -55,7 +75,9 @@ def once(function: Callable[[Any], Result]) -> Callable[[Any], Result]:
 
 
 def latest(function: Callable[[Batch], Result]) -> Callable[[Batch], Result]:
-    """`function` that gives for the batch it was last asked about the same again: what does not depend on width or depth is found once a step."""
+    """`function` that gives for the batch it was last asked about the same again: what does not
+    depend on width or depth is found once a step.
+    """
     last: list[Any] = [None, None]
 
     def remembered(batch: Batch) -> Result:
@@ -67,7 +89,9 @@ def latest(function: Callable[[Batch], Result]) -> Callable[[Batch], Result]:
 
 
 def shortened(encode: Encode, dimensions: int | None, normalize: bool) -> Encode:
-    """The first `dimensions` numbers of each vector, brought to length 1 again where `normalize` (Kusupati et al. 2022); None: all, as they are."""
+    """The first `dimensions` numbers of each vector, brought to length 1 again where `normalize`
+    (Kusupati et al. 2022); None: all, as they are.
+    """
     if dimensions is None:
         return encode
 

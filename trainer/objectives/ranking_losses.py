@@ -1,4 +1,5 @@
-"""Losses of ranking: scores of each query's candidates to a scalar. `relevance` is how right each candidate is; excluded ones do not take part.
+"""Losses of ranking: scores of each query's candidates to a scalar. `relevance` is how right each
+candidate is; excluded ones do not take part.
 
 Formulas and papers stand together in `docs/equations.md`.
 """
@@ -14,21 +15,32 @@ _SMALLEST_IDEAL = 1e-10
 
 
 def binary_cross_entropy(
-    scores: Float[Tensor, "query candidate"], relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"]
+    scores: Float[Tensor, "query candidate"],
+    relevance: Float[Tensor, "query candidate"],
+    excluded: Bool[Tensor, "query candidate"],
 ) -> Float[Tensor, ""]:
-    """Pointwise: the mean over candidates of the cross-entropy of sigmoid(score) with a relevance of 0 to 1 (Nogueira & Cho 2019, equation 1).
+    """Pointwise: the mean over candidates of the cross-entropy of sigmoid(score) with a relevance
+    of 0 to 1 (Nogueira & Cho 2019, equation 1).
 
     >>> nobody = torch.zeros(1, 2, dtype=torch.bool)
-    >>> round(binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), nobody).exp().item(), 4)
+    >>> round(
+    ...     binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), nobody)
+    ...     .exp()
+    ...     .item(),
+    ...     4,
+    ... )
     2.0
     """
     return functional.binary_cross_entropy_with_logits(scores[~excluded], relevance[~excluded])
 
 
 def rank_net(
-    scores: Float[Tensor, "query candidate"], relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"]
+    scores: Float[Tensor, "query candidate"],
+    relevance: Float[Tensor, "query candidate"],
+    excluded: Bool[Tensor, "query candidate"],
 ) -> Float[Tensor, ""]:
-    """Pairwise: the mean of log(1 + exp(s_j - s_i)) over all pairs of a query's candidates with relevance_i > relevance_j (Burges et al. 2005, equation 3).
+    """Pairwise: the mean of log(1 + exp(s_j - s_i)) over all pairs of a query's candidates with
+    relevance_i > relevance_j (Burges et al. 2005, equation 3).
 
     Without any such pair it is zero.
 
@@ -41,57 +53,87 @@ def rank_net(
 
 
 def softmax_cross_entropy(
-    scores: Float[Tensor, "query candidate"], relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"]
+    scores: Float[Tensor, "query candidate"],
+    relevance: Float[Tensor, "query candidate"],
+    excluded: Bool[Tensor, "query candidate"],
 ) -> Float[Tensor, ""]:
-    """Listwise: the mean over queries of the cross-entropy of the softmax of the scores with the shares of relevance (Cao et al. 2007; Bruch et al. 2019).
+    """Listwise: the mean over queries of the cross-entropy of the softmax of the scores with the
+    shares of relevance (Cao et al. 2007; Bruch et al. 2019).
 
-    With one right candidate it is minus the logarithm of that one's probability. A query whose candidates are all of relevance 0 adds zero.
+    With one right candidate it is minus the logarithm of that one's probability. A query whose
+    candidates are all of relevance 0 adds zero.
 
     >>> nobody = torch.zeros(1, 4, dtype=torch.bool)
-    >>> round(softmax_cross_entropy(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 0.0]]), nobody).exp().item(), 4)
+    >>> round(
+    ...     softmax_cross_entropy(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 0.0]]), nobody)
+    ...     .exp()
+    ...     .item(),
+    ...     4,
+    ... )
     4.0
     """
-    log_probabilities = scores.masked_fill(excluded, -torch.inf).log_softmax(1).masked_fill(excluded, 0.0)
+    log_probabilities = (
+        scores.masked_fill(excluded, -torch.inf).log_softmax(1).masked_fill(excluded, 0.0)
+    )
     relevance = relevance.masked_fill(excluded, 0.0)
     shares = relevance / relevance.sum(1, keepdim=True).clamp_min(_SMALLEST_IDEAL)
     return -(shares * log_probabilities).sum(1).mean()
 
 
 def lambda_loss(
-    scores: Float[Tensor, "query candidate"], relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"], mu: float = 10.0
+    scores: Float[Tensor, "query candidate"],
+    relevance: Float[Tensor, "query candidate"],
+    excluded: Bool[Tensor, "query candidate"],
+    mu: float = 10.0,
 ) -> Float[Tensor, ""]:
-    """LambdaLoss with the weights of NDCG-Loss2++: RankNet's pairs, each weighted by what it is worth in nDCG (Wang et al. 2018, section 6.4).
+    """LambdaLoss with the weights of NDCG-Loss2++: RankNet's pairs, each weighted by what it is
+    worth in nDCG (Wang et al. 2018, section 6.4).
 
-    In bits, the mean over all pairs of a query's candidates with relevance_i > relevance_j. A candidate's place is the one its score gives it now;
-    of equal scores the earlier candidate stands before. Without any pair it is zero.
+    In bits, the mean over all pairs of a query's candidates with relevance_i > relevance_j. A
+    candidate's place is the one its score gives it now; of equal scores the earlier candidate
+    stands before. Without any pair it is zero.
 
     >>> nobody = torch.zeros(1, 2, dtype=torch.bool)
-    >>> wrong, right = (lambda_loss(torch.tensor([[score, 0.0]]), torch.tensor([[1.0, 0.0]]), nobody) for score in (-9.0, 9.0))
+    >>> wrong, right = (
+    ...     lambda_loss(torch.tensor([[score, 0.0]]), torch.tensor([[1.0, 0.0]]), nobody)
+    ...     for score in (-9.0, 9.0)
+    ... )
     >>> bool(wrong > 1000 * right)
     True
     """
     relevance = relevance.masked_fill(excluded, 0.0)
     place = _places(scores.detach().masked_fill(excluded, -torch.inf))
-    ideal = (_gain(relevance.sort(1, descending=True).values) / _discount(torch.arange(1, scores.shape[1] + 1, device=scores.device))).sum(
-        1, keepdim=True
-    )
+    ideal = (
+        _gain(relevance.sort(1, descending=True).values)
+        / _discount(torch.arange(1, scores.shape[1] + 1, device=scores.device))
+    ).sum(1, keepdim=True)
     gain, discount = _gain(relevance) / ideal.clamp_min(_SMALLEST_IDEAL), _discount(place)
-    apart = (place[:, :, None] - place[:, None, :]).abs().clamp_min(1)  # of a candidate and itself it does not count
+    apart = (
+        (place[:, :, None] - place[:, None, :]).abs().clamp_min(1)
+    )  # of a candidate and itself it does not count
     tight = (1 / _discount(apart) - 1 / _discount(apart + 1)).abs()
     coarse = (1 / discount[:, :, None] - 1 / discount[:, None, :]).abs()
     weights = (mu * tight + coarse) * (gain[:, :, None] - gain[:, None, :]).abs()
     pairs = _ordered_pairs(relevance, excluded)
-    return (weights.to(scores) * _wrong_order(scores))[pairs].sum() / (math.log(2) * max(1, int(pairs.sum())))
+    return (weights.to(scores) * _wrong_order(scores))[pairs].sum() / (
+        math.log(2) * max(1, int(pairs.sum()))
+    )
 
 
-def _wrong_order(scores: Float[Tensor, "query candidate"]) -> Float[Tensor, "query candidate other"]:
+def _wrong_order(
+    scores: Float[Tensor, "query candidate"],
+) -> Float[Tensor, "query candidate other"]:
     """log(1 + exp(s_j - s_i)) for candidates i and j of a query."""
     return functional.softplus(scores[:, None, :] - scores[:, :, None])
 
 
-def _ordered_pairs(relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"]) -> Bool[Tensor, "query candidate other"]:
+def _ordered_pairs(
+    relevance: Float[Tensor, "query candidate"], excluded: Bool[Tensor, "query candidate"]
+) -> Bool[Tensor, "query candidate other"]:
     """Where candidate i is more relevant than j, and neither is excluded."""
-    return (relevance[:, :, None] > relevance[:, None, :]) & ~(excluded[:, :, None] | excluded[:, None, :])
+    return (relevance[:, :, None] > relevance[:, None, :]) & ~(
+        excluded[:, :, None] | excluded[:, None, :]
+    )
 
 
 def _places(scores: Float[Tensor, "query candidate"]) -> Int[Tensor, "query candidate"]:

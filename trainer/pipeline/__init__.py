@@ -1,1 +1,3 @@
-"""Pipelines: stages that are ordinary commands, each repeated only when what it depends on has changed. Imports no torch."""
+"""Pipelines: stages that are ordinary commands, each repeated only when what it depends on has
+changed. Imports no torch.
+"""

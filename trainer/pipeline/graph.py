@@ -1,4 +1,6 @@
-"""Which stage needs which: what `${...}` in a command stands for, and an order in which everything is there when it is needed."""
+"""Which stage needs which: what `${...}` in a command stands for, and an order in which everything
+is there when it is needed.
+"""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +17,9 @@ At = Callable[[str, str], str]
 
 
 def fill(pipeline: Pipeline, name: str, text: str, at: At) -> str:
-    """`text` of stage `name` with every `${...}` replaced; `at` says where the folders of stages are. Raises `BadPipeline` for an unknown name."""
+    """`text` of stage `name` with every `${...}` replaced; `at` says where the folders of stages
+    are. Raises `BadPipeline` for an unknown name.
+    """
 
     def one(match: re.Match[str]) -> str:
         first, dot, output = match[1].partition(".")
@@ -30,42 +34,61 @@ def fill(pipeline: Pipeline, name: str, text: str, at: At) -> str:
 
 
 def needs(pipeline: Pipeline, name: str) -> list[str]:
-    """The stages whose outputs stage `name` names, and those it is to come after, in the order of the file. Raises `BadPipeline` for unknown names."""
+    """The stages whose outputs stage `name` names, and those it is to come after, in the order of
+    the file. Raises `BadPipeline` for unknown names.
+    """
     stage = pipeline.stages[name]
     found = set(stage.after)
     if unknown := [other for other in stage.after if other not in pipeline.stages]:
-        raise BadPipeline(f"stage {name}: after: there is no stage {unknown[0]}{_question(unknown[0], pipeline.stages)}")
+        raise BadPipeline(
+            f"stage {name}: after: there is no stage"
+            f" {unknown[0]}{_question(unknown[0], pipeline.stages)}"
+        )
     for text in [*stage.words, *stage.reads, *([stage.machine] if stage.machine else [])]:
         fill(pipeline, name, text, lambda stage, inside: inside)
         if "${" in _REFERENCE.sub("", text):
-            raise BadPipeline(f"stage {name}: {text} has a ${{ without its }}; write ${{stage.output}}")
-        found |= {match[1].partition(".")[0] for match in _REFERENCE.finditer(text) if "." in match[1]}
+            raise BadPipeline(
+                f"stage {name}: {text} has a ${{ without its }}; write ${{stage.output}}"
+            )
+        found |= {
+            match[1].partition(".")[0] for match in _REFERENCE.finditer(text) if "." in match[1]
+        }
     return [other for other in pipeline.stages if other in found]
 
 
 def order(pipeline: Pipeline) -> list[str]:
-    """The stages, each behind all that it needs. Raises `BadPipeline` with the loop where there is one."""
+    """The stages, each behind all that it needs. Raises `BadPipeline` with the loop where there is
+    one.
+    """
     sorter = TopologicalSorter({name: needs(pipeline, name) for name in pipeline.stages})
     try:
         return list(sorter.static_order())
     except CycleError as error:
         loop = " -> ".join(reversed(error.args[1]))
-        raise BadPipeline(f"the stages wait for each other in a loop: {loop} (each needs the next); take one of these references out") from error
+        raise BadPipeline(
+            f"the stages wait for each other in a loop: {loop} (each needs the next); take one of"
+            " these references out"
+        ) from error
 
 
 def _inside(pipeline: Pipeline, name: str, written: str, stage: str, output: str) -> str:
     """The path of a named output inside its stage's folder."""
     if stage not in pipeline.stages:
-        raise BadPipeline(f"stage {name}: {written}: there is no stage {stage}{_question(stage, pipeline.stages)}")
+        raise BadPipeline(
+            f"stage {name}: {written}: there is no stage {stage}{_question(stage, pipeline.stages)}"
+        )
     outputs = {FOLDER: "", **pipeline.stages[stage].outputs}
     if output in outputs:
         return outputs[output]
     if "." in written:
-        raise BadPipeline(f"stage {name}: {written}: stage {stage} has no output {output}{_question(output, outputs)}")
+        raise BadPipeline(
+            f"stage {name}: {written}: stage {stage} has no output"
+            f" {output}{_question(output, outputs)}"
+        )
     known = [*outputs, *pipeline.values]
     raise BadPipeline(
-        f"stage {name}: {written} is neither an output of this stage nor in `values`{_question(output, known)}; "
-        "another stage's output is written ${stage.output}"
+        f"stage {name}: {written} is neither an output of this stage nor in"
+        f" `values`{_question(output, known)}; another stage's output is written ${{stage.output}}"
     )
 
 

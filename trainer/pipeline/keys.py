@@ -1,7 +1,8 @@
 """What a stage is made with, and the key made of it: two stages with the same key make the same.
 
-A key is the hash of the command, the contents of all it reads, the keys of the stages it needs, and the version of nearfar. Where the
-pipeline's folder lies and on what machine a stage runs (its `machine`) is not in it.
+A key is the hash of the command, the contents of all it reads, the keys of the stages it needs, and
+the version of nearfar. Where the pipeline's folder lies and on what machine a stage runs (its
+`machine`) is not in it.
 """
 
 import hashlib
@@ -23,10 +24,14 @@ _STAGES = ".stages"
 """Stands for the folder of all stages in what is hashed."""
 
 _GROUPS = {"data", "recipe"}
-"""Verbs of two words. A folder that has the name of a verb is not read because of it: most projects have one named data."""
+"""Verbs of two words. A folder that has the name of a verb is not read because of it: most projects
+have one named data.
+"""
 
 MadeWith = dict[str, Any]
-"""All that the outcome of a stage depends on: nearfar, command, recipe, reads (path to sha256), stages (name to key)."""
+"""All that the outcome of a stage depends on: nearfar, command, recipe, reads (path to sha256),
+stages (name to key).
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class Keyed:
 
 
 def keyed(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> Keyed:
-    """Stage `name` with its key; `earlier` holds the stages it needs. Reads all files that the command reads; raises `BadRecipe` for a bad recipe."""
+    """Stage `name` with its key; `earlier` holds the stages it needs. Reads all files that the
+    command reads; raises `BadRecipe` for a bad recipe.
+    """
     stage = pipeline.stages[name]
     made_with = _made_with(pipeline, name, earlier)
     key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
@@ -66,7 +73,14 @@ def keyed(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> Keyed:
     if stage.machine is not None:
         command[1] = "launch"
         command += ["--machine", fill(pipeline, name, stage.machine, at)]
-    return Keyed(name, key, folder, command, {output: folder / inside for output, inside in stage.outputs.items()}, made_with)
+    return Keyed(
+        name,
+        key,
+        folder,
+        command,
+        {output: folder / inside for output, inside in stage.outputs.items()},
+        made_with,
+    )
 
 
 def all_keyed(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Keyed]:
@@ -80,7 +94,10 @@ def all_keyed(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Keyed]:
 def changes(before: MadeWith, now: MadeWith) -> list[str]:
     """What differs, in words; nothing where nothing does.
 
-    >>> changes({"command": ["fit"], "reads": {"a": "1", "b": "2"}}, {"command": ["fit"], "reads": {"a": "3"}})
+    >>> changes(
+    ...     {"command": ["fit"], "reads": {"a": "1", "b": "2"}},
+    ...     {"command": ["fit"], "reads": {"a": "3"}},
+    ... )
     ['a has changed', 'b is no longer read']
     """
     found = []
@@ -94,7 +111,11 @@ def changes(before: MadeWith, now: MadeWith) -> list[str]:
         old, new = before.get(part, {}), now.get(part, {})
         found += [change.format(name) for name in new if name in old and old[name] != new[name]]
         found += [f"{name} is new to it" for name in new if name not in old]
-        found += [f"{name} is no longer {'read' if part == 'reads' else 'needed'}" for name in old if name not in new]
+        found += [
+            f"{name} is no longer {'read' if part == 'reads' else 'needed'}"
+            for name in old
+            if name not in new
+        ]
     return found
 
 
@@ -109,13 +130,19 @@ def _made_with(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> M
         *([] if recipe is None else _texts(recipe.model_dump(exclude={"name", "output"}))),
     ]
     asked = [fill(pipeline, name, path, _neutral) for path in stage.reads]
-    if missing := [path for path in asked if not _is_there(path) and _STAGES not in Path(path).parts]:
+    if missing := [
+        path for path in asked if not _is_there(path) and _STAGES not in Path(path).parts
+    ]:
         raise BadPipeline(f"stage {name}: reads: there is no {missing[0]}")
-    reads = {path for path in [*named, *asked] if _is_there(path)} - ({_recipe_file(words)} if recipe else set())
+    reads = {path for path in [*named, *asked] if _is_there(path)} - (
+        {_recipe_file(words)} if recipe else set()
+    )
     return {
         "nearfar": __version__,
         "command": words,
-        "recipe": None if recipe is None else dump_recipe(recipe),  # and not the file, whose comments teach nothing
+        "recipe": (
+            None if recipe is None else dump_recipe(recipe)
+        ),  # and not the file, whose comments teach nothing
         "reads": {path: _fingerprint(name, path) for path in sorted(reads)},
         "stages": {other: earlier[other].key for other in needs(pipeline, name)},
     }
@@ -125,7 +152,10 @@ def _fingerprint(name: str, path: str) -> str | None:
     try:
         return fingerprint_of(path)["sha256"]
     except OSError as error:
-        raise BadPipeline(f"stage {name} reads {path}, where {error.filename} cannot be read: {error.strerror}; make it readable") from error
+        raise BadPipeline(
+            f"stage {name} reads {path}, where {error.filename} cannot be read: {error.strerror};"
+            " make it readable"
+        ) from error
 
 
 def _neutral(stage: str, inside: str) -> str:
@@ -134,15 +164,23 @@ def _neutral(stage: str, inside: str) -> str:
 
 
 def _recipe_file(words: list[str]) -> str:
-    """The recipe of a `fit`; "" where there is none, or it is itself an output of a stage, and so in that stage's key."""
-    arguments = [word for word in words[1:] if not word.startswith("-")] if words[0] == "fit" else []
+    """The recipe of a `fit`; "" where there is none, or it is itself an output of a stage, and so
+    in that stage's key.
+    """
+    arguments = (
+        [word for word in words[1:] if not word.startswith("-")] if words[0] == "fit" else []
+    )
     return arguments[0] if arguments and _STAGES not in Path(arguments[0]).parts else ""
 
 
 def _recipe(words: list[str]) -> Recipe | None:
     """The recipe of a `fit` as it will be run."""
     file = _recipe_file(words)
-    return load_recipe(file, [word for word in words[1:] if not word.startswith("-") and word != file]) if file else None
+    return (
+        load_recipe(file, [word for word in words[1:] if not word.startswith("-") and word != file])
+        if file
+        else None
+    )
 
 
 def _texts(value: Any) -> list[str]:
@@ -159,7 +197,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def _is_there(text: str) -> bool:
-    """Whether a text names a file or folder of this machine, other than the current folder and what is above it."""
+    """Whether a text names a file or folder of this machine, other than the current folder and what
+    is above it.
+    """
     try:
         return bool(text.strip("./")) and Path(text).exists()
     except (OSError, ValueError):  # too long, or with characters that no path has

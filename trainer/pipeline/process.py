@@ -1,4 +1,6 @@
-"""One stage as a process of its own: its output goes to a file and from there to us, signals are passed on to it."""
+"""One stage as a process of its own: its output goes to a file and from there to us, signals are
+passed on to it.
+"""
 
 import os
 import shutil
@@ -14,9 +16,11 @@ _POLL_SECONDS = 0.1
 
 
 class Relay:
-    """Passes SIGINT, SIGTERM and SIGHUP on to the stage that runs, so that it ends in its own way, and remembers the first.
+    """Passes SIGINT, SIGTERM and SIGHUP on to the stage that runs, so that it ends in its own way,
+    and remembers the first.
 
-    The stage is in a process group of its own: a Ctrl-C at the terminal would otherwise reach it twice, which means at once.
+    The stage is in a process group of its own: a Ctrl-C at the terminal would otherwise reach it
+    twice, which means at once.
     """
 
     def __init__(self) -> None:
@@ -31,7 +35,12 @@ class Relay:
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
@@ -47,17 +56,32 @@ class Relay:
             self._process.send_signal(number)
 
 
-def run(words: Sequence[str], log: Path, relay: Relay, lock: int, started: Callable[[int], None], show: BinaryIO) -> int:
-    """Runs `nearfar <words>`, its output in `log` and copied to `show`; returns its exit code, 128 + the signal that ended it.
+def run(
+    words: Sequence[str],
+    log: Path,
+    relay: Relay,
+    lock: int,
+    started: Callable[[int], None],
+    show: BinaryIO,
+) -> int:
+    """Runs `nearfar <words>`, its output in `log` and copied to `show`; returns its exit code, 128
+    + the signal that ended it.
 
-    It inherits the `lock`: should we be killed, the folder stays locked as long as it runs. `started` is told its process id.
+    It inherits the `lock`: should we be killed, the folder stays locked as long as it runs.
+    `started` is told its process id.
     """
     with log.open("wb") as output, log.open("rb") as copied:
-        # The pipe of a terminal is not handed on: the log is whole, and the stage lives on, whatever becomes of us.
+        # The pipe of a terminal is not handed on: the log is whole, and the stage lives on,
+        # whatever becomes of us.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "trainer", *words],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=(lock,), process_group=0, env=_environment(),
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
+            process_group=0,
+            env=_environment(),
+        )
         relay.watch(process)
         try:
             started(process.pid)
@@ -91,7 +115,9 @@ def _is_running(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with this very package to be found (the current folder may hold another `trainer`), and lines as they are written."""
+    """Ours, with this very package to be found (the current folder may hold another `trainer`), and
+    lines as they are written.
+    """
     here = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     return {

@@ -1,11 +1,14 @@
-"""What is on disk of a pipeline: which stages are done and why others are not, their records, and the lock.
+"""What is on disk of a pipeline: which stages are done and why others are not, their records, and
+the lock.
 
-    <folder>/.lock                       held while a pipeline, or a stage of one that was killed, runs
+    <folder>/.lock                       held while a pipeline, or a stage of one that was killed,
+    runs
     <folder>/<stage>/<key>/              what the stage made
     <folder>/<stage>/<key>.json, .log    written when it was done; what it said
     <folder>/<stage>/latest              a link to the folder last used
 
-Nothing is deleted: what a stage left unfinished, and what is made anew with the same key, is moved aside.
+Nothing is deleted: what a stage left unfinished, and what is made anew with the same key, is moved
+aside.
 """
 
 import contextlib
@@ -24,8 +27,9 @@ from trainer.runtime.run_folder import holder_of, take_lock, write_json
 
 
 def why_not_done(stage: Keyed, earlier: Mapping[str, Keyed]) -> str:
-    """Why the stage must run; "" when it is done: its record is there, all its outputs are and of the size they had, and no stage it needs (they are
-    in `earlier`) has run since."""
+    """Why the stage must run; "" when it is done: its record is there, all its outputs are and of
+    the size they had, and no stage it needs (they are in `earlier`) has run since.
+    """
     record = _read(stage.record)
     if record is None:
         if stage.record.exists():
@@ -39,7 +43,9 @@ def why_not_done(stage: Keyed, earlier: Mapping[str, Keyed]) -> str:
             return f"its output {output} is no longer at {path}"
         if record["outputs"].get(output, size_of(path)) != size_of(path):
             return f"its output {output} at {path} is not as the stage left it"
-    anew = [name for name, ended in _ends(stage, earlier).items() if record["needed"].get(name) != ended]
+    anew = [
+        name for name, ended in _ends(stage, earlier).items() if record["needed"].get(name) != ended
+    ]
     return ", ".join(f"stage {name} is made anew" for name in anew)
 
 
@@ -49,7 +55,9 @@ def missing_outputs(stage: Keyed) -> dict[str, Path]:
 
 
 def size_of(path: Path) -> dict[str, int]:
-    """Number of files of an output and their bytes: enough to notice what is cut short, added to or deleted."""
+    """Number of files of an output and their bytes: enough to notice what is cut short, added to or
+    deleted.
+    """
     files = [each for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file()]
     return {"files": len(files), "bytes": sum(each.stat().st_size for each in files)}
 
@@ -72,7 +80,9 @@ def write_record(stage: Keyed, earlier: Mapping[str, Keyed], **details: Any) -> 
 
 
 def make_folder(stage: Keyed, keep_unfinished: bool) -> None:
-    """The stage's folder, empty: what is in it is moved to `<key>.replaced-<time>` or `<key>.unfinished-<time>`, unless the latter is to be kept."""
+    """The stage's folder, empty: what is in it is moved to `<key>.replaced-<time>` or
+    `<key>.unfinished-<time>`, unless the latter is to be kept.
+    """
     if stage.record.exists():
         move_aside(stage, "replaced")
     elif not keep_unfinished and stage.folder.is_dir() and any(stage.folder.iterdir()):
@@ -80,11 +90,15 @@ def make_folder(stage: Keyed, keep_unfinished: bool) -> None:
     try:
         stage.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFolder(f"cannot make {stage.folder}: {error.strerror}; choose another place with output=FOLDER") from error
+        raise BadFolder(
+            f"cannot make {stage.folder}: {error.strerror}; choose another place with output=FOLDER"
+        ) from error
 
 
 def outdated(stage: Keyed, earlier: Mapping[str, Keyed]) -> bool:
-    """Whether a stage it needs has been made anew since its command last said anything: what that left is of what is no longer there."""
+    """Whether a stage it needs has been made anew since its command last said anything: what that
+    left is of what is no longer there.
+    """
     if not stage.log.exists():
         return False
     said = stage.log.stat().st_mtime_ns
@@ -93,7 +107,9 @@ def outdated(stage: Keyed, earlier: Mapping[str, Keyed]) -> bool:
 
 
 def move_aside(stage: Keyed, why: str) -> None:
-    """Renames folder, log and record of the stage, the record first: without it nobody takes the rest for done."""
+    """Renames folder, log and record of the stage, the record first: without it nobody takes the
+    rest for done.
+    """
     aside = f"{stage.key}.{why}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     for path, ending in ((stage.record, ".was.json"), (stage.folder, ""), (stage.log, ".log")):
         if path.exists():
@@ -112,12 +128,16 @@ def point_latest(stage: Keyed) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[int]:
-    """Holds the pipeline's folder, and gives the lock's file; raises `BadFolder` saying who has it when another process does."""
+    """Holds the pipeline's folder, and gives the lock's file; raises `BadFolder` saying who has it
+    when another process does.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = take_lock(folder, _in_use)
     except OSError as error:
-        raise BadFolder(f"cannot write to {folder}: {error.strerror}; choose another place with output=FOLDER") from error
+        raise BadFolder(
+            f"cannot write to {folder}: {error.strerror}; choose another place with output=FOLDER"
+        ) from error
     try:
         yield lock
     finally:
@@ -128,15 +148,19 @@ def held(folder: Path) -> Iterator[int]:
 
 def _in_use(folder: Path) -> BadFolder:
     return BadFolder(
-        f"{folder} is in use by a pipeline: {holder_of(folder)}; wait for it, or stop it (a stage may outlive a pipeline that was killed), "
-        "or choose another name=NAME"
+        f"{folder} is in use by a pipeline: {holder_of(folder)}; wait for it, or stop it (a stage"
+        " may outlive a pipeline that was killed), or choose another name=NAME"
     )
 
 
 def _ends(stage: Keyed, earlier: Mapping[str, Keyed]) -> dict[str, str | None]:
-    """When each stage it needs was done, to the microsecond: made anew, even with the same key, it is another."""
+    """When each stage it needs was done, to the microsecond: made anew, even with the same key, it
+    is another.
+    """
     records = {name: _read(earlier[name].record) for name in stage.made_with["stages"]}
-    return {name: None if record is None else str(record["ended"]) for name, record in records.items()}
+    return {
+        name: None if record is None else str(record["ended"]) for name, record in records.items()
+    }
 
 
 def _newest_record(stage: Keyed) -> dict[str, Any] | None:
@@ -151,5 +175,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(record, dict) and "ended" in record and all(isinstance(record.get(part), dict) for part in ("outputs", "needed", "made_with"))
+    whole = (
+        isinstance(record, dict)
+        and "ended" in record
+        and all(isinstance(record.get(part), dict) for part in ("outputs", "needed", "made_with"))
+    )
     return record if whole else None

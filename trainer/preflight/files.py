@@ -11,13 +11,22 @@ if TYPE_CHECKING:
     from trainer.strategies.environment import Plan
 
 
-def look_at_recipe(findings: "Findings", path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None, set[str]]":
-    """The recipe and the names of its good sections: of a broken one, those that can be looked at all the same."""
+def look_at_recipe(
+    findings: "Findings", path: Path, overrides: Sequence[str]
+) -> "tuple[Recipe | None, set[str]]":
+    """The recipe and the names of its good sections: of a broken one, those that can be looked at
+    all the same.
+    """
     from trainer.recipe.load import load_recipe
 
     with findings.of("recipe"):
         run = load_recipe(path, overrides)
-        findings.add("ok", "recipe", f"{path}: {run.name}, {run.objective.kind}, {run.optimization.batch_size} queries a step")
+        findings.add(
+            "ok",
+            "recipe",
+            f"{path}: {run.name}, {run.objective.kind}, {run.optimization.batch_size} queries a"
+            " step",
+        )
         return run, set(type(run).model_fields)
     return _good_sections(path, overrides)
 
@@ -35,9 +44,15 @@ def _good_sections(path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None
         return None, set()
     if not isinstance(tree, dict):
         return None, set()
-    values: dict[str, object] = {"name": "unread", "model": {"backbone": "unread"}, "data": {"train": "unread"}}
+    values: dict[str, object] = {
+        "name": "unread",
+        "model": {"backbone": "unread"},
+        "data": {"train": "unread"},
+    }
     settings: list[str] = []
-    of_section = {override: override.partition("=")[0].partition(".")[0].strip() for override in overrides}
+    of_section = {
+        override: override.partition("=")[0].partition(".")[0].strip() for override in overrides
+    }
     broken = values.keys() - tree.keys() - set(of_section.values())
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "recipe.yaml"
@@ -65,7 +80,10 @@ def look_at_machine(findings: "Findings", path: Path) -> "tuple[Plan | None, int
         read_by_accelerate(path)
         where = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
         findings.add(
-            "ok", "machine", f"{path}: {plan.kind}, {plan.ranks} rank{'s' * (plan.ranks > 1)} on {where}, {plan.accelerator or 'any device'}"
+            "ok",
+            "machine",
+            f"{path}: {plan.kind}, {plan.ranks} rank{'s' * (plan.ranks > 1)} on {where},"
+            f" {plan.accelerator or 'any device'}",
         )
         return plan, plan.ranks
     return None, _ranks_said(path)
@@ -89,12 +107,24 @@ def look_at_this_machine(findings: "Findings", plan: "Plan") -> bool:
     try:
         check_here(plan)
     except BadMachine as error:
-        findings.add("warning", "machine", f"this is not the machine of the file, so its memory and its gradient cannot be seen from here: {error}")
+        findings.add(
+            "warning",
+            "machine",
+            "this is not the machine of the file, so its memory and its gradient cannot be seen"
+            f" from here: {error}",
+        )
         return False
     return True
 
 
-def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Plan | None", ranks: int | None, replace: bool) -> "Recipe":
+def look_at_both(
+    findings: "Findings",
+    run: "Recipe",
+    read: set[str],
+    plan: "Plan | None",
+    ranks: int | None,
+    replace: bool,
+) -> "Recipe":
     """The recipe as it is on this machine; what does not go together is found."""
     from trainer.build import hardware
     from trainer.data.order import check_batch_divisible
@@ -104,17 +134,26 @@ def look_at_both(findings: "Findings", run: "Recipe", read: set[str], plan: "Pla
     if ranks and "optimization" in read:
         with findings.of("batch"):
             check_batch_divisible(run.optimization.batch_size, ranks)
-            findings.add("ok", "batch", f"{run.optimization.batch_size} queries a step, {run.optimization.batch_size // ranks} on each rank")
+            findings.add(
+                "ok",
+                "batch",
+                f"{run.optimization.batch_size} queries a step,"
+                f" {run.optimization.batch_size // ranks} on each rank",
+            )
     if {"name", "output"} <= read:
         with findings.of("run folder"):
             folder = Path(run.output) / run.name
             check_run_folder(folder, replace)
-            findings.add("ok", "run folder", f"{folder}{', what is there is moved aside' if replace and folder.exists() else ''}")
+            moved = ", what is there is moved aside" if replace and folder.exists() else ""
+            findings.add("ok", "run folder", f"{folder}{moved}")
     with findings.of("trackers"):
         check_trackers(run.trackers)
     if plan and "machine" in read:
         with findings.of("recipe and machine"):
             return hardware.on_machine(run, plan)
-        said = {"accelerator": plan.accelerator or "auto", "precision": plan.precision or "auto"}  # the file's word, for the looks to come
+        said = {
+            "accelerator": plan.accelerator or "auto",
+            "precision": plan.precision or "auto",
+        }  # the file's word, for the looks to come
         return run.model_copy(update={"machine": run.machine.model_copy(update=said)})
     return run

@@ -1,4 +1,6 @@
-"""What `nearfar check` finds of teachers: whether they load, whether what is kept of them is theirs, and how much there is to encode and to keep."""
+"""What `nearfar check` finds of teachers: whether they load, whether what is kept of them is
+theirs, and how much there is to encode and to keep.
+"""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,16 +23,36 @@ def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", repl
 
     if run.teacher is None:
         return 0
-    names, everything = names_of(data.train, run.data.negatives_per_query, partial(searched_texts, run, data.train)), 0
+    names, everything = (
+        names_of(
+            data.train, run.data.negatives_per_query, partial(searched_texts, run, data.train)
+        ),
+        0,
+    )
     for name in run.teacher.models:
         with findings.of("teacher"):
             teacher, told = read_model(name), list[str]()
             to_do(students.kept_in(run, name), content_of(teacher), names, replace, told.append)
-            said = told[0] if told else f"its vectors of the training texts are in {students.kept_in(run, name)}"
-            wanted = _bytes(teacher, run, data, {role: len(texts) for role, texts in names.items()}) if told else 0
+            said = (
+                told[0]
+                if told
+                else f"its vectors of the training texts are in {students.kept_in(run, name)}"
+            )
+            wanted = (
+                _bytes(teacher, run, data, {role: len(texts) for role, texts in names.items()})
+                if told
+                else 0
+            )
             weights = size(4 * sum(parameter.numel() for parameter in teacher.parameters()))
             findings.add(
-                "ok", "teacher", f"{name}: {said}" + (f", about {size(wanted)}; {weights} of weights on each rank until then" if told else "")
+                "ok",
+                "teacher",
+                f"{name}: {said}"
+                + (
+                    f", about {size(wanted)}; {weights} of weights on each rank until then"
+                    if told
+                    else ""
+                ),
             )
             everything += wanted
     return everything
@@ -45,7 +67,14 @@ def _bytes(teacher: "Encoder", run: "Recipe", data: "DataSets", texts: "dict[str
     if isinstance(teacher, LateInteractionEncoder):
         queries, documents = lengths(teacher, data.train, run.data.negatives_per_query)
         each = {
-            "query": 2.0 * (queries.limit_tokens if teacher.contract.query_expansion else queries.mean_tokens),
+            "query": (
+                2.0
+                * (
+                    queries.limit_tokens
+                    if teacher.contract.query_expansion
+                    else queries.mean_tokens
+                )
+            ),
             "document": 2.0 * documents.mean_tokens,
         }
     return int(sum(count * each[role] * teacher.dimensions for role, count in texts.items()))

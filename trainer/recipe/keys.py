@@ -1,4 +1,5 @@
-"""Every key a recipe can have: what it takes, what it means, which one a mistyped key was meant to be.
+"""Every key a recipe can have: what it takes, what it means, which one a mistyped key was meant to
+be.
 
 All of it is read off the tree in `trainer.recipe.schema`, so that there is one list of keys.
 """
@@ -41,7 +42,9 @@ class Key:
 
 
 def sections_in(annotation: Any) -> tuple[type[Section], ...]:
-    """The sections a type is made of: `Contrastive | Cosent` gives both, `tuple[Wandb, ...]` gives Wandb."""
+    """The sections a type is made of: `Contrastive | Cosent` gives both, `tuple[Wandb, ...]` gives
+    Wandb.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return (annotation,)
     return tuple(section for argument in get_args(annotation) for section in sections_in(argument))
@@ -52,8 +55,12 @@ def kind_of(section: type[Section]) -> str | None:
     return section.model_fields["kind"].default if "kind" in section.model_fields else None
 
 
-def all_keys(sections: Sequence[type[Section]] = (Recipe,), path: tuple[str, ...] = ()) -> Iterator[Key]:
-    """Every key, sections before their contents, in the order of the tree; the items of a list have the list's path."""
+def all_keys(
+    sections: Sequence[type[Section]] = (Recipe,), path: tuple[str, ...] = ()
+) -> Iterator[Key]:
+    """Every key, sections before their contents, in the order of the tree; the items of a list have
+    the list's path.
+    """
     for section in sections:
         for name, field in section.model_fields.items():
             key = Key((*path, name), field, kind_of(section) if len(sections) > 1 else None)
@@ -62,8 +69,8 @@ def all_keys(sections: Sequence[type[Section]] = (Recipe,), path: tuple[str, ...
 
 
 def nearest_keys(name: str, parent: tuple[str, ...] = ()) -> list[str]:
-    """The keys that `name`, written under `parent`, was likely meant to be, best first: one of that very name, those of
-    the section that look like it, else those of all sections that do.
+    """The keys that `name`, written under `parent`, was likely meant to be, best first: one of that
+    very name, those of the section that look like it, else those of all sections that do.
 
     >>> nearest_keys("learning_rat", ("optimization",))[0]
     'optimization.learning_rate'
@@ -80,14 +87,19 @@ def nearest_keys(name: str, parent: tuple[str, ...] = ()) -> list[str]:
 
 
 def nearest(word: str, candidates: Iterable[str], likeness: float = 0.6) -> list[str]:
-    """Those of the candidates that are most like `word`, at most three, best first; none below the likeness (0 to 1).
+    """Those of the candidates that are most like `word`, at most three, best first; none below the
+    likeness (0 to 1).
 
     >>> nearest("learning_rat", ["learning_rate", "head_learning_rate", "epochs"])
     ['learning_rate']
     """
     matches = get_close_matches(word, sorted(candidates), n=3, cutoff=likeness)
     likenesses = [SequenceMatcher(None, match, word).ratio() for match in matches]
-    return [match for match, ratio in zip(matches, likenesses, strict=True) if ratio > likenesses[0] - 0.1]
+    return [
+        match
+        for match, ratio in zip(matches, likenesses, strict=True)
+        if ratio > likenesses[0] - 0.1
+    ]
 
 
 def question(candidates: Sequence[str]) -> str:
@@ -99,7 +111,12 @@ def choices(annotation: Any) -> tuple[str, ...]:
     """The words a value may be, where only certain words are allowed."""
     if get_origin(annotation) is Literal:
         return tuple(str(word) for word in get_args(annotation))
-    return tuple(word for argument in get_args(annotation) if argument is not Ellipsis for word in choices(argument))
+    return tuple(
+        word
+        for argument in get_args(annotation)
+        if argument is not Ellipsis
+        for word in choices(argument)
+    )
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -118,7 +135,11 @@ def _alternatives(annotation: Any, metadata: Sequence[Any]) -> list[str]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     sections = sections_in(annotation)
     if sections and (origin not in (Union, UnionType) or all(map(sections_in, arguments))):
-        kinds = f" with kind {_or([str(kind_of(section)) for section in sections])}" if kind_of(sections[0]) else ""
+        kinds = (
+            f" with kind {_or([str(kind_of(section)) for section in sections])}"
+            if kind_of(sections[0])
+            else ""
+        )
         several = "a list of maps, each" if kinds else "a list of maps"
         return [f"{several if origin is tuple else 'a map'}{kinds}"]
     if origin is Annotated:
@@ -131,18 +152,36 @@ def _alternatives(annotation: Any, metadata: Sequence[Any]) -> list[str]:
         return [f"a list of {type_text(arguments[0])}"]
     if origin is dict:
         return ["a map of text to text"]
-    return [{int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}[annotation] + _bounds(metadata)]
+    return [
+        {
+            int: "a whole number",
+            float: "a number",
+            str: "text",
+            bool: "true or false",
+            NoneType: "null",
+        }[annotation]
+        + _bounds(metadata)
+    ]
 
 
 def explain(key: str | None = None) -> str:
-    """What the recipe's keys mean: all of them, one section, or one key; raises `BadRecipe` with the nearest key for another."""
+    """What the recipe's keys mean: all of them, one section, or one key; raises `BadRecipe` with
+    the nearest key for another.
+    """
     found = [each for each in all_keys() if each.name == key]
     if key is not None and not found:
         *parent, name = key.split(".")
-        raise BadRecipe(f"a recipe has no key {key}{question(nearest_keys(name, tuple(parent)))} (`nearfar recipe explain` lists every key)")
+        raise BadRecipe(
+            f"a recipe has no key {key}{question(nearest_keys(name, tuple(parent)))} (`nearfar"
+            " recipe explain` lists every key)"
+        )
     if found and found[0].kind and found[0].path[-1] == "kind":
         found = [each for each in all_keys() if each.path == found[0].path[:-1]]
-    lines = _listing((Recipe,), ()) if key is None else [line for each in found for line in _entry(each)]
+    lines = (
+        _listing((Recipe,), ())
+        if key is None
+        else [line for each in found for line in _entry(each)]
+    )
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
@@ -170,8 +209,12 @@ def default_text(field: FieldInfo) -> str:
 
 def _entry(key: Key) -> list[str]:
     """The lines on one key: `key = default`, what it takes, what it means, and the keys in it."""
-    meaning = textwrap.wrap(key.field.description or "", 120, initial_indent="    ", subsequent_indent="    ")
-    takes = type_text(key.field.annotation, key.field.metadata) + (f"   (only of kind {key.kind})" if key.kind else "")
+    meaning = textwrap.wrap(
+        key.field.description or "", 120, initial_indent="    ", subsequent_indent="    "
+    )
+    takes = type_text(key.field.annotation, key.field.metadata) + (
+        f"   (only of kind {key.kind})" if key.kind else ""
+    )
     match key.sections:
         case ():
             return [_line(key.name, default_text(key.field), takes), *meaning]
@@ -179,7 +222,10 @@ def _entry(key: Key) -> list[str]:
             return ["", *_listing(key.sections, key.path), ""]
         case variants if isinstance(key.field.default, Section):
             kinds = _or([str(kind_of(variant)) for variant in variants])
-            first = [_line(f"{key.name}.kind", str(kind_of(type(key.field.default))), kinds), *meaning]
+            first = [
+                _line(f"{key.name}.kind", str(kind_of(type(key.field.default))), kinds),
+                *meaning,
+            ]
         case _:
             first = [_line(key.name, default_text(key.field), takes), *meaning]
     return ["", *first, *_listing(key.sections, key.path), ""]
@@ -209,7 +255,11 @@ def _bounds(metadata: Sequence[Any]) -> str:
     (' greater than 0', ' of at least 0 and at most 1')
     """
     texts = []
-    for limit in [inner for each in metadata for inner in (each.metadata if isinstance(each, FieldInfo) else [each])]:
+    for limit in [
+        inner
+        for each in metadata
+        for inner in (each.metadata if isinstance(each, FieldInfo) else [each])
+    ]:
         match limit:
             case Ge(ge=bound):
                 texts.append(f"of at least {bound:g}")

@@ -1,7 +1,9 @@
-"""YAML text to plain values and back. Nothing is ever built from it but maps, lists, text, numbers, true, false and null.
+"""YAML text to plain values and back. Nothing is ever built from it but maps, lists, text, numbers,
+true, false and null.
 
-The reader walks the parser's events itself, so there is no constructor to misuse: tags, aliases and duplicate keys are
-errors that name their place. Words are read as in YAML 1.2: `no` is text, `1e-3` is a number, `2026-01-01` is text.
+The reader walks the parser's events itself, so there is no constructor to misuse: tags, aliases and
+duplicate keys are errors that name their place. Words are read as in YAML 1.2: `no` is text, `1e-3`
+is a number, `2026-01-01` is text.
 """
 
 import re
@@ -33,7 +35,11 @@ _WORDS: dict[str, bool | float | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-    **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
+    **{
+        sign + word: float(sign + "inf")
+        for sign in ("", "+", "-")
+        for word in (".inf", ".Inf", ".INF")
+    },
 }
 
 
@@ -46,22 +52,32 @@ class Tree:
 
 
 def read_text(path: Path, what: str = "recipe") -> str:
-    """The text of a file that is `what`, such as a recipe; raises `BadRecipe` when there is none, it is no UTF-8, or it is over 1 MB."""
+    """The text of a file that is `what`, such as a recipe; raises `BadRecipe` when there is none,
+    it is no UTF-8, or it is over 1 MB.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
-        raise BadRecipe(f"{what} {path} cannot be read: {error.strerror}; give the path of a YAML file") from error
+        raise BadRecipe(
+            f"{what} {path} cannot be read: {error.strerror}; give the path of a YAML file"
+        ) from error
     if len(content) > MAXIMUM_BYTES:
-        raise BadRecipe(f"{what} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {what} is; give the path of a YAML file")
+        raise BadRecipe(
+            f"{what} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {what} is; give the path of"
+            " a YAML file"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRecipe(f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise BadRecipe(
+            f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def parse(text: str, name: str) -> Tree:
-    r"""The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and key of what is refused.
+    r"""The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and
+    key of what is refused.
 
     >>> parse("rate: 1e-3\nword: no\nlist: [1, '1']", "example").value
     {'rate': 0.001, 'word': 'no', 'list': [1, '1']}
@@ -77,9 +93,13 @@ def parse(text: str, name: str) -> Tree:
             if error.problem == "mapping values are not allowed here"
             else "check indentation, quotes and brackets"
         )
-        raise BadRecipe(f"{where}: this is not YAML: {error.problem or error.context}; {advice}") from error
+        raise BadRecipe(
+            f"{where}: this is not YAML: {error.problem or error.context}; {advice}"
+        ) from error
     except yaml.reader.ReaderError as error:
-        raise BadRecipe(f"{name}: character number {error.position} may not stand in YAML: {error.reason}") from error
+        raise BadRecipe(
+            f"{name}: character number {error.position} may not stand in YAML: {error.reason}"
+        ) from error
 
 
 def parse_word(text: str) -> str | int | float | bool | None:
@@ -134,21 +154,32 @@ class _TreeReader:
         value = self.value(())
         self.events.get_event()  # its end
         if not self.events.check_event(yaml.StreamEndEvent):
-            raise self.refusal(self.events.get_event(), (), "a second document starts here (`---`); a recipe is one document")
+            raise self.refusal(
+                self.events.get_event(),
+                (),
+                "a second document starts here (`---`); a recipe is one document",
+            )
         return value
 
     def value(self, place: Place) -> Value:
         event = self.events.get_event()
         if isinstance(event, yaml.AliasEvent):
-            raise self.refusal(event, place, f"`*{event.anchor}` repeats another part of the file; write the value out")
+            raise self.refusal(
+                event,
+                place,
+                f"`*{event.anchor}` repeats another part of the file; write the value out",
+            )
         if event.tag is not None:
             raise self.refusal(
                 event,
                 place,
-                f"the tag {event.tag.replace(_STANDARD_TAGS, '!!')} asks for an object to be built; recipes hold plain values only, leave the tag out",
+                f"the tag {event.tag.replace(_STANDARD_TAGS, '!!')} asks for an object to be built;"
+                " recipes hold plain values only, leave the tag out",
             )
         if len(place) > MAXIMUM_DEPTH:
-            raise self.refusal(event, place, f"nested more than {MAXIMUM_DEPTH} levels deep; no key of a recipe is")
+            raise self.refusal(
+                event, place, f"nested more than {MAXIMUM_DEPTH} levels deep; no key of a recipe is"
+            )
         match event:
             case yaml.ScalarEvent():
                 return self.scalar(event, place)
@@ -160,7 +191,12 @@ class _TreeReader:
     def scalar(self, event: yaml.ScalarEvent, place: Place) -> Value:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise self.refusal(event, place, "an escape stands for half a character (a lone surrogate); write the whole character")
+            raise self.refusal(
+                event,
+                place,
+                "an escape stands for half a character (a lone surrogate); write the whole"
+                " character",
+            )
         return parse_word(text) if event.implicit[0] else text
 
     def sequence(self, place: Place) -> list[Value]:
@@ -181,7 +217,9 @@ class _TreeReader:
                 raise self.refusal(event, place, f"{key!r:.60} cannot be a key; keys are text")
             here = (*place, key)
             if key in values:
-                raise self.refusal(event, here, f"given twice, first on line {self.lines[here]}; keep one of them")
+                raise self.refusal(
+                    event, here, f"given twice, first on line {self.lines[here]}; keep one of them"
+                )
             self.lines[here] = _line(event)
             values[key] = self.value(here)
         self.events.get_event()
@@ -198,11 +236,15 @@ def _line(event: yaml.Event) -> int:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `parse_word` would read as something else, and escapes what would not survive quotes."""
+    """Quotes every text that YAML 1.1 or `parse_word` would read as something else, and escapes
+    what would not survive quotes.
+    """
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         """The text in the plainest style that reads back as the same text."""
-        style = '"' if not text.isprintable() else None if isinstance(parse_word(text), str) else "'"
+        style = (
+            '"' if not text.isprintable() else None if isinstance(parse_word(text), str) else "'"
+        )
         return self.represent_scalar(_STANDARD_TAGS + "str", text, style=style)
 
     def ignore_aliases(self, data: object) -> bool:

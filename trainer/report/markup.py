@@ -1,4 +1,6 @@
-"""Text into HTML that cannot be anything but text, and the few shapes of number the report prints."""
+"""Text into HTML that cannot be anything but text, and the few shapes of number the report
+prints.
+"""
 
 import html
 import unicodedata
@@ -7,7 +9,8 @@ from typing import Any
 
 
 def escaped(text: Any) -> str:
-    r"""`text` as HTML: no markup, no control characters, nothing that turns the direction of the text around it.
+    r"""`text` as HTML: no markup, no control characters, nothing that turns the direction of the
+    text around it.
 
     >>> escaped("<script>") + escaped("a\x1b[31m") + escaped("\u202egpj.exe")
     '&lt;script&gt;a␛[31m�gpj.exe'
@@ -76,10 +79,16 @@ def _visible(character: str) -> str:
 
 def count_table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     """A table whose rows are a name, its explanation, then counts."""
-    head = "".join(f'<th scope="col"{" class=number" if place else ""}>{escaped(name)}</th>' for place, name in enumerate(header))
+    head = "".join(
+        f'<th scope="col"{" class=number" if place else ""}>{escaped(name)}</th>'
+        for place, name in enumerate(header)
+    )
     lines = []
     for name, explained, *numbers in rows:
         small = f"<small>{escaped(explained)}</small>" if explained else ""
         cells = "".join(f'<td class="number">{number:,}</td>' for number in numbers)
         lines.append(f"<tr><td>{escaped(name)}{small}</td>{cells}</tr>")
-    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        '<div class="card'
+        f' scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )

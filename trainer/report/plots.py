@@ -1,6 +1,8 @@
-"""Charts as plain SVG: drawn with the page's own colours (so they follow light and dark), read out by a title, no script.
+"""Charts as plain SVG: drawn with the page's own colours (so they follow light and dark), read out
+by a title, no script.
 
-Every string that goes into a chart passes through `escaped`; everything else is a number formatted here.
+Every string that goes into a chart passes through `escaped`; everything else is a number formatted
+here.
 """
 
 import math
@@ -56,15 +58,28 @@ def ticks(low: Number, high: Number, count: int = 4) -> list[Number]:
     if not span > 0 or not math.isfinite(span):
         return [low]
     power = 10.0 ** math.floor(math.log10(span / count))
-    step = next((factor * power for factor in (1, 2, 2.5, 5) if span / (factor * power) <= count + 1), 10 * power)
+    step = next(
+        (factor * power for factor in (1, 2, 2.5, 5) if span / (factor * power) <= count + 1),
+        10 * power,
+    )
     first = math.ceil(low / step - 1e-9)
     return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def line_chart(title: str, lines: Sequence[Line], mark: tuple[Number, Number, str] | None = None, from_zero: bool = False) -> str:
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    mark: tuple[Number, Number, str] | None = None,
+    from_zero: bool = False,
+) -> str:
     """Lines over steps, with an optional marked point. Empty when there is nothing to draw."""
     lines = [_thinned(line) for line in lines]
-    points = [(step, value) for line in lines for step, value in zip(line.steps, line.values, strict=True) if value is not None]
+    points = [
+        (step, value)
+        for line in lines
+        for step, value in zip(line.steps, line.values, strict=True)
+        if value is not None
+    ]
     if not points:
         return ""
     x_low, x_high = min(step for step, _ in points), max(step for step, _ in points)
@@ -75,14 +90,22 @@ def line_chart(title: str, lines: Sequence[Line], mark: tuple[Number, Number, st
     for line in lines:
         parts.append(f'<path class="line {line.style}" d="{_path(line, x, y)}"/>')
         if line.dots:
-            dots = [(step, value) for step, value in zip(line.steps, line.values, strict=True) if value is not None]
+            dots = [
+                (step, value)
+                for step, value in zip(line.steps, line.values, strict=True)
+                if value is not None
+            ]
             parts += [
-                f'<circle class="dot {line.style}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="3"><title>step {step:.0f}: {value:.4g}</title></circle>'
+                f'<circle class="dot {line.style}" cx="{x(step):.1f}" cy="{y(value):.1f}"'
+                f' r="3"><title>step {step:.0f}: {value:.4g}</title></circle>'
                 for step, value in dots
             ]
     if mark is not None:
         parts.append(_mark(x(mark[0]), y(mark[1]), mark[2]))
-    summary = f"{title}: from {points[0][1]:.4g} at step {points[0][0]:.0f} to {points[-1][1]:.4g} at step {points[-1][0]:.0f}"
+    summary = (
+        f"{title}: from {points[0][1]:.4g} at step {points[0][0]:.0f} to {points[-1][1]:.4g} at"
+        f" step {points[-1][0]:.0f}"
+    )
     return _svg(summary, parts)
 
 
@@ -99,19 +122,40 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> str:
     parts = []
     places = ticks(low, high, 7)
     for tick, text in zip(places, _labels(places), strict=True):
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 28}"/>')
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{text}</text>')
+        parts.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 28}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}"'
+            f' text-anchor="middle">{text}</text>'
+        )
     for number, (name, each) in enumerate(rows):
         style = "main" if number == len(rows) - 1 else "other"
         middle = row_height * number + row_height / 2 + 2
         ends = "".join(f"M{x(end):.1f} {middle - 7:.1f}v14" for end in (each.low, each.high))
         label = name if len(name) <= 26 else name[:25] + "…"
-        parts.append(f'<text class="label {style}" x="{left - 18}" y="{middle + 5:.1f}" text-anchor="end">{escaped(label)}</text>')
-        parts.append(f'<path class="whisker {style}" d="M{x(each.low):.1f} {middle:.1f}H{x(each.high):.1f}{ends}"/>')
-        reading = f"{escaped(name)}: {each.mean:.4f}, 95 % interval {each.low:.4f} to {each.high:.4f}"
-        parts.append(f'<circle class="dot {style}" cx="{x(each.mean):.1f}" cy="{middle:.1f}" r="6"><title>{reading}</title></circle>')
-        parts.append(f'<text class="value {style}" x="{x(each.high) + 12:.1f}" y="{middle + 5:.1f}">{each.mean:.3f}</text>')
-    summary = f"{title}: " + "; ".join(f"{name} {each.mean:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in rows)
+        parts.append(
+            f'<text class="label {style}" x="{left - 18}" y="{middle + 5:.1f}"'
+            f' text-anchor="end">{escaped(label)}</text>'
+        )
+        parts.append(
+            f'<path class="whisker {style}" d="M{x(each.low):.1f}'
+            f' {middle:.1f}H{x(each.high):.1f}{ends}"/>'
+        )
+        reading = (
+            f"{escaped(name)}: {each.mean:.4f}, 95 % interval {each.low:.4f} to {each.high:.4f}"
+        )
+        parts.append(
+            f'<circle class="dot {style}" cx="{x(each.mean):.1f}" cy="{middle:.1f}"'
+            f' r="6"><title>{reading}</title></circle>'
+        )
+        parts.append(
+            f'<text class="value {style}" x="{x(each.high) + 12:.1f}"'
+            f' y="{middle + 5:.1f}">{each.mean:.3f}</text>'
+        )
+    summary = f"{title}: " + "; ".join(
+        f"{name} {each.mean:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in rows
+    )
     return _svg(summary, parts, width, height, "wide")
 
 
@@ -120,7 +164,9 @@ def change_histogram(title: str, differences: Sequence[Number]) -> str:
     counts: dict[int, int] = {}
     for difference in differences:
         if abs(difference) > 1e-9:
-            place = math.copysign(min(math.ceil(abs(difference) / _BIN_WIDTH - 1e-6), 10), difference)
+            place = math.copysign(
+                min(math.ceil(abs(difference) / _BIN_WIDTH - 1e-6), 10), difference
+            )
             counts[int(place)] = counts.get(int(place), 0) + 1
     if not counts:
         return ""
@@ -128,32 +174,58 @@ def change_histogram(title: str, differences: Sequence[Number]) -> str:
     bar = (width - 2 * _LEFT) / 20
     most = max(counts.values())
     y = _scale(0, most * 1.12, height - bottom, 8)
-    parts = [_horizontal_grid([tick for tick in ticks(0, most * 1.12, 3) if tick == round(tick)], y, width - _LEFT)]
+    parts = [
+        _horizontal_grid(
+            [tick for tick in ticks(0, most * 1.12, 3) if tick == round(tick)], y, width - _LEFT
+        )
+    ]
     for place in [*range(-10, 0), *range(1, 11)]:
         count = counts.get(place, 0)
         left = _LEFT + (place + 10 - (place > 0)) * bar
         if count:
             ends = sorted((abs(place) - 1, abs(place)))
             sign = "−" if place < 0 else "+"
-            reading = f"{count} queries changed by {sign}{ends[0] / 10:.1f} to {sign}{ends[1] / 10:.1f}"
+            reading = (
+                f"{count} queries changed by {sign}{ends[0] / 10:.1f} to {sign}{ends[1] / 10:.1f}"
+            )
             top = y(count)
             style = "worse" if place < 0 else "better"
             parts.append(
-                f'<rect class="bar {style}" x="{left + 2:.1f}" y="{top:.1f}" width="{bar - 4:.1f}" height="{height - bottom - top:.1f}" rx="2">'
-                f"<title>{reading}</title></rect>"
+                f'<rect class="bar {style}" x="{left + 2:.1f}" y="{top:.1f}" width="{bar - 4:.1f}"'
+                f' height="{height - bottom - top:.1f}" rx="2"><title>{reading}</title></rect>'
             )
-            parts.append(f'<text class="count" x="{left + bar / 2:.1f}" y="{top - 5:.1f}" text-anchor="middle">{count}</text>')
+            parts.append(
+                f'<text class="count" x="{left + bar / 2:.1f}" y="{top - 5:.1f}"'
+                f' text-anchor="middle">{count}</text>'
+            )
     for tenth in range(-10, 11, 2):
         label = "0" if tenth == 0 else f"{tenth / 10:+.1f}".replace("-", "−")
-        parts.append(f'<text class="tick" x="{_LEFT + (tenth + 10) * bar:.1f}" y="{height - 12}" text-anchor="middle">{label}</text>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT + (tenth + 10) * bar:.1f}" y="{height - 12}"'
+            f' text-anchor="middle">{label}</text>'
+        )
     middle = _LEFT + 10 * bar
-    parts.append(f'<line class="axis" x1="{middle:.1f}" x2="{middle:.1f}" y1="4" y2="{height - bottom}"/>')
-    better, worse = (sum(count for place, count in counts.items() if (place > 0) == is_better) for is_better in (True, False))
+    parts.append(
+        f'<line class="axis" x1="{middle:.1f}" x2="{middle:.1f}" y1="4" y2="{height - bottom}"/>'
+    )
+    better, worse = (
+        sum(count for place, count in counts.items() if (place > 0) == is_better)
+        for is_better in (True, False)
+    )
     return _svg(f"{title}: {better} queries better, {worse} worse", parts, width, height, "wide")
 
 
-def _svg(summary: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT, style: str = "small") -> str:
-    return f'<svg class="chart {style}" viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
+def _svg(
+    summary: str,
+    parts: Sequence[str],
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    style: str = "small",
+) -> str:
+    return (
+        f'<svg class="chart {style}" viewBox="0 0 {width} {height}" role="img"'
+        f' aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
+    )
 
 
 def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
@@ -195,23 +267,32 @@ def _path(line: Line, x: Scale, y: Scale) -> str:
 def _horizontal_grid(values: Sequence[Number], y: Scale, end: Number = WIDTH - _RIGHT) -> str:
     parts = []
     for value, text in zip(values, _labels(values), strict=True):
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{text}</text>')
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y(value):.1f}"'
+            f' y2="{y(value):.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{y(value) + 4:.1f}"'
+            f' text-anchor="end">{text}</text>'
+        )
     return "".join(parts)
 
 
 def _step_axis(low: Number, high: Number, x: Scale) -> str:
     places = [step for step in ticks(low, high, 5) if step == round(step)]
     labels = zip(places, _labels(places), strict=True)
-    return "".join(f'<text class="tick" x="{x(step):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>' for step, text in labels)
+    return "".join(
+        f'<text class="tick" x="{x(step):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>'
+        for step, text in labels
+    )
 
 
 def _mark(x: Number, y: Number, label: str) -> str:
     anchor = "end" if x > WIDTH / 2 else "start"
     side = -8 if anchor == "end" else 8
     return (
-        f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
-        f'<text class="note" x="{x + side:.1f}" y="{y - 10:.1f}" text-anchor="{anchor}">{escaped(label)}</text>'
+        f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/><text class="note"'
+        f' x="{x + side:.1f}" y="{y - 10:.1f}" text-anchor="{anchor}">{escaped(label)}</text>'
     )
 
 
@@ -223,6 +304,16 @@ def _labels(values: Sequence[Number]) -> list[str]:
     """
     largest = max(map(abs, values), default=0.0)
     if 0 < largest < 0.002:
-        return [f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e") if value else "0" for value in values]
-    digits = next((digits for digits in range(6) if all(abs(round(value, digits) - value) < 1e-9 for value in values)), 6)
+        return [
+            f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e") if value else "0"
+            for value in values
+        ]
+    digits = next(
+        (
+            digits
+            for digits in range(6)
+            if all(abs(round(value, digits) - value) < 1e-9 for value in values)
+        ),
+        6,
+    )
     return [f"{value:,.{digits}f}" for value in values]

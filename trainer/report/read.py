@@ -1,4 +1,6 @@
-"""What a run folder says about itself, as the report needs it. Everything read here was possibly written by strangers: see `trainer.report.markup`."""
+"""What a run folder says about itself, as the report needs it. Everything read here was possibly
+written by strangers: see `trainer.report.markup`.
+"""
 
 import json
 import math
@@ -66,7 +68,9 @@ class Evaluation:
 
     @property
     def before(self) -> System | None:
-        """What it is compared with: the last of the others, which is the base model where there is one."""
+        """What it is compared with: the last of the others, which is the base model where there is
+        one.
+        """
         return self.systems[-2] if len(self.systems) > 1 else None
 
     @property
@@ -78,7 +82,9 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One query before and after. A rank is that of the first right document, None beyond the tenth place."""
+    """One query before and after. A rank is that of the first right document, None beyond the tenth
+    place.
+    """
 
     query_id: str
     query: str
@@ -110,15 +116,26 @@ class Run:
 
     def series(self, metric: str) -> tuple[list[int], list[float | None]]:
         """Steps (counted from 1) and values of a logged metric; None where it was not finite."""
-        records = [record for record in self.log if metric in record and isinstance(record.get("step"), int)]
-        return [record["step"] + 1 for record in records], [_number(record[metric]) for record in records]
+        records = [
+            record
+            for record in self.log
+            if metric in record and isinstance(record.get("step"), int)
+        ]
+        return [record["step"] + 1 for record in records], [
+            _number(record[metric]) for record in records
+        ]
 
 
 def read_run(folder: Path) -> Run:
-    """What a run folder holds. Raises BadFolder when it is not one, or when a file in it is damaged."""
+    """What a run folder holds. Raises BadFolder when it is not one, or when a file in it is
+    damaged.
+    """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise BadFolder(f"{folder} is not a run folder: it has no recipe.yaml; give the folder that `nearfar fit` made, e.g. runs/quickstart")
+        raise BadFolder(
+            f"{folder} is not a run folder: it has no recipe.yaml; give the folder that `nearfar"
+            " fit` made, e.g. runs/quickstart"
+        )
     return Run(
         folder=folder,
         recipe_yaml=(folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
@@ -141,11 +158,27 @@ def changes(evaluation: Evaluation) -> list[Change]:
     for number, query in enumerate(evaluation.query_ids):
         tops = before.top.get(query, ()), after.top.get(query, ())
         ranks = ranks_before[number], ranks_after[number]
-        right = next((top[rank - 1] for top, rank in zip(tops, ranks, strict=True) if rank and rank <= len(top)), "")
+        right = next(
+            (
+                top[rank - 1]
+                for top, rank in zip(tops, ranks, strict=True)
+                if rank and rank <= len(top)
+            ),
+            "",
+        )
         first = [top[0] if top else "" for top in tops]
         texts = [evaluation.texts.get(document, document) for document in (right, *first)]
         difference = after.metrics[MAIN_METRIC][number] - before.metrics[MAIN_METRIC][number]
-        found.append(Change(query, evaluation.queries.get(query, query), texts[0], *ranks, difference, *texts[1:]))
+        found.append(
+            Change(
+                query,
+                evaluation.queries.get(query, query),
+                texts[0],
+                *ranks,
+                difference,
+                *texts[1:],
+            )
+        )
     return found
 
 
@@ -162,7 +195,11 @@ def _evaluation(path: Path) -> Evaluation | None:
     try:
         systems = [_system(entry) for entry in content["systems"]]
         query_ids = [str(query) for query in content["query_ids"]]
-        if not systems or any(len(values) != len(query_ids) for system in systems for values in system.metrics.values()):
+        if not systems or any(
+            len(values) != len(query_ids)
+            for system in systems
+            for values in system.metrics.values()
+        ):
             raise ValueError("no systems, or not one value a query")
         return Evaluation(
             set=str(content["set"]).removesuffix(f" {content['split']}"),
@@ -176,21 +213,37 @@ def _evaluation(path: Path) -> Evaluation | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFolder(
-            f"{path} is not an evaluation ({type(error).__name__}: {error}); evaluate again, or remove it for a report without it"
+            f"{path} is not an evaluation ({type(error).__name__}: {error}); evaluate again, or"
+            " remove it for a report without it"
         ) from error
 
 
 def _system(entry: Mapping[str, Any]) -> System:
-    metrics = {str(metric): [float(value) for value in values] for metric, values in entry["metrics"].items()}
-    summary = {str(metric): Interval(float(each["mean"]), float(each["low"]), float(each["high"])) for metric, each in entry["summary"].items()}
-    top = {str(query): [str(document) for document, _ in hits] for query, hits in entry["top"].items()}
+    metrics = {
+        str(metric): [float(value) for value in values]
+        for metric, values in entry["metrics"].items()
+    }
+    summary = {
+        str(metric): Interval(float(each["mean"]), float(each["low"]), float(each["high"]))
+        for metric, each in entry["summary"].items()
+    }
+    top = {
+        str(query): [str(document) for document, _ in hits] for query, hits in entry["top"].items()
+    }
     return System(str(entry["name"]), metrics, summary, top)
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:
     difference = Interval(float(entry["difference"]), float(entry["low"]), float(entry["high"]))
     counts = [int(entry[name]) for name in ("better", "equal", "worse")]
-    return Comparison(str(entry["before"]), str(entry["after"]), str(entry["metric"]), difference, float(entry["p_value"]), *counts)
+    return Comparison(
+        str(entry["before"]),
+        str(entry["after"]),
+        str(entry["metric"]),
+        difference,
+        float(entry["p_value"]),
+        *counts,
+    )
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -199,7 +252,9 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError) as error:
-        raise BadFolder(f"{path} is damaged ({error}); remove it for a report without it") from error
+        raise BadFolder(
+            f"{path} is damaged ({error}); remove it for a report without it"
+        ) from error
     if not isinstance(content, dict):
         raise BadFolder(f"{path} is not a JSON object; remove it for a report without it")
     return content

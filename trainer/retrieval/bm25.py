@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class Bm25:
-    """Documents to be found by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as BEIR's baseline). Their words are held in memory.
+    """Documents to be found by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as
+    BEIR's baseline). Their words are held in memory.
 
-    Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop words (the stronger baseline on the sets
-    tried); nothing is stemmed.
+    Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop
+    words (the stronger baseline on the sets tried); nothing is stemmed.
     """
 
     def __init__(self, documents: Sequence[str], k1: float = 0.9, b: float = 0.4) -> None:
@@ -28,27 +29,37 @@ class Bm25:
             self._model.index(corpus, show_progress=False)
 
     def best(self, queries: Sequence[str], k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each query the rows and scores of the k best documents, best first; fewer where fewer share a word with the query."""
+        """For each query the rows and scores of the k best documents, best first; fewer where fewer
+        share a word with the query.
+        """
         import bm25s
 
         if self._model is None or not queries:
             yield from ((np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries)
             return
-        for words in bm25s.tokenize(list(queries), stopwords="en", show_progress=False, return_ids=False):
+        for words in bm25s.tokenize(
+            list(queries), stopwords="en", show_progress=False, return_ids=False
+        ):
             known = [word for word in words if word in self._model.vocab_dict]
             scores = self._model.get_scores(known) if known else np.empty(0, np.float32)
             rows = _best(scores, k)
             yield rows, scores[rows]
 
 
-def bm25_run(set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4) -> dict[str, dict[str, float]]:
+def bm25_run(
+    set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4
+) -> dict[str, dict[str, float]]:
     """Query id to document id to score of the k best documents by `Bm25`.
 
-    A document that shares no word with the query is not retrieved, so a query may have fewer than k.
+    A document that shares no word with the query is not retrieved, so a query may have fewer than
+    k.
     """
     found = Bm25(set.documents, k1, b).best(set.queries, k)
     return {
-        query: {set.document_ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
+        query: {
+            set.document_ids[row]: score
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        }
         for query, (rows, scores) in zip(set.query_ids, found, strict=True)
     }
 

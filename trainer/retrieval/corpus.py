@@ -32,18 +32,31 @@ class Document:
         return f"{self.title} {self.text}" if self.title.strip() else self.text
 
 
-def read_corpus(path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001, id_prefix: str = "") -> Iterator[Document]:
-    """The documents of a BEIR folder's corpus.jsonl, of any JSON Lines file with a field `text` or `document`, or of a .txt file with one a line.
+def read_corpus(
+    path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001, id_prefix: str = ""
+) -> Iterator[Document]:
+    """The documents of a BEIR folder's corpus.jsonl, of any JSON Lines file with a field `text` or
+    `document`, or of a .txt file with one a line.
 
-    Ids are `_id` or `id`, else `id_prefix` and the line's number. Blank documents and further ones with the same id are left out; `report` counts them.
+    Ids are `_id` or `id`, else `id_prefix` and the line's number. Blank documents and further ones
+    with the same id are left out; `report` counts them.
 
-    Raises BadData for a file that cannot be read or lacks the fields, TooManyBadRows at the end when too many lines were unreadable.
+    Raises BadData for a file that cannot be read or lacks the fields, TooManyBadRows at the end
+    when too many lines were unreadable.
     """
     path = path / "corpus.jsonl" if path.is_dir() and is_beir_folder(path) else path
-    path = path.with_name(f"{path.name}.gz") if not path.exists() and path.with_name(f"{path.name}.gz").is_file() else path
+    path = (
+        path.with_name(f"{path.name}.gz")
+        if not path.exists() and path.with_name(f"{path.name}.gz").is_file()
+        else path
+    )
     plain = path.name.removesuffix(".gz").endswith(".txt")
     seen: set[int] = set()
-    for found in _plain_documents(path, report, id_prefix) if plain else _json_documents(path, report, id_prefix):
+    for found in (
+        _plain_documents(path, report, id_prefix)
+        if plain
+        else _json_documents(path, report, id_prefix)
+    ):
         if is_blank(found.whole):
             report.blank_rows_dropped += 1
         elif identity(found.id) in seen:
@@ -59,7 +72,11 @@ def _plain_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator
     for line in read_lines(path):
         report.rows_read += 1
         if isinstance(line, Line):
-            yield Document(f"{id_prefix}{line.number}", "", report.bounded(line.text, f"{path.name}:{line.number}"))
+            yield Document(
+                f"{id_prefix}{line.number}",
+                "",
+                report.bounded(line.text, f"{path.name}:{line.number}"),
+            )
         else:
             report.set_aside(line)
 
@@ -71,17 +88,24 @@ def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        fields = {"id": _id(record.values, record.source, id_prefix), "title": record.values.get("title") or "", "text": _text(record.values)}
+        fields = {
+            "id": _id(record.values, record.source, id_prefix),
+            "title": record.values.get("title") or "",
+            "text": _text(record.values),
+        }
         wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
         if wrong:
             errors.add(
                 record.source,
-                f"the field {wrong} is {_described(fields[wrong])}, expected a text (fields there: {', '.join(list(record.values)[:10])})",
+                f"the field {wrong} is {_described(fields[wrong])}, expected a text (fields there:"
+                f" {', '.join(list(record.values)[:10])})",
             )
         elif problem := next(filter(None, map(text_problem, fields.values())), None):
             report.set_aside(BadRow(record.source, problem))
         else:
-            yield Document(fields["id"], fields["title"], report.bounded(fields["text"], record.source))
+            yield Document(
+                fields["id"], fields["title"], report.bounded(fields["text"], record.source)
+            )
     errors.raise_if_any()
 
 

@@ -12,7 +12,12 @@ from trainer.batch import Texts
 from trainer.collectives import summed
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
-from trainer.retrieval.vectors.encode import Precision, default_micro_batch_tokens, inference, shared_out
+from trainer.retrieval.vectors.encode import (
+    Precision,
+    default_micro_batch_tokens,
+    inference,
+    shared_out,
+)
 
 if TYPE_CHECKING:
     from trainer.models.cross_encoder import CrossEncoder
@@ -27,39 +32,58 @@ def score_pairs(
     precision: Precision = "fp32",
     alone: bool = False,
 ) -> Float32[np.ndarray, " pair"]:
-    """One score a (query, document) pair, in the order given. A pair that occurs twice is scored once.
+    """One score a (query, document) pair, in the order given. A pair that occurs twice is scored
+    once.
 
-    Pairs are tokenised in slices, one slice ahead of the model, and go through it in order of length, as many at once as stay within
-    `micro_batch_tokens` padded tokens; several ranks share them out, unless this one is `alone` with its pairs. Raises BadModel when a score is not finite.
+    Pairs are tokenised in slices, one slice ahead of the model, and go through it in order of
+    length, as many at once as stay within `micro_batch_tokens` padded tokens; several ranks share
+    them out, unless this one is `alone` with its pairs. Raises BadModel when a score is not finite.
     """
     distinct = list(dict.fromkeys(pairs))
     scores = np.empty(len(distinct), dtype=np.float32)
-    slices = [distinct[start : start + _PAIRS_AT_ONCE] for start in range(0, len(distinct), _PAIRS_AT_ONCE)]
+    slices = [
+        distinct[start : start + _PAIRS_AT_ONCE]
+        for start in range(0, len(distinct), _PAIRS_AT_ONCE)
+    ]
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
-    with inference(encoder, encoder.device, precision), ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
+    with (
+        inference(encoder, encoder.device, precision),
+        ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead,
+    ):
         waiting = [ahead.submit(_tokens, encoder, some) for some in slices[:1]]
         for number, some in enumerate(slices):
             texts = waiting.pop().result()
-            waiting = [ahead.submit(_tokens, encoder, following) for following in slices[number + 1 : number + 2]]
+            waiting = [
+                ahead.submit(_tokens, encoder, following)
+                for following in slices[number + 1 : number + 2]
+            ]
             start = number * _PAIRS_AT_ONCE
             scores[start : start + len(some)] = _scores(encoder, texts, budget, alone)
     if not np.isfinite(scores).all():
         query, document = distinct[int((~np.isfinite(scores)).nonzero()[0][0])]
         raise BadModel(
-            f"the cross-encoder gives a score that is not finite, first for {query[:60]!r} with {document[:60]!r}; its weights are damaged or overflow in "
-            f"{precision}: try precision fp32, or train again with a lower learning rate"
+            f"the cross-encoder gives a score that is not finite, first for {query[:60]!r} with"
+            f" {document[:60]!r}; its weights are damaged or overflow in {precision}: try precision"
+            " fp32, or train again with a lower learning rate"
         )
     place = {pair: number for number, pair in enumerate(distinct)}
     return scores[[place[pair] for pair in pairs]]
 
 
 def _tokens(encoder: "CrossEncoder", pairs: Sequence[tuple[str, str]]) -> Texts:
-    return encoder.tokenize_pairs([query for query, _ in pairs], [document for _, document in pairs])
+    return encoder.tokenize_pairs(
+        [query for query, _ in pairs], [document for _, document in pairs]
+    )
 
 
-def _scores(encoder: "CrossEncoder", texts: Texts, budget: int, alone: bool) -> Float32[np.ndarray, " pair"]:
+def _scores(
+    encoder: "CrossEncoder", texts: Texts, budget: int, alone: bool
+) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
-    own = ((rows, encoder(texts.select(rows).to(encoder.device))) for rows in micro_batches(texts.lengths, budget))
+    own = (
+        (rows, encoder(texts.select(rows).to(encoder.device)))
+        for rows in micro_batches(texts.lengths, budget)
+    )
     for rows, found in own if alone else shared_out(encoder, texts, budget, encoder.device):
         scores[rows.to(encoder.device)] = found.float()
     return (scores if alone else summed(scores)).cpu().numpy()
@@ -74,27 +98,44 @@ def rerank(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, dict[str, float]]:
-    """Query id to document id to score: of each query's first `depth` documents the cross-encoder's score; the others behind them, in their order.
+    """Query id to document id to score: of each query's first `depth` documents the cross-encoder's
+    score; the others behind them, in their order.
 
-    `queries` and `documents` are the texts by id. Of equal scores the first stage's order is kept, by the least difference there is. Raises BadData
-    when no query has a candidate, BadModel when a score is not finite.
+    `queries` and `documents` are the texts by id. Of equal scores the first stage's order is kept,
+    by the least difference there is. Raises BadData when no query has a candidate, BadModel when a
+    score is not finite.
     """
-    ordered = {query: sorted(hits, key=lambda document: -hits[document]) for query, hits in run.items()}
-    pairs = [(queries[query], documents[document]) for query, hits in ordered.items() for document in hits[:depth]]
+    ordered = {
+        query: sorted(hits, key=lambda document: -hits[document]) for query, hits in run.items()
+    }
+    pairs = [
+        (queries[query], documents[document])
+        for query, hits in ordered.items()
+        for document in hits[:depth]
+    ]
     if not pairs:
-        raise BadData(f"the first stage has found no document for any of {len(run)} queries, so there is nothing to put in a new order")
+        raise BadData(
+            f"the first stage has found no document for any of {len(run)} queries, so there is"
+            " nothing to put in a new order"
+        )
     scores = iter(score_pairs(encoder, pairs, micro_batch_tokens, precision).tolist())
-    return {query: _in_new_order(hits, [next(scores) for _ in hits[:depth]]) for query, hits in ordered.items()}
+    return {
+        query: _in_new_order(hits, [next(scores) for _ in hits[:depth]])
+        for query, hits in ordered.items()
+    }
 
 
 def _in_new_order(hits: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
     """The best score first; documents without one follow, each one lower than the one before.
 
-    No two are equal: metrics put equal scores in the order of the ids, and half precision gives many. Of equal ones each later has the next smaller number.
+    No two are equal: metrics put equal scores in the order of the ids, and half precision gives
+    many. Of equal ones each later has the next smaller number.
     """
     order = sorted(range(len(scores)), key=lambda rank: -scores[rank])
     lowest = min(scores, default=0.0)
-    wanted = {hits[rank]: scores[rank] for rank in order} | {document: lowest - 1.0 - number for number, document in enumerate(hits[len(scores) :])}
+    wanted = {hits[rank]: scores[rank] for rank in order} | {
+        document: lowest - 1.0 - number for number, document in enumerate(hits[len(scores) :])
+    }
     found, below = dict[str, float](), np.float32(np.inf)
     for document, score in wanted.items():
         below = min(np.float32(score), np.nextafter(below, np.float32(-np.inf)))

@@ -1,1 +1,3 @@
-"""Everything about a run that is not learning: its folder, log, trackers, progress line and stopping."""
+"""Everything about a run that is not learning: its folder, log, trackers, progress line and
+stopping.
+"""

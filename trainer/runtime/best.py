@@ -14,10 +14,12 @@ FILE = "trainable.safetensors"
 
 
 class KeepBest(lightning.Callback):
-    """Writes the trained weights to `folder` whenever validation reaches a new best, and puts them into an encoder when asked.
+    """Writes the trained weights to `folder` whenever validation reaches a new best, and puts them
+    into an encoder when asked.
 
-    `base` is the score to beat, measured before the first step. Only weights that are trained are kept; the frozen ones are in the backbone.
-    One file, replaced whole, and the same whatever the strategy: sharded weights are put together first, by all ranks.
+    `base` is the score to beat, measured before the first step. Only weights that are trained are
+    kept; the frozen ones are in the backbone. One file, replaced whole, and the same whatever the
+    strategy: sharded weights are put together first, by all ranks.
     """
 
     def __init__(self, folder: Path, base: float) -> None:
@@ -27,23 +29,31 @@ class KeepBest(lightning.Callback):
         self.base = base
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Has the weights of the last step validated too: Lightning validates when it is told to stop."""
+        """Has the weights of the last step validated too: Lightning validates when it is told to
+        stop.
+        """
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Saves when the score is the best so far."""
         score = float(trainer.callback_metrics.get(VALIDATION_SCORE, float("nan")))
         if score > self.score:  # never true for NaN
             self._save(pl_module, trainer.global_step, score)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Saves what there is when no validation took place."""
         if self.step is None and trainer.global_step > 0:
             self._save(pl_module, trainer.global_step, self.score)
 
     def restore(self, encoder: nn.Module) -> bool:
-        """Puts the best weights into an encoder as it was before training; False, and nothing done, when no step took place."""
+        """Puts the best weights into an encoder as it was before training; False, and nothing done,
+        when no step took place.
+        """
         if self.step is None:
             return False
         weights = load_file(self.folder / FILE)

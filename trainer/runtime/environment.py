@@ -1,6 +1,8 @@
-"""What a run was made with: machine, versions, git state and command line, with every secret left out.
+"""What a run was made with: machine, versions, git state and command line, with every secret left
+out.
 
-Environment variables are never written down; they are only read to know which strings must not appear.
+Environment variables are never written down; they are only read to know which strings must not
+appear.
 """
 
 import os
@@ -17,32 +19,57 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch", "pytorch-lightning", "transformers", "tokenizers", "peft", "datasets", "safetensors", "sentence-transformers", "numpy", "faiss-cpu",
-    "bm25s", "pydantic", "wandb", "tensorboard", "bitsandbytes",
-)  # fmt: skip
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "safetensors",
+    "sentence-transformers",
+    "numpy",
+    "faiss-cpu",
+    "bm25s",
+    "pydantic",
+    "wandb",
+    "tensorboard",
+    "bitsandbytes",
+)
 HIDDEN = "***"
 
-_SENSITIVE = r"(?:token|secret|password|passwd|passphrase|pwd|api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|authorization|credentials?|sig|signature)"
+_SENSITIVE = r"(?:token|secret|password|passwd|passphrase|pwd|api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|authorization|credentials?|sig|signature)"  # noqa: E501 - one pattern
 _SECRET_NAME = re.compile(rf"(?:^|[._\-])\W*{_SENSITIVE}$", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|KEY$|_PAT$|_PWD$", re.IGNORECASE)
-_ASSIGNMENT = re.compile(rf"((?:^|(?<=[\s?&;,{{\"'._\-])){_SENSITIVE}[\"']?\s*[=:]\s*[\"']?)([^\s\"'&;,}}]+)", re.IGNORECASE | re.MULTILINE)
+_SECRET_VARIABLE = re.compile(
+    r"TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|KEY$|_PAT$|_PWD$", re.IGNORECASE
+)
+_ASSIGNMENT = re.compile(
+    rf"((?:^|(?<=[\s?&;,{{\"'._\-])){_SENSITIVE}[\"']?\s*[=:]\s*[\"']?)([^\s\"'&;,}}]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/@\"']+(?=@)")
 _KNOWN_FORM = re.compile(
     r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
 _SHORTEST_SECRET = 6
-"""Shorter values of secret variables are not searched for: `1` or `yes` would black out half a log."""
+"""Shorter values of secret variables are not searched for: `1` or `yes` would black out half a
+log.
+"""
 
 
 def redact(text: str) -> str:
-    """`text` with secrets replaced by `***`: users in URLs, values of keys named like secrets, well-known token forms, secrets of the environment.
+    """`text` with secrets replaced by `***`: users in URLs, values of keys named like secrets,
+    well-known token forms, secrets of the environment.
 
     >>> redact("data.train=https://me:pass@host/pairs.jsonl --token=abc optimization.batch_size=64")
     'data.train=https://***@host/pairs.jsonl --token=*** optimization.batch_size=64'
     >>> redact("micro_batch_tokens: 4096, pooling: last_token")
     'micro_batch_tokens: 4096, pooling: last_token'
     """
-    secrets = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET}
+    secrets = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET
+    }
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     text = _KNOWN_FORM.sub(HIDDEN, _USER_IN_URL.sub(HIDDEN, text))
@@ -50,13 +77,21 @@ def redact(text: str) -> str:
 
 
 def redact_tree(value: Any) -> Any:
-    """The same for nested dicts and lists: every string redacted, and whatever stands under a key named like a secret.
+    """The same for nested dicts and lists: every string redacted, and whatever stands under a key
+    named like a secret.
 
     >>> redact_tree({"token": "abc", "data": ["ftp://me:pass@host/x"], "rank": 32})
     {'token': '***', 'data': ['ftp://***@host/x'], 'rank': 32}
     """
     if isinstance(value, dict):
-        return {key: HIDDEN if _SECRET_NAME.search(str(key)) and inner is not None else redact_tree(inner) for key, inner in value.items()}
+        return {
+            key: (
+                HIDDEN
+                if _SECRET_NAME.search(str(key)) and inner is not None
+                else redact_tree(inner)
+            )
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [redact_tree(inner) for inner in value]
     return redact(value) if isinstance(value, str) else value
@@ -70,14 +105,20 @@ def redact_command(command: Sequence[str]) -> str:
     """
     words: list[str] = []
     for number, word in enumerate(command):
-        follows_secret = number > 0 and command[number - 1].startswith("-") and _SECRET_NAME.search(command[number - 1])
+        follows_secret = (
+            number > 0
+            and command[number - 1].startswith("-")
+            and _SECRET_NAME.search(command[number - 1])
+        )
         clean = HIDDEN if follows_secret else redact(word)
         words.append(clean if HIDDEN in clean else shlex.quote(clean))
     return " ".join(words)
 
 
 def describe_environment(command: Sequence[str]) -> dict[str, Any]:
-    """What `environment.json` holds: start time, command, host, versions, processor, memory in bytes, GPUs and git state."""
+    """What `environment.json` holds: start time, command, host, versions, processor, memory in
+    bytes, GPUs and git state.
+    """
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": redact_command(command),
@@ -87,7 +128,9 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "packages": _package_versions(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
         "git": _git_state(Path.cwd()),
@@ -127,14 +170,24 @@ def _gpus() -> list[str]:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a repository. Runs no hook and takes no lock."""
+    """Commit and whether files differ from it; None outside a repository. Runs no hook and takes no
+    lock.
+    """
     git = ["git", "-c", "core.fsmonitor=false", "-C", str(folder)]
     try:
         answers = [
             subprocess.run(
-                [*git, *arguments], capture_output=True, text=True, timeout=10, check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+                [*git, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             ).stdout
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for arguments in (
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
         ]
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,6 @@
-"""`log.jsonl`: one JSON object a line, on disk as soon as it is logged. Remote trackers may die; this file is the truth."""
+"""`log.jsonl`: one JSON object a line, on disk as soon as it is logged. Remote trackers may die;
+this file is the truth.
+"""
 
 import json
 import math
@@ -14,10 +16,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 
 class JsonlLogger(Logger):
-    """Appends every logged record to a file: `{"step": 3, "time_seconds": 1.25, "train/loss": 0.31}`.
+    """Appends every logged record to a file: `{"step": 3, "time_seconds": 1.25, "train/loss":
+    0.31}`.
 
-    A number that is not finite is written as null and named in `non_finite`, so every line is strict JSON.
-    A disk that cannot be written to is said once; training goes on.
+    A number that is not finite is written as null and named in `non_finite`, so every line is
+    strict JSON. A disk that cannot be written to is said once; training goes on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +54,10 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Appends one line."""
-        record: dict[str, Any] = {"step": step, "time_seconds": round(time.monotonic() - self._start, 3)}
+        record: dict[str, Any] = {
+            "step": step,
+            "time_seconds": round(time.monotonic() - self._start, 3),
+        }
         non_finite = []
         for name, value in metrics.items():
             number = value if isinstance(value, int) else float(value)
@@ -78,9 +84,15 @@ class JsonlLogger(Logger):
         try:
             if self._file < 0:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            self._cut_short = os.write(self._file, text.encode()) < len(text)  # ASCII: as many bytes as characters
+            self._cut_short = os.write(self._file, text.encode()) < len(
+                text
+            )  # ASCII: as many bytes as characters
         except OSError as error:
             self._cut_short = True
             if not self._warned:
-                warnings.warn(f"cannot write to {self.path}: {error.strerror}; training goes on, the log will have gaps", stacklevel=2)
+                warnings.warn(
+                    f"cannot write to {self.path}: {error.strerror}; training goes on, the log will"
+                    " have gaps",
+                    stacklevel=2,
+                )
                 self._warned = True

@@ -1,4 +1,6 @@
-"""One line that says how far a run is: rewritten in place on a terminal, a plain line now and then everywhere else."""
+"""One line that says how far a run is: rewritten in place on a terminal, a plain line now and then
+everywhere else.
+"""
 
 import io
 import sys
@@ -26,12 +28,15 @@ def clock(seconds: float) -> str:
 
 
 class ProgressLine(lightning.Callback):
-    """Prints `step 120/240  loss 0.312  rate 1.0e-03  154 pairs/s  1:23 left` and a line for each validation.
+    """Prints `step 120/240  loss 0.312  rate 1.0e-03  154 pairs/s  1:23 left` and a line for each
+    validation.
 
     The pairs per second are those of the last 30 steps; time spent validating does not count.
     """
 
-    def __init__(self, batch_size: int, total_steps: int, stream: TextIO | io.TextIOBase | None = None) -> None:
+    def __init__(
+        self, batch_size: int, total_steps: int, stream: TextIO | io.TextIOBase | None = None
+    ) -> None:
         self.batch_size, self.total_steps = batch_size, total_steps
         self.stream: TextIO | io.TextIOBase = sys.stderr if stream is None else stream
         self.is_terminal = self.stream.isatty()
@@ -45,11 +50,20 @@ class ProgressLine(lightning.Callback):
         """Rate of the last steps; 0 before the first."""
         return self.batch_size * len(self._step_seconds) / max(sum(self._step_seconds), 1e-9)
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Starts the clock."""
         self._mark = self._printed = time.monotonic()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Takes the step's time, logs the rate, prints when it is due."""
         now = time.monotonic()
         self._step_seconds.append(now - self._mark)
@@ -61,11 +75,15 @@ class ProgressLine(lightning.Callback):
             self._printed = now
             self._print(self._describe(trainer), ends=not self.is_terminal)
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Stops the clock of the training steps."""
         self._validation_start = time.monotonic()
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Prints the score and starts the clock again."""
         self._mark += time.monotonic() - self._validation_start
         score = trainer.callback_metrics.get(VALIDATION_SCORE)
@@ -75,18 +93,27 @@ class ProgressLine(lightning.Callback):
         is_best = self.best is None or value > self.best
         self.best = value if is_best else self.best
         note = "best so far" if is_best else f"best {self.best:.3f}"
-        self._print(f"validation at step {trainer.global_step}: nDCG@10 {value:.3f} ({note})", ends=True)
+        self._print(
+            f"validation at step {trainer.global_step}: nDCG@10 {value:.3f} ({note})", ends=True
+        )
 
     def leave_out(self, seconds: float, what: str) -> None:
         """Prints what took place between two steps; its time is none of theirs."""
         self._mark += seconds
         self._print(what, ends=True)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Leaves the last line standing."""
         self._end_line()
 
-    def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
         """Leaves the last line standing, so that the error starts on its own."""
         self._end_line()
 
@@ -97,8 +124,14 @@ class ProgressLine(lightning.Callback):
             parts.append(f"loss {float(metrics[LOSS]):.3f}")
         if LEARNING_RATE in metrics:
             parts.append(f"rate {float(metrics[LEARNING_RATE]):.1e}")
-        parts.append(f"{self.pairs_per_second:.0f} pairs/s" if self.pairs_per_second >= 10 else f"{self.pairs_per_second:.1f} pairs/s")
-        seconds_left = (self.total_steps - step) * self.batch_size / max(self.pairs_per_second, 1e-9)
+        parts.append(
+            f"{self.pairs_per_second:.0f} pairs/s"
+            if self.pairs_per_second >= 10
+            else f"{self.pairs_per_second:.1f} pairs/s"
+        )
+        seconds_left = (
+            (self.total_steps - step) * self.batch_size / max(self.pairs_per_second, 1e-9)
+        )
         parts.append(f"{clock(max(seconds_left, 0.0))} left")
         return "  ".join(parts)
 

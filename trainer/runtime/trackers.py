@@ -1,6 +1,7 @@
 """Trackers a recipe names, as Lightning loggers that can fail without the run failing.
 
-`log.jsonl` is the truth; a tracker is a copy for people. Everything local to a tracker lies inside the run folder.
+`log.jsonl` is the truth; a tracker is a copy for people. Everything local to a tracker lies inside
+the run folder.
 """
 
 import netrc
@@ -22,25 +23,36 @@ CONNECT_SECONDS = 30.0
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:
-    """Raises BadRecipe if the package of a tracker is not installed; call it before anything is spent on the run."""
+    """Raises BadRecipe if the package of a tracker is not installed; call it before anything is
+    spent on the run.
+    """
     for tracker in trackers:
         if find_spec(tracker.kind) is None:
             raise BadRecipe(
-                f"trackers: {tracker.kind!r} needs the package {tracker.kind}, which is not installed; "
-                f"run `pip install {tracker.kind}`, or leave it out (log.jsonl and report.html are always written)"
+                f"trackers: {tracker.kind!r} needs the package {tracker.kind}, which is not"
+                f" installed; run `pip install {tracker.kind}`, or leave it out (log.jsonl and"
+                " report.html are always written)"
             )
 
 
-def tracker_loggers(trackers: Sequence[Tracker], run_folder: Path, name: str, config: Mapping[str, Any]) -> list[Logger]:
-    """One logger a tracker, writing inside `run_folder`, given the recipe as `config` without its secrets. Raises BadRecipe."""
+def tracker_loggers(
+    trackers: Sequence[Tracker], run_folder: Path, name: str, config: Mapping[str, Any]
+) -> list[Logger]:
+    """One logger a tracker, writing inside `run_folder`, given the recipe as `config` without its
+    secrets. Raises BadRecipe.
+    """
     check_trackers(trackers)
     return [_logger(tracker, run_folder, name, redact_tree(dict(config))) for tracker in trackers]
 
 
 class BestEffort(Logger):
-    """Passes everything on to another logger until that one fails; then says so once and is silent."""
+    """Passes everything on to another logger until that one fails; then says so once and is
+    silent.
+    """
 
-    def __init__(self, label: str, make: Callable[[], Logger], finish: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, label: str, make: Callable[[], Logger], finish: Callable[[], None] | None = None
+    ) -> None:
         super().__init__()
         self.label = label
         self._finish = finish
@@ -92,16 +104,29 @@ class BestEffort(Logger):
         except Exception as error:  # noqa: BLE001 - whatever a tracker does, training goes on
             self.alive = False
             reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
-            warnings.warn(f"tracker {self.label} failed and is left out from here on ({reason}); log.jsonl stays complete", stacklevel=3)
+            warnings.warn(
+                f"tracker {self.label} failed and is left out from here on ({reason}); log.jsonl"
+                " stays complete",
+                stacklevel=3,
+            )
             return None
 
 
 def wandb_key_present() -> bool:
-    """Whether Weights & Biases can log in on this machine: WANDB_API_KEY, or the server's line in netrc."""
+    """Whether Weights & Biases can log in on this machine: WANDB_API_KEY, or the server's line in
+    netrc.
+    """
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
-    places = [os.environ["NETRC"]] if os.environ.get("NETRC") else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    host = (
+        urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+        or "api.wandb.ai"
+    )
+    places = (
+        [os.environ["NETRC"]]
+        if os.environ.get("NETRC")
+        else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    )
     for place in places:
         try:
             if netrc.netrc(str(place)).authenticators(host) is not None:
@@ -114,7 +139,9 @@ def wandb_key_present() -> bool:
 def _logger(tracker: Tracker, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
     match tracker:
         case Wandb():
-            return BestEffort("wandb", lambda: _wandb(tracker, run_folder, name, config), _finish_wandb)
+            return BestEffort(
+                "wandb", lambda: _wandb(tracker, run_folder, name, config), _finish_wandb
+            )
         case Tensorboard():
             return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
         case _:
@@ -122,7 +149,9 @@ def _logger(tracker: Tracker, run_folder: Path, name: str, config: dict[str, Any
 
 
 def _wandb(tracker: Wandb, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    """W&B told nothing but metrics and recipe: no code, command line, git remote, console output or package list."""
+    """W&B told nothing but metrics and recipe: no code, command line, git remote, console output or
+    package list.
+    """
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
@@ -138,7 +167,9 @@ def _wandb(tracker: Wandb, run_folder: Path, name: str, config: dict[str, Any]) 
         x_disable_meta=True,
         x_save_requirements=False,
     )
-    return WandbLogger(name=name, save_dir=run_folder, project=tracker.project, config=config, settings=settings)
+    return WandbLogger(
+        name=name, save_dir=run_folder, project=tracker.project, config=config, settings=settings
+    )
 
 
 def _finish_wandb() -> None:
@@ -150,6 +181,8 @@ def _finish_wandb() -> None:
 def _tensorboard(run_folder: Path, config: dict[str, Any]) -> Logger:
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    logger = TensorBoardLogger(save_dir=run_folder, name="tensorboard", version="", default_hp_metric=False)
+    logger = TensorBoardLogger(
+        save_dir=run_folder, name="tensorboard", version="", default_hp_metric=False
+    )
     logger.log_hyperparams(config)
     return logger

@@ -1,4 +1,6 @@
-"""A folder is written beside its place, and takes it in one step: whole or not at all, whenever the process ends."""
+"""A folder is written beside its place, and takes it in one step: whole or not at all, whenever the
+process ends.
+"""
 
 import ctypes
 import errno
@@ -12,21 +14,32 @@ _CURRENT_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def check_exchangeable(folder: Path, what: str) -> None:
-    """Raises BadFolder where no folder can take this place, `what` it would hold: a file, a link, the working folder, a mounted disk."""
+    """Raises BadFolder where no folder can take this place, `what` it would hold: a file, a link,
+    the working folder, a mounted disk.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise BadFolder(f"{folder} is a file or a link, not a folder; choose another place for the {what}")
+        raise BadFolder(
+            f"{folder} is a file or a link, not a folder; choose another place for the {what}"
+        )
     if folder.resolve() == Path.cwd() or os.path.ismount(folder):
-        raise BadFolder(f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a folder inside it")
+        raise BadFolder(
+            f"{folder} cannot be exchanged while it is the working folder or a mounted disk; name a"
+            " folder inside it"
+        )
 
 
 def partial_folder(folder: Path) -> Path:
-    """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can be made."""
+    """A new folder beside `folder`, to take its place once whole. Raises BadFolder where none can
+    be made.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
         partial.mkdir()
     except OSError as error:
-        raise BadFolder(f"cannot write beside {folder}: {error.strerror}; choose another place") from error
+        raise BadFolder(
+            f"cannot write beside {folder}: {error.strerror}; choose another place"
+        ) from error
     return partial
 
 
@@ -41,7 +54,9 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def moved_where_nothing_is(partial: Path, folder: Path) -> bool:
-    """Whether `partial` has become `folder`, at once: only where there is nothing, or an empty folder, and otherwise both stay as they are."""
+    """Whether `partial` has become `folder`, at once: only where there is nothing, or an empty
+    folder, and otherwise both stay as they are.
+    """
     try:
         partial.rename(folder)
     except OSError as error:
@@ -73,7 +88,13 @@ def to_disk(path: Path) -> None:
 def _exchange(one: Path, other: Path) -> None:
     """Two folders exchange their names: in one step where the system can, else in three."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is not None and rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
+    if (
+        rename is not None
+        and rename(
+            _CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE
+        )
+        == 0
+    ):
         return
     former = one.with_name(f"{one.name}.former")
     other.rename(former)

@@ -6,7 +6,8 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    r"""The text on one line with every control, direction and invisible character written out, cut to `limit` characters.
+    r"""The text on one line with every control, direction and invisible character written out, cut
+    to `limit` characters.
 
     >>> visible("a\x1b[31mred\nend")
     'a\\x1b[31mred\\nend'
@@ -14,4 +15,11 @@ def visible(text: str, limit: int | None = None) -> str:
     'long…'
     """
     cut = text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
-    return "".join(letter.encode("unicode_escape").decode("ascii") if unicodedata.category(letter) in _UNSAFE else letter for letter in cut)
+    return "".join(
+        (
+            letter.encode("unicode_escape").decode("ascii")
+            if unicodedata.category(letter) in _UNSAFE
+            else letter
+        )
+        for letter in cut
+    )

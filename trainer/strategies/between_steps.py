@@ -10,7 +10,8 @@ Result = TypeVar("Result")
 
 
 def between_steps(trainer: lightning.Trainer, action: Callable[[], Result]) -> Result:
-    """What `action` returns, run on all ranks as a validation step is: without gradient, in evaluation mode, where shared weights are gathered.
+    """What `action` returns, run on all ranks as a validation step is: without gradient, in
+    evaluation mode, where shared weights are gathered.
 
     Afterwards every module is in the mode in which it was.
     """
@@ -19,7 +20,9 @@ def between_steps(trainer: lightning.Trainer, action: Callable[[], Result]) -> R
     assert model is not None
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
-    module.validation_step = lambda: results.append(action())  # which the strategy runs inside its own forward
+    module.validation_step = lambda: results.append(
+        action()
+    )  # which the strategy runs inside its own forward
     try:
         with torch.no_grad():
             trainer.strategy.validation_step()

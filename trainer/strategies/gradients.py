@@ -10,14 +10,21 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def clip_to_global_norm(optimizer: Any, largest: float | None) -> Float[Tensor, ""]:
-    """The norm over all parameters and ranks, the same number on every rank; gradients are scaled down to `largest` where it is above.
+    """The norm over all parameters and ranks, the same number on every rank; gradients are scaled
+    down to `largest` where it is above.
 
-    All ranks must call it, between backward pass and update. Under ZeRO the gradients are DeepSpeed's and it clips them itself, by the
-    `gradient_clip_val` of the Lightning trainer; the norm is found here all the same, so that a run can stop before the update.
+    All ranks must call it, between backward pass and update. Under ZeRO the gradients are
+    DeepSpeed's and it clips them itself, by the `gradient_clip_val` of the Lightning trainer; the
+    norm is found here all the same, so that a run can stop before the update.
     """
     if hasattr(optimizer, "unscale_and_clip_grads"):
         return _zero_norm(optimizer)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+    parameters = [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
     if largest is not None:
         nn.utils.clip_grads_with_norm_(parameters, largest, norm)
@@ -29,7 +36,12 @@ def _zero_norm(optimizer: Any) -> Float[Tensor, ""]:
     if hasattr(optimizer, "scaled_global_norm"):
         norm = optimizer.scaled_global_norm()
     else:
-        norms = torch.stack([torch.as_tensor(each, dtype=torch.float32).cpu() for each in optimizer._get_norm_groups()])
+        norms = torch.stack(
+            [
+                torch.as_tensor(each, dtype=torch.float32).cpu()
+                for each in optimizer._get_norm_groups()
+            ]
+        )
         norm = torch.where((norms < 0).any(), torch.nan, norms.norm())
     norm = torch.as_tensor(norm, dtype=torch.float32).reshape(())
     return torch.where(norm < 0, torch.nan, norm) / float(optimizer.loss_scale)

@@ -20,10 +20,12 @@ def read_by_accelerate(machine: Path) -> "ClusterConfig":
 
 
 def run_ranks(arguments: list[str]) -> int:
-    """Runs `accelerate launch` in this process and returns the exit code of the run: that of the first rank which failed, else 0.
+    """Runs `accelerate launch` in this process and returns the exit code of the run: that of the
+    first rank which failed, else 0.
 
-    In this process, because the command by itself answers every failure of a rank with code 1 and a traceback of its own. A signal
-    that ends the launcher (Ctrl-C) has been passed on to every rank, and each has ended, when this returns 128 + its number.
+    In this process, because the command by itself answers every failure of a rank with code 1 and a
+    traceback of its own. A signal that ends the launcher (Ctrl-C) has been passed on to every rank,
+    and each has ended, when this returns 128 + its number.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing import SignalException

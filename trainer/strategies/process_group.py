@@ -1,4 +1,6 @@
-"""The process group of a run: started before anything needs it, ended without leaving anyone waiting."""
+"""The process group of a run: started before anything needs it, ended without leaving anyone
+waiting.
+"""
 
 import os
 import socket
@@ -13,9 +15,11 @@ from trainer.strategies.environment import Plan
 
 @contextmanager
 def process_group(plan: Plan, device: str) -> Iterator[None]:
-    """Inside, `torch.distributed` is ready (gloo on a CPU, NCCL on GPUs), and Lightning and DeepSpeed use it as it is. Nothing for a single process.
+    """Inside, `torch.distributed` is ready (gloo on a CPU, NCCL on GPUs), and Lightning and
+    DeepSpeed use it as it is. Nothing for a single process.
 
-    At the end all ranks wait for the last one. After an error nobody waits: a rank that still does is told by the closed connection.
+    At the end all ranks wait for the last one. After an error nobody waits: a rank that still does
+    is told by the closed connection.
     """
     if plan.kind == "single":
         yield
@@ -47,9 +51,15 @@ def names_of_srun(environ: Mapping[str, str]) -> dict[str, str]:
         "LOCAL_RANK": environ["SLURM_LOCALID"],
         "GROUP_RANK": environ["SLURM_NODEID"],
         "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_WORLD_SIZE": str(int(environ["SLURM_STEP_NUM_TASKS"]) // int(environ.get("SLURM_STEP_NUM_NODES", "1"))),
-        "MASTER_ADDR": environ.get("MASTER_ADDR", first_host(environ.get("SLURM_STEP_NODELIST", socket.gethostname()))),
-        "MASTER_PORT": environ.get("MASTER_PORT", str(15000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)),
+        "LOCAL_WORLD_SIZE": str(
+            int(environ["SLURM_STEP_NUM_TASKS"]) // int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+        ),
+        "MASTER_ADDR": environ.get(
+            "MASTER_ADDR", first_host(environ.get("SLURM_STEP_NODELIST", socket.gethostname()))
+        ),
+        "MASTER_PORT": environ.get(
+            "MASTER_PORT", str(15000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)
+        ),
     }
 
 
@@ -60,4 +70,8 @@ def first_host(nodes: str) -> str:
     ('gpu007', 'n1', 'n1')
     """
     name, bracket, rest = nodes.partition("[")
-    return name + rest.split("]")[0].split(",")[0].split("-")[0] if bracket and "," not in name else nodes.split(",")[0]
+    return (
+        name + rest.split("]")[0].split(",")[0].split("-")[0]
+        if bracket and "," not in name
+        else nodes.split(",")[0]
+    )

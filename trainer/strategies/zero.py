@@ -18,17 +18,23 @@ from trainer.strategies.deepspeed_settings import Settings
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeedStrategy without its restriction to GPUs, and without an engine where nothing is trained.
+    """Lightning's DeepSpeedStrategy without its restriction to GPUs, and without an engine where
+    nothing is trained.
 
-    The optimizer is the module's own, clipping is by the trainer's `gradient_clip_val`, and a gradient that is not finite is never applied:
-    DeepSpeed skips that update.
+    The optimizer is the module's own, clipping is by the trainer's `gradient_clip_val`, and a
+    gradient that is not finite is never applied: DeepSpeed skips that update.
     """
 
     def __init__(self, settings: Settings, cluster_environment: ClusterEnvironment) -> None:
         import deepspeed
 
-        super().__init__(config=copy.deepcopy(settings) | {"train_micro_batch_size_per_gpu": 1}, cluster_environment=cluster_environment)
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for minutes; gloo does it
+        super().__init__(
+            config=copy.deepcopy(settings) | {"train_micro_batch_size_per_gpu": 1},
+            cluster_environment=cluster_environment,
+        )
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # else compiled for minutes; gloo does it
+        )
         self._forward_redirection = _InsideEngine(self._autocast)
 
     @property
@@ -38,7 +44,10 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @parallel_devices.setter
     def parallel_devices(self, devices: list[torch.device] | None) -> None:
-        numbered = [torch.device("cpu", number) if device.type == "cpu" else device for number, device in enumerate(devices or [])]
+        numbered = [
+            torch.device("cpu", number) if device.type == "cpu" else device
+            for number, device in enumerate(devices or [])
+        ]
         self._parallel_devices = numbered or None
 
     def setup_environment(self) -> None:
@@ -46,7 +55,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         DDPStrategy.setup_environment(self)
 
     def setup(self, trainer: lightning.Trainer) -> None:
-        """As the parent does where the module is trained. For validation alone it stays as it is: plain before training, shared out after."""
+        """As the parent does where the module is trained. For validation alone it stays as it is:
+        plain before training, shared out after.
+        """
         if trainer.state.fn == TrainerFn.FITTING:
             super().setup(trainer)
             return
@@ -59,13 +70,19 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.barrier()
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return self.precision_plugin.inside() if isinstance(self.precision_plugin, ZeroPrecision) else nullcontext()
+        return (
+            self.precision_plugin.inside()
+            if isinstance(self.precision_plugin, ZeroPrecision)
+            else nullcontext()
+        )
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """fp32 and bf16 as under the other strategies: weights, gradients and their sums in float32, for bf16 with products under autocast.
+    """fp32 and bf16 as under the other strategies: weights, gradients and their sums in float32,
+    for bf16 with products under autocast.
 
-    fp16 has weights in half precision and DeepSpeed's own scaling of the loss. Batches are left as they are.
+    fp16 has weights in half precision and DeepSpeed's own scaling of the loss. Batches are left as
+    they are.
     """
 
     def __init__(self, precision: Literal["fp32", "bf16", "fp16"], device: str) -> None:
@@ -75,7 +92,9 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     def inside(self) -> torch.autocast:
         """Entered within DeepSpeed's engine, which switches off an autocast from outside."""
-        return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False)
+        return torch.autocast(
+            self._device, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False
+        )
 
     def convert_input(self, data: Any) -> Any:
         """The batch itself."""
@@ -94,7 +113,14 @@ class _InsideEngine(_ForwardRedirection):
     def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
         self._context = context
 
-    def __call__(self, wrapper_module: nn.Module, original_module: lightning.LightningModule, method_name: str, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        wrapper_module: nn.Module,
+        original_module: lightning.LightningModule,
+        method_name: str,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         plain = original_module.forward
 
         def step(*args: Any, **kwargs: Any) -> Any:

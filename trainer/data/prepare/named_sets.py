@@ -19,25 +19,39 @@ TEST_QUERIES, DEV_QUERIES = 1500, 500
 
 
 def prepared_source(folder: Path) -> dict[str, Any] | None:
-    """What `source.json` of a prepared folder says (name, version, counts); None where there is no whole folder."""
+    """What `source.json` of a prepared folder says (name, version, counts); None where there is no
+    whole folder.
+    """
     marker = folder / MARKER
     return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
 
 
 def prepare(name: str, folder: Path = Path("data"), wheel: Path | None = None) -> Path:
-    """The folder `folder / name` with the data set `name` in BEIR layout; one that is already there and whole is kept.
+    """The folder `folder / name` with the data set `name` in BEIR layout; one that is already there
+    and whole is kept.
 
-    Raises BadData for a name that is not one of those known, or a source that cannot be reached; BadFolder when something else is in the way.
+    Raises BadData for a name that is not one of those known, or a source that cannot be reached;
+    BadFolder when something else is in the way.
     """
     if name != "azure-cli" and name not in HUB_SETS:
-        raise BadData(f"{name!r} is not a data set that can be prepared; choose one of: {', '.join(('azure-cli', *HUB_SETS))}.")
+        raise BadData(
+            f"{name!r} is not a data set that can be prepared; choose one of:"
+            f" {', '.join(('azure-cli', *HUB_SETS))}."
+        )
     target = Path(folder) / name
     if prepared_source(target):
         return target
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BadFolder(f"{target} is there but has no {MARKER}, so it was not made by this command; move it away or choose another folder.")
+        raise BadFolder(
+            f"{target} is there but has no {MARKER}, so it was not made by this command; move it"
+            " away or choose another folder."
+        )
     if name == "azure-cli":
-        path = prepare_azure_cli.checked_wheel(wheel) if wheel else prepare_azure_cli.download_wheel(Path(folder) / ".downloads")
+        path = (
+            prepare_azure_cli.checked_wheel(wheel)
+            if wheel
+            else prepare_azure_cli.download_wheel(Path(folder) / ".downloads")
+        )
         return _written(target, _azure_cli(path))
     return _written(target, fetch_beir(name))
 
@@ -48,20 +62,36 @@ def _azure_cli(wheel: Path) -> BeirSet:
     asked = prepare_azure_cli.queries(commands)
     splits = split_by_document(asked, {"test": TEST_QUERIES, "dev": DEV_QUERIES})
     twins = {splits["dev"][at] for at, _ in near_identical(splits["dev"], splits["test"])}
-    twins |= {splits["train"][at] for at, _ in near_identical(splits["train"], splits["dev"] + splits["test"])}
+    twins |= {
+        splits["train"][at]
+        for at, _ in near_identical(splits["train"], splits["dev"] + splits["test"])
+    }
     kept = [query for query in asked if query not in twins]
     ids = {query: f"q{number}" for number, query in enumerate(kept)}
     return BeirSet(
-        corpus=({"_id": name, **document} for name, document in prepare_azure_cli.documents(commands).items()),
+        corpus=(
+            {"_id": name, **document}
+            for name, document in prepare_azure_cli.documents(commands).items()
+        ),
         queries=({"_id": ids[query], "text": query} for query in kept),
-        qrels={name: [(ids[q], document, 1) for q in split if q in ids for document in asked[q]] for name, split in splits.items()},
+        qrels={
+            name: [(ids[q], document, 1) for q in split if q in ids for document in asked[q]]
+            for name, split in splits.items()
+        },
         readme=prepare_azure_cli.README,
-        source={"name": "azure-cli", "version": prepare_azure_cli.VERSION, "sha256": prepare_azure_cli.SHA256, "near_identical_left_out": len(twins)},
+        source={
+            "name": "azure-cli",
+            "version": prepare_azure_cli.VERSION,
+            "sha256": prepare_azure_cli.SHA256,
+            "near_identical_left_out": len(twins),
+        },
     )
 
 
 def _written(target: Path, data: BeirSet) -> Path:
-    """Writes the folder beside its place and renames it there, so that it is there whole or not at all."""
+    """Writes the folder beside its place and renames it there, so that it is there whole or not at
+    all.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -72,11 +102,18 @@ def _written(target: Path, data: BeirSet) -> Path:
         (temporary / "qrels").mkdir()
         for split in ("train", "dev", "test"):
             if judged := data.qrels.get(split):
-                lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{document}\t{score}" for query, document, score in judged)]
-                (temporary / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+                lines = [
+                    "query-id\tcorpus-id\tscore",
+                    *(f"{query}\t{document}\t{score}" for query, document, score in judged),
+                ]
+                (temporary / "qrels" / f"{split}.tsv").write_text(
+                    "\n".join(lines) + "\n", encoding="utf-8"
+                )
                 counts[f"{split}_queries"] = len({query for query, _, _ in judged})
         (temporary / "README.txt").write_text(data.readme, encoding="utf-8")
-        (temporary / MARKER).write_text(json.dumps(data.source | {"counts": counts}, indent=2) + "\n", encoding="utf-8")
+        (temporary / MARKER).write_text(
+            json.dumps(data.source | {"counts": counts}, indent=2) + "\n", encoding="utf-8"
+        )
         temporary.chmod(0o755)
         if target.is_dir():
             target.rmdir()
@@ -89,4 +126,6 @@ def _written(target: Path, data: BeirSet) -> Path:
 def _write_lines(path: Path, records: Iterable[dict[str, str]]) -> int:
     """Writes JSON Lines and returns how many."""
     with path.open("w", encoding="utf-8") as file:
-        return sum(1 for record in records if file.write(json.dumps(record, ensure_ascii=False) + "\n"))
+        return sum(
+            1 for record in records if file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        )

@@ -28,7 +28,12 @@ def is_beir_folder(folder: Path) -> bool:
 
 def beir_splits(folder: Path) -> list[str]:
     """The splits that have judgements."""
-    return sorted({path.name.removesuffix(".gz").removesuffix(".tsv") for path in (folder / "qrels").glob("*.tsv*")})
+    return sorted(
+        {
+            path.name.removesuffix(".gz").removesuffix(".tsv")
+            for path in (folder / "qrels").glob("*.tsv*")
+        }
+    )
 
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
@@ -36,7 +41,10 @@ def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
     path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
     if path is None:
         there = ", ".join(beir_splits(folder)) or "none"
-        raise BadData(f"{folder} has no split {split!r}, which would be qrels/<split>.tsv (splits there: {there}); add it, or name another data set.")
+        raise BadData(
+            f"{folder} has no split {split!r}, which would be qrels/<split>.tsv (splits there:"
+            f" {there}); add it, or name another data set."
+        )
     return list(_judgements(path, report))
 
 
@@ -54,19 +62,35 @@ def _judgements(path: Path, report: ReadReport) -> Iterator[Judgement]:
         if len(fields) == 4:  # TREC: query, iteration, document, score
             fields = [fields[0], fields[2], fields[3]]
         if len(fields) != 3 or not _is_number(fields[2]):
-            report.set_aside(BadRow(source, "not a judgement", "expected query id, document id and a whole score, parted by tabs"))
+            report.set_aside(
+                BadRow(
+                    source,
+                    "not a judgement",
+                    "expected query id, document id and a whole score, parted by tabs",
+                )
+            )
         else:
             yield Judgement(source, fields[0], fields[1], int(fields[2]))
 
 
-def read_texts(folder: Path, name: str, report: ReadReport, needed: Mapping[str, object] | set[str] | None = None) -> dict[str, str]:
-    """Id to text of `corpus.jsonl` or `queries.jsonl`, only of `needed` ids if given; blank texts are there as "".
+def read_texts(
+    folder: Path,
+    name: str,
+    report: ReadReport,
+    needed: Mapping[str, object] | set[str] | None = None,
+) -> dict[str, str]:
+    """Id to text of `corpus.jsonl` or `queries.jsonl`, only of `needed` ids if given; blank texts
+    are there as "".
 
-    The first of several records with one id counts. Document text is title and text, parted by a space, as BEIR does.
+    The first of several records with one id counts. Document text is title and text, parted by a
+    space, as BEIR does.
     """
     path = _member(folder, name)
     if path is None:
-        raise BadData(f"{folder} has no {name}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv.")
+        raise BadData(
+            f"{folder} has no {name}; a BEIR folder holds corpus.jsonl, queries.jsonl and"
+            " qrels/<split>.tsv."
+        )
     texts: dict[str, str] = {}
     errors = FieldErrors(str(path))
     for record in read_json_lines(path):
@@ -102,7 +126,9 @@ def _identified(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
         return None, ""
     text, title = values.get("text", values.get("title")), values.get("title")
     for name, value in (("text", text), ("title", title)):
-        if not (isinstance(value, str) or (value is None and (name == "title" or "text" in values))):
+        if not (
+            isinstance(value, str) or (value is None and (name == "title" or "text" in values))
+        ):
             errors.add(record.source, f"the field {name} is {_described(value)}, expected a text")
             return None, ""
     title = title if "text" in values else None
@@ -110,12 +136,16 @@ def _identified(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
 
 
 def check_ids(
-    judged: list[Judgement], queries: Mapping[str, str], documents: Mapping[str, str], bad: Mapping[str, int], report: ReadReport
+    judged: list[Judgement],
+    queries: Mapping[str, str],
+    documents: Mapping[str, str],
+    bad: Mapping[str, int],
+    report: ReadReport,
 ) -> list[Judgement]:
     """The judgements whose query and document are there.
 
-    Raises BadData naming ids that are nowhere. Ids that may stand in lines that could not be read (`bad`: how many of those each file had) are
-    set aside instead.
+    Raises BadData naming ids that are nowhere. Ids that may stand in lines that could not be read
+    (`bad`: how many of those each file had) are set aside instead.
     """
     missing = {
         "queries.jsonl": {judgement.query for judgement in judged} - queries.keys(),
@@ -123,12 +153,22 @@ def check_ids(
     }
     for name, ids in missing.items():
         if len(ids) > bad.get(name, 0):
-            first = next(judgement for judgement in judged if judgement.query in ids or judgement.document in ids)
+            first = next(
+                judgement
+                for judgement in judged
+                if judgement.query in ids or judgement.document in ids
+            )
             shown = ", ".join(map(repr, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
-            raise BadData(f"{first.source}: the judgements name {len(ids)} ids that are not in {name}: {shown}. Add those, or take the lines out.")
+            raise BadData(
+                f"{first.source}: the judgements name {len(ids)} ids that are not in {name}:"
+                f" {shown}. Add those, or take the lines out."
+            )
     kept = []
     for judgement in judged:
-        if judgement.query in missing["queries.jsonl"] or judgement.document in missing["corpus.jsonl"]:
+        if (
+            judgement.query in missing["queries.jsonl"]
+            or judgement.document in missing["corpus.jsonl"]
+        ):
             report.set_aside(BadRow(judgement.source, "its query or document could not be read"))
         else:
             kept.append(judgement)
@@ -140,7 +180,9 @@ def _member(folder: Path, name: str) -> Path | None:
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             if not candidate.resolve().is_relative_to(folder.resolve()):
-                raise BadData(f"{candidate} is a link that leads out of {folder}; put the file itself there.")
+                raise BadData(
+                    f"{candidate} is a link that leads out of {folder}; put the file itself there."
+                )
             return candidate
     return None
 

@@ -13,11 +13,22 @@ from trainer.errors import BadData
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "anchor", "question", "sentence1"),
-    "positive": ("positive", "pos", "document", "answer", "passage", "text", "sentence2", "positive_passages"),
+    "positive": (
+        "positive",
+        "pos",
+        "document",
+        "answer",
+        "passage",
+        "text",
+        "sentence2",
+        "positive_passages",
+    ),
     "negative": ("negative", "negatives", "neg", "negative_passages"),
     "score": ("score", "scores", "label", "labels"),
 }
-"""Names recognised for each role, in order of preference, without regard to case; also negative_1, negative_2, ..."""
+"""Names recognised for each role, in order of preference, without regard to case; also negative_1,
+negative_2, ...
+"""
 _NUMBERED_NEGATIVE = re.compile(r"negative_?\d+", re.IGNORECASE)
 
 
@@ -32,12 +43,18 @@ class Columns:
 
     def by_role(self) -> dict[str, tuple[str, ...]]:
         """Role to columns, without the roles nobody plays."""
-        roles = {"query": (self.query,), "positive": (self.positive,), "negative": self.negatives, "score": (self.score,) if self.score else ()}
+        roles = {
+            "query": (self.query,),
+            "positive": (self.positive,),
+            "negative": self.negatives,
+            "score": (self.score,) if self.score else (),
+        }
         return {role: names for role, names in roles.items() if names}
 
 
 def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> Columns:
-    """Which of the columns `names` plays which role; `wanted` (role to column) wins over the names recognised.
+    """Which of the columns `names` plays which role; `wanted` (role to column) wins over the names
+    recognised.
 
     Raises BadData when a wanted column is not there, or when there is no query or no positive.
 
@@ -50,28 +67,51 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
         if role not in ROLES:
             raise BadData(f"data.columns has the role {role!r}; roles are {', '.join(ROLES)}.")
         if name not in there:
-            raise BadData(f"{source} has no column {name!r}, which data.columns gives as the {role}; its columns: {listing}.")
-    free = {name.strip().casefold(): name for name in reversed(there) if name not in wanted.values()}
-    found = {role: wanted.get(role) or next((free[known] for known in known_names if known in free), None) for role, known_names in ROLES.items()}
+            raise BadData(
+                f"{source} has no column {name!r}, which data.columns gives as the {role}; its"
+                f" columns: {listing}."
+            )
+    free = {
+        name.strip().casefold(): name for name in reversed(there) if name not in wanted.values()
+    }
+    found = {
+        role: (
+            wanted.get(role) or next((free[known] for known in known_names if known in free), None)
+        )
+        for role, known_names in ROLES.items()
+    }
     query, positive = found["query"], found["positive"]
     if query is None or positive is None:
         lacking = "query" if query is None else "positive"
         raise BadData(
-            f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])}); its columns: {listing}. "
-            f"Say which it is, e.g. data.columns={{{lacking}: {there[0] if there else 'name'!r}}}."
+            f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])});"
+            f" its columns: {listing}. Say which it is, e.g. data.columns={{{lacking}:"
+            f" {there[0] if there else 'name'!r}}}."
         )
-    numbered = () if "negative" in wanted else tuple(sorted((name for name in there if _NUMBERED_NEGATIVE.fullmatch(name)), key=_number))
+    numbered = (
+        ()
+        if "negative" in wanted
+        else tuple(
+            sorted((name for name in there if _NUMBERED_NEGATIVE.fullmatch(name)), key=_number)
+        )
+    )
     named = (found["negative"],) if found["negative"] else ()
     return Columns(query, positive, named + numbered, found["score"])
 
 
 def is_blank(text: str | None) -> bool:
     """Whether there is nothing to encode: no character but white space and zero-width ones."""
-    return text is None or not text.strip("\ufeff\u200b\u200c\u200d\u2060 \t\r\n\v\f\x85\xa0\u2028\u2029\u3000") or text.isspace()
+    return (
+        text is None
+        or not text.strip("\ufeff\u200b\u200c\u200d\u2060 \t\r\n\v\f\x85\xa0\u2028\u2029\u3000")
+        or text.isspace()
+    )
 
 
 def text_problem(text: str) -> str:
-    """Why a text cannot be used although it is one: a NUL or half a surrogate pair; "" when it can."""
+    """Why a text cannot be used although it is one: a NUL or half a surrogate pair; "" when it
+    can.
+    """
     if "\0" in text:
         return "NUL character"
     try:
@@ -106,23 +146,33 @@ class RowMaker:
         columns, report = self._columns, self._report
         [query] = self._texts(record, columns.query, several=False)
         positives = self._texts(record, columns.positive)
-        negatives = [text for name in columns.negatives for text in self._texts(record, name, required=False)]
+        negatives = [
+            text for name in columns.negatives for text in self._texts(record, name, required=False)
+        ]
         if is_blank(query) or all(map(is_blank, positives)):
             report.blank_rows_dropped += 1
             return []
         scores = _scores(record, columns.score, len(positives), len(negatives))
         negative_scores: Sequence[float | None] = scores[1:] or [None] * len(negatives)
-        kept = [(text, score) for text, score in zip(negatives, negative_scores, strict=True) if not is_blank(text)]
+        kept = [
+            (text, score)
+            for text, score in zip(negatives, negative_scores, strict=True)
+            if not is_blank(text)
+        ]
         report.blank_texts_dropped += len(negatives) - len(kept) + sum(map(is_blank, positives))
         own = [(text, score) for text, score in kept if text not in positives]
         report.own_negatives_dropped += len(kept) - len(own)
         own = own[: self._max_negatives]
         labels = (*scores[:1], *(score for _, score in own if score is not None)) or None
         return [
-            Row(query, text, tuple(negative for negative, _ in own), labels, record.source) for text in dict.fromkeys(positives) if not is_blank(text)
+            Row(query, text, tuple(negative for negative, _ in own), labels, record.source)
+            for text in dict.fromkeys(positives)
+            if not is_blank(text)
         ]
 
-    def _texts(self, record: Record, name: str, several: bool = True, required: bool = True) -> list[str]:
+    def _texts(
+        self, record: Record, name: str, several: bool = True, required: bool = True
+    ) -> list[str]:
         """The texts of a column; null is a blank text."""
         if name not in record.values:
             if required:
@@ -147,12 +197,21 @@ class _BadText(Exception):
 def _text(value: object, name: str) -> str:
     if value is None:
         return ""
-    if isinstance(value, Mapping) and isinstance(value.get("text"), str):  # a passage: {docid, title, text}
+    if isinstance(value, Mapping) and isinstance(
+        value.get("text"), str
+    ):  # a passage: {docid, title, text}
         title = value.get("title")
-        return f"{title} {value['text']}" if isinstance(title, str) and title.strip() else value["text"]
+        return (
+            f"{title} {value['text']}"
+            if isinstance(title, str) and title.strip()
+            else value["text"]
+        )
     if not isinstance(value, str):
         shown = repr(value)
-        raise _FieldError(f"the field {name!r} is a {type(value).__name__}, expected a text: {shown[:60]}{'...' if len(shown) > 60 else ''}")
+        raise _FieldError(
+            f"the field {name!r} is a {type(value).__name__}, expected a text:"
+            f" {shown[:60]}{'...' if len(shown) > 60 else ''}"
+        )
     return value
 
 
@@ -171,7 +230,10 @@ def _scores(record: Record, name: str | None, positives: int, negatives: int) ->
     if len(scores) != len(values) or not all(map(math.isfinite, scores)):
         raise _FieldError(f"the field {name!r} is {str(value)[:60]!r}, expected a finite number")
     if len(scores) != 1 and (positives != 1 or len(scores) != 1 + negatives):
-        raise _FieldError(f"the field {name!r} has {len(scores)} scores for {positives} positives and {negatives} negatives; give one a candidate")
+        raise _FieldError(
+            f"the field {name!r} has {len(scores)} scores for {positives} positives and {negatives}"
+            " negatives; give one a candidate"
+        )
     return scores
 
 

@@ -17,7 +17,9 @@ _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class Line(NamedTuple):
-    """A decoded line without its end, its number from 1, and whether the file said that it ends there."""
+    """A decoded line without its end, its number from 1, and whether the file said that it ends
+    there.
+    """
 
     number: int
     text: str
@@ -32,7 +34,8 @@ class Record(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line | BadRow]:
-    """Every line of a UTF-8 file (also .gz), a bad one as BadRow. A byte order mark and CR LF are taken off.
+    """Every line of a UTF-8 file (also .gz), a bad one as BadRow. A byte order mark and CR LF are
+    taken off.
 
     Raises BadData for another encoding, and for a damaged .gz with the offset where it breaks.
     """
@@ -42,7 +45,10 @@ def read_lines(path: Path) -> Iterator[Line | BadRow]:
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise BadData(f"{path} is not a whole .gz file: {error}. Get it anew.") from error
-        raise BadData(f"{path} cannot be read: {error.strerror or error}. Check that it is there and that you may read it.") from error
+        raise BadData(
+            f"{path} cannot be read: {error.strerror or error}. Check that it is there and that you"
+            " may read it."
+        ) from error
 
 
 def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
@@ -54,17 +60,23 @@ def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
             raw = file.readline(MAX_LINE_BYTES + 1)
             if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
                 length = len(raw) + _skip_line(file)
-                yield BadRow(source, f"line longer than {MAX_LINE_BYTES // 2**20} MB", f"{length} bytes")
+                yield BadRow(
+                    source, f"line longer than {MAX_LINE_BYTES // 2**20} MB", f"{length} bytes"
+                )
                 continue
         except (EOFError, zlib.error) as error:
             raise BadData(
-                f"{path} is a damaged or truncated .gz file: it breaks in line {number}, after byte {offset} of the uncompressed text ({error}). Get it anew."
+                f"{path} is a damaged or truncated .gz file: it breaks in line {number}, after byte"
+                f" {offset} of the uncompressed text ({error}). Get it anew."
             ) from error
         if not raw:
             return
         if number == 1:
             if encoding := _OTHER_ENCODINGS.get(raw[:2]):
-                raise BadData(f"{path} is {encoding}, not UTF-8; convert it, e.g. `iconv -f {encoding} -t UTF-8`.")
+                raise BadData(
+                    f"{path} is {encoding}, not UTF-8; convert it, e.g. `iconv -f {encoding} -t"
+                    " UTF-8`."
+                )
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         yield _line(raw, number, source)
 
@@ -75,7 +87,9 @@ def _line(raw: bytes, number: int, source: str) -> Line | BadRow:
     try:
         return Line(number, raw.decode("utf-8").rstrip("\r\n"), raw.endswith(b"\n"))
     except UnicodeDecodeError as error:
-        return BadRow(source, "not UTF-8", f"byte 0x{raw[error.start]:02x} at byte {error.start} of the line")
+        return BadRow(
+            source, "not UTF-8", f"byte 0x{raw[error.start]:02x} at byte {error.start} of the line"
+        )
 
 
 def _skip_line(file: BufferedIOBase) -> int:
@@ -88,13 +102,18 @@ def _skip_line(file: BufferedIOBase) -> int:
 
 
 def read_json_lines(path: Path) -> Iterator[Record | BadRow]:
-    """Every JSON object of a file with one a line; blank lines are passed over. Raises BadData for a file that is one JSON array."""
+    """Every JSON object of a file with one a line; blank lines are passed over. Raises BadData for
+    a file that is one JSON array.
+    """
     for line in read_lines(path):
         if isinstance(line, BadRow):
             yield line
         elif line.text.strip():
             if line.number == 1 and line.text.lstrip().startswith("["):
-                raise BadData(f"{path} is one JSON array; write one object a line (JSON Lines), e.g. `jq -c '.[]' {path.name} > {path.stem}.jsonl`.")
+                raise BadData(
+                    f"{path} is one JSON array; write one object a line (JSON Lines), e.g. `jq -c"
+                    f" '.[]' {path.name} > {path.stem}.jsonl`."
+                )
             yield _record(line, f"{path.name}:{line.number}")
 
 
@@ -102,7 +121,9 @@ def _record(line: Line, source: str) -> Record | BadRow:
     try:
         values = json.loads(line.text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        return BadRow(source, "not JSON" if line.ended else "not JSON; truncated last line", str(error)[:200])
+        return BadRow(
+            source, "not JSON" if line.ended else "not JSON; truncated last line", str(error)[:200]
+        )
     if not isinstance(values, dict):
         return BadRow(source, "not a JSON object", f"a {type(values).__name__}")
     return Record(source, values)

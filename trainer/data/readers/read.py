@@ -36,11 +36,13 @@ def read_rows(
     negatives_per_query: int | None = None,
     on_bad: Callable[[BadRow], None] | None = None,
 ) -> Rows:
-    """The rows of a file (JSON Lines, CSV, TSV, Parquet, Arrow; .gz of the first three), a BEIR folder, a saved data set or a hub data set.
+    """The rows of a file (JSON Lines, CSV, TSV, Parquet, Arrow; .gz of the first three), a BEIR
+    folder, a saved data set or a hub data set.
 
-    `split` says which part of a folder or hub data set. At most `negatives_per_query` negatives of each row are kept (None: all). Bad rows are
-    set aside and counted in `.report`, and handed to `on_bad`. Raises BadData for a source that cannot be understood, and TooManyBadRows beyond
-    the ratio.
+    `split` says which part of a folder or hub data set. At most `negatives_per_query` negatives of
+    each row are kept (None: all). Bad rows are set aside and counted in `.report`, and handed to
+    `on_bad`. Raises BadData for a source that cannot be understood, and TooManyBadRows beyond the
+    ratio.
     """
     report = ReadReport(source, on_bad=on_bad)
     folder = Path(source)
@@ -56,7 +58,8 @@ def read_rows(
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:
             raise BadData(
-                f"{source}: none of its {report.rows_read} rows can be used ({_why_none(report)}). Check the file with `nearfar data check`."
+                f"{source}: none of its {report.rows_read} rows can be used ({_why_none(report)})."
+                " Check the file with `nearfar data check`."
             )
     except BaseException:
         writer.discard()
@@ -68,19 +71,29 @@ def read_rows(
 
 
 def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
-    """Records of anything but a BEIR folder. Raises BadData for what is neither there nor a hub name."""
+    """Records of anything but a BEIR folder. Raises BadData for what is neither there nor a hub
+    name.
+    """
     path = Path(source)
     if path.is_dir():
         if not is_saved_folder(path):
             raise BadData(
-                f"{path} is a folder of no known layout; expected corpus.jsonl, queries.jsonl and qrels/ (BEIR), or one that `datasets` saved."
+                f"{path} is a folder of no known layout; expected corpus.jsonl, queries.jsonl and"
+                " qrels/ (BEIR), or one that `datasets` saved."
             )
         report.layout = "saved data set"
         return read_saved_folder(path, split)
     if path.exists():
         suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-        if suffix.lower() not in LAYOUTS or (path.suffix == ".gz" and suffix.lower() in (".parquet", ".arrow", ".feather")) or not path.is_file():
-            raise BadData(f"{path} is of no known layout; expected a file that ends in {', '.join(LAYOUTS)} (or .jsonl.gz, .csv.gz, .tsv.gz).")
+        if (
+            suffix.lower() not in LAYOUTS
+            or (path.suffix == ".gz" and suffix.lower() in (".parquet", ".arrow", ".feather"))
+            or not path.is_file()
+        ):
+            raise BadData(
+                f"{path} is of no known layout; expected a file that ends in {', '.join(LAYOUTS)}"
+                " (or .jsonl.gz, .csv.gz, .tsv.gz)."
+            )
         report.layout, reader = LAYOUTS[suffix.lower()]
         return reader(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():
@@ -90,21 +103,30 @@ def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Reco
     return read_hub(source, split)
 
 
-def _record_rows(records: Iterator[Record | BadRow], wanted: dict[str, str], report: ReadReport, max_negatives: int | None) -> Iterator[Row]:
+def _record_rows(
+    records: Iterator[Record | BadRow],
+    wanted: dict[str, str],
+    report: ReadReport,
+    max_negatives: int | None,
+) -> Iterator[Row]:
     """Rows of records whose columns are understood from the first hundred."""
     first: list[Record | BadRow] = []
     for item in records:
         first.append(item)
         if len(first) == _COLUMNS_SEEN_IN:
             break
-    names = dict.fromkeys(name for item in first if isinstance(item, Record) for name in item.values)
+    names = dict.fromkeys(
+        name for item in first if isinstance(item, Record) for name in item.values
+    )
     if not names:
         for item in first:
             if isinstance(item, BadRow):
                 report.rows_read += 1
                 report.set_aside(item)
         report.check_budget(0.0)
-        raise BadData(f"{report.source} has no rows; give a file with at least one query and positive.")
+        raise BadData(
+            f"{report.source} has no rows; give a file with at least one query and positive."
+        )
     columns = understand(names, wanted, report.source)
     note_columns(report, columns, names)
     maker = RowMaker(columns, report, max_negatives)
@@ -144,10 +166,19 @@ def judged_texts(
     before = report.bad_count
     queries = read_texts(folder, "queries.jsonl", report, {judgement.query for judgement in judged})
     between = report.bad_count
-    documents = read_texts(folder, "corpus.jsonl", report, None if whole_corpus else {judgement.document for judgement in judged})
+    documents = read_texts(
+        folder,
+        "corpus.jsonl",
+        report,
+        None if whole_corpus else {judgement.document for judgement in judged},
+    )
     bad = {"queries.jsonl": between - before, "corpus.jsonl": report.bad_count - between}
     return check_ids(judged, queries, documents, bad, report), queries, documents
 
 
 def _why_none(report: ReadReport) -> str:
-    return f"{report.bad_count} set aside, {report.blank_rows_dropped} blank" if report.rows_read else "it has no rows"
+    return (
+        f"{report.bad_count} set aside, {report.blank_rows_dropped} blank"
+        if report.rows_read
+        else "it has no rows"
+    )

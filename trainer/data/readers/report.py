@@ -64,7 +64,12 @@ class ReadReport:
             return text
         self.truncated_texts += 1
         if self.truncated_texts == 1:
-            _log.warning("%s: a text of %d characters was cut to %d; further ones are only counted", source, len(text), MAX_TEXT_CHARACTERS)
+            _log.warning(
+                "%s: a text of %d characters was cut to %d; further ones are only counted",
+                source,
+                len(text),
+                MAX_TEXT_CHARACTERS,
+            )
         return text[:MAX_TEXT_CHARACTERS]
 
     @property
@@ -78,13 +83,17 @@ class ReadReport:
             return
         shown = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
         raise TooManyBadRows(
-            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used; data.max_bad_rows_ratio={max_bad_rows_ratio:g} allows "
-            f"{int(max_bad_rows_ratio * self.rows_read)}. First ones:\n{shown}\nMend them (`nearfar data check` lists all), or allow more."
+            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used;"
+            f" data.max_bad_rows_ratio={max_bad_rows_ratio:g} allows"
+            f" {int(max_bad_rows_ratio * self.rows_read)}. First ones:\n{shown}\nMend them"
+            " (`nearfar data check` lists all), or allow more."
         )
 
 
 class FieldErrors:
-    """Rows whose fields are missing or of the wrong type: not noise but a misunderstanding, so reading ends after three."""
+    """Rows whose fields are missing or of the wrong type: not noise but a misunderstanding, so
+    reading ends after three.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -100,6 +109,8 @@ class FieldErrors:
         """Raises BadData naming the fields and the first rows."""
         if self.found:
             raise BadData(
-                f"{self.source}: rows lack a field or have one of the wrong type:\n" + "\n".join(self.found) + "\nEvery row needs a query and "
-                "a positive that are texts. Mend the file, or say which columns to use, e.g. data.columns={query: question, positive: answer}."
+                f"{self.source}: rows lack a field or have one of the wrong type:\n"
+                + "\n".join(self.found)
+                + "\nEvery row needs a query and a positive that are texts. Mend the file, or say"
+                " which columns to use, e.g. data.columns={query: question, positive: answer}."
             )

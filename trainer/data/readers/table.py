@@ -15,8 +15,9 @@ _BATCH_ROWS = 1024
 def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
     """Every row of a CSV or TSV file whose first line names the columns.
 
-    CSV: quoted by `"`, parted by whichever of comma, semicolon and tab the first line has most of. TSV: parted by tabs, nothing is quoted.
-    Raises BadData without a header or with a column named twice.
+    CSV: quoted by `"`, parted by whichever of comma, semicolon and tab the first line has most of.
+    TSV: parted by tabs, nothing is quoted. Raises BadData without a header or with a column named
+    twice.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _Lines(path)
@@ -26,7 +27,10 @@ def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
     dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     header = next(csv.reader([header_text], delimiter=delimiter, **dialect), [])
     if not any(header) or len(set(header)) != len(header):
-        raise BadData(f"{path} needs a first line that names its columns, each once; found {header_text[:100]!r}.")
+        raise BadData(
+            f"{path} needs a first line that names its columns, each once; found"
+            f" {header_text[:100]!r}."
+        )
     reader = csv.reader(lines, delimiter=delimiter, **dialect)
     while True:
         start = lines.number + 1
@@ -43,7 +47,11 @@ def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
         if len(values) == len(header):
             yield Record(f"{path.name}:{start}", dict(zip(header, values, strict=True)))
         elif values:
-            yield BadRow(f"{path.name}:{start}", "wrong number of fields", f"{len(values)}, the first line has {len(header)}")
+            yield BadRow(
+                f"{path.name}:{start}",
+                "wrong number of fields",
+                f"{len(values)}, the first line has {len(header)}",
+            )
 
 
 class _Lines(Iterator[str]):
@@ -81,7 +89,10 @@ def read_columnar(path: Path) -> Iterator[Record]:
             with pa.memory_map(str(path)) as mapped:
                 yield from _records(_arrow_batches(mapped), path.name)
     except (pa.ArrowException, OSError) as error:
-        raise BadData(f"{path} is not a whole {path.suffix[1:]} file: {str(error).splitlines()[0]}. Get or write it anew.") from error
+        raise BadData(
+            f"{path} is not a whole {path.suffix[1:]} file: {str(error).splitlines()[0]}. Get or"
+            " write it anew."
+        ) from error
 
 
 def _arrow_batches(mapped: Any) -> Iterator[Any]:

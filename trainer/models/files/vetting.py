@@ -1,7 +1,8 @@
 """Looks a model folder over before any library opens it.
 
-A model folder may come from anybody. Weights are read from safetensors alone and only after their header has been found sound; no file
-is followed out of the folder; keys of a configuration that could load code are removed. Nothing else in the package opens a foreign file.
+A model folder may come from anybody. Weights are read from safetensors alone and only after their
+header has been found sound; no file is followed out of the folder; keys of a configuration that
+could load code are removed. Nothing else in the package opens a foreign file.
 """
 
 import json
@@ -21,9 +22,22 @@ LARGEST_JSON_BYTES = 4 * 2**20
 LARGEST_HEADER_BYTES = 4 * 2**20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}")
 _ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 _LOADS_CODE = re.compile(
     r"auto_map|trust_remote_code|_?attn_implementation\w*|_?experts_implementation\w*|use_kernels|kernel_config|custom_pipelines"
 )
@@ -31,14 +45,21 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name` where `name` is a plain name and what it points to lies in `folder` (or in the hub cache's own `blobs`)."""
+    """`folder / name` where `name` is a plain name and what it points to lies in `folder` (or in
+    the hub cache's own `blobs`).
+    """
     if not _PLAIN_NAME.fullmatch(name) or ".." in name:
-        raise BadModel(f"{folder} refers to {name!r}, which is not a plain name inside that folder; such a folder is not opened")
+        raise BadModel(
+            f"{folder} refers to {name!r}, which is not a plain name inside that folder; such a"
+            " folder is not opened"
+        )
     return _not_leading_out(folder, folder / name)
 
 
 def check_links(folder: Path) -> None:
-    """BadModel when a file of `folder`, or of a folder directly in it, is a link that leads out of it."""
+    """BadModel when a file of `folder`, or of a folder directly in it, is a link that leads out of
+    it.
+    """
     for entry in [*folder.glob("*"), *folder.glob("*/*")]:
         if entry.is_symlink():
             _not_leading_out(folder, entry)
@@ -46,11 +67,16 @@ def check_links(folder: Path) -> None:
 
 def _not_leading_out(folder: Path, path: Path) -> Path:
     # A snapshot of the hub cache links to `blobs` of the same model.
-    snapshots = [holder.parent for holder in (folder, folder.parent) if holder.parent.name == "snapshots"]
+    snapshots = [
+        holder.parent for holder in (folder, folder.parent) if holder.parent.name == "snapshots"
+    ]
     allowed = [folder.resolve(), *((holder.parent / "blobs").resolve() for holder in snapshots)]
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
-        raise BadModel(f"{path} is a link that leads out of {folder}; copy the file itself into the folder if you trust it")
+        raise BadModel(
+            f"{path} is a link that leads out of {folder}; copy the file itself into the folder if"
+            " you trust it"
+        )
     return path
 
 
@@ -58,7 +84,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a small file of `folder`."""
     content = _parse_json(inside(folder, name))
     if not isinstance(content, dict):
-        raise BadModel(f"{folder / name} holds a {type(content).__name__} where an object was expected")
+        raise BadModel(
+            f"{folder / name} holds a {type(content).__name__} where an object was expected"
+        )
     return content
 
 
@@ -66,23 +94,34 @@ def read_json_list(folder: Path, name: str) -> list[Any]:
     """The JSON list in a small file of `folder`."""
     content = _parse_json(inside(folder, name))
     if not isinstance(content, list):
-        raise BadModel(f"{folder / name} holds a {type(content).__name__} where a list was expected")
+        raise BadModel(
+            f"{folder / name} holds a {type(content).__name__} where a list was expected"
+        )
     return content
 
 
 def _parse_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON_BYTES:
-            raise BadModel(f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MB, which no configuration is")
+            raise BadModel(
+                f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MB, which no configuration is"
+            )
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read as JSON: {str(error)[:200]}") from error
 
 
 def without_code(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a model's configuration without any key that could load code or a kernel, at any depth.
+    """A copy of a model's configuration without any key that could load code or a kernel, at any
+    depth.
 
-    >>> without_code({"hidden_size": 8, "auto_map": {"AutoModel": "evil.Model"}, "text": {"trust_remote_code": True, "heads": 2}})
+    >>> without_code(
+    ...     {
+    ...         "hidden_size": 8,
+    ...         "auto_map": {"AutoModel": "evil.Model"},
+    ...         "text": {"trust_remote_code": True, "heads": 2},
+    ...     }
+    ... )
     {'hidden_size': 8, 'text': {'heads': 2}}
     """
     return {key: _cleaned(value) for key, value in config.items() if not _LOADS_CODE.fullmatch(key)}
@@ -108,18 +147,26 @@ def weight_files(folder: Path) -> list[Path]:
     paths = [inside(folder, name) for name in names]
     for path in paths:
         if path.suffix != ".safetensors" or not path.is_file():
-            raise BadModel(f"{folder} names {path.name} as a file of weights; there is no such safetensors file")
+            raise BadModel(
+                f"{folder} names {path.name} as a file of weights; there is no such safetensors"
+                " file"
+            )
     return paths
 
 
 def _no_weights(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
     if not pickled:
-        return f"{folder} holds no model.safetensors (and no model.safetensors.index.json); is the download complete?"
+        return (
+            f"{folder} holds no model.safetensors (and no model.safetensors.index.json); is the"
+            " download complete?"
+        )
     return (
-        f"{folder} holds its weights as {', '.join(pickled[:3])}, a format that can run code when it is opened, so it is not. "
+        f"{folder} holds its weights as {', '.join(pickled[:3])}, a format that can run code when"
+        " it is opened, so it is not. "
         "If you trust where it came from, convert it once: "
-        f'python -c "from transformers import AutoModel; AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"'
+        'python -c "from transformers import AutoModel;'
+        f' AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"'
     )
 
 
@@ -133,16 +180,23 @@ def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def check_safetensors(path: Path) -> None:
-    """BadModel unless the header of `path` is small, well formed, and its tensors tile the rest of the file without overlap."""
+    """BadModel unless the header of `path` is small, well formed, and its tensors tile the rest of
+    the file without overlap.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(LARGEST_HEADER_BYTES, size - 8):
-            raise BadModel(f"{path} says its header has {header_bytes} bytes, which cannot be; the file is damaged or hostile")
+            raise BadModel(
+                f"{path} says its header has {header_bytes} bytes, which cannot be; the file is"
+                " damaged or hostile"
+            )
         try:
             header = json.loads(file.read(header_bytes))
         except (ValueError, RecursionError) as error:
-            raise BadModel(f"{path} has no readable header; the file is damaged or hostile") from error
+            raise BadModel(
+                f"{path} has no readable header; the file is damaged or hostile"
+            ) from error
     if not isinstance(header, dict):
         raise BadModel(f"{path} has no readable header; the file is damaged or hostile")
     header.pop("__metadata__", None)
@@ -150,17 +204,35 @@ def check_safetensors(path: Path) -> None:
     end = 0
     for start, stop in spans:
         if start != end:
-            raise BadModel(f"{path}: its tensors overlap or leave a gap at byte {min(start, end)}; the file is damaged or hostile")
+            raise BadModel(
+                f"{path}: its tensors overlap or leave a gap at byte {min(start, end)}; the file is"
+                " damaged or hostile"
+            )
         end = stop
     if end != size - 8 - header_bytes:
-        raise BadModel(f"{path} should hold {end} bytes of weights and holds {size - 8 - header_bytes}; is the download complete?")
+        raise BadModel(
+            f"{path} should hold {end} bytes of weights and holds {size - 8 - header_bytes}; is the"
+            " download complete?"
+        )
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    """Where a tensor's bytes start and stop, after checking that they are as many as its shape needs."""
+    """Where a tensor's bytes start and stop, after checking that they are as many as its shape
+    needs.
+    """
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if dtype in _ITEM_BYTES:
-            counts = all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, stop]) and len(shape) <= 8
+        case {
+            "dtype": str(dtype),
+            "shape": list(shape),
+            "data_offsets": [start, stop],
+        } if dtype in _ITEM_BYTES:
+            counts = (
+                all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, stop])
+                and len(shape) <= 8
+            )
             if counts and start <= stop and stop - start == math.prod(shape) * _ITEM_BYTES[dtype]:
                 return start, stop
-    raise BadModel(f"{path}: the place or shape of tensor {name[:80]!r} makes no sense; the file is damaged or hostile")
+    raise BadModel(
+        f"{path}: the place or shape of tensor {name[:80]!r} makes no sense; the file is damaged or"
+        " hostile"
+    )

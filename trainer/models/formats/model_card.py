@@ -6,12 +6,25 @@ from trainer.models.contract import CrossContract, LateContract, TextContract
 
 
 def model_card(contract: TextContract, adapter: bool) -> str:
-    """A short model card: what the model is and how to use it. Every foreign string stands as JSON in a code block."""
-    facts = json.dumps(contract.model_dump(exclude={"version", "tokenizer_fingerprint"}), indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
-    beside = "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n" if adapter else ""
+    """A short model card: what the model is and how to use it. Every foreign string stands as JSON
+    in a code block.
+    """
+    facts = (
+        json.dumps(contract.model_dump(exclude={"version", "tokenizer_fingerprint"}), indent=2)
+        .replace("`", "\\u0060")
+        .replace("<", "\\u003c")
+    )
+    beside = (
+        "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n"
+        if adapter
+        else ""
+    )
     lengths = ""
     if contract.query_max_length_tokens != contract.document_max_length_tokens:
-        lengths = "\nQueries and documents are cut at different lengths (below); sentence-transformers knows only the longer one.\n"
+        lengths = (
+            "\nQueries and documents are cut at different lengths (below); sentence-transformers"
+            " knows only the longer one.\n"
+        )
     if isinstance(contract, LateContract):
         return _late_card(facts, beside)
     if isinstance(contract, CrossContract):

@@ -1,4 +1,6 @@
-"""What a folder says about late interaction: PyLate's layout, sentence-transformers' own, Stanford's, or nothing but an encoder to start from."""
+"""What a folder says about late interaction: PyLate's layout, sentence-transformers' own,
+Stanford's, or nothing but an encoder to start from.
+"""
 
 import re
 import string
@@ -8,12 +10,20 @@ from typing import Any, Self
 
 from trainer.errors import BadModel
 from trainer.models.contract import LateContract
-from trainer.models.files.vetting import inside, read_json, read_json_list, read_tensors, weight_files
+from trainer.models.files.vetting import (
+    inside,
+    read_json,
+    read_json_list,
+    read_tensors,
+    weight_files,
+)
 from trainer.models.formats.sentence_transformers import read_layout
 from trainer.models.parts.projection import Projection
 
 PIPELINE, METADATA = "config_sentence_transformers.json", "artifact.metadata"
-_TYPE = re.compile(r"(sentence_transformers|pylate)(\.[A-Za-z_]+)+\.(Transformer|Dense|MultiVectorMask|Normalize|Pooling)")
+_TYPE = re.compile(
+    r"(sentence_transformers|pylate)(\.[A-Za-z_]+)+\.(Transformer|Dense|MultiVectorMask|Normalize|Pooling)"
+)
 _PUNCTUATION = tuple(string.punctuation)
 _PYLATE_LENGTHS = (32, 180)
 
@@ -40,59 +50,96 @@ class LateLayout:
 
     def as_contract_says(self, contract: LateContract, projection: Projection) -> Self:
         """This backbone, used as `contract` says."""
-        fields = contract.model_dump(exclude={"version", "kind", "backbone", "layers", "dimensions", "tokenizer_fingerprint"})
+        fields = contract.model_dump(
+            exclude={"version", "kind", "backbone", "layers", "dimensions", "tokenizer_fingerprint"}
+        )
         return replace(self, contract=contract, projection=projection, **fields)
 
 
 def read_late_layout(folder: Path) -> LateLayout:
-    """What `folder` says about itself. Raises BadModel for a model that is none of these, or does more than a projection and normalisation."""
+    """What `folder` says about itself. Raises BadModel for a model that is none of these, or does
+    more than a projection and normalisation.
+    """
     if not (folder / "modules.json").exists():
         stanford = (folder / METADATA).exists() or (
-            (folder / "config.json").exists() and "HF_ColBERT" in (read_json(folder, "config.json").get("architectures") or [])
+            (folder / "config.json").exists()
+            and "HF_ColBERT" in (read_json(folder, "config.json").get("architectures") or [])
         )
         return _stanford(folder) if stanford else LateLayout(folder)
     parts = _parts(folder)
-    if "Pooling" in parts:  # one vector a text: what its tokens have learned is a good start all the same
+    if (
+        "Pooling" in parts
+    ):  # one vector a text: what its tokens have learned is a good start all the same
         dense = read_layout(folder)
-        return LateLayout(dense.backbone, dense.lower_case, query_prompt=dense.query_prompt, document_prompt=dense.document_prompt)
+        return LateLayout(
+            dense.backbone,
+            dense.lower_case,
+            query_prompt=dense.query_prompt,
+            document_prompt=dense.document_prompt,
+        )
     if "Dense" not in parts:
-        raise BadModel(f"{folder / 'modules.json'}: neither pooling nor a projection; it is no late-interaction model")
-    layout = LateLayout(parts["Transformer"], projection=Projection.read(parts["Dense"], "token_embeddings"))
+        raise BadModel(
+            f"{folder / 'modules.json'}: neither pooling nor a projection; it is no"
+            " late-interaction model"
+        )
+    layout = LateLayout(
+        parts["Transformer"], projection=Projection.read(parts["Dense"], "token_embeddings")
+    )
     contract = LateContract.read(folder)
     if contract is not None:
         assert layout.projection is not None
         return layout.as_contract_says(contract, layout.projection)
     pipeline = read_json(folder, PIPELINE) if (folder / PIPELINE).exists() else {}
-    return _pylate(layout, pipeline) if "MultiVectorMask" not in parts else _sentence_transformers(layout, parts, pipeline)
+    return (
+        _pylate(layout, pipeline)
+        if "MultiVectorMask" not in parts
+        else _sentence_transformers(layout, parts, pipeline)
+    )
 
 
 def is_late_interaction(folder: Path) -> bool:
-    """Whether `folder` holds a late-interaction model, or the adapter of one, rather than one with a single vector a text."""
+    """Whether `folder` holds a late-interaction model, or the adapter of one, rather than one with
+    a single vector a text.
+    """
     if (folder / "nearfar.json").exists():
         return read_json(folder, "nearfar.json").get("kind") == LateContract.KIND
     if (folder / "modules.json").exists():
-        types = [str(entry.get("type")) for entry in read_json_list(folder, "modules.json") if isinstance(entry, dict)]
-        return not any(name.endswith("Pooling") for name in types) and any(name.endswith("Dense") for name in types)
+        types = [
+            str(entry.get("type"))
+            for entry in read_json_list(folder, "modules.json")
+            if isinstance(entry, dict)
+        ]
+        return not any(name.endswith("Pooling") for name in types) and any(
+            name.endswith("Dense") for name in types
+        )
     return (folder / "config.json").exists() and read_late_layout(folder).projection is not None
 
 
 def _parts(folder: Path) -> dict[str, Path]:
     parts: dict[str, Path] = {}
     for entry in read_json_list(folder, "modules.json"):
-        name, place = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        name, place = (
+            (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        )
         match = _TYPE.fullmatch(name) if isinstance(name, str) else None
         if match is None or not isinstance(place, str) or match[3] in parts:
             raise BadModel(
-                f"{folder / 'modules.json'}: module {str(name)[:100]!r}; what is read is one Transformer, one Dense, and perhaps MultiVectorMask and Normalize"
+                f"{folder / 'modules.json'}: module {str(name)[:100]!r}; what is read is one"
+                " Transformer, one Dense, and perhaps MultiVectorMask and Normalize"
             )
         parts[match[3]] = inside(folder, place) if place else folder
     if next(iter(parts), None) != "Transformer":
-        raise BadModel(f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; the first must be Transformer")
+        raise BadModel(
+            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; the first must be"
+            " Transformer"
+        )
     return parts
 
 
 def _pylate(layout: LateLayout, config: dict[str, Any]) -> LateLayout:
-    """PyLate 1.x keeps its settings in config_sentence_transformers.json; what is not there has PyLate's defaults."""
+    """PyLate 1.x keeps its settings in config_sentence_transformers.json; what is not there has
+    PyLate's defaults.
+    """
     prompts = config.get("prompts") or {}
     return replace(
         layout,
@@ -108,20 +155,45 @@ def _pylate(layout: LateLayout, config: dict[str, Any]) -> LateLayout:
     )
 
 
-def _sentence_transformers(layout: LateLayout, parts: dict[str, Path], pipeline: dict[str, Any]) -> LateLayout:
-    """sentence-transformers 6 keeps lengths and expansion with the transformer, the skip list with the mask, and markers as the start of prompts."""
+def _sentence_transformers(
+    layout: LateLayout, parts: dict[str, Path], pipeline: dict[str, Any]
+) -> LateLayout:
+    """sentence-transformers 6 keeps lengths and expansion with the transformer, the skip list with
+    the mask, and markers as the start of prompts.
+    """
     mask = read_json(parts["MultiVectorMask"], "config.json")
-    if mask.get("keep_only_token_ids") or mask.get("skiplist_tasks", ["document"]) != ["document"] or "Normalize" not in parts:
+    if (
+        mask.get("keep_only_token_ids")
+        or mask.get("skiplist_tasks", ["document"]) != ["document"]
+        or "Normalize" not in parts
+    ):
         raise BadModel(
-            f"{layout.backbone}: scores other tokens than all of queries and those of documents outside a skip list, or vectors of any length"
+            f"{layout.backbone}: scores other tokens than all of queries and those of documents"
+            " outside a skip list, or vectors of any length"
         )
-    name = next((name for name in ("sentence_bert_config.json", "config_transformer.json") if (layout.backbone / name).exists()), None)
+    name = next(
+        (
+            name
+            for name in ("sentence_bert_config.json", "config_transformer.json")
+            if (layout.backbone / name).exists()
+        ),
+        None,
+    )
     settings = read_json(layout.backbone, name) if name else {}
     expansion, prompts = settings.get("query_expansion"), pipeline.get("prompts") or {}
     longest = _length(settings.get("max_seq_length"))
-    width = _length(expansion.get("length")) if isinstance(expansion, dict) else _length(settings.get("query_length")) or longest
-    if isinstance(expansion, dict) and (expansion.get("strategy") != "fixed" or expansion.get("token")):
-        raise BadModel(f"{layout.backbone / str(name)}: query expansion other than with mask tokens to a fixed length is not read")
+    width = (
+        _length(expansion.get("length"))
+        if isinstance(expansion, dict)
+        else _length(settings.get("query_length")) or longest
+    )
+    if isinstance(expansion, dict) and (
+        expansion.get("strategy") != "fixed" or expansion.get("token")
+    ):
+        raise BadModel(
+            f"{layout.backbone / str(name)}: query expansion other than with mask tokens to a fixed"
+            " length is not read"
+        )
     return replace(
         layout,
         query_marker="",
@@ -142,7 +214,14 @@ def _stanford(folder: Path) -> LateLayout:
     """Backbone and projection in one file of weights, settings in artifact.metadata."""
     metadata = read_json(folder, METADATA) if (folder / METADATA).exists() else {}
     config = metadata["config"] if isinstance(metadata.get("config"), dict) else metadata
-    weight = next((tensors["linear.weight"] for tensors in map(read_tensors, weight_files(folder)) if "linear.weight" in tensors), None)
+    weight = next(
+        (
+            tensors["linear.weight"]
+            for tensors in map(read_tensors, weight_files(folder))
+            if "linear.weight" in tensors
+        ),
+        None,
+    )
     if weight is None:
         raise BadModel(f"{folder} says it is a ColBERT model and its weights hold no linear.weight")
     return LateLayout(

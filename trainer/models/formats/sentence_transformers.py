@@ -1,7 +1,7 @@
 """What a model folder says about itself: pooling, normalisation, projection, prompts, lengths.
 
-Understands plain Hugging Face folders, sentence-transformers folders old and new, and our own. Module types are names to compare with,
-nothing is imported by them.
+Understands plain Hugging Face folders, sentence-transformers folders old and new, and our own.
+Module types are names to compare with, nothing is imported by them.
 """
 
 import re
@@ -13,7 +13,9 @@ from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind
 from trainer.models.files.vetting import inside, read_json, read_json_list
 
-_TYPE = re.compile(r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize|StaticEmbedding)")
+_TYPE = re.compile(
+    r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize|StaticEmbedding)"
+)
 _CLASSIC = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -22,7 +24,12 @@ _CLASSIC = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-KINDS: dict[str, PoolingKind] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token", "weightedmean": "weighted_mean"}
+KINDS: dict[str, PoolingKind] = {
+    "mean": "mean",
+    "cls": "cls",
+    "lasttoken": "last_token",
+    "weightedmean": "weighted_mean",
+}
 """sentence-transformers' names of the poolings to ours."""
 
 
@@ -48,14 +55,27 @@ class Layout:
 
 
 def read_layout(folder: Path) -> Layout:
-    """What `folder` says about itself; BadModel for a pipeline that is not transformer, pooling, one dense layer, normalisation."""
+    """What `folder` says about itself; BadModel for a pipeline that is not transformer, pooling,
+    one dense layer, normalisation.
+    """
     if not (folder / "modules.json").exists():
         return Layout(folder)
     contract = Contract.read(folder)  # first: it names a model of another kind as such
     parts = _parts(folder)
     if "StaticEmbedding" in parts:
-        layout = Layout(parts["StaticEmbedding"], True, "mean", normalize="Normalize" in parts, projection=parts.get("Dense"), is_static=True)
-        return _with_prompts(layout, folder) if contract is None else _as_contract_says(layout, contract, folder)
+        layout = Layout(
+            parts["StaticEmbedding"],
+            True,
+            "mean",
+            normalize="Normalize" in parts,
+            projection=parts.get("Dense"),
+            is_static=True,
+        )
+        return (
+            _with_prompts(layout, folder)
+            if contract is None
+            else _as_contract_says(layout, contract, folder)
+        )
     pooling = read_json(parts["Pooling"], "config.json")
     layout = Layout(
         backbone=parts["Transformer"],
@@ -66,35 +86,60 @@ def read_layout(folder: Path) -> Layout:
         projection=parts.get("Dense"),
     )
     layout = _with_lengths(layout)
-    return _with_prompts(layout, folder) if contract is None else _as_contract_says(layout, contract, folder)
+    return (
+        _with_prompts(layout, folder)
+        if contract is None
+        else _as_contract_says(layout, contract, folder)
+    )
 
 
 def _parts(folder: Path) -> dict[str, Path]:
     """Kind of module to its folder, in the order of the pipeline."""
     parts: dict[str, Path] = {}
     for entry in read_json_list(folder, "modules.json"):
-        name, place = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        name, place = (
+            (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
+        )
         match = _TYPE.fullmatch(name) if isinstance(name, str) else None
         if match is None or not isinstance(place, str):
             raise BadModel(
-                f"{folder / 'modules.json'}: module {str(name)[:100]!r} is none of Transformer, Pooling, StaticEmbedding, Dense and Normalize"
+                f"{folder / 'modules.json'}: module {str(name)[:100]!r} is none of Transformer,"
+                " Pooling, StaticEmbedding, Dense and Normalize"
             )
         if match[2] in parts:
-            raise BadModel(f"{folder / 'modules.json'}: more than one {match[2]} module; only one of each kind is read")
+            raise BadModel(
+                f"{folder / 'modules.json'}: more than one {match[2]} module; only one of each kind"
+                " is read"
+            )
         parts[match[2]] = inside(folder, place) if place else folder
-    order = [kind for kind in ("Transformer", "Pooling", "StaticEmbedding", "Dense", "Normalize") if kind in parts]
-    if list(parts) != order or ("StaticEmbedding" not in order[:1] and (order[:2] != ["Transformer", "Pooling"] or "StaticEmbedding" in order)):
+    order = [
+        kind
+        for kind in ("Transformer", "Pooling", "StaticEmbedding", "Dense", "Normalize")
+        if kind in parts
+    ]
+    if list(parts) != order or (
+        "StaticEmbedding" not in order[:1]
+        and (order[:2] != ["Transformer", "Pooling"] or "StaticEmbedding" in order)
+    ):
         raise BadModel(
-            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is Transformer, Pooling, then Dense and Normalize; or StaticEmbedding, then those"
+            f"{folder / 'modules.json'}: {', '.join(parts) or 'no module'}; what is read is"
+            " Transformer, Pooling, then Dense and Normalize; or StaticEmbedding, then those"
         )
     return parts
 
 
 def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
     said = config.get("pooling_mode")
-    modes = [said] if isinstance(said, str) else said or [mode for key, mode in _CLASSIC.items() if config.get(key)] or ["mean"]
+    modes = (
+        [said]
+        if isinstance(said, str)
+        else said or [mode for key, mode in _CLASSIC.items() if config.get(key)] or ["mean"]
+    )
     if len(modes) != 1 or modes[0] not in KINDS:
-        raise BadModel(f"{folder / 'config.json'}: pooling {'+'.join(map(str, modes))[:80]} is not one of {', '.join(KINDS)}")
+        raise BadModel(
+            f"{folder / 'config.json'}: pooling {'+'.join(map(str, modes))[:80]} is not one of"
+            f" {', '.join(KINDS)}"
+        )
     return KINDS[modes[0]]
 
 
@@ -105,32 +150,57 @@ def _with_lengths(layout: Layout) -> Layout:
     longest = config.get("max_seq_length")
     longest = longest if type(longest) is int and longest > 0 else None
     lower_case = config.get("do_lower_case") is True
-    return replace(layout, query_max_length_tokens=longest, document_max_length_tokens=longest, lower_case=lower_case)
+    return replace(
+        layout,
+        query_max_length_tokens=longest,
+        document_max_length_tokens=longest,
+        lower_case=lower_case,
+    )
 
 
 def _with_prompts(layout: Layout, folder: Path) -> Layout:
-    """Prompts under the names that sentence-transformers looks for; `default_prompt_name` where a role has none of its own."""
+    """Prompts under the names that sentence-transformers looks for; `default_prompt_name` where a
+    role has none of its own.
+    """
     if not (folder / "config_sentence_transformers.json").exists():
         return replace(layout, similarity="cosine")
     config = read_json(folder, "config_sentence_transformers.json")
     prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        raise BadModel(f"{folder / 'config_sentence_transformers.json'}: `prompts` must be names with texts")
+    if not isinstance(prompts, dict) or not all(
+        isinstance(prompt, str) for prompt in prompts.values()
+    ):
+        raise BadModel(
+            f"{folder / 'config_sentence_transformers.json'}: `prompts` must be names with texts"
+        )
     default = prompts.get(config.get("default_prompt_name"))
     return replace(
         layout,
         query_prompt=prompts.get("query", default),
-        document_prompt=next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), default),
-        similarity="dot" if config.get("similarity_fn_name") in ("dot", "dot_product") else "cosine",
+        document_prompt=next(
+            (prompts[name] for name in ("document", "passage", "corpus") if name in prompts),
+            default,
+        ),
+        similarity=(
+            "dot" if config.get("similarity_fn_name") in ("dot", "dot_product") else "cosine"
+        ),
     )
 
 
 def _as_contract_says(layout: Layout, contract: Contract, folder: Path) -> Layout:
-    """The contract wins over the files written for other readers, but they must not contradict it."""
-    said = {"pooling": contract.pooling, "normalize": contract.normalize, "include_prompt": contract.include_prompt}
+    """The contract wins over the files written for other readers, but they must not contradict
+    it.
+    """
+    said = {
+        "pooling": contract.pooling,
+        "normalize": contract.normalize,
+        "include_prompt": contract.include_prompt,
+    }
     for key, value in said.items():
         if getattr(layout, key) != value:
-            raise BadModel(f"{folder}: nearfar.json says {key} = {value}, the pipeline {getattr(layout, key)}; one of them was changed by hand")
+            raise BadModel(
+                f"{folder}: nearfar.json says {key} = {value}, the pipeline {getattr(layout, key)};"
+                " one of them was changed by hand"
+            )
     return replace(
         layout,
         contract=contract,

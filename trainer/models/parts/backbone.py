@@ -1,6 +1,7 @@
 """Loads a Hugging Face encoder or decoder as the backbone of an embedding model.
 
-Transformers is handed a cleaned configuration and tensors, never the folder: nothing in a folder can make it fetch, import or unpickle.
+Transformers is handed a cleaned configuration and tensors, never the folder: nothing in a folder
+can make it fetch, import or unpickle.
 """
 
 import inspect
@@ -16,12 +17,20 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
-from trainer.models.files.vetting import check_links, read_json, read_tensors, weight_files, without_code
+from trainer.models.files.vetting import (
+    check_links,
+    read_json,
+    read_tensors,
+    weight_files,
+    without_code,
+)
 from trainer.models.parts.kept_layers import check_all_used, renumbered, shorten
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    """The configuration in `folder`, without the keys that could load code; BadModel for an architecture that needs its own code."""
+    """The configuration in `folder`, without the keys that could load code; BadModel for an
+    architecture that needs its own code.
+    """
     if not (folder / "config.json").exists():
         found = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) or "nothing"
         raise BadModel(f"{folder} is not a model folder: it has no config.json (found: {found})")
@@ -30,27 +39,55 @@ def read_config(folder: Path) -> PretrainedConfig:
     config = without_code(raw)
     kind = config.pop("model_type", None)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        foreign = ", and it asks for code of its own, which is never run" if "auto_map" in raw else ""
-        raise BadModel(f"{folder}: architecture {str(kind)[:80]!r} is not one that transformers {transformers.__version__} knows{foreign}")
+        foreign = (
+            ", and it asks for code of its own, which is never run" if "auto_map" in raw else ""
+        )
+        raise BadModel(
+            f"{folder}: architecture {str(kind)[:80]!r} is not one that transformers"
+            f" {transformers.__version__} knows{foreign}"
+        )
     if "quantization_config" in config:
-        raise BadModel(f"{folder} holds quantised weights, which cannot be trained further; take the model in its full precision")
+        raise BadModel(
+            f"{folder} holds quantised weights, which cannot be trained further; take the model in"
+            " its full precision"
+        )
     try:
         made = CONFIG_MAPPING[kind](**config)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise BadModel(f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}") from error
-    text = hasattr(made, "vocab_size") and hasattr(made, "hidden_size") and not hasattr(made, "vision_config")
+        raise BadModel(
+            f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}"
+        ) from error
+    text = (
+        hasattr(made, "vocab_size")
+        and hasattr(made, "hidden_size")
+        and not hasattr(made, "vision_config")
+    )
     if not text or type(made) not in MODEL_MAPPING or made.is_encoder_decoder:
         raise BadModel(f"{folder}: {kind} is not an encoder or decoder of text")
     return made
 
 
-def load_backbone(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False, layers: Sequence[int] | None = None) -> PreTrainedModel:
-    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing here uses; of its `layers` these only (None: all)."""
+def load_backbone(
+    folder: Path,
+    config: PretrainedConfig,
+    quantize_4bit: bool = False,
+    layers: Sequence[int] | None = None,
+) -> PreTrainedModel:
+    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing
+    here uses; of its `layers` these only (None: all).
+    """
     model_class: Any = MODEL_MAPPING[type(config)]
-    more = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
+    more = (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+        else {}
+    )
     model, missing = load_into(model_class, folder, config, quantize_4bit, more, layers)
     if missing:
-        raise BadModel(f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first: {', '.join(missing[:3])}")
+        raise BadModel(
+            f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first:"
+            f" {', '.join(missing[:3])}"
+        )
     return model
 
 
@@ -62,11 +99,19 @@ def load_into(
     more: Mapping[str, Any] | None = None,
     layers: Sequence[int] | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model of this class with the weights in `folder`, in float32 and evaluation mode, and the names of the weights that the folder lacks."""
+    """A model of this class with the weights in `folder`, in float32 and evaluation mode, and the
+    names of the weights that the folder lacks.
+    """
     config.use_cache = False
-    arguments: dict[str, Any] = {"attn_implementation": "sdpa" if model_class._supports_sdpa else "eager", **(more or {})}
+    arguments: dict[str, Any] = {
+        "attn_implementation": "sdpa" if model_class._supports_sdpa else "eager",
+        **(more or {}),
+    }
     if quantize_4bit:
-        arguments |= {"quantization_config": _four_bits(), "device_map": {"": torch.cuda.current_device()}}
+        arguments |= {
+            "quantization_config": _four_bits(),
+            "device_map": {"": torch.cuda.current_device()},
+        }
     weights = _read_weights(folder)
     if layers is not None:
         shorten(config, layers)
@@ -74,10 +119,17 @@ def load_into(
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
-                None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True, **arguments
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **arguments,
             )
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadModel(f"{folder}: its weights do not fit its config.json: {str(error).strip()[:400]}") from error
+        raise BadModel(
+            f"{folder}: its weights do not fit its config.json: {str(error).strip()[:400]}"
+        ) from error
     if layers is not None:
         check_all_used(layers, report["unexpected_keys"])
     return model, sorted(report["missing_keys"])
@@ -91,21 +143,34 @@ def _read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def _four_bits() -> Any:
-    """QLoRA's form of the frozen weights: 4-bit NormalFloat, quantised twice, multiplied in bfloat16 (Dettmers et al. 2023)."""
+    """QLoRA's form of the frozen weights: 4-bit NormalFloat, quantised twice, multiplied in
+    bfloat16 (Dettmers et al. 2023).
+    """
     if not torch.cuda.is_available():
-        raise BadModel("`model.tuning.quantize_4bit` needs an NVIDIA GPU, and torch sees none here; set it to false")
+        raise BadModel(
+            "`model.tuning.quantize_4bit` needs an NVIDIA GPU, and torch sees none here; set it to"
+            " false"
+        )
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise BadModel("`model.tuning.quantize_4bit` needs bitsandbytes: pip install 'nearfar[qlora]', or set it to false") from error
+        raise BadModel(
+            "`model.tuning.quantize_4bit` needs bitsandbytes: pip install 'nearfar[qlora]', or set"
+            " it to false"
+        ) from error
     return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load report: what matters of them becomes an error of ours."""
+    """Without transformers' progress bars and load report: what matters of them becomes an error of
+    ours.
+    """
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -121,21 +186,38 @@ def _quiet() -> Iterator[None]:
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
     """Sets every dropout probability of `config`, attention's included."""
     for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, int | float) and not isinstance(value, bool):
+        if (
+            ("dropout" in name or name.endswith("pdrop"))
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ):
             setattr(config, name, probability)
 
 
 def recompute_layers(backbone: PreTrainedModel) -> None:
-    """Keeps no activations inside the layers; they are computed again in the backward pass. BadModel where the architecture cannot."""
+    """Keeps no activations inside the layers; they are computed again in the backward pass.
+    BadModel where the architecture cannot.
+    """
     if not backbone.supports_gradient_checkpointing:
-        raise BadModel(f"{type(backbone).__name__} does not support `model.activation_checkpointing`; set it to false, or use `machine.recompute`")
-    enable: Any = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable  # transformers < 5.20
+        raise BadModel(
+            f"{type(backbone).__name__} does not support `model.activation_checkpointing`; set it"
+            " to false, or use `machine.recompute`"
+        )
+    enable: Any = (
+        getattr(backbone, "activation_checkpointing_enable", None)
+        or backbone.gradient_checkpointing_enable
+    )  # transformers < 5.20
     enable({"use_reentrant": False})
 
 
 def is_decoder(config: PretrainedConfig) -> bool:
-    """Whether the architecture attends to earlier tokens only, so that its last token is the one that has seen the text."""
-    causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    """Whether the architecture attends to earlier tokens only, so that its last token is the one
+    that has seen the text.
+    """
+    causal = (
+        type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    )
     return causal and not getattr(config, "use_bidirectional_attention", False)
 
 
@@ -146,7 +228,9 @@ def embedding_rows(backbone: PreTrainedModel) -> int:
 
 
 def longest_input(backbone: PreTrainedModel) -> int:
-    """How many tokens the position embeddings allow. Those with a padding row count from behind it (RoBERTa, MPNet)."""
+    """How many tokens the position embeddings allow. Those with a padding row count from behind it
+    (RoBERTa, MPNet).
+    """
     table = getattr(getattr(backbone.base_model, "embeddings", None), "position_embeddings", None)
     if isinstance(table, nn.Embedding):
         return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)

@@ -1,4 +1,6 @@
-"""A transformer with one number behind it: Hugging Face's sequence classifiers, which is how cross-encoders are kept."""
+"""A transformer with one number behind it: Hugging Face's sequence classifiers, which is how
+cross-encoders are kept.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from trainer.errors import BadModel
 from trainer.models.contract import FILE, CrossContract
@@ -19,16 +25,22 @@ ARCHITECTURE = "ForSequenceClassification"
 
 
 class ExactLinear(nn.Linear):
-    """An `nn.Linear` in float32 or better also under autocast: a score rounded to bfloat16 has three digits, and documents that differ would tie."""
+    """An `nn.Linear` in float32 or better also under autocast: a score rounded to bfloat16 has
+    three digits, and documents that differ would tie.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b over the last axis."""
         with torch.autocast(input.device.type, enabled=False):
-            return functional.linear(exact(input), exact(self.weight), None if self.bias is None else exact(self.bias))
+            return functional.linear(
+                exact(input), exact(self.weight), None if self.bias is None else exact(self.bias)
+            )
 
 
 def is_cross_encoder(folder: Path) -> bool:
-    """Whether `folder` says of itself that it scores pairs: by its contract, or by its architecture where it has no contract."""
+    """Whether `folder` says of itself that it scores pairs: by its contract, or by its architecture
+    where it has no contract.
+    """
     if (folder / FILE).is_file():
         return read_json(folder, FILE).get("kind") == CrossContract.KIND
     if not (folder / "config.json").is_file():
@@ -41,44 +53,77 @@ def check_gives_vectors(folder: Path) -> None:
     """BadModel for a cross-encoder, where a model that gives vectors is asked for."""
     if is_cross_encoder(folder):
         raise BadModel(
-            f"{folder} is a cross-encoder: it scores a query and a document together and has no vectors. Search and measure with a bi-encoder or a "
-            "late-interaction model, and give this one as --rerank"
+            f"{folder} is a cross-encoder: it scores a query and a document together and has no"
+            " vectors. Search and measure with a bi-encoder or a late-interaction model, and give"
+            " this one as --rerank"
         )
 
 
 def one_score(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration of a classifier of one number. BadModel where it is one of several already."""
+    """The configuration of a classifier of one number. BadModel where it is one of several
+    already.
+    """
     names: list[str] = config.architectures or []
     if any(name.endswith(ARCHITECTURE) for name in names) and config.num_labels != 1:
-        raise BadModel(f"the model gives {config.num_labels} numbers a pair, where one score is wanted; take a cross-encoder of one, or its backbone")
+        raise BadModel(
+            f"the model gives {config.num_labels} numbers a pair, where one score is wanted; take a"
+            " cross-encoder of one, or its backbone"
+        )
     config.num_labels = 1
     return config
 
 
-def load_classifier(folder: Path, config: PretrainedConfig, quantize_4bit: bool = False, layers: Sequence[int] | None = None) -> PreTrainedModel:
-    """The transformer in `folder` with a head of one number: its own, or a fresh one drawn from torch's generator where it has none. Raises BadModel.
+def load_classifier(
+    folder: Path,
+    config: PretrainedConfig,
+    quantize_4bit: bool = False,
+    layers: Sequence[int] | None = None,
+) -> PreTrainedModel:
+    """The transformer in `folder` with a head of one number: its own, or a fresh one drawn from
+    torch's generator where it has none. Raises BadModel.
 
-    What lies between transformer and head, such as BERT's pooler, is drawn too where the folder lacks it.
+    What lies between transformer and head, such as BERT's pooler, is drawn too where the folder
+    lacks it.
     """
     if quantize_4bit:
-        raise BadModel("`model.tuning.quantize_4bit` is not there for cross-encoders, whose head is trained whole; set it to false")
+        raise BadModel(
+            "`model.tuning.quantize_4bit` is not there for cross-encoders, whose head is trained"
+            " whole; set it to false"
+        )
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise BadModel(f"{folder}: transformers has no sequence classifier of architecture {config.model_type}; take another backbone")
+        raise BadModel(
+            f"{folder}: transformers has no sequence classifier of architecture"
+            f" {config.model_type}; take another backbone"
+        )
     model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     model, missing = load_into(model_class, folder, one_score(config), layers=layers)
     heads = whole_modules(model)
     lost = [name for name in missing if not any(name.startswith(f"{head}.") for head in heads)]
     if lost or (missing and is_cross_encoder(folder)):
         first = ", ".join((lost or missing)[:3])
-        raise BadModel(f"{folder}: {len(lost or missing)} weights of {model_class.__name__} are missing, the first: {first}")
-    for layer in (layer for head in heads for layer in model.get_submodule(head).modules() if type(layer) is nn.Linear):
+        raise BadModel(
+            f"{folder}: {len(lost or missing)} weights of {model_class.__name__} are missing, the"
+            f" first: {first}"
+        )
+    for layer in (
+        layer
+        for head in heads
+        for layer in model.get_submodule(head).modules()
+        if type(layer) is nn.Linear
+    ):
         layer.__class__ = ExactLinear
     return model
 
 
 def whole_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the modules with weights that are not the transformer itself: the head, and BERT's pooler before it."""
+    """Names of the modules with weights that are not the transformer itself: the head, and BERT's
+    pooler before it.
+    """
     prefix = model.base_model_prefix
-    heads = [name for name, module in model.named_children() if name != prefix and any(True for _ in module.parameters())]
+    heads = [
+        name
+        for name, module in model.named_children()
+        if name != prefix and any(True for _ in module.parameters())
+    ]
     pooler = getattr(model.base_model, "pooler", None)
     return (*heads, *([f"{prefix}.pooler"] if pooler is not None else []))

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,7 +32,11 @@ WEIGHTS = "adapter_model.safetensors"
 def linear_layers(backbone: nn.Module) -> list[str]:
     """Names of all linear layers inside the transformer's blocks."""
     prefix, found = _named_blocks(backbone)
-    return [f"{prefix}.{name}" for name, module in found.named_modules() if isinstance(module, nn.Linear)]
+    return [
+        f"{prefix}.{name}"
+        for name, module in found.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
 
 
 def blocks(backbone: nn.Module) -> nn.ModuleList:
@@ -34,23 +45,42 @@ def blocks(backbone: nn.Module) -> nn.ModuleList:
 
 
 def _named_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
-    lists = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    lists = [
+        (name, module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList)
+    ]
     if not lists:
-        raise BadModel(f"{type(backbone).__name__} has no list of transformer blocks; name `model.tuning.target_modules`")
+        raise BadModel(
+            f"{type(backbone).__name__} has no list of transformer blocks; name"
+            " `model.tuning.target_modules`"
+        )
     return max(lists, key=lambda item: len(item[1]))
 
 
-def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str] = ()) -> PeftModel:
-    """The backbone with its weights frozen and a fresh adapter on every target layer; at first it changes nothing (B is zero).
+def add_lora(
+    backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str] = ()
+) -> PeftModel:
+    """The backbone with its weights frozen and a fresh adapter on every target layer; at first it
+    changes nothing (B is zero).
 
     Modules of the names in `whole` are trained as they are, beside the adapter.
     """
     names = linear_layers(backbone)
     targets = list(tuning.target_modules) if tuning.target_modules is not None else names
-    known = [target for target in targets if any(name == target or name.endswith(f".{target}") for name, _ in backbone.named_modules())]
+    known = [
+        target
+        for target in targets
+        if any(
+            name == target or name.endswith(f".{target}") for name, _ in backbone.named_modules()
+        )
+    ]
     if missing := sorted(set(targets) - set(known)):
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
-        raise BadModel(f"`model.tuning.target_modules`: the backbone has no layer {missing[0]!r}; its linear layers end in {', '.join(endings)}")
+        raise BadModel(
+            f"`model.tuning.target_modules`: the backbone has no layer {missing[0]!r}; its linear"
+            f" layers end in {', '.join(endings)}"
+        )
     config = LoraConfig(
         r=tuning.rank,
         lora_alpha=tuning.alpha,
@@ -65,7 +95,9 @@ def add_lora(backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str
             parameter.requires_grad = False
     model = _adapted_by(backbone, config)
     for _, layer in _adapted(model):
-        layer.cast_input_dtype_enabled = False  # autocast decides: peft would cast to float32 and back on every call
+        layer.cast_input_dtype_enabled = (
+            False  # autocast decides: peft would cast to float32 and back on every call
+        )
     for name in whole:
         model.get_base_model().get_submodule(name).requires_grad_(True)
     return model
@@ -78,7 +110,9 @@ def _adapted_by(backbone: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 
 def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return [
+        (name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    ]
 
 
 @torch.no_grad()
@@ -94,7 +128,9 @@ def _base_weight(layer: Any) -> Float[Tensor, "output input"]:
 
 @torch.no_grad()
 def _merged_weight(layer: LoraLayer) -> Float[Tensor, "output input"]:
-    """W + scale B A (or DoRA's form of it) of one layer. The layer in training is not touched: a copy is merged by peft."""
+    """W + scale B A (or DoRA's form of it) of one layer. The layer in training is not touched: a
+    copy is merged by peft.
+    """
     base: Any = layer.get_base_layer()
     plain = nn.Linear(base.in_features, base.out_features, bias=False, device=base.weight.device)
     plain.weight.copy_(_base_weight(layer))
@@ -110,9 +146,13 @@ def _merged_weight(layer: LoraLayer) -> Float[Tensor, "output input"]:
 
 @torch.no_grad()
 def merged_state(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
-    """The backbone's weights with every adapter merged in, under the names of the plain backbone; the live model stays as it is."""
+    """The backbone's weights with every adapter merged in, under the names of the plain backbone;
+    the live model stays as it is.
+    """
     if not isinstance(backbone, PeftModel):
-        return {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}
+        return {
+            name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()
+        }
     plain = backbone.get_base_model()
     merged = {f"{name}.weight": layer for name, layer in _adapted(plain)}
     state: dict[str, Tensor] = {}
@@ -127,25 +167,34 @@ def merged_state(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 
 @torch.no_grad()
 def adapter_changed(model: nn.Module) -> float:
-    """The largest relative change of any adapted weight, ||W' - W|| / ||W||; 0 when the adapter does nothing."""
+    """The largest relative change of any adapted weight, ||W' - W|| / ||W||; 0 when the adapter
+    does nothing.
+    """
     changes = [0.0]
     for _, layer in _adapted(model):
         base = _base_weight(layer)
-        changes.append(((_merged_weight(layer) - base).norm() / base.norm().clamp_min(1e-30)).item())
+        changes.append(
+            ((_merged_weight(layer) - base).norm() / base.norm().clamp_min(1e-30)).item()
+        )
     return max(changes)
 
 
 def check_adapter_learned(model: nn.Module) -> None:
-    """BadModel when an encoder or backbone has an adapter that changed nothing, so that what is saved would be the base model."""
+    """BadModel when an encoder or backbone has an adapter that changed nothing, so that what is
+    saved would be the base model.
+    """
     if _adapted(model) and not adapter_changed(model) > 0.0:
         raise BadModel(
-            "LoRA changed nothing: after training every adapted weight equals the base model's. "
-            "Is the learning rate above 0, are there steps, and do the target modules take part in the forward pass?"
+            "LoRA changed nothing: after training every adapted weight equals the base model's. Is"
+            " the learning rate above 0, are there steps, and do the target modules take part in"
+            " the forward pass?"
         )
 
 
 def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str] = ()) -> None:
-    """The adapter alone as a PEFT folder, naming `base` as what it belongs to, with the modules of the names in `whole` beside it."""
+    """The adapter alone as a PEFT folder, naming `base` as what it belongs to, with the modules of
+    the names in `whole` beside it.
+    """
     folder.mkdir()
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     found |= {
@@ -153,7 +202,11 @@ def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str]
         for module in whole
         for name, value in model.get_base_model().get_submodule(module).state_dict().items()
     }
-    save_file({name: value.detach().cpu().contiguous() for name, value in found.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in found.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
     config = copy.deepcopy(model.peft_config["default"])
     if whole:
         config.modules_to_save, config.task_type = list(whole), "SEQ_CLS"
@@ -163,41 +216,85 @@ def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str]
 
 
 def adapter_base(folder: Path, with_head: bool = False) -> str:
-    """The hub name of the model that the adapter in `folder` was trained on; BadModel for anything but LoRA, and perhaps a head beside it."""
+    """The hub name of the model that the adapter in `folder` was trained on; BadModel for anything
+    but LoRA, and perhaps a head beside it.
+    """
     config = read_json(folder, CONFIG)
     if config.get("peft_type") != "LORA":
-        raise BadModel(f"{folder} holds an adapter of type {str(config.get('peft_type'))[:40]!r}; only LORA is read")
-    if config.get("auto_mapping") or (config.get("modules_to_save") and not with_head) or config.get("trainable_token_indices"):
-        raise BadModel(f"{folder}: an adapter that also replaces whole modules is not read; merge it with the library that trained it")
+        raise BadModel(
+            f"{folder} holds an adapter of type {str(config.get('peft_type'))[:40]!r}; only LORA is"
+            " read"
+        )
+    if (
+        config.get("auto_mapping")
+        or (config.get("modules_to_save") and not with_head)
+        or config.get("trainable_token_indices")
+    ):
+        raise BadModel(
+            f"{folder}: an adapter that also replaces whole modules is not read; merge it with the"
+            " library that trained it"
+        )
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise BadModel(f"{folder / CONFIG} does not name the base model that the adapter belongs to")
+        raise BadModel(
+            f"{folder / CONFIG} does not name the base model that the adapter belongs to"
+        )
     return base
 
 
 def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The backbone with the adapter in `folder` merged in; BadModel with the difference of keys when it belongs to another base."""
+    """The backbone with the adapter in `folder` merged in; BadModel with the difference of keys
+    when it belongs to another base.
+    """
     weights = inside(folder, WEIGHTS)
     if not weights.is_file():
         raise BadModel(f"{folder} has an {CONFIG} but no {WEIGHTS}")
     state = read_tensors(weights)
-    known = set(LoraConfig.__dataclass_fields__) - {"auto_mapping", "runtime_config", "base_model_name_or_path"}
+    known = set(LoraConfig.__dataclass_fields__) - {
+        "auto_mapping",
+        "runtime_config",
+        "base_model_name_or_path",
+    }
     given = {key: value for key, value in read_json(folder, CONFIG).items() if key in known}
     try:
-        config: PeftConfig = LoraConfig(**given | {"inference_mode": True, "init_lora_weights": True})
+        config: PeftConfig = LoraConfig(
+            **given | {"inference_mode": True, "init_lora_weights": True}
+        )
         model = _adapted_by(backbone, config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadModel(f"the adapter in {folder} does not fit its base model: {str(error)[:300]}") from error
+        raise BadModel(
+            f"the adapter in {folder} does not fit its base model: {str(error)[:300]}"
+        ) from error
     _check_keys(folder, get_peft_model_state_dict(model, save_embedding_layers=False), state)
     set_peft_model_state_dict(model, state)
     return model.merge_and_unload(safe_merge=True)
 
 
-def _check_keys(folder: Path, expected: dict[str, Shaped[Tensor, "..."]], found: dict[str, Shaped[Tensor, "..."]]) -> None:
-    missing, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    shapes = [f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}" for key in expected.keys() & found.keys()
-              if found[key].shape != expected[key].shape]  # fmt: skip
+def _check_keys(
+    folder: Path,
+    expected: dict[str, Shaped[Tensor, "..."]],
+    found: dict[str, Shaped[Tensor, "..."]],
+) -> None:
+    missing, foreign = (
+        sorted(expected.keys() - found.keys()),
+        sorted(found.keys() - expected.keys()),
+    )
+    shapes = [
+        (f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}")
+        for key in expected.keys() & found.keys()
+        if found[key].shape != expected[key].shape
+    ]
     if missing or foreign or shapes:
-        parts = [f"{len(keys)} {what}, the first: {keys[0]}" for what, keys in
-                 (("missing", missing), ("unknown", foreign), ("of another shape", sorted(shapes))) if keys]  # fmt: skip
-        raise BadModel(f"the adapter in {folder} was trained on another base model: of its keys {'; '.join(parts)}")
+        parts = [
+            f"{len(keys)} {what}, the first: {keys[0]}"
+            for what, keys in (
+                ("missing", missing),
+                ("unknown", foreign),
+                (("of another shape"), sorted(shapes)),
+            )
+            if keys
+        ]
+        raise BadModel(
+            f"the adapter in {folder} was trained on another base model: of its keys"
+            f" {'; '.join(parts)}"
+        )

@@ -1,4 +1,6 @@
-"""From the vectors of a text's tokens to one vector. Padding and, where asked, the prompt are excluded, not multiplied by zero."""
+"""From the vectors of a text's tokens to one vector. Padding and, where asked, the prompt are
+excluded, not multiplied by zero.
+"""
 
 from typing import assert_never
 
@@ -10,12 +12,17 @@ from trainer.models.contract import PoolingKind
 
 
 def pool(
-    kind: PoolingKind, hidden: Float[Tensor, "text length width"], real: Bool[Tensor, "text length"], excluded: int = 0
+    kind: PoolingKind,
+    hidden: Float[Tensor, "text length width"],
+    real: Bool[Tensor, "text length"],
+    excluded: int = 0,
 ) -> Float[Tensor, "text width"]:
-    """One vector a text, in float32 at least, from its real tokens after the first `excluded`; padding is on the right.
+    """One vector a text, in float32 at least, from its real tokens after the first `excluded`;
+    padding is on the right.
 
-    mean: the sum over tokens / their number. cls: the first token. last_token: the last one. weighted_mean: token i (from 1, the prompt
-    counted) weighs i (Muennighoff 2022, eq. 2). A text with nothing left after the excluded tokens is pooled over all of them.
+    mean: the sum over tokens / their number. cls: the first token. last_token: the last one.
+    weighted_mean: token i (from 1, the prompt counted) weighs i (Muennighoff 2022, eq. 2). A text
+    with nothing left after the excluded tokens is pooled over all of them.
 
     >>> hidden, real = torch.tensor([[[2.0], [5.0], [9.0]]]), torch.tensor([[True, True, False]])
     >>> [pool(kind, hidden, real).item() for kind in ("mean", "cls", "last_token", "weighted_mean")]
@@ -39,7 +46,9 @@ def pool(
             assert_never(kind)
 
 
-def _at(hidden: Float[Tensor, "text length width"], position: Int[Tensor, " text"]) -> Float[Tensor, "text width"]:
+def _at(
+    hidden: Float[Tensor, "text length width"], position: Int[Tensor, " text"]
+) -> Float[Tensor, "text width"]:
     return hidden[torch.arange(len(hidden), device=hidden.device), position]
 
 

@@ -13,13 +13,18 @@ from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
 
 Activation = Literal["Identity", "Tanh"]
-_WRITTEN: dict[Activation, str] = {"Identity": "torch.nn.modules.linear.Identity", "Tanh": "torch.nn.modules.activation.Tanh"}
+_WRITTEN: dict[Activation, str] = {
+    "Identity": "torch.nn.modules.linear.Identity",
+    "Tanh": "torch.nn.modules.activation.Tanh",
+}
 
 
 class Projection(nn.Linear):
     """activation(W x + b)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, activation: Activation = "Identity") -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool, activation: Activation = "Identity"
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self.activation: Activation = activation
         self.is_new = False
@@ -37,7 +42,9 @@ class Projection(nn.Linear):
 
     @classmethod
     def fresh(cls, in_features: int, out_features: int) -> Self:
-        """A new projection without bias: orthogonal, so that at first it keeps as much of every angle as its width allows."""
+        """A new projection without bias: orthogonal, so that at first it keeps as much of every
+        angle as its width allows.
+        """
         projection = cls(in_features, out_features, bias=False)
         projection.is_new = True
         nn.init.orthogonal_(projection.weight)
@@ -52,22 +59,54 @@ class Projection(nn.Linear):
 
     @classmethod
     def read(cls, folder: Path, of: str = "sentence_embedding") -> Self:
-        """The Dense module in `folder`; BadModel where it does more than a linear layer with Identity or Tanh on the vectors named `of`."""
+        """The Dense module in `folder`; BadModel where it does more than a linear layer with
+        Identity or Tanh on the vectors named `of`.
+        """
         config = read_json(folder, "config.json")
-        activation = next((name for name, path in _WRITTEN.items() if config.get("activation_function") in (path, f"torch.nn.{name}")), None)
-        plain = {config.get(key) for key in ("module_input_name", "module_output_name")} <= {of, None}
+        activation = next(
+            (
+                name
+                for name, path in _WRITTEN.items()
+                if config.get("activation_function") in (path, f"torch.nn.{name}")
+            ),
+            None,
+        )
+        plain = {config.get(key) for key in ("module_input_name", "module_output_name")} <= {
+            of,
+            None,
+        }
         sizes = [config.get("in_features"), config.get("out_features")]
-        if activation is None or not plain or config.get("use_residual") or not all(type(size) is int and 0 < size < 2**20 for size in sizes):
-            raise BadModel(f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on {of} is read")
+        if (
+            activation is None
+            or not plain
+            or config.get("use_residual")
+            or not all(type(size) is int and 0 < size < 2**20 for size in sizes)
+        ):
+            raise BadModel(
+                f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on {of} is"
+                " read"
+            )
         weights = inside(folder, "model.safetensors")
         if not weights.is_file():
-            raise BadModel(f"{folder} holds no model.safetensors; weights in any other format are not opened")
-        projection = cls(sizes[0], sizes[1], bias=config.get("bias") is not False, activation=activation)  # type: ignore[arg-type]
-        state = {name.removeprefix("linear."): value.float() for name, value in read_tensors(weights).items()}
+            raise BadModel(
+                f"{folder} holds no model.safetensors; weights in any other format are not opened"
+            )
+        projection = cls(
+            sizes[0],  # type: ignore[arg-type]
+            sizes[1],  # type: ignore[arg-type]
+            bias=config.get("bias") is not False,
+            activation=activation,
+        )
+        state = {
+            name.removeprefix("linear."): value.float()
+            for name, value in read_tensors(weights).items()
+        }
         try:
             projection.load_state_dict(state)
         except RuntimeError as error:
-            raise BadModel(f"{weights} does not fit the config.json beside it: {str(error)[:200]}") from error
+            raise BadModel(
+                f"{weights} does not fit the config.json beside it: {str(error)[:200]}"
+            ) from error
         return projection
 
     def write(self, folder: Path) -> None:
@@ -80,5 +119,8 @@ class Projection(nn.Linear):
             "activation_function": _WRITTEN[self.activation],
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        state = {f"linear.{name}": value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        state = {
+            f"linear.{name}": value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

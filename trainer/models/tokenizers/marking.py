@@ -1,4 +1,6 @@
-"""Tokens as late interaction wants them: a marker that tells queries from documents, and queries filled up with mask tokens."""
+"""Tokens as late interaction wants them: a marker that tells queries from documents, and queries
+filled up with mask tokens.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +16,9 @@ from trainer.models.tokenizers.texts import RoleTokenizer, leading_special_token
 
 @dataclass(frozen=True, slots=True)
 class MarkedTokenizer(RoleTokenizer):
-    """Puts the marker behind the first special tokens, and with `width` fills every text up to so many tokens with `filling_id`."""
+    """Puts the marker behind the first special tokens, and with `width` fills every text up to so
+    many tokens with `filling_id`.
+    """
 
     role: Role
     marker_id: int | None
@@ -23,24 +27,33 @@ class MarkedTokenizer(RoleTokenizer):
     filling_id: int
 
     def tokenize(self, texts: Sequence[str]) -> Texts:
-        """The tokens of marker, prompt and text, cut to the role's length with all of these counted."""
+        """The tokens of marker, prompt and text, cut to the role's length with all of these
+        counted.
+        """
         found = replace(RoleTokenizer.tokenize(self, texts), role=self.role)
         if self.marker_id is not None:
             found = _with_marker(found, self.marker_id, self.marker_place)
         return found if self.width is None else _filled_up(found, self.width, self.filling_id)
 
 
-def marked_tokenizer(tokenizer: PreTrainedTokenizerBase, contract: LateContract, role: Role) -> MarkedTokenizer:
-    """The part of `tokenizer` that one role needs. Raises BadModel for a marker that is no token."""
+def marked_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, contract: LateContract, role: Role
+) -> MarkedTokenizer:
+    """The part of `tokenizer` that one role needs. Raises BadModel for a marker that is no
+    token.
+    """
     marker = contract.marker(role)
     marker_id = token_id(tokenizer, marker) if marker else None
     if marker and marker_id is None:
         raise BadModel(
-            f"the {role} marker {marker!r} is no token of {type(tokenizer).__name__}; name one of its vocabulary in "
-            f"model.late_interaction.{role}_marker, or '' for none and a text before every {role} in model.{role}_prompt"
+            f"the {role} marker {marker!r} is no token of {type(tokenizer).__name__}; name one of"
+            f" its vocabulary in model.late_interaction.{role}_marker, or '' for none and a text"
+            f" before every {role} in model.{role}_prompt"
         )
     length = contract.max_length_tokens(role)
-    plain = role_tokenizer(tokenizer, contract.prompt(role), length, markers=int(marker_id is not None))
+    plain = role_tokenizer(
+        tokenizer, contract.prompt(role), length, markers=int(marker_id is not None)
+    )
     return MarkedTokenizer(
         backend=plain.backend,
         prompt=plain.prompt,
@@ -57,8 +70,12 @@ def marked_tokenizer(tokenizer: PreTrainedTokenizerBase, contract: LateContract,
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """The id of a token as the vocabulary writes it, or without the space behind it (as PyLate's files have it); None where there is none."""
-    backend = tokenizer.backend_tokenizer  # whose whole vocabulary takes 0.2 s to list, of 250 000 tokens
+    """The id of a token as the vocabulary writes it, or without the space behind it (as PyLate's
+    files have it); None where there is none.
+    """
+    backend = (
+        tokenizer.backend_tokenizer
+    )  # whose whole vocabulary takes 0.2 s to list, of 250 000 tokens
     found = backend.token_to_id(token)
     return backend.token_to_id(token.strip()) if found is None else found
 

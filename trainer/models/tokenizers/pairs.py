@@ -16,7 +16,9 @@ from trainer.models.tokenizers.texts import RoleTokenizer, role_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class PairTokenizer:
-    """Tokenises each distinct text once and puts pairs together: `before`, query, `between`, document, `after`."""
+    """Tokenises each distinct text once and puts pairs together: `before`, query, `between`,
+    document, `after`.
+    """
 
     query: RoleTokenizer
     document: RoleTokenizer
@@ -24,21 +26,33 @@ class PairTokenizer:
     between: tuple[int, ...]
     after: tuple[int, ...]
     first_between: int
-    """How many tokens of `between` belong to the first part of the pair, by the tokenizer's token types."""
+    """How many tokens of `between` belong to the first part of the pair, by the tokenizer's token
+    types.
+    """
     max_length_tokens: int
     truncation_side: Literal["left", "right"]
 
     def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:
-        """Pair i is of query i and document i, cut to the length of a pair; identified by both texts, never empty."""
+        """Pair i is of query i and document i, cut to the length of a pair; identified by both
+        texts, never empty.
+        """
         asked, answers = self._each(self.query, queries), self._each(self.document, documents)
         lists, seconds = [], []
         for query, document in zip(queries, documents, strict=True):
             first, second = self._cut(asked[query], answers[document])
             seconds.append(len(self.before) + len(first) + self.first_between)
-            lists.append([*self.before, *first, *self.between, *second, *self.after] or [self.query.stand_in_id])
+            lists.append(
+                [*self.before, *first, *self.between, *second, *self.after]
+                or [self.query.stand_in_id]
+            )
         names = {text: identity(text) for text in {*queries, *documents}}
-        identities = [pair_identity(names[query], names[document]) for query, document in zip(queries, documents, strict=True)]
-        return replace(Texts.of(lists, identities, self.query.pad_token_id), second=torch.tensor(seconds))
+        identities = [
+            pair_identity(names[query], names[document])
+            for query, document in zip(queries, documents, strict=True)
+        ]
+        return replace(
+            Texts.of(lists, identities, self.query.pad_token_id), second=torch.tensor(seconds)
+        )
 
     @staticmethod
     def _each(tokenizer: RoleTokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
@@ -46,7 +60,9 @@ class PairTokenizer:
         return dict(zip(distinct, tokenizer.ids(distinct), strict=True)) if distinct else {}
 
     def _cut(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
-        """The longer of the two is cut until both are equally long, then both: as the Hugging Face tokenizers do ("longest_first")."""
+        """The longer of the two is cut until both are equally long, then both: as the Hugging Face
+        tokenizers do ("longest_first").
+        """
         room = self.max_length_tokens - len(self.before) - len(self.between) - len(self.after)
         if len(first) + len(second) <= room:
             return first, second
@@ -63,9 +79,15 @@ class PairTokenizer:
 
 
 def pair_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, query_prompt: str, document_prompt: str, query_max_length_tokens: int, max_length_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    query_prompt: str,
+    document_prompt: str,
+    query_max_length_tokens: int,
+    max_length_tokens: int,
 ) -> PairTokenizer:
-    """What of `tokenizer` makes pairs of at most `max_length_tokens`, frozen. BadModel where the special tokens leave no room for both texts."""
+    """What of `tokenizer` makes pairs of at most `max_length_tokens`, frozen. BadModel where the
+    special tokens leave no room for both texts.
+    """
     backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -77,9 +99,18 @@ def pair_tokenizer(
     between = joined.ids[end_of_first:second]
     specials = first + len(between) + len(places) - end_of_second
     if max_length_tokens < specials + 2:
-        raise BadModel(f"pairs of at most {max_length_tokens} tokens leave no room beside {specials} special tokens; allow more")
+        raise BadModel(
+            f"pairs of at most {max_length_tokens} tokens leave no room beside {specials} special"
+            " tokens; allow more"
+        )
     plain = _without_special_tokens(tokenizer)
-    prompts = (query_prompt, min(query_max_length_tokens, max_length_tokens)), (document_prompt, max_length_tokens)
+    prompts = (
+        (query_prompt, min(query_max_length_tokens, max_length_tokens)),
+        (
+            document_prompt,
+            max_length_tokens,
+        ),
+    )
     query, document = (role_tokenizer(plain, prompt, length) for prompt, length in prompts)
     return PairTokenizer(
         query=query,
@@ -96,5 +127,7 @@ def pair_tokenizer(
 def _without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     plain = copy.deepcopy(tokenizer)
     backend: Any = plain.backend_tokenizer
-    backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B", special_tokens=[]
+    )
     return plain

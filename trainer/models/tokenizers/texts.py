@@ -1,6 +1,7 @@
 """Texts to token ids, the same in training and in use.
 
-Each role has its own frozen copy of the tokenizer with its own truncation, so any thread may tokenise while another computes.
+Each role has its own frozen copy of the tokenizer with its own truncation, so any thread may
+tokenise while another computes.
 """
 
 import hashlib
@@ -21,11 +22,21 @@ from trainer.models.files.vetting import inside, read_json, without_code
 
 FIRST_CHARACTERS_PER_TOKEN = 64
 MOST_CHARACTERS = 1_000_000
-"""What lies beyond is never looked at: a text is cut there even if the first million characters hold fewer tokens than allowed."""
+"""What lies beyond is never looked at: a text is cut there even if the first million characters
+hold fewer tokens than allowed.
+"""
 _UNTOUCHED_CHARACTERS = 256
 _VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(txt|json)|[A-Za-z0-9_.-]+\.model")
-_TOKENIZER_FILE = re.compile(rf"{_VOCABULARY.pattern}|merges\.txt|special_tokens_map\.json|added_tokens\.json")
-_PROBES = ("", "A database, restarted.", "naïve Ünïcode 検索 поиск", "def f(x):\n    return x[0] != 'y'  # 12,345", "  spaces\tand\nlines  ")
+_TOKENIZER_FILE = re.compile(
+    rf"{_VOCABULARY.pattern}|merges\.txt|special_tokens_map\.json|added_tokens\.json"
+)
+_PROBES = (
+    "",
+    "A database, restarted.",
+    "naïve Ünïcode 検索 поиск",
+    "def f(x):\n    return x[0] != 'y'  # 12,345",
+    "  spaces\tand\nlines  ",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +51,18 @@ class RoleTokenizer:
     stand_in_id: int
 
     def tokenize(self, texts: Sequence[str]) -> Texts:
-        """The tokens of `prompt + text`, special tokens included; of a text without any token, the stand-in alone."""
+        """The tokens of `prompt + text`, special tokens included; of a text without any token, the
+        stand-in alone.
+        """
         lists = [ids or [self.stand_in_id] for ids in self.ids(texts)]
-        return Texts.of(lists, [identity(text) for text in texts], self.pad_token_id, self.prompt_tokens)
+        return Texts.of(
+            lists, [identity(text) for text in texts], self.pad_token_id, self.prompt_tokens
+        )
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of `prompt + text`, cut to the role's length; none for a text without any token."""
+        """The token ids of `prompt + text`, cut to the role's length; none for a text without any
+        token.
+        """
         return self._ids([self.prompt + text for text in texts])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -53,33 +70,62 @@ class RoleTokenizer:
         short = [text if len(text) <= limit else "" for text in texts]
         try:
             found = [encoding.ids for encoding in self.backend.encode_batch_fast(short)]
-        except (TypeError, UnicodeEncodeError):  # a lone surrogate: half a character, which UTF-8 has no form for
+        except (
+            TypeError,
+            UnicodeEncodeError,
+        ):  # a lone surrogate: half a character, which UTF-8 has no form for
             return self._ids([text.encode("utf-8", "replace").decode() for text in texts])
-        return [ids if len(text) <= limit else self._start_of(text, limit) for text, ids in zip(texts, found, strict=True)]
+        return [
+            ids if len(text) <= limit else self._start_of(text, limit)
+            for text, ids in zip(texts, found, strict=True)
+        ]
 
     def _start_of(self, text: str, limit: int) -> list[int]:
-        """Ids of a very long text from no more of it than they need: the cut must lie well behind the last token kept."""
+        """Ids of a very long text from no more of it than they need: the cut must lie well behind
+        the last token kept.
+        """
         text = text[:MOST_CHARACTERS]
         while True:
             encoding = self.backend.encode(text[:limit])
             last = max((stop for _, stop in encoding.offsets), default=0)
-            if limit >= len(text) or (len(encoding.ids) >= self.max_length_tokens and last <= limit - _UNTOUCHED_CHARACTERS):
+            if limit >= len(text) or (
+                len(encoding.ids) >= self.max_length_tokens
+                and last <= limit - _UNTOUCHED_CHARACTERS
+            ):
                 return encoding.ids
             limit *= 4
 
 
-def role_tokenizer(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_tokens: int, markers: int = 0) -> RoleTokenizer:
-    """The part of `tokenizer` that one role needs, frozen; it leaves room for so many markers. BadModel where there is none for a text."""
+def role_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_tokens: int, markers: int = 0
+) -> RoleTokenizer:
+    """The part of `tokenizer` that one role needs, frozen; it leaves room for so many markers.
+    BadModel where there is none for a text.
+    """
     plain = _plain_copy(tokenizer)
-    specials, of_prompt = len(plain.encode("").ids), len(plain.encode(prompt, add_special_tokens=False).ids) if prompt else 0
+    specials, of_prompt = (
+        len(plain.encode("").ids),
+        (len(plain.encode(prompt, add_special_tokens=False).ids) if prompt else 0),
+    )
     if max_length_tokens <= specials + of_prompt + markers:
-        parts = [f"{specials} special tokens", *["1 marker"] * markers, *([f"a prompt of {of_prompt}"] if of_prompt else [])]
-        raise BadModel(f"a maximum length of {max_length_tokens} tokens leaves no room for a text beside {' and '.join(parts)}; allow more")
+        parts = [
+            f"{specials} special tokens",
+            *["1 marker"] * markers,
+            *([f"a prompt of {of_prompt}"] if of_prompt else []),
+        ]
+        raise BadModel(
+            f"a maximum length of {max_length_tokens} tokens leaves no room for a text beside"
+            f" {' and '.join(parts)}; allow more"
+        )
     max_length_tokens -= markers
     backend = _plain_copy(tokenizer)
     backend.enable_truncation(max_length_tokens, direction=tokenizer.truncation_side)
-    stand_in = next(token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None)
-    return RoleTokenizer(backend, prompt, of_prompt, max_length_tokens, tokenizer.pad_token_id, stand_in)
+    stand_in = next(
+        token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
+    )
+    return RoleTokenizer(
+        backend, prompt, of_prompt, max_length_tokens, tokenizer.pad_token_id, stand_in
+    )
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -95,17 +141,40 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     return ids[:before], ids[len(ids) - after :]
 
 
-def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`; BadModel where there is none, or none that works without foreign code."""
+def read_tokenizer(
+    folder: Path, config: PretrainedConfig, lower_case: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`; BadModel where there is none, or none that works without foreign
+    code.
+    """
     with TemporaryDirectory() as staged:
         if not _stage(folder, Path(staged)):
-            raise BadModel(f"{folder} has no tokenizer: no tokenizer.json and no vocabulary; copy them from the model it was made from")
+            raise BadModel(
+                f"{folder} has no tokenizer: no tokenizer.json and no vocabulary; copy them from"
+                " the model it was made from"
+            )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(staged, config=config, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
-            raise BadModel(f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs tokenizer.json") from error
+            tokenizer = AutoTokenizer.from_pretrained(
+                staged, config=config, local_files_only=True, trust_remote_code=False
+            )
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ImportError,
+            RecursionError,
+        ) as error:
+            raise BadModel(
+                f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs"
+                " tokenizer.json"
+            ) from error
     if not getattr(tokenizer, "is_fast", False):
-        raise BadModel(f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); it needs tokenizer.json")
+        raise BadModel(
+            f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); it needs"
+            " tokenizer.json"
+        )
     tokenizer.name_or_path = ""
     give_pad_token(tokenizer)
     if lower_case:
@@ -114,7 +183,8 @@ def read_tokenizer(folder: Path, config: PretrainedConfig, lower_case: bool = Fa
 
 
 def _stage(folder: Path, staged: Path) -> bool:
-    """Links the tokenizer's own files into an empty folder, with a tokenizer_config.json that can name neither code nor other files.
+    """Links the tokenizer's own files into an empty folder, with a tokenizer_config.json that can
+    name neither code nor other files.
 
     Whether there is a vocabulary: without one transformers would make up an empty tokenizer.
     """
@@ -123,7 +193,11 @@ def _stage(folder: Path, staged: Path) -> bool:
         (staged / name).symlink_to(inside(folder, name).resolve())
     if (folder / "tokenizer_config.json").exists():
         settings = without_code(read_json(folder, "tokenizer_config.json"))
-        kept = {key: value for key, value in settings.items() if not key.endswith(("_file", "_path", "files"))}
+        kept = {
+            key: value
+            for key, value in settings.items()
+            if not key.endswith(("_file", "_path", "files"))
+        }
         (staged / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
     return any(map(_VOCABULARY.fullmatch, names))
 
@@ -133,23 +207,30 @@ def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
         raise BadModel(
-            f"{folder}: the tokenizer knows {largest + 1} tokens, the model has embeddings for {rows}; "
-            "they do not belong together: take both from the same model"
+            f"{folder}: the tokenizer knows {largest + 1} tokens, the model has embeddings for"
+            f" {rows}; they do not belong together: take both from the same model"
         )
 
 
 def give_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the end-of-text token the pad token where there is none, as in many decoders. Padding is masked: any token will do."""
+    """Makes the end-of-text token the pad token where there is none, as in many decoders. Padding
+    is masked: any token will do.
+    """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise BadModel("the tokenizer has neither a pad nor an end-of-text token; set `pad_token` in its tokenizer_config.json")
+            raise BadModel(
+                "the tokenizer has neither a pad nor an end-of-text token; set `pad_token` in its"
+                " tokenizer_config.json"
+            )
         tokenizer.pad_token = tokenizer.eos_token
 
 
 def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the tokenizer end every text with its end-of-text token, where it has one and does not do so already.
+    """Makes the tokenizer end every text with its end-of-text token, where it has one and does not
+    do so already.
 
-    A decoder's last token has seen the whole text; that it is always the same token is what models with last-token pooling are trained with.
+    A decoder's last token has seen the whole text; that it is always the same token is what models
+    with last-token pooling are trained with.
     """
     eos, backend = tokenizer.eos_token_id, tokenizer.backend_tokenizer
     before, after = _specials(_plain_copy(tokenizer))
@@ -158,10 +239,16 @@ def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = _plain_copy(tokenizer).encode("a").ids
     if after and ids[-1] == eos:
         return
-    around = [str(tokenizer.convert_ids_to_tokens(token)) for token in [*ids[:before], *ids[len(ids) - after :], eos]]
+    around = [
+        str(tokenizer.convert_ids_to_tokens(token))
+        for token in [*ids[:before], *ids[len(ids) - after :], eos]
+    ]
     pieces = [*around[:before], "$A", *around[before:]]
     template = processors.TemplateProcessing(
-        single=" ".join(pieces), special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(around)]
+        single=" ".join(pieces),
+        special_tokens=[
+            (token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(around)
+        ],
     )
     if hasattr(tokenizer, "add_eos_token"):
         tokenizer.add_eos_token = True
@@ -169,7 +256,9 @@ def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A name of what the tokenizer does: SHA-256 of its vocabulary and of the ids of a few probe texts."""
+    """A name of what the tokenizer does: SHA-256 of its vocabulary and of the ids of a few probe
+    texts.
+    """
     backend = _plain_copy(tokenizer)
     probes = [encoding.ids for encoding in backend.encode_batch(list(_PROBES))]
     content = json.dumps([sorted(backend.get_vocab().items()), probes])
@@ -195,7 +284,9 @@ def _specials(backend: Tokenizer) -> tuple[int, int]:
 
 def _lower_case_first(backend: Tokenizer) -> None:
     existing = backend.normalizer
-    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([existing] if existing is not None else [])])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), *([existing] if existing is not None else [])]
+    )
 
 
 def _first_line(error: BaseException) -> str:

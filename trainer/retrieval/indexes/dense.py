@@ -1,11 +1,10 @@
 """The index folder: a corpus as vectors, with all that a search needs to show what it found.
 
-manifest.json    model, kind, counts, and size and fingerprint of every other file
-vectors.npy      float32, one row a document
-documents.jsonl  id, title and text of every document, in the order of the rows
-offsets.npy      where each line of documents.jsonl begins, so that one document is read without the others
-probe.npy        vectors of two fixed texts by the model that made the index, to know it by
-index.faiss      hnsw and ivf only
+manifest.json    model, kind, counts, and size and fingerprint of every other file vectors.npy
+float32, one row a document documents.jsonl  id, title and text of every document, in the order of
+the rows offsets.npy      where each line of documents.jsonl begins, so that one document is read
+without the others probe.npy        vectors of two fixed texts by the model that made the index, to
+know it by index.faiss      hnsw and ivf only
 """
 
 import itertools
@@ -29,7 +28,10 @@ from trainer.retrieval.vectors.encode import Precision, encode_for_search
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
 
-_PROBES = ("What is searched for?", "A document about disks, networks and the weather, written to be compared.")
+_PROBES = (
+    "What is searched for?",
+    "A document about disks, networks and the weather, written to be compared.",
+)
 _PROBE_TOLERANCE = 0.05
 """Relative distance; bf16 stays below 0.02, another model is above 0.1."""
 _DOCUMENTS_AT_ONCE = 65536
@@ -49,36 +51,58 @@ class Index:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.vectors = read_array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
-        self._documents = StoredDocuments(folder / "documents.jsonl", read_array(folder / "offsets.npy", (manifest.count + 1,), np.int64))
-        self._probe = read_array(folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32)
+        self.vectors = read_array(
+            folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32
+        )
+        self._documents = StoredDocuments(
+            folder / "documents.jsonl",
+            read_array(folder / "offsets.npy", (manifest.count + 1,), np.int64),
+        )
+        self._probe = read_array(
+            folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32
+        )
         self._faiss: Any = None
         if manifest.kind != "flat":
             path = folder / "index.faiss"
-            self._faiss = nearest.load(path, manifest.kind, manifest.count, manifest.dimensions, manifest.approximate)
+            self._faiss = nearest.load(
+                path, manifest.kind, manifest.count, manifest.dimensions, manifest.approximate
+            )
 
     @classmethod
     def open(cls, folder: Path) -> "Index":
-        """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing, cut or altered."""
+        """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing,
+        cut or altered.
+        """
         return opened(Path(folder), Manifest.read, cls)
 
     def check_encoder(self, encoder: "DenseEncoder") -> None:
-        """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
+        """Raises BadModel when `encoder` is not the model that made the index: its vectors would
+        find nothing sensible.
+        """
         if encoder.dimensions != self.manifest.dimensions:
-            problem = f"vectors of {encoder.dimensions} numbers, and the index holds vectors of {self.manifest.dimensions}"
+            problem = (
+                f"vectors of {encoder.dimensions} numbers, and the index holds vectors of"
+                f" {self.manifest.dimensions}"
+            )
         elif (distance := _distance(_probe(encoder), self._probe)) > _PROBE_TOLERANCE:
             problem = f"other vectors than the model that made the index ({distance:.0%} apart)"
         else:
             return
-        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or build the index again with this model")
+        raise BadModel(
+            f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or"
+            " build the index again with this model"
+        )
 
     def search(
         self, vectors: Float32[np.ndarray, "query dimension"], k: int
     ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and rows of the k best documents of each query, best first: exact for flat, else about 95 % of them (row -1: none found)."""
+        """Scores and rows of the k best documents of each query, best first: exact for flat, else
+        about 95 % of them (row -1: none found).
+        """
         if vectors.shape[1] != self.manifest.dimensions:
             raise BadModel(
-                f"the queries have {vectors.shape[1]} numbers each, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
+                f"the queries have {vectors.shape[1]} numbers each, the index"
+                f" {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
         if self._faiss is None:
             return top_k(vectors, self.vectors, k)
@@ -94,8 +118,14 @@ class Index:
         return self._documents[row]
 
 
-def hits_of(document: Callable[[int], Document], scores: Float32[np.ndarray, "query rank"], rows: Int64[np.ndarray, "query rank"]) -> list[list[Hit]]:
-    """What a search found for each query, with the document of each row; nothing where the row is -1."""
+def hits_of(
+    document: Callable[[int], Document],
+    scores: Float32[np.ndarray, "query rank"],
+    rows: Int64[np.ndarray, "query rank"],
+) -> list[list[Hit]]:
+    """What a search found for each query, with the document of each row; nothing where the row is
+    -1.
+    """
     return [
         [Hit(score, document(row)) for score, row in zip(*of_query, strict=True) if row >= 0]
         for of_query in zip(scores.tolist(), rows.tolist(), strict=True)
@@ -114,18 +144,24 @@ def build_index(
     progress: Callable[[int, int], None] = lambda done, all: None,
     layers: int | None = None,
 ) -> Manifest:
-    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory (hnsw and ivf hold all vectors); returns its manifest.
+    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory (hnsw
+    and ivf hold all vectors); returns its manifest.
 
-    `progress` is told how many documents are encoded, of how many. `layers` says that `encoder` is the first so many layers of the model of that name. Raises BadFolder when `folder` holds something (with `replace`: something
-    other than an index), BadData when there is no document.
+    `progress` is told how many documents are encoded, of how many. `layers` says that `encoder` is
+    the first so many layers of the model of that name. Raises BadFolder when `folder` holds
+    something (with `replace`: something other than an index), BadData when there is no document.
     """
     with new_index(Path(folder), replace) as partial:
         stored = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
         count = len(stored)
-        vectors = np.lib.format.open_memmap(partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions))
+        vectors = np.lib.format.open_memmap(
+            partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions)
+        )
         done = 0
         for texts in _texts(stored):
-            vectors[done : done + len(texts)] = encode_for_search(encoder, texts, "document", micro_batch_tokens, precision)
+            vectors[done : done + len(texts)] = encode_for_search(
+                encoder, texts, "document", micro_batch_tokens, precision
+            )
             done += len(texts)
             progress(done, count)
         vectors.flush()
@@ -159,5 +195,7 @@ def _probe(encoder: "DenseEncoder") -> Float32[np.ndarray, "probe dimension"]:
     return encode_for_search(encoder, _PROBES, "document")
 
 
-def _distance(found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]) -> float:
+def _distance(
+    found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]
+) -> float:
     return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))

@@ -1,4 +1,6 @@
-"""The documents of an index on disk: JSON Lines, and where each line begins, so that one is read without the others."""
+"""The documents of an index on disk: JSON Lines, and where each line begins, so that one is read
+without the others.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ class StoredDocuments:
         self.path = path
         self._offsets = offsets
         with readable(path):
-            self._handle = os.open(path, os.O_RDONLY)  # once: these documents stay ours while another index takes their place
+            self._handle = os.open(
+                path, os.O_RDONLY
+            )  # once: these documents stay ours while another index takes their place
         weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
@@ -57,7 +61,9 @@ class StoredDocuments:
         try:
             return Document(**json.loads(line))
         except (ValueError, TypeError) as error:
-            raise BadFolder(f"{self.path} has no document at byte {start}; build the index again") from error
+            raise BadFolder(
+                f"{self.path} has no document at byte {start}; build the index again"
+            ) from error
 
 
 def _id(line: bytes) -> str | None:
@@ -72,7 +78,9 @@ def _id(line: bytes) -> str | None:
 
 
 def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:
-    """Writes the documents to `path` and where each begins to `offsets`. Raises BadData when there is none."""
+    """Writes the documents to `path` and where each begins to `offsets`. Raises BadData when there
+    is none.
+    """
     starts = [0]
     with path.open("wb") as file:
         for document in documents:
@@ -80,21 +88,31 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
             starts.append(starts[-1] + len(line))
             file.write(line)
     if len(starts) == 1:
-        raise BadData("the corpus has no document with a text; give a JSON Lines file with a field `text`, or a .txt file with one document a line")
+        raise BadData(
+            "the corpus has no document with a text; give a JSON Lines file with a field `text`, or"
+            " a .txt file with one document a line"
+        )
     array = np.array(starts, dtype=np.int64)
     np.save(offsets, array, allow_pickle=False)
     return StoredDocuments(path, array)
 
 
 def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
-    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape (None: any size) and kind of number."""
+    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape (None: any
+    size) and kind of number.
+    """
     try:
         with readable(path):
             array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
     except ValueError as error:
         raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
-    wanted = tuple(there if size is None else size for there, size in zip(array.shape, shape, strict=False))
+    wanted = tuple(
+        there if size is None else size for there, size in zip(array.shape, shape, strict=False)
+    )
     if array.shape != wanted or array.ndim != len(shape) or array.dtype != kind:
         said = ", ".join("any" if size is None else str(size) for size in shape)
-        raise BadFolder(f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says ({said}); build the index again")
+        raise BadFolder(
+            f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says"
+            f" ({said}); build the index again"
+        )
     return array

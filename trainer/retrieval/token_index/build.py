@@ -1,4 +1,6 @@
-"""An index of token vectors made, and changed: documents added and deleted, each time wholly or not at all."""
+"""An index of token vectors made, and changed: documents added and deleted, each time wholly or not
+at all.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +23,13 @@ from trainer.retrieval.token_index.manifest import Bits, LateKind, LateManifest,
 from trainer.retrieval.token_index.pooling import pool
 from trainer.retrieval.token_index.segment import OpenSegment
 from trainer.retrieval.vectors.encode import Precision
-from trainer.retrieval.vectors.token_vectors import TokenVectors, blocks, offsets_of, token_blocks, tokens_of
+from trainer.retrieval.vectors.token_vectors import (
+    TokenVectors,
+    blocks,
+    offsets_of,
+    token_blocks,
+    tokens_of,
+)
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -34,7 +42,9 @@ _TOKENS_AT_ONCE = 1 << 18
 _MOST_GROWTH = 4
 """An index may grow until one built anew would have so many times its centroids."""
 _WORSE, _BAD = 3, 0.25
-"""Added documents may be coded with so many times the squared error of the first ones, or with this error; vectors have length 1."""
+"""Added documents may be coded with so many times the squared error of the first ones, or with this
+error; vectors have length 1.
+"""
 _TRIED_TOKENS = 1 << 12
 _GROWN = 1.5
 """How hard to look is measured again when an index has grown by this."""
@@ -61,16 +71,20 @@ def build_late_index(
     replace: bool = False,
     layers: int | None = None,
 ) -> LateManifest:
-    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory; returns its manifest.
+    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory;
+    returns its manifest.
 
-    `exact` keeps every vector in float16; `compressed` takes `bits` bits a number, everything a search needs counted, and meanwhile
-    the space of the exact one. With `pool_factor` f a document keeps one vector in f. `layers` says that the encoder is
-    the first so many layers of the model of that name. Raises BadFolder when `folder` holds something
-    (with `replace`: something other than an index), BadData when there is no document, or one that no search could find.
+    `exact` keeps every vector in float16; `compressed` takes `bits` bits a number, everything a
+    search needs counted, and meanwhile the space of the exact one. With `pool_factor` f a document
+    keeps one vector in f. `layers` says that the encoder is the first so many layers of the model
+    of that name. Raises BadFolder when `folder` holds something (with `replace`: something other
+    than an index), BadData when there is no document, or one that no search could find.
     """
     with new_index(Path(folder), replace) as partial:
         np.save(partial / "probe.npy", probe(encoding.encoder), allow_pickle=False)
-        stored = write_documents(documents, partial / "documents-1.jsonl", partial / "offsets-1.npy")
+        stored = write_documents(
+            documents, partial / "documents-1.jsonl", partial / "offsets-1.npy"
+        )
         segment = _write_vectors(partial, 1, stored, encoding, pool_factor)
         if kind == "compressed":
             codec = _train(partial, segment, bits)
@@ -95,27 +109,37 @@ def build_late_index(
 
 
 def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateManifest:
-    """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the index as it was.
+    """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the
+    index as it was.
 
-    They are coded by the centroids that are there: where they are of another kind than those before, build anew instead. Raises BadData when
-    an id is there already, the centroids are far too few for so many documents, or the codes do not give their vectors back; BadModel when the encoder
-    is not the one of the index.
+    They are coded by the centroids that are there: where they are of another kind than those
+    before, build anew instead. Raises BadData when an id is there already, the centroids are far
+    too few for so many documents, or the codes do not give their vectors back; BadModel when the
+    encoder is not the one of the index.
     """
     with changing(index) as manifest:
         opened = LateIndex.open(index)
         opened.check_encoder(encoding.encoder)
         there = {identity(id) for segment in opened.segments for _, id in live_ids(segment)}
         number = manifest.changes + 1
-        stored = write_documents(_new(documents, there, index), index / f"documents-{number}.jsonl", index / f"offsets-{number}.npy")
+        stored = write_documents(
+            _new(documents, there, index),
+            index / f"documents-{number}.jsonl",
+            index / f"offsets-{number}.npy",
+        )
         segment = _write_vectors(index, number, stored, encoding, manifest.pool_factor)
         if opened.codec is not None:
             _check_growth(index, opened.codec, opened.tokens + segment.tokens)
             _check_error(index, _compress(index, segment, opened.codec), manifest)
-        return _changed(index, opened, [*opened.segments, opened.segment(segment)], number, encoding)
+        return _changed(
+            index, opened, [*opened.segments, opened.segment(segment)], number, encoding
+        )
 
 
 def delete(index: Path, ids: Iterable[str]) -> LateManifest:
-    """Takes documents out of an index by their ids; returns its new manifest. Raises BadData when one is not there, and deletes none then."""
+    """Takes documents out of an index by their ids; returns its new manifest. Raises BadData when
+    one is not there, and deletes none then.
+    """
     with changing(index) as manifest:
         opened = LateIndex.open(index)
         missing = set(ids)
@@ -124,23 +148,40 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
         for segment in opened.segments:
             rows = [row for row, id in live_ids(segment) if id in missing]
             missing -= {segment.documents[row].id for row in rows}
-            segments.append(opened.segment(_without(index, segment, rows, number)) if rows else segment)
+            segments.append(
+                opened.segment(_without(index, segment, rows, number)) if rows else segment
+            )
         if missing:
             raise BadData(
-                f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was deleted: leave it out, or see ids with `nearfar search`"
+                f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was"
+                " deleted: leave it out, or see ids with `nearfar search`"
             )
         return _changed(index, opened, segments, number)
 
 
-def _changed(index: Path, opened: LateIndex, segments: list[OpenSegment], number: int, encoding: Encoding | None = None) -> LateManifest:
-    """Writes the manifest of these segments, the last of them put together where that leaves fewer. With `encoding`, documents have come."""
+def _changed(
+    index: Path,
+    opened: LateIndex,
+    segments: list[OpenSegment],
+    number: int,
+    encoding: Encoding | None = None,
+) -> LateManifest:
+    """Writes the manifest of these segments, the last of them put together where that leaves fewer.
+    With `encoding`, documents have come.
+    """
     first = _first_to_merge(segments)
     if first is not None:
         number += 1
         segments[first:] = [opened.segment(_merged(index, number, segments[first:]))]
-    changed = opened.manifest.model_copy(update={"changes": number, "segments": tuple(segment.segment for segment in segments)}).described(index)
+    changed = opened.manifest.model_copy(
+        update={"changes": number, "segments": tuple(segment.segment for segment in segments)}
+    ).described(index)
     measured = changed.approximate.get("tokens", 0)
-    if encoding is not None and changed.kind == "compressed" and not measured / _GROWN <= changed.tokens <= measured * _GROWN:
+    if (
+        encoding is not None
+        and changed.kind == "compressed"
+        and not measured / _GROWN <= changed.tokens <= measured * _GROWN
+    ):
         changed = _with_effort(index, changed, encoding, changed.approximate.get("squared_error"))
     changed.write(index)
     return changed
@@ -149,14 +190,19 @@ def _changed(index: Path, opened: LateIndex, segments: list[OpenSegment], number
 def _first_to_merge(segments: list[OpenSegment]) -> int | None:
     """From which segment on all become one; None: none.
 
-    Each that is left is then more than twice as large as all behind it, so that they are few however often documents come and each document is
-    written few times, and at most half of its documents are deleted ones.
+    Each that is left is then more than twice as large as all behind it, so that they are few
+    however often documents come and each document is written few times, and at most half of its
+    documents are deleted ones.
     """
     first, documents = len(segments) - 1, segments[-1].live
     while first and segments[first - 1].live <= 2 * documents:
         first -= 1
         documents += segments[first].live
-    thin = [place for place, segment in enumerate(segments) if 2 * segment.live < segment.segment.documents]
+    thin = [
+        place
+        for place, segment in enumerate(segments)
+        if 2 * segment.live < segment.segment.documents
+    ]
     first = min([first, *thin])
     as_it_is = first == len(segments) - 1 and not thin
     return None if as_it_is or not any(segment.live for segment in segments[first:]) else first
@@ -165,30 +211,54 @@ def _first_to_merge(segments: list[OpenSegment]) -> int | None:
 def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
     """A new segment of all that was not deleted of others."""
     there = [segment.live_rows for segment in segments]
-    documents = (segment.documents[row] for segment, rows in zip(segments, there, strict=True) for row in rows.tolist())
-    stored = write_documents(documents, folder / f"documents-{number}.jsonl", folder / f"offsets-{number}.npy")
-    lengths = np.concatenate([np.diff(segment.offsets)[rows] for segment, rows in zip(segments, there, strict=True)])
+    documents = (
+        segment.documents[row]
+        for segment, rows in zip(segments, there, strict=True)
+        for row in rows.tolist()
+    )
+    stored = write_documents(
+        documents, folder / f"documents-{number}.jsonl", folder / f"offsets-{number}.npy"
+    )
+    lengths = np.concatenate(
+        [np.diff(segment.offsets)[rows] for segment, rows in zip(segments, there, strict=True)]
+    )
     np.save(folder / f"lengths-{number}.npy", lengths.astype(np.uint32), allow_pickle=False)
     for part in segments[0].parts:
         whole = getattr(segments[0], part)
-        with GrowingArray(folder / f"{part}-{number}.npy", whole.dtype.type, *whole.shape[1:]) as file:
+        with GrowingArray(
+            folder / f"{part}-{number}.npy", whole.dtype.type, *whole.shape[1:]
+        ) as file:
             for segment, rows in zip(segments, there, strict=True):
-                for first, last in blocks(offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE):
-                    places = rows[first:last] if part == "means" else tokens_of(segment.offsets, rows[first:last])
+                for first, last in blocks(
+                    offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE
+                ):
+                    places = (
+                        rows[first:last]
+                        if part == "means"
+                        else tokens_of(segment.offsets, rows[first:last])
+                    )
                     file.append(getattr(segment, part)[places])
     return Segment(number=number, documents=len(stored), tokens=int(lengths.sum()))
 
 
-def _with_effort(folder: Path, manifest: LateManifest, encoding: Encoding, error: float | None) -> LateManifest:
-    found = measured_effort(LateIndex(folder, manifest), encoding.encoder) | {"tokens": float(manifest.tokens)}
-    return manifest.model_copy(update={"approximate": found if error is None else found | {"squared_error": error}})
+def _with_effort(
+    folder: Path, manifest: LateManifest, encoding: Encoding, error: float | None
+) -> LateManifest:
+    found = measured_effort(LateIndex(folder, manifest), encoding.encoder) | {
+        "tokens": float(manifest.tokens)
+    }
+    return manifest.model_copy(
+        update={"approximate": found if error is None else found | {"squared_error": error}}
+    )
 
 
 def _check_growth(index: Path, codec: Codec, tokens: int) -> None:
     if centroid_count(tokens) > _MOST_GROWTH * len(codec.centroids):
         raise BadData(
-            f"{index} was built for far fewer documents: {len(codec.centroids)} centroids, and {tokens:,} token vectors want {centroid_count(tokens)}, "
-            "so searches would miss most of them; nothing was added: build it anew from all documents with `nearfar index --replace`"
+            f"{index} was built for far fewer documents: {len(codec.centroids)} centroids, and"
+            f" {tokens:,} token vectors want {centroid_count(tokens)}, so searches would miss most"
+            " of them; nothing was added: build it anew from all documents with `nearfar index"
+            " --replace`"
         )
 
 
@@ -196,8 +266,10 @@ def _check_error(index: Path, error: float, manifest: LateManifest) -> None:
     before = manifest.approximate.get("squared_error", 0.0)
     if error > max(_WORSE * before, _BAD):
         raise BadData(
-            f"{index} was built from too few documents, or from others: the codes learned from them give these back with a squared error of {error:.2f} "
-            f"instead of {before:.2f}, so searches would miss them; nothing was added: build it anew from all documents with `nearfar index --replace`"
+            f"{index} was built from too few documents, or from others: the codes learned from them"
+            f" give these back with a squared error of {error:.2f} instead of {before:.2f}, so"
+            " searches would miss them; nothing was added: build it anew from all documents with"
+            " `nearfar index --replace`"
         )
 
 
@@ -217,28 +289,41 @@ def _new(documents: Iterable[Document], there: set[int], index: Path) -> Iterato
     for document in documents:
         if identity(document.id) in there:
             raise BadData(
-                f"{index} already has a document {document.id!r}; nothing was added: delete it first, or give the new one another id "
-                "(a field `_id`; where there is none the line's number is the id, and `--id-prefix` makes it another)"
+                f"{index} already has a document {document.id!r}; nothing was added: delete it"
+                " first, or give the new one another id (a field `_id`; where there is none the"
+                " line's number is the id, and `--id-prefix` makes it another)"
             )
         there.add(identity(document.id))
         yield document
 
 
-def _write_vectors(folder: Path, number: int, stored: StoredDocuments, encoding: Encoding, pool_factor: int) -> Segment:
+def _write_vectors(
+    folder: Path, number: int, stored: StoredDocuments, encoding: Encoding, pool_factor: int
+) -> Segment:
     """Encodes the documents of a new segment into its float16 file of vectors."""
     lengths = []
-    with GrowingArray(folder / f"vectors-{number}.npy", np.float16, encoding.encoder.dimensions) as vectors:
-        for block in token_blocks(encoding.encoder, stored, encoding.micro_batch_tokens, encoding.precision):
+    with GrowingArray(
+        folder / f"vectors-{number}.npy", np.float16, encoding.encoder.dimensions
+    ) as vectors:
+        for block in token_blocks(
+            encoding.encoder, stored, encoding.micro_batch_tokens, encoding.precision
+        ):
             pooled = pool(block.tokens, pool_factor)
             vectors.append(pooled.vectors)
             lengths.append(pooled.lengths)
             encoding.progress(sum(map(len, lengths)), len(stored))
-    np.save(folder / f"lengths-{number}.npy", np.concatenate(lengths).astype(np.uint32), allow_pickle=False)
+    np.save(
+        folder / f"lengths-{number}.npy",
+        np.concatenate(lengths).astype(np.uint32),
+        allow_pickle=False,
+    )
     return Segment(number=number, documents=len(stored), tokens=vectors.rows)
 
 
 def _compress(folder: Path, segment: Segment, codec: Codec) -> float:
-    """Puts ids and codes in the place of a segment's vectors. Returns the mean squared error of some."""
+    """Puts ids and codes in the place of a segment's vectors. Returns the mean squared error of
+    some.
+    """
     number = segment.number
     documents = _vectors(folder, segment)
     errors = []
@@ -263,7 +348,10 @@ def _squared_error(codec: Codec, documents: TokenVectors, codes: Codes) -> float
     """Mean squared distance of the first token vectors from what their codes give back."""
     last = blocks(documents.offsets, _TRIED_TOKENS)[0][1]
     tokens = slice(0, documents.offsets[last])
-    decoded = codec.decode(Codes(codes.ids[tokens], codes.residuals[tokens], codes.means[:last]), documents.lengths[:last])
+    decoded = codec.decode(
+        Codes(codes.ids[tokens], codes.residuals[tokens], codes.means[:last]),
+        documents.lengths[:last],
+    )
     return float(np.square(codec.rotate(documents.vectors[tokens]) - decoded).sum(1).mean())
 
 
@@ -271,14 +359,22 @@ def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
     documents = _vectors(folder, segment)
     vectors = documents.vectors
     centroids = centroid_count(len(vectors))
-    sample = np.linspace(0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))).astype(np.int64)
+    sample = np.linspace(
+        0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))
+    ).astype(np.int64)
     whole = max(1, round(len(documents) * min(1, _TOKENS_FOR_WORDS / len(vectors))))
     some = documents.select(np.unique(np.linspace(0, len(documents) - 1, whole).astype(np.int64)))
-    return train(vectors[sample].astype(np.float32), some, centroids, code_bytes(segment, vectors.shape[1], bits, centroids))
+    return train(
+        vectors[sample].astype(np.float32),
+        some,
+        centroids,
+        code_bytes(segment, vectors.shape[1], bits, centroids),
+    )
 
 
 def centroid_count(tokens: int) -> int:
-    """A power of two near eight times the root of the number of tokens; about one for 192 tokens at most, so that they stay a small part of an index.
+    """A power of two near eight times the root of the number of tokens; about one for 192 tokens at
+    most, so that they stay a small part of an index.
 
     >>> [centroid_count(tokens) for tokens in (10, 1_000, 350_000, 4_500_000, 10**9)]
     [1, 4, 2048, 16384, 65536]
@@ -288,21 +384,35 @@ def centroid_count(tokens: int) -> int:
 
 
 def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) -> int:
-    """The bytes that are left of `bits` bits a number for a token's code, once everything else that a search needs is paid for.
+    """The bytes that are left of `bits` bits a number for a token's code, once everything else that
+    a search needs is paid for.
 
-    At most `bits` bits a number and at least half of that: an index of a few documents is larger than it should.
+    At most `bits` bits a number and at least half of that: an index of a few documents is larger
+    than it should.
     """
     most = dimensions * bits // 8
 
     def used(size: int) -> int:
         places = size * -(-dimensions // size)
         of_codec = 2 * centroids * dimensions + (4 * dimensions + 2 * 256) * places
-        return segment.tokens * (2 + size) + segment.documents * (4 + size) + of_codec + 128 * dimensions + (1 << 13)
+        return (
+            segment.tokens * (2 + size)
+            + segment.documents * (4 + size)
+            + of_codec
+            + 128 * dimensions
+            + (1 << 13)
+        )
 
     least = max(1, most // 2)
-    return max((size for size in range(least, most + 1) if used(size) <= segment.tokens * most), default=least)
+    return max(
+        (size for size in range(least, most + 1) if used(size) <= segment.tokens * most),
+        default=least,
+    )
 
 
 def _vectors(folder: Path, segment: Segment) -> TokenVectors:
     lengths = np.load(folder / f"lengths-{segment.number}.npy", allow_pickle=False).astype(np.int64)
-    return TokenVectors(np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False), offsets_of(lengths))
+    return TokenVectors(
+        np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False),
+        offsets_of(lengths),
+    )

@@ -1,4 +1,6 @@
-"""How hard a compressed index has to look: found by measuring when it is built, as much as its documents need."""
+"""How hard a compressed index has to look: found by measuring when it is built, as much as its
+documents need.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -11,28 +13,41 @@ if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
 
 PROBES = 16
-"""Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64 differ in one of a hundred documents."""
+"""Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64
+differ in one of a hundred documents.
+"""
 ENOUGH = 0.995
-"""Candidates are doubled until this share of the ten best is found, of those that four times MOST candidates and of the probes find."""
+"""Candidates are doubled until this share of the ten best is found, of those that four times MOST
+candidates and of the probes find.
+"""
 FEWEST, MOST = 256, 1024
 _QUERIES, _CHARACTERS = 64, 80
 
 
 def measured_effort(index: LateIndex, encoder: "Encoder") -> dict[str, float]:
-    """Probes and candidates of a search, and the share of the ten best that they find of those which far more find.
+    """Probes and candidates of a search, and the share of the ten best that they find of those
+    which far more find.
 
-    Measured on a few words out of the middle of some documents, encoded as queries, without the document itself. Vectors of the documents would
-    not do: a query has markers and masks that no document has, and is harder to find documents for.
+    Measured on a few words out of the middle of some documents, encoded as queries, without the
+    document itself. Vectors of the documents would not do: a query has markers and masks that no
+    document has, and is harder to find documents for.
     """
     there = index.live_rows()
     rows = there[np.unique(np.linspace(0, len(there) - 1, _QUERIES).astype(np.int64))].tolist()
     texts = [index.document(row).whole for row in rows]
-    queries = encode_tokens(encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query")
+    queries = encode_tokens(
+        encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query"
+    )
     asked = [(row, queries.of(place)) for place, row in enumerate(rows) if queries.lengths[place]]
 
     def found(probes: int, candidates: int) -> list[set[int]]:
         return [
-            {other for other in index.search(query[None], 11, probes, candidates)[1][0].tolist() if other not in (row, -1)} for row, query in asked
+            {
+                other
+                for other in index.search(query[None], 11, probes, candidates)[1][0].tolist()
+                if other not in (row, -1)
+            }
+            for row, query in asked
         ]
 
     wanted = found(4 * PROBES, 4 * MOST)
@@ -42,5 +57,9 @@ def measured_effort(index: LateIndex, encoder: "Encoder") -> dict[str, float]:
         shares = [len(some & all) / len(all) for some, all in zip(got, wanted, strict=True) if all]
         share = float(np.mean(shares)) if shares else 1.0
         if share >= ENOUGH or candidates >= MOST:
-            return {"probes": float(PROBES), "candidates": float(candidates), "share_of_best_10": round(share, 4)}
+            return {
+                "probes": float(PROBES),
+                "candidates": float(candidates),
+                "share_of_best_10": round(share, 4),
+            }
         candidates *= 2

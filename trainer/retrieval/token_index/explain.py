@@ -26,10 +26,14 @@ class Match:
     """Whether the query's token is one of those that fill it up."""
 
 
-def explain(encoder: "Encoder", question: str, document: str, precision: Precision = "fp32") -> list[Match]:
-    """One match for each token of the question that is scored, in their order; the similarities add up to the document's score.
+def explain(
+    encoder: "Encoder", question: str, document: str, precision: Precision = "fp32"
+) -> list[Match]:
+    """One match for each token of the question that is scored, in their order; the similarities add
+    up to the document's score.
 
-    The document is encoded anew from its text, so the sum is the exact score also where the index holds less than that.
+    The document is encoded anew from its text, so the sum is the exact score also where the index
+    holds less than that.
     """
     with inference(encoder, torch.device(encoder.device), precision):
         query_tokens, query, written = _scored(encoder, question, "query")
@@ -39,12 +43,18 @@ def explain(encoder: "Encoder", question: str, document: str, precision: Precisi
         best = (query @ vectors.T).max(1)
     return [
         Match(token, document_tokens[nearest], similarity, place >= written)
-        for place, (token, nearest, similarity) in enumerate(zip(query_tokens, best.indices.tolist(), best.values.tolist(), strict=True))
+        for place, (token, nearest, similarity) in enumerate(
+            zip(query_tokens, best.indices.tolist(), best.values.tolist(), strict=True)
+        )
     ]
 
 
-def _scored(encoder: "Encoder", text: str, role: Role) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
-    """The tokens of a text that count, as the vocabulary writes them, their vectors, and how many there are before the filling."""
+def _scored(
+    encoder: "Encoder", text: str, role: Role
+) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
+    """The tokens of a text that count, as the vocabulary writes them, their vectors, and how many
+    there are before the filling.
+    """
     texts: Texts = encoder.tokenize([text], role)
     vectors = encoder(texts.to(encoder.device))[0].float()
     there = vectors.any(-1)

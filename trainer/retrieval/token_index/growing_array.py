@@ -9,7 +9,9 @@ from jaxtyping import Shaped
 
 
 class GrowingArray:
-    """Rows are appended; the header says how many they are once the file is closed. NumPy's headers leave room for any number of rows."""
+    """Rows are appended; the header says how many they are once the file is closed. NumPy's headers
+    leave room for any number of rows.
+    """
 
     def __init__(self, path: Path, kind: type, *row_shape: int) -> None:
         self._file = path.open("wb")
@@ -27,11 +29,20 @@ class GrowingArray:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._file.seek(0)
         self._write_header()
         self._file.close()
 
     def _write_header(self) -> None:
-        described = {"shape": (self.rows, *self._row_shape), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(self._kind)}
+        described = {
+            "shape": (self.rows, *self._row_shape),
+            "fortran_order": False,
+            "descr": np.lib.format.dtype_to_descr(self._kind),
+        }
         np.lib.format.write_array_header_1_0(self._file, described)

@@ -2,12 +2,11 @@
 
 manifest.json       model, kind, settings, segments, and size and fingerprint of every other file
 probe.npy           token vectors of a fixed text by the model that made the index, to know it by
-documents-N.jsonl   id, title and text of every document of segment N; offsets-N.npy says where each begins
-lengths-N.npy       how many vectors each has
-vectors-N.npy       exact: float16, one row a token
-ids-N.npy           compressed: each token's nearest centroid (uint16); codes-N.npy the rest of it, and
-means-N.npy         what the tokens of a document have in common (uint8)
-centroids.npy, rotation.npy, books.npy, spread.npy     compressed: what these stand for, the same for all segments
+documents-N.jsonl   id, title and text of every document of segment N; offsets-N.npy says where each
+begins lengths-N.npy       how many vectors each has vectors-N.npy       exact: float16, one row a
+token ids-N.npy           compressed: each token's nearest centroid (uint16); codes-N.npy the rest
+of it, and means-N.npy         what the tokens of a document have in common (uint8) centroids.npy,
+rotation.npy, books.npy, spread.npy     compressed: what these stand for, the same for all segments
 deleted-N-M.npy     rows of segment N that are not there any more
 """
 
@@ -27,14 +26,21 @@ from trainer.retrieval.indexes.manifest import opened
 from trainer.retrieval.indexes.stored_documents import read_array
 from trainer.retrieval.token_index.codes import Codec
 from trainer.retrieval.token_index.manifest import LateManifest, Segment
-from trainer.retrieval.token_index.search import check_queries, flat_queries, maxsim_scores, top_k_maxsim
+from trainer.retrieval.token_index.search import (
+    check_queries,
+    flat_queries,
+    maxsim_scores,
+    top_k_maxsim,
+)
 from trainer.retrieval.token_index.segment import OpenSegment
 from trainer.retrieval.vectors.token_vectors import blocks, encode_tokens, offsets_of
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
 
-PROBE = "A text about disks, networks and the weather, written to be compared: what is searched for?"
+PROBE = (
+    "A text about disks, networks and the weather, written to be compared: what is searched for?"
+)
 _PROBE_TOLERANCE = 0.05
 """Relative distance; bf16 stays below 0.02, another model is above 0.1."""
 _CANDIDATES_A_HIT = 4
@@ -51,69 +57,110 @@ class Found(NamedTuple):
 
 
 class LateIndex:
-    """An index folder of token vectors, opened. Vectors stay on disk. Rows count through all segments, deleted documents included."""
+    """An index folder of token vectors, opened. Vectors stay on disk. Rows count through all
+    segments, deleted documents included.
+    """
 
     def __init__(self, folder: Path, manifest: LateManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self.probes = int(manifest.approximate.get("probes", 0))
         self.candidates = int(manifest.approximate.get("candidates", 0))
-        self.codec = Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
+        self.codec = (
+            Codec.load(folder, manifest.dimensions) if manifest.kind == "compressed" else None
+        )
         self.segments = [self.segment(segment) for segment in manifest.segments]
         self._probe = read_array(folder / "probe.npy", (None, manifest.dimensions), np.float32)
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
     @classmethod
     def open(cls, folder: Path) -> "LateIndex":
-        """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of it is missing, cut or altered."""
+        """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of
+        it is missing, cut or altered.
+        """
         return opened(Path(folder), LateManifest.read, cls)
 
     def segment(self, segment: Segment) -> OpenSegment:
         """A segment of this index, opened, whether the manifest names it already or not."""
-        return OpenSegment(self.folder, segment, self.manifest.kind, self.manifest.dimensions, self.codec)
+        return OpenSegment(
+            self.folder, segment, self.manifest.kind, self.manifest.dimensions, self.codec
+        )
 
     def live_rows(self) -> Int64[np.ndarray, " row"]:
         """Rows of the documents that were not deleted."""
-        return np.concatenate([segment.live_rows + first for first, segment in zip(self._firsts, self.segments, strict=False)])
+        return np.concatenate(
+            [
+                segment.live_rows + first
+                for first, segment in zip(self._firsts, self.segments, strict=False)
+            ]
+        )
 
     @property
     def tokens(self) -> int:
         """Vectors of the documents that were not deleted."""
-        return sum(int(np.diff(segment.offsets)[segment.live_rows].sum()) for segment in self.segments)
+        return sum(
+            int(np.diff(segment.offsets)[segment.live_rows].sum()) for segment in self.segments
+        )
 
     def check_encoder(self, encoder: "Encoder") -> None:
-        """Raises BadModel when `encoder` is not the model that made the index: its vectors would find nothing sensible."""
+        """Raises BadModel when `encoder` is not the model that made the index: its vectors would
+        find nothing sensible.
+        """
         if encoder.dimensions != self.manifest.dimensions:
-            problem = f"vectors of {encoder.dimensions} numbers, and the index holds vectors of {self.manifest.dimensions}"
+            problem = (
+                f"vectors of {encoder.dimensions} numbers, and the index holds vectors of"
+                f" {self.manifest.dimensions}"
+            )
         elif not self._knows(probe(encoder)):
             problem = "other vectors than the model that made the index"
         else:
             return
-        raise BadModel(f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or build the index again with this model")
+        raise BadModel(
+            f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or"
+            " build the index again with this model"
+        )
 
     def _knows(self, found: Float32[np.ndarray, "token dimension"]) -> bool:
         wanted = self._probe
-        return found.shape == wanted.shape and bool(np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted))
+        return found.shape == wanted.shape and bool(
+            np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted)
+        )
 
     def search(
-        self, queries: Float[np.ndarray, "query query_token dimension"], k: int, probes: int | None = None, candidates: int | None = None
+        self,
+        queries: Float[np.ndarray, "query query_token dimension"],
+        k: int,
+        probes: int | None = None,
+        candidates: int | None = None,
     ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and rows of the k best documents of each query, best first (row -1: none found); rows of zeros in a query do not count.
+        """Scores and rows of the k best documents of each query, best first (row -1: none found);
+        rows of zeros in a query do not count.
 
-        Exact for kind exact. For compressed, `probes` lists are looked into for each query token, and `candidates` documents are decoded; where
-        they are not given, those of the manifest hold. Four candidates for each of k are the least. Raises BadModel for vectors of another length,
-        BadData for a query all of zeros.
+        Exact for kind exact. For compressed, `probes` lists are looked into for each query token,
+        and `candidates` documents are decoded; where they are not given, those of the manifest
+        hold. Four candidates for each of k are the least. Raises BadModel for vectors of another
+        length, BadData for a query all of zeros.
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
-                f"the queries have vectors of {queries.shape[2]} numbers, the index {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
+                f"the queries have vectors of {queries.shape[2]} numbers, the index"
+                f" {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
         check_queries(queries)
         if self.codec is None or len(queries) == 0:
-            found = [self._exact(queries, k)] if self.codec is None else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
+            found = (
+                [self._exact(queries, k)]
+                if self.codec is None
+                else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
+            )
         else:
             found = [
-                self._compressed(query[None], k, probes or self.probes, max(candidates or self.candidates, _CANDIDATES_A_HIT * k))
+                self._compressed(
+                    query[None],
+                    k,
+                    probes or self.probes,
+                    max(candidates or self.candidates, _CANDIDATES_A_HIT * k),
+                )
                 for query in queries
             ]
         scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -136,16 +183,29 @@ class LateIndex:
             parts.append(Found(scores, rows + first))
         return _best(parts, k)
 
-    def _compressed(self, query: Float[np.ndarray, "1 query_token dimension"], k: int, probes: int, candidates: int) -> Found:
-        """Documents by the lists of their tokens' nearest centroids and by their means; then the vectors of the best of them, decoded.
+    def _compressed(
+        self,
+        query: Float[np.ndarray, "1 query_token dimension"],
+        k: int,
+        probes: int,
+        candidates: int,
+    ) -> Found:
+        """Documents by the lists of their tokens' nearest centroids and by their means; then the
+        vectors of the best of them, decoded.
 
-        After PLAID (Santhanam et al. 2022), whose middle step compares all tokens of a document by their centroids: that orders documents no
-        better than the lists do and takes as long as decoding; means order them far better and take no time.
+        After PLAID (Santhanam et al. 2022), whose middle step compares all tokens of a document by
+        their centroids: that orders documents no better than the lists do and takes as long as
+        decoding; means order them far better and take no time.
         """
         assert self.codec is not None
         tokens, starts = flat_queries(self.codec.rotate(query))
         similarities = linear(tokens, torch.from_numpy(self.codec.centroids)).numpy()
-        near = np.concatenate([_near(segment, similarities, probes, _LOOKED_AT * candidates, tokens.sum(0).numpy()) for segment in self.segments])
+        near = np.concatenate(
+            [
+                _near(segment, similarities, probes, _LOOKED_AT * candidates, tokens.sum(0).numpy())
+                for segment in self.segments
+            ]
+        )
         chosen = _largest(near, candidates)
         chosen = chosen[near[chosen] > -np.inf]
         parts = []
@@ -154,8 +214,17 @@ class LateIndex:
             for start, stop in blocks(offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE):
                 some = rows[start:stop]
                 decoded = segment.decoded(some)
-                parts.append(Found(maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets), (some + first)[None]))
-        return _best(parts, k) if parts else Found(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
+                parts.append(
+                    Found(
+                        maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets),
+                        (some + first)[None],
+                    )
+                )
+        return (
+            _best(parts, k)
+            if parts
+            else Found(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
+        )
 
 
 def _near(
@@ -165,9 +234,11 @@ def _near(
     documents: int,
     query: Float32[np.ndarray, " place"],
 ) -> Float32[np.ndarray, " row"]:
-    """How near the documents of a segment are: by the lists of centroids, and the nearest `documents` of them by their means too; others -inf.
+    """How near the documents of a segment are: by the lists of centroids, and the nearest
+    `documents` of them by their means too; others -inf.
 
-    A document's mean is a part of each of its tokens, whichever of them a query's token finds: it adds its product with the sum of the query's tokens.
+    A document's mean is a part of each of its tokens, whichever of them a query's token finds: it
+    adds its product with the sum of the query's tokens.
     """
     near = segment.lists.gathered(similarities, probes, segment.segment.documents)
     near[segment.deleted] = -np.inf

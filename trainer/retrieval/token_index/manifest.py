@@ -30,7 +30,9 @@ PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
 
 
 class Segment(BaseModel):
-    """Documents that were added together. Its files carry its number and never change; what was deleted since is in a file of its own."""
+    """Documents that were added together. Its files carry its number and never change; what was
+    deleted since is in a file of its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -46,13 +48,24 @@ class Segment(BaseModel):
     @model_validator(mode="after")
     def _deleted_fits(self) -> Self:
         if self.deleted > self.documents or (self.deleted == 0) != (self.deleted_in is None):
-            raise ValueError(f"segment {self.number} has {self.documents} documents, {self.deleted} of them deleted by change {self.deleted_in}")
+            raise ValueError(
+                f"segment {self.number} has {self.documents} documents, {self.deleted} of them"
+                f" deleted by change {self.deleted_in}"
+            )
         return self
 
     def files(self, kind: LateKind) -> tuple[str, ...]:
         """The names of its files."""
-        names = ["documents-{}.jsonl", "offsets-{}.npy", "lengths-{}.npy", *(f"{part}-{{}}.npy" for part in PARTS[kind])]
-        return (*(name.format(self.number) for name in names), *([] if self.deleted_in is None else [self.deleted_file]))
+        names = [
+            "documents-{}.jsonl",
+            "offsets-{}.npy",
+            "lengths-{}.npy",
+            *(f"{part}-{{}}.npy" for part in PARTS[kind]),
+        ]
+        return (
+            *(name.format(self.number) for name in names),
+            *([] if self.deleted_in is None else [self.deleted_file]),
+        )
 
     @property
     def deleted_file(self) -> str:
@@ -71,8 +84,10 @@ class LateManifest(AnyManifest):
     changes: PositiveInt
     """How often the index was written or changed: the next change takes the next number."""
     approximate: dict[str, float]
-    """Probes and candidates of a search, the share of the ten best that they find, measured when there were so many `tokens`, and the mean squared error of
-    the first documents' vectors; empty for exact."""
+    """Probes and candidates of a search, the share of the ten best that they find, measured when
+    there were so many `tokens`, and the mean squared error of the first documents' vectors; empty
+    for exact.
+    """
     segments: tuple[Segment, ...] = Field(strict=False, min_length=1)
 
     @property
@@ -88,7 +103,9 @@ class LateManifest(AnyManifest):
     @property
     def search_bytes(self) -> int:
         """What a search needs beside the texts of the documents."""
-        return sum(record.bytes for name, record in self.files.items() if not name.startswith("documents"))
+        return sum(
+            record.bytes for name, record in self.files.items() if not name.startswith("documents")
+        )
 
     @property
     def share_of_float16(self) -> float:
@@ -101,7 +118,9 @@ class LateManifest(AnyManifest):
         return shared.union(*(segment.files(self.kind) for segment in self.segments))
 
     def described(self, folder: Path) -> Self:
-        """The same with a record of every file; those already on record are not read again, for they never change."""
+        """The same with a record of every file; those already on record are not read again, for
+        they never change.
+        """
         wanted = self.needed() - self.files.keys()
         new = describe_files(folder, sorted(wanted))
         if missing := wanted - new.keys():
@@ -111,10 +130,15 @@ class LateManifest(AnyManifest):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged, or of one vector a document."""
+        """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged, or of
+        one vector a document.
+        """
         content = read_content(folder)
         if content.get("kind") not in TOKEN_KINDS:
-            raise BadFolder(f"{folder} is an index of one vector a document, kind {content.get('kind')!r}; not of token vectors")
+            raise BadFolder(
+                f"{folder} is an index of one vector a document, kind {content.get('kind')!r}; not"
+                " of token vectors"
+            )
         manifest = validated(cls, content, folder)
         manifest._check_effort(folder)
         numbers = [segment.number for segment in manifest.segments]
@@ -124,7 +148,8 @@ class LateManifest(AnyManifest):
             or (manifest.kind == "compressed") != (manifest.bits is not None)
         ):
             raise BadFolder(
-                f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has; build the index again with `nearfar index`"
+                f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has;"
+                " build the index again with `nearfar index`"
             )
         return manifest
 
@@ -134,11 +159,14 @@ class LateManifest(AnyManifest):
             if value is None or not (1 <= value <= _MOST_EFFORT and value.is_integer()):
                 said = "does not say" if value is None else f"says {value:g} for"
                 raise BadFolder(
-                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to {_MOST_EFFORT}; build the index again with `nearfar index`"
+                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to"
+                    f" {_MOST_EFFORT}; build the index again with `nearfar index`"
                 )
 
     def write(self, folder: Path) -> None:
-        """Makes this the manifest of `folder`: all files are on disk before, and the change is whole or not at all, whenever the process ends."""
+        """Makes this the manifest of `folder`: all files are on disk before, and the change is
+        whole or not at all, whenever the process ends.
+        """
         for name in self.files:
             to_disk(folder / name)
         new = folder / _NEW
@@ -150,9 +178,11 @@ class LateManifest(AnyManifest):
 
 @contextlib.contextmanager
 def changing(folder: Path) -> Iterator[LateManifest]:
-    """The manifest of an index that this process alone may change meanwhile; afterwards, files that no manifest needs are removed.
+    """The manifest of an index that this process alone may change meanwhile; afterwards, files that
+    no manifest needs are removed.
 
-    A reader that has the index open keeps what it had. Raises BadFolder while another process changes the index, also on another thread.
+    A reader that has the index open keeps what it had. Raises BadFolder while another process
+    changes the index, also on another thread.
     """
     LateManifest.read(folder)
     with locked(folder), cannot_write(folder):

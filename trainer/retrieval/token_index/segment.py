@@ -1,4 +1,6 @@
-"""One segment of an index of token vectors, opened: its documents, and their vectors as they are stored."""
+"""One segment of an index of token vectors, opened: its documents, and their vectors as they are
+stored.
+"""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,30 +17,46 @@ from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of, to
 
 
 class OpenSegment:
-    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made at the first search, which reads all ids.
+    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made
+    at the first search, which reads all ids.
 
-    That search raises BadFolder for an id beyond the centroids: of a large file, opening compares samples only.
+    That search raises BadFolder for an id beyond the centroids: of a large file, opening compares
+    samples only.
     """
 
-    def __init__(self, folder: Path, segment: Segment, kind: LateKind, dimensions: int, codec: Codec | None) -> None:
+    def __init__(
+        self, folder: Path, segment: Segment, kind: LateKind, dimensions: int, codec: Codec | None
+    ) -> None:
         self.segment = segment
         self._codec = codec
         number, count, tokens = segment.number, segment.documents, segment.tokens
-        self.documents = StoredDocuments(folder / f"documents-{number}.jsonl", read_array(folder / f"offsets-{number}.npy", (count + 1,), np.int64))
+        self.documents = StoredDocuments(
+            folder / f"documents-{number}.jsonl",
+            read_array(folder / f"offsets-{number}.npy", (count + 1,), np.int64),
+        )
         lengths = folder / f"lengths-{number}.npy"
         self.offsets = offsets_of(read_array(lengths, (count,), np.uint32).astype(np.int64))
         if self.offsets[-1] != tokens:
-            raise BadFolder(f"{lengths} counts {self.offsets[-1]} vectors, the manifest says {tokens}; build the index again")
+            raise BadFolder(
+                f"{lengths} counts {self.offsets[-1]} vectors, the manifest says {tokens}; build"
+                " the index again"
+            )
         self.deleted = _deleted(folder, segment)
         self.parts: tuple[str, ...] = PARTS[kind]
         """The names of its arrays."""
         if codec is None:
-            self.vectors = read_array(folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16)
+            self.vectors = read_array(
+                folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16
+            )
         else:
             self._ids_file = folder / f"ids-{number}.npy"
             self.ids = read_array(self._ids_file, (tokens,), np.uint16)
-            self.codes = read_array(folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8)
-            self.means = read_array(folder / f"means-{number}.npy", (count, codec.code_bytes), np.uint8)
+            self.codes = read_array(
+                folder / f"codes-{number}.npy", (tokens, codec.code_bytes), np.uint8
+            )
+            self.means = read_array(
+                folder / f"means-{number}.npy", (count, codec.code_bytes), np.uint8
+            )
 
     @property
     def live(self) -> int:
@@ -72,14 +90,17 @@ class OpenSegment:
         assert self._codec is not None
         tokens = tokens_of(self.offsets, rows)
         lengths = np.diff(self.offsets)[rows]
-        vectors = self._codec.decode(Codes(self.ids[tokens], self.codes[tokens], self.means[rows]), lengths)
+        vectors = self._codec.decode(
+            Codes(self.ids[tokens], self.codes[tokens], self.means[rows]), lengths
+        )
         return TokenVectors(vectors, offsets_of(lengths))
 
 
 def _check_ids(ids: UInt16[np.ndarray, " token"], centroids: int, path: Path) -> None:
     if (most := int(ids.max())) >= centroids:
         raise BadFolder(
-            f"{path} was altered: it names centroid {most} of {centroids}, counted from 0; build the index again, or copy the folder anew"
+            f"{path} was altered: it names centroid {most} of {centroids}, counted from 0; build"
+            " the index again, or copy the folder anew"
         )
 
 
@@ -89,6 +110,8 @@ def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:
         path = folder / segment.deleted_file
         rows = read_array(path, (segment.deleted,), np.int64)
         if ((rows < 0) | (rows >= segment.documents)).any() or len(np.unique(rows)) < len(rows):
-            raise BadFolder(f"{path} names documents that the segment has not; build the index again")
+            raise BadFolder(
+                f"{path} names documents that the segment has not; build the index again"
+            )
         deleted[rows] = True
     return deleted

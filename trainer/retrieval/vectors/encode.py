@@ -35,9 +35,11 @@ def encode(
 ) -> Float32[np.ndarray, "text dimension"]:
     """One float32 vector a text, in the order given.
 
-    A text that occurs twice is encoded once. Texts are tokenised in slices, one slice ahead of the model; within a slice they go
-    through the model in order of length, as many at once as stay within `micro_batch_tokens` padded tokens (null: 2 048 on a CPU,
-    65 536 on a GPU). The encoder is in inference mode meanwhile and left as it was found. Memory beyond the result is that of two slices.
+    A text that occurs twice is encoded once. Texts are tokenised in slices, one slice ahead of the
+    model; within a slice they go through the model in order of length, as many at once as stay
+    within `micro_batch_tokens` padded tokens (null: 2 048 on a CPU, 65 536 on a GPU). The encoder
+    is in inference mode meanwhile and left as it was found. Memory beyond the result is that of two
+    slices.
 
     Raises BadModel when a vector is not finite.
     """
@@ -50,7 +52,9 @@ def encode(
         start = 0
         for slice_of_texts in tokenized(encoder, list(places), role, _TEXTS_AT_ONCE):
             stop = start + len(slice_of_texts)
-            vectors[start:stop] = _encode_slice(encoder, slice_of_texts, budget, device).cpu().numpy()
+            vectors[start:stop] = (
+                _encode_slice(encoder, slice_of_texts, budget, device).cpu().numpy()
+            )
             start = stop
     check_finite(vectors, precision)
     return vectors if len(places) == len(inverse) else vectors[inverse]
@@ -63,26 +67,37 @@ def encode_for_search(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Float32[np.ndarray, "text dimension"]:
-    """As `encode`, in the form whose dot products are the model's similarity: of length 1 where the contract compares by cosine."""
+    """As `encode`, in the form whose dot products are the model's similarity: of length 1 where the
+    contract compares by cosine.
+    """
     vectors = encode(encoder, texts, role, micro_batch_tokens, precision)
     if encoder.contract.similarity == "cosine" and not encoder.contract.normalize:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
     return vectors
 
 
-def _encode_slice(encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device) -> Float[Tensor, "text dimension"]:
+def _encode_slice(
+    encoder: "DenseEncoder", texts: Texts, budget: int, device: torch.device
+) -> Float[Tensor, "text dimension"]:
     vectors = torch.zeros(len(texts), encoder.dimensions, device=device)
     for rows, encoded in shared_out(encoder, texts, budget, device):
         if encoded.ndim != 2:
-            raise BadModel("the model gives one vector a token, where one a text is asked for; give a model of one vector a text")
+            raise BadModel(
+                "the model gives one vector a token, where one a text is asked for; give a model of"
+                " one vector a text"
+            )
         vectors[rows.to(device)] = encoded.float()
     return summed(vectors)
 
 
-def shared_out(encoder: "Encoder", texts: Texts, budget: int, device: torch.device) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
-    """This rank's micro-batches: rows of `texts` and their embeddings. Together the ranks give each text once.
+def shared_out(
+    encoder: "Encoder", texts: Texts, budget: int, device: torch.device
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
+    """This rank's micro-batches: rows of `texts` and their embeddings. Together the ranks give each
+    text once.
 
-    All ranks run equally many, since sharded weights are gathered by all together; the surplus is not handed out.
+    All ranks run equally many, since sharded weights are gathered by all together; the surplus is
+    not handed out.
     """
     cuts = micro_batches(texts.lengths, budget)
     for number in range(rank(), -(-len(cuts) // ranks()) * ranks(), ranks()):
@@ -92,7 +107,9 @@ def shared_out(encoder: "Encoder", texts: Texts, budget: int, device: torch.devi
             yield rows, encoded
 
 
-def tokenized(encoder: "Encoder", texts: list[str], role: Role, texts_at_once: int) -> Iterator[Texts]:
+def tokenized(
+    encoder: "Encoder", texts: list[str], role: Role, texts_at_once: int
+) -> Iterator[Texts]:
     """The texts slice by slice; while one is used, the next is tokenised in a thread."""
     slices = [texts[start : start + texts_at_once] for start in range(0, len(texts), texts_at_once)]
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
@@ -113,8 +130,9 @@ def check_finite(vectors: Float[np.ndarray, "..."], precision: Precision) -> Non
     """Raises BadModel when a number is infinite or undefined."""
     if not np.isfinite(vectors).all():
         raise BadModel(
-            "the model gives vectors with infinite or undefined numbers; its weights are damaged or overflow in "
-            f"{precision}: try precision fp32, or train again with a lower learning rate"
+            "the model gives vectors with infinite or undefined numbers; its weights are damaged"
+            f" or overflow in {precision}: try precision fp32, or train again with a lower learning"
+            " rate"
         )
 
 
@@ -128,7 +146,8 @@ def inference(encoder: "Encoder", device: torch.device, precision: Precision) ->
     """Within it the encoder computes without gradient and dropout; afterwards it is as it was."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
-    # What FSDP2 first makes in inference mode it could not write to in training; a single process has nothing of the kind.
+    # What FSDP2 first makes in inference mode it could not write to in training; a single process
+    # has nothing of the kind.
     without_gradient = torch.inference_mode() if ranks() == 1 else torch.no_grad()
     try:
         with without_gradient, autocast(device, precision):

@@ -1,4 +1,6 @@
-"""Approximate search with FAISS: graphs (HNSW) and lists (IVF), their effort set by measuring recall against exact search."""
+"""Approximate search with FAISS: graphs (HNSW) and lists (IVF), their effort set by measuring
+recall against exact search.
+"""
 
 import math
 from pathlib import Path
@@ -19,11 +21,14 @@ _SAMPLE = 256
 _VECTORS_AT_ONCE = 65536
 
 
-def build(kind: Approximate, vectors: Float32[np.ndarray, "document dimension"]) -> tuple[Any, dict[str, float]]:
+def build(
+    kind: Approximate, vectors: Float32[np.ndarray, "document dimension"]
+) -> tuple[Any, dict[str, float]]:
     """A FAISS index by inner product, and its settings with the recall they reach.
 
-    `hnsw`: a graph with 32 links a document (Malkov & Yashunin 2018). `ivf`: about 4 sqrt(n) lists by k-means (Sivic & Zisserman 2003).
-    recall_at_10 is measured on documents of the index taken as queries, each without itself.
+    `hnsw`: a graph with 32 links a document (Malkov & Yashunin 2018). `ivf`: about 4 sqrt(n) lists
+    by k-means (Sivic & Zisserman 2003). recall_at_10 is measured on documents of the index taken as
+    queries, each without itself.
     """
     import faiss
 
@@ -34,8 +39,12 @@ def build(kind: Approximate, vectors: Float32[np.ndarray, "document dimension"])
         index = faiss.IndexHNSWFlat(dimensions, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 200
     else:
-        lists = max(1, min(int(4 * math.sqrt(count)), count // 39))  # k-means wants 39 vectors a list
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimensions), dimensions, lists, faiss.METRIC_INNER_PRODUCT)
+        lists = max(
+            1, min(int(4 * math.sqrt(count)), count // 39)
+        )  # k-means wants 39 vectors a list
+        index = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(dimensions), dimensions, lists, faiss.METRIC_INNER_PRODUCT
+        )
         index.cp.min_points_per_centroid = 1  # no warning on standard error for a small corpus
         index.train(np.ascontiguousarray(vectors[_spread(count, 256 * lists)]))
         settings["nlist"] = float(lists)
@@ -52,8 +61,12 @@ def save(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def load(path: Path, kind: Approximate, count: int, dimensions: int, settings: dict[str, float]) -> Any:
-    """The index in `path`, set to the effort found when it was built. Raises BadFolder when it is not the one described."""
+def load(
+    path: Path, kind: Approximate, count: int, dimensions: int, settings: dict[str, float]
+) -> Any:
+    """The index in `path`, set to the effort found when it was built. Raises BadFolder when it is
+    not the one described.
+    """
     import faiss
 
     wanted = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[kind]
@@ -61,8 +74,14 @@ def load(path: Path, kind: Approximate, count: int, dimensions: int, settings: d
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise BadFolder(f"{path} is not a FAISS index; build the index again") from error
-    if not isinstance(index, wanted) or (index.ntotal, index.d, index.metric_type) != (count, dimensions, faiss.METRIC_INNER_PRODUCT):
-        raise BadFolder(f"{path} holds another FAISS index than the manifest describes; build the index again")
+    if not isinstance(index, wanted) or (index.ntotal, index.d, index.metric_type) != (
+        count,
+        dimensions,
+        faiss.METRIC_INNER_PRODUCT,
+    ):
+        raise BadFolder(
+            f"{path} holds another FAISS index than the manifest describes; build the index again"
+        )
     if settings.get(_EFFORT[kind], 0) < 1:
         raise BadFolder(f"the manifest beside {path} lacks {_EFFORT[kind]}; build the index again")
     _set_effort(index, kind, int(settings[_EFFORT[kind]]))
@@ -83,7 +102,9 @@ def _set_effort(index: Any, kind: Approximate, effort: int) -> None:
         index.nprobe = effort
 
 
-def _tuned(index: Any, kind: Approximate, vectors: Float32[np.ndarray, "document dimension"], most: int) -> dict[str, float]:
+def _tuned(
+    index: Any, kind: Approximate, vectors: Float32[np.ndarray, "document dimension"], most: int
+) -> dict[str, float]:
     """The least effort, in doublings, with enough recall, and that recall."""
     sample = _spread(len(vectors), _SAMPLE)
     queries = np.ascontiguousarray(vectors[sample])
@@ -98,9 +119,17 @@ def _tuned(index: Any, kind: Approximate, vectors: Float32[np.ndarray, "document
         effort = min(most, 2 * effort)
 
 
-def _recall(exact: Int64[np.ndarray, "query rank"], found: Int64[np.ndarray, "query rank"], itself: Int64[np.ndarray, " query"]) -> float:
+def _recall(
+    exact: Int64[np.ndarray, "query rank"],
+    found: Int64[np.ndarray, "query rank"],
+    itself: Int64[np.ndarray, " query"],
+) -> float:
     wanted = [set(rows) - {own} for rows, own in zip(exact.tolist(), itself.tolist(), strict=True)]
-    hits = [len(rows.intersection(got)) / len(rows) for rows, got in zip(wanted, found.tolist(), strict=True) if rows]
+    hits = [
+        len(rows.intersection(got)) / len(rows)
+        for rows, got in zip(wanted, found.tolist(), strict=True)
+        if rows
+    ]
     return float(np.mean(hits)) if hits else 1.0
 
 

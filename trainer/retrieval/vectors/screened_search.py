@@ -1,7 +1,9 @@
-"""Exact search block by block: a quick product of matrices leaves out what cannot be among the best, and the few left are scored one by one.
+"""Exact search block by block: a quick product of matrices leaves out what cannot be among the
+best, and the few left are scored one by one.
 
-The product is of vectors rounded to bfloat16 where the processor has instructions for it: what it leaves out is out by more than its rounding can amount to.
-A score is the sum over one pair of vectors alone, so neither it nor the order depends on blocks, threads or ranks.
+The product is of vectors rounded to bfloat16 where the processor has instructions for it: what it
+leaves out is out by more than its rounding can amount to. A score is the sum over one pair of
+vectors alone, so neither it nor the order depends on blocks, threads or ranks.
 """
 
 import warnings
@@ -17,7 +19,9 @@ _DOCUMENTS_A_PRODUCT = 1 << 12
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 _MEMBERS = 16
 _FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-8
-"""By how much a number rounded to the nearest differs at most, relative to itself, and a hundredth more for products of such differences."""
+"""By how much a number rounded to the nearest differs at most, relative to itself, and a hundredth
+more for products of such differences.
+"""
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
@@ -29,17 +33,25 @@ class Extent:
     longest: float
     """The length of the longest."""
     rounding: float
-    """The longest of the differences to the same vectors in bfloat16; 0 where products are not rounded."""
+    """The longest of the differences to the same vectors in bfloat16; 0 where products are not
+    rounded.
+    """
 
     @classmethod
-    def of(cls, vectors: Float32[np.ndarray, "vector dimension"], device: torch.device | str = "cpu") -> "Extent":
+    def of(
+        cls, vectors: Float32[np.ndarray, "vector dimension"], device: torch.device | str = "cpu"
+    ) -> "Extent":
         """That of vectors whose products are computed on `device`."""
         longest = float(np.linalg.norm(vectors, axis=1).max(initial=0.0))
-        return cls(longest, float(_rounding(vectors).max(initial=0.0)) if _rounds(torch.device(device)) else 0.0)
+        return cls(
+            longest,
+            float(_rounding(vectors).max(initial=0.0)) if _rounds(torch.device(device)) else 0.0,
+        )
 
 
 class ScreenedSearch:
-    """The k best documents of some queries, of blocks of documents shown one after the other. At most 16 MB of scores are held at a time.
+    """The k best documents of some queries, of blocks of documents shown one after the other. At
+    most 16 MB of scores are held at a time.
 
     >>> search = ScreenedSearch(np.eye(2, dtype="float32"), k=2)
     >>> search.add(np.float32([[1, 0], [0, 3]]), first_row=0)
@@ -49,23 +61,47 @@ class ScreenedSearch:
     ([[3, 0], [1, 3]], [[2.0, 1.0], [3.0, 2.0]])
     """
 
-    def __init__(self, queries: Float32[np.ndarray, "query dimension"], k: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        queries: Float32[np.ndarray, "query dimension"],
+        k: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one document")
         self._queries, self._k, self._device = queries, k, torch.device(device)
         self._rounds = _rounds(self._device)
         self._there = self._for_products(queries)
-        self._lengths, self._roundings = np.linalg.norm(queries, axis=1), _rounding(queries) if self._rounds else np.zeros(len(queries))
+        self._lengths, self._roundings = (
+            np.linalg.norm(queries, axis=1),
+            (_rounding(queries) if self._rounds else np.zeros(len(queries))),
+        )
         self._largest = np.full((len(queries), k), -np.inf, np.float32)
-        """Of each query the k largest among the maxima of groups of documents: the smallest is a score that k documents reach."""
+        """Of each query the k largest among the maxima of groups of documents: the smallest is a
+        score that k documents reach.
+        """
         self._error = np.zeros(len(queries))
-        """By how much a score of a product may be off, over all documents so far, before it is rounded itself."""
-        self._found: list[tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]] = []
+        """By how much a score of a product may be off, over all documents so far, before it is
+        rounded itself.
+        """
+        self._found: list[
+            tuple[
+                Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]
+            ]
+        ] = []
 
-    def add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int, extent: Extent | None = None) -> None:
-        """Looks through the documents, whose rows begin with `first_row`. Blocks come in the order of rows. `extent`: of these documents, if it is known."""
+    def add(
+        self,
+        documents: Float32[np.ndarray, "document dimension"],
+        first_row: int,
+        extent: Extent | None = None,
+    ) -> None:
+        """Looks through the documents, whose rows begin with `first_row`. Blocks come in the order
+        of rows. `extent`: of these documents, if it is known.
+        """
         extent = extent or Extent.of(documents, self._device)
-        # Of q'd' for qd: |q'd' - qd| <= |q' - q||d| + |q'||d' - d|, and the sum of `dimension` products in float32 beside.
+        # Of q'd' for qd: |q'd' - qd| <= |q' - q||d| + |q'||d' - d|, and the sum of `dimension`
+        # products in float32 beside.
         sums = 2 * documents.shape[1] * _FLOAT32 * extent.longest * self._lengths
         error = self._roundings * extent.longest + 1.01 * self._lengths * extent.rounding + sums
         self._error = np.maximum(self._error, error)
@@ -76,12 +112,24 @@ class ScreenedSearch:
         there = self._for_products(documents)
         width = min(_DOCUMENTS_A_PRODUCT, len(documents))
         step = max(1, _SCORES_AT_ONCE.get(self._device.type, _SCORES_AT_ONCE["cuda"]) // width)
-        room = there.new_empty(min(step, len(self._queries)) * width)  # made once: fresh pages take as long as the product
+        room = there.new_empty(
+            min(step, len(self._queries)) * width
+        )  # made once: fresh pages take as long as the product
         for start in range(0, len(self._queries), step):
-            self._screen(slice(start, min(start + step, len(self._queries))), documents, there, first_row, room)
+            self._screen(
+                slice(start, min(start + step, len(self._queries))),
+                documents,
+                there,
+                first_row,
+                room,
+            )
 
-    def _for_products(self, vectors: Float32[np.ndarray, "vector dimension"]) -> Float[Tensor, "vector dimension"]:
-        return torch.from_numpy(vectors).to(self._device, torch.bfloat16 if self._rounds else torch.float32)
+    def _for_products(
+        self, vectors: Float32[np.ndarray, "vector dimension"]
+    ) -> Float[Tensor, "vector dimension"]:
+        return torch.from_numpy(vectors).to(
+            self._device, torch.bfloat16 if self._rounds else torch.float32
+        )
 
     def _screen(
         self,
@@ -93,23 +141,34 @@ class ScreenedSearch:
     ) -> None:
         """Looks through documents for some queries.
 
-        k documents have a product of at least `largest`, so k exact scores are at least that less the error, and what is among the best has a product
-        of at least `largest` less twice the error. Where products are rounded themselves, both may be off by that rounding in addition.
+        k documents have a product of at least `largest`, so k exact scores are at least that less
+        the error, and what is among the best has a product of at least `largest` less twice the
+        error. Where products are rounded themselves, both may be off by that rounding in addition.
         """
         found, asked = [], self._there[some]
         for first in range(0, len(there), _DOCUMENTS_A_PRODUCT):
             part = there[first : first + _DOCUMENTS_A_PRODUCT]
             # A row a document: oneDNN is a third faster where there are more rows than columns.
-            scores = torch.mm(part, asked.T, out=room[: len(part) * len(asked)].view(len(part), len(asked)))
+            scores = torch.mm(
+                part, asked.T, out=room[: len(part) * len(asked)].view(len(part), len(asked))
+            )
             limits = self._raised(some, _maxima(scores, self._k))
             queries, rows, rounded = _reaching(scores, limits)
             found.append((queries * len(there) + rows + first, rounded))
         pairs, rounded = (np.concatenate(each) for each in zip(*found, strict=True))
         pairs = np.sort(pairs[rounded >= limits[pairs // len(there)]])  # the limit has risen since
         queries, rows = np.divmod(pairs, len(there))
-        self._found.append((queries + some.start, rows + first_row, pair_scores(self._queries[some], documents, queries, rows)))
+        self._found.append(
+            (
+                queries + some.start,
+                rows + first_row,
+                pair_scores(self._queries[some], documents, queries, rows),
+            )
+        )
 
-    def _raised(self, some: slice, maxima: Float32[np.ndarray, "query group"]) -> Float32[np.ndarray, " query"]:
+    def _raised(
+        self, some: slice, maxima: Float32[np.ndarray, "query group"]
+    ) -> Float32[np.ndarray, " query"]:
         """For each query the least product of what may be among the k best."""
         together = np.concatenate([self._largest[some], maxima], axis=1)
         together.partition(together.shape[1] - self._k, axis=1)
@@ -119,12 +178,19 @@ class ScreenedSearch:
         return (largest - 2 * self._error[some] - of_scores).astype(np.float32)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and rows, best first, equal scores in the order of rows; minus infinity and row -1 where there are fewer than k documents."""
-        found = (np.empty((len(self._queries), self._k), np.float32), np.empty((len(self._queries), self._k), np.int64))
+        """Scores and rows, best first, equal scores in the order of rows; minus infinity and row -1
+        where there are fewer than k documents.
+        """
+        found = (
+            np.empty((len(self._queries), self._k), np.float32),
+            np.empty((len(self._queries), self._k), np.int64),
+        )
         found[0].fill(-np.inf)
         found[1].fill(-1)
         if self._found:
-            queries, rows, scores = (np.concatenate(each) for each in zip(*self._found, strict=True))
+            queries, rows, scores = (
+                np.concatenate(each) for each in zip(*self._found, strict=True)
+            )
             order = _best_first(scores, rows)
             order = order[_in_order(queries[order], len(self._queries))]
             queries, rows, scores = queries[order], rows[order], scores[order]
@@ -141,9 +207,12 @@ def pair_scores(
     query_rows: Int64[np.ndarray, " pair"],
     document_rows: Int64[np.ndarray, " pair"],
 ) -> Float32[np.ndarray, " pair"]:
-    """The dot product of each pair of a query and a document, whose queries come in ascending order; each the same whatever the others are.
+    """The dot product of each pair of a query and a document, whose queries come in ascending
+    order; each the same whatever the others are.
 
-    >>> pair_scores(np.float32([[1, 2]]), np.float32([[3, 0], [0, 4]]), np.array([0, 0]), np.array([1, 0])).tolist()
+    >>> pair_scores(
+    ...     np.float32([[1, 2]]), np.float32([[3, 0], [0, 4]]), np.array([0, 0]), np.array([1, 0])
+    ... ).tolist()
     [8.0, 3.0]
     """
     starts = np.searchsorted(query_rows, np.arange(len(queries) + 1))
@@ -155,11 +224,19 @@ def pair_scores(
         check_invariants=False,  # rows of a query come in any order
     )
     # Not a product of matrices: its sums run in another order when there are other rows beside.
-    return torch.sparse.sampled_addmm(wanted, torch.from_numpy(queries), torch.from_numpy(documents).T, beta=0.0).values().numpy()
+    return (
+        torch.sparse.sampled_addmm(
+            wanted, torch.from_numpy(queries), torch.from_numpy(documents).T, beta=0.0
+        )
+        .values()
+        .numpy()
+    )
 
 
 def _maxima(scores: Float[Tensor, "document query"], k: int) -> Float32[np.ndarray, "query group"]:
-    """A score of each group of documents, the largest where that may be one of the k largest. Of n groups, group i holds documents i, i + n, i + 2n, ..."""
+    """A score of each group of documents, the largest where that may be one of the k largest. Of n
+    groups, group i holds documents i, i + n, i + 2n, ...
+    """
     members = min(_MEMBERS, max(1, len(scores) // (4 * k)))
     groups = len(scores) // members
     some = scores[: members * groups].unflatten(0, (members, groups))
@@ -182,8 +259,11 @@ def _reaching(
         return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
     if scores.dtype == torch.bfloat16:
         bits, below = _bits(scores), limits <= 0
-        # The next number in bfloat16 that is not above the limit; of zero, which has two signs, one that is below both.
-        lowest = ((np.where(below, -np.abs(limits), limits).view(np.int32) >> 16) + below).astype(np.int16)
+        # The next number in bfloat16 that is not above the limit; of zero, which has two signs, one
+        # that is below both.
+        lowest = ((np.where(below, -np.abs(limits), limits).view(np.int32) >> 16) + below).astype(
+            np.int16
+        )
         if below.any():
             bits, lowest = _turned(bits), _turned(lowest)
         found = np.flatnonzero(bits >= lowest)
@@ -196,29 +276,40 @@ def _reaching(
 
 
 def _bits(scores: BFloat16[Tensor, "*shape"]) -> Int16[np.ndarray, "*shape"]:
-    """Numbers in bfloat16 as integers, which are compared several times as fast. Those above zero keep their order, and are above all others."""
+    """Numbers in bfloat16 as integers, which are compared several times as fast. Those above zero
+    keep their order, and are above all others.
+    """
     return scores.view(torch.int16).numpy()
 
 
 def _turned(bits: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
-    """The bits of floating-point numbers, of any width, with those below zero in their order too; turned twice, they are as they were."""
+    """The bits of floating-point numbers, of any width, with those below zero in their order too;
+    turned twice, they are as they were.
+    """
     width = np.iinfo(bits.dtype)
     turned: Int[np.ndarray, "*shape"] = bits ^ ((bits >> (width.bits - 1)) & width.max)
     return turned
 
 
-def _best_first(scores: Float32[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " pair"]:
-    """The order of falling scores, equal ones by row: one sort of integers, several times as fast as a stable one of floats.
+def _best_first(
+    scores: Float32[np.ndarray, " pair"], rows: Int64[np.ndarray, " pair"]
+) -> Int64[np.ndarray, " pair"]:
+    """The order of falling scores, equal ones by row: one sort of integers, several times as fast
+    as a stable one of floats.
 
     >>> _best_first(np.float32([-2, 0, 7, -0.0]), np.array([4, 5, 6, 3])).tolist()
     [2, 3, 1, 0]
     """
-    rising = _turned((scores + np.float32(0)).view(np.int32)).astype(np.int64)  # by adding, zero has one sign
+    rising = _turned((scores + np.float32(0)).view(np.int32)).astype(
+        np.int64
+    )  # by adding, zero has one sign
     return np.argsort((-rising << 32) + rows)
 
 
 def _in_order(numbers: Int64[np.ndarray, " number"], below: int) -> Int64[np.ndarray, " number"]:
-    """The order that sorts numbers `below` a bound, equal ones as they came. Small numbers are sorted by their bits, several times as fast."""
+    """The order that sorts numbers `below` a bound, equal ones as they came. Small numbers are
+    sorted by their bits, several times as fast.
+    """
     return np.argsort(numbers.astype(np.uint16 if below <= 1 << 16 else np.int64), kind="stable")
 
 
@@ -229,5 +320,9 @@ def _rounding(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.nd
 
 
 def _rounds(device: torch.device) -> bool:
-    """Whether products on `device` are of vectors rounded to bfloat16: where that is several times as fast."""
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether products on `device` are of vectors rounded to bfloat16: where that is several times
+    as fast.
+    """
+    return device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )

@@ -1,9 +1,10 @@
-"""What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of each text, and looked up a batch at a time.
+"""What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of
+each text, and looked up a batch at a time.
 
-teacher.json                     which teacher (a fingerprint of its weights and contract, and the contract), one vector a text or one a token
-query-names.npy, document-...    identities of the texts, sorted
-query-vectors.npy, ...           one row a text in that order, or one a token (float16)
-query-offsets.npy, ...           of tokens: where each text's begin
+teacher.json                     which teacher (a fingerprint of its weights and contract, and the
+contract), one vector a text or one a token query-names.npy, document-...    identities of the
+texts, sorted query-vectors.npy, ...           one row a text in that order, or one a token
+(float16) query-offsets.npy, ...           of tokens: where each text's begin
 """
 
 import hashlib
@@ -30,7 +31,12 @@ from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.token_index.growing_array import GrowingArray
 from trainer.retrieval.vectors.encode import Role, encode_for_search
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of
-from trainer.storage.into_place import move_into_place, moved_where_nothing_is, partial_folder, state_of
+from trainer.storage.into_place import (
+    move_into_place,
+    moved_where_nothing_is,
+    partial_folder,
+    state_of,
+)
 
 FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
@@ -50,18 +56,30 @@ class TaughtVectors:
 
     @classmethod
     def open(cls, folder: Path) -> "TaughtVectors":
-        """The embeddings in `folder`, memory-mapped. Raises BadFolder where files are missing or no arrays."""
+        """The embeddings in `folder`, memory-mapped. Raises BadFolder where files are missing or no
+        arrays.
+        """
         tokens = _content(folder)["tokens"]
         try:
             of = {
-                part: {role: np.load(folder / f"{role}-{part}.npy", mmap_mode="r", allow_pickle=False) for role in _ROLES} for part in _parts(tokens)
+                part: {
+                    role: np.load(folder / f"{role}-{part}.npy", mmap_mode="r", allow_pickle=False)
+                    for role in _ROLES
+                }
+                for part in _parts(tokens)
             }
         except (OSError, ValueError) as error:
-            raise BadFolder(f"{folder} is not whole ({error}); remove it, and it is made again") from error
+            raise BadFolder(
+                f"{folder} is not whole ({error}); remove it, and it is made again"
+            ) from error
         return cls(of["names"], of["vectors"], of.get("offsets"))
 
-    def embeddings(self, batch: Batch) -> tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]:
-        """Of a batch's queries and documents: one vector a text, or one a token with rows of zeros behind the last. Raises BadData for a new text."""
+    def embeddings(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]:
+        """Of a batch's queries and documents: one vector a text, or one a token with rows of zeros
+        behind the last. Raises BadData for a new text.
+        """
         return self._of(batch.queries, "query"), self._of(batch.documents, "document")
 
     @property
@@ -71,16 +89,23 @@ class TaughtVectors:
 
     def compared(self, role: Role, names: Int64[np.ndarray, " text"]) -> tuple[int, int]:
         """How many of these texts are not here, and how many that are here are not among them."""
-        return int((~np.isin(names, self.names[role])).sum()), int((~np.isin(self.names[role], names)).sum())
+        return int((~np.isin(names, self.names[role])).sum()), int(
+            (~np.isin(self.names[role], names)).sum()
+        )
 
     def _of(self, texts: Texts, role: Role) -> Float[Tensor, "text ..."]:
         wanted, there = texts.identities.cpu().numpy(), self.names[role]
         rows = np.searchsorted(there, wanted).clip(max=len(there) - 1)
         if (there[rows] != wanted).any():
-            raise BadData(f"the teacher has not seen {int((there[rows] != wanted).sum())} of {len(wanted)} texts of a batch; start the run again")
+            raise BadData(
+                f"the teacher has not seen {int((there[rows] != wanted).sum())} of {len(wanted)}"
+                " texts of a batch; start the run again"
+            )
         if self.offsets is None:
             return torch.from_numpy(np.ascontiguousarray(self.vectors[role][rows]))
-        return torch.from_numpy(TokenVectors(self.vectors[role], self.offsets[role]).select(rows).padded())
+        return torch.from_numpy(
+            TokenVectors(self.vectors[role], self.offsets[role]).select(rows).padded()
+        )
 
 
 def taught_vectors(
@@ -93,37 +118,73 @@ def taught_vectors(
     replace: bool = False,
     further: Further = tuple,
 ) -> TaughtVectors:
-    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives of `rows`, and of `further` documents: those in `folder`, made there where it is not there.
+    """The teacher's embeddings of all queries, positives and first `negatives_per_query` negatives
+    of `rows`, and of `further` documents: those in `folder`, made there where it is not there.
 
-    Texts that have come to those in `folder` are encoded and added. What another teacher has made, or other data, is refused with BadFolder that says what
-    has changed, and left as it is; with `replace` it is made anew, and the former goes when the new is whole. `say` is told what is made.
+    Texts that have come to those in `folder` are encoded and added. What another teacher has made,
+    or other data, is refused with BadFolder that says what has changed, and left as it is; with
+    `replace` it is made anew, and the former goes when the new is whole. `say` is told what is
+    made.
 
-    In float32 whatever the machine, so that what is taught depends on the recipe alone; token vectors are kept in float16. All ranks encode together, the
-    first one writes. Where another run has made `folder` meanwhile, that is used. Raises BadFolder where it is of something else, or no such folder.
+    In float32 whatever the machine, so that what is taught depends on the recipe alone; token
+    vectors are kept in float16. All ranks encode together, the first one writes. Where another run
+    has made `folder` meanwhile, that is used. Raises BadFolder where it is of something else, or no
+    such folder.
     """
-    texts: dict[Role, Callable[[], Iterator[str]]] = {role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES}
+    texts: dict[Role, Callable[[], Iterator[str]]] = {
+        role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES
+    }
     wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
     seen = on_first(lambda: state_of(folder))
-    made, kept = agreed(list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX)
+    made, kept = agreed(
+        list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX
+    )
     if made:
         there = TaughtVectors.open(folder) if kept else None
-        _make(folder, teacher, texts, there, micro_batch_tokens, say, lambda unfinished: _finish(unfinished, folder, seen, wanted, names, say))
+        _make(
+            folder,
+            teacher,
+            texts,
+            there,
+            micro_batch_tokens,
+            say,
+            lambda unfinished: _finish(unfinished, folder, seen, wanted, names, say),
+        )
     return TaughtVectors.open(folder)
 
 
 def names_of(rows: Iterable[Row], negatives_per_query: int, further: Further = tuple) -> Names:
-    """The identities of the texts that a teacher encodes of `rows`, and of `further` documents, sorted."""
-    return {role: np.unique(np.array([*map(identity, _texts(rows, role, negatives_per_query, further))], np.int64)) for role in _ROLES}
+    """The identities of the texts that a teacher encodes of `rows`, and of `further` documents,
+    sorted.
+    """
+    return {
+        role: np.unique(
+            np.array([*map(identity, _texts(rows, role, negatives_per_query, further))], np.int64)
+        )
+        for role in _ROLES
+    }
 
 
 def content_of(teacher: Encoder) -> dict[str, Any]:
     """What `teacher.json` says of a teacher's vectors."""
-    late, contract = isinstance(teacher, LateInteractionEncoder), teacher.contract.model_dump(mode="json")
-    return {"version": 1, "fingerprint": teacher_fingerprint(teacher), "contract": contract, "tokens": late}
+    late, contract = (
+        isinstance(teacher, LateInteractionEncoder),
+        teacher.contract.model_dump(mode="json"),
+    )
+    return {
+        "version": 1,
+        "fingerprint": teacher_fingerprint(teacher),
+        "contract": contract,
+        "tokens": late,
+    }
 
 
-def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say: Callable[[str], None]) -> tuple[int, int]:
-    """Whether the vectors of these texts are to be made, which `say` is told, and whether those in `folder` are kept beside them. Raises BadFolder where they are of something else."""
+def to_do(
+    folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say: Callable[[str], None]
+) -> tuple[int, int]:
+    """Whether the vectors of these texts are to be made, which `say` is told, and whether those in
+    `folder` are kept beside them. Raises BadFolder where they are of something else.
+    """
     texts = sum(map(len, names.values()))
     if not folder.exists():
         say(f"the teacher encodes {texts:,} training texts, once; kept in {folder}")
@@ -132,28 +193,41 @@ def to_do(folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say
     if not missing:
         return 0, 0
     if changed is None:
-        say(f"the teacher encodes {missing:,} texts that have come to the {texts - missing:,} in {folder}")
+        say(
+            f"the teacher encodes {missing:,} texts that have come to the {texts - missing:,} in"
+            f" {folder}"
+        )
         return 1, 1
     if not replace:
         raise BadFolder(
-            f"{folder} was made of {changed}. Nothing was changed; give back what it was made of, or set another `output`, or start with --replace, "
-            "which lets the teacher encode anew"
+            f"{folder} was made of {changed}. Nothing was changed; give back what it was made of,"
+            " or set another `output`, or start with --replace, which lets the teacher encode anew"
         )
     say(f"{folder} was made of {changed}; the teacher encodes {texts:,} training texts anew")
     return 1, 0
 
 
 def _compared(folder: Path, wanted: dict[str, Any], names: Names) -> tuple[int, str | None]:
-    """How many of these texts the vectors in `folder` lack, and, where not by addition alone, what else they were made of. Raises BadFolder."""
+    """How many of these texts the vectors in `folder` lack, and, where not by addition alone, what
+    else they were made of. Raises BadFolder.
+    """
     content, texts = _content(folder), sum(map(len, names.values()))
     if content["fingerprint"] == wanted["fingerprint"]:
         found = TaughtVectors.open(folder)
         counts = {role: found.compared(role, names[role]) for role in _ROLES}
         missing, others = (sum(each) for each in zip(*counts.values(), strict=True))
-        of_roles = " and ".join(f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items())
-        return missing, f"other data: since then {of_roles}, of {texts:,} texts" if missing and others else None
+        of_roles = " and ".join(
+            f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items()
+        )
+        return missing, (
+            f"other data: since then {of_roles}, of {texts:,} texts" if missing and others else None
+        )
     before, now = content.get("contract") or {}, wanted["contract"]
-    fields = [f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}" for name in now if before and before.get(name) != now[name]]
+    fields = [
+        f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}"
+        for name in now
+        if before and before.get(name) != now[name]
+    ]
     weights = "its weights have changed" if before else "its weights or its contract have changed"
     return texts, f"another teacher: {'; '.join(fields) or weights}"
 
@@ -162,7 +236,10 @@ def teacher_fingerprint(teacher: Encoder) -> str:
     """SHA-256 of all weights and the contract: another one gives other vectors."""
     digest = hashlib.sha256(teacher.contract.model_dump_json().encode())
     for name, value in sorted(teacher.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode()
+            + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -179,7 +256,9 @@ def _make(
     unfinished: Path | None = on_first(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
-            files: Any = on_first(lambda: _Files(unfinished, role, tokens, teacher.dimensions, kept))  # type: ignore[arg-type]  # noqa: B023
+            files: Any = on_first(
+                partial(_Files, unfinished, role, tokens, teacher.dimensions, kept)  # type: ignore[arg-type]
+            )
             known = set() if kept is None else set(kept.names[role].tolist())
             for texts in _slices(text for text in all_texts[role]() if identity(text) not in known):
                 if tokens:
@@ -196,9 +275,13 @@ def _make(
 
 
 class _Files:
-    """The arrays of one role, those `kept` first, written as they come and put in the order of their names at the end."""
+    """The arrays of one role, those `kept` first, written as they come and put in the order of
+    their names at the end.
+    """
 
-    def __init__(self, folder: Path, role: Role, tokens: bool, dimensions: int, kept: TaughtVectors | None) -> None:
+    def __init__(
+        self, folder: Path, role: Role, tokens: bool, dimensions: int, kept: TaughtVectors | None
+    ) -> None:
         self.folder, self.role, self.tokens = folder, role, tokens
         self.names: list[int] = []
         self.lengths = [np.empty(0, np.int64)]
@@ -219,23 +302,43 @@ class _Files:
 
     def finish(self) -> None:
         self.file.__exit__(None, None, None)
-        names, vectors = np.array(self.names, np.int64), np.load(self.unsorted, mmap_mode="r", allow_pickle=False)
+        names, vectors = (
+            np.array(self.names, np.int64),
+            np.load(self.unsorted, mmap_mode="r", allow_pickle=False),
+        )
         order = np.argsort(names, kind="stable")
-        unsorted = TokenVectors(vectors, offsets_of(np.concatenate(self.lengths))) if self.tokens else None
-        with GrowingArray(self.folder / f"{self.role}-vectors.npy", vectors.dtype.type, vectors.shape[1]) as sorted_file:
+        unsorted = (
+            TokenVectors(vectors, offsets_of(np.concatenate(self.lengths))) if self.tokens else None
+        )
+        with GrowingArray(
+            self.folder / f"{self.role}-vectors.npy", vectors.dtype.type, vectors.shape[1]
+        ) as sorted_file:
             for start in range(0, len(order), _TEXTS_AT_ONCE):
                 some = order[start : start + _TEXTS_AT_ONCE]
-                sorted_file.append(vectors[some] if unsorted is None else unsorted.select(some).vectors)
+                sorted_file.append(
+                    vectors[some] if unsorted is None else unsorted.select(some).vectors
+                )
         np.save(self.folder / f"{self.role}-names.npy", names[order], allow_pickle=False)
         if unsorted is not None:
-            np.save(self.folder / f"{self.role}-offsets.npy", offsets_of(unsorted.lengths[order]), allow_pickle=False)
+            np.save(
+                self.folder / f"{self.role}-offsets.npy",
+                offsets_of(unsorted.lengths[order]),
+                allow_pickle=False,
+            )
         self.unsorted.unlink()
 
 
 def _finish(
-    unfinished: Path, folder: Path, seen: tuple[int, int, int] | None, wanted: dict[str, Any], names: Names, say: Callable[[str], None]
+    unfinished: Path,
+    folder: Path,
+    seen: tuple[int, int, int] | None,
+    wanted: dict[str, Any],
+    names: Names,
+    say: Callable[[str], None],
 ) -> None:
-    """Puts what was made into the place of what was `seen` there. Another run's that came there since stays: it will do, or BadFolder says why not."""
+    """Puts what was made into the place of what was `seen` there. Another run's that came there
+    since stays: it will do, or BadFolder says why not.
+    """
     (unfinished / FILE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     if seen is not None and state_of(folder) == seen:
         move_into_place(unfinished, folder)
@@ -245,8 +348,9 @@ def _finish(
     missing, changed = _compared(folder, wanted, names)
     if missing:
         raise BadFolder(
-            f"{folder} was made by another run while this one encoded, of {changed or f'fewer texts: {missing:,} are missing'}. Nothing of it was changed; "
-            "start again once that run has ended, or set another `output`"
+            f"{folder} was made by another run while this one encoded, of"
+            f" {changed or f'fewer texts: {missing:,} are missing'}. Nothing of it was changed;"
+            " start again once that run has ended, or set another `output`"
         )
     say(f"{folder} was made by another run meanwhile, of the same teacher and texts; it is used")
 
@@ -256,19 +360,34 @@ def _parts(tokens: bool) -> tuple[str, ...]:
 
 
 def _content(folder: Path) -> dict[str, Any]:
-    """What `teacher.json` says. Raises BadFolder where there is none: nothing of a person's is replaced."""
+    """What `teacher.json` says. Raises BadFolder where there is none: nothing of a person's is
+    replaced.
+    """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if content["version"] == 1 and isinstance(content["tokens"], bool) and isinstance(content["fingerprint"], str):
+        if (
+            content["version"] == 1
+            and isinstance(content["tokens"], bool)
+            and isinstance(content["fingerprint"], str)
+        ):
             return content
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise BadFolder(f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged files; remove it, and it is made again")
+    raise BadFolder(
+        f"{folder} is where a teacher's vectors are kept, and holds something else, or damaged"
+        " files; remove it, and it is made again"
+    )
 
 
 def _texts(rows: Iterable[Row], role: Role, negatives: int, further: Further) -> Iterator[str]:
     """Each distinct text of a role once, in the order of the rows, then the further ones."""
-    of_rows = (text for row in rows for text in ((row.query,) if role == "query" else (row.positive, *row.negatives[:negatives])))
+    of_rows = (
+        text
+        for row in rows
+        for text in (
+            (row.query,) if role == "query" else (row.positive, *row.negatives[:negatives])
+        )
+    )
     seen: set[int] = set()
     for text in chain(of_rows, () if role == "query" else further()):
         if (name := identity(text)) not in seen:

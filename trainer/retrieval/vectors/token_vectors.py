@@ -1,4 +1,6 @@
-"""Texts to one vector for each token that counts: ragged, and block by block for a corpus that does not fit into memory."""
+"""Texts to one vector for each token that counts: ragged, and block by block for a corpus that does
+not fit into memory.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,15 @@ from trainer.batch import Texts
 from trainer.collectives import summed
 from trainer.errors import BadData, BadModel
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.vectors.encode import Precision, Role, check_finite, default_micro_batch_tokens, inference, shared_out, tokenized
+from trainer.retrieval.vectors.encode import (
+    Precision,
+    Role,
+    check_finite,
+    default_micro_batch_tokens,
+    inference,
+    shared_out,
+    tokenized,
+)
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
@@ -58,7 +68,9 @@ class TokenVectors:
     def padded(self) -> Float32[np.ndarray, "text length dimension"]:
         """One row of vectors a text, filled up with zeros: what `trainer.scores.maxsim` takes.
 
-        >>> TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3])).padded()[:, :, 0].tolist()
+        >>> TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3])).padded()[
+        ...     :, :, 0
+        ... ].tolist()
         [[1.0, 2.0], [3.0, 0.0]]
         """
         lengths = self.lengths
@@ -73,7 +85,9 @@ def offsets_of(lengths: Int64[np.ndarray, " text"]) -> Int64[np.ndarray, " text_
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def tokens_of(offsets: Int64[np.ndarray, " text_plus_one"], rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " token"]:
+def tokens_of(
+    offsets: Int64[np.ndarray, " text_plus_one"], rows: Int64[np.ndarray, " row"]
+) -> Int64[np.ndarray, " token"]:
     """Numbers of all tokens of the texts at `rows`, text after text.
 
     >>> tokens_of(np.array([0, 2, 3, 5]), np.array([2, 0])).tolist()
@@ -85,7 +99,9 @@ def tokens_of(offsets: Int64[np.ndarray, " text_plus_one"], rows: Int64[np.ndarr
 
 
 def blocks(offsets: Int64[np.ndarray, " document_plus_one"], tokens: int) -> list[tuple[int, int]]:
-    """Ranges of documents of at most `tokens` tokens, or whatever the offsets count, together; a longer document has one to itself."""
+    """Ranges of documents of at most `tokens` tokens, or whatever the offsets count, together; a
+    longer document has one to itself.
+    """
     cuts, first, documents = [], 0, len(offsets) - 1
     while first < documents:
         last = int(np.searchsorted(offsets, offsets[first] + tokens, side="right")) - 1
@@ -103,12 +119,18 @@ class Block(NamedTuple):
 
 
 def encode_tokens(
-    encoder: "Encoder", texts: Sequence[str], role: Role, micro_batch_tokens: int | None = None, precision: Precision = "fp32"
+    encoder: "Encoder",
+    texts: Sequence[str],
+    role: Role,
+    micro_batch_tokens: int | None = None,
+    precision: Precision = "fp32",
 ) -> TokenVectors:
     """The float32 vectors of every token that counts, of every text in the order given.
 
-    As `trainer.retrieval.vectors.encode.encode`: a text that occurs twice is encoded once, texts are tokenised ahead of the model and go through it
-    in order of length within `micro_batch_tokens` padded tokens, ranks share them out. Raises BadModel when a number is not finite.
+    As `trainer.retrieval.vectors.encode.encode`: a text that occurs twice is encoded once, texts
+    are tokenised ahead of the model and go through it in order of length within
+    `micro_batch_tokens` padded tokens, ranks share them out. Raises BadModel when a number is not
+    finite.
     """
     places: dict[str, int] = {}
     inverse = np.array([places.setdefault(text, len(places)) for text in texts], dtype=np.int64)
@@ -125,26 +147,39 @@ def encode_tokens(
     return found if len(places) == len(inverse) else found.select(inverse)
 
 
-def encode_queries(encoder: "Encoder", queries: Sequence[str], micro_batch_tokens: int | None = None, precision: Precision = "fp32") -> TokenVectors:
-    """As `encode_tokens`, of queries. Raises BadData for one no token of which counts: it could find nothing."""
+def encode_queries(
+    encoder: "Encoder",
+    queries: Sequence[str],
+    micro_batch_tokens: int | None = None,
+    precision: Precision = "fp32",
+) -> TokenVectors:
+    """As `encode_tokens`, of queries. Raises BadData for one no token of which counts: it could
+    find nothing.
+    """
     tokens = encode_tokens(encoder, queries, "query", micro_batch_tokens, precision)
     if (empty := np.flatnonzero(tokens.lengths == 0)).size:
         text = queries[empty[0]]
         raise BadData(
-            f"the query {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'!r} has no token that the model scores (punctuation alone, perhaps); "
-            "say what to look for in words, or leave it out"
+            f"the query {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'!r} has no token that"
+            " the model scores (punctuation alone, perhaps); say what to look for in words, or"
+            " leave it out"
         )
     return tokens
 
 
 def token_blocks(
-    encoder: "Encoder", documents: Iterable[Document], micro_batch_tokens: int | None = None, precision: Precision = "fp32"
+    encoder: "Encoder",
+    documents: Iterable[Document],
+    micro_batch_tokens: int | None = None,
+    precision: Precision = "fp32",
 ) -> Iterator[Block]:
     """The documents with their vectors, block by block, so that a corpus need not fit into memory.
 
     Raises BadData for a document no token of which counts: nothing could ever find it.
     """
-    at_once = max(1, min(_DOCUMENTS_AT_ONCE, _TOKENS_AT_ONCE // encoder.contract.document_max_length_tokens))
+    at_once = max(
+        1, min(_DOCUMENTS_AT_ONCE, _TOKENS_AT_ONCE // encoder.contract.document_max_length_tokens)
+    )
     block: list[Document] = []
     for document in documents:
         block.append(document)
@@ -155,12 +190,24 @@ def token_blocks(
         yield _encode_block(encoder, block, micro_batch_tokens, precision)
 
 
-def _encode_block(encoder: "Encoder", documents: list[Document], micro_batch_tokens: int | None, precision: Precision) -> Block:
-    tokens = encode_tokens(encoder, [document.whole for document in documents], "document", micro_batch_tokens, precision)
+def _encode_block(
+    encoder: "Encoder",
+    documents: list[Document],
+    micro_batch_tokens: int | None,
+    precision: Precision,
+) -> Block:
+    tokens = encode_tokens(
+        encoder,
+        [document.whole for document in documents],
+        "document",
+        micro_batch_tokens,
+        precision,
+    )
     if (empty := np.flatnonzero(tokens.lengths == 0)).size:
         raise BadData(
-            f"document {documents[empty[0]].id!r} has no token that the model scores (punctuation alone, perhaps), so no search could find it; "
-            "take it out of the corpus, or give it a text"
+            f"document {documents[empty[0]].id!r} has no token that the model scores (punctuation"
+            " alone, perhaps), so no search could find it; take it out of the corpus, or give it a"
+            " text"
         )
     return Block(documents, tokens)
 
@@ -174,7 +221,8 @@ def _encode_slice(
     for rows, encoded in shared_out(encoder, texts, budget, device):
         if encoded.ndim != 3:
             raise BadModel(
-                "the model gives one vector a text; token vectors come from a late-interaction model, trained with a recipe of kind colbert"
+                "the model gives one vector a text; token vectors come from a late-interaction"
+                " model, trained with a recipe of kind colbert"
             )
         there = encoded.any(-1)
         counts[rows.to(device)] = there.sum(1)
@@ -184,6 +232,8 @@ def _encode_slice(
     vectors = torch.zeros(int(counts.sum()), encoder.dimensions, device=device)
     for rows, of_rows in own:
         lengths = counts[rows]
-        within = torch.arange(len(of_rows), device=device) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        within = torch.arange(len(of_rows), device=device) - (
+            lengths.cumsum(0) - lengths
+        ).repeat_interleave(lengths)
         vectors[starts[rows].repeat_interleave(lengths) + within] = of_rows
     return summed(vectors), counts
