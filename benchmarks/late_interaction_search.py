@@ -290,7 +290,8 @@ def texts_in(vectors: Path) -> int:
 
 def judge(judged: Any, contender: str, measured: dict[str, Any]) -> dict[str, Any]:
     """With nDCG@10 in place of what was found."""
-    from trainer.evaluation.evaluate import MAIN_METRIC, evaluate_run
+    from trainer.evaluation.evaluate import evaluate_run
+    from trainer.evaluation.results import MAIN_METRIC
 
     found = measured.pop("found")
     run = {

@@ -8,16 +8,9 @@ from rich.console import Console
 from trainer.batch import identity
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import (
-    SystemResult,
-    compare,
-    evaluate,
-    evaluate_bm25,
-    evaluate_run,
-    read_evaluation,
-    write_evaluation,
-)
+from trainer.evaluation.evaluate import evaluate, evaluate_bm25, evaluate_run
 from trainer.evaluation.metrics import METRICS
+from trainer.evaluation.results import SystemResult, compare, read_evaluation, write_evaluation
 from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 from trainer.models.dense import read_encoder
 from trainer.report.read import read_run
@@ -124,7 +117,7 @@ def test_the_file_reads_back_and_the_report_reads_it(evaluation, tmp_path):
     write_evaluation(evaluation, path)
     back = read_evaluation(path)
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
-    assert (back.set, back.split, back.documents, back.comparisons) == (
+    assert (back.set_name, back.split, back.documents, back.comparisons) == (
         "toy test",
         "test",
         49,

@@ -13,7 +13,7 @@ import pytest
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
-from trainer.evaluation.evaluate import SystemResult, compare, write_evaluation
+from trainer.evaluation.results import SystemResult, compare, write_evaluation
 from trainer.report.html import write_report
 from trainer.report.plots import Line, change_histogram, line_chart
 from trainer.report.read import changes, read_run

@@ -17,7 +17,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
-from trainer.evaluation.evaluate import read_evaluation
+from trainer.evaluation.results import read_evaluation
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import load_late_encoder, read_late_encoder
 from trainer.recipe import schema as recipe

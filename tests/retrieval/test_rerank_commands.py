@@ -12,7 +12,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.cli.search import _in_two_stages, search
 from trainer.errors import BadData, BadModel
-from trainer.evaluation.evaluate import read_evaluation
+from trainer.evaluation.results import read_evaluation
 from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.recipe import schema as recipe

@@ -1,5 +1,6 @@
 """`nearfar evaluate`: models side by side on judged queries."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ from trainer.cli.index import model_of_index
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
-    from trainer.evaluation.evaluate import Evaluation, SystemResult
+    from trainer.evaluation.results import Evaluation, SystemResult
     from trainer.models.cross_encoder import CrossEncoder
     from trainer.models.encoder import Encoder
     from trainer.retrieval.indexes.dense import Index
@@ -91,13 +92,12 @@ def evaluate(
     """Measure models on judged queries; each other model, and BM25, is compared with the first by a
     paired test.
     """
-    import sys
-
     from trainer.build import hardware
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.errors import BadRecipe
     from trainer.evaluation.by_index import check_fits
-    from trainer.evaluation.evaluate import compare, evaluate_bm25, write_evaluation
+    from trainer.evaluation.evaluate import evaluate_bm25
+    from trainer.evaluation.results import compare, write_evaluation
     from trainer.models.cross_encoder import read_cross_encoder
     from trainer.models.cut import read_cut
     from trainer.models.files.locate import locate
@@ -173,8 +173,6 @@ def _measured(
     """The model by exact search, by the index where there is one, and what was found last in the
     cross-encoder's order where there is one.
     """
-    import sys
-
     from trainer.evaluation.by_index import index_run
     from trainer.evaluation.evaluate import evaluate_run, rerank_run, retrieve
 

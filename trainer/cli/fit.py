@@ -9,8 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from trainer.build.data import DataSets
-    from trainer.data.retrieval_set import RetrievalSet
-    from trainer.evaluation.evaluate import SystemResult
+    from trainer.evaluation.results import SystemResult
     from trainer.models.encoder import Encoder
     from trainer.objectives.teachers import Teacher
     from trainer.recipe.schema import Recipe
@@ -260,23 +259,31 @@ def _evaluate_after(
         micro_batch_tokens=tokens,
         candidates=candidates,
     )
-    test = data.test
-    on_first(lambda: _compare(test, folder, [*before, after]))
+    on_first(lambda: _compare(data, folder, [*before, after]))
 
 
-def _compare(test: "RetrievalSet", folder: "RunFolder", systems: "list[SystemResult]") -> None:
+def _compare(data: "DataSets", folder: "RunFolder", systems: "list[SystemResult]") -> None:
     from rich.console import Console
 
-    from trainer.evaluation.evaluate import compare, write_evaluation
-    from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
+    from trainer.build.data import seen_in_training
+    from trainer.evaluation.results import compare, write_evaluation
+    from trainer.evaluation.table import (
+        comparison_lines,
+        comparison_table,
+        search_examples,
+        verdict_line,
+    )
 
-    evaluation = compare(test, "test", systems)
+    assert data.test is not None
+    leaked = seen_in_training(data.train, data.test)
+    evaluation = compare(data.test, "test", systems, leaked_queries=leaked)
     write_evaluation(evaluation, folder.evaluation_path)
     console = Console()
+    console.print(verdict_line(evaluation))
     console.print(comparison_table(evaluation))
     for line in comparison_lines(evaluation):
         console.print(line)
-    console.print(search_examples(test, systems[-2], systems[-1], count=3))
+    console.print(search_examples(data.test, systems[-2], systems[-1], count=3))
 
 
 def _report(folder: "RunFolder") -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import SystemResult, evaluate_run
+from trainer.evaluation.evaluate import evaluate_run
 from trainer.evaluation.metrics import METRICS, Run
+from trainer.evaluation.results import SystemResult
 from trainer.retrieval.indexes.dense import Index
 from trainer.retrieval.indexes.open_index import fitting, hits
 from trainer.retrieval.token_index.index import LateIndex

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.batch import identity
-from trainer.evaluation.evaluate import MAIN_METRIC, Comparison, Evaluation, SystemResult
+from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, SystemResult
 from trainer.evaluation.significance import bootstrap_interval
+from trainer.evaluation.verdict import verdict
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -22,14 +23,21 @@ _SHOWN = 3
 _WIDTH = 70
 
 
+def verdict_line(evaluation: Evaluation) -> Text:
+    """The verdict on the last system: the first line of a result."""
+    said = verdict(evaluation)
+    good = said is not None and said.success
+    return Text(visible(str(said or "")), style="bold green" if good else "bold yellow")
+
+
 def comparison_table(evaluation: Evaluation) -> Table:
     """One row a system, one column a metric; the main metric with the 95 % interval of its mean. At
     most 80 columns wide.
     """
     queries = len(evaluation.systems[0].query_ids)
     title = (
-        f"{visible(evaluation.set, 60)}: {queries:,} queries, {evaluation.documents:,} documents;"
-        " means, in brackets the 95 % interval"
+        f"{visible(evaluation.set_name, 60)}: {queries:,} queries,"
+        f" {evaluation.documents:,} documents; means, in brackets the 95 % interval"
     )
     table = Table(
         title=Text(title),

@@ -1,0 +1,265 @@
+"""What was measured on one set of judged queries, and its file `evaluation.json`.
+
+The file is one JSON object:
+
+    {"format": 1, "set": name, "split": name, "documents": count,
+     "leaked_queries": count or null,
+     "selection": {"base_score": x, "best_score": x, "best_step": n} or null,
+     "query_ids": [...],
+     "queries": {query id: text},
+     "texts": {document id: beginning of its text},          every document in a "top"
+     "systems": [{"name": name,
+                  "metrics": {metric: [one value per query, in the order of query_ids]},
+                  "summary": {metric: {"mean": x, "low": x, "high": x}},
+                  "top": {query id: [[document id, score], ... at most 10, best first]}}],
+     "comparisons": [{"before": name, "after": name, "metric": metric,
+                      "difference": x, "low": x, "high": x, "p_value": p,
+                      "better": count, "equal": count, "worse": count}]}
+
+"low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table: the last
+one is the one in question, and each earlier one is compared with it. Values and scores are rounded
+to six decimals. Files written before "leaked_queries" and "selection" existed are read too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from trainer.errors import BadData
+from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
+from trainer.runtime.run_folder import write_atomically
+
+if TYPE_CHECKING:
+    from trainer.data.retrieval_set import RetrievalSet
+
+MAIN_METRIC = "ndcg@10"
+"""The metric by which systems are compared."""
+
+BASE, BM25, FINE_TUNED = "base", "BM25", "fine-tuned"
+"""Names of the systems that a run compares."""
+
+_FORMAT = 1
+_TEXT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One system on one set: each metric of each query, and the first ten documents of each
+    query.
+    """
+
+    name: str
+    query_ids: tuple[str, ...]
+    metrics: dict[str, Float64[np.ndarray, " query"]]
+    top: dict[str, list[tuple[str, float]]]
+
+    def mean(self, metric: str = MAIN_METRIC) -> float:
+        """Mean of a metric over all queries."""
+        return float(self.metrics[metric].mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired test of two systems by one metric."""
+
+    before: str
+    after: str
+    metric: str
+    test: PairedTest
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The validation scores that decided which weights a run saved as `model/`."""
+
+    base_score: float | None
+    """Score before the first step; None where the model before training cannot compete."""
+    best_score: float | None
+    """Best score of trained weights; None where none were validated."""
+    best_step: int
+    """Optimizer steps behind the best score."""
+
+    @property
+    def base_won(self) -> bool:
+        """Whether `model/` holds the weights from before training."""
+        if self.best_score is None:
+            return True
+        return self.base_score is not None and self.best_score <= self.base_score
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything measured on one set: the content of `evaluation.json`."""
+
+    set_name: str
+    split: str
+    documents: int
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    queries: dict[str, str]
+    texts: dict[str, str]
+    leaked_queries: int | None = None
+    """Measured queries that were training queries too; None where that is not known."""
+    selection: Selection | None = None
+    """How the weights of the last system were chosen; None where that is not known."""
+
+
+def compare(
+    judged: "RetrievalSet",
+    split: str,
+    systems: Sequence[SystemResult],
+    metric: str = MAIN_METRIC,
+    leaked_queries: int | None = None,
+    selection: Selection | None = None,
+) -> Evaluation:
+    """The systems side by side, each but the last tested against the last, the one in question."""
+    names = [system.name for system in systems]
+    if len(names) != len(dict.fromkeys(names)):
+        raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
+    after = systems[-1]
+    comparisons = [
+        Comparison(
+            before.name,
+            after.name,
+            metric,
+            paired_test(before.metrics[metric], after.metrics[metric]),
+        )
+        for before in systems[:-1]
+    ]
+    measured, shown = (
+        frozenset(after.query_ids),
+        {document for system in systems for hits in system.top.values() for document, _ in hits},
+    )
+    queries = {
+        query: text
+        for query, text in zip(judged.query_ids, judged.queries, strict=True)
+        if query in measured
+    }
+    texts = {
+        document: text[:_TEXT]
+        for document, text in zip(judged.document_ids, judged.documents, strict=True)
+        if document in shown
+    }
+    return Evaluation(
+        judged.name,
+        split,
+        len(judged.documents),
+        tuple(systems),
+        tuple(comparisons),
+        queries,
+        texts,
+        leaked_queries,
+        selection,
+    )
+
+
+def write_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Writes `evaluation.json` completely or not at all."""
+    systems = [
+        {
+            "name": system.name,
+            "metrics": {metric: _rounded(values) for metric, values in system.metrics.items()},
+            "summary": {metric: _summary(values) for metric, values in system.metrics.items()},
+            "top": {
+                query: [[document, round(score, 6)] for document, score in hits]
+                for query, hits in system.top.items()
+            },
+        }
+        for system in evaluation.systems
+    ]
+    content = {
+        "format": _FORMAT,
+        "set": evaluation.set_name,
+        "split": evaluation.split,
+        "documents": evaluation.documents,
+        "leaked_queries": evaluation.leaked_queries,
+        "selection": asdict(evaluation.selection) if evaluation.selection else None,
+        "query_ids": list(evaluation.systems[0].query_ids) if evaluation.systems else [],
+        "queries": evaluation.queries,
+        "texts": evaluation.texts,
+        "systems": systems,
+        "comparisons": [
+            {"before": each.before, "after": each.after, "metric": each.metric} | asdict(each.test)
+            for each in evaluation.comparisons
+        ],
+    }
+    write_atomically(path, json.dumps(content, separators=(",", ":")))
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The content of a file that `write_evaluation` wrote. Raises BadData for any other file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise BadData(
+                f"{path}: written in format {content['format']}, this version reads format"
+                f" {_FORMAT}; evaluate again"
+            )
+        query_ids = tuple(content["query_ids"])
+        leaked = content.get("leaked_queries")
+        return Evaluation(
+            content["set"],
+            content["split"],
+            content["documents"],
+            tuple(_system(entry, query_ids) for entry in content["systems"]),
+            tuple(_comparison(entry) for entry in content["comparisons"]),
+            dict(content["queries"]),
+            dict(content["texts"]),
+            None if leaked is None else int(leaked),
+            selection_from(content.get("selection")),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BadData(
+            f"{path}: not an evaluation.json ({type(problem).__name__}: {problem}); write one with"
+            " `nearfar evaluate --out`"
+        ) from problem
+
+
+def selection_from(entry: Mapping[str, Any] | None) -> Selection | None:
+    """The selection in `evaluation.json` or `status.json`; None where the file has none. Raises
+    ValueError, KeyError or TypeError for an entry that is not one.
+
+    >>> selection_from({"base_score": 0.5, "best_score": 0.4, "best_step": 8}).base_won
+    True
+    """
+    if entry is None:
+        return None
+    base, best = (
+        None if entry[key] is None else float(entry[key]) for key in ("base_score", "best_score")
+    )
+    return Selection(base, best, int(entry["best_step"]))
+
+
+def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResult:
+    metrics = {
+        metric: np.array(values, dtype=np.float64) for metric, values in entry["metrics"].items()
+    }
+    for metric, values in metrics.items():
+        if values.shape != (len(query_ids),):
+            raise ValueError(
+                f"{entry['name']} has {values.size} values of {metric} for {len(query_ids)} queries"
+            )
+    top = {
+        query: [(str(document), float(score)) for document, score in hits]
+        for query, hits in entry["top"].items()
+    }
+    return SystemResult(entry["name"], query_ids, metrics, top)
+
+
+def _comparison(entry: Mapping[str, Any]) -> Comparison:
+    test = {key: entry[key] for key in PairedTest.__slots__}
+    return Comparison(entry["before"], entry["after"], entry["metric"], PairedTest(**test))
+
+
+def _summary(values: Float64[np.ndarray, " query"]) -> dict[str, float]:
+    low, high = bootstrap_interval(values)
+    return {"mean": round(float(values.mean()), 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def _rounded(values: Float64[np.ndarray, " query"]) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]
