@@ -1,4 +1,6 @@
-"""Scores against loops; law 5 for a query's own documents, law 2 as far as one process goes."""
+"""Scores against loops; law 2 as far as one process goes. Law 5 is in
+tests/laws/test_law_05_scores.py.
+"""
 
 from importlib.util import find_spec
 
@@ -9,7 +11,7 @@ from twins import alike, excluding, value_and_gradient
 from trainer.kernels import maxsim as pieces
 from trainer.log_partition import log_partition
 from trainer.objectives.xtr import with_limits
-from trainer.scores import dot, kernel_maxsim, maxsim, own, plain_maxsim, xtr
+from trainer.scores import dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -88,31 +90,6 @@ class TestDot:
 
 
 @pytest.mark.parametrize("score", [dot, slanted])
-class TestOwn:
-    @pytest.mark.parametrize("candidates", [1, 3])
-    def test_law_5_own_scores_are_the_diagonal_blocks(self, score, candidates):
-        queries, documents = embeddings(documents=4 * candidates)
-        everything = score(queries, documents)
-        wanted = torch.stack(
-            [everything[row, row * candidates : (row + 1) * candidates] for row in range(4)]
-        )
-        found = own(queries, documents, score)
-        assert found.shape == (4, candidates)
-        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
-        weights = torch.randn_like(found)
-        both = [
-            value_and_gradient((scores * weights).sum(), (queries, documents))
-            for scores in (found, wanted)
-        ]
-        assert alike(*both, 1e-10)
-
-    def test_document_major_order_would_be_seen(self, score):
-        queries, documents = embeddings()
-        wrong = documents.unflatten(0, (3, 4)).transpose(0, 1).flatten(0, 1)
-        assert (own(queries, wrong, score) - own(queries, documents, score)).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("score", [dot, slanted])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score, parts):
     """Each part of the queries against all documents, and each part of the documents with its share
@@ -164,43 +141,6 @@ def token_vectors(*lengths, dtype=torch.float64):
 
 
 class TestMaxsim:
-    @pytest.mark.parametrize("dtype", DTYPES)
-    def test_law_5_equals_the_double_loop(self, dtype):
-        queries, documents = (
-            token_vectors(3, 1, 4, dtype=dtype),
-            token_vectors(2, 6, 1, 5, 3, dtype=dtype),
-        )
-        lengths = [[int(text.any(-1).sum()) for text in texts] for texts in (queries, documents)]
-        assert lengths == [[3, 1, 4], [2, 6, 1, 5, 3]]
-        wanted = torch.stack(
-            [
-                torch.stack(
-                    [
-                        sum(
-                            max(queries[q, i] @ documents[d, j] for j in range(lengths[1][d]))
-                            for i in range(lengths[0][q])
-                        )
-                        for d in range(5)
-                    ]
-                )
-                for q in range(3)
-            ]
-        )
-        weights = torch.randn(3, 5, dtype=dtype)
-        both = [
-            value_and_gradient((scores * weights).sum(), (queries, documents))
-            for scores in (maxsim(queries, documents), wanted)
-        ]
-        assert alike(*both, 1e-10 if dtype == torch.float64 else 1e-5)
-
-    def test_law_5_own_scores_are_the_diagonal_blocks(self):
-        queries, documents = token_vectors(3, 1, 4), token_vectors(2, 6, 1, 5, 3, 2)
-        everything = maxsim(queries, documents)
-        torch.testing.assert_close(
-            own(queries, documents, maxsim),
-            torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(3)]),
-        )
-
     def test_padding_is_no_token(self):
         """All similarities are negative, so a zero that counted would be the best match."""
         queries, documents = token_vectors(2, 2).abs(), -token_vectors(3, 1).abs()
@@ -355,14 +295,6 @@ class TestXtr:
         wanted = xtr_scores(queries, documents.unflatten(0, (6, 2)), top_k=top_k)
         torch.testing.assert_close(
             xtr(*with_limits(queries, documents, top_k)), wanted, atol=1e-5, rtol=1e-5
-        )
-
-    def test_own_scores_are_those_of_the_whole_batch(self):
-        queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
-        everything = xtr(queries, documents)
-        torch.testing.assert_close(
-            own(queries, documents, xtr),
-            torch.stack([everything[row, 2 * row : 2 * row + 2] for row in range(4)]),
         )
 
     def test_linear_in_the_length_of_the_query(self):

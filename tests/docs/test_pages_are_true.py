@@ -51,6 +51,9 @@ def test_every_page_is_true(repository: Path):
         ("`make coffee`", "no target `make coffee`"),
         ("nearfar levitate --now", "no command `nearfar levitate`"),
         ("`recipes/no-such.yaml`", "no file recipes/no-such.yaml"),
+        ("`trainer/scores.py:no_such_score`", "no no_such_score in trainer/scores.py"),
+        ("`trainer/batch.py:Batch.no_such_field`", "no Batch.no_such_field in trainer/batch.py"),
+        (f"as law {99} demands", f"law {99} is not in docs/laws.md"),
     ],
 )
 def test_a_planted_untruth_is_found(repository: Path, copied_pages: Path, line: str, finding: str):
@@ -69,3 +72,44 @@ def test_an_old_schema_is_found(repository: Path, copied_pages: Path):
     answer = check_docs(repository, copied_pages)
     assert answer.returncode == 1
     assert "docs/recipe.schema.json:1: not what the code says" in answer.stdout
+
+
+def test_a_page_that_no_other_leads_to_is_found(repository: Path, copied_pages: Path):
+    (copied_pages / "docs" / "lonely.md").write_text("# Lonely\n", encoding="utf-8")
+    answer = check_docs(repository, copied_pages)
+    assert answer.returncode == 1
+    assert "docs/lonely.md:1: no page that README.md leads to links to this one" in answer.stdout
+
+
+class TestLaws:
+    def test_a_law_without_a_test_is_found(self, repository: Path, copied_pages: Path):
+        (copied_pages / "tests" / "laws" / "test_law_05_scores.py").unlink()
+        answer = check_docs(repository, copied_pages)
+        assert answer.returncode == 1
+        assert "law 5 has no test file in tests/laws" in answer.stdout
+
+    def test_a_test_of_no_law_is_found(self, repository: Path, copied_pages: Path):
+        (copied_pages / "tests" / "laws" / "test_law_98_more.py").touch()
+        answer = check_docs(repository, copied_pages)
+        assert answer.returncode == 1
+        assert "tests/laws/test_law_98_more.py:1: the law is not in docs/laws.md" in answer.stdout
+
+    def test_a_test_file_that_the_page_leaves_out_is_found(
+        self, repository: Path, copied_pages: Path
+    ):
+        (copied_pages / "tests" / "laws" / "test_law_03_more.py").touch()
+        answer = check_docs(repository, copied_pages)
+        assert answer.returncode == 1
+        assert "the row does not link tests/laws/test_law_03_more.py" in answer.stdout
+
+    def test_a_law_called_not_built_that_has_a_test_is_found(
+        self, repository: Path, copied_pages: Path
+    ):
+        page = copied_pages / "docs" / "laws.md"
+        rows = page.read_text(encoding="utf-8").splitlines()
+        (row,) = (row for row in rows if row.startswith("| 3 |"))
+        untrue = row.replace(row.split(" | ")[2], "not built yet |")
+        page.write_text("\n".join(rows).replace(row, untrue), encoding="utf-8")
+        answer = check_docs(repository, copied_pages)
+        assert answer.returncode == 1
+        assert "law 3 has the tests test_law_03_padding.py" in answer.stdout

@@ -82,6 +82,14 @@ def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tun
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_adapter_merged_twice_is_caught(toy_folder):
+    encoder = trained(toy_folder("bert"), TUNINGS["lora"])
+    plain = read_encoder(str(toy_folder("bert")))
+    base, merged = plain.backbone.state_dict(), merged_state(encoder.backbone)
+    plain.backbone.load_state_dict({name: 2 * merged[name] - base[name] for name in base})
+    assert (vectors(plain) - vectors(encoder)).abs().max() > 1e-3
+
+
 def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
     encoder = trained(
         toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: "

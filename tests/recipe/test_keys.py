@@ -1,4 +1,7 @@
-"""Law 13: a mistyped key names the right one. And what is said about every key."""
+"""Every key of a recipe: how it is found, what is said about it, and the schema for editors.
+
+Law 13 (a mistyped key names the right one) is in tests/laws/test_law_13_mistyped_keys.py.
+"""
 
 import json
 import re
@@ -19,91 +22,6 @@ LEAST: dict[str, object] = {
     "model": {"backbone": "some/model"},
     "data": {"train": "pairs.jsonl"},
 }
-
-
-def typos(word: str) -> set[str]:
-    """Every way to leave out one letter or to swap two neighbours."""
-    dropped = {word[:i] + word[i + 1 :] for i in range(len(word))}
-    swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)}
-    return (dropped | swapped) - {word, ""}
-
-
-def siblings(key: Key) -> set[str]:
-    return {other.path[-1] for other in KEYS if other.path[:-1] == key.path[:-1]}
-
-
-def nested(key: Key, mistyped: str) -> dict[str, object]:
-    """The least recipe, with `mistyped` where the key would stand."""
-    recipe = json.loads(json.dumps(LEAST))
-    section = recipe
-    for step in key.path[:-1]:
-        section = section.setdefault(step, {})
-    if key.kind and key.path[-1] != "kind":
-        section["kind"] = key.kind
-    section[mistyped] = 1
-    return recipe
-
-
-def test_the_tree_has_keys_and_typos_to_try() -> None:
-    assert len(KEYS) > 60
-    assert len(typos("seed")) > 4
-
-
-def in_a_list(key: Key) -> bool:
-    """Whether the key is one of an item of a list."""
-    return any(key.name.startswith(name + ".") for name in LISTS)
-
-
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if not in_a_list(key)], ids=lambda key: f"{key.name}-{key.kind}"
-)
-def test_law_13_a_mistyped_key_names_the_right_one(key: Key, tmp_path: Path) -> None:
-    path = tmp_path / "toy.yaml"
-    for mistyped in sorted(typos(key.path[-1]) - siblings(key)):
-        path.write_text(json.dumps(nested(key, mistyped)), encoding="utf-8")
-        with pytest.raises(BadRecipe) as raised:
-            load_recipe(path)
-        wrong = ".".join((*key.path[:-1], mistyped))
-        if (
-            key.name == "teacher.kind"
-            # of a section that is null where it is not written no kind is the default, so it is
-            # missing
-            # then
-        ):
-            assert (
-                "teacher.kind is missing; give one of distribution, margins, vectors; did you mean"
-                f" kind instead of {mistyped}?" in str(raised.value)
-            )
-            continue
-        line = next(
-            line for line in str(raised.value).splitlines() if f" {wrong} is not a key" in line
-        )
-        assert re.search(rf"did you mean [^?]*\b{re.escape(key.name)}( or|\?)", line), line
-
-
-def test_law_13_holds_inside_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "toy.yaml"
-    for mistyped in typos("project"):
-        path.write_text(
-            json.dumps({**LEAST, "trackers": [{"kind": "wandb", mistyped: "x"}]}), encoding="utf-8"
-        )
-        with pytest.raises(
-            BadRecipe,
-            match=rf"trackers\.0\.{mistyped} is not a key; did you mean trackers\.0\.project\?",
-        ):
-            load_recipe(path)
-    for mistyped in typos("weight"):
-        path.write_text(
-            json.dumps({**LEAST, "data": {"train": [{"source": "a.jsonl", mistyped: 1}]}}),
-            encoding="utf-8",
-        )
-        with pytest.raises(
-            BadRecipe,
-            match=(
-                rf"data\.train\.0\.{mistyped} is not a key; did you mean data\.train\.0\.weight\?"
-            ),
-        ):
-            load_recipe(path)
 
 
 @pytest.mark.parametrize("key", sorted({key.name for key in KEYS}))
