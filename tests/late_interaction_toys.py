@@ -1,15 +1,17 @@
-"""Tiny late-interaction models, the texts they are compared on, and a model's own vectors without
-the rows of zeros.
+"""Tiny late-interaction models, the texts on which they are compared, and a model's own vectors
+without the rows of zeros.
 """
 
 import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -19,10 +21,14 @@ from tokenizers import (
     processors,
     trainers,
 )
+from torch import Tensor, nn
+from torch.nn import functional
 from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from trainer.batch import Texts
 from trainer.models.contract import Role
+from trainer.models.dense import DenseEncoder, read_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder
 from trainer.recipe import schema as recipe
 from trainer.scores import maxsim
@@ -169,3 +175,46 @@ def train_a_little(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
     encoder(encoder.tokenize(SENTENCES, "document"))[..., :5].sum().backward()
     optimizer.step()
     return encoder
+
+
+class ToyLateInteraction(nn.Module):
+    """The interface of the real encoders over a toy BERT: its hidden states are projected and
+    scaled to length 1. Special tokens, padding, full stops and exclamation marks get zero rows.
+    """
+
+    def __init__(self, dense: DenseEncoder, dimensions: int = 16) -> None:
+        super().__init__()
+        torch.manual_seed(dimensions)
+        self.dense = dense
+        self.projection = nn.Linear(32, dimensions, bias=False)
+        self.contract = SimpleNamespace(
+            dimensions=dimensions, query_max_length_tokens=32, document_max_length_tokens=64
+        )
+        self.tokenizer = dense.tokenizer
+        skipped = [
+            *dense.tokenizer.all_special_ids,
+            *dense.tokenizer.convert_tokens_to_ids([".", "!"]),
+        ]
+        self.register_buffer("skipped", torch.tensor(skipped))
+
+    @property
+    def dimensions(self) -> int:
+        return self.contract.dimensions
+
+    @property
+    def device(self) -> torch.device:
+        return self.projection.weight.device
+
+    def tokenize(self, texts: Sequence[str], role: str) -> Texts:
+        return self.dense.tokenize(texts, role)
+
+    def forward(self, texts: Texts) -> Float[Tensor, "text length dimension"]:
+        ids, real = (padded.to(self.device) for padded in texts.padded())
+        hidden = self.dense.backbone(input_ids=ids, attention_mask=real.long()).last_hidden_state
+        vectors = functional.normalize(self.projection(hidden).float(), dim=-1)
+        return vectors * (real & ~torch.isin(ids, self.skipped))[..., None]
+
+
+def toy_late_interaction(folder: str, dimensions: int = 16) -> ToyLateInteraction:
+    """The encoder over the toy BERT in `folder`."""
+    return ToyLateInteraction(read_encoder(folder), dimensions).eval()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from late_toys import toy_late
+from late_interaction_toys import toy_late_interaction
 
 from trainer.errors import BadFolder
 from trainer.retrieval.corpus import Document
@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 folder, toys, kind, action, instant, tests = sys.argv[1:]
 sys.path.insert(0, tests)
-import late_toys
-from trainer.retrieval import growing_array, late_build, late_manifest
+import late_interaction_toys
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.token_index import build, growing_array, manifest
 
 def stop(*_):
     print("here", flush=True)
@@ -49,20 +49,22 @@ match instant:
     case "while vectors are written":
         growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
     case "before files are on disk":
-        late_manifest.to_disk = stop
+        manifest.to_disk = stop
     case "before the manifest is exchanged":
         Path.replace = stop
     case "before files are removed":
         Path.unlink = stop
-encoding = late_build.Encoding(late_toys.toy_late(toys)) if action != "delete" else None
+encoding = None
+if action != "delete":
+    encoding = build.Encoding(late_interaction_toys.toy_late_interaction(toys))
 new = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
 match action:
     case "add":
-        late_build.add(Path(folder), encoding, new)
+        build.add(Path(folder), encoding, new)
     case "delete":
-        late_build.delete(Path(folder), ["old3", "old4"])
+        build.delete(Path(folder), ["old3", "old4"])
     case "build":
-        late_build.build_late_index(encoding, "toy", new, Path(folder), kind, replace=True)
+        build.build_late_index(encoding, "toy", new, Path(folder), kind, replace=True)
 """
 INSTANTS = (
     "while vectors are written",
@@ -73,7 +75,7 @@ INSTANTS = (
 
 @pytest.fixture(scope="module")
 def encoder(toy_folder):
-    return toy_late(str(toy_folder("bert")))
+    return toy_late_interaction(str(toy_folder("bert")))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from late_toys import toy_late
+from late_interaction_toys import toy_late_interaction
 from verbs import altered
 
 from trainer.errors import BadData, BadFolder, BadModel
@@ -62,7 +62,7 @@ NEW = [
 
 @pytest.fixture(scope="module")
 def encoder(toy_folder):
-    return toy_late(str(toy_folder("bert")))
+    return toy_late_interaction(str(toy_folder("bert")))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_an_index_is_opened_as_it_was_at_one_time(
     same.
     """
     folder, other = shutil.copytree(built / "compressed", tmp_path / "index"), tmp_path / "other"
-    trained = toy_late(str(toy_folder("bert")))
+    trained = toy_late_interaction(str(toy_folder("bert")))
     torch.nn.init.orthogonal_(trained.projection.weight, generator=torch.Generator().manual_seed(1))
     build_late_index(Encoding(trained), "trained", iter(DOCUMENTS), other)
     load, exchanged = Codec.load, []
@@ -498,13 +498,13 @@ def test_another_model_is_refused(encoder, toy_folder, copy):
     index = LateIndex.open(copy)
     index.check_encoder(encoder)
     with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
-        index.check_encoder(toy_late(str(toy_folder("distilbert"))))
+        index.check_encoder(toy_late_interaction(str(toy_folder("distilbert"))))
     with pytest.raises(BadModel, match="vectors of 8 numbers"):
-        index.check_encoder(toy_late(str(toy_folder("bert")), 8))
+        index.check_encoder(toy_late_interaction(str(toy_folder("bert")), 8))
     with pytest.raises(BadModel, match="vectors of 5 numbers"):
         index.search(np.ones((1, 2, 5), np.float32), 3)
     with pytest.raises(BadModel, match="other vectors"):
-        add(copy, Encoding(toy_late(str(toy_folder("distilbert")))), iter(NEW))
+        add(copy, Encoding(toy_late_interaction(str(toy_folder("distilbert")))), iter(NEW))
 
 
 def test_each_family_names_the_other(encoder, built):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from late_toys import toy_late
+from late_interaction_toys import toy_late_interaction
 from ranks import on_ranks
 from toy_models import SENTENCES
 
@@ -27,7 +27,7 @@ TEXTS = [
 
 @pytest.fixture
 def encoder(toy_folder):
-    return toy_late(str(toy_folder("bert")))
+    return toy_late_interaction(str(toy_folder("bert")))
 
 
 def alone(encoder, text):
@@ -89,7 +89,7 @@ def test_weights_that_are_not_finite_are_named(encoder):
 
 
 def on_a_rank(folder):
-    found = encode_tokens(toy_late(folder), TEXTS, "document", micro_batch_tokens=40)
+    found = encode_tokens(toy_late_interaction(folder), TEXTS, "document", micro_batch_tokens=40)
     return found.vectors, found.offsets
 
 
