@@ -170,7 +170,7 @@ def test_the_page_is_safe_and_says_what_was_removed(model, tmp_path):
 INSTANTS = {
     "while encoding": (spaces, "_save", 6),
     "between shards": (Miner, "mine", 3),
-    "before the counts of a shard": (job, "write_atomically", 6),
+    "before the counts of a shard": (job, "write_text", 6),
     "while merging": (job, "_concatenated", 2),
 }
 

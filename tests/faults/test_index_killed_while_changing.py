@@ -49,7 +49,7 @@ match instant:
     case "while vectors are written":
         growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
     case "before files are on disk":
-        manifest.to_disk = stop
+        manifest.flush_to_disk = stop
     case "before the manifest is exchanged":
         Path.replace = stop
     case "before files are removed":

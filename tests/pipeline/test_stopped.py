@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runtime.run_folder import is_held
+from trainer.storage.locks import is_locked
 
 FIT = """
 name: fitting
@@ -70,7 +70,7 @@ def killed(pipeline: "subprocess.Popen[str]", child: int) -> None:
     pipeline.kill()
     pipeline.wait()
     os.kill(child, signal.SIGKILL)
-    wait_for(lambda: not is_held(Path("runs/fitting")))
+    wait_for(lambda: not is_locked(Path("runs/fitting")))
 
 
 def test_killed_in_the_middle(fitting, nearfar, begun) -> None:

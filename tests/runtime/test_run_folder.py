@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadFolder, Interrupted
-from trainer.runtime.run_folder import LOCK, RunFolder, check_run_folder, read_log, write_atomically
+from trainer.runtime.run_folder import RunFolder, check_run_folder, read_log
+from trainer.storage.locks import LOCK
 
 RECIPE = "name: a-run\nseed: 13\n"
 
@@ -142,15 +143,6 @@ def test_a_command_line_that_is_not_utf8_is_written_down(tmp_path):
 def test_checking_writes_nothing(tmp_path):
     check_run_folder(tmp_path / "deep" / "a-run")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_atomic_write_leaves_no_partial_file_behind(tmp_path):
-    target = tmp_path / "file.json"
-    write_atomically(target, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(target, "new \udcff")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_log_cut_short_is_read_up_to_the_cut(tmp_path):

@@ -52,7 +52,6 @@ def encode(
     """Read one text a line from standard input, write float32 vectors in NumPy's format: nearfar
     encode MODEL < texts.txt > vectors.npy
     """
-    import os
     import sys
 
     from trainer.errors import BadData
@@ -70,6 +69,7 @@ def encode(
     from trainer.models.cut import first_layers
     from trainer.models.dense import read_encoder
     from trainer.recipe import schema as recipe
+    from trainer.storage.atomic import atomic_file
 
     machine = recipe.Machine(precision=precision)
     encoder = read_encoder(model)
@@ -80,17 +80,13 @@ def encode(
     if out is None:
         _write(encoder, texts, role, hardware.precision(machine), sys.stdout.buffer)
         return
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with atomic_file(out) as partial, partial.open("wb") as file:
             _write(encoder, texts, role, hardware.precision(machine), file)
-        partial.replace(out)
     except OSError as error:
         raise BadData(
             f"cannot write {out}: {error.strerror}; choose another place with -o"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _lines(stream: "Iterable[bytes]") -> list[str]:

@@ -32,7 +32,7 @@ from jaxtyping import Float64
 
 from trainer.errors import BadData
 from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
-from trainer.runtime.run_folder import write_atomically
+from trainer.storage.atomic import write_text
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
@@ -188,7 +188,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
             for each in evaluation.comparisons
         ],
     }
-    write_atomically(path, json.dumps(content, separators=(",", ":")))
+    write_text(path, json.dumps(content, separators=(",", ":")))
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -3,7 +3,6 @@ the same whatever carries it.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from trainer.mining.spaces import QUERIES_A_SHARD, Progress, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer
 from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder
-from trainer.runtime.run_folder import write_atomically
+from trainer.storage.atomic import atomic_file, write_text
 
 FORMAT = 1
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -71,11 +70,11 @@ def _mine_own(
         mined = miner.mine(shard)
         _write_lines(folder.shard(shard, ".jsonl"), mined.lines)
         _write_lines(folder.shard(shard, ".without.jsonl"), mined.without)
-        write_atomically(folder.shard(shard, ".json"), json.dumps(mined.counts))
+        write_text(folder.shard(shard, ".json"), json.dumps(mined.counts))
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(f"{_as_json(line)}\n" for line in lines))
+    write_text(path, "".join(f"{_as_json(line)}\n" for line in lines))
 
 
 def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any]:
@@ -105,7 +104,7 @@ def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any
         [folder.shard(shard, ".jsonl") for shard in range(shards)], folder.path / NEGATIVES
     )
     report = {"format": FORMAT, "made_with": manifest, **counts}
-    write_atomically(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
+    write_text(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
     shutil.rmtree(folder.work)
     return report
 
@@ -140,14 +139,10 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _concatenated(parts: list[Path], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         for part in parts:
             with part.open("rb") as lines:
                 shutil.copyfileobj(lines, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _first_lines(path: Path, count: int) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ from trainer.mining.spaces import QUERIES_A_SHARD, space_of
 from trainer.mining.task import Task
 from trainer.models.encoder import Encoder
 from trainer.runtime.progress import ProgressLine
-from trainer.storage.into_place import move_into_place, partial_folder, to_disk
+from trainer.storage.atomic import atomic_folder
 from trainer.strategies.between_steps import between_steps
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"
@@ -197,17 +197,11 @@ class Refresh(lightning.Callback):
                 shutil.rmtree(work, ignore_errors=True)
 
     def _write(self, negatives: bytes, report: dict[str, Any]) -> None:
-        partial = partial_folder(self.place(report["step"]))
-        try:
+        with atomic_folder(self.place(report["step"])) as partial:
             (partial / NEGATIVES).write_bytes(negatives)
             (partial / REPORT).write_text(
                 json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8"
             )
-            for each in (partial / NEGATIVES, partial / REPORT, partial):
-                to_disk(each)
-            move_into_place(partial, self.place(report["step"]))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _say(
         self,

@@ -2,7 +2,6 @@
 together, and read block by block.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -23,6 +22,7 @@ from trainer.retrieval.token_index.search import flat_queries, maxsim_scores, to
 from trainer.retrieval.vectors.encode import Precision, Role, encode_for_search
 from trainer.retrieval.vectors.screened_search import Extent, ScreenedSearch, pair_scores
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_queries, encode_tokens
+from trainer.storage.atomic import atomic_file
 
 QUERIES_A_SHARD = 2048
 """Queries that are encoded, searched and filtered together. The same for any number of ranks, and
@@ -255,10 +255,8 @@ def space_of(
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    partial.replace(path)
 
 
 def _load(path: Path) -> Any:

@@ -10,18 +10,21 @@ gone once the job is done
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadFolder
-from trainer.runtime.run_folder import LOCK, holder_of, take_lock, write_atomically
+from trainer.storage.atomic import write_text
+from trainer.storage.locks import LOCK, lock_folder
 
 NEGATIVES, WITHOUT, REPORT = "train.jsonl", "without-negatives.jsonl", "report.json"
 _MANIFEST, _WORK = "manifest.json", "work"
 _OURS = {NEGATIVES, WITHOUT, REPORT, LOCK, _WORK, "report.html"}
+_IN_USE = (
+    "another process is mining in {folder}: {holder}; wait for it, or choose another place with -o"
+)
 
 Manifest = dict[str, Any]
 """What a job is begun with: everything that its outcome depends on."""
@@ -59,7 +62,7 @@ class WorkFolder:
             self._check_same(manifest)
         if not self.is_done and not (self.work / _MANIFEST).exists():
             self.work.mkdir(exist_ok=True)
-            write_atomically(self.work / _MANIFEST, json.dumps(manifest, indent=2))
+            write_text(self.work / _MANIFEST, json.dumps(manifest, indent=2))
 
     def _check_same(self, manifest: Manifest) -> None:
         path = self.report_path if self.is_done else self.work / _MANIFEST
@@ -122,22 +125,13 @@ def held(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(path, _in_use)
+        lock = lock_folder(path, _IN_USE)
     except OSError as error:
         raise BadFolder(
             f"cannot write to {path}: {error.strerror}; choose another place with -o"
         ) from error
-    try:
+    with lock:
         yield
-    finally:
-        os.close(lock)
-
-
-def _in_use(path: Path) -> BadFolder:
-    return BadFolder(
-        f"another process is mining in {path}: {holder_of(path)}; wait for it, or choose another"
-        " place with -o"
-    )
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import BinaryIO
 
+from trainer.storage.locks import FolderLock
+
 _POLL_SECONDS = 0.1
 
 
@@ -60,7 +62,7 @@ def run(
     words: Sequence[str],
     log: Path,
     relay: Relay,
-    lock: int,
+    lock: FolderLock,
     started: Callable[[int], None],
     show: BinaryIO,
 ) -> int:
@@ -78,7 +80,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
+            pass_fds=(lock.descriptor,),
             process_group=0,
             env=_environment(),
         )

@@ -25,7 +25,7 @@ from trainer.pipeline.state import (
 )
 from trainer.recipe.keys import nearest, question
 from trainer.runtime.environment import redact_command
-from trainer.runtime.run_folder import write_holder
+from trainer.storage.locks import FolderLock
 
 CONTINUE = {("mine",), ("data", "prepare")}
 """Commands that go on where they were stopped when given the folder they left; the others begin
@@ -165,13 +165,13 @@ def _goes_on(stage: Keyed) -> bool:
 
 
 def _run_stage(
-    pipeline: Pipeline, stage: Keyed, earlier: dict[str, Keyed], lock: int, relay: Relay
+    pipeline: Pipeline, stage: Keyed, earlier: dict[str, Keyed], lock: FolderLock, relay: Relay
 ) -> None:
     make_folder(stage, keep_unfinished=_goes_on(stage) and not outdated(stage, earlier))
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     tell = partial(_tell, lock, stage.name)
     code = run(stage.command[1:], stage.log, relay, lock, tell, sys.stdout.buffer)
-    write_holder(lock)
+    lock.write_holder()
     if code != 0:
         _check_not_stopped(relay, stage.name)
         said = "".join(f"\n  {line}" for line in last_lines(stage.log))
@@ -192,8 +192,8 @@ def _run_stage(
     _check_not_stopped(relay, stage.name)
 
 
-def _tell(lock: int, stage: str, process: int) -> None:
-    write_holder(lock, stage=stage, stage_process=process)
+def _tell(lock: FolderLock, stage: str, process: int) -> None:
+    lock.write_holder(stage=stage, stage_process=process)
 
 
 def _check_outputs(stage: Keyed) -> None:

@@ -12,9 +12,7 @@ aside.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +21,14 @@ from typing import Any
 from trainer.errors import BadFolder
 from trainer.pipeline.keys import Keyed, changes
 from trainer.runtime.environment import redact_command, redact_tree
-from trainer.runtime.run_folder import holder_of, take_lock, write_json
+from trainer.runtime.run_folder import write_json
+from trainer.storage.atomic import write_link
+from trainer.storage.locks import FolderLock, lock_folder
+
+_IN_USE = (
+    "{folder} is in use by a pipeline: {holder}; wait for it, or stop it (a stage may outlive a"
+    " pipeline that was killed), or choose another name=NAME"
+)
 
 
 def why_not_done(stage: Keyed, earlier: Mapping[str, Keyed]) -> str:
@@ -118,39 +123,24 @@ def move_aside(stage: Keyed, why: str) -> None:
 
 def point_latest(stage: Keyed) -> None:
     """Makes `latest` beside the stage's folder lead to it."""
-    link = stage.folder.with_name("latest")
-    partial = link.with_name(f".latest.{os.getpid()}.partial")
     with contextlib.suppress(OSError):  # for the eye alone, and some file systems have no links
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(stage.folder.name, target_is_directory=True)
-        partial.replace(link)
+        write_link(stage.folder.with_name("latest"), stage.folder.name)
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Holds the pipeline's folder, and gives the lock's file; raises `BadFolder` saying who has it
-    when another process does.
+def held(folder: Path) -> Iterator[FolderLock]:
+    """Holds the pipeline's folder, which is made where there is none. Raises `BadFolder` that names
+    the holder when another process has it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(folder, _in_use)
+        lock = lock_folder(folder, _IN_USE)
     except OSError as error:
         raise BadFolder(
             f"cannot write to {folder}: {error.strerror}; choose another place with output=FOLDER"
         ) from error
-    try:
+    with lock:
         yield lock
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
-
-
-def _in_use(folder: Path) -> BadFolder:
-    return BadFolder(
-        f"{folder} is in use by a pipeline: {holder_of(folder)}; wait for it, or stop it (a stage"
-        " may outlive a pipeline that was killed), or choose another name=NAME"
-    )
 
 
 def _ends(stage: Keyed, earlier: Mapping[str, Keyed]) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from trainer.report.markup import duration, escaped, metric_name, probability, s
 from trainer.report.plots import change_histogram, interval_chart
 from trainer.report.read import MAIN_METRIC, Change, Comparison, Evaluation, Run, changes, read_run
 from trainer.report.style import STYLE
-from trainer.runtime.run_folder import write_atomically
+from trainer.storage.atomic import write_text
 
 MOST_CHANGES = 15
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -41,7 +41,7 @@ def write_report(run_folder: Path) -> Path:
         ]
     )
     path = run.folder / "report.html"
-    write_atomically(path, page)
+    write_text(path, page)
     return path
 
 

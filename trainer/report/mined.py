@@ -11,7 +11,7 @@ from typing import Any
 from trainer.errors import BadFolder
 from trainer.report.html import page_head
 from trainer.report.markup import count_table, escaped, short, signed
-from trainer.runtime.run_folder import write_atomically
+from trainer.storage.atomic import write_text
 
 _FILTERS = {
     "known_positive_or_twin": (
@@ -56,7 +56,7 @@ def write_mined_page(report: Path) -> Path:
             " again"
         ) from error
     path = report.with_name("report.html")
-    write_atomically(path, page + "</main></body></html>\n")
+    write_text(path, page + "</main></body></html>\n")
     return path
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadFolder
-from trainer.runtime.run_folder import is_held, read_log
+from trainer.runtime.run_folder import read_log
+from trainer.storage.locks import is_locked
 
 MAIN_METRIC = "ndcg@10"
 
@@ -141,7 +142,7 @@ def read_run(folder: Path) -> Run:
         recipe_yaml=(folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
         environment=_json_object(folder / "environment.json"),
         status=_json_object(folder / "status.json"),
-        under_way=is_held(folder),
+        under_way=is_locked(folder),
         log=read_log(folder / "log.jsonl"),
         evaluation=_evaluation(folder / "evaluation.json"),
         non_finite=_json_object(folder / "non_finite.json"),

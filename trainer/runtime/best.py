@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytorch_lightning as lightning
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from trainer.collectives import rank
 from trainer.runtime.progress import VALIDATION_SCORE
+from trainer.storage.atomic import write_safetensors
 from trainer.strategies.weights import full_weights
 
 FILE = "trainable.safetensors"
@@ -67,6 +68,5 @@ class KeepBest(lightning.Callback):
         weights = full_weights(module)
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{FILE}.partial"
-            save_file(weights, partial, metadata={"step": str(step), VALIDATION_SCORE: repr(score)})
-            partial.replace(self.folder / FILE)
+            metadata = {"step": str(step), VALIDATION_SCORE: repr(score)}
+            write_safetensors(self.folder / FILE, weights, metadata)

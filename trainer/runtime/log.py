@@ -83,7 +83,7 @@ class JsonlLogger(Logger):
         text = f"\n{line}\n" if self._cut_short else f"{line}\n"
         try:
             if self._file < 0:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             self._cut_short = os.write(self._file, text.encode()) < len(
                 text
             )  # ASCII: as many bytes as characters

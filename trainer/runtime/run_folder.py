@@ -7,15 +7,10 @@ A file lock held for the life of the process tells a live run from a dead one; i
 process, however that ends.
 """
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
-import socket
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,28 +19,18 @@ from typing import Any, Literal
 
 from trainer.errors import BadFolder, Interrupted
 from trainer.runtime.environment import HIDDEN, describe_environment, redact
+from trainer.storage.atomic import write_text
+from trainer.storage.locks import LOCK, FolderLock, holder_of, is_locked, lock_folder
 
 Status = Literal["done", "stopped", "failed"]
-LOCK = ".lock"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that a reader, or a crash, sees the old one or the new one whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+_IN_USE = "{folder} is in use by a run: {holder}; wait for it, stop it, or choose another name=NAME"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a small JSON file atomically, without secrets."""
     # A path of the command line that is not UTF-8 comes as lone surrogates, which no file can hold.
-    write_atomically(path, redact(_json(value)).encode("utf-8", "replace").decode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, redact(text).encode("utf-8", "replace").decode())
 
 
 @dataclass
@@ -55,7 +40,7 @@ class RunFolder:
     """
 
     path: Path
-    _lock: int = field(repr=False)
+    _lock: FolderLock | None = field(repr=False)
     _started: float = field(default_factory=time.monotonic, repr=False)
     _finished: bool = field(default=False, repr=False)
 
@@ -82,7 +67,7 @@ class RunFolder:
                     path.with_name(f"{path.name}.replaced-{datetime.now():%Y%m%d-%H%M%S-%f}")
                 )
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, take_lock(path))
+            run = cls(path, lock_folder(path, _IN_USE))
             clean = redact(recipe_yaml)
             note = (
                 f"# {HIDDEN} stands where a secret was; put it back before running this file"
@@ -90,7 +75,7 @@ class RunFolder:
                 if clean != recipe_yaml
                 else ""
             )
-            write_atomically(run.recipe_path, note + clean)
+            write_text(run.recipe_path, note + clean)
             write_json(
                 run.environment_path, {**describe_environment(command), "data": data_fingerprint}
             )
@@ -104,7 +89,7 @@ class RunFolder:
     @classmethod
     def of_another_rank(cls, path: Path) -> "RunFolder":
         """The folder that the first rank holds, for one that writes nothing into it."""
-        return cls(Path(path), -1, _finished=True)
+        return cls(Path(path), None, _finished=True)
 
     @property
     def recipe_path(self) -> Path:
@@ -156,11 +141,8 @@ class RunFolder:
         try:
             write_json(self.path / "status.json", record)
         finally:
-            with contextlib.suppress(OSError):
-                fcntl.flock(
-                    self._lock, fcntl.LOCK_UN
-                )  # a forked worker that outlives us must not hold it on
-            os.close(self._lock)
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -196,8 +178,8 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
         return
     if not os.access(path, os.W_OK | os.X_OK):
         raise BadFolder(f"{path} is read-only; choose another place with output=FOLDER")
-    if is_held(path):
-        raise _in_use(path)
+    if is_locked(path):
+        raise BadFolder(_IN_USE.format(folder=path, holder=holder_of(path)))
     contents = [entry.name for entry in path.iterdir() if entry.name != LOCK]
     if not contents:
         return
@@ -211,23 +193,6 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
             f"{path} already holds {_describe(path)}; choose another name=NAME, or pass --replace"
             " to move it aside and start anew"
         )
-
-
-def is_held(path: Path) -> bool:
-    """Whether a live run has this folder. On a file system without locks one cannot know: False."""
-    try:
-        lock = os.open(path / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(lock)
-    return False
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -279,64 +244,3 @@ def _describe(path: Path) -> str:
         "stopped": "a run that was stopped",
         "failed": "a run that failed",
     }.get(str(status), "a run")
-
-
-def take_lock(path: Path, in_use: Callable[[Path], BadFolder] | None = None) -> int:
-    """An open file that holds the lock of folder `path`; raises what `in_use` says when another
-    process has it.
-
-    It is inherited by no program started from here, and lives as long as this process.
-    """
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise (in_use or _in_use)(path) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            os.close(lock)
-            raise
-        warnings.warn(
-            f"the file system of {path} has no locks: a second run in this folder would not be"
-            " noticed",
-            stacklevel=2,
-        )
-    write_holder(lock)
-    return lock
-
-
-def write_holder(lock: int, **details: Any) -> None:
-    """Writes into a lock file who holds it."""
-    holder = {
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, _json({**holder, **details}).encode(), 0)
-
-
-def holder_of(path: Path) -> str:
-    """Who holds the lock of folder `path`, in words."""
-    try:
-        holder = json.loads((path / LOCK).read_text(encoding="utf-8"))
-        who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
-        return (
-            f"{who}, at stage {holder['stage']} (process {holder['stage_process']})"
-            if "stage" in holder
-            else who
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
-def _in_use(path: Path) -> BadFolder:
-    return BadFolder(
-        f"{path} is in use by a run: {holder_of(path)}; wait for it, stop it, or choose another"
-        " name=NAME"
-    )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 
 import pytest
 import torch
@@ -49,6 +50,21 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_
     } == before
     assert [path.name for path in (tmp_path / "new").iterdir()] == []
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_files_of_a_model_have_the_mode_of_the_umask(encoder, tmp_path):
+    former = os.umask(0o022)
+    try:
+        save_encoder(encoder, tmp_path / "model")
+    finally:
+        os.umask(former)
+    modes = {
+        str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode)
+        for path in (tmp_path / "model").rglob("*")
+        if path.is_file()
+    }
+    assert {"model/model.safetensors", "model/adapter/adapter_model.safetensors"} <= modes.keys()
+    assert set(modes.values()) == {0o644}, modes
 
 
 def test_the_final_name_appears_only_when_every_byte_is_on_the_disk(encoder, tmp_path, monkeypatch):

@@ -210,8 +210,8 @@ def test_a_former_model_outlives_a_cut_that_fails_or_is_killed(deep_folder, form
     with pytest.raises(BadModel, match="5 layers were asked for"):
         cut(str(deep_folder("bert")), former, 5, replace=True)
     killed = (
-        "import os, sys, pathlib; from trainer.models.formats import folder;"
-        " from trainer.cli.cut import cut; folder.move_into_place = lambda *_: os._exit(9); cut(sys.argv[1],"
+        "import os, sys, pathlib; from trainer.storage import atomic; from trainer.cli.cut import"
+        " cut; atomic.move_into_place = lambda *_: os._exit(9); cut(sys.argv[1],"
         " pathlib.Path(sys.argv[2]), 1, replace=True)"
     )
     assert (

@@ -13,7 +13,7 @@ from trainer.retrieval.indexes.dense import Index, build_index
 from trainer.retrieval.indexes.manifest import FILES, MANIFEST, Manifest, describe_files
 from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.vectors.encode import encode
-from trainer.storage.into_place import move_into_place
+from trainer.storage.atomic import move_into_place
 
 WORDS = (
     "disk",

@@ -29,7 +29,7 @@ from trainer.retrieval.token_index.codes import Codec
 from trainer.retrieval.token_index.index import LateIndex
 from trainer.retrieval.token_index.search import top_k_maxsim
 from trainer.retrieval.vectors.token_vectors import encode_tokens
-from trainer.storage.into_place import move_into_place
+from trainer.storage.atomic import move_into_place
 
 KINDS = ("exact", "compressed")
 WORDS = [

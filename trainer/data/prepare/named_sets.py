@@ -12,6 +12,7 @@ from trainer.data.near_duplicates import near_identical
 from trainer.data.prepare.beir import HUB_SETS, BeirSet, fetch_beir
 from trainer.data.splits import split_by_document
 from trainer.errors import BadData, BadFolder
+from trainer.storage.atomic import atomic_folder
 
 MARKER = "source.json"
 """Written last: a folder that has it is whole."""
@@ -92,9 +93,7 @@ def _written(target: Path, data: BeirSet) -> Path:
     """Writes the folder beside its place and renames it there, so that it is there whole or not at
     all.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with atomic_folder(target) as temporary:
         counts = {
             "documents": _write_lines(temporary / "corpus.jsonl", data.corpus),
             "queries": _write_lines(temporary / "queries.jsonl", data.queries),
@@ -114,12 +113,8 @@ def _written(target: Path, data: BeirSet) -> Path:
         (temporary / MARKER).write_text(
             json.dumps(data.source | {"counts": counts}, indent=2) + "\n", encoding="utf-8"
         )
-        temporary.chmod(0o755)
         if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            target.rmdir()  # and raise if something has come there meanwhile
     return target
 
 

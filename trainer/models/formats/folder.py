@@ -5,8 +5,6 @@ servers read.
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from trainer.errors import BadFolder, BadModel
@@ -31,7 +28,7 @@ from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.models.parts import lora
 from trainer.models.parts.projection import Projection
 from trainer.models.tokenizers import texts as tokenization
-from trainer.storage.into_place import check_exchangeable, move_into_place, to_disk
+from trainer.storage.atomic import atomic_folder, check_replaceable, write_safetensors
 
 _WEIGHTS = "model.safetensors"
 _OF_MODEL = re.compile(
@@ -51,17 +48,9 @@ def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
     after.
     """
     check_model_folder(folder, replace)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
-        _write(encoder, unfinished)
-        for path in [*unfinished.rglob("*"), unfinished]:
-            to_disk(path)
+    with atomic_folder(folder) as partial:
+        _write(encoder, partial)
         check_model_folder(folder, replace)  # again: writing took its time
-        move_into_place(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_model_folder(folder: Path, replace: bool) -> None:
@@ -75,7 +64,7 @@ def check_model_folder(folder: Path, replace: bool) -> None:
             f"{folder} exists already; give another name or remove it, or replace the model there"
             " with --replace"
         )
-    check_exchangeable(folder, "model")
+    check_replaceable(folder, "model")
     there = list(folder.rglob("*"))
     strange = sorted(
         str(path.relative_to(folder))
@@ -110,7 +99,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
         _write_static(encoder, folder)
         return
     contract, plain = encoder.contract, _plain_backbone(encoder)
-    save_file(lora.merged_state(encoder.backbone), folder / _WEIGHTS, metadata={"format": "pt"})
+    write_safetensors(folder / _WEIGHTS, lora.merged_state(encoder.backbone), {"format": "pt"})
     config = encoder.pristine_config
     config.architectures, config.dtype = [type(plain).__name__], torch.float32
     if isinstance(encoder, CrossEncoder):
@@ -162,11 +151,8 @@ def _write_static(encoder: DenseEncoder, folder: Path) -> None:
     version since 3.2 reads them.
     """
     contract, state = encoder.contract, encoder.backbone.state_dict()
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in state.items()},
-        folder / _WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_safetensors(folder / _WEIGHTS, weights, {"format": "pt"})
     static.write_tokenizer(encoder.tokenizer, folder)
     contract.write(folder)
     kinds = [

@@ -17,13 +17,13 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
 from trainer.recipe import schema as recipe
+from trainer.storage.atomic import write_safetensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -202,11 +202,8 @@ def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str]
         for module in whole
         for name, value in model.get_base_model().get_submodule(module).state_dict().items()
     }
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in found.items()},
-        folder / WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    weights = {name: value.detach().cpu().contiguous() for name, value in found.items()}
+    write_safetensors(folder / WEIGHTS, weights, {"format": "pt"})
     config = copy.deepcopy(model.peft_config["default"])
     if whole:
         config.modules_to_save, config.task_type = list(whole), "SEQ_CLS"

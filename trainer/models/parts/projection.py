@@ -6,11 +6,11 @@ from typing import Literal, Self, assert_never
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
+from trainer.storage.atomic import write_safetensors
 
 Activation = Literal["Identity", "Tanh"]
 _WRITTEN: dict[Activation, str] = {
@@ -123,4 +123,4 @@ class Projection(nn.Linear):
             f"linear.{name}": value.detach().cpu().contiguous()
             for name, value in self.state_dict().items()
         }
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        write_safetensors(folder / "model.safetensors", state, {"format": "pt"})

@@ -26,7 +26,7 @@ TOKEN_KINDS = ("exact", "compressed")
 CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 """What codes of token vectors stand for."""
 _OF_TOKENS = re.compile(
-    rf"(manifest\.new|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"  # noqa: E501 - one pattern
+    rf"(manifest\.new|\.manifest\.json\.[0-9a-f]{{8}}\.partial|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"  # noqa: E501 - one pattern
 )
 _SEAL = "sha256"
 _BLOCK = 1 << 20

@@ -18,12 +18,12 @@ from trainer.retrieval.indexes.manifest import (
     read_content,
     validated,
 )
-from trainer.retrieval.indexes.place import cannot_write, locked
-from trainer.storage.into_place import to_disk
+from trainer.retrieval.indexes.place import cannot_write
+from trainer.storage.atomic import flush_to_disk, write_text
+from trainer.storage.locks import exclusive
 
 LateKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
-_NEW = "manifest.new"
 _MOST_EFFORT = 1 << 32
 PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
 """The arrays of a segment: a row a token; in means, a row a document."""
@@ -168,12 +168,8 @@ class LateManifest(AnyManifest):
         whole or not at all, whenever the process ends.
         """
         for name in self.files:
-            to_disk(folder / name)
-        new = folder / _NEW
-        new.write_text(self.sealed(), encoding="utf-8")
-        to_disk(new)
-        new.replace(folder / MANIFEST)
-        to_disk(folder)
+            flush_to_disk(folder / name)
+        write_text(folder / MANIFEST, self.sealed())
 
 
 @contextlib.contextmanager
@@ -185,7 +181,7 @@ def changing(folder: Path) -> Iterator[LateManifest]:
     changes the index, also on another thread.
     """
     LateManifest.read(folder)
-    with locked(folder), cannot_write(folder):
+    with exclusive(folder), cannot_write(folder):
         try:
             yield LateManifest.read(folder)
         finally:

@@ -31,12 +31,7 @@ from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.token_index.growing_array import GrowingArray
 from trainer.retrieval.vectors.encode import Role, encode_for_search
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of
-from trainer.storage.into_place import (
-    move_into_place,
-    moved_where_nothing_is,
-    partial_folder,
-    state_of,
-)
+from trainer.storage.atomic import folder_state, move_if_free, move_into_place, partial_folder
 
 FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
@@ -135,7 +130,7 @@ def taught_vectors(
         role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES
     }
     wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
-    seen = on_first(lambda: state_of(folder))
+    seen = on_first(lambda: folder_state(folder))
     made, kept = agreed(
         list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX
     )
@@ -340,10 +335,10 @@ def _finish(
     since stays: it will do, or BadFolder says why not.
     """
     (unfinished / FILE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    if seen is not None and state_of(folder) == seen:
+    if seen is not None and folder_state(folder) == seen:
         move_into_place(unfinished, folder)
         return
-    if moved_where_nothing_is(unfinished, folder):
+    if move_if_free(unfinished, folder):
         return
     missing, changed = _compared(folder, wanted, names)
     if missing:

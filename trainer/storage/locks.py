@@ -1,0 +1,171 @@
+"""Locks that tell a live process from a dead one: they end with the process, however that ends.
+
+A folder of a run, a pipeline or a mining job has a lock file, in which the holder is named. An
+index is locked itself, without a file: it holds nothing but the index.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from trainer.errors import BadFolder
+
+LOCK = ".lock"
+_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+@dataclass(frozen=True)
+class FolderLock:
+    """The lock of a folder, held by this process; a context manager that releases it.
+
+    A program that is started from here does not inherit it, unless it is given `descriptor`.
+    """
+
+    descriptor: int
+
+    def write_holder(self, **details: Any) -> None:
+        """Writes into the lock file who holds it: host, process, time, and `details`."""
+        holder = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        text = json.dumps({**holder, **details}, indent=2, ensure_ascii=False) + "\n"
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, text.encode(), 0)
+
+    def release(self) -> None:
+        """Frees the folder."""
+        _unlock(self.descriptor)
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def lock_folder(folder: Path, in_use: str) -> FolderLock:
+    """Takes the lock of a folder.
+
+    Raises BadFolder when another process has it: `in_use` is the message, in which `{folder}` and
+    `{holder}` are filled in. A file system without locks is warned of, and nothing is locked.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BadFolder(in_use.format(folder=folder, holder=holder_of(folder))) from error
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            os.close(descriptor)
+            raise
+        warnings.warn(
+            f"the file system of {folder} has no locks: a second process in this folder would not"
+            " be noticed",
+            stacklevel=2,
+        )
+    lock = FolderLock(descriptor)
+    lock.write_holder()
+    return lock
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a live process holds the lock of a folder. On a file system without locks nobody can
+    tell: False.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared: two that ask at the same time do not take each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def holder_of(folder: Path) -> str:
+    """Who holds the lock of a folder, in words."""
+    try:
+        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        process = f"process {holder['process']} on {holder['host']} since {holder['since']}"
+        if "stage" not in holder:
+            return process
+        return f"{process}, at stage {holder['stage']} (process {holder['stage_process']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Within the block only this process, and only this thread of it, changes an index.
+
+    Raises BadFolder while another does, when the folder was replaced or removed meanwhile, and
+    where folders cannot be locked.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_open(folder, error) from error
+    try:
+        _lock_itself(folder, descriptor)
+        yield
+    finally:
+        _unlock(descriptor)
+
+
+def _lock_itself(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = folder.stat()
+    except BlockingIOError as error:
+        raise BadFolder(
+            f"{folder} is being changed by another process; wait until it has ended"
+        ) from error
+    except FileNotFoundError as error:
+        raise _cannot_open(folder, error) from error
+    except OSError as error:
+        raise BadFolder(
+            f"{folder} cannot be locked against other processes ({error.strerror}); put the index"
+            " on a disk whose folders can be locked"
+        ) from error
+    if not os.path.samestat(os.fstat(descriptor), status):
+        raise BadFolder(f"{folder} was replaced by another process meanwhile; nothing was changed")
+
+
+def _cannot_open(folder: Path, error: OSError) -> BadFolder:
+    if isinstance(error, FileNotFoundError):
+        return BadFolder(
+            f"{folder} was removed meanwhile, perhaps by another process that writes the same"
+            " index; nothing was changed: try again"
+        )
+    return BadFolder(f"{folder} cannot be opened: {error.strerror}; nothing was changed")
+
+
+def _unlock(descriptor: int) -> None:
+    """Closing alone would leave the lock to a forked child that lives longer than we do."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
