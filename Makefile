@@ -32,8 +32,9 @@ quickstart: .venv/.base data/azure-cli/corpus.jsonl ## fine-tune on real data, p
 test: .venv/.dev ## all tests, on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-all: .venv/.dev ## the same, with the whole matrix of law 2 (some 20 minutes more); writes docs/equality.md
-	NEARFAR_WHOLE_MATRIX=docs/equality.md OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_law_02_strategies.py $(ARGS)
+test-all: .venv/.dev ## the same, with the whole matrix of law 2 (some 20 minutes more); writes docs/equality.*
+	NEARFAR_WHOLE_MATRIX=docs/equality.csv OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_law_02_strategies.py $(ARGS)
+	$(BIN)/python tools/check_docs.py --write
 	$(MAKE) test
 
 laws: .venv/.dev ## only the invariants of tests/laws
@@ -53,7 +54,7 @@ format: .venv/.dev ## bring the style in order
 bench: .venv/.dev ## every script of benchmarks/, one after the other (long)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-docs: .venv/.dev ## write the recipe schema anew, then check links, commands and paths in every page
+docs: .venv/.dev ## write the generated pages anew, then check links, commands and paths in every page
 	$(BIN)/python tools/check_docs.py --write
 
 lock: .venv/.dev ## resolve requirements/ anew from the bounds in pyproject.toml

@@ -67,11 +67,24 @@ def test_a_planted_untruth_is_found(repository: Path, copied_pages: Path, line: 
     assert finding in answer.stdout
 
 
-def test_an_old_schema_is_found(repository: Path, copied_pages: Path):
-    (copied_pages / "docs" / "recipe.schema.json").write_text("{}\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "text", "stale"),
+    [
+        ("docs/recipe.schema.json", '"description"', "docs/recipe.schema.json"),
+        ("docs/equality.md", "| ddp | 2 |", "docs/equality.md"),
+        ("docs/equality.csv", "ddp,2,", "docs/equality.md"),
+    ],
+)
+def test_a_generated_page_that_is_out_of_date_is_found(
+    repository: Path, copied_pages: Path, name: str, text: str, stale: str
+):
+    path = copied_pages / name
+    content = path.read_text(encoding="utf-8")
+    assert text in content
+    path.write_text(content.replace(text, text.replace("d", "e"), 1), encoding="utf-8")
     answer = check_docs(repository, copied_pages)
     assert answer.returncode == 1
-    assert "docs/recipe.schema.json:1: not what the code says" in answer.stdout
+    assert f"{stale}:1: out of date; run `make docs`" in answer.stdout
 
 
 def test_a_page_that_no_other_leads_to_is_found(repository: Path, copied_pages: Path):

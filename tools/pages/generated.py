@@ -1,15 +1,25 @@
-"""Pages, and parts of pages, that are written from the code: `make docs` writes them, `make check`
-holds them against the code.
+"""Pages, and blocks of pages, that are written from the code or from measurements: `make docs`
+writes them, `make check` compares them with what they were written from.
+
+A block stands between the lines `<!-- begin NAME -->` and `<!-- end NAME -->` of a page.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pages import equality
+
 
 def current(root: Path) -> dict[str, str]:
-    """The text that each generated file has by the code."""
-    return {"docs/recipe.schema.json": recipe_schema()}
+    """The text that each generated file should have."""
+    return {
+        "docs/recipe.schema.json": recipe_schema(),
+        "docs/equality.md": with_block(
+            root / "docs/equality.md", "worst figures", equality.worst_figures(root)
+        ),
+    }
 
 
 def write(root: Path) -> None:
@@ -20,11 +30,28 @@ def write(root: Path) -> None:
 
 
 def check(root: Path) -> Iterator[str]:
-    """A finding for each generated file that is not what the code says."""
+    """A finding for each generated file that is out of date."""
     for name, text in current(root).items():
         path = root / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            yield f"{name}:1: not what the code says; run `make docs`"
+            yield f"{name}:1: out of date; run `make docs`"
+
+
+def with_block(page: Path, name: str, block: str) -> str:
+    """The page's text with a new block.
+
+    Raises `ValueError` when the page does not have exactly one block of that name.
+    """
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    text, count = re.subn(
+        f"{begin}.*?{end}",
+        lambda _: f"{begin}{block}{end}",
+        page.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise ValueError(f"{page} has {count} blocks named {name!r}; it must have one")
+    return text
 
 
 def recipe_schema() -> str:
