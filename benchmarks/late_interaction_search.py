@@ -55,7 +55,7 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from trainer.build import hardware
-    from trainer.models.family import read_model
+    from trainer.models.families import read_model
     from trainer.recipe import schema as recipe
     from trainer.retrieval.vectors.token_vectors import encode_tokens
 
@@ -84,7 +84,7 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 def nearfar(job: dict[str, Any]) -> dict[str, Any]:
     from measuring.remembered import Remembered
 
-    from trainer.models.family import read_model
+    from trainer.models.families import read_model
     from trainer.retrieval.corpus import Document
     from trainer.retrieval.token_index.build import Encoding, build_late_index
     from trainer.retrieval.token_index.index import PROBE, LateIndex

@@ -43,21 +43,23 @@ def write_start(folder: Path) -> None:
     import pytorch_lightning as lightning
 
     from trainer.models.formats.folder import save_encoder
-    from trainer.models.late_interaction import load_late_encoder
-    from trainer.recipe import schema as recipe
+    from trainer.models.late_interaction import (
+        LateInteractionSettings,
+        build_late_interaction_encoder,
+    )
 
     lightning.seed_everything(SEED, verbose=False)
     lengths: dict[str, Any] = {
         "query_max_length_tokens": QUERY_TOKENS,
         "document_max_length_tokens": DOCUMENT_TOKENS,
     }
-    model = recipe.Model(
+    model = LateInteractionSettings(
         backbone=model_folder(),
         projection_dimensions=DIMENSIONS,
-        tuning=recipe.FullTuning(),
+        lora=None,
         **lengths,
     )
-    save_encoder(load_late_encoder(model), folder)
+    save_encoder(build_late_interaction_encoder(model), folder)
 
 
 def our_recipe(job: dict[str, Any]) -> Any:

@@ -29,8 +29,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from trainer.batch import Texts
 from trainer.models.contract import Role
 from trainer.models.dense import DenseEncoder, read_encoder
-from trainer.models.late_interaction import LateInteractionEncoder, load_late_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.late_interaction import (
+    LateInteractionEncoder,
+    LateInteractionSettings,
+    build_late_interaction_encoder,
+)
 from trainer.scores import maxsim
 
 TEXTS = (
@@ -113,22 +116,16 @@ def write_stanford_metadata(folder: Path, **change: object) -> None:
 
 
 def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
-    """An encoder to train from `backbone`: short texts, 16 dimensions, and what of a recipe's model
-    or its late interaction is to differ.
+    """An encoder to train from `backbone`: short texts, 16 dimensions, and the settings that
+    are to differ.
     """
-    late = {
-        key: settings.pop(key)
-        for key in list(settings)
-        if key in recipe.LateInteraction.model_fields
-    }
-    return load_late_encoder(
-        recipe.Model(
+    return build_late_interaction_encoder(
+        LateInteractionSettings(
             backbone=str(backbone),
             **{
                 "projection_dimensions": 16,
                 "query_max_length_tokens": QUERY_LENGTH,
                 "document_max_length_tokens": DOCUMENT_LENGTH,
-                "late_interaction": recipe.LateInteraction(**late),
                 **settings,
             },
         )

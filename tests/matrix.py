@@ -16,19 +16,19 @@ from toy_models import SENTENCES
 from trainer import losses
 from trainer.batch import Batch, identity, pair_identity
 from trainer.microbatches import Encode, in_chunks
-from trainer.models.cross_encoder import CrossEncoder, load_cross_encoder
-from trainer.models.dense import load_encoder
+from trainer.models.cross_encoder import CrossEncoder, CrossEncoderSettings, build_cross_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.encoder import Encoder
-from trainer.models.late_interaction import load_late_encoder
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.depth import AtDepths
 from trainer.models.parts.projection import Projection
+from trainer.models.settings import Lora
 from trainer.objectives import contrastive as objectives
 from trainer.objectives import ranking, ranking_losses
 from trainer.objectives import teachers as teaching
 from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.matryoshka import Weights, nested, once
 from trainer.objectives.xtr import with_limits
-from trainer.recipe import schema as recipe
 from trainer.scores import Score, dot, maxsim, xtr
 
 PREPARED = {xtr: functools.partial(with_limits, top_k=20)}
@@ -167,9 +167,9 @@ MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "micro-batched": {"tokens": 24, "kept_tokens": 0},
     "partly kept": {"tokens": 24, "kept_tokens": 60},
 }
-TUNINGS: dict[str, recipe.Lora | recipe.FullTuning] = {
-    "full": recipe.FullTuning(),
-    "lora": recipe.Lora(rank=4),
+TUNINGS: dict[str, Lora | None] = {
+    "full": None,
+    "lora": Lora(rank=4),
 }
 NEW = ("taught", "nested", *DEEP, *HARD, *TAUGHT)
 """Objectives that go through the same encoder and partition as the others, and so are held against
@@ -218,19 +218,18 @@ def encoder_of(
     """The same weights in every process."""
     torch.manual_seed(SEED)
     if score == JOINT:
-        encoder: Encoder = load_cross_encoder(
-            recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning])
+        encoder: Encoder = build_cross_encoder(
+            CrossEncoderSettings(backbone=str(folder), lora=TUNINGS[tuning])
         )
     elif score == "dot":
-        encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=TUNINGS[tuning]))
+        encoder = build_dense_encoder(DenseSettings(backbone=str(folder), lora=TUNINGS[tuning]))
     else:  # queries as they are, so that their lengths differ between ranks too
-        ragged = recipe.LateInteraction(query_expansion=False)
-        encoder = load_late_encoder(
-            recipe.Model(
+        encoder = build_late_interaction_encoder(
+            LateInteractionSettings(
                 backbone=str(folder),
-                tuning=TUNINGS[tuning],
+                lora=TUNINGS[tuning],
                 projection_dimensions=8,
-                late_interaction=ragged,
+                query_expansion=False,
             )
         )
     for name, parameter in encoder.named_parameters():

@@ -9,7 +9,7 @@ from trainer.build.objective import negative_filters, score_function
 from trainer.data.retrieval_set import from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
-from trainer.models.dense import load_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.recipe import schema as recipe
 from trainer.strategies.environment import Plan
 
@@ -99,13 +99,13 @@ class TestOnMachine:
 
 class TestMicroBatching:
     def test_given_numbers_are_taken(self, toy_folder):
-        encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+        encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         assert hardware.micro_batching(
             recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
         ) == (77, 5)
 
     def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
-        encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+        encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         alone, shared = (
             hardware.micro_batching(
                 recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count
@@ -117,7 +117,7 @@ class TestMicroBatching:
 
 
 def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
-    encoder = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
     run = recipe.Recipe(
         name="x",
         model=recipe.Model(backbone="b"),

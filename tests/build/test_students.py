@@ -14,6 +14,7 @@ from toy_models import SENTENCES
 
 from trainer.build import checks as recipe_checks
 from trainer.build import students
+from trainer.build.model import build_model
 from trainer.build.module import lightning_module
 from trainer.build.objective import objective_loss
 from trainer.cli.encode import encode as encode_command
@@ -23,10 +24,10 @@ from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.microbatches import in_chunks
 from trainer.models.cut import read_cut
-from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.family import load_model, read_model
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
+from trainer.models.families import read_model
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.principal import principal_directions
 from trainer.objectives import contrastive as objectives
 from trainer.recipe import schema as recipe
@@ -200,10 +201,10 @@ class TestStart:
         self, toy_folder, rows
     ):
         run = self.run(toy_folder("bert"))
-        encoder = load_encoder(run.model)
+        encoder = build_model(run)
         before = encoder.projection.weight.detach().clone()
         students.start(run, encoder, rows)
-        whole = load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL))
+        whole = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
         vectors = np.concatenate(
             [
                 encode(whole, sorted({row.query for row in rows}), "query"),
@@ -214,27 +215,27 @@ class TestStart:
         found = encoder.projection.weight.detach().numpy()
         assert np.allclose(np.abs(found @ directions[:5].T), np.eye(5), atol=1e-3)
         assert (encoder.projection.weight - before).norm() > 0.1
-        again = load_encoder(run.model)
+        again = build_model(run)
         students.start(run, again, rows.select(np.arange(len(rows))[::-1].copy()))
         assert torch.allclose(again.projection.weight, encoder.projection.weight, atol=1e-5), (
             "whatever the order of the rows"
         )
 
     def test_another_s_projection_is_left_alone(self, toy_folder, rows, tmp_path):
-        save_encoder(load_encoder(self.run(toy_folder("bert")).model), tmp_path / "model")
+        save_encoder(build_model(self.run(toy_folder("bert"))), tmp_path / "model")
         run = self.run(tmp_path / "model")
         with pytest.raises(BadRecipe, match="would undo what is learned"):
-            students.start(run, load_encoder(run.model), rows)
+            students.start(run, build_model(run), rows)
 
     def test_more_directions_than_there_are_numbers_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"), projection_dimensions=40)
         with pytest.raises(BadRecipe, match="at most 32 directions"):
-            students.start(run, load_encoder(run.model), rows)
+            students.start(run, build_model(run), rows)
 
     def test_too_few_texts_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"))
         with pytest.raises(BadData, match="2 distinct training texts do not span 5 directions"):
-            students.start(run, load_encoder(run.model), rows[:1])
+            students.start(run, build_model(run), rows[:1])
 
 
 class TestNarrowed:
@@ -257,7 +258,9 @@ class TestNarrowed:
 
     def test_token_vectors_are_not_shortened(self, toy_folder, tmp_path):
         save_encoder(
-            load_late_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+            build_late_interaction_encoder(
+                LateInteractionSettings(backbone=str(toy_folder("bert")), lora=None)
+            ),
             tmp_path / "late",
         )
         with pytest.raises(BadModel, match="leave out --dimensions"):
@@ -267,7 +270,7 @@ class TestNarrowed:
         from sentence_transformers import SentenceTransformer
 
         save_encoder(
-            load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+            build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None)),
             tmp_path / "model",
         )
         theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu", truncate_dim=10).encode(
@@ -283,7 +286,11 @@ class TestNarrowed:
 
 class TestLoss:
     def loss(self, run, toy_folder, teachers):
-        encoder = load_encoder(run.model.model_copy(update={"backbone": str(toy_folder("bert"))}))
+        encoder = build_model(
+            run.model_copy(
+                update={"model": run.model.model_copy(update={"backbone": str(toy_folder("bert"))})}
+            )
+        )
         return encoder, *students.whole_loss(
             run, objective_loss(run.objective)[0], dot, encoder, teachers
         )
@@ -388,7 +395,7 @@ class TestLoss:
             return plain(batch, guide, margin)
 
         monkeypatch.setattr(objectives, "outscoring", outscoring)
-        encoder = load_encoder(run.model)
+        encoder = build_model(run)
         module = lightning_module(run, encoder, 1)
         first, second = full_batch_of(encoder), full_batch_of(encoder)
         for batch in (first, second, first):
@@ -416,7 +423,7 @@ def gradient_of_head(folder):
     run = run_of(
         {"backbone": str(folder)}, teacher=recipe.TaughtVectors(models=("t",), distance="cosine")
     )
-    encoder = load_encoder(run.model)
+    encoder = build_model(run)
     loss, head = students.whole_loss(
         run, objective_loss(run.objective)[0], dot, encoder, [teacher_of(7)]
     )
@@ -482,8 +489,10 @@ RUNS = {
 def test_runs_end_to_end(name, toy_folder, tmp_path):
     torch.manual_seed(3)
     save_encoder(
-        load_late_encoder(
-            recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FULL)
+        build_late_interaction_encoder(
+            LateInteractionSettings(
+                backbone=str(toy_folder("bert")), projection_dimensions=8, lora=None
+            )
         ),
         tmp_path / "late",
     )
@@ -521,7 +530,7 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
         "from wider vectors": 8,
         "static and nested": 16,
     }.get(name, 32)
-    started = load_model(recipe.Recipe.model_validate_json(json.dumps(content)))
+    started = build_model(recipe.Recipe.model_validate_json(json.dumps(content)))
     assert any(
         (one - other).abs().max() > 1e-6
         for one, other in zip(trained.parameters(), started.parameters(), strict=True)
@@ -565,7 +574,7 @@ def test_encode_writes_narrow_vectors(toy_folder, tmp_path, monkeypatch):
     import sys
 
     save_encoder(
-        load_encoder(recipe.Model(backbone=str(toy_folder("bert")), tuning=FULL)),
+        build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None)),
         tmp_path / "model",
     )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a disk\na region\n")))

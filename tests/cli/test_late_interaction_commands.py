@@ -19,8 +19,11 @@ from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.results import read_evaluation
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.late_interaction import (
+    LateInteractionSettings,
+    build_late_interaction_encoder,
+    read_late_encoder,
+)
 from trainer.retrieval.token_index.explain import explain
 from trainer.retrieval.token_index.search import top_k_maxsim
 from trainer.retrieval.vectors.token_vectors import encode_tokens
@@ -41,16 +44,16 @@ def saved(folder, **late):
     """
     torch.manual_seed(9)
     make_marked_bert(folder / "bert")
-    wishes = recipe.Model(
+    wishes = LateInteractionSettings(
         backbone=str(folder / "bert"),
         projection_dimensions=16,
         query_max_length_tokens=12,
         query_prompt="",
         document_prompt="",
-        late_interaction=recipe.LateInteraction(**late),
-        tuning=recipe.FullTuning(kind="full"),
+        **late,
+        lora=None,
     )
-    save_encoder(load_late_encoder(wishes).eval(), folder / "model")
+    save_encoder(build_late_interaction_encoder(wishes).eval(), folder / "model")
     return folder / "model"
 
 

@@ -22,9 +22,12 @@ from trainer.mining import mine as job
 from trainer.mining import shard, spaces, teacher
 from trainer.mining.shard import Miner
 from trainer.mining.work import held
-from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
+from trainer.models.cross_encoder import (
+    CrossEncoderSettings,
+    build_cross_encoder,
+    read_cross_encoder,
+)
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe.schema import FullTuning, Model
 from trainer.retrieval.rerank import score_pairs
 
 call = caller(mine, fit, must_end_well=True)
@@ -406,7 +409,8 @@ def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_p
 def test_a_cross_encoder_may_be_the_teacher_on_two_processes_too(model, pairs, tmp_path):
     torch.manual_seed(2)
     save_encoder(
-        load_cross_encoder(Model(backbone=str(model), tuning=FullTuning())), tmp_path / "cross"
+        build_cross_encoder(CrossEncoderSettings(backbone=str(model), lora=None)),
+        tmp_path / "cross",
     )
     arguments = [
         "trainer",

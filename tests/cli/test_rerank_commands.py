@@ -13,9 +13,12 @@ from trainer.cli.index import index
 from trainer.cli.search import _in_two_stages, search
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.results import read_evaluation
-from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
+from trainer.models.cross_encoder import (
+    CrossEncoderSettings,
+    build_cross_encoder,
+    read_cross_encoder,
+)
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe import schema as recipe
 from trainer.retrieval.rerank import score_pairs
 
 call = caller(evaluate, index, search)
@@ -38,7 +41,9 @@ def model(toy_folder):
 def cross(toy_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cross") / "model"
     torch.manual_seed(7)
-    save_encoder(load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert")))), folder)
+    save_encoder(
+        build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert")))), folder
+    )
     return folder
 
 

@@ -14,7 +14,7 @@ from trainer.data.collate import collate
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData
-from trainer.models.dense import load_encoder
+from trainer.models.dense import (DenseSettings, build_dense_encoder)
 
 ROWS = (
     Row("where", "here", ("there", "nowhere"), source="a.jsonl:1"),
@@ -149,14 +149,14 @@ class TestLabels:
 
 
 def test_with_a_real_tokenizer_roles_keep_their_prompts_and_lengths(toy_folder):
-    model = recipe.Model(
+    model = DenseSettings(
         backbone=str(toy_folder("bert")),
         query_prompt="show ",
         document_prompt="the ",
         query_max_length_tokens=6,
         document_max_length_tokens=9,
     )
-    encoder = load_encoder(model)
+    encoder = build_dense_encoder(model)
     rows = [Row("disk " * 20, "storage " * 20), Row("disk", "disk")]
     batch = collate(rows, encoder.tokenize, known_positives(rows), 0)
     assert batch.queries.lengths.max() == 6
@@ -174,8 +174,8 @@ def test_identity_is_of_the_whole_text_not_of_what_is_left_after_truncation(toy_
     """Two documents that are cut to the same tokens are one vector to the model but not one text:
     neither is taken for the other's positive.
     """
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder("bert")), document_max_length_tokens=4)
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder("bert")), document_max_length_tokens=4)
     )
     texts = encoder.tokenize(["disk disk disk end", "disk disk disk other"], "document")
     cut = [texts.select(torch.tensor([row])).tokens.tolist() for row in range(2)]

@@ -12,10 +12,9 @@ from toy_models import DECODERS, SENTENCES
 from transformers import AutoModel, AutoTokenizer
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder
-from trainer.recipe.schema import LateInteraction, Model
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 
 LONG = ["disk " * 200]
 
@@ -36,11 +35,13 @@ def test_a_tokenizer_with_ids_the_model_has_no_embedding_for_is_refused(copy, to
             r" together"
         ),
     ):
-        load_encoder(Model(backbone=str(folder)))
+        build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
 def test_a_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
-    save_encoder(load_encoder(Model(backbone=str(toy_folder("bert")))), tmp_path / "model")
+    save_encoder(
+        build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")))), tmp_path / "model"
+    )
     tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     one, other = [token for token in vocabulary if token.isalpha()][:2]
@@ -57,14 +58,14 @@ def test_no_tokenizer_at_all_is_refused(copy):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
         with pytest.raises(BadModel, match="has no tokenizer: no tokenizer.json and no vocabulary"):
-            load_encoder(Model(backbone=str(folder)))
+            build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_path, family):
     if family != "qwen2":  # its tokenizer class brings one
         assert AutoTokenizer.from_pretrained(toy_folder(family)).pad_token is None
-    encoder = load_encoder(Model(backbone=str(toy_folder(family)))).eval()
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
     texts = encoder.tokenize(SENTENCES, "query")
     alone = torch.cat([encoder(texts.select(torch.tensor([row]))) for row in range(len(texts))])
     torch.testing.assert_close(encoder(texts), alone, atol=1e-6, rtol=0)
@@ -79,13 +80,13 @@ def test_neither_pad_nor_end_token_is_refused(copy):
         json.dumps({key: value for key, value in settings.items() if key != "eos_token"})
     )
     with pytest.raises(BadModel, match="neither a pad nor an end-of-text token"):
-        load_encoder(Model(backbone=str(folder)))
+        build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy_folder, family):
     assert AutoTokenizer.from_pretrained(toy_folder(family)).padding_side == "left"
-    encoder = load_encoder(Model(backbone=str(toy_folder(family)))).eval()
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
     assert encoder.contract.pooling == "last_token"
     texts = encoder.tokenize(SENTENCES, "query")
     ids, real = texts.padded()
@@ -101,7 +102,9 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_the_end_token_survives_saving_and_truncation(toy_folder, tmp_path, family):
-    encoder = load_encoder(Model(backbone=str(toy_folder(family)), query_max_length_tokens=7))
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder(family)), query_max_length_tokens=7)
+    )
     save_encoder(encoder, tmp_path / "model")
     for some in (encoder, read_encoder(str(tmp_path / "model"))):
         tokens = some.tokenize([*LONG, "disk", ""], "query")
@@ -116,7 +119,7 @@ def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, fam
     folder = copy(family)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 512}))
-    encoder = load_encoder(Model(backbone=str(folder))).eval()
+    encoder = build_dense_encoder(DenseSettings(backbone=str(folder))).eval()
     assert encoder.contract.query_max_length_tokens == 64
     texts = encoder.tokenize(LONG, "query")
     assert texts.lengths.tolist() == [64]
@@ -124,7 +127,7 @@ def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, fam
     with pytest.raises(
         BadModel, match="65 tokens was asked for; the backbone has positions for 64"
     ):
-        load_encoder(Model(backbone=str(folder), query_max_length_tokens=65))
+        build_dense_encoder(DenseSettings(backbone=str(folder), query_max_length_tokens=65))
 
 
 def test_a_length_without_room_for_a_text_is_refused(toy_folder):
@@ -136,14 +139,16 @@ def test_a_length_without_room_for_a_text_is_refused(toy_folder):
             " more"
         ),
     ):
-        load_encoder(Model(backbone=bert, query_max_length_tokens=2))
+        build_dense_encoder(DenseSettings(backbone=bert, query_max_length_tokens=2))
     with pytest.raises(
         BadModel,
         match="of 4 tokens leaves no room for a text beside 2 special tokens and a prompt of 2",
     ):
-        load_encoder(Model(backbone=bert, query_max_length_tokens=4, query_prompt="disk disk"))
-    assert load_encoder(
-        Model(backbone=bert, query_max_length_tokens=5, query_prompt="disk disk")
+        build_dense_encoder(
+            DenseSettings(backbone=bert, query_max_length_tokens=4, query_prompt="disk disk")
+        )
+    assert build_dense_encoder(
+        DenseSettings(backbone=bert, query_max_length_tokens=5, query_prompt="disk disk")
     ).tokenize(["disk"], "query").lengths.tolist() == [5]
 
 
@@ -157,7 +162,6 @@ def test_a_length_without_room_for_a_text_is_refused(toy_folder):
 def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_given(
     prompt, taken, toy_folder
 ):
-    marked = LateInteraction(query_marker="[MASK]")
     length = 3 + (prompt is not None)
     for given in (2, length):
         with pytest.raises(
@@ -167,29 +171,35 @@ def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_g
                 " allow more"
             ),
         ):
-            load_late_encoder(
-                Model(
+            build_late_interaction_encoder(
+                LateInteractionSettings(
                     backbone=str(toy_folder("bert")),
                     query_max_length_tokens=given,
                     query_prompt=prompt,
-                    late_interaction=marked,
+                    query_marker="[MASK]",
                 )
             )
-    model = Model(
+    model = LateInteractionSettings(
         backbone=str(toy_folder("bert")),
         query_max_length_tokens=length + 1,
         query_prompt=prompt,
-        late_interaction=marked,
+        query_marker="[MASK]",
     )
-    assert load_late_encoder(model).tokenize(["disk"], "query").lengths.tolist() == [length + 1]
+    assert build_late_interaction_encoder(model).tokenize(["disk"], "query").lengths.tolist() == [
+        length + 1
+    ]
 
 
 def test_padding_and_truncation_left_in_a_tokenizer_file_are_ignored(copy):
     folder = copy("bert")
-    before = load_encoder(Model(backbone=str(folder))).tokenize([*SENTENCES, *LONG], "query")
+    before = build_dense_encoder(DenseSettings(backbone=str(folder))).tokenize(
+        [*SENTENCES, *LONG], "query"
+    )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=40)
     tokenizer.save(str(folder / "tokenizer.json"))
-    after = load_encoder(Model(backbone=str(folder))).tokenize([*SENTENCES, *LONG], "query")
+    after = build_dense_encoder(DenseSettings(backbone=str(folder))).tokenize(
+        [*SENTENCES, *LONG], "query"
+    )
     assert torch.equal(before.tokens, after.tokens)

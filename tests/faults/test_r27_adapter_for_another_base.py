@@ -12,10 +12,10 @@ from toy_models import SENTENCES
 from transformers import AutoModel
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import merge_adapter
-from trainer.recipe.schema import Lora, Model
+from trainer.models.settings import Lora
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TARGETS = ("query", "value")
@@ -26,12 +26,12 @@ def trained(tmp_path_factory):
     """A folder trained on the packaged model, whose adapter names that model, and the vectors it
     should give.
     """
-    encoder = load_encoder(
-        Model(
+    encoder = build_dense_encoder(
+        DenseSettings(
             backbone=MINILM,
             query_prompt="Q: ",
             pooling="cls",
-            tuning=Lora(rank=2, target_modules=TARGETS),
+            lora=Lora(rank=2, target_modules=TARGETS),
         )
     )
     for name, parameter in encoder.named_parameters():

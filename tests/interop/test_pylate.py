@@ -30,7 +30,6 @@ from safetensors.numpy import load_file
 from trainer import losses
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
-from trainer.recipe import schema as recipe
 from trainer.scores import maxsim
 
 REPOSITORY = Path(__file__).parents[2]
@@ -130,7 +129,7 @@ def test_theirs_reads_every_family_that_ours_writes(pylate, toy_folder, tmp_path
     encoder = train_a_little(
         fresh(
             toy_folder(family),
-            tuning=recipe.FullTuning(),
+            lora=None,
             attend_to_expansion=attend,
             query_prompt="find ",
             document_prompt="",
@@ -166,9 +165,7 @@ def test_a_byte_level_vocabulary_with_markers(pylate, toy_folder, tmp_path, fami
 
 
 def test_mask_tokens_too_far_from_the_text_for_a_sliding_window(pylate, toy_folder, tmp_path):
-    encoder = fresh(
-        toy_folder("modernbert"), tuning=recipe.FullTuning(), query_prompt="", document_prompt=""
-    )
+    encoder = fresh(toy_folder("modernbert"), lora=None, query_prompt="", document_prompt="")
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, pylate(tmp_path / "model", texts=TEXTS))
 
@@ -214,7 +211,7 @@ def test_stanford_checkpoints_are_read_as_theirs_reads_them(pylate, stanford_fol
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 def test_loss_and_gradient_are_theirs(pylate, marked_bert, tmp_path, temperature):
-    encoder = fresh(marked_bert, tuning=recipe.FullTuning())
+    encoder = fresh(marked_bert, lora=None)
     save_encoder(encoder, tmp_path / "model")
     pairs = list(zip(TEXTS[:4], reversed(TEXTS[:4]), strict=True))
     found = pylate(tmp_path / "model", pairs=pairs, temperature=temperature)

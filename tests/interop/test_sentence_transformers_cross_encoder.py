@@ -12,10 +12,13 @@ from toy_models import SENTENCES
 from twins import alike
 
 from trainer import losses
-from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
+from trainer.models.cross_encoder import (
+    CrossEncoderSettings,
+    build_cross_encoder,
+    read_cross_encoder,
+)
 from trainer.models.formats.folder import save_encoder
 from trainer.objectives import ranking_losses
-from trainer.recipe import schema as recipe
 
 QUERIES = ("disk gone", "a storage account " * 9, "x", "", "naïve поиск", "every disk")
 DOCUMENTS = (SENTENCES[2] * 4, SENTENCES[0], "", "y", SENTENCES[1], "list all machines " * 30)
@@ -30,7 +33,7 @@ GRADES = ((3.0, 1.0, 0.0, 2.0), (2.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0))
 
 def trained(folder, **more):
     torch.manual_seed(3)
-    encoder = load_cross_encoder(recipe.Model(backbone=str(folder), **more))
+    encoder = build_cross_encoder(CrossEncoderSettings(backbone=str(folder), **more))
     optimizer = torch.optim.SGD(
         [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.05
     )
@@ -141,7 +144,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def folder(toy_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("cross") / "model"
-    save_encoder(trained(toy_folder("bert"), tuning=recipe.FullTuning()), path)
+    save_encoder(trained(toy_folder("bert"), lora=None), path)
     return path
 
 

@@ -17,9 +17,8 @@ from sentence_transformers.sentence_transformer.modules import (
 from toy_models import FAMILIES, SENTENCES
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe import schema as recipe
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = [*SENTENCES, "Delete " * 80, ""]
@@ -55,10 +54,10 @@ def train_a_little(encoder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
-    model = recipe.Model(
+    model = DenseSettings(
         backbone=str(toy_folder(family)), query_prompt="query: ", document_prompt="text: "
     )
-    encoder = train_a_little(load_encoder(model))
+    encoder = train_a_little(build_dense_encoder(model))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, SentenceTransformer(str(tmp_path / "model"), device="cpu"))
 
@@ -69,14 +68,14 @@ def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
 def test_theirs_reads_every_pipeline_that_ours_writes(
     toy_folder, tmp_path, pooling, normalize, projection
 ):
-    model = recipe.Model(
+    model = DenseSettings(
         backbone=str(toy_folder("roberta")),
         pooling=pooling,
         normalize=normalize,
         projection_dimensions=projection,
-        tuning=recipe.FullTuning(),
+        lora=None,
     )
-    encoder = train_a_little(load_encoder(model))
+    encoder = train_a_little(build_dense_encoder(model))
     save_encoder(encoder, tmp_path / "model")
     theirs = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert_same(encoder, theirs)
@@ -189,7 +188,9 @@ def test_classic_readers_find_what_they_look_for(toy_folder, tmp_path):
     first fails on keys it does not know.
     """
     save_encoder(
-        load_encoder(recipe.Model(backbone=str(toy_folder("bert")), projection_dimensions=8)),
+        build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("bert")), projection_dimensions=8)
+        ),
         tmp_path / "model",
     )
 
@@ -270,7 +271,7 @@ def test_what_is_compared_by_cosine_is_trained_normalised_and_read_as_it_is(
     theirs.save(str(tmp_path / "model"))
     used, trained = (
         read_encoder(str(tmp_path / "model")),
-        load_encoder(recipe.Model(backbone=str(tmp_path / "model"))),
+        build_dense_encoder(DenseSettings(backbone=str(tmp_path / "model"))),
     )
     assert_same(used, theirs)
     assert used.contract.similarity == (similarity or "cosine")

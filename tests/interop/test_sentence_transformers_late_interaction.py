@@ -27,7 +27,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from trainer.errors import BadModel
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 
 FAMILIES = ("roberta", "xlm-roberta", "mpnet", "distilbert", "qwen3", "llama")
 HOW: dict[str, dict[str, Any]] = {
@@ -114,7 +114,7 @@ def test_theirs_reads_what_ours_wrote(marked_bert, tmp_path, how):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_theirs_reads_every_family_that_ours_writes(toy_folder, tmp_path, family):
-    encoder = train_a_little(fresh(toy_folder(family), tuning=recipe.FullTuning()))
+    encoder = train_a_little(fresh(toy_folder(family), lora=None))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
@@ -153,7 +153,7 @@ def test_the_real_model_and_its_adapter_alone(tmp_path):
         "projection_dimensions": 128,
         "query_max_length_tokens": 32,
         "document_max_length_tokens": 180,
-        "tuning": recipe.Lora(rank=4),
+        "lora": Lora(rank=4),
     }
     encoder = fresh("sentence-transformers/all-MiniLM-L6-v2", **settings)
     untrained = vectors_of(encoder, TEXTS, "query")

@@ -12,8 +12,7 @@ from twins import alike, value_and_gradient
 
 from trainer.kernels import cpu_attention
 from trainer.kernels.cpu_attention import NAME, plain_attention
-from trainer.models.dense import load_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.dense import DenseSettings, build_dense_encoder
 
 SHAPE = (3, 2, 5, 4)
 """Texts, heads, tokens, width."""
@@ -182,8 +181,8 @@ class TestChoice:
     ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen3", "llama"],
 )
 def test_whole_backbones_give_the_same_vectors_and_gradients(toy_folder, family, monkeypatch):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning())
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder(family)), lora=None)
     ).train()
     texts = encoder.tokenize(SENTENCES, "document")
     assert int(texts.lengths.max()) <= 60

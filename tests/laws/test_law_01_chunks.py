@@ -10,9 +10,9 @@ from twins import TOLERANCE, alike, value_and_gradient
 
 from trainer.batch import Batch, identity
 from trainer.microbatches import in_chunks, micro_batches
-from trainer.models.dense import load_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.models.settings import Lora
 from trainer.objectives import contrastive as objectives
-from trainer.recipe import schema as recipe
 from trainer.scores import dot
 
 QUERIES = ("disk gone", "a storage account in the west", "all machines", "disk gone")
@@ -32,12 +32,12 @@ BUDGETS = (1, 30, 64, None)
 
 @pytest.fixture(params=["full", "lora"])
 def tuning(request):
-    return recipe.FullTuning() if request.param == "full" else recipe.Lora(rank=4, dropout=0.2)
+    return None if request.param == "full" else Lora(rank=4, dropout=0.2)
 
 
 def encoder_and_batch(toy_folder, dropout, dtype, tuning):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder("bert")), dropout=dropout, tuning=tuning)
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder("bert")), dropout=dropout, lora=tuning)
     ).to(dtype)
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
@@ -108,7 +108,7 @@ class TestChunkedEqualsDirect:
         ), "dropout is active"
 
     def test_without_dropout_the_whole_batch_at_once(self, toy_folder, tokens, dtype):
-        encoder, batch = encoder_and_batch(toy_folder, 0.0, dtype, recipe.FullTuning())
+        encoder, batch = encoder_and_batch(toy_folder, 0.0, dtype, None)
         wanted = learned(encoder, batch, encoder)
         for recompute in (False, True):
             assert alike(
@@ -119,7 +119,7 @@ class TestChunkedEqualsDirect:
 
 
 def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
-    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float64, recipe.FullTuning())
+    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float64, None)
     wanted = learned(encoder, batch, in_chunks(encoder, 30))
     forgetful = direct(
         encoder,
@@ -134,7 +134,7 @@ def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
 
 
 def test_a_micro_batch_left_out_of_the_gradient_would_be_seen(toy_folder):
-    encoder, batch = encoder_and_batch(toy_folder, 0.0, torch.float64, recipe.FullTuning())
+    encoder, batch = encoder_and_batch(toy_folder, 0.0, torch.float64, None)
     wanted = learned(encoder, batch, encoder)
     calls = []
 
@@ -147,7 +147,7 @@ def test_a_micro_batch_left_out_of_the_gradient_would_be_seen(toy_folder):
 
 
 def test_recomputation_is_under_the_same_autocast(toy_folder):
-    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, recipe.FullTuning())
+    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
     with torch.autocast("cpu", torch.bfloat16):
         losses = []
         for recompute in (False, True):
@@ -169,7 +169,7 @@ def test_the_backward_pass_leaves_the_random_state_as_it_is_without_recomputatio
     """Else the next step's dropout, and so the whole loss curve, would depend on
     `machine.kept_tokens`.
     """
-    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, recipe.FullTuning())
+    encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
     states = []
     for recompute in (False, True):
         learned(encoder, batch, in_chunks(encoder, 30, 0 if recompute else None))

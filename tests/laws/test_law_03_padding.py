@@ -6,8 +6,7 @@ import pytest
 import torch
 from toy_models import DECODERS, FAMILIES, SENTENCES
 
-from trainer.models.dense import DenseEncoder, load_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.dense import DenseEncoder, DenseSettings, build_dense_encoder
 
 
 def vectors_and_gradient(encoder: DenseEncoder, batches):
@@ -26,11 +25,11 @@ def vectors_and_gradient(encoder: DenseEncoder, batches):
 
 
 def double(toy_folder, family, pooling):
-    encoder = load_encoder(
-        recipe.Model(
+    encoder = build_dense_encoder(
+        DenseSettings(
             backbone=str(toy_folder(family)),
             pooling=pooling,
-            tuning=recipe.FullTuning(),
+            lora=None,
             document_prompt="Show ",
         )
     )

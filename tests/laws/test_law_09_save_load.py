@@ -7,23 +7,23 @@ import torch
 from toy_models import FAMILIES, SENTENCES
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import adapter_changed, check_adapter_learned, merged_state
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 
 TUNINGS = {
-    "full": recipe.FullTuning(),
-    "lora": recipe.Lora(rank=4, alpha=8.0),
-    "rslora": recipe.Lora(rank=4, alpha=8.0, rslora=True),
-    "dora": recipe.Lora(rank=4, alpha=8.0, dora=True),
-    "lora with dropout": recipe.Lora(rank=4, alpha=8.0, dropout=0.5),
+    "full": None,
+    "lora": Lora(rank=4, alpha=8.0),
+    "rslora": Lora(rank=4, alpha=8.0, rslora=True),
+    "dora": Lora(rank=4, alpha=8.0, dora=True),
+    "lora with dropout": Lora(rank=4, alpha=8.0, dropout=0.5),
 }
 
 
 def trained(folder, tuning, **more):
     """An encoder after two real optimizer steps."""
-    encoder = load_encoder(recipe.Model(backbone=str(folder), tuning=tuning, **more))
+    encoder = build_dense_encoder(DenseSettings(backbone=str(folder), lora=tuning, **more))
     optimizer = torch.optim.AdamW(
         [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
     )
@@ -53,7 +53,8 @@ def test_saved_and_loaded_the_vectors_are_the_same(toy_folder, tmp_path, family,
     )
     before = vectors(encoder)
     assert (
-        before - vectors(load_encoder(recipe.Model(backbone=str(toy_folder(family)))))[:, :16]
+        before
+        - vectors(build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))))[:, :16]
     ).abs().max() > 1e-2
     save_encoder(encoder, tmp_path / "model")
     again = read_encoder(str(tmp_path / "model"))
@@ -95,14 +96,14 @@ def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
         toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: "
     )
     save_encoder(encoder, tmp_path / "first")
-    second = load_encoder(recipe.Model(backbone=str(tmp_path / "first")))
+    second = build_dense_encoder(DenseSettings(backbone=str(tmp_path / "first")))
     torch.testing.assert_close(vectors(second), vectors(encoder), atol=1e-5, rtol=0)
     assert second.contract == encoder.contract.model_copy(update={"backbone": "first"})
     assert adapter_changed(second) == 0.0
 
 
 def test_an_adapter_that_changed_nothing_is_refused(toy_folder):
-    fresh = load_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+    fresh = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
     assert adapter_changed(fresh) == 0.0
     with pytest.raises(BadModel, match="LoRA changed nothing"):
         check_adapter_learned(fresh)

@@ -10,12 +10,11 @@ import torch
 
 from trainer.build.module import encoder_of
 from trainer.cli.fit import fit
-from trainer.models.dense import load_encoder
-from trainer.models.family import read_any
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.recipe.load import load_recipe
-from trainer.recipe.schema import FullTuning, Model
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SUBJECTS = (
@@ -78,11 +77,13 @@ def test_two_steps(path, tmp_path, toy_folder):
     if run.matryoshka is not None:
         overrides.append("matryoshka.dimensions=[32, 8]")
     if run.teacher is not None:
-        load = load_encoder if run.teacher.kind == "vectors" else load_late_encoder
-        save_encoder(
-            load(Model(backbone=str(backbone), projection_dimensions=8, tuning=FullTuning())),
-            tmp_path / "teacher",
+        start = {"backbone": str(backbone), "projection_dimensions": 8, "lora": None}
+        teacher = (
+            build_dense_encoder(DenseSettings(**start))
+            if run.teacher.kind == "vectors"
+            else build_late_interaction_encoder(LateInteractionSettings(**start))
         )
+        save_encoder(teacher, tmp_path / "teacher")
         overrides.append(f"teacher.models=[{tmp_path / 'teacher'}]")
     if run.kind == "cross_encoder":
         overrides += [

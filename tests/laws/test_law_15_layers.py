@@ -50,13 +50,18 @@ def test_every_import_points_down(repository: Path):
             "trainer.recipe is not allowed to import torch",
         ),
         (
+            "retrieval/bm25.py",
+            "from trainer.recipe import schema",
+            "trainer.retrieval is not allowed to import trainer.recipe",
+        ),
+        (
             "errors.py",
             "from trainer import batch",
             "trainer.errors is not allowed to import trainer.batch",
         ),
         ("stray.py", "", "stray"),
     ],
-    ids=["upwards", "siblings", "torch-in-recipe", "from-the-bottom", "no-layer"],
+    ids=["upwards", "siblings", "torch-in-recipe", "recipe", "from-the-bottom", "no-layer"],
 )
 def test_a_planted_violation_is_caught(copied_package: Path, file: str, line: str, reason: str):
     with (copied_package / "trainer" / file).open("a", encoding="utf-8") as planted:

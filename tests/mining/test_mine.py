@@ -23,8 +23,11 @@ from trainer.mining.spaces import space_of
 from trainer.mining.teacher import of_texts
 from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder, read_late_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.late_interaction import (
+    LateInteractionSettings,
+    build_late_interaction_encoder,
+    read_late_encoder,
+)
 from trainer.retrieval.token_index.search import top_k_maxsim
 from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.retrieval.vectors.token_vectors import encode_tokens
@@ -39,18 +42,18 @@ def model(toy_folder):
 def late_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("late")
     make_marked_bert(folder / "bert")
-    wishes = recipe.Model(
+    wishes = LateInteractionSettings(
         backbone=str(folder / "bert"),
         projection_dimensions=16,
         query_max_length_tokens=12,
         query_prompt="",
         document_prompt="",
-        late_interaction=recipe.LateInteraction(
-            query_marker="", document_marker="", query_expansion=False
-        ),
-        tuning=recipe.FullTuning(kind="full"),
+        query_marker="",
+        document_marker="",
+        query_expansion=False,
+        lora=None,
     )
-    save_encoder(load_late_encoder(wishes).eval(), folder / "model")
+    save_encoder(build_late_interaction_encoder(wishes).eval(), folder / "model")
     return folder / "model"
 
 

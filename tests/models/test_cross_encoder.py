@@ -11,12 +11,16 @@ from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from trainer.errors import BadModel
-from trainer.models.cross_encoder import load_cross_encoder, read_cross_encoder
+from trainer.models.cross_encoder import (
+    CrossEncoderSettings,
+    build_cross_encoder,
+    read_cross_encoder,
+)
 from trainer.models.dense import read_encoder
-from trainer.models.family import read_any, read_model
+from trainer.models.families import read_any, read_model
 from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 
 QUERIES = (
     "disk gone",
@@ -54,7 +58,7 @@ def bert_with_types(toy_folder, tmp_path):
 
 def made(folder, **more):
     torch.manual_seed(7)
-    return load_cross_encoder(recipe.Model(backbone=str(folder), **more))
+    return build_cross_encoder(CrossEncoderSettings(backbone=str(folder), **more))
 
 
 def trained(encoder):
@@ -76,9 +80,9 @@ def scores(encoder, queries=QUERIES, documents=DOCUMENTS):
 @pytest.mark.parametrize(
     "family", ["bert", "roberta", "modernbert", "distilbert", "qwen2", "llama"]
 )
-@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora()], ids=["full", "lora"])
-def test_scores_are_not_rounded_under_autocast(toy_folder, family, tuning):
-    encoder = made(toy_folder(family), tuning=tuning)
+@pytest.mark.parametrize("lora", [None, Lora()], ids=["full", "lora"])
+def test_scores_are_not_rounded_under_autocast(toy_folder, family, lora):
+    encoder = made(toy_folder(family), lora=lora)
     with torch.autocast("cpu", torch.bfloat16):
         found = scores(encoder)
     assert found.dtype == torch.float32
@@ -154,21 +158,22 @@ def test_a_fresh_head_is_drawn_from_the_seed(toy_folder):
     torch.testing.assert_close(scores(one), scores(two), atol=0, rtol=0)
     torch.manual_seed(8)
     assert (
-        scores(load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert"))))) - scores(one)
+        scores(build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert")))))
+        - scores(one)
     ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
-    "tuning",
-    [recipe.FullTuning(), recipe.Lora(rank=4), recipe.Lora(rank=4, dora=True)],
+    "lora",
+    [None, Lora(rank=4), Lora(rank=4, dora=True)],
     ids=["full", "lora", "dora"],
 )
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, tuning):
+def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, lora):
     encoder = trained(
         made(
             toy_folder(family),
-            tuning=tuning,
+            lora=lora,
             query_prompt="ask: ",
             query_max_length_tokens=20,
             document_max_length_tokens=30,
@@ -183,7 +188,7 @@ def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, 
     assert not again.fresh_head
     torch.testing.assert_close(scores(again), before, atol=1e-5, rtol=0)
     torch.testing.assert_close(scores(encoder), before, atol=0, rtol=0)
-    go_on = load_cross_encoder(recipe.Model(backbone=str(tmp_path / "model")))
+    go_on = build_cross_encoder(CrossEncoderSettings(backbone=str(tmp_path / "model")))
     torch.testing.assert_close(scores(go_on), before, atol=1e-5, rtol=0)
 
 
@@ -208,9 +213,7 @@ def test_the_head_is_trained_whole_and_lies_beside_the_adapter(toy_folder, tmp_p
         "classifier",
         "bert.pooler",
     ]
-    monkeypatch.setattr(
-        "trainer.models.cross_encoder.locate_public", lambda name: toy_folder("bert")
-    )
+    monkeypatch.setattr("trainer.models.loading.locate_public", lambda name: toy_folder("bert"))
     torch.testing.assert_close(scores(read_cross_encoder(str(adapter))), before, atol=1e-5, rtol=0)
 
 
@@ -252,4 +255,4 @@ class TestRefused:
 
     def test_four_bits(self, toy_folder):
         with pytest.raises(BadModel, match="quantize_4bit"):
-            made(toy_folder("bert"), tuning=recipe.Lora(quantize_4bit=True))
+            made(toy_folder("bert"), lora=Lora(quantize_4bit=True))

@@ -13,28 +13,29 @@ from transformers import AutoModel, AutoTokenizer
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
-from trainer.models.family import read_model
+from trainer.models.families import read_model
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import (
     LateInteractionEncoder,
-    load_late_encoder,
+    LateInteractionSettings,
+    build_late_interaction_encoder,
     read_late_encoder,
 )
-from trainer.recipe.schema import FullTuning, LateInteraction, Lora, Model
+from trainer.models.settings import Lora
 
 TEXTS = ("Delete, a disk.", "", *SENTENCES[2:], "the the the")
 
 
-def encoder_of(folder, tuning=None, late=None, **settings):
+def encoder_of(folder, lora=None, late=None, **settings):
     torch.manual_seed(4)
-    model = Model(
+    model = LateInteractionSettings(
         backbone=str(folder),
-        tuning=tuning or FullTuning(),
-        late_interaction=LateInteraction(**(late or {})),
+        lora=lora,
+        **(late or {}),
         projection_dimensions=8,
         **settings,
     )
-    return load_late_encoder(model).eval()
+    return build_late_interaction_encoder(model).eval()
 
 
 def vectors(encoder, texts, role):
@@ -130,11 +131,11 @@ def test_a_query_ending_in_a_mask_token_of_its_own_is_still_attended(toy_folder)
     assert written == [place <= ids.index(end) for place in range(16)]
 
 
-@pytest.mark.parametrize("tuning", [FullTuning(), Lora(rank=2)])
-def test_saved_and_read_again(toy_folder, tmp_path, tuning):
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_saved_and_read_again(toy_folder, tmp_path, lora):
     encoder = encoder_of(
         toy_folder("bert"),
-        tuning,
+        lora,
         {"query_marker": "the", "attend_to_expansion": True},
         query_max_length_tokens=20,
     )
@@ -162,13 +163,17 @@ def test_training_goes_on_from_a_saved_model(toy_folder, tmp_path):
         toy_folder("bert"), late={"query_marker": "the"}, query_max_length_tokens=20
     )
     save_encoder(encoder, tmp_path / "model")
-    again = load_late_encoder(Model(backbone=str(tmp_path / "model"), tuning=FullTuning())).eval()
+    again = build_late_interaction_encoder(
+        LateInteractionSettings(backbone=str(tmp_path / "model"), lora=None)
+    ).eval()
     assert again.contract.model_copy(update={"backbone": "bert"}) == encoder.contract
     torch.testing.assert_close(
         vectors(again, TEXTS, "query"), vectors(encoder, TEXTS, "query"), atol=1e-6, rtol=0
     )
-    wider = load_late_encoder(
-        Model(backbone=str(tmp_path / "model"), tuning=FullTuning(), projection_dimensions=16)
+    wider = build_late_interaction_encoder(
+        LateInteractionSettings(
+            backbone=str(tmp_path / "model"), lora=None, projection_dimensions=16
+        )
     )
     assert wider.dimensions == 16
 

@@ -10,29 +10,23 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from toy_models import SENTENCES, word_pieces
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.family import load_model
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.static import table_of
-from trainer.models.static_student import static_student, vocabulary_vectors
-from trainer.recipe import schema as recipe
+from trainer.models.static_student import StaticSettings, build_static_encoder, vocabulary_vectors
 from trainer.retrieval.vectors.encode import encode
 
 TEXTS = [*SENTENCES, "disk", "unheard-of words, and an emoji 🙂", "a " * 600]
 
 
 def model_of(folder, **settings):
-    return recipe.Model(
-        backbone=str(folder),
-        static=recipe.Static(dimensions=12, **settings),
-        tuning=recipe.FullTuning(),
-    )
+    return StaticSettings(backbone=str(folder), dimensions=12, **settings)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "qwen2"])
 @pytest.mark.parametrize("start", ["vocabulary", "token_embeddings"])
 def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_path):
-    encoder = static_student(model_of(toy_folder(family), start=start)).eval()
+    encoder = build_static_encoder(model_of(toy_folder(family), start=start)).eval()
     save_encoder(encoder, tmp_path / "model")
     vectors = encode(encoder, TEXTS, "document")
     assert vectors.shape == (len(TEXTS), 12)
@@ -49,7 +43,7 @@ def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_pa
 
 
 def test_a_text_is_the_mean_of_its_tokens_and_nothing_else(toy_folder):
-    encoder = static_student(model_of(toy_folder("bert"))).eval()
+    encoder = build_static_encoder(model_of(toy_folder("bert"))).eval()
     ids = encoder.tokenize(["delete a disk"], "query").tokens
     assert not set(ids.tolist()) & set(encoder.tokenizer.all_special_ids), "no special token counts"
     mean = encoder.backbone.embedding.weight[ids].mean(0)
@@ -78,7 +72,7 @@ def test_the_table_keeps_what_principal_components_keep():
 
 
 def test_is_trained_by_any_objective(toy_folder):
-    encoder = static_student(model_of(toy_folder("bert")))
+    encoder = build_static_encoder(model_of(toy_folder("bert")))
     names = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert names == ["backbone.embedding.weight"]
     encoder(encoder.tokenize(SENTENCES, "query")).sum().backward()
@@ -97,35 +91,25 @@ def test_a_model_of_sentence_transformers_own_is_read_and_trained_on(tmp_path):
         ).max()
         < 1e-5
     )
-    trained = load_encoder(
-        recipe.Model(backbone=str(tmp_path / "model"), tuning=recipe.FullTuning())
-    )
+    trained = build_dense_encoder(DenseSettings(backbone=str(tmp_path / "model"), lora=None))
     assert trained.contract.normalize, "compared by cosine, so trained with it"
 
 
 class TestRefused:
     def test_more_dimensions_than_there_are(self, toy_folder):
-        model = recipe.Model(
-            backbone=str(toy_folder("bert")),
-            static=recipe.Static(dimensions=64),
-            tuning=recipe.FullTuning(),
-        )
+        model = StaticSettings(backbone=str(toy_folder("bert")), dimensions=64)
         with pytest.raises(BadModel, match="have 32 numbers"):
-            static_student(model)
+            build_static_encoder(model)
 
     def test_a_table_of_a_table(self, toy_folder, tmp_path):
-        save_encoder(static_student(model_of(toy_folder("bert"))), tmp_path / "model")
+        save_encoder(build_static_encoder(model_of(toy_folder("bert"))), tmp_path / "model")
         with pytest.raises(BadModel, match="is a static model already"):
-            load_model(
-                recipe.Recipe(
-                    name="a", model=model_of(tmp_path / "model"), data=recipe.Data(train="t")
-                )
-            )
+            build_static_encoder(model_of(tmp_path / "model"))
 
     def test_other_weights_in_the_folder(self, toy_folder, tmp_path):
         from safetensors.torch import save_file
 
-        save_encoder(static_student(model_of(toy_folder("bert"))), tmp_path / "model")
+        save_encoder(build_static_encoder(model_of(toy_folder("bert"))), tmp_path / "model")
         save_file({"other": torch.ones(2, 2)}, tmp_path / "model" / "model.safetensors")
         with pytest.raises(BadModel, match=r"one matrix named embedding\.weight is read"):
             read_encoder(str(tmp_path / "model"))

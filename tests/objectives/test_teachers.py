@@ -18,13 +18,12 @@ from twins import SmallEncoder, alike, full_batch, value_and_gradient
 
 from trainer import log_partition as partition
 from trainer.batch import Batch, identity
-from trainer.models.dense import load_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.objectives import contrastive as objectives
 from trainer.objectives import divergence
 from trainer.objectives import teachers as teaching
 from trainer.objectives.matryoshka import once, shortened
-from trainer.recipe import schema as recipe
 from trainer.scores import dot, maxsim
 
 
@@ -192,9 +191,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def both(toy_folder, tmp_path_factory):
     """One encoder as ours and as sentence-transformers', with a batch and its features."""
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
-    )
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
     folder = tmp_path_factory.mktemp("both") / "model"
     save_encoder(encoder, folder)
     theirs = SentenceTransformer(str(folder), device="cpu")

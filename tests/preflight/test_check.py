@@ -57,12 +57,16 @@ def toy(toy_folder, tmp_path):
 @pytest.fixture
 def late_folder(toy_folder, tmp_path):
     from trainer.models.formats.folder import save_encoder
-    from trainer.models.late_interaction import load_late_encoder
-    from trainer.recipe.schema import FullTuning, Model
+    from trainer.models.late_interaction import (
+        LateInteractionSettings,
+        build_late_interaction_encoder,
+    )
 
     save_encoder(
-        load_late_encoder(
-            Model(backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=FullTuning())
+        build_late_interaction_encoder(
+            LateInteractionSettings(
+                backbone=str(toy_folder("bert")), projection_dimensions=8, lora=None
+            )
         ),
         tmp_path / "late",
     )

@@ -11,8 +11,7 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluate import evaluate, evaluate_run, rerank_run
 from trainer.evaluation.metrics import ranked
-from trainer.models.cross_encoder import load_cross_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.retrieval import rerank as module
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.rerank import rerank, score_pairs
@@ -28,7 +27,7 @@ DOCUMENTS = {
 @pytest.fixture(scope="module")
 def encoder(toy_folder):
     torch.manual_seed(7)
-    return load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert")))).eval()
+    return build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert")))).eval()
 
 
 @torch.no_grad()
@@ -99,7 +98,7 @@ def test_a_query_without_candidates_stays_without_and_none_at_all_is_named(encod
 
 
 def test_a_score_that_is_not_finite_names_its_pair(toy_folder):
-    encoder = load_cross_encoder(recipe.Model(backbone=str(toy_folder("bert"))))
+    encoder = build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert"))))
     with torch.no_grad():
         encoder.backbone.get_base_model().classifier.bias.fill_(float("nan"))
     with pytest.raises(BadModel, match="not finite, first for 'disk gone' with 'Delete a disk.'"):

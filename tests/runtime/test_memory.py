@@ -9,8 +9,7 @@ from twins import texts_of
 
 from trainer.batch import Texts
 from trainer.microbatches import in_chunks
-from trainer.models.dense import load_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.runtime import memory
 
 
@@ -32,9 +31,7 @@ def test_a_known_cost():
 
 
 def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
-    )
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
     texts = Texts.of([[5] * 20] * 2, [1, 2])
     kept = memory.activation_bytes_per_token(encoder, encoder, texts)
     assert kept > 2 * 32 * 4 * 4, "two layers of width 32, several tensors each"
@@ -45,9 +42,7 @@ def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
 
 
 def test_nothing_of_the_trial_stays(toy_folder):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder("bert")), tuning=recipe.FullTuning())
-    )
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
 
     def there():
         gc.collect()

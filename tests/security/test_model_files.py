@@ -17,17 +17,18 @@ import torch
 from toy_models import SENTENCES
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.files.vetting import check_safetensors
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe.schema import Model
 
 
 @pytest.fixture
 def victim(toy_folder, tmp_path) -> Path:
     """A folder of ours with a projection and an adapter, to be spoiled."""
     save_encoder(
-        load_encoder(Model(backbone=str(toy_folder("bert")), projection_dimensions=8)),
+        build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("bert")), projection_dimensions=8)
+        ),
         tmp_path / "victim",
     )
     return tmp_path / "victim"
@@ -66,7 +67,7 @@ def refused(folder: Path, match: str) -> None:
     with pytest.raises(BadModel, match=match):
         read_encoder(str(folder))
     with pytest.raises(BadModel, match=match):
-        load_encoder(Model(backbone=str(folder)))
+        build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
 # ---------------------------------------------------------------- S01

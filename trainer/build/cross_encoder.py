@@ -22,7 +22,7 @@ from trainer.evaluation.metrics import Run
 from trainer.microbatches import Encode
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
-from trainer.models.family import read_model
+from trainer.models.families import read_model
 from trainer.modules.bi_encoder import Loss, Temperature
 from trainer.objectives import ranking, ranking_losses
 from trainer.objectives.contrastive import Outcome

@@ -8,6 +8,7 @@ import pytorch_lightning as lightning
 
 from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware
+from trainer.build.model import build_model
 from trainer.build.objective import negative_filters, objective_loss, score_function
 from trainer.build.students import encode_of, whole_loss
 from trainer.data.order import steps_per_epoch
@@ -17,7 +18,6 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.microbatches import in_chunks
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
-from trainer.models.family import load_model
 from trainer.modules.bi_encoder import BiEncoder
 from trainer.modules.colbert import ColBERT
 from trainer.modules.cross_encoder import Reranker
@@ -123,4 +123,4 @@ def _validation_metrics(
 def encoder_of(run: recipe.Recipe) -> Encoder:
     """The encoder of a recipe, its new weights drawn from the seed."""
     lightning.seed_everything(run.seed, verbose=False)
-    return load_model(run)
+    return build_model(run)

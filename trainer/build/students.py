@@ -20,10 +20,11 @@ from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.microbatches import Encode
 from trainer.models.dense import DenseEncoder
-from trainer.models.encoder import Encoder, public_name
-from trainer.models.family import read_model
+from trainer.models.encoder import Encoder
+from trainer.models.families import read_model
 from trainer.models.files.locate import locate
 from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.loading import public_name
 from trainer.models.parts.depth import AtDepths, depth_of
 from trainer.models.parts.principal import principal_directions
 from trainer.models.parts.projection import Projection

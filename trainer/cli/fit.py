@@ -245,7 +245,7 @@ def _evaluate_after(
     from trainer.build import hardware
     from trainer.collectives import on_first
     from trainer.evaluation.evaluate import evaluate
-    from trainer.models.family import read_any
+    from trainer.models.families import read_any
 
     assert data.test is not None
     how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)

@@ -175,7 +175,7 @@ def _on_ranks(
     from trainer.mining.teacher import by_cross_encoder, of_texts
     from trainer.mining.work import held
     from trainer.models.cross_encoder import CrossEncoder
-    from trainer.models.family import read_any, read_model
+    from trainer.models.families import read_any, read_model
     from trainer.recipe import schema as recipe
     from trainer.strategies.process_group import process_group
 

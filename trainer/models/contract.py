@@ -22,6 +22,8 @@ class TextContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str | None] = None
+    ADAPTER_HAS_HEAD: ClassVar[bool] = False
+    """Whether modules that are trained whole lie beside a LoRA adapter."""
 
     version: Literal[1] = Field(1, description="of this file's form")
     backbone: str = Field(description="what the training started from, as a name")
@@ -138,5 +140,6 @@ class CrossContract(TextContract):
     """
 
     KIND = "cross_encoder"
+    ADAPTER_HAS_HEAD = True
 
     kind: Literal["cross_encoder"] = Field("cross_encoder", description="the family of the model")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,35 +13,20 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contract import CrossContract, Role
-from trainer.models.encoder import (
-    Base,
-    Encoder,
-    check_contract,
-    first,
-    for_training,
-    public_name,
-    quantized,
-)
-from trainer.models.files.locate import locate, locate_public
-from trainer.models.parts import lora as adapters
+from trainer.models.encoder import Encoder
+from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
+from trainer.models.loading import Family, build, read, required_contract
 from trainer.models.parts.classifier import (
     is_cross_encoder,
     load_classifier,
     one_score,
     whole_modules,
 )
+from trainer.models.parts.loaded_backbone import LoadedBackbone
+from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
 from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
-from trainer.recipe import schema as recipe
 from trainer.scores import exact
-
-WISHES = (
-    "query_prompt",
-    "document_prompt",
-    "query_max_length_tokens",
-    "document_max_length_tokens",
-)
-"""What a recipe may say otherwise than the folder; the contract has fields of the same names."""
 
 
 class CrossEncoder(Encoder):
@@ -115,16 +101,18 @@ class CrossEncoder(Encoder):
         return any(name.startswith(f"{head}.") for head in self._heads)
 
 
-def load_cross_encoder(model: recipe.Model) -> CrossEncoder:
-    """The cross-encoder a recipe describes, in training mode, with a fresh adapter where LoRA is
-    asked for; the head is trained whole.
+@dataclass(frozen=True, kw_only=True)
+class CrossEncoderSettings(ModelSettings):
+    """What a cross-encoder is built from: nothing beside what every family is built from."""
 
-    Starts from any encoder (the head is new then, drawn from torch's generator) or from a
-    cross-encoder of one score. Raises BadModel.
+
+def build_cross_encoder(settings: CrossEncoderSettings) -> CrossEncoder:
+    """The cross-encoder that the settings describe, in training mode; its head is trained whole.
+
+    Starts from any encoder (the head is new then) or from a cross-encoder of one score. Raises
+    BadModel.
     """
-    folder = locate(model.backbone)
-    said = CrossContract.read(folder) if is_cross_encoder(folder) else None
-    return for_training(_assemble(folder, said, public_name(model.backbone), model), model)
+    return build(FAMILY, settings)
 
 
 def read_cross_encoder(path_or_name: str) -> CrossEncoder:
@@ -133,78 +121,80 @@ def read_cross_encoder(path_or_name: str) -> CrossEncoder:
     Reads our folders, sentence-transformers', plain Hugging Face sequence classifiers of one label,
     and an adapter of ours. Raises BadModel.
     """
-    folder = locate(path_or_name)
-    if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
-        return _read_adapter(folder)
+    return read(FAMILY, path_or_name)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossLayout(FolderLayout):
+    """What the folder of a cross-encoder, or of a backbone for one, says."""
+
+    has_head: bool = False
+
+
+def _read_layout(folder: Path) -> CrossLayout:
     if not is_cross_encoder(folder):
+        return CrossLayout(folder)
+    contract = CrossContract.read(folder)
+    layout = CrossLayout(folder, has_head=True)
+    return layout if contract is None else _as_contract_says(layout, contract)
+
+
+def _as_contract_says(layout: CrossLayout, contract: CrossContract) -> CrossLayout:
+    fields = contract.model_dump(include=TEXT_FIELDS)
+    return replace(layout, contract=contract, has_head=True, **fields)
+
+
+def _check_readable(folder: Path, layout: CrossLayout) -> None:
+    if not layout.has_head:
         raise BadModel(
             f"{folder} is no cross-encoder: it gives vectors and cannot score a query and a"
             " document together. Give a cross-encoder, such as one that `nearfar fit"
             " recipes/cross-encoder.yaml` has trained"
         )
-    contract = CrossContract.read(folder)
-    encoder = _assemble(
-        folder, contract, contract.backbone if contract is not None else public_name(path_or_name)
-    )
-    check_contract(folder, contract, encoder.contract)
-    return encoder.eval()
 
 
-def _read_adapter(folder: Path) -> CrossEncoder:
-    """The base model that the adapter names, with the head beside the adapter, and the adapter
-    merged in.
-    """
-    contract = CrossContract.read(folder)
-    if contract is None:
-        raise BadModel(
-            f"{folder} has no nearfar.json, so how its model joins and cuts pairs is not known;"
-            " take the merged folder above it"
-        )
-    base = adapters.adapter_base(folder, with_head=True)
-    encoder = _assemble(locate_public(base), contract, base)
-    check_contract(folder, contract, encoder.contract)
-    encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
-    encoder.fresh_head = False
-    return encoder.eval()
+def _with_adapter(layout: CrossLayout, contract: CrossContract | None, folder: Path) -> CrossLayout:
+    return _as_contract_says(layout, required_contract(folder, contract))
 
 
 def _assemble(
-    folder: Path, said: CrossContract | None, name: str, model: recipe.Model | None = None
+    layout: CrossLayout,
+    settings: CrossEncoderSettings,
+    name: str,
+    layers: tuple[int, ...] | None,
 ) -> CrossEncoder:
-    """A cross-encoder from what the folder says; what the recipe says wins over it."""
-    wishes = {} if model is None else model.model_dump(include=set(WISHES))
-    dropout, four_bits = (None, False) if model is None else (model.dropout, quantized(model))
-    base = Base(folder, dropout=dropout, quantize_4bit=four_bits, load=load_classifier)
-    one_score(base.pristine_config)
-    for config in (base.model.config, base.pristine_config):
+    backbone = LoadedBackbone(
+        layout.backbone,
+        dropout=settings.dropout,
+        quantize_4bit=settings.lora is not None and settings.lora.quantize_4bit,
+        layers=settings.layers,
+        load=load_classifier,
+    )
+    one_score(backbone.pristine_config)
+    for config in (backbone.model.config, backbone.pristine_config):
         if config.pad_token_id is None:  # decoders find a text's last token by it
-            config.pad_token_id = base.tokenizer.pad_token_id
-    pair = base.length(
-        wishes.get("document_max_length_tokens"), said.document_max_length_tokens if said else None
+            config.pad_token_id = backbone.tokenizer.pad_token_id
+    longest = backbone.length(
+        settings.document_max_length_tokens, layout.document_max_length_tokens
     )
-    contract = CrossContract(
-        backbone=name,
-        query_prompt=first(wishes.get("query_prompt"), said.query_prompt if said else None, ""),
-        document_prompt=first(
-            wishes.get("document_prompt"), said.document_prompt if said else None, ""
-        ),
-        query_max_length_tokens=min(
-            base.length(
-                wishes.get("query_max_length_tokens"),
-                said.query_max_length_tokens if said else None,
-                pair,
-            ),
-            pair,
-        ),
-        document_max_length_tokens=pair,
-        dimensions=1,
-        tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),
-    )
-    base.tokenizer.model_max_length = pair
+    fields = backbone.contract_fields(layout, settings, name, layers, lengths=(longest, None))
+    fields["query_max_length_tokens"] = min(fields["query_max_length_tokens"], longest)
+    backbone.tokenizer.model_max_length = longest
     return CrossEncoder(
-        base.model,
-        contract,
-        base.tokenizer,
-        base.pristine_config,
-        fresh_head=not is_cross_encoder(folder),
+        backbone.model,
+        CrossContract(**fields, dimensions=1),
+        backbone.tokenizer,
+        backbone.pristine_config,
+        fresh_head=not layout.has_head,
     )
+
+
+FAMILY = Family(
+    settings=CrossEncoderSettings,
+    contract=CrossContract,
+    recognizes=is_cross_encoder,
+    read_layout=_read_layout,
+    check_readable=_check_readable,
+    with_adapter=_with_adapter,
+    assemble=_assemble,
+)

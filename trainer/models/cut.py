@@ -2,17 +2,21 @@
 beginnings of its vectors. It is saved as any model is.
 """
 
+from typing import TypeVar
+
 import torch
 
 from trainer.errors import BadModel
 from trainer.models.dense import DenseEncoder
-from trainer.models.encoder import Encoder, Kind
-from trainer.models.family import read_model
+from trainer.models.encoder import Encoder
+from trainer.models.families import read_model
 from trainer.models.parts.depth import depth_of
 from trainer.models.parts.kept_layers import shorten
 from trainer.models.parts.lora import blocks
 from trainer.models.parts.projection import Projection
 from trainer.models.static import TokenTable
+
+Kind = TypeVar("Kind", bound=Encoder)
 
 
 def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> Encoder:

@@ -1,7 +1,7 @@
 """One vector a text: backbone, pooling, an optional projection, normalisation."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,35 +13,20 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind, Role
-from trainer.models.encoder import (
-    Base,
-    Encoder,
-    check_contract,
-    first,
-    for_training,
-    public_name,
-    quantized,
-)
-from trainer.models.files.locate import locate, locate_public
+from trainer.models.encoder import Encoder
 from trainer.models.files.vetting import check_links
-from trainer.models.formats.sentence_transformers import Layout, read_layout
-from trainer.models.parts import lora as adapters
+from trainer.models.formats.sentence_transformers import DenseLayout, read_layout
+from trainer.models.loading import Family, build, read
 from trainer.models.parts.classifier import check_gives_vectors
+from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
 from trainer.models.parts.pooling import pool
 from trainer.models.parts.projection import Projection
-from trainer.models.static import StaticBase, TokenTable
+from trainer.models.settings import ModelSettings
+from trainer.models.static import StaticBackbone, TokenTable
 from trainer.models.tokenizers import texts as tokenization
-from trainer.recipe import schema as recipe
 
-WISHES = (
-    "pooling",
-    "normalize",
-    "query_prompt",
-    "document_prompt",
-    "query_max_length_tokens",
-    "document_max_length_tokens",
-)
-"""What a recipe may say otherwise than the folder; the contract has fields of the same names."""
+PROJECTION = "2_Dense"
+"""Folder of the projection beside an adapter."""
 
 
 class DenseEncoder(Encoder):
@@ -121,27 +106,27 @@ class DenseEncoder(Encoder):
         return self._leading_special_tokens + texts.prompt_tokens
 
 
-def load_encoder(model: recipe.Model) -> DenseEncoder:
-    """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked
-    for.
-
-    What the recipe leaves open is taken from the folder, else: last-token pooling for decoders and
-    mean for the rest, normalised, no prompts, as long as the backbone allows. A pipeline without
-    normalisation whose vectors are compared by cosine is trained with it: the scores are the same,
-    and training takes the dot product. A fresh projection is drawn from torch's generator. Raises
-    BadModel.
+@dataclass(frozen=True, kw_only=True)
+class DenseSettings(ModelSettings):
+    """What a model of one vector per text is built from. None: as the folder says, else as
+    described.
     """
-    layout = read_layout(locate(model.backbone))
-    if layout.normalize is False and layout.similarity == "cosine":
-        layout = replace(layout, normalize=True)
-    encoder = assemble(
-        layout,
-        name=public_name(model.backbone),
-        dropout=model.dropout,
-        quantize_4bit=quantized(model),
-        wishes=model.model_dump(include={*WISHES, "projection_dimensions", "layers"}),
-    )
-    return for_training(encoder, model)
+
+    pooling: PoolingKind | None = None
+    """Else last_token for decoders, mean for the rest."""
+    projection_dimensions: int | None = None
+    """Width of a linear layer behind pooling. Else there is none."""
+    normalize: bool | None = None
+    """Else true."""
+
+
+def build_dense_encoder(settings: DenseSettings) -> DenseEncoder:
+    """The encoder that the settings describe, in training mode.
+
+    A stored pipeline that compares by cosine without normalising is trained with normalisation: the
+    scores are the same, and training takes the dot product. Raises BadModel.
+    """
+    return build(replace(FAMILY, read_layout=_layout_to_train), settings)
 
 
 def read_encoder(path_or_name: str) -> DenseEncoder:
@@ -150,91 +135,79 @@ def read_encoder(path_or_name: str) -> DenseEncoder:
     Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that
     names its base. Raises BadModel.
     """
-    folder = locate(path_or_name)
-    if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
-        return _read_adapter(folder)
-    check_gives_vectors(folder)
+    return read(FAMILY, path_or_name)
+
+
+def _layout_to_train(folder: Path) -> DenseLayout:
     layout = read_layout(folder)
-    name = layout.contract.backbone if layout.contract is not None else public_name(path_or_name)
-    kept = layout.contract.layers if layout.contract is not None else None
-    encoder = assemble(layout, name, dropout=None, quantize_4bit=False, wishes={}, kept=kept)
-    check_contract(folder, layout.contract, encoder.contract)
-    return encoder.eval()
+    if layout.normalize is False and layout.similarity == "cosine":
+        return replace(layout, normalize=True)
+    return layout
 
 
-def _read_adapter(folder: Path) -> DenseEncoder:
-    """The base model that the adapter names, used as the contract beside the adapter says, with the
-    adapter merged in.
-    """
-    base, contract = adapters.adapter_base(folder), Contract.read(folder)
-    wishes = {} if contract is None else contract.model_dump(include={*WISHES, "layers"})
-    layout = read_layout(locate_public(base))
-    if (folder / "2_Dense").is_dir():
-        check_links(folder / "2_Dense")
-        layout = replace(layout, projection=folder / "2_Dense")
-    encoder = assemble(layout, base, dropout=None, quantize_4bit=False, wishes=wishes)
-    check_contract(folder, contract, encoder.contract)
-    encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
-    return encoder.eval()
+def _check_readable(folder: Path, _: DenseLayout) -> None:
+    check_gives_vectors(folder)
 
 
-def assemble(
-    layout: Layout,
-    name: str,
-    dropout: float | None,
-    quantize_4bit: bool,
-    wishes: dict[str, Any],
-    kept: tuple[int, ...] | None = None,
+def _with_adapter(layout: DenseLayout, contract: Contract | None, folder: Path) -> DenseLayout:
+    if contract is not None:
+        layout = layout.as_contract_says(contract)
+    if (folder / PROJECTION).is_dir():
+        check_links(folder / PROJECTION)
+        layout = replace(layout, projection=folder / PROJECTION)
+    return layout
+
+
+def _assemble(
+    layout: DenseLayout, settings: DenseSettings, name: str, layers: tuple[int, ...] | None
 ) -> DenseEncoder:
-    """An encoder from what `layout` says; of `wishes` (WISHES, projection_dimensions and layers)
-    those that are not None win over it.
-
-    `kept`: of the layers of the model called `name` those that `layout` still has.
-    """
     if layout.is_static:
-        return assemble_static(StaticBase.read(layout.backbone), name, wishes, layout)
-    base = Base(layout.backbone, layout.lower_case, dropout, quantize_4bit, wishes.get("layers"))
-    pooling = wishes.get("pooling") or layout.pooling or ("last_token" if base.decoder else "mean")
-    if pooling == "last_token" and base.decoder and not layout.is_pipeline:
-        tokenization.append_end_token(base.tokenizer)
-    return _around(base, name, pooling, layout, wishes, kept)
+        return around(StaticBackbone.read(layout.backbone), layout, settings, name)
+    backbone = LoadedBackbone(
+        layout.backbone,
+        layout.lower_case,
+        settings.dropout,
+        settings.lora is not None and settings.lora.quantize_4bit,
+        settings.layers,
+    )
+    pooling = settings.pooling or layout.pooling or ("last_token" if backbone.decoder else "mean")
+    if pooling == "last_token" and backbone.decoder and not layout.is_pipeline:
+        tokenization.append_end_token(backbone.tokenizer)
+    return around(backbone, replace(layout, pooling=pooling), settings, name, layers)
 
 
-def assemble_static(
-    base: StaticBase, name: str, wishes: dict[str, Any], layout: Layout | None = None
-) -> DenseEncoder:
-    """An encoder around a table of token vectors, of which a text's vector is the mean; nothing is
-    cut.
-    """
-    return _around(base, name, "mean", layout or Layout(Path()), wishes)
-
-
-def _around(
-    base: Base,
+def around(
+    backbone: LoadedBackbone,
+    layout: DenseLayout,
+    settings: DenseSettings,
     name: str,
-    pooling: PoolingKind,
-    layout: Layout,
-    wishes: dict[str, Any],
-    kept: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] | None = None,
 ) -> DenseEncoder:
-    projection = base.projection(layout.projection, wishes.get("projection_dimensions"))
-    normalize = first(wishes.get("normalize"), layout.normalize, True)
+    """The encoder around a backbone that is loaded; `layers` are those it has of the model called
+    `name`, None: all.
+    """
+    stored = None if layout.projection is None else Projection.read(layout.projection)
+    projection = backbone.projection(stored, settings.projection_dimensions)
+    normalize = first_given(settings.normalize, layout.normalize, True)
     contract = Contract(
-        backbone=name,
-        layers=base.layers or kept,
-        pooling=pooling,
+        **backbone.contract_fields(layout, settings, name, layers),
+        pooling=settings.pooling or layout.pooling or "mean",
         include_prompt=layout.include_prompt,
         normalize=normalize,
-        query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, ""),
-        document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, ""),
-        query_max_length_tokens=base.length(
-            wishes.get("query_max_length_tokens"), layout.query_max_length_tokens
-        ),
-        document_max_length_tokens=base.length(
-            wishes.get("document_max_length_tokens"), layout.document_max_length_tokens
-        ),
         similarity="cosine" if normalize else layout.similarity or "dot",
-        dimensions=base.width if projection is None else projection.out_features,
-        tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),
+        dimensions=backbone.width if projection is None else projection.out_features,
     )
-    return DenseEncoder(base.model, projection, contract, base.tokenizer, base.pristine_config)
+    return DenseEncoder(
+        backbone.model, projection, contract, backbone.tokenizer, backbone.pristine_config
+    )
+
+
+FAMILY = Family(
+    settings=DenseSettings,
+    contract=Contract,
+    recognizes=lambda folder: True,
+    read_layout=read_layout,
+    check_readable=_check_readable,
+    with_adapter=_with_adapter,
+    assemble=_assemble,
+)

@@ -3,8 +3,8 @@
 """
 
 import string
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,34 +15,24 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contract import LateContract, Role
-from trainer.models.encoder import (
-    Base,
-    Encoder,
-    check_contract,
-    first,
-    for_training,
-    public_name,
-    quantized,
-)
-from trainer.models.files.locate import locate, locate_public
+from trainer.models.encoder import Encoder
 from trainer.models.files.vetting import check_links
-from trainer.models.formats.pylate import LateLayout, read_late_layout
-from trainer.models.parts import lora as adapters
+from trainer.models.formats.pylate import LateLayout, is_late_interaction, read_late_layout
+from trainer.models.loading import Family, build, read, required_contract
+from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
 from trainer.models.parts.projection import Projection
+from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
 from trainer.models.tokenizers.marking import filling_id, marked_tokenizer, token_id
-from trainer.recipe import schema as recipe
 from trainer.scores import exact
 
 DIMENSIONS, QUERY_TOKENS, DOCUMENT_TOKENS = 128, 32, 180
 """ColBERT's own, where neither recipe nor folder says otherwise."""
 MARKERS = ("[unused0]", "[unused1]")
-WISHES = (
-    "query_prompt",
-    "document_prompt",
-    "query_max_length_tokens",
-    "document_max_length_tokens",
-)
+PROMPTS = ("query: ", "document: ")
+"""Where neither folder nor settings name a marker, and the vocabulary has none."""
+PROJECTION = "1_Dense"
+"""Folder of the projection beside an adapter."""
 
 
 class LateInteractionEncoder(Encoder):
@@ -110,155 +100,110 @@ class LateInteractionEncoder(Encoder):
         return place <= ((ids != self._filling_id) * place).amax(1, keepdim=True)
 
 
-def load_late_encoder(model: recipe.Model) -> LateInteractionEncoder:
-    """The encoder a recipe describes, in training mode, with a fresh adapter where LoRA is asked
-    for.
+@dataclass(frozen=True, kw_only=True)
+class LateInteractionSettings(ModelSettings):
+    """What a model of one vector per token is built from. None: as the folder says, else as
+    described.
+    """
+
+    projection_dimensions: int | None = None
+    """Width of a vector. Else 128."""
+    query_marker: str | None = None
+    """Token before every query, '' for none. Else BERT's [unused0] if there is one."""
+    document_marker: str | None = None
+    """Token before every document, '' for none. Else BERT's [unused1] if there is one."""
+    query_expansion: bool | None = None
+    """Fill queries up with mask tokens and score those too. Else true where there is a mask
+    token.
+    """
+    attend_to_expansion: bool | None = None
+    """Other tokens attend to these mask tokens. Else false."""
+    skip_punctuation: bool | None = None
+    """Punctuation in documents has no vector. Else true."""
+
+
+def build_late_interaction_encoder(settings: LateInteractionSettings) -> LateInteractionEncoder:
+    """The encoder that the settings describe, in training mode.
 
     Starts from any backbone, a sentence-transformers model (its pooling is left out), or a
-    late-interaction model in PyLate's, sentence-transformers', Stanford's or our layout. What the
-    recipe leaves open is taken from the folder, else: 128 dimensions, queries of 32 and documents
-    of 180 tokens, BERT's unused tokens as markers, expansion where there is a mask token,
-    punctuation skipped. Raises BadModel.
+    late-interaction model in PyLate's, sentence-transformers', Stanford's or our layout. Raises
+    BadModel.
     """
-    encoder = _assemble(
-        read_late_layout(locate(model.backbone)),
-        public_name(model.backbone),
-        model,
-        model.dropout,
-        quantized(model),
-    )
-    return for_training(encoder, model)
+    return build(FAMILY, settings)
 
 
 def read_late_encoder(path_or_name: str) -> LateInteractionEncoder:
     """The late-interaction model in a folder, or of a name, for use: adapters merged, in evaluation
     mode. Raises BadModel.
     """
-    folder = locate(path_or_name)
-    if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
-        return _read_adapter(folder)
-    layout = read_late_layout(folder)
+    return read(FAMILY, path_or_name)
+
+
+def _check_readable(folder: Path, layout: LateLayout) -> None:
     if layout.projection is None:
         raise BadModel(
             f"{folder} holds an encoder without the projection of a late-interaction model; train"
             " one from it with a recipe of kind colbert"
         )
-    if layout.contract is not None:
-        encoder = _assemble(layout, layout.contract.backbone, kept=layout.contract.layers)
-    else:
-        encoder = _assemble(layout, public_name(path_or_name))
-    check_contract(folder, layout.contract, encoder.contract)
-    return encoder.eval()
 
 
-def _read_adapter(folder: Path) -> LateInteractionEncoder:
-    """The base model that the adapter names, with the contract and projection beside the adapter,
-    and the adapter merged in.
-    """
-    contract = LateContract.read(folder)
-    if contract is None:
-        raise BadModel(
-            f"{folder} has no nearfar.json, so how its model marks and cuts texts is not known;"
-            " take the merged folder above it"
-        )
+def _with_adapter(layout: LateLayout, contract: LateContract | None, folder: Path) -> LateLayout:
+    contract = required_contract(folder, contract)
     check_links(folder)
-    base = adapters.adapter_base(folder)
-    layout = read_late_layout(locate_public(base)).as_contract_says(
-        contract, Projection.read(folder / "1_Dense", "token_embeddings")
+    return layout.as_contract_says(
+        contract, Projection.read(folder / PROJECTION, "token_embeddings")
     )
-    encoder = _assemble(layout, base, layers=contract.layers)
-    check_contract(folder, contract, encoder.contract)
-    encoder.backbone = adapters.merge_adapter(encoder.backbone, folder)  # type: ignore[arg-type]
-    return encoder.eval()
 
 
 def _assemble(
-    layout: LateLayout,
-    name: str,
-    model: recipe.Model | None = None,
-    dropout: float | None = None,
-    quantize_4bit: bool = False,
-    layers: int | tuple[int, ...] | None = None,
-    kept: tuple[int, ...] | None = None,
+    layout: LateLayout, settings: LateInteractionSettings, name: str, layers: tuple[int, ...] | None
 ) -> LateInteractionEncoder:
-    """An encoder from what `layout` says; what the recipe says wins over it.
-
-    `layers` is what of the backbone's layers to keep; `kept`: of the layers of the model called
-    `name` those that `layout` still has.
-    """
-    wishes: dict[str, Any] = (
-        {} if model is None else model.model_dump(include={*WISHES, "projection_dimensions"})
-    )
-    late: dict[str, Any] = (
-        {}
-        if model is None or model.late_interaction is None
-        else model.late_interaction.model_dump()
-    )
-    base = Base(
+    backbone = LoadedBackbone(
         layout.backbone,
         layout.lower_case,
-        dropout,
-        quantize_4bit,
-        layers if model is None else model.layers,
+        settings.dropout,
+        settings.lora is not None and settings.lora.quantize_4bit,
+        settings.layers,
     )
-    width = wishes.get("projection_dimensions")
-    projection = layout.projection
-    if projection is None or (width is not None and width != projection.out_features):
-        projection = Projection.fresh(base.width, width or DIMENSIONS)
-    if projection.in_features != base.width:
-        raise BadModel(
-            f"the projection takes vectors of {projection.in_features} numbers, the backbone gives"
-            f" {base.width}"
-        )
-    masked = base.tokenizer.mask_token_id is not None
-    base.tokenizer.padding_side = (  # PyLate puts the marker at the second place of the padded row
-        "right"
-    )
-    markers = (
-        MARKERS
-        if all(token_id(base.tokenizer, marker) is not None for marker in MARKERS)
-        else ("", "")
-    )
-    said = [
-        late.get("query_marker"),
-        layout.query_marker,
-        late.get("document_marker"),
-        layout.document_marker,
-    ]
-    prompts = (
-        ("query: ", "document: ") if markers == ("", "") and said == [None] * 4 else ("", "")
-    )  # where nothing else tells the two apart
-    skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}[
-        late.get("skip_punctuation")
-    ]
-    usual = (None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS)
+    dimensions = settings.projection_dimensions
+    if layout.projection is None:
+        dimensions = dimensions or DIMENSIONS
+    projection = backbone.projection(layout.projection, dimensions)
+    assert projection is not None
+    tokenizer = backbone.tokenizer
+    tokenizer.padding_side = "right"  # PyLate puts the marker at the second place of the padded row
+    has_markers = all(token_id(tokenizer, marker) is not None for marker in MARKERS)
+    markers = MARKERS if has_markers else ("", "")
+    asked = (settings.query_marker, layout.query_marker)
+    answered = (settings.document_marker, layout.document_marker)
+    unmarked = not has_markers and asked == answered == (None, None)
+    skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}
     contract = LateContract(
-        backbone=name,
-        layers=base.layers or kept,
-        query_marker=first(*said[:2], markers[0]),
-        document_marker=first(*said[2:], markers[1]),
-        query_prompt=first(wishes.get("query_prompt"), layout.query_prompt, prompts[0]),
-        document_prompt=first(wishes.get("document_prompt"), layout.document_prompt, prompts[1]),
-        query_max_length_tokens=base.length(
-            wishes.get("query_max_length_tokens"), layout.query_max_length_tokens, usual[0]
+        **backbone.contract_fields(
+            layout,
+            settings,
+            name,
+            layers,
+            prompts=PROMPTS if unmarked else ("", ""),
+            lengths=(None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS),
         ),
-        document_max_length_tokens=base.length(
-            wishes.get("document_max_length_tokens"), layout.document_max_length_tokens, usual[1]
+        query_marker=first_given(*asked, markers[0]),
+        document_marker=first_given(*answered, markers[1]),
+        query_expansion=first_given(
+            settings.query_expansion, layout.query_expansion, tokenizer.mask_token_id is not None
         ),
-        query_expansion=first(late.get("query_expansion"), layout.query_expansion, masked),
-        attend_to_expansion=first(
-            late.get("attend_to_expansion"), layout.attend_to_expansion, False
+        attend_to_expansion=first_given(
+            settings.attend_to_expansion, layout.attend_to_expansion, False
         ),
         skipped_tokens=tuple(
             word
-            for word in first(skipped, tuple(string.punctuation))
-            if _is_token(base.tokenizer, word)
+            for word in first_given(skipped[settings.skip_punctuation], tuple(string.punctuation))
+            if _is_token(tokenizer, word)
         ),
         dimensions=projection.out_features,
-        tokenizer_fingerprint=tokenization.fingerprint(base.tokenizer),
     )
     return LateInteractionEncoder(
-        base.model, projection, contract, base.tokenizer, base.pristine_config
+        backbone.model, projection, contract, tokenizer, backbone.pristine_config
     )
 
 
@@ -267,3 +212,14 @@ def _is_token(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
     it.
     """
     return token_id(tokenizer, word) not in (None, tokenizer.unk_token_id)
+
+
+FAMILY = Family(
+    settings=LateInteractionSettings,
+    contract=LateContract,
+    recognizes=is_late_interaction,
+    read_layout=read_late_layout,
+    check_readable=_check_readable,
+    with_adapter=_with_adapter,
+    assemble=_assemble,
+)

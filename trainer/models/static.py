@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trainer.errors import BadModel
-from trainer.models.encoder import Base
 from trainer.models.files.vetting import check_links, inside, read_json, read_tensors
+from trainer.models.parts.loaded_backbone import LoadedBackbone
 from trainer.models.parts.principal import principal_directions
 from trainer.models.tokenizers import texts as tokenization
 
@@ -45,7 +45,7 @@ class TokenTable(nn.Module):
         return SimpleNamespace(last_hidden_state=self.embedding(input_ids))
 
 
-class StaticBase(Base):
+class StaticBackbone(LoadedBackbone):
     """A table and its tokenizer, ready for an encoder as a backbone is."""
 
     def __init__(self, table: TokenTable, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -61,19 +61,19 @@ class StaticBase(Base):
         """More than any text has."""
         return LONGEST_TOKENS
 
-    def length(self, wish: int | None, said: int | None, otherwise: int | None = None) -> int:
-        """All of a text. Raises BadModel for a wish: sentence-transformers would not cut texts, and
-        so give other vectors.
+    def length(self, wanted: int | None, stored: int | None, default: int | None = None) -> int:
+        """All of a text. Raises BadModel for another length: sentence-transformers cuts no text of
+        a static model, and would give other vectors.
         """
-        if wish is not None and wish != LONGEST_TOKENS:
+        if wanted is not None and wanted != LONGEST_TOKENS:
             raise BadModel(
-                f"a maximum length of {wish} tokens was asked for; a static model takes texts"
+                f"a maximum length of {wanted} tokens was asked for; a static model takes texts"
                 " whole: leave it out"
             )
         return LONGEST_TOKENS
 
     @classmethod
-    def read(cls, folder: Path) -> "StaticBase":
+    def read(cls, folder: Path) -> "StaticBackbone":
         """The table in `folder`. Raises BadModel where it is not one, or does not fit its
         tokenizer.
         """

@@ -3,7 +3,9 @@ single token.
 """
 
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple, assert_never
 
 import torch
@@ -16,33 +18,52 @@ from trainer.collectives import rank
 from trainer.errors import BadModel
 from trainer.microbatches import micro_batches
 from trainer.models.contract import Contract
-from trainer.models.dense import DenseEncoder, assemble_static, read_encoder
-from trainer.models.encoder import public_name
-from trainer.models.static import StaticBase, table_of, without_special_tokens
+from trainer.models.dense import DenseEncoder, DenseSettings, around, read_encoder
+from trainer.models.formats.sentence_transformers import DenseLayout
+from trainer.models.loading import public_name
+from trainer.models.static import StaticBackbone, table_of, without_special_tokens
 from trainer.models.tokenizers import texts as tokenization
-from trainer.recipe import schema as recipe
 
+Start = Literal["vocabulary", "token_embeddings"]
 _TOKENS_AT_ONCE = 4096
 
 
-def static_student(model: recipe.Model) -> DenseEncoder:
-    """The table a recipe describes, in training mode. Raises BadModel where the backbone is a table
-    itself or narrower than what is asked for.
+@dataclass(frozen=True, kw_only=True)
+class StaticSettings:
+    """What a static model is built from. None: as the backbone has it."""
+
+    backbone: str
+    dimensions: int = 256
+    """Width of a vector."""
+    start: Start = "vocabulary"
+    """The table starts as the backbone's vectors of single tokens, each a text of its own, or as
+    its input embeddings.
     """
-    assert model.static is not None
-    source = _start(model.backbone, model.static.start)
+    normalize: bool | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+
+def build_static_encoder(settings: StaticSettings) -> DenseEncoder:
+    """The encoder that the settings describe, in training mode. Raises BadModel where the backbone
+    is static itself, or narrower than the vectors asked for.
+    """
+    source = _start(settings.backbone, settings.start)
     tokenizer = without_special_tokens(source.tokenizer)
-    base = StaticBase(
-        table_of(source.vectors, model.static.dimensions, tokenizer.pad_token_id), tokenizer
+    table = table_of(source.vectors, settings.dimensions, tokenizer.pad_token_id)
+    layout = DenseLayout(
+        Path(),
+        query_prompt=source.contract.query_prompt,
+        document_prompt=source.contract.document_prompt,
     )
-    prompts = {
-        "query_prompt": source.contract.query_prompt,
-        "document_prompt": source.contract.document_prompt,
-    }
-    asked = model.model_dump(
-        include={"normalize", "query_prompt", "document_prompt"}, exclude_none=True
+    wanted = DenseSettings(
+        backbone=settings.backbone,
+        normalize=settings.normalize,
+        query_prompt=settings.query_prompt,
+        document_prompt=settings.document_prompt,
     )
-    return assemble_static(base, public_name(model.backbone), prompts | asked).train()
+    backbone = StaticBackbone(table, tokenizer)
+    return around(backbone, layout, wanted, public_name(settings.backbone)).train()
 
 
 class _Start(NamedTuple):
@@ -56,7 +77,7 @@ class _Start(NamedTuple):
 @lru_cache(
     maxsize=1
 )  # a run makes its student twice: to train it, and to put the best weights into
-def _start(backbone: str, start: Literal["vocabulary", "token_embeddings"]) -> _Start:
+def _start(backbone: str, start: Start) -> _Start:
     source = read_encoder(backbone)
     if source.is_static:
         raise BadModel(f"{backbone} is a static model already; train it on with model.static: null")

@@ -17,7 +17,7 @@ def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", repl
 
     from trainer.build import students
     from trainer.build.refresh import searched_texts
-    from trainer.models.family import read_model
+    from trainer.models.families import read_model
     from trainer.preflight.estimates import size
     from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
 

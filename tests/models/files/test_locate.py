@@ -7,10 +7,9 @@ import sys
 import pytest
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.files import packaged
 from trainer.models.files.locate import locate
-from trainer.recipe.schema import Model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -70,7 +69,7 @@ def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypa
 def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp_path, monkeypatch):
     (tmp_path / "one" / "two").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "one" / "two")  # whatever stands beside the clone
-    for call in (read_encoder, lambda name: load_encoder(Model(backbone=name))):
+    for call in (read_encoder, lambda name: build_dense_encoder(DenseSettings(backbone=name))):
         with pytest.raises(BadModel, match=message):
             call(name)
 

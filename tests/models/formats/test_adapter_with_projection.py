@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from trainer.models.family import load_model, read_model
+from trainer.build.model import build_model
+from trainer.models.families import read_model
 from trainer.models.files.packaged import packaged_folder
 from trainer.models.formats.folder import save_encoder
 from trainer.recipe import schema as recipe
@@ -15,7 +16,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.mark.parametrize("kind", ["bi_encoder", "colbert"])
 def test_the_adapter_alone_keeps_the_trained_projection(tmp_path, kind):
     model = recipe.Model(backbone=MINILM, projection_dimensions=8, tuning=recipe.Lora(rank=2))
-    encoder = load_model(
+    encoder = build_model(
         recipe.Recipe(kind=kind, name="x", model=model, data=recipe.Data(train="none"))
     )
     with torch.no_grad():

@@ -9,15 +9,15 @@ import torch
 from toy_models import SENTENCES
 
 from trainer.errors import BadFolder, BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe.schema import FullTuning, Lora, Model
+from trainer.models.settings import Lora
 
 
 @pytest.fixture
 def encoder(toy_folder):
-    return load_encoder(
-        Model(backbone=str(toy_folder("bert")), query_prompt="List ", tuning=Lora(rank=2))
+    return build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder("bert")), query_prompt="List ", lora=Lora(rank=2))
     )
 
 
@@ -98,7 +98,8 @@ def test_no_folder_of_this_machine_and_no_training_setting_is_written(
 def test_a_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
     evil = "```\n<script>alert(1)</script> [x](javascript:1)\n---\n"
     save_encoder(
-        load_encoder(Model(backbone=str(toy_folder("bert")), query_prompt=evil)), tmp_path / "model"
+        build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), query_prompt=evil)),
+        tmp_path / "model",
     )
     card = (tmp_path / "model" / "README.md").read_text()
     assert "<script" not in card
@@ -128,7 +129,7 @@ def test_a_contract_that_the_folder_does_not_keep_is_refused(encoder, tmp_path, 
 
 def test_the_recipe_wins_over_the_folder(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "model")
-    model = Model(
+    model = DenseSettings(
         backbone=str(tmp_path / "model"),
         pooling="cls",
         normalize=False,
@@ -136,9 +137,9 @@ def test_the_recipe_wins_over_the_folder(encoder, tmp_path):
         document_prompt="Show ",
         document_max_length_tokens=9,
         projection_dimensions=8,
-        tuning=FullTuning(),
+        lora=None,
     )
-    contract = load_encoder(model).contract
+    contract = build_dense_encoder(model).contract
     assert (
         contract.pooling,
         contract.normalize,
@@ -150,14 +151,16 @@ def test_the_recipe_wins_over_the_folder(encoder, tmp_path):
         contract.query_max_length_tokens,
         contract.dimensions,
     ) == (9, 64, 8)
-    kept = load_encoder(Model(backbone=str(tmp_path / "model"))).contract
+    kept = build_dense_encoder(DenseSettings(backbone=str(tmp_path / "model"))).contract
     assert (kept.pooling, kept.query_prompt) == ("mean", "List ")
 
 
 def test_vectors_are_float32_under_autocast_and_when_not_normalised(toy_folder):
     for normalize in (True, False):
-        encoder = load_encoder(
-            Model(backbone=str(toy_folder("bert")), normalize=normalize, projection_dimensions=8)
+        encoder = build_dense_encoder(
+            DenseSettings(
+                backbone=str(toy_folder("bert")), normalize=normalize, projection_dimensions=8
+            )
         )
         texts = encoder.tokenize(SENTENCES, "query")
         with torch.autocast("cpu", torch.bfloat16):
@@ -168,12 +171,14 @@ def test_target_modules_that_do_not_exist_are_named(toy_folder):
     with pytest.raises(
         BadModel, match=r"has no layer 'q_proj'; its linear layers end in dense, key, query, value"
     ):
-        load_encoder(
-            Model(backbone=str(toy_folder("bert")), tuning=Lora(target_modules=("q_proj",)))
+        build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("bert")), lora=Lora(target_modules=("q_proj",)))
         )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_four_bits_without_a_gpu_are_refused(toy_folder):
     with pytest.raises(BadModel, match="`model.tuning.quantize_4bit` needs an NVIDIA GPU"):
-        load_encoder(Model(backbone=str(toy_folder("bert")), tuning=Lora(quantize_4bit=True)))
+        build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("bert")), lora=Lora(quantize_4bit=True))
+        )

@@ -10,10 +10,10 @@ from toy_models import DECODERS, ENCODERS, FAMILIES, SENTENCES
 from transformers import AutoModel, AutoTokenizer
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.parts.backbone import longest_input
 from trainer.models.parts.lora import linear_layers
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 
 LINEAR_LAYERS_A_BLOCK = {
     "bert": 6,
@@ -67,8 +67,8 @@ def reference(folder, text, pooling):
     ],
 )
 def test_vectors_are_those_of_plain_transformers(toy_folder, family, pooling):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder(family)), pooling=pooling, tuning=recipe.FullTuning())
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder(family)), pooling=pooling, lora=None)
     ).eval()
     texts = encoder.tokenize(SENTENCES, "document")
     assert len(set(texts.lengths.tolist())) > 1, "texts of one length would not be padded"
@@ -83,8 +83,8 @@ def test_vectors_are_those_of_plain_transformers(toy_folder, family, pooling):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_go_on_the_linear_layers_of_the_blocks_and_all_of_them_learn(toy_folder, family):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.Lora(rank=2, alpha=4))
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(toy_folder(family)), lora=Lora(rank=2, alpha=4.0))
     )
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert trained
@@ -102,9 +102,7 @@ def test_adapters_go_on_the_linear_layers_of_the_blocks_and_all_of_them_learn(to
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_that_full_tuning_trains_takes_part(toy_folder, family):
     """A weight without gradient (an unused pooler) would stop DistributedDataParallel."""
-    encoder = load_encoder(
-        recipe.Model(backbone=str(toy_folder(family)), tuning=recipe.FullTuning())
-    )
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)), lora=None))
     encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
@@ -114,12 +112,12 @@ def test_activation_checkpointing_changes_no_gradient(toy_folder, family):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(1)
-        model = recipe.Model(
+        model = DenseSettings(
             backbone=str(toy_folder(family)),
-            tuning=recipe.Lora(rank=2),
+            lora=Lora(rank=2),
             activation_checkpointing=checkpointing,
         )
-        encoder = load_encoder(model)
+        encoder = build_dense_encoder(model)
         encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
         gradients.append(
             torch.cat(
@@ -139,13 +137,17 @@ def test_an_architecture_without_activation_checkpointing_says_so(toy_folder):
         BadModel,
         match="MPNetModel does not support `model.activation_checkpointing`; set it to false",
     ):
-        load_encoder(recipe.Model(backbone=str(toy_folder("mpnet")), activation_checkpointing=True))
+        build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("mpnet")), activation_checkpointing=True)
+        )
 
 
 @pytest.mark.parametrize("family", ENCODERS)
 def test_dropout_of_the_recipe_reaches_the_backbone(toy_folder, family):
     def differs(dropout):
-        encoder = load_encoder(recipe.Model(backbone=str(toy_folder(family)), dropout=dropout))
+        encoder = build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder(family)), dropout=dropout)
+        )
         texts = encoder.tokenize(SENTENCES, "query")
         return not torch.equal(encoder(texts), encoder(texts))
 

@@ -15,14 +15,13 @@ from toy_models import FAMILIES, SENTENCES, toy_folders
 from trainer.cli.cut import cut
 from trainer.errors import BadFolder, BadModel, BadRecipe
 from trainer.models.cut import first_layers, read_cut
-from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.family import load_model
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats import folder
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.depth import AtDepths, depth_of
-from trainer.models.static_student import static_student
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
+from trainer.models.static_student import StaticSettings, build_static_encoder
 from trainer.retrieval.vectors.encode import encode
 
 DEPTHS = (4, 1, 3)
@@ -34,9 +33,9 @@ def deep_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tuning", [recipe.FullTuning(), recipe.Lora(rank=2)], ids=["full", "lora"])
-def test_all_depths_at_once_are_the_models_cut_to_them(family, tuning, deep_folder):
-    encoder = load_encoder(recipe.Model(backbone=str(deep_folder(family)), tuning=tuning))
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])
+def test_all_depths_at_once_are_the_models_cut_to_them(family, lora, deep_folder):
+    encoder = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=lora))
     texts = encoder.tokenize(SENTENCES, "document")
     together = AtDepths(encoder, DEPTHS)(texts).chunk(3, -1)
     for depth, found in zip(DEPTHS, together, strict=True):
@@ -47,9 +46,7 @@ def test_all_depths_at_once_are_the_models_cut_to_them(family, tuning, deep_fold
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
-    whole = load_encoder(
-        recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
-    ).eval()
+    whole = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=None)).eval()
     with torch.no_grad():
         wanted = AtDepths(whole, (2,))(whole.tokenize(SENTENCES, "document")).numpy()
     save_encoder(first_layers(read_encoder(str(deep_folder(family))), 2), tmp_path / "model")
@@ -64,17 +61,17 @@ def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
 
 @pytest.mark.parametrize(
     "model",
-    [{}, {"projection_dimensions": 20}, {"static": recipe.Static(dimensions=24)}],
+    [{}, {"projection_dimensions": 20}, "static"],
     ids=["no projection", "projection", "static"],
 )
 def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
-    run = recipe.Recipe(
-        name="a",
-        data=recipe.Data(train="t"),
-        model=recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning(), **model),
+    backbone, layers = str(deep_folder("bert")), None if model == "static" else 3
+    encoder = (
+        build_static_encoder(StaticSettings(backbone=backbone, dimensions=24))
+        if model == "static"
+        else build_dense_encoder(DenseSettings(backbone=backbone, lora=None, **model))
     )
-    save_encoder(load_model(run), tmp_path / "model")
-    layers = None if "static" in model else 3
+    save_encoder(encoder, tmp_path / "model")
     wide = read_cut(str(tmp_path / "model"), layers, None)
     wanted = encode(wide, SENTENCES, "document")[:, :10]
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
@@ -96,13 +93,9 @@ def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_pat
         cut(str(deep_folder("bert")), tmp_path / "small")
     with pytest.raises(BadFolder, match="exists already"):
         cut(str(deep_folder("bert")), tmp_path, 2)
-    run = recipe.Model(
-        backbone=str(deep_folder("bert")),
-        static=recipe.Static(dimensions=8),
-        tuning=recipe.FullTuning(),
-    )
+    settings = StaticSettings(backbone=str(deep_folder("bert")), dimensions=8)
     with pytest.raises(BadModel, match="no layers that could be left out"):
-        depth_of(static_student(run))
+        depth_of(build_static_encoder(settings))
 
 
 @pytest.fixture
@@ -142,20 +135,17 @@ def test_an_empty_folder_and_one_that_is_not_there_are_taken_too(deep_folder, tm
 @pytest.mark.parametrize("kind", ["adapter", "late", "static"])
 def test_a_former_model_of_any_kind_is_replaced(kind, deep_folder, tmp_path):
     backbone = str(deep_folder("bert"))
-    full = recipe.FullTuning()
     match kind:
         case "adapter":
-            saved = load_encoder(
-                recipe.Model(backbone=backbone, projection_dimensions=8, tuning=recipe.Lora(rank=2))
+            saved = build_dense_encoder(
+                DenseSettings(backbone=backbone, projection_dimensions=8, lora=Lora(rank=2))
             )
         case "late":
-            saved = load_late_encoder(
-                recipe.Model(backbone=backbone, projection_dimensions=8, tuning=full)
+            saved = build_late_interaction_encoder(
+                LateInteractionSettings(backbone=backbone, projection_dimensions=8, lora=None)
             )
         case _:
-            saved = static_student(
-                recipe.Model(backbone=backbone, static=recipe.Static(dimensions=8), tuning=full)
-            )
+            saved = build_static_encoder(StaticSettings(backbone=backbone, dimensions=8))
     save_encoder(saved, tmp_path / "small")
     cut(backbone, tmp_path / "small", 1, replace=True)
     assert depth_of(read_encoder(str(tmp_path / "small"))) == 1
@@ -239,10 +229,8 @@ def test_a_folder_that_appears_meanwhile_is_not_taken(deep_folder, tmp_path, mon
 
 def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):
     save_encoder(
-        load_encoder(
-            recipe.Model(
-                backbone=str(deep_folder("bert")), layers=(0, 2, 3), tuning=recipe.FullTuning()
-            )
+        build_dense_encoder(
+            DenseSettings(backbone=str(deep_folder("bert")), layers=(0, 2, 3), lora=None)
         ),
         tmp_path / "model",
     )
@@ -251,9 +239,9 @@ def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tm
 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_token_vectors_too(role, deep_folder):
-    encoder = load_late_encoder(
-        recipe.Model(
-            backbone=str(deep_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()
+    encoder = build_late_interaction_encoder(
+        LateInteractionSettings(
+            backbone=str(deep_folder("bert")), projection_dimensions=8, lora=None
         )
     )
     texts = encoder.tokenize(SENTENCES, role)
@@ -266,12 +254,12 @@ def test_token_vectors_too(role, deep_folder):
 def test_activation_checkpointing_changes_no_gradient(deep_folder):
     gradients = []
     for checkpointing in (False, True):
-        model = recipe.Model(
+        model = DenseSettings(
             backbone=str(deep_folder("modernbert")),
-            tuning=recipe.FullTuning(),
+            lora=None,
             activation_checkpointing=checkpointing,
         )
-        encoder = load_encoder(model)
+        encoder = build_dense_encoder(model)
         AtDepths(encoder, DEPTHS)(encoder.tokenize(SENTENCES, "query"))[:, ::7].sum().backward()
         gradients.append(
             torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()])
@@ -281,9 +269,7 @@ def test_activation_checkpointing_changes_no_gradient(deep_folder):
 
 
 def test_an_architecture_with_more_behind_its_layers_is_refused(deep_folder):
-    encoder = load_encoder(
-        recipe.Model(backbone=str(deep_folder("bert")), tuning=recipe.FullTuning())
-    )
+    encoder = build_dense_encoder(DenseSettings(backbone=str(deep_folder("bert")), lora=None))
     encoder.backbone.encoder.register_forward_hook(
         lambda _, given, made: made.__class__(last_hidden_state=2 * made.last_hidden_state)
     )

@@ -10,11 +10,15 @@ from toy_models import FAMILIES, SENTENCES, toy_folders
 from transformers import AutoModel
 
 from trainer.errors import BadModel
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.models.late_interaction import load_late_encoder, read_late_encoder
+from trainer.models.late_interaction import (
+    LateInteractionSettings,
+    build_late_interaction_encoder,
+    read_late_encoder,
+)
 from trainer.models.parts.kept_layers import kept_layers
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 from trainer.retrieval.vectors.encode import encode
 
 
@@ -49,16 +53,12 @@ class TestEveryFamily:
         self, family, deep_folder, tmp_path
     ):
         layers = (0, 3)
-        encoder = load_encoder(
-            recipe.Model(
-                backbone=str(deep_folder(family)), layers=layers, tuning=recipe.FullTuning()
-            )
+        encoder = build_dense_encoder(
+            DenseSettings(backbone=str(deep_folder(family)), layers=layers, lora=None)
         ).eval()
         save_encoder(encoder, tmp_path / "model")
         vectors = encode(encoder, SENTENCES, "document")
-        reference = load_encoder(
-            recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
-        )
+        reference = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=None))
         assert np.abs(encode(reference, SENTENCES, "document") - vectors).max() > 1e-3, (
             "the whole model is another"
         )
@@ -77,9 +77,7 @@ def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_fo
     """ModernBERT's first layer has no norm before its attention: that of another was dropped in
     silence.
     """
-    model = recipe.Model(
-        backbone=str(deep_folder(family)), layers=(1, 3), tuning=recipe.FullTuning()
-    )
+    model = DenseSettings(backbone=str(deep_folder(family)), layers=(1, 3), lora=None)
     if family == "modernbert":
         with pytest.raises(
             BadModel,
@@ -88,15 +86,13 @@ def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_fo
                 r" 0 too"
             ),
         ):
-            load_encoder(model)
+            build_dense_encoder(model)
         return
-    reference = load_encoder(
-        recipe.Model(backbone=str(deep_folder(family)), tuning=recipe.FullTuning())
-    )
+    reference = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=None))
     reference.backbone = pruned(deep_folder(family), (1, 3))
     assert (
         np.abs(
-            encode(load_encoder(model).eval(), SENTENCES, "document")
+            encode(build_dense_encoder(model).eval(), SENTENCES, "document")
             - encode(reference, SENTENCES, "document")
         ).max()
         < 1e-5
@@ -105,16 +101,16 @@ def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_fo
 
 def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkeypatch):
     """Else it would be put on the first layers of the whole model, in silence."""
-    from trainer.models import dense
+    from trainer.models import loading
 
-    encoder = load_encoder(
-        recipe.Model(backbone=str(deep_folder("bert")), layers=(1, 4), tuning=recipe.Lora(rank=2))
+    encoder = build_dense_encoder(
+        DenseSettings(backbone=str(deep_folder("bert")), layers=(1, 4), lora=Lora(rank=2))
     )
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     save_encoder(encoder.eval(), tmp_path / "model")
-    monkeypatch.setattr(dense, "locate_public", lambda name: deep_folder("bert"))
+    monkeypatch.setattr(loading, "locate_public", lambda name: deep_folder("bert"))
     again = read_encoder(str(tmp_path / "model" / "adapter"))
     assert (
         np.abs(encode(again, SENTENCES, "query") - encode(encoder, SENTENCES, "query")).max() < 1e-5
@@ -122,12 +118,12 @@ def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkey
 
 
 def test_late_interaction_too(deep_folder, tmp_path):
-    encoder = load_late_encoder(
-        recipe.Model(
+    encoder = build_late_interaction_encoder(
+        LateInteractionSettings(
             backbone=str(deep_folder("bert")),
             layers=2,
             projection_dimensions=8,
-            tuning=recipe.FullTuning(),
+            lora=None,
         )
     ).eval()
     assert encoder.contract.layers == (0, 4)

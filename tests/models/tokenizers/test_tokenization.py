@@ -9,9 +9,8 @@ from toy_models import DECODERS, FAMILIES, SENTENCES
 from transformers import AutoTokenizer
 
 from trainer.batch import identity
-from trainer.models.dense import load_encoder, read_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.tokenizers import texts as tokenization
-from trainer.recipe.schema import Model
 
 
 def lists(texts):
@@ -23,13 +22,13 @@ def lists(texts):
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
 def test_ids_are_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, family):
-    model = Model(
+    model = DenseSettings(
         backbone=str(toy_folder(family)),
         query_prompt="Show: ",
         query_max_length_tokens=12,
         document_max_length_tokens=20,
     )
-    encoder, plain = load_encoder(model), AutoTokenizer.from_pretrained(toy_folder(family))
+    encoder, plain = build_dense_encoder(model), AutoTokenizer.from_pretrained(toy_folder(family))
     texts = [*SENTENCES, "", "  \n", "disk " * 100]
     queries, documents = encoder.tokenize(texts, "query"), encoder.tokenize(texts, "document")
     assert (
@@ -50,7 +49,7 @@ def test_ids_are_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, f
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blank_texts_are_never_empty_and_give_finite_vectors(toy_folder, family):
     for encoder in (
-        load_encoder(Model(backbone=str(toy_folder(family)), pooling="mean")),
+        build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)), pooling="mean")),
         read_encoder(str(toy_folder(family))),
     ):
         texts = encoder.tokenize(["", " ", "\n\t", "\u200b", "disk"], "query")
@@ -112,8 +111,8 @@ def test_five_million_characters_are_tokenised_in_little_memory(toy_folder):
 
 
 def test_threads_may_tokenise_while_others_do(toy_folder):
-    encoder = load_encoder(
-        Model(
+    encoder = build_dense_encoder(
+        DenseSettings(
             backbone=str(toy_folder("roberta")),
             query_max_length_tokens=7,
             document_max_length_tokens=30,

@@ -15,9 +15,8 @@ from toy_models import SENTENCES
 from trainer.batch import Batch
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
-from trainer.models.dense import load_encoder, read_encoder
-from trainer.models.late_interaction import load_late_encoder
-from trainer.recipe import schema as recipe
+from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
+from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.retrieval.vectors.encode import encode
 from trainer.retrieval.vectors.taught_vectors import (
     FILE,
@@ -63,16 +62,16 @@ def teacher(toy_folder):
 @pytest.fixture(scope="module")
 def late_teacher(toy_folder):
     torch.manual_seed(1)
-    return load_late_encoder(
-        recipe.Model(
-            backbone=str(toy_folder("bert")), projection_dimensions=8, tuning=recipe.FullTuning()
+    return build_late_interaction_encoder(
+        LateInteractionSettings(
+            backbone=str(toy_folder("bert")), projection_dimensions=8, lora=None
         )
     ).eval()
 
 
 @pytest.fixture(scope="module")
 def student(toy_folder):
-    return load_encoder(recipe.Model(backbone=str(toy_folder("roberta"))))
+    return build_dense_encoder(DenseSettings(backbone=str(toy_folder("roberta"))))
 
 
 def test_a_batch_gets_the_vectors_of_its_own_texts(teacher, student, tmp_path):
@@ -116,10 +115,8 @@ class TestWhatIsThere:
             taught_vectors(tmp_path / "t", other_weights(toy_folder), ROWS, 2)
         assert "--replace" in str(refused.value)
         assert refused.value.exit_code == 2
-        prompted = load_encoder(
-            recipe.Model(
-                backbone=str(toy_folder("bert")), query_prompt="q: ", tuning=recipe.FullTuning()
-            )
+        prompted = build_dense_encoder(
+            DenseSettings(backbone=str(toy_folder("bert")), query_prompt="q: ", lora=None)
         ).eval()
         with pytest.raises(BadFolder, match="query_prompt was '', is 'q: '"):
             taught_vectors(tmp_path / "t", prompted, ROWS, 2)

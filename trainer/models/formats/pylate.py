@@ -17,6 +17,7 @@ from trainer.models.files.vetting import (
     read_tensors,
     weight_files,
 )
+from trainer.models.formats.layout import FolderLayout
 from trainer.models.formats.sentence_transformers import read_layout
 from trainer.models.parts.projection import Projection
 
@@ -29,22 +30,15 @@ _PYLATE_LENGTHS = (32, 180)
 
 
 @dataclass(frozen=True, slots=True)
-class LateLayout:
-    """What a folder says; None where it says nothing."""
+class LateLayout(FolderLayout):
+    """What the folder of a late-interaction model, or of a backbone for one, says."""
 
-    backbone: Path
-    lower_case: bool = False
     projection: Projection | None = None
     query_marker: str | None = None
     document_marker: str | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    query_max_length_tokens: int | None = None
-    document_max_length_tokens: int | None = None
     query_expansion: bool | None = None
     attend_to_expansion: bool | None = None
     skipped_tokens: tuple[str, ...] | None = None
-    contract: LateContract | None = None
     bounded_lengths: bool = False
     """Where no length is said, it is all that backbone and tokenizer allow, not ColBERT's."""
 

@@ -7,11 +7,12 @@ Module types are names to compare with, nothing is imported by them.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from trainer.errors import BadModel
 from trainer.models.contract import Contract, PoolingKind
 from trainer.models.files.vetting import inside, read_json, read_json_list
+from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 
 _TYPE = re.compile(
     r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize|StaticEmbedding)"
@@ -34,63 +35,59 @@ KINDS: dict[str, PoolingKind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What a folder says; None where it says nothing."""
+class DenseLayout(FolderLayout):
+    """What the folder of a model with one vector per text says."""
 
-    backbone: Path
     is_pipeline: bool = False
     pooling: PoolingKind | None = None
     include_prompt: bool = True
     normalize: bool | None = None
     projection: Path | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    query_max_length_tokens: int | None = None
-    document_max_length_tokens: int | None = None
-    lower_case: bool = False
     similarity: Literal["cosine", "dot"] | None = None
-    contract: Contract | None = None
     is_static: bool = False
     """`backbone` holds a table of token vectors (`trainer.models.static`)."""
 
+    def as_contract_says(self, contract: Contract) -> Self:
+        """The same backbone, used as `contract` says."""
+        fields = contract.model_dump(
+            include={*TEXT_FIELDS, "pooling", "include_prompt", "normalize", "similarity"}
+        )
+        return replace(self, contract=contract, **fields)
 
-def read_layout(folder: Path) -> Layout:
+
+def read_layout(folder: Path) -> DenseLayout:
     """What `folder` says about itself; BadModel for a pipeline that is not transformer, pooling,
     one dense layer, normalisation.
     """
     if not (folder / "modules.json").exists():
-        return Layout(folder)
+        return DenseLayout(folder)
     contract = Contract.read(folder)  # first: it names a model of another kind as such
     parts = _parts(folder)
     if "StaticEmbedding" in parts:
-        layout = Layout(
+        layout = DenseLayout(
             parts["StaticEmbedding"],
-            True,
-            "mean",
+            is_pipeline=True,
+            pooling="mean",
             normalize="Normalize" in parts,
             projection=parts.get("Dense"),
             is_static=True,
         )
-        return (
-            _with_prompts(layout, folder)
-            if contract is None
-            else _as_contract_says(layout, contract, folder)
+    else:
+        pooling = read_json(parts["Pooling"], "config.json")
+        layout = _with_lengths(
+            DenseLayout(
+                backbone=parts["Transformer"],
+                is_pipeline=True,
+                pooling=_pooling(parts["Pooling"], pooling),
+                include_prompt=pooling.get("include_prompt", True) is not False,
+                normalize="Normalize" in parts,
+                projection=parts.get("Dense"),
+            )
         )
-    pooling = read_json(parts["Pooling"], "config.json")
-    layout = Layout(
-        backbone=parts["Transformer"],
-        is_pipeline=True,
-        pooling=_pooling(parts["Pooling"], pooling),
-        include_prompt=pooling.get("include_prompt", True) is not False,
-        normalize="Normalize" in parts,
-        projection=parts.get("Dense"),
-    )
-    layout = _with_lengths(layout)
-    return (
-        _with_prompts(layout, folder)
-        if contract is None
-        else _as_contract_says(layout, contract, folder)
-    )
+    if contract is None:
+        return _with_prompts(layout, folder)
+    _check_agrees(layout, contract, folder)
+    return layout.as_contract_says(contract)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
@@ -143,7 +140,7 @@ def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
     return KINDS[modes[0]]
 
 
-def _with_lengths(layout: Layout) -> Layout:
+def _with_lengths(layout: DenseLayout) -> DenseLayout:
     if not (layout.backbone / "sentence_bert_config.json").exists():
         return layout
     config = read_json(layout.backbone, "sentence_bert_config.json")
@@ -158,7 +155,7 @@ def _with_lengths(layout: Layout) -> Layout:
     )
 
 
-def _with_prompts(layout: Layout, folder: Path) -> Layout:
+def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
     """Prompts under the names that sentence-transformers looks for; `default_prompt_name` where a
     role has none of its own.
     """
@@ -186,27 +183,11 @@ def _with_prompts(layout: Layout, folder: Path) -> Layout:
     )
 
 
-def _as_contract_says(layout: Layout, contract: Contract, folder: Path) -> Layout:
-    """The contract wins over the files written for other readers, but they must not contradict
-    it.
-    """
-    said = {
-        "pooling": contract.pooling,
-        "normalize": contract.normalize,
-        "include_prompt": contract.include_prompt,
-    }
-    for key, value in said.items():
-        if getattr(layout, key) != value:
+def _check_agrees(layout: DenseLayout, contract: Contract, folder: Path) -> None:
+    """Raises BadModel where the files written for other readers contradict the contract."""
+    for key in ("pooling", "normalize", "include_prompt"):
+        if getattr(layout, key) != getattr(contract, key):
             raise BadModel(
-                f"{folder}: nearfar.json says {key} = {value}, the pipeline {getattr(layout, key)};"
-                " one of them was changed by hand"
+                f"{folder}: nearfar.json says {key} = {getattr(contract, key)}, the pipeline"
+                f" {getattr(layout, key)}; one of them was changed by hand"
             )
-    return replace(
-        layout,
-        contract=contract,
-        query_prompt=contract.query_prompt,
-        document_prompt=contract.document_prompt,
-        query_max_length_tokens=contract.query_max_length_tokens,
-        document_max_length_tokens=contract.document_max_length_tokens,
-        similarity=contract.similarity,
-    )

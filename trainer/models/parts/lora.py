@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
-from trainer.recipe import schema as recipe
+from trainer.models.settings import Lora
 from trainer.storage.atomic import write_safetensors
 
 CONFIG = "adapter_config.json"
@@ -58,16 +58,14 @@ def _named_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda item: len(item[1]))
 
 
-def add_lora(
-    backbone: PreTrainedModel, tuning: recipe.Lora, whole: Sequence[str] = ()
-) -> PeftModel:
+def add_lora(backbone: PreTrainedModel, lora: Lora, whole: Sequence[str] = ()) -> PeftModel:
     """The backbone with its weights frozen and a fresh adapter on every target layer; at first it
     changes nothing (B is zero).
 
     Modules of the names in `whole` are trained as they are, beside the adapter.
     """
     names = linear_layers(backbone)
-    targets = list(tuning.target_modules) if tuning.target_modules is not None else names
+    targets = list(lora.target_modules) if lora.target_modules is not None else names
     known = [
         target
         for target in targets
@@ -82,15 +80,15 @@ def add_lora(
             f" layers end in {', '.join(endings)}"
         )
     config = LoraConfig(
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
         target_modules=targets,
-        use_rslora=tuning.rslora,
-        use_dora=tuning.dora,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
         task_type="FEATURE_EXTRACTION",
     )
-    if tuning.quantize_4bit:
+    if lora.quantize_4bit:
         for parameter in backbone.parameters():
             parameter.requires_grad = False
     model = _adapted_by(backbone, config)

@@ -1,0 +1,117 @@
+"""The backbone and the tokenizer of a folder, loaded and checked against each other."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from trainer.errors import BadModel
+from trainer.kernels.cpu_attention import use_cpu_attention
+from trainer.kernels.cpu_linear import use_onednn
+from trainer.models.formats.layout import FolderLayout
+from trainer.models.parts import backbone as backbones
+from trainer.models.parts.kept_layers import kept_layers, shorten
+from trainer.models.parts.projection import Projection
+from trainer.models.settings import ModelSettings
+from trainer.models.tokenizers import texts as tokenization
+
+Value = TypeVar("Value")
+Load = Callable[[Path, PretrainedConfig, bool, Sequence[int] | None], PreTrainedModel]
+"""(folder, configuration, whether in 4 bits, layers to keep or None) to a transformer."""
+
+
+class LoadedBackbone:
+    """A backbone with its tokenizer, ready for an encoder of any family."""
+
+    def __init__(
+        self,
+        folder: Path,
+        lower_case: bool = False,
+        dropout: float | None = None,
+        quantize_4bit: bool = False,
+        layers: int | Sequence[int] | None = None,
+        load: Load = backbones.load_backbone,
+    ) -> None:
+        config = backbones.read_config(folder)
+        self.pristine_config = backbones.read_config(folder)
+        self.layers = None if layers is None else kept_layers(layers, config.num_hidden_layers)
+        """The layers of the backbone that were kept. None: all."""
+        if self.layers is not None:
+            shorten(self.pristine_config, self.layers)
+        self.decoder = backbones.is_decoder(config)
+        self.tokenizer = tokenization.read_tokenizer(folder, config, lower_case)
+        if dropout is not None:
+            backbones.set_dropout(config, dropout)
+        self.model: PreTrainedModel = load(folder, config, quantize_4bit, self.layers)
+        use_onednn(self.model)
+        use_cpu_attention(self.model)
+        tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
+        self.width: int = self.model.config.hidden_size
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens that both backbone and tokenizer allow."""
+        return min(backbones.longest_input(self.model), self.tokenizer.model_max_length)
+
+    def length(self, wanted: int | None, stored: int | None, default: int | None = None) -> int:
+        """The maximum length in tokens: the one wanted, else the one stored in the folder, else
+        `default`, else all that is allowed.
+
+        Raises BadModel when the backbone has too few positions for the length wanted.
+        """
+        allowed = backbones.longest_input(self.model)
+        if wanted is not None and wanted > allowed:
+            raise BadModel(
+                f"a maximum length of {wanted} tokens was asked for; the backbone has positions for"
+                f" {allowed}"
+            )
+        return wanted if wanted is not None else min(stored or default or self.longest, allowed)
+
+    def projection(self, stored: Projection | None, dimensions: int | None) -> Projection | None:
+        """The stored projection, or a new one where another number of dimensions is wanted."""
+        fitting = stored is not None and dimensions in (None, stored.out_features)
+        projection = (
+            stored if fitting or dimensions is None else Projection.fresh(self.width, dimensions)
+        )
+        if projection is not None and projection.in_features != self.width:
+            raise BadModel(
+                f"the projection takes vectors of {projection.in_features} numbers, the backbone"
+                f" gives {self.width}"
+            )
+        return projection
+
+    def contract_fields(
+        self,
+        layout: FolderLayout,
+        settings: ModelSettings,
+        name: str,
+        layers: tuple[int, ...] | None,
+        prompts: tuple[str, str] = ("", ""),
+        lengths: tuple[int | None, int | None] = (None, None),
+    ) -> dict[str, Any]:
+        """The fields of a contract that every family has: as the settings say, else as the folder
+        says, else the `prompts` and `lengths` given, of queries and of documents.
+
+        `layers` are those that the folder still has of the model called `name`.
+        """
+        return {
+            "backbone": name,
+            "layers": self.layers or layers,
+            "query_prompt": first_given(settings.query_prompt, layout.query_prompt, prompts[0]),
+            "document_prompt": first_given(
+                settings.document_prompt, layout.document_prompt, prompts[1]
+            ),
+            "query_max_length_tokens": self.length(
+                settings.query_max_length_tokens, layout.query_max_length_tokens, lengths[0]
+            ),
+            "document_max_length_tokens": self.length(
+                settings.document_max_length_tokens, layout.document_max_length_tokens, lengths[1]
+            ),
+            "tokenizer_fingerprint": tokenization.fingerprint(self.tokenizer),
+        }
+
+
+def first_given(*values: Value | None) -> Value:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)
