@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from measuring.children import on_ranks, run
 from measuring.loopback import alone_on_loopback, loopback_bytes
-from measuring.record import keep, table
+from measuring.record import save, table
 from torch import Tensor, distributed
 from torch.nn import functional
 
@@ -271,7 +271,7 @@ def main(arguments: argparse.Namespace) -> None:
         " kernel saw, "
         + ("nobody else being there" if alone else "other programs' traffic included")
     )
-    keep(
+    save(
         "communication",
         "\n\n".join([title, *(text for text, _ in found.values())]),
         {name: raw for name, (_, raw) in found.items()},

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from measuring.clocks import Clock
-from measuring.record import keep, noise, spread, table
+from measuring.record import noise, save, spread, table
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace) -> None:
         f"forward and backward of attention over {TOKENS} tokens, {HEADS} heads of {WIDTH},"
         f" processor ms, {arguments.threads} thread(s); median (range)"
     )
-    keep(
+    save(
         "cpu-attention",
         "\n".join(
             [

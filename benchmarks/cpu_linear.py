@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from measuring.clocks import Clock
-from measuring.record import keep, noise, spread, table
+from measuring.record import noise, save, spread, table
 from torch.nn import functional
 
 from trainer.kernels.matmul import _OneDnnLinear
@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         "forward and backward of a linear layer in fp32, GFLOP a processor second,"
         f" {arguments.threads} thread(s); median (range)"
     )
-    keep(
+    save(
         "cpu-linear",
         "\n".join(
             [table(title, ["layer", "tokens", "PyTorch", "oneDNN", "ratio"], rows), noise(waits)]

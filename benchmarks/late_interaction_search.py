@@ -20,13 +20,15 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from measuring.children import child, run
 from measuring.clocks import Clock, peak_memory_megabytes
 from measuring.data import PYLATE
-from measuring.record import keep, noise, table
+from measuring.record import noise, save, table
+from measuring.summary import quantile
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "exact"},
@@ -82,7 +84,7 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def nearfar(job: dict[str, Any]) -> dict[str, Any]:
-    from measuring.remembered import Remembered
+    from measuring.stored_vectors import StoredVectors
 
     from trainer.models.families import read_model
     from trainer.retrieval.corpus import Document
@@ -90,7 +92,7 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
     from trainer.retrieval.token_index.index import PROBE, LateIndex
 
     judged = judged_set(job)
-    encoder: Any = Remembered(
+    encoder: Any = StoredVectors(
         Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"])
     )
     queries = encoder.vectors.select(judged_rows(judged)).padded()
@@ -107,7 +109,7 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
         )
         manifest = build_late_index(
             Encoding(encoder),
-            "remembered",
+            "stored vectors",
             documents,
             Path(temporary) / "index",
             **CONTENDERS[job["contender"]],
@@ -274,11 +276,26 @@ def main(arguments: argparse.Namespace) -> None:
                 f" {statistics.mean(results[contender]['ndcg_of_queries']):.4f}",
                 flush=True,
             )
-    keep(
+    results = compared(results)
+    save(
         f"late-interaction-search-{Path(arguments.source).name}",
         report(arguments, results, encoding),
         {"encoding": encoding, **results},
     )
+
+
+def compared(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each result with the paired test of its nDCG@10 against that of the first."""
+    import numpy as np
+
+    from trainer.evaluation.significance import paired_test
+
+    values = {name: np.array(one["ndcg_of_queries"]) for name, one in results.items()}
+    first = next(iter(values.values()))
+    return {
+        name: one | {"paired_with_first": asdict(paired_test(first, values[name]))}
+        for name, one in results.items()
+    }
 
 
 def texts_in(vectors: Path) -> int:
@@ -312,19 +329,14 @@ def report(
 ) -> str:
     import numpy as np
 
-    from trainer.evaluation.significance import paired_test
-
-    exact = next(iter(results.values()))  # what the others are held against
+    exact = next(iter(results.values()))  # what the others are compared with
     exactly = np.array(exact["ndcg_of_queries"])
     rows = []
     for contender, one in results.items():
-        times, processor = (
-            sorted(one["milliseconds"]),
-            statistics.median(one["processor_milliseconds"]),
-        )
-        tail = times[min(len(times) - 1, int(0.95 * len(times)))]
-        test = paired_test(exactly, np.array(one["ndcg_of_queries"]))
-        low, high = (1 + end / exactly.mean() for end in (test.low, test.high))
+        times, processor = one["milliseconds"], statistics.median(one["processor_milliseconds"])
+        tail = quantile(times, 0.95)
+        test = one["paired_with_first"]
+        low, high = (1 + test[end] / exactly.mean() for end in ("low", "high"))
         rows.append(
             [
                 contender,
@@ -336,7 +348,7 @@ def report(
                 f"{tail:.1f}",
                 f"{processor:.1f}",
                 f"{statistics.mean(one['ndcg_of_queries']):.4f}",
-                f"{1 + test.difference / exactly.mean():.2%} [{low:.2%}, {high:.2%}]",
+                f"{1 + test['difference'] / exactly.mean():.2%} [{low:.2%}, {high:.2%}]",
                 f"{one['peak_megabytes']:.0f}",
             ]
         )

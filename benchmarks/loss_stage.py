@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from measuring.children import child, run
 from measuring.clocks import Clock, forget_peak_memory, peak_memory_megabytes
-from measuring.record import keep, noise, spread, table
+from measuring.record import noise, save, spread, table
 from torch import Tensor
 from torch.nn import functional
 
@@ -214,7 +214,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{large['processor_seconds']:.0f} processor s",
         ]
     )
-    keep("loss-stage", text, {"processor_seconds": found, "large": large})
+    save("loss-stage", text, {"processor_seconds": found, "large": large})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from measuring.children import child, run
 from measuring.clocks import Clock, forget_peak_memory, peak_memory_megabytes
-from measuring.record import keep, noise, spread, table
+from measuring.record import noise, save, spread, table
 from torch import Tensor
 from torch.nn import functional
 
@@ -108,7 +108,7 @@ def main(arguments: argparse.Namespace) -> None:
         f" thread(s), {arguments.turns} turns; median (range)"
     )
     unmeasured = f"\neinsum is not run above {arguments.most}: it needs 12 GB at 512 (--most 512)"
-    keep(
+    save(
         "maxsim",
         table(title, ["B", "processor s", "extra MB"], rows) + "\n" + noise(waits) + unmeasured,
         raw,

@@ -17,7 +17,7 @@ from typing import Any
 
 from measuring.children import child, run
 from measuring.clocks import Clock, forget_peak_memory, peak_memory_megabytes
-from measuring.record import keep, noise, spread, table
+from measuring.record import noise, save, spread, table
 
 DIMENSIONS, CLUSTERS = 384, 300
 DEPTH, NEGATIVES, RELATIVE_MARGIN = 50, 5, 0.05
@@ -239,7 +239,7 @@ def main(arguments: argparse.Namespace) -> None:
             if arguments.tenfold
             else None
         )
-    keep(
+    save(
         "mining",
         report(arguments, results, tenfold, alike),
         {"results": results, "tenfold": tenfold, "alike": alike},

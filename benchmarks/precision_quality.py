@@ -6,11 +6,12 @@ import argparse
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from measuring.data import REPOSITORY, present
-from measuring.record import keep, table
+from measuring.record import save, table
 
 METRIC = "ndcg@10"
 
@@ -70,10 +71,14 @@ def main(arguments: argparse.Namespace) -> None:
         ),
         f"bf16 is {'inside' if inside else 'OUTSIDE'} the interval of fp32",
     ]
-    keep(
+    save(
         "precision-quality",
         "\n".join(lines),
-        {"seconds": seconds, **{name: found.tolist() for name, found in values.items()}},
+        {
+            "seconds": seconds,
+            **{precision: ndcg.tolist() for precision, ndcg in values.items()},
+            "bf16_minus_fp32": asdict(test),
+        },
     )
 
 

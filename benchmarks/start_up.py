@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from measuring.record import keep, spread, table
+from measuring.record import save, spread, table
 
 WANTED_SECONDS = 0.3
 
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         ["", "wall s", "processor s"],
         [["median (range)", spread(wall, 3), spread(processor, 3)]],
     )
-    keep("start-up", text, {"wall_seconds": wall, "processor_seconds": processor})
+    save("start-up", text, {"wall_seconds": wall, "processor_seconds": processor})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from measuring.children import child, run
 from measuring.clocks import Clock, forget_peak_memory, peak_memory_megabytes
 from measuring.data import SEED, TEMPERATURE, documents, model_folder, present
-from measuring.record import keep, noise, table
+from measuring.record import noise, save, table
 
 LENGTH, SMALL = 64, 16
 KEPT = {"0": 0, "auto": "auto"}
@@ -144,7 +144,7 @@ def main(arguments: argparse.Namespace) -> None:
         header,
         rows,
     )
-    keep(
+    save(
         "step-memory" + ("-given-back" if arguments.give_back else ""),
         f"{text}\n{noise([one['wait_ratio'] for one in results.values()])}",
         results,

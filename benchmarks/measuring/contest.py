@@ -10,7 +10,7 @@ from typing import Any
 
 from measuring.children import child
 from measuring.data import present
-from measuring.record import keep, spread
+from measuring.record import save, spread
 
 Results = dict[str, list[dict[str, Any]]]
 """What each contender measured in each turn."""
@@ -80,7 +80,7 @@ def on_each_set(
     if texts:
         threads = [f"{arguments.threads}-threads"] if arguments.threads else []
         sets = list(raw) if len(raw) == 1 else []
-        keep("-".join([claim, *how, *threads, *sets]), "\n\n".join(texts), raw)
+        save("-".join([claim, *how, *threads, *sets]), "\n\n".join(texts), raw)
 
 
 def _spread(runs: list[dict[str, Any]], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables, and the dated file each result is kept in."""
+"""Tables, and the dated files that each result is written to."""
 
 import datetime
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.clocks import cores
+from measuring.summary import EXPLANATION, summarised
 
 RESULTS = Path(__file__).parents[1] / "results"
 QUIET_WAIT_RATIO = 0.03
@@ -82,8 +83,10 @@ def noise(wait_ratios: Sequence[float]) -> str:
     return f"the processes were kept from running at most {worst:.0%} of their time: {verdict}"
 
 
-def keep(claim: str, text: str, raw: Mapping[str, Any]) -> None:
-    """Prints the table and keeps it with the machine it was measured on and every single value."""
+def save(claim: str, text: str, measurements: Mapping[str, Any]) -> None:
+    """Prints the table and writes it to benchmarks/results, with the machine and the statistics of
+    the measurements in the JSON file beside it.
+    """
     where = machine()
     described = ", ".join(
         f"{key} {' '.join(value) if isinstance(value, list) else value}"
@@ -93,4 +96,10 @@ def keep(claim: str, text: str, raw: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.date.today().isoformat()}-{claim}"
     path.with_suffix(".txt").write_text(f"{text}\n\n{described}\n")
-    path.with_suffix(".json").write_text(json.dumps({"machine": where, **raw}, indent=1) + "\n")
+    path.with_suffix(".json").write_text(result_json(where, measurements))
+
+
+def result_json(where: Mapping[str, Any], measurements: Mapping[str, Any]) -> str:
+    """The content of a result file."""
+    content = {"statistics": EXPLANATION, "machine": where, **summarised(measurements)}
+    return json.dumps(content, indent=1) + "\n"

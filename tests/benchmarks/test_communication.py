@@ -2,10 +2,7 @@
 give the gradient of one process.
 """
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -16,13 +13,8 @@ DENSE, TOKENS = (16,), (3, 16)
 
 
 @pytest.fixture
-def communication(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    yield importlib.import_module("communication")
-    for name in [
-        name for name in sys.modules if name == "communication" or name.split(".")[0] == "measuring"
-    ]:
-        del sys.modules[name]
+def communication(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("communication")
 
 
 @pytest.mark.parametrize(

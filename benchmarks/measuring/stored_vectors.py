@@ -1,5 +1,5 @@
-"""A late-interaction model whose vectors were computed before: indexes are built again and again
-without encoding anew.
+"""A late-interaction model whose vectors were computed before, so that an index can be built many
+times without encoding the corpus again.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 
-class Remembered(torch.nn.Module):
-    """Gives for each document the vectors in `path`; documents are told apart by where they stand
-    in `texts`. Queries are encoded by `encoder`.
+class StoredVectors(torch.nn.Module):
+    """Returns the vectors in `path` for each document; a document is known by its position in
+    `texts`. Queries are encoded by `encoder`.
     """
 
     def __init__(self, path: Path, texts: Sequence[str], probe: str, encoder: Any) -> None:
@@ -21,8 +21,8 @@ class Remembered(torch.nn.Module):
         self.encoder, self.role = encoder, "document"
         from trainer.retrieval.vectors.token_vectors import TokenVectors
 
-        with np.load(path, allow_pickle=False) as kept:
-            self.vectors = TokenVectors(kept["vectors"], kept["offsets"])
+        with np.load(path, allow_pickle=False) as arrays:
+            self.vectors = TokenVectors(arrays["vectors"], arrays["offsets"])
         self.rows = {text: row for row, text in enumerate(texts)}
         self.rows.setdefault(
             probe, int(self.vectors.lengths.argmin())
