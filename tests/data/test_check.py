@@ -133,6 +133,17 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     assert found["parts"][0]["example"] == {"query": "q", "positive": "p"}
 
 
+def test_what_a_message_advises_is_accepted(tmp_path: Path) -> None:
+    source = write(tmp_path / "odd.jsonl", {"my title": "q", "body": "p"})
+    with pytest.raises(BadData) as refused:
+        check(source)
+    assert "--column 'query=my title'" in str(refused.value)
+    found = RUN.invoke(
+        app, ["check", source, "--column", "query=my title", "--column", "positive=body"]
+    )
+    assert (found.exit_code, "Ready: 1 pairs" in found.output) == (0, True)
+
+
 @pytest.mark.parametrize("source", ["nothing.jsonl", "no_such/../x"])
 def test_what_is_not_there_is_named(source: str) -> None:
     with pytest.raises(BadData):

@@ -134,6 +134,14 @@ def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
     assert not Path(toy[1].partition("=")[2]).exists()  # nothing of the run was made
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_good_run_passes_on_one_gpu(toy):
+    ended = nearfar_check(RECIPE, MACHINES / "gpu-1.yaml", *toy)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ("ok", "gradient on 1 rank (single) against one") in lines_of(ended.stdout)
+
+
 @pytest.mark.slow
 def test_ranks_that_take_too_long_are_ended_and_named(toy):
     before = time.monotonic()

@@ -22,7 +22,7 @@ from trainer.strategies.environment import Plan, check_here, plan_from_environme
 from trainer.strategies.gradients import clip_to_global_norm
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.process_group import process_group
-from trainer.strategies.weights import full_weights, load_weights
+from trainer.strategies.weights import full_weights
 
 RATE = 1e4
 """So large that the old weights do not round the update."""
@@ -110,8 +110,6 @@ def one_step(
     after = full_weights(module)
     everything = full_weights(module, trained_only=False)
     trainer.validate(module, data, verbose=False)
-    load_weights(module, {name: value + 1 for name, value in after.items()})
-    again = full_weights(module)
     return module.seen | {
         "gradient": {
             name: (before[name].double() - value.double()) / RATE for name, value in after.items()
@@ -121,7 +119,6 @@ def one_step(
         "unchanged": all(
             torch.equal(before[name], value) for name, value in everything.items() if name in before
         ),
-        "loaded": all(torch.equal(again[name], value + 1) for name, value in after.items()),
     }
 
 

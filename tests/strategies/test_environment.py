@@ -3,6 +3,8 @@ instead.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from trainer.strategies.environment import (
     Plan,
     check_here,
     first_rank,
+    local_rank,
     plan_from_environment,
     plan_from_file,
 )
@@ -84,6 +87,20 @@ def test_a_plain_start_is_a_single_process():
     ), "in a job, but not started by srun"
     assert plan_from_environment(TORCHRUN | {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}) == SINGLE
     assert first_rank({})
+
+
+def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
+    """accelerate gives no number to the one process that it starts for a file such as gpu-1."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom trainer.strategies.environment import local_rank\n"
+        "print('LOCAL_RANK' in os.environ, local_rank(os.environ))\n"
+    )
+    machine = repository / "launch/accelerate/gpu-1.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine)]
+    started = subprocess.run([*command, str(script)], capture_output=True, text=True, check=True)
+    assert started.stdout == "False 0\n"
+    assert local_rank(TORCHRUN) == 1
 
 
 def test_srun_alone_gives_the_names_of_torchrun():

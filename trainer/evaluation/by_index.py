@@ -1,12 +1,9 @@
 """How well an index finds the right documents: what is lost to searching everything exactly."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import evaluate_run
-from trainer.evaluation.metrics import METRICS, Run
-from trainer.evaluation.results import SystemResult
+from trainer.evaluation.metrics import Run
 from trainer.retrieval.indexes.dense import Index
 from trainer.retrieval.indexes.open_index import fitting, hits
 from trainer.retrieval.token_index.index import LateIndex
@@ -15,21 +12,6 @@ from trainer.retrieval.vectors.encode import Precision
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
     from trainer.models.encoder import Encoder
-
-
-def evaluate_by_index(
-    encoder: "Encoder",
-    index: Index | LateIndex,
-    set: "RetrievalSet",
-    k: int = 100,
-    name: str = "index",
-    precision: Precision = "fp32",
-    metrics: Sequence[str] = METRICS,
-) -> SystemResult:
-    """How well the first k documents that the index gives for each query do. Raises as
-    `index_run`.
-    """
-    return evaluate_run(index_run(encoder, index, set, k + 1, precision), set, name, k, metrics)
 
 
 def check_fits(encoder: "Encoder", index: Index | LateIndex, set: "RetrievalSet") -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,10 +90,3 @@ class StoredTexts:
             ).to_pylist()
         found: list[str] = texts.tolist()
         return found
-
-
-def write_texts(path: Path, texts: Iterable[str]) -> None:
-    """Writes all `texts` to `path`."""
-    with TextWriter(path) as writer:
-        for text in texts:
-            writer.add(text)

@@ -183,7 +183,12 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     from trainer.data.rows import Rows
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import write_json
-    from trainer.strategies.environment import check_here, first_rank, plan_from_environment
+    from trainer.strategies.environment import (
+        check_here,
+        first_rank,
+        local_rank,
+        plan_from_environment,
+    )
     from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient
     from trainer.strategies.process_group import process_group
 
@@ -193,7 +198,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     hardware.prepare_machine(run.machine)
     device = hardware.accelerator(run.machine)
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local_rank(os.environ))
     encoder = encoder_of(run)
     _start_adapters(encoder)
     rows = json.loads((folder / _ROWS).read_text(encoding="utf-8"))

@@ -71,6 +71,13 @@ def first_rank(environ: Mapping[str, str]) -> bool:
     return int(environ.get("RANK", environ.get("SLURM_PROCID", "0"))) == 0
 
 
+def local_rank(environ: Mapping[str, str]) -> int:
+    """The number of this process among those of its node, from 0. A launcher of one process
+    exports none.
+    """
+    return int(environ.get("LOCAL_RANK", "0"))
+
+
 def let_first_rank_speak(environ: Mapping[str, str], patience_seconds: float = 10.0) -> None:
     """To be called before an error is printed. Rank 0 goes on at once; the others wait for the
     launcher to end them.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
-from trainer.strategies.environment import Plan
+from trainer.strategies.environment import Plan, local_rank
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
         return
     os.environ.update(names_of_srun(os.environ))
     if device == "cuda":
-        here = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        here = torch.device("cuda", local_rank(os.environ))
         torch.cuda.set_device(here)
         distributed.init_process_group("nccl", device_id=here)
     else:

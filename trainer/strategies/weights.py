@@ -1,14 +1,13 @@
-"""Whole weights out of a model that is shared among ranks, and back."""
+"""Whole weights out of a model that is shared among ranks."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
@@ -35,29 +34,6 @@ def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shap
     return weights
 
 
-@torch.no_grad()
-def load_weights(module: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
-    """Puts whole tensors, the same on every rank, where `full_weights` found them. Raises KeyError
-    for a name the module does not have.
-
-    For use after training: under ZeRO the optimizer keeps its own copy of the weights, from which a
-    further step would start.
-    """
-    _reshard(module)
-    places = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers())
-    for name, value in weights.items():
-        place = places[name]
-        if isinstance(place, DTensor):
-            place.copy_(
-                distribute_tensor(
-                    value.to(place.device, place.dtype), place.device_mesh, place.placements
-                )
-            )
-        else:
-            with _gathered(place, changed=True) as whole:
-                whole.copy_(value)
-
-
 def _reshard(module: nn.Module) -> None:
     """FSDP2's last gathered weights are given back, so that what is seen is what the optimizer
     holds.
@@ -68,21 +44,14 @@ def _reshard(module: nn.Module) -> None:
 
 
 @contextmanager
-def _gathered(parameter: Tensor, changed: bool = False) -> Iterator[Shaped[Tensor, "..."]]:
+def _gathered(parameter: Tensor) -> Iterator[Shaped[Tensor, "..."]]:
     if isinstance(parameter, DTensor):
         yield parameter.full_tensor()
         return
-    with zero_gathered([parameter], changed):
+    if not hasattr(parameter, "ds_id"):  # ZeRO-3 has not shared it out
         yield parameter
-
-
-def zero_gathered(parameters: Iterable[Tensor], changed: bool = False) -> Any:
-    """A context in which those of `parameters` that ZeRO-3 has shared out are whole; `changed`:
-    what is written to them stays.
-    """
-    shared = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not shared:
-        return nullcontext()
+        return
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(shared, modifier_rank=0 if changed else None)
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield parameter

@@ -11,6 +11,7 @@ from trainer.models.dense import read_encoder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes.dense import Index, build_index
 from trainer.retrieval.indexes.manifest import FILES, MANIFEST, Manifest, describe_files
+from trainer.retrieval.indexes.open_index import hits
 from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.vectors.encode import encode
 from trainer.storage.atomic import move_into_place
@@ -27,6 +28,7 @@ WORDS = (
     "delete",
     "create",
 )
+QUESTIONS = ["delete a disk", "storage account", "list every database"]
 DOCUMENTS = [
     Document(
         f"id{row}",
@@ -58,7 +60,7 @@ def copy(built, tmp_path):
 
 
 def questions(encoder):
-    return encode(encoder, ["delete a disk", "storage account", "list every database"], "query")
+    return encode(encoder, QUESTIONS, "query")
 
 
 def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
@@ -68,11 +70,11 @@ def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
         encode(encoder, [document.whole for document in DOCUMENTS], "document"),
     )
     np.testing.assert_array_equal(index.search(queries, 7)[1], top_k(queries, vectors, 7)[1])
-    hits = index.hits(queries[0], 5)
-    assert [hit.document for hit in hits] == [
+    best = hits(index, encoder, QUESTIONS[:1], 5)[0]
+    assert [hit.document for hit in best] == [
         DOCUMENTS[row] for row in top_k(queries[:1], vectors, 5)[1][0]
     ]
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert [hit.score for hit in best] == sorted((hit.score for hit in best), reverse=True)
     assert [index.document(row) for row in (0, 1, 399)] == [DOCUMENTS[row] for row in (0, 1, 399)]
 
 
@@ -86,15 +88,15 @@ def test_approximate_kinds_find_most_and_say_how_much(encoder, built, kind):
     scores, _ = index.search(queries, 10)
     wanted, _ = exact.search(queries, 10)
     assert np.isclose(scores, wanted, atol=1e-5).mean() > 0.8
-    assert len(index.hits(queries[0], 1000)) <= 400
+    assert len(hits(index, encoder, QUESTIONS[:1], 1000)[0]) <= 400
 
 
 @pytest.mark.parametrize("count", [1, 30])
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_very_small_corpora(encoder, tmp_path, kind, count, capfd):
     build_index(encoder, "toy", DOCUMENTS[:count], tmp_path / "idx", kind)
-    hits = Index.open(tmp_path / "idx").hits(questions(encoder)[0], 5)
-    assert len({hit.document.id for hit in hits}) == min(count, 5)
+    (best,) = hits(Index.open(tmp_path / "idx"), encoder, QUESTIONS[:1], 5)
+    assert len({hit.document.id for hit in best}) == min(count, 5)
     assert capfd.readouterr() == ("", "")
 
 

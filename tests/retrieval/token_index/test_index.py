@@ -171,12 +171,10 @@ def test_everything_may_be_deleted(encoder, copy):
     delete(copy, [document.id for document in DOCUMENTS])
     index = LateIndex.open(copy)
     assert index.manifest.count == 0
-    assert index.hits(questions(encoder)[0], 3) == []
+    assert hits(index, encoder, QUESTIONS[:1], 3) == [[]]
     add(copy, Encoding(encoder), iter(NEW))
-    assert [hit.document.id for hit in LateIndex.open(copy).hits(questions(encoder)[0], 3)] == [
-        "new1",
-        "new2",
-    ]
+    (best,) = hits(LateIndex.open(copy), encoder, QUESTIONS[:1], 3)
+    assert [hit.document.id for hit in best] == ["new1", "new2"]
 
 
 def test_an_open_index_keeps_what_it_had(encoder, copy):
@@ -462,7 +460,7 @@ def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
     index = LateIndex.open(copy)
     together, alone = (
         hits(index, encoder, QUESTIONS, 5),
-        [index.hits(query, 5) for query in questions(encoder)],
+        [hits(index, encoder, [question], 5)[0] for question in QUESTIONS],
     )
     assert [[hit.document for hit in found] for found in together] == [
         [hit.document for hit in found] for found in alone

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +66,14 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
     listing = ", ".join(map(repr, there[:20])) or "none"
     for role, name in wanted.items():
         if role not in ROLES:
-            raise BadData(f"data.columns has the role {role!r}; roles are {', '.join(ROLES)}.")
+            raise BadData(
+                f"a column is named for the role {role!r}, which does not exist; roles are"
+                f" {', '.join(ROLES)}."
+            )
         if name not in there:
             raise BadData(
-                f"{source} has no column {name!r}, which data.columns gives as the {role}; its"
-                f" columns: {listing}."
+                f"{source} has no column {name!r}, which was named as the {role}; its columns:"
+                f" {listing}."
             )
     free = {
         name.strip().casefold(): name for name in reversed(there) if name not in wanted.values()
@@ -85,8 +89,7 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
         lacking = "query" if query is None else "positive"
         raise BadData(
             f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])});"
-            f" its columns: {listing}. Say which it is, e.g. data.columns={{{lacking}:"
-            f" {there[0] if there else 'name'!r}}}."
+            f" its columns: {listing}. {how_to_name(lacking, there[0] if there else 'NAME')}"
         )
     numbered = (
         ()
@@ -97,6 +100,14 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
     )
     named = (found["negative"],) if found["negative"] else ()
     return Columns(query, positive, named + numbered, found["score"])
+
+
+def how_to_name(role: str, name: str) -> str:
+    """Advice on how to name a column, on the command line and in a recipe."""
+    return (
+        f"Name it with --column {shlex.quote(f'{role}={name}')} on the command line, or with"
+        f" data.columns={{{role}: {name!r}}} in a recipe."
+    )
 
 
 def is_blank(text: str | None) -> bool:

@@ -83,10 +83,11 @@ class ReadReport:
             return
         shown = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
         raise TooManyBadRows(
-            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used;"
-            f" data.max_bad_rows_ratio={max_bad_rows_ratio:g} allows"
-            f" {int(max_bad_rows_ratio * self.rows_read)}. First ones:\n{shown}\nMend them"
-            " (`nearfar data check` lists all), or allow more."
+            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a share"
+            f" of {max_bad_rows_ratio:g} allows {int(max_bad_rows_ratio * self.rows_read)}. First"
+            f" ones:\n{shown}\nMend them (`nearfar data check SOURCE --rejected FILE` lists all), or"
+            " allow a larger share: --max-bad-rows-ratio on the command line,"
+            " data.max_bad_rows_ratio in a recipe."
         )
 
 
@@ -111,6 +112,7 @@ class FieldErrors:
             raise BadData(
                 f"{self.source}: rows lack a field or have one of the wrong type:\n"
                 + "\n".join(self.found)
-                + "\nEvery row needs a query and a positive that are texts. Mend the file, or say"
-                " which columns to use, e.g. data.columns={query: question, positive: answer}."
+                + "\nEvery row needs a query and a positive that are texts. Mend the file, or name"
+                " other columns: --column query=NAME on the command line, data.columns={query:"
+                " NAME} in a recipe."
             )

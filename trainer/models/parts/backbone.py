@@ -201,7 +201,8 @@ def recompute_layers(backbone: PreTrainedModel) -> None:
     if not backbone.supports_gradient_checkpointing:
         raise BadModel(
             f"{type(backbone).__name__} does not support `model.activation_checkpointing`; set it"
-            " to false, or use `machine.recompute`"
+            " to false. machine.kept_tokens=0 saves memory too: it computes every micro-batch again"
+            " in the backward pass"
         )
     enable: Any = (
         getattr(backbone, "activation_checkpointing_enable", None)

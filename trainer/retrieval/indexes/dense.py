@@ -108,11 +108,6 @@ class Index:
             return top_k(vectors, self.vectors, k)
         return nearest.search(self._faiss, vectors, min(k, self.manifest.count))
 
-    def hits(self, vector: Float32[np.ndarray, " dimension"], k: int) -> list[Hit]:
-        """The k best documents of one query, best first."""
-        scores, rows = self.search(vector[None], k)
-        return hits_of(self.document, scores, rows)[0]
-
     def document(self, row: int) -> Document:
         """The document of a row."""
         return self._documents[row]

@@ -21,7 +21,6 @@ from jaxtyping import Float, Float32, Int64
 from trainer.errors import BadModel
 from trainer.kernels.matmul import linear
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.indexes.dense import Hit, hits_of
 from trainer.retrieval.indexes.manifest import opened
 from trainer.retrieval.indexes.stored_documents import read_array
 from trainer.retrieval.token_index.codes import Codec
@@ -165,11 +164,6 @@ class LateIndex:
             ]
         scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
         return scores, np.where(np.isneginf(scores), -1, rows)
-
-    def hits(self, query: Float[np.ndarray, "query_token dimension"], k: int) -> list[Hit]:
-        """The k best documents of one query, best first."""
-        scores, rows = self.search(query[None], k)
-        return hits_of(self.document, scores, rows)[0]
 
     def document(self, row: int) -> Document:
         """The document of a row."""
