@@ -3,6 +3,7 @@ instead.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,10 @@ def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
     )
     machine = repository / "launch/accelerate/gpu-1.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine)]
-    started = subprocess.run([*command, str(script)], capture_output=True, text=True, check=True)
+    environ = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+    started = subprocess.run(
+        [*command, str(script)], capture_output=True, text=True, check=True, env=environ
+    )
     assert started.stdout == "False 0\n"
     assert local_rank(TORCHRUN) == 1
 
