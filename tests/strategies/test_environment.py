@@ -100,6 +100,7 @@ def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
     machine = repository / "launch/accelerate/gpu-1.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine)]
     environ = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+    environ["PYTHONPATH"] = str(repository)
     started = subprocess.run(
         [*command, str(script)], capture_output=True, text=True, check=True, env=environ
     )
