@@ -17,11 +17,10 @@ from trainer.strategies.environment import (
     SINGLE,
     Plan,
     check_here,
-    first_rank,
-    local_rank,
     plan_from_environment,
     plan_from_file,
 )
+from trainer.strategies.own_rank import is_first_rank, local_rank
 from trainer.strategies.process_group import names_of_srun
 
 TORCHRUN = {
@@ -79,7 +78,7 @@ def test_launchers(environ, kind, more):
     plan = plan_from_environment(environ)
     assert (plan.kind, plan.ranks, plan.nodes, plan.ranks_per_node) == (kind, 4, 2, 2)
     assert {name: getattr(plan, name) for name in more} == more
-    assert not first_rank(environ)
+    assert not is_first_rank(environ)
 
 
 def test_a_plain_start_is_a_single_process():
@@ -87,14 +86,14 @@ def test_a_plain_start_is_a_single_process():
         plan_from_environment({"HOME": "/root", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) == SINGLE
     ), "in a job, but not started by srun"
     assert plan_from_environment(TORCHRUN | {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}) == SINGLE
-    assert first_rank({})
+    assert is_first_rank({})
 
 
 def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
     """accelerate gives no number to the one process that it starts for a file such as gpu-1."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os\nfrom trainer.strategies.environment import local_rank\n"
+        "import os\nfrom trainer.strategies.own_rank import local_rank\n"
         "print('LOCAL_RANK' in os.environ, local_rank(os.environ))\n"
     )
     machine = repository / "launch/accelerate/gpu-1.yaml"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trainer.strategies.own_rank import is_first_rank
+
 if TYPE_CHECKING:
     from trainer.build.data import DataSets
     from trainer.evaluation.results import SystemResult
@@ -42,10 +44,10 @@ def fit(
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
     from trainer.strategies.deepspeed_settings import settle_device
-    from trainer.strategies.environment import check_here, first_rank, plan_from_environment
+    from trainer.strategies.environment import check_here, plan_from_environment
 
     run, plan = load_recipe(recipe, overrides or []), plan_from_environment(os.environ)
-    if first_rank(os.environ):
+    if is_first_rank(os.environ):
         check_run_folder(
             Path(run.output) / run.name, replace
         )  # a mistake up to here is answered before anything heavy is imported

@@ -183,12 +183,8 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     from trainer.data.rows import Rows
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import write_json
-    from trainer.strategies.environment import (
-        check_here,
-        first_rank,
-        local_rank,
-        plan_from_environment,
-    )
+    from trainer.strategies.environment import check_here, plan_from_environment
+    from trainer.strategies.own_rank import is_first_rank, local_rank
     from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient
     from trainer.strategies.process_group import process_group
 
@@ -203,19 +199,13 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     _start_adapters(encoder)
     rows = json.loads((folder / _ROWS).read_text(encoding="utf-8"))
     whole = _batch(rows, encoder, run)
-    longest = int(max(whole.queries.lengths.max(), whole.documents.lengths.max()))
-    cut = run.machine.model_copy(
-        update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest}
-    )  # of both kinds: kept, and computed again
-    run = run.model_copy(
-        update={"machine": cut, "output": str(folder / f"rank-{os.environ.get('RANK', '0')}")}
-    )
+    run = _in_micro_batches(run, whole, folder / f"rank-{os.environ.get('RANK', '0')}")
     taught_by = students.teachers(
         run, Rows.of([_row(line) for line in rows])
     )  # before the process group: each rank asks them by itself
     module = lightning_module(run, encoder, 1, plan, taught_by)
     wanted = {}
-    if first_rank(os.environ):  # before the process group: it computes as a single process does
+    if is_first_rank(os.environ):  # before the process group: it computes as a single process does
         module.to(hardware.device(run.machine))  # its temperature too
         wanted = plain_gradient(
             module,
@@ -227,6 +217,15 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
         own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]
         found = one_step_gradient(module, _batch(own, encoder, run), plan, device)
         on_first(lambda: write_json(folder / _ANSWER, asdict(likeness(found, wanted))))
+
+
+def _in_micro_batches(run: "Recipe", batch: "Batch", output: Path) -> "Recipe":
+    """The recipe with micro-batches of both kinds: kept, and computed again."""
+    longest = int(max(batch.queries.lengths.max(), batch.documents.lengths.max()))
+    machine = run.machine.model_copy(
+        update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest}
+    )
+    return run.model_copy(update={"machine": machine, "output": str(output)})
 
 
 def _exact(run: "Recipe") -> "Recipe":

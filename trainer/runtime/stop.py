@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from trainer.collectives import MAX, agreed
-from trainer.strategies.environment import first_rank
+from trainer.strategies.own_rank import is_first_rank
 
 
 class GracefulStop(lightning.Callback):
@@ -90,5 +90,5 @@ class GracefulStop(lightning.Callback):
             os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
             os._exit(130)
         self.interrupted = True
-        if first_rank(os.environ):
+        if is_first_rank(os.environ):
             os.write(2, b"\nstopping after this step; press again to quit at once\n")

@@ -7,7 +7,6 @@ and give the same plan.
 """
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,30 +63,6 @@ def plan_from_file(path: Path) -> Plan:
     A DeepSpeed file that it names is looked for from the current folder, as accelerate does.
     """
     return _plan(_read(path), str(path))
-
-
-def first_rank(environ: Mapping[str, str]) -> bool:
-    """Whether this process is rank 0, the one that speaks; known before anything is started."""
-    return int(environ.get("RANK", environ.get("SLURM_PROCID", "0"))) == 0
-
-
-def local_rank(environ: Mapping[str, str]) -> int:
-    """The number of this process among those of its node, from 0. A launcher of one process
-    exports none.
-    """
-    return int(environ.get("LOCAL_RANK", "0"))
-
-
-def let_first_rank_speak(environ: Mapping[str, str], patience_seconds: float = 10.0) -> None:
-    """To be called before an error is printed. Rank 0 goes on at once; the others wait for the
-    launcher to end them.
-
-    A launcher ends all ranks as soon as one has failed: were another faster, rank 0 could be ended
-    before it has spoken. Who is still there after the wait knows of an error that rank 0 did not
-    meet, and prints it.
-    """
-    if not first_rank(environ):
-        time.sleep(patience_seconds)
 
 
 def check_here(plan: Plan) -> None:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
-from trainer.strategies.environment import Plan, local_rank
+from trainer.strategies.environment import Plan
+from trainer.strategies.own_rank import local_rank
 
 
 @contextmanager

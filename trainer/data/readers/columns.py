@@ -66,15 +66,9 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
     listing = ", ".join(map(repr, there[:20])) or "none"
     for role, name in wanted.items():
         if role not in ROLES:
-            raise BadData(
-                f"a column is named for the role {role!r}, which does not exist; roles are"
-                f" {', '.join(ROLES)}."
-            )
+            raise BadData(f"there is no role {role!r} for a column; roles are {', '.join(ROLES)}.")
         if name not in there:
-            raise BadData(
-                f"{source} has no column {name!r}, which was named as the {role}; its columns:"
-                f" {listing}."
-            )
+            raise BadData(f"{source} has no column {name!r} for the {role}; it has {listing}.")
     free = {
         name.strip().casefold(): name for name in reversed(there) if name not in wanted.values()
     }
@@ -91,15 +85,11 @@ def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> 
             f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])});"
             f" its columns: {listing}. {how_to_name(lacking, there[0] if there else 'NAME')}"
         )
-    numbered = (
-        ()
-        if "negative" in wanted
-        else tuple(
-            sorted((name for name in there if _NUMBERED_NEGATIVE.fullmatch(name)), key=_number)
-        )
-    )
+    numbered = sorted(filter(_NUMBERED_NEGATIVE.fullmatch, there), key=_number)
+    if "negative" in wanted:
+        numbered = []
     named = (found["negative"],) if found["negative"] else ()
-    return Columns(query, positive, named + numbered, found["score"])
+    return Columns(query, positive, (*named, *numbered), found["score"])
 
 
 def how_to_name(role: str, name: str) -> str:
