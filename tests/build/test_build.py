@@ -42,7 +42,7 @@ def test_rows_that_fill_no_batch_are_refused_with_advice_that_can_be_followed(sa
 
 
 def test_max_steps_wins_over_epochs():
-    assert total_steps(recipe.Optimization(batch_size=8, epochs=3), 17) == 6
+    assert total_steps(recipe.Optimization(batch_size=8, epochs=3), 17) == 7
     assert total_steps(recipe.Optimization(batch_size=8, epochs=3, max_steps=4), 17) == 4
 
 

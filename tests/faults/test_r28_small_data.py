@@ -3,12 +3,15 @@ hangs nothing.
 """
 
 import json
+import math
 import re
 
+import numpy as np
 import pytest
 
 from trainer.build.module import total_steps
 from trainer.cli.fit import fit
+from trainer.data.order import batch_samples
 from trainer.errors import BadData, NearfarError
 from trainer.recipe import schema as recipe
 
@@ -85,7 +88,9 @@ def test_where_no_batch_size_works_none_is_named(samples):
     assert "batch_size to at most" not in str(raised.value)
 
 
-def test_the_last_incomplete_batch_is_left_out(tmp_path, toy_folder, repository):
+def test_rows_that_fill_no_batch_share_one_with_the_next_pass(
+    tmp_path, toy_folder, repository, capsys
+):
     data, runs = file_of(14, tmp_path), tmp_path / "runs"
     fit(
         repository / RECIPE,
@@ -94,17 +99,25 @@ def test_the_last_incomplete_batch_is_left_out(tmp_path, toy_folder, repository)
         ),
     )
     records = [json.loads(line) for line in (runs / "r28" / "log.jsonl").read_text().splitlines()]
-    kept = 13  # one query of fourteen is held out
-    assert len([record for record in records if "train/loss" in record]) == 3 * (kept // 5)
+    losses = [record["train/loss"] for record in records if "train/loss" in record]
+    rows = 13  # one query of fourteen is held out
+    assert len(losses) == 8, "39 rows in batches of 5; the last takes one more"
+    assert all(map(math.isfinite, losses))
+    assert f"8 steps of 5 queries, {40 / rows:.3g} passes" in capsys.readouterr().err
     assert len([record for record in records if "validation/ndcg@10" in record]) == 4, (
-        "one before training, one an epoch"
+        "one before training, one per pass"
     )
 
 
-def test_a_whole_number_of_batches_leaves_nobody_out():
-    assert total_steps(recipe.Optimization(batch_size=5, epochs=2), 15) == 6
-    assert total_steps(recipe.Optimization(batch_size=5, epochs=2), 19) == 6
-    assert total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), 19) == 4
+@pytest.mark.parametrize(
+    ("rows", "steps"), [(15, 6), (19, 8), (151, 61)], ids=["no rest", "a rest", "a small rest"]
+)
+def test_every_row_is_in_as_many_batches_as_there_are_epochs(rows, steps):
+    settings = recipe.Optimization(batch_size=5, epochs=2)
+    assert total_steps(settings, rows) == steps
+    seen = np.concatenate([batch_samples(0, step, rows, 5) for step in range(steps)])
+    assert np.bincount(seen, minlength=rows).min() == 2
+    assert total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), rows) == 4
 
 
 @pytest.mark.parametrize(

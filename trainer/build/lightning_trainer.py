@@ -6,7 +6,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer.build import hardware
-from trainer.data.order import steps_per_epoch
+from trainer.build.module import validation_interval
 from trainer.recipe import schema as recipe
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
@@ -27,7 +27,6 @@ def lightning_trainer(
     """Lightning's trainer with our log and progress line, early stopping where the recipe asks for
     it, and `extra` callbacks.
     """
-    every = run.validation.every_steps or steps_per_epoch(samples, run.optimization.batch_size)
     callbacks = [ProgressLine(run.optimization.batch_size, steps), *extra]
     if run.validation.patience is not None:
         callbacks.append(
@@ -46,7 +45,7 @@ def lightning_trainer(
         ],
         max_steps=steps,
         max_epochs=-1,
-        val_check_interval=min(every, steps),
+        val_check_interval=validation_interval(run, samples, steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=run.optimization.gradient_clip_norm,

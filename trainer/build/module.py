@@ -11,7 +11,7 @@ from trainer.build import hardware
 from trainer.build.model import build_model
 from trainer.build.objective import negative_filters, objective_loss, score_function
 from trainer.build.students import encode_of, whole_loss
-from trainer.data.order import steps_per_epoch
+from trainer.data.order import steps_for_passes
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import evaluate
@@ -47,9 +47,12 @@ def optimizer_settings(settings: recipe.Optimization, total_steps: int) -> Optim
 
 
 def total_steps(settings: recipe.Optimization, samples: int) -> int:
-    """Optimizer steps of the whole run. Raises BadData when the rows do not fill one batch."""
-    an_epoch = steps_per_epoch(samples, settings.batch_size)
-    if an_epoch == 0:
+    """Optimizer steps of a run: `max_steps`, or as many as `epochs` passes over the rows need, the
+    last batch filled with rows of one pass more.
+
+    Raises BadData when the rows do not fill one batch.
+    """
+    if samples < settings.batch_size:
         raise BadData(
             f"{samples} training rows do not fill one batch of {settings.batch_size}; "
             + (
@@ -58,7 +61,13 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
                 else "give at least two rows"
             )
         )
-    return settings.max_steps or an_epoch * settings.epochs
+    return settings.max_steps or steps_for_passes(samples, settings.batch_size, settings.epochs)
+
+
+def validation_interval(run: recipe.Recipe, samples: int, steps: int) -> int:
+    """Optimizer steps between two validations: by default those of one pass over the rows."""
+    one_pass = steps_for_passes(samples, run.optimization.batch_size, 1)
+    return min(run.validation.every_steps or one_pass, steps)
 
 
 def lightning_module(

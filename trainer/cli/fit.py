@@ -138,12 +138,14 @@ def _summary(run: "Recipe", data: "DataSets", encoder: "Encoder", steps: int, pl
     mixture = (
         f"{data.mixture.summary(steps, run.optimization.batch_size)}\n" if data.mixture else ""
     )
+    passes = steps * run.optimization.batch_size / len(data.train)
     ranks = f", {plan.kind} on {plan.ranks} ranks" if plan.ranks > 1 else ""
     return (
         f"{run.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
         f" validation queries{test}\n{mixture}{run.model.backbone}, {run.model.tuning.kind}:"
         f" {trained:,} of {everything:,} weights are trained\n{steps} steps of"
-        f" {run.optimization.batch_size} queries, {hardware.accelerator(run.machine)},"
+        f" {run.optimization.batch_size} queries, {passes:.3g} passes over the training pairs,"
+        f" {hardware.accelerator(run.machine)},"
         f" {hardware.precision(run.machine)}{ranks}"
     )
 

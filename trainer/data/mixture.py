@@ -12,8 +12,8 @@ follows that
 - how many turns each set has had before turn p is found without walking there (`turns_before`), so
   any step can be computed alone.
 
-A turn is a sample, or a whole batch of one set. Each set is walked by permutations of its own
-(`trainer.data.order.walked`).
+A turn is a sample, or a whole batch of one set. Each set is a stream of permutations of its own
+(`trainer.data.order.stream_samples`).
 """
 
 import heapq
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from trainer.data.order import walked
+from trainer.data.order import stream_samples
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
@@ -136,7 +136,7 @@ class Mixture:
         samples = np.empty(batch_size, np.int64)
         for source in np.unique(sources).tolist():
             own = sources == source
-            samples[own] = starts[source] + walked(ordinals[own], self.sizes[source], seed, source)
+            samples[own] = starts[source] + stream_samples(ordinals[own], self.sizes[source], seed, source)
         return samples
 
     def check_batch(self, batch_size: int) -> None:

@@ -1,6 +1,4 @@
-"""The order of samples: a pure function of (seed, epoch, step). There is no state to save and none
-to lose.
-"""
+"""The order of samples: a pure function of (seed, step). There is no state to save or to lose."""
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -43,49 +41,50 @@ def permuted(
     return values.astype(np.int64)
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Whole batches in one pass; the samples that fill no batch are left out of this pass and take
-    part in others.
+def steps_for_passes(samples: int, batch_size: int, passes: int) -> int:
+    """The fewest optimizer steps after which every sample has been in `passes` batches.
+
+    >>> steps_for_passes(samples=151, batch_size=64, passes=1)
+    3
     """
-    return samples // batch_size
+    return -(-samples * passes // batch_size)
 
 
 def batch_samples(
     seed: int, step: int, samples: int, batch_size: int
 ) -> Int[np.ndarray, " sample"]:
-    """The sample numbers of the global batch of optimizer step `step`, counted from 0 over all
-    epochs.
+    """The sample numbers of the global batch of optimizer step `step`, counted from 0.
 
-    >>> one_epoch = np.concatenate(
-    ...     [batch_samples(0, step, samples=6, batch_size=2) for step in range(3)]
+    Batches are cut from one endless stream: pass after pass, each a permutation of all samples.
+    Samples that fill no batch at the end of a pass share one with the first of the next pass.
+
+    >>> two_passes = np.concatenate(
+    ...     [batch_samples(0, step, samples=5, batch_size=2) for step in range(5)]
     ... )
-    >>> sorted(one_epoch.tolist())
-    [0, 1, 2, 3, 4, 5]
+    >>> sorted(two_passes[:5].tolist()), sorted(two_passes[5:].tolist())
+    ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
     """
-    epoch, step_in_epoch = divmod(step, steps_per_epoch(samples, batch_size))
-    positions = np.arange(step_in_epoch * batch_size, (step_in_epoch + 1) * batch_size)
-    return permuted(positions, samples, key=(seed << 20) + epoch)
+    return stream_samples(np.arange(batch_size) + step * batch_size, samples, seed)
 
 
-def walked(
-    ordinals: Int[np.ndarray, " sample"], samples: int, seed: int, source: int
+def stream_samples(
+    places: Int[np.ndarray, " sample"], samples: int, seed: int, source: int = 0
 ) -> Int[np.ndarray, " sample"]:
-    """The sample numbers at these places of an endless walk through the data set number `source`:
-    pass after pass, each its own permutation.
+    """The sample numbers at these places of the endless stream of data set number `source`: pass
+    after pass, each its own permutation.
 
-    Every sample is met once before any is met twice, for the third time after all have been met
-    twice, and so on.
-
-    >>> both = walked(np.arange(10), samples=5, seed=0, source=1)
+    >>> both = stream_samples(np.arange(10), samples=5, seed=0, source=1)
     >>> sorted(both[:5].tolist()), sorted(both[5:].tolist())
     ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
     """
-    passes, places = np.divmod(ordinals, samples)
-    found = np.empty(len(ordinals), np.int64)
+    passes, places_in_pass = np.divmod(places, samples)
+    numbers = np.empty(len(places), np.int64)
     for number in np.unique(passes).tolist():
-        here = passes == number
-        found[here] = permuted(places[here], samples, key=(source << 53) + (seed << 20) + number)
-    return found
+        own = passes == number
+        numbers[own] = permuted(
+            places_in_pass[own], samples, key=(source << 53) + (seed << 20) + number
+        )
+    return numbers
 
 
 def own_part(

@@ -18,7 +18,7 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
     """Whether all sets can be read, and hold what objective and batch need."""
     from trainer.build import checks as recipe_checks
     from trainer.build.data import data_sets, seen_in_training
-    from trainer.build.module import total_steps
+    from trainer.build.module import total_steps, validation_interval
     from trainer.build.refresh import explanation
     from trainer.errors import NearfarError
 
@@ -49,15 +49,14 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
             findings.add("ok", "objective", f"{run.objective.kind}: the rows have what it needs")
     if "optimization" in read:
         with findings.of("steps"):
-            steps, an_epoch = (
-                total_steps(run.optimization, len(data.train)),
-                len(data.train) // run.optimization.batch_size,
-            )
-            every = min(steps, run.validation.every_steps or an_epoch)
+            samples = len(data.train)
+            steps = total_steps(run.optimization, samples)
+            passes = steps * run.optimization.batch_size / samples
             findings.add(
                 "ok",
                 "steps",
-                f"{steps:,} in all, {an_epoch:,} an epoch, validation after every {every:,}",
+                f"{steps:,}, {passes:.3g} passes over the training pairs, validation after every"
+                f" {validation_interval(run, samples, steps):,}",
             )
     if run.refresh is not None and {"optimization", "refresh"} <= read:
         with findings.of("refresh"):

@@ -582,7 +582,8 @@ class Optimization(Section):
     epochs: PositiveInt = Field(
         1,
         description=(
-            "passes over the training rows; the last incomplete batch of a pass is left out"
+            "passes over the training rows; rows that fill no batch at the end of a pass share one"
+            " with the next"
         ),
     )
     max_steps: PositiveInt | None = Field(
