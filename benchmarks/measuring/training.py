@@ -82,7 +82,7 @@ def train_ours(
     ) as folder:
         module = lightning_module(run_recipe, encoder, steps)
         callbacks = [
-            KeepBest(folder.checkpoints / "best", base=0.0),
+            KeepBest(folder.checkpoints / "best"),
             GracefulStop(),
             our_callback(record),
         ]

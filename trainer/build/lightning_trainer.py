@@ -23,11 +23,14 @@ def lightning_trainer(
     samples: int,
     extra: Sequence[lightning.Callback],
     plan: Plan = SINGLE,
+    base_score: float | None = None,
 ) -> lightning.Trainer:
     """Lightning's trainer with our log and progress line, early stopping where the recipe asks for
-    it, and `extra` callbacks.
+    it, and `extra` callbacks. `base_score` is the validation score to beat, from before training.
     """
-    callbacks = [ProgressLine(run.optimization.batch_size, steps), *extra]
+    progress = ProgressLine(run.optimization.batch_size, steps)
+    progress.best = base_score
+    callbacks = [progress, *extra]
     if run.validation.patience is not None:
         callbacks.append(
             EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from trainer.strategies.own_rank import is_first_rank
 
 if TYPE_CHECKING:
     from trainer.build.data import DataSets
-    from trainer.evaluation.results import SystemResult
+    from trainer.evaluation.results import Selection, SystemResult
     from trainer.models.encoder import Encoder
     from trainer.objectives.teachers import Teacher
     from trainer.recipe.schema import Recipe
@@ -108,11 +109,11 @@ def _fit(run: "Recipe", plan: "Plan", replace: bool) -> None:
     )
     with made or RunFolder.of_another_rank(path) as folder:
         before = _evaluate_before(run, data, encoder)
-        interrupted = _train(run, data, encoder, steps, folder, plan, taught_by)
+        interrupted, selection = _train(run, data, encoder, steps, folder, plan, taught_by)
+        if not interrupted:
+            _result(run, data, folder, before, selection)
         _say(f"the model is in {folder.model}")
-        if not interrupted and data.test is not None:
-            _evaluate_after(run, data, folder, before)
-        folder.finish("stopped" if interrupted else "done")
+        folder.finish("stopped" if interrupted else "done", selection=asdict(selection))
         on_first(lambda: _report(folder))
         if interrupted:
             raise Interrupted(
@@ -189,14 +190,18 @@ def _train(
     folder: "RunFolder",
     plan: "Plan",
     taught_by: "list[Teacher]",
-) -> bool:
-    """Trains, keeps the best weights, writes `model/`. True when Ctrl-C ended it early."""
+) -> "tuple[bool, Selection]":
+    """Trains and writes `model/`: the weights of the best validation, or those from before training
+    where no validation was better. Returns whether Ctrl-C ended it early, and the choice.
+    """
     from trainer.build import students
     from trainer.build.data import pair_data
     from trainer.build.lightning_trainer import lightning_trainer
     from trainer.build.module import encoder_of, lightning_module
     from trainer.build.refresh import refresh
     from trainer.collectives import on_first
+    from trainer.evaluation.results import MAIN_METRIC, Selection
+    from trainer.models.cross_encoder import CrossEncoder
     from trainer.models.formats.folder import save_encoder
     from trainer.models.parts.lora import check_adapter_learned
     from trainer.modules.bi_encoder import NonFiniteStep
@@ -206,10 +211,18 @@ def _train(
 
     module = lightning_module(run, encoder, steps, plan, taught_by)
     metrics = module.validate(data.validation)
-    best, stop = KeepBest(folder.checkpoints / "best", metrics["ndcg@10"]), GracefulStop()
+    best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
+    untrained = isinstance(encoder, CrossEncoder) and encoder.fresh_head  # its scores are random
+    base_score = None if untrained else metrics[MAIN_METRIC]
     refreshed = refresh(run, data.train, folder.path / "refresh", steps)
     trainer = lightning_trainer(
-        run, folder, steps, len(data.train), [best, stop, *([refreshed] if refreshed else [])], plan
+        run,
+        folder,
+        steps,
+        len(data.train),
+        [best, stop, *([refreshed] if refreshed else [])],
+        plan,
+        base_score,
     )
     for logger in trainer.loggers:
         logger.log_metrics({f"validation/{name}": value for name, value in metrics.items()}, step=0)
@@ -220,53 +233,66 @@ def _train(
         on_first(lambda: write_json(folder.path / "non_finite.json", record))
         raise
     interrupted = stop.interrupted and trainer.global_step < steps
-    trained = encoder_of(run)  # whole and plain, whatever the strategy has made of the other
-    if best.restore(trained):
-        _say(
-            f"best validation nDCG@10 {best.score:.3f} at step {best.step}, {best.base:.3f} before"
-            " training"
-        )
-        if best.score <= best.base:
-            _say(
-                "warning: no validation was better than before training; the base model may serve"
-                " you better than this one"
-            )
-    else:
-        students.start(run, trained, data.train)
+    selection = Selection(base_score, best.score, best.step)
+    trained = encoder_of(run)  # complete and plain, whatever the strategy has made of the other
+    best.restore(trained)
     if not interrupted:
         check_adapter_learned(trained)
+    if selection.base_won:
+        trained = encoder_of(run)
+        students.start(run, trained, data.train)
     on_first(lambda: save_encoder(trained, folder.model))
-    return interrupted
+    return interrupted, selection
 
 
-def _evaluate_after(
-    run: "Recipe", data: "DataSets", folder: "RunFolder", before: "list[SystemResult]"
+def _result(
+    run: "Recipe",
+    data: "DataSets",
+    folder: "RunFolder",
+    before: "list[SystemResult]",
+    selection: "Selection",
 ) -> None:
-    """Measures the saved folder, as a user will load it, and prints the table, the paired test and
-    three searches.
-    """
+    """Prints the verdict, and on test queries what it rests on."""
+    from rich.console import Console
+
+    from trainer.collectives import on_first
+    from trainer.evaluation.results import BASE
+    from trainer.evaluation.table import verdict_line
+
+    if data.test is None:
+        on_first(lambda: Console().print(verdict_line(None, selection)))
+        return
+    base_measured = any(system.name == BASE for system in before)
+    systems = (
+        before if selection.base_won and base_measured else [*before, _after(run, data, folder)]
+    )
+    on_first(lambda: _compare(data, folder, systems, selection))
+
+
+def _after(run: "Recipe", data: "DataSets", folder: "RunFolder") -> "SystemResult":
+    """Measures the saved folder on the test queries, as a user will load it."""
     from trainer.build import cross_encoder as build_cross_encoder
     from trainer.build import hardware
-    from trainer.collectives import on_first
     from trainer.evaluation.evaluate import evaluate
     from trainer.models.families import read_any
 
     assert data.test is not None
-    how, tokens = hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-    encoder = read_any(str(folder.model)).to(hardware.device(run.machine))
-    candidates = build_cross_encoder.candidates(run)
-    after = evaluate(
-        encoder,
+    return evaluate(
+        read_any(str(folder.model)).to(hardware.device(run.machine)),
         data.test,
         name="fine-tuned",
-        precision=how,
-        micro_batch_tokens=tokens,
-        candidates=candidates,
+        precision=hardware.precision(run.machine),
+        micro_batch_tokens=hardware.micro_batch_tokens(run.machine),
+        candidates=build_cross_encoder.candidates(run),
     )
-    on_first(lambda: _compare(data, folder, [*before, after]))
 
 
-def _compare(data: "DataSets", folder: "RunFolder", systems: "list[SystemResult]") -> None:
+def _compare(
+    data: "DataSets",
+    folder: "RunFolder",
+    systems: "list[SystemResult]",
+    selection: "Selection",
+) -> None:
     from rich.console import Console
 
     from trainer.build.data import seen_in_training
@@ -280,14 +306,15 @@ def _compare(data: "DataSets", folder: "RunFolder", systems: "list[SystemResult]
 
     assert data.test is not None
     leaked = seen_in_training(data.train, data.test)
-    evaluation = compare(data.test, "test", systems, leaked_queries=leaked)
+    evaluation = compare(data.test, "test", systems, leaked_queries=leaked, selection=selection)
     write_evaluation(evaluation, folder.evaluation_path)
     console = Console()
     console.print(verdict_line(evaluation))
     console.print(comparison_table(evaluation))
     for line in comparison_lines(evaluation):
         console.print(line)
-    console.print(search_examples(data.test, systems[-2], systems[-1], count=3))
+    if len(systems) > 1:
+        console.print(search_examples(data.test, systems[-2], systems[-1], count=3))
 
 
 def _report(folder: "RunFolder") -> None:

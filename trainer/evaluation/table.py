@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.batch import identity
-from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, SystemResult
+from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
 from trainer.evaluation.significance import bootstrap_interval
 from trainer.evaluation.verdict import verdict
 from trainer.storage.visible import visible
@@ -23,9 +23,9 @@ _SHOWN = 3
 _WIDTH = 70
 
 
-def verdict_line(evaluation: Evaluation) -> Text:
-    """The verdict on the last system: the first line of a result."""
-    said = verdict(evaluation)
+def verdict_line(evaluation: Evaluation | None, selection: Selection | None = None) -> Text:
+    """The verdict on a run: the first line of its result."""
+    said = verdict(evaluation, selection)
     good = said is not None and said.success
     return Text(visible(str(said or "")), style="bold green" if good else "bold yellow")
 

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best validation, on disk and for the end of the run."""
+"""Keeps the weights of the best validation on disk, to be saved at the end of the run."""
 
 from pathlib import Path
 
@@ -18,16 +18,17 @@ class KeepBest(lightning.Callback):
     """Writes the trained weights to `folder` whenever validation reaches a new best, and puts them
     into an encoder when asked.
 
-    `base` is the score to beat, measured before the first step. Only weights that are trained are
-    kept; the frozen ones are in the backbone. One file, replaced whole, and the same whatever the
-    strategy: sharded weights are put together first, by all ranks.
+    Only weights that are trained are kept; the frozen ones are in the backbone. There is one file,
+    replaced at once, and it is the same whatever the strategy: all ranks put sharded weights
+    together first.
     """
 
-    def __init__(self, folder: Path, base: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.step: int | None = None
-        self.score = float("-inf")
-        self.base = base
+        self.score: float | None = None
+        """The best validation score of trained weights; None before the first validation."""
+        self.step = 0
+        """Optimizer steps behind the best score."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """Has the weights of the last step validated too: Lightning validates when it is told to
@@ -39,29 +40,21 @@ class KeepBest(lightning.Callback):
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Saves when the score is the best so far."""
+        """Saves the weights when their score is the best so far; a score of NaN never is."""
         score = float(trainer.callback_metrics.get(VALIDATION_SCORE, float("nan")))
-        if score > self.score:  # never true for NaN
+        if score > (self.score if self.score is not None else float("-inf")):
             self._save(pl_module, trainer.global_step, score)
 
-    def on_train_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Saves what there is when no validation took place."""
-        if self.step is None and trainer.global_step > 0:
-            self._save(pl_module, trainer.global_step, self.score)
-
-    def restore(self, encoder: nn.Module) -> bool:
-        """Puts the best weights into an encoder as it was before training; False, and nothing done,
-        when no step took place.
+    def restore(self, encoder: nn.Module) -> None:
+        """Puts the best trained weights into an encoder as it was before training; changes nothing
+        where none were validated.
         """
-        if self.step is None:
-            return False
+        if self.score is None:
+            return
         weights = load_file(self.folder / FILE)
         for name, parameter in encoder.named_parameters():
             if parameter.requires_grad:
                 parameter.data.copy_(weights[f"encoder.{name}"])
-        return True
 
     def _save(self, module: lightning.LightningModule, step: int, score: float) -> None:
         self.step, self.score = step, score
