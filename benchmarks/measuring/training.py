@@ -51,7 +51,7 @@ class Record:
 def train_ours(
     run_recipe: Any, job: dict[str, Any], start: Callable[[Any], None] = lambda encoder: None
 ) -> dict[str, Any]:
-    """What `trainer/cli/fit.py` does up to the last step; `start` may first change the encoder's
+    """What `trainer/run.py` does up to the last step; `start` may first change the encoder's
     weights.
     """
     from trainer.recipe.load import dump_recipe

@@ -3,7 +3,7 @@ import pytest
 
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware
-from trainer.build.data import seen_in_training
+from trainer.build.data import leaked_queries
 from trainer.build.module import optimizer_settings, total_steps
 from trainer.build.objective import negative_filters, score_function
 from trainer.data.retrieval_set import from_rows
@@ -23,7 +23,7 @@ def run_of(**sections):
 def test_test_queries_that_are_training_queries_are_counted():
     rows = Rows.of([Row("delete a disk", "a"), Row("list disks", "b")])
     assert (
-        seen_in_training(
+        leaked_queries(
             rows,
             from_rows(
                 [Row("delete a disk", "a"), Row("Delete a disk", "a"), Row("other", "b")], "test"

@@ -45,8 +45,8 @@ def test_gain_over_the_base_model_below_bm25_is_no_success():
     said = verdict(evaluation(bm25=0.590, base=0.139, tuned=0.293))
     assert not said.success
     assert said.headline.startswith(
-        "Not better than BM25: word search, which needs no training, has nDCG@10 0.590, the model"
-        " 0.293 after training (0.139 before) (−0.297"
+        "Not better than BM25, which needs no training: nDCG@10 0.293 (0.139 before training)"
+        " against 0.590 (−0.297"
     )
     assert "hard negatives" in said.advice
     assert "Next: search with BM25" in str(said)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trained_weights import base_won, largest_change
 
 from trainer.build.module import encoder_of
 from trainer.cli.fit import fit
@@ -99,7 +100,9 @@ def test_two_steps(path, tmp_path, toy_folder):
     assert any("validation/ndcg@10" in record for record in records)
     assert (folder / "report.html").is_file()
     before, after = encoder_of(load_recipe(path, overrides)).eval(), read_any(str(folder / "model"))
-    texts = before.tokenize(["delete one disk"], "document")
-    with torch.no_grad():
-        assert (before(texts) - after(texts)).abs().max() > 1e-6, "something was learned"
+    assert largest_change(folder, before) > 1e-6, "something was learned"
+    if not base_won(folder):
+        texts = before.tokenize(["delete one disk"], "document")
+        with torch.no_grad():
+            assert (before(texts) - after(texts)).abs().max() > 1e-6, "and it was saved"
     assert load_recipe(folder / "recipe.yaml") == load_recipe(path, overrides)

@@ -84,10 +84,10 @@ def _split_of(sources: Sequence[recipe.Source], split: Literal["dev", "test"]) -
     return sources[0].source if there else None
 
 
-def seen_in_training(rows: Rows, held_out: RetrievalSet) -> int:
-    """How many of the queries are also training queries, word for word."""
-    trained = rows.identities("query")
-    return int(np.isin([identity(query) for query in held_out.queries], trained).sum())
+def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
+    """How many of the held-out queries are training queries too, word for word."""
+    train_queries = rows.identities("query")
+    return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
 
 
 def pair_data(

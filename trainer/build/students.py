@@ -15,7 +15,6 @@ from torch import nn
 from trainer.batch import Batch
 from trainer.build import hardware
 from trainer.build.refresh import searched_texts
-from trainer.collectives import rank
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.microbatches import Encode
@@ -36,6 +35,7 @@ from trainer.objectives.teachers import Teacher
 from trainer.recipe import schema as recipe
 from trainer.retrieval.vectors.encode import Role, encode
 from trainer.retrieval.vectors.taught_vectors import taught_vectors
+from trainer.runtime.console import say
 from trainer.scores import Score, dot, maxsim
 
 _TEXTS_OF_A_ROLE = 2048
@@ -182,7 +182,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teache
         rows,
         run.data.negatives_per_query,
         tokens,
-        _say,
+        say,
         replace,
         partial(searched_texts, run, rows),
     )
@@ -191,13 +191,6 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teache
         maxsim if late else dot,
         found.dimensions,
     )
-
-
-def _say(text: str) -> None:
-    import sys
-
-    if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
 
 
 def whole_loss(

@@ -23,6 +23,22 @@ _SHOWN = 3
 _WIDTH = 70
 
 
+def result_parts(
+    evaluation: Evaluation | None, selection: Selection, test: "RetrievalSet | None"
+) -> list[Table | Text]:
+    """The result of a run: the verdict, and where test queries were measured, the table, the paired
+    tests and three searches.
+    """
+    parts: list[Table | Text] = [verdict_line(evaluation, selection)]
+    if evaluation is None or test is None:
+        return parts
+    parts += [comparison_table(evaluation), *comparison_lines(evaluation)]
+    if len(evaluation.systems) > 1:
+        before, after = evaluation.systems[-2:]
+        parts.append(search_examples(test, before, after))
+    return parts
+
+
 def verdict_line(evaluation: Evaluation | None, selection: Selection | None = None) -> Text:
     """The verdict on a run: the first line of its result."""
     said = verdict(evaluation, selection)

@@ -132,10 +132,10 @@ def _from_test(evaluation: Evaluation) -> Verdict:
 def _behind_bm25(evaluation: Evaluation, bm25: SystemResult, proven: bool, rest: str) -> Verdict:
     after, base = evaluation.systems[-1], _named(evaluation, BASE)
     claim = "Not better than" if proven or after.mean() <= bm25.mean() else "No proven gain over"
-    before = f" ({base.mean():.3f} before)" if base is not None else ""
+    before = f" ({base.mean():.3f} before training)" if base is not None else ""
     headline = (
-        f"{claim} BM25: word search, which needs no training, has {_METRIC} {bm25.mean():.3f}, the"
-        f" model {after.mean():.3f} after training{before}{rest}"
+        f"{claim} BM25, which needs no training: {_METRIC} {after.mean():.3f}{before} against"
+        f" {bm25.mean():.3f}{rest}"
     )
     advice = (
         "search with BM25 until the model is ahead of it; take a stronger model.backbone, give"

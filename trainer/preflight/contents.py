@@ -17,7 +17,7 @@ MANY_CUT_RATIO = 0.1
 def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSets | None":
     """Whether all sets can be read, and hold what objective and batch need."""
     from trainer.build import checks as recipe_checks
-    from trainer.build.data import data_sets, seen_in_training
+    from trainer.build.data import data_sets, leaked_queries
     from trainer.build.module import total_steps, validation_interval
     from trainer.build.refresh import explanation
     from trainer.errors import NearfarError
@@ -36,7 +36,7 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
         f" queries{test}",
     )
     for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (seen := seen_in_training(data.train, held_out)):
+        if held_out is not None and (seen := leaked_queries(data.train, held_out)):
             findings.add(
                 "warning",
                 "data",

@@ -1,0 +1,291 @@
+"""One recipe carried out: read, build, train, evaluate, report.
+
+`run` is all of `nearfar fit` but its arguments. It runs on every rank: all of them compute, and
+the first alone writes and speaks.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trainer.build import checks as recipe_checks
+from trainer.build import cross_encoder as build_cross_encoder
+from trainer.build import hardware, students
+from trainer.build.data import DataSets, data_sets, leaked_queries, pair_data
+from trainer.build.lightning_trainer import lightning_trainer
+from trainer.build.module import encoder_of, lightning_module, total_steps
+from trainer.build.refresh import refresh
+from trainer.collectives import check_same, on_first
+from trainer.data.fingerprint import fingerprint
+from trainer.data.order import check_batch_divisible
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.errors import Interrupted
+from trainer.evaluation.evaluate import evaluate, evaluate_bm25
+from trainer.evaluation.results import (
+    BASE,
+    FINE_TUNED,
+    MAIN_METRIC,
+    Evaluation,
+    Selection,
+    SystemResult,
+    compare,
+    write_evaluation,
+)
+from trainer.evaluation.verdict import Verdict, verdict
+from trainer.models.cross_encoder import CrossEncoder
+from trainer.models.encoder import Encoder
+from trainer.models.families import read_any
+from trainer.models.formats.folder import save_encoder
+from trainer.models.parts.lora import check_adapter_learned
+from trainer.modules.bi_encoder import NonFiniteStep
+from trainer.objectives.teachers import Teacher
+from trainer.recipe.load import dump_recipe
+from trainer.recipe.schema import Recipe
+from trainer.report.html import write_report
+from trainer.runtime.best import KeepBest
+from trainer.runtime.console import say
+from trainer.runtime.run_folder import RunFolder, write_json
+from trainer.runtime.stop import GracefulStop
+from trainer.runtime.trackers import check_trackers
+from trainer.strategies.environment import SINGLE, Plan
+from trainer.strategies.process_group import process_group
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind. Its text is the verdict."""
+
+    folder: Path
+    selection: Selection
+    """Which weights are in `model/`, and why."""
+    evaluation: Evaluation | None
+    """What was measured on the test queries; None without any, and on all ranks but the first."""
+    test: RetrievalSet | None = field(repr=False)
+    """The test queries, with all documents."""
+
+    @property
+    def model(self) -> Path:
+        """The folder of the finished model."""
+        return self.folder / "model"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether training helped, in words."""
+        return verdict(self.evaluation, self.selection)
+
+    def __str__(self) -> str:
+        return f"{self.verdict}\nmodel: {self.model}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run has before its first step."""
+
+    recipe: Recipe
+    plan: Plan
+    data: DataSets
+    encoder: Encoder
+    teachers: Sequence[Teacher]
+    steps: int
+
+    @property
+    def scores_are_random(self) -> bool:
+        """Whether the encoder means nothing before training: a new head on a cross-encoder."""
+        return isinstance(self.encoder, CrossEncoder) and self.encoder.fresh_head
+
+
+def run(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> RunResult:
+    """Carries a recipe out on the process of a plan (`trainer.runtime.start.start_process`).
+
+    With `replace`, a former run of the same name is moved aside. Raises Interrupted when Ctrl-C
+    ended it early, with everything saved.
+    """
+    check_batch_divisible(recipe.optimization.batch_size, plan.ranks)
+    check_trackers(recipe.trackers)
+    written = dump_recipe(recipe)
+    recipe = hardware.on_machine(recipe, plan)
+    with process_group(plan, hardware.accelerator(recipe.machine)):
+        check_same(written, "recipe")
+        job = _prepare(recipe, plan, replace)
+        with _run_folder(job, written, replace) as folder:
+            return _carry_out(job, folder)
+
+
+def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
+    """Reads the data and builds the model, writing nothing into the run folder."""
+    students.locate_others(recipe)
+    hardware.prepare_machine(recipe.machine)
+    say(f"reading {', '.join(source.source for source in recipe.data.sources)}")
+    data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh is not None)
+    recipe_checks.check_objective(recipe, data.train, data.mixture)
+    steps = total_steps(recipe.optimization, len(data.train))
+    encoder = _untrained(recipe, data)
+    teachers = students.teachers(recipe, data.train, replace)
+    job = Job(recipe, plan, data, encoder, teachers, steps)
+    say(_summary(job))
+    for name, held_out in (("validation", data.validation), ("test", data.test)):
+        if held_out is not None and (leaked := leaked_queries(data.train, held_out)):
+            say(
+                f"warning: {leaked:,} of {len(held_out.queries):,} {name} queries are training"
+                " queries too; what is measured on them proves nothing"
+            )
+    return job
+
+
+def _untrained(recipe: Recipe, data: DataSets) -> Encoder:
+    """The encoder as it is before the first step: the same each time."""
+    encoder = encoder_of(recipe)
+    students.start(recipe, encoder, data.train)
+    return encoder
+
+
+def _run_folder(job: Job, written: str, replace: bool) -> RunFolder:
+    """The new run folder, made and locked by the first rank."""
+    recipe = job.recipe
+    path = Path(recipe.output) / recipe.name
+    corpus = recipe.refresh.corpus if recipe.refresh is not None else None
+    folder = on_first(
+        lambda: RunFolder.create(
+            path,
+            written,
+            sys.argv,
+            fingerprint(recipe.data, len(job.data.train), corpus),
+            replace,
+        )
+    )
+    return folder or RunFolder.of_another_rank(path)
+
+
+def _carry_out(job: Job, folder: RunFolder) -> RunResult:
+    """Measures, trains, measures again, and writes the report."""
+    before = _measured_before(job)
+    selection, interrupted = _train(job, folder)
+    evaluation = None
+    if not interrupted and job.data.test is not None:
+        evaluation = _evaluate(job, job.data.test, folder, before, selection)
+    say(f"the model is in {folder.model}")
+    folder.finish("stopped" if interrupted else "done", selection=asdict(selection))
+    on_first(lambda: say(f"report: {write_report(folder.path)}"))
+    if interrupted:
+        content = "the model as it was before training" if selection.base_won else "the best so far"
+        raise Interrupted(f"before the end, by Ctrl-C; {folder.model} holds {content}")
+    return RunResult(folder.path, selection, evaluation, job.data.test)
+
+
+def _measured_before(job: Job) -> list[SystemResult]:
+    """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without
+    any.
+    """
+    test = job.data.test
+    if test is None:
+        return []
+    say(f"measuring BM25{'' if job.scores_are_random else ' and the base model'} on test queries")
+    bm25 = on_first(lambda: evaluate_bm25(test))
+    systems = [] if bm25 is None else [bm25]
+    if not job.scores_are_random:
+        systems.append(_measured(job, job.encoder, test, BASE))
+    return systems
+
+
+def _measured(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
+    machine = job.recipe.machine
+    return evaluate(
+        encoder.to(hardware.device(machine)),
+        test,
+        name=name,
+        precision=hardware.precision(machine),
+        micro_batch_tokens=hardware.micro_batch_tokens(machine),
+        candidates=build_cross_encoder.candidates(job.recipe),
+    )
+
+
+def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
+    """Trains and writes `model/`. Returns how its weights were chosen, and whether Ctrl-C ended the
+    training early.
+    """
+    recipe, data = job.recipe, job.data
+    module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
+    scores = module.validate(data.validation)
+    base_score = None if job.scores_are_random else scores[MAIN_METRIC]
+    best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
+    refreshed = refresh(recipe, data.train, folder.path / "refresh", job.steps)
+    callbacks = [best, stop, *([refreshed] if refreshed else [])]
+    trainer = lightning_trainer(
+        recipe, folder, job.steps, len(data.train), callbacks, job.plan, base_score
+    )
+    for logger in trainer.loggers:
+        logger.log_metrics({f"validation/{name}": score for name, score in scores.items()}, step=0)
+    try:
+        trainer.fit(module, datamodule=pair_data(recipe, data, job.encoder, job.steps, refreshed))
+    except NonFiniteStep as error:
+        record = error.record
+        on_first(lambda: write_json(folder.path / "non_finite.json", record))
+        raise
+    interrupted = stop.interrupted and trainer.global_step < job.steps
+    selection = Selection(base_score, best.score, best.step)
+    if best.score is not None:
+        before = f", {base_score:.3f} before training" if base_score is not None else ""
+        say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}{before}")
+    _save(job, folder, best, selection, check_learned=not interrupted)
+    return selection, interrupted
+
+
+def _save(
+    job: Job, folder: RunFolder, best: KeepBest, selection: Selection, check_learned: bool
+) -> None:
+    """Writes `model/`: the weights of the best validation, or those from before training where no
+    validation was better.
+    """
+    encoder = encoder_of(job.recipe)  # the one in training may be shared out among ranks
+    best.restore(encoder)
+    if check_learned:
+        check_adapter_learned(encoder)
+    if selection.base_won:
+        encoder = _untrained(job.recipe, job.data)
+    on_first(lambda: save_encoder(encoder, folder.model))
+
+
+def _evaluate(
+    job: Job,
+    test: RetrievalSet,
+    folder: RunFolder,
+    before: list[SystemResult],
+    selection: Selection,
+) -> Evaluation | None:
+    """Measures the saved folder, as a user will load it, and writes `evaluation.json`. Where the
+    base model won, it has been measured already. None on all ranks but the first.
+    """
+    systems = before
+    if not selection.base_won or job.scores_are_random:
+        systems = [*before, _measured(job, read_any(str(folder.model)), test, FINE_TUNED)]
+
+    def write() -> Evaluation:
+        leaked = leaked_queries(job.data.train, test)
+        evaluation = compare(test, "test", systems, leaked_queries=leaked, selection=selection)
+        write_evaluation(evaluation, folder.evaluation_path)
+        return evaluation
+
+    return on_first(write)
+
+
+def _summary(job: Job) -> str:
+    """Data, model, steps and machine in four lines."""
+    recipe, data, optimization = job.recipe, job.data, job.recipe.optimization
+    weights = list(job.encoder.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    test = f", {len(data.test.queries):,} test queries" if data.test else ""
+    passes = job.steps * optimization.batch_size / len(data.train)
+    ranks = f", {job.plan.kind} on {job.plan.ranks} ranks" if job.plan.ranks > 1 else ""
+    lines = [
+        f"{recipe.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
+        f" validation queries{test}",
+        f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained:,} of"
+        f" {sum(weight.numel() for weight in weights):,} weights are trained",
+        f"{job.steps} steps of {optimization.batch_size} queries, {passes:.3g} passes over the"
+        f" training pairs, {hardware.accelerator(recipe.machine)},"
+        f" {hardware.precision(recipe.machine)}{ranks}",
+    ]
+    if data.mixture:
+        lines.insert(1, data.mixture.summary(job.steps, optimization.batch_size))
+    return "\n".join(lines)

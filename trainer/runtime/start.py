@@ -1,0 +1,26 @@
+"""What a process of a run settles before it imports anything heavy, so that a mistake is answered
+at once.
+"""
+
+import os
+from pathlib import Path
+
+from trainer.runtime.run_folder import check_run_folder
+from trainer.strategies.deepspeed_settings import settle_device
+from trainer.strategies.environment import Plan, check_here, plan_from_environment
+from trainer.strategies.own_rank import is_first_rank
+
+
+def start_process(folder: Path, replace: bool = False) -> Plan:
+    """The plan of this process, from what its launcher exported. Call it before `trainer.run` is
+    imported: DeepSpeed must know its device before transformers imports it.
+
+    Raises BadMachine for a plan that this machine cannot carry out, and BadFolder for a run folder
+    that cannot be made; with `replace`, a former run in it is no fault.
+    """
+    plan = plan_from_environment(os.environ)
+    if is_first_rank(os.environ):
+        check_run_folder(folder, replace)
+    check_here(plan)
+    settle_device(plan.accelerator)
+    return plan
