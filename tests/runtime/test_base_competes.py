@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from trainer.models.family import read_any
 
 from trainer.build.module import encoder_of
 from trainer.cli.fit import fit
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadModel
 from trainer.evaluation.evaluate import evaluate
+from trainer.models.families import read_any
 from trainer.recipe.load import load_recipe
 
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "region", "western")
