@@ -20,13 +20,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         generated.write(options.root)
-    findings = [
-        *links.check(options.root),
-        *laws.check(options.root),
-        *generated.check(options.root),
-    ]
+    findings = check(options.root)
     print("\n".join(findings) or "docs: links, names, commands, laws and generated pages are right")
     sys.exit(bool(findings))
+
+
+def check(root: Path) -> list[str]:
+    """What is wrong with the pages under the root."""
+    return [*links.check(root), *laws.check(root), *generated.check(root)]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,18 @@ def check_docs(repository: Path, root: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture(autouse=True)
+def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repository / "tools")
+
+
+def findings(root: Path) -> list[str]:
+    """The findings without a process of their own, which takes a second to start."""
+    from check_docs import check
+
+    return check(root)
+
+
 @pytest.fixture
 def copied_pages(repository: Path, tmp_path: Path) -> Path:
     """A copy of what the pages speak of, to be spoilt."""
@@ -32,7 +44,10 @@ def copied_pages(repository: Path, tmp_path: Path) -> Path:
             shutil.copytree(
                 repository / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
             )
-    for page in (*repository.glob("*.md"), repository / "Makefile"):
+    for page in (
+        *repository.glob("*.md"),
+        *(repository / name for name in ("LICENSE", "Makefile", "pyproject.toml")),
+    ):
         shutil.copy(page, tmp_path)
     return tmp_path
 
@@ -40,6 +55,13 @@ def copied_pages(repository: Path, tmp_path: Path) -> Path:
 def test_every_page_is_true(repository: Path):
     answer = check_docs(repository, repository)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_an_untrue_page_ends_the_command_with_1(repository: Path, copied_pages: Path):
+    (copied_pages / "docs" / "log.md").write_text("`trainer.nothing`\n", encoding="utf-8")
+    answer = check_docs(repository, copied_pages)
+    assert answer.returncode == 1
+    assert answer.stdout == "docs/log.md:1: no trainer.nothing in the code\n"
 
 
 @pytest.mark.parametrize(
@@ -56,15 +78,14 @@ def test_every_page_is_true(repository: Path):
         (f"as law {99} demands", f"law {99} is not in docs/laws.md"),
     ],
 )
-def test_a_planted_untruth_is_found(repository: Path, copied_pages: Path, line: str, finding: str):
+def test_a_planted_untruth_is_found(copied_pages: Path, line: str, finding: str):
     page = copied_pages / "CONTRIBUTING.md"
     number = len(page.read_text(encoding="utf-8").splitlines()) + 1
     with page.open("a", encoding="utf-8") as planted:
         planted.write(line + "\n")
-    answer = check_docs(repository, copied_pages)
-    assert answer.returncode == 1
-    assert f"CONTRIBUTING.md:{number}: " in answer.stdout
-    assert finding in answer.stdout
+    answers = findings(copied_pages)
+    assert all(answer.startswith(f"CONTRIBUTING.md:{number}: ") for answer in answers)
+    assert any(finding in answer for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -73,56 +94,57 @@ def test_a_planted_untruth_is_found(repository: Path, copied_pages: Path, line: 
         ("docs/recipe.schema.json", '"description"', "docs/recipe.schema.json"),
         ("docs/equality.md", "| ddp | 2 |", "docs/equality.md"),
         ("docs/equality.csv", "ddp,2,", "docs/equality.md"),
+        ("docs/reference/recipe.md", "optimization", "docs/reference/recipe.md"),
+        ("docs/reference/commands.md", "nearfar fit", "docs/reference/commands.md"),
+        ("docs/reference/exit-codes.md", "| 86 |", "docs/reference/exit-codes.md"),
+        ("docs/style.md", "preflight\n", "docs/style.md"),
+        ("pyproject.toml", "models | ", "docs/style.md"),
     ],
 )
 def test_a_generated_page_that_is_out_of_date_is_found(
-    repository: Path, copied_pages: Path, name: str, text: str, stale: str
+    copied_pages: Path, name: str, text: str, stale: str
 ):
     path = copied_pages / name
     content = path.read_text(encoding="utf-8")
     assert text in content
-    path.write_text(content.replace(text, text.replace("d", "e"), 1), encoding="utf-8")
-    answer = check_docs(repository, copied_pages)
-    assert answer.returncode == 1
-    assert f"{stale}:1: out of date; run `make docs`" in answer.stdout
+    path.write_text(content.replace(text, f"x{text}", 1), encoding="utf-8")
+    assert findings(copied_pages) == [f"{stale}:1: out of date; run `make docs`"]
 
 
-def test_a_page_that_no_other_leads_to_is_found(repository: Path, copied_pages: Path):
+def test_a_page_that_no_other_leads_to_is_found(copied_pages: Path):
     (copied_pages / "docs" / "lonely.md").write_text("# Lonely\n", encoding="utf-8")
-    answer = check_docs(repository, copied_pages)
-    assert answer.returncode == 1
-    assert "docs/lonely.md:1: no page that README.md leads to links to this one" in answer.stdout
+    assert findings(copied_pages) == [
+        "docs/lonely.md:1: no page that README.md leads to links to this one"
+    ]
 
 
 class TestLaws:
-    def test_a_law_without_a_test_is_found(self, repository: Path, copied_pages: Path):
+    def test_a_law_without_a_test_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_05_scores.py").unlink()
-        answer = check_docs(repository, copied_pages)
-        assert answer.returncode == 1
-        assert "law 5 has no test file in tests/laws" in answer.stdout
+        assert any(
+            "law 5 has no test file in tests/laws" in each for each in findings(copied_pages)
+        )
 
-    def test_a_test_of_no_law_is_found(self, repository: Path, copied_pages: Path):
+    def test_a_test_of_no_law_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_98_more.py").touch()
-        answer = check_docs(repository, copied_pages)
-        assert answer.returncode == 1
-        assert "tests/laws/test_law_98_more.py:1: the law is not in docs/laws.md" in answer.stdout
+        assert any(
+            "tests/laws/test_law_98_more.py:1: the law is not in docs/laws.md" in each
+            for each in findings(copied_pages)
+        )
 
-    def test_a_test_file_that_the_page_leaves_out_is_found(
-        self, repository: Path, copied_pages: Path
-    ):
+    def test_a_test_file_that_the_page_leaves_out_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_03_more.py").touch()
-        answer = check_docs(repository, copied_pages)
-        assert answer.returncode == 1
-        assert "the row does not link tests/laws/test_law_03_more.py" in answer.stdout
+        assert any(
+            "the row does not link tests/laws/test_law_03_more.py" in each
+            for each in findings(copied_pages)
+        )
 
-    def test_a_law_called_not_built_that_has_a_test_is_found(
-        self, repository: Path, copied_pages: Path
-    ):
+    def test_a_law_called_not_built_that_has_a_test_is_found(self, copied_pages: Path):
         page = copied_pages / "docs" / "laws.md"
         rows = page.read_text(encoding="utf-8").splitlines()
         (row,) = (row for row in rows if row.startswith("| 3 |"))
         untrue = row.replace(row.split(" | ")[2], "not built yet |")
         page.write_text("\n".join(rows).replace(row, untrue), encoding="utf-8")
-        answer = check_docs(repository, copied_pages)
-        assert answer.returncode == 1
-        assert "law 3 has the tests test_law_03_padding.py" in answer.stdout
+        assert any(
+            "law 3 has the tests test_law_03_padding.py" in each for each in findings(copied_pages)
+        )

@@ -8,14 +8,20 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pages import equality
+from pages import commands, equality, layers, recipe_keys
 
 
 def current(root: Path) -> dict[str, str]:
     """The text that each generated file should have."""
+    schema = recipe_schema()
     return {
-        "docs/recipe.schema.json": recipe_schema(),
+        "docs/recipe.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+        "docs/reference/recipe.md": recipe_keys.recipe_page(schema),
+        "docs/reference/commands.md": commands.commands_page(),
+        "docs/reference/exit-codes.md": commands.exit_codes_page(),
+        "docs/style.md": with_block(root / "docs/style.md", "layers", layers.layers_block(root)),
         "docs/equality.md": with_block(
             root / "docs/equality.md", "worst figures", equality.worst_figures(root)
         ),
@@ -54,8 +60,8 @@ def with_block(page: Path, name: str, block: str) -> str:
     return text
 
 
-def recipe_schema() -> str:
+def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe."""
     from trainer.recipe.keys import json_schema
 
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json_schema()
