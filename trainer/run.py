@@ -42,7 +42,7 @@ from trainer.modules.bi_encoder import NonFiniteStep
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema import Recipe
-from trainer.report.html import write_report
+from trainer.report.run_page import write_report
 from trainer.runtime.best import KeepBest
 from trainer.runtime.console import say
 from trainer.runtime.run_folder import RunFolder, write_json

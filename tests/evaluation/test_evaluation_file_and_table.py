@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -140,12 +141,12 @@ def test_the_file_reads_back_and_the_report_reads_it(evaluation, tmp_path):
     }
     (tmp_path / "recipe.yaml").write_text("name: toy\n")
     report = read_run(tmp_path).evaluation
-    assert report.after.name == "fine-tuned"
-    assert report.main.better == 13
-    assert (
-        report.after.summary["ndcg@10"].low
-        < report.after.summary["ndcg@10"].mean
-        < report.after.summary["ndcg@10"].high
+    assert report.systems[-1].name == "fine-tuned"
+    assert report.comparisons[1].test.better == 13
+    interval = report.systems[-1].summary["ndcg@10"]
+    assert interval.low < interval.mean < interval.high
+    assert dataclasses.astuple(interval) == pytest.approx(
+        dataclasses.astuple(evaluation.systems[-1].interval()), abs=1e-6
     )
 
 

@@ -14,9 +14,10 @@ import pytest
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
 from trainer.evaluation.results import SystemResult, compare, write_evaluation
-from trainer.report.html import write_report
-from trainer.report.plots import Line, change_histogram, line_chart
-from trainer.report.read import changes, read_run
+from trainer.report.charts import Line, change_histogram, line_chart
+from trainer.report.query_changes import query_changes
+from trainer.report.read import read_run
+from trainer.report.run_page import write_report
 from trainer.runtime.run_folder import RunFolder
 
 RECIPE = "name: a-run\nmodel:\n  backbone: a-backbone\ndata:\n  train: pairs.jsonl\n"
@@ -76,9 +77,16 @@ def add_log(run: RunFolder) -> None:
                 )
 
 
-def add_evaluation(run: RunFolder, before: list[int | None], after: list[int | None]) -> None:
-    systems = [system("BM25", before[::-1]), system("base", before), system("fine-tuned", after)]
-    write_evaluation(compare(SET, "test", systems), run.evaluation_path)
+def add_evaluation(
+    run: RunFolder,
+    before: list[int | None],
+    after: list[int | None],
+    bm25: list[int | None] | None = None,
+    leaked: int = 0,
+) -> None:
+    ranks_by_name = {"BM25": bm25 or before[::-1], "base": before, "fine-tuned": after}
+    systems = [system(name, ranks) for name, ranks in ranks_by_name.items()]
+    write_evaluation(compare(SET, "test", systems, leaked_queries=leaked), run.evaluation_path)
 
 
 @pytest.fixture
@@ -107,14 +115,15 @@ def text_of(page: Path) -> str:
 
 
 def test_says_the_gain_how_sure_it_is_and_which_queries(run):
-    add_evaluation(run, [2] * 20 + [None] * 15 + [1] * 5, [1] * 20 + [3] * 15 + [4] * 5)
+    ranks = [2] * 20 + [None] * 15 + [1] * 5, [1] * 20 + [3] * 15 + [4] * 5
+    add_evaluation(run, *ranks, bm25=[None] * 40)
     run.finish("done")
     text = text_of(write_report(run.path))
     before, after = (20 / math.log2(3) + 5) / 40, (20 + 15 / 2 + 5 / math.log2(5)) / 40
     assert (
-        f"nDCG@10 rose from {before:.3f} to {after:.3f} (+{after - before:.3f}, 95 % interval +"
-        in text
-    )
+        f"nDCG@10 rose from {before:.3f} (base) to {after:.3f} (+{after - before:.3f}, 95 %"
+        " interval +"
+    ) in text
     assert "p < 0.001) on 40 test queries that training never saw." in text
     assert "40 test queries of a-set, each searched among 2 documents" in text
     assert "35 better 0 equal 5 worse" in text
@@ -126,17 +135,55 @@ def test_says_the_gain_how_sure_it_is_and_which_queries(run):
 
 
 def test_what_chance_could_do_is_not_called_a_gain(run):
-    add_evaluation(run, [1, 2] * 20, [2, 1] * 19 + [1, 1])
+    add_evaluation(run, [1, 2] * 20, [2, 1] * 19 + [1, 1], bm25=[None] * 40)
     run.finish("done")
-    assert "No proven change: nDCG@10 went from" in text_of(write_report(run.path))
+    assert "No proven gain: nDCG@10 went from" in text_of(write_report(run.path))
 
 
 def test_a_loss_is_called_a_loss(run):
-    add_evaluation(run, [1] * 40, [3] * 40)
+    add_evaluation(run, [1] * 40, [3] * 40, bm25=[None] * 40)
     run.finish("done")
     text = text_of(write_report(run.path))
-    assert "nDCG@10 fell from 1.000 to 0.500 (−0.500" in text
+    assert "Training made the model worse: nDCG@10 fell from 1.000 (base) to 0.500 (−0.500" in text
     assert "Gained: none" in text
+
+
+def test_test_queries_that_were_trained_on_are_not_called_unseen(run):
+    add_evaluation(run, [2] * 40, [1] * 40, leaked=3)
+    run.finish("done")
+    text = text_of(write_report(run.path))
+    assert "This proves nothing: 3 of them were training queries too." in text
+    assert "Next: take the test queries out of data.train" in text
+    assert "never saw" not in text
+
+
+def test_gain_that_is_behind_bm25_is_no_success(run):
+    add_evaluation(run, [8] * 40, [4] * 40, bm25=[1] * 40)
+    run.finish("done")
+    page = write_report(run.path)
+    assert "Not better than BM25: word search, which needs no training, has nDCG@10 1.000, the" in (
+        text_of(page)
+    )
+    assert "Next: search with BM25 until the model is ahead of it" in text_of(page)
+    assert 'class="card verdict caution"' in page.read_text()
+
+
+def test_base_model_that_won_is_the_verdict_without_test_queries_too(run):
+    run.finish("done", selection={"base_score": 0.886, "best_score": 0.845, "best_step": 12})
+    text = text_of(write_report(run.path))
+    assert "Training did not help: the best validation nDCG@10 was 0.845 (step 12)" in text
+
+
+def test_usage_is_that_of_the_model_card(run):
+    run.model.mkdir()
+    (run.model / "README.md").write_text(
+        "`nearfar search --rerank` uses it.\n"
+        '```python\nmodel = CrossEncoder("path/to/this/folder")\n```\n```json\n{}\n```\n'
+    )
+    text = text_of(write_report(run.path))
+    assert f'nearfar search idx "a question" --rerank {run.model}' in text
+    assert f'model = CrossEncoder("{run.model}")' in text
+    assert "nearfar encode" not in text
 
 
 @pytest.mark.parametrize(
@@ -144,7 +191,7 @@ def test_a_loss_is_called_a_loss(run):
     [
         ("stopped", "This run was stopped before its end"),
         ("failed", "This run failed. ValueError: odd"),
-        ("done", "There is no evaluation on test queries"),
+        ("done", "This run folder has no evaluation on test queries"),
     ],
 )
 def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence):
@@ -156,7 +203,7 @@ def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence)
 
 
 def test_what_was_mined_between_steps(run):
-    assert "Negatives mined anew" not in text_of(write_report(run.path))
+    assert "Negatives mined during training" not in text_of(write_report(run.path))
     numbers = {
         "queries": 4352,
         "negatives": 8700,
@@ -207,7 +254,7 @@ def test_numbers_that_are_not_finite_are_gaps_and_named(run):
 
 def test_ranks_come_from_the_reciprocal_rank(run):
     add_evaluation(run, [None, *[7] * 39], [10, *[7] * 39])
-    first, second, *_ = changes(read_run(run.path).evaluation)
+    first, second, *_ = query_changes(read_run(run.path).evaluation)
     assert (first.rank_before, first.rank_after, first.document, first.query) == (
         None,
         10,
@@ -247,7 +294,9 @@ def test_charts_draw_nothing_out_of_nothing():
 def test_every_difference_is_in_one_bar():
     chart = change_histogram("change", [1.0, 0.95, 0.1, 0.05, -0.05, -1.0, 0.0])
     bars = re.findall(r"<title>(\d+) queries changed by (\S+) to (\S+)</title>", chart)
-    assert bars == [
+    wide, narrow = bars[:4], bars[4:]
+    assert wide == narrow
+    assert wide == [
         ("1", "−0.9", "−1.0"),
         ("1", "−0.0", "−0.1"),
         ("2", "+0.0", "+0.1"),
@@ -259,7 +308,7 @@ def test_the_report_needs_no_torch(run):
     """`nearfar report` answers at once, also on a machine without the training libraries."""
     run.finish("done")
     program = (
-        "import sys; from trainer.report.html import write_report; from pathlib import Path;"
+        "import sys; from trainer.report.run_page import write_report; from pathlib import Path;"
         " write_report(Path(sys.argv[1])); print('torch' in sys.modules)"
     )
     result = subprocess.run(

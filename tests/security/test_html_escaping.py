@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.report.html import write_report
+from trainer.report.run_page import write_report
 from trainer.runtime.run_folder import RunFolder
 
 ATTACKS = [
@@ -172,6 +172,7 @@ def hostile_run(folder: Path, attack: str) -> Path:
     }
     comparison |= {"better": 2, "equal": 0, "worse": 0}
     evaluation = {
+        "format": 1,
         "set": attack,
         "split": attack,
         "documents": 2,
@@ -185,6 +186,9 @@ def hostile_run(folder: Path, attack: str) -> Path:
     }
     run.evaluation_path.write_text(json.dumps(evaluation))
     run.model.mkdir()
+    (run.model / "README.md").write_text(
+        f"`nearfar search` {attack}\n```python\n{attack}\n```\n".encode("utf-8", "replace").decode()
+    )
     run.finish("failed", error=attack.encode("utf-8", "replace").decode())
     return write_report(run.path)
 

@@ -20,7 +20,7 @@ import pytorch_lightning as lightning
 import torch
 import yaml
 from trainer.recipe.schema import Tensorboard, Wandb
-from trainer.report.html import write_report
+from trainer.report.run_page import write_report
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers

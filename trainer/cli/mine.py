@@ -301,9 +301,9 @@ def _show(folder: "WorkFolder", page: bool) -> None:
             f" {folder.path / WITHOUT} names them and says why"
         )
     if page:
-        from trainer.report.mined import write_mined_page
+        from trainer.report.mining_page import write_mining_page
 
-        print(f"report: {write_mined_page(folder.report_path)}")
+        print(f"report: {write_mining_page(folder.report_path)}")
 
 
 def _progress() -> "Progress":

@@ -12,6 +12,6 @@ def report(
     ],
 ) -> None:
     """Write report.html of a run from its log and evaluation; print its path."""
-    from trainer.report.html import write_report
+    from trainer.report.run_page import write_report
 
     print(write_report(run))

@@ -23,7 +23,7 @@ to six decimals. Files written before "leaked_queries" and "selection" existed a
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,15 @@ _TEXT = 120
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over queries and the bounds of its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class SystemResult:
     """One system on one set: each metric of each query, and the first ten documents of each
     query.
@@ -57,10 +66,19 @@ class SystemResult:
     query_ids: tuple[str, ...]
     metrics: dict[str, Float64[np.ndarray, " query"]]
     top: dict[str, list[tuple[str, float]]]
+    summary: dict[str, Interval] = field(default_factory=dict)
+    """The interval of each metric, where a file holds it already."""
 
     def mean(self, metric: str = MAIN_METRIC) -> float:
         """Mean of a metric over all queries."""
         return float(self.metrics[metric].mean())
+
+    def interval(self, metric: str = MAIN_METRIC) -> Interval:
+        """Mean of a metric over all queries with its 95 % bootstrap interval."""
+        if metric in self.summary:
+            return self.summary[metric]
+        low, high = bootstrap_interval(self.metrics[metric])
+        return Interval(self.mean(metric), low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +182,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         {
             "name": system.name,
             "metrics": {metric: _rounded(values) for metric, values in system.metrics.items()},
-            "summary": {metric: _summary(values) for metric, values in system.metrics.items()},
+            "summary": {metric: _rounded_interval(system, metric) for metric in system.metrics},
             "top": {
                 query: [[document, round(score, 6)] for document, score in hits]
                 for query, hits in system.top.items()
@@ -200,16 +218,16 @@ def read_evaluation(path: Path) -> Evaluation:
                 f"{path}: written in format {content['format']}, this version reads format"
                 f" {_FORMAT}; evaluate again"
             )
-        query_ids = tuple(content["query_ids"])
+        query_ids = tuple(map(str, content["query_ids"]))
         leaked = content.get("leaked_queries")
         return Evaluation(
-            content["set"],
-            content["split"],
-            content["documents"],
-            tuple(_system(entry, query_ids) for entry in content["systems"]),
+            str(content["set"]),
+            str(content["split"]),
+            int(content["documents"]),
+            _systems(content["systems"], query_ids),
             tuple(_comparison(entry) for entry in content["comparisons"]),
-            dict(content["queries"]),
-            dict(content["texts"]),
+            {str(query): str(text) for query, text in content["queries"].items()},
+            {str(document): str(text) for document, text in content["texts"].items()},
             None if leaked is None else int(leaked),
             selection_from(content.get("selection")),
         )
@@ -235,9 +253,18 @@ def selection_from(entry: Mapping[str, Any] | None) -> Selection | None:
     return Selection(base, best, int(entry["best_step"]))
 
 
+def _systems(
+    entries: Sequence[Mapping[str, Any]], query_ids: tuple[str, ...]
+) -> tuple[SystemResult, ...]:
+    if not entries:
+        raise ValueError("no system was measured")
+    return tuple(_system(entry, query_ids) for entry in entries)
+
+
 def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResult:
     metrics = {
-        metric: np.array(values, dtype=np.float64) for metric, values in entry["metrics"].items()
+        str(metric): np.array(values, dtype=np.float64)
+        for metric, values in entry["metrics"].items()
     }
     for metric, values in metrics.items():
         if values.shape != (len(query_ids),):
@@ -245,20 +272,27 @@ def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResul
                 f"{entry['name']} has {values.size} values of {metric} for {len(query_ids)} queries"
             )
     top = {
-        query: [(str(document), float(score)) for document, score in hits]
+        str(query): [(str(document), float(score)) for document, score in hits]
         for query, hits in entry["top"].items()
     }
-    return SystemResult(entry["name"], query_ids, metrics, top)
+    summary = {
+        str(metric): Interval(float(each["mean"]), float(each["low"]), float(each["high"]))
+        for metric, each in entry["summary"].items()
+    }
+    return SystemResult(str(entry["name"]), query_ids, metrics, top, summary)
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:
-    test = {key: entry[key] for key in PairedTest.__slots__}
-    return Comparison(entry["before"], entry["after"], entry["metric"], PairedTest(**test))
+    difference, low, high, p_value = (
+        float(entry[name]) for name in ("difference", "low", "high", "p_value")
+    )
+    better, equal, worse = (int(entry[name]) for name in ("better", "equal", "worse"))
+    test = PairedTest(difference, low, high, p_value, better, equal, worse)
+    return Comparison(str(entry["before"]), str(entry["after"]), str(entry["metric"]), test)
 
 
-def _summary(values: Float64[np.ndarray, " query"]) -> dict[str, float]:
-    low, high = bootstrap_interval(values)
-    return {"mean": round(float(values.mean()), 6), "low": round(low, 6), "high": round(high, 6)}
+def _rounded_interval(system: SystemResult, metric: str) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in asdict(system.interval(metric)).items()}
 
 
 def _rounded(values: Float64[np.ndarray, " query"]) -> list[float]:

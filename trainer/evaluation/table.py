@@ -11,7 +11,6 @@ from rich.text import Text
 
 from trainer.batch import identity
 from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
-from trainer.evaluation.significance import bootstrap_interval
 from trainer.evaluation.verdict import verdict
 from trainer.storage.visible import visible
 
@@ -144,8 +143,8 @@ def _comparison_line(comparison: Comparison) -> Text:
 
 
 def _with_interval(system: SystemResult) -> str:
-    low, high = bootstrap_interval(system.metrics[MAIN_METRIC])
-    return f"{system.mean():.3f} [{low:.3f}, {high:.3f}]"
+    each = system.interval()
+    return f"{each.mean:.3f} [{each.low:.3f}, {each.high:.3f}]"
 
 
 def _label(metric: str) -> str:

@@ -20,7 +20,6 @@ from trainer.retrieval.indexes import manifest, place
 from trainer.retrieval.indexes.dense import Index
 from trainer.retrieval.indexes.manifest import MANIFEST
 from trainer.retrieval.indexes.open_index import hits
-from trainer.retrieval.indexes.place import locked
 from trainer.retrieval.token_index import build as late_build
 from trainer.retrieval.token_index import effort as late_effort
 from trainer.retrieval.token_index import index as late_index
@@ -30,6 +29,7 @@ from trainer.retrieval.token_index.index import LateIndex
 from trainer.retrieval.token_index.search import top_k_maxsim
 from trainer.retrieval.vectors.token_vectors import encode_tokens
 from trainer.storage.atomic import move_into_place
+from trainer.storage.locks import exclusive
 
 KINDS = ("exact", "compressed")
 WORDS = [
@@ -310,7 +310,7 @@ def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothe
     }
     for left in (*kept, f".{name}.01234567.partial"):
         (tmp_path / left).mkdir()
-    with locked(tmp_path / f".{name}.89abcdef.partial"):
+    with exclusive(tmp_path / f".{name}.89abcdef.partial"):
         build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == kept | {name}
 

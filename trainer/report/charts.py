@@ -1,16 +1,18 @@
-"""Charts as plain SVG: drawn with the page's own colours (so they follow light and dark), read out
-by a title, no script.
+"""Charts as plain SVG without scripts. They have the colours of the page, light or dark, and a
+title that screen readers read out.
 
-Every string that goes into a chart passes through `escaped`; everything else is a number formatted
-here.
+Every string that goes into a chart passes through `escaped`; everything else is a number that is
+formatted here.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trainer.report.markup import escaped
-from trainer.report.read import Interval
+from markupsafe import Markup
+
+from trainer.evaluation.results import Interval
+from trainer.report.text import escaped
 
 WIDTH, HEIGHT = 480, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 30
@@ -71,7 +73,7 @@ def line_chart(
     lines: Sequence[Line],
     mark: tuple[Number, Number, str] | None = None,
     from_zero: bool = False,
-) -> str:
+) -> Markup:
     """Lines over steps, with an optional marked point. Empty when there is nothing to draw."""
     lines = [_thinned(line) for line in lines]
     points = [
@@ -81,7 +83,7 @@ def line_chart(
         if value is not None
     ]
     if not points:
-        return ""
+        return Markup()
     x_low, x_high = min(step for step, _ in points), max(step for step, _ in points)
     y_low, y_high = _padded([value for _, value in points], from_zero)
     x = _scale(x_low, x_high, _LEFT, WIDTH - _RIGHT)
@@ -109,18 +111,24 @@ def line_chart(
     return _svg(summary, parts)
 
 
-def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> str:
-    """One dot and whiskers a system, the last one marked."""
+def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> Markup:
+    """A dot with whiskers for each system, the last one marked. Empty without systems."""
     if not rows:
-        return ""
-    width, row_height, left = 960, 46, 190
+        return Markup()
+    return _interval_chart(title, rows, 960, 190) + _interval_chart(title, rows, 360, 96)
+
+
+def _interval_chart(
+    title: str, rows: Sequence[tuple[str, Interval]], width: int, left: int
+) -> Markup:
+    row_height = 46
     height = row_height * len(rows) + 34
     low, high = min(each.low for _, each in rows), max(each.high for _, each in rows)
     margin = 0.12 * (high - low or 0.1)
     low, high = max(0.0, low - margin), min(1.0, high + margin)
     x = _scale(low, high, left, width - 66)
     parts = []
-    places = ticks(low, high, 7)
+    places = ticks(low, high, width // 130)
     for tick, text in zip(places, _labels(places), strict=True):
         parts.append(
             f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 28}"/>'
@@ -133,9 +141,10 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> str:
         style = "main" if number == len(rows) - 1 else "other"
         middle = row_height * number + row_height / 2 + 2
         ends = "".join(f"M{x(end):.1f} {middle - 7:.1f}v14" for end in (each.low, each.high))
-        label = name if len(name) <= 26 else name[:25] + "…"
+        letters = left // 7
+        label = name if len(name) <= letters else name[: letters - 1] + "…"
         parts.append(
-            f'<text class="label {style}" x="{left - 18}" y="{middle + 5:.1f}"'
+            f'<text class="label {style}" x="{left - 12}" y="{middle + 5:.1f}"'
             f' text-anchor="end">{escaped(label)}</text>'
         )
         parts.append(
@@ -156,11 +165,11 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Interval]]) -> str:
     summary = f"{title}: " + "; ".join(
         f"{name} {each.mean:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in rows
     )
-    return _svg(summary, parts, width, height, "wide")
+    return _svg(summary, parts, width, height)
 
 
-def change_histogram(title: str, differences: Sequence[Number]) -> str:
-    """How many queries changed by how much, in steps of 0.1, those that did not change left out."""
+def change_histogram(title: str, differences: Sequence[Number]) -> Markup:
+    """How many queries changed by how much, in steps of 0.1. Unchanged queries are left out."""
     counts: dict[int, int] = {}
     for difference in differences:
         if abs(difference) > 1e-9:
@@ -169,19 +178,26 @@ def change_histogram(title: str, differences: Sequence[Number]) -> str:
             )
             counts[int(place)] = counts.get(int(place), 0) + 1
     if not counts:
-        return ""
-    width, height, bottom = 960, 210, 34
-    bar = (width - 2 * _LEFT) / 20
+        return Markup()
+    return _change_histogram(title, counts, 960, _LEFT) + _change_histogram(title, counts, 360, 28)
+
+
+def _change_histogram(title: str, counts: dict[int, int], width: int, margin: int) -> Markup:
+    height, bottom = 210, 34
+    bar = (width - 2 * margin) / 20
     most = max(counts.values())
     y = _scale(0, most * 1.12, height - bottom, 8)
     parts = [
         _horizontal_grid(
-            [tick for tick in ticks(0, most * 1.12, 3) if tick == round(tick)], y, width - _LEFT
+            [tick for tick in ticks(0, most * 1.12, 3) if tick == round(tick)],
+            y,
+            margin,
+            width - margin,
         )
     ]
     for place in [*range(-10, 0), *range(1, 11)]:
         count = counts.get(place, 0)
-        left = _LEFT + (place + 10 - (place > 0)) * bar
+        left = margin + (place + 10 - (place > 0)) * bar
         if count:
             ends = sorted((abs(place) - 1, abs(place)))
             sign = "−" if place < 0 else "+"
@@ -191,20 +207,20 @@ def change_histogram(title: str, differences: Sequence[Number]) -> str:
             top = y(count)
             style = "worse" if place < 0 else "better"
             parts.append(
-                f'<rect class="bar {style}" x="{left + 2:.1f}" y="{top:.1f}" width="{bar - 4:.1f}"'
-                f' height="{height - bottom - top:.1f}" rx="2"><title>{reading}</title></rect>'
+                f'<rect class="bar {style}" x="{left + bar / 20:.1f}" y="{top:.1f}"'
+                f' width="{0.9 * bar:.1f}" height="{height - bottom - top:.1f}" rx="2"><title>{reading}</title></rect>'
             )
             parts.append(
                 f'<text class="count" x="{left + bar / 2:.1f}" y="{top - 5:.1f}"'
                 f' text-anchor="middle">{count}</text>'
             )
-    for tenth in range(-10, 11, 2):
+    for tenth in range(-10, 11, 2 if width > 600 else 5):
         label = "0" if tenth == 0 else f"{tenth / 10:+.1f}".replace("-", "−")
         parts.append(
-            f'<text class="tick" x="{_LEFT + (tenth + 10) * bar:.1f}" y="{height - 12}"'
+            f'<text class="tick" x="{margin + (tenth + 10) * bar:.1f}" y="{height - 12}"'
             f' text-anchor="middle">{label}</text>'
         )
-    middle = _LEFT + 10 * bar
+    middle = margin + 10 * bar
     parts.append(
         f'<line class="axis" x1="{middle:.1f}" x2="{middle:.1f}" y1="4" y2="{height - bottom}"/>'
     )
@@ -212,7 +228,7 @@ def change_histogram(title: str, differences: Sequence[Number]) -> str:
         sum(count for place, count in counts.items() if (place > 0) == is_better)
         for is_better in (True, False)
     )
-    return _svg(f"{title}: {better} queries better, {worse} worse", parts, width, height, "wide")
+    return _svg(f"{title}: {better} queries better, {worse} worse", parts, width, height)
 
 
 def _svg(
@@ -220,12 +236,16 @@ def _svg(
     parts: Sequence[str],
     width: int = WIDTH,
     height: int = HEIGHT,
-    style: str = "small",
-) -> str:
-    return (
+) -> Markup:
+    """A chart that fills its card. Of two charts of the same thing, the style sheet shows the wide
+    or the narrow one.
+    """
+    style = "wide" if width > WIDTH else "narrow" if width < WIDTH else "small"
+    svg = (
         f'<svg class="chart {style}" viewBox="0 0 {width} {height}" role="img"'
         f' aria-label="{escaped(summary)}">{"".join(parts)}</svg>'
     )
+    return Markup(svg)  # noqa: S704 - every string was escaped
 
 
 def _scale(low: Number, high: Number, start: Number, end: Number) -> Scale:
@@ -241,7 +261,9 @@ def _padded(values: Sequence[Number], from_zero: bool) -> tuple[Number, Number]:
 
 
 def _thinned(line: Line) -> Line:
-    """At most so many points, each the mean of its neighbours: a long run stays a small page."""
+    """At most _MOST_POINTS points, each the mean of its neighbours: the page of a long run stays
+    small.
+    """
     size = math.ceil(len(line.steps) / _MOST_POINTS)
     if size <= 1:
         return line
@@ -264,15 +286,17 @@ def _path(line: Line, x: Scale, y: Scale) -> str:
     return "".join(commands)
 
 
-def _horizontal_grid(values: Sequence[Number], y: Scale, end: Number = WIDTH - _RIGHT) -> str:
+def _horizontal_grid(
+    values: Sequence[Number], y: Scale, start: Number = _LEFT, end: Number = WIDTH - _RIGHT
+) -> str:
     parts = []
     for value, text in zip(values, _labels(values), strict=True):
         parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y(value):.1f}"'
+            f'<line class="grid" x1="{start}" x2="{end:.1f}" y1="{y(value):.1f}"'
             f' y2="{y(value):.1f}"/>'
         )
         parts.append(
-            f'<text class="tick" x="{_LEFT - 8}" y="{y(value) + 4:.1f}"'
+            f'<text class="tick" x="{start - 8}" y="{y(value) + 4:.1f}"'
             f' text-anchor="end">{text}</text>'
         )
     return "".join(parts)

@@ -1,0 +1,203 @@
+"""`report.html` of a run: what it achieved, how it was trained, and how to use the model."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainer.evaluation.results import BASE, BM25, MAIN_METRIC, Evaluation
+from trainer.evaluation.verdict import verdict
+from trainer.report.charts import change_histogram, interval_chart
+from trainer.report.page import write_page
+from trainer.report.query_changes import QueryChange, query_changes
+from trainer.report.read import Run, read_run
+from trainer.report.text import duration, metric_name
+from trainer.report.training import REFRESH, Figure, training
+from trainer.report.usage import usage
+
+MOST_CHANGES = 15
+_TABLE_METRICS = (MAIN_METRIC, "mrr@10", "map", "recall@10", "recall@100")
+_METRIC = metric_name(MAIN_METRIC)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes `report.html` from what the run folder holds now and returns its path. Raises
+    BadFolder for a folder that is not a run.
+    """
+    run = read_run(Path(run_folder))
+    path = run.folder / "report.html"
+    write_page(
+        path,
+        "run.html.j2",
+        run=run,
+        facts=_facts(run),
+        notices=_notices(run),
+        verdict=verdict(run.evaluation, run.selection),
+        scores=_scores(run.evaluation),
+        table=_table(run.evaluation),
+        queries=_queries(run.evaluation),
+        training=training(run),
+        refresh_counts=list(REFRESH.values()),
+        usage=usage(run.folder / "model"),
+        environment=list(_flat(run.environment)),
+        metric=_METRIC,
+        most_changes=MOST_CHANGES,
+    )
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the reader must know first. `text` may have code in backticks."""
+
+    headline: str
+    text: str
+    calm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The main metric of the systems: the one in question and the others."""
+
+    after: float
+    base: float | None
+    bm25: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The systems side by side."""
+
+    set_name: str
+    metrics: list[str]
+    best: dict[str, float]
+    chart: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """The queries that gained and lost, the largest change first."""
+
+    better: list[QueryChange]
+    worse: list[QueryChange]
+    equal: int
+    chart: Figure | None
+
+
+def _facts(run: Run) -> dict[str, str]:
+    seconds = run.status.get("seconds")
+    return {
+        "": _date(run.environment.get("started")),
+        "model": _recipe_value(run.recipe_yaml, "backbone"),
+        "data": _recipe_value(run.recipe_yaml, "train"),
+        "took": duration(float(seconds)) if isinstance(seconds, int | float) else "",
+    }
+
+
+def _notices(run: Run) -> Iterable[Notice]:
+    match run.status.get("status"):
+        case "failed":
+            yield Notice("This run failed.", str(run.status.get("error", "")))
+        case "stopped":
+            yield Notice(
+                "This run was stopped before its end.",
+                "The best weights until then were saved.",
+                calm=True,
+            )
+        case None | "" if run.under_way:
+            yield Notice(
+                "",
+                "This page was written while the run was under way; `nearfar report` writes it"
+                " again.",
+                calm=True,
+            )
+        case None | "":
+            yield Notice(
+                "This run was killed before its end.",
+                "The log holds everything up to that moment.",
+            )
+    broken = [
+        (record["step"], name)
+        for record in run.log
+        for name in record.get("non_finite", [])
+        if isinstance(record.get("step"), int)
+    ]
+    if broken:
+        step, name = broken[0]
+        yield Notice(
+            "Not a finite number:",
+            f"{name} at step {step + 1}, {len(broken)} in all. They are gaps in the curves.",
+        )
+    if run.evaluation is None:
+        yield Notice("", "This run folder has no evaluation on test queries.", calm=True)
+
+
+def _scores(evaluation: Evaluation | None) -> Scores | None:
+    if evaluation is None or MAIN_METRIC not in evaluation.systems[-1].metrics:
+        return None
+    means = {
+        system.name: system.mean()
+        for system in evaluation.systems[:-1]
+        if MAIN_METRIC in system.metrics
+    }
+    after = evaluation.systems[-1].mean()
+    return Scores(after, means.get(BASE), means.get(BM25))
+
+
+def _table(evaluation: Evaluation | None) -> Table | None:
+    if evaluation is None:
+        return None
+    systems = evaluation.systems
+    metrics = [metric for metric in _TABLE_METRICS if metric in systems[-1].metrics]
+    best = {
+        metric: max(system.interval(metric).mean for system in systems if metric in system.metrics)
+        for metric in metrics
+    }
+    title = f"{_METRIC} with 95 % intervals"
+    rows = [(each.name, each.interval()) for each in systems if MAIN_METRIC in each.metrics]
+    set_name = evaluation.set_name.removesuffix(f" {evaluation.split}")
+    return Table(set_name, metrics, best, Figure(title, "", interval_chart(title, rows)))
+
+
+def _queries(evaluation: Evaluation | None) -> Queries | None:
+    changes = query_changes(evaluation) if evaluation is not None else []
+    if not changes:
+        return None
+    better = [each for each in changes if each.difference > 1e-9]
+    worse = [each for each in changes if each.difference < -1e-9]
+    title = f"Change of {_METRIC} per query"
+    chart = change_histogram(title, [each.difference for each in changes])
+    return Queries(
+        better=sorted(better, key=lambda each: -each.difference),
+        worse=sorted(worse, key=lambda each: each.difference),
+        equal=len(changes) - len(better) - len(worse),
+        chart=Figure(title, "unchanged queries are left out", chart) if chart else None,
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        key = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} · ")
+        elif name == "memory_bytes" and isinstance(value, int):
+            yield f"{prefix}memory", f"{value / 2**30:.1f} GiB"
+        elif value not in (None, [], ""):
+            yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _recipe_value(recipe_yaml: str, key: str) -> str:
+    """The first value under a key of the recipe, as text. It is only shown: nothing depends on
+    it.
+    """
+    match = re.search(rf"^\s+{key}:[ \t]*(.+)$", recipe_yaml, re.MULTILINE)
+    return match.group(1).strip().strip("'\"") if match else ""
+
+
+def _date(text: Any) -> str:
+    try:
+        return f"{datetime.fromisoformat(str(text)):%d %B %Y, %H:%M}".lstrip("0")
+    except ValueError:
+        return ""

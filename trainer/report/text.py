@@ -1,0 +1,139 @@
+"""Text of unknown origin made printable, and numbers as the report prints them."""
+
+import re
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup
+
+
+def printable(value: Any) -> Any:
+    r"""Text without control characters and without characters that turn the direction of the text
+    around it. Markup and numbers come back as they are.
+
+    >>> printable("a\x1b[31m"), printable("\u202egpj.exe"), printable(3)
+    ('a␛[31m', '�gpj.exe', 3)
+    """
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "replace").decode("utf-8")
+    return "".join(map(_printable_character, text))
+
+
+def escaped(value: Any) -> Markup:
+    """Any value as HTML that can only be text.
+
+    >>> escaped("<script>")
+    Markup('&lt;script&gt;')
+    """
+    return Markup.escape(printable(str(value)))
+
+
+def short(text: str, characters: int = 220) -> str:
+    """The text on one line, cut to a number of characters.
+
+    >>> short("Create a   disk", 9)
+    'Create a…'
+    """
+    line = " ".join(text[: 8 * characters].split())
+    return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
+
+
+def grouped(number: int) -> str:
+    """A whole number with its thousands apart.
+
+    >>> grouped(12345)
+    '12,345'
+    """
+    return f"{number:,}"
+
+
+def fixed(value: float, digits: int = 3) -> str:
+    """A number with a fixed number of digits.
+
+    >>> fixed(0.12345)
+    '0.123'
+    """
+    return f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign. A negative one has the mathematical minus.
+
+    >>> signed(0.1234), signed(-0.1234)
+    ('+0.123', '−0.123')
+    """
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def probability(p_value: float) -> str:
+    """A p-value, as `p = 0.031` or `p < 0.001`.
+
+    >>> probability(0.0314), probability(0.0001)
+    ('p = 0.031', 'p < 0.001')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(42.0), duration(200.0), duration(8000.0)
+    ('42 s', '3 min 20 s', '2 h 13 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def metric_name(metric: str) -> str:
+    """The name of a metric as papers write it.
+
+    >>> metric_name("ndcg@10"), metric_name("mrr@10"), metric_name("map"), metric_name("recall@100")
+    ('nDCG@10', 'MRR@10', 'MAP', 'recall@100')
+    """
+    return metric.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("map", "MAP")
+
+
+def code(text: str) -> Markup:
+    """A sentence as HTML, with what stands in backticks as code.
+
+    >>> code("run `nearfar report`")
+    Markup('run <code>nearfar report</code>')
+    """
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escaped(text)))
+    return Markup(html)  # noqa: S704 - escaped before
+
+
+def yaml_lines(text: str) -> Markup:
+    """YAML as HTML, with keys and comments in colour. It is escaped first, so that no colour can
+    open a tag.
+    """
+    lines = [
+        re.sub(r"^(\s*(?:- )?)([\w.-]+)(?=:)", r'\1<span class="k">\2</span>', str(escaped(line)))
+        for line in text.rstrip().split("\n")
+    ]
+    return _with_comments(lines)
+
+
+def shell_lines(text: str) -> Markup:
+    """Shell commands as HTML, with comments in colour."""
+    return _with_comments([str(escaped(line)) for line in text.split("\n")])
+
+
+def _with_comments(lines: list[str]) -> Markup:
+    html = "\n".join(
+        f'<span class="c">{line}</span>' if line.lstrip().startswith("#") else line
+        for line in lines
+    )
+    return Markup(html)  # noqa: S704 - escaped before
+
+
+def _printable_character(character: str) -> str:
+    if character in "\n\t" or character.isprintable():
+        return character
+    if ord(character) < 0x20:
+        return chr(0x2400 + ord(character))  # its picture, such as ␛
+    return " " if unicodedata.category(character).startswith("Z") else "\ufffd"

@@ -1,0 +1,48 @@
+"""How the trained model is used, taken from its model card, which every family writes itself."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_EXAMPLES = {
+    "nearfar encode": (
+        "# vectors of your texts, one text per line\n"
+        "nearfar encode {model} < texts.txt > vectors.npy"
+    ),
+    "nearfar search": (
+        "# search your documents\n"
+        "nearfar index {model} corpus.jsonl -o idx\n"
+        'nearfar search idx "a question"'
+    ),
+    "nearfar search --rerank": (
+        "# put what an index finds in a better order\n"
+        'nearfar search idx "a question" --rerank {model}'
+    ),
+}
+"""Commands that a model card may name in backticks, and how they are called."""
+_PLACEHOLDER = "path/to/this/folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Examples for one model folder; empty where its card has none."""
+
+    shell: str
+    python: str
+
+
+def usage(model: Path) -> Usage | None:
+    """Examples for the model in a folder; None where there is no model with a card."""
+    card = model / "README.md"
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    block = re.search(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    python = block[1].rstrip().replace(_PLACEHOLDER, str(model)) if block else ""
+    commands = set(re.findall(r"`(nearfar [a-z -]+)`", text))
+    shell = [
+        example.replace("{model}", str(model))
+        for command, example in _EXAMPLES.items()
+        if command in commands
+    ]
+    return Usage("\n\n".join(shell), python)
