@@ -205,10 +205,12 @@ def _change_histogram(title: str, counts: dict[int, int], width: int, margin: in
                 f"{count} queries changed by {sign}{ends[0] / 10:.1f} to {sign}{ends[1] / 10:.1f}"
             )
             top = y(count)
+            bar_height = height - bottom - top
             style = "worse" if place < 0 else "better"
             parts.append(
                 f'<rect class="bar {style}" x="{left + bar / 20:.1f}" y="{top:.1f}"'
-                f' width="{0.9 * bar:.1f}" height="{height - bottom - top:.1f}" rx="2"><title>{reading}</title></rect>'
+                f' width="{0.9 * bar:.1f}" height="{bar_height:.1f}" rx="2">'
+                f"<title>{reading}</title></rect>"
             )
             parts.append(
                 f'<text class="count" x="{left + bar / 2:.1f}" y="{top - 5:.1f}"'

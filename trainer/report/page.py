@@ -22,7 +22,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Writes the page that a template makes of `values`."""
     now = f"{datetime.now().astimezone():%d %B %Y, %H:%M %Z}"
-    write_text(path, _environment().get_template(template).render(values, written=now))
+    write_text(path, _environment().get_template(template).render(values, written_at=now))
 
 
 @cache
