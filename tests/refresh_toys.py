@@ -14,7 +14,7 @@ from trainer.collectives import on_first, ranks
 from trainer.data.collate import collate
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.module import PairData, Steps
-from trainer.data.retrieval_set import from_rows
+from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.microbatches import in_chunks
 from trainer.mining.choose import Options
@@ -42,11 +42,11 @@ ROWS = Rows.of(
 class Watched(Refresh):
     """Remembers all weights before each span of steps."""
 
-    def ready(self, steps, step):
+    def mine_before(self, steps, step):
         self.weights = getattr(self, "weights", {}) | {
             step: full_weights(self._trainer.lightning_module, trained_only=False)
         }
-        return super().ready(steps, step)
+        return super().mine_before(steps, step)
 
 
 class Seen(BiEncoder):
@@ -153,8 +153,10 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    steps = Steps(ROWS, make, seed=3, batch_size=BATCH, first=first, last=STEPS, refreshed=refresh)
-    trainer.fit(module, datamodule=PairData(steps, from_rows(list(ROWS)[:2], "validation")))
+    steps = Steps(ROWS, make, seed=3, batch_size=BATCH, first=first, last=STEPS, refresher=refresh)
+    trainer.fit(
+        module, datamodule=PairData(steps, retrieval_set_from_rows(list(ROWS)[:2], "validation"))
+    )
     weights = full_weights(module)
     losses, texts = zip(*module.seen, strict=True)
     return list(losses), list(texts), weights, getattr(continued, "left", None), refresh.weights

@@ -6,7 +6,7 @@ from trainer.build import hardware
 from trainer.build.data import leaked_queries
 from trainer.build.module import optimizer_settings, total_steps
 from trainer.build.objective import negative_filters, score_function
-from trainer.data.retrieval_set import from_rows
+from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
 from trainer.models.dense import DenseSettings, build_dense_encoder
@@ -25,7 +25,7 @@ def test_test_queries_that_are_training_queries_are_counted():
     assert (
         leaked_queries(
             rows,
-            from_rows(
+            retrieval_set_from_rows(
                 [Row("delete a disk", "a"), Row("Delete a disk", "a"), Row("other", "b")], "test"
             ),
         )

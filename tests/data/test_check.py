@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data.check import Spread, check
+from trainer.data.check import Spread, summarize_data
 from trainer.errors import BadData
 
 RUN = CliRunner()
@@ -50,7 +50,7 @@ def test_a_file(tmp_path: Path) -> None:
         {"anchor": "one", "positive": "a", "negative_1": "", "score": 0.5, "id": 2},
         {"anchor": "", "positive": "a", "negative_1": "n", "score": 0, "id": 3},
     )
-    found = check(source)
+    found = summarize_data(source)
     [part] = found.parts
     assert (part.name, part.pairs, part.queries, part.answering_documents, part.labels) == (
         "all",
@@ -83,7 +83,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 def test_leaks_between_splits_are_found_and_shown(tmp_path: Path) -> None:
     source = make_beir(tmp_path / "leaky")
-    leaks = {(leak.kind, leak.splits): leak.examples for leak in check(source).leaks}
+    leaks = {(leak.kind, leak.splits): leak.examples for leak in summarize_data(source).leaks}
     assert leaks == {
         ("the same query", ("train", "test")): ("DELETE the disk.",),
         ("a near-identical query", ("train", "dev")): ("delete a disk!",),
@@ -98,7 +98,7 @@ def test_leaks_between_splits_are_found_and_shown(tmp_path: Path) -> None:
 def test_splits_of_a_saved_data_set(tmp_path: Path) -> None:
     records = datasets.Dataset.from_list([{"query": "same thing", "positive": "p"}])
     datasets.DatasetDict({"train": records, "test": records}).save_to_disk(tmp_path / "saved")
-    found = check(str(tmp_path / "saved"))
+    found = summarize_data(str(tmp_path / "saved"))
     assert [part.name for part in found.parts] == ["train", "test"]
     assert {leak.kind for leak in found.leaks} == {"the same query", "the same positive document"}
     assert found.report.rows_read == 2
@@ -136,7 +136,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
 def test_what_a_message_advises_is_accepted(tmp_path: Path) -> None:
     source = write(tmp_path / "odd.jsonl", {"my title": "q", "body": "p"})
     with pytest.raises(BadData) as refused:
-        check(source)
+        summarize_data(source)
     assert "--column 'query=my title'" in str(refused.value)
     found = RUN.invoke(
         app, ["check", source, "--column", "query=my title", "--column", "positive=body"]
@@ -147,16 +147,16 @@ def test_what_a_message_advises_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["nothing.jsonl", "no_such/../x"])
 def test_what_is_not_there_is_named(source: str) -> None:
     with pytest.raises(BadData):
-        check(source)
+        summarize_data(source)
 
 
 def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
     write(tmp_path / "corpus.jsonl", {"_id": "d", "text": "t"})
     with pytest.raises(BadData, match="nothing says which document answers"):
-        check(str(tmp_path))
+        summarize_data(str(tmp_path))
 
 
 def test_real_sets_have_no_leaks_of_documents(real_data: Path) -> None:
-    found = check(str(real_data / "squad_dev"))
+    found = summarize_data(str(real_data / "squad_dev"))
     assert [part.name for part in found.parts] == ["train", "dev", "test"]
     assert not [leak for leak in found.leaks if leak.kind == "the same positive document"]

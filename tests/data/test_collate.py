@@ -8,7 +8,6 @@ import pytest
 import torch
 from twins import texts_of
 
-from trainer.recipe import schema as recipe
 from trainer.batch import identity
 from trainer.data.collate import collate
 from trainer.data.readers.read import read_rows
@@ -140,9 +139,9 @@ class TestLabels:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         batch, given = collated(list(read_rows(str(path), negatives_per_query=2)), 2)
         assert given["document"] == ["b", "c", "d", "g", "h", "i"]
-        assert batch.labels.flatten().tolist() == pytest.approx(
-            [0.9, 0.5, 0.2, 9, 5, 4]
-        ), "blank and own negatives go with their scores"
+        assert batch.labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.2, 9, 5, 4]), (
+            "blank and own negatives go with their scores"
+        )
 
     def test_missing_from_one_row_are_missing_from_the_batch(self):
         assert collated([Row("a", "b", labels=(4.5,)), Row("c", "d")], 0)[0].labels is None
@@ -161,9 +160,9 @@ def test_with_a_real_tokenizer_roles_keep_their_prompts_and_lengths(toy_folder):
     batch = collate(rows, encoder.tokenize, known_positives(rows), 0)
     assert batch.queries.lengths.max() == 6
     assert batch.documents.lengths.max() == 9
-    assert (
-        batch.queries.identities[1] == batch.documents.identities[1]
-    ), "the same text, whatever the prompt"
+    assert batch.queries.identities[1] == batch.documents.identities[1], (
+        "the same text, whatever the prompt"
+    )
     assert (
         batch.queries.tokens[batch.queries.offsets[1] :].tolist()
         != batch.documents.tokens[batch.documents.offsets[1] :].tolist()

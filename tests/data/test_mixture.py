@@ -154,10 +154,10 @@ def test_one_source_per_batch_is_one_and_they_take_turns_by_weight():
 
 def test_a_set_too_small_for_its_share_of_a_batch_is_refused_by_name():
     Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(8)
-    with pytest.raises(BadData, match="small has 4 training rows, and 5 of the 10 rows of a batch"):
+    with pytest.raises(BadData, match="small has 4 training rows, but 5 of the 10 rows of a batch"):
         Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(10)
     with pytest.raises(
-        BadData, match=r"small has 4 training rows, and 8 of the 8.*data\.mixing=samples"
+        BadData, match=r"small has 4 training rows, but 8 of the 8.*data\.mixing=samples"
     ):
         Mixture(("big", "small"), (100, 4), (1, 1), one_source_per_batch=True).check_batch(8)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.build.data import data_sets
-from trainer.recipe import schema as recipe
-from trainer.build import checks as recipe_checks
 from trainer.batch import identity
-from trainer.data.mixture import Mixture, end_to_end, mixed, whole_weights
+from trainer.build import checks as recipe_checks
+from trainer.build.data import data_sets
+from trainer.data.mixture import Mixture, build_mixture, concatenate, whole_weights
 from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
+from trainer.recipe import schema as recipe
 from trainer.recipe.load import dump_recipe, load_recipe
 
 SUBJECTS = (
@@ -73,9 +73,9 @@ def test_two_layouts_are_read_held_out_together_and_mixed(files):
     assert data.mixture is not None
     assert sum(data.mixture.sizes) == len(data.train)
     assert data.mixture.names == tuple(map(str, files))
-    assert data.mixture.weights == whole_weights(
-        data.mixture.sizes
-    ), "no weights: the numbers of rows"
+    assert data.mixture.weights == whole_weights(data.mixture.sizes), (
+        "no weights: the numbers of rows"
+    )
     first, second = np.split(np.arange(len(data.train)), [data.mixture.sizes[0]])
     assert all(data.train[int(at)].source.startswith("lines.jsonl:") for at in first)
     assert all(data.train[int(at)].source.startswith("table.csv:") for at in second)
@@ -94,7 +94,7 @@ def test_a_query_of_both_files_stays_on_one_side(files, seed):
 
 
 def test_known_positives_are_those_of_all_sets(files):
-    rows = end_to_end(
+    rows = concatenate(
         [
             read_rows(str(files[0])),
             read_rows(str(files[1]), columns={"query": "asked", "positive": "answered"}),
@@ -130,12 +130,14 @@ def test_a_set_of_which_nothing_is_left_is_named():
         Rows.of([Row("a", "b"), Row("c", "d")], ReadReport("big.jsonl")),
         Rows.of([Row("e", "f")], ReadReport("small.jsonl")),
     ]
-    left = end_to_end(sets).select(np.array([0, 1]))
+    left = concatenate(sets).select(np.array([0, 1]))
     with pytest.raises(
         BadData, match=r"small\.jsonl: all its rows are held out.*data\.validation=FILE"
     ):
-        mixed(sets, left, [None, None], False)
-    assert mixed(sets, end_to_end(sets).select(np.array([1, 2])), [None, None], False).sizes == (
+        build_mixture(sets, left, [None, None], False)
+    assert build_mixture(
+        sets, concatenate(sets).select(np.array([1, 2])), [None, None], False
+    ).sizes == (
         1,
         1,
     )
@@ -180,9 +182,14 @@ def written(tmp_path) -> Path:
 
 def test_a_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_path):
     run = load_recipe(written)
-    assert run.data.train == run.data.sources == (
-        recipe.Source(source="a.jsonl", weight=2.0), recipe.Source(source="b.csv", weight=0.5, columns={"query": "asked"})
-    )  # fmt: skip
+    assert (
+        run.data.train
+        == run.data.sources
+        == (
+            recipe.Source(source="a.jsonl", weight=2.0),
+            recipe.Source(source="b.csv", weight=0.5, columns={"query": "asked"}),
+        )
+    )
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_recipe(run))
     assert load_recipe(dumped) == run

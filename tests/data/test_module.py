@@ -13,9 +13,9 @@ from twins import texts_of
 from trainer.data.collate import collate
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.mixture import Mixture
-from trainer.data.module import PairData, Steps, ahead
+from trainer.data.module import PairData, Steps, prefetch
 from trainer.data.order import batch_samples
-from trainer.data.retrieval_set import from_rows
+from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
 
@@ -84,13 +84,13 @@ class TestSteps:
         assert ids(steps(seed=14)) != ids(steps())
 
 
-class Refreshed:
+class RecordingRefresher:
     """Notes when it is asked, and how many batches had been made by then."""
 
     def __init__(self, made, first_step=0, every_steps=3):
         self.boundaries, self.asked, self.made = Boundaries(first_step, every_steps), [], made
 
-    def ready(self, steps, step):
+    def mine_before(self, steps, step):
         time.sleep(0.2)  # for a batch that is made too early
         self.asked.append(
             (step, len(self.made), threading.current_thread() is threading.main_thread())
@@ -101,14 +101,14 @@ class Refreshed:
 class TestRefreshed:
     def of(self, first, last, **how):
         made = []
-        refreshed = Refreshed(made, **how)
+        refreshed = RecordingRefresher(made, **how)
         plain = steps()
         return refreshed, replace(
             plain,
             collate=lambda rows: made.append(1) or plain.collate(rows),
             first=first,
             last=last,
-            refreshed=refreshed,
+            refresher=refreshed,
         )
 
     def test_no_batch_is_made_before_its_boundary_has_been_reached_and_mined(self):
@@ -189,7 +189,7 @@ class TestAhead:
                 made.append(number)
                 yield number
 
-        taking = ahead(items(), depth=3)
+        taking = prefetch(items(), depth=3)
         assert next(taking) == 0
         wait_until(lambda: len(made) >= 4)
         time.sleep(0.3)
@@ -197,7 +197,7 @@ class TestAhead:
         assert list(taking) == list(range(1, 50))
 
     def test_works_on_another_thread(self):
-        names = list(ahead((threading.current_thread().name for _ in range(3)), depth=2))
+        names = list(prefetch((threading.current_thread().name for _ in range(3)), depth=2))
         assert names == ["tokenizer"] * 3
 
     def test_an_error_arrives_in_its_turn(self):
@@ -208,26 +208,26 @@ class TestAhead:
 
         taken = []
         with pytest.raises(BadData, match="x.jsonl:3: broken"):
-            taken.extend(ahead(items(), depth=2))
+            taken.extend(prefetch(items(), depth=2))
         assert taken == [1, 2]
 
     def test_an_exception_that_is_an_item_is_not_raised(self):
         error = ValueError("an item")
-        assert list(ahead([error], depth=1)) == [error]
+        assert list(prefetch([error], depth=1)) == [error]
 
     def test_the_thread_ends_when_nobody_takes_any_more(self):
-        taking = ahead(iter(int, 1), depth=2)  # endless
+        taking = prefetch(iter(int, 1), depth=2)  # endless
         assert next(taking) == 0
         assert tokenizer_threads()
         taking.close()
         wait_until(lambda: not tokenizer_threads())
 
     def test_the_thread_ends_after_the_last_item(self):
-        assert list(ahead(range(3), depth=2)) == [0, 1, 2]
+        assert list(prefetch(range(3), depth=2)) == [0, 1, 2]
         wait_until(lambda: not tokenizer_threads())
 
     def test_of_nothing_is_nothing(self):
-        assert list(ahead([], depth=2)) == []
+        assert list(prefetch([], depth=2)) == []
 
 
 class Listener(lightning.LightningModule):
@@ -254,15 +254,25 @@ def fitted(folder, pairs, **how):
     """What a listener heard of a run of seven steps, and its trainer."""
     listener = Listener()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=7, max_epochs=-1, val_check_interval=3, check_val_every_n_epoch=None, num_sanity_val_steps=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **how,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_steps=7,
+        max_epochs=-1,
+        val_check_interval=3,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **how,
+    )
     trainer.fit(listener, datamodule=pairs)
     return listener, trainer
 
 
 def test_lightning_takes_every_step_once_in_order_and_validates_on_the_whole_set(tmp_path):
-    held_out = from_rows(ROWS[:3], "validation")
+    held_out = retrieval_set_from_rows(ROWS[:3], "validation")
     listener, trainer = fitted(tmp_path, PairData(steps(), held_out))
     assert listener.seen == ids(steps())
     assert [at for at, _ in listener.validated] == [3, 6]
@@ -271,7 +281,7 @@ def test_lightning_takes_every_step_once_in_order_and_validates_on_the_whole_set
 
 
 def heard_on_a_rank(folder, mixture):
-    held_out = from_rows(ROWS[:3], "validation")
+    held_out = retrieval_set_from_rows(ROWS[:3], "validation")
     pairs = PairData(steps(batch_size=4, mixture=mixture), held_out)
     listener, _ = fitted(folder, pairs, strategy="ddp", devices=2, use_distributed_sampler=False)
     return listener.seen, [
@@ -294,7 +304,7 @@ def refused_on_a_rank(folder):
     ):
         fitted(
             folder,
-            PairData(steps(batch_size=3), from_rows(ROWS[:3], "validation")),
+            PairData(steps(batch_size=3), retrieval_set_from_rows(ROWS[:3], "validation")),
             strategy="ddp",
             devices=2,
             use_distributed_sampler=False,

@@ -34,7 +34,7 @@ def test_no_known_positive_no_twin_and_nothing_twice(pairs, count, step):
     draw = RandomNegatives(rows, known, seed=3, count=count)
     samples = np.arange(len(rows))
     for place in range(len(rows)):
-        row = draw.given(step, samples, place)
+        row = draw.row_with_negatives(step, samples, place)
         right = {positive for query, positive in pairs if query == row.query} | {row.query}
         real = [text for text in row.negatives if text != row.positive]
         assert len(row.negatives) == count

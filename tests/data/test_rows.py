@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.batch import identity
-from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
+from trainer.data.rows import Row, Rows, count_duplicate_pairs, known_positives
 
 TEXTS = st.text("aé\U0001f600 ", max_size=4)
 ROWS = st.builds(
@@ -30,7 +30,7 @@ def test_rows_equal_the_list(rows: list[Row]) -> None:
     assert [stored[at] for at in range(-len(rows), 0)] == rows
     assert list(stored[1:]) == rows[1:]
     assert list(stored[1:].select(np.arange(len(rows[1:]))[::-1])) == rows[1:][::-1]
-    assert duplicate_pairs(stored.table) == len(rows) - len(
+    assert count_duplicate_pairs(stored.table) == len(rows) - len(
         {(row.query, row.positive) for row in rows}
     )
     assert [

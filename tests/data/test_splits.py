@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.near_duplicates import near_identical, normal_form, word_set
+from trainer.data.near_duplicates import find_near_identical, normal_form, word_set
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row, Rows
-from trainer.data.splits import connected, hold_out, split_by_document
+from trainer.data.splits import connected_groups, hold_out, split_by_document
 from trainer.errors import BadData
 
 SMALL = st.integers(0, 12)
@@ -19,7 +19,7 @@ SMALL = st.integers(0, 12)
 @settings(deadline=None)
 @given(st.lists(st.tuples(SMALL, SMALL), min_size=1, max_size=40))
 def test_connected_equals_walking_the_graph(pairs: list[tuple[int, int]]) -> None:
-    found = connected(*(np.array(column) for column in zip(*pairs, strict=True)))
+    found = connected_groups(*(np.array(column) for column in zip(*pairs, strict=True)))
     for start in range(len(pairs)):
         reached, new = {start}, {start}
         while new:
@@ -71,7 +71,10 @@ def test_near_identical_training_rows_are_left_out() -> None:
     sizes = set()
     for seed in range(8):
         train, validation = hold_out(rows, 0.3, 1, seed)
-        assert near_identical([row.query for row in train], [row.query for row in validation]) == []
+        assert (
+            find_near_identical([row.query for row in train], [row.query for row in validation])
+            == []
+        )
         sizes.add((len(train), len(validation)))
     assert sizes == {(2, 1), (1, 1)}
     assert any("1 training rows left out" in note for note in rows.report.notes)
@@ -111,7 +114,7 @@ def test_near_identical_misses_none(texts: list[str], others: list[str], overlap
         for at, text in enumerate(texts)
         if any(near(text, other) and word_set(text) for other in others)
     ]
-    assert [at for at, _ in near_identical(texts, others, overlap)] == expected
+    assert [at for at, _ in find_near_identical(texts, others, overlap)] == expected
 
 
 def test_split_by_document_keeps_shared_documents_together() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.check import check
+from trainer.data.check import summarize_data
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import known_positives
 
@@ -36,7 +36,7 @@ def test_r20_duplicates_in_a_folder_are_reported(tmp_path: Path) -> None:
         rows.report.same_text_under_two_ids,
         rows.report.duplicate_rows,
     ) == (1, 1, 1)
-    found = check(str(tmp_path / "twins")).report
+    found = summarize_data(str(tmp_path / "twins")).report
     assert (found.duplicate_ids, found.same_text_under_two_ids, found.duplicate_rows) == (1, 1, 1)
 
 

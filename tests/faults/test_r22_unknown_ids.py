@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.check import check
+from trainer.data.check import summarize_data
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData
@@ -12,7 +12,7 @@ from trainer.errors import BadData
 READERS = {
     "rows": lambda folder: read_rows(folder, split="test"),
     "retrieval set": lambda folder: read_retrieval_set(folder, "test"),
-    "check": check,
+    "summary": summarize_data,
 }
 
 

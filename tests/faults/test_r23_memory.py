@@ -20,13 +20,13 @@ HELD = """
 import json, sys, tracemalloc
 import pyarrow
 from trainer.data.readers.read import read_rows
-from trainer.data.rows import duplicate_pairs
+from trainer.data.rows import count_duplicate_pairs
 read_rows(sys.argv[1])
 tracemalloc.start()
 rows = read_rows(sys.argv[1])
 held, peak = tracemalloc.get_traced_memory()
 tracemalloc.reset_peak()
-duplicate_pairs(rows.table)  # what reading does once all rows are there
+count_duplicate_pairs(rows.table)  # what reading does once all rows are there
 counting = tracemalloc.get_traced_memory()[1] - held
 arrow = pyarrow.default_memory_pool()
 held += arrow.bytes_allocated() + counting

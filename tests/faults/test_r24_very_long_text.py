@@ -22,8 +22,8 @@ def test_r24_a_very_long_text_is_cut_and_warned_of_once(
     assert {len(row.positive) for row in rows} == {MAX_TEXT_CHARACTERS}
     assert rows.report.truncated_texts == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "long.jsonl:1: a text of 5000000 characters was cut to 200000; further ones are only"
-        " counted"
+        "long.jsonl:1: a text of 5000000 characters was cut to 200000; further cuts are"
+        " counted only"
     ]
 
 

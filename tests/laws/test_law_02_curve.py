@@ -17,7 +17,7 @@ from ranks import on_ranks
 from trainer.collectives import of_all, ranks
 from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
-from trainer.data.retrieval_set import from_rows
+from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.microbatches import in_chunks
 from trainer.modules.bi_encoder import BiEncoder, Temperature
@@ -86,7 +86,7 @@ def curve(folder, tuning, dtype, rate):
         module,
         datamodule=PairData(
             Steps(rows, make, seed=3, batch_size=BATCH, first=0, last=STEPS),
-            from_rows(list(rows)[:2], "validation"),
+            retrieval_set_from_rows(list(rows)[:2], "validation"),
         ),
     )
     return module.seen

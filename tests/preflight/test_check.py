@@ -324,13 +324,13 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
         "recipe": "did you mean objective.temperature",
         "machine": "mixed_precision 'fp8' is not supported",
         "batch": "set it to 14 or 16",
-        "data": "none.jsonl is not there",
+        "data": "none.jsonl does not exist",
     }.items():
         assert re.search(rf"^wrong +{place}: .*{re.escape(said)}", output, re.MULTILINE), (
             place,
             output,
         )
-    assert "no-test.jsonl is not there" in output
+    assert "no-test.jsonl does not exist" in output
     assert ("ok", "model") in lines_of(output)  # which could be looked at all the same
     assert "5 things are wrong" in output
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.build import cross_encoder as build_cross_encoder
-from trainer.data.mixture import Mixture, check_weights, end_to_end, mixed
+from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.read import read_rows
-from trainer.data.retrieval_set import RetrievalSet, from_rows, read_retrieval_set
+from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set, retrieval_set_from_rows
 from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.mining.refresh import Refresh
@@ -50,7 +50,7 @@ def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> Data
         read(source.source, columns=data.columns if source.columns is None else source.columns)
         for source in data.sources
     ]
-    rows = end_to_end(sets)
+    rows = concatenate(sets)
     held_out = partial(
         read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio
     )
@@ -64,9 +64,11 @@ def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> Data
         rows, validation_rows = hold_out(
             rows, data.validation_ratio, data.validation_max_queries, seed
         )
-        validation = from_rows(validation_rows, "validation")
+        validation = retrieval_set_from_rows(validation_rows, "validation")
     mixture = (
-        mixed(sets, rows, weights, data.mixing == "one_source_per_batch") if len(sets) > 1 else None
+        build_mixture(sets, rows, weights, data.mixing == "one_source_per_batch")
+        if len(sets) > 1
+        else None
     )
     return DataSets(
         rows, validation, held_out(test_source, "test") if test_source else None, mixture
@@ -115,6 +117,6 @@ def pair_data(
         last=steps,
         mixture=data.mixture,
         random_negatives=drawn,
-        refreshed=refreshed,
+        refresher=refreshed,
     )
     return PairData(order, data.validation)

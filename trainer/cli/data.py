@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainer.data.check import Findings, Spread
+    from trainer.data.check import DataSummary, Spread
 
 app = typer.Typer(no_args_is_help=True, help="Build data sets and look at them.")
 
@@ -77,7 +77,7 @@ def check(
 
     from rich.console import Console
 
-    from trainer.data.check import check as look
+    from trainer.data.check import summarize_data
     from trainer.data.readers.report import BadRow
     from trainer.errors import BadRecipe
 
@@ -86,7 +86,9 @@ def check(
         raise BadRecipe("--column wants ROLE=NAME, e.g. --column query=title.")
     bad_rows: list[BadRow] = []
     try:
-        findings = look(source, columns, max_bad_rows_ratio, bad_rows.append if rejected else None)
+        findings = summarize_data(
+            source, columns, max_bad_rows_ratio, bad_rows.append if rejected else None
+        )
     finally:
         if rejected:
             rejected.write_text(
@@ -99,7 +101,7 @@ def check(
     raise typer.Exit(findings.exit_code)
 
 
-def _show(findings: "Findings", console: "Console") -> None:
+def _show(findings: "DataSummary", console: "Console") -> None:
     """The findings as a page for people; texts of the data are escaped."""
     from rich.table import Table
     from rich.text import Text
@@ -149,7 +151,7 @@ def _range(spread: "Spread") -> str:
     return f"{spread.min} to {spread.max}"
 
 
-def _show_lengths(findings: "Findings", console: "Console") -> None:
+def _show_lengths(findings: "DataSummary", console: "Console") -> None:
     from rich.table import Table
 
     table = Table(
@@ -169,7 +171,7 @@ def _show_lengths(findings: "Findings", console: "Console") -> None:
     console.print(table)
 
 
-def _show_problems(findings: "Findings", say) -> None:  # type: ignore[no-untyped-def]
+def _show_problems(findings: "DataSummary", say) -> None:  # type: ignore[no-untyped-def]
     """What was dropped, set aside or leaks, and whether a run could use this data."""
     from trainer.storage.visible import visible
 

@@ -1,6 +1,4 @@
-"""`nearfar data check`: what a data set holds, what was understood of it, and what is wrong with
-it.
-"""
+"""Summarises a data set: splits, columns, lengths, bad rows, and leaks between splits."""
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.near_duplicates import find_near_identical, normal_form
+from trainer.data.readers.beir import Judgement, beir_splits, is_beir_folder, read_qrels
 from trainer.data.readers.columns import is_blank
-from trainer.data.near_duplicates import near_identical, normal_form
-from trainer.data.readers.read import judged_texts, read_rows
-from trainer.data.readers.beir import beir_splits, is_beir_folder, read_qrels
 from trainer.data.readers.hub import is_saved_folder, saved_splits
+from trainer.data.readers.read import judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
-from trainer.data.rows import Row, Rows, duplicate_pairs, known_positives
+from trainer.data.rows import Row, Rows, count_duplicate_pairs, known_positives
 from trainer.errors import BadData, TooManyBadRows
 
 EXAMPLES = 3
@@ -25,7 +23,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median, 95th percentile and largest of a count."""
+    """The minimum, median, 95th percentile and maximum of a count."""
 
     min: int
     median: int
@@ -34,19 +32,20 @@ class Spread:
 
     @classmethod
     def of(cls, counts: Sequence[int] | np.ndarray) -> "Spread":
-        """The spread of some counts.
+        """The spread of counts.
 
         >>> Spread.of([1, 2, 9])
         Spread(min=1, median=2, p95=9, max=9)
         """
-        ordered = np.sort(np.asarray(counts, dtype=np.int64))
-        at = [0, (len(ordered) - 1) // 2, int(np.ceil(0.95 * len(ordered))) - 1, len(ordered) - 1]
-        return cls(*(int(ordered[position]) for position in at))
+        ascending = np.sort(np.asarray(counts, dtype=np.int64))
+        last = len(ascending) - 1
+        positions = [0, last // 2, int(np.ceil(0.95 * len(ascending))) - 1, last]
+        return cls(*(int(ascending[position]) for position in positions))
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split, or a whole file."""
+class SplitSummary:
+    """One split, or a file without splits."""
 
     name: str
     pairs: int
@@ -57,13 +56,13 @@ class Part:
     query_words: Spread
     document_words: Spread
     labels: tuple[float, float] | None
-    """Lowest and highest score, None without scores."""
+    """The lowest and the highest score; None without scores."""
     example: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that stands in two splits: it makes the later one easier than it is."""
+    """Texts that two splits share; they make the results on the second split too good."""
 
     kind: str
     splits: tuple[str, str]
@@ -72,101 +71,110 @@ class Leak:
 
 
 @dataclass
-class Findings:
-    """All that a check found."""
+class DataSummary:
+    """The content of a data set, and what is wrong with it."""
 
     report: ReadReport
-    parts: list[Part]
+    parts: list[SplitSummary]
     leaks: list[Leak]
     corpus_documents: int | None = None
     corpus_words: Spread | None = None
     problem: str = ""
-    """Why a run on this data would end with `exit_code`."""
+    """Why training on this data would end with `exit_code`; "" if it would not."""
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The summary as values for JSON."""
         values = asdict(replace(self, report=replace(self.report, on_bad=None)))
         del values["report"]["on_bad"]
         return values
 
 
-def check(
+def summarize_data(
     source: str,
     columns: Mapping[str, str] | None = None,
     max_bad_rows_ratio: float = 0.001,
     on_bad: Callable[[BadRow], None] | None = None,
-) -> Findings:
-    """What the file, folder or hub data set holds. Raises BadData where reading it does; too many
-    bad rows are a finding.
+) -> DataSummary:
+    """The summary of a file, folder or hub data set.
+
+    Raises BadData if the source cannot be read. Too many bad rows raise nothing: they are the
+    `problem` of the summary.
     """
     folder = Path(source)
     if folder.is_dir() and is_beir_folder(folder):
-        findings = _check_beir(folder, on_bad)
+        summary = _summarize_beir(folder, on_bad)
     else:
         splits = saved_splits(folder) if folder.is_dir() and is_saved_folder(folder) else ["train"]
         parts = {split: read_rows(source, columns, split, 1.0, None, on_bad) for split in splits}  # type: ignore[arg-type]
         names = parts if len(parts) > 1 else {"all": parts[splits[0]]}
-        report = _sum_of([rows.report for rows in parts.values()])
-        findings = Findings(
-            report, [_part(name, rows) for name, rows in names.items()], _leaks(names)
+        report = _sum_of_reports([rows.report for rows in parts.values()])
+        summary = DataSummary(
+            report, [_summarize_split(name, rows) for name, rows in names.items()], _leaks(names)
         )
     try:
-        findings.report.check_budget(max_bad_rows_ratio)
+        summary.report.check_budget(max_bad_rows_ratio)
     except TooManyBadRows as error:
-        findings.problem, findings.exit_code = str(error), error.exit_code
-    return findings
+        summary.problem, summary.exit_code = str(error), error.exit_code
+    return summary
 
 
-def _check_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Findings:
+def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> DataSummary:
     report = ReadReport(str(folder), layout="BEIR folder", on_bad=on_bad)
-    splits = sorted(
-        beir_splits(folder),
-        key=lambda name: (*(name != known for known in ("train", "dev", "test")), name),
-    )
-    if not splits:
-        raise BadData(
-            f"{folder} has no qrels/<split>.tsv, so nothing says which document answers which"
-            " query; add at least qrels/train.tsv."
-        )
-    judged = {
-        split: [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0]
-        for split in splits
-    }
-    kept, queries, documents = judged_texts(
+    positives = _positive_judgements(folder, report)
+    complete, queries, documents = judged_texts(
         folder,
-        [judgement for part in judged.values() for judgement in part],
+        [judgement for judgements in positives.values() for judgement in judgements],
         report,
         whole_corpus=True,
     )
-    good = {judgement.source for judgement in kept}
+    complete_sources = {judgement.source for judgement in complete}
     parts = {}
-    for split, judgements in judged.items():
+    for split, judgements in positives.items():
         rows = [
-            Row(queries[one.query], documents[one.document], source=one.source)
-            for one in judgements
-            if one.source in good
+            Row(queries[judgement.query], documents[judgement.document], source=judgement.source)
+            for judgement in judgements
+            if judgement.source in complete_sources
         ]
-        usable = [row for row in rows if not is_blank(row.query) and not is_blank(row.positive)]
-        report.blank_rows_dropped += len(rows) - len(usable)
-        parts[split] = Rows.of(usable)
-        report.rows_kept += len(usable)
-        report.duplicate_rows += duplicate_pairs(parts[split].table)
+        usable_rows = [
+            row for row in rows if not is_blank(row.query) and not is_blank(row.positive)
+        ]
+        report.blank_rows_dropped += len(rows) - len(usable_rows)
+        parts[split] = Rows.of(usable_rows)
+        report.rows_kept += len(usable_rows)
+        report.duplicate_rows += count_duplicate_pairs(parts[split].table)
     if not report.rows_kept:
         raise BadData(
             f"{folder}: no query has a document that answers it; give qrels with scores above 0."
         )
     words = [len(text.split()) for text in documents.values()]
-    return Findings(
+    return DataSummary(
         report,
-        [_part(name, rows) for name, rows in parts.items() if len(rows)],
+        [_summarize_split(name, rows) for name, rows in parts.items() if len(rows)],
         _leaks(parts),
         len(words),
         Spread.of(words),
     )
 
 
-def _part(name: str, rows: Rows) -> Part:
+def _positive_judgements(folder: Path, report: ReadReport) -> dict[str, list[Judgement]]:
+    """Split to its judgements with a score above 0; train, dev and test come first."""
+    splits = sorted(
+        beir_splits(folder),
+        key=lambda name: (*(name != split for split in ("train", "dev", "test")), name),
+    )
+    if not splits:
+        raise BadData(
+            f"{folder} has no qrels/<split>.tsv, so nothing says which document answers which"
+            " query; add at least qrels/train.tsv."
+        )
+    return {
+        split: [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0]
+        for split in splits
+    }
+
+
+def _summarize_split(name: str, rows: Rows) -> SplitSummary:
     query_words, document_words, negatives = array("q"), array("q"), array("q")
     lowest, highest = np.inf, -np.inf
     for row in rows:
@@ -175,13 +183,13 @@ def _part(name: str, rows: Rows) -> Part:
         negatives.append(len(row.negatives))
         if row.labels:
             lowest, highest = min(lowest, *row.labels), max(highest, *row.labels)
-    known = known_positives(rows)
-    return Part(
+    positives = known_positives(rows)
+    return SplitSummary(
         name=name,
         pairs=len(rows),
-        queries=len(known),
+        queries=len(positives),
         answering_documents=len(np.unique(rows.identities("positive"))),
-        positives_per_query=Spread.of(known.sizes()),
+        positives_per_query=Spread.of(positives.sizes()),
         negatives_per_pair=Spread.of(negatives),
         query_words=Spread.of(query_words),
         document_words=Spread.of(document_words),
@@ -191,46 +199,45 @@ def _part(name: str, rows: Rows) -> Part:
 
 
 def _leaks(parts: Mapping[str, Rows]) -> list[Leak]:
-    """What each two splits share: queries in normal form, near-identical queries, positives."""
+    """What any two splits share: queries in normal form, near-identical queries, positives."""
     leaks = []
-    for one, other in combinations(parts, 2):
-        held = {normal_form(row.query): row.query for row in parts[other]}
-        same = {form for row in parts[one] if (form := normal_form(row.query)) in held}
-        near = dict(
-            near_identical(
-                (row.query for row in parts[one] if normal_form(row.query) not in same),
-                held.values(),
-            )
+    for first, second in combinations(parts, 2):
+        second_queries = {normal_form(row.query): row.query for row in parts[second]}
+        same_forms = {
+            form for row in parts[first] if (form := normal_form(row.query)) in second_queries
+        }
+        near_identical = find_near_identical(
+            (row.query for row in parts[first] if normal_form(row.query) not in same_forms),
+            second_queries.values(),
         )
-        shared = np.intersect1d(
-            parts[one].identities("positive"), parts[other].identities("positive")
+        near_queries = list(dict.fromkeys(query for _, query in near_identical))
+        shared_positives = np.intersect1d(
+            parts[first].identities("positive"), parts[second].identities("positive")
         )
-        texts = _positives_with(parts[other], shared[:EXAMPLES])
+        same_queries = [second_queries[form] for form in sorted(same_forms)[:EXAMPLES]]
+        positives = _positives_with(parts[second], shared_positives[:EXAMPLES])
         for kind, count, examples in (
-            ("the same query", len(same), [held[form] for form in sorted(same)[:EXAMPLES]]),
-            (
-                "a near-identical query",
-                len(set(near.values())),
-                list(dict.fromkeys(near.values()))[:EXAMPLES],
-            ),
-            ("the same positive document", len(shared), texts),
+            ("the same query", len(same_forms), same_queries),
+            ("a near-identical query", len(near_queries), near_queries[:EXAMPLES]),
+            ("the same positive document", len(shared_positives), positives),
         ):
             if count:
-                leaks.append(Leak(kind, (one, other), count, tuple(examples)))
+                leaks.append(Leak(kind, (first, second), count, tuple(examples)))
     return leaks
 
 
 def _positives_with(rows: Rows, identities: np.ndarray) -> list[str]:
-    positions = [
-        int(np.flatnonzero(rows.identities("positive") == wanted)[0]) for wanted in identities
+    """The positives with these identities."""
+    row_identities = rows.identities("positive")
+    return [
+        rows[int(np.flatnonzero(row_identities == identity)[0])].positive for identity in identities
     ]
-    return [rows[at].positive for at in positions]
 
 
-def _sum_of(reports: Iterable[ReadReport]) -> ReadReport:
-    """One report of several splits of one source."""
-    first, *others = reports
-    for other in others:
+def _sum_of_reports(reports: Iterable[ReadReport]) -> ReadReport:
+    """One report for all splits of a source."""
+    total, *further_reports = reports
+    for report in further_reports:
         for name in (
             "rows_read",
             "rows_kept",
@@ -240,10 +247,10 @@ def _sum_of(reports: Iterable[ReadReport]) -> ReadReport:
             "duplicate_rows",
             "truncated_texts",
         ):
-            setattr(first, name, getattr(first, name) + getattr(other, name))
-        first.bad = {
-            reason: first.bad.get(reason, 0) + other.bad.get(reason, 0)
-            for reason in first.bad | other.bad
+            setattr(total, name, getattr(total, name) + getattr(report, name))
+        total.bad = {
+            reason: total.bad.get(reason, 0) + report.bad.get(reason, 0)
+            for reason in total.bad | report.bad
         }
-        first.bad_rows.extend(other.bad_rows)
-    return first
+        total.bad_rows.extend(report.bad_rows)
+    return total

@@ -1,12 +1,10 @@
-"""Rows to a `Batch`: candidates chosen, texts tokenised, identities and known positives beside
-them.
-"""
+"""Turns rows into a `Batch`: selects candidates, tokenises texts and adds the known positives."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trainer.batch import Batch, Texts, identity
@@ -22,30 +20,42 @@ def collate(
     known_positives: Mapping[int, frozenset[int]],
     negatives_per_query: int,
 ) -> Batch:
-    """One batch: each query with its positive first and then `negatives_per_query` hard negatives.
+    """A batch of queries, each with its positive first and then `negatives_per_query` negatives.
 
-    A row with fewer negatives repeats its own; one with none at all raises `BadData`.
+    A row with fewer negatives repeats its own. Raises BadData for a row without negatives.
     """
     queries = tokenize([row.query for row in rows], "query")
     documents = tokenize(
-        [text for row in rows for text in candidates(row, negatives_per_query)], "document"
+        [text for row in rows for text in row_candidates(row, negatives_per_query)], "document"
     )
-    known = [
+    positives = [
         sorted(known_positives.get(identity(row.query), {identity(row.positive)})) for row in rows
     ]
-    widest = max(map(len, known))
     return Batch(
         queries=queries,
         documents=documents,
-        known_positives=torch.tensor([list_ + [-1] * (widest - len(list_)) for list_ in known]),
-        labels=labels(rows, negatives_per_query),
+        known_positives=pad_identities(positives),
+        labels=candidate_labels(rows, negatives_per_query),
         sample_ids=tuple(row.source for row in rows),
     )
 
 
-def candidates(row: Row, negatives: int) -> list[str]:
-    """The positive and `negatives` hard negatives, which repeat where the row has fewer; BadData
-    where it has none.
+def pad_identities(
+    identities: Sequence[Sequence[int]],
+) -> Int64[Tensor, "query known_positive"]:
+    """The identities of each query as one line, padded with -1.
+
+    >>> pad_identities([[5], [6, 7]]).tolist()
+    [[5, -1], [6, 7]]
+    """
+    width = max(map(len, identities))
+    return torch.tensor([[*line, *[-1] * (width - len(line))] for line in identities])
+
+
+def row_candidates(row: Row, negatives: int) -> list[str]:
+    """The positive and `negatives` hard negatives, which repeat if the row has fewer.
+
+    Raises BadData if the row has none.
     """
     if negatives and not row.negatives:
         raise BadData(
@@ -59,16 +69,16 @@ def candidates(row: Row, negatives: int) -> list[str]:
     ]
 
 
-def labels(rows: Sequence[Row], negatives: int) -> Float[Tensor, "query candidate"] | None:
-    """The data's score of every candidate; None when a row does not have one for each."""
-    found = [_scores_of_candidates(row, negatives) for row in rows]
-    return None if None in found else torch.tensor(found, dtype=torch.float32)
+def candidate_labels(
+    rows: Sequence[Row], negatives: int
+) -> Float[Tensor, "query candidate"] | None:
+    """The score in the data of every candidate; None when a candidate of any row has none."""
+    scores = [_candidate_scores(row, negatives) for row in rows]
+    return None if None in scores else torch.tensor(scores, dtype=torch.float32)
 
 
-def _scores_of_candidates(row: Row, negatives: int) -> list[float] | None:
-    """One score a candidate, in the order of `candidates`. A scored pair has one, for its positive
-    alone.
-    """
+def _candidate_scores(row: Row, negatives: int) -> list[float] | None:
+    """One score per candidate, in the order of `row_candidates`; None when one has no score."""
     if row.labels is None or (negatives and len(row.labels) != 1 + len(row.negatives)):
         return None
     return [

@@ -1,4 +1,4 @@
-"""Negatives that are mined anew while training: before which steps, and what of them a row gets."""
+"""Negatives that are mined again during training: before which steps, and which ones a row gets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64
 
-from trainer.data.collate import candidates
+from trainer.data.collate import row_candidates
 from trainer.data.rows import Row
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Before which steps, counted from 0, negatives are mined anew: `first_step`, and from there on
-    after every so many.
+    """The steps, counted from 0, before which negatives are mined: `first_step`, and then every
+    `every_steps` steps.
     """
 
     first_step: int
     every_steps: int
 
     def latest(self, step: int) -> int | None:
-        """The last boundary at or before `step`; None where there is none yet.
+        """The last boundary at or before `step`, or None before the first one.
 
         >>> [Boundaries(first_step=2, every_steps=3).latest(step) for step in (1, 2, 4, 5)]
         [None, 2, 2, 5]
@@ -30,7 +30,7 @@ class Boundaries:
         )
 
     def spans(self, first: int, last: int) -> Iterator[range]:
-        """The steps `first` up to `last`, cut at the boundaries.
+        """The steps from `first` up to `last`, divided at the boundaries.
 
         >>> list(Boundaries(first_step=2, every_steps=3).spans(0, 7))
         [range(0, 2), range(2, 5), range(5, 7)]
@@ -44,14 +44,15 @@ class Boundaries:
 
 @dataclass(frozen=True, eq=False)
 class MinedNegatives:
-    """What was mined at one boundary, by the identities of texts (`trainer.batch.identity`)."""
+    """The negatives mined at one boundary, as identities of texts (`trainer.batch.identity`)."""
 
     table: Int64[np.ndarray, "query candidate"]
-    """Of each query, in ascending order, itself and its negatives, filled up with -1."""
+    """One line per query, in ascending order: the query, its negatives, and -1 as padding."""
 
     def of(self, query: int) -> Int64[np.ndarray, " negative"]:
-        """The negatives of a query, the first mined first. Raises KeyError for one that was not
-        asked for at that boundary.
+        """The negatives of a query, the first mined first.
+
+        Raises KeyError for a query that was not mined at this boundary.
 
         >>> MinedNegatives(np.array([[3, 7, 8], [5, 9, -1]])).of(5).tolist()
         [9]
@@ -63,15 +64,17 @@ class MinedNegatives:
         return negatives[negatives >= 0]
 
 
-def with_mined(row: Row, own: int, mined: Sequence[str], count: int) -> Row:
-    """The row with `own` negatives of the data and up to `count` mined ones; its positive stands in
-    for those that are missing, and counts for nobody.
+def add_mined_negatives(
+    row: Row, row_negatives: int, mined_texts: Sequence[str], count: int
+) -> Row:
+    """The row with `row_negatives` negatives of its own and `count` mined ones.
 
-    >>> with_mined(Row("q", "a", ("b",)), own=1, mined=["c"], count=2).negatives
+    If there are fewer mined texts, the row's positive fills up; no objective counts it.
+
+    >>> row = Row("q", "a", ("b",))
+    >>> add_mined_negatives(row, row_negatives=1, mined_texts=["c"], count=2).negatives
     ('b', 'c', 'a')
     """
-    return replace(
-        row,
-        negatives=(*candidates(row, own)[1:], *mined, *[row.positive] * (count - len(mined))),
-        labels=None,
-    )
+    padding = [row.positive] * (count - len(mined_texts))
+    negatives = (*row_candidates(row, row_negatives)[1:], *mined_texts, *padding)
+    return replace(row, negatives=negatives, labels=None)

@@ -1,6 +1,4 @@
-"""Training batches for Lightning: read off the order of samples by global step, tokenised on a
-thread of their own.
-"""
+"""Training batches for Lightning, computed from the global step, tokenised on a second thread."""
 
 import queue
 import threading
@@ -23,29 +21,29 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 
 Item = TypeVar("Item")
-Given = Callable[[Row], Row]
-"""A row as it is in a batch."""
+RowTransform = Callable[[Row], Row]
+"""Gives the row that a batch contains, e.g. with mined negatives."""
 
 
 @runtime_checkable
-class Refreshed(Protocol):
-    """What mines negatives anew while training."""
+class NegativeRefresher(Protocol):
+    """Mines negatives during training."""
 
     boundaries: Boundaries
 
-    def ready(self, steps: "Steps", step: int) -> Given:
-        """What rows get from `step` up to the next boundary. Called on all ranks between two steps,
-        before any of these batches is made.
+    def mine_before(self, steps: "Steps", step: int) -> RowTransform:
+        """The transform of rows from `step` up to the next boundary.
+
+        It is called on all ranks between two steps, before any of these batches is made.
         """
 
 
 @dataclass(frozen=True)
 class Steps:
-    """One rank's parts of the batches of optimizer steps `first` up to `last`, whatever epoch they
-    fall in. Iterating twice gives the same.
+    """The batches of one rank for the optimizer steps `first` up to `last`, over all epochs.
 
     The global batch of a step is the same for any number of ranks; a rank reads and tokenises its
-    own part alone.
+    own part only. A second iteration gives the same batches.
     """
 
     rows: Sequence[Row]
@@ -55,11 +53,11 @@ class Steps:
     first: int
     last: int
     mixture: Mixture | None = None
-    """How `rows` are made up of several data sets; None: they are one."""
+    """The data sets that `rows` consist of; None for a single one."""
     random_negatives: RandomNegatives | None = None
-    """Draws the negatives of rows; None: rows keep their own."""
-    refreshed: Refreshed | None = None
-    """Mines negatives anew; None: nothing does."""
+    """Draws the negatives of rows; None if rows keep their own."""
+    refresher: NegativeRefresher | None = None
+    """Mines negatives during training; None if nothing does."""
     rank: int = 0
     ranks: int = 1
 
@@ -70,49 +68,49 @@ class Steps:
         return self.last - self.first
 
     def samples(self, step: int) -> Int[np.ndarray, " sample"]:
-        """The rows of the global batch of one step, by number."""
+        """The numbers of the rows in the global batch of one step."""
         if self.mixture is None:
             return batch_samples(self.seed, step, len(self.rows), self.batch_size)
         return self.mixture.batch_samples(self.seed, step, self.batch_size)
 
-    def batch(self, step: int, given: Given = lambda row: row) -> Batch:
-        """This rank's part of the global batch of one step."""
+    def batch(self, step: int, transform: RowTransform = lambda row: row) -> Batch:
+        """The part of this rank of the global batch of one step."""
         samples = self.samples(step)
         if self.random_negatives is None:
-            return self.collate(
-                [
-                    given(self.rows[int(sample)])
-                    for sample in own_part(samples, self.rank, self.ranks)
-                ]
-            )
+            own_samples = own_part(samples, self.rank, self.ranks)
+            return self.collate([transform(self.rows[int(sample)]) for sample in own_samples])
         places = own_part(np.arange(len(samples)), self.rank, self.ranks)
         return self.collate(
-            [self.random_negatives.given(step, samples, int(place)) for place in places]
+            [
+                self.random_negatives.row_with_negatives(step, samples, int(place))
+                for place in places
+            ]
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.refreshed is None:
-            yield from ahead((self.batch(step) for step in range(self.first, self.last)), depth=4)
+        if self.refresher is None:
+            steps = range(self.first, self.last)
+            yield from prefetch((self.batch(step) for step in steps), depth=4)
             return
-        for span in self.refreshed.boundaries.spans(self.first, self.last):
-            given = self.refreshed.ready(
-                self, span.start
-            )  # with the weights as they are now: the batch before has been trained on
-            yield from ahead((self.batch(step, given) for step in span), depth=4)
+        for span in self.refresher.boundaries.spans(self.first, self.last):
+            # The previous batch has been trained on, so mining uses the current weights.
+            transform = self.refresher.mine_before(self, span.start)
+            yield from prefetch((self.batch(step, transform) for step in span), depth=4)
 
 
-def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """`items`, made up to `depth` ahead on another thread; an error there is raised here, in its
-    turn.
+def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """`items`, of which another thread computes up to `depth` in advance.
 
-    >>> list(ahead(range(3), depth=2))
+    An error on that thread is raised here, after the items before it.
+
+    >>> list(prefetch(range(3), depth=2))
     [0, 1, 2]
     """
     ready: queue.Queue[tuple[str, object]] = queue.Queue(depth)
-    left = threading.Event()
+    consumer_stopped = threading.Event()
 
     def put(kind: str, value: object) -> bool:
-        while not left.is_set():
+        while not consumer_stopped.is_set():
             try:
                 ready.put((kind, value), timeout=0.1)
             except queue.Full:
@@ -126,7 +124,7 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+        except BaseException as error:  # noqa: BLE001 - the consumer raises it
             put("error", error)
 
     threading.Thread(target=work, name="tokenizer", daemon=True).start()
@@ -139,11 +137,11 @@ def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
                 raise value
             yield value  # type: ignore[misc]
     finally:
-        left.set()
+        consumer_stopped.set()
 
 
 class PairData(LightningDataModule):
-    """Training steps and the held-out queries they are validated on."""
+    """The training steps, and the retrieval set for validation."""
 
     def __init__(self, steps: Steps, validation: RetrievalSet) -> None:
         super().__init__()
@@ -151,21 +149,21 @@ class PairData(LightningDataModule):
         self.validation = validation
 
     def train_dataloader(self) -> Steps:
-        """All steps of the run, of each the part of this rank. Raises BadRecipe when a batch has no
-        equal parts for all ranks.
+        """The part of this rank of every step. Raises BadRecipe when a batch cannot be divided
+        equally among the ranks.
         """
         if self.trainer is None:
             return self.steps
         return replace(self.steps, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[RetrievalSet]:
-        """One loader of one item: the whole validation set."""
+        """A loader of one item: the whole validation set."""
         return DataLoader([self.validation], batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """The batch as it is: ragged texts are cut and padded on the CPU, and each micro-batch
-        moves by itself.
+        """The same batch, still on the CPU: micro-batches are cut and padded there, and each moves
+        to the device by itself.
         """
         return batch

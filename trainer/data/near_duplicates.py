@@ -1,6 +1,4 @@
-"""When two texts say the same: the normal form, word sets, and a quick search for near-identical
-ones.
-"""
+"""Normal forms and word sets of texts, and a quick search for near-identical texts."""
 
 import re
 import unicodedata
@@ -13,20 +11,21 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def normal_form(text: str) -> str:
-    """The text without case, punctuation, compatibility forms and runs of white space; texts with
-    none of the rest keep themselves.
+    """The text without case, punctuation, compatibility forms and runs of white space.
+
+    A text that consists of punctuation alone keeps it.
 
     >>> normal_form("  Delete the disk: 'A-1'! ")
     'delete the disk a 1'
     >>> normal_form("?!")
     '?!'
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_WORD.findall(folded)) or folded.strip()
+    lower_case = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_WORD.findall(lower_case)) or lower_case.strip()
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The distinct words of a text, articles left out.
+    """The distinct words of a text, without articles.
 
     >>> sorted(word_set("Show the details of a disk."))
     ['details', 'disk', 'of', 'show']
@@ -35,41 +34,37 @@ def word_set(text: str) -> frozenset[str]:
     return words - _ARTICLES or words
 
 
-def near_identical(
-    texts: Iterable[str], others: Iterable[str], overlap: float = 0.9
+def find_near_identical(
+    texts: Iterable[str], references: Iterable[str], overlap: float = 0.9
 ) -> list[tuple[int, str]]:
-    """For each of `texts` that is near-identical to one of `others`: its position and that other
-    text.
+    """The texts that are near-identical to a reference: (position of the text, the reference).
 
-    Near-identical: the word sets share at least `overlap` of their union (Jaccard). Only texts that
-    share one of their rarest words are compared (prefix filtering, Chaudhuri et al. 2006): quick
-    for many texts, and none is missed. Only `others` are held in memory.
+    Two texts are near-identical when their word sets share at least `overlap` of their union
+    (Jaccard). Only texts that share one of their rarest words are compared (prefix filtering,
+    Chaudhuri et al. 2006): this is quick for many texts, and misses none. Only the references are
+    held in memory.
 
-    >>> near_identical(["Create a disk", "Delete disk"], ["create disk!", "Show disk"])
+    >>> find_near_identical(["Create a disk", "Delete disk"], ["create disk!", "Show disk"])
     [(0, 'create disk!')]
     """
-    other_sets = {word_set(other): other for other in others}
-    frequency = Counter(word for words in other_sets for word in words)
+    reference_of = {word_set(reference): reference for reference in references}
+    frequency = Counter(word for words in reference_of for word in words)
 
-    def rarest(words: frozenset[str]) -> list[str]:
-        ordered = sorted(words, key=lambda word: (frequency[word], word))
-        return ordered[: len(words) - ceil(overlap * len(words) - 1e-9) + 1]
+    def rarest_words(words: frozenset[str]) -> list[str]:
+        by_frequency = sorted(words, key=lambda word: (frequency[word], word))
+        return by_frequency[: len(words) - ceil(overlap * len(words) - 1e-9) + 1]
 
-    by_word: dict[str, list[frozenset[str]]] = defaultdict(list)
-    for words in other_sets:
-        for word in rarest(words):
-            by_word[word].append(words)
-    found = []
+    sets_by_word: dict[str, list[frozenset[str]]] = defaultdict(list)
+    for words in reference_of:
+        for word in rarest_words(words):
+            sets_by_word[word].append(words)
+    matches = []
     for position, words in enumerate(map(word_set, texts)):
-        candidates = (other for word in rarest(words) for other in by_word.get(word, ()))
-        twin = next(
-            (
-                other
-                for other in candidates
-                if len(words & other) >= overlap * len(words | other) - 1e-9
-            ),
-            None,
+        candidates = (
+            candidate for word in rarest_words(words) for candidate in sets_by_word.get(word, ())
         )
-        if twin is not None:
-            found.append((position, other_sets[twin]))
-    return found
+        for candidate in candidates:
+            if len(words & candidate) >= overlap * len(words | candidate) - 1e-9:
+                matches.append((position, reference_of[candidate]))
+                break
+    return matches

@@ -107,7 +107,7 @@ def check_batch_divisible(batch_size: int, ranks: int) -> None:
     >>> check_batch_divisible(10, ranks=4)
     Traceback (most recent call last):
     ...
-    trainer.errors.BadRecipe: optimization.batch_size=10 cannot be cut into 4 equal parts, one for each rank; set it to 8 or 12, or start a number of ranks that divides it (1, 2, 5)
+    trainer.errors.BadRecipe: optimization.batch_size=10 cannot be cut into 4 equal parts, ...
     """
     if batch_size % ranks == 0:
         return

@@ -1,6 +1,4 @@
-"""Negatives for rows that have none: positives of other rows of the same global batch, chosen at
-random.
-"""
+"""Random negatives for rows without negatives: positives of other rows of the global batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +13,10 @@ from trainer.data.rows import Row
 
 @dataclass(frozen=True, eq=False)
 class RandomNegatives:
-    """`count` negatives a row. A pure function of the seed, the step and the global batch: the same
-    on any number of ranks.
+    """Draws `count` negatives per row.
+
+    The draw is a pure function of the seed, the step and the global batch: it is the same on any
+    number of ranks.
     """
 
     rows: Sequence[Row]
@@ -24,28 +24,27 @@ class RandomNegatives:
     seed: int
     count: int
 
-    def given(self, step: int, samples: Int[np.ndarray, " sample"], place: int) -> Row:
-        """The row at `place` of the global batch of `step`, with its negatives: distinct texts,
-        none a known positive of its query or the query itself.
+    def row_with_negatives(self, step: int, samples: Int[np.ndarray, " sample"], place: int) -> Row:
+        """The row at `place` of the global batch of `step`, with its negatives.
 
-        Where the batch has too few, the row's own positive fills up: it is known to be right, so no
-        objective counts it.
+        The negatives are distinct texts. None is a known positive of the query, or the query. If
+        the batch has too few, the row's positive fills up: no objective counts it, since it is a
+        known positive.
         """
         row = self.rows[int(samples[place])]
         query = identity(row.query)
-        taken = {query, identity(row.positive), *self.known_positives.get(query, ())}
-        chosen: list[str] = []
-        for other in permuted(
+        excluded_texts = {query, identity(row.positive), *self.known_positives.get(query, ())}
+        negatives: list[str] = []
+        for position in permuted(
             np.arange(len(samples)),
             len(samples),
             key=identity(f"negatives {self.seed} {step} {place}"),
         ):
-            if len(chosen) == self.count:
+            if len(negatives) == self.count:
                 break
-            text = self.rows[int(samples[other])].positive
-            if (name := identity(text)) not in taken:
-                taken.add(name)
-                chosen.append(text)
-        return replace(
-            row, negatives=(*chosen, *[row.positive] * (self.count - len(chosen))), labels=None
-        )
+            text = self.rows[int(samples[position])].positive
+            if (text_identity := identity(text)) not in excluded_texts:
+                excluded_texts.add(text_identity)
+                negatives.append(text)
+        padding = [row.positive] * (self.count - len(negatives))
+        return replace(row, negatives=(*negatives, *padding), labels=None)

@@ -1,13 +1,13 @@
-"""`RetrievalSet`: queries, documents and which answer which; what retrieval is measured on."""
+"""`RetrievalSet`: the queries, documents and judgements on which retrieval is evaluated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.batch import identity
+from trainer.data.readers.beir import is_beir_folder, read_qrels
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.read import Split, judged_texts, read_rows
-from trainer.data.readers.beir import is_beir_folder, read_qrels
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
@@ -16,8 +16,9 @@ from trainer.errors import BadData
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Queries and a corpus. `qrels` maps query id to document id to grade; it has every query, each
-    with at least one grade above 0.
+    """Queries and a corpus with judgements.
+
+    `qrels` maps query id to document id to grade. Every query has at least one grade above 0.
     """
 
     name: str
@@ -35,30 +36,28 @@ def read_retrieval_set(
     max_queries: int | None = None,
     max_bad_rows_ratio: float = 0.001,
 ) -> RetrievalSet:
-    """The set of a BEIR folder's split with its whole corpus, or of a pair file, whose corpus is
-    all its positives and negatives.
+    """The retrieval set of a split of a data set, whatever its layout.
 
-    With more than `max_queries` queries, a part chosen by hash is kept, the same in every run.
-    Raises BadData or TooManyBadRows.
+    A BEIR folder gives its whole corpus. The corpus of any other source is all its positives and
+    negatives. If there are more than `max_queries` queries, a subset is selected by hash; it is the
+    same in every run. Raises BadData or TooManyBadRows.
     """
     folder = Path(source)
     if folder.is_dir() and is_beir_folder(folder):
-        found = _from_beir(folder, split, max_bad_rows_ratio)
+        retrieval_set = _read_beir(folder, split, max_bad_rows_ratio)
     else:
-        found = from_rows(
-            read_rows(source, columns, split, max_bad_rows_ratio),
-            f"{folder.name.split('.')[0]} {split}",
-        )
-    return with_fewer_queries(found, max_queries) if max_queries is not None else found
+        rows = read_rows(source, columns, split, max_bad_rows_ratio)
+        retrieval_set = retrieval_set_from_rows(rows, f"{folder.name.split('.')[0]} {split}")
+    return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
 
 
-def from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
-    """The set of these rows: each distinct query with its positives; the corpus is every distinct
+def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
+    """The set of these rows: each distinct query with its positives. The corpus is every distinct
     positive and negative.
 
     A scored row is a positive when its score is in the upper half of the range of all scores.
 
-    >>> from_rows([Row("q", "a", ("b",)), Row("q", "c")], "toy").qrels
+    >>> retrieval_set_from_rows([Row("q", "a", ("b",)), Row("q", "c")], "toy").qrels
     {'q0': {'d0': 1, 'd2': 1}}
     """
     queries: dict[str, str] = {}
@@ -74,8 +73,8 @@ def from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
             qrels.setdefault(query, {})[documents[row.positive]] = 1
     if not qrels:
         raise BadData(
-            f"{name}: no row has a positive, so there is nothing to find; give rows with different"
-            " scores, or without scores."
+            f"{name}: no row has a positive, so retrieval cannot be evaluated; give rows with"
+            " different scores, or without scores."
         )
     return RetrievalSet(
         name,
@@ -87,30 +86,31 @@ def from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
     )
 
 
-def with_fewer_queries(whole: RetrievalSet, max_queries: int) -> RetrievalSet:
-    """The set with at most so many queries, chosen by hash; the corpus stays whole."""
-    if len(whole.queries) <= max_queries:
-        return whole
-    chosen = sorted(in_hash_order([f"{identity(query)}" for query in whole.queries])[:max_queries])
-    ids: Sequence[str] = [whole.query_ids[at] for at in chosen]
+def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
+    """The set with at most `max_queries` queries, selected by hash, and the same corpus."""
+    if len(retrieval_set.queries) <= max_queries:
+        return retrieval_set
+    hash_order = in_hash_order([f"{identity(query)}" for query in retrieval_set.queries])
+    positions = sorted(hash_order[:max_queries])
+    ids = tuple(retrieval_set.query_ids[position] for position in positions)
     return replace(
-        whole,
-        query_ids=tuple(ids),
-        queries=tuple(whole.queries[at] for at in chosen),
-        qrels={key: whole.qrels[key] for key in ids},
+        retrieval_set,
+        query_ids=ids,
+        queries=tuple(retrieval_set.queries[position] for position in positions),
+        qrels={key: retrieval_set.qrels[key] for key in ids},
     )
 
 
-def _from_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> RetrievalSet:
-    """Blank documents and queries are left out, with the judgements that name them."""
+def _read_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> RetrievalSet:
+    """The set without blank documents and queries, and without their judgements."""
     report = ReadReport(str(folder), layout="BEIR folder")
-    judged, queries, documents = judged_texts(
+    judgements, queries, documents = judged_texts(
         folder, read_qrels(folder, split, report), report, whole_corpus=True
     )
     report.check_budget(max_bad_rows_ratio)
     documents = {key: text for key, text in documents.items() if not is_blank(text)}
     qrels: dict[str, dict[str, int]] = {}
-    for judgement in judged:
+    for judgement in judgements:
         if judgement.document in documents and not is_blank(queries[judgement.query]):
             qrels.setdefault(judgement.query, {})[judgement.document] = judgement.score
     qrels = {query: grades for query, grades in qrels.items() if max(grades.values()) > 0}

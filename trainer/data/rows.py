@@ -1,6 +1,4 @@
-"""`Row` and `Rows`: training pairs, kept on disk in columns so that millions of them take little
-memory.
-"""
+"""`Row` and `Rows`: training pairs, stored on disk so that millions of them take little memory."""
 
 import os
 import tempfile
@@ -33,8 +31,9 @@ _FLUSH_ROWS, _FLUSH_CHARACTERS = 4096, 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training pair with its hard negatives. `labels` holds one score a candidate, the positive
-    first; a scored pair has exactly one.
+    """One training pair with its hard negatives.
+
+    `labels` has one score per candidate, the positive first. A scored pair has exactly one label.
     """
 
     query: str
@@ -46,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Rows(Sequence[Row]):
-    """A list of rows that lives in a memory-mapped file; a row is made when it is asked for.
+    """A sequence of rows in a memory-mapped file; a `Row` is built when it is indexed.
 
     >>> rows = Rows.of([Row("a", "b"), Row("c", "d", source="x.jsonl:2")])
     >>> len(rows), rows[1].source
@@ -55,12 +54,12 @@ class Rows(Sequence[Row]):
 
     table: pa.Table
     report: ReadReport = field(default_factory=lambda: ReadReport("memory"))
-    chosen: Int[np.ndarray, " row"] | None = None
-    """Row numbers of the table, in order; None: all of them."""
+    row_numbers: Int[np.ndarray, " row"] | None = None
+    """The rows of the table that belong to this sequence, in order; None means all."""
 
     @classmethod
     def of(cls, rows: Iterable[Row], report: ReadReport | None = None) -> "Rows":
-        """Rows from any iterable, written to a temporary file that vanishes with them."""
+        """The rows of any iterable, written to a temporary file that is deleted with them."""
         writer = RowWriter()
         for row in rows:
             writer.add(row)
@@ -70,7 +69,7 @@ class Rows(Sequence[Row]):
         )
 
     def __len__(self) -> int:
-        return self.table.num_rows if self.chosen is None else len(self.chosen)
+        return self.table.num_rows if self.row_numbers is None else len(self.row_numbers)
 
     @overload
     def __getitem__(self, at: int) -> Row: ...
@@ -82,49 +81,49 @@ class Rows(Sequence[Row]):
         if not -len(self) <= at < len(self):
             raise IndexError(f"row {at} of {len(self)}")
         position = at % len(self)
-        return _row(self.table, position if self.chosen is None else int(self.chosen[position]))
+        if self.row_numbers is not None:
+            position = int(self.row_numbers[position])
+        return _row(self.table, position)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[at] for at in range(len(self)))
 
     def select(self, positions: Int[np.ndarray, " row"]) -> "Rows":
-        """The rows at these positions, in that order, sharing the file."""
-        return replace(
-            self,
-            chosen=positions.astype(np.int64) if self.chosen is None else self.chosen[positions],
-        )
+        """The rows at these positions, in this order. The file is shared."""
+        if self.row_numbers is None:
+            return replace(self, row_numbers=positions.astype(np.int64))
+        return replace(self, row_numbers=self.row_numbers[positions])
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """These columns of the rows, some thousand rows at a time, in the order in which they stand
-        in the file.
-        """
-        wanted = None
-        if self.chosen is not None:
-            wanted = np.zeros(self.table.num_rows, bool)
-            wanted[self.chosen] = True
+        """These columns of the rows, a few thousand rows at a time, in the order of the file."""
+        is_selected = None
+        if self.row_numbers is not None:
+            is_selected = np.zeros(self.table.num_rows, bool)
+            is_selected[self.row_numbers] = True
         start = 0
         for batch in self.table.select(list(columns)).to_batches():
-            yield (
-                batch
-                if wanted is None
-                else batch.filter(pa.array(wanted[start : start + len(batch)]))
-            )
+            if is_selected is None:
+                yield batch
+            else:
+                yield batch.filter(pa.array(is_selected[start : start + len(batch)]))
             start += len(batch)
 
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
-        """Identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
-        values = self.table.column(f"{role}_identity").to_numpy()
-        return values if self.chosen is None else values[self.chosen]
+        """The identity (`trainer.batch.identity`) of the "query" or "positive" of each row."""
+        return self._of_rows(self.table.column(f"{role}_identity").to_numpy())
 
     def first_unscored(self) -> Row | None:
-        """The first row with a candidate that has no score; None where there is none."""
+        """The first row with a candidate that has no score, or None."""
         scores, negatives = (
             pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy()
             for name in ("labels", "negatives")
         )
-        lacking = scores != 1 + negatives
-        found = np.flatnonzero(lacking if self.chosen is None else lacking[self.chosen])
-        return self[int(found[0])] if found.size else None
+        unscored = np.flatnonzero(self._of_rows(scores != 1 + negatives))
+        return self[int(unscored[0])] if unscored.size else None
+
+    def _of_rows(self, values: np.ndarray) -> np.ndarray:
+        """Values per row of the table, as values per row of this sequence."""
+        return values if self.row_numbers is None else values[self.row_numbers]
 
 
 class RowWriter:
@@ -140,7 +139,7 @@ class RowWriter:
         self.count = 0
 
     def add(self, row: Row) -> None:
-        """Takes one more row."""
+        """Appends one row."""
         self._pending.append(
             (
                 row.query,
@@ -158,7 +157,7 @@ class RowWriter:
             self._flush()
 
     def finish(self) -> pa.Table:
-        """All rows, memory-mapped; the file has no name any more and goes with the table."""
+        """The memory-mapped table of all rows. Its file is unlinked, and deleted with the table."""
         self._flush()
         self._file.close()
         try:
@@ -167,7 +166,7 @@ class RowWriter:
             self._path.unlink()
 
     def discard(self) -> None:
-        """Gives the file up, after an error."""
+        """Deletes the file, after an error."""
         self._file.close()
         self._path.unlink()
 
@@ -175,17 +174,15 @@ class RowWriter:
         if self._pending:
             columns = list(zip(*self._pending, strict=True))
             arrays = [
-                pa.array(column, type=kind.type)
-                for column, kind in zip(columns, _SCHEMA, strict=True)
+                pa.array(column, type=entry.type)
+                for column, entry in zip(columns, _SCHEMA, strict=True)
             ]
             self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
             self._pending, self._characters = [], 0
 
 
-def duplicate_pairs(table: pa.Table) -> int:
-    """Rows of a table whose query and positive an earlier row has too; sorts in place, 9 bytes a
-    row.
-    """
+def count_duplicate_pairs(table: pa.Table) -> int:
+    """How many rows repeat the query and positive of an earlier row (9 bytes of memory per row)."""
     pairs = np.empty(table.num_rows, np.uint64)
     end = 0
     for batch in table.select(["query_identity", "positive_identity"]).to_batches():
@@ -197,9 +194,7 @@ def duplicate_pairs(table: pa.Table) -> int:
 
 
 class KnownPositives(Mapping[int, frozenset[int]]):
-    """Query identity to the identities of all its positives, in two sorted arrays: 16 bytes a
-    pair.
-    """
+    """Query identity to identities of its positives, in two sorted arrays (16 bytes per pair)."""
 
     def __init__(
         self, queries: Int[np.ndarray, " pair"], positives: Int[np.ndarray, " pair"]
@@ -219,7 +214,7 @@ class KnownPositives(Mapping[int, frozenset[int]]):
         return iter(np.unique(self._queries).tolist())
 
     def sizes(self) -> Int[np.ndarray, " query"]:
-        """How many distinct positives each query has."""
+        """The number of distinct positives of each query."""
         pairs = np.unique(np.stack([self._queries, self._positives]), axis=1)
         return np.unique(pairs[0], return_counts=True)[1]
 
@@ -228,7 +223,7 @@ class KnownPositives(Mapping[int, frozenset[int]]):
 
 
 def known_positives(rows: Sequence[Row]) -> KnownPositives:
-    """Which documents each query is known to have as positives, over all rows.
+    """The known positives of each query, over all rows.
 
     >>> known = known_positives([Row("q", "a"), Row("q", "b"), Row("r", "a")])
     >>> known[identity("q")] == {identity("a"), identity("b")}

@@ -24,8 +24,8 @@ from jaxtyping import Int64
 
 from trainer.batch import identity
 from trainer.collectives import of_all, on_all, on_first, rank, ranks
-from trainer.data.mined_negatives import Boundaries, MinedNegatives, with_mined
-from trainer.data.module import Given, Steps
+from trainer.data.mined_negatives import Boundaries, MinedNegatives, add_mined_negatives
+from trainer.data.module import RowTransform, Steps
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadFolder
 from trainer.mining.choose import Options
@@ -86,13 +86,15 @@ class Refresh(lightning.Callback):
         """Takes the state out of a checkpoint, on every rank."""
         self._state = dict(state_dict)
 
-    def ready(self, steps: Steps, step: int) -> Given:
+    def mine_before(self, steps: Steps, step: int) -> RowTransform:
         """What rows get from `step` up to the next boundary. Raises BadFolder where the negatives
         that a continued run was at are not there.
         """
         boundary = self.boundaries.latest(step)
         if boundary is None:
-            return lambda row: with_mined(row, self._own_negatives, (), self._options.negatives)
+            return lambda row: add_mined_negatives(
+                row, self._own_negatives, (), self._options.negatives
+            )
         if boundary == step:
             assert isinstance(steps.rows, Rows)
             drawn = [
@@ -128,7 +130,7 @@ class Refresh(lightning.Callback):
                 " the data, or the number of steps, have changed since they were mined. Continue"
                 f" from a checkpoint at step {boundary} or before, or start anew"
             ) from error
-        return with_mined(
+        return add_mined_negatives(
             row, self._own_negatives, self._task.documents.at(numbers), self._options.negatives
         )
 

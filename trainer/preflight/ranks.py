@@ -90,7 +90,7 @@ def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> 
     if run.refresh is not None:  # any negatives will do for a comparison of gradients
         drawn = RandomNegatives(data.train, known, run.seed, run.negatives_per_query)
     rows = [
-        drawn.given(0, samples, place) if drawn else data.train[int(sample)]
+        drawn.row_with_negatives(0, samples, place) if drawn else data.train[int(sample)]
         for place, sample in enumerate(samples)
     ]
     lines = [

@@ -8,8 +8,8 @@ from typing import Any
 from trainer.batch import identity
 from trainer.data.readers.beir import is_beir_folder
 from trainer.data.readers.columns import is_blank, text_problem
-from trainer.data.readers.json_lines import Line, read_json_lines, read_lines
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport
+from trainer.data.readers.json_lines import NumberedLine, read_json_lines, read_lines
+from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
 
 _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 
@@ -71,11 +71,11 @@ def read_corpus(
 def _plain_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
     for line in read_lines(path):
         report.rows_read += 1
-        if isinstance(line, Line):
+        if isinstance(line, NumberedLine):
             yield Document(
                 f"{id_prefix}{line.number}",
                 "",
-                report.bounded(line.text, f"{path.name}:{line.number}"),
+                report.truncate(line.text, f"{path.name}:{line.number}"),
             )
         else:
             report.set_aside(line)
@@ -97,14 +97,14 @@ def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[
         if wrong:
             errors.add(
                 record.source,
-                f"the field {wrong} is {_described(fields[wrong])}, expected a text (fields there:"
+                f"the field {wrong} is {type_name(fields[wrong])}, expected a text (fields there:"
                 f" {', '.join(list(record.values)[:10])})",
             )
         elif problem := next(filter(None, map(text_problem, fields.values())), None):
             report.set_aside(BadRow(record.source, problem))
         else:
             yield Document(
-                fields["id"], fields["title"], report.bounded(fields["text"], record.source)
+                fields["id"], fields["title"], report.truncate(fields["text"], record.source)
             )
     errors.raise_if_any()
 
@@ -120,7 +120,3 @@ def _text(values: dict[str, Any]) -> Any:
     """The first field that may be the text; a record with nothing but a title has an empty one."""
     found = next((values[name] for name in _TEXT_FIELDS if name in values), None)
     return "" if found is None and isinstance(values.get("title"), str) else found
-
-
-def _described(value: object) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"

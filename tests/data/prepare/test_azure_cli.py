@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data.prepare import named_sets as prepare_module
+from trainer.data.check import summarize_data
 from trainer.data.prepare import azure_cli as prepare_azure_cli
-from trainer.data.check import check
+from trainer.data.prepare import named_sets as prepare_module
 from trainer.data.prepare.named_sets import prepare
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
@@ -42,7 +42,8 @@ examples:
 - name: az {{noun}} {verb}
 - name: {{noun}}s_CreateOrUpdate
 \"\"\"
-""" for verb in VERBS
+"""
+    for verb in VERBS
 )
 GENERATED = '''
 @register_command("disk snapshot")
@@ -55,7 +56,8 @@ class Snapshot(AAZCommand):
     """
 
     def _build_arguments_schema(cls):
-        _args_schema.incremental = AAZBoolArg(options=["-i", "--only-changes"], help="Only what changed.")
+        _args_schema.incremental = AAZBoolArg(
+            options=["-i", "--only-changes"], help="Only what changed.")
         _args_schema.group = AAZStrArg(help=computed())
 '''
 
@@ -137,7 +139,7 @@ def test_the_folder_is_split_by_command_and_the_same_in_every_run(
     )
     assert train
     assert not train & test
-    assert check(str(folder)).leaks == []
+    assert summarize_data(str(folder)).leaks == []
 
 
 def test_near_identical_queries_leave_the_training_side(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data.readers.read import read_rows
-from trainer.data.retrieval_set import from_rows, read_retrieval_set
+from trainer.data.retrieval_set import read_retrieval_set, retrieval_set_from_rows
 from trainer.data.rows import Row
 from trainer.errors import BadData, TooManyBadRows
 
@@ -19,7 +19,9 @@ CORPUS = [
 QUERIES = [{"_id": "q1", "text": "remove"}, {"_id": "q2", "text": "display"}]
 
 
-def make_folder(folder: Path, corpus: list | None = None, queries: list | None = None, **qrels: str) -> Path:  # type: ignore[type-arg]
+def make_folder(
+    folder: Path, corpus: list | None = None, queries: list | None = None, **qrels: str
+) -> Path:  # type: ignore[type-arg]
     (folder / "qrels").mkdir(parents=True)
     for name, records in (("corpus", corpus or CORPUS), ("queries", queries or QUERIES)):
         (folder / f"{name}.jsonl").write_text(
@@ -109,8 +111,10 @@ def test_fewer_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
 
 
 def test_a_set_from_pairs_has_every_positive_and_negative() -> None:
-    found = from_rows([Row("q", "a", ("x",)), Row("r", "a"), Row("s", "b", labels=(0.0,))], "pairs")
+    found = retrieval_set_from_rows(
+        [Row("q", "a", ("x",)), Row("r", "a"), Row("s", "b", labels=(0.0,))], "pairs"
+    )
     assert found.documents == ("a", "x", "b")
     assert found.qrels == {"q0": {"d0": 1}, "q1": {"d0": 1}}
     with pytest.raises(BadData, match="no row has a positive"):
-        from_rows([Row("s", "b", labels=(0.0,))], "scored")
+        retrieval_set_from_rows([Row("s", "b", labels=(0.0,))], "scored")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.readers.read import read_rows
 from trainer.data.readers.json_lines import Record, read_json_lines
+from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import BadRow
 from trainer.data.rows import Row
 from trainer.errors import BadData, NearfarError
@@ -87,7 +87,7 @@ def test_scores_must_fit_the_candidates(tmp_path: Path, scores: list[int]) -> No
     if len(scores) == 1:
         assert read_rows(str(path))[0].labels == (1.0,)
     else:
-        with pytest.raises(BadData, match="one a candidate"):
+        with pytest.raises(BadData, match="one per candidate"):
             read_rows(str(path))
 
 
@@ -122,7 +122,7 @@ def test_gz_equals_plain(tmp_path: Path) -> None:
 def test_one_json_array_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "array.json"
     path.write_text('[{"query": "q", "positive": "p"}]')
-    with pytest.raises(BadData, match="one object a line"):
+    with pytest.raises(BadData, match="one object per line"):
         read_rows(str(path))
 
 

@@ -104,7 +104,7 @@ def test_unknown_layouts_are_named(tmp_path: Path) -> None:
     for source, reason in (
         (tmp_path / "data.xlsx", "no known layout"),
         (tmp_path, "folder of no known layout"),
-        (tmp_path / "no.jsonl", "is not there"),
+        (tmp_path / "no.jsonl", "does not exist"),
     ):
         with pytest.raises(BadData, match=reason):
             read_rows(str(source))

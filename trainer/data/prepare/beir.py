@@ -1,10 +1,11 @@
-"""Named BEIR sets (Thakur et al. 2021) from the hub, through `datasets`."""
+"""Downloads the BEIR data sets (Thakur et al. 2021) from the hub, through `datasets`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from trainer.errors import BadData
+from trainer.data.readers.hub import load_from_hub
 
 HUB_SETS: tuple[str, ...] = (
     "arguana",
@@ -22,37 +23,34 @@ _SPLITS = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 
 @dataclass(frozen=True)
 class BeirSet:
-    """A retrieval set on its way to disk: records, and (query id, document id, score) of each
-    split.
-    """
+    """The content of a BEIR folder, to be written."""
 
     corpus: Iterable[dict[str, str]]
     queries: Iterable[dict[str, str]]
     qrels: dict[str, list[tuple[str, str, int]]]
+    """Split to (query id, document id, score)."""
     readme: str
     source: dict[str, Any] = field(default_factory=dict)
+    """Name and version, for `source.json`."""
 
 
 def fetch_beir(name: str) -> BeirSet:
-    """The BEIR set `name` from the hub data sets `BeIR/<name>` and `BeIR/<name>-qrels`. Raises
-    BadData when the hub cannot be reached.
-    """
-    import datasets
+    """The BEIR set `name`, from the hub data sets `BeIR/<name>` and `BeIR/<name>-qrels`.
 
-    try:
-        corpus = datasets.load_dataset(f"BeIR/{name}", "corpus", split="corpus")
-        queries = datasets.load_dataset(f"BeIR/{name}", "queries", split="queries")
-        judged = datasets.load_dataset(f"BeIR/{name}-qrels")
-    except (
-        Exception
-    ) as error:  # the hub client raises its own, requests' and the operating system's errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadData(
-            f"the data set BeIR/{name} could not be read from the hub ({reason}). Connect this"
-            " machine to the network and run the command again, or copy the BEIR folder"
-            f" (corpus.jsonl, queries.jsonl, qrels/) of {name} here and name that folder in the"
-            " recipe."
-        ) from error
+    Raises BadData when the hub cannot be reached.
+    """
+    load = partial(
+        load_from_hub,
+        subject=f"the data set BeIR/{name}",
+        advice=(
+            "Connect this machine to the network and run the command again, or copy the BEIR"
+            f" folder (corpus.jsonl, queries.jsonl, qrels/) of {name} here and name that folder in"
+            " the recipe."
+        ),
+    )
+    corpus = load(f"BeIR/{name}", "corpus", split="corpus")
+    queries = load(f"BeIR/{name}", "queries", split="queries")
+    judgements = load(f"BeIR/{name}-qrels")
     return BeirSet(
         corpus=(
             {"_id": str(row["_id"]), "title": row["title"] or "", "text": row["text"] or ""}
@@ -63,11 +61,11 @@ def fetch_beir(name: str) -> BeirSet:
             _SPLITS[split]: [
                 (str(row["query-id"]), str(row["corpus-id"]), int(row["score"])) for row in rows
             ]
-            for split, rows in judged.items()
+            for split, rows in judgements.items()
             if split in _SPLITS
         },
         readme=(
-            f"{name}: from the hub data sets BeIR/{name} and BeIR/{name}-qrels; see their pages for"
+            f"{name}: from the hub data sets BeIR/{name} and BeIR/{name}-qrels. Their pages give"
             " the licence.\n"
         ),
         source={"name": name, "hub": f"BeIR/{name}"},

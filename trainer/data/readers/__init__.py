@@ -1,1 +1,1 @@
-"""One reader for each accepted file layout."""
+"""Readers, one per file layout; `read.read_rows` chooses among them."""

@@ -1,4 +1,4 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl, qrels/<split>.tsv (each may end in .gz)."""
+"""Reads BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv; each may end in .gz."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from trainer.batch import identity
 from trainer.data.readers.columns import is_blank, text_problem
 from trainer.data.readers.json_lines import Record, read_json_lines, read_lines
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport
+from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
 from trainer.errors import BadData
 
 
@@ -22,12 +22,12 @@ class Judgement(NamedTuple):
 
 
 def is_beir_folder(folder: Path) -> bool:
-    """Whether the folder has a corpus in BEIR layout."""
+    """True for a folder with a corpus in BEIR layout."""
     return _member(folder, "corpus.jsonl") is not None
 
 
 def beir_splits(folder: Path) -> list[str]:
-    """The splits that have judgements."""
+    """The splits that have judgements, in the order of their names."""
     return sorted(
         {
             path.name.removesuffix(".gz").removesuffix(".tsv")
@@ -37,13 +37,13 @@ def beir_splits(folder: Path) -> list[str]:
 
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
-    """Every judgement of a split. Raises BadData when the split is not there."""
+    """Every judgement of a split. Raises BadData when the folder does not have the split."""
     path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
     if path is None:
-        there = ", ".join(beir_splits(folder)) or "none"
+        available_splits = ", ".join(beir_splits(folder)) or "none"
         raise BadData(
             f"{folder} has no split {split!r}, which would be qrels/<split>.tsv (splits there:"
-            f" {there}); add it, or name another data set."
+            f" {available_splits}); add it, or name another data set."
         )
     return list(_judgements(path, report))
 
@@ -66,7 +66,7 @@ def _judgements(path: Path, report: ReadReport) -> Iterator[Judgement]:
                 BadRow(
                     source,
                     "not a judgement",
-                    "expected query id, document id and a whole score, parted by tabs",
+                    "expected query id, document id and a whole score, separated by tabs",
                 )
             )
         else:
@@ -79,11 +79,10 @@ def read_texts(
     report: ReadReport,
     needed: Mapping[str, object] | set[str] | None = None,
 ) -> dict[str, str]:
-    """Id to text of `corpus.jsonl` or `queries.jsonl`, only of `needed` ids if given; blank texts
-    are there as "".
+    """Id to text of `corpus.jsonl` or `queries.jsonl`; with `needed`, of these ids only.
 
-    The first of several records with one id counts. Document text is title and text, parted by a
-    space, as BEIR does.
+    A blank text is "". Of several records with the same id, the first one counts. The text of a
+    document is its title, a space and its text, as in BEIR.
     """
     path = _member(folder, name)
     if path is None:
@@ -98,7 +97,7 @@ def read_texts(
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        key, text = _identified(record, errors)
+        key, text = _id_and_text(record, errors)
         if key is None:
             continue
         if needed is not None and key not in needed:
@@ -109,74 +108,75 @@ def read_texts(
         if problem := text_problem(text):
             report.set_aside(BadRow(record.source, problem))
             continue
-        texts[key] = "" if is_blank(text) else report.bounded(text, record.source)
+        texts[key] = "" if is_blank(text) else report.truncate(text, record.source)
     errors.raise_if_any()
     report.same_text_under_two_ids += len(texts) - len({identity(text) for text in texts.values()})
     return texts
 
 
-def _identified(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
-    """A record's id and text."""
+def _id_and_text(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
+    """The id and text of a record; no id when a field is wrong, which `errors` then names."""
     values = record.values
     key = values.get("_id", values.get("id"))
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if not isinstance(key, str) or not key:
-        errors.add(record.source, f"the field _id is {_described(key)}, expected a text")
+        errors.add(record.source, f"the field _id is {type_name(key)}, expected a text")
         return None, ""
     text, title = values.get("text", values.get("title")), values.get("title")
     for name, value in (("text", text), ("title", title)):
         if not (
             isinstance(value, str) or (value is None and (name == "title" or "text" in values))
         ):
-            errors.add(record.source, f"the field {name} is {_described(value)}, expected a text")
+            errors.add(record.source, f"the field {name} is {type_name(value)}, expected a text")
             return None, ""
     title = title if "text" in values else None
     return key, f"{title} {text or ''}" if title and title.strip() else text or ""
 
 
-def check_ids(
-    judged: list[Judgement],
+def judgements_with_texts(
+    judgements: list[Judgement],
     queries: Mapping[str, str],
     documents: Mapping[str, str],
-    bad: Mapping[str, int],
+    bad_lines: Mapping[str, int],
     report: ReadReport,
 ) -> list[Judgement]:
-    """The judgements whose query and document are there.
+    """The judgements whose query and document have a text.
 
-    Raises BadData naming ids that are nowhere. Ids that may stand in lines that could not be read
-    (`bad`: how many of those each file had) are set aside instead.
+    Raises BadData when more ids have no text than lines of the file could not be read
+    (`bad_lines`, per file). Otherwise those lines may hold the ids, and the judgements are set
+    aside.
     """
     missing = {
-        "queries.jsonl": {judgement.query for judgement in judged} - queries.keys(),
-        "corpus.jsonl": {judgement.document for judgement in judged} - documents.keys(),
+        "queries.jsonl": {judgement.query for judgement in judgements} - queries.keys(),
+        "corpus.jsonl": {judgement.document for judgement in judgements} - documents.keys(),
     }
     for name, ids in missing.items():
-        if len(ids) > bad.get(name, 0):
+        if len(ids) > bad_lines.get(name, 0):
             first = next(
                 judgement
-                for judgement in judged
+                for judgement in judgements
                 if judgement.query in ids or judgement.document in ids
             )
-            shown = ", ".join(map(repr, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
+            examples = ", ".join(map(repr, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
             raise BadData(
                 f"{first.source}: the judgements name {len(ids)} ids that are not in {name}:"
-                f" {shown}. Add those, or take the lines out."
+                f" {examples}. Add them, or remove the lines."
             )
-    kept = []
-    for judgement in judged:
+    complete = []
+    for judgement in judgements:
         if (
             judgement.query in missing["queries.jsonl"]
             or judgement.document in missing["corpus.jsonl"]
         ):
             report.set_aside(BadRow(judgement.source, "its query or document could not be read"))
         else:
-            kept.append(judgement)
-    return kept
+            complete.append(judgement)
+    return complete
 
 
 def _member(folder: Path, name: str) -> Path | None:
-    """A file of the folder, or its .gz; a link that leads out of the folder is refused."""
+    """A file of the folder, or its .gz. A link that leads out of the folder is refused."""
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             if not candidate.resolve().is_relative_to(folder.resolve()):
@@ -189,7 +189,3 @@ def _member(folder: Path, name: str) -> Path | None:
 
 def _is_number(text: str) -> bool:
     return text.strip().lstrip("-").isdecimal()
-
-
-def _described(value: object) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""Which column plays which role, and how a record becomes rows."""
+"""Assigns the columns of a table to roles, and turns records into rows."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.readers.json_lines import Record
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport
+from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
 from trainer.data.rows import Row
 from trainer.errors import BadData
 
@@ -27,15 +27,15 @@ ROLES: dict[str, tuple[str, ...]] = {
     "negative": ("negative", "negatives", "neg", "negative_passages"),
     "score": ("score", "scores", "label", "labels"),
 }
-"""Names recognised for each role, in order of preference, without regard to case; also negative_1,
-negative_2, ...
+"""Role to the column names that are recognised, the preferred ones first, in any case; negative_1,
+negative_2, ... are negatives too.
 """
 _NUMBERED_NEGATIVE = re.compile(r"negative_?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The column names that play each role."""
+    """The names of the columns that have each role."""
 
     query: str
     positive: str
@@ -43,7 +43,7 @@ class Columns:
     score: str | None = None
 
     def by_role(self) -> dict[str, tuple[str, ...]]:
-        """Role to columns, without the roles nobody plays."""
+        """Role to column names, without the roles that no column has."""
         roles = {
             "query": (self.query,),
             "positive": (self.positive,),
@@ -53,47 +53,48 @@ class Columns:
         return {role: names for role, names in roles.items() if names}
 
 
-def understand(names: Iterable[str], wanted: Mapping[str, str], source: str) -> Columns:
-    """Which of the columns `names` plays which role; `wanted` (role to column) wins over the names
-    recognised.
+def assign_roles(names: Iterable[str], columns_by_role: Mapping[str, str], source: str) -> Columns:
+    """The columns among `names` that have each role.
 
-    Raises BadData when a wanted column is not there, or when there is no query or no positive.
+    `columns_by_role` (of `data.columns`) takes precedence over the recognised names. Raises BadData
+    when one of its columns does not exist, or when no column is the query or the positive.
 
-    >>> understand(["Question", "answer", "negative_2", "negative_1", "id"], {}, "x.csv")
+    >>> assign_roles(["Question", "answer", "negative_2", "negative_1", "id"], {}, "x.csv")
     Columns(query='Question', positive='answer', negatives=('negative_1', 'negative_2'), score=None)
     """
-    there = list(dict.fromkeys(names))
-    listing = ", ".join(map(repr, there[:20])) or "none"
-    for role, name in wanted.items():
+    columns = list(dict.fromkeys(names))
+    listing = ", ".join(map(repr, columns[:20])) or "none"
+    for role, name in columns_by_role.items():
         if role not in ROLES:
             raise BadData(f"there is no role {role!r} for a column; roles are {', '.join(ROLES)}.")
-        if name not in there:
+        if name not in columns:
             raise BadData(f"{source} has no column {name!r} for the {role}; it has {listing}.")
-    free = {
-        name.strip().casefold(): name for name in reversed(there) if name not in wanted.values()
+    free_columns = {
+        name.strip().casefold(): name
+        for name in reversed(columns)
+        if name not in columns_by_role.values()
     }
-    found = {
-        role: (
-            wanted.get(role) or next((free[known] for known in known_names if known in free), None)
-        )
-        for role, known_names in ROLES.items()
+    assigned_columns = {
+        role: columns_by_role.get(role)
+        or next((free_columns[name] for name in role_names if name in free_columns), None)
+        for role, role_names in ROLES.items()
     }
-    query, positive = found["query"], found["positive"]
+    query, positive = assigned_columns["query"], assigned_columns["positive"]
     if query is None or positive is None:
-        lacking = "query" if query is None else "positive"
+        missing_role = "query" if query is None else "positive"
         raise BadData(
-            f"{source} has no column for the {lacking} (recognised: {', '.join(ROLES[lacking])});"
-            f" its columns: {listing}. {how_to_name(lacking, there[0] if there else 'NAME')}"
+            f"{source} has no column for the {missing_role} (recognised:"
+            f" {', '.join(ROLES[missing_role])}); its columns: {listing}."
+            f" {_naming_advice(missing_role, columns[0] if columns else 'NAME')}"
         )
-    numbered = sorted(filter(_NUMBERED_NEGATIVE.fullmatch, there), key=_number)
-    if "negative" in wanted:
-        numbered = []
-    named = (found["negative"],) if found["negative"] else ()
-    return Columns(query, positive, (*named, *numbered), found["score"])
+    negatives = [assigned_columns["negative"]] if assigned_columns["negative"] else []
+    if "negative" not in columns_by_role:
+        negatives += sorted(filter(_NUMBERED_NEGATIVE.fullmatch, columns), key=_number)
+    return Columns(query, positive, tuple(negatives), assigned_columns["score"])
 
 
-def how_to_name(role: str, name: str) -> str:
-    """Advice on how to name a column, on the command line and in a recipe."""
+def _naming_advice(role: str, name: str) -> str:
+    """How to name the column of a role, on the command line and in a recipe."""
     return (
         f"Name it with --column {shlex.quote(f'{role}={name}')} on the command line, or with"
         f" data.columns={{{role}: {name!r}}} in a recipe."
@@ -101,7 +102,7 @@ def how_to_name(role: str, name: str) -> str:
 
 
 def is_blank(text: str | None) -> bool:
-    """Whether there is nothing to encode: no character but white space and zero-width ones."""
+    """True when there is nothing to encode: only white space and zero-width characters."""
     return (
         text is None
         or not text.strip("\ufeff\u200b\u200c\u200d\u2060 \t\r\n\v\f\x85\xa0\u2028\u2029\u3000")
@@ -110,9 +111,7 @@ def is_blank(text: str | None) -> bool:
 
 
 def text_problem(text: str) -> str:
-    """Why a text cannot be used although it is one: a NUL or half a surrogate pair; "" when it
-    can.
-    """
+    """Why a text cannot be encoded: a NUL, or half of a surrogate pair. "" for a good text."""
     if "\0" in text:
         return "NUL character"
     try:
@@ -123,14 +122,14 @@ def text_problem(text: str) -> str:
 
 
 class RowMaker:
-    """Turns records into rows, and counts in the report what was left out."""
+    """Turns records into rows, and counts in the report what is dropped."""
 
     def __init__(self, columns: Columns, report: ReadReport, max_negatives: int | None) -> None:
         self._columns, self._report, self._max_negatives = columns, report, max_negatives
         self._errors = FieldErrors(report.source)
 
     def rows(self, record: Record) -> list[Row]:
-        """The rows of one record: one a positive; none when it is blank or bad."""
+        """The rows of one record, one per positive; none for a blank or bad record."""
         try:
             return self._rows(record)
         except _FieldError as error:
@@ -140,51 +139,54 @@ class RowMaker:
         return []
 
     def finish(self) -> None:
-        """Raises BadData if fields were missing or of the wrong type."""
+        """Raises BadData if fields are missing or of the wrong type."""
         self._errors.raise_if_any()
 
     def _rows(self, record: Record) -> list[Row]:
         columns, report = self._columns, self._report
-        [query] = self._texts(record, columns.query, several=False)
+        [query] = self._texts(record, columns.query, allow_list=False)
         positives = self._texts(record, columns.positive)
         negatives = [
-            text for name in columns.negatives for text in self._texts(record, name, required=False)
+            text
+            for name in columns.negatives
+            for text in self._texts(record, name, must_exist=False)
         ]
         if is_blank(query) or all(map(is_blank, positives)):
             report.blank_rows_dropped += 1
             return []
         scores = _scores(record, columns.score, len(positives), len(negatives))
         negative_scores: Sequence[float | None] = scores[1:] or [None] * len(negatives)
-        kept = [
+        nonblank = [
             (text, score)
             for text, score in zip(negatives, negative_scores, strict=True)
             if not is_blank(text)
         ]
-        report.blank_texts_dropped += len(negatives) - len(kept) + sum(map(is_blank, positives))
-        own = [(text, score) for text, score in kept if text not in positives]
-        report.own_negatives_dropped += len(kept) - len(own)
-        own = own[: self._max_negatives]
-        labels = (*scores[:1], *(score for _, score in own if score is not None)) or None
+        report.blank_texts_dropped += len(negatives) - len(nonblank) + sum(map(is_blank, positives))
+        scored_negatives = [(text, score) for text, score in nonblank if text not in positives]
+        report.own_negatives_dropped += len(nonblank) - len(scored_negatives)
+        scored_negatives = scored_negatives[: self._max_negatives]
+        row_negatives = tuple(text for text, _ in scored_negatives)
+        labels = (*scores[:1], *(s for _, s in scored_negatives if s is not None)) or None
         return [
-            Row(query, text, tuple(negative for negative, _ in own), labels, record.source)
+            Row(query, text, row_negatives, labels, record.source)
             for text in dict.fromkeys(positives)
             if not is_blank(text)
         ]
 
     def _texts(
-        self, record: Record, name: str, several: bool = True, required: bool = True
+        self, record: Record, name: str, allow_list: bool = True, must_exist: bool = True
     ) -> list[str]:
         """The texts of a column; null is a blank text."""
         if name not in record.values:
-            if required:
+            if must_exist:
                 raise _FieldError(f"the field {name!r} is missing")
             return []
         value = record.values[name]
-        items: Sequence[Any] = value if isinstance(value, list) and several else [value]
+        items: Sequence[Any] = value if isinstance(value, list) and allow_list else [value]
         texts = [_text(item, name) for item in items]
         if problem := next(filter(None, map(text_problem, texts)), ""):
             raise _BadText(f"{problem} in {name!r}")
-        return [self._report.bounded(text, record.source) for text in texts]
+        return [self._report.truncate(text, record.source) for text in texts]
 
 
 class _FieldError(Exception):
@@ -208,16 +210,16 @@ def _text(value: object, name: str) -> str:
             else value["text"]
         )
     if not isinstance(value, str):
-        shown = repr(value)
+        content = repr(value)
         raise _FieldError(
-            f"the field {name!r} is a {type(value).__name__}, expected a text:"
-            f" {shown[:60]}{'...' if len(shown) > 60 else ''}"
+            f"the field {name!r} is {type_name(value)}, expected a text:"
+            f" {content[:60]}{'...' if len(content) > 60 else ''}"
         )
     return value
 
 
 def _scores(record: Record, name: str | None, positives: int, negatives: int) -> list[float]:
-    """No score, the pair's own, or one a candidate."""
+    """The scores of a record: none, that of the pair, or one per candidate."""
     value = record.values.get(name) if name else None
     if value is None or value == "":
         if name:
@@ -233,7 +235,7 @@ def _scores(record: Record, name: str | None, positives: int, negatives: int) ->
     if len(scores) != 1 and (positives != 1 or len(scores) != 1 + negatives):
         raise _FieldError(
             f"the field {name!r} has {len(scores)} scores for {positives} positives and {negatives}"
-            " negatives; give one a candidate"
+            " negatives; give one per candidate"
         )
     return scores
 

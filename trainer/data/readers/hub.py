@@ -1,4 +1,4 @@
-"""Data sets that `datasets` knows: saved folders, and names on the hub."""
+"""Reads data sets through `datasets`: folders that it saved, and data sets on the hub."""
 
 import json
 import re
@@ -14,12 +14,12 @@ _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "val"), "test"
 
 
 def is_saved_folder(folder: Path) -> bool:
-    """Whether `datasets` saved this folder."""
+    """True for a folder that `datasets` saved."""
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def read_saved_folder(folder: Path, split: str) -> Iterator[Record]:
-    """Every row of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+    """Every row of a split of a folder that `save_to_disk` of `datasets` wrote."""
     import datasets
 
     for path in folder.rglob("*"):
@@ -28,63 +28,77 @@ def read_saved_folder(folder: Path, split: str) -> Iterator[Record]:
                 f"{path} is a link that leads out of {folder}; put the file itself there."
             )
     try:
-        saved = datasets.load_from_disk(str(folder))
+        data_set = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets raises errors of many kinds for a damaged folder
         raise BadData(
-            f"{folder} cannot be read as a saved data set: {error}. Save it anew with"
+            f"{folder} cannot be read as a saved data set: {error}. Save it again with"
             " `save_to_disk`."
         ) from error
-    return _records(
-        _chosen(saved, split, str(folder)) if isinstance(saved, datasets.DatasetDict) else saved,
-        folder.name,
-    )
+    if isinstance(data_set, datasets.DatasetDict):
+        data_set = _select_split(data_set, split, str(folder))
+    return _records(data_set, folder.name)
 
 
 def saved_splits(folder: Path) -> list[str]:
-    """Which of train, dev and test a saved folder has; one that was saved without splits has train
-    only.
-    """
-    listed = folder / "dataset_dict.json"
-    if not listed.is_file():
+    """The splits of a saved folder, out of train, dev and test; "train" if it has no splits."""
+    path = folder / "dataset_dict.json"
+    if not path.is_file():
         return ["train"]
-    there = json.loads(listed.read_text(encoding="utf-8")).get("splits", [])
+    stored_names = json.loads(path.read_text(encoding="utf-8")).get("splits", [])
     return [
-        split for split, names in _SPLIT_NAMES.items() if any(name in there for name in names)
+        split
+        for split, names in _SPLIT_NAMES.items()
+        if any(name in stored_names for name in names)
     ] or ["train"]
 
 
-def checked_hub_name(source: str) -> str:
-    """`source` if it can be the name of a hub data set, `owner/name` or `owner/name:configuration`.
-    Raises BadData for paths and addresses.
+def check_hub_name(source: str) -> None:
+    """Raises BadData unless `source` can name a hub data set: `owner/name` or
+    `owner/name:configuration`.
     """
     if ".." in source or not _NAME.fullmatch(source):
         raise BadData(
-            f"{source!r} is neither a file or folder that is there nor the name of a hub data set"
-            " (owner/name). Check the path; addresses (https://, file://) are not read: download"
+            f"{source!r} is neither an existing file or folder nor the name of a hub data set"
+            " (owner/name). Check the path. Addresses (https://, file://) are not read: download"
             " the file first."
         )
-    return source
+
+
+def load_from_hub(
+    name: str,
+    configuration: str | None = None,
+    split: str | None = None,
+    *,
+    subject: str,
+    advice: str,
+) -> Any:
+    """What `datasets.load_dataset` returns.
+
+    On failure, raises BadData: "`subject` could not be read from the hub (reason). `advice`".
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, configuration, split=split)
+    except Exception as error:  # its own errors, the HTTP client's and the operating system's
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadData(f"{subject} could not be read from the hub ({reason}). {advice}") from error
 
 
 def read_hub(source: str, split: str) -> Iterator[Record]:
-    """Every row of a hub data set's split. Raises BadData when it cannot be had."""
-    import datasets
-
-    name, _, configuration = checked_hub_name(source).partition(":")
-    try:
-        found = datasets.load_dataset(name, configuration or None)
-    except (
-        Exception
-    ) as error:  # the hub client raises its own, requests' and the operating system's errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadData(
-            f"{source!r} is no file or folder here, and could not be read from the hub ({reason})."
-            " Check the name; without a network, download the data and name the file."
-        ) from error
-    return _records(_chosen(found, split, source), source)
+    """Every row of a split of a hub data set. Raises BadData when it cannot be downloaded."""
+    check_hub_name(source)
+    name, _, configuration = source.partition(":")
+    data_set = load_from_hub(
+        name,
+        configuration or None,
+        subject=f"{source!r} is no file or folder here, and",
+        advice="Check the name; without a network, download the data and name the file.",
+    )
+    return _records(_select_split(data_set, split, source), source)
 
 
-def _chosen(splits: Any, split: str, source: str) -> Any:
+def _select_split(splits: Any, split: str, source: str) -> Any:
     name = next((name for name in _SPLIT_NAMES.get(split, (split,)) if name in splits), None)
     if name is None:
         raise BadData(

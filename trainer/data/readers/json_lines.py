@@ -1,4 +1,4 @@
-"""Lines of a file, and JSON Lines: bounded memory, every bad line named and passed over."""
+"""Reads text files line by line, and JSON Lines, in bounded memory; bad lines become `BadRow`s."""
 
 import gzip
 import json
@@ -12,46 +12,45 @@ from trainer.data.readers.report import BadRow
 from trainer.errors import BadData
 
 MAX_LINE_BYTES = 32 * 2**20
-"""A longer line is passed over without being held in memory."""
+"""A longer line is skipped; it is never held in memory."""
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
-class Line(NamedTuple):
-    """A decoded line without its end, its number from 1, and whether the file said that it ends
-    there.
-    """
+class NumberedLine(NamedTuple):
+    """A decoded line without its line break, and its number, counted from 1."""
 
     number: int
     text: str
-    ended: bool
+    has_line_break: bool
+    """False for a last line that may be truncated."""
 
 
 class Record(NamedTuple):
-    """Named values of one row, and where it stands, `file:line`."""
+    """The named values of one row, and its source (`file:line`)."""
 
     source: str
     values: dict[str, Any]
 
 
-def read_lines(path: Path) -> Iterator[Line | BadRow]:
-    """Every line of a UTF-8 file (also .gz), a bad one as BadRow. A byte order mark and CR LF are
-    taken off.
+def read_lines(path: Path) -> Iterator[NumberedLine | BadRow]:
+    """Every line of a UTF-8 file, which may be a .gz; a bad line is a BadRow.
 
-    Raises BadData for another encoding, and for a damaged .gz with the offset where it breaks.
+    A byte order mark and CR LF are removed. Raises BadData for another encoding, and for a damaged
+    .gz file with the offset at which it breaks.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from _decoded(file, path)
+            yield from _decode_lines(file, path)
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
-            raise BadData(f"{path} is not a whole .gz file: {error}. Get it anew.") from error
+            raise BadData(f"{path} is not a whole .gz file: {error}. Download it again.") from error
         raise BadData(
-            f"{path} cannot be read: {error.strerror or error}. Check that it is there and that you"
+            f"{path} cannot be read: {error.strerror or error}. Check that it exists and that you"
             " may read it."
         ) from error
 
 
-def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
+def _decode_lines(file: BufferedIOBase, path: Path) -> Iterator[NumberedLine | BadRow]:
     number = 0
     while True:
         offset, number = file.tell(), number + 1
@@ -67,7 +66,7 @@ def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
         except (EOFError, zlib.error) as error:
             raise BadData(
                 f"{path} is a damaged or truncated .gz file: it breaks in line {number}, after byte"
-                f" {offset} of the uncompressed text ({error}). Get it anew."
+                f" {offset} of the uncompressed text ({error}). Download it again."
             ) from error
         if not raw:
             return
@@ -78,14 +77,14 @@ def _decoded(file: BufferedIOBase, path: Path) -> Iterator[Line | BadRow]:
                     " UTF-8`."
                 )
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        yield _line(raw, number, source)
+        yield _decode_line(raw, number, source)
 
 
-def _line(raw: bytes, number: int, source: str) -> Line | BadRow:
+def _decode_line(raw: bytes, number: int, source: str) -> NumberedLine | BadRow:
     if b"\0" in raw:
         return BadRow(source, "NUL byte", f"at byte {raw.index(0)}")
     try:
-        return Line(number, raw.decode("utf-8").rstrip("\r\n"), raw.endswith(b"\n"))
+        return NumberedLine(number, raw.decode("utf-8").rstrip("\r\n"), raw.endswith(b"\n"))
     except UnicodeDecodeError as error:
         return BadRow(
             source, "not UTF-8", f"byte 0x{raw[error.start]:02x} at byte {error.start} of the line"
@@ -93,17 +92,19 @@ def _line(raw: bytes, number: int, source: str) -> Line | BadRow:
 
 
 def _skip_line(file: BufferedIOBase) -> int:
-    skipped = 0
+    """Reads up to the end of the line; the number of bytes skipped."""
+    skipped_bytes = 0
     while part := file.readline(2**20):
-        skipped += len(part)
+        skipped_bytes += len(part)
         if part.endswith(b"\n"):
             break
-    return skipped
+    return skipped_bytes
 
 
 def read_json_lines(path: Path) -> Iterator[Record | BadRow]:
-    """Every JSON object of a file with one a line; blank lines are passed over. Raises BadData for
-    a file that is one JSON array.
+    """Every JSON object of a file with one object per line; blank lines are skipped.
+
+    Raises BadData for a file that is one JSON array.
     """
     for line in read_lines(path):
         if isinstance(line, BadRow):
@@ -111,23 +112,22 @@ def read_json_lines(path: Path) -> Iterator[Record | BadRow]:
         elif line.text.strip():
             if line.number == 1 and line.text.lstrip().startswith("["):
                 raise BadData(
-                    f"{path} is one JSON array; write one object a line (JSON Lines), e.g. `jq -c"
+                    f"{path} is one JSON array; write one object per line (JSON Lines), e.g. `jq -c"
                     f" '.[]' {path.name} > {path.stem}.jsonl`."
                 )
-            yield _record(line, f"{path.name}:{line.number}")
+            yield _parse_record(line, f"{path.name}:{line.number}")
 
 
-def _record(line: Line, source: str) -> Record | BadRow:
+def _parse_record(line: NumberedLine, source: str) -> Record | BadRow:
     try:
-        values = json.loads(line.text, parse_constant=_no_constant)
+        values = json.loads(line.text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        return BadRow(
-            source, "not JSON" if line.ended else "not JSON; truncated last line", str(error)[:200]
-        )
+        reason = "not JSON" if line.has_line_break else "not JSON; truncated last line"
+        return BadRow(source, reason, str(error)[:200])
     if not isinstance(values, dict):
         return BadRow(source, "not a JSON object", f"a {type(values).__name__}")
     return Record(source, values)
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")

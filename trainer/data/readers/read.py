@@ -1,17 +1,23 @@
-"""`read_rows`: training rows from a file, a folder or the hub."""
+"""`read_rows`: training rows from a file, a folder or the hub, whatever the layout."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from trainer.data.readers.columns import Columns, RowMaker, is_blank, understand
-from trainer.data.readers.beir import Judgement, check_ids, is_beir_folder, read_qrels, read_texts
-from trainer.data.readers.hub import checked_hub_name, is_saved_folder, read_hub, read_saved_folder
+from trainer.data.readers.beir import (
+    Judgement,
+    is_beir_folder,
+    judgements_with_texts,
+    read_qrels,
+    read_texts,
+)
+from trainer.data.readers.columns import Columns, RowMaker, assign_roles, is_blank
+from trainer.data.readers.hub import check_hub_name, is_saved_folder, read_hub, read_saved_folder
 from trainer.data.readers.json_lines import Record, read_json_lines
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.readers.table import read_columnar, read_delimited
-from trainer.data.rows import Row, Rows, RowWriter, duplicate_pairs
+from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs
 from trainer.errors import BadData
 
 Split = Literal["train", "dev", "test"]
@@ -25,7 +31,8 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Iterator[Record | BadRow]]]] = {
     ".arrow": ("Arrow", read_columnar),
     ".feather": ("Arrow", read_columnar),
 }
-_COLUMNS_SEEN_IN = 100
+_RECORDS_FOR_COLUMNS = 100
+"""So many first records are searched for column names."""
 
 
 def read_rows(
@@ -36,13 +43,20 @@ def read_rows(
     negatives_per_query: int | None = None,
     on_bad: Callable[[BadRow], None] | None = None,
 ) -> Rows:
-    """The rows of a file (JSON Lines, CSV, TSV, Parquet, Arrow; .gz of the first three), a BEIR
-    folder, a saved data set or a hub data set.
+    """The rows of a file, a BEIR folder, a saved data set or a hub data set.
 
-    `split` says which part of a folder or hub data set. At most `negatives_per_query` negatives of
-    each row are kept (None: all). Bad rows are set aside and counted in `.report`, and handed to
-    `on_bad`. Raises BadData for a source that cannot be understood, and TooManyBadRows beyond the
-    ratio.
+    Files are JSON Lines, CSV, TSV (each may be a .gz), Parquet or Arrow.
+
+    Args:
+        source: path, or name on the hub.
+        columns: role to column name, for columns that are not recognised by name.
+        split: the part of a folder or hub data set.
+        max_bad_rows_ratio: the largest share of bad rows (0 to 1). Bad rows are set aside and
+            counted in `.report`.
+        negatives_per_query: the largest number of negatives per row; None keeps all.
+        on_bad: called with each bad row.
+
+    Raises BadData for a source that cannot be read, and TooManyBadRows.
     """
     report = ReadReport(source, on_bad=on_bad)
     folder = Path(source)
@@ -58,28 +72,29 @@ def read_rows(
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:
             raise BadData(
-                f"{source}: none of its {report.rows_read} rows can be used ({_why_none(report)})."
+                f"{source}: none of its {report.rows_read} rows can be used ({_reason(report)})."
                 " Check the file with `nearfar data check`."
             )
     except BaseException:
         writer.discard()
         raise
-    found = Rows(writer.finish(), report)
-    report.rows_kept = len(found)
-    report.duplicate_rows = duplicate_pairs(found.table)
-    return found
+    stored_rows = Rows(writer.finish(), report)
+    report.rows_kept = len(stored_rows)
+    report.duplicate_rows = count_duplicate_pairs(stored_rows.table)
+    return stored_rows
 
 
 def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
-    """Records of anything but a BEIR folder. Raises BadData for what is neither there nor a hub
-    name.
+    """The records of a source that is no BEIR folder.
+
+    Raises BadData for a source that neither exists nor can be the name of a hub data set.
     """
     path = Path(source)
     if path.is_dir():
         if not is_saved_folder(path):
             raise BadData(
-                f"{path} is a folder of no known layout; expected corpus.jsonl, queries.jsonl and"
-                " qrels/ (BEIR), or one that `datasets` saved."
+                f"{path} is a folder of no known layout; expected a folder with corpus.jsonl,"
+                " queries.jsonl and qrels/ (BEIR), or one that `datasets` saved."
             )
         report.layout = "saved data set"
         return read_saved_folder(path, split)
@@ -97,61 +112,59 @@ def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Reco
         report.layout, reader = LAYOUTS[suffix.lower()]
         return reader(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():
-        raise BadData(f"{source} is not there; check the path.")
-    checked_hub_name(source)
+        raise BadData(f"{source} does not exist; check the path.")
+    check_hub_name(source)
     report.layout = "hub data set"
     return read_hub(source, split)
 
 
 def _record_rows(
     records: Iterator[Record | BadRow],
-    wanted: dict[str, str],
+    columns_by_role: dict[str, str],
     report: ReadReport,
     max_negatives: int | None,
 ) -> Iterator[Row]:
-    """Rows of records whose columns are understood from the first hundred."""
-    first: list[Record | BadRow] = []
-    for item in records:
-        first.append(item)
-        if len(first) == _COLUMNS_SEEN_IN:
-            break
+    """The rows of records; the first records say which columns there are."""
+    first_records = list(islice(records, _RECORDS_FOR_COLUMNS))
     names = dict.fromkeys(
-        name for item in first if isinstance(item, Record) for name in item.values
+        name for record in first_records if isinstance(record, Record) for name in record.values
     )
     if not names:
-        for item in first:
-            if isinstance(item, BadRow):
+        for record in first_records:
+            if isinstance(record, BadRow):
                 report.rows_read += 1
-                report.set_aside(item)
+                report.set_aside(record)
         report.check_budget(0.0)
         raise BadData(
             f"{report.source} has no rows; give a file with at least one query and positive."
         )
-    columns = understand(names, wanted, report.source)
-    note_columns(report, columns, names)
+    columns = assign_roles(names, columns_by_role, report.source)
+    _note_columns(report, columns, names)
     maker = RowMaker(columns, report, max_negatives)
-    for item in chain(first, records):
+    for record in chain(first_records, records):
         report.rows_read += 1
-        if isinstance(item, BadRow):
-            report.set_aside(item)
+        if isinstance(record, BadRow):
+            report.set_aside(record)
         else:
-            yield from maker.rows(item)
+            yield from maker.rows(record)
     maker.finish()
 
 
-def note_columns(report: ReadReport, columns: Columns, names: Mapping[str, None]) -> None:
-    """Writes into the report which column plays which role and which none."""
+def _note_columns(report: ReadReport, columns: Columns, names: Mapping[str, None]) -> None:
+    """Writes into the report which role each column has, and which columns have none."""
     report.columns = columns.by_role()
-    used = {name for role_names in report.columns.values() for name in role_names}
-    report.ignored_columns = tuple(name for name in names if name not in used)
+    used_names = {name for role_names in report.columns.values() for name in role_names}
+    report.ignored_columns = tuple(name for name in names if name not in used_names)
 
 
 def _beir_rows(folder: Path, split: Split, report: ReadReport) -> Iterator[Row]:
-    """One row a positive judgement; those with score 0 or less are no positives."""
+    """One row per positive judgement: one with a score above 0."""
     report.layout = "BEIR folder"
-    judged = [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0]
-    judged, queries, documents = judged_texts(folder, judged, report)
-    for judgement in judged:
+    positives = [
+        judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0
+    ]
+    judgements, queries, documents = judged_texts(folder, positives, report)
+    for judgement in judgements:
         query, positive = queries[judgement.query], documents[judgement.document]
         if is_blank(query) or is_blank(positive):
             report.blank_rows_dropped += 1
@@ -160,23 +173,27 @@ def _beir_rows(folder: Path, split: Split, report: ReadReport) -> Iterator[Row]:
 
 
 def judged_texts(
-    folder: Path, judged: list[Judgement], report: ReadReport, whole_corpus: bool = False
+    folder: Path, judgements: list[Judgement], report: ReadReport, whole_corpus: bool = False
 ) -> tuple[list[Judgement], dict[str, str], dict[str, str]]:
-    """Judgements whose texts are there, and the texts of queries and documents by id."""
-    before = report.bad_count
-    queries = read_texts(folder, "queries.jsonl", report, {judgement.query for judgement in judged})
-    between = report.bad_count
+    """The judgements that have both texts, and id to text of the queries and of the documents."""
+    bad_before = report.bad_count
+    queries = read_texts(
+        folder, "queries.jsonl", report, {judgement.query for judgement in judgements}
+    )
+    bad_queries = report.bad_count - bad_before
     documents = read_texts(
         folder,
         "corpus.jsonl",
         report,
-        None if whole_corpus else {judgement.document for judgement in judged},
+        None if whole_corpus else {judgement.document for judgement in judgements},
     )
-    bad = {"queries.jsonl": between - before, "corpus.jsonl": report.bad_count - between}
-    return check_ids(judged, queries, documents, bad, report), queries, documents
+    bad_documents = report.bad_count - bad_before - bad_queries
+    bad_lines = {"queries.jsonl": bad_queries, "corpus.jsonl": bad_documents}
+    complete = judgements_with_texts(judgements, queries, documents, bad_lines, report)
+    return complete, queries, documents
 
 
-def _why_none(report: ReadReport) -> str:
+def _reason(report: ReadReport) -> str:
     return (
         f"{report.bad_count} set aside, {report.blank_rows_dropped} blank"
         if report.rows_read

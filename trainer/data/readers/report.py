@@ -1,4 +1,4 @@
-"""What reading a source found: counts, what was set aside and why."""
+"""The report of reading a data source: counts, and the bad rows with their reasons."""
 
 import logging
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from trainer.errors import BadData, TooManyBadRows
 
 MAX_TEXT_CHARACTERS = 200_000
-"""Longer texts are cut when read: no encoder here takes more, and memory stays bounded."""
-EXAMPLES_KEPT = 20
+"""Longer texts are truncated when read: no encoder here takes more, and memory stays bounded."""
+EXAMPLES_PER_REASON = 20
 _log = logging.getLogger("nearfar.data")
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was set aside: where it stands, and why."""
+    """A row that was set aside: its source (`file:line`) and the reason."""
 
     source: str
     reason: str
@@ -26,22 +26,23 @@ class BadRow:
 
 @dataclass
 class ReadReport:
-    """What was understood of a source and what was done with its rows."""
+    """The layout and columns of a source, and how many of its rows were read, kept and dropped."""
 
     source: str
     layout: str = ""
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Role to the column names that play it."""
+    """Role to the names of the columns that have it."""
     ignored_columns: tuple[str, ...] = ()
     rows_read: int = 0
     rows_kept: int = 0
-    """Pairs kept; one read row with several positives gives several."""
+    """Training pairs. A row with several positives gives several pairs."""
     bad: dict[str, int] = field(default_factory=dict)
+    """Reason to the number of rows that were set aside for it."""
     bad_rows: list[BadRow] = field(default_factory=list)
-    """The first bad rows of every reason; `bad` counts them all."""
+    """The first bad rows of every reason; `bad` counts all of them."""
     blank_rows_dropped: int = 0
     blank_texts_dropped: int = 0
-    """Blank negatives and further positives left out of rows that stay."""
+    """Blank negatives and blank further positives, left out of rows that stay."""
     own_negatives_dropped: int = 0
     duplicate_rows: int = 0
     duplicate_ids: int = 0
@@ -51,21 +52,21 @@ class ReadReport:
     on_bad: Callable[[BadRow], None] | None = field(default=None, repr=False, compare=False)
 
     def set_aside(self, bad: BadRow) -> None:
-        """Counts a bad row, and keeps it as an example while there are few of its reason."""
+        """Counts a bad row, and stores the first ones of each reason as examples."""
         self.bad[bad.reason] = self.bad.get(bad.reason, 0) + 1
-        if self.bad[bad.reason] <= EXAMPLES_KEPT:
+        if self.bad[bad.reason] <= EXAMPLES_PER_REASON:
             self.bad_rows.append(bad)
         if self.on_bad:
             self.on_bad(bad)
 
-    def bounded(self, text: str, source: str) -> str:
-        """The text, cut to `MAX_TEXT_CHARACTERS`; the first cut of a source is warned of."""
+    def truncate(self, text: str, source: str) -> str:
+        """The text, truncated to `MAX_TEXT_CHARACTERS`. The first truncation logs a warning."""
         if len(text) <= MAX_TEXT_CHARACTERS:
             return text
         self.truncated_texts += 1
         if self.truncated_texts == 1:
             _log.warning(
-                "%s: a text of %d characters was cut to %d; further ones are only counted",
+                "%s: a text of %d characters was cut to %d; further cuts are counted only",
                 source,
                 len(text),
                 MAX_TEXT_CHARACTERS,
@@ -74,44 +75,54 @@ class ReadReport:
 
     @property
     def bad_count(self) -> int:
-        """Rows set aside, of all reasons."""
+        """The number of rows that were set aside, for any reason."""
         return sum(self.bad.values())
 
     def check_budget(self, max_bad_rows_ratio: float) -> None:
-        """Raises TooManyBadRows when more than that share of the rows was set aside."""
+        """Raises TooManyBadRows when more than this share of the rows was set aside."""
         if self.bad_count <= max_bad_rows_ratio * self.rows_read:
             return
-        shown = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
+        examples = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
         raise TooManyBadRows(
             f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a share"
             f" of {max_bad_rows_ratio:g} allows {int(max_bad_rows_ratio * self.rows_read)}. First"
-            f" ones:\n{shown}\nMend them (`nearfar data check SOURCE --rejected FILE` lists all), or"
-            " allow a larger share: --max-bad-rows-ratio on the command line,"
+            f" ones:\n{examples}\nMend them (`nearfar data check SOURCE --rejected FILE` lists all),"
+            " or allow a larger share: --max-bad-rows-ratio on the command line,"
             " data.max_bad_rows_ratio in a recipe."
         )
 
 
+def type_name(value: object) -> str:
+    """The type of a value as an error names it.
+
+    >>> type_name(None), type_name([])
+    ('missing', 'a list')
+    """
+    return "missing" if value is None else f"a {type(value).__name__}"
+
+
 class FieldErrors:
-    """Rows whose fields are missing or of the wrong type: not noise but a misunderstanding, so
-    reading ends after three.
+    """Rows with a missing field or a field of the wrong type.
+
+    Such rows are no noise: the columns were misunderstood. Reading therefore stops after three.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.found: list[str] = []
+        self.problems: list[str] = []
 
     def add(self, row: str, problem: str) -> None:
-        """Notes one row; raises BadData at the third."""
-        self.found.append(f"  {row}: {problem}")
-        if len(self.found) == 3:
+        """Stores the problem of one row. Raises BadData at the third."""
+        self.problems.append(f"  {row}: {problem}")
+        if len(self.problems) == 3:
             self.raise_if_any()
 
     def raise_if_any(self) -> None:
-        """Raises BadData naming the fields and the first rows."""
-        if self.found:
+        """Raises BadData that names the fields and the rows, if there are any."""
+        if self.problems:
             raise BadData(
                 f"{self.source}: rows lack a field or have one of the wrong type:\n"
-                + "\n".join(self.found)
+                + "\n".join(self.problems)
                 + "\nEvery row needs a query and a positive that are texts. Mend the file, or name"
                 " other columns: --column query=NAME on the command line, data.columns={query:"
                 " NAME} in a recipe."

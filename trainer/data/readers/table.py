@@ -1,11 +1,11 @@
-"""Tables: CSV, TSV, Parquet and Arrow files, read a few thousand rows at a time."""
+"""Reads tables (CSV, TSV, Parquet and Arrow files) in batches of 1 024 rows."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.data.readers.json_lines import MAX_LINE_BYTES, Line, Record, read_lines
+from trainer.data.readers.json_lines import MAX_LINE_BYTES, NumberedLine, Record, read_lines
 from trainer.data.readers.report import BadRow
 from trainer.errors import BadData
 
@@ -15,14 +15,13 @@ _BATCH_ROWS = 1024
 def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
     """Every row of a CSV or TSV file whose first line names the columns.
 
-    CSV: quoted by `"`, parted by whichever of comma, semicolon and tab the first line has most of.
-    TSV: parted by tabs, nothing is quoted. Raises BadData without a header or with a column named
-    twice.
+    CSV: fields are quoted by `"`. The delimiter is the most frequent one of comma, semicolon and
+    tab in the first line. TSV: the delimiter is a tab, and nothing is quoted. Raises BadData when
+    the header is missing or names a column twice.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    lines = _Lines(path)
-    first = next(lines, "")
-    header_text = first.rstrip("\n")
+    lines = _GoodLines(path)
+    header_text = next(lines, "").rstrip("\n")
     delimiter = "\t" if tabs else max(",;\t", key=header_text.count)
     dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     header = next(csv.reader([header_text], delimiter=delimiter, **dialect), [])
@@ -37,13 +36,13 @@ def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
         try:
             values = next(reader)
         except StopIteration:
-            yield from lines.taken_bad()
+            yield from lines.pop_bad_rows()
             return
         except csv.Error as error:
-            yield from lines.taken_bad()
+            yield from lines.pop_bad_rows()
             yield BadRow(f"{path.name}:{start}", "not CSV", str(error))
             continue
-        yield from lines.taken_bad()
+        yield from lines.pop_bad_rows()
         if len(values) == len(header):
             yield Record(f"{path.name}:{start}", dict(zip(header, values, strict=True)))
         elif values:
@@ -54,30 +53,30 @@ def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
             )
 
 
-class _Lines(Iterator[str]):
-    """The good lines of a file, for the csv module; the bad ones are kept aside until taken."""
+class _GoodLines(Iterator[str]):
+    """The good lines of a file, for the csv module. The bad ones wait for `pop_bad_rows`."""
 
     def __init__(self, path: Path) -> None:
         self._lines = read_lines(path)
-        self._bad: list[BadRow] = []
+        self._bad_rows: list[BadRow] = []
         self.number = 0
 
     def __next__(self) -> str:
         for line in self._lines:
-            if isinstance(line, Line):
+            if isinstance(line, NumberedLine):
                 self.number = line.number
                 return line.text + "\n"
-            self._bad.append(line)
+            self._bad_rows.append(line)
         raise StopIteration
 
-    def taken_bad(self) -> list[BadRow]:
-        """The bad lines met since the last call."""
-        bad, self._bad = self._bad, []
-        return bad
+    def pop_bad_rows(self) -> list[BadRow]:
+        """The bad lines since the last call."""
+        bad_rows, self._bad_rows = self._bad_rows, []
+        return bad_rows
 
 
 def read_columnar(path: Path) -> Iterator[Record]:
-    """Every row of a Parquet, Feather or Arrow file. Raises BadData for a damaged one."""
+    """Every row of a Parquet, Feather or Arrow file. Raises BadData for a damaged file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,24 +85,24 @@ def read_columnar(path: Path) -> Iterator[Record]:
             with pq.ParquetFile(path) as file:
                 yield from _records(file.iter_batches(batch_size=_BATCH_ROWS), path.name)
         else:
-            with pa.memory_map(str(path)) as mapped:
-                yield from _records(_arrow_batches(mapped), path.name)
+            with pa.memory_map(str(path)) as memory:
+                yield from _records(_arrow_batches(memory), path.name)
     except (pa.ArrowException, OSError) as error:
         raise BadData(
-            f"{path} is not a whole {path.suffix[1:]} file: {str(error).splitlines()[0]}. Get or"
-            " write it anew."
+            f"{path} is not a whole {path.suffix[1:]} file: {str(error).splitlines()[0]}. Download"
+            " or write it again."
         ) from error
 
 
-def _arrow_batches(mapped: Any) -> Iterator[Any]:
-    """Batches of an Arrow file or stream."""
+def _arrow_batches(memory: Any) -> Iterator[Any]:
+    """The batches of an Arrow file or an Arrow stream."""
     import pyarrow as pa
 
     try:
-        file = pa.ipc.open_file(mapped)
+        file = pa.ipc.open_file(memory)
     except pa.ArrowInvalid:
-        mapped.seek(0)
-        yield from pa.ipc.open_stream(mapped)
+        memory.seek(0)
+        yield from pa.ipc.open_stream(memory)
         return
     for number in range(file.num_record_batches):
         yield file.get_batch(number)
