@@ -13,7 +13,7 @@ from trainer.data.collate import collate
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData
-from trainer.models.dense import (DenseSettings, build_dense_encoder)
+from trainer.models.dense import DenseSettings, build_dense_encoder
 
 ROWS = (
     Row("where", "here", ("there", "nowhere"), source="a.jsonl:1"),

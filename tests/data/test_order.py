@@ -44,9 +44,7 @@ def test_of_any_size_without_building_it_and_each_position_alone(size, key, data
     ] == together.tolist()
 
 
-@given(
-    some.integers(0, 2**32), some.integers(2, 300), some.integers(2, 20), some.integers(1, 5)
-)
+@given(some.integers(0, 2**32), some.integers(2, 300), some.integers(2, 20), some.integers(1, 5))
 @settings(max_examples=100, deadline=None)
 def test_no_sample_is_left_out_of_any_pass(seed, samples, batch_size, passes):
     steps = steps_for_passes(samples, batch_size, passes)

@@ -106,7 +106,9 @@ def test_columns_by_name(tmp_path: Path) -> None:
     ]
     with pytest.raises(BadData, match=r"no column 'Title'.*'title', 'body', 'text'"):
         read_rows(str(path), {"query": "Title"})
-    with pytest.raises(BadData, match="no column for the query.*--column query=title.*data.columns"):
+    with pytest.raises(
+        BadData, match="no column for the query.*--column query=title.*data.columns"
+    ):
         read_rows(str(path))
     with pytest.raises(BadData, match="role 'anchr'"):
         read_rows(str(path), {"anchr": "title"})

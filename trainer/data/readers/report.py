@@ -84,11 +84,11 @@ class ReadReport:
             return
         examples = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
         raise TooManyBadRows(
-            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a share"
-            f" of {max_bad_rows_ratio:g} allows {int(max_bad_rows_ratio * self.rows_read)}. First"
-            f" ones:\n{examples}\nMend them (`nearfar data check SOURCE --rejected FILE` lists all),"
-            " or allow a larger share: --max-bad-rows-ratio on the command line,"
-            " data.max_bad_rows_ratio in a recipe."
+            f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a"
+            f" share of {max_bad_rows_ratio:g} allows"
+            f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nMend them"
+            " (`nearfar data check SOURCE --rejected FILE` lists all), or allow a larger share:"
+            " --max-bad-rows-ratio on the command line, data.max_bad_rows_ratio in a recipe."
         )
 
 
