@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pages import commands, equality, layers, recipe_keys
+from pages import commands, decisions, equality, layers, recipe_keys
 
 
 def current(root: Path) -> dict[str, str]:
@@ -21,6 +21,9 @@ def current(root: Path) -> dict[str, str]:
         "docs/reference/recipe.md": recipe_keys.recipe_page(schema),
         "docs/reference/commands.md": commands.commands_page(),
         "docs/reference/exit-codes.md": commands.exit_codes_page(),
+        "docs/README.md": with_block(
+            root / "docs/README.md", "decisions", decisions.decisions_list(root)
+        ),
         "docs/style.md": with_block(root / "docs/style.md", "layers", layers.layers_block(root)),
         "docs/equality.md": with_block(
             root / "docs/equality.md", "worst figures", equality.worst_figures(root)
