@@ -1,8 +1,8 @@
-"""Forgets every package whose installation was cut short, so that pip installs it again instead of
-calling it satisfied.
+"""Forgets every package whose installation was interrupted, so that pip installs it again instead
+of calling it satisfied.
 
-pip writes a package file by file: after a power cut or a kill, its metadata can be there and its
-modules not.
+pip writes a package file by file. After a power cut or a kill, its metadata can exist without its
+modules.
 """
 
 import shutil
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Removes the metadata of packages with missing or truncated files, and what an interrupted
-    uninstall left.
+    """Removes the metadata of packages with missing or truncated files, and the leftovers of an
+    interrupted uninstall.
     """
     folder = Path(sysconfig.get_path("purelib"))
     for metadata in sorted(folder.glob("*.dist-info")):
-        if not is_whole(metadata):
+        if not is_complete(metadata):
             print(
                 "  installing again, it was interrupted:"
                 f" {metadata.name.removesuffix('.dist-info')}"
@@ -27,8 +27,8 @@ def main() -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def is_whole(metadata: Path) -> bool:
-    """True when everything the package's own list names is there, in the size the list gives."""
+def is_complete(metadata: Path) -> bool:
+    """True if every file in the package's own list exists and has the size in the list."""
     files = PathDistribution(metadata).files
     if not files:
         return False

@@ -1,12 +1,12 @@
-"""Installs the build of PyTorch that fits this machine: with CUDA where there is an NVIDIA GPU,
-without it elsewhere.
+"""Installs the build of PyTorch that fits this machine: with CUDA if there is an NVIDIA GPU, else
+without.
 
-The build with CUDA also runs without a GPU, but brings several gigabytes that nothing would use.
-Which build the package index offers under the plain name differs by platform, so pip is asked
-first, without downloading; where it offers the other kind, uv is used, which knows where PyTorch
-keeps each kind. Standard library only: it runs before anything is installed.
+The CUDA build also runs without a GPU, but brings several gigabytes that nothing would use. Which
+build the package index offers under the plain name depends on the platform. So pip is asked first,
+without downloading. If it offers the other build, uv is used, which knows where PyTorch keeps each
+build. Standard library only: it runs before anything is installed.
 
-NEARFAR_TORCH=cpu or =cuda overrides what was found; =any takes whatever pip offers.
+NEARFAR_TORCH=cpu or =cuda overrides the choice; =any takes the build that pip offers.
 """
 
 import json
@@ -24,7 +24,7 @@ PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--quiet"]  # twice: e
 
 
 def main() -> None:
-    """Installs PyTorch, or says why it cannot and what to do; exit code 1 then."""
+    """Installs PyTorch. If it cannot, it says why and what to do, and ends with exit code 1."""
     wanted = os.environ.get("NEARFAR_TORCH") or ("cuda" if has_nvidia_gpu() else "cpu")
     if wanted not in ("cpu", "cuda", "any"):
         sys.exit(f"NEARFAR_TORCH is {wanted!r}; it can be cpu, cuda or any.")
@@ -74,21 +74,21 @@ def has_nvidia_gpu() -> bool:
 
 
 def installed_build() -> str | None:
-    """The kind of build this environment has in the version wanted, or None."""
+    """The build (cpu or cuda) of the wanted version in this environment, or None."""
     code = (
         "import torch; print(torch.__version__.split('+')[0], 'cuda' if torch.version.cuda else"
         " 'cpu')"
     )
-    found = subprocess.run(
+    version_and_build = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True
     ).stdout.split()
-    return found[1] if found and f"torch=={found[0]}" == TORCH else None
+    if not version_and_build or f"torch=={version_and_build[0]}" != TORCH:
+        return None
+    return version_and_build[1]
 
 
 def offered_build() -> str | None:
-    """The kind of build pip would install, read from its metadata alone, or None where it offers
-    none.
-    """
+    """The build that pip would install, read from its metadata alone, or None if it offers none."""
     command = [*PIP, "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", TORCH]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode:
@@ -114,7 +114,7 @@ def build_of(metadata: dict) -> str:
 
 
 def install(command: list[str], wanted: str) -> None:
-    """Runs an installer; what it prints is the reason, what is printed here is the way out."""
+    """Runs an installer, which prints why it failed; this then prints what to do."""
     if subprocess.run(command, check=False).returncode:
         sys.exit(
             f"\n{TORCH} could not be installed in its {wanted} build for Python"

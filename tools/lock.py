@@ -1,7 +1,7 @@
 """Writes requirements/base.txt, dev.txt and pylate.txt: the exact version and hashes of every
-package `make` installs.
+package that `make` installs.
 
-Run by `make lock` after a bound in pyproject.toml has changed. One file serves Python 3.11 to 3.13
+`make lock` runs it after a bound in pyproject.toml has changed. One file serves Python 3.11 to 3.13
 on every platform. PyTorch and the CUDA packages that only some of its builds need are left out:
 `tools/install_torch.py` chooses those.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEFT_TO_TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
 PYLATE = "pylate[voyager]==1.6.0\nvoyager<2.2"
-"""It gives voyager lists, which 2.2 refuses."""
+"""It passes lists to voyager, which voyager 2.2 refuses."""
 LEFT_OUT_OF_PYLATE = re.compile(r"(fast-plaid|usearch|numkong|maturin)$")
-"""One of its indexes, built against one PyTorch alone, and what only that needs."""
+"""One of its indexes, which is built for a single version of PyTorch, and its dependencies."""
 HEADER = (
     "# Exact versions; written by `make lock`, not by hand. PyTorch is chosen by"
     " tools/install_torch.py and pinned in torch.txt.\n"
@@ -24,8 +24,8 @@ HEADER = (
 
 
 def main() -> None:
-    """Compiles the files; `dev` repeats everything in `base` at the same versions, PyLate's
-    environment is apart from both.
+    """Writes the files. `dev` repeats everything in `base` at the same versions; the environment of
+    PyLate is independent of both.
     """
     torch, base, dev = (f"requirements/{name}.txt" for name in ("torch", "base", "dev"))
     counts = {
@@ -47,8 +47,8 @@ def main() -> None:
 
 
 def resolve(source: str, *options: str, text: str | None = None) -> list[str]:
-    """Every package that `source` needs, with its hashes, for all platforms; `text` is what the
-    source `-` reads.
+    """Every package that `source` needs, with its hashes, for all platforms; `text` is the standard
+    input that the source `-` reads.
     """
     command = [
         "uv",
@@ -61,22 +61,22 @@ def resolve(source: str, *options: str, text: str | None = None) -> list[str]:
         "--generate-hashes",
     ]
     command += ["--no-header", "--no-annotate", "--quiet", "--upgrade", *options]
-    found = subprocess.run(
+    output = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True, input=text
     ).stdout
-    return re.split(r"\n(?=\S)", found.strip())
+    return re.split(r"\n(?=\S)", output.strip())
 
 
 def write_lock(target: str, packages: list[str], left_out: re.Pattern[str] | None = None) -> int:
-    """Writes `target` and returns how many packages it holds."""
-    named = {package: re.split(r"[=\s]", package)[0] for package in packages}
-    kept = [
+    """Writes `target` and returns the number of packages in it."""
+    names = {package: re.split(r"[=\s]", package)[0] for package in packages}
+    locked_packages = [
         package
-        for package, name in named.items()
+        for package, name in names.items()
         if not LEFT_TO_TORCH.match(name) and not (left_out and left_out.match(name))
     ]
-    (ROOT / target).write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")
-    return len(kept)
+    (ROOT / target).write_text(HEADER + "\n".join(locked_packages) + "\n", encoding="utf-8")
+    return len(locked_packages)
 
 
 if __name__ == "__main__":
