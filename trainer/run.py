@@ -1,12 +1,12 @@
 """One recipe carried out: read, build, train, evaluate, report.
 
-`run` is all of `nearfar fit` but its arguments. It runs on every rank: all of them compute, and
-the first alone writes and speaks.
+`run_recipe` is all of `nearfar fit` but its arguments. It runs on every rank: all of them compute,
+and the first alone writes and speaks.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer.build import checks as recipe_checks
@@ -52,16 +52,16 @@ from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.process_group import process_group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
-    """What a run left behind. Its text is the verdict."""
+    """What a run left behind. It prints as the verdict, the table and the place of the model."""
 
     folder: Path
     selection: Selection
     """Which weights are in `model/`, and why."""
     evaluation: Evaluation | None
     """What was measured on the test queries; None without any, and on all ranks but the first."""
-    test: RetrievalSet | None = field(repr=False)
+    test: RetrievalSet | None
     """The test queries, with all documents."""
 
     @property
@@ -74,8 +74,9 @@ class RunResult:
         """Whether training helped, in words."""
         return verdict(self.evaluation, self.selection)
 
-    def __str__(self) -> str:
-        return f"{self.verdict}\nmodel: {self.model}"
+    def __repr__(self) -> str:
+        parts = (self.verdict, self.evaluation, f"model: {self.model}")
+        return "\n".join(str(part) for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -91,24 +92,24 @@ class Job:
 
     @property
     def scores_are_random(self) -> bool:
-        """Whether the encoder means nothing before training: a new head on a cross-encoder."""
+        """Whether scores mean nothing before training: a cross-encoder with a new head."""
         return isinstance(self.encoder, CrossEncoder) and self.encoder.fresh_head
 
 
-def run(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> RunResult:
-    """Carries a recipe out on the process of a plan (`trainer.runtime.start.start_process`).
+def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> RunResult:
+    """Carries out a recipe on one process of a plan (`trainer.runtime.start.start_process`).
 
     With `replace`, a former run of the same name is moved aside. Raises Interrupted when Ctrl-C
     ended it early, with everything saved.
     """
     check_batch_divisible(recipe.optimization.batch_size, plan.ranks)
     check_trackers(recipe.trackers)
-    written = dump_recipe(recipe)
+    recipe_yaml = dump_recipe(recipe)
     recipe = hardware.on_machine(recipe, plan)
     with process_group(plan, hardware.accelerator(recipe.machine)):
-        check_same(written, "recipe")
+        check_same(recipe_yaml, "recipe")
         job = _prepare(recipe, plan, replace)
-        with _run_folder(job, written, replace) as folder:
+        with _run_folder(job, recipe_yaml, replace) as folder:
             return _carry_out(job, folder)
 
 
@@ -120,27 +121,27 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh is not None)
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))
-    encoder = _untrained(recipe, data)
+    encoder = _initial_encoder(recipe, data)
     teachers = students.teachers(recipe, data.train, replace)
     job = Job(recipe, plan, data, encoder, teachers, steps)
     say(_summary(job))
     for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (leaked := leaked_queries(data.train, held_out)):
+        if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
             say(
-                f"warning: {leaked:,} of {len(held_out.queries):,} {name} queries are training"
+                f"warning: {leaks:,} of {len(held_out.queries):,} {name} queries are training"
                 " queries too; what is measured on them proves nothing"
             )
     return job
 
 
-def _untrained(recipe: Recipe, data: DataSets) -> Encoder:
+def _initial_encoder(recipe: Recipe, data: DataSets) -> Encoder:
     """The encoder as it is before the first step: the same each time."""
     encoder = encoder_of(recipe)
     students.start(recipe, encoder, data.train)
     return encoder
 
 
-def _run_folder(job: Job, written: str, replace: bool) -> RunFolder:
+def _run_folder(job: Job, recipe_yaml: str, replace: bool) -> RunFolder:
     """The new run folder, made and locked by the first rank."""
     recipe = job.recipe
     path = Path(recipe.output) / recipe.name
@@ -148,32 +149,32 @@ def _run_folder(job: Job, written: str, replace: bool) -> RunFolder:
     folder = on_first(
         lambda: RunFolder.create(
             path,
-            written,
+            recipe_yaml,
             sys.argv,
             fingerprint(recipe.data, len(job.data.train), corpus),
             replace,
         )
     )
-    return folder or RunFolder.of_another_rank(path)
+    return folder or RunFolder.for_other_rank(path)
 
 
 def _carry_out(job: Job, folder: RunFolder) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
-    before = _measured_before(job)
-    selection, interrupted = _train(job, folder)
+    rivals = _measure_rivals(job)
+    selection, is_interrupted = _train(job, folder)
     evaluation = None
-    if not interrupted and job.data.test is not None:
-        evaluation = _evaluate(job, job.data.test, folder, before, selection)
+    if not is_interrupted and job.data.test is not None:
+        evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
     say(f"the model is in {folder.model}")
-    folder.finish("stopped" if interrupted else "done", selection=asdict(selection))
+    folder.finish("stopped" if is_interrupted else "done", selection=asdict(selection))
     on_first(lambda: say(f"report: {write_report(folder.path)}"))
-    if interrupted:
+    if is_interrupted:
         content = "the model as it was before training" if selection.base_won else "the best so far"
         raise Interrupted(f"before the end, by Ctrl-C; {folder.model} holds {content}")
     return RunResult(folder.path, selection, evaluation, job.data.test)
 
 
-def _measured_before(job: Job) -> list[SystemResult]:
+def _measure_rivals(job: Job) -> list[SystemResult]:
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without
     any.
     """
@@ -184,11 +185,11 @@ def _measured_before(job: Job) -> list[SystemResult]:
     bm25 = on_first(lambda: evaluate_bm25(test))
     systems = [] if bm25 is None else [bm25]
     if not job.scores_are_random:
-        systems.append(_measured(job, job.encoder, test, BASE))
+        systems.append(_measure(job, job.encoder, test, BASE))
     return systems
 
 
-def _measured(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
+def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
     machine = job.recipe.machine
     return evaluate(
         encoder.to(hardware.device(machine)),
@@ -209,26 +210,26 @@ def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
     scores = module.validate(data.validation)
     base_score = None if job.scores_are_random else scores[MAIN_METRIC]
     best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
-    refreshed = refresh(recipe, data.train, folder.path / "refresh", job.steps)
-    callbacks = [best, stop, *([refreshed] if refreshed else [])]
-    trainer = lightning_trainer(
+    refresher = refresh(recipe, data.train, folder.path / "refresh", job.steps)
+    callbacks = [best, stop, *([refresher] if refresher else [])]
+    loop = lightning_trainer(
         recipe, folder, job.steps, len(data.train), callbacks, job.plan, base_score
     )
-    for logger in trainer.loggers:
+    for logger in loop.loggers:
         logger.log_metrics({f"validation/{name}": score for name, score in scores.items()}, step=0)
     try:
-        trainer.fit(module, datamodule=pair_data(recipe, data, job.encoder, job.steps, refreshed))
+        loop.fit(module, datamodule=pair_data(recipe, data, job.encoder, job.steps, refresher))
     except NonFiniteStep as error:
         record = error.record
         on_first(lambda: write_json(folder.path / "non_finite.json", record))
         raise
-    interrupted = stop.interrupted and trainer.global_step < job.steps
+    is_interrupted = stop.is_requested and loop.global_step < job.steps
     selection = Selection(base_score, best.score, best.step)
     if best.score is not None:
-        before = f", {base_score:.3f} before training" if base_score is not None else ""
-        say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}{before}")
-    _save(job, folder, best, selection, check_learned=not interrupted)
-    return selection, interrupted
+        from_base = f", {base_score:.3f} before training" if base_score is not None else ""
+        say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}{from_base}")
+    _save(job, folder, best, selection, check_learned=not is_interrupted)
+    return selection, is_interrupted
 
 
 def _save(
@@ -242,7 +243,7 @@ def _save(
     if check_learned:
         check_adapter_learned(encoder)
     if selection.base_won:
-        encoder = _untrained(job.recipe, job.data)
+        encoder = _initial_encoder(job.recipe, job.data)
     on_first(lambda: save_encoder(encoder, folder.model))
 
 
@@ -250,19 +251,19 @@ def _evaluate(
     job: Job,
     test: RetrievalSet,
     folder: RunFolder,
-    before: list[SystemResult],
+    rivals: list[SystemResult],
     selection: Selection,
 ) -> Evaluation | None:
     """Measures the saved folder, as a user will load it, and writes `evaluation.json`. Where the
     base model won, it has been measured already. None on all ranks but the first.
     """
-    systems = before
+    systems = rivals
     if not selection.base_won or job.scores_are_random:
-        systems = [*before, _measured(job, read_any(str(folder.model)), test, FINE_TUNED)]
+        systems = [*rivals, _measure(job, read_any(str(folder.model)), test, FINE_TUNED)]
 
     def write() -> Evaluation:
-        leaked = leaked_queries(job.data.train, test)
-        evaluation = compare(test, "test", systems, leaked_queries=leaked, selection=selection)
+        leaks = leaked_queries(job.data.train, test)
+        evaluation = compare(test, "test", systems, leaked_queries=leaks, selection=selection)
         write_evaluation(evaluation, folder.evaluation_path)
         return evaluation
 
@@ -273,14 +274,14 @@ def _summary(job: Job) -> str:
     """Data, model, steps and machine in four lines."""
     recipe, data, optimization = job.recipe, job.data, job.recipe.optimization
     weights = list(job.encoder.parameters())
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    trained_weights = sum(weight.numel() for weight in weights if weight.requires_grad)
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
     passes = job.steps * optimization.batch_size / len(data.train)
     ranks = f", {job.plan.kind} on {job.plan.ranks} ranks" if job.plan.ranks > 1 else ""
     lines = [
         f"{recipe.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
         f" validation queries{test}",
-        f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained:,} of"
+        f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained_weights:,} of"
         f" {sum(weight.numel() for weight in weights):,} weights are trained",
         f"{job.steps} steps of {optimization.batch_size} queries, {passes:.3g} passes over the"
         f" training pairs, {hardware.accelerator(recipe.machine)},"

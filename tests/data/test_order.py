@@ -14,7 +14,7 @@ from trainer.data.order import (
     batch_samples,
     check_batch_divisible,
     own_part,
-    permuted,
+    permute,
     steps_for_passes,
     stream_samples,
 )
@@ -26,7 +26,7 @@ keys = some.integers(0, 2**63)
 @given(some.integers(1, 700), keys)
 @settings(max_examples=200, deadline=None)
 def test_is_a_permutation(size, key):
-    assert sorted(permuted(np.arange(size), size, key).tolist()) == list(range(size))
+    assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
 
 
 @given(some.integers(1, 2**40), keys, some.data())
@@ -35,12 +35,12 @@ def test_of_any_size_without_building_it_and_each_position_alone(size, key, data
     positions = np.array(
         data.draw(some.lists(some.integers(0, size - 1), min_size=1, max_size=20, unique=True))
     )
-    together = permuted(positions, size, key)
+    together = permute(positions, size, key)
     assert len(set(together.tolist())) == len(positions)
     assert together.min() >= 0
     assert together.max() < size
     assert [
-        int(permuted(positions[at : at + 1], size, key)[0]) for at in range(len(positions))
+        int(permute(positions[at : at + 1], size, key)[0]) for at in range(len(positions))
     ] == together.tolist()
 
 
@@ -109,7 +109,7 @@ def test_is_even(samples):
     epochs = 400 * samples
     counts = np.zeros((samples, samples))
     for key in range(epochs // 20):
-        counts[np.arange(samples), permuted(np.arange(samples), samples, key)] += 1
+        counts[np.arange(samples), permute(np.arange(samples), samples, key)] += 1
     expected = epochs / 20 / samples
     statistic = ((counts - expected) ** 2 / expected).sum()
     freedom = (samples - 1) ** 2

@@ -295,7 +295,7 @@ def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(
 
     monkeypatch.setattr(Miner, "mine", mine)
     losses = train(tmp_path / "refresh", backbone, extra=[stop])[0]
-    assert stop.interrupted
+    assert stop.is_requested
     assert len(losses) == EVERY + 1
     assert sorted(tables(tmp_path / "refresh")) == [0, EVERY]
 

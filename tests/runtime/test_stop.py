@@ -42,8 +42,8 @@ trainer = lightning.Trainer(max_epochs=1, enable_checkpointing=False, accelerato
                             callbacks=[stop], **quiet)
 trainer.fit(Slow(), torch.utils.data.DataLoader(torch.ones(1000, 1)))
 assert signal.getsignal(signal.SIGINT) is before
-print(f"steps {trainer.global_step} interrupted {stop.interrupted}", flush=True)
-sys.exit(130 if stop.interrupted else 0)
+print(f"steps {trainer.global_step} interrupted {stop.is_requested}", flush=True)
+sys.exit(130 if stop.is_requested else 0)
 """
 
 
@@ -77,7 +77,7 @@ def test_r10_first_interrupt_ends_the_run_after_the_step_in_hand(training):
     assert "end of step" in lines, "the step in hand was torn"
     assert "steps 2 interrupted True" in lines, output + errors
     assert training.returncode == 130
-    assert errors.count("stopping after this step; press again to quit at once") == 1
+    assert errors.count("stopping after this step; press again to quit immediately") == 1
     assert "Traceback" not in errors
 
 

@@ -36,9 +36,9 @@ def fit(
     plan = start_process(Path(settings.output) / settings.name, replace)
 
     from trainer.evaluation.table import result_parts  # only now: heavy imports
-    from trainer.run import run
+    from trainer.run import run_recipe
     from trainer.runtime.console import show
 
-    result = run(settings, plan, replace)
+    result = run_recipe(settings, plan, replace)
     if is_first_rank(os.environ):
         show(*result_parts(result.evaluation, result.selection, result.test))

@@ -6,17 +6,22 @@ from jaxtyping import Int, UInt64
 from trainer.errors import BadRecipe
 
 _ROUNDS = 6
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
-def _mixed(values: UInt64[np.ndarray, " value"], key: int) -> UInt64[np.ndarray, " value"]:
-    """Each value well mixed with the key (the finaliser of SplitMix64, Steele et al. 2014)."""
-    mixed = values + np.uint64((key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def hash_numbers(
+    numbers: UInt64[np.ndarray, " number"], key: int = 0
+) -> UInt64[np.ndarray, " number"]:
+    """Pseudo-random 64 bits for each number and the key: number `key` of the stream that SplitMix64
+    starts there (Steele et al. 2014).
+    """
+    bits = numbers + np.uint64((key * _GOLDEN + _GOLDEN) % 2**64)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
-def permuted(
+def permute(
     positions: Int[np.ndarray, " position"], size: int, key: int
 ) -> Int[np.ndarray, " position"]:
     """Where each position of `range(size)` goes in the permutation that `key` names, without
@@ -25,7 +30,7 @@ def permuted(
     A Feistel network over the smallest even number of bits that holds `size`, walked until the
     value is below it (Black and Rogaway 2002): every position can be asked for alone, on any rank.
 
-    >>> sorted(permuted(np.arange(10), 10, key=7).tolist()) == list(range(10))
+    >>> sorted(permute(np.arange(10), 10, key=7).tolist()) == list(range(10))
     True
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
@@ -33,10 +38,10 @@ def permuted(
     values = positions.astype(np.uint64)
     outside = np.ones(len(values), bool)
     while outside.any():
-        left, right = values[outside] >> half, values[outside] & mask
+        high, low = values[outside] >> half, values[outside] & mask
         for round_number in range(_ROUNDS):
-            left, right = right, left ^ (_mixed(right, key * _ROUNDS + round_number) & mask)
-        values[outside] = (left << half) | right
+            high, low = low, high ^ (hash_numbers(low, key * _ROUNDS + round_number) & mask)
+        values[outside] = (high << half) | low
         outside = values >= np.uint64(size)
     return values.astype(np.int64)
 
@@ -80,9 +85,9 @@ def stream_samples(
     passes, places_in_pass = np.divmod(places, samples)
     numbers = np.empty(len(places), np.int64)
     for number in np.unique(passes).tolist():
-        own = passes == number
-        numbers[own] = permuted(
-            places_in_pass[own], samples, key=(source << 53) + (seed << 20) + number
+        in_pass = passes == number
+        numbers[in_pass] = permute(
+            places_in_pass[in_pass], samples, key=(source << 53) + (seed << 20) + number
         )
     return numbers
 
@@ -111,8 +116,8 @@ def check_batch_divisible(batch_size: int, ranks: int) -> None:
     """
     if batch_size % ranks == 0:
         return
-    below = batch_size // ranks * ranks
-    sizes = f"{below} or {below + ranks}" if below else f"{ranks}"
+    smaller_size = batch_size // ranks * ranks
+    sizes = f"{smaller_size} or {smaller_size + ranks}" if smaller_size else f"{ranks}"
     divisors = ", ".join(str(number) for number in range(1, 2 * ranks) if batch_size % number == 0)
     raise BadRecipe(
         f"optimization.batch_size={batch_size} cannot be cut into {ranks} equal parts, one for each"

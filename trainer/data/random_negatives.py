@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from trainer.batch import identity
-from trainer.data.order import permuted
+from trainer.data.order import permute
 from trainer.data.rows import Row
 
 
@@ -35,7 +35,7 @@ class RandomNegatives:
         query = identity(row.query)
         excluded_texts = {query, identity(row.positive), *self.known_positives.get(query, ())}
         negatives: list[str] = []
-        for position in permuted(
+        for position in permute(
             np.arange(len(samples)),
             len(samples),
             key=identity(f"negatives {self.seed} {step} {place}"),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from trainer.batch import identity
 from trainer.data.near_duplicates import find_near_identical, normal_form, word_set
-from trainer.data.order import permuted
+from trainer.data.order import permute
 from trainer.data.rows import Rows
 from trainer.errors import BadData
 
@@ -144,7 +144,7 @@ def _group_order(
     """The groups in an order that depends on their queries and the seed, not on their position."""
     lowest = np.full(groups, np.iinfo(np.int64).max)
     np.minimum.at(lowest, group, queries)
-    return np.argsort(lowest)[permuted(np.arange(groups), groups, key=seed)]
+    return np.argsort(lowest)[permute(np.arange(groups), groups, key=seed)]
 
 
 def _select_groups(

@@ -24,6 +24,7 @@ to six decimals. Files written before "leaked_queries" and "selection" existed a
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from jaxtyping import Float64
 from trainer.errors import BadData
 from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
 from trainer.storage.atomic import write_text
+from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
@@ -110,9 +112,9 @@ class Selection:
         return self.base_score is not None and self.best_score <= self.base_score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """Everything measured on one set: the content of `evaluation.json`."""
+    """Everything measured on one set: the content of `evaluation.json`. It prints as a table."""
 
     set_name: str
     split: str
@@ -125,6 +127,30 @@ class Evaluation:
     """Measured queries that were training queries too; None where that is not known."""
     selection: Selection | None = None
     """How the weights of the last system were chosen; None where that is not known."""
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows())
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+    def _rows(self) -> list[list[str]]:
+        """The cells of a table: one row per system, one column per metric."""
+        if not self.systems:
+            return [[self.set_name]]
+        metrics = list(self.systems[-1].metrics)
+        means = ([f"{each.mean(metric):.3f}" for metric in metrics] for each in self.systems)
+        names = [visible(each.name, 60) for each in self.systems]
+        return [
+            [visible(self.set_name, 60), *metrics],
+            *([name, *cells] for name, cells in zip(names, means, strict=True)),
+        ]
 
 
 def compare(

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
 
+from trainer.data.order import hash_numbers
 from trainer.errors import BadRecipe
 
 SOURCES = ("model", "bm25", "random")
@@ -236,12 +237,5 @@ def drawn(
     """A number for each pair that looks random and depends on the identities and the seed alone
     (SplitMix64, Steele et al. 2014).
     """
-    mixed = _mixed(queries.astype(np.uint64) + np.uint64(seed % 2**64))
-    return _mixed(mixed ^ others.astype(np.uint64))
-
-
-def _mixed(values: UInt64[np.ndarray, " value"]) -> UInt64[np.ndarray, " value"]:
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    hashes = hash_numbers(queries.astype(np.uint64) + np.uint64(seed % 2**64))
+    return hash_numbers(hashes ^ others.astype(np.uint64))

@@ -1,4 +1,4 @@
-"""`runs/<name>/`: made once, held by one process, never overwritten.
+"""`runs/<name>/`: made once, locked by one process, never overwritten.
 
     recipe.yaml  environment.json  log.jsonl  evaluation.json  report.html  status.json
     checkpoints/  model/
@@ -41,8 +41,8 @@ class RunFolder:
 
     path: Path
     _lock: FolderLock | None = field(repr=False)
-    _started: float = field(default_factory=time.monotonic, repr=False)
-    _finished: bool = field(default=False, repr=False)
+    _start: float = field(default_factory=time.monotonic, repr=False)
+    _is_finished: bool = field(default=False, repr=False)
 
     @classmethod
     def create(
@@ -87,9 +87,9 @@ class RunFolder:
         return run
 
     @classmethod
-    def of_another_rank(cls, path: Path) -> "RunFolder":
+    def for_other_rank(cls, path: Path) -> "RunFolder":
         """The folder that the first rank holds, for one that writes nothing into it."""
-        return cls(Path(path), None, _finished=True)
+        return cls(Path(path), None, _is_finished=True)
 
     @property
     def recipe_path(self) -> Path:
@@ -103,12 +103,12 @@ class RunFolder:
 
     @property
     def log_path(self) -> Path:
-        """One JSON object a line: the truth about the run."""
+        """One JSON object per line: the truth about the run."""
         return self.path / "log.jsonl"
 
     @property
     def evaluation_path(self) -> Path:
-        """Before, after and BM25 on the test queries."""
+        """What was measured on the test queries: BM25, the model before training and after."""
         return self.path / "evaluation.json"
 
     @property
@@ -118,24 +118,24 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go; made by whoever writes the first."""
+        """Where checkpoints go; the first one written makes it."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
-        """The finished model; loads in sentence-transformers."""
+        """The finished model, which sentence-transformers loads."""
         return self.path / "model"
 
     def finish(self, status: Status, **details: Any) -> None:
-        """Writes `status.json` and frees the folder; the first call counts."""
-        if self._finished:
+        """Writes `status.json` with details and frees the folder. Only the first call counts."""
+        if self._is_finished:
             return
-        self._finished = True
-        ended = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._is_finished = True
+        end = datetime.now().astimezone().isoformat(timespec="seconds")
         record = {
             "status": status,
-            "ended": ended,
-            "seconds": round(time.monotonic() - self._started, 1),
+            "ended": end,
+            "seconds": round(time.monotonic() - self._start, 1),
             **details,
         }
         try:
@@ -156,9 +156,9 @@ class RunFolder:
         if error is None:
             self.finish("done")
         else:
-            interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
             self.finish(
-                "stopped" if interrupted else "failed", error=f"{type(error).__name__}: {error}"
+                "stopped" if is_stop else "failed", error=f"{type(error).__name__}: {error}"
             )
 
 
@@ -167,13 +167,13 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
     are spent reading data.
     """
     path = Path(path)
-    if not _is_there(path) and os.access(path.absolute().parent, os.X_OK) and path.is_symlink():
+    if not _exists(path) and os.access(path.absolute().parent, os.X_OK) and path.is_symlink():
         raise BadFolder(f"{path} is a link to nothing; remove it or choose another name=NAME")
-    if _is_there(path) and not path.is_dir():
+    if _exists(path) and not path.is_dir():
         raise BadFolder(
             f"{path} is a file, not a folder; choose another name=NAME or output=FOLDER"
         )
-    if not _is_there(path):
+    if not _exists(path):
         _check_can_be_made(path)
         return
     if not os.access(path, os.W_OK | os.X_OK):
@@ -191,13 +191,13 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
     if not replace:
         raise BadFolder(
             f"{path} already holds {_describe(path)}; choose another name=NAME, or pass --replace"
-            " to move it aside and start anew"
+            " to move it aside and start a new one"
         )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl` in order. Lines a crash or a full disk cut short are passed
-    over: the rest is still true.
+    """The records of a `log.jsonl` in order. Lines that a crash or a full disk cut short are
+    skipped; the other lines are still true.
     """
     if not path.exists():
         return []
@@ -212,8 +212,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _is_there(path: Path) -> bool:
-    """Whether something is at `path`; False where we may not look."""
+def _exists(path: Path) -> bool:
+    """Whether something is at `path`; False where permissions do not let us know."""
     try:
         return path.exists()
     except PermissionError:
@@ -222,7 +222,7 @@ def _is_there(path: Path) -> bool:
 
 def _check_can_be_made(path: Path) -> None:
     parent = path.absolute().parent
-    while not _is_there(parent):
+    while not _exists(parent):
         parent = parent.parent
     if not parent.is_dir():
         raise BadFolder(

@@ -1,5 +1,5 @@
-"""Ctrl-C: the first ends the run after the step in hand, with everything saved; the second ends the
-process at once.
+"""Ctrl-C: the first one ends the run after the current step, with everything saved; the second one
+ends the process immediately.
 """
 
 import os
@@ -15,26 +15,25 @@ from trainer.strategies.own_rank import is_first_rank
 
 
 class GracefulStop(lightning.Callback):
-    """Turns the first SIGINT into a stop at the next step boundary; `interrupted` says afterwards
-    that it happened.
+    """Turns the first SIGINT into a stop at the next step boundary; `is_requested` records it.
 
-    A signal only sets a flag, so no step, validation or save is ever torn. The second SIGINT exits
-    with 130 without cleaning up. Outside the main thread, where Python allows no signal handlers,
-    it does nothing.
+    A signal only sets this flag, so no step, validation or save is cut short. The second SIGINT
+    exits with 130 without cleaning up. Outside the main thread, where Python allows no signal
+    handlers, the callback does nothing.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
-        self._previous: Any = None
-        self._installed = False
+        self.is_requested = False
+        self._previous_handler: Any = None
+        self._is_installed = False
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Takes SIGINT over."""
-        if threading.current_thread() is threading.main_thread() and not self._installed:
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+        """Installs the handler of SIGINT."""
+        if threading.current_thread() is threading.main_thread() and not self._is_installed:
+            self._previous_handler = signal.signal(signal.SIGINT, self._handle)
+            self._is_installed = True
 
     def on_train_batch_end(
         self,
@@ -45,23 +44,23 @@ class GracefulStop(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Stops the loop when the flag is set on any rank: a signal reaches them between different
-        steps, and all must stop after the same.
+        steps, and all must stop after the same step.
         """
-        (interrupted,) = agreed([int(self.interrupted)], MAX)
-        self.interrupted = bool(interrupted)
-        if self.interrupted:
+        (any_rank,) = agreed([int(self.is_requested)], MAX)
+        self.is_requested = bool(any_rank)
+        if self.is_requested:
             trainer.should_stop = True
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """The same when it was pressed while validating: no further step is begun."""
+        """Stops the loop when Ctrl-C came during validation, before another step begins."""
         self.on_train_batch_end(trainer, pl_module, None, None, 0)
 
     def teardown(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Gives SIGINT back."""
+        """Restores the former handler of SIGINT."""
         self._restore()
 
     def on_exception(
@@ -70,25 +69,23 @@ class GracefulStop(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Gives SIGINT back."""
+        """Restores the former handler of SIGINT."""
         self._restore()
 
     def _restore(self) -> None:
-        if self._installed:
+        if self._is_installed:
             # None: the former handler was not installed from Python, so there is nothing we could
             # put back but the default.
-            signal.signal(
-                signal.SIGINT,
-                signal.default_int_handler if self._previous is None else self._previous,
-            )
-            self._installed = False
+            handler = self._previous_handler
+            signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
+            self._is_installed = False
 
     def _handle(self, number: int, frame: Any) -> None:
         # os.write and not print: a handler may run in the middle of another write to the same
         # stream.
-        if self.interrupted:
+        if self.is_requested:
             os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
             os._exit(130)
-        self.interrupted = True
+        self.is_requested = True
         if is_first_rank(os.environ):
-            os.write(2, b"\nstopping after this step; press again to quit at once\n")
+            os.write(2, b"\nstopping after this step; press again to quit immediately\n")
