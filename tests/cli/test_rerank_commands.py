@@ -164,7 +164,7 @@ def test_evaluate_shows_both_stages_and_compares_them(model, beir, cross, tmp_pa
         )
         order = sorted(range(3), key=lambda place: -scores[place])
         assert after == [*(before[place] for place in order), *before[3:]]
-    assert [(each.before, each.after) for each in measured.comparisons] == [
+    assert [(each.baseline, each.system) for each in measured.comparisons] == [
         ("BM25", second.name),
         (first.name, second.name),
     ]

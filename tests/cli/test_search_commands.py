@@ -252,7 +252,7 @@ def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_fold
     assert found.exit_code == 0
     evaluation = read_evaluation(beir / "evaluation.json")
     assert [system.name for system in evaluation.systems] == ["BM25", str(other), str(model)]
-    assert {(each.before, each.after) for each in evaluation.comparisons} == {
+    assert {(each.baseline, each.system) for each in evaluation.comparisons} == {
         ("BM25", str(model)),
         (str(other), str(model)),
     }

@@ -87,8 +87,9 @@ class SystemResult:
 class Comparison:
     """A paired test of two systems by one metric."""
 
-    before: str
-    after: str
+    baseline: str
+    system: str
+    """The name of the system in question."""
     metric: str
     test: PairedTest
 
@@ -145,16 +146,15 @@ class Evaluation:
         if not self.systems:
             return [[self.set_name]]
         metrics = list(self.systems[-1].metrics)
-        means = ([f"{each.mean(metric):.3f}" for metric in metrics] for each in self.systems)
-        names = [visible(each.name, 60) for each in self.systems]
-        return [
-            [visible(self.set_name, 60), *metrics],
-            *([name, *cells] for name, cells in zip(names, means, strict=True)),
-        ]
+        rows = [[visible(self.set_name, 60), *metrics]]
+        for system in self.systems:
+            means = (f"{system.mean(metric):.3f}" for metric in metrics)
+            rows.append([visible(system.name, 60), *means])
+        return rows
 
 
 def compare(
-    judged: "RetrievalSet",
+    retrieval_set: "RetrievalSet",
     split: str,
     systems: Sequence[SystemResult],
     metric: str = MAIN_METRIC,
@@ -165,38 +165,27 @@ def compare(
     names = [system.name for system in systems]
     if len(names) != len(dict.fromkeys(names)):
         raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
-    after = systems[-1]
-    comparisons = [
+    *baselines, system = systems
+    comparisons = (
         Comparison(
-            before.name,
-            after.name,
+            baseline.name,
+            system.name,
             metric,
-            paired_test(before.metrics[metric], after.metrics[metric]),
+            paired_test(baseline.metrics[metric], system.metrics[metric]),
         )
-        for before in systems[:-1]
-    ]
-    measured, shown = (
-        frozenset(after.query_ids),
-        {document for system in systems for hits in system.top.values() for document, _ in hits},
+        for baseline in baselines
     )
-    queries = {
-        query: text
-        for query, text in zip(judged.query_ids, judged.queries, strict=True)
-        if query in measured
-    }
-    texts = {
-        document: text[:_TEXT]
-        for document, text in zip(judged.document_ids, judged.documents, strict=True)
-        if document in shown
-    }
+    texts = dict(zip(retrieval_set.document_ids, retrieval_set.documents, strict=True))
+    top = {document for result in systems for hits in result.top.values() for document, _ in hits}
+    queries = dict(zip(retrieval_set.query_ids, retrieval_set.queries, strict=True))
     return Evaluation(
-        judged.name,
+        retrieval_set.name,
         split,
-        len(judged.documents),
+        len(texts),
         tuple(systems),
         tuple(comparisons),
-        queries,
-        texts,
+        {query: queries[query] for query in system.query_ids},
+        {document: text[:_TEXT] for document, text in texts.items() if document in top},
         leaked_queries,
         selection,
     )
@@ -207,7 +196,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     systems = [
         {
             "name": system.name,
-            "metrics": {metric: _rounded(values) for metric, values in system.metrics.items()},
+            "metrics": {metric: _round(values) for metric, values in system.metrics.items()},
             "summary": {metric: _rounded_interval(system, metric) for metric in system.metrics},
             "top": {
                 query: [[document, round(score, 6)] for document, score in hits]
@@ -228,8 +217,9 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "texts": evaluation.texts,
         "systems": systems,
         "comparisons": [
-            {"before": each.before, "after": each.after, "metric": each.metric} | asdict(each.test)
-            for each in evaluation.comparisons
+            {"before": comparison.baseline, "after": comparison.system, "metric": comparison.metric}
+            | asdict(comparison.test)
+            for comparison in evaluation.comparisons
         ],
     }
     write_text(path, json.dumps(content, separators=(",", ":")))
@@ -245,7 +235,7 @@ def read_evaluation(path: Path) -> Evaluation:
                 f" {_FORMAT}; evaluate again"
             )
         query_ids = tuple(map(str, content["query_ids"]))
-        leaked = content.get("leaked_queries")
+        leaks = content.get("leaked_queries")
         return Evaluation(
             str(content["set"]),
             str(content["split"]),
@@ -254,7 +244,7 @@ def read_evaluation(path: Path) -> Evaluation:
             tuple(_comparison(entry) for entry in content["comparisons"]),
             {str(query): str(text) for query, text in content["queries"].items()},
             {str(document): str(text) for document, text in content["texts"].items()},
-            None if leaked is None else int(leaked),
+            None if leaks is None else int(leaks),
             selection_from(content.get("selection")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
@@ -321,5 +311,5 @@ def _rounded_interval(system: SystemResult, metric: str) -> dict[str, float]:
     return {name: round(value, 6) for name, value in asdict(system.interval(metric)).items()}
 
 
-def _rounded(values: Float64[np.ndarray, " query"]) -> list[float]:
+def _round(values: Float64[np.ndarray, " query"]) -> list[float]:
     return [round(value, 6) for value in values.tolist()]

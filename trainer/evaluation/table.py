@@ -1,7 +1,6 @@
-"""An evaluation as a person reads it on a terminal: a table, what changed and how sure that is, and
-a few searches.
+"""An evaluation on a terminal: the verdict, a table, the paired tests and a few searches.
 
-Every text that came from outside is shown with its control characters written out.
+Every text that comes from outside is shown with its control characters written out.
 """
 
 from typing import TYPE_CHECKING
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
 _NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
-_SHOWN = 3
+_HITS = 3
+"""Documents of each query in an example."""
 _WIDTH = 70
+"""Characters of a document in an example."""
 
 
 def result_parts(
@@ -33,21 +34,20 @@ def result_parts(
         return parts
     parts += [comparison_table(evaluation), *comparison_lines(evaluation)]
     if len(evaluation.systems) > 1:
-        before, after = evaluation.systems[-2:]
-        parts.append(search_examples(test, before, after))
+        parts.append(search_examples(test, *evaluation.systems[-2:]))
     return parts
 
 
 def verdict_line(evaluation: Evaluation | None, selection: Selection | None = None) -> Text:
     """The verdict on a run: the first line of its result."""
-    said = verdict(evaluation, selection)
-    good = said is not None and said.success
-    return Text(visible(str(said or "")), style="bold green" if good else "bold yellow")
+    outcome = verdict(evaluation, selection)
+    color = "green" if outcome is not None and outcome.success else "yellow"
+    return Text(visible(str(outcome or "")), style=f"bold {color}")
 
 
 def comparison_table(evaluation: Evaluation) -> Table:
-    """One row a system, one column a metric; the main metric with the 95 % interval of its mean. At
-    most 80 columns wide.
+    """One row per system, one column per metric; the main metric has the 95 % interval of its mean.
+    At most 80 columns wide.
     """
     queries = len(evaluation.systems[0].query_ids)
     title = (
@@ -82,33 +82,31 @@ def comparison_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_lines(evaluation: Evaluation) -> list[Text]:
-    """What changed from each earlier system to the last, the nearest one first, with interval and
-    p-value of the paired test.
+    """The difference of the last system to each other one, the one next to it first, with the
+    interval and the p-value of the paired test.
     """
     return [_comparison_line(comparison) for comparison in reversed(evaluation.comparisons)]
 
 
-def search_examples(
-    set: "RetrievalSet", before: SystemResult, after: SystemResult, count: int = 3
-) -> Text:
-    """The first documents of `count` queries, before and after, right ones ticked.
+def search_examples(test: "RetrievalSet", *systems: SystemResult, count: int = 3) -> Text:
+    """The first documents that each system finds for `count` queries, right ones ticked.
 
-    The queries are those whose texts have the smallest identities, so nobody chose them for how
-    they went.
+    The queries are those whose texts have the smallest identities, so their results had no
+    influence on the choice.
     """
-    texts = dict(zip(set.query_ids, set.queries, strict=True))
-    documents = dict(zip(set.document_ids, set.documents, strict=True))
-    chosen = sorted(after.query_ids, key=lambda query: (identity(texts[query]), query))[:count]
+    texts = dict(zip(test.query_ids, test.queries, strict=True))
+    documents = dict(zip(test.document_ids, test.documents, strict=True))
+    queries = sorted(systems[0].query_ids, key=lambda query: (identity(texts[query]), query))
     lines = Text()
     lines.append(
-        f"{len(chosen)} searches, picked by a hash of the query and not by how they went (✓ marks a"
-        " right document)\n",
+        f"{min(count, len(queries))} searches, picked by a hash of the query and not by how they"
+        " went (✓ marks a right document)\n",
         style="dim",
     )
-    for query in chosen:
+    for query in queries[:count]:
         lines.append(f"\n{_snippet(texts[query], 90)}\n", style="bold")
-        for system in (before, after):
-            _append_hits(lines, system, query, set.qrels[query], documents)
+        for system in systems:
+            _append_hits(lines, system, query, test.qrels[query], documents)
     return lines
 
 
@@ -121,13 +119,13 @@ def _append_hits(
 ) -> None:
     hits = system.top.get(query, [])
     right = [judgements.get(document, 0) > 0 for document, _ in hits]
-    found = (
+    summary = (
         f"first right document at rank {right.index(True) + 1}"
         if any(right)
         else f"no right document among the first {len(hits)}"
     )
-    lines.append(f"  {_short(system.name)}: {found}\n", style="dim")
-    for rank, (document, _) in enumerate(hits[:_SHOWN]):
+    lines.append(f"  {_short(system.name)}: {summary}\n", style="dim")
+    for rank, (document, _) in enumerate(hits[:_HITS]):
         lines.append("    ✓ " if right[rank] else "      ", style="green")
         lines.append(f"{rank + 1}. {_snippet(documents.get(document, document), _WIDTH)}\n")
 
@@ -135,7 +133,7 @@ def _append_hits(
 def _comparison_line(comparison: Comparison) -> Text:
     test = comparison.test
     return Text.assemble(
-        (f"{_short(comparison.after)} vs {_short(comparison.before)}: ", "bold"),
+        (f"{_short(comparison.system)} vs {_short(comparison.baseline)}: ", "bold"),
         f"{_label(comparison.metric)} {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p"
         f" = {test.p_value:.4f}; {test.better:,} queries better, {test.equal:,} equal,"
         f" {test.worse:,} worse",
@@ -143,8 +141,8 @@ def _comparison_line(comparison: Comparison) -> Text:
 
 
 def _with_interval(system: SystemResult) -> str:
-    each = system.interval()
-    return f"{each.mean:.3f} [{each.low:.3f}, {each.high:.3f}]"
+    interval = system.interval()
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _label(metric: str) -> str:
@@ -153,21 +151,21 @@ def _label(metric: str) -> str:
 
 
 def _short(name: str, limit: int = 20) -> str:
-    """A name cut at its front, where paths are alike; of two stages, joined by a plus, each.
+    """A name cut at its front, where paths are alike. Of two stages, joined by a plus, each is cut.
 
     >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short(
     ...     "sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model"
     ... )
     ('…rs/all-MiniLM-L6-v2', '…M-L6-v2 + …r/model')
     """
-    shown = visible(name)
-    if len(shown) <= limit:
-        return shown
-    parts = shown.split(" + ")
-    each = (limit - 3 * (len(parts) - 1)) // len(parts)
-    if len(parts) > 1 and each > 1:
-        return " + ".join(_short(part, each) for part in parts)
-    return f"…{shown[1 - limit :]}"
+    text = visible(name)
+    if len(text) <= limit:
+        return text
+    parts = text.split(" + ")
+    part_limit = (limit - 3 * (len(parts) - 1)) // len(parts)
+    if len(parts) > 1 and part_limit > 1:
+        return " + ".join(_short(part, part_limit) for part in parts)
+    return f"…{text[1 - limit :]}"
 
 
 def _snippet(text: str, limit: int) -> str:
