@@ -157,7 +157,7 @@ def evaluate(
 
         from trainer.evaluation.table import search_examples
 
-        Console(highlight=False).print(search_examples(judged, systems[-2], systems[-1], examples))
+        Console(highlight=False).print(search_examples(judged, *systems[-2:], count=examples))
 
 
 def _measured(
