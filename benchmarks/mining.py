@@ -101,7 +101,7 @@ def ours(
     from trainer.data.rows import Row, Rows
     from trainer.mining import spaces
     from trainer.mining.choose import Options
-    from trainer.mining.mine import mine
+    from trainer.mining.mine import mine_shards
     from trainer.mining.task import read_task, write_task
     from trainer.mining.work import NEGATIVES as OUTPUT
     from trainer.mining.work import WorkFolder
@@ -129,7 +129,8 @@ def ours(
         before, start = forget_peak_memory(), Clock.now()
         write_task(folder.work, rows, found)
         task = read_task(folder.work)
-        report = mine(folder, {}, task, Ready(Device(), task, folder.work / "model"), options)  # type: ignore[arg-type]
+        space = Ready(Device(), task, folder.work / "model")  # type: ignore[arg-type]
+        report = mine_shards(folder, {}, task, space, options)
         spent = Clock.now().since(start)
         peak = peak_memory_megabytes() - before
         lines = [json.loads(line) for line in (folder.path / OUTPUT).open(encoding="utf-8")]

@@ -12,7 +12,7 @@ from trainer.collectives import on_first
 from trainer.data.near_duplicates import normal_form
 from trainer.data.rows import Row, Rows
 from trainer.mining.choose import Options, drawn
-from trainer.mining.mine import mine
+from trainer.mining.mine import mine_shards
 from trainer.mining.spaces import space_of
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, held
@@ -102,7 +102,8 @@ def run_job(
     on_first(begin)
     task = read_task(job.work)
     made = space_of(loaded(kind, str(model)), task, job.work / "model", **space)
-    report = mine(job, manifest, task, made, options, teacher(task, job.work) if teacher else None)
+    scorer = teacher(task, job.work) if teacher else None
+    report = mine_shards(job, manifest, task, made, options, scorer)
     return lines_of(job.path / NEGATIVES), lines_of(job.path / WITHOUT), report
 
 

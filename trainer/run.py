@@ -12,12 +12,11 @@ from pathlib import Path
 from trainer.build import checks as recipe_checks
 from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware, students
-from trainer.build.data import DataSets, data_sets, leaked_queries, pair_data
+from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries, pair_data
 from trainer.build.lightning_trainer import lightning_trainer
 from trainer.build.module import encoder_of, lightning_module, total_steps
 from trainer.build.refresh import refresh
 from trainer.collectives import check_same, on_first
-from trainer.data.fingerprint import fingerprint
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
@@ -145,13 +144,12 @@ def _run_folder(job: Job, recipe_yaml: str, replace: bool) -> RunFolder:
     """The new run folder, made and locked by the first rank."""
     recipe = job.recipe
     path = Path(recipe.output) / recipe.name
-    corpus = recipe.refresh.corpus if recipe.refresh is not None else None
     folder = on_first(
         lambda: RunFolder.create(
             path,
             recipe_yaml,
             sys.argv,
-            fingerprint(recipe.data, len(job.data.train), corpus),
+            data_fingerprint(recipe, len(job.data.train)),
             replace,
         )
     )

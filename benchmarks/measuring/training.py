@@ -60,10 +60,9 @@ def train_ours(
     written = dump_recipe(run_recipe)
 
     from trainer.build import hardware
-    from trainer.build.data import data_sets, pair_data
+    from trainer.build.data import data_fingerprint, data_sets, pair_data
     from trainer.build.lightning_trainer import lightning_trainer
     from trainer.build.module import encoder_of, lightning_module, total_steps
-    from trainer.data.fingerprint import fingerprint
     from trainer.runtime.best import KeepBest
     from trainer.runtime.stop import GracefulStop
 
@@ -78,7 +77,7 @@ def train_ours(
         / f"run-{job['turn']}-{run_recipe.machine.precision}-{run_recipe.machine.kept_tokens}"
     )
     with RunFolder.create(
-        path, written, [], fingerprint(run_recipe.data, len(data.train))
+        path, written, [], data_fingerprint(run_recipe, len(data.train))
     ) as folder:
         module = lightning_module(run_recipe, encoder, steps)
         callbacks = [

@@ -11,10 +11,8 @@ import torch
 from late_interaction_toys import make_marked_bert
 from verbs import caller, forget_layers
 
-from trainer.cli.add import add
-from trainer.cli.delete import delete
 from trainer.cli.evaluate import evaluate
-from trainer.cli.index import index
+from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.results import read_evaluation
@@ -260,10 +258,11 @@ def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):
 
 
 def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
-    with pytest.raises(BadRecipe, match="--kind flat is not for .* a token: compressed, exact"):
+    kinds = "--kind flat is not for .* per token; its kinds are exact, compressed"
+    with pytest.raises(BadRecipe, match=kinds):
         call("index", model, beir, "-o", tmp_path / "idx", "--kind", "flat")
     call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
-    with pytest.raises(BadRecipe, match="a document: flat, hnsw, ivf"):
+    with pytest.raises(BadRecipe, match="per document; its kinds are flat, hnsw, ivf"):
         call("index", model.parent / "bert", beir, "-o", tmp_path / "idx", "--kind", "exact")
     with pytest.raises(BadModel, match="one vector a document, and the model gives one a token"):
         call("search", tmp_path / "flat", "disk", "--model", model)
@@ -295,11 +294,12 @@ def test_evaluate_by_an_index(model, beir, tmp_path, monkeypatch):
         assert [document for document, _ in by_index.top[query]] == [
             document for document, _ in hits
         ]
-    with pytest.raises(BadRecipe, match="of one model"):
+    with pytest.raises(BadRecipe, match="belongs to one model"):
         call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     encoded = []
-    monkeypatch.setattr("trainer.evaluation.evaluate.retrieve", lambda *_: encoded.append("model"))
-    monkeypatch.setattr("trainer.evaluation.evaluate.bm25_run", lambda *_: encoded.append("BM25"))
+    job = "trainer.evaluation.evaluate_models"
+    monkeypatch.setattr(f"{job}.retrieve", lambda *_: encoded.append("model"))
+    monkeypatch.setattr(f"{job}.evaluate_bm25", lambda *_: encoded.append("BM25"))
     with pytest.raises(BadModel, match="vectors of 32 numbers|one vector a text"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")

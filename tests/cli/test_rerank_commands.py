@@ -10,7 +10,7 @@ from verbs import caller
 
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
-from trainer.cli.search import _in_two_stages, search
+from trainer.cli.search import search
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.results import read_evaluation
 from trainer.models.cross_encoder import (
@@ -19,6 +19,7 @@ from trainer.models.cross_encoder import (
     read_cross_encoder,
 )
 from trainer.models.formats.folder import save_encoder
+from trainer.retrieval.indexes.searcher import Searcher
 from trainer.retrieval.rerank import score_pairs
 
 call = caller(evaluate, index, search)
@@ -126,8 +127,8 @@ def test_as_many_are_shown_as_were_asked_for(folder, cross):
 
 
 def test_nothing_found_is_named(cross):
-    with pytest.raises(BadData, match="no document to be put in order"):
-        _in_two_stages(read_cross_encoder(str(cross)), "a disk", [], 3)
+    with pytest.raises(BadData, match="no document to re-rank"):
+        Searcher._rerank(read_cross_encoder(str(cross)), ["a disk"], [[]], 3)
 
 
 def test_evaluate_shows_both_stages_and_compares_them(model, beir, cross, tmp_path):

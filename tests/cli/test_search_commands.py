@@ -74,11 +74,11 @@ def test_encode_writes_numpy(model, role):
     np.testing.assert_allclose(
         vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6
     )
-    assert "3 vectors of 32 numbers" in found.stderr
+    assert "3 vectors of 32 dimensions" in found.stderr
 
 
 def test_encode_in_parts_to_a_file(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.cli.encode._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("trainer.retrieval.vectors.encode_file._TEXTS_AT_ONCE", 2)
     call("encode", model, "-o", tmp_path / "v.npy", stdin="\n".join(TEXTS).encode())
     assert np.load(tmp_path / "v.npy").shape == (3, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]

@@ -351,7 +351,7 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
                 r" machine file cpu"
             ),
         ),
-        (["machine.precision=fp16"], r"wrong +memory: machine.precision=fp16 needs a GPU"),
+        (["machine.precision=fp16"], r"wrong +memory: precision fp16 needs a GPU"),
         (["output=/dev/null"], r"wrong +run folder: /dev/null/toy cannot be made"),
         pytest.param(
             ["output=/proc/nowhere"],

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from trainer.batch import identity
 from trainer.build import cross_encoder as build_cross_encoder
+from trainer.data.fingerprint import fingerprint
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.read import read_rows
@@ -90,6 +91,18 @@ def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
     """How many of the held-out queries are training queries too, word for word."""
     train_queries = rows.identities("query")
     return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
+
+
+def data_fingerprint(run: recipe.Recipe, training_rows: int) -> dict[str, Any]:
+    """What the data of the recipe is: enough to notice that it has changed."""
+    train = run.data.train
+    sources = {
+        "validation": run.data.validation,
+        "test": run.data.test,
+        "corpus": run.refresh.corpus if run.refresh is not None else None,
+    }
+    names = train if isinstance(train, str) else [source.source for source in train]
+    return fingerprint(names, training_rows, sources)
 
 
 def pair_data(

@@ -8,11 +8,12 @@ import warnings
 import torch
 
 from trainer.batch import Texts
-from trainer.errors import BadMachine, BadRecipe
+from trainer.errors import BadMachine
 from trainer.models.encoder import Encoder
 from trainer.recipe import schema as recipe
 from trainer.retrieval.vectors.encode import Precision, autocast
 from trainer.runtime import memory
+from trainer.strategies import devices
 from trainer.strategies.environment import Plan
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
@@ -61,50 +62,19 @@ def on_machine(run: recipe.Recipe, plan: Plan) -> recipe.Recipe:
     return run.model_copy(update={"machine": filled})
 
 
-def accelerator(machine: recipe.Machine) -> str:
+def accelerator(machine: recipe.Machine) -> devices.Accelerator:
     """`cpu`, `cuda` or `mps`. Raises BadRecipe when the recipe asks for what this machine lacks."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if machine.accelerator == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there[machine.accelerator]:
-        raise BadRecipe(
-            f"machine.accelerator={machine.accelerator}, but PyTorch finds no such device here; "
-            f"use machine.accelerator=auto or cpu, "
-            "or install a PyTorch build for the device"
-        )
-    return machine.accelerator
+    return devices.find_accelerator(machine.accelerator)
 
 
 def device(machine: recipe.Machine) -> torch.device:
     """Where this process computes: of several GPUs the one that is its own."""
-    kind = accelerator(machine)
-    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    return devices.own_device(machine.accelerator)
 
 
 def precision(machine: recipe.Machine) -> Precision:
-    """What the recipe says, or bf16 where the hardware has instructions for it, else fp32."""
-    device = accelerator(machine)
-    if machine.precision == "fp16" and device == "cpu":
-        raise BadRecipe(
-            "machine.precision=fp16 needs a GPU: CPUs have no fast fp16 training; use bf16 or fp32"
-        )
-    if machine.precision != "auto":
-        return machine.precision
-    match device:
-        case "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        case "cpu":
-            return (
-                "bf16"
-                if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-                else "fp32"
-            )
-        case _:
-            return "fp32"
+    """The precision that the recipe names, or the one that suits the hardware."""
+    return devices.choose_precision(machine.precision, accelerator(machine))
 
 
 def micro_batch_tokens(machine: recipe.Machine) -> int:

@@ -12,11 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from trainer.cli import (
-    add,
     check,
     cut,
     data,
-    delete,
     encode,
     evaluate,
     fit,
@@ -70,8 +68,8 @@ for verb, in_short in (
     (mine.mine, "Find hard negatives for training pairs."),
     (encode.encode, "Turn lines of text into vectors."),
     (index.index, "Make a corpus searchable."),
-    (add.add, "Add documents to an index."),
-    (delete.delete, "Take documents out of an index."),
+    (index.add, "Add documents to an index."),
+    (index.delete, "Take documents out of an index."),
     (search.search, "Show the documents nearest to a question."),
     (report.report, "Write the page of a run anew."),
 ):

@@ -1,35 +1,30 @@
 """What the data of a run was: enough to notice that it has changed."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.recipe.schema import Data
 
-
-def fingerprint(data: Data, training_rows: int, corpus: str | None = None) -> dict[str, Any]:
-    """Number of training rows, and for each local source, and the corpus that is mined, the sha256
-    over its files; a hub data set goes by its name alone.
+def fingerprint(
+    train: str | Sequence[str], training_rows: int, sources: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """The number of training rows, and the fingerprint of each training set and of the other
+    sources by their role, such as `validation`.
     """
-    train = [fingerprint_of(source.source) for source in data.sources]
-    held_out = {
-        role: fingerprint_of(source)
-        for role, source in (
-            ("validation", data.validation),
-            ("test", data.test),
-            ("corpus", corpus),
-        )
-        if source
-    }
     return {
         "training_rows": training_rows,
-        "train": train[0] if isinstance(data.train, str) else train,
-        **held_out,
+        "train": (
+            fingerprint_of(train) if isinstance(train, str) else [*map(fingerprint_of, train)]
+        ),
+        **{role: fingerprint_of(source) for role, source in sources.items() if source},
     }
 
 
 def fingerprint_of(source: str) -> dict[str, str | None]:
-    """What was named, and the sha256 over its files; None where it is none of this machine."""
+    """The name of a source, and the SHA-256 over its files; None where it is not on this machine,
+    such as a hub data set.
+    """
     return {"source": source, "sha256": _sha256(Path(source))}
 
 

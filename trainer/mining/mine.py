@@ -22,7 +22,7 @@ FORMAT = 1
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def mine(
+def mine_shards(
     folder: WorkFolder,
     manifest: Manifest,
     task: Task,

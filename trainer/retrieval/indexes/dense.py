@@ -39,10 +39,13 @@ _DOCUMENTS_AT_ONCE = 65536
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One document found."""
+    """One document that a search returned."""
 
     score: float
     document: Document
+    first_rank: int | None = None
+    """Its rank before a cross-encoder re-ranked, from 1; None where none did."""
+    first_score: float | None = None
 
 
 class Index:

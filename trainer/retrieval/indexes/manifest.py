@@ -91,6 +91,13 @@ class Manifest(AnyManifest):
     approximate: dict[str, float]
     """FAISS's settings, and the recall_at_10 they reached against exact search; empty for flat."""
 
+    @property
+    def summary(self) -> str:
+        """What the index holds, in one line."""
+        settings = [f"{name} {value:g}" for name, value in self.approximate.items()]
+        dimensions = f"{self.dimensions} dimensions"
+        return ", ".join([f"{self.count:,} documents", self.kind, dimensions, *settings])
+
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
         (folder / MANIFEST).write_text(self.sealed(), encoding="utf-8")

@@ -112,6 +112,16 @@ class LateManifest(AnyManifest):
         """`search_bytes` as a share of the vectors in float16."""
         return self.search_bytes / (2 * self.dimensions * self.tokens)
 
+    @property
+    def summary(self) -> str:
+        """What the index holds, in one line."""
+        share = self.share_of_float16  # above 1 for a few documents: the centroids have one size
+        ratio = f"1/{1 / share:.1f} of" if share <= 1 else f"{share:,.1f} times"
+        return (
+            f"{self.count:,} documents, {self.kind}, {self.tokens:,} vectors of {self.dimensions}"
+            f" dimensions, {self.search_bytes / 1e6:,.1f} MB, {ratio} float16"
+        )
+
     def needed(self) -> set[str]:
         """The names of all files but the manifest."""
         shared = {"probe.npy", *(CODEC_FILES if self.kind == "compressed" else ())}

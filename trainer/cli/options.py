@@ -1,0 +1,123 @@
+"""Options that several verbs share, each with one name, one help text and one default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trainer.errors import BadRecipe
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Split = Literal["train", "dev", "test"]
+
+ModelName = Annotated[
+    str, typer.Argument(help="folder of a model, or its name on the hub", show_default=False)
+]
+CorpusFile = Annotated[
+    Path,
+    typer.Argument(
+        help=(
+            "JSON Lines with a field `text` (and `_id` and `title` where there are some), a .txt"
+            " file with one document per line, or a folder in BEIR layout"
+        ),
+        show_default=False,
+    ),
+]
+MachineFile = Annotated[
+    Path,
+    typer.Option(
+        "--machine", help="machine file, e.g. launch/accelerate/ddp.yaml", show_default=False
+    ),
+]
+RecipeFile = Annotated[
+    Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="changes to the recipe: key.sub=value, e.g. optimization.epochs=3", show_default=False
+    ),
+]
+IndexModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="folder or name of the model that made the index, if the model was moved",
+        show_default=False,
+    ),
+]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help=(
+            "name the column of a role (query, positive, negative, score) where it is not"
+            " recognized, e.g. --column query=title; may be repeated"
+        ),
+        show_default=False,
+    ),
+]
+SplitName = Annotated[Split, typer.Option("--split", help="split of a BEIR folder or hub data set")]
+MaxBadRowsRatio = Annotated[
+    float,
+    typer.Option(
+        "--max-bad-rows-ratio",
+        min=0.0,
+        max=1.0,
+        help="exit with code 87 when a larger share of the lines is unreadable",
+    ),
+]
+Layers = Annotated[
+    int | None,
+    typer.Option(
+        "--layers",
+        min=1,
+        metavar="N",
+        help="use the first N layers of a model trained with matryoshka (default: all)",
+        show_default=False,
+    ),
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(
+        "--dimensions",
+        min=1,
+        metavar="N",
+        help=(
+            "use the first N components of each vector of a model trained with matryoshka"
+            " (default: all)"
+        ),
+        show_default=False,
+    ),
+]
+PrecisionName = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help=(
+            "numbers the model computes with; bf16 is faster and changes about the third digit;"
+            " auto: bf16 where the hardware supports it"
+        ),
+    ),
+]
+Reranker = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank",
+        metavar="MODEL",
+        help="cross-encoder that re-orders the first documents of each query",
+        show_default=False,
+    ),
+]
+RerankDepth = Annotated[
+    int, typer.Option("--rerank-depth", min=1, help="documents per query that --rerank re-orders")
+]
+
+
+def columns_of(names: list[str] | None) -> dict[str, str]:
+    """Role to column, from the values of `--column`. Raises BadRecipe for one without a name."""
+    columns = dict(name.partition("=")[::2] for name in names or ())
+    if not all(columns.values()):
+        raise BadRecipe("--column needs ROLE=NAME, e.g. --column query=title")
+    return columns

@@ -1,0 +1,130 @@
+"""Models measured side by side on judged queries, by their names."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainer.data.readers.read import Split
+from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
+from trainer.errors import BadRecipe
+from trainer.evaluation.by_index import check_fits, index_run
+from trainer.evaluation.evaluate import evaluate_bm25, evaluate_run, rerank_run, retrieve
+from trainer.evaluation.metrics import Run
+from trainer.evaluation.results import Evaluation, SystemResult, compare
+from trainer.models.cross_encoder import CrossEncoder, read_cross_encoder
+from trainer.models.cut import read_cut
+from trainer.models.encoder import Encoder
+from trainer.models.files.locate import locate
+from trainer.retrieval.indexes.dense import Index
+from trainer.retrieval.indexes.index_corpus import model_of_index
+from trainer.retrieval.indexes.open_index import open_index
+from trainer.retrieval.token_index.index import LateIndex
+from trainer.strategies import devices
+
+_DOCUMENTS = 101
+"""Documents retrieved per query: 100 are measured, and one may be the query itself."""
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """What was measured, and the queries and documents that it was measured on."""
+
+    evaluation: Evaluation
+    judged_set: RetrievalSet
+
+
+def evaluate_models(
+    models: Sequence[str],
+    data: str,
+    *,
+    split: Split = "test",
+    columns: Mapping[str, str] | None = None,
+    max_queries: int | None = None,
+    bm25: bool = True,
+    index: Path | None = None,
+    reranker: str | None = None,
+    rerank_depth: int = 100,
+    layers: int | None = None,
+    dimensions: int | None = None,
+    precision: devices.Precision | Literal["auto"] = "auto",
+    tell: Callable[[str], None] = lambda line: None,
+) -> ModelComparison:
+    """Measures models by exact search, and compares each, and BM25, with the first by a paired
+    test.
+
+    `index` is an index of the set's corpus by the only model; it is measured beside exact search.
+    `reranker` names a cross-encoder, measured behind each model on its first `rerank_depth`
+    documents. `layers` and `dimensions` cut the models, as matryoshka trains them. Raises BadRecipe
+    for a model that is named twice.
+    """
+    _check_models(models, index)
+    accelerator = devices.find_accelerator()
+    numbers = devices.choose_precision(precision, accelerator)
+    cross_encoder = read_cross_encoder(reranker).to(accelerator) if reranker is not None else None
+    judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries)
+    measure = _Measurement(judged_set, numbers, cross_encoder, reranker, rerank_depth, tell)
+    systems: list[SystemResult] = []
+    for model in reversed(models):
+        tell(f"measuring {model}")
+        if index is None:
+            encoder = read_cut(model, layers, dimensions).to(accelerator)
+            systems += measure(encoder, _name(model, layers, dimensions))
+        else:
+            opened_index = open_index(index)
+            encoder = model_of_index(index, opened_index.manifest, model, layers, dimensions)
+            check_fits(encoder.to(accelerator), opened_index, judged_set)
+            layers = layers or opened_index.manifest.layers
+            systems += measure(encoder, _name(model, layers, dimensions), opened_index)
+    baseline = [evaluate_bm25(judged_set)] if bm25 else []
+    return ModelComparison(compare(judged_set, split, [*baseline, *systems]), judged_set)
+
+
+def _check_models(models: Sequence[str], index: Path | None) -> None:
+    if len(set(models)) < len(models):
+        raise BadRecipe(f"a model is named twice: {', '.join(models)}; name each once")
+    if index is not None and len(models) > 1:
+        raise BadRecipe("an index belongs to one model; give that model alone with --index")
+    for model in models:
+        locate(model)
+
+
+def _name(model: str, layers: int | None, dimensions: int | None) -> str:
+    cuts = [
+        f"{count} {unit}"
+        for count, unit in ((layers, "layers"), (dimensions, "dimensions"))
+        if count is not None
+    ]
+    return f"{model} at {', '.join(cuts)}" if cuts else model
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    judged_set: RetrievalSet
+    precision: devices.Precision
+    cross_encoder: CrossEncoder | None
+    reranker: str | None
+    rerank_depth: int
+    tell: Callable[[str], None]
+
+    def __call__(
+        self, encoder: Encoder, name: str, index: Index | LateIndex | None = None
+    ) -> Iterator[SystemResult]:
+        """The results of exact search, of the index, and of the cross-encoder behind the last of
+        them.
+        """
+        k = max(_DOCUMENTS, self.rerank_depth if self.cross_encoder is not None else 0)
+        run = retrieve(encoder, self.judged_set, k, self.precision)
+        yield evaluate_run(run, self.judged_set, name)
+        if index is not None:
+            name = f"{name} by {index.folder.name}"
+            run = index_run(encoder, index, self.judged_set, k, self.precision)
+            yield evaluate_run(run, self.judged_set, name)
+        if self.cross_encoder is not None:
+            run = self._rerank(self.cross_encoder, run)
+            yield evaluate_run(run, self.judged_set, f"{name} + {self.reranker}")
+
+    def _rerank(self, cross_encoder: CrossEncoder, run: Run) -> Run:
+        queries = f"{len(self.judged_set.queries):,} queries"
+        self.tell(f"re-ranking {self.rerank_depth} documents of each of {queries}")
+        return rerank_run(cross_encoder, run, self.judged_set, self.rerank_depth, self.precision)

@@ -1,0 +1,201 @@
+"""A mining job as a person asks for it: names of models and data in, a folder of negatives out."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from trainer.collectives import check_same, on_first, rank
+from trainer.data.fingerprint import fingerprint_of
+from trainer.data.readers.read import Split, read_rows
+from trainer.errors import BadRecipe
+from trainer.mining.choose import Options
+from trainer.mining.mine import mine_shards
+from trainer.mining.spaces import Progress, Space, space_of
+from trainer.mining.task import corpus_texts, is_written, read_task, write_task
+from trainer.mining.teacher import PairScorer, by_cross_encoder, of_texts
+from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder, held
+from trainer.models.cross_encoder import CrossEncoder
+from trainer.models.encoder import Encoder
+from trainer.models.families import read_any, read_model
+from trainer.models.files.locate import locate
+from trainer.strategies import devices
+from trainer.strategies.environment import check_here, plan_from_environment
+from trainer.strategies.process_group import process_group
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """The training pairs that negatives are mined for, and where the negatives come from."""
+
+    data: str
+    """A data file, a folder in BEIR layout, a saved data set, or the name of a hub data set."""
+    split: Split = "train"
+    columns: Mapping[str, str] | None = None
+    """Role to column name, where a column is not recognised."""
+    corpus: str | None = None
+    """Further documents to search: JSON Lines, a .txt file, or a BEIR folder."""
+    max_bad_rows_ratio: float = 0.001
+
+
+@dataclass(frozen=True)
+class MiningResult:
+    """The outcome of a mining job; it prints as a summary of a few lines."""
+
+    folder: Path
+    report: dict[str, Any]
+    """The content of report.json."""
+
+    @property
+    def negatives(self) -> Path:
+        """The file of training pairs with their negatives."""
+        return self.folder / NEGATIVES
+
+    def __str__(self) -> str:
+        report = self.report
+        with_negatives = report["queries"] - report["queries_without_negatives"]
+        negatives_per_query = sum(report["negatives"].values()) / max(1, with_negatives)
+        filters = [f"{count:,} by {name}" for name, count in report["removed"].items() if count]
+        doubtful = report["suspected"]
+        lines = [
+            f"{self.negatives}: {report['pairs_written']:,} pairs with {negatives_per_query:.1f}"
+            " negatives per query",
+            f"removed {', '.join(filters) or 'none'} of"
+            f" {sum(report['candidates'].values()):,} candidates in range",
+            f"suspected false negatives: {doubtful['candidates']:,} candidates of"
+            f" {doubtful['queries']:,} queries score above the positive, {doubtful['written']:,}"
+            " were written",
+        ]
+        if report["queries_without_negatives"]:
+            lines.append(
+                f"{report['queries_without_negatives']:,} queries have no negative left and are not"
+                f" written; {self.folder / WITHOUT} lists them with the reason"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a job depends on."""
+
+    model: str
+    teacher: str | None
+    source: PairSource
+    options: Options
+    precision: devices.Precision
+
+    def manifest(self) -> Manifest:
+        """The content of manifest.json: files by what they hold, wherever they lie."""
+        source = self.source
+        return {
+            "model": fingerprint_of(str(locate(self.model))),
+            "teacher": fingerprint_of(str(locate(self.teacher))) if self.teacher else None,
+            "data": fingerprint_of(source.data)
+            | {"split": source.split, "columns": dict(source.columns or {})},
+            "corpus": fingerprint_of(source.corpus) if source.corpus else None,
+            "options": asdict(self.options),
+            "precision": self.precision,
+        }
+
+
+def mine_negatives(
+    model: str,
+    source: PairSource,
+    out: Path,
+    options: Options | None = None,
+    *,
+    teacher: str | None = None,
+    precision: devices.Precision | Literal["auto"] = "fp32",
+    replace: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
+) -> MiningResult:
+    """Finds hard negatives for training pairs and writes them to the folder `out`. A job that was
+    stopped continues.
+
+    `model` searches; `teacher`, a model of any family, scores what it found. Under a launcher all
+    ranks call it: all encode, each searches its shards, and the first alone reads the data, writes,
+    and calls `tell` and `progress`. Raises BadFolder when `out` holds another job and `replace` is
+    false, BadData when no query has a negative left.
+    """
+    _check_models(model, teacher)
+    plan = plan_from_environment(os.environ)
+    check_here(plan)
+    accelerator = devices.find_accelerator(plan.accelerator or "auto")
+    precision = devices.choose_precision(plan.precision or precision, accelerator)
+    job = _Job(model, teacher, source, options or Options(), precision)
+    folder = WorkFolder(out)
+    with process_group(plan, accelerator), ExitStack() as stack:
+        check_same(str(job), "command")
+        on_first(lambda: stack.enter_context(held(folder.path)))
+        if rank() != 0:
+            tell, progress = _silent, None
+        manifest = on_first(lambda: _begin(folder, job, replace, tell)) or {}
+        if folder.is_done:
+            tell(f"{folder.path} holds this job, finished")
+        else:
+            _carry_out(folder, job, manifest, devices.own_device(accelerator), tell, progress)
+        report = json.loads(folder.report_path.read_text(encoding="utf-8"))
+        on_first(lambda: None)  # the lock is held until all have read the report
+    return MiningResult(folder.path, report)
+
+
+def _silent(line: str) -> None:
+    """Tells nobody."""
+
+
+def _check_models(model: str, teacher: str | None) -> None:
+    searching = locate(model)
+    if teacher is not None and locate(teacher) == searching:
+        raise BadRecipe(
+            f"the teacher {teacher} is the model that searches, so its scores would be the same;"
+            " leave --teacher out, or name another"
+        )
+
+
+def _begin(folder: WorkFolder, job: _Job, replace: bool, tell: Callable[[str], None]) -> Manifest:
+    """Makes the folder ready for the job, with its texts in the work folder; returns the
+    manifest.
+    """
+    source = job.source
+    for name in (source.data, source.corpus):
+        folder.check_apart(name)
+    manifest = job.manifest()
+    folder.begin(manifest, replace)
+    if not folder.is_done and not is_written(folder.work):
+        tell(f"reading {source.data}")
+        ratio = source.max_bad_rows_ratio
+        rows = read_rows(source.data, source.columns, source.split, ratio)
+        write_task(folder.work, rows, corpus_texts([source.data], rows, source.corpus, ratio))
+    return manifest
+
+
+def _carry_out(
+    folder: WorkFolder,
+    job: _Job,
+    manifest: Manifest,
+    device: torch.device,
+    tell: Callable[[str], None],
+    progress: Progress | None,
+) -> None:
+    task = read_task(folder.work)
+    tell(f"{len(task.queries):,} queries, {len(task.documents):,} documents")
+
+    def space(encoder: Encoder, name: str) -> Space:
+        place = folder.work / name
+        return space_of(encoder, task, place, precision=job.precision, progress=progress)
+
+    teacher: Space | PairScorer | None = None
+    if job.teacher is not None:
+        scorer = read_any(job.teacher).to(device)
+        if isinstance(scorer, CrossEncoder):
+            teacher = of_texts(by_cross_encoder(scorer, job.precision), task)
+        else:
+            teacher = space(scorer, "teacher")
+    encoder = read_model(job.model).to(device)
+    mine_shards(folder, manifest, task, space(encoder, "model"), job.options, teacher, progress)

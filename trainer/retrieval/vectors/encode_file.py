@@ -1,0 +1,98 @@
+"""Lines of text to a file of vectors in NumPy's format."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from trainer.errors import BadData
+from trainer.models.cut import first_layers
+from trainer.models.dense import read_encoder
+from trainer.retrieval.vectors.encode import Role, encode
+from trainer.storage.atomic import atomic_file
+from trainer.strategies import devices
+
+_TEXTS_AT_ONCE = 65536
+
+
+@runtime_checkable
+class BinaryOutput(Protocol):
+    """An open file, or standard output, that takes bytes."""
+
+    def write(self, content: bytes, /) -> object:
+        """Writes bytes."""
+
+    def flush(self) -> None:
+        """Hands on what was written."""
+
+
+def texts_of_lines(lines: Iterable[bytes]) -> list[str]:
+    """The lines as texts. Raises BadData for a line that is blank or not UTF-8: leaving it out
+    would shift all later vectors.
+    """
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise BadData(
+                f"line {number} of the input is not UTF-8 (byte {error.start}); convert the file"
+                " first"
+            ) from error
+        if not text.strip():
+            raise BadData(
+                f"line {number} of the input is blank; every line gets one vector, so take blank"
+                " lines out first, e.g. `grep -v '^\\s*$'`"
+            )
+        texts.append(text)
+    if not texts:
+        raise BadData("the input is empty; give one text per line")
+    return texts
+
+
+def encode_texts(
+    model: str,
+    texts: Sequence[str],
+    out: Path | BinaryOutput,
+    role: Role = "document",
+    *,
+    layers: int | None = None,
+    dimensions: int | None = None,
+    precision: devices.Precision | Literal["auto"] = "fp32",
+    progress: Callable[[int, int], None] = lambda count, total: None,
+) -> int:
+    """Writes one float32 vector per text to `out`; returns the number of dimensions.
+
+    A file is written whole or not at all. `progress` is called with the number of encoded texts and
+    of all.
+    """
+    accelerator = devices.find_accelerator()
+    numbers = devices.choose_precision(precision, accelerator)
+    encoder = read_encoder(model)
+    encoder = (encoder if layers is None else first_layers(encoder, layers)).to(accelerator)
+    encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), encoder.dimensions)}
+    with _binary_file(out) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[start : start + _TEXTS_AT_ONCE]
+            file.write(encode(encoder, part, role, precision=numbers).tobytes())
+            progress(start + len(part), len(texts))
+        file.flush()
+    return encoder.dimensions
+
+
+@contextlib.contextmanager
+def _binary_file(out: Path | BinaryOutput) -> Iterator[BinaryOutput]:
+    if not isinstance(out, Path):
+        yield out
+        return
+    try:
+        with atomic_file(out) as partial, partial.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise BadData(
+            f"cannot write {out}: {error.strerror}; choose another place with -o"
+        ) from error
