@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
 CODE_NAME = re.compile(r"`(trainer(?:\.\w+)+)")
@@ -21,7 +22,7 @@ def check(root: Path) -> Iterator[str]:
     """What is wrong with the pages under the root, one finding per line."""
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    verbs = known_verbs(root)
+    verbs = known_verbs()
     pages = all_pages(root)
     for page in pages:
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -68,12 +69,14 @@ def problems(
     )
 
 
-def known_verbs(root: Path) -> set[str]:
-    """The verbs of the command line: one file per verb in trainer/cli."""
-    return {path.stem.replace("_", "-") for path in (root / "trainer" / "cli").glob("*.py")} - {
-        "main",
-        "--init--",
-    }
+def known_verbs() -> set[str]:
+    """The verbs of the command line."""
+    import typer
+
+    from trainer.cli.main import app
+
+    group: Any = typer.main.get_command(app)
+    return set(group.commands)
 
 
 def is_defined(root: Path, name: str) -> bool:
