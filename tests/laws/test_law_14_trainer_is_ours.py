@@ -38,4 +38,4 @@ def test_trainer_is_the_code_under_test(repository: Path):
 
 def test_the_command_is_nearfar():
     (command,) = entry_points(group="console_scripts", name="nearfar")
-    assert command.value == "trainer.cli.main:main"
+    assert command.value == "nearfar:main"

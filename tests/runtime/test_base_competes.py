@@ -3,6 +3,8 @@ end in a worse `model/`, and the first line of the result says so.
 """
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,3 +128,25 @@ def test_trained_cross_encoder_competes(harmful, tmp_path, capsys, repository):
     assert selection["base_score"] is not None
     base_won = selection["best_score"] <= selection["base_score"]
     assert capsys.readouterr().out.startswith("Training did not help") == base_won
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["cpu-2-fsdp2", "cpu-2-zero3"])
+def test_base_model_wins_under_sharding_too(harmful, machine, tmp_path, repository):
+    recipe = "recipes/bi-encoder-full.yaml"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "trainer", "launch", recipe, *harmful),
+            *("--machine", f"launch/accelerate/{machine}.yaml"),
+        ],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert f"\n{ended.stdout}".count("\nTraining did not help") == 1, "one rank speaks"
+    saved = read_any(str(tmp_path / "harmful/model"))
+    selection = json.loads((tmp_path / "harmful/status.json").read_text())["selection"]
+    held_out = read_retrieval_set(str(tmp_path / "held-out.jsonl"), "dev")
+    assert evaluate(saved, held_out).mean() == pytest.approx(selection["base_score"])

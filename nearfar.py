@@ -1,0 +1,412 @@
+"""Nearfar in Python: train, measure, mine, index and search in a few lines.
+
+    import nearfar
+
+    result = nearfar.fit("recipes/quickstart.yaml", {"optimization.epochs": 1})
+    model = nearfar.load(result.model)
+    vectors = model.encode(["stop a virtual machine"], role="query")
+
+Nothing heavy is imported before a function is called. What cannot work raises a `NearfarError`,
+whose message says what to do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from trainer.mining.job import MiningResult
+    from trainer.retrieval.indexes.index_corpus import IndexSummary
+    from trainer.retrieval.indexes.searcher import Searcher
+
+    from trainer.evaluation.results import Evaluation
+    from trainer.models.encoder import Encoder
+    from trainer.recipe.schema import Recipe
+    from trainer.retrieval.indexes.dense import Hit
+    from trainer.run import RunResult
+
+Role = Literal["query", "document"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def _check_trainer() -> None:
+    """Raises ImportError where the import name `trainer` is not ours: an unrelated distribution has
+    it too, and a folder of the user may.
+    """
+    ours = Path(__file__).resolve().parent / "trainer" / "__init__.py"
+    loaded = sys.modules.get("trainer")
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("trainer")
+    origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    if origin == ours and ours.read_text(encoding="utf-8").startswith('"""Nearfar'):
+        return
+    from importlib.metadata import packages_distributions  # slow: it reads every distribution
+
+    others = sorted(set(packages_distributions().get("trainer", [])) - {"nearfar"})
+    owner = f", of the distribution {', '.join(others)}" if others else ""
+    remedy = (
+        f"run `pip uninstall {' '.join(others)}` and install nearfar again, or give it an"
+        " environment of its own"
+        if others
+        else "rename that one, or start Python where it is not on the path"
+    )
+    message = (
+        f"nearfar cannot start: the import name `trainer` belongs to {origin or 'nothing'}{owner},"
+        f" not to nearfar; {remedy}"
+    )
+    if Path(sys.argv[0]).name == "nearfar":  # the command: one line, no traceback
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(message)
+
+
+_check_trainer()
+
+from trainer.errors import NearfarError  # noqa: E402 - only once `trainer` is known to be ours
+
+__all__ = [
+    "Model",
+    "NearfarError",
+    "SearchResult",
+    "evaluate",
+    "fit",
+    "index",
+    "load",
+    "mine",
+    "search",
+]
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A model, ready for use."""
+
+    name: str
+    encoder: Encoder
+
+    @overload
+    def encode(self, texts: str, role: Role = "document") -> np.ndarray: ...
+    @overload
+    def encode(
+        self, texts: Sequence[str], role: Role = "document"
+    ) -> np.ndarray | list[np.ndarray]: ...
+    def encode(
+        self, texts: str | Sequence[str], role: Role = "document"
+    ) -> np.ndarray | list[np.ndarray]:
+        """The float32 embeddings of texts, in their order; of one text its own.
+
+        A model of one vector per text gives an array (texts, dimensions). A model of one vector per
+        token gives a list of arrays (tokens, dimensions). Raises BadModel for a cross-encoder,
+        which has no vectors.
+        """
+        from trainer.retrieval.vectors.encode import encode
+        from trainer.retrieval.vectors.token_vectors import encode_queries, encode_tokens
+
+        several = [texts] if isinstance(texts, str) else list(texts)
+        encoder: Any = self.encoder
+        embeddings: np.ndarray | list[np.ndarray]
+        match self.encoder.contract.KIND:
+            case None:
+                embeddings = encode(encoder, several, role)
+            case "late_interaction":
+                tokens = (
+                    encode_queries(encoder, several)
+                    if role == "query"
+                    else encode_tokens(encoder, several, role)
+                )
+                embeddings = [tokens.of(text) for text in range(len(tokens))]
+            case _:
+                from trainer.errors import BadModel
+
+                raise BadModel(
+                    f"{self.name} is a cross-encoder: it scores a query and a document together"
+                    " and has no vectors; use score(pairs)"
+                )
+        return embeddings[0] if isinstance(texts, str) else embeddings
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """A cross-encoder's score of each (query, document) pair; the higher, the better the
+        document answers the query. Raises BadModel for a model of another kind.
+        """
+        from trainer.errors import BadModel
+        from trainer.models.cross_encoder import CrossEncoder
+        from trainer.retrieval.rerank import score_pairs
+
+        if not isinstance(self.encoder, CrossEncoder):
+            raise BadModel(f"{self.name} gives vectors, not scores; compare what encode() returns")
+        return score_pairs(self.encoder, pairs)
+
+    def __repr__(self) -> str:
+        contract = self.encoder.contract
+        return (
+            f"Model({self.name!r}, {contract.KIND or 'dense'}, {contract.dimensions} dimensions,"
+            f" queries up to {contract.query_max_length_tokens} tokens,"
+            f" documents up to {contract.document_max_length_tokens})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class SearchResult:
+    """The documents that answer a question, best first. Iterates over hits."""
+
+    question: str
+    hits: tuple[Hit, ...]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __getitem__(self, place: int) -> Hit:
+        return self.hits[place]
+
+    def __repr__(self) -> str:
+        lines = (f"{rank:>3}. {score}  {id}  {text}" for rank, score, id, text in self._rows())
+        return "\n".join([_one_line(self.question, 90), *lines])
+
+    def _repr_html_(self) -> str:
+        cells = (
+            f"<tr><td>{rank}</td><td>{score}</td><td>{escape(id)}</td><td>{escape(text)}</td></tr>"
+            for rank, score, id, text in self._rows()
+        )
+        question = escape(_one_line(self.question, 90))
+        return f"<table><caption>{question}</caption>{''.join(cells)}</table>"
+
+    def _rows(self) -> Iterator[tuple[int, str, str, str]]:
+        for rank, hit in enumerate(self.hits, 1):
+            document = hit.document
+            yield (
+                rank,
+                f"{hit.score:.3f}",
+                _one_line(document.id, 30),
+                _one_line(document.whole, 90),
+            )
+
+
+def load(model: str | Path) -> Model:
+    """The model in a folder, or of a name. Raises BadModel."""
+    from trainer.models.families import read_any
+    from trainer.strategies import devices
+
+    return Model(str(model), read_any(str(model)).to(devices.accelerator()))
+
+
+def fit(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    replace: bool = False,
+) -> RunResult:
+    """Trains a model by a recipe: a file, the name of one that comes with nearfar, or the content
+    of one as a dictionary.
+
+    `overrides` changes its keys: {"optimization.epochs": 2}, or ["optimization.epochs=2"]. With
+    `replace`, a former run of the same name is moved aside. Ctrl-C, or interrupting a notebook,
+    raises Interrupted with everything saved.
+    """
+    settings = _recipe(recipe, overrides)
+    from trainer.runtime.start import start_process
+
+    plan = start_process(Path(settings.output) / settings.name, replace)
+    from trainer.run import run_recipe
+
+    return run_recipe(settings, plan, replace)
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    data: str | Path,
+    split: Literal["train", "dev", "test"] = "test",
+    *,
+    bm25: bool = True,
+    max_queries: int | None = None,
+    rerank: str | Path | None = None,
+    precision: Precision = "auto",
+) -> Evaluation:
+    """Measures models on judged queries, and compares each, and BM25, with the first by a paired
+    test.
+
+    `data` is a folder in BEIR layout or a file of pairs. `rerank` names a cross-encoder that is
+    measured behind each model.
+    """
+    from trainer.evaluation.evaluate_models import evaluate_models
+
+    names = [models] if isinstance(models, str | Path) else models
+    return evaluate_models(
+        [str(name) for name in names],
+        str(data),
+        split=split,
+        bm25=bm25,
+        max_queries=max_queries,
+        reranker=None if rerank is None else str(rerank),
+        precision=precision,
+        tell=_tell,
+    ).evaluation
+
+
+def mine(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    corpus: str | Path | None = None,
+    teacher: str | Path | None = None,
+    precision: Precision = "fp32",
+    replace: bool = False,
+    **rules: Any,
+) -> MiningResult:
+    """Finds hard negatives for the training pairs in `data` and writes them to the folder `output`.
+
+    `rules` are those of `nearfar mine`, such as negatives=4 (per query) or depth=100 (documents
+    that are looked at per query).
+    """
+    from trainer.mining.job import PairSource, mine_negatives
+
+    from trainer.errors import BadRecipe
+    from trainer.mining.choose import Options
+
+    try:
+        options = Options(**rules)
+    except TypeError as error:
+        names = ", ".join(Options.__dataclass_fields__)
+        raise BadRecipe(f"{error}; the rules of mining are {names}") from error
+    return mine_negatives(
+        str(model),
+        PairSource(str(data), corpus=None if corpus is None else str(corpus)),
+        Path(output),
+        options,
+        teacher=None if teacher is None else str(teacher),
+        precision=precision,
+        replace=replace,
+        tell=_tell,
+    )
+
+
+def index(
+    model: str | Path,
+    corpus: str | Path,
+    output: str | Path,
+    *,
+    kind: Literal["flat", "hnsw", "ivf", "compressed", "exact"] | None = None,
+    precision: Precision = "fp32",
+    replace: bool = False,
+) -> IndexSummary:
+    """Encodes a corpus and writes an index of it to the folder `output`.
+
+    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. A model of one vector per
+    document takes the kinds flat (the default), hnsw and ivf; a model of one vector per token
+    compressed (the default) and exact.
+    """
+    from trainer.retrieval.indexes.index_corpus import index_corpus
+
+    return index_corpus(
+        str(model), Path(corpus), Path(output), kind=kind, precision=precision, replace=replace
+    )
+
+
+@overload
+def search(
+    index: str | Path,
+    questions: str,
+    k: int = 10,
+    *,
+    model: str | Path | None = None,
+    rerank: str | Path | None = None,
+) -> SearchResult: ...  # type: ignore[overload-overlap]
+@overload
+def search(
+    index: str | Path,
+    questions: Sequence[str],
+    k: int = 10,
+    *,
+    model: str | Path | None = None,
+    rerank: str | Path | None = None,
+) -> list[SearchResult]: ...
+def search(
+    index: str | Path,
+    questions: str | Sequence[str],
+    k: int = 10,
+    *,
+    model: str | Path | None = None,
+    rerank: str | Path | None = None,
+) -> SearchResult | list[SearchResult]:
+    """The k best documents of an index for a question, or for each of several.
+
+    `model` says where the model of the index is now, if it was moved. `rerank` names a
+    cross-encoder that puts the best documents in a new order. The index stays open for the next
+    search.
+    """
+    folder = Path(index).resolve()
+    manifest = folder / "manifest.json"
+    written = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+    searcher = _searcher(folder, written, *(each and str(each) for each in (model, rerank)))
+    several = [questions] if isinstance(questions, str) else list(questions)
+    results = [
+        SearchResult(question, tuple(hits))
+        for question, hits in zip(several, searcher.search(several, k), strict=True)
+    ]
+    return results[0] if isinstance(questions, str) else results
+
+
+@lru_cache(maxsize=1)
+def _searcher(folder: Path, written: int, model: str | None, rerank: str | None) -> Searcher:
+    """An open index with its model, for as long as its manifest is the one `written` then."""
+    from trainer.retrieval.indexes.searcher import Searcher
+
+    return Searcher.open(folder, model=model, reranker=rerank)
+
+
+def _recipe(
+    recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str]
+) -> Recipe:
+    from trainer.recipe.load import load_recipe
+
+    changes = (
+        [f"{key}={_yaml(value)}" for key, value in overrides.items()]
+        if isinstance(overrides, Mapping)
+        else list(overrides)
+    )
+    if not isinstance(recipe, Mapping):
+        return load_recipe(recipe, changes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(_yaml(recipe), encoding="utf-8")
+        return load_recipe(path, changes)
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML: JSON is YAML too."""
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _one_line(text: str, limit: int) -> str:
+    from trainer.storage.visible import visible
+
+    return visible(" ".join(text[: 10 * limit].split()), limit)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> NoReturn:
+    """The command `nearfar`."""
+    from trainer.cli.main import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
