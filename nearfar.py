@@ -22,22 +22,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 if TYPE_CHECKING:
     import numpy as np
-    from trainer.mining.job import MiningResult
-    from trainer.retrieval.indexes.index_corpus import IndexSummary
-    from trainer.retrieval.indexes.searcher import Searcher
 
     from trainer.evaluation.results import Evaluation
+    from trainer.mining.job import MiningResult
     from trainer.models.encoder import Encoder
     from trainer.recipe.schema import Recipe
     from trainer.retrieval.indexes.dense import Hit
+    from trainer.retrieval.indexes.index_corpus import IndexSummary
+    from trainer.retrieval.indexes.searcher import Searcher
     from trainer.run import RunResult
 
 Role = Literal["query", "document"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Settings = TypeVar("Settings")
 
 
 def _check_trainer() -> None:
@@ -201,7 +202,7 @@ def load(model: str | Path) -> Model:
     from trainer.models.families import read_any
     from trainer.strategies import devices
 
-    return Model(str(model), read_any(str(model)).to(devices.accelerator()))
+    return Model(str(model), read_any(str(model)).to(devices.find_accelerator()))
 
 
 def fit(
@@ -272,21 +273,14 @@ def mine(
     `rules` are those of `nearfar mine`, such as negatives=4 (per query) or depth=100 (documents
     that are looked at per query).
     """
+    from trainer.mining.choose import Options
     from trainer.mining.job import PairSource, mine_negatives
 
-    from trainer.errors import BadRecipe
-    from trainer.mining.choose import Options
-
-    try:
-        options = Options(**rules)
-    except TypeError as error:
-        names = ", ".join(Options.__dataclass_fields__)
-        raise BadRecipe(f"{error}; the rules of mining are {names}") from error
     return mine_negatives(
         str(model),
         PairSource(str(data), corpus=None if corpus is None else str(corpus)),
         Path(output),
-        options,
+        _settings(Options, rules, "mining"),
         teacher=None if teacher is None else str(teacher),
         precision=precision,
         replace=replace,
@@ -299,32 +293,36 @@ def index(
     corpus: str | Path,
     output: str | Path,
     *,
-    kind: Literal["flat", "hnsw", "ivf", "compressed", "exact"] | None = None,
     precision: Precision = "fp32",
     replace: bool = False,
+    **settings: Any,
 ) -> IndexSummary:
     """Encodes a corpus and writes an index of it to the folder `output`.
 
-    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. A model of one vector per
-    document takes the kinds flat (the default), hnsw and ivf; a model of one vector per token
-    compressed (the default) and exact.
+    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. `settings` are those of
+    `nearfar index`: kind="hnsw", or bits=4 for token vectors.
     """
-    from trainer.retrieval.indexes.index_corpus import index_corpus
+    from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
 
     return index_corpus(
-        str(model), Path(corpus), Path(output), kind=kind, precision=precision, replace=replace
+        str(model),
+        Path(corpus),
+        Path(output),
+        _settings(IndexSettings, settings, "an index"),
+        precision=precision,
+        replace=replace,
     )
 
 
 @overload
-def search(
+def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     index: str | Path,
     questions: str,
     k: int = 10,
     *,
     model: str | Path | None = None,
     rerank: str | Path | None = None,
-) -> SearchResult: ...  # type: ignore[overload-overlap]
+) -> SearchResult: ...
 @overload
 def search(
     index: str | Path,
@@ -384,6 +382,18 @@ def _recipe(
         path = Path(folder) / "recipe.yaml"
         path.write_text(_yaml(recipe), encoding="utf-8")
         return load_recipe(path, changes)
+
+
+def _settings(kind: type[Settings], values: Mapping[str, Any], purpose: str) -> Settings:
+    """A dataclass of settings from keyword arguments. Raises BadRecipe for an unknown one."""
+    from trainer.errors import BadRecipe
+
+    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    if unknown := [name for name in values if name not in names]:
+        raise BadRecipe(
+            f"{unknown[0]!r} is not a setting of {purpose}; its settings are {', '.join(names)}"
+        )
+    return kind(**values)
 
 
 def _yaml(value: Any) -> str:

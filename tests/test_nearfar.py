@@ -153,7 +153,10 @@ def test_what_cannot_work_raises_an_error_and_does_not_exit(settings, tmp_path):
         nearfar.fit(settings, {"optimization.batchsize": 8})
     with pytest.raises(nearfar.NearfarError, match="no-such-model"):
         nearfar.load("no-such-model")
-    with pytest.raises(nearfar.NearfarError, match="the rules of mining are negatives"):
+    with pytest.raises(
+        nearfar.NearfarError,
+        match="'negative' is not a setting of mining; its settings are negatives",
+    ):
         nearfar.mine("m", "d", tmp_path / "mined", negative=3)
 
 

@@ -43,7 +43,7 @@ class PairSource:
     max_bad_rows_ratio: float = 0.001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MiningResult:
     """The outcome of a mining job; it prints as a summary of a few lines."""
 
@@ -56,7 +56,7 @@ class MiningResult:
         """The file of training pairs with their negatives."""
         return self.folder / NEGATIVES
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         report = self.report
         with_negatives = report["queries"] - report["queries_without_negatives"]
         negatives_per_query = sum(report["negatives"].values()) / max(1, with_negatives)

@@ -61,7 +61,7 @@ class IndexSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IndexSummary:
     """An index as it was written. It prints as one line."""
 
@@ -70,7 +70,7 @@ class IndexSummary:
     left_out: dict[str, int]
     """What of the corpus was left out, and how many of it."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.folder}: {self.manifest.summary}"
 
 
