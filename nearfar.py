@@ -45,11 +45,10 @@ def _check_trainer() -> None:
     """Raises ImportError where the import name `trainer` is not ours: an unrelated distribution has
     it too, and a folder of the user may.
     """
-    ours = Path(__file__).resolve().parent / "trainer" / "__init__.py"
     loaded = sys.modules.get("trainer")
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("trainer")
     origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-    if origin == ours and ours.read_text(encoding="utf-8").startswith('"""Nearfar'):
+    if origin is not None and origin.read_text(encoding="utf-8").startswith('"""Nearfar'):
         return
     from importlib.metadata import packages_distributions  # slow: it reads every distribution
 
