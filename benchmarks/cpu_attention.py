@@ -12,7 +12,7 @@ from measuring.record import noise, save, spread, table
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.kernels.cpu_attention import _LONGEST, plain_attention
+from trainer.kernels.cpu_attention import _MAX_TOKENS, plain_attention
 
 LENGTHS = (8, 16, 32, 40, 64, 128, 256, 512)
 TOKENS, HEADS, WIDTH = 2048, 12, 32
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
                 sorted(found["fused"])[arguments.turns // 2]
                 / sorted(found["plain"])[arguments.turns // 2]
             )
-            taken = "plain" if length <= _LONGEST[dtype] else "fused"
+            taken = "plain" if length <= _MAX_TOKENS[dtype] else "fused"
             rows.append(
                 [
                     name,

@@ -183,8 +183,8 @@ class TestMaxsimInPieces:
     @pytest.mark.parametrize("room", [1, 64, 2**20])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_equals_the_plain_form_in_value_and_gradient(self, monkeypatch, case, room, dtype):
-        monkeypatch.setitem(pieces.PRODUCTS_AT_ONCE, "cpu", room)
-        monkeypatch.setattr(pieces, "_PLACES_AT_ONCE", max(room, 8))
+        monkeypatch.setitem(pieces.TILE_PRODUCTS, "cpu", room)
+        monkeypatch.setattr(pieces, "_TILE_POSITIONS", max(room, 8))
         inputs = [ragged(*shape, dtype=dtype) for shape in CASES[case]]
         weights = torch.randn(plain_maxsim(*inputs).shape, dtype=dtype)
         # A query's rows of zeros are padding: the plain form sends a gradient of rounding's making
@@ -274,7 +274,7 @@ class TestXtr:
     @pytest.mark.parametrize("top_k", [1, 7, 30, 1000])
     @pytest.mark.parametrize("room", [1, 2**20])
     def test_equals_the_formula_in_value_and_gradient(self, monkeypatch, top_k, room):
-        monkeypatch.setitem(pieces.PRODUCTS_AT_ONCE, "cpu", room)
+        monkeypatch.setitem(pieces.TILE_PRODUCTS, "cpu", room)
         inputs = [ragged((), 5, 4), ragged((), 9, 7)]
         weights = torch.randn(5, 9, dtype=torch.float64)
         scores = [xtr(*with_limits(*inputs, top_k)), self.plain(*inputs, top_k)]

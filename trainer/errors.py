@@ -1,46 +1,51 @@
-"""Errors a person can act on, each with the exit code the command ends with.
+"""Errors that a user can act on, each with the exit code of the command.
 
-A message says what was given, why it cannot work, and what to do. Anything that is not one of these
-is a bug of ours and ends with exit code 1 and a traceback.
+A message says what was given, why it cannot work, and what to do. Any other exception is a bug of
+ours: the command ends with exit code 1 and a traceback.
 """
 
 
 class NearfarError(Exception):
-    """Base of every error that is the input's, the recipe's or the machine's, not ours."""
+    """Base class of errors whose cause is the input, the recipe or the machine.
+
+    The exit code is 2 unless a subclass has another one.
+    """
 
     exit_code = 2
 
 
 class BadRecipe(NearfarError):
-    """The recipe, or an override of it, cannot be understood."""
+    """Raised when a recipe or an override cannot be used."""
 
 
 class BadData(NearfarError):
-    """A data set cannot be read, or lacks what the objective needs."""
+    """Raised when a data set cannot be read, or lacks what the objective needs."""
 
 
 class BadModel(NearfarError):
-    """A model folder or name cannot be loaded safely."""
+    """Raised when a model cannot be loaded safely, or does not fit the recipe."""
 
 
 class BadMachine(NearfarError):
-    """The machine file, or what a launcher exported, cannot be used here."""
+    """Raised when the machine file or the launcher's variables cannot be used."""
 
 
 class OtherRankFailed(NearfarError):
-    """Another process of the run has failed and says why; this one ends with it."""
+    """Raised on a rank when another rank has failed, which reports the cause."""
 
 
 class BadFolder(NearfarError):
-    """A run or index folder cannot be used: in use, not empty, read-only, or of another kind."""
+    """Raised when a run or index folder is in use, not empty, read-only or of another kind."""
 
 
 class BadPipeline(NearfarError):
-    """The stages of a pipeline do not fit together, or one of them did not make what it said."""
+    """Raised when the stages of a pipeline do not fit together, or a stage did not write what it
+    declares.
+    """
 
 
 class StageFailed(NearfarError):
-    """A stage of a pipeline ended with an error; the pipeline ends with the same exit code."""
+    """Raised when a stage of a pipeline fails; the exit code is that of the stage."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -48,20 +53,20 @@ class StageFailed(NearfarError):
 
 
 class NonFinite(NearfarError):
-    """The loss or a gradient is not finite; raised before the optimizer step, so no weight was
-    touched.
+    """Raised when the loss or a gradient is not finite, before the optimizer step: no weight has
+    changed.
     """
 
     exit_code = 86
 
 
 class TooManyBadRows(NearfarError):
-    """More rows were quarantined than `data.max_bad_rows_ratio` allows."""
+    """Raised when more rows are bad than `data.max_bad_rows_ratio` allows."""
 
     exit_code = 87
 
 
 class Interrupted(NearfarError):
-    """The person pressed Ctrl-C; what was learned so far has been saved."""
+    """Raised after Ctrl-C, once the model trained so far is saved."""
 
     exit_code = 130

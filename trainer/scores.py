@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.kernels.matmul import linear
-from trainer.kernels.maxsim import maxsim_in_pieces
+from trainer.kernels.maxsim import tiled_maxsim
 
 Score = Callable[
     [Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]
@@ -110,7 +110,7 @@ def _in_groups(
             grouped.append(
                 exact(limits).expand(*leading, *limits.shape[-2:]).reshape(-1, *limits.shape[-2:])
             )
-        return maxsim_in_pieces(*grouped).reshape(*leading, queries.shape[-3], documents.shape[-3])
+        return tiled_maxsim(*grouped).reshape(*leading, queries.shape[-3], documents.shape[-3])
 
 
 def plain_maxsim(

@@ -5,7 +5,7 @@ import pytest
 import pytrec_eval
 
 from trainer.errors import BadData
-from trainer.evaluation.metrics import METRICS, per_query_metrics, ranked
+from trainer.evaluation.metrics import METRICS, per_query_metrics, rank_documents
 
 ORACLE = {
     "ndcg@10": "ndcg_cut_10",
@@ -134,7 +134,7 @@ def test_negative_relevance_is_no_relevance():
 def test_many_queries_go_through_in_blocks(monkeypatch):
     run, qrels = random_case(1)
     whole = per_query_metrics(run, qrels)
-    monkeypatch.setattr("trainer.evaluation.metrics._QUERIES_AT_ONCE", 1)
+    monkeypatch.setattr("trainer.evaluation.metrics._BLOCK_QUERIES", 1)
     for metric, values in per_query_metrics(run, qrels).items():
         np.testing.assert_allclose(values, whole[metric], atol=1e-15)
 
@@ -153,4 +153,4 @@ def test_an_unknown_metric_is_named(metric):
 
 def test_a_score_that_is_not_a_number_is_refused():
     with pytest.raises(BadData, match="NaN"):
-        ranked({"a": float("nan"), "b": 1.0})
+        rank_documents({"a": float("nan"), "b": 1.0})

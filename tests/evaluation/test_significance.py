@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_whatever_the_memory(monkeypatch):
     values = np.random.default_rng(3).random(37)
     first = bootstrap_interval(values)
     assert bootstrap_interval(values) == first != bootstrap_interval(values, seed=1)
-    monkeypatch.setattr("trainer.evaluation.significance._DRAWS_AT_ONCE", 1000)
+    monkeypatch.setattr("trainer.evaluation.significance._BLOCK_DRAWS", 1000)
     assert bootstrap_interval(values) == pytest.approx(first, abs=0.005)
 
 

@@ -186,7 +186,7 @@ def test_whole_backbones_give_the_same_vectors_and_gradients(toy_folder, family,
     ).train()
     texts = encoder.tokenize(SENTENCES, "document")
     assert int(texts.lengths.max()) <= 60
-    monkeypatch.setitem(cpu_attention._LONGEST, torch.float32, 512)
+    monkeypatch.setitem(cpu_attention._MAX_TOKENS, torch.float32, 512)
     parameters = list(encoder.parameters())
     taken = []
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ import typer
 from trainer.cli.check import check, judge
 from trainer.preflight.estimates import Findings, free_bytes, weight_needs, written_bytes
 from trainer.strategies.environment import Plan
-from trainer.strategies.probe import likeness, plain_gradient
+from trainer.strategies.probe import compare_gradients, plain_gradient
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE, MACHINES = Path("recipes/quickstart.yaml"), Path("launch/accelerate")
@@ -420,9 +420,9 @@ def test_a_wrong_gradient_is_wrong(capsys):
     }
     findings = Findings()
     for number, wrong in enumerate(spoilt.values(), start=1):
-        judge(findings, plan, likeness(wrong, wanted))
+        judge(findings, plan, compare_gradients(wrong, wanted))
         assert findings.wrong == number, capsys.readouterr().out
-    judge(findings, plan, likeness(wanted, wanted))
+    judge(findings, plan, compare_gradients(wanted, wanted))
     assert findings.wrong == len(spoilt)
     assert (
         capsys.readouterr().out.splitlines()[-1]
@@ -433,7 +433,8 @@ def test_a_wrong_gradient_is_wrong(capsys):
 def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
     wanted = {"weight": torch.ones(3)}
     monkeypatch.setattr(
-        "trainer.cli.check.probe", lambda *_: likeness({"weight": 2 * torch.ones(3)}, wanted)
+        "trainer.cli.check.probe",
+        lambda *_: compare_gradients({"weight": 2 * torch.ones(3)}, wanted),
     )
     with pytest.raises(typer.Exit) as ended:
         check(RECIPE, MACHINES / "cpu-2-ddp.yaml", toy)
@@ -446,7 +447,7 @@ def test_two_gradients_of_zero_show_nothing(capsys):
     judge(
         findings,
         Plan("ddp", 2, 1, 2),
-        likeness({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}),
+        compare_gradients({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}),
     )
     assert findings.wrong == 0
     assert capsys.readouterr().out.startswith("warning  gradient on 2 ranks")

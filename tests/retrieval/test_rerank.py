@@ -10,7 +10,7 @@ from toy_models import SENTENCES
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluate import evaluate, evaluate_run, rerank_run
-from trainer.evaluation.metrics import ranked
+from trainer.evaluation.metrics import rank_documents
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.retrieval import rerank as module
 from trainer.retrieval.bm25 import bm25_run
@@ -80,7 +80,7 @@ def test_of_equal_scores_the_first_stage_decides_in_metrics_too(encoder, monkeyp
         found = rerank(encoder, run, QUERIES, DOCUMENTS, depth=4)["q1"]
         first = sorted(range(4), key=lambda place: -scores[place])
         assert (
-            [document for document, _ in ranked(found)]
+            [document for document, _ in rank_documents(found)]
             == [*(f"d{place}" for place in first), "d4", "d5"]
             == list(found)
         )

@@ -59,7 +59,8 @@ def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
         memory,
         "available_bytes",
         lambda device, processes: (
-            (64_000 // processes + 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT) / memory.SHARE["cpu"]
+            (64_000 // processes + 16 * 16 * memory._BYTES_PER_TRAINED_WEIGHT)
+            / memory.MEMORY_SHARE["cpu"]
         ),
     )
     texts = texts_of(["abcd"])

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from trainer.errors import BadRecipe
 from trainer.recipe.schema import Tensorboard, Wandb
 from trainer.runtime import trackers
-from trainer.runtime.trackers import BestEffort, check_trackers, tracker_loggers, wandb_key_present
+from trainer.runtime.trackers import BestEffort, check_trackers, has_wandb_key, tracker_loggers
 
 
 class Dies(Logger):
@@ -87,14 +87,14 @@ def test_the_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch, tmp_
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     file = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(file))
-    assert not wandb_key_present()
+    assert not has_wandb_key()
     file.write_text("machine api.wandb.ai login user password " + "k" * 40 + "\n")
     file.chmod(0o600)
-    assert wandb_key_present()
+    assert has_wandb_key()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert not wandb_key_present()
+    assert not has_wandb_key()
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert wandb_key_present()
+    assert has_wandb_key()
 
 
 WANDB_RUN = """
@@ -107,7 +107,7 @@ folder = Path(sys.argv[1])
 for step in range(3):
     logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
 logger.finalize("success")
-assert logger.alive
+assert not logger.has_failed
 print("ended")
 """
 
@@ -139,7 +139,7 @@ def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
 def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    source = WANDB_RUN.replace("assert logger.alive", "assert not logger.alive")
+    source = WANDB_RUN.replace("assert not logger.has_failed", "assert logger.has_failed")
     assert source != WANDB_RUN
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment = {
@@ -150,7 +150,8 @@ def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
     }
     source = source.replace(
         "folder = ",
-        "import trainer.runtime.trackers as trackers; trackers.CONNECT_SECONDS = 3.0; folder = ",
+        "import trainer.runtime.trackers as trackers\n"
+        "trackers.CONNECT_TIMEOUT_SECONDS = 3.0\nfolder = ",
     )
     result = subprocess.run(
         [sys.executable, "-W", "always", "-c", source, str(folder)],

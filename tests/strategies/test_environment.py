@@ -21,7 +21,7 @@ from trainer.strategies.environment import (
     plan_from_file,
 )
 from trainer.strategies.own_rank import is_first_rank, local_rank
-from trainer.strategies.process_group import names_of_srun
+from trainer.strategies.process_group import torchrun_variables
 
 TORCHRUN = {
     "RANK": "3",
@@ -117,8 +117,8 @@ def test_srun_alone_gives_the_names_of_torchrun():
         "SLURM_STEP_NODELIST": "n[1-2]",
         "SLURM_JOB_ID": "20007",
     }
-    assert names_of_srun(environ) == TORCHRUN | {"MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
-    assert names_of_srun(TORCHRUN | environ) == {}
+    assert torchrun_variables(environ) == TORCHRUN | {"MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
+    assert torchrun_variables(TORCHRUN | environ) == {}
 
 
 def test_offload_and_auto_in_a_deepspeed_file(tmp_path):

@@ -8,7 +8,7 @@ from ranks import on_ranks
 from trainer.collectives import gather, rank, ranks
 from trainer.strategies.deepspeed_settings import deepspeed_settings
 from trainer.strategies.environment import SINGLE, Plan
-from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient
+from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
 
 BATCH = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0], [2.0, 0.0, -3.0], [-0.25, 1.0, 1.0]])
 
@@ -54,11 +54,11 @@ def test_sees_the_gradient_of_the_strategy(kind, times):
         pytest.importorskip("deepspeed")
     for found in on_ranks(2, probed, kind, times):
         assert list(found) == ["layer.weight"]
-        seen = likeness(found, plain())
+        seen = compare_gradients(found, plain())
         assert (seen.norm_ratio, seen.cosine) == pytest.approx((times, 1), abs=1e-6)
-        assert seen.equal == (times == 1)
+        assert seen.is_equal == (times == 1)
         assert seen.norm > 0.1
 
 
 def test_sees_the_gradient_of_one_process():
-    assert likeness(one_step_gradient(Squares(), BATCH, SINGLE, "cpu"), plain()).equal
+    assert compare_gradients(one_step_gradient(Squares(), BATCH, SINGLE, "cpu"), plain()).is_equal

@@ -18,7 +18,7 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.evaluate import CANDIDATES, Candidates, evaluate, retrieve
-from trainer.evaluation.metrics import Run
+from trainer.evaluation.metrics import RetrievalRun
 from trainer.microbatches import Encode
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
@@ -219,7 +219,7 @@ def candidates(run: recipe.Recipe) -> Candidates:
     if name is None:
         return partial(bm25_run, k=depth)
 
-    def by_model(held_out: RetrievalSet) -> Run:
+    def by_model(held_out: RetrievalSet) -> RetrievalRun:
         return retrieve(
             read_model(name).to(hardware.device(run.machine)),
             held_out,
@@ -245,7 +245,7 @@ class Validation:
             micro_batch_tokens,
             candidates,
         )
-        self._found: dict[str, Run] = {}
+        self._found: dict[str, RetrievalRun] = {}
 
     def __call__(self, held_out: RetrievalSet) -> Mapping[str, float]:
         """Mean metrics by name."""

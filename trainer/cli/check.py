@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainer.preflight.estimates import Findings
     from trainer.recipe.schema import Recipe
     from trainer.strategies.environment import Plan
-    from trainer.strategies.probe import Likeness
+    from trainer.strategies.probe import GradientComparison
 
 
 def check(
@@ -147,7 +147,7 @@ def _hindrance(findings: "Findings", plan: "Plan", here: bool) -> str | None:
     return None if here else "cannot be seen from here"
 
 
-def judge(findings: "Findings", plan: "Plan", found: "Likeness") -> None:
+def judge(findings: "Findings", plan: "Plan", found: "GradientComparison") -> None:
     """A finding about the gradient of the ranks beside that of one process."""
     what = f"gradient on {plan.ranks} rank{'s' * (plan.ranks > 1)} ({plan.kind}) against one"
     said = f"norm ratio {found.norm_ratio:.7f}, cosine {found.cosine:.7f}"
@@ -158,7 +158,7 @@ def judge(findings: "Findings", plan: "Plan", found: "Likeness") -> None:
             "it is zero on both, which shows nothing: the first rows of the data have no loss under"
             " this objective",
         )
-    elif found.equal:
+    elif found.is_equal:
         findings.add("ok", what, said)
     else:
         findings.add(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from trainer.errors import BadData
-from trainer.evaluation.metrics import Run
+from trainer.evaluation.metrics import RetrievalRun
 from trainer.retrieval.indexes.dense import Index
 from trainer.retrieval.indexes.open_index import fitting, hits
 from trainer.retrieval.token_index.index import LateIndex
@@ -36,13 +36,13 @@ def index_run(
     set: "RetrievalSet",
     k: int,
     precision: Precision = "fp32",
-) -> Run:
+) -> RetrievalRun:
     """The first k documents that the index gives for each query. Raises BadData when it holds other
     documents than the set, BadModel for another model.
     """
     _check_count(index, set)
     found = hits(index, encoder, list(set.queries), k, precision)
-    run: Run = {
+    run: RetrievalRun = {
         query: {hit.document.id: hit.score for hit in of_query}
         for query, of_query in zip(set.query_ids, found, strict=True)
     }

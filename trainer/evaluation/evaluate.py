@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from trainer.errors import BadData
-from trainer.evaluation.metrics import METRICS, Run, per_query_metrics, ranked
+from trainer.evaluation.metrics import METRICS, RetrievalRun, per_query_metrics, rank_documents
 from trainer.evaluation.results import SystemResult
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.dense import DenseEncoder
@@ -29,7 +29,7 @@ CANDIDATES = 20
 where nothing else is said.
 """
 
-Candidates = Callable[["RetrievalSet"], Run]
+Candidates = Callable[["RetrievalSet"], RetrievalRun]
 """What finds the documents of each query that a cross-encoder puts in order."""
 
 _TOP = 10
@@ -72,7 +72,7 @@ def retrieve(
     k: int,
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
-) -> Run:
+) -> RetrievalRun:
     """The k best documents of each query among all, by exact search."""
     scores, rows = _nearest(encoder, set, k, precision, micro_batch_tokens)
     return {
@@ -87,12 +87,12 @@ def retrieve(
 
 def rerank_run(
     encoder: CrossEncoder,
-    run: Run,
+    run: RetrievalRun,
     set: "RetrievalSet",
     depth: int,
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
-) -> Run:
+) -> RetrievalRun:
     """A run with each query's first `depth` documents in the cross-encoder's order. BadData when no
     query has a candidate.
     """
@@ -138,7 +138,11 @@ def evaluate_bm25(
 
 
 def evaluate_run(
-    run: Run, set: "RetrievalSet", name: str, k: int = 100, metrics: Sequence[str] = METRICS
+    run: RetrievalRun,
+    set: "RetrievalSet",
+    name: str,
+    k: int = 100,
+    metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
     """Metrics of any run on the queries of `set` that have judgements.
 
@@ -155,11 +159,13 @@ def evaluate_run(
             " nothing can be measured; check that the query ids of the qrels are those of the"
             " queries"
         )
-    cut: Run = {}
+    cut: RetrievalRun = {}
     for query, judgements in qrels.items():
         hits = run.get(query, {})
         cut[query] = dict(
-            ranked({d: score for d, score in hits.items() if d != query or d in judgements})[:k]
+            rank_documents(
+                {d: score for d, score in hits.items() if d != query or d in judgements}
+            )[:k]
         )
     top = {query: list(hits.items())[:_TOP] for query, hits in cut.items()}
     return SystemResult(name, tuple(qrels), per_query_metrics(cut, qrels, metrics), top)

@@ -1,9 +1,8 @@
-"""Ranking metrics of each query, equal to those of trec_eval (and so of `pytrec_eval`) down to how
-it breaks ties.
+"""Ranking metrics per query, equal to those of trec_eval (and `pytrec_eval`), ties included.
 
-trec_eval keeps scores in single precision and puts equal ones in descending order of the document
-id, compared byte by byte. A document without a judgement, or with one of 0 or less, is not relevant
-and has no gain.
+trec_eval stores scores in single precision and ranks documents with equal scores in descending
+order of their ids, byte by byte. A document without a judgement, or with a judgement of 0 or less,
+is not relevant and has no gain.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,35 +12,35 @@ from jaxtyping import Bool, Float64, Int64
 
 from trainer.errors import BadData
 
-Run = dict[str, dict[str, float]]
-"""Query id to document id to score: what a search gives, in any order."""
+RetrievalRun = dict[str, dict[str, float]]
+"""Query id to document id to score: the results of a search, in any order."""
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""Query id to document id to relevance: what people (or the data) say is right."""
+"""Query id to document id to relevance: the judgements."""
 
 METRICS = ("ndcg@10", "mrr@10", "map", "recall@10", "recall@100")
-"""What is measured unless asked otherwise."""
+"""The default metrics."""
 
 _NAMES = ("ndcg", "mrr", "map", "recall", "precision")
-_QUERIES_AT_ONCE = 4096
+_BLOCK_QUERIES = 4096
 
 
 def per_query_metrics(
-    run: Run, qrels: Qrels, metrics: Sequence[str] = METRICS
+    run: RetrievalRun, qrels: Qrels, metrics: Sequence[str] = METRICS
 ) -> dict[str, Float64[np.ndarray, " query"]]:
-    """Each metric of each query, in the order of `qrels`. A query the run lacks counts 0, as one
-    without relevant documents does.
+    """Metric to its value for each query, in the order of `qrels`.
 
-    Metrics are `ndcg`, `mrr`, `map`, `recall` and `precision`, over all that was retrieved or, with
-    `@k`, over the first k:
+    A query that is missing in the run, or has no relevant documents, has the value 0. Metrics are
+    `ndcg`, `mrr`, `map`, `recall` and `precision`, over all retrieved documents or, with `@k`, over
+    the first k:
 
     - nDCG@k = DCG@k / DCG@k of the best order, DCG@k = sum of relevance(rank) / log2(rank + 1)
       (Järvelin & Kekäläinen 2002)
-    - MRR@k = 1 / rank of the first relevant document, 0 when there is none in k
+    - MRR@k = 1 / rank of the first relevant document, 0 if there is none in the first k
     - MAP = mean over the relevant documents of the precision at their rank, 0 for those not
       retrieved
-    - recall@k = share of the relevant documents in the first k; precision@k = share of k that is
-      relevant
+    - recall@k = share of the relevant documents in the first k; precision@k = share of the first k
+      documents that is relevant
 
     >>> run = {"q": {"a": 0.9, "b": 0.5, "c": 0.1}}
     >>> values = per_query_metrics(
@@ -52,27 +51,27 @@ def per_query_metrics(
 
     Raises ValueError for an unknown metric and BadData for a score that is not a number.
     """
-    wanted = {metric: _parse(metric) for metric in metrics}
+    names_and_cuts = {metric: _parse(metric) for metric in metrics}
     parts: dict[str, list[np.ndarray]] = {metric: [np.zeros(0)] for metric in metrics}
-    for judged, retrieved, ideal in _blocks(run, qrels):
+    for has_relevant, retrieved, ideal in _blocks(run, qrels):
         relevant_count = (ideal > 0).sum(1)
-        for metric, (name, k) in wanted.items():
+        for metric, (name, k) in names_and_cuts.items():
             values = _VALUES[name](retrieved[:, :k], ideal[:, :k], relevant_count, k)
-            parts[metric].append(np.where(judged, values, 0.0))
+            parts[metric].append(np.where(has_relevant, values, 0.0))
     return {metric: np.concatenate(part) for metric, part in parts.items()}
 
 
-def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Documents and scores from best to worst in trec_eval's order.
+def rank_documents(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Documents and their scores in trec_eval's order, the best first.
 
-    >>> ranked({"a": 1.0, "c": 2.0, "b": 1.0 + 1e-12})
+    >>> rank_documents({"a": 1.0, "c": 2.0, "b": 1.0 + 1e-12})
     [('c', 2.0), ('b', 1.0), ('a', 1.0)]
     """
     values = np.fromiter(scores.values(), np.float32, len(scores))
     if np.isnan(values).any():
         raise BadData(
-            "a retrieved document has the score NaN, which has no place in an order; look for"
-            " weights that are not finite in the model"
+            "a retrieved document has the score NaN, which cannot be ranked; look for weights that"
+            " are not finite in the model"
         )
     pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
     return [(document, score) for score, document in pairs]
@@ -87,37 +86,37 @@ def _parse(metric: str) -> tuple[str, int | None]:
         or (name == "precision" and not at)
     ):
         raise ValueError(
-            f"unknown metric {metric!r}; there are ndcg, mrr, map and recall, alone or with @k, and"
+            f"unknown metric {metric!r}; choose ndcg, mrr, map or recall, alone or with @k, or"
             " precision@k"
         )
     return name, int(cut) if at else None
 
 
 def _blocks(
-    run: Run, qrels: Qrels
+    run: RetrievalRun, qrels: Qrels
 ) -> Iterator[
     tuple[
         Bool[np.ndarray, " query"], Int64[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]
     ]
 ]:
-    """Of some queries at a time: has relevant documents, relevance of what was retrieved by rank,
+    """Per block of queries: which have relevant documents, and the relevance by rank, as retrieved
     and in the best order.
     """
     items = list(qrels.items())
-    for start in range(0, len(items), _QUERIES_AT_ONCE):
-        block = items[start : start + _QUERIES_AT_ONCE]
-        retrieved = _filled(
+    for start in range(0, len(items), _BLOCK_QUERIES):
+        block = items[start : start + _BLOCK_QUERIES]
+        retrieved = _pad(
             [
-                [judgements.get(document, 0) for document, _ in ranked(run.get(query, {}))]
+                [judgements.get(document, 0) for document, _ in rank_documents(run.get(query, {}))]
                 for query, judgements in block
             ]
         )
-        ideal = _filled([sorted(judgements.values(), reverse=True) for _, judgements in block])
+        ideal = _pad([sorted(judgements.values(), reverse=True) for _, judgements in block])
         yield np.any(ideal > 0, axis=1), retrieved, ideal
 
 
-def _filled(rows: list[list[int]]) -> Int64[np.ndarray, "row rank"]:
-    """Ragged rows as one matrix, filled up with 0; relevance below 0 becomes 0."""
+def _pad(rows: list[list[int]]) -> Int64[np.ndarray, "row rank"]:
+    """Ragged rows as one matrix, padded with 0; a relevance below 0 becomes 0."""
     matrix = np.zeros((len(rows), max(map(len, rows), default=0) or 1), dtype=np.int64)
     for row, values in enumerate(rows):
         matrix[row, : len(values)] = values

@@ -1,28 +1,29 @@
-"""How sure a mean over queries is, and whether two systems really differ."""
+"""Confidence intervals of a mean over queries, and a paired test of two systems."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-_DRAWS_AT_ONCE = 1 << 22
+_BLOCK_DRAWS = 1 << 22
+"""Numbers drawn at a time; it bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """What changed from one system to another, over the same queries."""
+    """The difference between two systems over the same queries."""
 
     difference: float
-    """Mean of after - before."""
+    """The mean of second - first."""
     low: float
     high: float
-    """The 95 % bootstrap interval of the difference."""
+    """The bounds of the 95 % bootstrap interval of the difference."""
     p_value: float
-    """How often chance alone would give a difference at least as large, in either direction."""
+    """The probability of a difference at least as large, in either direction, by chance alone."""
     better: int
     equal: int
     worse: int
-    """Queries on which the second system scores higher, the same, lower."""
+    """The numbers of queries whose value is higher, the same, and lower with the second system."""
 
 
 def bootstrap_interval(
@@ -31,11 +32,11 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Bounds of the mean: the percentile bootstrap over queries (Efron & Tibshirani 1993, chapter
-    13).
+    """The bounds of the mean by the percentile bootstrap over queries (Efron & Tibshirani 1993,
+    chapter 13).
 
-    The queries are drawn again with replacement `resamples` times; the bounds cut off (1 -
-    confidence) / 2 of those means at each end.
+    The queries are drawn with replacement `resamples` times. The bounds cut off
+    (1 - confidence) / 2 of the means at each end.
 
     >>> bootstrap_interval(np.full(50, 0.25))
     (0.25, 0.25)
@@ -47,48 +48,51 @@ def bootstrap_interval(
     values = values.astype(np.float64)
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
-    step = max(1, _DRAWS_AT_ONCE // len(values))
+    step = max(1, _BLOCK_DRAWS // len(values))
     for start in range(0, resamples, step):
-        drawn = generator.integers(
+        draws = generator.integers(
             0, len(values), (min(step, resamples - start), len(values)), dtype=np.int32
         )
-        means[start : start + step] = values[drawn].mean(1)
+        means[start : start + step] = values[draws].mean(1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def paired_test(
-    before: Float[np.ndarray, " query"],
-    after: Float[np.ndarray, " query"],
+    first: Float[np.ndarray, " query"],
+    second: Float[np.ndarray, " query"],
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Difference of two systems on the same queries, its bootstrap interval and the p-value of a
-    randomisation test.
+    """The difference second - first, its bootstrap interval, and the p-value of a randomisation
+    test.
 
-    If the systems were alike, each query's difference could as well have the other sign. p = (1 +
-    number of random sign patterns with a mean difference at least as far from 0) / (1 + resamples)
-    (Smucker, Allan & Carterette 2007), so it is never 0.
+    If the systems were equally good, the difference of each query could just as well have the other
+    sign. p = (1 + number of random sign patterns with a mean difference at least as far from 0) /
+    (1 + resamples) (Smucker, Allan & Carterette 2007), so it is never 0.
 
     >>> test = paired_test(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.5]))
     >>> round(test.difference, 3), test.better, test.equal, test.worse
     (0.167, 1, 1, 1)
     """
-    if before.shape != after.shape:
+    if first.shape != second.shape:
         raise ValueError(
-            f"{len(before)} values before and {len(after)} after: a paired test needs the same"
-            " queries in both"
+            f"{len(first)} values of the first system and {len(second)} of the second: a paired"
+            " test needs the same queries in both"
         )
-    change = after.astype(np.float64) - before.astype(np.float64)
-    low, high = bootstrap_interval(change, resamples=resamples, seed=seed)
-    observed = abs(change.sum())
-    changed = change[change != 0]
+    changes = second.astype(np.float64) - first.astype(np.float64)
+    low, high = bootstrap_interval(changes, resamples=resamples, seed=seed)
+    observed_sum = abs(changes.sum())
+    nonzero = changes[changes != 0]
     generator = np.random.default_rng(seed)
-    as_far = 0
-    step = max(1, _DRAWS_AT_ONCE // max(1, len(changed)))
+    extreme_patterns = 0
+    step = max(1, _BLOCK_DRAWS // max(1, len(nonzero)))
     for start in range(0, resamples, step):
-        kept = generator.integers(0, 2, (min(step, resamples - start), len(changed)), dtype=np.int8)
-        sums = 2.0 * (kept @ changed) - changed.sum()
-        as_far += int((np.abs(sums) >= observed - 1e-9).sum())
-    counts = [int((change > 0).sum()), int((change == 0).sum()), int((change < 0).sum())]
-    return PairedTest(float(change.mean()), low, high, (as_far + 1) / (resamples + 1), *counts)
+        keeps_sign = generator.integers(
+            0, 2, (min(step, resamples - start), len(nonzero)), dtype=np.int8
+        )
+        sums = 2.0 * (keeps_sign @ nonzero) - nonzero.sum()
+        extreme_patterns += int((np.abs(sums) >= observed_sum - 1e-9).sum())
+    counts = [int((changes > 0).sum()), int((changes == 0).sum()), int((changes < 0).sum())]
+    p_value = (extreme_patterns + 1) / (resamples + 1)
+    return PairedTest(float(changes.mean()), low, high, p_value, *counts)

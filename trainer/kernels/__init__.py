@@ -1,1 +1,1 @@
-"""Fast arithmetic; each piece has its slow, obvious twin in the tests."""
+"""Fast implementations; the tests compare each one with a slow, obvious one."""

@@ -1,5 +1,6 @@
-"""Linear layers whose float32 products on a CPU go through oneDNN where that is faster
-(`trainer.kernels.matmul`). In bfloat16 they are plain `nn.Linear`.
+"""Linear layers that multiply float32 on a CPU with oneDNN where that is faster.
+
+`trainer.kernels.matmul` decides. In bfloat16 these layers equal `nn.Linear`.
 """
 
 import torch
@@ -9,9 +10,7 @@ from trainer.kernels.matmul import linear
 
 
 class OneDnnLinear(nn.Linear):
-    """An `nn.Linear` (same parameters, same name in a state dict) that multiplies with oneDNN where
-    that is faster.
-    """
+    """An `nn.Linear`, with the same parameters and state dict, that may multiply with oneDNN."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b over the last axis."""
@@ -19,12 +18,13 @@ class OneDnnLinear(nn.Linear):
 
 
 def use_onednn(module: nn.Module) -> int:
-    """Turns every plain `nn.Linear` inside `module` into a `OneDnnLinear`; returns how many.
-    Nothing on a machine without oneDNN.
+    """Turns every `nn.Linear` in `module` into a `OneDnnLinear`; returns the number of layers.
+
+    On a machine without oneDNN it does nothing. Subclasses of `nn.Linear` are left as they are.
     """
     if not torch.backends.mkldnn.is_available():
         return 0
-    plain = [layer for layer in module.modules() if type(layer) is nn.Linear]
-    for layer in plain:
+    layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
+    for layer in layers:
         layer.__class__ = OneDnnLinear
-    return len(plain)
+    return len(layers)

@@ -1,9 +1,9 @@
-"""Matrix products through oneDNN on a CPU in float32, where the CPU has AVX-512 and is not Intel's.
+"""Matrix products in float32 by oneDNN, on CPUs with AVX-512 that Intel has not made.
 
-PyTorch sends float32 matrix products on a CPU to MKL, which uses AVX-512 on Intel's processors only
-and leaves about half of the speed of others unused; on Intel's, and where there is AVX2 alone, it
-is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` shows both on the machine at hand). The
-two differ by rounding only.
+PyTorch computes float32 matrix products on a CPU with MKL, which uses AVX-512 on Intel's processors
+only. On others it reaches about half of their speed. On Intel's processors, and with AVX2 alone,
+MKL is up to twice as fast as oneDNN (`benchmarks/cpu_linear.py` measures both). The results differ
+by rounding only.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from torch.nn import functional
 _product = torch.ops.mkldnn._linear_pointwise
 
 
-def _of_intel() -> bool:
-    """Whether the CPU is Intel's; False where there is no way to know, as outside Linux."""
+def _is_intel_cpu() -> bool:
+    """True for an Intel CPU; False if that is unknown, e.g. outside Linux."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as information:
             return "GenuineIntel" in information.read(256)
@@ -26,7 +26,7 @@ def _of_intel() -> bool:
 
 
 MKL_IS_FASTER = torch.backends.mkl.is_available() and (
-    _of_intel() or torch.backends.cpu.get_cpu_capability() != "AVX512"
+    _is_intel_cpu() or torch.backends.cpu.get_cpu_capability() != "AVX512"
 )
 
 
@@ -35,14 +35,11 @@ def linear(
     weight: Float[Tensor, "output input"],
     bias: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, "*row output"]:
-    """values W^T + b, as `torch.nn.functional.linear`; through oneDNN where that is faster."""
-    plain = (
+    """values W^T + b, like `torch.nn.functional.linear`; with oneDNN where that is faster."""
+    if (
         values.device.type != "cpu"
         or values.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
-    )
-    if (
-        plain
         or MKL_IS_FASTER
         or not torch.backends.mkldnn.is_available()
         or weight.dtype != torch.float32
@@ -59,7 +56,7 @@ def onednn_linear(
     weight: Float[Tensor, "output input"],
     bias: Float[Tensor, " output"] | None,
 ) -> Float[Tensor, "row output"]:
-    """The bare product, without an autograd graph."""
+    """The product by oneDNN, without an autograd graph."""
     return _product(values, weight, bias, "none", [], "")
 
 
@@ -75,11 +72,11 @@ class _OneDnnLinear(torch.autograd.Function):
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         values, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
-        of_values = of_weight = of_bias = None
+        grad_values = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            of_values = onednn_linear(rows, weight.t(), None).unflatten(0, gradient.shape[:-1])
+            grad_values = onednn_linear(rows, weight.t(), None).unflatten(0, gradient.shape[:-1])
         if ctx.needs_input_grad[1]:
-            of_weight = onednn_linear(rows.t(), values.flatten(0, -2).t(), None)
+            grad_weight = onednn_linear(rows.t(), values.flatten(0, -2).t(), None)
         if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_values, of_weight, of_bias
+            grad_bias = rows.sum(0)
+        return grad_values, grad_weight, grad_bias

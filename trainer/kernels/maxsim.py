@@ -1,9 +1,8 @@
-"""MaxSim in pieces: products of a few documents at a time, and of each only which token was best is
-kept for the backward pass.
+"""MaxSim in tiles: products of a few documents at a time, of which only the best tokens are stored.
 
-The plain form has every product of a query token with a document token in memory, forward and again
-backward: 6 GB for 512 queries against 512 documents at 32 x 180 tokens. The gradient needs nothing
-but the places of the maxima, one small integer for a query token and a document: 8 MB.
+The plain form stores every product of a query token and a document token, in the forward and again
+in the backward pass: 6 GB for 512 queries and 512 documents of 32 x 180 tokens. The gradient needs
+only the positions of the maxima, one small integer per query token and document: 8 MB.
 """
 
 from collections.abc import Iterator
@@ -17,216 +16,209 @@ from torch.nn import functional
 
 from trainer.kernels.matmul import linear
 
-PRODUCTS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
-"""Products of token vectors that are held at once."""
-_PLACES_AT_ONCE = 2**22
+TILE_PRODUCTS = {"cpu": 2**20, "cuda": 2**27}
+"""The largest number of products of token vectors per tile."""
+_TILE_POSITIONS = 2**22
+"""The largest number of positions per tile of the backward pass."""
 
 
-def maxsim_in_pieces(
+def tiled_maxsim(
     queries: Float[Tensor, "group query query_token dimension"],
     documents: Float[Tensor, "group document document_token dimension"],
     limits: Float[Tensor, "group query query_token"] | None = None,
 ) -> Float[Tensor, "group query document"]:
-    """For each group, the sum over a query's tokens of the largest product with a token of the
-    document. Rows of zeros are not there.
+    """For each group, the sum over the tokens of a query of the largest product with a token of the
+    document. A row of zeros is no token.
 
-    A document without any token scores minus infinity, a query without any zero. With `limits`, the
-    mean over those tokens of the query whose largest product reaches the token's limit, zero where
-    none does.
+    A document without tokens scores minus infinity, a query without tokens scores zero. With
+    `limits`, the score is the mean over those tokens of the query whose largest product reaches the
+    limit of the token, and zero if none does.
     """
-    return _MaxSim.apply(queries, documents, limits)
+    return _TiledMaxSim.apply(queries, documents, limits)
 
 
-class _MaxSim(torch.autograd.Function):
+class _TiledMaxSim(torch.autograd.Function):
     """s_ij = sum over t of q_it . d_j,u(t);  dq_it = sum over j of g_ij d_j,u(t);  dd_ju = sum of
-    g_ij q_it over the i, t whose best it is.
+    g_ij q_it over the i, t for which u is the best token.
     """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, documents: Tensor, limits: Tensor | None) -> Tensor:
         scores = queries.new_empty(*queries.shape[:2], documents.shape[1])
-        of_tokens = (*queries.shape[:3], documents.shape[1])
-        places = counted = None
+        shape = (*queries.shape[:3], documents.shape[1])
+        positions = is_counted = None
         if any(ctx.needs_input_grad):
-            small = next(
-                kind
-                for kind in (torch.uint8, torch.int16, torch.int32)
-                if documents.shape[2] <= torch.iinfo(kind).max
-            )
-            places = torch.empty(of_tokens, dtype=small, device=queries.device)
-            counted = (
-                None
-                if limits is None
-                else torch.empty(of_tokens, dtype=torch.bool, device=queries.device)
-            )
-        real, absent = queries.any(-1, keepdim=True), ~documents.any(-1)
-        for groups, some_queries, some, longest in _pieces(queries, absent):
+            dtype = _smallest_dtype(documents.shape[2])
+            positions = torch.empty(shape, dtype=dtype, device=queries.device)
+            if limits is not None:
+                is_counted = torch.empty(shape, dtype=torch.bool, device=queries.device)
+        is_query_token, is_padding = queries.any(-1, keepdim=True), ~documents.any(-1)
+        for groups, rows, columns, longest in _tiles(queries, is_padding):
             similarities = _similarities(
-                queries[groups, some_queries],
-                documents[groups, some, :longest],
-                absent[groups, some, :longest],
+                queries[groups, rows],
+                documents[groups, columns, :longest],
+                is_padding[groups, columns, :longest],
             )
-            if places is None:
+            if positions is None:
                 best = similarities.amax(-1)
             else:
-                best, where = _max(similarities)
-                places[groups, some_queries, :, some] = where.to(places.dtype)
-            counts = real[groups, some_queries]
+                best, best_positions = _max(similarities)
+                positions[groups, rows, :, columns] = best_positions.to(positions.dtype)
+            mask = is_query_token[groups, rows]
             if limits is not None:
-                counts = (
-                    counts
-                    & (best >= limits[groups, some_queries, :, None])
-                    & ~absent[groups, some].all(-1)[:, None, None]
-                )
-                if counted is not None:
-                    counted[groups, some_queries, :, some] = counts
-            total = best.masked_fill(~counts, 0.0).sum(2)
-            scores[groups, some_queries, some] = (
-                total if limits is None else total / counts.sum(2).clamp(min=1)
+                has_tokens = ~is_padding[groups, columns].all(-1)[:, None, None]
+                mask = mask & (best >= limits[groups, rows, :, None]) & has_tokens
+                if is_counted is not None:
+                    is_counted[groups, rows, :, columns] = mask
+            total = best.masked_fill(~mask, 0.0).sum(2)
+            scores[groups, rows, columns] = (
+                total if limits is None else total / mask.sum(2).clamp(min=1)
             )
         if limits is not None:
-            scores.masked_fill_(absent.all(-1)[:, None], -torch.inf)
-        ctx.save_for_backward(queries, documents, places, real if counted is None else counted)
-        ctx.mean = limits is not None
+            scores.masked_fill_(is_padding.all(-1)[:, None], -torch.inf)
+        is_counted = is_query_token if is_counted is None else is_counted
+        ctx.save_for_backward(queries, documents, positions, is_counted)
+        ctx.is_mean = limits is not None
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        queries, documents, places, counted = ctx.saved_tensors
-        of_queries, of_documents = torch.empty_like(queries), torch.zeros_like(documents)
-        for groups, some in _rows(places):
-            counts, of_scores = counted[groups, some], gradient[groups, some, None]
-            if ctx.mean:
-                of_scores = of_scores / counts.sum(2, keepdim=True).clamp(min=1)
-            of_some, of_group = _gradients(
-                queries[groups, some],
+        queries, documents, positions, is_counted = ctx.saved_tensors
+        grad_queries, grad_documents = torch.empty_like(queries), torch.zeros_like(documents)
+        for groups, rows in _gradient_tiles(positions):
+            mask, grad_scores = is_counted[groups, rows], gradient[groups, rows, None]
+            if ctx.is_mean:
+                grad_scores = grad_scores / mask.sum(2, keepdim=True).clamp(min=1)
+            grad_rows, grad_columns = _gradients(
+                queries[groups, rows],
                 documents[groups],
-                places[groups, some],
-                (of_scores * counts).flatten(0, 2),
+                positions[groups, rows],
+                (grad_scores * mask).flatten(0, 2),
             )
-            of_queries[groups, some] = of_some
-            of_documents[groups] += of_group
-        return of_queries, of_documents, None
+            grad_queries[groups, rows] = grad_rows
+            grad_documents[groups] += grad_columns
+        return grad_queries, grad_documents, None
+
+
+def _smallest_dtype(size: int) -> torch.dtype:
+    """The smallest integer type for positions below `size`."""
+    dtypes = (torch.uint8, torch.int16, torch.int32)
+    return next(dtype for dtype in dtypes if size <= torch.iinfo(dtype).max)
 
 
 def _similarities(
     queries: Float[Tensor, "group query query_token dimension"],
     documents: Float[Tensor, "group document document_token dimension"],
-    absent: Bool[Tensor, "group document document_token"],
+    is_padding: Bool[Tensor, "group document document_token"],
 ) -> Float[Tensor, "group query query_token document document_token"]:
-    """All products, minus infinity where the document has no token."""
+    """All products; minus infinity where the document has padding."""
     rows, columns = queries.flatten(1, 2), documents.flatten(1, 2)
-    nothing = (
-        torch.zeros(absent.shape, dtype=rows.dtype, device=rows.device)
-        .masked_fill_(absent, -torch.inf)
-        .flatten(1)
-        if absent.any()
-        else None
-    )
+    bias = None
+    if is_padding.any():
+        zeros = torch.zeros(is_padding.shape, dtype=rows.dtype, device=rows.device)
+        bias = zeros.masked_fill_(is_padding, -torch.inf).flatten(1)
     if len(rows) == 1:
-        products = linear(rows[0], columns[0], None if nothing is None else nothing[0])[None]
+        products = linear(rows[0], columns[0], None if bias is None else bias[0])[None]
+    elif bias is None:
+        products = torch.bmm(rows, columns.mT)
     else:
-        products = (
-            torch.bmm(rows, columns.mT)
-            if nothing is None
-            else torch.baddbmm(nothing[:, None], rows, columns.mT)
-        )
+        products = torch.baddbmm(bias[:, None], rows, columns.mT)
     return products.unflatten(2, documents.shape[1:3]).unflatten(1, queries.shape[1:3])
 
 
 def _max(
     similarities: Float[Tensor, "*row token"],
 ) -> tuple[Float[Tensor, "*row"], Integer[Tensor, "*row"]]:
-    """The largest of each row and its place. NumPy's search is vectorised, PyTorch's is not and
-    needs three threads to overtake it.
+    """The largest value of each row and its position.
+
+    NumPy's search is vectorised. PyTorch's is not, and is faster only with three or more threads.
     """
     if similarities.device.type != "cpu" or torch.get_num_threads() > 2:
         return similarities.max(-1)
-    where = torch.from_numpy(similarities.numpy().argmax(-1))
-    return similarities.gather(-1, where[..., None]).squeeze(-1), where
+    positions = torch.from_numpy(similarities.numpy().argmax(-1))
+    return similarities.gather(-1, positions[..., None]).squeeze(-1), positions
 
 
 def _gradients(
     queries: Float[Tensor, "group query query_token dimension"],
     documents: Float[Tensor, "group document document_token dimension"],
-    places: Integer[Tensor, "group query query_token document"],
+    positions: Integer[Tensor, "group query query_token document"],
     weights: Float[Tensor, "row document"],
 ) -> tuple[
     Float[Tensor, "group query query_token dimension"],
     Float[Tensor, "group document document_token dimension"],
 ]:
-    """Sums of rows, found by their places: of document tokens for each query token, and the other
-    way round once the places are sorted.
+    """Weighted sums of token vectors: of the best document tokens for each query token, and, once
+    the positions are sorted, of the query tokens for each document token.
     """
-    each, longest = documents.shape[1:3]
-    starts = (
-        torch.arange(documents.shape[0] * each, device=places.device).view(-1, 1, 1, each) * longest
-    )
-    tokens = (places.long() + starts).flatten(0, 2)
-    of_queries = functional.embedding_bag(
+    count, longest = documents.shape[1:3]
+    document_numbers = torch.arange(documents.shape[0] * count, device=positions.device)
+    starts = document_numbers.view(-1, 1, 1, count) * longest
+    tokens = (positions.long() + starts).flatten(0, 2)
+    grad_queries = functional.embedding_bag(
         tokens, documents.flatten(0, 2), per_sample_weights=weights, mode="sum"
     )
-    ordered, order = tokens.flatten().sort()
-    ends = torch.bincount(ordered, minlength=documents.shape[:3].numel()).cumsum(0)
+    sorted_tokens, order = tokens.flatten().sort()
+    ends = torch.bincount(sorted_tokens, minlength=documents.shape[:3].numel()).cumsum(0)
     offsets = torch.cat([ends.new_zeros(1), ends])
-    of_documents = functional.embedding_bag(
-        order // each,
+    grad_documents = functional.embedding_bag(
+        order // count,
         queries.flatten(0, 2),
         offsets,
         per_sample_weights=weights.flatten()[order],
         mode="sum",
         include_last_offset=True,
     )
-    return of_queries.view_as(queries), of_documents.view_as(documents)
+    return grad_queries.view_as(queries), grad_documents.view_as(documents)
 
 
-def _pieces(
+def _tiles(
     queries: Float[Tensor, "group query query_token dimension"],
-    absent: Bool[Tensor, "group document document_token"],
+    is_padding: Bool[Tensor, "group document document_token"],
 ) -> Iterator[tuple[slice, slice, slice | Int[Tensor, " document"], int]]:
-    """(groups, queries, documents, longest document) of a piece; in a single group documents of
-    like length come together, so little is padded.
+    """The groups, queries and documents of each tile, and the length of its longest document.
+
+    In a single group, a tile has documents of similar length, so there is little padding.
     """
-    groups, of_query, tokens = len(queries), queries.shape[1:3].numel(), queries.shape[2]
-    room = PRODUCTS_AT_ONCE.get(queries.device.type, PRODUCTS_AT_ONCE["cuda"])
-    lengths = (
-        (~absent * torch.arange(1, absent.shape[2] + 1, device=absent.device)).amax(2).clamp_(min=1)
-    )
-    if groups > 1:
-        step = max(1, room // max(1, of_query * absent.shape[1:].numel()))
-        for start in range(0, groups, step):
-            some = slice(start, start + step)
-            yield some, slice(None), slice(None), int(lengths[some].max())
+    query_tokens, tokens_per_query = queries.shape[1:3].numel(), queries.shape[2]
+    max_products = TILE_PRODUCTS.get(queries.device.type, TILE_PRODUCTS["cuda"])
+    numbers = torch.arange(1, is_padding.shape[2] + 1, device=is_padding.device)
+    lengths = (~is_padding * numbers).amax(2).clamp_(min=1)
+    if len(queries) > 1:
+        step = max(1, max_products // max(1, query_tokens * is_padding.shape[1:].numel()))
+        for start in range(0, len(queries), step):
+            groups = slice(start, start + step)
+            yield groups, slice(None), slice(None), int(lengths[groups].max())
         return
     order = lengths[0].argsort(stable=True)
-    ordered = lengths[0][order].tolist()
+    sorted_lengths = lengths[0][order].tolist()
+    tile_tokens = min(query_tokens, 512 // tokens_per_query * tokens_per_query or tokens_per_query)
+    tile_queries = tile_tokens // tokens_per_query
     start = 0
-    while start < len(ordered):
-        rows = min(of_query, 512 // tokens * tokens or tokens)
+    while start < len(sorted_lengths):
         stop = start + 1
-        while stop < len(ordered) and (stop + 1 - start) * ordered[stop] * rows <= room:
+        while (
+            stop < len(sorted_lengths)
+            and (stop + 1 - start) * sorted_lengths[stop] * tile_tokens <= max_products
+        ):
             stop += 1
-        for row in range(0, queries.shape[1], rows // tokens):
-            yield (
-                slice(None),
-                slice(row, row + rows // tokens),
-                order[start:stop],
-                ordered[stop - 1],
-            )
+        for row in range(0, queries.shape[1], tile_queries):
+            rows = slice(row, row + tile_queries)
+            yield slice(None), rows, order[start:stop], sorted_lengths[stop - 1]
         start = stop
 
 
-def _rows(
-    places: Integer[Tensor, "group query query_token document"],
+def _gradient_tiles(
+    positions: Integer[Tensor, "group query query_token document"],
 ) -> Iterator[tuple[slice, slice]]:
-    """Groups and queries whose gradients are found together: some queries of one group, or some
-    groups whole.
+    """The groups and queries of each tile of the backward pass: queries of a single group, or all
+    queries of several groups.
     """
-    groups, count, *one = places.shape
+    groups, queries, query_tokens, documents = positions.shape
     if groups == 1:
-        step = max(1, _PLACES_AT_ONCE // (one[0] * one[1]))
-        yield from ((slice(None), slice(start, start + step)) for start in range(0, count, step))
+        step = max(1, _TILE_POSITIONS // (query_tokens * documents))
+        yield from ((slice(None), slice(start, start + step)) for start in range(0, queries, step))
     else:
-        step = max(1, _PLACES_AT_ONCE // (count * one[0] * one[1]))
+        step = max(1, _TILE_POSITIONS // (queries * query_tokens * documents))
         yield from ((slice(start, start + step), slice(None)) for start in range(0, groups, step))

@@ -36,7 +36,7 @@ from trainer.mining.task import Task
 from trainer.models.encoder import Encoder
 from trainer.runtime.progress import ProgressLine
 from trainer.storage.atomic import atomic_folder
-from trainer.strategies.between_steps import between_steps
+from trainer.strategies.between_steps import run_between_steps
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"
 
@@ -161,7 +161,7 @@ class Refresh(lightning.Callback):
             self._task.of_queries(queries),
             replace(self._options, seed=self._options.seed + step),
         )
-        shards = between_steps(self._trainer, lambda: self._searched(task, options))
+        shards = run_between_steps(self._trainer, lambda: self._searched(task, options))
         table = np.full((len(queries), 1 + options.negatives), -1, np.int64)
         table[:, 0] = np.sort(task.query_identities)
         for _, of_queries, _ in shards:

@@ -18,7 +18,7 @@ from trainer.models.encoder import Encoder
 from trainer.models.tokenizers.texts import role_tokenizer
 from trainer.storage.visible import visible
 from trainer.strategies.environment import Plan
-from trainer.strategies.fully_sharded import blocks
+from trainer.strategies.fully_sharded import transformer_blocks
 
 SAMPLE_ROWS = 1000
 BESIDES_WEIGHTS = 100 * 2**20
@@ -180,7 +180,8 @@ def _gathered(encoder: nn.Module) -> int:
     one that is on its way.
     """
     sizes = [
-        sum(parameter.numel() for parameter in block.parameters()) for block in blocks(encoder)
+        sum(parameter.numel() for parameter in block.parameters())
+        for block in transformer_blocks(encoder)
     ]
     outside = sum(parameter.numel() for parameter in encoder.parameters()) - sum(sizes)
     return outside + 2 * max(sizes, default=0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
     from trainer.recipe.schema import Recipe
     from trainer.strategies.environment import Plan
-    from trainer.strategies.probe import Likeness
+    from trainer.strategies.probe import GradientComparison
 
 ROWS_A_RANK = 4
 STOP_SECONDS = 10
@@ -40,14 +40,14 @@ def probe(
     plan: "Plan",
     data: "DataSets",
     timeout_seconds: int,
-) -> "Likeness":
+) -> "GradientComparison":
     """How the gradient of one step on all ranks of the machine file stands to that of one process,
     on a few rows of the data.
 
     Raises BadMachine when a rank fails or they take too long, with what they said.
     """
     from trainer.errors import BadMachine
-    from trainer.strategies.probe import Likeness
+    from trainer.strategies.probe import GradientComparison
 
     with TemporaryDirectory(prefix="nearfar-check-") as name:
         folder = Path(name)
@@ -70,7 +70,7 @@ def probe(
                 f"the {plan.ranks} ranks ended with code {code} before there was a gradient. They"
                 f" said:\n{said}"
             )
-        return Likeness(**json.loads((folder / _ANSWER).read_text(encoding="utf-8")))
+        return GradientComparison(**json.loads((folder / _ANSWER).read_text(encoding="utf-8")))
 
 
 def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> None:
@@ -185,7 +185,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     from trainer.runtime.run_folder import write_json
     from trainer.strategies.environment import check_here, plan_from_environment
     from trainer.strategies.own_rank import is_first_rank, local_rank
-    from trainer.strategies.probe import likeness, one_step_gradient, plain_gradient
+    from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
     from trainer.strategies.process_group import process_group
 
     plan = plan_from_environment(os.environ)
@@ -216,7 +216,7 @@ def take_part(recipe: Path, overrides: Sequence[str], folder: Path) -> None:
     with process_group(plan, device):
         own = [rows[int(number)] for number in own_part(np.arange(len(rows)), rank(), ranks())]
         found = one_step_gradient(module, _batch(own, encoder, run), plan, device)
-        on_first(lambda: write_json(folder / _ANSWER, asdict(likeness(found, wanted))))
+        on_first(lambda: write_json(folder / _ANSWER, asdict(compare_gradients(found, wanted))))
 
 
 def _in_micro_batches(run: "Recipe", batch: "Batch", output: Path) -> "Recipe":

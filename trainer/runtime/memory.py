@@ -1,6 +1,4 @@
-"""How much of a step's activations may be kept: what one padded token costs, and how much memory
-there is.
-"""
+"""How many tokens' activations fit into memory: bytes per padded token, and available bytes."""
 
 from pathlib import Path
 
@@ -10,73 +8,68 @@ from torch import Tensor, nn
 from trainer.batch import Texts
 from trainer.microbatches import Encode, give_back
 
-SHARE = {"cpu": 1 / 16, "cuda": 0.5}
-"""Of what is available; the rest is for the recomputed micro-batch, the loss, and what else lives
-on the machine: on a CPU, other programs.
+MEMORY_SHARE = {"cpu": 1 / 16, "cuda": 0.5}
+"""The share of the available memory for kept activations. The rest is for the recomputed
+micro-batch, the loss and, on a CPU, other programs.
 """
-_BYTES_PER_TRAINED_WEIGHT = 16  # gradient, two moments, and room for the update
+_BYTES_PER_TRAINED_WEIGHT = 16  # the gradient, two moments, and space for the update
 
 
 def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) -> float:
-    """Bytes that the backward pass keeps of `encode(texts)`, weights apart, for each padded
-    token.
-    """
+    """Bytes per padded token that `encode(texts)` stores for the backward pass, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        tensor = (
-            tensor.detach()
-        )  # with its graph, which holds this function, it would stay for good
-        if tensor.untyped_storage().data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = (
-                tensor  # held, so that no other tensor takes its place in memory
-            )
+    def store(tensor: Tensor) -> Tensor:
+        # The graph of the tensor refers to this function: with it, neither would be freed.
+        tensor = tensor.detach()
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            activations[address] = tensor  # holds the memory, so that addresses stay distinct
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
         encode(texts)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (
-        len(texts) * int(texts.lengths.max())
-    )
+    stored_bytes = sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
+    return stored_bytes / (len(texts) * int(texts.lengths.max()))
 
 
 def available_bytes(device: torch.device, processes: int = 1) -> int:
-    """Memory that one of `processes` on this machine may still take: of the GPU, or its share of
-    what the CPU has free.
-    """
+    """The free memory of a GPU, or the share of one of `processes` in the free CPU memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_free_in_system(), _free_in_group()) // processes
+    return min(_free_system_bytes(), _free_container_bytes()) // processes
 
 
 def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int = 1) -> int:
-    """How many padded tokens' activations fit beside the weights, their gradients and the
-    optimizer's state.
-    """
-    first = next(module.parameters())
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    share = SHARE.get(first.device.type, SHARE["cpu"])
-    room = share * available_bytes(first.device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained
-    each = activation_bytes_per_token(module, encode, texts)
+    """How many padded tokens' activations fit beside weights, gradients and optimizer state."""
+    device = next(module.parameters()).device
+    trained_weights = sum(
+        parameter.numel() for parameter in module.parameters() if parameter.requires_grad
+    )
+    share = MEMORY_SHARE.get(device.type, MEMORY_SHARE["cpu"])
+    free_bytes = (
+        share * available_bytes(device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained_weights
+    )
+    token_bytes = activation_bytes_per_token(module, encode, texts)
     give_back()
-    return max(0, int(room / each))
+    return max(0, int(free_bytes / token_bytes))
 
 
-def _free_in_system() -> int:
+def _free_system_bytes() -> int:
     info = Path("/proc/meminfo")
     if not info.exists():
-        return 8 * 2**30  # no Linux: a laptop
+        return 8 * 2**30  # not Linux: a laptop
     fields = dict(line.split(":", 1) for line in info.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _free_in_group() -> int:
-    """What the container's limit leaves, where there is one (control groups, version 2)."""
+def _free_container_bytes() -> int:
+    """What the memory limit of a container leaves (control groups, version 2); huge without one."""
     try:
-        limit, used = (
+        limit, current = (
             Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current")
         )
-        return max(0, int(limit) - int(used))
+        return max(0, int(limit) - int(current))
     except (OSError, ValueError):
         return 2**63

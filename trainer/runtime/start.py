@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from trainer.runtime.run_folder import check_run_folder
-from trainer.strategies.deepspeed_settings import settle_device
+from trainer.strategies.deepspeed_settings import set_deepspeed_device
 from trainer.strategies.environment import Plan, check_here, plan_from_environment
 from trainer.strategies.own_rank import is_first_rank
 
@@ -22,5 +22,5 @@ def start_process(folder: Path, replace: bool = False) -> Plan:
     if is_first_rank(os.environ):
         check_run_folder(folder, replace)
     check_here(plan)
-    settle_device(plan.accelerator)
+    set_deepspeed_device(plan.accelerator)
     return plan

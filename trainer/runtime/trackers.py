@@ -1,6 +1,6 @@
-"""Trackers a recipe names, as Lightning loggers that can fail without the run failing.
+"""Experiment trackers as Lightning loggers; if a tracker fails, the run goes on.
 
-`log.jsonl` is the truth; a tracker is a copy for people. Everything local to a tracker lies inside
+`log.jsonl` is complete in any case; a tracker is a copy for people. The files of a tracker are in
 the run folder.
 """
 
@@ -10,45 +10,62 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import Logger
 
 from trainer.errors import BadRecipe
-from trainer.recipe.schema import Tensorboard, Tracker, Wandb
 from trainer.runtime.environment import redact, redact_tree
 
-CONNECT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 30.0
+
+
+@runtime_checkable
+class TensorboardSettings(Protocol):
+    """TensorBoard, which has no settings."""
+
+    @property
+    def kind(self) -> Literal["tensorboard"]: ...
+
+
+@runtime_checkable
+class WandbSettings(Protocol):
+    """Weights & Biases with the name of a project."""
+
+    @property
+    def kind(self) -> Literal["wandb"]: ...
+    @property
+    def project(self) -> str: ...
+
+
+Tracker = TensorboardSettings | WandbSettings
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:
-    """Raises BadRecipe if the package of a tracker is not installed; call it before anything is
-    spent on the run.
-    """
+    """Raises BadRecipe if the package of a tracker is not installed. Call it before the run."""
     for tracker in trackers:
         if find_spec(tracker.kind) is None:
             raise BadRecipe(
                 f"trackers: {tracker.kind!r} needs the package {tracker.kind}, which is not"
-                f" installed; run `pip install {tracker.kind}`, or leave it out (log.jsonl and"
-                " report.html are always written)"
+                f" installed; run `pip install {tracker.kind}`, or remove the tracker (log.jsonl"
+                " and report.html are always written)"
             )
 
 
 def tracker_loggers(
     trackers: Sequence[Tracker], run_folder: Path, name: str, config: Mapping[str, Any]
 ) -> list[Logger]:
-    """One logger a tracker, writing inside `run_folder`, given the recipe as `config` without its
-    secrets. Raises BadRecipe.
+    """One logger per tracker, which writes into `run_folder`.
+
+    `config` is the recipe, from which secrets are removed. Raises BadRecipe.
     """
     check_trackers(trackers)
     return [_logger(tracker, run_folder, name, redact_tree(dict(config))) for tracker in trackers]
 
 
 class BestEffort(Logger):
-    """Passes everything on to another logger until that one fails; then says so once and is
-    silent.
-    """
+    """Forwards every call to another logger until it fails; then it warns once and does nothing."""
 
     def __init__(
         self, label: str, make: Callable[[], Logger], finish: Callable[[], None] | None = None
@@ -56,80 +73,78 @@ class BestEffort(Logger):
         super().__init__()
         self.label = label
         self._finish = finish
-        self.alive = True
+        self.has_failed = False
         self.inner: Logger | None = None
         self.inner = self._attempt(make)
 
     @property
     def name(self) -> str:
-        """The tracker's kind."""
+        """The kind of the tracker."""
         return self.label
 
     @property
     def version(self) -> str:
-        """Nothing; a run folder holds one run."""
+        """The empty string: a run folder has one run."""
         return ""
 
     @property
     def experiment(self) -> Any:
-        """The tracker's own object, opened on first use; None when the tracker has failed."""
+        """The tracker's own object, created on first use; None if the tracker has failed."""
         return self._attempt(lambda: getattr(self.inner, "experiment", None))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Passed on."""
-        self._pass_on("log_metrics", dict(metrics), step)
+        """Forwards the metrics."""
+        self._forward("log_metrics", dict(metrics), step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Passed on, without secrets."""
-        self._pass_on("log_hyperparams", redact_tree(params), *args, **kwargs)
+        """Forwards the hyperparameters, without secrets."""
+        self._forward("log_hyperparams", redact_tree(params), *args, **kwargs)
 
     def save(self) -> None:
-        """Passed on."""
-        self._pass_on("save")
+        """Forwards the call."""
+        self._forward("save")
 
     def finalize(self, status: str) -> None:
-        """Passed on, and the tracker's own ending."""
-        self._pass_on("finalize", status)
+        """Forwards the status, and calls the tracker's own end."""
+        self._forward("finalize", status)
         if self._finish is not None:
             self._attempt(self._finish)
 
-    def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def _forward(self, method: str, *args: Any, **kwargs: Any) -> None:
         self._attempt(lambda: getattr(self.inner, method)(*args, **kwargs))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
-        if not self.alive:
+        if self.has_failed:
             return None
         try:
             return action()
-        except Exception as error:  # noqa: BLE001 - whatever a tracker does, training goes on
-            self.alive = False
+        except Exception as error:  # noqa: BLE001 - training goes on, whatever a tracker does
+            self.has_failed = True
             reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
             warnings.warn(
-                f"tracker {self.label} failed and is left out from here on ({reason}); log.jsonl"
-                " stays complete",
+                f"tracker {self.label} failed and is not used any more ({reason}); log.jsonl stays"
+                " complete",
                 stacklevel=3,
             )
             return None
 
 
-def wandb_key_present() -> bool:
-    """Whether Weights & Biases can log in on this machine: WANDB_API_KEY, or the server's line in
-    netrc.
-    """
+def has_wandb_key() -> bool:
+    """True if Weights & Biases can log in: by WANDB_API_KEY, or by the server's line in netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = (
         urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
         or "api.wandb.ai"
     )
-    places = (
+    paths = (
         [os.environ["NETRC"]]
         if os.environ.get("NETRC")
         else [Path.home() / ".netrc", Path.home() / "_netrc"]
     )
-    for place in places:
+    for path in paths:
         try:
-            if netrc.netrc(str(place)).authenticators(host) is not None:
+            if netrc.netrc(str(path)).authenticators(host) is not None:
                 return True
         except (OSError, netrc.NetrcParseError):
             continue
@@ -137,38 +152,33 @@ def wandb_key_present() -> bool:
 
 
 def _logger(tracker: Tracker, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    match tracker:
-        case Wandb():
-            return BestEffort(
-                "wandb", lambda: _wandb(tracker, run_folder, name, config), _finish_wandb
-            )
-        case Tensorboard():
-            return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
-        case _:
-            assert_never(tracker)
+    if tracker.kind == "tensorboard":
+        return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
+    project = tracker.project
+    return BestEffort("wandb", lambda: _wandb(project, run_folder, name, config), _finish_wandb)
 
 
-def _wandb(tracker: Wandb, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    """W&B told nothing but metrics and recipe: no code, command line, git remote, console output or
-    package list.
+def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
+    """The logger of W&B, which gets metrics and the recipe only: no code, command line, git remote,
+    console output or package list.
     """
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     settings = wandb.Settings(
-        mode=os.environ.get("WANDB_MODE", "online" if wandb_key_present() else "offline"),
+        mode=os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline"),
         save_code=False,
         console="off",
         disable_git=True,
         disable_job_creation=True,
-        init_timeout=CONNECT_SECONDS,
-        login_timeout=CONNECT_SECONDS,
-        finish_timeout=CONNECT_SECONDS,
+        init_timeout=CONNECT_TIMEOUT_SECONDS,
+        login_timeout=CONNECT_TIMEOUT_SECONDS,
+        finish_timeout=CONNECT_TIMEOUT_SECONDS,
         x_disable_meta=True,
         x_save_requirements=False,
     )
     return WandbLogger(
-        name=name, save_dir=run_folder, project=tracker.project, config=config, settings=settings
+        name=name, save_dir=run_folder, project=project, config=config, settings=settings
     )
 
 

@@ -1,3 +1,1 @@
-"""Where a run runs: from what a launcher says to a Lightning strategy. The gradient is the same
-under all of them.
-"""
+"""Strategies: from a machine file or launcher to a Lightning strategy, with the same gradient."""

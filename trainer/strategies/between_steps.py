@@ -1,4 +1,4 @@
-"""What the model that is being trained is asked between two steps."""
+"""Runs an action on the model in training, between two steps."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -6,28 +6,27 @@ from typing import Any, TypeVar
 import pytorch_lightning as lightning
 import torch
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-def between_steps(trainer: lightning.Trainer, action: Callable[[], Result]) -> Result:
-    """What `action` returns, run on all ranks as a validation step is: without gradient, in
-    evaluation mode, where shared weights are gathered.
+def run_between_steps(lightning_trainer: lightning.Trainer, action: Callable[[], T]) -> T:
+    """Runs `action` on all ranks like a validation step, and returns its result.
 
-    Afterwards every module is in the mode in which it was.
+    It runs without gradients and in evaluation mode, and the strategy gathers sharded weights.
+    Afterwards every module is in its former mode.
     """
-    module: Any = trainer.lightning_module
-    model, results = trainer.model, []
+    module: Any = lightning_trainer.lightning_module
+    model, results = lightning_trainer.model, []
     assert model is not None
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(submodule, submodule.training) for submodule in model.modules()]
     model.eval()
-    module.validation_step = lambda: results.append(
-        action()
-    )  # which the strategy runs inside its own forward
+    # The strategy runs it inside its own forward.
+    module.validation_step = lambda: results.append(action())
     try:
         with torch.no_grad():
-            trainer.strategy.validation_step()
+            lightning_trainer.strategy.validation_step()
     finally:
         del module.validation_step
-        for part, mode in modes:
-            part.training = mode
+        for submodule, mode in modes:
+            submodule.training = mode
     return results[0]

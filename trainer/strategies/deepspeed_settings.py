@@ -1,6 +1,4 @@
-"""What of a DeepSpeed configuration may decide where and how fast a run runs, and what is refused
-because it decides what is learned.
-"""
+"""Reads a DeepSpeed configuration: settings of speed are used, settings of learning are refused."""
 
 import json
 import os
@@ -13,7 +11,7 @@ from trainer.errors import BadMachine
 
 Settings = dict[str, Any]
 
-SPEED = {
+ALLOWED_SECTIONS = {
     "zero_optimization",
     "bf16",
     "fp16",
@@ -32,10 +30,8 @@ SPEED = {
     "prescale_gradients",
     "gradient_predivide_factor",
 }
-"""Sections that may stand in a DeepSpeed file; the last ones only at the value that changes
-nothing.
-"""
-HARMLESS: dict[str, tuple[Any, str]] = {
+"""Sections that a DeepSpeed file may have; those of `NEUTRAL_VALUES` only with this value."""
+NEUTRAL_VALUES: dict[str, tuple[Any, str]] = {
     "train_batch_size": ("auto", "the batch is the recipe's optimization.batch_size"),
     "train_micro_batch_size_per_gpu": (
         "auto",
@@ -59,45 +55,47 @@ APPROXIMATE = (
     "zeropp_loco_param",
     "zenflow",
 )
-"""Parts of `zero_optimization` that change the gradient for speed."""
+"""Keys of `zero_optimization` that change the gradient for speed."""
 
 
 def deepspeed_settings(section: Mapping[str, Any], source: str) -> Settings:
-    """What DeepSpeed is given, from `deepspeed_config` of a machine file and the file it may name;
-    without `auto`. Raises BadMachine.
+    """The configuration for DeepSpeed, without "auto" values.
+
+    `section` is `deepspeed_config` of a machine file, which may name a DeepSpeed file. Raises
+    BadMachine.
     """
-    given = _written_out(section, source)
-    for key, value in given.items():
-        if key not in SPEED:
+    file_settings = _expand(section, source)
+    for key, value in file_settings.items():
+        if key not in ALLOWED_SECTIONS:
             raise BadMachine(
                 f"{source}: DeepSpeed's {key!r} is not supported, as it may change what is learned;"
-                f" remove it. Allowed: {', '.join(sorted(SPEED))}"
+                f" remove it. Allowed: {', '.join(sorted(ALLOWED_SECTIONS))}"
             )
-        if key in HARMLESS and not _harmless(key, value):
+        if key in NEUTRAL_VALUES and not _is_neutral(key, value):
             raise BadMachine(
                 f"{source}: DeepSpeed's {key} is {value}, which would change what the recipe says:"
-                f" {HARMLESS[key][1]}; remove it"
+                f" {NEUTRAL_VALUES[key][1]}; remove it"
             )
-    zero = _zero(_without_auto(given.get("zero_optimization") or {}), source)
-    kept = {
+    zero = _zero_settings(_without_auto(file_settings.get("zero_optimization") or {}), source)
+    ignored_keys = {*NEUTRAL_VALUES, "zero_optimization", "bf16"}
+    speed_settings = {
         key: _without_auto(value)
-        for key, value in given.items()
-        if key not in HARMLESS and key not in ("zero_optimization", "bf16") and value != "auto"
+        for key, value in file_settings.items()
+        if key not in ignored_keys and value != "auto"
     }
-    # torch's optimizers, whose arithmetic is that of the other strategies
-    return kept | {
+    # The optimizers are torch's: their arithmetic is the same as in the other strategies.
+    return speed_settings | {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
 
 
-def settle_device(device: str | None) -> None:
-    """Tells DeepSpeed, where it is installed, which device it is for (None: GPUs if there are any).
-    To be called before transformers is imported.
+def set_deepspeed_device(device: str | None) -> None:
+    """Tells DeepSpeed its device, if it is installed; None means GPUs if there are any.
 
-    Transformers imports DeepSpeed, which then settles on a device for good, and prints a warning
-    where it finds no GPU.
+    It must be called before transformers is imported: transformers imports DeepSpeed, which chooses
+    its device once, and warns if it finds no GPU.
     """
     if find_spec("deepspeed") is None or "DS_ACCELERATOR" in os.environ:
         return
@@ -108,26 +106,24 @@ def settle_device(device: str | None) -> None:
     os.environ["DS_ACCELERATOR"] = device
 
 
-def wants_precision(section: Mapping[str, Any], source: str) -> Literal["bf16", "fp16"] | None:
-    """The half precision that the DeepSpeed settings enable."""
-    given = _written_out(section, source)
-    if (given.get("bf16") or {}).get("enabled") is True:
+def deepspeed_precision(section: Mapping[str, Any], source: str) -> Literal["bf16", "fp16"] | None:
+    """The half precision that the DeepSpeed settings enable, or None."""
+    file_settings = _expand(section, source)
+    if (file_settings.get("bf16") or {}).get("enabled") is True:
         return "bf16"
-    return "fp16" if (given.get("fp16") or {}).get("enabled") is True else None
+    return "fp16" if (file_settings.get("fp16") or {}).get("enabled") is True else None
 
 
-def _written_out(section: Mapping[str, Any], source: str) -> Settings:
-    """The DeepSpeed dictionary: the named file, or what the few keys of a machine file stand
-    for.
-    """
+def _expand(section: Mapping[str, Any], source: str) -> Settings:
+    """The DeepSpeed dictionary: the content of the named file, or of the keys of a machine file."""
     file = section.get("deepspeed_config_file", section.get("config_file"))
     if file not in (None, "none"):
         return _read(Path(str(file)), source)
-    given: Settings = {"zero_optimization": {"stage": section.get("zero_stage", 2)}}
+    settings: Settings = {"zero_optimization": {"stage": section.get("zero_stage", 2)}}
     for part in ("optimizer", "param"):
         device = section.get(f"offload_{part}_device", "none")
-        given["zero_optimization"][f"offload_{part}"] = {"device": device}
-    return given | {
+        settings["zero_optimization"][f"offload_{part}"] = {"device": device}
+    return settings | {
         key: section[key]
         for key in ("gradient_accumulation_steps", "gradient_clipping")
         if key in section
@@ -136,7 +132,7 @@ def _written_out(section: Mapping[str, Any], source: str) -> Settings:
 
 def _read(path: Path, source: str) -> Settings:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadMachine(
             f"{source} names the DeepSpeed file {path}, which cannot be read from {Path.cwd()}:"
@@ -144,33 +140,35 @@ def _read(path: Path, source: str) -> Settings:
         ) from error
     except ValueError as error:
         raise BadMachine(f"DeepSpeed file {path} is not JSON: {error}") from error
-    if not isinstance(given, dict):
+    if not isinstance(settings, dict):
         raise BadMachine(f"DeepSpeed file {path} holds no JSON object")
-    return given
+    return settings
 
 
-def _harmless(key: str, value: Any) -> bool:
-    if str(value).lower() in ("auto", "none", str(HARMLESS[key][0]).lower()):
+def _is_neutral(key: str, value: Any) -> bool:
+    if str(value).lower() in ("auto", "none", str(NEUTRAL_VALUES[key][0]).lower()):
         return True
     try:
-        return float(value) == float(HARMLESS[key][0])
+        return float(value) == float(NEUTRAL_VALUES[key][0])
     except (TypeError, ValueError):
         return False
 
 
-def _zero(zero: Settings, source: str) -> Settings:
+def _zero_settings(zero: Settings, source: str) -> Settings:
     stage = zero.get("stage", 2)
     if str(stage) not in ("1", "2", "3"):
         raise BadMachine(
-            f"{source}: ZeRO stage {stage!r} is not 1, 2 or 3; for none of them use"
+            f"{source}: ZeRO stage {stage!r} is not 1, 2 or 3; to train without ZeRO, set"
             " distributed_type: MULTI_GPU"
         )
-    if wrong := [key for key in APPROXIMATE if zero.get(key)]:
-        raise BadMachine(f"{source}: {wrong[0]} changes the gradient for speed; remove it")
+    if approximate_keys := [key for key in APPROXIMATE if zero.get(key)]:
+        raise BadMachine(
+            f"{source}: {approximate_keys[0]} changes the gradient for speed; remove it"
+        )
     settings = dict(zero) | {"stage": int(stage)}
     if settings["stage"] == 3:
-        # Else DeepSpeed looks, after each of many small modules, through all that is still to run
-        # in the step: minutes with micro-batches.
+        # Otherwise DeepSpeed searches the rest of the step after each of many small modules, which
+        # takes minutes with micro-batches.
         settings.setdefault("stage3_max_reuse_distance", 0)
     for part in ("offload_optimizer", "offload_param"):
         device = str((settings.pop(part, None) or {}).get("device", "none")).lower()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from trainer.errors import BadMachine
-from trainer.strategies.deepspeed_settings import Settings, deepspeed_settings, wants_precision
+from trainer.strategies.deepspeed_settings import Settings, deepspeed_precision, deepspeed_settings
 
 Kind = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Precision = Literal["bf16", "fp16"]
@@ -231,7 +231,7 @@ def _plan(file: MachineFile, source: str) -> Plan:
     elif kind == "DEEPSPEED":
         section = file.get("deepspeed_config") or {}
         settings = deepspeed_settings(section, source)
-        shared, wanted = _zero(settings), wants_precision(section, source)
+        shared, wanted = _zero(settings), deepspeed_precision(section, source)
         launcher = section.get("deepspeed_multinode_launcher", "standard")
         if nodes > 1 and launcher != "standard":
             raise BadMachine(

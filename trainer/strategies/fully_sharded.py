@@ -1,4 +1,4 @@
-"""FSDP2: every rank keeps a slice of every weight; a block's weights are gathered when it runs."""
+"""FSDP2: every rank stores a slice of every weight, and gathers a block's weights to run it."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy that shards a module by itself, on CPUs too.
+    """Lightning's ModelParallelStrategy that shards the module itself, on CPUs too.
 
-    Weights travel and stay in float32, and autocast chooses the arithmetic as it does on one
-    device: so the gradient of a rank is that of DDP. The average over ranks is FSDP2's own.
+    Weights are stored and sent in float32, and autocast chooses the arithmetic as on one device.
+    The gradient of a rank is therefore that of DDP. FSDP2 averages the gradients over the ranks.
     """
 
     def __init__(
@@ -25,23 +25,21 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.cluster_environment = cluster_environment
         self._reshard_after_forward = reshard_after_forward
 
-    def setup(self, trainer: lightning.Trainer) -> None:
-        """As the parent does, but the module need not shard itself; a second call (validation, then
-        training) finds it sharded.
-        """
+    def setup(self, lightning_trainer: lightning.Trainer) -> None:
+        """Sets up the module and shards it, unless validation before training has done so."""
         assert self.model is not None
         assert self.accelerator is not None
-        self.accelerator.setup(trainer)
+        self.accelerator.setup(lightning_trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         self.model.to(self.root_device)
         shard(self.model, self.device_mesh["data_parallel"], self._reshard_after_forward)
         self.barrier()
-        if trainer.state.fn == TrainerFn.FITTING:
-            self.setup_optimizers(trainer)
+        if lightning_trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(lightning_trainer)
         self.setup_precision_plugin()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Through the module's `forward`, where FSDP2 gathers what lies outside of the blocks."""
+        """Runs the step in the module's `forward`, where FSDP2 gathers weights outside blocks."""
         assert self.model is not None
         assert self.lightning_module is not None
         with self.precision_plugin.train_step_context():
@@ -50,7 +48,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
             )
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Likewise."""
+        """Runs the step in the module's `forward`, like `training_step`."""
         assert self.model is not None
         assert self.lightning_module is not None
         with self.precision_plugin.val_step_context():
@@ -60,37 +58,33 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool) -> None:
-    """Shards every block, then the whole module, so that no parameter is left out: one outside
-    would not be averaged over ranks.
+    """Shards every block and then the rest of the module.
+
+    No parameter may be left out, because its gradient would not be averaged over the ranks.
     """
     if isinstance(module, FSDPModule):
         return
-    for block in blocks(module):
+    for block in transformer_blocks(module):
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
     fully_shard(module, mesh=mesh)
 
 
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The members of the outermost lists of modules: the layers of each transformer inside.
+def transformer_blocks(module: nn.Module) -> list[nn.Module]:
+    """The members of the outermost module lists: the layers of each transformer in the module.
 
     >>> layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))])
-    >>> len(
-    ...     blocks(
-    ...         nn.ModuleDict(
-    ...             {"encoder": nn.ModuleDict({"layers": layers}), "head": nn.Linear(2, 2)}
-    ...         )
-    ...     )
-    ... )
+    >>> encoder = nn.ModuleDict({"layers": layers})
+    >>> len(transformer_blocks(nn.ModuleDict({"encoder": encoder, "head": nn.Linear(2, 2)})))
     2
     """
-    found: list[nn.Module] = []
+    blocks: list[nn.Module] = []
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            found += [
+            blocks += [
                 block
                 for block in child
                 if not isinstance(block, nn.ModuleList) and any(True for _ in block.parameters())
             ]
         else:
-            found += blocks(child)
-    return found
+            blocks += transformer_blocks(child)
+    return blocks

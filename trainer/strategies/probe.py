@@ -1,6 +1,4 @@
-"""The gradient that a strategy really applies: read off the weights, before and after one step of
-plain gradient descent.
-"""
+"""Measures the gradient that a strategy applies, from the weights before and after one SGD step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,28 +17,27 @@ from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.weights import full_weights
 
 RATE = 2.0**20
-"""So large that the old weights do not round the update; a power of two, so that it rounds nothing
-itself.
+"""The learning rate. It is so large that adding the update to the weights rounds nothing of it, and
+a power of two, so that the product rounds nothing either.
 """
 TOLERANCE = 1e-4
-"""Of float32 through a whole model; a wrong average over ranks is off by a factor."""
+"""For float32 through a whole model; a wrong average over ranks differs by a factor."""
 
 
 def one_step_gradient(
     module: lightning.LightningModule, batch: Any, plan: Plan, device: str
 ) -> dict[str, Float64[Tensor, "..."]]:
-    """Name to gradient of everything that `module` trains, whole and the same on every rank, as one
-    step under the plan's strategy applies it.
+    """Name to full gradient of every trained parameter, as a step with the plan's strategy applies
+    it; the same on every rank.
 
-    All ranks of the plan call it inside their process group, each with its own part of the batch,
-    which stays on the CPU. The step runs through Lightning in float32; `module` takes part with its
-    own `training_step` and clipping, but its optimizer is replaced, and afterwards its weights are
-    of no use.
+    All ranks of the plan call it in their process group, each with its own part of the batch, which
+    stays on the CPU. The step runs through Lightning in float32, with the module's `training_step`
+    and clipping. The optimizer of the module is replaced, and its weights are useless afterwards.
     """
     plan = _in_float32(plan)
     module.configure_optimizers = MethodType(_gradient_descent, module)  # type: ignore[method-assign]
-    before = full_weights(module)
-    trainer = lightning.Trainer(
+    weights_before = full_weights(module)
+    lightning_trainer = lightning.Trainer(
         accelerator=device,
         strategy=lightning_strategy(plan, device),
         plugins=[lightning_precision(plan, "fp32", device)],
@@ -54,30 +51,34 @@ def one_step_gradient(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, datamodule=_OneBatch(batch))
-    after = full_weights(module)
-    return {name: (before[name].double() - after[name].double()) / RATE for name in before}
+    lightning_trainer.fit(module, datamodule=_OneBatch(batch))
+    weights_after = full_weights(module)
+    return {
+        name: (weight.double() - weights_after[name].double()) / RATE
+        for name, weight in weights_before.items()
+    }
 
 
 def plain_gradient(
     module: torch.nn.Module, loss: Callable[[], Float[Tensor, ""]]
 ) -> dict[str, Float64[Tensor, "..."]]:
-    """Name to gradient of everything that `module` trains, of this process alone: PyTorch's own,
-    without any strategy.
-    """
-    trained = {
+    """Name to gradient of every trained parameter, in this process and without a strategy."""
+    parameters = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
-    found = torch.autograd.grad(
-        loss(), list(trained.values()), allow_unused=True, materialize_grads=True
+    gradients = torch.autograd.grad(
+        loss(), list(parameters.values()), allow_unused=True, materialize_grads=True
     )
-    return {name: gradient.cpu().double() for name, gradient in zip(trained, found, strict=True)}
+    return {
+        name: gradient.cpu().double() for name, gradient in zip(parameters, gradients, strict=True)
+    }
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How one gradient stands to another, whose norm is `norm`: equal ones have ratio and cosine 1,
-    two of zero too.
+class GradientComparison:
+    """A gradient compared with a reference, whose norm is `norm`.
+
+    Equal gradients have ratio and cosine 1; so have two gradients that are zero.
     """
 
     norm: float
@@ -85,35 +86,41 @@ class Likeness:
     cosine: float
 
     @property
-    def equal(self) -> bool:
-        """Within TOLERANCE; never where a number is NaN."""
+    def is_equal(self) -> bool:
+        """True within TOLERANCE; False if a number is NaN."""
         return abs(self.norm_ratio - 1) <= TOLERANCE and 1 - self.cosine <= TOLERANCE
 
 
-def likeness(
-    found: Mapping[str, Float[Tensor, "..."]], wanted: Mapping[str, Float[Tensor, "..."]]
-) -> Likeness:
-    """Two gradients as one vector each. Raises BadMachine where they are not of the same weights.
+def compare_gradients(
+    gradient: Mapping[str, Float[Tensor, "..."]], reference: Mapping[str, Float[Tensor, "..."]]
+) -> GradientComparison:
+    """The comparison of two gradients, each as one vector over all its weights.
 
-    >>> likeness({"weight": torch.tensor([6.0, 8.0])}, {"weight": torch.tensor([3.0, 4.0])})
-    Likeness(norm=5.0, norm_ratio=2.0, cosine=1.0)
+    Raises BadMachine if they are not of the same weights.
+
+    >>> reference = {"weight": torch.tensor([3.0, 4.0])}
+    >>> compare_gradients({"weight": torch.tensor([6.0, 8.0])}, reference)
+    GradientComparison(norm=5.0, norm_ratio=2.0, cosine=1.0)
     """
-    if missing := found.keys() ^ wanted.keys():
+    if missing := gradient.keys() ^ reference.keys():
         raise BadMachine(
             f"the strategy trains other weights than one process: {len(missing)} differ, such as"
             f" {min(missing)}; report this, it is a bug"
         )
-    pairs = [(found[name].double().flatten(), wanted[name].double().flatten()) for name in wanted]
-    of_found, of_wanted, of_both = (
+    pairs = [
+        (gradient[name].double().flatten(), reference[name].double().flatten())
+        for name in reference
+    ]
+    gradient_square, reference_square, product = (
         torch.stack(sums).sum()
         for sums in zip(*((a @ a, b @ b, a @ b) for a, b in pairs), strict=True)
     )
-    if of_found == of_wanted == 0:
-        return Likeness(0.0, 1.0, 1.0)
-    return Likeness(
-        float(of_wanted.sqrt()),
-        float((of_found / of_wanted).sqrt()),
-        float(of_both / (of_found * of_wanted).sqrt()),
+    if gradient_square == reference_square == 0:
+        return GradientComparison(0.0, 1.0, 1.0)
+    return GradientComparison(
+        float(reference_square.sqrt()),
+        float((gradient_square / reference_square).sqrt()),
+        float(product / (gradient_square * reference_square).sqrt()),
     )
 
 
@@ -134,7 +141,7 @@ def _gradient_descent(module: lightning.LightningModule) -> torch.optim.Optimize
 
 
 class _OneBatch(lightning.LightningDataModule):
-    """One batch, left where it is."""
+    """One batch, which stays on its device."""
 
     def __init__(self, batch: Any) -> None:
         super().__init__()

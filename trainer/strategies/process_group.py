@@ -1,6 +1,4 @@
-"""The process group of a run: started before anything needs it, ended without leaving anyone
-waiting.
-"""
+"""Starts the process group of a run, and ends it without leaving a rank waiting."""
 
 import os
 import socket
@@ -16,20 +14,19 @@ from trainer.strategies.own_rank import local_rank
 
 @contextmanager
 def process_group(plan: Plan, device: str) -> Iterator[None]:
-    """Inside, `torch.distributed` is ready (gloo on a CPU, NCCL on GPUs), and Lightning and
-    DeepSpeed use it as it is. Nothing for a single process.
+    """A context in which `torch.distributed` is initialised (gloo on CPUs, NCCL on GPUs).
 
-    At the end all ranks wait for the last one. After an error nobody waits: a rank that still does
-    is told by the closed connection.
+    Lightning and DeepSpeed use this group. A single process needs none. At the end all ranks wait
+    for the last one. After an error no rank waits: the closed connection ends the others.
     """
     if plan.kind == "single":
         yield
         return
-    os.environ.update(names_of_srun(os.environ))
+    os.environ.update(torchrun_variables(os.environ))
     if device == "cuda":
-        here = torch.device("cuda", local_rank(os.environ))
-        torch.cuda.set_device(here)
-        distributed.init_process_group("nccl", device_id=here)
+        own_device = torch.device("cuda", local_rank(os.environ))
+        torch.cuda.set_device(own_device)
+        distributed.init_process_group("nccl", device_id=own_device)
     else:
         distributed.init_process_group("gloo")
     try:
@@ -40,10 +37,10 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-def names_of_srun(environ: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables for ranks that srun started itself; empty where they are set already.
+def torchrun_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables for a rank that srun started; empty if they are set, or without srun.
 
-    The first node of the job is where all meet, at a port made of the job's number.
+    The ranks meet on the first node of the job, at a port that follows from the number of the job.
     """
     if "RANK" in environ or "SLURM_PROCID" not in environ:
         return {}
@@ -65,14 +62,12 @@ def names_of_srun(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's list of hosts.
+    """The first host in a list of nodes as Slurm writes it.
 
     >>> first_host("gpu[007-009,012],login"), first_host("n1,n2"), first_host("n1")
     ('gpu007', 'n1', 'n1')
     """
-    name, bracket, rest = nodes.partition("[")
-    return (
-        name + rest.split("]")[0].split(",")[0].split("-")[0]
-        if bracket and "," not in name
-        else nodes.split(",")[0]
-    )
+    name, bracket, numbers = nodes.partition("[")
+    if not bracket or "," in name:
+        return nodes.split(",")[0]
+    return name + numbers.split("]")[0].split(",")[0].split("-")[0]

@@ -1,4 +1,4 @@
-"""Whole weights out of a model that is shared among ranks."""
+"""Gathers the full weights of a model that is sharded among ranks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,43 +12,40 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shaped[Tensor, "..."]]:
-    """Name to whole tensor, copied to the CPU, under the names of the module as it was before it
-    was shared out; the same on every rank.
+    """Name to full tensor, copied to the CPU, with the names of the module before sharding.
 
-    All ranks must call it. With `trained_only=False` also frozen parameters and the buffers of the
-    state dictionary.
+    All ranks must call it, and get the same. With `trained_only=False`, frozen parameters and the
+    buffers of the state dictionary are included.
     """
     _reshard(module)
     weights: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters(remove_duplicate=trained_only):
         if parameter.requires_grad or not trained_only:
-            with _gathered(parameter) as whole:
-                weights[name] = whole.detach().to("cpu", copy=True)
+            with _gather(parameter) as full_tensor:
+                weights[name] = full_tensor.detach().to("cpu", copy=True)
     if not trained_only:
-        saved = module.state_dict(keep_vars=True)
+        state = module.state_dict(keep_vars=True)
         weights |= {
             name: buffer.detach().to("cpu", copy=True)
             for name, buffer in module.named_buffers()
-            if name in saved
+            if name in state
         }
     return weights
 
 
 def _reshard(module: nn.Module) -> None:
-    """FSDP2's last gathered weights are given back, so that what is seen is what the optimizer
-    holds.
-    """
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    """Frees the weights that FSDP2 gathered last, so that reads see the optimizer's weights."""
+    for submodule in module.modules():
+        if isinstance(submodule, FSDPModule):
+            submodule.reshard()
 
 
 @contextmanager
-def _gathered(parameter: Tensor) -> Iterator[Shaped[Tensor, "..."]]:
+def _gather(parameter: Tensor) -> Iterator[Shaped[Tensor, "..."]]:
     if isinstance(parameter, DTensor):
         yield parameter.full_tensor()
         return
-    if not hasattr(parameter, "ds_id"):  # ZeRO-3 has not shared it out
+    if not hasattr(parameter, "ds_id"):  # ZeRO-3 has not partitioned it
         yield parameter
         return
     import deepspeed

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO-1, 2 and 3, on CPUs too."""
+"""DeepSpeed's ZeRO-1, 2 and 3, on GPUs and CPUs."""
 
 import copy
 from collections.abc import Callable, Generator
@@ -18,11 +18,10 @@ from trainer.strategies.deepspeed_settings import Settings
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeedStrategy without its restriction to GPUs, and without an engine where
-    nothing is trained.
+    """Lightning's DeepSpeedStrategy, on CPUs too, and without an engine when nothing is trained.
 
-    The optimizer is the module's own, clipping is by the trainer's `gradient_clip_val`, and a
-    gradient that is not finite is never applied: DeepSpeed skips that update.
+    The optimizer comes from the module, and the trainer's `gradient_clip_val` sets the clipping.
+    DeepSpeed skips the update when a gradient is not finite.
     """
 
     def __init__(self, settings: Settings, cluster_environment: ClusterEnvironment) -> None:
@@ -32,38 +31,39 @@ class ZeroStrategy(DeepSpeedStrategy):
             config=copy.deepcopy(settings) | {"train_micro_batch_size_per_gpu": 1},
             cluster_environment=cluster_environment,
         )
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-            False  # else compiled for minutes; gloo does it
-        )
-        self._forward_redirection = _InsideEngine(self._autocast)
+        # It would be compiled for minutes; gloo does the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self._forward_redirection = _EngineForward(self._autocast)
 
     @property
     def parallel_devices(self) -> list[torch.device] | None:
-        """The devices of this node; DeepSpeed wants a number on each."""
+        """The devices of this node. DeepSpeed requires an index on each."""
         return self._parallel_devices
 
     @parallel_devices.setter
     def parallel_devices(self, devices: list[torch.device] | None) -> None:
-        numbered = [
-            torch.device("cpu", number) if device.type == "cpu" else device
-            for number, device in enumerate(devices or [])
+        indexed_devices = [
+            torch.device("cpu", index) if device.type == "cpu" else device
+            for index, device in enumerate(devices or [])
         ]
-        self._parallel_devices = numbered or None
+        self._parallel_devices = indexed_devices or None
 
     def setup_environment(self) -> None:
-        """As the parent's parent does: DeepSpeed runs on CPUs."""
+        """Calls DDPStrategy's method, since DeepSpeedStrategy refuses CPUs."""
         DDPStrategy.setup_environment(self)
 
-    def setup(self, trainer: lightning.Trainer) -> None:
-        """As the parent does where the module is trained. For validation alone it stays as it is:
-        plain before training, shared out after.
+    def setup(self, lightning_trainer: lightning.Trainer) -> None:
+        """Sets up DeepSpeed for training.
+
+        For validation alone the module is not changed: it is whole before training, and
+        partitioned among the ranks afterwards.
         """
-        if trainer.state.fn == TrainerFn.FITTING:
-            super().setup(trainer)
+        if lightning_trainer.state.fn == TrainerFn.FITTING:
+            super().setup(lightning_trainer)
             return
         assert self.accelerator is not None
         assert self.lightning_module is not None
-        self.accelerator.setup(trainer)
+        self.accelerator.setup(lightning_trainer)
         self.model = self.lightning_module
         if not any(hasattr(parameter, "ds_id") for parameter in self.model.parameters()):
             self.model.to(self.root_device)
@@ -78,11 +78,10 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 
 class ZeroPrecision(DeepSpeedPrecision):
-    """fp32 and bf16 as under the other strategies: weights, gradients and their sums in float32,
-    for bf16 with products under autocast.
+    """fp32 and bf16 as in the other strategies, and fp16 with DeepSpeed's loss scaling.
 
-    fp16 has weights in half precision and DeepSpeed's own scaling of the loss. Batches are left as
-    they are.
+    fp32 and bf16 keep weights, gradients and their sums in float32; bf16 computes products under
+    autocast. fp16 has weights in half precision. Batches are not converted.
     """
 
     def __init__(self, precision: Literal["fp32", "bf16", "fp16"], device: str) -> None:
@@ -91,24 +90,24 @@ class ZeroPrecision(DeepSpeedPrecision):
         self._device = device
 
     def inside(self) -> torch.autocast:
-        """Entered within DeepSpeed's engine, which switches off an autocast from outside."""
+        """The autocast to enter inside DeepSpeed's engine, which disables any outer autocast."""
         return torch.autocast(
             self._device, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False
         )
 
     def convert_input(self, data: Any) -> Any:
-        """The batch itself."""
+        """The batch, unchanged."""
         return data
 
     @contextmanager
     def val_step_context(self) -> Generator[None, None, None]:
-        """Validation has no engine around it."""
+        """Autocast for validation, which runs without the engine."""
         with self.inside():
             yield
 
 
-class _InsideEngine(_ForwardRedirection):
-    """Runs a step as the `forward` of DeepSpeed's engine, with a context around the step alone."""
+class _EngineForward(_ForwardRedirection):
+    """Runs a step as the `forward` of DeepSpeed's engine, with a context around the step only."""
 
     def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
         self._context = context
@@ -121,10 +120,10 @@ class _InsideEngine(_ForwardRedirection):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        plain = original_module.forward
+        original_forward = original_module.forward
 
         def step(*args: Any, **kwargs: Any) -> Any:
-            original_module.forward = plain  # type: ignore[method-assign]
+            original_module.forward = original_forward  # type: ignore[method-assign]
             with self._context():
                 return getattr(original_module, method_name)(*args, **kwargs)
 
