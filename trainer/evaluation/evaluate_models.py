@@ -10,7 +10,7 @@ from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
 from trainer.errors import BadRecipe
 from trainer.evaluation.by_index import check_fits, index_run
 from trainer.evaluation.evaluate import evaluate_bm25, evaluate_run, rerank_run, retrieve
-from trainer.evaluation.metrics import Run
+from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
 from trainer.models.cross_encoder import CrossEncoder, read_cross_encoder
 from trainer.models.cut import read_cut
@@ -124,7 +124,7 @@ class _Measurement:
             run = self._rerank(self.cross_encoder, run)
             yield evaluate_run(run, self.judged_set, f"{name} + {self.reranker}")
 
-    def _rerank(self, cross_encoder: CrossEncoder, run: Run) -> Run:
+    def _rerank(self, cross_encoder: CrossEncoder, run: RetrievalRun) -> RetrievalRun:
         queries = f"{len(self.judged_set.queries):,} queries"
         self.tell(f"re-ranking {self.rerank_depth} documents of each of {queries}")
         return rerank_run(cross_encoder, run, self.judged_set, self.rerank_depth, self.precision)
