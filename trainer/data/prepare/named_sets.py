@@ -5,16 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trainer.data.near_duplicates import find_near_identical
-from trainer.data.prepare import azure_cli as prepare_azure_cli
+from trainer.data.prepare.azure_cli import azure_cli_set
+from trainer.data.prepare.azure_cli_wheel import check_wheel, download_wheel
 from trainer.data.prepare.beir import HUB_SETS, BeirSet, fetch_beir
-from trainer.data.splits import split_by_document
 from trainer.errors import BadData, BadFolder
 from trainer.storage.atomic import atomic_folder
 
 MARKER = "source.json"
 """Name, version and counts of a prepared folder. It is written last, so the folder is complete."""
-TEST_QUERIES, DEV_QUERIES = 1500, 500
 
 
 def prepared_source(folder: Path) -> dict[str, Any] | None:
@@ -44,51 +42,11 @@ def prepare(name: str, folder: Path = Path("data"), wheel: Path | None = None) -
         )
     if name == "azure-cli":
         if wheel:
-            prepare_azure_cli.check_wheel(wheel)
+            check_wheel(wheel)
         else:
-            wheel = prepare_azure_cli.download_wheel(Path(folder) / ".downloads")
-        return _write_folder(target, _azure_cli_set(wheel))
+            wheel = download_wheel(Path(folder) / ".downloads")
+        return _write_folder(target, azure_cli_set(wheel))
     return _write_folder(target, fetch_beir(name))
-
-
-def _azure_cli_set(wheel: Path) -> BeirSet:
-    """The data of the quickstart, split by command; no two splits have near-identical queries."""
-    commands = prepare_azure_cli.read_commands(wheel)
-    answers = prepare_azure_cli.queries(commands)
-    splits = split_by_document(answers, {"test": TEST_QUERIES, "dev": DEV_QUERIES})
-    near_duplicates = {
-        splits[split][position]
-        for split, references in (
-            ("dev", splits["test"]),
-            ("train", splits["dev"] + splits["test"]),
-        )
-        for position, _ in find_near_identical(splits[split], references)
-    }
-    queries = [query for query in answers if query not in near_duplicates]
-    ids = {query: f"q{number}" for number, query in enumerate(queries)}
-    return BeirSet(
-        corpus=(
-            {"_id": name, **document}
-            for name, document in prepare_azure_cli.documents(commands).items()
-        ),
-        queries=({"_id": ids[query], "text": query} for query in queries),
-        qrels={
-            name: [
-                (ids[query], document, 1)
-                for query in split
-                if query in ids
-                for document in answers[query]
-            ]
-            for name, split in splits.items()
-        },
-        readme=prepare_azure_cli.README,
-        source={
-            "name": "azure-cli",
-            "version": prepare_azure_cli.VERSION,
-            "sha256": prepare_azure_cli.SHA256,
-            "near_identical_left_out": len(near_duplicates),
-        },
-    )
 
 
 def _write_folder(target: Path, data: BeirSet) -> Path:

@@ -1,7 +1,7 @@
 """Reads BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv; each may end in .gz."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +77,9 @@ def read_texts(
     folder: Path,
     name: str,
     report: ReadReport,
-    needed: Mapping[str, object] | set[str] | None = None,
+    ids: Set[str] | None = None,
 ) -> dict[str, str]:
-    """Id to text of `corpus.jsonl` or `queries.jsonl`; with `needed`, of these ids only.
+    """Id to text of `corpus.jsonl` or `queries.jsonl`, of all records or of these ids only.
 
     A blank text is "". Of several records with the same id, the first one counts. The text of a
     document is its title, a space and its text, as in BEIR.
@@ -100,7 +100,7 @@ def read_texts(
         key, text = _id_and_text(record, errors)
         if key is None:
             continue
-        if needed is not None and key not in needed:
+        if ids is not None and key not in ids:
             continue
         if key in texts:
             report.duplicate_ids += 1

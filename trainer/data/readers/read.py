@@ -63,8 +63,13 @@ def read_rows(
     if folder.is_dir() and is_beir_folder(folder):
         rows = _beir_rows(folder, split, report)
     else:
-        records = open_records(source, split, report)
+        records = _open_records(source, split, report)
         rows = _record_rows(records, dict(columns or {}), report, negatives_per_query)
+    return _store_rows(rows, report, max_bad_rows_ratio)
+
+
+def _store_rows(rows: Iterator[Row], report: ReadReport, max_bad_rows_ratio: float) -> Rows:
+    """Writes the rows to a temporary file, and completes the report."""
     writer = RowWriter()
     try:
         for row in rows:
@@ -72,8 +77,8 @@ def read_rows(
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:
             raise BadData(
-                f"{source}: none of its {report.rows_read} rows can be used ({_reason(report)})."
-                " Check the file with `nearfar data check`."
+                f"{report.source}: none of its {report.rows_read} rows can be used"
+                f" ({_reason(report)}). Check the file with `nearfar data check`."
             )
     except BaseException:
         writer.discard()
@@ -84,7 +89,7 @@ def read_rows(
     return stored_rows
 
 
-def open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
+def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
     """The records of a source that is no BEIR folder.
 
     Raises BadData for a source that neither exists nor can be the name of a hub data set.
