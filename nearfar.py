@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.results import Evaluation
     from trainer.mining.job import MiningResult
     from trainer.models.encoder import Encoder
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
     from trainer.retrieval.indexes.dense import Hit
     from trainer.retrieval.indexes.index_corpus import IndexSummary
     from trainer.retrieval.indexes.searcher import Searcher

@@ -58,10 +58,10 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 
     from trainer.build import hardware
     from trainer.models.families import read_model
-    from trainer.recipe import schema as recipe
+    from trainer.recipe.schema.machine import MachineSection
     from trainer.retrieval.vectors.token_vectors import encode_tokens
 
-    machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
+    machine = MachineSection(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)
     judged, encoder = judged_set(job), read_model(job["model"])
     start = Clock.now()

@@ -63,17 +63,22 @@ def write_start(folder: Path) -> None:
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer.recipe import schema as recipe
+    from trainer.recipe.schema.data import DataSection
+    from trainer.recipe.schema.families import BiEncoderRecipe
+    from trainer.recipe.schema.machine import MachineSection
+    from trainer.recipe.schema.model import BiEncoderModel, FullTuning
+    from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
+    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
-    return recipe.Recipe(
+    return BiEncoderRecipe(
         kind="colbert",
         name="speed",
         output=job["folder"],
         seed=SEED,
-        model=recipe.Model(backbone=job["model"], tuning=recipe.FullTuning()),
-        data=recipe.Data(train=job["rows"], validation=job["validation"]),
-        objective=recipe.Contrastive(temperature=TEMPERATURE),
-        optimization=recipe.Optimization(
+        model=BiEncoderModel(backbone=job["model"], tuning=FullTuning()),
+        data=DataSection(train=job["rows"], validation=job["validation"]),
+        objective=BiEncoderContrastiveObjective(temperature=TEMPERATURE),
+        optimization=OptimizationSection(
             batch_size=job["batch"],
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
@@ -81,8 +86,8 @@ def our_recipe(job: dict[str, Any]) -> Any:
             warmup_ratio=0.0,
             gradient_clip_norm=CLIP,
         ),
-        validation=recipe.Validation(every_steps=job["steps"]),
-        machine=recipe.Machine(
+        validation=ValidationSection(every_steps=job["steps"]),
+        machine=MachineSection(
             precision=job["precision"],
             kept_tokens=job["kept_tokens"],
             threads=job["threads"] or None,

@@ -30,19 +30,24 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     from trainer.build import hardware
     from trainer.build.module import encoder_of, lightning_module
-    from trainer.recipe import schema as recipe
+    from trainer.recipe.schema.data import DataSection
+    from trainer.recipe.schema.families import BiEncoderRecipe
+    from trainer.recipe.schema.machine import MachineSection
+    from trainer.recipe.schema.model import BiEncoderModel, LoraTuning
+    from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
+    from trainer.recipe.schema.training import OptimizationSection
     from trainer.retrieval.vectors.encode import autocast
 
     lengths = {"query_max_length_tokens": LENGTH, "document_max_length_tokens": LENGTH}
-    plan = recipe.Recipe(
+    plan = BiEncoderRecipe(
         name="memory",
         output="",
         seed=SEED,
-        model=recipe.Model(backbone=job["model"], tuning=recipe.Lora(), **lengths),
-        data=recipe.Data(train=job["source"]),
-        objective=recipe.Contrastive(temperature=TEMPERATURE),
-        optimization=recipe.Optimization(batch_size=job["batch"], learning_rate=1e-4),
-        machine=recipe.Machine(
+        model=BiEncoderModel(backbone=job["model"], tuning=LoraTuning(), **lengths),
+        data=DataSection(train=job["source"]),
+        objective=BiEncoderContrastiveObjective(temperature=TEMPERATURE),
+        optimization=OptimizationSection(batch_size=job["batch"], learning_rate=1e-4),
+        machine=MachineSection(
             precision=job["precision"], threads=job["threads"] or None, kept_tokens=job["kept"]
         ),
     )

@@ -39,19 +39,22 @@ LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer.recipe import schema as recipe
+    from trainer.recipe.schema.data import DataSection
+    from trainer.recipe.schema.families import BiEncoderRecipe
+    from trainer.recipe.schema.machine import MachineSection
+    from trainer.recipe.schema.model import BiEncoderModel, FullTuning, LoraTuning
+    from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
+    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
-    tuning: Any = (
-        recipe.Lora(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else recipe.FullTuning()
-    )
-    return recipe.Recipe(
+    tuning: Any = LoraTuning(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else FullTuning()
+    return BiEncoderRecipe(
         name="speed",
         output=job["folder"],
         seed=SEED,
-        model=recipe.Model(backbone=job["model"], tuning=tuning),
-        data=recipe.Data(train=job["rows"], validation=job["validation"]),
-        objective=recipe.Contrastive(temperature=TEMPERATURE),
-        optimization=recipe.Optimization(
+        model=BiEncoderModel(backbone=job["model"], tuning=tuning),
+        data=DataSection(train=job["rows"], validation=job["validation"]),
+        objective=BiEncoderContrastiveObjective(temperature=TEMPERATURE),
+        optimization=OptimizationSection(
             batch_size=job["batch"],
             learning_rate=LEARNING_RATE,
             weight_decay=WEIGHT_DECAY,
@@ -59,8 +62,8 @@ def our_recipe(job: dict[str, Any]) -> Any:
             warmup_ratio=0.0,
             gradient_clip_norm=CLIP,
         ),
-        validation=recipe.Validation(every_steps=job["steps"]),
-        machine=recipe.Machine(precision=job["precision"], threads=job["threads"] or None),
+        validation=ValidationSection(every_steps=job["steps"]),
+        machine=MachineSection(precision=job["precision"], threads=job["threads"] or None),
     )
 
 

@@ -15,7 +15,7 @@ from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries, pair_data
 from trainer.build.lightning_trainer import lightning_trainer
 from trainer.build.module import encoder_of, lightning_module, total_steps
-from trainer.build.refresh import refresh
+from trainer.build.refresh import refresh, refresh_section
 from trainer.collectives import check_same, on_first
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
@@ -40,7 +40,7 @@ from trainer.models.parts.lora import check_adapter_learned
 from trainer.modules.bi_encoder import NonFiniteStep
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.load import dump_recipe
-from trainer.recipe.schema import Recipe
+from trainer.recipe.schema.families import Recipe
 from trainer.report.run_page import write_report
 from trainer.runtime.best import KeepBest
 from trainer.runtime.console import say
@@ -117,7 +117,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     students.locate_others(recipe)
     hardware.prepare_machine(recipe.machine)
     say(f"reading {', '.join(source.source for source in recipe.data.sources)}")
-    data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh is not None)
+    data = data_sets(recipe.data, recipe.seed, all_negatives=refresh_section(recipe) is not None)
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))
     encoder = _initial_encoder(recipe, data)

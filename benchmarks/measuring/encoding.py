@@ -12,10 +12,10 @@ def ours(job: dict[str, Any]) -> Any:
     """What `nearfar encode` and `nearfar evaluate` call."""
     from trainer.build import hardware
     from trainer.models.dense import read_encoder
-    from trainer.recipe import schema as recipe
+    from trainer.recipe.schema.machine import MachineSection
     from trainer.retrieval.vectors.encode import encode
 
-    machine = recipe.Machine(precision=job["precision"], threads=job["threads"] or None)
+    machine = MachineSection(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)
     encoder, precision = read_encoder(job["model"]), hardware.precision(machine)
     return lambda texts: encode(

@@ -10,13 +10,24 @@ from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
 from trainer.models.dense import DenseSettings, build_dense_encoder
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.data import DataSection
+from trainer.recipe.schema.families import BiEncoderRecipe, ColBERTRecipe, CrossEncoderRecipe
+from trainer.recipe.schema.machine import MachineSection
+from trainer.recipe.schema.model import BiEncoderModel, ColBERTModel, CrossEncoderModel
+from trainer.recipe.schema.objective import (
+    BiEncoderContrastiveObjective,
+    CosentObjective,
+    DistillationObjective,
+    MarginMseObjective,
+    PairwiseObjective,
+)
+from trainer.recipe.schema.training import OptimizationSection
 from trainer.strategies.environment import Plan
 
 
 def run_of(**sections):
-    return recipe.Recipe(
-        name="a", model=recipe.Model(backbone="b"), **{"data": recipe.Data(train="c"), **sections}
+    return BiEncoderRecipe(
+        name="a", model=BiEncoderModel(backbone="b"), **{"data": DataSection(train="c"), **sections}
     )
 
 
@@ -38,38 +49,27 @@ def test_test_queries_that_are_training_queries_are_counted():
 )
 def test_rows_that_fill_no_batch_are_refused_with_advice_that_can_be_followed(samples, advice):
     with pytest.raises(BadData, match=advice):
-        total_steps(recipe.Optimization(batch_size=8), samples)
+        total_steps(OptimizationSection(batch_size=8), samples)
 
 
 def test_max_steps_wins_over_epochs():
-    assert total_steps(recipe.Optimization(batch_size=8, epochs=3), 17) == 7
-    assert total_steps(recipe.Optimization(batch_size=8, epochs=3, max_steps=4), 17) == 4
+    assert total_steps(OptimizationSection(batch_size=8, epochs=3), 17) == 7
+    assert total_steps(OptimizationSection(batch_size=8, epochs=3, max_steps=4), 17) == 4
 
 
-@pytest.mark.parametrize(
-    ("objective", "data", "message"),
-    [
-        (recipe.Cosent(), {}, "needs a score"),
-        (recipe.Cosent(), {"negatives_per_query": 1}, "hard negatives"),
-        (recipe.Triplet(), {}, "negatives_per_query"),
-    ],
-)
-def test_objectives_say_what_the_rows_lack(objective, data, message):
-    rows = Rows.of([Row("a", "b", labels=(1.0,) if data else None)])
-    with pytest.raises((BadData, BadRecipe), match=message):
-        recipe_checks.check_objective(
-            run_of(objective=objective, data=recipe.Data(train="c", **data)), rows
-        )
+def test_cosent_says_that_the_rows_lack_scores():
+    with pytest.raises(BadData, match="needs a score"):
+        recipe_checks.check_objective(run_of(objective=CosentObjective()), Rows.of([Row("a", "b")]))
 
 
 def test_fp16_on_a_cpu_is_refused():
     with pytest.raises(BadRecipe, match="use bf16 or fp32"):
-        hardware.precision(recipe.Machine(accelerator="cpu", precision="fp16"))
+        hardware.precision(MachineSection(accelerator="cpu", precision="fp16"))
 
 
 def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
     settings = optimizer_settings(
-        recipe.Optimization(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40
+        OptimizationSection(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40
     )
     assert (
         settings.learning_rate,
@@ -81,7 +81,7 @@ def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
 
 class TestOnMachine:
     def run(self, **machine):
-        return run_of(machine=recipe.Machine(**machine))
+        return run_of(machine=MachineSection(**machine))
 
     def test_what_the_recipe_leaves_open_the_machine_file_decides(self):
         plan = Plan("ddp", 2, 1, 2, precision="bf16", accelerator="cpu")
@@ -101,14 +101,14 @@ class TestMicroBatching:
     def test_given_numbers_are_taken(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         assert hardware.micro_batching(
-            recipe.Machine(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
+            MachineSection(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
         ) == (77, 5)
 
     def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         alone, shared = (
             hardware.micro_batching(
-                recipe.Machine(precision="fp32", accelerator="cpu"), encoder, count
+                MachineSection(precision="fp32", accelerator="cpu"), encoder, count
             )
             for count in (1, 8)
         )
@@ -118,112 +118,67 @@ class TestMicroBatching:
 
 def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
-    run = recipe.Recipe(
+    run = BiEncoderRecipe(
         name="x",
-        model=recipe.Model(backbone="b"),
-        data=recipe.Data(train="t"),
-        objective=recipe.Contrastive(guide=str(toy_folder("roberta"))),
+        model=BiEncoderModel(backbone="b"),
+        data=DataSection(train="t"),
+        objective=BiEncoderContrastiveObjective(guide=str(toy_folder("roberta"))),
     )
     with pytest.raises(BadRecipe, match="into other tokens"):
         negative_filters(run, encoder)
     same = run.model_copy(
-        update={"objective": recipe.Contrastive(guide=str(toy_folder("bert")), teacher_margin=0.5)}
+        update={
+            "objective": BiEncoderContrastiveObjective(
+                guide=str(toy_folder("bert")), teacher_margin=0.5
+            )
+        }
     )
     assert len(negative_filters(same, encoder)) == 2
 
 
-class TestFamily:
-    def run(self, kind="colbert", objective=None, **model):
-        return recipe.Recipe(
-            name="x",
-            kind=kind,
-            model=recipe.Model(backbone="b", **model),
-            data=recipe.Data(train="t"),
-            objective=objective or recipe.Contrastive(),
-        )
-
-    @pytest.mark.parametrize(
-        ("settings", "said"),
-        [
-            (
-                {"kind": "bi_encoder", "late_interaction": recipe.LateInteraction()},
-                r"model\.late_interaction belongs to kind: colbert",
-            ),
-            (
-                {"kind": "bi_encoder", "objective": recipe.Contrastive(xtr_top_k=4)},
-                r"objective\.xtr_top_k belongs to kind: colbert",
-            ),
-            ({"pooling": "mean"}, r"model\.pooling belongs to kind: bi_encoder"),
-            ({"normalize": True}, r"model\.normalize belongs to kind: bi_encoder"),
-            (
-                {"objective": recipe.Contrastive(guide="g")},
-                r"objective\.guide belongs to kind: bi_encoder",
-            ),
-        ],
+def test_kernels_without_a_gpu_are_refused():
+    run = ColBERTRecipe(
+        name="x",
+        model=ColBERTModel(backbone="b"),
+        data=DataSection(train="t"),
+        machine=MachineSection(accelerator="cpu", maxsim="kernels"),
     )
-    def test_what_another_family_has_is_refused(self, settings, said):
-        with pytest.raises(BadRecipe, match=said):
-            recipe_checks.check_family(self.run(**settings))
-
-    def test_what_it_has_itself_is_taken(self):
-        recipe_checks.check_family(
-            self.run(
-                late_interaction=recipe.LateInteraction(), objective=recipe.Contrastive(xtr_top_k=4)
-            )
-        )
-        recipe_checks.check_family(
-            self.run(
-                kind="bi_encoder",
-                pooling="mean",
-                normalize=True,
-                objective=recipe.Contrastive(guide="g"),
-            )
-        )
-
-    def test_kernels_without_a_gpu_are_refused(self):
-        run = self.run().model_copy(
-            update={"machine": recipe.Machine(accelerator="cpu", maxsim="kernels")}
-        )
-        with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
-            score_function(run)
+    with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
+        score_function(run)
 
 
 class TestTaught:
-    @pytest.mark.parametrize("objective", [recipe.Distillation(), recipe.MarginMse()])
+    @pytest.mark.parametrize("objective", [DistillationObjective(), MarginMseObjective()])
     def test_every_candidate_needs_the_teachers_score(self, objective):
-        def run(negatives):
-            return recipe.Recipe(
-                name="x",
-                model=recipe.Model(backbone="b"),
-                data=recipe.Data(train="t", negatives_per_query=negatives),
-                objective=objective,
-            )
-
-        with pytest.raises(BadRecipe, match="negatives_per_query to 1 or more"):
-            recipe_checks.check_objective(run(0), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+        run = BiEncoderRecipe(
+            name="x",
+            model=BiEncoderModel(backbone="b"),
+            data=DataSection(train="t", negatives_per_query=1),
+            objective=objective,
+        )
         for labels in (None, (1.0,)):
             with pytest.raises(
                 BadData,
                 match=r"needs the teacher's score of every candidate.* has [01] for 2 candidates",
             ):
-                recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), labels)]))
-        recipe_checks.check_objective(run(1), Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
+                recipe_checks.check_objective(run, Rows.of([Row("q", "p", ("n",), labels)]))
+        recipe_checks.check_objective(run, Rows.of([Row("q", "p", ("n",), (1.0, 0.0))]))
 
     @pytest.mark.parametrize(
-        "objective",
+        ("family", "model", "objective"),
         [
-            recipe.Distillation(),
-            recipe.Contrastive(teacher_margin=0.1),
-            recipe.Pairwise(graded=True),
+            (BiEncoderRecipe, BiEncoderModel, DistillationObjective()),
+            (BiEncoderRecipe, BiEncoderModel, BiEncoderContrastiveObjective(teacher_margin=0.1)),
+            (CrossEncoderRecipe, CrossEncoderModel, PairwiseObjective(graded=True)),
         ],
     )
-    def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(self, objective):
-        kind = "cross_encoder" if isinstance(objective, recipe.Pairwise) else "bi_encoder"
-        run = recipe.Recipe(
+    def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(
+        self, family, model, objective
+    ):
+        run = family(
             name="x",
-            kind=kind,
-            model=recipe.Model(backbone="b"),
-            data=recipe.Data(train="t", negatives_per_query=1),
+            model=model(backbone="b"),
+            data=DataSection(train="t", negatives_per_query=1),
             objective=objective,
         )
         rows = [
@@ -235,7 +190,8 @@ class TestTaught:
             with pytest.raises(BadData, match="^t:3: 1 scores for 2 candidates"):
                 recipe_checks.check_objective(run, some)
         recipe_checks.check_objective(run, Rows.of(rows).select(np.array([1, 0])))
-        recipe_checks.check_objective(
-            run.model_copy(update={"objective": recipe.Contrastive(), "kind": "bi_encoder"}),
-            Rows.of([rows[0], Row("x", "y", ("z",))]),
-        )
+
+    def test_rows_without_scores_are_taken_where_none_are_compared(self):
+        run = run_of(data=DataSection(train="t", negatives_per_query=1))
+        rows = [Row("q", "p", ("n",), (1.0, 0.0)), Row("x", "y", ("z",))]
+        recipe_checks.check_objective(run, Rows.of(rows))

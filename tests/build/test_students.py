@@ -13,7 +13,6 @@ from torch import distributed
 from toy_models import SENTENCES
 from trained_weights import largest_change
 
-from trainer.build import checks as recipe_checks
 from trainer.build import students
 from trainer.build.model import build_model
 from trainer.build.module import lightning_module
@@ -31,129 +30,34 @@ from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.principal import principal_directions
 from trainer.objectives import contrastive as objectives
-from trainer.recipe import schema as recipe
-from trainer.recipe.student_checks import check_student
+from trainer.recipe.load import load_recipe
+from trainer.recipe.schema.data import DataSection
+from trainer.recipe.schema.families import BiEncoderRecipe
+from trainer.recipe.schema.machine import MachineSection
+from trainer.recipe.schema.model import BiEncoderModel, FullTuning
+from trainer.recipe.schema.objective import (
+    BiEncoderContrastiveObjective,
+    MarginMseObjective,
+)
+from trainer.recipe.schema.teaching import (
+    BiEncoderMatryoshka,
+    DistributionTeacher,
+    VectorsTeacher,
+)
 from trainer.retrieval.vectors.encode import encode
 from trainer.scores import dot
 
-FULL = recipe.FullTuning()
-TAUGHT = recipe.TaughtDistribution(models=("t",))
+FULL = FullTuning()
+TAUGHT = DistributionTeacher(models=("t",))
 
 
-def run_of(model=None, kind="bi_encoder", negatives=0, **sections):
-    model = recipe.Model(**{"backbone": "b", "tuning": FULL} | (model or {}))
-    return recipe.Recipe(
+def run_of(model=None, negatives=1, **sections):
+    return BiEncoderRecipe(
         name="a",
-        kind=kind,
-        model=model,
-        data=recipe.Data(train="t", negatives_per_query=negatives),
+        model=BiEncoderModel(**{"backbone": "b", "tuning": FULL} | (model or {})),
+        data=DataSection(train="t", negatives_per_query=negatives),
         **sections,
     )
-
-
-@pytest.mark.parametrize(
-    ("run", "said"),
-    [
-        (
-            run_of({"static": recipe.Static()}, kind="colbert"),
-            "model.static is for models of one vector a text",
-        ),
-        (
-            run_of({"projection_start": "pca", "projection_dimensions": 8}, kind="colbert"),
-            "projection_start=pca is for models of one vector",
-        ),
-        (
-            run_of({"static": recipe.Static(), "tuning": recipe.Lora()}),
-            r"set model\.tuning\.kind to full",
-        ),
-        (
-            run_of({"static": recipe.Static(), "layers": 2}),
-            r"model\.layers belongs to a transformer",
-        ),
-        (
-            run_of({"static": recipe.Static(), "activation_checkpointing": True}),
-            "no layers to compute again",
-        ),
-        (run_of({"projection_start": "pca"}), "say how wide it is"),
-        (run_of(teacher=recipe.TaughtVectors(models=("t", "u"))), "the vectors of one teacher"),
-        (
-            run_of(teacher=recipe.TaughtVectors(models=("t",)), kind="colbert"),
-            "set teacher.kind to distribution",
-        ),
-        (
-            run_of(
-                teacher=recipe.TaughtVectors(models=("t",)),
-                matryoshka=recipe.Matryoshka(dimensions=(8,)),
-            ),
-            "whole vectors",
-        ),
-        (run_of(teacher=recipe.TaughtMargins(models=("t",))), "negatives_per_query to 1 or more"),
-        (
-            run_of(teacher=recipe.TaughtDistribution(models=("t",), candidates="own")),
-            "negatives_per_query to 1 or more",
-        ),
-        (
-            run_of(
-                teacher=recipe.TaughtDistribution(models=("t",), objective_weight=0.0),
-                objective=recipe.Contrastive(learn_temperature=True),
-            ),
-            "nothing teaches",
-        ),
-        (
-            run_of(objective=recipe.Contrastive(hardness=recipe.Hardness(top_k=3), symmetric=True)),
-            "set objective.symmetric to false",
-        ),
-        (
-            run_of(kind="colbert", matryoshka=recipe.Matryoshka(dimensions=(8,))),
-            r"matryoshka\.dimensions shortens one vector a text",
-        ),
-        (
-            run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 4), weights=(1.0,))),
-            "gives 1 weights for 2 dimensions",
-        ),
-        (run_of(matryoshka=recipe.Matryoshka(dimensions=(8, 8))), "names a number twice"),
-        (run_of(matryoshka=recipe.Matryoshka(layers=(2, 2))), "names a number twice"),
-        (
-            run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), layer_weights=(1.0,))),
-            "layer_weights gives 1 weights for 2 layers",
-        ),
-        (
-            run_of(matryoshka=recipe.Matryoshka(layers=(2, 1), weights=(1.0,))),
-            "weights gives 1 weights for 0 dimensions",
-        ),
-        (run_of(matryoshka=recipe.Matryoshka()), "neither dimensions nor layers"),
-        (
-            run_of({"static": recipe.Static()}, matryoshka=recipe.Matryoshka(layers=(2, 1))),
-            "model.static has none",
-        ),
-    ],
-)
-def test_contradictions_are_refused(run, said):
-    with pytest.raises(BadRecipe, match=said):
-        recipe_checks.check_objective(run, Rows.of([Row("a", "b")]))
-
-
-def test_what_fits_together_is_taken():
-    check_student(
-        run_of(
-            {"static": recipe.Static()},
-            teacher=TAUGHT,
-            matryoshka=recipe.Matryoshka(dimensions=(256, 64)),
-        )
-    )
-    check_student(
-        run_of(
-            {"layers": 3, "projection_dimensions": 8, "projection_start": "pca"},
-            teacher=recipe.TaughtVectors(models=("t",)),
-        )
-    )
-    check_student(run_of(kind="colbert", matryoshka=recipe.Matryoshka(layers=(2, 1))))
-    check_student(
-        run_of(
-            teacher=recipe.TaughtVectors(models=("t",)), matryoshka=recipe.Matryoshka(layers=(2, 1))
-        )
-    )
-    check_student(run_of(kind="colbert", negatives=2, teacher=recipe.TaughtMargins(models=("t",))))
 
 
 class TestPrincipalDirections:
@@ -196,7 +100,7 @@ class TestStart:
             "projection_start": "pca",
             "normalize": True,
         } | settings
-        return run_of(model, machine=recipe.Machine(accelerator="cpu", precision="fp32"))
+        return run_of(model, machine=MachineSection(accelerator="cpu", precision="fp32"))
 
     def test_the_projection_keeps_the_principal_directions_of_training_texts(
         self, toy_folder, rows
@@ -300,9 +204,7 @@ class TestLoss:
         parts = {}
         for weight, own in ((1.0, 0.0), (0.25, 3.0)):
             run = run_of(
-                teacher=recipe.TaughtDistribution(
-                    models=("t",), weight=weight, objective_weight=own
-                )
+                teacher=DistributionTeacher(models=("t",), weight=weight, objective_weight=own)
             )
             encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
             parts[own] = {
@@ -316,7 +218,7 @@ class TestLoss:
         )
 
     def test_widths_are_summed(self, toy_folder):
-        run = run_of(matryoshka=recipe.Matryoshka(dimensions=(32, 8), weights=(1.0, 0.5)))
+        run = run_of(matryoshka=BiEncoderMatryoshka(dimensions=(32, 8), weights=(1.0, 0.5)))
         encoder, loss, head = self.loss(run, toy_folder, [])
         found = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))
         assert found["loss"].item() == pytest.approx(
@@ -327,18 +229,18 @@ class TestLoss:
 
     def test_widths_without_the_model_s_own_are_refused(self, toy_folder):
         with pytest.raises(BadRecipe, match="have 32 numbers, and that width must be the largest"):
-            self.loss(run_of(matryoshka=recipe.Matryoshka(dimensions=(16, 8))), toy_folder, [])
+            self.loss(run_of(matryoshka=BiEncoderMatryoshka(dimensions=(16, 8))), toy_folder, [])
 
     def test_layers_without_the_model_s_own_are_refused(self, toy_folder):
         with pytest.raises(BadRecipe, match="has 2 layers, and that number must be the largest"):
-            self.loss(run_of(matryoshka=recipe.Matryoshka(layers=(3, 1))), toy_folder, [])
+            self.loss(run_of(matryoshka=BiEncoderMatryoshka(layers=(3, 1))), toy_folder, [])
 
-    @pytest.mark.parametrize("objective", [recipe.Contrastive(), recipe.MarginMse()])
+    @pytest.mark.parametrize("objective", [BiEncoderContrastiveObjective(), MarginMseObjective()])
     @pytest.mark.parametrize("dimensions", [None, (32, 8)])
     def test_the_loss_of_layers_is_the_sum_over_the_models_cut_by_hand(
         self, toy_folder, dimensions, objective
     ):
-        nest = recipe.Matryoshka(
+        nest = BiEncoderMatryoshka(
             layers=(2, 1),
             layer_weights=(1.0, 0.25),
             dimensions=dimensions,
@@ -347,7 +249,7 @@ class TestLoss:
         run = run_of(
             matryoshka=nest,
             objective=objective,
-            teacher=recipe.TaughtDistribution(models=("t",), weight=0.5),
+            teacher=DistributionTeacher(models=("t",), weight=0.5),
         )
         encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
         batch, temperature = full_batch_of(encoder), torch.tensor(0.05)
@@ -384,9 +286,9 @@ class TestLoss:
         folder = str(toy_folder("bert"))
         run = run_of(
             {"backbone": folder},
-            objective=recipe.Contrastive(guide=folder),
-            matryoshka=recipe.Matryoshka(dimensions=(32, 8), layers=(2, 1)),
-            machine=recipe.Machine(accelerator="cpu"),
+            objective=BiEncoderContrastiveObjective(guide=folder),
+            matryoshka=BiEncoderMatryoshka(dimensions=(32, 8), layers=(2, 1)),
+            machine=MachineSection(accelerator="cpu"),
         )
         asked = []
         plain = objectives.outscoring
@@ -406,7 +308,7 @@ class TestLoss:
         )
 
     def test_a_projection_is_trained_only_where_widths_differ(self, toy_folder):
-        run = run_of(teacher=recipe.TaughtVectors(models=("t",)))
+        run = run_of(teacher=VectorsTeacher(models=("t",)))
         assert self.loss(run, toy_folder, [teacher_of(32)])[2] is None
         first, second = (self.loss(run, toy_folder, [teacher_of(7)])[2] for _ in range(2))
         assert torch.equal(first.weight, second.weight), "of the recipe's seed"
@@ -422,7 +324,7 @@ def gradient_of_head(folder):
     """Of the projection to the teacher's width, the mean over ranks."""
     torch.manual_seed(1)
     run = run_of(
-        {"backbone": str(folder)}, teacher=recipe.TaughtVectors(models=("t",), distance="cosine")
+        {"backbone": str(folder)}, teacher=VectorsTeacher(models=("t",), distance="cosine")
     )
     encoder = build_model(run)
     loss, head = students.whole_loss(
@@ -531,7 +433,7 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
         "from wider vectors": 8,
         "static and nested": 16,
     }.get(name, 32)
-    started = build_model(recipe.Recipe.model_validate_json(json.dumps(content)))
+    started = build_model(load_recipe(tmp_path / "recipe.yaml"))
     assert largest_change(tmp_path / "runs" / "student", started) > 1e-6, "something was learned"
 
 

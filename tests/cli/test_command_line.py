@@ -126,7 +126,7 @@ class TestRecipe:
 
     def test_schema_is_json(self, repository: Path) -> None:
         shown = CliRunner().invoke(command.app, ["recipe", "schema"]).output
-        assert json.loads(shown)["properties"]["model"]
+        assert json.loads(shown)["$defs"]["BiEncoderRecipe"]["properties"]["model"]
         assert shown == (repository / "docs/recipe.schema.json").read_text(encoding="utf-8")
 
 
@@ -148,7 +148,7 @@ class TestEnding:
             env={**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])},
         )
         assert ended.returncode == 2
-        assert "none.yaml cannot be read" in ended.stderr
+        assert "there is no file none.yaml" in ended.stderr
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ class TestEnding:
         def raising() -> None:
             raise error
 
-        monkeypatch.setattr("trainer.recipe.keys.json_schema", raising)
+        monkeypatch.setattr("trainer.recipe.explain.json_schema", raising)
         monkeypatch.setattr(sys, "argv", ["nearfar", "recipe", "schema"])
         with pytest.raises(SystemExit) as ended:
             command.main()

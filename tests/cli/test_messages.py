@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import BadRecipe
-from trainer.recipe.keys import explain
+from trainer.recipe.explain import explain_keys
 
 _KEY = re.compile(
     r"(?<![\w./-])(?:machine|data|model|objective|optimization|validation|teacher|refresh)"
@@ -28,7 +28,7 @@ def test_every_key_that_a_message_names_is_a_key_of_the_recipe(repository: Path)
         for message in _messages(path):
             for key in _KEY.findall(message):
                 try:
-                    explain(key)
+                    explain_keys(key)
                     known += 1
                 except BadRecipe:
                     unknown.append(f"{path.relative_to(repository)}: {key}")

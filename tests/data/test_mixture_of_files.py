@@ -17,8 +17,11 @@ from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
-from trainer.recipe import schema as recipe
 from trainer.recipe.load import dump_recipe, load_recipe
+from trainer.recipe.schema.data import DataSection, Source
+from trainer.recipe.schema.families import BiEncoderRecipe
+from trainer.recipe.schema.model import BiEncoderModel
+from trainer.recipe.schema.objective import CosentObjective
 
 SUBJECTS = (
     "disk",
@@ -62,10 +65,10 @@ def files(tmp_path) -> tuple[Path, Path]:
 def data_of(files, **changes):
     lines, table = files
     several = (
-        recipe.Source(source=str(lines)),
-        recipe.Source(source=str(table), columns={"query": "asked", "positive": "answered"}),
+        Source(source=str(lines)),
+        Source(source=str(table), columns={"query": "asked", "positive": "answered"}),
     )
-    return recipe.Data(**({"train": several, "validation_ratio": 0.2} | changes))
+    return DataSection(**({"train": several, "validation_ratio": 0.2} | changes))
 
 
 def test_two_layouts_are_read_held_out_together_and_mixed(files):
@@ -113,14 +116,14 @@ def test_a_validation_file_leaves_all_rows_to_train_on(files):
 
 
 def test_a_list_of_one_is_that_one(files):
-    alone = data_sets(data_of(files, train=(recipe.Source(source=str(files[0])),)), seed=13)
+    alone = data_sets(data_of(files, train=(Source(source=str(files[0])),)), seed=13)
     as_text = data_sets(data_of(files, train=str(files[0])), seed=13)
     assert alone.mixture is as_text.mixture is None
     assert list(alone.train) == list(as_text.train)
 
 
 def test_weights_for_some_sets_only_are_refused(files):
-    several = (recipe.Source(source=str(files[0]), weight=2), recipe.Source(source="not even read"))
+    several = (Source(source=str(files[0]), weight=2), Source(source="not even read"))
     with pytest.raises(BadRecipe, match="a weight to 1 of its 2 sets"):
         data_sets(data_of(files, train=several), seed=13)
 
@@ -144,7 +147,7 @@ def test_a_set_of_which_nothing_is_left_is_named():
 
 
 def run_of(data, **sections):
-    return recipe.Recipe(name="a", model=recipe.Model(backbone="b"), data=data, **sections)
+    return BiEncoderRecipe(name="a", model=BiEncoderModel(backbone="b"), data=data, **sections)
 
 
 def test_every_set_is_looked_at_for_what_the_objective_needs(files):
@@ -154,7 +157,7 @@ def test_every_set_is_looked_at_for_what_the_objective_needs(files):
         recipe_checks.check_objective(run_of(data_of(files)), rows, mixture)
     with pytest.raises(BadData, match=r"cosent needs a score for every pair, but .*lines\.jsonl"):
         recipe_checks.check_objective(
-            run_of(data_of(files), objective=recipe.Cosent()), rows, mixture
+            run_of(data_of(files), objective=CosentObjective()), rows, mixture
         )
     with pytest.raises(BadData, match="of a batch would come from it"):
         recipe_checks.check_objective(run_of(data_of(files)), Rows.of([Row("a", "b")] * 3), mixture)
@@ -186,15 +189,15 @@ def test_a_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_pa
         run.data.train
         == run.data.sources
         == (
-            recipe.Source(source="a.jsonl", weight=2.0),
-            recipe.Source(source="b.csv", weight=0.5, columns={"query": "asked"}),
+            Source(source="a.jsonl", weight=2.0),
+            Source(source="b.csv", weight=0.5, columns={"query": "asked"}),
         )
     )
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_recipe(run))
     assert load_recipe(dumped) == run
     assert load_recipe(dumped, ["data.train=one.jsonl"]).data.sources == (
-        recipe.Source(source="one.jsonl"),
+        Source(source="one.jsonl"),
     )
     assert load_recipe(written, ["data.train.1.weight=3"]).data.sources[1].weight == 3
 

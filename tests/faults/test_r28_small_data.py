@@ -13,7 +13,7 @@ from trainer.build.module import total_steps
 from trainer.cli.fit import fit
 from trainer.data.order import batch_samples
 from trainer.errors import BadData, NearfarError
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.training import OptimizationSection
 
 RECIPE = "recipes/bi-encoder-lora.yaml"
 WORDS = (
@@ -84,7 +84,7 @@ def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_fol
 def test_where_no_batch_size_works_none_is_named(samples):
     """InfoNCE compares at least two rows."""
     with pytest.raises(BadData, match=rf"{samples} training rows? do(es)? not fill") as raised:
-        total_steps(recipe.Optimization(batch_size=4), samples)
+        total_steps(OptimizationSection(batch_size=4), samples)
     assert "batch_size to at most" not in str(raised.value)
 
 
@@ -113,11 +113,11 @@ def test_rows_that_fill_no_batch_share_one_with_the_next_pass(
     ("rows", "steps"), [(15, 6), (19, 8), (151, 61)], ids=["no rest", "a rest", "a small rest"]
 )
 def test_every_row_is_in_as_many_batches_as_there_are_epochs(rows, steps):
-    settings = recipe.Optimization(batch_size=5, epochs=2)
+    settings = OptimizationSection(batch_size=5, epochs=2)
     assert total_steps(settings, rows) == steps
     seen = np.concatenate([batch_samples(0, step, rows, 5) for step in range(steps)])
     assert np.bincount(seen, minlength=rows).min() == 2
-    assert total_steps(recipe.Optimization(batch_size=5, epochs=2, max_steps=4), rows) == 4
+    assert total_steps(OptimizationSection(batch_size=5, epochs=2, max_steps=4), rows) == 4
 
 
 @pytest.mark.parametrize(

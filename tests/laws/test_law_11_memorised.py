@@ -13,7 +13,19 @@ from trainer.build.objective import score_function
 from trainer.data.collate import collate
 from trainer.data.rows import Row, known_positives
 from trainer.objectives.xtr import with_limits
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.data import DataSection
+from trainer.recipe.schema.families import BiEncoderRecipe, ColBERTRecipe
+from trainer.recipe.schema.machine import MachineSection
+from trainer.recipe.schema.model import BiEncoderModel, ColBERTModel, FullTuning, LoraTuning
+from trainer.recipe.schema.objective import (
+    BiEncoderContrastiveObjective,
+    ColBERTContrastiveObjective,
+    CosentObjective,
+    DistillationObjective,
+    MarginMseObjective,
+    TripletObjective,
+)
+from trainer.recipe.schema.training import OptimizationSection
 from trainer.scores import own, xtr
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -27,7 +39,7 @@ def rows_of(objective):
     """32 rows of random words: nothing but memory can connect a query with its document."""
     generator = random.Random(4)
     texts = [" ".join(word(generator) for _ in range(generator.randint(2, 6))) for _ in range(96)]
-    if isinstance(objective, recipe.Cosent):
+    if isinstance(objective, CosentObjective):
         return [Row(texts[row], texts[32 + row], labels=(float(row % 4),)) for row in range(32)]
     if isinstance(objective, TAUGHT):
         return [
@@ -37,41 +49,44 @@ def rows_of(objective):
     return [Row(texts[row], texts[32 + row], (texts[64 + row],)) for row in range(32)]
 
 
-TAUGHT = recipe.Distillation | recipe.MarginMse
+TAUGHT = DistillationObjective | MarginMseObjective
 OBJECTIVES = {
-    "contrastive": ("bi_encoder", recipe.Contrastive(temperature=0.1)),
+    "contrastive": ("bi_encoder", BiEncoderContrastiveObjective(temperature=0.1)),
     "symmetric": (
         "bi_encoder",
-        recipe.Contrastive(temperature=0.1, symmetric=True, learn_temperature=True),
+        BiEncoderContrastiveObjective(temperature=0.1, symmetric=True, learn_temperature=True),
     ),
-    "cosent": ("bi_encoder", recipe.Cosent(temperature=0.1)),
-    "triplet": ("bi_encoder", recipe.Triplet(margin=0.3)),
-    "distillation": ("bi_encoder", recipe.Distillation(temperature=0.1, teacher_temperature=0.1)),
-    "margin_mse": ("bi_encoder", recipe.MarginMse()),
-    "colbert": ("colbert", recipe.Contrastive(temperature=1.0)),
+    "cosent": ("bi_encoder", CosentObjective(temperature=0.1)),
+    "triplet": ("bi_encoder", TripletObjective(margin=0.3)),
+    "distillation": ("bi_encoder", DistillationObjective(temperature=0.1, teacher_temperature=0.1)),
+    "margin_mse": ("bi_encoder", MarginMseObjective()),
+    "colbert": ("colbert", ColBERTContrastiveObjective(temperature=1.0)),
     # Many enough: a positive of which no token is retrieved has a score of zero and no gradient.
-    "colbert, xtr": ("colbert", recipe.Contrastive(temperature=0.1, xtr_top_k=512)),
+    "colbert, xtr": ("colbert", ColBERTContrastiveObjective(temperature=0.1, xtr_top_k=512)),
     "colbert, distillation": (
         "colbert",
-        recipe.Distillation(temperature=1.0, teacher_temperature=0.1),
+        DistillationObjective(temperature=1.0, teacher_temperature=0.1),
     ),
-    "colbert, margin_mse": ("colbert", recipe.MarginMse()),
+    "colbert, margin_mse": ("colbert", MarginMseObjective()),
 }
 
 
 def run_of(toy_folder, kind, objective, tuning, learning_rate):
-    return recipe.Recipe(
-        kind=kind,
+    family, model = {
+        "bi_encoder": (BiEncoderRecipe, BiEncoderModel),
+        "colbert": (ColBERTRecipe, ColBERTModel),
+    }[kind]
+    return family(
         name="memory",
-        model=recipe.Model(backbone=str(toy_folder("roberta")), tuning=tuning),
-        data=recipe.Data(
-            train="none", negatives_per_query=0 if isinstance(objective, recipe.Cosent) else 1
+        model=model(backbone=str(toy_folder("roberta")), tuning=tuning),
+        data=DataSection(
+            train="none", negatives_per_query=0 if isinstance(objective, CosentObjective) else 1
         ),
         objective=objective,
-        optimization=recipe.Optimization(
+        optimization=OptimizationSection(
             batch_size=32, learning_rate=learning_rate, weight_decay=0.0, warmup_steps=5
         ),
-        machine=recipe.Machine(accelerator="cpu", precision="fp32", micro_batch_tokens=512),
+        machine=MachineSection(accelerator="cpu", precision="fp32", micro_batch_tokens=512),
     )
 
 
@@ -110,12 +125,12 @@ def remembered(run, encoder, batch):
             score, (queries, documents) = xtr, with_limits(queries, documents, objective.xtr_top_k)
         each = own(queries, documents, score)
         everything = score(queries, documents)
-    if isinstance(objective, recipe.Cosent):
+    if isinstance(objective, CosentObjective):
         scores, grades = each[:, 0], batch.labels.flatten()
         ordered = grades[:, None] > grades[None, :]
         return float((scores[:, None] > scores[None, :])[ordered].float().mean())
     if isinstance(
-        objective, recipe.Triplet | TAUGHT
+        objective, TripletObjective | TAUGHT
     ):  # its own negative alone: another row's document is nothing it learns from
         return float((each[:, 0] > each[:, 1] + 0.25).float().mean())
     return float(
@@ -124,7 +139,7 @@ def remembered(run, encoder, batch):
 
 
 @pytest.mark.parametrize(
-    "tuning", [recipe.FullTuning(), recipe.Lora(rank=16, alpha=32.0)], ids=["full", "lora"]
+    "tuning", [FullTuning(), LoraTuning(rank=16, alpha=32.0)], ids=["full", "lora"]
 )
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_32_examples_are_memorised(toy_folder, name, tuning):

@@ -16,6 +16,7 @@ from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.recipe.load import load_recipe
+from trainer.recipe.schema.families import CrossEncoderRecipe, VectorRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SUBJECTS = (
@@ -71,13 +72,18 @@ def test_two_steps(path, tmp_path, toy_folder):
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
-    if run.model.projection_dimensions is not None:
+    if isinstance(run, CrossEncoderRecipe):
+        overrides += [
+            "objective.random_negatives=3",
+            "model.document_max_length_tokens=64",
+        ]  # of four rows, for positions of the toy
+    elif run.model.projection_dimensions is not None:
         overrides.append("model.projection_dimensions=8")
-    if run.model.layers is not None:
+    if isinstance(run, VectorRecipe) and run.model.layers is not None:
         overrides.append("model.layers=1")
-    if run.matryoshka is not None:
+    if isinstance(run, VectorRecipe) and run.matryoshka is not None:
         overrides.append("matryoshka.dimensions=[32, 8]")
-    if run.teacher is not None:
+    if isinstance(run, VectorRecipe) and run.teacher is not None:
         start = {"backbone": str(backbone), "projection_dimensions": 8, "lora": None}
         teacher = (
             build_dense_encoder(DenseSettings(**start))
@@ -86,11 +92,6 @@ def test_two_steps(path, tmp_path, toy_folder):
         )
         save_encoder(teacher, tmp_path / "teacher")
         overrides.append(f"teacher.models=[{tmp_path / 'teacher'}]")
-    if run.kind == "cross_encoder":
-        overrides += [
-            "objective.random_negatives=3",
-            "model.document_max_length_tokens=64",
-        ]  # of four rows, for positions of the toy
     fit(path, overrides)
     folder = tmp_path / "runs" / run.name
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

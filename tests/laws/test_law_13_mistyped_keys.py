@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadRecipe
-from trainer.recipe import load
+from trainer.recipe import problems
 from trainer.recipe.keys import Key, all_keys
 from trainer.recipe.load import load_recipe
 
@@ -21,6 +21,12 @@ LEAST: dict[str, object] = {
     "model": {"backbone": "some/model"},
     "data": {"train": "pairs.jsonl"},
 }
+IN_FAMILIES = [
+    pytest.param(key, family, id=f"{key.name}-{key.variant}-{family}")
+    for key in KEYS
+    for family in key.fields
+    if not any(key.name.startswith(f"{name}.") for name in LISTS)
+]
 
 
 def typos(word: str) -> set[str]:
@@ -34,21 +40,16 @@ def siblings(key: Key) -> set[str]:
     return {other.path[-1] for other in KEYS if other.path[:-1] == key.path[:-1]}
 
 
-def nested(key: Key, mistyped: str) -> dict[str, object]:
-    """The least recipe, with `mistyped` where the key would stand."""
-    recipe = json.loads(json.dumps(LEAST))
+def nested(key: Key, family: str, mistyped: str) -> dict[str, object]:
+    """The least recipe of a family, with `mistyped` where the key would stand."""
+    recipe = json.loads(json.dumps(LEAST | ({} if key.path == ("kind",) else {"kind": family})))
     section = recipe
     for step in key.path[:-1]:
         section = section.setdefault(step, {})
-    if key.kind and key.path[-1] != "kind":
-        section["kind"] = key.kind
+    if key.variant and key.path[-1] != "kind":
+        section["kind"] = key.variant
     section[mistyped] = 1
     return recipe
-
-
-def in_a_list(key: Key) -> bool:
-    """Whether the key is one of an item of a list."""
-    return any(key.name.startswith(name + ".") for name in LISTS)
 
 
 def message_of(recipe: dict[str, object], folder: Path) -> str:
@@ -73,18 +74,17 @@ def test_there_are_keys_and_typos_to_try() -> None:
     assert len(typos("seed")) > 4
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if not in_a_list(key)], ids=lambda key: f"{key.name}-{key.kind}"
-)
-def test_a_mistyped_key_names_the_right_one(key: Key, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "family"), IN_FAMILIES)
+def test_a_mistyped_key_names_the_right_one(key: Key, family: str, tmp_path: Path) -> None:
     for mistyped in sorted(typos(key.path[-1]) - siblings(key)):
-        message = message_of(nested(key, mistyped), tmp_path)
-        if key.name == "teacher.kind":
-            # The section is null by default, so its kind has no default and is missing.
-            assert (
-                "teacher.kind is missing; give one of distribution, margins, vectors; did you mean"
-                f" kind instead of {mistyped}?" in message
-            )
+        message = message_of(nested(key, family, mistyped), tmp_path)
+        # Where a section has no default, neither has its kind, which is missing then.
+        if key.name == "teacher.kind" or (key.name, family) == ("objective.kind", "cross_encoder"):
+            assert re.search(
+                rf"{key.name} is missing; give one of [a-z_, ]+; did you mean kind instead of"
+                rf" {mistyped}\?",
+                message,
+            ), message
         else:
             assert suggests(message, ".".join((*key.path[:-1], mistyped)), key.name), message
 
@@ -106,5 +106,5 @@ def test_an_answer_without_the_nearest_key_is_caught(
     """The planted error: the first key of the recipe in place of the nearest one."""
     recipe = {**LEAST, "data": {"train": "pairs.jsonl", "valdation": "dev.jsonl"}}
     assert suggests(message_of(recipe, tmp_path), "data.valdation", "data.validation")
-    monkeypatch.setattr(load, "nearest_keys", lambda *_: [KEYS[0].name])
+    monkeypatch.setattr(problems, "nearest_keys", lambda *_: [KEYS[0].name])
     assert not suggests(message_of(recipe, tmp_path), "data.valdation", "data.validation")

@@ -262,14 +262,8 @@ def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
     from trainer.recipe.load import load_recipe
     from trainer.retrieval.vectors.taught_vectors import taught_vectors
 
-    taught = [
-        *toy,
-        f"teacher={{kind: margins, models: [{toy_folder('bert')}]}}",
-        "data.negatives_per_query=0",
-    ]
-    run = load_recipe(
-        RECIPE, [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"]
-    )
+    taught = [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"]
+    run = load_recipe(RECIPE, taught)
     taught_vectors(
         kept_in(run, str(toy_folder("bert"))),
         read_encoder(str(toy_folder("bert"))),
@@ -288,13 +282,7 @@ def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
             replace=True,
         )
     assert re.search(r"wrong +teacher: .*/nowhere", capsys.readouterr().out)
-    check(
-        RECIPE,
-        MACHINES / "cpu-2-ddp.yaml",
-        [*taught, "teacher.kind=distribution"],
-        no_probe=True,
-        replace=True,
-    )
+    check(RECIPE, MACHINES / "cpu-2-ddp.yaml", taught, no_probe=True, replace=True)
     assert re.search(r"ok +teacher: .* anew, about 1 MB", capsys.readouterr().out)
 
 
@@ -306,13 +294,11 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
     text = (
         RECIPE.read_text()
         .replace("batch_size: 128", "batch_size: 15")
-        .replace("temperature: 0.05", "temprature: 0.05")
-    )
-    recipe.write_text(
-        text.replace("data/azure-cli", str(tmp_path / "none.jsonl")).replace(
-            "test: null", f"test: {tmp_path / 'no-test.jsonl'}"
+        .replace(
+            "data/azure-cli", f"{tmp_path / 'none.jsonl'}\n  test: {tmp_path / 'no-test.jsonl'}"
         )
     )
+    recipe.write_text(f"{text}objective:\n  temprature: 0.05\n")
     machine.write_text((MACHINES / "cpu-2-zero3.yaml").read_text() + "mixed_precision: fp8\n")
     with pytest.raises(typer.Exit) as ended:
         check(

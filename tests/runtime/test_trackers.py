@@ -11,7 +11,7 @@ import pytest
 from pytorch_lightning.loggers import Logger
 
 from trainer.errors import BadRecipe
-from trainer.recipe.schema import Tensorboard, Wandb
+from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
 from trainer.runtime import trackers
 from trainer.runtime.trackers import BestEffort, check_trackers, has_wandb_key, tracker_loggers
 
@@ -63,7 +63,7 @@ def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (logger,) = tracker_loggers(
-        (Tensorboard(),), tmp_path, "a-run", {"optimization": {"learning_rate": 1e-3}}
+        (TensorboardTracker(),), tmp_path, "a-run", {"optimization": {"learning_rate": 1e-3}}
     )
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
@@ -76,9 +76,9 @@ def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
 def test_a_missing_package_is_named_with_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(BadRecipe, match=r"tensorboard.*pip install tensorboard"):
-        check_trackers((Tensorboard(),))
+        check_trackers((TensorboardTracker(),))
     with pytest.raises(BadRecipe, match="pip install wandb"):
-        tracker_loggers((Wandb(),), tmp_path, "a-run", {})
+        tracker_loggers((WandbTracker(),), tmp_path, "a-run", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,10 +100,10 @@ def test_the_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch, tmp_
 WANDB_RUN = """
 import sys
 from pathlib import Path
-from trainer.recipe.schema import Wandb
+from trainer.recipe.schema.machine import WandbTracker
 from trainer.runtime.trackers import tracker_loggers
 folder = Path(sys.argv[1])
-(logger,) = tracker_loggers((Wandb(project="tests"),), folder, "a-run", {"seed": 13})
+(logger,) = tracker_loggers((WandbTracker(project="tests"),), folder, "a-run", {"seed": 13})
 for step in range(3):
     logger.log_metrics({"train/loss": 1.0 - step / 10}, step)
 logger.finalize("success")

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytorch_lightning as lightning
 import torch
 import yaml
-from trainer.recipe.schema import Tensorboard, Wandb
+from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
 from trainer.report.run_page import write_report
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import RunFolder
@@ -40,7 +40,8 @@ print("key", __import__("os").environ["WANDB_API_KEY"][-3:])
 try:
     data = {"train": recipe["data"]["train"]}
     with RunFolder.create(folder, yaml.safe_dump(recipe), sys.argv[3:], data) as run:
-        trackers = tracker_loggers((Wandb(), Tensorboard()), run.path, "a-run", recipe)
+        trackers = WandbTracker(), TensorboardTracker()
+        trackers = tracker_loggers(trackers, run.path, "a-run", recipe)
         loggers = [JsonlLogger(run.log_path), *trackers]
         quiet = dict(enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1)
         trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=loggers,

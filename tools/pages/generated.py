@@ -65,6 +65,6 @@ def with_block(page: Path, name: str, block: str) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe."""
-    from trainer.recipe.keys import json_schema
+    from trainer.recipe.explain import json_schema
 
     return json_schema()

@@ -7,7 +7,7 @@ from typing import Any
 PAGE = """# Recipe keys
 
 Every key of a recipe with its values, default and meaning. Written by `make docs` from
-`trainer/recipe/schema.py`; do not edit. `nearfar recipe explain KEY` prints the same for one key.
+`trainer/recipe/schema/`; do not edit. `nearfar recipe explain KEY` prints the same for one key.
 Editors read [recipe.schema.json](../recipe.schema.json), which completes and checks keys while one
 types.
 

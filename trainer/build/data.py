@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.build import cross_encoder as build_cross_encoder
+from trainer.build.refresh import refresh_section
 from trainer.data.fingerprint import fingerprint
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
@@ -19,7 +20,8 @@ from trainer.data.rows import Rows, known_positives
 from trainer.data.splits import hold_out
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.data import DataSection, Source
+from trainer.recipe.schema.families import Recipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class DataSets:
     """How `train` is made up of several data sets; None: it is one."""
 
 
-def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> DataSets:
+def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
     """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData
     or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets
     only.
@@ -76,7 +78,7 @@ def data_sets(data: recipe.Data, seed: int, all_negatives: bool = False) -> Data
     )
 
 
-def _split_of(sources: Sequence[recipe.Source], split: Literal["dev", "test"]) -> str | None:
+def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
     """The one BEIR folder that is trained on, if it has this split."""
     folder = Path(sources[0].source)
     there = (
@@ -93,20 +95,20 @@ def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
     return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
 
 
-def data_fingerprint(run: recipe.Recipe, training_rows: int) -> dict[str, Any]:
+def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
     """What the data of the recipe is: enough to notice that it has changed."""
-    train = run.data.train
+    train, refresh = run.data.train, refresh_section(run)
     sources = {
         "validation": run.data.validation,
         "test": run.data.test,
-        "corpus": run.refresh.corpus if run.refresh is not None else None,
+        "corpus": refresh.corpus if refresh is not None else None,
     }
     names = train if isinstance(train, str) else [source.source for source in train]
     return fingerprint(names, training_rows, sources)
 
 
 def pair_data(
-    run: recipe.Recipe,
+    run: Recipe,
     data: DataSets,
     encoder: Encoder,
     steps: int,

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from trainer.build import hardware
 from trainer.build.module import validation_interval
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.families import Recipe
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
 from trainer.runtime.run_folder import RunFolder
@@ -17,7 +17,7 @@ from trainer.strategies.lightning import lightning_precision, lightning_strategy
 
 
 def lightning_trainer(
-    run: recipe.Recipe,
+    run: Recipe,
     folder: RunFolder,
     steps: int,
     samples: int,

@@ -23,12 +23,13 @@ from trainer.modules.colbert import ColBERT
 from trainer.modules.cross_encoder import Reranker
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.objectives.teachers import Teacher
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.families import Recipe
+from trainer.recipe.schema.training import OptimizationSection
 from trainer.retrieval.vectors.encode import Precision
 from trainer.strategies.environment import SINGLE, Plan
 
 
-def optimizer_settings(settings: recipe.Optimization, total_steps: int) -> OptimizerSettings:
+def optimizer_settings(settings: OptimizationSection, total_steps: int) -> OptimizerSettings:
     """Rates filled in where the recipe leaves them to the main one; warm-up in steps."""
     warmup = (
         settings.warmup_steps
@@ -46,7 +47,7 @@ def optimizer_settings(settings: recipe.Optimization, total_steps: int) -> Optim
     )
 
 
-def total_steps(settings: recipe.Optimization, samples: int) -> int:
+def total_steps(settings: OptimizationSection, samples: int) -> int:
     """Optimizer steps of a run: `max_steps`, or as many as `epochs` passes over the rows need, the
     last batch filled with rows of one pass more.
 
@@ -64,14 +65,14 @@ def total_steps(settings: recipe.Optimization, samples: int) -> int:
     return settings.max_steps or steps_for_passes(samples, settings.batch_size, settings.epochs)
 
 
-def validation_interval(run: recipe.Recipe, samples: int, steps: int) -> int:
+def validation_interval(run: Recipe, samples: int, steps: int) -> int:
     """Optimizer steps between two validations: by default those of one pass over the rows."""
     one_pass = steps_for_passes(samples, run.optimization.batch_size, 1)
     return min(run.validation.every_steps or one_pass, steps)
 
 
 def lightning_module(
-    run: recipe.Recipe,
+    run: Recipe,
     encoder: Encoder,
     steps: int,
     plan: Plan = SINGLE,
@@ -111,7 +112,7 @@ _MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Rerank
 
 
 def _validation(
-    run: recipe.Recipe, encoder: Encoder, how: Precision, tokens: int
+    run: Recipe, encoder: Encoder, how: Precision, tokens: int
 ) -> Callable[[RetrievalSet], Mapping[str, float]]:
     if isinstance(encoder, CrossEncoder):
         return build_cross_encoder.Validation(
@@ -129,7 +130,7 @@ def _validation_metrics(
     return {name: float(values.mean()) for name, values in metrics.items()}
 
 
-def encoder_of(run: recipe.Recipe) -> Encoder:
+def encoder_of(run: Recipe) -> Encoder:
     """The encoder of a recipe, its new weights drawn from the seed."""
     lightning.seed_everything(run.seed, verbose=False)
     return build_model(run)

@@ -8,7 +8,6 @@ from typing import assert_never
 import torch
 
 from trainer.batch import Batch
-from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware
 from trainer.errors import BadRecipe
 from trainer.microbatches import Encode, in_chunks
@@ -20,16 +19,26 @@ from trainer.objectives.contrastive import Filter, Outcome
 from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.matryoshka import latest
 from trainer.objectives.xtr import with_limits
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.families import ColBERTRecipe, Recipe, VectorRecipe
+from trainer.recipe.schema.objective import (
+    BiEncoderContrastiveObjective,
+    ColBERTContrastiveObjective,
+    ContrastiveObjective,
+    CosentObjective,
+    DistillationObjective,
+    MarginMseObjective,
+    TripletObjective,
+    VectorObjective,
+)
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 
 
 def objective_loss(
-    objective: recipe.Objective, score: Score = dot, filters: Sequence[Filter] = ()
+    objective: VectorObjective, score: Score = dot, filters: Sequence[Filter] = ()
 ) -> tuple[Loss, Temperature]:
     """The objective with its settings and the family's score filled in, and its temperature."""
     match objective:
-        case recipe.Contrastive():
+        case ContrastiveObjective():
             hardness = (
                 Hardness(**objective.hardness.model_dump())
                 if objective.hardness is not None
@@ -41,7 +50,9 @@ def objective_loss(
                 filters=filters,
                 hardness=hardness,
             )
-            if objective.xtr_top_k is not None:
+            if isinstance(objective, ColBERTContrastiveObjective) and (
+                objective.xtr_top_k is not None
+            ):
                 score, function = (
                     xtr,
                     partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k)),
@@ -49,36 +60,34 @@ def objective_loss(
             return partial(_scored, score, function), Temperature(
                 objective.temperature, objective.learn_temperature
             )
-        case recipe.Distillation():
+        case DistillationObjective():
             function = partial(
                 objectives.distillation, teacher_temperature=objective.teacher_temperature
             )
             return partial(_scored, score, function), Temperature(
                 objective.temperature, learned=False
             )
-        case recipe.MarginMse():
+        case MarginMseObjective():
             return partial(_scored_plainly, score, objectives.margin_mse), Temperature(
                 1.0, learned=False
             )
-        case recipe.Cosent():
+        case CosentObjective():
             return partial(_scored, score, objectives.cosent), Temperature(
                 objective.temperature, learned=False
             )
-        case recipe.Triplet():
+        case TripletObjective():
             return partial(
                 _scored_plainly, score, partial(objectives.triplet, margin=objective.margin)
             ), Temperature(1.0, learned=False)
-        case recipe.Pointwise() | recipe.Pairwise() | recipe.Listwise() | recipe.LambdaLoss():
-            return build_cross_encoder.loss(objective)
         case _:
             assert_never(objective)
 
 
-def score_function(run: recipe.Recipe) -> Score:
+def score_function(run: Recipe) -> Score:
     """How the family compares a query with a document, computed as the machine wishes. Raises
     BadRecipe for kernels that are not there.
     """
-    if run.kind != "colbert":
+    if not isinstance(run, ColBERTRecipe):
         return dot
     match run.machine.maxsim:
         case "auto" | "pieces":
@@ -100,33 +109,30 @@ def score_function(run: recipe.Recipe) -> Score:
             assert_never(run.machine.maxsim)
 
 
-def negative_filters(run: recipe.Recipe, encoder: Encoder) -> list[Filter]:
+def negative_filters(run: VectorRecipe, encoder: Encoder) -> list[Filter]:
     """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another
     tokenizer than the encoder's.
     """
     found: list[Filter] = []
-    if not isinstance(run.objective, recipe.Contrastive):
+    objective = run.objective
+    if not isinstance(objective, ContrastiveObjective):
         return found
     if run.refresh is not None:
         found.append(objectives.repeated_positives)
-    if run.objective.guide is not None:
-        guide = (
-            read_encoder(run.objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
-        )
+    if isinstance(objective, BiEncoderContrastiveObjective) and objective.guide is not None:
+        guide = read_encoder(objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
         if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
             raise BadRecipe(
-                f"objective.guide={run.objective.guide} cuts texts into other tokens than "
+                f"objective.guide={objective.guide} cuts texts into other tokens than "
                 f"{run.model.backbone}, and a batch holds the tokens of one; "
                 "take a guide with the same tokenizer, such as a larger model of the same family "
                 "or the model before training"
             )
         in_parts = in_chunks(guide, hardware.micro_batch_tokens(run.machine))
-        outscoring = partial(
-            objectives.outscoring, guide=in_parts, margin=run.objective.guide_margin
-        )
+        outscoring = partial(objectives.outscoring, guide=in_parts, margin=objective.guide_margin)
         found.append(outscoring if run.matryoshka is None else latest(outscoring))
-    if run.objective.teacher_margin is not None:
-        found.append(partial(objectives.taught_better, margin=run.objective.teacher_margin))
+    if objective.teacher_margin is not None:
+        found.append(partial(objectives.taught_better, margin=objective.teacher_margin))
     return found
 
 

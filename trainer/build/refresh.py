@@ -1,8 +1,9 @@
-"""What a recipe says of negatives that are mined anew while training (`refresh`), as objects."""
+"""The section `refresh` of a recipe as objects: hard negatives that are mined while training."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import assert_never
 
 from trainer.batch import identity
 from trainer.build import hardware
@@ -15,59 +16,46 @@ from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.families import (
+    BiEncoderRecipe,
+    ColBERTRecipe,
+    CrossEncoderRecipe,
+    Recipe,
+)
+from trainer.recipe.schema.refresh import RefreshSection
 
 
-def check_refresh(run: recipe.Recipe) -> None:
-    """Raises BadRecipe where negatives cannot be mined anew for this recipe, and BadData for
-    further documents that are not there.
+def refresh_section(run: Recipe) -> RefreshSection | None:
+    """The section `refresh` of a recipe; None where it has none."""
+    match run:
+        case BiEncoderRecipe() | ColBERTRecipe():
+            return run.refresh
+        case CrossEncoderRecipe():
+            return None
+        case _:
+            assert_never(run)
+
+
+def check_refresh(run: Recipe) -> None:
+    """Raises BadRecipe where the rules of mining contradict each other, and BadData where the
+    file of further documents does not exist.
     """
-    if run.refresh is None:
+    settings = refresh_section(run)
+    if settings is None:
         return
-    objective, settings = run.objective, run.refresh
-    if run.kind == "cross_encoder":
-        raise BadRecipe(
-            "refresh searches with the vectors of the model that is trained, and a cross-encoder "
-            "has none; mine once with another model (`nearfar mine`) and set "
-            "data.negatives_per_query"
-        )
-    if not isinstance(objective, recipe.Contrastive | recipe.Triplet):
-        raise BadRecipe(
-            f"objective.kind={objective.kind} learns from scores of the data, which newly mined "
-            f"documents have not, so it does not go with refresh; "
-            "use contrastive or triplet, with a section `teacher` where a model is to teach"
-        )
-    if isinstance(objective, recipe.Contrastive) and objective.teacher_margin is not None:
-        raise BadRecipe(
-            "objective.teacher_margin reads scores of the data, which newly mined documents have "
-            "not; take it out, or use objective.guide"
-        )
-    compares_own = isinstance(objective, recipe.Triplet) or isinstance(
-        run.teacher, recipe.TaughtMargins
-    )
-    compares_own |= (
-        isinstance(run.teacher, recipe.TaughtDistribution) and run.teacher.candidates == "own"
-    )
-    if compares_own and settings.first_step and not run.data.negatives_per_query:
-        raise BadRecipe(
-            f"before refresh.first_step={settings.first_step} queries have no negatives to be "
-            f"compared with; set it to 0, or data.negatives_per_query to 1 or more"
-        )
     if settings.corpus is not None and not Path(settings.corpus).exists():
         raise BadData(
-            f"refresh.corpus={settings.corpus} is not there; give a file or folder of documents, "
-            f"or null"
+            f"refresh.corpus={settings.corpus} does not exist; give a file or folder of documents,"
+            " or null"
         )
-    options(run)
+    options(settings, run.seed)
 
 
-def options(run: recipe.Recipe) -> Options:
-    """The rules of mining. Raises BadRecipe where they contradict each other."""
-    assert run.refresh is not None
+def options(settings: RefreshSection, seed: int) -> Options:
+    """The rules of mining. Raises BadRecipe where they contradict source other."""
+    rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus"})
     try:
-        return Options(
-            **run.refresh.model_dump(exclude={"every_steps", "first_step", "corpus"}), seed=run.seed
-        )
+        return Options(**rules, seed=seed)
     except BadRecipe as error:
         raise BadRecipe(
             re.sub(
@@ -76,19 +64,20 @@ def options(run: recipe.Recipe) -> Options:
         ) from error
 
 
-def searched_texts(run: recipe.Recipe, rows: Rows) -> Iterator[str]:
-    """Every document that may be mined; nothing without `refresh`."""
-    if run.refresh is None:
+def searched_texts(run: Recipe, rows: Rows) -> Iterator[str]:
+    """All documents that may be mined; none without `refresh`."""
+    settings = refresh_section(run)
+    if settings is None:
         return iter(())
     return corpus_texts(
-        [each.source for each in run.data.sources],
+        [source.source for source in run.data.sources],
         rows,
-        run.refresh.corpus,
+        settings.corpus,
         run.data.max_bad_rows_ratio,
     )
 
 
-def boundaries(settings: recipe.Refresh, steps: int) -> Boundaries:
+def boundaries(settings: RefreshSection, steps: int) -> Boundaries:
     """When negatives are mined. Raises BadRecipe where that is never."""
     if settings.first_step >= steps:
         raise BadRecipe(
@@ -98,13 +87,14 @@ def boundaries(settings: recipe.Refresh, steps: int) -> Boundaries:
     return Boundaries(settings.first_step, settings.every_steps)
 
 
-def refresh(run: recipe.Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None:
-    """What mines anew, with its texts written into `folder`, which all ranks must see; None without
-    `refresh`. To be called on all ranks.
+def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None:
+    """What mines negatives while training, with its texts written into `folder`, which all ranks
+    must see. None without `refresh`. Call it on all ranks.
     """
-    if run.refresh is None:
+    settings = refresh_section(run)
+    if settings is None:
         return None
-    at, place = boundaries(run.refresh, steps), folder / "task"
+    at, place = boundaries(settings, steps), folder / "task"
 
     def write() -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -112,12 +102,13 @@ def refresh(run: recipe.Recipe, rows: Rows, folder: Path, steps: int) -> Refresh
 
     on_first(write)
     tokens = hardware.micro_batch_tokens(run.machine)
-    return Refresh(folder, read_task(place), at, options(run), run.data.negatives_per_query, tokens)
+    rules = options(settings, run.seed)
+    return Refresh(folder, read_task(place), at, rules, run.data.negatives_per_query, tokens)
 
 
-def written_bytes(run: recipe.Recipe, rows: Rows, encoder: Encoder, document_tokens: float) -> int:
-    """What mining anew keeps on the disk meanwhile, about: the texts of all documents and their
-    vectors in float32. `document_tokens`: on average.
+def written_bytes(run: Recipe, rows: Rows, encoder: Encoder, document_tokens: float) -> int:
+    """About how much mining writes to the disk: the texts of all documents and their vectors in
+    float32. `document_tokens`: the mean number per document.
     """
     sizes = {
         identity(text): len(text.encode("utf-8", "replace")) for text in searched_texts(run, rows)
@@ -126,19 +117,17 @@ def written_bytes(run: recipe.Recipe, rows: Rows, encoder: Encoder, document_tok
     return sum(sizes.values()) + int(4 * encoder.dimensions * vectors * len(sizes))
 
 
-def explanation(run: recipe.Recipe, rows: Rows, steps: int) -> str:
-    """What mining anew comes to, in one line."""
-    assert run.refresh is not None
-    at = [
-        span.start for span in boundaries(run.refresh, steps).spans(run.refresh.first_step, steps)
-    ]
+def explanation(run: Recipe, rows: Rows, steps: int) -> str:
+    """How often and among how many documents negatives are mined, in one line."""
+    settings = refresh_section(run)
+    assert settings is not None
+    spans = boundaries(settings, steps).spans(settings.first_step, steps)
+    starts = [span.start for span in spans]
     documents = len({identity(text) for text in searched_texts(run, rows)})
-    queries = min(len(rows), run.refresh.every_steps * run.optimization.batch_size)
-    times = (
-        f"{len(at):,} times, after "
-        f"{', '.join(map(str, at[:3]))}{', ...' if len(at) > 3 else ''} steps"
-    )
+    queries = min(len(rows), settings.every_steps * run.optimization.batch_size)
+    first = f"{', '.join(map(str, starts[:3]))}{', ...' if len(starts) > 3 else ''}"
     return (
-        f"{run.refresh.negatives} negatives a query are mined {times}: {documents:,} documents "
-        f"are encoded and up to {queries:,} queries search them"
+        f"{settings.negatives} negatives per query are mined {len(starts):,} times, after"
+        f" {first} steps: {documents:,} documents are encoded and up to {queries:,} queries search"
+        " them"
     )

@@ -32,7 +32,19 @@ from trainer.objectives import contrastive as objectives
 from trainer.objectives import teachers as teaching
 from trainer.objectives.matryoshka import latest, nested, once
 from trainer.objectives.teachers import Teacher
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.families import (
+    BiEncoderRecipe,
+    ColBERTRecipe,
+    CrossEncoderRecipe,
+    Recipe,
+    VectorRecipe,
+)
+from trainer.recipe.schema.teaching import (
+    BiEncoderTeacher,
+    DistributionTeacher,
+    MarginsTeacher,
+    VectorsTeacher,
+)
 from trainer.retrieval.vectors.encode import Role, encode
 from trainer.retrieval.vectors.taught_vectors import taught_vectors
 from trainer.runtime.console import say
@@ -42,7 +54,7 @@ _TEXTS_OF_A_ROLE = 2048
 """Looked at for principal directions: several times as many as there are numbers in a vector."""
 
 
-def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
+def start(run: Recipe, encoder: Encoder, rows: Rows) -> None:
     """Puts the new projection on the principal directions of training texts where the recipe asks
     for it: the same on every rank, every time.
 
@@ -50,7 +62,7 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     the folder's own, or matryoshka does not fit the model.
     """
     check_whole(run, encoder)
-    if run.model.projection_start == "orthogonal":
+    if not isinstance(run, BiEncoderRecipe) or run.model.projection_start == "orthogonal":
         return
     assert isinstance(encoder, DenseEncoder)
     projection = encoder.projection
@@ -87,36 +99,36 @@ def start(run: recipe.Recipe, encoder: Encoder, rows: Rows) -> None:
     projection.load_state_dict({"weight": principal_directions(together, projection.out_features)})
 
 
-def check_whole(run: recipe.Recipe, encoder: Encoder) -> None:
+def check_whole(run: Recipe, encoder: Encoder) -> None:
     """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the
     model's own, BadModel for layers of one without.
     """
-    if run.matryoshka is None:
+    if not isinstance(run, VectorRecipe) or run.matryoshka is None:
         return
-    dimensions, layers = run.matryoshka.dimensions, run.matryoshka.layers
-    if dimensions is not None and max(dimensions) != encoder.dimensions:
+    dimensions = [width for width in run.matryoshka.width_weights if width is not None]
+    layers = [depth for depth in run.matryoshka.depth_weights if depth is not None]
+    if dimensions and max(dimensions) != encoder.dimensions:
         raise BadRecipe(
-            f"matryoshka.dimensions={list(dimensions)}: the model's vectors have "
+            f"matryoshka.dimensions={dimensions}: the model's vectors have "
             f"{encoder.dimensions} numbers, and that width must be the "
             "largest trained, or the numbers behind it would stay as they are"
         )
-    if layers is not None and max(layers) != depth_of(encoder):
+    if layers and max(layers) != depth_of(encoder):
         raise BadRecipe(
-            f"matryoshka.layers={list(layers)}: the model has {depth_of(encoder)} layers, and "
+            f"matryoshka.layers={layers}: the model has {depth_of(encoder)} layers, and "
             f"that number must be the largest trained, or the layers "
             "behind it would stay as they are; for a model of fewer layers set model.layers"
         )
 
 
-def encode_of(run: recipe.Recipe, encoder: Encoder) -> Encode:
+def encode_of(run: Recipe, encoder: Encoder) -> Encode:
     """What `whole_loss` takes: the encoder, or its embeddings at all depths that matryoshka trains.
     Raises BadModel where it has no such layers.
     """
-    return (
-        AtDepths(encoder, run.matryoshka.layers)
-        if run.matryoshka is not None and run.matryoshka.layers is not None
-        else encoder
-    )
+    nest = run.matryoshka if isinstance(run, VectorRecipe) else None
+    if nest is None or nest.layers is None:
+        return encoder
+    return AtDepths(encoder, nest.layers)
 
 
 _ROLES: tuple[Role, Role] = ("query", "document")
@@ -133,33 +145,34 @@ def some_texts(rows: Rows, role: Role) -> list[str]:
     return [row.query if role == "query" else row.positive for row in chosen]
 
 
-def locate_others(run: recipe.Recipe) -> None:
+def locate_others(run: Recipe) -> None:
     """Raises BadModel for a teacher, or the first stage of validation, that is not there, before
     anything slow.
     """
-    for name in (
-        *(run.teacher.models if run.teacher is not None else ()),
-        run.validation.first_stage,
-    ):
-        if name is not None:
-            locate(name)
+    match run:
+        case BiEncoderRecipe() | ColBERTRecipe():
+            names = run.teacher.models if run.teacher is not None else ()
+        case CrossEncoderRecipe():
+            names = (run.validation.first_stage,) if run.validation.first_stage is not None else ()
+        case _:
+            assert_never(run)
+    for name in names:
+        locate(name)
 
 
-def teachers(run: recipe.Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
+def teachers(run: Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
     """The teachers of a recipe, with what they make of the training texts; `replace`: also where
     what is kept was made of something else.
 
     Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher
     of the wrong family.
     """
-    return (
-        [_teacher(run, name, rows, replace) for name in run.teacher.models]
-        if run.teacher is not None
-        else []
-    )
+    if not isinstance(run, VectorRecipe) or run.teacher is None:
+        return []
+    return [_teacher(run, name, rows, replace) for name in run.teacher.models]
 
 
-def kept_in(run: recipe.Recipe, name: str) -> Path:
+def kept_in(run: Recipe, name: str) -> Path:
     """Where the vectors of the teacher of this name are kept: apart from those of every other."""
     place = hashlib.sha256(
         str(Path(name).resolve() if Path(name).is_dir() else name).encode()
@@ -167,10 +180,10 @@ def kept_in(run: recipe.Recipe, name: str) -> Path:
     return Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
 
 
-def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teacher:
+def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     late = isinstance(model, LateInteractionEncoder)
-    if late and isinstance(run.teacher, recipe.TaughtVectors):
+    if late and isinstance(run.teacher, VectorsTeacher):
         raise BadRecipe(
             f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set "
             f"teacher.kind to distribution"
@@ -194,7 +207,7 @@ def _teacher(run: recipe.Recipe, name: str, rows: Rows, replace: bool) -> Teache
 
 
 def whole_loss(
-    run: recipe.Recipe,
+    run: VectorRecipe,
     objective: Loss,
     score: Score,
     encoder: Encoder,
@@ -214,32 +227,19 @@ def whole_loss(
     if (nest := run.matryoshka) is not None:
         check_whole(run, encoder)
         widths, depths = (
-            _weighted(nest.dimensions, nest.weights),
-            _weighted(nest.layers, nest.layer_weights),
+            nest.width_weights,
+            nest.depth_weights,
         )
         normalize = isinstance(encoder, DenseEncoder) and encoder.contract.normalize
         loss = partial(nested, widths, depths, loss, normalize)
     return loss, head
 
 
-def _weighted(
-    sizes: Sequence[int] | None, weights: Sequence[float] | None
-) -> dict[int | None, float]:
-    return (
-        {None: 1.0}
-        if sizes is None
-        else dict(zip(sizes, weights or (1.0,) * len(sizes), strict=True))
-    )
-
-
-def _head(run: recipe.Recipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
+def _head(run: VectorRecipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
     """From the student's width to the teacher's where vectors are learned and the widths differ;
     drawn from the recipe's seed.
     """
-    if (
-        not isinstance(run.teacher, recipe.TaughtVectors)
-        or taught_by[0].dimensions == encoder.dimensions
-    ):
+    if not isinstance(run.teacher, VectorsTeacher) or taught_by[0].dimensions == encoder.dimensions:
         return None
     head = Projection(encoder.dimensions, taught_by[0].dimensions, bias=False)
     nn.init.orthogonal_(head.weight, generator=torch.Generator().manual_seed(run.seed))
@@ -250,10 +250,10 @@ Lesson = Callable[[Batch, Encode], torch.Tensor]
 
 
 def _lesson(
-    teacher: recipe.Teacher, score: Score, taught_by: Sequence[Teacher], head: nn.Module | None
+    teacher: BiEncoderTeacher, score: Score, taught_by: Sequence[Teacher], head: nn.Module | None
 ) -> Lesson:
     match teacher:
-        case recipe.TaughtDistribution():
+        case DistributionTeacher():
             function = (
                 teaching.batch_distribution
                 if teacher.candidates == "batch"
@@ -266,9 +266,9 @@ def _lesson(
                 temperature=teacher.temperature,
                 teacher_temperature=teacher.teacher_temperature,
             )
-        case recipe.TaughtMargins():
+        case MarginsTeacher():
             return partial(teaching.margins, score=score, teachers=taught_by)
-        case recipe.TaughtVectors():
+        case VectorsTeacher():
             return partial(
                 teaching.vectors, teachers=taught_by, head=head, cosine=teacher.distance == "cosine"
             )
@@ -277,7 +277,7 @@ def _lesson(
 
 
 def _beside(
-    teacher: recipe.Teacher,
+    teacher: BiEncoderTeacher,
     objective: Loss,
     lesson: Lesson,
     batch: Batch,

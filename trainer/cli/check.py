@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainer.build.data import DataSets
     from trainer.models.encoder import Encoder
     from trainer.preflight.estimates import Findings
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
     from trainer.strategies.environment import Plan
     from trainer.strategies.probe import GradientComparison
 
@@ -115,9 +115,7 @@ def _look_inside(
     if encoder and {"name", "output"} <= read:
         of_teachers = look_at_teachers(findings, run, data, replace) if data else 0
         of_refresh = (
-            _refresh_bytes(run, data, encoder, length[1].mean_tokens)
-            if data and length and run.refresh
-            else 0
+            _refresh_bytes(run, data, encoder, length[1].mean_tokens) if data and length else 0
         )
         look_at_disk(findings, run, encoder, of_teachers + of_refresh)
     return data

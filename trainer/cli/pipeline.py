@@ -107,7 +107,7 @@ def check_command(stage: "Keyed") -> None:
     """
     from trainer.cli.main import app
     from trainer.errors import BadPipeline
-    from trainer.recipe.keys import nearest, question
+    from trainer.recipe.nearest import nearest, question
 
     command: Any = typer.main.get_command(app)
     said, *words = stage.command

@@ -1,4 +1,4 @@
-"""`nearfar recipe`: explain, check, show, schema."""
+"""`nearfar recipe`: list, show, check, explain, schema."""
 
 import json
 from pathlib import Path
@@ -9,36 +9,55 @@ import typer
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
 
-app = typer.Typer(no_args_is_help=True, help="Explain, check and show recipes.")
+app = typer.Typer(no_args_is_help=True, help="List, show, check and explain recipes.")
 
 RecipeFile = Annotated[
-    Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)
+    Path,
+    typer.Argument(
+        help="recipe file, or a name of `nearfar recipe list`, e.g. quickstart", show_default=False
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="changes to it: key.sub=value", show_default=False)
+    list[str] | None,
+    typer.Argument(help="changes to the recipe: key.sub=value", show_default=False),
 ]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with nearfar: name, kind, and what each is for."""
+    from trainer.recipe.shipped import shipped_recipes
+
+    recipes = shipped_recipes()
+    name_width = max(len(recipe.name) for recipe in recipes)
+    kind_width = max(len(recipe.kind) for recipe in recipes)
+    for recipe in recipes:
+        typer.echo(f"{recipe.name:<{name_width}}  {recipe.kind:<{kind_width}}  {recipe.summary}")
 
 
 @app.command()
 def explain(
     key: Annotated[
         str | None,
-        typer.Argument(help="a key or section, e.g. optimization.learning_rate; none: all of them"),
+        typer.Argument(
+            help="a key or section, e.g. optimization.learning_rate (default: all keys)",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """What a key means, what it takes, and its default."""
-    from trainer.recipe.keys import explain as explanation
+    """Explain a key: what it means, what it takes, and its default."""
+    from trainer.recipe.explain import explain_keys
 
-    typer.echo(explanation(key))
+    typer.echo(explain_keys(key))
 
 
 @app.command()
 def check(file: RecipeFile, overrides: Overrides = None) -> None:
-    """Say what a recipe comes to, or what is wrong with it.
+    """Check a recipe, and summarize it in four lines.
 
-    The exit code is 2 where something is.
+    The exit code is 2 where something is wrong.
     """
     from trainer.recipe.load import load_recipe
 
@@ -48,9 +67,9 @@ def check(file: RecipeFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def show(file: RecipeFile, overrides: Overrides = None) -> None:
-    """Print the whole recipe as it will be run.
+    """Print the whole recipe as it will run.
 
-    Overrides are put in and defaults written out; what is printed is a recipe itself.
+    Overrides are put in and defaults written out. The output is itself a recipe.
     """
     from trainer.recipe.load import dump_recipe, load_recipe
 
@@ -60,7 +79,7 @@ def show(file: RecipeFile, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from trainer.recipe.keys import json_schema
+    from trainer.recipe.explain import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
@@ -68,14 +87,14 @@ def schema() -> None:
 def _essentials(recipe: "Recipe") -> list[str]:
     """Four lines on what a recipe does."""
     optimization, tuning = recipe.optimization, recipe.model.tuning
-    trained = f"LoRA of rank {tuning.rank}" if tuning.kind == "lora" else "all weights"
+    weights = f"LoRA of rank {tuning.rank}" if tuning.kind == "lora" else "all weights"
     length = (
         f"{optimization.max_steps} steps"
         if optimization.max_steps
         else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
     )
     return [
-        f"  model      {recipe.model.backbone}, {trained}",
+        f"  model      {recipe.model.backbone}, {weights}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",
         (
             f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step,"

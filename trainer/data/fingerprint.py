@@ -1,4 +1,4 @@
-"""What the data of a run was: enough to notice that it has changed."""
+"""What the data of a run were: enough to notice that they have changed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

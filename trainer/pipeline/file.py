@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.errors import BadPipeline
-from trainer.recipe.keys import nearest, question
-from trainer.recipe.schema import Section
-from trainer.recipe.yaml_text import Place, Tree, dotted, parse, parse_word, read_text
+from trainer.recipe.nearest import nearest, question
+from trainer.recipe.schema.section import Section
+from trainer.recipe.shipped import recipe_file
+from trainer.recipe.yaml_text import Place, Tree, key_name, parse, parse_word, read_text
 
 FOLDER = "folder"
 """The output that every stage has without naming it: its own folder."""
@@ -84,9 +85,10 @@ class Pipeline(Section):
 
 
 def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """The pipeline in a YAML file, with `values.NAME=VALUE`, `name=NAME` or `output=FOLDER` put in;
-    raises `BadPipeline` that names every problem.
+    """The pipeline in a YAML file, or the shipped one of that name, with `values.NAME=VALUE`,
+    `name=NAME` or `output=FOLDER` put in. Raises `BadPipeline` that names every problem.
     """
+    path = recipe_file(path, "pipelines")
     tree = parse(read_text(path, "pipeline"), str(path))
     if not isinstance(tree.value, dict):
         raise BadPipeline(f"pipeline {path} is no map; give at least name and stages")
@@ -105,7 +107,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
             ],
         ) from error
     if problems := [
-        f"{path}:{tree.lines[place]}: {dotted(place)}{reason}"
+        f"{path}:{tree.lines[place]}: {key_name(place)}{reason}"
         for place, reason in _senseless(pipeline)
     ]:
         raise _together(path, problems)
@@ -157,7 +159,7 @@ def _problem(details: ErrorDetails, tree: Tree, path: Path) -> str:
         None,
     )
     where = f"{path}:{line}" if line else str(path)
-    key = dotted(place) or "the pipeline"
+    key = key_name(place) or "the pipeline"
     match details["type"]:
         case "extra_forbidden":
             section = Stage if len(place) > 1 else Pipeline

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from trainer.errors import BadPipeline
 from trainer.pipeline.file import FOLDER, Pipeline
-from trainer.recipe.keys import nearest, question
+from trainer.recipe.nearest import nearest, question
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 

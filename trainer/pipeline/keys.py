@@ -18,7 +18,7 @@ from trainer.errors import BadPipeline
 from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import fill, needs
 from trainer.recipe.load import dump_recipe, load_recipe
-from trainer.recipe.schema import Recipe
+from trainer.recipe.schema.families import Recipe
 
 _STAGES = ".stages"
 """Stands for the folder of all stages in what is hashed."""

@@ -23,7 +23,7 @@ from trainer.pipeline.state import (
     why_not_done,
     write_record,
 )
-from trainer.recipe.keys import nearest, question
+from trainer.recipe.nearest import nearest, question
 from trainer.runtime.environment import redact_command
 from trainer.storage.locks import FolderLock
 

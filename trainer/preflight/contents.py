@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from trainer.build.data import DataSets
     from trainer.models.encoder import Encoder
     from trainer.preflight.estimates import Findings, Lengths, Need
-    from trainer.recipe.schema import Data, Recipe
+    from trainer.recipe.schema.data import DataSection
+    from trainer.recipe.schema.families import Recipe
     from trainer.strategies.environment import Plan
 
 MANY_CUT_RATIO = 0.1
@@ -19,11 +20,11 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
     from trainer.build import checks as recipe_checks
     from trainer.build.data import data_sets, leaked_queries
     from trainer.build.module import total_steps, validation_interval
-    from trainer.build.refresh import explanation
+    from trainer.build.refresh import explanation, refresh_section
     from trainer.errors import NearfarError
 
     try:
-        data = data_sets(run.data, run.seed, all_negatives=run.refresh is not None)
+        data = data_sets(run.data, run.seed, all_negatives=refresh_section(run) is not None)
     except NearfarError as error:
         for message in dict.fromkeys([str(error), *_faults(run.data)]):
             findings.add("wrong", "data", message)
@@ -58,7 +59,7 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
                 f"{steps:,}, {passes:.3g} passes over the training pairs, validation after every"
                 f" {validation_interval(run, samples, steps):,}",
             )
-    if run.refresh is not None and {"optimization", "refresh"} <= read:
+    if refresh_section(run) is not None and {"optimization", "refresh"} <= read:
         with findings.of("refresh"):
             findings.add(
                 "ok",
@@ -68,7 +69,7 @@ def look_at_data(findings: "Findings", run: "Recipe", read: set[str]) -> "DataSe
     return data
 
 
-def _faults(data: "Data") -> Iterator[str]:
+def _faults(data: "DataSection") -> Iterator[str]:
     """Of each data set by itself, what is wrong with it."""
     from trainer.data.readers.read import read_rows
     from trainer.data.retrieval_set import read_retrieval_set
@@ -101,9 +102,10 @@ def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
     from trainer.build import students
     from trainer.build.module import encoder_of
     from trainer.models.files.locate import locate
+    from trainer.recipe.schema.families import CrossEncoderRecipe
 
     with findings.of("validation"):
-        if run.validation.first_stage is not None:
+        if isinstance(run, CrossEncoderRecipe) and run.validation.first_stage is not None:
             locate(run.validation.first_stage)
     with findings.of("model"):
         encoder = encoder_of(run)
@@ -118,7 +120,7 @@ def look_at_model(findings: "Findings", run: "Recipe") -> "Encoder | None":
         )
         gives = (
             "one score a pair"
-            if run.kind == "cross_encoder"
+            if isinstance(run, CrossEncoderRecipe)
             else f"vectors of {encoder.dimensions}"
         )
         findings.add("ok", "model", f"{what}; {gives}, and the tokenizer fits")
@@ -130,10 +132,9 @@ def look_at_lengths(
     findings: "Findings", run: "Recipe", encoder: "Encoder", data: "DataSets"
 ) -> "tuple[Lengths, Lengths]":
     """How many queries and documents are longer than the model takes."""
-    from trainer.build.cross_encoder import negatives_per_query
     from trainer.preflight.estimates import lengths
 
-    found = lengths(encoder, data.train, negatives_per_query(run))
+    found = lengths(encoder, data.train, run.negatives_per_query)
     for role, of_role in zip(("query", "document"), found, strict=True):
         many = of_role.cut > MANY_CUT_RATIO * of_role.texts
         text = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainer.preflight.estimates import Findings
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
     from trainer.strategies.environment import Plan
 
 
@@ -35,11 +35,11 @@ def _good_sections(path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None
     """Section by section: what is broken, or missing, is stood in for."""
     from trainer.errors import BadRecipe
     from trainer.recipe.load import load_recipe
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.shipped import recipe_file
     from trainer.recipe.yaml_text import dump, parse, read_text
 
     try:
-        tree = parse(read_text(path), str(path)).value
+        tree = parse(read_text(recipe_file(path)), str(path)).value
     except BadRecipe:
         return None, set()
     if not isinstance(tree, dict):
@@ -53,10 +53,14 @@ def _good_sections(path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None
     of_section = {
         override: override.partition("=")[0].partition(".")[0].strip() for override in overrides
     }
+    pairs = [text.partition("=") for text in overrides]
+    kinds = [value for key, _, value in pairs if key == "kind"]
+    if [tree.get("kind"), *kinds][-1] == "cross_encoder":
+        values["objective"] = {"kind": "pointwise", "graded": True}
     broken = values.keys() - tree.keys() - set(of_section.values())
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "recipe.yaml"
-        for section in dict.fromkeys([*tree, *of_section.values()]):
+        for section in sorted({*tree, *of_section.values()}, key=_place_in_trial):
             own = [override for override in overrides if of_section[override] == section]
             wanted = values | ({section: tree[section]} if section in tree else {})
             trial.write_text(dump(wanted), encoding="utf-8")
@@ -67,7 +71,14 @@ def _good_sections(path: Path, overrides: Sequence[str]) -> "tuple[Recipe | None
             else:
                 values, settings = wanted, [*settings, *own]
         trial.write_text(dump(values), encoding="utf-8")
-        return load_recipe(trial, settings), set(Recipe.model_fields) - broken
+        run = load_recipe(trial, settings)
+        return run, set(type(run).model_fields) - broken
+
+
+def _place_in_trial(section: str) -> tuple[int, str]:
+    """Sections that others are checked against come first."""
+    order = ("kind", "data", "optimization", "refresh", "model", "objective")
+    return (order.index(section) if section in order else len(order)), section
 
 
 def look_at_machine(findings: "Findings", path: Path) -> "tuple[Plan | None, int | None]":

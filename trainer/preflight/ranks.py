@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trainer.build.data import DataSets
     from trainer.data.rows import Row
     from trainer.models.encoder import Encoder
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
     from trainer.strategies.environment import Plan
     from trainer.strategies.probe import GradientComparison
 
@@ -79,6 +79,7 @@ def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> 
     """
     from trainer.batch import identity
     from trainer.build.cross_encoder import random_negatives
+    from trainer.build.refresh import refresh_section
     from trainer.data.order import batch_samples
     from trainer.data.random_negatives import RandomNegatives
     from trainer.data.rows import known_positives
@@ -87,7 +88,7 @@ def _write_rows(folder: Path, run: "Recipe", plan: "Plan", data: "DataSets") -> 
     a_rank = min(ROWS_A_RANK, run.optimization.batch_size // plan.ranks)
     samples = batch_samples(run.seed, 0, len(data.train), a_rank * plan.ranks)
     drawn = random_negatives(run, data.train, known)
-    if run.refresh is not None:  # any negatives will do for a comparison of gradients
+    if refresh_section(run) is not None:  # any negatives will do for a comparison of gradients
         drawn = RandomNegatives(data.train, known, run.seed, run.negatives_per_query)
     rows = [
         drawn.row_with_negatives(0, samples, place) if drawn else data.train[int(sample)]
@@ -232,15 +233,16 @@ def _exact(run: "Recipe") -> "Recipe":
     """The recipe in float32 and without dropout, where gradients can be compared; negatives to be
     mined are as the data's own.
     """
+    from trainer.recipe.schema.families import VectorRecipe
+
     tuning = run.model.tuning.model_copy(
         update={"dropout": 0.0} if run.model.tuning.kind == "lora" else {}
     )
     model = run.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
     data = run.data.model_copy(update={"negatives_per_query": run.negatives_per_query})
     machine = run.machine.model_copy(update={"precision": "fp32"})
-    return run.model_copy(
-        update={"model": model, "data": data, "refresh": None, "machine": machine}
-    )
+    exact = run.model_copy(update={"model": model, "data": data, "machine": machine})
+    return exact.model_copy(update={"refresh": None}) if isinstance(exact, VectorRecipe) else exact
 
 
 def _start_adapters(encoder: "Encoder") -> None:

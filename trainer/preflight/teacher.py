@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from trainer.build.data import DataSets
     from trainer.models.encoder import Encoder
     from trainer.preflight.estimates import Findings
-    from trainer.recipe.schema import Recipe
+    from trainer.recipe.schema.families import Recipe
 
 
 def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", replace: bool) -> int:
@@ -19,9 +19,10 @@ def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", repl
     from trainer.build.refresh import searched_texts
     from trainer.models.families import read_model
     from trainer.preflight.estimates import size
+    from trainer.recipe.schema.families import VectorRecipe
     from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
 
-    if run.teacher is None:
+    if not isinstance(run, VectorRecipe) or run.teacher is None:
         return 0
     names, everything = (
         names_of(

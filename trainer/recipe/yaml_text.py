@@ -23,7 +23,7 @@ MAXIMUM_BYTES = 1_000_000
 MAXIMUM_DEPTH = 20
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 
-Value = dict[str, Any] | list[Any] | str | int | float | bool | None
+YamlValue = dict[str, Any] | list[Any] | str | int | float | bool | None
 """What a YAML text can hold; the items of lists and maps are again values."""
 Place = tuple[str | int, ...]
 """A key as its steps from the root: ("trackers", 0, "project")."""
@@ -47,11 +47,11 @@ _WORDS: dict[str, bool | float | None] = {
 class Tree:
     """The values of a YAML text, and the line on which each key stands."""
 
-    value: Value
+    value: YamlValue
     lines: Mapping[Place, int]
 
 
-def read_text(path: Path, what: str = "recipe") -> str:
+def read_text(path: Path, file_kind: str = "recipe") -> str:
     """The text of a file that is `what`, such as a recipe; raises `BadRecipe` when there is none,
     it is no UTF-8, or it is over 1 MB.
     """
@@ -60,18 +60,18 @@ def read_text(path: Path, what: str = "recipe") -> str:
             content = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
         raise BadRecipe(
-            f"{what} {path} cannot be read: {error.strerror}; give the path of a YAML file"
+            f"{file_kind} {path} cannot be read: {error.strerror}; give the path of a YAML file"
         ) from error
     if len(content) > MAXIMUM_BYTES:
         raise BadRecipe(
-            f"{what} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {what} is; give the path of"
-            " a YAML file"
+            f"{file_kind} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {file_kind} is; give"
+            " the path of a YAML file"
         )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRecipe(
-            f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{file_kind} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from error
 
 
@@ -87,14 +87,14 @@ def parse(text: str, name: str) -> Tree:
         return Tree(reader.document(), reader.lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
+        location = f"{name}:{mark.line + 1}" if mark else name
         advice = (
             "put text that holds ': ' in quotes"
             if error.problem == "mapping values are not allowed here"
             else "check indentation, quotes and brackets"
         )
         raise BadRecipe(
-            f"{where}: this is not YAML: {error.problem or error.context}; {advice}"
+            f"{location}: this is not YAML: {error.problem or error.context}; {advice}"
         ) from error
     except yaml.reader.ReaderError as error:
         raise BadRecipe(
@@ -115,15 +115,15 @@ def parse_word(text: str) -> str | int | float | bool | None:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def dump(value: Value) -> str:
+def dump(value: YamlValue) -> str:
     """YAML that `parse` reads back to an equal value, keys in the order given."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def dotted(place: Place) -> str:
+def key_name(place: Place) -> str:
     """A place as a person writes it.
 
-    >>> dotted(("trackers", 0, "project"))
+    >>> key_name(("trackers", 0, "project"))
     'trackers.0.project'
     """
     return ".".join(map(str, place))
@@ -145,7 +145,7 @@ class _TreeReader:
         self.events, self.name = _Events(text), name
         self.lines: dict[Place, int] = {}
 
-    def document(self) -> Value:
+    def document(self) -> YamlValue:
         """The only document of the text; null when there is none."""
         self.events.get_event()  # the start of the stream
         if self.events.check_event(yaml.StreamEndEvent):
@@ -161,7 +161,7 @@ class _TreeReader:
             )
         return value
 
-    def value(self, place: Place) -> Value:
+    def value(self, place: Place) -> YamlValue:
         event = self.events.get_event()
         if isinstance(event, yaml.AliasEvent):
             raise self.refusal(
@@ -188,7 +188,7 @@ class _TreeReader:
             case _:
                 return self.mapping(place)
 
-    def scalar(self, event: yaml.ScalarEvent, place: Place) -> Value:
+    def scalar(self, event: yaml.ScalarEvent, place: Place) -> YamlValue:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise self.refusal(
@@ -199,34 +199,36 @@ class _TreeReader:
             )
         return parse_word(text) if event.implicit[0] else text
 
-    def sequence(self, place: Place) -> list[Value]:
-        items: list[Value] = []
+    def sequence(self, place: Place) -> list[YamlValue]:
+        items: list[YamlValue] = []
         while not self.events.check_event(yaml.SequenceEndEvent):
-            here = (*place, len(items))
-            self.lines[here] = _line(self.events.peek_event())
-            items.append(self.value(here))
+            place_below = (*place, len(items))
+            self.lines[place_below] = _line(self.events.peek_event())
+            items.append(self.value(place_below))
         self.events.get_event()
         return items
 
-    def mapping(self, place: Place) -> dict[str, Value]:
-        values: dict[str, Value] = {}
+    def mapping(self, place: Place) -> dict[str, YamlValue]:
+        values: dict[str, YamlValue] = {}
         while not self.events.check_event(yaml.MappingEndEvent):
             event = self.events.peek_event()
             key = self.value((*place, "?"))
             if not isinstance(key, str):
                 raise self.refusal(event, place, f"{key!r:.60} cannot be a key; keys are text")
-            here = (*place, key)
+            place_below = (*place, key)
             if key in values:
                 raise self.refusal(
-                    event, here, f"given twice, first on line {self.lines[here]}; keep one of them"
+                    event,
+                    place_below,
+                    f"given twice, first on line {self.lines[place_below]}; keep one of them",
                 )
-            self.lines[here] = _line(event)
-            values[key] = self.value(here)
+            self.lines[place_below] = _line(event)
+            values[key] = self.value(place_below)
         self.events.get_event()
         return values
 
     def refusal(self, event: yaml.Event, place: Place, reason: str) -> BadRecipe:
-        key = f"{dotted(place)}: " if place else ""
+        key = f"{key_name(place)}: " if place else ""
         return BadRecipe(f"{self.name}:{_line(event)}: {key}{reason}")
 
 

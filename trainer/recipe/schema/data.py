@@ -1,0 +1,113 @@
+"""The section `data`: what is trained on, and what is held out."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveFloat, PositiveInt
+from pydantic_core import CoreSchema, core_schema
+
+from trainer.recipe.schema.section import NonNegativeInt, Ratio, Section
+
+
+class Source(Section):
+    """One of several training sets."""
+
+    source: str = Field(
+        description=(
+            "a training set, written as `data.train`: a file, a BEIR folder, or the name of a hub"
+            " data set"
+        )
+    )
+    weight: PositiveFloat | None = Field(
+        None,
+        description=(
+            "share of the samples (or batches), relative to the other sets' weights; null (for all"
+            " sets or none): its number of rows"
+        ),
+    )
+    columns: dict[str, str] | None = Field(
+        None, description="role to column name in this set; null: as `data.columns`"
+    )
+
+
+class _TextOrSources:
+    """Text is taken as it is, anything else as a list of sources. So a problem in the list is
+    reported at its own place, without a step for the member of the union.
+    """
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        sources = handler.generate_schema(
+            Annotated[
+                tuple[Annotated[Source, Field(strict=False)], ...],
+                Field(min_length=1, strict=False),
+            ]
+        )
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, read: value if isinstance(value, str) else read(value),
+            sources,
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+class DataSection(Section):
+    """What is trained on, and what is held out to measure."""
+
+    train: Annotated[str | tuple[Source, ...], _TextOrSources()] = Field(
+        description=(
+            "a JSONL, CSV, TSV, Parquet or Arrow file, a BEIR folder, or the name of a hub data"
+            " set; several sets as a list, e.g. [{source: a.jsonl, weight: 2}, {source: b.csv,"
+            " weight: 1}]"
+        )
+    )
+    mixing: Literal["samples", "one_source_per_batch"] = Field(
+        "samples",
+        description=(
+            "with several sets: each batch has rows of all sets, or each batch comes from one set."
+            " An epoch has as many steps as all rows together fill batches, whatever the weights"
+        ),
+    )
+    validation: str | None = Field(
+        None,
+        description=(
+            "one set, written as `train`; null: the dev split if `train` is one BEIR folder that"
+            " has it, else a part of the training rows is held out"
+        ),
+    )
+    test: str | None = Field(
+        None,
+        description=(
+            "one set, written as `train`; null: the test split if `train` is one BEIR folder that"
+            " has it, else no test"
+        ),
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description=(
+            "role to column name where they differ, e.g. {query: question, positive: answer}"
+        ),
+    )
+    negatives_per_query: NonNegativeInt = Field(
+        0, description="hard negatives of each row to use; rows that have fewer repeat theirs"
+    )
+    validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the training rows held out where there is no validation set"
+    )
+    validation_max_queries: PositiveInt = Field(
+        1000, description="largest number of validation queries"
+    )
+    max_bad_rows_ratio: Ratio = Field(
+        0.001,
+        description=(
+            "largest share of unreadable rows, which are skipped; more end the run with exit code"
+            " 87"
+        ),
+    )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The training sets, also where there is only one."""
+        return (Source(source=self.train),) if isinstance(self.train, str) else self.train

@@ -1,0 +1,221 @@
+"""The section `objective`: what is minimised."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from trainer.recipe.schema.section import NonNegativeFloat, NonNegativeInt, Section
+
+
+class HardnessSection(Section):
+    """Which in-batch negatives count, by how hard they are for the model at that step. All
+    documents of the batch are compared, on all ranks.
+    """
+
+    top_k: PositiveInt | None = Field(
+        None, description="only the N hardest negatives of each query; null: all"
+    )
+    semi_hard: bool = Field(
+        False,
+        description="only negatives that score below the query's positive (Schroff et al. 2015)",
+    )
+    beta: NonNegativeFloat = Field(
+        0.0,
+        description=(
+            "weight each negative by exp(beta x score / temperature) over the mean weight (Robinson"
+            " et al. 2021); 0: equal weights"
+        ),
+    )
+
+
+class ContrastiveObjective(Section):
+    """What InfoNCE has in every family (van den Oord et al. 2018)."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
+    learn_temperature: bool = Field(
+        False, description="train the temperature too, starting from `temperature`"
+    )
+    symmetric: bool = Field(
+        False,
+        description="mean of both directions: query to documents, and positive to queries",
+    )
+    hardness: HardnessSection | None = Field(
+        None, description="which in-batch negatives count; null: all; not with `symmetric`"
+    )
+    teacher_margin: float | None = Field(
+        None,
+        description=(
+            "a hard negative is left out if its score in the data is above the positive's minus"
+            " this; null: none is"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _hardness_has_one_direction(self) -> Self:
+        if self.hardness is not None and self.symmetric:
+            raise ValueError(
+                "objective.hardness says which documents are hard for a query, so it has one"
+                " direction; set objective.symmetric to false"
+            )
+        return self
+
+
+class BiEncoderContrastiveObjective(ContrastiveObjective):
+    """InfoNCE over all documents of the batch (van den Oord et al. 2018), by dot products."""
+
+    guide: str | None = Field(
+        None,
+        description=(
+            "a frozen model with the same tokenizer; a document that it scores above the query's"
+            " positive is left out; null: no guide"
+        ),
+    )
+    guide_margin: float = Field(
+        0.0,
+        description=(
+            "documents this far below the positive's score are left out too, in units of the"
+            " guide's score"
+        ),
+    )
+
+
+class ColBERTContrastiveObjective(ContrastiveObjective):
+    """InfoNCE over all documents of the batch (van den Oord et al. 2018), by MaxSim or XTR."""
+
+    xtr_top_k: PositiveInt | None = Field(
+        None,
+        description=(
+            "XTR's score: for each query token, only the N best document tokens of the whole batch"
+            " count, and the score is their mean; null: MaxSim"
+        ),
+    )
+
+
+class DistillationObjective(Section):
+    """KL divergence to a teacher's scores in the data, over each query's own candidates (ColBERTv2,
+    Santhanam et al. 2022).
+    """
+
+    kind: Literal["distillation"] = "distillation"
+    temperature: PositiveFloat = Field(0.05, description="the model's scores are divided by it")
+    teacher_temperature: PositiveFloat = Field(
+        1.0, description="the teacher's scores in the data are divided by it"
+    )
+
+
+class MarginMseObjective(Section):
+    """Squared error of the margin between positive and negative against the teacher's margin in the
+    data (MarginMSE, Hofstaetter et al. 2020).
+    """
+
+    kind: Literal["margin_mse"] = "margin_mse"
+
+
+class CosentObjective(Section):
+    """CoSENT for pairs with a graded score: the pair with the higher score must be more similar (Su
+    2022).
+    """
+
+    kind: Literal["cosent"] = "cosent"
+    temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
+
+
+class TripletObjective(Section):
+    """The positive must score higher than each negative of its row by a margin (Schroff et al.
+    2015, on scores).
+    """
+
+    kind: Literal["triplet"] = "triplet"
+    margin: PositiveFloat = Field(0.2, description="in units of the score")
+
+
+class RankingObjective(Section):
+    """What the ranking objectives of a cross-encoder have in common: they compare a query's own
+    candidates, of which the first is the positive.
+    """
+
+    kind: str
+    random_negatives: NonNegativeInt = Field(
+        0,
+        description=(
+            "negatives per row where the data have none: positives of other rows of the batch,"
+            " drawn again in each epoch"
+        ),
+    )
+    graded: bool = Field(
+        False,
+        description=(
+            "true: the data's scores say how relevant each candidate is; false: the positive is"
+            " relevant, the others are not"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _drawn_negatives_have_no_grade(self) -> Self:
+        if self.random_negatives and self.graded:
+            raise ValueError(
+                "objective.graded takes the data's scores, and negatives drawn at random have none;"
+                " set objective.random_negatives to 0"
+            )
+        return self
+
+
+class PointwiseObjective(RankingObjective):
+    """Binary cross-entropy of each candidate (Nogueira & Cho 2019). Graded: scores from 0 to 1,
+    also of scored pairs.
+    """
+
+    kind: Literal["pointwise"] = "pointwise"
+
+
+class PairwiseObjective(RankingObjective):
+    """RankNet: the better of two candidates must score higher (Burges et al. 2005). Graded: only
+    the order of the scores counts.
+    """
+
+    kind: Literal["pairwise"] = "pairwise"
+
+
+class ListwiseObjective(RankingObjective):
+    """Cross-entropy of the softmax over a query's candidates (Cao et al. 2007). Graded: scores of 0
+    or more, each divided by their sum.
+    """
+
+    kind: Literal["listwise"] = "listwise"
+
+
+class LambdaLossObjective(RankingObjective):
+    """RankNet's pairs, weighted by what they are worth in nDCG (NDCG-Loss2++, Wang et al. 2018).
+    Graded: grades from 0 to 30.
+    """
+
+    kind: Literal["lambda_loss"] = "lambda_loss"
+
+
+BiEncoderObjective = Annotated[
+    BiEncoderContrastiveObjective
+    | DistillationObjective
+    | MarginMseObjective
+    | CosentObjective
+    | TripletObjective,
+    Field(discriminator="kind"),
+]
+ColBERTObjective = Annotated[
+    ColBERTContrastiveObjective
+    | DistillationObjective
+    | MarginMseObjective
+    | CosentObjective
+    | TripletObjective,
+    Field(discriminator="kind"),
+]
+VectorObjective = BiEncoderObjective | ColBERTObjective
+CrossEncoderObjective = Annotated[
+    PointwiseObjective
+    | PairwiseObjective
+    | ListwiseObjective
+    | LambdaLossObjective
+    | DistillationObjective
+    | MarginMseObjective,
+    Field(discriminator="kind"),
+]

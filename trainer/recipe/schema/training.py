@@ -1,0 +1,80 @@
+"""The sections `optimization` and `validation`: how long and how fast, and when to measure."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from trainer.recipe.schema.section import NonNegativeFloat, NonNegativeInt, Ratio, Section
+
+
+class OptimizationSection(Section):
+    """AdamW and its schedule."""
+
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        64, description="global queries per optimizer step, whatever the hardware"
+    )
+    epochs: PositiveInt = Field(
+        1,
+        description=(
+            "passes over the training rows; rows that fill no batch at the end of a pass share one"
+            " with the next"
+        ),
+    )
+    max_steps: PositiveInt | None = Field(
+        None, description="stop after this many steps; null: `epochs` decides"
+    )
+    learning_rate: PositiveFloat = Field(
+        1e-3, description="peak learning rate of the backbone's weights or its LoRA adapters"
+    )
+    head_learning_rate: PositiveFloat | None = Field(
+        None,
+        description="peak learning rate of the projection or the head; null: `learning_rate`",
+    )
+    temperature_learning_rate: PositiveFloat | None = Field(
+        None, description="peak learning rate of a learned temperature; null: `learning_rate`"
+    )
+    weight_decay: NonNegativeFloat = Field(
+        0.01,
+        description="decoupled weight decay; none on biases, normalisation weights, temperature",
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="learning rate after warm-up; cosine and linear end at 0"
+    )
+    warmup_ratio: Ratio = Field(
+        0.1, description="share of all steps in which the learning rate rises from 0"
+    )
+    warmup_steps: NonNegativeInt | None = Field(
+        None, description="the same in steps; null: `warmup_ratio` decides"
+    )
+    gradient_clip_norm: PositiveFloat | None = Field(
+        1.0, description="largest global norm of the gradient; null: no clipping"
+    )
+
+
+class ValidationSection(Section):
+    """When nDCG@10 is measured on held-out queries, and when that ends the run."""
+
+    every_steps: PositiveInt | None = Field(
+        None, description="steps between validations; null: once per epoch"
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="stop after this many validations without a better nDCG@10; null: never",
+    )
+
+
+class CrossEncoderValidation(ValidationSection):
+    """When nDCG@10 is measured on held-out queries, of which documents, and when that ends the
+    run.
+    """
+
+    first_stage: str | None = Field(
+        None,
+        description=(
+            "folder or name of the model that finds the documents to rank, in validation and test;"
+            " null: BM25"
+        ),
+    )
+    rerank_depth: PositiveInt | None = Field(
+        None, description="documents to rank per query; null: 20"
+    )
