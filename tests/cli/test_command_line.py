@@ -44,7 +44,6 @@ HEAVY = (
     "pytorch_lightning",
     "wandb",
     "faiss",
-    "matplotlib",
 )
 
 
