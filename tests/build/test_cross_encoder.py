@@ -15,7 +15,7 @@ from trainer.errors import BadData, BadModel
 from trainer.evaluation import evaluate as evaluation
 from trainer.evaluation.evaluate import retrieve
 from trainer.models.dense import read_encoder
-from trainer.preflight.estimates import lengths
+from trainer.preflight.data import measure_lengths
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import CrossEncoderRecipe
 from trainer.recipe.schema.training import CrossEncoderValidation
@@ -216,9 +216,9 @@ def test_lengths_looked_at_before_a_run_are_those_of_pairs(overrides):
         "recipes/cross-encoder.yaml", [*overrides, "model.document_max_length_tokens=12"]
     )
     data, encoder = data_sets(run.data, run.seed), encoder_of(run)
-    queries, pairs = lengths(encoder, data.train, run.negatives_per_query)
+    queries, pairs = measure_lengths(encoder, data.train, run.negatives_per_query)
     assert pairs.texts == 4 * queries.texts
     assert pairs.limit_tokens == 12
     long = [len(encoder.tokenizer(row.query, row.positive)["input_ids"]) for row in data.train]
-    assert pairs.cut == 4 * sum(length > 12 for length in long)
-    assert pairs.cut > 0
+    assert pairs.cut_texts == 4 * sum(length > 12 for length in long)
+    assert pairs.cut_texts > 0

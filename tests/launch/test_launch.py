@@ -236,9 +236,9 @@ def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
                 "head",
                 "--main_process_port",
                 "1234",
-                "--same_network",
                 "--deepspeed_multinode_launcher",
                 "standard",
+                "--same_network",
             ],
         ),
     ],
@@ -246,7 +246,7 @@ def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
 def test_tells_accelerate_the_ranks_and_where_they_meet(options, told, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 7
+        "trainer.strategies.launcher.run_ranks", lambda arguments: seen.extend(arguments) or 7
     )
     monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
     with pytest.raises(typer.Exit) as ended:
@@ -277,7 +277,7 @@ def test_one_process_a_node_is_ddp_where_the_file_is_for_several(tmp_path, monke
     )
     seen = []
     monkeypatch.setattr(
-        "trainer.cli.launch.run_ranks", lambda arguments: seen.extend(arguments) or 0
+        "trainer.strategies.launcher.run_ranks", lambda arguments: seen.extend(arguments) or 0
     )
     monkeypatch.setattr("os.environ", os.environ | {"OMP_NUM_THREADS": "1"})
     with pytest.raises(typer.Exit):

@@ -14,8 +14,13 @@ import pytest
 import torch
 import typer
 
-from trainer.cli.check import check, judge
-from trainer.preflight.estimates import Findings, free_bytes, weight_needs, written_bytes
+from trainer.cli.check import check
+from trainer.preflight.check import check_run
+from trainer.preflight.disk import free_bytes, model_bytes
+from trainer.preflight.findings import Findings
+from trainer.preflight.gradient import judge, probe
+from trainer.preflight.memory import weight_needs
+from trainer.preflight.planned_run import PlannedRun, Request
 from trainer.strategies.environment import Plan
 from trainer.strategies.probe import compare_gradients, plain_gradient
 
@@ -162,22 +167,19 @@ def test_a_rank_that_fails_is_heard(toy, tmp_path):
     """The ranks are given another model than the one that was looked at."""
     from trainer.build.data import data_sets
     from trainer.errors import BadMachine
-    from trainer.preflight.ranks import probe
     from trainer.recipe.load import load_recipe
     from trainer.strategies.environment import plan_from_file
 
     machine = MACHINES / "cpu-2-ddp.yaml"
-    run = load_recipe(RECIPE, toy)
+    run, plan = load_recipe(RECIPE, toy), plan_from_file(machine)
     data = data_sets(run.data, run.seed)
     with pytest.raises(
-        BadMachine, match=r"ranks ended with code 2 .* They said:\n  error: .*nowhere"
+        BadMachine, match=r"ranks ended with code 2 .* They printed:\n  error: .*nowhere"
     ):
         probe(
-            RECIPE,
-            [*toy, f"model.backbone={tmp_path / 'nowhere'}"],
-            machine,
-            run,
-            plan_from_file(machine),
+            Request(RECIPE, machine, [*toy, f"model.backbone={tmp_path / 'nowhere'}"]),
+            PlannedRun(run, frozenset(type(run).model_fields), plan, plan_fits_here=True),
+            plan,
             data,
             120,
         )
@@ -223,7 +225,7 @@ def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, m
         of_others.append(others)
         dimensions.append(encoder.dimensions)
 
-    monkeypatch.setattr("trainer.cli.check.look_at_disk", look)
+    monkeypatch.setattr("trainer.preflight.disk.check_disk", look)
     more = (
         [
             "kind=colbert",
@@ -248,7 +250,7 @@ def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, m
 
 def test_the_probe_leaves_the_teacher_in(toy, late_folder):
     """Without one the ranks would still agree, on another gradient than the run's."""
-    from trainer.preflight.ranks import _exact
+    from trainer.preflight.rank_part import _exact
     from trainer.recipe.load import load_recipe
 
     run = load_recipe(RECIPE, [*toy, f"teacher={{kind: distribution, models: [{late_folder}]}}"])
@@ -355,6 +357,15 @@ def test_each_fault_is_found(toy, changes, said, capsys):
     assert "1 thing is wrong" in output
 
 
+def test_findings_are_returned_and_shown_when_they_are_made(toy):
+    shown = []
+    request = Request(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, "objective={kind: cosent}"])
+    findings = check_run(request, probe_timeout_seconds=None, show=shown.append)
+    assert shown == findings.entries
+    assert [finding.subject for finding in shown if finding.verdict == "wrong"] == ["objective"]
+    assert findings.faults == 1
+
+
 def test_a_recipe_that_cannot_be_read_leaves_the_machine(tmp_path, capsys):
     with pytest.raises(typer.Exit):
         check(tmp_path / "none.yaml", MACHINES / "cpu-2-ddp.yaml")
@@ -366,9 +377,10 @@ def test_a_machine_that_is_elsewhere_is_no_fault(toy, capsys):
     check(RECIPE, MACHINES / "gpu-8-zero3-offload.yaml", toy)
     output = capsys.readouterr().out
     assert re.search(
-        r"warning +memory: about .* in the machine's memory.* cannot be seen from here", output
+        r"warning +memory: about .* in the machine's memory.* cannot be checked on this machine",
+        output,
     )
-    assert "skipped  gradient: cannot be seen from here" in output
+    assert "skipped  gradient: cannot be checked on this machine" in output
     assert "nothing wrong was found" in output
 
 
@@ -380,11 +392,11 @@ def test_long_texts_are_counted(toy, capsys):
         no_probe=True,
     )
     output = capsys.readouterr().out
-    assert re.search(r"ok +lengths: 0 of \d+ query texts", output)
+    assert re.search(r"ok +lengths: 0 of \d+ sampled query texts", output)
     cut, texts = map(
         int,
         re.search(
-            r"warning +lengths: (\d+) of (\d+) document texts looked at are longer than 10 tokens",
+            r"warning +lengths: (\d+) of (\d+) sampled document texts are longer than 10 tokens",
             output,
         ).groups(),
     )
@@ -394,7 +406,7 @@ def test_long_texts_are_counted(toy, capsys):
 # ---------------------------------------------------------------- the gradient
 
 
-def test_a_wrong_gradient_is_wrong(capsys):
+def test_a_wrong_gradient_is_wrong():
     plan = Plan("ddp", 2, 1, 2)
     wanted = {"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]]), "bias": torch.tensor([1.0])}
     spoilt = {
@@ -407,11 +419,11 @@ def test_a_wrong_gradient_is_wrong(capsys):
     findings = Findings()
     for number, wrong in enumerate(spoilt.values(), start=1):
         judge(findings, plan, compare_gradients(wrong, wanted))
-        assert findings.wrong == number, capsys.readouterr().out
+        assert findings.faults == number, findings.entries
     judge(findings, plan, compare_gradients(wanted, wanted))
-    assert findings.wrong == len(spoilt)
+    assert findings.faults == len(spoilt)
     assert (
-        capsys.readouterr().out.splitlines()[-1]
+        str(findings.entries[-1])
         == "ok       gradient on 2 ranks (ddp) against one: norm ratio 1.0000000, cosine 1.0000000"
     )
 
@@ -419,7 +431,7 @@ def test_a_wrong_gradient_is_wrong(capsys):
 def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
     wanted = {"weight": torch.ones(3)}
     monkeypatch.setattr(
-        "trainer.cli.check.probe",
+        "trainer.preflight.gradient.probe",
         lambda *_: compare_gradients({"weight": 2 * torch.ones(3)}, wanted),
     )
     with pytest.raises(typer.Exit) as ended:
@@ -428,15 +440,15 @@ def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys
     assert "norm ratio 2.0000000, cosine 1.0000000; both must be 1" in capsys.readouterr().out
 
 
-def test_two_gradients_of_zero_show_nothing(capsys):
+def test_two_gradients_of_zero_show_nothing():
     findings = Findings()
     judge(
         findings,
         Plan("ddp", 2, 1, 2),
         compare_gradients({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}),
     )
-    assert findings.wrong == 0
-    assert capsys.readouterr().out.startswith("warning  gradient on 2 ranks")
+    assert findings.faults == 0
+    assert str(findings.entries[0]).startswith("warning  gradient on 2 ranks")
 
 
 def test_the_plain_gradient_is_that_of_the_loss():
@@ -477,7 +489,7 @@ def test_weights_gradients_and_state_by_strategy(plan, bytes_):
         4 * 110 if plan.kind == "fsdp2" else 0
     )  # the block that runs, and room for the next
     assert sum(need.amount for need in weight_needs(plan, torch.nn.Sequential(model))) == wanted
-    assert written_bytes(model) == pytest.approx(16 * 110, abs=2**27)
+    assert model_bytes(model) == pytest.approx(16 * 110, abs=2**27)
     assert free_bytes(Path("/nowhere/yet")) > 0
 
 

@@ -1,1 +1,1 @@
-"""What can be known of a run before it is submitted."""
+"""What can be known about a run before it is submitted: `nearfar check`."""

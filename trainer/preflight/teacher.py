@@ -1,81 +1,62 @@
-"""What `nearfar check` finds of teachers: whether they load, whether what is kept of them is
-theirs, and how much there is to encode and to keep.
-"""
+"""The teachers of a run: whether they load, and how much they have to encode and to store."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from trainer.build.data import DataSets
-    from trainer.models.encoder import Encoder
-    from trainer.preflight.estimates import Findings
-    from trainer.recipe.schema.families import Recipe
+from trainer.build import students
+from trainer.build.data import DataSets
+from trainer.build.refresh import searched_texts
+from trainer.models.encoder import Encoder
+from trainer.models.families import read_model
+from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.preflight.data import measure_lengths
+from trainer.preflight.findings import Findings
+from trainer.preflight.planned_run import PlannedRun
+from trainer.preflight.sizes import format_bytes
+from trainer.recipe.schema.families import VectorRecipe
+from trainer.retrieval.vectors.encode import Role
+from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
 
 
-def look_at_teachers(findings: "Findings", run: "Recipe", data: "DataSets", replace: bool) -> int:
-    """A finding for each teacher; bytes that their vectors of the training texts will take."""
-
-    from trainer.build import students
-    from trainer.build.refresh import searched_texts
-    from trainer.models.families import read_model
-    from trainer.preflight.estimates import size
-    from trainer.recipe.schema.families import VectorRecipe
-    from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
-
-    if not isinstance(run, VectorRecipe) or run.teacher is None:
+def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
+    """A finding for each teacher; the bytes that their vectors of the training texts will take."""
+    settings = run.recipe
+    if not isinstance(settings, VectorRecipe) or settings.teacher is None:
         return 0
-    names, everything = (
-        names_of(
-            data.train, run.data.negatives_per_query, partial(searched_texts, run, data.train)
-        ),
-        0,
-    )
-    for name in run.teacher.models:
-        with findings.of("teacher"):
-            teacher, told = read_model(name), list[str]()
-            to_do(students.kept_in(run, name), content_of(teacher), names, replace, told.append)
-            said = (
-                told[0]
-                if told
-                else f"its vectors of the training texts are in {students.kept_in(run, name)}"
-            )
-            wanted = (
-                _bytes(teacher, run, data, {role: len(texts) for role, texts in names.items()})
-                if told
-                else 0
-            )
-            weights = size(4 * sum(parameter.numel() for parameter in teacher.parameters()))
-            findings.add(
-                "ok",
-                "teacher",
-                f"{name}: {said}"
-                + (
-                    f", about {size(wanted)}; {weights} of weights on each rank until then"
-                    if told
-                    else ""
-                ),
-            )
-            everything += wanted
-    return everything
-
-
-def _bytes(teacher: "Encoder", run: "Recipe", data: "DataSets", texts: "dict[str, int]") -> int:
-    """Of one float32 vector a text, or one of float16 a token."""
-    from trainer.models.late_interaction import LateInteractionEncoder
-    from trainer.preflight.estimates import lengths
-
-    each = {"query": 4.0, "document": 4.0}
-    if isinstance(teacher, LateInteractionEncoder):
-        queries, documents = lengths(teacher, data.train, run.data.negatives_per_query)
-        each = {
-            "query": (
-                2.0
-                * (
-                    queries.limit_tokens
-                    if teacher.contract.query_expansion
-                    else queries.mean_tokens
+    further_texts = partial(searched_texts, settings, data.train)
+    texts = names_of(data.train, settings.data.negatives_per_query, further_texts)
+    total = 0
+    for name in settings.teacher.models:
+        with findings.about("teacher"):
+            teacher, tasks = read_model(name), list[str]()
+            folder = students.kept_in(settings, name)
+            to_do(folder, content_of(teacher), texts, run.replace, tasks.append)
+            if not tasks:
+                text = f"its vectors of the training texts are in {folder}"
+            else:
+                counts = {role: len(identities) for role, identities in texts.items()}
+                amount = _vector_bytes(teacher, run, data, counts)
+                total += amount
+                weights = 4 * sum(parameter.numel() for parameter in teacher.parameters())
+                text = (
+                    f"{tasks[0]}, about {format_bytes(amount)}; {format_bytes(weights)} of weights"
+                    " on each rank until then"
                 )
-            ),
-            "document": 2.0 * documents.mean_tokens,
-        }
-    return int(sum(count * each[role] * teacher.dimensions for role, count in texts.items()))
+            findings.add("ok", "teacher", f"{name}: {text}")
+    return total
+
+
+def _vector_bytes(
+    teacher: Encoder, run: PlannedRun, data: DataSets, texts: Mapping[Role, int]
+) -> int:
+    """Bytes of one float32 vector per text, or of one float16 vector per token."""
+    per_component: dict[Role, float] = {"query": 4.0, "document": 4.0}
+    if isinstance(teacher, LateInteractionEncoder):
+        negatives = run.recipe.data.negatives_per_query
+        queries, documents = measure_lengths(teacher, data.train, negatives)
+        query_tokens = (
+            queries.limit_tokens if teacher.contract.query_expansion else queries.mean_tokens
+        )
+        per_component = {"query": 2.0 * query_tokens, "document": 2.0 * documents.mean_tokens}
+    components = sum(count * per_component[role] for role, count in texts.items())
+    return int(components * teacher.dimensions)

@@ -1,0 +1,45 @@
+"""`nearfar check`: everything that can be known about a run before it is submitted."""
+
+from collections.abc import Callable
+
+from trainer.preflight.findings import Finding, Findings
+from trainer.preflight.planned_run import Request
+from trainer.preflight.recipe_file import check_recipe_file
+
+
+def check_run(
+    request: Request,
+    probe_timeout_seconds: int | None = 600,
+    show: Callable[[Finding], None] = lambda finding: None,
+) -> Findings:
+    """Checks recipe, machine file, data, model, memory, disk, and the gradient on the real ranks.
+
+    `show` is called with each finding when it is made. The ranks are ended after
+    `probe_timeout_seconds`; None starts none. Nothing of the run is made.
+    """
+    findings = Findings(show)
+    recipe, sections = check_recipe_file(findings, request)
+    # Heavy imports, only after the first finding has been shown.
+    from trainer.preflight.data import check_data, check_lengths
+    from trainer.preflight.disk import check_disk, mining_bytes
+    from trainer.preflight.gradient import check_gradient
+    from trainer.preflight.machine_file import check_machine
+    from trainer.preflight.memory import check_memory
+    from trainer.preflight.model import check_model
+    from trainer.preflight.teacher import check_teachers
+
+    run = check_machine(findings, request, recipe, sections)
+    if run is None:
+        return findings
+    data = check_data(findings, run) if run.has("data") else None
+    encoder = check_model(findings, run) if run.has("model") else None
+    lengths = check_lengths(findings, run, encoder, data) if encoder and data else None
+    if encoder and run.has("machine", "optimization"):
+        check_memory(findings, run, encoder, lengths)
+    if encoder and run.has("name", "output"):
+        teacher_bytes = check_teachers(findings, run, data) if data else 0
+        other_bytes = teacher_bytes + mining_bytes(run, data, encoder, lengths)
+        check_disk(findings, run, encoder, other_bytes)
+    if data:
+        check_gradient(findings, request, run, data, probe_timeout_seconds)
+    return findings

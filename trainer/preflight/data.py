@@ -1,0 +1,159 @@
+"""The data of a run: whether they can be read, suit the objective, and how long the texts are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer.build.checks import check_objective
+from trainer.build.data import DataSets, data_sets, leaked_queries
+from trainer.build.module import total_steps, validation_interval
+from trainer.build.refresh import explanation, refresh_section
+from trainer.data.readers.read import Split, read_rows
+from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.rows import Row, Rows
+from trainer.errors import NearfarError
+from trainer.models.cross_encoder import CrossEncoder
+from trainer.models.encoder import Encoder
+from trainer.models.tokenizers.texts import role_tokenizer
+from trainer.preflight.findings import Findings
+from trainer.preflight.planned_run import PlannedRun
+from trainer.recipe.schema.data import DataSection
+
+SAMPLE_ROWS = 1000
+"""Rows whose texts are measured."""
+MANY_CUT_RATIO = 0.1
+"""A warning is given when a larger share of the texts is cut."""
+
+
+def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
+    """Findings about the data; the data, where all of them can be read."""
+    settings, refresh = run.recipe, refresh_section(run.recipe)
+    try:
+        data = data_sets(settings.data, settings.seed, all_negatives=refresh is not None)
+    except NearfarError as error:
+        for message in dict.fromkeys([str(error), *_faults_of_sets(settings.data)]):
+            findings.add("wrong", "data", message)
+        return None
+    test = f", {len(data.test.queries):,} test queries" if data.test else ""
+    pairs, queries = f"{len(data.train):,} training pairs", len(data.validation.queries)
+    findings.add("ok", "data", f"{pairs}, {queries:,} validation queries{test}")
+    for name, held_out in (("validation", data.validation), ("test", data.test)):
+        if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
+            findings.add(
+                "warning",
+                "data",
+                f"{leaks:,} of {len(held_out.queries):,} {name} queries are training queries too;"
+                " they prove nothing",
+            )
+    _check_training(findings, run, data)
+    return data
+
+
+def _faults_of_sets(data: DataSection) -> Iterator[str]:
+    """The fault of each data set that cannot be read."""
+    ratio = data.max_bad_rows_ratio
+    for source in data.sources:
+        columns = data.columns if source.columns is None else source.columns
+        try:
+            read_rows(source.source, columns, max_bad_rows_ratio=ratio)
+        except NearfarError as error:
+            yield str(error)
+    splits: list[tuple[str | None, Split]] = [(data.validation, "dev"), (data.test, "test")]
+    for name, split in splits:
+        try:
+            if name is not None:
+                read_retrieval_set(name, split, data.columns, max_bad_rows_ratio=ratio)
+        except NearfarError as error:
+            yield str(error)
+
+
+def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None:
+    """Whether objective, number of steps and refresh suit the data."""
+    settings, samples = run.recipe, len(data.train)
+    if run.has("objective"):
+        with findings.about("objective"):
+            check_objective(settings, data.train, data.mixture)
+            kind = settings.objective.kind
+            findings.add("ok", "objective", f"{kind}: the rows have what it needs")
+    if run.has("optimization"):
+        with findings.about("steps"):
+            steps = total_steps(settings.optimization, samples)
+            passes = steps * settings.optimization.batch_size / samples
+            interval = validation_interval(settings, samples, steps)
+            text = f"{steps:,}, {passes:.3g} passes over the training pairs, validation after every"
+            findings.add("ok", "steps", f"{text} {interval:,}")
+    if refresh_section(settings) is not None and run.has("optimization", "refresh"):
+        with findings.about("refresh"):
+            steps = total_steps(settings.optimization, samples)
+            findings.add("ok", "refresh", explanation(settings, data.train, steps))
+
+
+# ---------------------------------------------------------------- lengths
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of a sample of texts of one role."""
+
+    texts: int
+    cut_texts: int
+    """Texts that are longer than the model takes."""
+    limit_tokens: int
+    mean_tokens: float
+
+
+def check_lengths(
+    findings: Findings, run: PlannedRun, encoder: Encoder, data: DataSets
+) -> tuple[Lengths, Lengths]:
+    """Findings about the lengths of queries and documents, and the lengths."""
+    lengths_by_role = measure_lengths(encoder, data.train, run.recipe.negatives_per_query)
+    for role, lengths in zip(("query", "document"), lengths_by_role, strict=True):
+        text = (
+            f"{lengths.cut_texts:,} of {lengths.texts:,} sampled {role} texts are longer than"
+            f" {lengths.limit_tokens} tokens and are cut; {lengths.mean_tokens:.0f} tokens on"
+            " average"
+        )
+        if lengths.cut_texts > MANY_CUT_RATIO * lengths.texts:
+            advice = f"allow more with model.{role}_max_length_tokens, or split them into passages"
+            findings.add("warning", "lengths", f"{text}; {advice}")
+        else:
+            findings.add("ok", "lengths", text)
+    return lengths_by_role
+
+
+def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengths, Lengths]:
+    """The lengths of queries and of documents, in a sample spread evenly over the rows. `negatives`
+    is their number per query.
+    """
+    count = min(SAMPLE_ROWS, len(rows))
+    sample = [rows[number * len(rows) // count] for number in range(count)]
+    queries = _text_lengths(encoder, [row.query for row in sample], "query")
+    documents = [text for row in sample for text in _documents(row, negatives)]
+    if isinstance(encoder, CrossEncoder):
+        queries_of_pairs = [row.query for row in sample for _ in _documents(row, negatives)]
+        return queries, _pair_lengths(encoder, queries_of_pairs, documents)
+    return queries, _text_lengths(encoder, documents, "document")
+
+
+def _documents(row: Row, negatives: int) -> list[str]:
+    """The documents of a row; its positive stands for negatives drawn from other rows."""
+    return [row.positive, *(row.negatives or (row.positive,) * negatives)[:negatives]]
+
+
+def _pair_lengths(
+    encoder: CrossEncoder, queries: Sequence[str], documents: Sequence[str]
+) -> Lengths:
+    limit = encoder.contract.document_max_length_tokens
+    lengths = encoder.pairs_of(limit + 1).tokenize(queries, documents).lengths
+    mean = float(lengths.clamp(max=limit).double().mean())
+    return Lengths(len(queries), int((lengths > limit).sum()), limit, mean)
+
+
+def _text_lengths(
+    encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]
+) -> Lengths:
+    limit = encoder.contract.max_length_tokens(role)
+    longer = role_tokenizer(encoder.tokenizer, encoder.contract.prompt(role), limit + 1)
+    lengths = longer.tokenize(texts).lengths
+    mean = float(lengths.clamp(max=limit).double().mean())
+    return Lengths(len(texts), int((lengths > limit).sum()), limit, mean)

@@ -1,0 +1,70 @@
+"""The disk space that a run needs."""
+
+import shutil
+from pathlib import Path
+
+from torch import nn
+
+from trainer.build.data import DataSets
+from trainer.build.refresh import written_bytes as refresh_bytes
+from trainer.errors import NearfarError
+from trainer.models.encoder import Encoder
+from trainer.preflight.data import Lengths
+from trainer.preflight.findings import Findings
+from trainer.preflight.planned_run import PlannedRun
+from trainer.preflight.sizes import format_bytes
+
+BESIDES_WEIGHTS = 100 * 2**20
+"""Bytes for tokenizer, log, report and what trackers write."""
+
+
+def check_disk(findings: Findings, run: PlannedRun, encoder: Encoder, other_bytes: int) -> None:
+    """A finding about the space for the run folder. `other_bytes` are written besides model and
+    checkpoints.
+    """
+    folder = Path(run.recipe.output) / run.recipe.name
+    amount, free = model_bytes(encoder) + other_bytes, free_bytes(folder)
+    text = f"the run writes up to {format_bytes(amount)}"
+    if amount <= free:
+        findings.add("ok", "disk", f"{text}; {format_bytes(free)} are free")
+    else:
+        findings.add(
+            "wrong",
+            "disk",
+            f"{text}, and {format_bytes(free)} are free for {folder}; choose another place with"
+            " output=FOLDER",
+        )
+
+
+def mining_bytes(
+    run: PlannedRun,
+    data: DataSets | None,
+    encoder: Encoder,
+    lengths: tuple[Lengths, Lengths] | None,
+) -> int:
+    """Bytes that mining between the steps keeps on the disk."""
+    if data is None or lengths is None:
+        return 0
+    try:
+        return refresh_bytes(run.recipe, data.train, encoder, lengths[1].mean_tokens)
+    except NearfarError:  # the findings about the data have it
+        return 0
+
+
+def model_bytes(encoder: nn.Module) -> int:
+    """Bytes of the model in float32, the best weights, the former best ones while they are
+    replaced, and an adapter.
+    """
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    trained_weights = sum(
+        parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad
+    )
+    return 4 * (weights + 3 * trained_weights) + BESIDES_WEIGHTS
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write on the disk where `path` is or will be."""
+    ancestor = path.absolute()
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    return shutil.disk_usage(ancestor).free

@@ -1,0 +1,101 @@
+"""The machine file of a run, alone and together with the recipe."""
+
+from pathlib import Path
+
+import yaml
+
+from trainer.build import hardware
+from trainer.data.order import check_batch_divisible
+from trainer.errors import BadMachine
+from trainer.preflight.findings import Findings
+from trainer.preflight.planned_run import PlannedRun, Request
+from trainer.recipe.schema.families import Recipe
+from trainer.runtime.run_folder import check_run_folder
+from trainer.runtime.trackers import check_trackers
+from trainer.strategies.environment import Plan, check_here, plan_from_file
+from trainer.strategies.launcher import read_by_accelerate
+
+
+def check_machine(
+    findings: Findings, request: Request, recipe: Recipe | None, sections: frozenset[str]
+) -> PlannedRun | None:
+    """Findings about the machine file, alone and with the recipe; the run that they describe, None
+    without a recipe.
+    """
+    plan = _check_file(findings, request.machine)
+    plan_fits_here = plan is not None and _check_this_machine(findings, plan)
+    if recipe is None:
+        return None
+    run = PlannedRun(recipe, sections, plan, plan_fits_here, request.replace)
+    ranks = plan.ranks if plan is not None else _ranks_in(request.machine)
+    _check_batch(findings, run, ranks)
+    _check_run_folder(findings, run)
+    with findings.about("trackers"):
+        check_trackers(recipe.trackers)
+    return PlannedRun(_on_machine(findings, run), sections, plan, plan_fits_here, request.replace)
+
+
+def _check_file(findings: Findings, path: Path) -> Plan | None:
+    with findings.about("machine"):
+        plan = plan_from_file(path)
+        read_by_accelerate(path)
+        nodes = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
+        ranks = f"{plan.ranks} rank{'s' * (plan.ranks > 1)}"
+        device = plan.accelerator or "any device"
+        findings.add("ok", "machine", f"{path}: {plan.kind}, {ranks} on {nodes}, {device}")
+        return plan
+    return None
+
+
+def _ranks_in(path: Path) -> int | None:
+    """The ranks that a broken machine file names, if it does."""
+    try:
+        ranks = yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        return None
+    return ranks if isinstance(ranks, int) and ranks > 0 else None
+
+
+def _check_this_machine(findings: Findings, plan: Plan) -> bool:
+    try:
+        check_here(plan)
+    except BadMachine as error:
+        findings.add(
+            "warning",
+            "machine",
+            "this machine is not the one that the file describes, so memory and gradient cannot be"
+            f" checked here: {error}",
+        )
+        return False
+    return True
+
+
+def _check_batch(findings: Findings, run: PlannedRun, ranks: int | None) -> None:
+    if ranks and run.has("optimization"):
+        with findings.about("batch"):
+            size = run.recipe.optimization.batch_size
+            check_batch_divisible(size, ranks)
+            findings.add("ok", "batch", f"{size} queries per step, {size // ranks} on each rank")
+
+
+def _check_run_folder(findings: Findings, run: PlannedRun) -> None:
+    if run.has("name", "output"):
+        with findings.about("run folder"):
+            folder = Path(run.recipe.output) / run.recipe.name
+            check_run_folder(folder, run.replace)
+            note = ", the former run is moved aside" if run.replace and folder.exists() else ""
+            findings.add("ok", "run folder", f"{folder}{note}")
+
+
+def _on_machine(findings: Findings, run: PlannedRun) -> Recipe:
+    """The recipe with what the machine file decides; a contradiction is a finding."""
+    if run.plan is None or not run.has("machine"):
+        return run.recipe
+    with findings.about("recipe and machine"):
+        return hardware.on_machine(run.recipe, run.plan)
+    decided_by_file = {
+        "accelerator": run.plan.accelerator or "auto",
+        "precision": run.plan.precision or "auto",
+    }
+    machine = run.recipe.machine.model_copy(update=decided_by_file)
+    return run.recipe.model_copy(update={"machine": machine})

@@ -1,0 +1,197 @@
+"""The memory that each rank needs: weights, gradients, optimizer state and activations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from trainer.batch import Texts
+from trainer.build import hardware
+from trainer.models.encoder import Encoder
+from trainer.preflight.data import Lengths
+from trainer.preflight.findings import Findings
+from trainer.preflight.planned_run import PlannedRun
+from trainer.preflight.sizes import format_bytes
+from trainer.recipe.schema.machine import MachineSection
+from trainer.retrieval.vectors.encode import autocast
+from trainer.runtime import memory
+from trainer.strategies.environment import Plan
+from trainer.strategies.fully_sharded import transformer_blocks
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one rank needs for something, on its device or in the memory of the machine."""
+
+    part: str
+    amount: int
+    on_machine: bool = False
+
+
+def check_memory(
+    findings: Findings,
+    run: PlannedRun,
+    encoder: Encoder,
+    lengths: tuple[Lengths, Lengths] | None,
+) -> None:
+    """Findings about the memory that a rank needs, and whether it is free."""
+    plan = run.plan
+    if plan is None:
+        return
+    with findings.about("memory"):
+        machine = run.recipe.machine if run.plan_fits_here else _stand_in(run.recipe.machine)
+        encoder.to(hardware.device(machine))
+        needs = weight_needs(plan, encoder)
+        if lengths is not None:
+            needs.append(_activations(run, plan, machine, encoder, lengths))
+        text = f"about {format_bytes(sum(need.amount for need in needs))} per rank"
+        text += f" ({largest_first(needs)})"
+        if run.plan_fits_here:
+            _compare_with_free(findings, plan, encoder, needs, text)
+        else:
+            findings.add(
+                "warning", "memory", f"{text}; whether that fits cannot be checked on this machine"
+            )
+
+
+def _stand_in(machine: MachineSection) -> MachineSection:
+    """Settings with which this machine can estimate the memory of another."""
+    precision = "fp32" if machine.precision == "fp16" else machine.precision
+    return machine.model_copy(update={"accelerator": "cpu", "precision": precision})
+
+
+def _compare_with_free(
+    findings: Findings, plan: Plan, encoder: Encoder, needs: Sequence[Need], text: str
+) -> None:
+    # The weights that this process holds now are free again when the ranks start.
+    loaded_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
+    on_cpu = encoder.device.type == "cpu"
+    on_machine = sum(need.amount for need in needs if need.on_machine or on_cpu)
+    on_device = sum(need.amount for need in needs) - on_machine
+    for amount, place, device in (
+        (on_device, "on its GPU", encoder.device),
+        (on_machine, "in the machine's memory", torch.device("cpu")),
+    ):
+        if not amount:
+            continue
+        free = memory.available_bytes(device, plan.ranks_per_node)
+        free += loaded_bytes * (device.type == encoder.device.type)
+        comparison = f"{text}; {format_bytes(free)} are free for each rank {place}"
+        if amount <= free:
+            findings.add("ok", "memory", comparison)
+        else:
+            findings.add(
+                "wrong",
+                "memory",
+                f"{comparison}. Share the weights among more ranks (FSDP2, ZeRO-3), train with"
+                " model.tuning.kind=lora, or lower machine.micro_batch_tokens",
+            )
+
+
+def _activations(
+    run: PlannedRun,
+    plan: Plan,
+    machine: MachineSection,
+    encoder: Encoder,
+    lengths: tuple[Lengths, Lengths],
+) -> Need:
+    """The activations that a rank keeps of a step for the backward pass, from a measured
+    micro-batch; at least those of one micro-batch.
+    """
+    queries, documents = lengths
+    documents_per_query = documents.texts / queries.texts
+    tokens_per_query = queries.mean_tokens + documents_per_query * documents.mean_tokens
+    step_tokens = run.recipe.optimization.batch_size // plan.ranks * tokens_per_query
+    longest = encoder.contract.document_max_length_tokens
+    with autocast(encoder.device, hardware.precision(machine)):
+        bytes_per_token = memory.activation_bytes_per_token(
+            encoder, encoder, Texts.of([[0] * longest], [0])
+        )
+    limit_is_known = run.plan_fits_here or machine.kept_tokens != "auto"
+    micro_batch, limit = hardware.micro_batching(machine, encoder, plan.ranks_per_node)
+    tokens = max(
+        min(step_tokens, limit if limit_is_known else step_tokens), min(step_tokens, micro_batch)
+    )
+    note = "" if limit_is_known else ", if there is room for them"
+    part = f"activations ({tokens:,.0f} of the {step_tokens:,.0f} tokens of a step{note})"
+    return Need(part, int(bytes_per_token * tokens))
+
+
+def weight_needs(plan: Plan, encoder: nn.Module) -> list[Need]:
+    """Weights, gradients and AdamW's two moments of one rank.
+
+    Numbers are float32, except for fp16 under DeepSpeed. ZeRO keeps a copy of its share of the
+    trained weights beside the moments. FSDP2 and ZeRO-3 hold their share and what is gathered at
+    once.
+    """
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    trained_weights = sum(
+        parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad
+    )
+    match plan.kind:
+        case "single" | "ddp":
+            return [
+                Need("weights", 4 * weights),
+                Need("gradients", 4 * trained_weights),
+                Need("optimizer state", 8 * trained_weights),
+            ]
+        case "fsdp2":
+            gathered_weights = _gathered_at_once(encoder) if plan.reshard_after_forward else weights
+            return [
+                Need("weights", 4 * (_share(plan, weights) + gathered_weights)),
+                Need("gradients", 4 * _share(plan, trained_weights)),
+                Need("optimizer state", 8 * _share(plan, trained_weights)),
+            ]
+        case "zero1" | "zero2" | "zero3":
+            return _zero_needs(plan, weights, trained_weights)
+        case _:
+            assert_never(plan.kind)
+
+
+def _zero_needs(plan: Plan, weights: int, trained_weights: int) -> list[Need]:
+    zero = (plan.deepspeed or {}).get("zero_optimization", {})
+    offloads_state, offloads_weights = "offload_optimizer" in zero, "offload_param" in zero
+    width = 2 if plan.precision == "fp16" else 4
+    share = _share(plan, trained_weights)
+    gradients = trained_weights if plan.kind == "zero1" else share
+    needs = [
+        Need("gradients", width * gradients, offloads_state),
+        Need("optimizer state", 12 * share, offloads_state),
+    ]
+    if plan.kind != "zero3":
+        return [Need("weights", width * weights), *needs]
+    live_weights = int(float(zero.get("stage3_max_live_parameters", 1e9)))
+    return [
+        Need("shared weights", width * _share(plan, weights), offloads_weights),
+        Need("gathered weights", width * min(weights, live_weights)),
+        *needs,
+    ]
+
+
+def _share(plan: Plan, weights: int) -> int:
+    """The weights of one rank where they are shared out evenly, rounded up."""
+    return -(-weights // plan.ranks)
+
+
+def _gathered_at_once(encoder: nn.Module) -> int:
+    """Weights that FSDP2 holds whole at once: those outside of the blocks, one block, and the next
+    one that is on its way.
+    """
+    sizes = [
+        sum(parameter.numel() for parameter in block.parameters())
+        for block in transformer_blocks(encoder)
+    ]
+    outside = sum(parameter.numel() for parameter in encoder.parameters()) - sum(sizes)
+    return outside + 2 * max(sizes, default=0)
+
+
+def largest_first(needs: Sequence[Need]) -> str:
+    """The parts in words, the largest named as such."""
+    words = [
+        f"{format_bytes(need.amount)} for {need.part}"
+        + (" in the machine's memory" if need.on_machine else "")
+        for need in sorted(needs, key=lambda need: -need.amount)
+    ]
+    return "; ".join([f"{words[0]}, the largest part", *words[1:]])

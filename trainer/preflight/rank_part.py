@@ -1,0 +1,113 @@
+"""The part of each rank when the gradient is checked."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer.batch import Batch, identity
+from trainer.build import hardware, students
+from trainer.build.cross_encoder import collation
+from trainer.build.module import encoder_of, lightning_module
+from trainer.collectives import on_first, rank, ranks
+from trainer.data.order import own_part
+from trainer.data.rows import Row, Rows
+from trainer.models.encoder import Encoder
+from trainer.recipe.load import load_recipe
+from trainer.recipe.schema.families import Recipe, VectorRecipe
+from trainer.runtime.run_folder import write_json
+from trainer.strategies.environment import check_here, plan_from_environment
+from trainer.strategies.own_rank import is_first_rank, local_rank
+from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
+from trainer.strategies.process_group import process_group
+
+ROWS, LIKENESS = "rows.json", "likeness.json"
+"""Files in the folder of the probe: what the ranks read, and what the first one writes."""
+
+
+def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
+    """Takes one step under the strategy of the launcher.
+
+    The first rank also computes the gradient of the whole batch alone, before the process group is
+    started, as a single process does. It writes how alike the two are.
+    """
+    plan = plan_from_environment(os.environ)
+    check_here(plan)
+    recipe = _exact(hardware.on_machine(load_recipe(path, overrides), plan))
+    hardware.prepare_machine(recipe.machine)
+    device = hardware.accelerator(recipe.machine)
+    if device == "cuda":
+        torch.cuda.set_device(local_rank(os.environ))
+    encoder = encoder_of(recipe)
+    _start_adapters(encoder)
+    rows = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+    global_batch = _batch(rows, encoder, recipe)
+    output = folder / f"rank-{os.environ.get('RANK', '0')}"
+    recipe = _in_micro_batches(recipe, global_batch, output)
+    # Before the process group, too: each rank asks the teachers alone.
+    teachers = students.teachers(recipe, Rows.of([_row(line) for line in rows]))
+    module = lightning_module(recipe, encoder, 1, plan, teachers)
+    reference = {}
+    if is_first_rank(os.environ):
+        module.to(hardware.device(recipe.machine))  # its temperature too
+        encode = students.encode_of(recipe, encoder)
+        reference = plain_gradient(
+            module, lambda: module.loss(global_batch, encode, module.temperature())["loss"]
+        )
+    with process_group(plan, device):
+        own_rows = [rows[int(row)] for row in own_part(np.arange(len(rows)), rank(), ranks())]
+        gradient = one_step_gradient(module, _batch(own_rows, encoder, recipe), plan, device)
+        on_first(
+            lambda: write_json(folder / LIKENESS, asdict(compare_gradients(gradient, reference)))
+        )
+
+
+def _exact(recipe: Recipe) -> Recipe:
+    """The recipe in float32 and without dropout, so that gradients can be compared. Negatives that
+    a run would mine come from the data.
+    """
+    lora = recipe.model.tuning.kind == "lora"
+    tuning = recipe.model.tuning.model_copy(update={"dropout": 0.0} if lora else {})
+    model = recipe.model.model_copy(update={"dropout": 0.0, "tuning": tuning})
+    data = recipe.data.model_copy(update={"negatives_per_query": recipe.negatives_per_query})
+    machine = recipe.machine.model_copy(update={"precision": "fp32"})
+    exact = recipe.model_copy(update={"model": model, "data": data, "machine": machine})
+    return exact.model_copy(update={"refresh": None}) if isinstance(exact, VectorRecipe) else exact
+
+
+def _in_micro_batches(recipe: Recipe, batch: Batch, output: Path) -> Recipe:
+    """The recipe with micro-batches of both kinds: kept, and computed again."""
+    longest = int(max(batch.queries.lengths.max(), batch.documents.lengths.max()))
+    machine = recipe.machine.model_copy(
+        update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest}
+    )
+    return recipe.model_copy(update={"machine": machine, "output": str(output)})
+
+
+def _start_adapters(encoder: Encoder) -> None:
+    """Gives LoRA's second factor values, the same on every rank. It is zero at the start, and with
+    it the gradient of the first factor.
+    """
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.01)
+
+
+def _batch(lines: Sequence[dict[str, Any]], encoder: Encoder, recipe: Recipe) -> Batch:
+    positives = {identity(line["query"]): frozenset(line["known"]) for line in lines}
+    return collation(recipe, encoder, positives)([_row(line) for line in lines])
+
+
+def _row(line: dict[str, Any]) -> Row:
+    return Row(
+        line["query"],
+        line["positive"],
+        tuple(line["negatives"]),
+        None if line["labels"] is None else tuple(line["labels"]),
+    )
