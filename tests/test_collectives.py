@@ -53,7 +53,7 @@ def other_types():
     )
 
 
-def test_gather_of_truths_numbers_and_half_precision():
+def test_gather_supports_booleans_integers_and_half_precision():
     for truths, numbers, dtype in on_ranks(2, other_types):
         assert truths.tolist() == [False, True]
         assert numbers.tolist() == [[7, -1], [7, 7]]
@@ -68,7 +68,7 @@ def strided():
     return values.grad
 
 
-def test_a_gradient_that_is_not_contiguous():
+def test_gradient_that_is_not_contiguous_is_gathered():
     found = on_ranks(2, strided)
     weights = torch.arange(12.0).reshape(6, 2).T.flatten()
     assert torch.equal(torch.cat(found), 2 * weights)
@@ -78,7 +78,7 @@ def agreement():
     return [agreed([rank(), 5], how) for how in (MAX, MIN, SUM)], of_all([f"row {rank()}"])
 
 
-def test_agreed_and_of_all():
+def test_results_of_all_ranks_are_collected():
     for found in on_ranks(3, agreement):
         assert found == ([[2, 5], [0, 5], [3, 15]], ["row 0", "row 1", "row 2"])
 
@@ -91,7 +91,7 @@ def failing():
     return "nothing"
 
 
-def test_when_the_first_fails_all_end():
+def test_failure_of_the_first_rank_ends_all():
     assert on_ranks(3, failing) == ["ZeroDivisionError", "OtherRankFailed", "OtherRankFailed"]
 
 
@@ -155,7 +155,7 @@ def searched(words):
     return encode(encoder, words, "document", micro_batch_tokens=14), len(encoder.encoded), ranks()
 
 
-def test_encoding_for_search_is_shared_out():
+def test_encoding_for_search_is_divided_among_ranks():
     words = ["deletethisdisk", "andthismachine", "showallofthem", "az", "makeadatabase", "q"]
     alone, all_calls, _ = searched(words)
     for vectors, own_calls, count in on_ranks(2, searched, words):

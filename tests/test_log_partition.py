@@ -12,7 +12,7 @@ from trainer.scores import dot, maxsim
 
 
 class TestLogPartition:
-    def test_equals_the_sum_over_what_is_not_excluded(self):
+    def test_log_partition_equals_the_sum_over_the_candidates(self):
         queries, documents = (
             torch.randn(3, 4, dtype=torch.float64),
             torch.randn(5, 4, dtype=torch.float64),
@@ -29,7 +29,7 @@ class TestLogPartition:
             ]
             assert found[row].item() == pytest.approx(torch.log(sum(kept)).item(), abs=1e-10)
 
-    def test_what_is_excluded_has_a_gradient_of_exactly_zero_even_when_its_score_is_huge(self):
+    def test_excluded_document_has_a_gradient_of_exactly_zero_even_with_a_huge_score(self):
         queries = torch.ones(1, 1, dtype=torch.float64)
         documents = torch.tensor([[1.0], [1e300]], dtype=torch.float64, requires_grad=True)
         log_partition(
@@ -89,7 +89,7 @@ class TestKeptTiles:
     @pytest.mark.parametrize("kept", KEPT)
     @pytest.mark.parametrize("symmetric", [False, True])
     @pytest.mark.parametrize("masked", [False, True])
-    def test_the_gradient_is_that_of_the_whole_matrix(
+    def test_gradient_equals_that_of_the_whole_matrix(
         self, score, kept, symmetric, masked, small_tiles, monkeypatch
     ):
         queries, documents = embeddings(score)
@@ -132,7 +132,7 @@ class TestKeptTiles:
         assert 0 < calls("some")[1] < tiles
 
     @pytest.mark.parametrize("kept", KEPT)
-    def test_what_is_kept_is_bounded_and_gone_after_the_backward_pass(
+    def test_kept_tiles_are_bounded_and_freed_after_the_backward_pass(
         self, score, kept, small_tiles, monkeypatch
     ):
         monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
@@ -147,7 +147,7 @@ class TestKeptTiles:
         assert watched.alive() == 0
         assert found.of_queries.grad_fn is not None, "while the loss is still there"
 
-    def test_nothing_is_left_where_there_will_be_no_backward_pass(self, score, small_tiles):
+    def test_tiles_are_not_kept_without_a_backward_pass(self, score, small_tiles):
         watched = Watched(score)
         with torch.no_grad():
             found = log_partition(*embeddings(score), watched, 0.3, lambda *_: None)
@@ -155,7 +155,7 @@ class TestKeptTiles:
         assert watched.alive() == 0
         assert found.of_queries.isfinite().all()
 
-    def test_a_second_backward_pass_computes_again(self, score, small_tiles):
+    def test_second_backward_pass_computes_again(self, score, small_tiles):
         inputs = embeddings(score)
         loss = log_partition(*inputs, score, 0.3, lambda *_: None).of_queries.sum()
         first, second = (

@@ -48,7 +48,7 @@ class TestAgainstTheFormula:
         assert not alike((2 * found[0], 2 * found[1]), wanted, TOLERANCE[dtype])
 
     @pytest.mark.parametrize("temperature", [1.0, 0.05])
-    def test_cosent(self, dtype, temperature):
+    def test_cosent_equals_the_formula(self, dtype, temperature):
         scores, labels = (
             scores_of(6, dtype=dtype),
             torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=dtype),
@@ -60,7 +60,7 @@ class TestAgainstTheFormula:
         assert not alike(wrong_way, wanted, TOLERANCE[dtype])
         assert not alike((found[0], 2 * found[1]), wanted, TOLERANCE[dtype])
 
-    def test_triplet(self, dtype):
+    def test_triplet_equals_the_formula(self, dtype):
         scores = scores_of(5, 4, dtype=dtype)
         found = value_and_gradient(triplet(scores, 0.4), [scores])
         wanted = value_and_gradient(triplet_loops(scores, 0.4), [scores])
@@ -72,14 +72,14 @@ class TestAgainstTheFormula:
 
 
 class TestCosent:
-    def test_only_the_order_of_labels_counts(self):
+    def test_cosent_depends_only_on_the_order_of_labels(self):
         scores, labels = (
             scores_of(6),
             torch.tensor([3.0, 1.0, 2.0, 2.0, 0.5, 3.0], dtype=torch.float64),
         )
         assert cosent(scores, labels, 0.1) == cosent(scores, labels.exp() * 100, 0.1)
 
-    def test_equal_labels_have_nothing_to_say(self):
+    def test_equal_labels_give_a_loss_of_zero(self):
         scores = scores_of(4)
         value, gradient = value_and_gradient(
             cosent(scores, torch.ones(4, dtype=torch.float64), 0.1), [scores]
@@ -89,7 +89,7 @@ class TestCosent:
             gradient, torch.zeros(4, dtype=torch.float64)
         )  # zero, not NaN from a minus infinity
 
-    def test_a_pair_of_equal_labels_pulls_nothing(self):
+    def test_pair_of_equal_labels_has_no_gradient(self):
         scores, labels = scores_of(3), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
         assert cosent(scores, labels, 0.5).item() == pytest.approx(
             cosent_loops(scores, labels, 0.5).item(), rel=1e-12
@@ -102,7 +102,7 @@ class TestCosent:
 
     @given(some.lists(some.tuples(some.floats(-1, 1), some.integers(0, 3)), min_size=1, max_size=8))
     @settings(max_examples=50, deadline=None)
-    def test_equals_the_loops_on_any_grades(self, pairs):
+    def test_cosent_equals_loops_on_any_labels(self, pairs):
         scores, labels = torch.tensor(pairs, dtype=torch.float64).T
         assert cosent(scores, labels, 0.2).item() == pytest.approx(
             cosent_loops(scores, labels, 0.2).item(), abs=1e-10
@@ -110,7 +110,7 @@ class TestCosent:
 
 
 class TestTriplet:
-    def test_a_margin_that_is_kept_costs_nothing(self):
+    def test_satisfied_margin_costs_nothing(self):
         scores = torch.tensor([[1.0, 0.5, -0.2]], dtype=torch.float64, requires_grad=True)
         value, gradient = value_and_gradient(triplet(scores, 0.4), [scores])
         assert value == 0

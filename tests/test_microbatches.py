@@ -23,7 +23,9 @@ def resident_bytes():
 class TestMicroBatches:
     @given(some.lists(some.integers(1, 50), min_size=1, max_size=40), some.integers(1, 200))
     @settings(max_examples=200, deadline=None)
-    def test_every_row_once_longest_first_within_the_budget(self, lengths, tokens):
+    def test_micro_batches_have_each_row_once_longest_first_within_the_budget(
+        self, lengths, tokens
+    ):
         cuts = micro_batches(torch.tensor(lengths), tokens)
         rows = [row for cut in cuts for row in cut.tolist()]
         assert sorted(rows) == list(range(len(lengths)))
@@ -34,11 +36,11 @@ class TestMicroBatches:
 
     @given(some.lists(some.integers(1, 50), min_size=2, max_size=40), some.integers(1, 200))
     @settings(max_examples=100, deadline=None)
-    def test_none_could_have_taken_the_next_text_too(self, lengths, tokens):
+    def test_micro_batches_are_full(self, lengths, tokens):
         cuts = micro_batches(torch.tensor(lengths), tokens)
         assert all((len(cut) + 1) * lengths[int(cut[0])] > tokens for cut in cuts[:-1])
 
-    def test_next_to_no_padding(self):
+    def test_micro_batches_have_little_padding(self):
         lengths = torch.randint(5, 200, (500,))
         padded = sum(len(cut) * int(lengths[cut].max()) for cut in micro_batches(lengths, 2048))
         unsorted = sum(len(part) * int(part.max()) for part in lengths.split(20))
@@ -52,7 +54,7 @@ class TestMicroBatches:
 class TestInChunks:
     @pytest.mark.parametrize("tokens", [1, 7, 24, 10_000, None])
     @pytest.mark.parametrize("recompute", [False, True])
-    def test_vectors_come_back_in_their_places(self, tokens, recompute):
+    def test_vectors_keep_their_order(self, tokens, recompute):
         encoder, texts = SmallEncoder(), texts_of(WORDS)
         torch.testing.assert_close(
             in_chunks(encoder, tokens, 0 if recompute else None)(texts),
@@ -62,7 +64,7 @@ class TestInChunks:
         )
 
     @pytest.mark.parametrize("recompute", [False, True])
-    def test_a_text_that_occurs_twice_is_encoded_once(self, recompute):
+    def test_duplicate_text_is_encoded_once(self, recompute):
         encoder = SmallEncoder()
         loss = in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum()
         assert sum(encoder.encoded) == len(set(WORDS)) < len(WORDS)
@@ -71,7 +73,7 @@ class TestInChunks:
         assert sum(encoder.encoded) == len(set(WORDS)) * (2 if recompute else 1)
 
     @pytest.mark.parametrize("recompute", [False, True])
-    def test_duplicates_add_up_in_the_gradient(self, recompute):
+    def test_gradients_of_duplicates_are_summed(self, recompute):
         encoder, texts = SmallEncoder(), texts_of(WORDS)
         weights = torch.randn(len(WORDS), 6, dtype=torch.float64)
         parameters = list(encoder.parameters())
@@ -90,11 +92,11 @@ class TestInChunks:
             "a gradient of the first copies alone would be seen"
         )
 
-    def test_a_single_text(self):
+    def test_single_text_is_encoded(self):
         encoder, texts = SmallEncoder(), texts_of(["az"])
         assert torch.equal(in_chunks(encoder, 1)(texts), encoder(texts))
 
-    def test_recomputing_keeps_no_activations(self):
+    def test_recomputation_stores_no_activations(self):
         encoder, texts = SmallEncoder(dropout=0.5), texts_of(WORDS)
 
         def kept(recompute):
@@ -108,7 +110,7 @@ class TestInChunks:
         assert kept(recompute=True) < kept(recompute=False) / 5
 
     @pytest.mark.parametrize("recompute", [False, True])
-    def test_freed_memory_is_given_back_before_each_micro_batch_that_is_not_kept(
+    def test_freed_memory_is_released_before_each_recomputed_micro_batch(
         self, recompute, monkeypatch
     ):
         encoder, seen = SmallEncoder(), []
@@ -118,7 +120,7 @@ class TestInChunks:
         assert seen == (list(range(len(encoder.encoded))) if recompute else [])
 
     @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no malloc_trim")
-    def test_given_back_memory_is_free_again(self):
+    def test_released_memory_is_available_again(self):
         blocks = [bytearray(2**16) for _ in range(2000)]
         hold = [bytearray(2**16)]  # above the blocks, so that freeing them lowers no top
         before = resident_bytes()

@@ -46,6 +46,11 @@ NOUNS_AND_VERBS = """
 """
 # The signature belongs to a class of a library that we extend.
 LIBRARY_SIGNATURES = {"forward": {"input"}}
+NO_SUBJECT = """
+    a an and are as at before by each for has how if in is it its not of on otherwise over that
+    the there they this to under what when where which while who whose with without
+"""
+"""A test whose name begins with one of these has no subject, or an article that adds nothing."""
 FORBIDDEN_FILES = re.compile(r"(?:^|_)(?:utils?|helpers?|common|misc|legacy|v\d)(?:_|$)")
 
 
@@ -215,7 +220,20 @@ def stored_ratchet() -> dict[str, dict[str, int]]:
     return content
 
 
-def test_each_public_name_has_one_meaning_in_the_package():
+def names_without_subject(root: Path) -> list[str]:
+    """Names of test functions that are no sentence: they have no subject or no verb."""
+    return [
+        f"{module}:{node.name}"
+        for module, tree in modules(root)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and (match := re.fullmatch(r"test_(?:[rs]\d+_|law_\d+_)?(.+)", node.name))
+        and (match[1].split("_")[0] in NO_SUBJECT.split() or "_" not in match[1])
+        and any(Path(module).stem.startswith(prefix) for prefix in ("test_", "planted"))
+    ]
+
+
+def test_public_name_has_one_meaning_in_the_package():
     allowed = stored_ratchet()["shared names"].keys() | ONE_MEANING.keys()
     new = {name: places for name, places in shared_names(PACKAGE).items() if name not in allowed}
     assert not new, f"rename all but one of: {new}"
@@ -283,6 +301,16 @@ def test_names_of_attributes_and_of_library_signatures_hide_nothing(tmp_path):
 def test_exception_may_be_called_by_what_happened(tmp_path):
     (tmp_path / "new.py").write_text("class Interrupted(OSError): pass\nclass Kept(dict): pass\n")
     assert unclear_names(tmp_path) == {"new.py": 1}
+
+
+def test_names_of_tests_have_a_subject():
+    assert names_without_subject(Path(__file__).parent) == []
+
+
+@pytest.mark.parametrize("name", ["is_refused", "what_is_kept_is_bounded", "a_model", "triplet"])
+def test_planted_test_name_without_subject_is_found(tmp_path, name):
+    (tmp_path / "planted.py").write_text(f"def test_{name}(): pass\n")
+    assert names_without_subject(tmp_path) == [f"planted.py:test_{name}"]
 
 
 def test_planted_second_meaning_is_listed(tmp_path):

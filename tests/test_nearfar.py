@@ -27,7 +27,7 @@ def python(*arguments, path, cwd):
 
 
 class TestImport:
-    def test_loads_nothing_heavy(self, repository, tmp_path):
+    def test_import_loads_nothing_heavy(self, repository, tmp_path):
         code = (
             "import sys, nearfar; print([name for name in ('torch', 'numpy', 'pydantic', 'rich')"
             " if name in sys.modules])"
@@ -41,7 +41,7 @@ class TestImport:
         (tmp_path / "shadow/trainer/__init__.py").write_text('"""Trains puppies."""\n')
         return tmp_path / "shadow"
 
-    def test_another_trainer_on_the_path_is_named(self, shadow, repository, tmp_path):
+    def test_other_trainer_on_the_path_is_named(self, shadow, repository, tmp_path):
         ended = python("-c", "import nearfar", path=[shadow, repository], cwd=tmp_path)
         assert ended.returncode == 1
         line = ended.stderr.splitlines()[-1]
@@ -59,7 +59,7 @@ class TestImport:
         assert "of the distribution puppy-school" in line
         assert "pip uninstall puppy-school" in line
 
-    def test_the_command_says_it_in_one_line(self, shadow, repository, tmp_path):
+    def test_command_reports_the_other_trainer_in_one_line(self, shadow, repository, tmp_path):
         script = tmp_path / "nearfar"  # as pip writes it
         script.write_text("import sys\nfrom nearfar import main\nsys.exit(main())\n")
         ended = python(script, "--help", path=[shadow, repository], cwd=tmp_path)
@@ -70,7 +70,7 @@ class TestImport:
         assert helped.returncode == 0
         assert "evaluate" in helped.stdout
 
-    def test_a_trainer_that_the_user_imported_first_is_named(self, repository, tmp_path):
+    def test_other_trainer_that_was_imported_first_is_named(self, repository, tmp_path):
         (tmp_path / "trainer.py").write_text("")
         code = "import trainer, sys; sys.path.insert(0, sys.argv[1]); import nearfar"
         ended = python("-c", code, repository, path=[tmp_path], cwd=tmp_path)
@@ -102,7 +102,7 @@ def settings(tmp_path, toy_folder):
     }
 
 
-def test_a_model_is_trained_measured_and_searched_with(settings, tmp_path, capsys):
+def test_model_is_trained_evaluated_and_searched_with(settings, tmp_path, capsys):
     result = nearfar.fit(settings, {"optimization.epochs": 2, "name": "changed"})
     assert result.folder == tmp_path / "changed"
     assert load_recipe(result.folder / "recipe.yaml").optimization.epochs == 2
@@ -139,7 +139,7 @@ def test_a_model_is_trained_measured_and_searched_with(settings, tmp_path, capsy
     assert capsys.readouterr().out == "", "results are returned, not printed"
 
 
-def test_an_index_that_was_replaced_is_opened_again(settings, tmp_path, toy_folder):
+def test_replaced_index_is_opened_again(settings, tmp_path, toy_folder):
     model, place = toy_folder("bert"), tmp_path / "index"
     nearfar.index(model, tmp_path / "corpus.jsonl", place)
     assert len(nearfar.search(place, "disk", k=100)) == 64
@@ -148,7 +148,7 @@ def test_an_index_that_was_replaced_is_opened_again(settings, tmp_path, toy_fold
     assert len(nearfar.search(place, "disk", k=100)) == 1
 
 
-def test_what_cannot_work_raises_an_error_and_does_not_exit(settings, tmp_path):
+def test_bad_arguments_raise_an_error_and_do_not_exit(settings, tmp_path):
     with pytest.raises(nearfar.NearfarError, match=r"optimization\.batch_size"):
         nearfar.fit(settings, {"optimization.batchsize": 8})
     with pytest.raises(nearfar.NearfarError, match="no-such-model"):

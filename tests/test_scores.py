@@ -33,7 +33,7 @@ def slanted(queries, documents):
 
 class TestDot:
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_equals_the_double_loop(self, dtype):
+    def test_dot_equals_the_double_loop(self, dtype):
         queries, documents = embeddings(dtype)
         wanted = torch.stack(
             [
@@ -75,7 +75,7 @@ class TestDot:
             found.item(), 4096 * float(queries[0, 0]) ** 2, rtol=1e-5, atol=0
         )
 
-    def test_autocast_does_not_lower_it(self):
+    def test_autocast_does_not_lower_the_precision(self):
         queries, documents = torch.rand(3, 64), torch.rand(5, 64)
         with torch.autocast("cpu", torch.bfloat16):
             assert (queries @ documents.T).dtype == torch.bfloat16  # autocast is on
@@ -91,7 +91,7 @@ class TestDot:
 
 @pytest.mark.parametrize("score", [dot, slanted])
 @pytest.mark.parametrize("parts", [2, 4])
-def test_law_2_in_one_process_queries_shared_out_have_the_partition_of_all(score, parts):
+def test_law_2_divided_queries_have_the_partition_of_all(score, parts):
     """Each part of the queries against all documents, and each part of the documents with its share
     of the sum, give the whole.
     """
@@ -153,7 +153,7 @@ class TestMaxsim:
         )
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_is_summed_in_float32(self, dtype):
+    def test_maxsim_is_summed_in_float32(self, dtype):
         assert (
             maxsim(token_vectors(2, dtype=dtype), token_vectors(3, dtype=dtype)).dtype
             == torch.float32
@@ -182,7 +182,9 @@ class TestMaxsimInPieces:
     @pytest.mark.parametrize("case", CASES)
     @pytest.mark.parametrize("room", [1, 64, 2**20])
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_equals_the_plain_form_in_value_and_gradient(self, monkeypatch, case, room, dtype):
+    def test_tiled_maxsim_equals_the_plain_form_in_value_and_gradient(
+        self, monkeypatch, case, room, dtype
+    ):
         monkeypatch.setitem(pieces.TILE_PRODUCTS, "cpu", room)
         monkeypatch.setattr(pieces, "_TILE_POSITIONS", max(room, 8))
         inputs = [ragged(*shape, dtype=dtype) for shape in CASES[case]]
@@ -200,7 +202,7 @@ class TestMaxsimInPieces:
         torch.testing.assert_close(maxsim(*(part.detach() for part in inputs)), scores.detach())
 
     @pytest.mark.parametrize("threads", [1, 4])
-    def test_however_many_threads(self, threads):
+    def test_tiled_maxsim_is_right_with_any_number_of_threads(self, threads):
         inputs = [ragged((), 6, 5), ragged((), 8, 7)]
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -213,20 +215,20 @@ class TestMaxsimInPieces:
             torch.set_num_threads(before)
         assert alike(found, wanted, 1e-10)
 
-    def test_of_equal_tokens_one_alone_gets_the_gradient(self):
+    def test_only_one_of_equal_tokens_gets_the_gradient(self):
         query = torch.tensor([[[1.0, 0.0]]])
         document = torch.tensor([[[2.0, 0.0], [2.0, 0.0]]], requires_grad=True)
         maxsim(query, document).sum().backward()
         assert document.grad.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
 
-    def test_a_document_without_tokens_scores_minus_infinity_and_a_query_without_zero(self):
+    def test_document_without_tokens_scores_minus_infinity_and_such_a_query_zero(self):
         queries, documents = ragged((), 2, 3).detach(), ragged((), 3, 4).detach()
         queries[1], documents[2] = 0, 0
         found = maxsim(queries, documents)
         assert torch.isneginf(found[0]).tolist() == [False, False, True]
         assert found[1].tolist() == [0.0, 0.0, 0.0]
 
-    def test_what_is_kept_is_one_small_integer_a_query_token_and_document(self):
+    def test_backward_pass_stores_one_small_integer_per_query_token_and_document(self):
         queries, documents = (
             torch.randn(count, length, 16, requires_grad=True)
             for count, length in ((32, 8), (32, 64))
@@ -247,7 +249,7 @@ class TestMaxsimInPieces:
     reason="needs an NVIDIA GPU and late-interaction-kernels",
 )
 @pytest.mark.parametrize("case", ["a batch", "documents of more than 255 tokens", "own candidates"])
-def test_the_kernels_equal_the_plain_form(case):
+def test_kernels_equal_the_plain_form(case):
     inputs = [
         ragged(*shape, dimensions=16, dtype=torch.float32).detach().cuda().requires_grad_()
         for shape in CASES[case]
@@ -273,7 +275,7 @@ class TestXtr:
 
     @pytest.mark.parametrize("top_k", [1, 7, 30, 1000])
     @pytest.mark.parametrize("room", [1, 2**20])
-    def test_equals_the_formula_in_value_and_gradient(self, monkeypatch, top_k, room):
+    def test_xtr_equals_the_formula_in_value_and_gradient(self, monkeypatch, top_k, room):
         monkeypatch.setitem(pieces.TILE_PRODUCTS, "cpu", room)
         inputs = [ragged((), 5, 4), ragged((), 9, 7)]
         weights = torch.randn(5, 9, dtype=torch.float64)
@@ -285,7 +287,7 @@ class TestXtr:
             assert (scores[0] == 0).any(), "some document has nothing that is retrieved"
 
     @pytest.mark.parametrize("top_k", [5, 40])
-    def test_equals_sentence_transformers(self, top_k):
+    def test_xtr_equals_sentence_transformers(self, top_k):
         from sentence_transformers.multi_vector_encoder.scoring.xtr import xtr_scores
 
         queries, documents = (
@@ -297,11 +299,11 @@ class TestXtr:
             xtr(*with_limits(queries, documents, top_k)), wanted, atol=1e-5, rtol=1e-5
         )
 
-    def test_linear_in_the_length_of_the_query(self):
+    def test_xtr_time_is_linear_in_the_length_of_the_query(self):
         queries, documents = with_limits(ragged((), 4, 3).detach(), ragged((), 8, 5).detach(), 6)
         torch.testing.assert_close(xtr(queries / 0.3, documents), xtr(queries, documents) / 0.3)
 
-    def test_a_document_without_tokens_scores_minus_infinity(self):
+    def test_document_without_tokens_scores_minus_infinity(self):
         queries, documents = ragged((), 2, 3).detach(), ragged((), 3, 4).detach()
         documents[1] = 0
         assert (

@@ -22,7 +22,7 @@ def communication(benchmark: Callable[[str], ModuleType]) -> ModuleType:
     [(DENSE, DENSE, 0.05), (TOKENS, (5, 16), 1.0)],
     ids=["dense", "late interaction"],
 )
-def test_bytes_are_those_of_the_formula(
+def test_bytes_equal_the_formula(
     communication: ModuleType, query: tuple[int, ...], document: tuple[int, ...], temperature: float
 ) -> None:
     case = communication.Case(32, 7, query, document, temperature)
@@ -35,7 +35,7 @@ def test_bytes_are_those_of_the_formula(
     assert found["documents"]["rest"] == 0 < found["queries"]["rest"]
 
 
-def test_a_gradient_that_is_not_the_one_of_one_process_is_found(communication: ModuleType) -> None:
+def test_wrong_gradient_is_caught(communication: ModuleType) -> None:
     case = communication.Case(8, 1, DENSE, DENSE, 0.05)
     loss, gradient = on_ranks(1, communication.reference, case)[0]
     assert all(part.norm() > 0 for part in gradient)

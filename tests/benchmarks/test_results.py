@@ -27,7 +27,7 @@ def number_lists(value: Any) -> Iterator[list[float]]:
                 yield from number_lists(each)
 
 
-def test_the_statistics_of_a_list(benchmark: Callable[[str], ModuleType]) -> None:
+def test_statistics_of_a_list_are_right(benchmark: Callable[[str], ModuleType]) -> None:
     summary = benchmark("measuring.summary")
     values = [float(number) for number in range(100, 0, -1)]
     assert summary.summarised({"a": [values, "text"]}) == {
@@ -72,7 +72,7 @@ def test_stored_results_hold_no_long_list(path: Path) -> None:
     assert stored["machine"]["processor"]
 
 
-def test_the_search_report(benchmark: Callable[[str], ModuleType]) -> None:
+def test_search_report_shows_the_stored_statistics(benchmark: Callable[[str], ModuleType]) -> None:
     search = benchmark("late_interaction_search")
     measured = {
         "milliseconds": [float(number) for number in range(1, 101)],

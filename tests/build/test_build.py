@@ -52,7 +52,7 @@ def test_rows_that_fill_no_batch_are_refused_with_advice_that_can_be_followed(sa
         total_steps(OptimizationSection(batch_size=8), samples)
 
 
-def test_max_steps_wins_over_epochs():
+def test_max_steps_takes_precedence_over_epochs():
     assert total_steps(OptimizationSection(batch_size=8, epochs=3), 17) == 7
     assert total_steps(OptimizationSection(batch_size=8, epochs=3, max_steps=4), 17) == 4
 
@@ -67,7 +67,7 @@ def test_fp16_on_a_cpu_is_refused():
         hardware.precision(MachineSection(accelerator="cpu", precision="fp16"))
 
 
-def test_rates_left_out_are_the_main_one_and_warm_up_is_a_share_of_all_steps():
+def test_missing_rates_equal_the_main_one_and_warm_up_is_a_share_of_all_steps():
     settings = optimizer_settings(
         OptimizationSection(learning_rate=0.5, head_learning_rate=0.25, warmup_ratio=0.1), 40
     )
@@ -83,7 +83,7 @@ class TestOnMachine:
     def run(self, **machine):
         return run_of(machine=MachineSection(**machine))
 
-    def test_what_the_recipe_leaves_open_the_machine_file_decides(self):
+    def test_machine_file_decides_what_the_recipe_leaves_open(self):
         plan = Plan("ddp", 2, 1, 2, precision="bf16", accelerator="cpu")
         machine = hardware.on_machine(self.run(), plan).machine
         assert (machine.precision, machine.accelerator) == ("bf16", "cpu")
@@ -92,19 +92,19 @@ class TestOnMachine:
             == "fp32"
         )
 
-    def test_where_both_say_and_differ_neither_wins(self):
+    def test_contradiction_of_recipe_and_machine_file_is_refused(self):
         with pytest.raises(BadMachine, match=r"machine\.precision=fp32 and the machine file bf16"):
             hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
 
 
 class TestMicroBatching:
-    def test_given_numbers_are_taken(self, toy_folder):
+    def test_explicit_numbers_are_used(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         assert hardware.micro_batching(
             MachineSection(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
         ) == (77, 5)
 
-    def test_otherwise_memory_decides_what_is_kept(self, toy_folder):
+    def test_available_memory_decides_by_default(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         alone, shared = (
             hardware.micro_batching(
@@ -116,7 +116,7 @@ class TestMicroBatching:
         assert 4 * shared[1] < alone[1]
 
 
-def test_a_guide_with_another_tokenizer_is_refused(toy_folder):
+def test_guide_with_another_tokenizer_is_refused(toy_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
     run = BiEncoderRecipe(
         name="x",
@@ -149,7 +149,7 @@ def test_kernels_without_a_gpu_are_refused():
 
 class TestTaught:
     @pytest.mark.parametrize("objective", [DistillationObjective(), MarginMseObjective()])
-    def test_every_candidate_needs_the_teachers_score(self, objective):
+    def test_candidate_without_a_score_of_the_teacher_is_refused(self, objective):
         run = BiEncoderRecipe(
             name="x",
             model=BiEncoderModel(backbone="b"),
@@ -172,9 +172,7 @@ class TestTaught:
             (CrossEncoderRecipe, CrossEncoderModel, PairwiseObjective(graded=True)),
         ],
     )
-    def test_a_row_behind_the_first_that_lacks_scores_is_named_before_training(
-        self, family, model, objective
-    ):
+    def test_later_row_without_scores_is_named_before_training(self, family, model, objective):
         run = family(
             name="x",
             model=model(backbone="b"),

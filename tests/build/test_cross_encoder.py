@@ -79,11 +79,11 @@ class TestRefused:
             ),
         ],
     )
-    def test_data(self, objective, data, rows, message):
+    def test_unfit_data_are_refused(self, objective, data, rows, message):
         with pytest.raises(BadData, match=message):
             recipe_checks.check_objective(run_of(objective=objective, data=data), rows_of(**rows))
 
-    def test_what_is_right_is_not_refused(self):
+    def test_right_recipes_are_accepted(self):
         recipe_checks.check_objective(run_of(), rows_of())
         recipe_checks.check_objective(
             run_of(objective={"kind": "lambda_loss"}, data=HARD), rows_of(negatives=("a", "b"))
@@ -118,7 +118,7 @@ def overrides(toy_folder, tmp_path):
     ]
 
 
-def test_the_batches_of_a_run_hold_drawn_pairs(overrides):
+def test_batches_of_a_run_have_random_pairs(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", overrides)
     data, encoder = data_sets(run.data, run.seed), encoder_of(run)
     batch = next(iter(pair_data(run, data, encoder, 2).train_dataloader()))
@@ -152,7 +152,7 @@ def test_the_batches_of_a_run_hold_drawn_pairs(overrides):
     assert sum(len(parameters) for parameters in heads) == 4
 
 
-def test_validation_names_scores_that_are_not_finite(overrides):
+def test_non_finite_scores_are_named_in_validation(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", overrides)
     data, encoder = data_sets(run.data, run.seed), encoder_of(run)
     module = lightning_module(run, encoder, 2)
@@ -164,7 +164,7 @@ def test_validation_names_scores_that_are_not_finite(overrides):
 
 
 @pytest.mark.parametrize("first_stage", [None, "bert"])
-def test_validation_puts_what_the_first_stage_finds_in_order(
+def test_validation_ranks_the_results_of_the_first_stage(
     first_stage, overrides, toy_folder, monkeypatch
 ):
     name = None if first_stage is None else str(toy_folder(first_stage))
@@ -205,13 +205,13 @@ def test_validation_puts_what_the_first_stage_finds_in_order(
     assert max(map(len, seen[-1].values())) == 1
 
 
-def test_a_first_stage_that_is_not_there_is_named_before_anything_slow(overrides):
+def test_missing_first_stage_is_named_before_training(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "validation.first_stage=/nowhere"])
     with pytest.raises(BadModel, match="/nowhere"):
         students.locate_others(run)
 
 
-def test_lengths_looked_at_before_a_run_are_those_of_pairs(overrides):
+def test_lengths_checked_before_a_run_are_those_of_pairs(overrides):
     run = load_recipe(
         "recipes/cross-encoder.yaml", [*overrides, "model.document_max_length_tokens=12"]
     )

@@ -71,11 +71,11 @@ class TestRefused:
         with pytest.raises(BadRecipe, match=message):
             recipe_checks.check_objective(run_of(**changes), rows_of())
 
-    def test_a_corpus_that_is_not_there(self):
+    def test_missing_corpus_is_refused(self):
         with pytest.raises(BadData, match=r"refresh.corpus=/nowhere does not exist"):
             recipe_checks.check_objective(run_of({"corpus": "/nowhere"}), rows_of())
 
-    def test_a_first_step_that_never_comes(self):
+    def test_first_step_after_the_last_is_refused(self):
         with pytest.raises(
             BadRecipe, match=r"refresh.first_step=5 is never reached: the run has 5 steps"
         ):
@@ -90,10 +90,10 @@ class TestRefused:
             {"objective": {"kind": "contrastive", "guide": "g"}},
         ],
     )
-    def test_and_what_is_not(self, changes):
+    def test_right_recipes_are_accepted(self, changes):
         recipe_checks.check_objective(run_of(**changes), rows_of())
 
-    def test_on_the_command_line_with_exit_code_2(self, training, monkeypatch, capsys):
+    def test_contradiction_ends_the_command_with_2(self, training, monkeypatch, capsys):
         monkeypatch.setattr(
             "sys.argv", ["nearfar", "fit", str(RECIPE), *training, "refresh.depth=1"]
         )
@@ -103,7 +103,7 @@ class TestRefused:
         assert "give a larger refresh.depth" in capsys.readouterr().err
 
 
-def test_only_where_negatives_are_mined_may_a_positive_fill_up(toy_folder):
+def test_positive_may_be_padding_only_with_mined_negatives(toy_folder):
     run, encoder = run_of(), encoder_of(toy_folder("bert"), "dot", "full")
     assert negative_filters(run, encoder) == [repeated_positives]
     assert negative_filters(run.model_copy(update={"refresh": None}), encoder) == []
@@ -146,7 +146,7 @@ def training(tmp_path, toy_folder):
     return [f"{key}={value}" for key, value in settings.items()]
 
 
-def test_fit_mines_from_all_documents_but_those_held_out(training, tmp_path):
+def test_fit_mines_from_all_documents_except_held_out_ones(training, tmp_path):
     fit(RECIPE, training)
     folder = tmp_path / "runs/toy"
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -165,7 +165,7 @@ def test_fit_mines_from_all_documents_but_those_held_out(training, tmp_path):
     assert json.loads((folder / "environment.json").read_text())["data"]["corpus"]["sha256"]
 
 
-def test_a_teacher_has_seen_whatever_may_be_mined(training, tmp_path, toy_folder):
+def test_teacher_vectors_cover_every_text_that_may_be_mined(training, tmp_path, toy_folder):
     fit(
         RECIPE,
         [
@@ -183,7 +183,7 @@ def test_a_teacher_has_seen_whatever_may_be_mined(training, tmp_path, toy_folder
     assert all(record["train/teacher_loss"] > 0 for record in records if "train/loss" in record)
 
 
-def test_the_explanation_counts(tmp_path):
+def test_explanation_counts_boundaries_and_texts(tmp_path):
     (tmp_path / "corpus.txt").write_text("document 3\nanother\n")
     run = run_of(
         {"corpus": str(tmp_path / "corpus.txt"), "every_steps": 2, "first_step": 1},

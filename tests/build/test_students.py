@@ -61,7 +61,7 @@ def run_of(model=None, negatives=1, **sections):
 
 
 class TestPrincipalDirections:
-    def test_keep_more_of_the_dot_products_than_any_random_directions(self):
+    def test_principal_directions_keep_more_of_the_dot_products_than_random_ones(self):
         vectors = torch.randn(200, 12, dtype=torch.float64) @ torch.randn(
             12, 12, dtype=torch.float64
         )
@@ -102,9 +102,7 @@ class TestStart:
         } | settings
         return run_of(model, machine=MachineSection(accelerator="cpu", precision="fp32"))
 
-    def test_the_projection_keeps_the_principal_directions_of_training_texts(
-        self, toy_folder, rows
-    ):
+    def test_projection_keeps_the_principal_directions_of_training_texts(self, toy_folder, rows):
         run = self.run(toy_folder("bert"))
         encoder = build_model(run)
         before = encoder.projection.weight.detach().clone()
@@ -126,13 +124,13 @@ class TestStart:
             "whatever the order of the rows"
         )
 
-    def test_another_s_projection_is_left_alone(self, toy_folder, rows, tmp_path):
+    def test_second_initialisation_of_a_projection_is_refused(self, toy_folder, rows, tmp_path):
         save_encoder(build_model(self.run(toy_folder("bert"))), tmp_path / "model")
         run = self.run(tmp_path / "model")
         with pytest.raises(BadRecipe, match="would undo what is learned"):
             students.start(run, build_model(run), rows)
 
-    def test_more_directions_than_there_are_numbers_are_refused(self, toy_folder, rows):
+    def test_more_directions_than_dimensions_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"), projection_dimensions=40)
         with pytest.raises(BadRecipe, match="at most 32 directions"):
             students.start(run, build_model(run), rows)
@@ -144,7 +142,7 @@ class TestStart:
 
 
 class TestNarrowed:
-    def test_is_the_beginning_at_length_1_and_shares_the_weights(self, toy_folder):
+    def test_narrow_vector_is_the_beginning_at_length_1(self, toy_folder):
         encoder = read_encoder(str(toy_folder("bert")))
         whole, short = (
             encode(encoder, SENTENCES, "query"),
@@ -157,11 +155,11 @@ class TestNarrowed:
         assert encode(encoder, SENTENCES, "query").shape == (4, 32)
         assert next(encoder.parameters()) is next(encoder.narrowed(10).parameters())
 
-    def test_more_than_there_are_is_refused(self, toy_folder):
+    def test_more_dimensions_than_exist_are_refused(self, toy_folder):
         with pytest.raises(BadModel, match="can only be cut"):
             read_cut(str(toy_folder("bert")), None, 33)
 
-    def test_token_vectors_are_not_shortened(self, toy_folder, tmp_path):
+    def test_token_vectors_are_not_narrowed(self, toy_folder, tmp_path):
         save_encoder(
             build_late_interaction_encoder(
                 LateInteractionSettings(backbone=str(toy_folder("bert")), lora=None)
@@ -200,7 +198,7 @@ class TestLoss:
             run, objective_loss(run.objective)[0], dot, encoder, teachers
         )
 
-    def test_weights_mean_what_they_say(self, toy_folder):
+    def test_loss_is_the_weighted_sum(self, toy_folder):
         parts = {}
         for weight, own in ((1.0, 0.0), (0.25, 3.0)):
             run = run_of(
@@ -217,7 +215,7 @@ class TestLoss:
             3 * parts[3.0]["objective_loss"] + 0.25 * parts[3.0]["teacher_loss"]
         )
 
-    def test_widths_are_summed(self, toy_folder):
+    def test_losses_of_widths_are_summed(self, toy_folder):
         run = run_of(matryoshka=BiEncoderMatryoshka(dimensions=(32, 8), weights=(1.0, 0.5)))
         encoder, loss, head = self.loss(run, toy_folder, [])
         found = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))
@@ -227,19 +225,17 @@ class TestLoss:
         assert abs(found["loss_at_32"] - found["loss_at_8"]) > 1e-3
         assert head is None
 
-    def test_widths_without_the_model_s_own_are_refused(self, toy_folder):
+    def test_widths_without_the_full_width_are_refused(self, toy_folder):
         with pytest.raises(BadRecipe, match="have 32 numbers, and that width must be the largest"):
             self.loss(run_of(matryoshka=BiEncoderMatryoshka(dimensions=(16, 8))), toy_folder, [])
 
-    def test_layers_without_the_model_s_own_are_refused(self, toy_folder):
+    def test_layers_without_the_full_depth_are_refused(self, toy_folder):
         with pytest.raises(BadRecipe, match="has 2 layers, and that number must be the largest"):
             self.loss(run_of(matryoshka=BiEncoderMatryoshka(layers=(3, 1))), toy_folder, [])
 
     @pytest.mark.parametrize("objective", [BiEncoderContrastiveObjective(), MarginMseObjective()])
     @pytest.mark.parametrize("dimensions", [None, (32, 8)])
-    def test_the_loss_of_layers_is_the_sum_over_the_models_cut_by_hand(
-        self, toy_folder, dimensions, objective
-    ):
+    def test_loss_of_layers_is_the_sum_over_cut_models(self, toy_folder, dimensions, objective):
         nest = BiEncoderMatryoshka(
             layers=(2, 1),
             layer_weights=(1.0, 0.25),
@@ -282,7 +278,7 @@ class TestLoss:
             else {"loss_at_1_layers", "loss_at_2_layers"} <= set(found)
         )
 
-    def test_the_guide_and_the_teacher_are_asked_once_a_step(self, toy_folder, monkeypatch):
+    def test_guide_and_teacher_encode_once_per_step(self, toy_folder, monkeypatch):
         folder = str(toy_folder("bert"))
         run = run_of(
             {"backbone": folder},
@@ -307,7 +303,7 @@ class TestLoss:
             "once a step, and anew for another batch"
         )
 
-    def test_a_projection_is_trained_only_where_widths_differ(self, toy_folder):
+    def test_projection_is_trained_only_if_widths_differ(self, toy_folder):
         run = run_of(teacher=VectorsTeacher(models=("t",)))
         assert self.loss(run, toy_folder, [teacher_of(32)])[2] is None
         first, second = (self.loss(run, toy_folder, [teacher_of(7)])[2] for _ in range(2))
@@ -389,7 +385,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_runs_end_to_end(name, toy_folder, tmp_path):
+def test_student_is_trained_from_end_to_end(name, toy_folder, tmp_path):
     torch.manual_seed(3)
     save_encoder(
         build_late_interaction_encoder(
@@ -437,7 +433,7 @@ def test_runs_end_to_end(name, toy_folder, tmp_path):
     assert largest_change(tmp_path / "runs" / "student", started) > 1e-6, "something was learned"
 
 
-def test_a_stale_cache_stops_a_run_before_it_begins_and_replace_lets_it_go_on(toy_folder, tmp_path):
+def test_stale_teacher_cache_is_refused_unless_replaced(toy_folder, tmp_path):
     teacher = read_encoder(str(toy_folder("roberta")))
     save_encoder(teacher, tmp_path / "teacher")
     content = {
@@ -461,7 +457,7 @@ def test_a_stale_cache_stops_a_run_before_it_begins_and_replace_lets_it_go_on(to
     assert (tmp_path / "runs" / "second" / "model").is_dir()
 
 
-def test_the_projection_to_the_teacher_learns_the_same_on_any_number_of_ranks(toy_folder):
+def test_projection_to_the_teacher_learns_the_same_on_any_number_of_ranks(toy_folder):
     value, wanted = gradient_of_head(toy_folder("bert"))
     assert wanted.norm() > 1e-3
     for found_value, found in on_ranks(2, gradient_of_head, toy_folder("bert")):
@@ -469,7 +465,7 @@ def test_the_projection_to_the_teacher_learns_the_same_on_any_number_of_ranks(to
         assert (found - wanted).norm() / wanted.norm() < 1e-5
 
 
-def test_encode_writes_narrow_vectors(toy_folder, tmp_path, monkeypatch):
+def test_encode_command_writes_narrow_vectors(toy_folder, tmp_path, monkeypatch):
     import io
     import sys
 

@@ -63,19 +63,19 @@ def quickstart(repository: Path) -> str:
 
 
 class TestHelp:
-    def test_names_every_verb(self) -> None:
+    def test_help_names_every_verb(self) -> None:
         shown = CliRunner().invoke(command.app, ["--help"])
         assert shown.exit_code == 0
         verbs = re.findall(r"^  ([a-z]+) ", shown.output.split("Commands:")[1], flags=re.MULTILINE)
         assert sorted(verbs) == sorted(VERBS)
 
     @pytest.mark.parametrize("verb", VERBS)
-    def test_every_verb_explains_itself(self, verb: str) -> None:
+    def test_verb_has_help(self, verb: str) -> None:
         shown = CliRunner().invoke(command.app, [verb, "--help"])
         assert shown.exit_code == 0
         assert f"Usage: root {verb}" in shown.output or f"{verb} [OPTIONS]" in shown.output
 
-    def test_imports_nothing_heavy(self) -> None:
+    def test_help_imports_nothing_heavy(self) -> None:
         code = (
             f"import sys, trainer.cli.main; print([name for name in {HEAVY} if name in"
             " sys.modules])"
@@ -89,7 +89,7 @@ class TestHelp:
         os.getloadavg()[0] > (os.cpu_count() or 1),
         reason="the machine is busy; a time would say nothing",
     )
-    def test_is_quick(self) -> None:
+    def test_help_is_quick(self) -> None:
         times = []
         for _ in range(10):
             before = time.perf_counter()
@@ -99,7 +99,7 @@ class TestHelp:
 
 
 class TestRecipe:
-    def test_check_says_what_it_comes_to(self, quickstart: str) -> None:
+    def test_recipe_check_shows_what_it_amounts_to(self, quickstart: str) -> None:
         shown = CliRunner().invoke(
             command.app, ["recipe", "check", quickstart, "optimization.max_steps=7"]
         )
@@ -108,14 +108,14 @@ class TestRecipe:
         assert "7 steps" in shown.output
         assert "runs/quickstart" in shown.output
 
-    def test_show_is_a_recipe_again(self, quickstart: str, tmp_path: Path) -> None:
+    def test_recipe_show_prints_a_recipe(self, quickstart: str, tmp_path: Path) -> None:
         shown = CliRunner().invoke(command.app, ["recipe", "show", quickstart, "seed=7"])
         path = tmp_path / "shown.yaml"
         path.write_text(shown.output, encoding="utf-8")
         assert load_recipe(path) == load_recipe(quickstart, ["seed=7"])
         assert load_recipe(path).seed == 7
 
-    def test_explain(self) -> None:
+    def test_recipe_explain_describes_a_key(self) -> None:
         whole, one = (
             CliRunner().invoke(command.app, ["recipe", "explain", *keys]).output
             for keys in ((), ("optimization.epochs",))
@@ -123,14 +123,14 @@ class TestRecipe:
         assert one.startswith("optimization.epochs = 1 ")
         assert one in whole
 
-    def test_schema_is_json(self, repository: Path) -> None:
+    def test_recipe_schema_is_json(self, repository: Path) -> None:
         shown = CliRunner().invoke(command.app, ["recipe", "schema"]).output
         assert json.loads(shown)["$defs"]["BiEncoderRecipe"]["properties"]["model"]
         assert shown == (repository / "docs/recipe.schema.json").read_text(encoding="utf-8")
 
 
 class TestEnding:
-    def test_bad_input_is_2_with_one_message_and_no_traceback(self, quickstart: str) -> None:
+    def test_bad_input_ends_with_2_and_one_message(self, quickstart: str) -> None:
         ended = nearfar("recipe", "check", quickstart, "optimization.epoch=3")
         assert ended.returncode == 2
         assert (
@@ -139,7 +139,7 @@ class TestEnding:
         )
         assert ended.stdout == ""
 
-    def test_fit_refuses_a_bad_recipe_before_it_loads_anything(self, tmp_path: Path) -> None:
+    def test_bad_recipe_is_refused_before_heavy_imports(self, tmp_path: Path) -> None:
         ended = nearfar(
             "fit",
             "none.yaml",
@@ -160,7 +160,7 @@ class TestEnding:
             ["recipe", "check", "x", "--k"],
         ],
     )
-    def test_wrong_usage_is_2(self, arguments: list[str]) -> None:
+    def test_wrong_usage_ends_with_2(self, arguments: list[str]) -> None:
         assert CliRunner().invoke(command.app, arguments).exit_code == 2
 
     @pytest.mark.parametrize(
@@ -172,20 +172,20 @@ class TestEnding:
             (Interrupted("x"), 130, "stopped: x"),
         ],
     )
-    def test_every_error_has_its_code(
+    def test_errors_have_their_exit_codes(
         self, error: Exception, code: int, begins: str, monkeypatch, capsys
     ) -> None:
         assert self.ends(error, monkeypatch) == code
         assert capsys.readouterr().err.startswith(begins)
 
-    def test_ctrl_c_is_130(self, monkeypatch) -> None:
+    def test_ctrl_c_ends_with_130(self, monkeypatch) -> None:
         assert self.ends(KeyboardInterrupt(), monkeypatch) == 130
 
-    def test_a_bug_keeps_its_traceback(self, monkeypatch) -> None:
+    def test_bug_keeps_its_traceback(self, monkeypatch) -> None:
         with pytest.raises(ZeroDivisionError):
             self.ends(ZeroDivisionError(), monkeypatch)
 
-    def test_a_message_moves_no_cursor(self, monkeypatch, capsys) -> None:
+    def test_message_moves_no_cursor(self, monkeypatch, capsys) -> None:
         self.ends(BadData("\x1b[2Jx\nsecond line"), monkeypatch)
         assert capsys.readouterr().err == "error: \\x1b[2Jx\nsecond line\n"
 
@@ -203,7 +203,7 @@ class TestEnding:
         return ended.value.code
 
     @pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
-    def test_a_reader_that_went_away_ends_it_quietly(self) -> None:
+    def test_closed_output_ends_the_command_quietly(self) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         try:
@@ -220,7 +220,7 @@ class TestEnding:
         assert ended.returncode == command.READER_GONE
         assert ended.stderr == ""
 
-    def test_another_broken_pipe_is_a_bug_and_said(self, monkeypatch) -> None:
+    def test_other_broken_pipe_is_a_bug(self, monkeypatch) -> None:
         with pytest.raises((BrokenPipeError, SystemExit)) as raised:
             self.ends(BrokenPipeError("some socket"), monkeypatch)
         assert not isinstance(raised.value, SystemExit) or raised.value.code not in (0, None)

@@ -94,7 +94,7 @@ def beir(tmp_path):
     "options",
     [("--kind", "exact"), ("--kind", "compressed", "--bits", "4"), ("--pool-factor", "2"), ()],
 )
-def test_index_and_search(model, beir, tmp_path, options):
+def test_index_is_built_and_searched(model, beir, tmp_path, options):
     said = call("index", model, beir, "-o", tmp_path / "idx", *options).stdout
     assert "4 documents, " + ("exact" if "exact" in options else "compressed") in said
     assert re.search(r"MB, [1-9][\d,]*\.\d times float16$", said.strip()), (
@@ -123,7 +123,7 @@ def test_search_explains_its_first_document(model, filling_model, beir, tmp_path
         call("search", tmp_path / "flat", "disk", "--explain")
 
 
-def test_an_explanation_is_the_maximum_of_each_token_and_adds_up_to_the_score(filling_model):
+def test_explanation_has_the_maximum_per_token_and_sums_to_the_score(filling_model):
     encoder = read_late_encoder(str(filling_model))
     matches = explain(encoder, "delete the disk!", TEXTS[0] + ".")
     queries = encode_tokens(encoder, ["delete the disk!"], "query").padded()
@@ -165,7 +165,7 @@ def test_documents_are_added_and_deleted(model, beir, tmp_path):
         call("delete", tmp_path / "idx", "doc0")
 
 
-def test_a_text_file_is_added_to_an_index_of_another(model, tmp_path):
+def test_second_text_file_is_added_to_an_index(model, tmp_path):
     (tmp_path / "corpus.txt").write_text("\n".join(TEXTS))
     (tmp_path / "more.txt").write_text("answers in one second\n")
     call("index", model, tmp_path / "corpus.txt", "-o", tmp_path / "idx")
@@ -186,9 +186,7 @@ def test_a_text_file_is_added_to_an_index_of_another(model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
-def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_them(
-    model, beir, tmp_path, kind
-):
+def test_index_of_the_first_layers_uses_them_in_every_command(model, beir, tmp_path, kind):
     call("index", model, beir, "-o", tmp_path / "idx", "--layers", 1, "--kind", kind)
     (tmp_path / "more.jsonl").write_text(
         json.dumps({"_id": "more", "text": "answers in one second"}) + "\n"
@@ -226,7 +224,7 @@ def test_an_index_of_the_first_layers_is_searched_added_to_and_measured_with_the
         call("evaluate", model, "--data", beir, "--index", tmp_path / "idx", "--layers", 2)
 
 
-def test_an_index_of_many_texts_is_said_to_be_a_part_of_float16(model, tmp_path):
+def test_size_of_an_index_is_compared_with_float16(model, tmp_path):
     (tmp_path / "corpus.txt").write_text(
         "".join(
             f"{' '.join(np.random.default_rng(row).permutation(' '.join(TEXTS).split()))}\n"
@@ -239,7 +237,7 @@ def test_an_index_of_many_texts_is_said_to_be_a_part_of_float16(model, tmp_path)
     )
 
 
-def test_searching_an_emptied_index_says_so(model, beir, tmp_path):
+def test_search_of_an_emptied_index_says_so(model, beir, tmp_path):
     call("index", model, beir, "-o", tmp_path / "idx")
     call("delete", tmp_path / "idx", *(f"doc{row}" for row in range(4)))
     found = call("search", tmp_path / "idx", "disk")
@@ -248,7 +246,7 @@ def test_searching_an_emptied_index_says_so(model, beir, tmp_path):
     assert json.loads(call("search", tmp_path / "idx", "disk", "--json").stdout) == []
 
 
-def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):
+def test_index_without_the_layers_field_has_all_layers(model, beir, tmp_path):
     call("index", model, beir, "-o", tmp_path / "idx")
     forget_layers(tmp_path / "idx")
     assert (
@@ -257,7 +255,7 @@ def test_an_index_older_than_the_layers_field_is_of_all(model, beir, tmp_path):
     )
 
 
-def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
+def test_contradicting_options_are_refused(model, beir, tmp_path):
     kinds = "--kind flat is not for .* per token; its kinds are exact, compressed"
     with pytest.raises(BadRecipe, match=kinds):
         call("index", model, beir, "-o", tmp_path / "idx", "--kind", "flat")
@@ -273,7 +271,7 @@ def test_what_does_not_fit_together_is_refused(model, beir, tmp_path):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
 
 
-def test_evaluate_by_an_index(model, beir, tmp_path, monkeypatch):
+def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     call("index", model, beir, "-o", tmp_path / "idx", "--kind", "exact")
     call(
         "evaluate",

@@ -22,7 +22,7 @@ def _messages(path: Path) -> Iterator[str]:
             yield node.value
 
 
-def test_every_key_that_a_message_names_is_a_key_of_the_recipe(repository: Path) -> None:
+def test_keys_in_messages_are_keys_of_the_recipe(repository: Path) -> None:
     unknown, known = [], 0
     for path in sorted((repository / "trainer").rglob("*.py")):
         for message in _messages(path):

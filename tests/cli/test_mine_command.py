@@ -77,7 +77,7 @@ def as_beir(folder, rows, further):
 EASY = ("--percent-of-positive", "99.9", "--negatives", "3")
 
 
-def test_a_file_of_pairs_becomes_a_file_of_negatives_that_training_reads(model, pairs, tmp_path):
+def test_pairs_are_mined_into_a_file_that_training_reads(model, pairs, tmp_path):
     said = call(
         "mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--random-negatives", "1", "--report"
     ).output
@@ -106,7 +106,7 @@ def test_a_file_of_pairs_becomes_a_file_of_negatives_that_training_reads(model, 
         assert (tmp_path / "runs" / objective[7:12] / "model" / "modules.json").exists()
 
 
-def test_a_beir_folder_is_mined_from_its_whole_corpus(model, tmp_path):
+def test_beir_folder_is_mined_from_its_whole_corpus(model, tmp_path):
     rows, further = generated(seed=2, pairs=40)
     data = as_beir(tmp_path / "beir", rows, further)
     call("mine", model, data, "-o", tmp_path / "mined", *EASY)
@@ -118,7 +118,7 @@ def test_a_beir_folder_is_mined_from_its_whole_corpus(model, tmp_path):
     assert written <= positives | set(further)
 
 
-def test_a_further_corpus_is_searched_too(model, pairs, tmp_path):
+def test_further_corpus_is_searched(model, pairs, tmp_path):
     (tmp_path / "more.txt").write_text(
         "".join(f"machine account number {'x' * at}\n" for at in range(1, 40))
     )
@@ -144,7 +144,7 @@ def test_a_further_corpus_is_searched_too(model, pairs, tmp_path):
     )
 
 
-def test_the_page_is_safe_and_says_what_was_removed(model, tmp_path):
+def test_page_is_escaped_and_shows_what_was_removed(model, tmp_path):
     rows = [
         {"query": f"<script>alert({at})</script> {row.query}", "positive": f"{row.positive} <b>"}
         for at, row in enumerate(generated(3)[0])
@@ -206,7 +206,7 @@ def killed_at(owner, name, which, arguments):
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(
+def test_killed_job_continues_and_writes_the_same_bytes(
     model, pairs, tmp_path, monkeypatch, small_parts, instant
 ):
     arguments = ("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
@@ -237,7 +237,7 @@ def test_killed_and_started_again_it_goes_on_and_writes_the_same_bytes(
         assert (tmp_path / "mined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_finished_job_is_not_repeated(model, pairs, tmp_path):
+def test_finished_job_is_not_repeated(model, pairs, tmp_path):
     call("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
     before = (tmp_path / "mined" / "train.jsonl").stat().st_mtime_ns
     copied = tmp_path / "elsewhere.jsonl"
@@ -246,7 +246,7 @@ def test_a_finished_job_is_not_repeated(model, pairs, tmp_path):
     assert (tmp_path / "mined" / "train.jsonl").stat().st_mtime_ns == before
 
 
-def test_another_job_in_the_folder_is_refused_with_what_changed(model, toy_folder, pairs, tmp_path):
+def test_other_job_in_the_folder_is_refused_with_the_difference(model, toy_folder, pairs, tmp_path):
     call("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
     with pytest.raises(
         BadFolder, match=r"another job, finished: options.depth was 100, is 30. Give"
@@ -285,23 +285,23 @@ def test_another_job_in_the_folder_is_refused_with_what_changed(model, toy_folde
         (("--column", "query"), "ROLE=NAME"),
     ],
 )
-def test_options_that_contradict_each_other(model, pairs, tmp_path, options, message):
+def test_contradicting_options_are_refused(model, pairs, tmp_path, options, message):
     with pytest.raises(BadRecipe, match=message):
         call("mine", model, pairs, "-o", tmp_path / "mined", *options)
     assert not (tmp_path / "mined").exists()
 
 
-def test_a_teacher_that_is_the_model_itself(model, pairs, tmp_path):
+def test_teacher_that_is_the_model_is_refused(model, pairs, tmp_path):
     with pytest.raises(BadRecipe, match="leave --teacher out"):
         call("mine", model, pairs, "-o", tmp_path / "mined", "--teacher", model)
 
 
-def test_a_model_that_is_not_there(pairs, tmp_path):
+def test_missing_model_is_refused(pairs, tmp_path):
     with pytest.raises(BadModel, match="no model folder"):
         call("mine", "/no/such/model", pairs, "-o", tmp_path / "mined")
 
 
-def test_files_of_others_stay(model, pairs, tmp_path):
+def test_foreign_files_are_kept(model, pairs, tmp_path):
     (tmp_path / "mined").mkdir()
     (tmp_path / "mined" / "thesis.txt").write_text("mine")
     with pytest.raises(BadFolder, match=r"thesis.txt"):
@@ -309,7 +309,7 @@ def test_files_of_others_stay(model, pairs, tmp_path):
     assert (tmp_path / "mined" / "thesis.txt").read_text() == "mine"
 
 
-def test_what_is_read_is_not_written_over(model, pairs, tmp_path):
+def test_input_is_not_overwritten(model, pairs, tmp_path):
     """Nor removed by --replace before it is read, as where negatives are mined once more from those
     mined before.
     """
@@ -326,7 +326,7 @@ def test_what_is_read_is_not_written_over(model, pairs, tmp_path):
     assert lines_of(data)[0]["scores"]
 
 
-def test_a_folder_that_another_process_works_in(model, pairs, tmp_path):
+def test_folder_in_use_is_refused(model, pairs, tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", ("import fcntl,os,sys,time; "
                                 "l=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT); "
@@ -347,13 +347,13 @@ def test_a_folder_that_another_process_works_in(model, pairs, tmp_path):
         pass
 
 
-def test_a_single_document_is_no_corpus(model, tmp_path):
+def test_corpus_of_one_document_is_refused(model, tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"query": "a", "positive": "the only one"}\n')
     with pytest.raises(BadData, match="single document"):
         call("mine", model, tmp_path / "pairs.jsonl", "-o", tmp_path / "mined")
 
 
-def test_nothing_left_ends_with_code_2_and_names_a_query(model, pairs, tmp_path):
+def test_mining_without_any_negative_ends_with_2_and_names_a_query(model, pairs, tmp_path):
     ended = subprocess.run(
         [
             sys.executable,
@@ -382,7 +382,7 @@ def test_nothing_left_ends_with_code_2_and_names_a_query(model, pairs, tmp_path)
 
 
 @pytest.mark.slow
-def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_path):
+def test_two_processes_of_torchrun_write_the_bytes_of_one(model, pairs, tmp_path):
     arguments = ["trainer", "mine", str(model), str(pairs), *EASY, "--bm25-negatives", "1", "-o"]
     launcher = [
         sys.executable,
@@ -406,7 +406,7 @@ def test_torchrun_with_two_processes_writes_the_bytes_of_one(model, pairs, tmp_p
 
 
 @pytest.mark.slow
-def test_a_cross_encoder_may_be_the_teacher_on_two_processes_too(model, pairs, tmp_path):
+def test_cross_encoder_is_the_teacher_on_two_processes(model, pairs, tmp_path):
     torch.manual_seed(2)
     save_encoder(
         build_cross_encoder(CrossEncoderSettings(backbone=str(model), lora=None)),

@@ -103,7 +103,7 @@ def test_search_shows_both_stages(folder, cross):
     ] == [str(hit["first_rank"]) for hit in found]
 
 
-def test_as_many_are_shown_as_were_asked_for(folder, cross):
+def test_search_shows_the_requested_number_of_documents(folder, cross):
     """However small the depth is: documents without a score of the cross-encoder would have no
     place among the others.
     """
@@ -126,7 +126,7 @@ def test_as_many_are_shown_as_were_asked_for(folder, cross):
     assert found.stdout == wanted.stdout
 
 
-def test_nothing_found_is_named(cross):
+def test_search_without_results_says_so(cross):
     with pytest.raises(BadData, match="no document to re-rank"):
         Searcher._rerank(read_cross_encoder(str(cross)), ["a disk"], [[]], 3)
 
@@ -172,7 +172,7 @@ def test_evaluate_shows_both_stages_and_compares_them(model, beir, cross, tmp_pa
     assert found.stdout.count("nDCG@10") >= 2
 
 
-def test_evaluate_reranks_what_an_index_finds(model, beir, cross, folder, tmp_path):
+def test_evaluate_reranks_the_results_of_an_index(model, beir, cross, folder, tmp_path):
     call(
         "evaluate",
         model,
@@ -193,7 +193,7 @@ def test_evaluate_reranks_what_an_index_finds(model, beir, cross, folder, tmp_pa
 
 
 class TestModelsOfAnotherKind:
-    def test_a_bi_encoder_as_second_stage(self, model, beir, folder):
+    def test_bi_encoder_as_second_stage_is_refused(self, model, beir, folder):
         for arguments in (
             ("evaluate", model, "--data", beir, "--rerank", model),
             ("search", folder, "a disk", "--rerank", model),
@@ -201,7 +201,7 @@ class TestModelsOfAnotherKind:
             with pytest.raises(BadModel, match="no cross-encoder"):
                 call(*arguments)
 
-    def test_a_cross_encoder_as_first_stage(self, beir, cross, tmp_path):
+    def test_cross_encoder_as_first_stage_is_refused(self, beir, cross, tmp_path):
         for arguments in (
             ("evaluate", cross, "--data", beir),
             ("index", cross, beir, "-o", tmp_path / "index"),

@@ -77,7 +77,7 @@ def test_encode_writes_numpy(model, role):
     assert "3 vectors of 32 dimensions" in found.stderr
 
 
-def test_encode_in_parts_to_a_file(model, tmp_path, monkeypatch):
+def test_encode_writes_a_file_in_parts(model, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.vectors.encode_file._TEXTS_AT_ONCE", 2)
     call("encode", model, "-o", tmp_path / "v.npy", stdin="\n".join(TEXTS).encode())
     assert np.load(tmp_path / "v.npy").shape == (3, 32)
@@ -88,7 +88,7 @@ def test_encode_in_parts_to_a_file(model, tmp_path, monkeypatch):
     ("stdin", "message"),
     [(b"one\n \nthree\n", "line 2 .* blank"), (b"one\n\xff\n", "line 2 .* UTF-8"), (b"", "empty")],
 )
-def test_encode_names_the_line_it_cannot_take(model, tmp_path, stdin, message):
+def test_encode_names_a_line_that_it_cannot_read(model, tmp_path, stdin, message):
     with pytest.raises(BadData, match=message):
         call("encode", model, "-o", tmp_path / "v.npy", stdin=stdin)
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +101,7 @@ def test_encode_refuses_a_terminal(model, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_index_and_search(model, corpus, tmp_path, kind):
+def test_index_is_built_and_searched(model, corpus, tmp_path, kind):
     said = call("index", model, corpus, "-o", tmp_path / "idx", "--kind", kind)
     assert "4 documents" in said.stdout
     found = json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 3, "--json").stdout)
@@ -113,7 +113,7 @@ def test_index_and_search(model, corpus, tmp_path, kind):
     assert TEXTS[1] in page
 
 
-def test_what_is_found_cannot_move_the_cursor(model, corpus, tmp_path):
+def test_results_cannot_move_the_cursor(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
     for options in ((), ("--json",)):
         page = call(
@@ -123,7 +123,7 @@ def test_what_is_found_cannot_move_the_cursor(model, corpus, tmp_path):
     assert "\\x1b" in call("search", tmp_path / "idx", "list every virtual machine", "-k", 4).stdout
 
 
-def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_index(
+def test_search_refuses_a_wrong_model_a_blank_query_and_a_wrong_folder(
     model, toy_folder, corpus, tmp_path
 ):
     call("index", model, corpus, "-o", tmp_path / "idx")
@@ -138,7 +138,7 @@ def test_search_refuses_another_model_a_blank_question_and_a_folder_that_is_no_i
     call("index", model, corpus, "-o", tmp_path / "idx", "--replace")
 
 
-def test_the_first_layers_are_encoded(model):
+def test_encode_uses_the_first_layers(model):
     found = call(
         "encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode()
     )
@@ -152,7 +152,7 @@ def test_the_first_layers_are_encoded(model):
 
 
 @pytest.mark.parametrize("width", [32, 10])
-def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(
+def test_index_of_the_first_layers_is_searched_and_evaluated_with_them(
     model, beir, tmp_path, width
 ):
     call(
@@ -197,7 +197,7 @@ def test_an_index_of_the_first_layers_is_searched_and_measured_with_them(
         assert by_index.top == exact.top
 
 
-def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
+def test_other_layers_than_those_of_the_index_are_refused(model, beir, tmp_path):
     for verb in (
         ("encode", model),
         ("index", model, beir / "corpus.jsonl", "-o", tmp_path / "new"),
@@ -227,7 +227,7 @@ def test_what_is_of_other_layers_is_refused_and_named(model, beir, tmp_path):
     call("search", tmp_path / "idx", "disk", "--model", tmp_path / "small")
 
 
-def test_an_index_older_than_the_field_is_of_all_layers(model, corpus, tmp_path):
+def test_index_without_the_layers_field_has_all_layers(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
     forget_layers(tmp_path / "idx")
     assert (
@@ -236,7 +236,7 @@ def test_an_index_older_than_the_field_is_of_all_layers(model, corpus, tmp_path)
     )
 
 
-def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_folder, beir):
+def test_evaluate_shows_the_first_model_last_and_compares_with_it(model, toy_folder, beir):
     other = toy_folder("distilbert")
     found = call(
         "evaluate",
@@ -260,13 +260,13 @@ def test_evaluate_puts_the_first_model_last_and_compares_with_it(model, toy_fold
     assert "✓" in found.stdout
 
 
-def test_evaluate_without_bm25_and_with_fewer_queries(model, beir):
+def test_evaluate_runs_without_bm25_and_with_fewer_queries(model, beir):
     found = call("evaluate", model, "--data", beir, "--no-bm25", "--max-queries", 2)
     assert "BM25" not in found.stdout
     assert "2 queries, 4 documents" in found.stdout
 
 
-def test_evaluate_refuses_before_it_computes(model, beir):
+def test_evaluate_refuses_bad_options_before_it_computes(model, beir):
     with pytest.raises(BadRecipe, match="named twice"):
         call("evaluate", model, model, "--data", beir)
     with pytest.raises(BadModel):

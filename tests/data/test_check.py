@@ -37,7 +37,7 @@ def make_beir(folder: Path) -> str:
     return str(folder)
 
 
-def test_a_file(tmp_path: Path) -> None:
+def test_file_is_summarised(tmp_path: Path) -> None:
     source = write(
         tmp_path / "pairs.jsonl",
         {
@@ -95,7 +95,7 @@ def test_leaks_between_splits_are_found_and_shown(tmp_path: Path) -> None:
     assert "corpus (4 documents)" in answer.output
 
 
-def test_splits_of_a_saved_data_set(tmp_path: Path) -> None:
+def test_splits_of_a_saved_data_set_are_summarised(tmp_path: Path) -> None:
     records = datasets.Dataset.from_list([{"query": "same thing", "positive": "p"}])
     datasets.DatasetDict({"train": records, "test": records}).save_to_disk(tmp_path / "saved")
     found = summarize_data(str(tmp_path / "saved"))
@@ -104,7 +104,7 @@ def test_splits_of_a_saved_data_set(tmp_path: Path) -> None:
     assert found.report.rows_read == 2
 
 
-def test_too_many_bad_rows_are_shown_written_out_and_end_with_87(tmp_path: Path) -> None:
+def test_excess_of_bad_rows_is_shown_and_ends_with_87(tmp_path: Path) -> None:
     source = tmp_path / "bad.jsonl"
     source.write_text('{"query": "q", "positive": "p"}\n' + "{\n" * 30)
     answer = RUN.invoke(app, ["check", str(source), "--rejected", str(tmp_path / "rejected.jsonl")])
@@ -119,7 +119,7 @@ def test_too_many_bad_rows_are_shown_written_out_and_end_with_87(tmp_path: Path)
     assert (allowed.exit_code, "Ready: 1 pairs" in allowed.output) == (0, True)
 
 
-def test_json_says_the_same(tmp_path: Path) -> None:
+def test_json_has_the_same_content(tmp_path: Path) -> None:
     source = tmp_path / "bad.jsonl"
     source.write_text('{"q": "q", "positive": "p"}\n{\n')
     answer = RUN.invoke(app, ["check", str(source), "--json", "--column", "query=q"])
@@ -133,7 +133,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     assert found["parts"][0]["example"] == {"query": "q", "positive": "p"}
 
 
-def test_what_a_message_advises_is_accepted(tmp_path: Path) -> None:
+def test_advice_of_a_message_is_accepted(tmp_path: Path) -> None:
     source = write(tmp_path / "odd.jsonl", {"my title": "q", "body": "p"})
     with pytest.raises(BadData) as refused:
         summarize_data(source)
@@ -145,18 +145,18 @@ def test_what_a_message_advises_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["nothing.jsonl", "no_such/../x"])
-def test_what_is_not_there_is_named(source: str) -> None:
+def test_missing_source_is_refused_by_name(source: str) -> None:
     with pytest.raises(BadData):
         summarize_data(source)
 
 
-def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
+def test_folder_without_judgements_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "corpus.jsonl", {"_id": "d", "text": "t"})
     with pytest.raises(BadData, match="nothing says which document answers"):
         summarize_data(str(tmp_path))
 
 
-def test_real_sets_have_no_leaks_of_documents(real_data: Path) -> None:
+def test_real_sets_have_no_leaked_documents(real_data: Path) -> None:
     found = summarize_data(str(real_data / "squad_dev"))
     assert [part.name for part in found.parts] == ["train", "dev", "test"]
     assert not [leak for leak in found.leaks if leak.kind == "the same positive document"]

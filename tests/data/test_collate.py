@@ -41,7 +41,7 @@ def collated(rows, negatives, known=None):
     )
 
 
-def test_documents_are_query_major_the_positive_first():
+def test_documents_are_query_major_with_the_positive_first():
     batch, given = collated(ROWS, 2)
     assert given["query"] == ["where", "when", "where"]
     assert given["document"] == [
@@ -64,11 +64,11 @@ def test_documents_are_query_major_the_positive_first():
     assert batch.sample_ids == ("a.jsonl:1", "a.jsonl:2", "a.jsonl:3")
 
 
-def test_without_negatives_there_are_positives_alone():
+def test_batch_without_negatives_has_positives_only():
     assert collated(ROWS, 0)[1]["document"] == ["here", "now", "hither"]
 
 
-def test_a_row_with_few_negatives_repeats_its_own():
+def test_row_with_few_negatives_repeats_them():
     assert collated(ROWS[:1], 5)[1]["document"] == [
         "here",
         "there",
@@ -79,7 +79,7 @@ def test_a_row_with_few_negatives_repeats_its_own():
     ]
 
 
-def test_a_row_with_none_is_named():
+def test_row_without_negatives_is_refused_by_name():
     with pytest.raises(
         BadData,
         match=(
@@ -91,27 +91,27 @@ def test_a_row_with_none_is_named():
 
 
 class TestKnownPositives:
-    def test_of_a_query_with_several_are_all_there_also_those_outside_the_batch(self):
+    def test_known_positives_include_those_outside_the_batch(self):
         batch, _ = collated(ROWS[:2], 0, known_positives(Rows.of(ROWS)))
         assert set(batch.known_positives[0].tolist()) == {identity("here"), identity("hither")}
         assert set(batch.known_positives[1].tolist()) == {identity("now"), -1}
 
-    def test_of_a_query_nothing_is_known_of_is_its_own(self):
+    def test_positive_of_an_unknown_query_is_its_only_known_one(self):
         batch, _ = collated(ROWS[1:2], 0, {})
         assert batch.known_positives.tolist() == [[identity("now")]]
 
-    def test_are_in_an_order_that_does_not_change(self):
+    def test_known_positives_have_a_fixed_order(self):
         batch, _ = collated(ROWS, 0)
         assert torch.equal(batch.known_positives[0], batch.known_positives[2])
 
 
 class TestLabels:
-    def test_are_one_a_pair(self):
+    def test_scored_pairs_have_one_label(self):
         batch, _ = collated([Row("a", "b", labels=(4.5,)), Row("c", "d", labels=(0.0,))], 0)
         assert batch.labels.tolist() == [[4.5], [0.0]]
         assert batch.labels.dtype == torch.float32
 
-    def test_are_one_a_candidate_where_the_rows_have_them(self):
+    def test_scored_candidates_have_one_label_each(self):
         rows = [Row("a", "b", ("c", "d"), (0.9, 0.5, 0.1)), Row("e", "f", ("g",), (0.8, 0.3))]
         batch, given = collated(rows, 3)
         assert given["document"] == ["b", "c", "d", "c", "f", "g", "g", "g"]
@@ -122,10 +122,10 @@ class TestLabels:
         assert collated(rows, 1)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.5, 0.8, 0.3])
         assert collated(rows, 0)[0].labels.flatten().tolist() == pytest.approx([0.9, 0.8])
 
-    def test_of_the_positive_alone_are_none_for_a_batch_with_negatives(self):
+    def test_labels_of_positives_only_are_none_with_negatives(self):
         assert collated([Row("a", "b", ("c",), (4.5,))], 1)[0].labels is None
 
-    def test_of_candidates_come_from_the_file(self, tmp_path):
+    def test_labels_of_candidates_come_from_the_file(self, tmp_path):
         path = tmp_path / "taught.jsonl"
         lines = [
             {
@@ -143,11 +143,11 @@ class TestLabels:
             "blank and own negatives go with their scores"
         )
 
-    def test_missing_from_one_row_are_missing_from_the_batch(self):
+    def test_labels_missing_in_one_row_are_missing_in_the_batch(self):
         assert collated([Row("a", "b", labels=(4.5,)), Row("c", "d")], 0)[0].labels is None
 
 
-def test_with_a_real_tokenizer_roles_keep_their_prompts_and_lengths(toy_folder):
+def test_roles_have_their_prompts_and_lengths_with_a_real_tokenizer(toy_folder):
     model = DenseSettings(
         backbone=str(toy_folder("bert")),
         query_prompt="show ",
@@ -169,7 +169,7 @@ def test_with_a_real_tokenizer_roles_keep_their_prompts_and_lengths(toy_folder):
     )
 
 
-def test_identity_is_of_the_whole_text_not_of_what_is_left_after_truncation(toy_folder):
+def test_identity_is_that_of_the_text_before_truncation(toy_folder):
     """Two documents that are cut to the same tokens are one vector to the model but not one text:
     neither is taken for the other's positive.
     """

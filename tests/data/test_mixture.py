@@ -28,7 +28,7 @@ def merged(weights, count):
 
 @given(weight_lists, some.integers(0, 300))
 @settings(max_examples=100, deadline=None)
-def test_turns_are_the_merged_times_and_any_of_them_can_be_had_alone(weights, first):
+def test_turns_are_the_merged_times_and_each_is_computable_alone(weights, first):
     wanted = merged(weights, first + 20)
     sources, ordinals = turns(weights, first, 20)
     assert list(zip(sources.tolist(), ordinals.tolist(), strict=True)) == wanted[first:]
@@ -39,9 +39,7 @@ def test_turns_are_the_merged_times_and_any_of_them_can_be_had_alone(weights, fi
 
 @given(some.lists(some.integers(1, 10**9), min_size=2, max_size=8), some.integers(0, 10**15))
 @settings(max_examples=200, deadline=None)
-def test_shares_are_exact_to_within_rounding_at_any_time_and_exactly_after_each_sum_of_weights(
-    weights, position
-):
+def test_shares_are_exact_up_to_rounding_and_exact_after_each_sum_of_weights(weights, position):
     total = sum(weights)
     taken = turns_before(weights, position)
     assert sum(taken) == position
@@ -59,7 +57,7 @@ def test_turns_are_spread_evenly():
     assert turns((1, 1, 1), 0, 9)[0].tolist() == [0, 1, 2] * 3
 
 
-def test_weights_are_taken_as_they_are_written():
+def test_weights_count_as_decimal_numbers():
     assert whole_weights([0.1, 0.2, 0.7]) == (1, 2, 7), "not as the nearest binary fractions"
     assert whole_weights([1e-3, 1.0]) == (1, 1000)
     assert whole_weights([30, 20]) == (3, 2)
@@ -87,7 +85,7 @@ def source_of(mixture, samples):
     parts, some.booleans(), some.integers(0, 2**32 - 1), some.integers(1, 9), some.integers(1, 30)
 )
 @settings(max_examples=100, deadline=None)
-def test_each_set_is_met_whole_before_any_of_it_is_met_again(
+def test_set_is_seen_completely_before_any_sample_repeats(
     parts, one_source_per_batch, seed, batch_size, steps
 ):
     mixture = mixture_of(parts, one_source_per_batch)
@@ -106,9 +104,7 @@ def test_each_set_is_met_whole_before_any_of_it_is_met_again(
 
 @given(parts, some.booleans(), some.integers(0, 50), some.sampled_from([1, 2, 4]))
 @settings(max_examples=50, deadline=None)
-def test_ranks_parts_end_to_end_are_the_batch_which_knows_of_no_ranks(
-    parts, one_source_per_batch, step, ranks
-):
+def test_parts_of_the_ranks_form_the_batch(parts, one_source_per_batch, step, ranks):
     batch = mixture_of(parts, one_source_per_batch).batch_samples(13, step, 8)
     assert (
         np.concatenate([own_part(batch, rank, ranks) for rank in range(ranks)]).tolist()
@@ -119,14 +115,14 @@ def test_ranks_parts_end_to_end_are_the_batch_which_knows_of_no_ranks(
 THREE = Mixture(("a", "b", "c"), sizes=(50, 30, 20), weights=(5, 3, 2))
 
 
-def test_in_proportion_to_size_one_pass_over_all_is_one_pass_over_each():
+def test_weights_equal_to_the_sizes_give_one_pass_over_each_set():
     taken = walk(THREE, 13, 10, 10)
     assert sorted(taken.tolist()) == list(range(100))
     for batch in taken.reshape(10, 10):
         assert np.bincount(source_of(THREE, batch)).tolist() == [5, 3, 2]
 
 
-def test_passes_seeds_and_sets_have_orders_of_their_own():
+def test_orders_differ_between_passes_seeds_and_sets():
     equal = Mixture(("a", "b"), sizes=(30, 30), weights=(1, 1))
     orders = set()
     for seed in (1, 2):
@@ -137,7 +133,7 @@ def test_passes_seeds_and_sets_have_orders_of_their_own():
     assert len(orders) == 8
 
 
-def test_one_source_per_batch_is_one_and_they_take_turns_by_weight():
+def test_batches_of_one_source_take_turns_by_weight():
     mixture = Mixture(("a", "b", "c"), (50, 30, 20), (2, 1, 1), one_source_per_batch=True)
     whose = [
         set(source_of(mixture, mixture.batch_samples(13, step, 8)).tolist()) for step in range(40)
@@ -152,7 +148,7 @@ def test_one_source_per_batch_is_one_and_they_take_turns_by_weight():
     )
 
 
-def test_a_set_too_small_for_its_share_of_a_batch_is_refused_by_name():
+def test_set_too_small_for_its_share_of_a_batch_is_refused_by_name():
     Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(8)
     with pytest.raises(BadData, match="small has 4 training rows, but 5 of the 10 rows of a batch"):
         Mixture(("big", "small"), (100, 4), (1, 1)).check_batch(10)
@@ -162,7 +158,7 @@ def test_a_set_too_small_for_its_share_of_a_batch_is_refused_by_name():
         Mixture(("big", "small"), (100, 4), (1, 1), one_source_per_batch=True).check_batch(8)
 
 
-def test_what_repeats_is_said():
+def test_summary_names_sets_that_repeat():
     line = Mixture(("big", "small"), (100, 10), (1, 1)).summary(steps=10, batch_size=10)
     assert "small 50% (10 rows, seen 5 times each: it repeats)" in line
     assert "big 50% (100 rows, seen 0.5 times each)" in line

@@ -71,7 +71,7 @@ def data_of(files, **changes):
     return DataSection(**({"train": several, "validation_ratio": 0.2} | changes))
 
 
-def test_two_layouts_are_read_held_out_together_and_mixed(files):
+def test_files_of_two_layouts_are_read_and_mixed(files):
     data = data_sets(data_of(files), seed=13)
     assert data.mixture is not None
     assert sum(data.mixture.sizes) == len(data.train)
@@ -88,7 +88,7 @@ def test_two_layouts_are_read_held_out_together_and_mixed(files):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_query_of_both_files_stays_on_one_side(files, seed):
+def test_query_of_both_files_stays_in_one_split(files, seed):
     data = data_sets(data_of(files), seed)
     trained = {row.query.lower().strip("!") for row in data.train}
     assert ("delete disk" in trained) != (
@@ -96,7 +96,7 @@ def test_a_query_of_both_files_stays_on_one_side(files, seed):
     )
 
 
-def test_known_positives_are_those_of_all_sets(files):
+def test_known_positives_come_from_all_sets(files):
     rows = concatenate(
         [
             read_rows(str(files[0])),
@@ -109,26 +109,26 @@ def test_known_positives_are_those_of_all_sets(files):
     }
 
 
-def test_a_validation_file_leaves_all_rows_to_train_on(files):
+def test_validation_file_leaves_all_rows_for_training(files):
     data = data_sets(data_of(files, validation=str(files[0])), seed=13)
     assert data.mixture is not None
     assert data.mixture.sizes == (30, 12)
 
 
-def test_a_list_of_one_is_that_one(files):
+def test_list_of_one_set_equals_the_set(files):
     alone = data_sets(data_of(files, train=(Source(source=str(files[0])),)), seed=13)
     as_text = data_sets(data_of(files, train=str(files[0])), seed=13)
     assert alone.mixture is as_text.mixture is None
     assert list(alone.train) == list(as_text.train)
 
 
-def test_weights_for_some_sets_only_are_refused(files):
+def test_weights_of_only_some_sets_are_refused(files):
     several = (Source(source=str(files[0]), weight=2), Source(source="not even read"))
     with pytest.raises(BadRecipe, match="a weight to 1 of its 2 sets"):
         data_sets(data_of(files, train=several), seed=13)
 
 
-def test_a_set_of_which_nothing_is_left_is_named():
+def test_set_without_remaining_rows_is_refused_by_name():
     sets = [
         Rows.of([Row("a", "b"), Row("c", "d")], ReadReport("big.jsonl")),
         Rows.of([Row("e", "f")], ReadReport("small.jsonl")),
@@ -150,7 +150,7 @@ def run_of(data, **sections):
     return BiEncoderRecipe(name="a", model=BiEncoderModel(backbone="b"), data=data, **sections)
 
 
-def test_every_set_is_looked_at_for_what_the_objective_needs(files):
+def test_sets_are_checked_for_what_the_objective_needs(files):
     rows = Rows.of([Row("a", "b"), Row("c", "d"), Row("e", "f", labels=(1.0,))])
     mixture = Mixture(tuple(map(str, files)), (2, 1), (1, 1))
     with pytest.raises(BadData, match=r"table\.csv holds scored pairs"):
@@ -183,7 +183,7 @@ def written(tmp_path) -> Path:
     return path
 
 
-def test_a_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_path):
+def test_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_path):
     run = load_recipe(written)
     assert (
         run.data.train
@@ -225,6 +225,6 @@ def test_a_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_pa
         ("data.mixing=sampels", "did you mean samples"),
     ],
 )
-def test_a_mistake_in_a_mixture_is_told_at_its_place(written, override, message):
+def test_mistake_in_a_mixture_names_its_place(written, override, message):
     with pytest.raises(BadRecipe, match=message):
         load_recipe(written, [override])

@@ -56,7 +56,7 @@ def wait_until(condition):
 
 
 class TestSteps:
-    def test_are_the_batches_of_the_order(self):
+    def test_steps_are_the_batches_of_the_order(self):
         wanted = [
             tuple(f"x.jsonl:{sample}" for sample in batch_samples(13, step, 11, 3))
             for step in range(7)
@@ -64,23 +64,23 @@ class TestSteps:
         assert ids(steps()) == wanted
         assert len(steps()) == 7
 
-    def test_begun_in_the_middle_are_the_rest(self):
+    def test_steps_from_the_middle_are_the_rest(self):
         whole = ids(steps())
         for first in range(8):
             assert ids(steps(first=first)) == whole[first:]
 
-    def test_run_on_over_passes_without_repeating_an_order(self):
+    def test_steps_continue_over_passes_without_repeating_an_order(self):
         stream = [sample for batch in ids(steps(last=11)) for sample in batch]  # eleven rows
         passes = [tuple(stream[start : start + 11]) for start in (0, 11, 22)]
         assert len(set(passes)) == 3
         for one_pass in passes:
             assert len(set(one_pass)) == 11
 
-    def test_iterated_twice_are_the_same(self):
+    def test_second_iteration_gives_the_same_batches(self):
         both = steps()
         assert ids(both) == ids(both)
 
-    def test_another_seed_is_another_order(self):
+    def test_other_seed_gives_another_order(self):
         assert ids(steps(seed=14)) != ids(steps())
 
 
@@ -111,7 +111,7 @@ class TestRefreshed:
             refresher=refreshed,
         )
 
-    def test_no_batch_is_made_before_its_boundary_has_been_reached_and_mined(self):
+    def test_batches_are_made_after_mining_at_their_boundary(self):
         refreshed, stream = self.of(0, 7)
         taken = []
         for batch in stream:
@@ -132,12 +132,12 @@ class TestRefreshed:
             tuple(name.split(" at ")[0] for name in batch.sample_ids) for batch in taken
         ] == ids(steps())
 
-    def test_begun_in_the_middle_of_an_interval_it_is_asked_there(self):
+    def test_refresher_is_called_at_the_first_step(self):
         refreshed, stream = self.of(4, 7)
         list(stream)
         assert [step for step, *_ in refreshed.asked] == [4, 6]
 
-    def test_before_the_first_boundary_too(self):
+    def test_refresher_is_called_before_the_first_boundary(self):
         refreshed, stream = self.of(0, 7, first_step=2, every_steps=4)
         list(stream)
         assert [step for step, *_ in refreshed.asked] == [0, 2, 6]
@@ -153,7 +153,7 @@ MIXTURE = Mixture(("a", "b"), sizes=(6, 5), weights=(2, 1))
 )
 class TestRanks:
     @pytest.mark.parametrize("ranks", [1, 2, 4])
-    def test_parts_end_to_end_are_the_global_batch(self, mixture, ranks):
+    def test_parts_of_the_ranks_form_the_global_batch(self, mixture, ranks):
         whole = ids(steps(batch_size=4, mixture=mixture))
         parts = [
             ids(steps(batch_size=4, mixture=mixture, rank=rank, ranks=ranks))
@@ -162,12 +162,12 @@ class TestRanks:
         assert [sum(of_step, ()) for of_step in zip(*parts, strict=True)] == whole
         assert {len(part) for of_rank in parts for part in of_rank} == {4 // ranks}
 
-    def test_a_rank_reads_and_tokenises_its_own_part_alone(self, mixture):
+    def test_rank_reads_and_tokenises_only_its_own_part(self, mixture):
         made, own = [], steps(batch_size=4, mixture=mixture, rank=1, ranks=2)
         list(replace(own, collate=lambda rows: made.append(len(rows)) or own.collate(rows)))
         assert made == [2] * 7
 
-    def test_begun_in_the_middle_are_the_rest(self, mixture):
+    def test_steps_from_the_middle_are_the_rest(self, mixture):
         whole = ids(steps(batch_size=4, mixture=mixture, rank=1, ranks=2))
         for first in range(8):
             assert (
@@ -175,13 +175,13 @@ class TestRanks:
                 == whole[first:]
             )
 
-    def test_a_batch_without_equal_parts_is_refused(self, mixture):
+    def test_batch_without_equal_parts_is_refused(self, mixture):
         with pytest.raises(BadRecipe, match="set it to 2 or 4"):
             steps(batch_size=3, mixture=mixture, ranks=2)
 
 
 class TestAhead:
-    def test_is_ahead_by_its_depth_and_no_more(self):
+    def test_prefetch_depth_limits_the_items(self):
         made = []
 
         def items():
@@ -196,11 +196,11 @@ class TestAhead:
         assert len(made) <= 1 + 3 + 1  # taken, waiting, in hand
         assert list(taking) == list(range(1, 50))
 
-    def test_works_on_another_thread(self):
+    def test_items_are_computed_on_another_thread(self):
         names = list(prefetch((threading.current_thread().name for _ in range(3)), depth=2))
         assert names == ["tokenizer"] * 3
 
-    def test_an_error_arrives_in_its_turn(self):
+    def test_error_arrives_after_the_items_before_it(self):
         def items():
             yield 1
             yield 2
@@ -211,22 +211,22 @@ class TestAhead:
             taken.extend(prefetch(items(), depth=2))
         assert taken == [1, 2]
 
-    def test_an_exception_that_is_an_item_is_not_raised(self):
+    def test_exception_that_is_an_item_is_not_raised(self):
         error = ValueError("an item")
         assert list(prefetch([error], depth=1)) == [error]
 
-    def test_the_thread_ends_when_nobody_takes_any_more(self):
+    def test_thread_ends_when_the_consumer_stops(self):
         taking = prefetch(iter(int, 1), depth=2)  # endless
         assert next(taking) == 0
         assert tokenizer_threads()
         taking.close()
         wait_until(lambda: not tokenizer_threads())
 
-    def test_the_thread_ends_after_the_last_item(self):
+    def test_thread_ends_after_the_last_item(self):
         assert list(prefetch(range(3), depth=2)) == [0, 1, 2]
         wait_until(lambda: not tokenizer_threads())
 
-    def test_of_nothing_is_nothing(self):
+    def test_prefetch_of_no_items_gives_none(self):
         assert list(prefetch([], depth=2)) == []
 
 
@@ -290,7 +290,7 @@ def heard_on_a_rank(folder, mixture):
 
 
 @pytest.mark.parametrize("mixture", [None, MIXTURE], ids=["one set", "mixture"])
-def test_under_ddp_each_rank_takes_its_part_of_every_global_batch(tmp_path, mixture):
+def test_ddp_rank_takes_its_part_of_every_global_batch(tmp_path, mixture):
     (first, validated), (second, also_validated) = on_ranks(2, heard_on_a_rank, tmp_path, mixture)
     assert [left + right for left, right in zip(first, second, strict=True)] == ids(
         steps(batch_size=4, mixture=mixture)
@@ -312,5 +312,5 @@ def refused_on_a_rank(folder):
     return True
 
 
-def test_a_batch_that_cannot_be_shared_out_ends_the_run_before_the_first_step(tmp_path):
+def test_batch_that_cannot_be_divided_ends_the_run_before_the_first_step(tmp_path):
     assert on_ranks(2, refused_on_a_rank, tmp_path) == [True, True]

@@ -25,13 +25,13 @@ keys = some.integers(0, 2**63)
 
 @given(some.integers(1, 700), keys)
 @settings(max_examples=200, deadline=None)
-def test_is_a_permutation(size, key):
+def test_order_is_a_permutation(size, key):
     assert sorted(permute(np.arange(size), size, key).tolist()) == list(range(size))
 
 
 @given(some.integers(1, 2**40), keys, some.data())
 @settings(max_examples=100, deadline=None)
-def test_of_any_size_without_building_it_and_each_position_alone(size, key, data):
+def test_permutation_of_any_size_is_computed_position_by_position(size, key, data):
     positions = np.array(
         data.draw(some.lists(some.integers(0, size - 1), min_size=1, max_size=20, unique=True))
     )
@@ -46,7 +46,7 @@ def test_of_any_size_without_building_it_and_each_position_alone(size, key, data
 
 @given(some.integers(0, 2**32), some.integers(2, 300), some.integers(2, 20), some.integers(1, 5))
 @settings(max_examples=100, deadline=None)
-def test_no_sample_is_left_out_of_any_pass(seed, samples, batch_size, passes):
+def test_samples_are_all_in_every_pass(seed, samples, batch_size, passes):
     steps = steps_for_passes(samples, batch_size, passes)
     batches = [batch_samples(seed, step, samples, batch_size) for step in range(steps)]
     assert {len(batch) for batch in batches} == {batch_size}, "the global batch keeps its size"
@@ -57,7 +57,7 @@ def test_no_sample_is_left_out_of_any_pass(seed, samples, batch_size, passes):
     assert (steps - 1) * batch_size < passes * samples, "no step more than that takes"
 
 
-def test_151_rows_in_batches_of_64_are_all_seen_in_one_epoch():
+def test_batches_of_64_have_all_151_rows_in_one_epoch():
     """Of these, 23 used to be left out of every pass."""
     steps = steps_for_passes(151, 64, 1)
     seen = np.concatenate([batch_samples(0, step, 151, 64) for step in range(steps)])
@@ -73,14 +73,14 @@ def pass_order(seed, number, samples=97, batch_size=8):
     return stream[number * samples - first * batch_size :][:samples].tolist()
 
 
-def test_depends_on_seed_and_step_and_on_nothing_else():
+def test_order_depends_only_on_seed_and_step():
     before = batch_samples(13, 29, 97, 8).tolist()
     np.random.default_rng(0).random(100)
     batch_samples(13, 30, 97, 8)
     assert batch_samples(13, 29, 97, 8).tolist() == before
 
 
-def test_is_the_same_in_another_process():
+def test_order_is_the_same_in_another_process():
     code = (
         "from trainer.data.order import batch_samples; print(batch_samples(13, 29, 97, 8).tolist())"
     )
@@ -95,14 +95,14 @@ def test_passes_and_seeds_differ():
     assert len(set(orders)) == 200
 
 
-def test_one_seed_s_next_pass_is_not_another_seed_s_first():
+def test_next_pass_of_a_seed_is_not_the_first_of_another():
     assert not {tuple(pass_order(1, number)) for number in range(30)} & {
         tuple(pass_order(2, number)) for number in range(30)
     }
 
 
 @pytest.mark.parametrize("samples", [5, 16, 23, 64])
-def test_is_even(samples):
+def test_order_is_uniform(samples):
     """Chi square of where each sample stands, over many epochs: every place is as likely as every
     other.
     """
@@ -117,7 +117,7 @@ def test_is_even(samples):
     assert ((np.roll(counts, 1, axis=0) - counts) != 0).any()
 
 
-def test_neighbours_part():
+def test_neighbours_are_separated():
     """Rows that stand together in a file, which are often alike, are no more likely to share a
     batch than others.
     """
@@ -134,7 +134,7 @@ def test_large_seeds_do_not_overflow():
     assert len(set(batch_samples(2**62, 10**9, 50, 10).tolist())) == 10
 
 
-def test_is_the_order_it_always_was():
+def test_order_is_the_same_as_in_earlier_versions():
     """Fixed numbers: a run that is repeated with a later version sees its samples in the same
     order.
     """
@@ -151,7 +151,7 @@ def test_is_the_order_it_always_was():
     some.integers(1, 50),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_stream_is_permutation_after_permutation_and_any_part_of_it_can_be_had_alone(
+def test_stream_is_a_sequence_of_permutations_and_each_part_is_computable_alone(
     samples, seed, source, first, count
 ):
     whole = stream_samples(np.arange(first + count), samples, seed, source)
@@ -164,7 +164,7 @@ def test_a_stream_is_permutation_after_permutation_and_any_part_of_it_can_be_had
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_the_parts_of_all_ranks_end_to_end_are_the_batch(ranks):
+def test_parts_of_all_ranks_form_the_batch(ranks):
     batch = batch_samples(13, 29, 97, 8)
     parts = [own_part(batch, rank, ranks) for rank in range(ranks)]
     assert {len(part) for part in parts} == {8 // ranks}
@@ -182,7 +182,7 @@ def test_the_parts_of_all_ranks_end_to_end_are_the_batch(ranks):
         (5, 2, "4 or 6"),
     ],
 )
-def test_a_batch_without_equal_parts_is_refused_with_sizes_that_have_them(batch_size, ranks, sizes):
+def test_batch_without_equal_parts_is_refused_with_valid_sizes(batch_size, ranks, sizes):
     with pytest.raises(
         BadRecipe,
         match=(

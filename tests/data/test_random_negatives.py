@@ -26,7 +26,7 @@ TEXTS = tuple("abcdefgh")
     some.integers(0, 5),
 )
 @settings(max_examples=150, deadline=None)
-def test_no_known_positive_no_twin_and_nothing_twice(pairs, count, step):
+def test_negatives_are_distinct_and_no_known_positives(pairs, count, step):
     rows = [
         Row(query, positive, ("a negative of its own",), (1.0, 0.0)) for query, positive in pairs
     ]
@@ -86,7 +86,7 @@ def steps_of(rank=0, ranks=1, seed=3, rows=None):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_any_number_of_ranks_draws_the_same(ranks):
+def test_negatives_are_the_same_on_any_number_of_ranks(ranks):
     for step in range(6):
         whole = steps_of().batch(step).documents.identities.tolist()
         parts = [
@@ -95,7 +95,7 @@ def test_any_number_of_ranks_draws_the_same(ranks):
         assert [name for part in parts for name in part] == whole
 
 
-def test_each_pass_and_each_seed_draws_others():
+def test_negatives_differ_between_passes_and_seeds():
     steps = steps_of()
     first = {
         tuple(candidates)
@@ -117,7 +117,7 @@ def test_each_pass_and_each_seed_draws_others():
     assert len(first & other) < 12
 
 
-def test_a_batch_without_another_text_is_filled_with_the_positive_which_the_mask_knows():
+def test_positive_is_the_padding_of_a_batch_without_other_texts():
     rows = [Row(f"query {number}", "the one document") for number in range(8)]
     batch = steps_of(rows=rows).batch(0)
     pairs = batch.documents.identities.reshape(8, 4)

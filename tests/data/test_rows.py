@@ -24,7 +24,7 @@ ROWS = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(ROWS, max_size=6))
-def test_rows_equal_the_list(rows: list[Row]) -> None:
+def test_rows_equal_a_list(rows: list[Row]) -> None:
     stored = Rows.of(rows)
     assert list(stored) == rows
     assert [stored[at] for at in range(-len(rows), 0)] == rows
@@ -41,14 +41,14 @@ def test_rows_equal_the_list(rows: list[Row]) -> None:
     assert stored[1:].identities("query").tolist() == [identity(row.query) for row in rows[1:]]
 
 
-def test_out_of_range() -> None:
+def test_index_out_of_range_is_an_error() -> None:
     with pytest.raises(IndexError):
         Rows.of([])[0]
     with pytest.raises(IndexError):
         Rows.of([Row("a", "b")])[1]
 
 
-def test_many_batches_and_no_file_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_many_batches_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = Rows.of(Row(f"q{number}", "d" * 20_000) for number in range(900))
     assert rows[899].query == "q899"
@@ -56,7 +56,7 @@ def test_many_batches_and_no_file_left(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_known_positives_of_all_rows() -> None:
+def test_known_positives_cover_all_rows() -> None:
     rows = Rows.of([Row("q", "a"), Row("r", "c"), Row("q", "b"), Row("q", "a")])
     known = known_positives(rows)
     assert dict(known) == {

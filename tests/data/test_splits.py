@@ -18,7 +18,7 @@ SMALL = st.integers(0, 12)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(SMALL, SMALL), min_size=1, max_size=40))
-def test_connected_equals_walking_the_graph(pairs: list[tuple[int, int]]) -> None:
+def test_connected_groups_equal_a_graph_search(pairs: list[tuple[int, int]]) -> None:
     found = connected_groups(*(np.array(column) for column in zip(*pairs, strict=True)))
     for start in range(len(pairs)):
         reached, new = {start}, {start}
@@ -55,7 +55,7 @@ def test_hold_out_never_leaks(pairs: list[tuple[int, int]], seed: int) -> None:
     assert [list(part) for part in again] == [list(train), list(validation)]
 
 
-def test_hold_out_takes_the_share_asked_for_and_depends_on_the_seed() -> None:
+def test_hold_out_takes_the_requested_share_and_depends_on_the_seed() -> None:
     rows = Rows.of(Row(f"question {number}", f"answer {number}") for number in range(200))
     train, validation = hold_out(rows, 0.1, 1000, 0)
     assert (len(train), len(validation)) == (180, 20)
@@ -65,7 +65,7 @@ def test_hold_out_takes_the_share_asked_for_and_depends_on_the_seed() -> None:
     assert set(hold_out(backwards, 0.1, 1000, 0)[1]) == set(validation)
 
 
-def test_near_identical_training_rows_are_left_out() -> None:
+def test_near_identical_training_rows_are_dropped() -> None:
     long = "update the backup policy of one protected item in the recovery services vault"
     rows = Rows.of([Row(long, "1"), Row(f"{long} now", "2"), Row("quite another", "3")])
     sizes = set()
@@ -85,12 +85,12 @@ def test_near_identical_training_rows_are_left_out() -> None:
     [[("q", "d")], [("q", "a"), ("Q!", "b")], [("a", "d"), ("b", "D"), ("c", "d.")]],
     ids=["one row", "one query", "one document"],
 )
-def test_no_validation_possible_is_named(pairs: list[tuple[str, str]]) -> None:
+def test_rows_that_cannot_be_split_are_refused(pairs: list[tuple[str, str]]) -> None:
     with pytest.raises(BadData, match=r"no validation part can be held out.*data.validation=FILE"):
         hold_out(Rows.of(Row(*pair) for pair in pairs), 0.1, 1000, 0)
 
 
-def test_hold_out_on_real_data(real_data: Path) -> None:
+def test_hold_out_splits_real_data(real_data: Path) -> None:
     rows = read_rows(str(real_data / "aws_cli"), split="test")
     train, validation = hold_out(rows, 0.1, 1000, 13)
     assert len(train) + len(validation) > 0.95 * len(rows)
@@ -104,7 +104,9 @@ def test_hold_out_on_real_data(real_data: Path) -> None:
     st.lists(st.text("ab cd", max_size=8), max_size=12),
     st.sampled_from([0.5, 0.8, 0.9, 1.0]),
 )
-def test_near_identical_misses_none(texts: list[str], others: list[str], overlap: float) -> None:
+def test_search_for_near_identical_texts_misses_none(
+    texts: list[str], others: list[str], overlap: float
+) -> None:
     def near(one: str, other: str) -> bool:
         first, second = word_set(one), word_set(other)
         return len(first & second) >= overlap * len(first | second) - 1e-9

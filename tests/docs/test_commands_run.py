@@ -83,12 +83,12 @@ def run_all(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_readme(repository: Path, folder: Path) -> None:
+def test_commands_of_the_readme_run(repository: Path, folder: Path) -> None:
     run_all(repository / "README.md", folder)
 
 
 @pytest.mark.slow
-def test_tutorial_and_what_it_leaves(repository: Path, folder: Path) -> None:
+def test_commands_of_the_tutorial_run_and_leave_their_files(repository: Path, folder: Path) -> None:
     run_all(repository / "docs" / "tutorial-own-data.md", folder)
     written = {path.name for path in (folder / "runs" / "mine").iterdir()}
     assert {"model", "report.html", "recipe.yaml", "log.jsonl", "environment.json"} <= written

@@ -15,7 +15,7 @@ def tools(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(repository / "tools")
 
 
-def test_every_command_is_in_the_reference() -> None:
+def test_commands_are_all_in_the_reference() -> None:
     from pages.commands import commands_page
 
     page = commands_page()
@@ -25,7 +25,7 @@ def test_every_command_is_in_the_reference() -> None:
     assert "--pool-factor" in page
 
 
-def test_every_exit_code_is_in_the_reference() -> None:
+def test_exit_codes_are_all_in_the_reference() -> None:
     from pages.commands import exit_codes_page
 
     page = exit_codes_page()
@@ -34,7 +34,7 @@ def test_every_exit_code_is_in_the_reference() -> None:
     assert "| of the stage | `StageFailed` |" in page
 
 
-def test_every_recipe_key_is_in_the_reference(repository: Path) -> None:
+def test_recipe_keys_are_all_in_the_reference(repository: Path) -> None:
     page = (repository / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
     names = {key.name for key in all_keys() if not key.name.endswith(".kind")}
     assert len(names) > 60

@@ -51,7 +51,7 @@ def folder(tmp_path, toy_folder):
     return tmp_path
 
 
-def test_every_cell_runs_and_shows_what_it_says(folder, repository):
+def test_cells_run_and_show_their_stored_output(folder, repository):
     notebook = json.loads((repository / "docs/notebook.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells), "kept without outputs, which would go stale"

@@ -52,12 +52,12 @@ def copied_pages(repository: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_page_is_true(repository: Path):
+def test_pages_are_true(repository: Path):
     answer = check_docs(repository, repository)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-def test_an_untrue_page_ends_the_command_with_1(repository: Path, copied_pages: Path):
+def test_untrue_page_ends_the_command_with_1(repository: Path, copied_pages: Path):
     (copied_pages / "docs" / "log.md").write_text("`trainer.nothing`\n", encoding="utf-8")
     answer = check_docs(repository, copied_pages)
     assert answer.returncode == 1
@@ -78,7 +78,7 @@ def test_an_untrue_page_ends_the_command_with_1(repository: Path, copied_pages: 
         (f"as law {99} demands", f"law {99} is not in docs/laws.md"),
     ],
 )
-def test_a_planted_untruth_is_found(copied_pages: Path, line: str, finding: str):
+def test_planted_untruth_is_found(copied_pages: Path, line: str, finding: str):
     page = copied_pages / "CONTRIBUTING.md"
     number = len(page.read_text(encoding="utf-8").splitlines()) + 1
     with page.open("a", encoding="utf-8") as planted:
@@ -101,9 +101,7 @@ def test_a_planted_untruth_is_found(copied_pages: Path, line: str, finding: str)
         ("pyproject.toml", "models | ", "docs/style.md"),
     ],
 )
-def test_a_generated_page_that_is_out_of_date_is_found(
-    copied_pages: Path, name: str, text: str, stale: str
-):
+def test_outdated_generated_page_is_found(copied_pages: Path, name: str, text: str, stale: str):
     path = copied_pages / name
     content = path.read_text(encoding="utf-8")
     assert text in content
@@ -111,7 +109,7 @@ def test_a_generated_page_that_is_out_of_date_is_found(
     assert findings(copied_pages) == [f"{stale}:1: out of date; run `make docs`"]
 
 
-def test_a_page_that_no_other_leads_to_is_found(copied_pages: Path):
+def test_page_without_a_link_to_it_is_found(copied_pages: Path):
     (copied_pages / "docs" / "lonely.md").write_text("# Lonely\n", encoding="utf-8")
     assert findings(copied_pages) == [
         "docs/lonely.md:1: no page that README.md leads to links to this one"
@@ -119,27 +117,27 @@ def test_a_page_that_no_other_leads_to_is_found(copied_pages: Path):
 
 
 class TestLaws:
-    def test_a_law_without_a_test_is_found(self, copied_pages: Path):
+    def test_law_without_a_test_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_05_scores.py").unlink()
         assert any(
             "law 5 has no test file in tests/laws" in each for each in findings(copied_pages)
         )
 
-    def test_a_test_of_no_law_is_found(self, copied_pages: Path):
+    def test_test_of_no_law_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_98_more.py").touch()
         assert any(
             "tests/laws/test_law_98_more.py:1: the law is not in docs/laws.md" in each
             for each in findings(copied_pages)
         )
 
-    def test_a_test_file_that_the_page_leaves_out_is_found(self, copied_pages: Path):
+    def test_test_file_missing_on_the_page_is_found(self, copied_pages: Path):
         (copied_pages / "tests" / "laws" / "test_law_03_more.py").touch()
         assert any(
             "the row does not link tests/laws/test_law_03_more.py" in each
             for each in findings(copied_pages)
         )
 
-    def test_a_law_called_not_built_that_has_a_test_is_found(self, copied_pages: Path):
+    def test_law_called_not_built_with_a_test_is_found(self, copied_pages: Path):
         page = copied_pages / "docs" / "laws.md"
         rows = page.read_text(encoding="utf-8").splitlines()
         (row,) = (row for row in rows if row.startswith("| 3 |"))

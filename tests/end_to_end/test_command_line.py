@@ -125,14 +125,14 @@ def run(data, tmp_path_factory):
 
 
 class TestData:
-    def test_check_finds_it_ready(self, data):
+    def test_data_check_reports_the_set_as_ready(self, data):
         said = nearfar("data", "check", data).stdout.decode()
         assert "Ready" in said
         assert "BEIR folder" in said
 
 
 class TestFit:
-    def test_the_model_got_better_and_that_is_no_chance(self, run):
+    def test_model_improves_significantly(self, run):
         folder, said, _ = run
         evaluation = json.loads((folder / "evaluation.json").read_text())
         assert [system["name"] for system in evaluation["systems"]] == [
@@ -155,7 +155,7 @@ class TestFit:
         for name in means:
             assert name in said
 
-    def test_it_says_what_it_does(self, run):
+    def test_output_says_what_fit_does(self, run):
         folder, _, said = run
         for part in (
             f"{STEPS} steps of 32 queries",
@@ -168,7 +168,7 @@ class TestFit:
         assert "Traceback" not in said
         assert "Warning" not in said
 
-    def test_the_log_has_one_line_a_step(self, run):
+    def test_log_has_one_line_per_step(self, run):
         records = lines_of(run[0] / "log.jsonl")
         steps = [record for record in records if "train/loss" in record]
         assert len(steps) == STEPS
@@ -180,17 +180,17 @@ class TestFit:
         assert next(record["step"] for record in records if "validation/ndcg@10" in record) == 0
         assert len([record for record in records if "validation/ndcg@10" in record]) == 3
 
-    def test_the_report_is_there(self, run):
+    def test_report_is_written(self, run):
         page = (run[0] / "report.html").read_text(encoding="utf-8")
         assert "fine-tuned" in page
         assert "<svg" in page
 
-    def test_the_environment_knows_the_data(self, run):
+    def test_environment_has_the_fingerprint_of_the_data(self, run):
         environment = json.loads((run[0] / "environment.json").read_text())
         assert environment["data"]["training_rows"] >= TRAIN
         assert len(environment["data"]["train"]["sha256"]) == 64
 
-    def test_the_written_recipe_repeats_the_run_exactly(self, run, tmp_path):
+    def test_written_recipe_repeats_the_run_exactly(self, run, tmp_path):
         folder = run[0]
         nearfar("fit", folder / "recipe.yaml", "name=again", f"output={tmp_path}")
         keys = (
@@ -209,7 +209,7 @@ class TestFit:
             tmp_path / "again/model/model.safetensors"
         ).read_bytes()
 
-    def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(self, run, data):
+    def test_second_run_in_the_same_folder_is_refused_and_changes_nothing(self, run, data):
         folder = run[0]
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
         ended = nearfar("fit", RECIPE, *settings(data, folder.parent), check=False)
@@ -245,7 +245,7 @@ class TestUse:
             "and they are not the base model's"
         )
 
-    def test_evaluate_measures_what_fit_measured(self, run, data, tmp_path):
+    def test_evaluate_gives_the_figures_of_fit(self, run, data, tmp_path):
         out = tmp_path / "evaluation.json"
         said = nearfar(
             "evaluate",
@@ -265,7 +265,7 @@ class TestUse:
         ]
         assert found == pytest.approx(wanted, abs=1e-6)
 
-    def test_index_and_search(self, run, data, tmp_path):
+    def test_index_is_built_and_searched(self, run, data, tmp_path):
         nearfar("index", run[0] / "model", data, "-o", tmp_path / "index", "--precision", "fp32")
         evaluation = json.loads((run[0] / "evaluation.json").read_text())
         query = evaluation["query_ids"][0]
@@ -307,12 +307,12 @@ class TestRefused:
             "batch too large",
         ],
     )
-    def test_bad_input(self, data, tmp_path, changes, said):
+    def test_bad_input_ends_with_its_code_and_one_message(self, data, tmp_path, changes, said):
         runs = tmp_path / "runs"
         self.refused(nearfar("fit", RECIPE, *settings(data, runs), *changes, check=False), said)
         assert not runs.exists()
 
-    def test_a_mistyped_key_is_answered_before_anything_heavy_is_imported(self):
+    def test_mistyped_key_is_refused_before_heavy_imports(self):
         code = (
             "import sys; sys.argv = ['nearfar', 'fit', 'recipes/quickstart.yaml',"
             " 'optimization.batchsize=8']; from trainer.cli.main import main\ntry: main()\nexcept"
@@ -323,19 +323,19 @@ class TestRefused:
         )
         assert ended.stdout.split() == ["2", "False"], ended.stderr
 
-    def test_no_validation_possible(self, tmp_path):
+    def test_data_without_a_possible_validation_part_are_refused(self, tmp_path):
         rows, runs = tmp_path / "one.jsonl", tmp_path / "runs"
         rows.write_text('{"query": "delete a disk", "positive": "az disk delete"}\n' * 50)
         self.refused(nearfar("fit", RECIPE, *settings(rows, runs), check=False), "data.validation")
         assert not runs.exists()
 
-    def test_a_file_where_the_folder_of_runs_should_be(self, data, tmp_path):
+    def test_file_in_place_of_the_runs_folder_is_refused(self, data, tmp_path):
         file = tmp_path / "runs"
         file.write_text("something of mine")
         self.refused(nearfar("fit", RECIPE, *settings(data, file), check=False), str(file))
         assert file.read_text() == "something of mine"
 
-    def test_a_folder_with_something_in_it(self, data, tmp_path):
+    def test_folder_with_other_content_is_refused(self, data, tmp_path):
         (tmp_path / "e2e").mkdir()
         (tmp_path / "e2e/mine.txt").write_text("mine")
         self.refused(
@@ -347,7 +347,7 @@ class TestRefused:
         os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0,
         reason="root may write anywhere",
     )
-    def test_a_folder_that_cannot_be_written_to(self, data, tmp_path):
+    def test_read_only_folder_is_refused(self, data, tmp_path):
         tmp_path.chmod(0o500)
         try:
             self.refused(
@@ -357,7 +357,7 @@ class TestRefused:
         finally:
             tmp_path.chmod(0o700)
 
-    def test_a_damaged_model(self, data, tmp_path):
+    def test_damaged_model_is_refused(self, data, tmp_path):
         broken = tmp_path / "broken"
         shutil.copytree(packaged_folder(MINILM), broken)
         weights = broken / "model.safetensors"
@@ -384,5 +384,5 @@ class TestRefused:
         assert "Traceback" not in error
 
 
-def test_the_recipe_used_is_the_quickstart():
+def test_recipe_of_these_tests_is_the_quickstart():
     assert load_recipe(REPOSITORY / RECIPE).model.backbone == MINILM

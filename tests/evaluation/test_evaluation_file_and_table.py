@@ -54,7 +54,7 @@ def evaluation():
     )
 
 
-def test_an_encoder_that_knows_the_answers_is_perfect(toy_folder):
+def test_encoder_that_knows_the_answers_is_perfect(toy_folder):
     """Queries that are the documents' own texts are found first by any encoder."""
     same = RetrievalSet(
         "same",
@@ -71,14 +71,14 @@ def test_an_encoder_that_knows_the_answers_is_perfect(toy_folder):
     assert [hits[0][0] for hits in found.top.values()] == [f"d{2 * number}" for number in range(20)]
 
 
-def test_only_the_first_k_count():
+def test_metrics_count_only_the_first_k_documents():
     run = {"q0": {f"d{row}": -float(row) for row in range(40, 0, -1)} | {"d0": -20.5}}
     one = RetrievalSet("one", ("q0",), ("x",), SET.document_ids, DOCUMENTS, {"q0": {"d0": 1}})
     assert evaluate_run(run, one, "s", k=21).metrics["map"][0] == pytest.approx(1 / 21)
     assert evaluate_run(run, one, "s", k=20).metrics["map"][0] == 0
 
 
-def test_the_query_itself_is_not_found_unless_it_was_judged():
+def test_query_is_no_result_of_itself_unless_it_is_judged():
     queries = RetrievalSet(
         "ids",
         ("a", "b"),
@@ -93,7 +93,7 @@ def test_the_query_itself_is_not_found_unless_it_was_judged():
     assert [document for document, _ in found.top["b"]] == ["a", "b", "c"]
 
 
-def test_a_set_without_judgements_is_refused():
+def test_set_without_judgements_is_refused():
     with pytest.raises(BadData, match="none of its 20 queries"):
         evaluate_run(
             {},
@@ -102,7 +102,7 @@ def test_a_set_without_judgements_is_refused():
         )
 
 
-def test_each_earlier_system_is_compared_with_the_last(evaluation):
+def test_earlier_systems_are_compared_with_the_last(evaluation):
     assert [(each.baseline, each.system, each.metric) for each in evaluation.comparisons] == [
         ("BM25", "fine-tuned", "ndcg@10"),
         ("base", "fine-tuned", "ndcg@10"),
@@ -113,7 +113,7 @@ def test_each_earlier_system_is_compared_with_the_last(evaluation):
     assert (test.better, test.equal, test.worse) == (13, 7, 0)
 
 
-def test_the_file_reads_back_and_the_report_reads_it(evaluation, tmp_path):
+def test_evaluation_file_is_read_back_and_by_the_report(evaluation, tmp_path):
     path = tmp_path / "evaluation.json"
     write_evaluation(evaluation, path)
     back = read_evaluation(path)
@@ -153,13 +153,13 @@ def test_the_file_reads_back_and_the_report_reads_it(evaluation, tmp_path):
 @pytest.mark.parametrize(
     "damage", ["[]", "{}", '{"format": 2}', "not json", '{"format": 1, "query_ids": 3}']
 )
-def test_a_file_that_is_no_evaluation(tmp_path, damage):
+def test_file_that_is_no_evaluation_is_refused(tmp_path, damage):
     (tmp_path / "evaluation.json").write_text(damage)
     with pytest.raises(BadData, match=r"evaluation\.json"):
         read_evaluation(tmp_path / "evaluation.json")
 
 
-def test_a_value_too_few_is_noticed(evaluation, tmp_path):
+def test_missing_value_is_refused(evaluation, tmp_path):
     path = tmp_path / "evaluation.json"
     write_evaluation(evaluation, path)
     content = json.loads(path.read_text())
@@ -169,7 +169,7 @@ def test_a_value_too_few_is_noticed(evaluation, tmp_path):
         read_evaluation(path)
 
 
-def test_the_table_fits_the_screen_and_tells_the_story(evaluation):
+def test_table_fits_the_screen(evaluation):
     text = shown(comparison_table(evaluation), *comparison_lines(evaluation))
     assert max(map(len, text.splitlines())) <= 100
     assert max(map(len, shown(comparison_table(evaluation), width=200).splitlines())) <= 80
@@ -182,7 +182,7 @@ def test_the_table_fits_the_screen_and_tells_the_story(evaluation):
     assert "13 queries better, 7 equal, 0 worse" in " ".join(text.split())
 
 
-def test_searches_are_picked_by_hash_and_tick_the_right_documents(evaluation):
+def test_example_searches_are_selected_by_hash_and_mark_relevant_documents(evaluation):
     before, after = evaluation.systems[1:]
     text = shown(search_examples(SET, before, after, count=20))
     assert text == shown(search_examples(SET, before, after, count=20))
@@ -197,14 +197,14 @@ def test_searches_are_picked_by_hash_and_tick_the_right_documents(evaluation):
     assert len(ticked) == 34  # base shows ranks 1 and 2 of 1, 2, 5 and fine-tuned all of its own
 
 
-def test_a_query_nobody_answers(evaluation):
+def test_query_without_a_relevant_result_is_shown(evaluation):
     lost = result("lost", 30)
     assert "lost: no right document among the first 10" in shown(
         search_examples(SET, lost, lost, count=1)
     )
 
 
-def test_escapes_from_the_data_do_not_reach_the_terminal():
+def test_escape_sequences_in_data_do_not_reach_the_terminal():
     nasty = "\x1b[31mred\x07 \u202eback\r[bold]plain[/bold]"
     queries = RetrievalSet(nasty, ("q",), (nasty,), ("d",), (nasty,), {"q": {"d": 1}})
     first, second = (

@@ -59,7 +59,7 @@ def random_case(seed):
     return run, qrels
 
 
-def test_equal_to_trec_eval_on_1000_random_runs_with_ties():
+def test_metrics_equal_trec_eval_on_1000_random_runs_with_ties():
     tied = 0
     for seed in range(1000):
         run, qrels = random_case(seed)
@@ -73,7 +73,7 @@ def test_equal_to_trec_eval_on_1000_random_runs_with_ties():
     assert tied > 1000
 
 
-def test_the_order_of_ties_matters_in_the_random_runs():
+def test_order_of_ties_matters_in_the_random_runs():
     """Guards the test above: breaking ties by ascending id would not have passed."""
     changed = 0
     for seed in range(50):
@@ -93,7 +93,7 @@ def test_the_order_of_ties_matters_in_the_random_runs():
     assert changed > 25
 
 
-def test_queries_missing_from_the_run_or_without_relevant_documents_count_zero():
+def test_missing_queries_and_queries_without_relevant_documents_count_zero():
     qrels = {
         "found": {"a": 1},
         "missing": {"a": 1},
@@ -112,7 +112,7 @@ def test_queries_missing_from_the_run_or_without_relevant_documents_count_zero()
         assert values.tolist() == [1, 0, 0, 0, 0]
 
 
-def test_ndcg_by_hand():
+def test_ndcg_equals_a_calculation_by_hand():
     values = per_query_metrics(
         {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"b": 2, "c": 1, "x": 3}}, ["ndcg@2", "ndcg"]
     )
@@ -121,7 +121,7 @@ def test_ndcg_by_hand():
     assert values["ndcg"][0] == pytest.approx((2 / math.log2(3) + 1 / 2) / (ideal + 1 / 2))
 
 
-def test_negative_relevance_is_no_relevance():
+def test_negative_relevance_counts_as_zero():
     judged, plain = {"q": {"a": 1, "b": 0, "c": -1}}, {"q": {"a": 1}}
     run = {"q": {"c": 3.0, "b": 2.0, "a": 1.0}}
     of_judged, of_plain = per_query_metrics(run, judged), per_query_metrics(run, plain)
@@ -131,7 +131,7 @@ def test_negative_relevance_is_no_relevance():
     assert of_judged["ndcg@10"].tolist() == [0.5]
 
 
-def test_many_queries_go_through_in_blocks(monkeypatch):
+def test_many_queries_are_computed_in_blocks(monkeypatch):
     run, qrels = random_case(1)
     whole = per_query_metrics(run, qrels)
     monkeypatch.setattr("trainer.evaluation.metrics._BLOCK_QUERIES", 1)
@@ -146,11 +146,11 @@ def test_no_queries_give_no_values():
 @pytest.mark.parametrize(
     "metric", ["ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "hits@10", "precision", ""]
 )
-def test_an_unknown_metric_is_named(metric):
+def test_unknown_metric_is_refused_by_name(metric):
     with pytest.raises(ValueError, match="unknown metric"):
         per_query_metrics({}, {}, [metric])
 
 
-def test_a_score_that_is_not_a_number_is_refused():
+def test_nan_score_is_refused():
     with pytest.raises(BadData, match="NaN"):
         rank_documents({"a": float("nan"), "b": 1.0})

@@ -5,7 +5,7 @@ from jaxtyping import TypeCheckError
 from trainer.evaluation.significance import bootstrap_interval, paired_test
 
 
-def test_the_interval_covers_the_true_mean_about_95_times_in_100():
+def test_interval_covers_the_true_mean_about_95_times_in_100():
     """Over 400 data sets of 100 skewed values; the count of misses has a standard deviation of
     about 1 %.
     """
@@ -26,7 +26,7 @@ def test_the_interval_covers_the_true_mean_about_95_times_in_100():
     assert 0.42 <= narrow <= 0.58
 
 
-def test_p_values_are_uniform_where_nothing_changed():
+def test_p_values_are_uniform_without_a_difference():
     generator = np.random.default_rng(1)
     before, after = generator.random((2, 500, 40))
     p_values = np.array(
@@ -36,7 +36,7 @@ def test_p_values_are_uniform_where_nothing_changed():
         assert abs((p_values <= share).mean() - share) < 0.06
 
 
-def test_a_gain_on_every_query_is_found():
+def test_gain_on_every_query_is_significant():
     before = np.linspace(0, 0.5, 60)
     test = paired_test(before, before + 0.1)
     assert test.p_value == pytest.approx(1 / 10_001)
@@ -44,7 +44,7 @@ def test_a_gain_on_every_query_is_found():
     assert (test.better, test.equal, test.worse) == (60, 0, 0)
 
 
-def test_p_is_that_of_all_sign_patterns():
+def test_p_value_equals_that_of_all_sign_patterns():
     """Differences 1, 2, 3: of the 8 patterns only +++ and --- are as far from 0, so p is near 2 /
     8.
     """
@@ -52,7 +52,7 @@ def test_p_is_that_of_all_sign_patterns():
     assert test.p_value == pytest.approx(0.25, abs=0.01)
 
 
-def test_the_other_direction_is_the_same_with_the_other_sign():
+def test_exchanged_systems_give_the_negated_difference():
     before, after = np.random.default_rng(2).random((2, 50))
     there, back = paired_test(before, after), paired_test(after, before)
     assert there.difference == pytest.approx(-back.difference)
@@ -60,12 +60,12 @@ def test_the_other_direction_is_the_same_with_the_other_sign():
     assert (there.better, there.worse) == (back.worse, back.better)
 
 
-def test_no_change_at_all():
+def test_equal_systems_have_p_value_1():
     test = paired_test(np.ones(5), np.ones(5))
     assert (test.difference, test.low, test.high, test.p_value, test.equal) == (0, 0, 0, 1, 5)
 
 
-def test_the_same_seed_gives_the_same_whatever_the_memory(monkeypatch):
+def test_result_depends_on_the_seed_but_not_on_the_block_size(monkeypatch):
     values = np.random.default_rng(3).random(37)
     first = bootstrap_interval(values)
     assert bootstrap_interval(values) == first != bootstrap_interval(values, seed=1)
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_whatever_the_memory(monkeypatch):
     assert bootstrap_interval(values) == pytest.approx(first, abs=0.005)
 
 
-def test_nothing_to_measure_and_unequal_lengths_are_refused():
+def test_empty_and_unequal_values_are_refused():
     with pytest.raises(ValueError, match="no queries"):
         bootstrap_interval(np.zeros(0))
     with pytest.raises(

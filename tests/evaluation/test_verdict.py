@@ -86,7 +86,7 @@ BASE_WON = Selection(base_score=0.886, best_score=0.845, best_step=12)
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_base_that_wins_is_the_first_thing_said(measured):
+def test_base_model_that_wins_is_named_first(measured):
     said = verdict(
         evaluation(selection=BASE_WON, bm25=0.4, base=0.743) if measured else None, BASE_WON
     )
@@ -98,12 +98,12 @@ def test_base_that_wins_is_the_first_thing_said(measured):
     assert "optimization.learning_rate" in said.advice
 
 
-def test_base_that_wins_and_is_behind_bm25():
+def test_base_model_that_wins_below_bm25_is_no_success():
     said = verdict(evaluation(selection=BASE_WON, bm25=0.590, base=0.139))
     assert said.headline.endswith("BM25 finds more than it: 0.590 against 0.139.")
 
 
-def test_without_test_queries_there_are_the_validation_scores():
+def test_verdict_uses_validation_scores_without_test_queries():
     said = verdict(None, Selection(base_score=0.5, best_score=0.6, best_step=8))
     assert not said.success, "nothing is proven by the queries that chose the weights"
     assert "0.500 before training and 0.600 at step 8" in said.headline
@@ -114,7 +114,7 @@ def test_without_test_queries_there_are_the_validation_scores():
     ("base", "best", "base_won"),
     [(0.5, 0.6, False), (0.5, 0.5, True), (0.5, 0.4, True), (None, 0.0, False), (0.5, None, True)],
 )
-def test_the_base_model_must_be_beaten(base, best, base_won):
+def test_base_model_must_be_beaten(base, best, base_won):
     assert Selection(base, best, best_step=1).base_won == base_won
 
 
@@ -124,7 +124,7 @@ def test_verdict_survives_the_file(tmp_path):
     assert verdict(read_evaluation(tmp_path / "evaluation.json")) == verdict(whole)
 
 
-def test_files_from_before_leaks_were_counted_are_read(tmp_path):
+def test_files_without_a_count_of_leaks_are_read(tmp_path):
     import json
 
     path = tmp_path / "evaluation.json"

@@ -122,7 +122,9 @@ def found(folder, encoder):
 
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
 @pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_while_adding(built, encoder, toy_folder, tmp_path, kind, instant):
+def test_index_killed_while_adding_keeps_its_former_documents(
+    built, encoder, toy_folder, tmp_path, kind, instant
+):
     folder = shutil.copytree(built / kind, tmp_path / "index")
     before, files = found(folder, encoder), {path.name for path in folder.iterdir()}
     killed(folder, toy_folder("bert"), kind, "add", instant)
@@ -138,7 +140,9 @@ def test_killed_while_adding(built, encoder, toy_folder, tmp_path, kind, instant
 
 
 @pytest.mark.parametrize("instant", INSTANTS[1:])
-def test_killed_while_deleting(built, encoder, toy_folder, tmp_path, instant):
+def test_index_killed_while_deleting_keeps_its_former_documents(
+    built, encoder, toy_folder, tmp_path, instant
+):
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     before = found(folder, encoder)
     killed(folder, toy_folder("bert"), "compressed", "delete", instant)
@@ -147,7 +151,7 @@ def test_killed_while_deleting(built, encoder, toy_folder, tmp_path, instant):
     assert "old3" not in found(folder, encoder)
 
 
-def test_killed_once_the_change_is_made(built, encoder, toy_folder, tmp_path):
+def test_index_killed_after_the_change_has_the_new_documents(built, encoder, toy_folder, tmp_path):
     """The second deletion has a file to remove, and does not come to it."""
     folder = shutil.copytree(built / "exact", tmp_path / "index")
     delete(folder, ["old1"])
@@ -168,7 +172,7 @@ def test_killed_once_the_change_is_made(built, encoder, toy_folder, tmp_path):
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
-def test_killed_while_building_in_the_place_of_another(
+def test_index_killed_while_being_replaced_keeps_its_former_documents(
     built, encoder, toy_folder, tmp_path, instant
 ):
     folder = shutil.copytree(built / "exact", tmp_path / "index")

@@ -98,7 +98,7 @@ def test_nan_in_the_loss_ends_the_command_with_86(tmp_path, toy_folder, data, re
     assert check_left_behind(tmp_path / "runs" / "r11", data, step=1)["loss"] == "nan"
 
 
-def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(
+def test_model_with_a_nan_weight_is_refused_before_the_first_step(
     tmp_path, toy_folder, data, repository
 ):
     broken = tmp_path / "broken"
@@ -113,7 +113,7 @@ def test_a_model_with_nan_in_a_weight_is_refused_before_the_first_step(
     assert not (tmp_path / "runs" / "r11" / "model").exists()
 
 
-def test_a_rate_beyond_all_measure(tmp_path, toy_folder, data, repository):
+def test_huge_learning_rate_ends_the_command_with_86(tmp_path, toy_folder, data, repository):
     given = settings(
         toy_folder("bert"),
         data,
@@ -130,7 +130,7 @@ def test_a_rate_beyond_all_measure(tmp_path, toy_folder, data, repository):
     )
 
 
-def test_infinity_in_the_gradient_alone(tmp_path, toy_folder, data, repository):
+def test_infinite_gradient_ends_the_command_with_86(tmp_path, toy_folder, data, repository):
     """A temperature so small that the loss still fits float32 and its gradient does not."""
     given = settings(
         toy_folder("bert"),

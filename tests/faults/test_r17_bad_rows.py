@@ -28,7 +28,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD.values(), ids=BAD)
-def test_r17_one_bad_row_is_set_aside_and_named(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_r17_bad_row_is_set_aside_and_named(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes((GOOD + b"\n") * 3 + line)
     handed_on: list[str] = []
@@ -49,7 +49,7 @@ def test_r17_one_bad_row_is_set_aside_and_named(tmp_path: Path, line: bytes, rea
     [b"\xef\xbb\xbf" + GOOD + b"\n", GOOD + b"\r\n" + GOOD + b"\r\n", GOOD],
     ids=["BOM", "CR LF", "no end of line"],
 )
-def test_r17_harmless_bytes_are_taken_off(tmp_path: Path, content: bytes) -> None:
+def test_r17_harmless_bytes_are_removed(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     rows = read_rows(str(path), max_bad_rows_ratio=0.0)
@@ -57,7 +57,7 @@ def test_r17_harmless_bytes_are_taken_off(tmp_path: Path, content: bytes) -> Non
     assert rows.report.bad_count == 0
 
 
-def test_r17_the_budget_is_a_share(tmp_path: Path) -> None:
+def test_r17_budget_of_bad_rows_is_a_share(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes((GOOD + b"\n") * 999 + b"{\n")
     assert len(read_rows(str(path), max_bad_rows_ratio=0.001)) == 999
@@ -66,7 +66,7 @@ def test_r17_the_budget_is_a_share(tmp_path: Path) -> None:
         read_rows(str(path), max_bad_rows_ratio=0.001)
 
 
-def test_r17_a_csv_with_bom_crlf_and_nul(tmp_path: Path) -> None:
+def test_r17_csv_with_bom_crlf_and_nul_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbfquery,positive\r\na,b\r\nc,\x00\r\nd,e")
     rows = read_rows(str(path), max_bad_rows_ratio=0.5)
@@ -74,7 +74,7 @@ def test_r17_a_csv_with_bom_crlf_and_nul(tmp_path: Path) -> None:
     assert [str(bad) for bad in rows.report.bad_rows] == ["rows.csv:3: NUL byte (at byte 2)"]
 
 
-def test_r17_only_the_first_bad_rows_of_a_reason_are_kept(tmp_path: Path) -> None:
+def test_r17_first_bad_rows_of_each_reason_are_stored(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + b"\n" + b"{\n" * 500)
     report = read_rows(str(path), max_bad_rows_ratio=1.0).report

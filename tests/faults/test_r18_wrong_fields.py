@@ -24,7 +24,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("record", "problem"), WRONG.values(), ids=WRONG)
-def test_r18_names_the_field_and_the_first_three_rows(
+def test_r18_error_names_the_field_and_the_first_three_rows(
     tmp_path: Path, record: dict[str, object], problem: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -43,7 +43,7 @@ def test_r18_names_the_field_and_the_first_three_rows(
     assert raised.value.exit_code == 2
 
 
-def test_r18_one_wrong_row_is_enough(tmp_path: Path) -> None:
+def test_r18_single_wrong_row_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"query": "q", "positive": "p"}\n{"query": "q"}\n')
     with pytest.raises(BadData, match="rows.jsonl:2: the field 'positive' is missing"):
@@ -51,7 +51,7 @@ def test_r18_one_wrong_row_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("score", ['"high"', "null", "true", "[1, 2, 3]", "1e999"])
-def test_r18_scores_that_are_none(tmp_path: Path, score: str) -> None:
+def test_r18_invalid_scores_are_refused(tmp_path: Path, score: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"query": "q", "positive": "p", "score": {score}}}\n')
     with pytest.raises(BadData, match="rows.jsonl:1: the field 'score'"):

@@ -34,7 +34,7 @@ def test_r19_blank_rows_are_dropped_and_counted(tmp_path: Path, blank: str | Non
     assert rows.report.bad_count == 0
 
 
-def test_r19_blank_negatives_and_further_positives_leave_the_row(tmp_path: Path) -> None:
+def test_r19_blank_negatives_and_further_positives_are_dropped(tmp_path: Path) -> None:
     rows = read_rows(
         write(
             tmp_path / "b.jsonl",
@@ -45,7 +45,7 @@ def test_r19_blank_negatives_and_further_positives_leave_the_row(tmp_path: Path)
     assert rows.report.blank_texts_dropped == 3
 
 
-def test_r19_nothing_but_blanks_is_named(tmp_path: Path) -> None:
+def test_r19_data_with_blank_texts_only_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="none of its 2 rows can be used .*2 blank"):
         read_rows(
             write(

@@ -5,7 +5,7 @@ from pathlib import Path
 from trainer.data.readers.read import read_rows
 
 
-def test_r21_a_positive_is_never_its_own_negative(tmp_path: Path) -> None:
+def test_r21_positive_is_never_its_own_negative(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text(
         '{"query": "q", "positive": "p", "negatives": ["n", "p"]}\n{"query": "q", "positive": ["a",'

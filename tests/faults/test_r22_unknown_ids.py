@@ -45,7 +45,7 @@ def test_r22_unknown_ids_are_named(tmp_path: Path, reader, qrels: str, said: str
     assert raised.value.exit_code == 2
 
 
-def test_r22_ids_that_stood_in_an_unreadable_line_are_set_aside(tmp_path: Path) -> None:
+def test_r22_judgements_with_ids_of_an_unreadable_line_are_set_aside(tmp_path: Path) -> None:
     folder = make_folder(
         tmp_path / "torn", "q1\td1\t1\nq1\td2\t1\n", '{"_id": "d1", "text": "t"}\n{"_id": "d2", "te'
     )

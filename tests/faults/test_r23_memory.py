@@ -46,7 +46,7 @@ def measured(program: str, path: Path, repository: Path) -> dict:  # type: ignor
     return json.loads(answer.stdout)
 
 
-def test_r23_a_line_of_1_gb_is_rejected(tmp_path: Path, repository: Path) -> None:
+def test_r23_line_of_1_gb_is_rejected(tmp_path: Path, repository: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as file:
         file.write(b'{"query": "first", "positive": "p"}\n{"query": "')
@@ -61,7 +61,7 @@ def test_r23_a_line_of_1_gb_is_rejected(tmp_path: Path, repository: Path) -> Non
     assert found["mb"] < 150
 
 
-def test_r23_ten_million_rows(tmp_path: Path, repository: Path) -> None:
+def test_r23_ten_million_rows_fit_in_little_memory(tmp_path: Path, repository: Path) -> None:
     """Two files tell what a row costs in Python, numpy and Arrow; ten million of them, and what is
     held while writing, stay below the bound.
     """

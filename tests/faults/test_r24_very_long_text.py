@@ -11,7 +11,7 @@ from trainer.data.readers.report import MAX_TEXT_CHARACTERS
 from trainer.data.retrieval_set import read_retrieval_set
 
 
-def test_r24_a_very_long_text_is_cut_and_warned_of_once(
+def test_r24_very_long_text_is_truncated_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "long.jsonl"
@@ -27,7 +27,9 @@ def test_r24_a_very_long_text_is_cut_and_warned_of_once(
     ]
 
 
-def test_r24_documents_of_a_folder_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_r24_very_long_documents_of_a_folder_are_truncated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "d", "text": "x" * 5_000_000}) + "\n")
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "q"}\n')

@@ -16,7 +16,7 @@ LINES = "".join(
 ).encode()
 
 
-def test_r25_a_truncated_gz_names_the_offset(tmp_path: Path) -> None:
+def test_r25_truncated_gz_is_refused_with_the_offset(tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl.gz"
     packed = gzip.compress(LINES)
     path.write_bytes(packed[: len(packed) // 2])
@@ -31,7 +31,7 @@ def test_r25_a_truncated_gz_names_the_offset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 12, 2000, -8, -4])
-def test_r25_a_damaged_byte_is_named(tmp_path: Path, offset: int) -> None:
+def test_r25_damaged_byte_in_a_gz_is_refused(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "bad.jsonl.gz"
     packed = bytearray(gzip.compress(LINES))
     packed[offset] ^= 0xFF
@@ -41,7 +41,7 @@ def test_r25_a_damaged_byte_is_named(tmp_path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f", b"\x1f\x8b", b"plain text"])
-def test_r25_what_is_no_gz_at_all(tmp_path: Path, content: bytes) -> None:
+def test_r25_file_that_is_no_gz_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.jsonl.gz"
     path.write_bytes(content)
     with pytest.raises(BadData, match="no.jsonl.gz"):

@@ -24,7 +24,7 @@ def copy(toy_folder, tmp_path):
     return lambda family: shutil.copytree(toy_folder(family), tmp_path / family)
 
 
-def test_a_tokenizer_with_ids_the_model_has_no_embedding_for_is_refused(copy, toy_folder):
+def test_tokenizer_with_ids_beyond_the_embeddings_is_refused(copy, toy_folder):
     folder = copy("bert")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(toy_folder("roberta") / name, folder / name)
@@ -38,7 +38,7 @@ def test_a_tokenizer_with_ids_the_model_has_no_embedding_for_is_refused(copy, to
         build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
-def test_a_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
+def test_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
     save_encoder(
         build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")))), tmp_path / "model"
     )
@@ -53,7 +53,7 @@ def test_a_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
         read_encoder(str(tmp_path / "model"))
 
 
-def test_no_tokenizer_at_all_is_refused(copy):
+def test_model_without_a_tokenizer_is_refused(copy):
     folder = copy("bert")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -62,7 +62,7 @@ def test_no_tokenizer_at_all_is_refused(copy):
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_a_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_path, family):
+def test_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_path, family):
     if family != "qwen2":  # its tokenizer class brings one
         assert AutoTokenizer.from_pretrained(toy_folder(family)).pad_token is None
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
@@ -73,7 +73,7 @@ def test_a_missing_pad_token_is_replaced_and_changes_nothing(toy_folder, tmp_pat
     assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token is not None
 
 
-def test_neither_pad_nor_end_token_is_refused(copy):
+def test_tokenizer_without_pad_and_end_token_is_refused(copy):
     folder = copy("llama")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(
@@ -84,7 +84,7 @@ def test_neither_pad_nor_end_token_is_refused(copy):
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy_folder, family):
+def test_last_token_is_pooled_although_the_tokenizer_pads_on_the_left(toy_folder, family):
     assert AutoTokenizer.from_pretrained(toy_folder(family)).padding_side == "left"
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
     assert encoder.contract.pooling == "last_token"
@@ -101,7 +101,7 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_last_token_all_the_same(toy
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_the_end_token_survives_saving_and_truncation(toy_folder, tmp_path, family):
+def test_end_token_survives_saving_and_truncation(toy_folder, tmp_path, family):
     encoder = build_dense_encoder(
         DenseSettings(backbone=str(toy_folder(family)), query_max_length_tokens=7)
     )
@@ -115,7 +115,7 @@ def test_the_end_token_survives_saving_and_truncation(toy_folder, tmp_path, fami
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "mpnet"])
-def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, family):
+def test_positions_after_the_pad_row_limit_the_length(copy, family):
     folder = copy(family)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 512}))
@@ -130,7 +130,7 @@ def test_positions_that_count_from_behind_the_pad_row_bound_the_length(copy, fam
         build_dense_encoder(DenseSettings(backbone=str(folder), query_max_length_tokens=65))
 
 
-def test_a_length_without_room_for_a_text_is_refused(toy_folder):
+def test_length_without_space_for_a_text_is_refused(toy_folder):
     bert = str(toy_folder("bert"))
     with pytest.raises(
         BadModel,
@@ -159,9 +159,7 @@ def test_a_length_without_room_for_a_text_is_refused(toy_folder):
         ("disk", "2 special tokens and 1 marker and a prompt of 1"),
     ],
 )
-def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_given(
-    prompt, taken, toy_folder
-):
+def test_length_used_up_by_markers_and_prompts_is_refused(prompt, taken, toy_folder):
     length = 3 + (prompt is not None)
     for given in (2, length):
         with pytest.raises(
@@ -190,7 +188,7 @@ def test_a_length_that_markers_and_prompts_take_is_refused_and_named_as_it_was_g
     ]
 
 
-def test_padding_and_truncation_left_in_a_tokenizer_file_are_ignored(copy):
+def test_padding_and_truncation_in_a_tokenizer_file_are_ignored(copy):
     folder = copy("bert")
     before = build_dense_encoder(DenseSettings(backbone=str(folder))).tokenize(
         [*SENTENCES, *LONG], "query"

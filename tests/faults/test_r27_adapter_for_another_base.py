@@ -53,7 +53,7 @@ def change_weights(folder, change):
     save_file(weights, folder / "adapter_model.safetensors")
 
 
-def test_an_adapter_alone_gives_the_vectors_of_the_merged_folder(trained, adapter):
+def test_adapter_gives_the_vectors_of_the_merged_folder(trained, adapter):
     encoder = read_encoder(str(adapter))
     found = encoder(encoder.tokenize(SENTENCES, "query"))
     torch.testing.assert_close(found, trained[1], atol=1e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_an_adapter_alone_gives_the_vectors_of_the_merged_folder(trained, adapte
     assert not [name for name, _ in encoder.named_parameters() if "lora" in name]
 
 
-def test_peft_reads_the_adapter_too(trained, adapter, toy_folder):
+def test_peft_reads_the_adapter(trained, adapter, toy_folder):
     from peft import PeftModel
 
     from trainer.models.files.packaged import packaged_folder
@@ -78,7 +78,7 @@ def test_peft_reads_the_adapter_too(trained, adapter, toy_folder):
     )
 
 
-def test_keys_missing_are_named(adapter):
+def test_missing_keys_are_named(adapter):
     change_weights(adapter, lambda weights: [weights.pop(name) for name in sorted(weights)[:3]])
     with pytest.raises(
         BadModel,
@@ -90,7 +90,7 @@ def test_keys_missing_are_named(adapter):
         read_encoder(str(adapter))
 
 
-def test_keys_unknown_are_named(adapter):
+def test_unknown_keys_are_named(adapter):
     change_weights(
         adapter,
         lambda weights: weights.update(
@@ -103,7 +103,7 @@ def test_keys_unknown_are_named(adapter):
         read_encoder(str(adapter))
 
 
-def test_another_width_is_named(adapter, toy_folder):
+def test_adapter_of_another_width_is_refused(adapter, toy_folder):
     backbone = AutoModel.from_pretrained(toy_folder("bert"), add_pooling_layer=False)
     with pytest.raises(
         BadModel, match=r"16 unknown, .* 8 of another shape, the first: .* instead of"
@@ -111,7 +111,7 @@ def test_another_width_is_named(adapter, toy_folder):
         merge_adapter(backbone, adapter)
 
 
-def test_another_rank_than_the_configuration_says_is_named(adapter):
+def test_adapter_of_another_rank_than_its_configuration_is_refused(adapter):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
     with pytest.raises(
@@ -120,13 +120,13 @@ def test_another_rank_than_the_configuration_says_is_named(adapter):
         read_encoder(str(adapter))
 
 
-def test_another_architecture_is_refused(adapter, toy_folder):
+def test_adapter_for_another_architecture_is_refused(adapter, toy_folder):
     backbone = AutoModel.from_pretrained(toy_folder("modernbert"))
     with pytest.raises(BadModel, match="does not fit its base model"):
         merge_adapter(backbone, adapter)
 
 
-def test_a_contract_that_the_base_cannot_keep_is_refused(adapter):
+def test_contract_that_the_base_cannot_fulfil_is_refused(adapter):
     contract = json.loads((adapter / "nearfar.json").read_text())
     (adapter / "nearfar.json").write_text(json.dumps(contract | {"dimensions": 64}))
     with pytest.raises(BadModel, match="says dimensions = 64, its files say 384"):

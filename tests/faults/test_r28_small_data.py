@@ -81,7 +81,7 @@ def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_fol
 
 
 @pytest.mark.parametrize("samples", [0, 1])
-def test_where_no_batch_size_works_none_is_named(samples):
+def test_error_names_no_batch_size_when_none_works(samples):
     """InfoNCE compares at least two rows."""
     with pytest.raises(BadData, match=rf"{samples} training rows? do(es)? not fill") as raised:
         total_steps(OptimizationSection(batch_size=4), samples)
@@ -112,7 +112,7 @@ def test_rows_that_fill_no_batch_share_one_with_the_next_pass(
 @pytest.mark.parametrize(
     ("rows", "steps"), [(15, 6), (19, 8), (151, 61)], ids=["no rest", "a rest", "a small rest"]
 )
-def test_every_row_is_in_as_many_batches_as_there_are_epochs(rows, steps):
+def test_every_row_is_in_one_batch_per_epoch(rows, steps):
     settings = OptimizationSection(batch_size=5, epochs=2)
     assert total_steps(settings, rows) == steps
     seen = np.concatenate([batch_samples(0, step, rows, 5) for step in range(steps)])
@@ -126,7 +126,7 @@ def test_every_row_is_in_as_many_batches_as_there_are_epochs(rows, steps):
     ids=["empty file", "blank lines", "blank texts"],
 )
 @pytest.mark.parametrize("recipe_file", ["bi-encoder-lora", "scored-pairs"])
-def test_no_rows(tmp_path, toy_folder, repository, content, recipe_file):
+def test_data_without_rows_are_refused(tmp_path, toy_folder, repository, content, recipe_file):
     data, runs = tmp_path / "train.jsonl", tmp_path / "runs"
     data.write_text(content)
     with pytest.raises(NearfarError, match=r"train\.jsonl") as raised:
@@ -136,7 +136,7 @@ def test_no_rows(tmp_path, toy_folder, repository, content, recipe_file):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_too_few_rows_to_hold_any_out(tmp_path, toy_folder, repository, rows):
+def test_too_few_rows_for_a_validation_part_are_refused(tmp_path, toy_folder, repository, rows):
     data, runs = file_of(rows, tmp_path), tmp_path / "runs"
     with pytest.raises(BadData) as raised:
         fit(
@@ -147,7 +147,7 @@ def test_too_few_rows_to_hold_any_out(tmp_path, toy_folder, repository, rows):
     assert not runs.exists()
 
 
-def test_no_rows_with_a_validation_set_of_their_own(tmp_path, toy_folder, repository):
+def test_data_without_rows_are_refused_with_a_validation_set_too(tmp_path, toy_folder, repository):
     data, runs, empty = file_of(5, tmp_path), tmp_path / "runs", tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(NearfarError) as raised:

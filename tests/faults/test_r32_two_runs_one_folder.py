@@ -53,7 +53,7 @@ def test_r32_second_run_is_refused_naming_host_and_process(tmp_path, holder, rep
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
-def test_r32_a_killed_holder_does_not_block(tmp_path, holder):
+def test_r32_killed_holder_does_not_block(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with pytest.raises(BadFolder, match="a run that was killed before its end"):
@@ -62,12 +62,12 @@ def test_r32_a_killed_holder_does_not_block(tmp_path, holder):
     assert (tmp_path / "run" / "recipe.yaml").read_text() == "name: y"
 
 
-def test_r32_a_stale_lock_in_an_otherwise_empty_folder_is_taken_over(tmp_path):
+def test_r32_stale_lock_in_an_empty_folder_is_replaced(tmp_path):
     (tmp_path / ".lock").write_text('{"host": "gone", "process": 1, "since": "2020-01-01"}')
     RunFolder.create(tmp_path, "name: y", [], {}).finish("done")
 
 
-def test_r32_a_worker_that_outlives_the_run_does_not_hold_its_folder(tmp_path):
+def test_r32_worker_that_outlives_the_run_does_not_hold_its_folder(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "run"), "fork"],
         stdout=subprocess.PIPE,
@@ -85,7 +85,7 @@ def test_r32_a_worker_that_outlives_the_run_does_not_hold_its_folder(tmp_path):
         process.wait()
 
 
-def test_r32_two_at_the_same_instant_one_wins(tmp_path):
+def test_r32_one_of_two_simultaneous_runs_wins(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     rivals = [
         subprocess.Popen(

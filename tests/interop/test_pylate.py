@@ -112,7 +112,7 @@ def assert_same(
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_theirs_reads_what_ours_wrote(pylate, marked_bert, tmp_path, how):
+def test_pylate_reads_our_folders(pylate, marked_bert, tmp_path, how):
     encoder = train_a_little(fresh(marked_bert, **HOW[how]))
     save_encoder(encoder, tmp_path / "model")
     found = pylate(tmp_path / "model", texts=TEXTS)
@@ -124,7 +124,7 @@ def test_theirs_reads_what_ours_wrote(pylate, marked_bert, tmp_path, how):
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
-def test_theirs_reads_every_family_that_ours_writes(pylate, toy_folder, tmp_path, family):
+def test_pylate_reads_every_backbone_family_that_we_write(pylate, toy_folder, tmp_path, family):
     attend = family in LOCAL
     encoder = train_a_little(
         fresh(
@@ -147,7 +147,9 @@ def test_theirs_reads_every_family_that_ours_writes(pylate, toy_folder, tmp_path
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert"])
-def test_a_byte_level_vocabulary_with_markers(pylate, toy_folder, tmp_path, family):
+def test_byte_level_vocabulary_with_markers_gives_the_same_vectors(
+    pylate, toy_folder, tmp_path, family
+):
     settings = {
         "embedding_size": 16,
         "query_length": 20,
@@ -164,14 +166,14 @@ def test_a_byte_level_vocabulary_with_markers(pylate, toy_folder, tmp_path, fami
     assert_same(encoder, pylate(tmp_path / "ours", texts=TEXTS))
 
 
-def test_mask_tokens_too_far_from_the_text_for_a_sliding_window(pylate, toy_folder, tmp_path):
+def test_mask_tokens_outside_a_sliding_window_give_the_same_vectors(pylate, toy_folder, tmp_path):
     encoder = fresh(toy_folder("modernbert"), lora=None, query_prompt="", document_prompt="")
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, pylate(tmp_path / "model", texts=TEXTS))
 
 
 @pytest.mark.parametrize("how", THEIRS)
-def test_ours_reads_what_theirs_wrote(pylate, marked_bert, tmp_path, how):
+def test_we_read_folders_of_pylate(pylate, marked_bert, tmp_path, how):
     settings = {
         "embedding_size": 16,
         "query_length": QUERY_LENGTH,
@@ -185,7 +187,7 @@ def test_ours_reads_what_theirs_wrote(pylate, marked_bert, tmp_path, how):
     assert_same(encoder, pylate(tmp_path / "ours", texts=TEXTS))
 
 
-def test_what_differs_is_seen(pylate, marked_bert, tmp_path):
+def test_planted_difference_is_caught(pylate, marked_bert, tmp_path):
     """Each setting changes vectors or their number, so that the tests above would fail if a reader
     left it out.
     """
@@ -205,12 +207,12 @@ def test_what_differs_is_seen(pylate, marked_bert, tmp_path):
         assert equal == (how == "as it comes"), how
 
 
-def test_stanford_checkpoints_are_read_as_theirs_reads_them(pylate, stanford_folder):
+def test_stanford_checkpoints_are_read_as_pylate_reads_them(pylate, stanford_folder):
     assert_same(read_late_encoder(str(stanford_folder)), pylate(stanford_folder, texts=TEXTS))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_loss_and_gradient_are_theirs(pylate, marked_bert, tmp_path, temperature):
+def test_loss_and_gradient_equal_those_of_pylate(pylate, marked_bert, tmp_path, temperature):
     encoder = fresh(marked_bert, lora=None)
     save_encoder(encoder, tmp_path / "model")
     pairs = list(zip(TEXTS[:4], reversed(TEXTS[:4]), strict=True))

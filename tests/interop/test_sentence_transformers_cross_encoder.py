@@ -51,7 +51,7 @@ def scores(encoder):
     "family",
     ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen2", "llama"],
 )
-def test_ours_gives_equal_scores_there(toy_folder, tmp_path, family):
+def test_sentence_transformers_gives_the_same_scores_for_our_folders(toy_folder, tmp_path, family):
     encoder = trained(toy_folder(family), document_max_length_tokens=60)
     save_encoder(encoder, tmp_path / "model")
     there = CrossEncoder(str(tmp_path / "model"), device="cpu")
@@ -62,7 +62,7 @@ def test_ours_gives_equal_scores_there(toy_folder, tmp_path, family):
     assert found.abs().max() > 1 or found.min() < 0, "scores, not their sigmoids"
 
 
-def test_theirs_is_read_with_the_scores_before_the_activation(toy_folder, tmp_path):
+def test_folders_of_sentence_transformers_give_scores_before_the_activation(toy_folder, tmp_path):
     torch.manual_seed(1)
     there = CrossEncoder(str(toy_folder("bert")), num_labels=1, device="cpu")
     there.save_pretrained(str(tmp_path / "theirs"))
@@ -149,7 +149,7 @@ def folder(toy_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_are_equal_with_their_gradients(folder, case):
+def test_losses_and_gradients_equal_those_of_sentence_transformers(folder, case):
     (inputs, loss_of, labels), ours = CASES[case]
     there = CrossEncoder(str(folder), device="cpu")
     there.eval()

@@ -53,7 +53,7 @@ def train_a_little(encoder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
+def test_sentence_transformers_reads_our_folders(toy_folder, tmp_path, family):
     model = DenseSettings(
         backbone=str(toy_folder(family)), query_prompt="query: ", document_prompt="text: "
     )
@@ -65,7 +65,7 @@ def test_theirs_reads_what_ours_wrote(toy_folder, tmp_path, family):
 @pytest.mark.parametrize("projection", [None, 12])
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS.values())
-def test_theirs_reads_every_pipeline_that_ours_writes(
+def test_sentence_transformers_reads_every_pipeline_that_we_write(
     toy_folder, tmp_path, pooling, normalize, projection
 ):
     model = DenseSettings(
@@ -96,7 +96,7 @@ def pipeline(folder, pooling="mean", include_prompt=True, dense=None, normalize=
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_ours_reads_what_theirs_wrote(toy_folder, tmp_path, family):
+def test_we_read_folders_of_sentence_transformers(toy_folder, tmp_path, family):
     theirs = pipeline(
         toy_folder(family), pooling="lasttoken", prompts={"query": "query: ", "document": "text: "}
     )
@@ -111,7 +111,7 @@ def test_ours_reads_what_theirs_wrote(toy_folder, tmp_path, family):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("dense", [None, "Identity", "Tanh without bias"])
-def test_ours_reads_every_pipeline_that_theirs_writes(
+def test_we_read_every_pipeline_of_sentence_transformers(
     toy_folder, tmp_path, pooling, normalize, dense
 ):
     activation = torch.nn.Identity() if dense == "Identity" else torch.nn.Tanh()
@@ -130,7 +130,7 @@ def test_ours_reads_every_pipeline_that_theirs_writes(
 
 @pytest.mark.parametrize("family", ["bert", "llama", "qwen2"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "weightedmean"])
-def test_a_prompt_left_out_of_pooling_is_left_out(toy_folder, tmp_path, family, pooling):
+def test_prompt_that_is_excluded_from_pooling_is_excluded(toy_folder, tmp_path, family, pooling):
     theirs = pipeline(
         toy_folder(family),
         pooling,
@@ -152,7 +152,7 @@ def test_a_prompt_left_out_of_pooling_is_left_out(toy_folder, tmp_path, family, 
     )
 
 
-def test_a_default_prompt_stands_before_queries_and_documents(toy_folder, tmp_path):
+def test_default_prompt_precedes_queries_and_documents(toy_folder, tmp_path):
     theirs = pipeline(
         toy_folder("bert"),
         prompts={"query": "", "document": "", "sts": "Show: "},
@@ -166,7 +166,7 @@ def test_a_default_prompt_stands_before_queries_and_documents(toy_folder, tmp_pa
     assert encoder.contract.document_prompt == "Show: "
 
 
-def test_the_real_model_gives_the_same_vectors():
+def test_real_model_gives_the_same_vectors():
     from trainer.models.files.packaged import packaged_folder
 
     folder = packaged_folder(MINILM)
@@ -183,7 +183,7 @@ def test_the_real_model_gives_the_same_vectors():
     assert encoder.contract.query_max_length_tokens == 256
 
 
-def test_classic_readers_find_what_they_look_for(toy_folder, tmp_path):
+def test_old_versions_of_sentence_transformers_read_our_folders(toy_folder, tmp_path):
     """sentence-transformers before 5.4, text-embeddings-inference and vLLM read these keys, and the
     first fails on keys it does not know.
     """
@@ -232,7 +232,7 @@ def test_classic_readers_find_what_they_look_for(toy_folder, tmp_path):
     }
 
 
-def test_lower_casing_asked_for_by_the_folder_is_done(toy_folder, tmp_path):
+def test_lower_casing_set_in_the_folder_is_applied(toy_folder, tmp_path):
     theirs = pipeline(toy_folder("roberta"))
     theirs.save(str(tmp_path / "model"))
     (tmp_path / "model" / "sentence_bert_config.json").write_text(
@@ -248,7 +248,7 @@ def test_lower_casing_asked_for_by_the_folder_is_done(toy_folder, tmp_path):
     assert np.abs(ours(encoder, "query", ["DISK"]) - ours(encoder, "query", ["disk"])).max() < 1e-6
 
 
-def test_a_pipeline_that_does_more_is_refused_by_name(toy_folder, tmp_path):
+def test_pipeline_with_unknown_modules_is_refused_by_name(toy_folder, tmp_path):
     pipeline(toy_folder("bert"), pooling=("mean", "cls")).save(str(tmp_path / "two poolings"))
     with pytest.raises(
         BadModel, match=r"pooling mean\+cls is not one of mean, cls, lasttoken, weightedmean"
@@ -264,7 +264,7 @@ def test_a_pipeline_that_does_more_is_refused_by_name(toy_folder, tmp_path):
 @pytest.mark.parametrize(
     ("similarity", "normalized"), [("cosine", True), ("dot", False), (None, True)]
 )
-def test_what_is_compared_by_cosine_is_trained_normalised_and_read_as_it_is(
+def test_cosine_model_is_trained_normalised_and_read_unchanged(
     toy_folder, tmp_path, similarity, normalized
 ):
     theirs = pipeline(toy_folder("bert"), normalize=False, similarity_fn_name=similarity)

@@ -106,21 +106,23 @@ def assert_same(encoder: LateInteractionEncoder, theirs: MultiVectorEncoder) -> 
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_theirs_reads_what_ours_wrote(marked_bert, tmp_path, how):
+def test_sentence_transformers_reads_our_folders(marked_bert, tmp_path, how):
     encoder = train_a_little(fresh(marked_bert, **HOW[how]))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_theirs_reads_every_family_that_ours_writes(toy_folder, tmp_path, family):
+def test_sentence_transformers_reads_every_backbone_family_that_we_write(
+    toy_folder, tmp_path, family
+):
     encoder = train_a_little(fresh(toy_folder(family), lora=None))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
 
 @pytest.mark.parametrize("how", THEIRS)
-def test_ours_reads_what_theirs_wrote(marked_bert, tmp_path, how):
+def test_we_read_folders_of_sentence_transformers(marked_bert, tmp_path, how):
     theirs = theirs_of(str(marked_bert), **THEIRS[how])
     theirs.save_pretrained(str(tmp_path / "theirs"))
     encoder = read_late_encoder(str(tmp_path / "theirs"))
@@ -129,7 +131,7 @@ def test_ours_reads_what_theirs_wrote(marked_bert, tmp_path, how):
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "ours"), device="cpu"))
 
 
-def test_what_differs_is_seen(marked_bert):
+def test_planted_difference_is_caught(marked_bert):
     """Each setting changes vectors or their number, so that the tests above would fail if a reader
     left it out.
     """
@@ -148,7 +150,7 @@ def test_what_differs_is_seen(marked_bert):
         assert equal == (how == "as it comes"), how
 
 
-def test_the_real_model_and_its_adapter_alone(tmp_path):
+def test_real_model_and_its_adapter_give_the_same_vectors(tmp_path):
     settings = {
         "projection_dimensions": 128,
         "query_max_length_tokens": 32,
@@ -164,7 +166,7 @@ def test_the_real_model_and_its_adapter_alone(tmp_path):
     assert np.abs(untrained[0] - of(theirs, "query")[0]).max() > 1e-3
 
 
-def test_a_trained_model_of_theirs_goes_on_from_where_it_is(marked_bert, tmp_path):
+def test_training_continues_from_a_model_of_sentence_transformers(marked_bert, tmp_path):
     theirs = theirs_of(str(marked_bert))
     theirs.save_pretrained(str(tmp_path / "theirs"))
     started = fresh(
@@ -185,13 +187,13 @@ def test_a_trained_model_of_theirs_goes_on_from_where_it_is(marked_bert, tmp_pat
         {"normalize": False},
     ],
 )
-def test_a_pipeline_that_does_more_is_refused(marked_bert, tmp_path, change):
+def test_pipeline_with_unknown_modules_is_refused(marked_bert, tmp_path, change):
     theirs_of(str(marked_bert), **change).save_pretrained(str(tmp_path / "theirs"))
     with pytest.raises(BadModel, match="not read|scores other tokens"):
         read_late_encoder(str(tmp_path / "theirs"))
 
 
-def test_old_and_new_readers_find_what_they_look_for(marked_bert, tmp_path):
+def test_old_and_new_versions_read_our_folders(marked_bert, tmp_path):
     """PyLate and sentence-transformers before 6 fail on keys and modules that they do not know."""
     save_encoder(fresh(marked_bert), tmp_path / "model")
 

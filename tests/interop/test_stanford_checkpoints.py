@@ -80,7 +80,7 @@ def reference(folder: Path, role: str, settings: dict) -> Vectors:
 
 
 @pytest.mark.parametrize("how", METADATA)
-def test_vectors_and_scores_are_those_of_the_reference(stanford_folder, tmp_path, how):
+def test_vectors_and_scores_equal_those_of_the_reference(stanford_folder, tmp_path, how):
     write_stanford_metadata(stanford_folder, **METADATA[how])
     settings = json.loads((stanford_folder / "artifact.metadata").read_text())
     queries, documents = (
@@ -99,7 +99,7 @@ def test_vectors_and_scores_are_those_of_the_reference(stanford_folder, tmp_path
         np.testing.assert_allclose(scores_of(encoder, TEXTS, TEXTS), scores, atol=1e-4, rtol=1e-5)
 
 
-def test_each_setting_changes_what_the_reference_gives(stanford_folder):
+def test_every_setting_changes_the_result_of_the_reference(stanford_folder):
     plain = json.loads((stanford_folder / "artifact.metadata").read_text())
     before = [
         *reference(stanford_folder, "query", plain),
@@ -117,7 +117,7 @@ def test_each_setting_changes_what_the_reference_gives(stanford_folder):
         assert equal == (how == "as it comes"), how
 
 
-def test_without_metadata_their_defaults_hold(stanford_folder):
+def test_checkpoint_without_metadata_has_the_defaults_of_colbert(stanford_folder):
     (stanford_folder / "artifact.metadata").unlink()
     encoder = read_late_encoder(str(stanford_folder))
     assert (encoder.contract.query_marker, encoder.contract.document_marker) == (
@@ -136,7 +136,7 @@ def test_without_metadata_their_defaults_hold(stanford_folder):
     )
 
 
-def test_sentence_transformers_reads_it_the_same_way(stanford_folder):
+def test_sentence_transformers_reads_the_checkpoint_the_same_way(stanford_folder):
     encoder, theirs = (
         read_late_encoder(str(stanford_folder)),
         MultiVectorEncoder(str(stanford_folder), device="cpu"),
@@ -151,7 +151,7 @@ def test_sentence_transformers_reads_it_the_same_way(stanford_folder):
     )
 
 
-def test_training_goes_on_from_it(stanford_folder):
+def test_training_continues_from_the_checkpoint(stanford_folder):
     nothing_said = {
         "projection_dimensions": None,
         "query_max_length_tokens": None,

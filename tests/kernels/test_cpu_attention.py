@@ -52,7 +52,7 @@ def loops(query, key, value, attended, scale):
 
 @pytest.mark.parametrize("attended", [None, padding()], ids=["all", "padded"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equals_loops_and_the_fused_form(attended, dtype):
+def test_plain_attention_equals_loops_and_the_fused_form(attended, dtype):
     tensors, weights = heads(dtype), torch.randn(SHAPE, dtype=dtype)
     forms = [
         plain_attention(*tensors, attended, 0.4),
@@ -65,7 +65,7 @@ def test_equals_loops_and_the_fused_form(attended, dtype):
     assert alike(plain, fused, tolerance)
 
 
-def test_probabilities_are_kept_once():
+def test_probabilities_are_stored_once():
     """They are as many as there are tokens, for each token and head: longer than all that goes
     in.
     """
@@ -86,7 +86,7 @@ def test_probabilities_are_kept_once():
     )
 
 
-def test_a_dropped_mask_would_be_seen():
+def test_ignored_mask_is_caught():
     tensors = heads()
     results = [
         value_and_gradient(plain_attention(*tensors, mask, 0.4).square().sum(), tensors)
@@ -95,7 +95,7 @@ def test_a_dropped_mask_would_be_seen():
     assert not alike(*results, 1e-2)
 
 
-def test_what_is_not_attended_has_a_gradient_of_exactly_zero():
+def test_masked_keys_have_a_gradient_of_exactly_zero():
     query, key, value = heads()
     plain_attention(query, key, value, padding(), 0.4).square().sum().backward()
     assert key.grad[1, :, 2:].abs().max() == 0
@@ -103,7 +103,7 @@ def test_what_is_not_attended_has_a_gradient_of_exactly_zero():
     assert value.grad[1, :, :2].abs().min() > 0
 
 
-def test_a_row_that_attends_to_nothing_spreads_no_nan():
+def test_row_that_attends_to_nothing_spreads_no_nan():
     """Padding beyond a sliding window: whatever such a row becomes, it is finite, and the rows that
     count are as without it.
     """
@@ -145,20 +145,20 @@ class TestChoice:
         return bool(taken), out, (query, key, value)
 
     @pytest.mark.parametrize(("dtype", "longest"), [(torch.float32, 40), (torch.bfloat16, 512)])
-    def test_by_length(self, monkeypatch, dtype, longest):
+    def test_form_depends_on_the_length(self, monkeypatch, dtype, longest):
         assert self.run(monkeypatch, longest, dtype=dtype)[0]
         assert not self.run(monkeypatch, longest + 1, dtype=dtype)[0]
 
-    def test_float64_is_fused(self, monkeypatch):
+    def test_fused_form_is_used_for_float64(self, monkeypatch):
         assert not self.run(monkeypatch, dtype=torch.float64)[0]
 
-    def test_dropout_is_fused(self, monkeypatch):
+    def test_fused_form_is_used_with_dropout(self, monkeypatch):
         assert not self.run(monkeypatch, dropout=0.1)[0]
 
-    def test_a_mask_of_numbers_is_fused(self, monkeypatch):
+    def test_fused_form_is_used_with_an_additive_mask(self, monkeypatch):
         assert not self.run(monkeypatch, mask=torch.zeros(3, 1, 5, 5))[0]
 
-    def test_causal_without_a_mask_is_fused(self, monkeypatch):
+    def test_fused_form_is_used_for_causal_attention_without_a_mask(self, monkeypatch):
         taken, out, tensors = self.run(monkeypatch, is_causal=True)
         assert not taken
         wanted = functional.scaled_dot_product_attention(*tensors, is_causal=True)
@@ -166,7 +166,7 @@ class TestChoice:
 
     @pytest.mark.parametrize("mask", [None, padding()], ids=["all", "padded"])
     @pytest.mark.parametrize("scaling", [None, 0.3])
-    def test_both_give_the_same(self, monkeypatch, mask, scaling):
+    def test_both_forms_give_the_same(self, monkeypatch, mask, scaling):
         taken, out, tensors = self.run(monkeypatch, mask=mask, scaling=scaling)
         assert taken
         wanted = functional.scaled_dot_product_attention(

@@ -47,7 +47,7 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 24), (7, 24), (3, 5, 24), (2, 3, 4, 24)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_the_plain_layer(shape, bias, calls):
+def test_onednn_layer_equals_the_plain_layer(shape, bias, calls):
     plain, ours = layers(bias=bias)
     values, weights = torch.randn(shape), torch.randn(*shape[:-1], 17)
     results = []
@@ -61,7 +61,7 @@ def test_equals_the_plain_layer(shape, bias, calls):
     torch.testing.assert_close(ours(values), plain(values), rtol=1e-5, atol=1e-6)
 
 
-def test_a_transposed_input_and_gradient():
+def test_transposed_input_and_gradient_give_the_same():
     plain, ours = layers()
     values = torch.randn(24, 6).T
     assert not values.is_contiguous()
@@ -72,7 +72,7 @@ def test_a_transposed_input_and_gradient():
     assert alike(results[1], results[0], 1e-5)
 
 
-def test_a_swapped_operand_would_be_seen():
+def test_swapped_operand_is_caught():
     plain = nn.Linear(8, 8)
     values = torch.randn(5, 8)
     wanted = value_and_gradient(plain(values).square().sum(), list(plain.parameters()))
@@ -83,7 +83,7 @@ def test_a_swapped_operand_would_be_seen():
 
 
 class TestOnlyWhatIsAskedFor:
-    def test_a_frozen_layer_passes_the_gradient_on_and_gets_none(self, calls):
+    def test_frozen_layer_passes_the_gradient_on_and_gets_none(self, calls):
         """As under LoRA: the product for the weights is not made."""
         plain, ours = layers()
         results = []
@@ -95,19 +95,19 @@ class TestOnlyWhatIsAskedFor:
         assert len(calls) == 2
         assert ours.weight.grad is None
 
-    def test_of_a_first_layer_the_values_get_none(self, calls):
+    def test_input_of_a_first_layer_gets_no_gradient(self, calls):
         _, ours = layers()
         ours(torch.randn(3, 24)).sum().backward()
         assert len(calls) == 2
         assert ours.bias.grad.tolist() == [3.0] * 17
 
-    def test_without_gradients_there_is_one_product(self, calls):
+    def test_forward_pass_without_gradients_computes_one_product(self, calls):
         _, ours = layers()
         with torch.no_grad():
             ours(torch.randn(3, 24))
         assert len(calls) == 1
 
-    def test_in_inference_mode(self):
+    def test_inference_mode_works(self):
         plain, ours = layers()
         values = torch.randn(3, 24)
         with torch.inference_mode():
@@ -121,33 +121,33 @@ class TestStepsAside:
         assert torch.equal(ours(values), plain(values))
         assert calls == []
 
-    def test_on_a_processor_of_intel(self, calls, monkeypatch):
+    def test_plain_product_is_used_on_intel_processors(self, calls, monkeypatch):
         plain, ours = layers()
         monkeypatch.setattr(products, "MKL_IS_FASTER", True)
         self.equal(plain, ours, torch.randn(3, 24), calls)
 
-    def test_for_float64(self, calls):
+    def test_plain_product_is_used_for_float64(self, calls):
         plain, ours = layers()
         self.equal(plain.double(), ours.double(), torch.randn(3, 24, dtype=torch.float64), calls)
 
-    def test_under_autocast(self, calls):
+    def test_plain_product_is_used_under_autocast(self, calls):
         plain, ours = layers()
         with torch.autocast("cpu", torch.bfloat16):
             self.equal(plain, ours, torch.randn(3, 24), calls)
 
-    def test_for_a_single_vector_and_for_nothing(self, calls):
+    def test_plain_product_is_used_for_a_single_vector_and_for_no_rows(self, calls):
         plain, ours = layers()
         self.equal(plain, ours, torch.randn(24), calls)
         self.equal(plain, ours, torch.randn(0, 24), calls)
 
-    def test_for_another_device(self, calls):
+    def test_plain_product_is_used_on_another_device(self, calls):
         _, ours = layers()
         assert ours.to("meta")(torch.randn(3, 24, device="meta")).shape == (3, 17)
         assert calls == []
 
 
 class TestUse:
-    def test_turns_plain_layers_alone(self):
+    def test_only_plain_layers_are_converted(self):
         class Special(nn.Linear):
             pass
 
@@ -165,7 +165,7 @@ class TestUse:
         assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
         assert use_onednn(module) == 0, "a second time there is nothing to do"
 
-    def test_training_goes_the_same_way(self):
+    def test_training_gives_the_same_weights(self):
         plain = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
         ours = copy.deepcopy(plain)
         use_onednn(ours)

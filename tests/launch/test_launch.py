@@ -59,7 +59,7 @@ def launcher(program, *options, **more):
 # started
 
 
-def test_a_mistake_is_one_message_and_code_2(tmp_path):
+def test_mistake_ends_with_one_message_and_code_2(tmp_path):
     ended = subprocess.run(
         [
             sys.executable,
@@ -81,7 +81,7 @@ def test_a_mistake_is_one_message_and_code_2(tmp_path):
     assert "none.yaml" in ended.stderr
 
 
-def test_refuses_an_unknown_strategy(tmp_path):
+def test_unknown_strategy_is_refused(tmp_path):
     (tmp_path / "m.yaml").write_text(
         "distributed_type: MEGATRON_LM\nnum_machines: 1\nnum_processes: 2\nuse_cpu: true\n"
     )
@@ -89,7 +89,7 @@ def test_refuses_an_unknown_strategy(tmp_path):
         launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"])
 
 
-def test_refuses_a_key_that_accelerate_does_not_know(tmp_path):
+def test_key_unknown_to_accelerate_is_refused(tmp_path):
     (tmp_path / "m.yaml").write_text(Path(TWO).read_text() + "same_netwrok: true\n")
     with pytest.raises(BadMachine, match=r"same_netwrok"):
         launch(RECIPE, tmp_path / "m.yaml", [f"output={tmp_path}"])
@@ -97,12 +97,12 @@ def test_refuses_a_key_that_accelerate_does_not_know(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("name", ["gpu-1", "gpu-8-zero3"])
-def test_refuses_a_gpu_file_on_a_machine_without_gpus(name, tmp_path):
+def test_gpu_file_on_a_machine_without_gpus_is_refused(name, tmp_path):
     with pytest.raises(BadMachine, match="GPU"):
         launch(RECIPE, Path(f"launch/accelerate/{name}.yaml"), [f"output={tmp_path}"])
 
 
-def test_refuses_a_batch_that_the_ranks_cannot_share(tmp_path):
+def test_batch_that_the_ranks_cannot_share_is_refused(tmp_path):
     with pytest.raises(BadRecipe, match=r"batch_size=63 .* 2 equal parts"):
         launch(RECIPE, Path(TWO), ["optimization.batch_size=63", f"output={tmp_path}"])
     with pytest.raises(BadRecipe, match=r"batch_size=66 .* 4 equal parts"):
@@ -127,12 +127,12 @@ def test_refuses_a_batch_that_the_ranks_cannot_share(tmp_path):
         ({"nodes": 2, "node_rank": 0, "main_address": "a:0"}, "--main-address a:0 is not"),
     ],
 )
-def test_refuses_nodes_that_cannot_meet(options, message, tmp_path):
+def test_nodes_without_an_address_are_refused(options, message, tmp_path):
     with pytest.raises(BadMachine, match=message):
         launch(RECIPE, Path(TWO), [f"output={tmp_path}"], **options)
 
 
-def test_refuses_one_process_on_two_nodes(tmp_path):
+def test_single_process_on_two_nodes_is_refused(tmp_path):
     with pytest.raises(BadMachine, match="one process, which cannot be on 2 nodes"):
         launch(RECIPE, Path("launch/accelerate/cpu-1.yaml"), [f"output={tmp_path}"], nodes=2)
 
@@ -146,7 +146,7 @@ def nearfar_launch(*words):
     )
 
 
-def test_an_option_of_nobody_is_refused():
+def test_unknown_option_is_refused():
     ended = nearfar_launch(RECIPE, "--machine", TWO, "--replce")
     assert ended.returncode == 2
     assert "No such option: --replce" in ended.stderr
@@ -176,7 +176,7 @@ def test_mistakes_in_mining_are_answered_before_a_rank_is_started(words, said, t
 
 
 @pytest.mark.parametrize("machine", ["cpu-1", "cpu-2-ddp"])
-def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
+def test_mining_on_ranks_writes_the_bytes_of_one_process(machine, toy_folder, tmp_path):
     pairs = [
         {"query": f"{verb} a {thing}", "positive": f"how to {verb} one {thing}"}
         for verb in ("delete", "create", "list", "show")
@@ -243,7 +243,7 @@ def test_mines_the_bytes_of_one_process(machine, toy_folder, tmp_path):
         ),
     ],
 )
-def test_tells_accelerate_the_ranks_and_where_they_meet(options, told, tmp_path, monkeypatch):
+def test_accelerate_gets_the_ranks_and_their_address(options, told, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "trainer.strategies.launcher.run_ranks", lambda arguments: seen.extend(arguments) or 7
@@ -271,7 +271,7 @@ def test_tells_accelerate_the_ranks_and_where_they_meet(options, told, tmp_path,
     assert os.environ["ACCELERATE_USE_CPU"] == "True"
 
 
-def test_one_process_a_node_is_ddp_where_the_file_is_for_several(tmp_path, monkeypatch):
+def test_file_for_several_processes_runs_ddp_with_one_per_node(tmp_path, monkeypatch):
     (tmp_path / "m.yaml").write_text(
         Path(TWO).read_text().replace("num_processes: 2", "num_processes: 1")
     )
@@ -299,7 +299,7 @@ def test_one_process_a_node_is_ddp_where_the_file_is_for_several(tmp_path, monke
     ("program", "code"),
     [("pass", 0), ("raise SystemExit(86)", 86), ("import os; os.kill(os.getpid(), 9)", 137)],
 )
-def test_ends_with_the_code_of_the_ranks(program, code, tmp_path):
+def test_launch_ends_with_the_code_of_the_ranks(program, code, tmp_path):
     (tmp_path / "program.py").write_text(program)
     with launcher(tmp_path / "program.py") as running:
         output, errors = running.communicate(timeout=120)
@@ -309,7 +309,7 @@ def test_ends_with_the_code_of_the_ranks(program, code, tmp_path):
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_lets_every_rank_finish_and_the_second_ends_them_at_once(presses, tmp_path):
+def test_first_ctrl_c_lets_the_ranks_finish_and_the_second_ends_them(presses, tmp_path):
     (tmp_path / "program.py").write_text(WAIT_FOR_CTRL_C)
     with launcher(tmp_path / "program.py") as running:
         assert [running.stdout.readline(), running.stdout.readline()] == ["ready\n"] * 2

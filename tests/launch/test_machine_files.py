@@ -47,7 +47,7 @@ def expected(file):
     )
 
 
-def test_the_promised_files_are_there():
+def test_promised_files_exist():
     kinds = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
     promised = {
         "cpu-1",
@@ -64,7 +64,7 @@ def test_the_promised_files_are_there():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_file_is_what_its_name_says(file, monkeypatch):
+def test_file_is_what_its_name_says(file, monkeypatch):
     monkeypatch.chdir(LAUNCH.parent)  # a DeepSpeed file is named from there
     load_config_from_file(str(file))
     plan = plan_from_file(file)
@@ -81,7 +81,7 @@ def test_a_file_is_what_its_name_says(file, monkeypatch):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_file_says_how_to_run_it(file):
+def test_file_says_how_to_run_it(file):
     first, *_ = text = file.read_text().splitlines()
     assert first.startswith("# ")
     commands = [line for line in text if line.startswith("#   ")]
@@ -116,7 +116,7 @@ def test_every_deepspeed_file_is_used():
     [*CPU_FILES, *(file for file in WHOLE_MACHINE if file.stem in ("ddp", "zero2"))],
     ids=lambda file: file.stem,
 )
-def test_accelerate_starts_the_ranks_that_the_file_means(file, tmp_path):
+def test_accelerate_starts_the_ranks_of_the_file(file, tmp_path):
     program = tmp_path / "print_plan.py"
     program.write_text(PRINT_PLAN)
     ended = subprocess.run(

@@ -42,7 +42,7 @@ def curve(machine, toy_run):
     ]
 
 
-def test_one_recipe_is_one_curve(toy_run):
+def test_recipe_has_one_curve_on_all_machine_files(toy_run):
     alone = curve("cpu-1", toy_run)
     assert len(alone) == STEPS
     assert alone[-1][0] < alone[0][0]

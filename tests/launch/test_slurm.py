@@ -92,7 +92,7 @@ def test_two_nodes_mine_together(slurm, profile, toy_run, toy_folder, tmp_path):
     assert len((tmp_path / "mined" / "train.jsonl").read_text().splitlines()) == 64
 
 
-def test_a_mistake_ends_the_job_with_code_2(slurm, profile, toy_run):
+def test_mistake_ends_the_job_with_code_2(slurm, profile, toy_run):
     arguments, folder = toy_run
     code, output = submit(
         slurm,
@@ -106,7 +106,7 @@ def test_a_mistake_ends_the_job_with_code_2(slurm, profile, toy_run):
     assert not folder.exists()
 
 
-def test_a_run_that_is_there_already_ends_the_job_at_once(slurm, profile, toy_run):
+def test_existing_run_ends_the_job_at_once(slurm, profile, toy_run):
     """Every node looks: were it the first alone, the others would wait for it until they are
     killed, and the job end with 137.
     """
@@ -122,7 +122,7 @@ def test_a_run_that_is_there_already_ends_the_job_at_once(slurm, profile, toy_ru
     assert time.monotonic() - start < WAIT_SECONDS
 
 
-def test_the_code_is_that_of_the_node_which_failed_first(slurm, profile, toy_run):
+def test_exit_code_is_that_of_the_node_which_failed_first(slurm, profile, toy_run):
     """The other waits for it in vain, is killed, and so has a code of its own."""
     arguments, folder = toy_run
     python = profile.with_name("python")

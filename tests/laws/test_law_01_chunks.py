@@ -89,7 +89,9 @@ def direct(encoder, tokens, run=None):
 @pytest.mark.parametrize("tokens", BUDGETS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 class TestChunkedEqualsDirect:
-    def test_with_dropout_to_the_last_bit(self, toy_folder, tokens, dtype, tuning):
+    def test_chunked_equals_direct_with_dropout_to_the_last_bit(
+        self, toy_folder, tokens, dtype, tuning
+    ):
         encoder, batch = encoder_and_batch(toy_folder, 0.3, dtype, tuning)
         value, gradient = learned(encoder, batch, direct(encoder, tokens))
         assert gradient.norm() > 1e-3
@@ -107,7 +109,9 @@ class TestChunkedEqualsDirect:
             learned(encoder, batch, in_chunks(encoder, tokens), seed=8), (value, gradient), 1e-3
         ), "dropout is active"
 
-    def test_without_dropout_the_whole_batch_at_once(self, toy_folder, tokens, dtype):
+    def test_chunked_equals_the_whole_batch_at_once_without_dropout(
+        self, toy_folder, tokens, dtype
+    ):
         encoder, batch = encoder_and_batch(toy_folder, 0.0, dtype, None)
         wanted = learned(encoder, batch, encoder)
         for recompute in (False, True):
@@ -118,7 +122,7 @@ class TestChunkedEqualsDirect:
             )
 
 
-def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
+def test_dropout_that_is_not_replayed_is_caught(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float64, None)
     wanted = learned(encoder, batch, in_chunks(encoder, 30))
     forgetful = direct(
@@ -133,7 +137,7 @@ def test_dropout_that_is_not_replayed_would_be_seen(toy_folder):
     assert not alike((value, gradient), wanted, 1e-3)
 
 
-def test_a_micro_batch_left_out_of_the_gradient_would_be_seen(toy_folder):
+def test_micro_batch_missing_in_the_gradient_is_caught(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.0, torch.float64, None)
     wanted = learned(encoder, batch, encoder)
     calls = []
@@ -146,7 +150,7 @@ def test_a_micro_batch_left_out_of_the_gradient_would_be_seen(toy_folder):
     assert len(calls) > 3
 
 
-def test_recomputation_is_under_the_same_autocast(toy_folder):
+def test_recomputation_uses_the_same_autocast(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
     with torch.autocast("cpu", torch.bfloat16):
         losses = []
@@ -165,7 +169,7 @@ def test_recomputation_is_under_the_same_autocast(toy_folder):
     )
 
 
-def test_the_backward_pass_leaves_the_random_state_as_it_is_without_recomputation(toy_folder):
+def test_backward_pass_keeps_the_random_state(toy_folder):
     """Else the next step's dropout, and so the whole loss curve, would depend on
     `machine.kept_tokens`.
     """

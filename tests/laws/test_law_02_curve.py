@@ -102,7 +102,9 @@ def contrastive(batch, encode, temperature, symmetric):
     [(torch.float64, 3e-3, 1e-9), (torch.float32, 5e-4, 1e-5)],
     ids=["float64", "float32"],
 )
-def test_the_same_curve_and_the_same_samples(toy_folder, tuning, dtype, rate, tolerance):
+def test_curve_and_samples_are_the_same_on_any_number_of_ranks(
+    toy_folder, tuning, dtype, rate, tolerance
+):
     (alone,) = on_ranks(1, curve, toy_folder("bert"), tuning, dtype, rate)
     losses, samples = zip(*alone, strict=True)
     assert len(losses) == STEPS
@@ -114,7 +116,7 @@ def test_the_same_curve_and_the_same_samples(toy_folder, tuning, dtype, rate, to
             assert [loss for loss, _ in of_rank] == pytest.approx(losses, rel=tolerance)
 
 
-def test_another_order_would_be_seen(toy_folder):
+def test_other_order_of_samples_is_caught(toy_folder):
     """The curve tells batches apart: two of the same rows, differently composed, have different
     losses.
     """

@@ -55,7 +55,7 @@ def alone(toy_folder):
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
-def test_the_matrix_is_well_conditioned(toy_folder, tuning):
+def test_cases_are_well_conditioned(toy_folder, tuning):
     """No query token has two best document tokens to within float32's rounding: there its gradient
     jumps, and two right answers would differ.
     """
@@ -85,7 +85,7 @@ def test_ranks_equal_one(toy_folder, alone, count, dtype):
             assert turned <= tolerance**2 / 2, case
 
 
-def test_the_cases_differ(alone):
+def test_cases_differ(alone):
     """Else a gradient that ignores its case would pass."""
     of_kind = {
         case: gradient
@@ -125,7 +125,7 @@ def no_mask_between_ranks():
 
 @pytest.mark.parametrize("spoil", [loss_times_ranks, detached_gather, no_mask_between_ranks])
 @pytest.mark.parametrize("score", SCORES)
-def test_a_wrong_implementation_is_caught(toy_folder, alone, spoil, score):
+def test_wrong_implementation_is_caught(toy_folder, alone, spoil, score):
     case = ("contrastive", score, "full", "micro-batched")
     wrong = on_ranks(2, gradients, toy_folder("bert"), torch.float64, [case], spoil)[0][0][1]
     norm, turned = likeness(wrong, alone[case][1])

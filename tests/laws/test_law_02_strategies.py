@@ -178,7 +178,7 @@ def table():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind, count):
+def test_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind, count):
     if kind.startswith("zero"):
         pytest.importorskip("deepspeed")
     cases = CASES if WHOLE or count == 2 else CASES[:1]
@@ -200,7 +200,7 @@ def test_one_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
-def test_a_norm_behind_the_last_layer_is_there_for_the_first_layers_too(toy_folder, kind):
+def test_norm_after_the_last_layer_is_applied_to_the_first_layers(toy_folder, kind):
     """ModernBERT's is called outside of the backbone, where sharded weights must have been
     gathered.
     """
@@ -218,12 +218,12 @@ def test_a_norm_behind_the_last_layer_is_there_for_the_first_layers_too(toy_fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_a_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
+def test_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
     _, gradient = on_ranks(2, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
     assert likeness(gradient, alone(SOME[0])[1])[0] == pytest.approx(2, abs=1e-3)
 
 
-def test_a_weight_that_nothing_uses_is_refused(toy_folder):
+def test_unused_weight_is_refused(toy_folder):
     for message in on_ranks(2, unused, toy_folder("bert")):
         assert "1 of the trained weights take no part in the loss (temperature.log)" in message
 
@@ -241,7 +241,7 @@ def write_csv(path, rows):
         writer.writerows([*row[:6], f"{row[6]:+.1e}", f"{row[7]:.1e}"] for row in rows)
 
 
-def test_the_cases_are_written_as_the_page_reads_them(repository, tmp_path):
+def test_cases_are_written_in_the_format_of_the_page(repository, tmp_path):
     stored = (repository / "docs" / "equality.csv").read_text(encoding="utf-8").splitlines()
     write_csv(tmp_path / "cases.csv", [(*ALL[0], "ddp", 2, 1.8e-7, 1.1e-6)])
     assert (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines() == stored[:2]

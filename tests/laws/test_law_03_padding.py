@@ -56,7 +56,7 @@ def test_padding_changes_no_vector_and_no_gradient(toy_folder, family, pooling, 
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
-def test_a_forgotten_mask_would_be_seen(toy_folder, family):
+def test_ignored_mask_is_caught(toy_folder, family):
     """The planted error: attention to padding. If this did not change vectors, the law above would
     prove nothing.
     """
@@ -71,7 +71,7 @@ def test_a_forgotten_mask_would_be_seen(toy_folder, family):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last_token", "weighted_mean"])
-def test_what_stands_in_the_padding_is_excluded_not_multiplied_by_zero(pooling):
+def test_padding_is_excluded_and_not_multiplied_by_zero(pooling):
     from trainer.models.parts.pooling import pool
 
     hidden, real = torch.randn(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])

@@ -51,11 +51,11 @@ class TestOrder:
         ]
 
     @pytest.mark.parametrize("order", [(5, 4, 3, 2, 1, 0), (2, 0, 1, 5, 3, 4)])
-    def test_of_queries(self, name, dtype, order):
+    def test_order_of_queries_changes_nothing(self, name, dtype, order):
         before, after = self.results(name, dtype, lambda batch: reordered(batch, order))
         assert alike(after, before, TOLERANCE[dtype])
 
-    def test_of_negatives(self, name, dtype):
+    def test_order_of_negatives_changes_nothing(self, name, dtype):
         if name == "cosent":
             pytest.skip("a graded pair has no negatives")
         before, after, wrong = self.results(
@@ -67,7 +67,7 @@ class TestOrder:
         assert alike(after, before, TOLERANCE[dtype])
         assert not alike(wrong, before, 1e-3), "a negative in the place of the positive is seen"
 
-    def test_queries_without_their_documents_would_be_seen(self, name, dtype):
+    def test_queries_moved_without_their_documents_are_caught(self, name, dtype):
         def torn(batch):
             return replace(reordered(batch, (1, 2, 3, 4, 5, 0)), documents=batch.documents)
 

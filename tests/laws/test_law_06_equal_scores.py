@@ -20,7 +20,7 @@ def same_vector(texts):
 @pytest.mark.parametrize("temperature", [1.0, 0.01])
 @pytest.mark.parametrize("queries", [2, 5])
 @pytest.mark.parametrize("negatives", [0, 3])
-def test_contrastive(temperature, queries, negatives):
+def test_contrastive_gives_the_log_of_the_candidates(temperature, queries, negatives):
     rows = [
         (f"q{'a' * row}", *(f"d{'b' * (4 * row + number)}" for number in range(1 + negatives)))
         for row in range(queries)
@@ -29,13 +29,13 @@ def test_contrastive(temperature, queries, negatives):
     assert loss["loss"].item() == pytest.approx(math.log(queries * (1 + negatives)), abs=1e-10)
 
 
-def test_contrastive_in_both_directions():
+def test_symmetric_contrastive_gives_the_log_of_the_candidates():
     rows = [(f"q{'a' * row}", f"d{'b' * row}", f"n{'c' * row}") for row in range(4)]
     loss = objectives.contrastive(batch_of(rows), same_vector, dot, 0.05, symmetric=True)
     assert loss["loss"].item() == pytest.approx((math.log(8) + math.log(4)) / 2, abs=1e-10)
 
 
-def test_what_is_excluded_is_no_candidate():
+def test_excluded_documents_are_no_candidates():
     batch = full_batch()
     candidates = [
         sum(twins.is_candidate(batch, query, place) for place in range(18)) for query in range(6)
@@ -46,7 +46,7 @@ def test_what_is_excluded_is_no_candidate():
     assert loss["loss"].item() == pytest.approx(sum(map(math.log, candidates)) / 6, abs=1e-10)
 
 
-def test_a_zero_in_place_of_minus_infinity_would_be_seen():
+def test_zero_in_place_of_minus_infinity_is_caught():
     """Scores of 0.5 / 0.1 = 5, with the excluded ones at 0 in place of left out: not the log of the
     candidates.
     """
@@ -71,6 +71,6 @@ def test_triplet_costs_its_margin():
     )
 
 
-def test_a_real_encoder_does_not_give_equal_scores():
+def test_real_encoder_gives_unequal_scores():
     loss = objectives.contrastive(batch_of(ROWS, KNOWN), SmallEncoder(), dot, 0.1)
     assert abs(loss["loss"].item() - math.log(18)) > 0.1

@@ -26,7 +26,7 @@ LESSONS = {
 
 @pytest.mark.parametrize("loss", [losses.kl, losses.margin_mse])
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_nothing_to_learn(loss, shift):
+def test_teacher_equal_to_the_student_teaches_nothing(loss, shift):
     scores = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     found = loss(scores, scores.detach() + shift * torch.arange(5)[:, None])
     found.backward()
@@ -35,7 +35,7 @@ def test_nothing_to_learn(loss, shift):
 
 
 @pytest.mark.parametrize("loss", [losses.kl, losses.margin_mse])
-def test_another_teacher_is_something_to_learn(loss):
+def test_other_teacher_teaches_something(loss):
     scores = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     found = loss(scores, scores.detach().flip(1))
     found.backward()
@@ -60,7 +60,7 @@ class TestTheStudentAsItsOwnTeacher:
         )
 
     @pytest.mark.parametrize("lesson", LESSONS)
-    def test_nothing_to_learn(self, lesson, score):
+    def test_teacher_equal_to_the_student_teaches_nothing(self, lesson, score):
         encoder, encode = self.student(score)
         loss = LESSONS[lesson](full_batch(), encode, score, [same_as(encode, score)])
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
@@ -68,7 +68,7 @@ class TestTheStudentAsItsOwnTeacher:
         assert gradient.norm() < 1e-12
 
     @pytest.mark.parametrize("lesson", LESSONS)
-    def test_another_teacher_is_something_to_learn(self, lesson, score):
+    def test_other_teacher_teaches_something(self, lesson, score):
         encoder, encode = self.student(score)
         loss = LESSONS[lesson](
             full_batch(), encode, score, [same_as(encode, score), teacher_of(tokens=True)]
@@ -79,7 +79,7 @@ class TestTheStudentAsItsOwnTeacher:
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_its_own_vectors_teach_nothing(cosine):
+def test_own_vectors_teach_nothing(cosine):
     encoder = SmallEncoder()
     loss = teaching.vectors(full_batch(), encoder, [same_as(encoder, dot)], None, cosine)
     assert value_and_gradient(loss, list(encoder.parameters()))[1].norm() < 1e-12

@@ -39,12 +39,12 @@ def scores_of(*shape):
 
 
 class TestLosses:
-    def test_info_nce(self):
+    def test_gradient_of_info_nce_equals_finite_differences(self):
         assert gradcheck(
             lambda scores: losses.info_nce(scores[:, 0], scores.logsumexp(1)), [scores_of(3, 4)]
         )
 
-    def test_cosent_and_its_temperature(self):
+    def test_gradients_of_cosent_and_its_temperature_equal_finite_differences(self):
         temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
         labels = torch.tensor([2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
         assert gradcheck(
@@ -52,24 +52,26 @@ class TestLosses:
             [scores_of(4), temperature],
         )
 
-    def test_triplet(self):
+    def test_gradient_of_triplet_equals_finite_differences(self):
         assert gradcheck(partial(losses.triplet, margin=0.37), [scores_of(4, 3)])
 
     @pytest.mark.parametrize("loss", [losses.kl, losses.margin_mse])
-    def test_of_a_teacher(self, loss):
+    def test_gradients_of_teacher_losses_equal_finite_differences(self, loss):
         assert gradcheck(partial(loss, teacher=scores_of(4, 3).detach()), [scores_of(4, 3)])
 
 
 class TestScores:
     @pytest.mark.parametrize("score", [dot, partial(own, score=dot)])
-    def test_scores(self, score):
+    def test_gradients_of_scores_equal_finite_differences(self, score):
         assert gradcheck(score, [scores_of(3, 2), scores_of(6, 2)])
 
-    def test_maxsim(self):
+    def test_gradient_of_maxsim_equals_finite_differences(self):
         assert gradcheck(maxsim, [scores_of(3, 2, 4), scores_of(6, 3, 4)])
 
     @pytest.mark.parametrize("symmetric", [False, True])
-    def test_log_partition_in_tiles(self, symmetric, monkeypatch):
+    def test_gradient_of_a_tiled_log_partition_equals_finite_differences(
+        self, symmetric, monkeypatch
+    ):
         monkeypatch.setitem(partition.TILE_SCORES, "cpu", 9)
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
@@ -86,7 +88,7 @@ class TestScores:
 
         assert gradcheck(both, [scores_of(5, 3), scores_of(10, 3), temperature])
 
-    def test_log_partition_with_excluded_documents(self):
+    def test_gradient_of_log_partition_with_exclusions_equals_finite_differences(self):
         excluded = torch.tensor([[False, True, False], [False, False, True]])
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         assert gradcheck(
@@ -113,20 +115,20 @@ def of_weights(objective, batch, wrap=lambda encoder: encoder):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 class TestObjectives:
-    def test_down_to_the_weights(self, name):
+    def test_gradients_of_weights_equal_finite_differences(self, name):
         make, objective = OBJECTIVES[name]
         loss, weights = of_weights(objective, make())
         assert torch.autograd.grad(loss(*weights), weights)[0].norm() > 1e-3
         assert gradcheck(loss, weights, fast_mode=True)
 
-    def test_in_chunks_that_are_recomputed(self, name):
+    def test_gradients_of_recomputed_chunks_equal_finite_differences(self, name):
         make, objective = OBJECTIVES[name]
         loss, weights = of_weights(
             objective, make(), lambda encode: in_chunks(encode, 20, kept_tokens=0)
         )
         assert gradcheck(loss, weights, fast_mode=True)
 
-    def test_detached_documents_would_be_seen(self, name):
+    def test_detached_documents_are_caught(self, name):
         make, objective = OBJECTIVES[name]
         batch = make()
         loss, weights = of_weights(

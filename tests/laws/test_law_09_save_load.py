@@ -43,7 +43,7 @@ def vectors(encoder, role="document"):
     ("family", "tuning"),
     [(family, "lora") for family in FAMILIES] + [("bert", tuning) for tuning in TUNINGS],
 )
-def test_saved_and_loaded_the_vectors_are_the_same(toy_folder, tmp_path, family, tuning):
+def test_saved_and_loaded_model_gives_the_same_vectors(toy_folder, tmp_path, family, tuning):
     encoder = trained(
         toy_folder(family),
         TUNINGS[tuning],
@@ -69,7 +69,7 @@ def test_saved_and_loaded_the_vectors_are_the_same(toy_folder, tmp_path, family,
 
 
 @pytest.mark.parametrize("tuning", [name for name in TUNINGS if name != "full"])
-def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tuning):
+def test_merging_is_exact_and_keeps_the_model_in_training(toy_folder, tuning):
     encoder = trained(toy_folder("bert"), TUNINGS[tuning])
     encoder.double()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -83,7 +83,7 @@ def test_merging_is_exact_and_leaves_the_model_in_training_alone(toy_folder, tun
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_adapter_merged_twice_is_caught(toy_folder):
+def test_adapter_merged_twice_is_caught(toy_folder):
     encoder = trained(toy_folder("bert"), TUNINGS["lora"])
     plain = read_encoder(str(toy_folder("bert")))
     base, merged = plain.backbone.state_dict(), merged_state(encoder.backbone)
@@ -91,7 +91,7 @@ def test_an_adapter_merged_twice_is_caught(toy_folder):
     assert (vectors(plain) - vectors(encoder)).abs().max() > 1e-3
 
 
-def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
+def test_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
     encoder = trained(
         toy_folder("bert"), TUNINGS["lora"], projection_dimensions=16, query_prompt="List: "
     )
@@ -102,7 +102,7 @@ def test_a_second_training_starts_where_the_first_ended(toy_folder, tmp_path):
     assert adapter_changed(second) == 0.0
 
 
-def test_an_adapter_that_changed_nothing_is_refused(toy_folder):
+def test_adapter_that_changed_nothing_is_refused(toy_folder):
     fresh = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
     assert adapter_changed(fresh) == 0.0
     with pytest.raises(BadModel, match="LoRA changed nothing"):
@@ -110,7 +110,7 @@ def test_an_adapter_that_changed_nothing_is_refused(toy_folder):
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
-def test_an_adapter_that_learned_passes(toy_folder, tuning):
+def test_adapter_that_learned_passes(toy_folder, tuning):
     encoder = trained(toy_folder("bert"), TUNINGS[tuning])
     check_adapter_learned(encoder)
     if tuning != "full":

@@ -54,12 +54,12 @@ def training_file(objective: str, folder: Path) -> Path:
     return path
 
 
-def test_there_are_recipes():
+def test_recipes_exist():
     assert len(RECIPES) >= 5
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_two_steps(path, tmp_path, toy_folder):
+def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     backbone = toy_folder("bert")
     run = load_recipe(path)
     overrides = [

@@ -69,13 +69,13 @@ def suggests(message: str, wrong: str, right: str) -> bool:
     )
 
 
-def test_there_are_keys_and_typos_to_try() -> None:
+def test_keys_and_typos_exist() -> None:
     assert len(KEYS) > 60
     assert len(typos("seed")) > 4
 
 
 @pytest.mark.parametrize(("key", "family"), IN_FAMILIES)
-def test_a_mistyped_key_names_the_right_one(key: Key, family: str, tmp_path: Path) -> None:
+def test_mistyped_key_names_the_right_one(key: Key, family: str, tmp_path: Path) -> None:
     for mistyped in sorted(typos(key.path[-1]) - siblings(key)):
         message = message_of(nested(key, family, mistyped), tmp_path)
         # Where a section has no default, neither has its kind, which is missing then.
@@ -89,7 +89,7 @@ def test_a_mistyped_key_names_the_right_one(key: Key, family: str, tmp_path: Pat
             assert suggests(message, ".".join((*key.path[:-1], mistyped)), key.name), message
 
 
-def test_a_mistyped_key_inside_a_list_names_the_right_one(tmp_path: Path) -> None:
+def test_mistyped_key_in_a_list_names_the_right_one(tmp_path: Path) -> None:
     for mistyped in typos("project"):
         message = message_of({**LEAST, "trackers": [{"kind": "wandb", mistyped: "x"}]}, tmp_path)
         assert suggests(message, f"trackers.0.{mistyped}", "trackers.0.project"), message
@@ -100,7 +100,7 @@ def test_a_mistyped_key_inside_a_list_names_the_right_one(tmp_path: Path) -> Non
         assert suggests(message, f"data.train.0.{mistyped}", "data.train.0.weight"), message
 
 
-def test_an_answer_without_the_nearest_key_is_caught(
+def test_answer_without_the_nearest_key_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted error: the first key of the recipe in place of the nearest one."""

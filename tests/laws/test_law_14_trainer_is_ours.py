@@ -17,13 +17,11 @@ def owners() -> set[str]:
     return set(packages_distributions()["trainer"])
 
 
-def test_trainer_comes_from_nearfar_alone():
+def test_trainer_comes_only_from_nearfar():
     assert owners() == {"nearfar"}
 
 
-def test_another_distribution_of_that_name_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_other_distribution_of_that_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     metadata = tmp_path / "trainer-1.1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: trainer\nVersion: 1.1\n")
@@ -36,6 +34,6 @@ def test_trainer_is_the_code_under_test(repository: Path):
     assert Path(trainer.__file__).parent == repository / "trainer"
 
 
-def test_the_command_is_nearfar():
+def test_command_is_nearfar():
     (command,) = entry_points(group="console_scripts", name="nearfar")
     assert command.value == "nearfar:main"

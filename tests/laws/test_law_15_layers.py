@@ -63,7 +63,7 @@ def test_every_import_points_down(repository: Path):
     ],
     ids=["upwards", "siblings", "torch-in-recipe", "recipe", "from-the-bottom", "no-layer"],
 )
-def test_a_planted_violation_is_caught(copied_package: Path, file: str, line: str, reason: str):
+def test_planted_violation_is_caught(copied_package: Path, file: str, line: str, reason: str):
     with (copied_package / "trainer" / file).open("a", encoding="utf-8") as planted:
         planted.write(f"\n\n{line}\n")
     answer = lint_imports(copied_package)

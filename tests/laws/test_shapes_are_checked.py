@@ -9,12 +9,12 @@ import torch
 from trainer.batch import Texts
 
 
-def test_a_wrong_shape_is_refused():
+def test_wrong_shape_is_refused():
     texts = Texts.of([[5, 6], [7]], identities=[1, 2])
     with pytest.raises(jaxtyping.TypeCheckError):
         texts.select(torch.zeros(1, 1, dtype=torch.long))
 
 
-def test_a_wrong_kind_of_number_is_refused():
+def test_wrong_type_of_number_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError):
         Texts(torch.zeros(2), torch.tensor([0, 2]), torch.tensor([1]))

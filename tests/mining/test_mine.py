@@ -93,7 +93,7 @@ ALL_LIMITS = Options(
     ],
     ids=["percent", "ranks", "every limit", "random"],
 )
-def test_equal_to_the_definition(model, tmp_path, options):
+def test_mined_negatives_equal_the_definition(model, tmp_path, options):
     lines, without, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     wanted = by_hand(ROWS, FURTHER, scorer(model), options)
     found = {line["query"]: line["negatives"] for line in lines} | {
@@ -127,7 +127,7 @@ def test_equal_to_the_definition(model, tmp_path, options):
 @given(
     seed=st.integers(0, 10**6), pairs=st.integers(3, 40), pick=st.sampled_from(["top", "random"])
 )
-def test_no_known_positive_nor_a_twin_is_ever_a_negative(
+def test_known_positives_and_near_duplicates_are_never_negatives(
     model, tmp_path_factory, seed, pairs, pick
 ):
     rows, further = generated(seed, pairs)
@@ -149,7 +149,7 @@ def test_no_known_positive_nor_a_twin_is_ever_a_negative(
     )  # every query's own positive was met, so there was something to leave out
 
 
-def test_every_source_gives_what_was_asked_for(model, tmp_path):
+def test_every_source_gives_its_number_of_negatives(model, tmp_path):
     options = Options(negatives=0, bm25_negatives=2, random_negatives=1, depth=10, **LIMITLESS)
     lines, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     assert report["negatives"]["model"] == 0
@@ -166,7 +166,7 @@ def form_words(text):
     return text.lower().replace(".", "").replace("!", "").split()
 
 
-def test_random_negatives_depend_on_the_query_alone(model, tmp_path):
+def test_random_negatives_depend_only_on_the_query(model, tmp_path):
     options = Options(negatives=3, pick="random", seed=1, **LIMITLESS)
     one = run_job(tmp_path / "one", ROWS, model, options, FURTHER)[0]
     turned = run_job(tmp_path / "two", ROWS[::-1], model, options, FURTHER)[0]
@@ -234,7 +234,7 @@ def test_two_ranks_write_the_same_bytes_as_one(model, late_model, tmp_path, fami
     assert len(alone[0].splitlines()) > 20
 
 
-def test_a_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
+def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
     lines, without, _ = run_job(
         tmp_path / "job",
         ROWS,
@@ -274,7 +274,7 @@ def test_a_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
 # ---------------------------------------------------------------- teachers
 
 
-def test_a_teacher_rescores_and_its_scores_decide(model, toy_folder, tmp_path):
+def test_scores_of_the_teacher_decide(model, toy_folder, tmp_path):
     other = toy_folder("mpnet")
     options = Options(negatives=4, depth=12, percent_of_positive=99.0)
     lines, without, _ = run_job(
@@ -302,7 +302,7 @@ def test_a_teacher_rescores_and_its_scores_decide(model, toy_folder, tmp_path):
     assert without
 
 
-def test_a_teacher_may_be_any_function_of_texts(model, tmp_path):
+def test_teacher_may_be_any_function_of_texts(model, tmp_path):
     def by_length(queries, documents):
         return [[float(len(text)) for text in texts] for texts in documents]
 
@@ -359,7 +359,7 @@ def test_queries_without_negatives_are_named_with_the_reason(model, tmp_path):
     assert report["removed"]["percent_of_positive"] > 0
 
 
-def test_nothing_left_at_all_is_an_error_that_names_queries(model, tmp_path):
+def test_mining_without_any_negative_is_an_error_that_names_queries(model, tmp_path):
     with pytest.raises(
         BadData,
         match=(
@@ -405,7 +405,7 @@ def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
     )
 
 
-def test_what_is_written_is_read_as_training_rows_with_a_score_of_each_candidate(model, tmp_path):
+def test_output_is_read_as_training_rows_with_scores(model, tmp_path):
     lines, _, _ = run_job(tmp_path / "job", ROWS, model, Options(negatives=3), FURTHER)
     rows = read_rows(str(tmp_path / "job" / "train.jsonl"))
     assert len(rows) == len(lines)
@@ -427,7 +427,7 @@ def test_low_scored_pairs_are_no_positives(model, tmp_path):
     assert "create account" in lines[0]["negatives"]
 
 
-def test_the_report_is_one_json_object_that_says_what_it_was_made_with(model, tmp_path):
+def test_report_is_one_json_object_with_its_settings(model, tmp_path):
     run_job(
         tmp_path / "job",
         ROWS,

@@ -66,9 +66,7 @@ def tables(folder):
 # ---------------------------------------------------------------- what is mined
 
 
-def test_the_negatives_are_those_of_the_model_at_that_step_by_the_definition(
-    uninterrupted, backbone
-):
+def test_negatives_are_those_of_the_model_at_that_step(uninterrupted, backbone):
     folder, (_, _, _, _, weights) = uninterrupted
     found = tables(folder)
     assert sorted(found) == [0, 3, 6]
@@ -104,14 +102,14 @@ def test_the_negatives_are_those_of_the_model_at_that_step_by_the_definition(
     assert min(counts) < OPTIONS.negatives, "the limits were met, so queries have fewer"
 
 
-def test_they_change_with_the_model(uninterrupted):
+def test_negatives_change_with_the_model(uninterrupted):
     found = tables(uninterrupted[0])
     both = found[0].keys() & found[6].keys()
     assert both
     assert any(found[0][query] != found[6][query] for query in both)
 
 
-def test_a_step_compares_with_the_negatives_of_its_boundary_and_nothing_stands_in_but_the_positive(
+def test_step_uses_the_negatives_of_its_boundary(
     uninterrupted,
 ):
     folder, (_, texts, _, _, _) = uninterrupted
@@ -132,7 +130,7 @@ def test_a_step_compares_with_the_negatives_of_its_boundary_and_nothing_stands_i
     assert short
 
 
-def test_the_log_and_the_report_say_what_was_mined(uninterrupted):
+def test_log_and_report_say_what_was_mined(uninterrupted):
     folder, _ = uninterrupted
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     refreshed = {record["step"]: record for record in records if "refresh/queries" in record}
@@ -166,7 +164,7 @@ def test_the_log_and_the_report_say_what_was_mined(uninterrupted):
     ],
     ids=["other micro-batches", "ddp", "ddp, other micro-batches", "fsdp2"],
 )
-def test_ranks_and_micro_batches_change_nothing(
+def test_ranks_and_micro_batches_change_no_negatives(
     uninterrupted, backbone, tmp_path, count, how, tolerance
 ):
     folder, (losses, _, weights, _, _) = uninterrupted
@@ -183,7 +181,7 @@ def in_small_shards(*arguments):
     return train(*arguments)
 
 
-def test_shards_change_nothing_however_ranks_share_them_out(uninterrupted, backbone, tmp_path):
+def test_shards_change_no_negatives(uninterrupted, backbone, tmp_path):
     folder, (losses, _, _, _, _) = uninterrupted
     for count in (1, 2):
         for of_rank in on_ranks(count, in_small_shards, tmp_path / str(count), backbone):
@@ -198,7 +196,7 @@ def test_shards_change_nothing_however_ranks_share_them_out(uninterrupted, backb
 
 
 @pytest.mark.parametrize("kind", ["zero2", "zero3"])
-def test_zero_changes_nothing(backbone, tmp_path, kind):
+def test_zero_changes_no_negatives(backbone, tmp_path, kind):
     how = {"dtype": torch.float32, "rate": 5e-4}
     alone = train(tmp_path / "alone", backbone, **how)[0]
     for of_rank in on_ranks(2, part(train, kind=kind, **how), tmp_path / "both", backbone):
@@ -206,7 +204,7 @@ def test_zero_changes_nothing(backbone, tmp_path, kind):
     assert negatives_of(tmp_path / "both") == negatives_of(tmp_path / "alone")
 
 
-def test_late_interaction_mines_by_maxsim_on_ranks_alike(backbone, tmp_path):
+def test_late_interaction_mines_the_same_on_ranks(backbone, tmp_path):
     alone = train(tmp_path / "alone", backbone, score="maxsim", options=LIMITLESS)
     for of_rank in on_ranks(
         2, part(train, score="maxsim", micro=80, options=LIMITLESS), tmp_path / "both", backbone
@@ -231,7 +229,9 @@ def negatives_of(folder):
 
 
 @pytest.mark.parametrize("at", [2, 3, 5, 7])
-def test_stopped_and_continued_equals_uninterrupted(uninterrupted, backbone, tmp_path, at):
+def test_stopped_and_continued_run_equals_an_uninterrupted_one(
+    uninterrupted, backbone, tmp_path, at
+):
     """At a boundary, in the middle of an interval, and in the middle of the last."""
     whole, (losses, texts, weights, _, _) = uninterrupted
     before = train(tmp_path / "refresh", backbone, stop=at)
@@ -242,7 +242,9 @@ def test_stopped_and_continued_equals_uninterrupted(uninterrupted, backbone, tmp
     assert mined(tmp_path / "refresh") == mined(whole)
 
 
-def test_killed_while_mining_and_continued_equals_uninterrupted(uninterrupted, backbone, tmp_path):
+def test_run_killed_while_mining_and_continued_equals_an_uninterrupted_one(
+    uninterrupted, backbone, tmp_path
+):
     whole, (losses, _, weights, _, _) = uninterrupted
     folder = tmp_path / "refresh"
     checkpoint = train(folder, backbone, stop=5)[3]
@@ -271,9 +273,7 @@ def test_killed_while_mining_and_continued_equals_uninterrupted(uninterrupted, b
     assert mined(folder) == mined(whole)
 
 
-def test_what_was_mined_with_other_weights_is_not_used_at_a_boundary(
-    uninterrupted, backbone, tmp_path
-):
+def test_negatives_of_other_weights_are_not_used_at_a_boundary(uninterrupted, backbone, tmp_path):
     """A run that has gone back before a boundary mines anew, whatever stands there."""
     whole, (losses, _, _, _, _) = uninterrupted
     checkpoint = train(tmp_path / "refresh", backbone, stop=3)[3]
@@ -283,9 +283,7 @@ def test_what_was_mined_with_other_weights_is_not_used_at_a_boundary(
     assert mined(tmp_path / "refresh") == mined(whole)
 
 
-def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(
-    backbone, tmp_path, monkeypatch
-):
+def test_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_path, monkeypatch):
     plain, stop = Miner.mine, GracefulStop()
 
     def mine(self, shard):
@@ -303,7 +301,7 @@ def test_an_interrupt_while_mining_ends_the_run_after_the_next_step(
 @pytest.mark.parametrize(
     "fault", ["missing", "altered", "truncated", "of another course", "no word of it", "other data"]
 )
-def test_negatives_that_are_not_those_of_the_checkpoint_are_refused(backbone, tmp_path, fault):
+def test_negatives_of_another_checkpoint_are_refused(backbone, tmp_path, fault):
     folder = tmp_path / "refresh"
     checkpoint = train(folder, backbone, stop=5)[3]
     path = folder / "step-000000003/negatives.npy"
@@ -337,14 +335,14 @@ def test_negatives_that_are_not_those_of_the_checkpoint_are_refused(backbone, tm
     assert "continue from a checkpoint at step 3 or before" in str(raised.value).lower()
 
 
-def test_a_place_that_cannot_be_written_to_is_named(backbone, tmp_path):
+def test_read_only_folder_is_refused_by_name(backbone, tmp_path):
     (tmp_path / "refresh").mkdir()
     (tmp_path / "refresh/work").write_text("in the way")
     with pytest.raises(BadFolder, match=r"cannot be mined in .*refresh: File exists"):
         train(tmp_path / "refresh", backbone)
 
 
-def test_a_later_first_step_trains_on_the_data_s_own_negatives_until_then(backbone, tmp_path):
+def test_steps_before_the_first_boundary_use_the_negatives_of_the_data(backbone, tmp_path):
     _, texts, _, _, _ = train(
         tmp_path / "refresh", backbone, boundaries=Boundaries(2, 4), options=LIMITLESS
     )
@@ -355,7 +353,7 @@ def test_a_later_first_step_trains_on_the_data_s_own_negatives_until_then(backbo
         assert all(row[0] == row[2] for row in rows) == (step < 2)
 
 
-def test_drawn_negatives_are_drawn_anew_at_each_boundary(backbone, tmp_path):
+def test_random_negatives_are_drawn_again_at_each_boundary(backbone, tmp_path):
     train(tmp_path / "refresh", backbone, rate=1e-12, options=replace(LIMITLESS, pick="random"))
     found = tables(tmp_path / "refresh")
     both = found[0].keys() & found[6].keys()

@@ -93,7 +93,7 @@ def test_scores_are_not_rounded_under_autocast(toy_folder, family, lora):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "qwen2", "llama"])
 @pytest.mark.parametrize("length", [12, 13, 40, 64])
-def test_pairs_are_the_tokenizer_s_own(toy_folder, family, length):
+def test_pairs_equal_those_of_the_tokenizer(toy_folder, family, length):
     encoder = made(toy_folder(family), document_max_length_tokens=length)
     texts = encoder.tokenize_pairs(QUERIES, DOCUMENTS)
     wanted = encoder.tokenizer(
@@ -104,7 +104,7 @@ def test_pairs_are_the_tokenizer_s_own(toy_folder, family, length):
     assert max(map(len, found)) == length
 
 
-def test_the_second_part_has_its_own_token_type(bert_with_types):
+def test_second_text_has_its_own_token_type(bert_with_types):
     encoder = made(bert_with_types, document_max_length_tokens=40)
     wanted = encoder.tokenizer(
         list(QUERIES),
@@ -132,14 +132,14 @@ def test_the_second_part_has_its_own_token_type(bert_with_types):
     assert some.second.tolist() == texts.second[[4, 1]].tolist()
 
 
-def test_queries_are_cut_first_where_the_recipe_says_so(toy_folder):
+def test_queries_are_truncated_first_if_so_set(toy_folder):
     encoder = made(toy_folder("bert"), query_max_length_tokens=5, document_max_length_tokens=40)
     (query,) = encoder.tokenizer([QUERIES[1]], add_special_tokens=False)["input_ids"]
     ids = encoder.tokenize_pairs([QUERIES[1]], ["y"]).tokens.tolist()
     assert ids[1:7] == [*query[:5], 3]
 
 
-def test_no_pair_sees_another(toy_folder):
+def test_pairs_do_not_attend_to_each_other(toy_folder):
     encoder = made(toy_folder("bert"))
     together = scores(encoder)
     alone = torch.cat(
@@ -152,7 +152,7 @@ def test_no_pair_sees_another(toy_folder):
     assert together.std() > 1e-2
 
 
-def test_a_fresh_head_is_drawn_from_the_seed(toy_folder):
+def test_new_head_is_drawn_from_the_seed(toy_folder):
     one, two = (made(toy_folder("bert")) for _ in range(2))
     assert one.fresh_head
     torch.testing.assert_close(scores(one), scores(two), atol=0, rtol=0)
@@ -169,7 +169,7 @@ def test_a_fresh_head_is_drawn_from_the_seed(toy_folder):
     ids=["full", "lora", "dora"],
 )
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, lora):
+def test_saved_and_loaded_model_gives_the_same_scores(toy_folder, tmp_path, family, lora):
     encoder = trained(
         made(
             toy_folder(family),
@@ -192,7 +192,7 @@ def test_saved_and_loaded_the_scores_are_the_same(toy_folder, tmp_path, family, 
     torch.testing.assert_close(scores(go_on), before, atol=1e-5, rtol=0)
 
 
-def test_the_head_is_trained_whole_and_lies_beside_the_adapter(toy_folder, tmp_path, monkeypatch):
+def test_head_is_trained_fully_and_saved_beside_the_adapter(toy_folder, tmp_path, monkeypatch):
     encoder = made(toy_folder("bert"))
     heads = {
         name
@@ -218,30 +218,30 @@ def test_the_head_is_trained_whole_and_lies_beside_the_adapter(toy_folder, tmp_p
 
 
 class TestRefused:
-    def test_a_bi_encoder_that_is_to_score_pairs(self, toy_folder):
+    def test_bi_encoder_is_refused_for_pairs(self, toy_folder):
         with pytest.raises(BadModel, match="no cross-encoder: it gives vectors"):
             read_cross_encoder(str(toy_folder("bert")))
 
     @pytest.mark.parametrize("read", [read_model, read_encoder])
-    def test_a_cross_encoder_that_is_to_give_vectors(self, toy_folder, tmp_path, read):
+    def test_cross_encoder_is_refused_for_vectors(self, toy_folder, tmp_path, read):
         save_encoder(made(toy_folder("bert")), tmp_path / "model")
         with pytest.raises(BadModel, match="is a cross-encoder.* --rerank"):
             read(str(tmp_path / "model"))
 
-    def test_a_foreign_cross_encoder_that_is_to_give_vectors(self, toy_folder, tmp_path):
+    def test_foreign_cross_encoder_is_refused_for_vectors(self, toy_folder, tmp_path):
         config = AutoConfig.from_pretrained(toy_folder("bert"), num_labels=1)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
         with pytest.raises(BadModel, match="is a cross-encoder"):
             read_model(str(tmp_path))
 
-    def test_a_classifier_of_several_labels(self, toy_folder, tmp_path):
+    def test_classifier_of_several_labels_is_refused(self, toy_folder, tmp_path):
         config = AutoConfig.from_pretrained(toy_folder("bert"), num_labels=3)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(toy_folder("bert")).save_pretrained(tmp_path)
         with pytest.raises(BadModel, match="3 numbers a pair"):
             read_cross_encoder(str(tmp_path))
 
-    def test_a_cross_encoder_without_its_head(self, toy_folder, tmp_path):
+    def test_cross_encoder_without_its_head_is_refused(self, toy_folder, tmp_path):
         save_encoder(made(toy_folder("bert")), tmp_path / "model")
         shutil.copy(
             toy_folder("bert") / "model.safetensors", tmp_path / "model" / "model.safetensors"
@@ -249,10 +249,10 @@ class TestRefused:
         with pytest.raises(BadModel, match="classifier.*missing|missing.*classifier"):
             read_cross_encoder(str(tmp_path / "model"))
 
-    def test_no_room_for_both_texts(self, toy_folder):
+    def test_length_without_space_for_both_texts_is_refused(self, toy_folder):
         with pytest.raises(BadModel, match="leave no room"):
             made(toy_folder("bert"), document_max_length_tokens=3)
 
-    def test_four_bits(self, toy_folder):
+    def test_four_bit_weights_are_refused(self, toy_folder):
         with pytest.raises(BadModel, match="quantize_4bit"):
             made(toy_folder("bert"), lora=Lora(quantize_4bit=True))

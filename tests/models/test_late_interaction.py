@@ -45,7 +45,7 @@ def vectors(encoder, texts, role):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_a_text_has_the_same_vectors_alone_and_in_a_batch(toy_folder, family, role):
+def test_text_has_the_same_vectors_alone_and_in_a_batch(toy_folder, family, role):
     encoder = encoder_of(
         toy_folder(family), document_max_length_tokens=40, query_max_length_tokens=20
     )
@@ -62,7 +62,7 @@ def test_a_text_has_the_same_vectors_alone_and_in_a_batch(toy_folder, family, ro
 
 @pytest.mark.parametrize("attend", [False, True])
 @pytest.mark.parametrize("expansion", [False, True])
-def test_the_vectors_are_the_formula_written_out(toy_folder, attend, expansion):
+def test_vectors_equal_the_formula(toy_folder, attend, expansion):
     """Marker behind the first special token, mask tokens up to the length, attention to them or
     not, projection, length 1, no punctuation.
     """
@@ -101,7 +101,7 @@ def test_the_vectors_are_the_formula_written_out(toy_folder, attend, expansion):
             torch.testing.assert_close(vectors(encoder, [text], role)[0], wanted, atol=2e-6, rtol=0)
 
 
-def test_punctuation_in_documents_alone_has_no_vector(toy_folder):
+def test_punctuation_has_no_vector_in_documents_only(toy_folder):
     encoder = encoder_of(toy_folder("bert"), late={"query_expansion": False})
     assert encoder.contract.skipped_tokens == ("!", ",", ".")
     there = [
@@ -113,7 +113,7 @@ def test_punctuation_in_documents_alone_has_no_vector(toy_folder):
     assert vectors(everything, ["a , disk !"], "document").any(-1).all()
 
 
-def test_an_unknown_word_is_not_skipped_for_the_punctuation_that_is_unknown_too(toy_folder):
+def test_unknown_word_is_not_skipped_like_unknown_punctuation(toy_folder):
     encoder = encoder_of(toy_folder("bert"), document_prompt="")
     unknown = encoder.tokenizer.unk_token_id
     texts = encoder.tokenize(["€ ;"], "document")
@@ -122,7 +122,7 @@ def test_an_unknown_word_is_not_skipped_for_the_punctuation_that_is_unknown_too(
         assert encoder(texts)[0][texts.tokens == unknown].any(-1).all()
 
 
-def test_a_query_ending_in_a_mask_token_of_its_own_is_still_attended(toy_folder):
+def test_query_that_ends_in_a_mask_token_is_attended(toy_folder):
     encoder = encoder_of(toy_folder("bert"), query_max_length_tokens=16)
     ids = encoder.tokenize(["disk [MASK]"], "query").tokens.tolist()
     mask, end = encoder.tokenizer.mask_token_id, encoder.tokenizer.sep_token_id
@@ -132,7 +132,7 @@ def test_a_query_ending_in_a_mask_token_of_its_own_is_still_attended(toy_folder)
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
-def test_saved_and_read_again(toy_folder, tmp_path, lora):
+def test_saved_and_loaded_model_gives_the_same_vectors(toy_folder, tmp_path, lora):
     encoder = encoder_of(
         toy_folder("bert"),
         lora,
@@ -158,7 +158,7 @@ def test_saved_and_read_again(toy_folder, tmp_path, lora):
         ).abs().max() > 1e-2
 
 
-def test_training_goes_on_from_a_saved_model(toy_folder, tmp_path):
+def test_training_continues_from_a_saved_model(toy_folder, tmp_path):
     encoder = encoder_of(
         toy_folder("bert"), late={"query_marker": "the"}, query_max_length_tokens=20
     )
@@ -186,7 +186,7 @@ def test_families_are_not_mistaken_for_each_other(toy_folder, tmp_path):
         read_late_encoder(str(toy_folder("bert")))
 
 
-def test_a_marker_that_is_no_token_is_refused(toy_folder):
+def test_marker_that_is_no_token_is_refused(toy_folder):
     with pytest.raises(
         BadModel, match=r"query marker '\[Q\]' is no token .* model.late_interaction.query_marker"
     ):
@@ -194,7 +194,7 @@ def test_a_marker_that_is_no_token_is_refused(toy_folder):
 
 
 @pytest.mark.parametrize("said", [{}, {"prompts": {}}, None])
-def test_a_checkpoint_with_markers_of_its_own_is_given_no_prompts(toy_folder, tmp_path, said):
+def test_checkpoint_with_markers_gets_no_prompts(toy_folder, tmp_path, said):
     """A tokenizer without BERT's unused tokens: a fresh model has prompts there, and one that
     brings markers has not.
     """
@@ -213,14 +213,14 @@ def test_a_checkpoint_with_markers_of_its_own_is_given_no_prompts(toy_folder, tm
     assert contract.query_marker.strip() == "a"
 
 
-def test_roles_travel_with_the_texts(toy_folder):
+def test_roles_are_stored_with_the_texts(toy_folder):
     texts = encoder_of(toy_folder("bert")).tokenize(TEXTS, "query")
     assert texts.role == "query"
     assert texts.select(torch.tensor([1])).role == "query"
     assert Texts.of([[1]], [1]).role is None
 
 
-def test_under_autocast_vectors_are_float32_of_length_1(toy_folder):
+def test_vectors_are_float32_of_length_1_under_autocast(toy_folder):
     encoder = encoder_of(toy_folder("bert"))
     with torch.autocast("cpu", torch.bfloat16):
         found = vectors(encoder, TEXTS, "document")

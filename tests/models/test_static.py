@@ -25,7 +25,9 @@ def model_of(folder, **settings):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "qwen2"])
 @pytest.mark.parametrize("start", ["vocabulary", "token_embeddings"])
-def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_path):
+def test_static_model_loads_in_other_libraries_with_the_same_vectors(
+    family, start, toy_folder, tmp_path
+):
     encoder = build_static_encoder(model_of(toy_folder(family), start=start)).eval()
     save_encoder(encoder, tmp_path / "model")
     vectors = encode(encoder, TEXTS, "document")
@@ -42,7 +44,7 @@ def test_loads_elsewhere_with_the_same_vectors(family, start, toy_folder, tmp_pa
     assert np.abs(vectors[0] - vectors[1]).max() > 0.1
 
 
-def test_a_text_is_the_mean_of_its_tokens_and_nothing_else(toy_folder):
+def test_vector_of_a_text_is_the_mean_of_its_tokens(toy_folder):
     encoder = build_static_encoder(model_of(toy_folder("bert"))).eval()
     ids = encoder.tokenize(["delete a disk"], "query").tokens
     assert not set(ids.tolist()) & set(encoder.tokenizer.all_special_ids), "no special token counts"
@@ -51,7 +53,7 @@ def test_a_text_is_the_mean_of_its_tokens_and_nothing_else(toy_folder):
     assert torch.allclose(found, mean / mean.norm(), atol=1e-6)
 
 
-def test_the_vocabulary_is_encoded_as_texts_of_one_token(toy_folder):
+def test_vocabulary_is_encoded_as_texts_of_one_token(toy_folder):
     source = read_encoder(str(toy_folder("bert")))
     vectors = vocabulary_vectors(source)
     token = source.tokenizer.convert_tokens_to_ids("a")
@@ -59,7 +61,7 @@ def test_the_vocabulary_is_encoded_as_texts_of_one_token(toy_folder):
     assert len(vectors) == len(source.tokenizer)
 
 
-def test_the_table_keeps_what_principal_components_keep():
+def test_table_keeps_the_principal_components():
     vectors = torch.randn(50, 3) @ torch.randn(3, 20)
     table = table_of(vectors, 3, pad_token_id=0).embedding.weight.detach()
     share = 1 / torch.arange(2.0, 52.0)
@@ -71,7 +73,7 @@ def test_the_table_keeps_what_principal_components_keep():
     assert not table[0].any()
 
 
-def test_is_trained_by_any_objective(toy_folder):
+def test_static_model_is_trained_by_any_objective(toy_folder):
     encoder = build_static_encoder(model_of(toy_folder("bert")))
     names = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert names == ["backbone.embedding.weight"]
@@ -79,7 +81,7 @@ def test_is_trained_by_any_objective(toy_folder):
     assert encoder.backbone.embedding.weight.grad.norm() > 1e-3
 
 
-def test_a_model_of_sentence_transformers_own_is_read_and_trained_on(tmp_path):
+def test_static_model_of_sentence_transformers_is_read_and_trained(tmp_path):
     theirs = SentenceTransformer(
         modules=[StaticEmbedding(word_pieces(), embedding_dim=10)], device="cpu"
     )
@@ -96,17 +98,17 @@ def test_a_model_of_sentence_transformers_own_is_read_and_trained_on(tmp_path):
 
 
 class TestRefused:
-    def test_more_dimensions_than_there_are(self, toy_folder):
+    def test_more_dimensions_than_exist_are_refused(self, toy_folder):
         model = StaticSettings(backbone=str(toy_folder("bert")), dimensions=64)
         with pytest.raises(BadModel, match="have 32 numbers"):
             build_static_encoder(model)
 
-    def test_a_table_of_a_table(self, toy_folder, tmp_path):
+    def test_static_model_of_a_static_model_is_refused(self, toy_folder, tmp_path):
         save_encoder(build_static_encoder(model_of(toy_folder("bert"))), tmp_path / "model")
         with pytest.raises(BadModel, match="is a static model already"):
             build_static_encoder(model_of(tmp_path / "model"))
 
-    def test_other_weights_in_the_folder(self, toy_folder, tmp_path):
+    def test_folder_with_other_weights_is_refused(self, toy_folder, tmp_path):
         from safetensors.torch import save_file
 
         save_encoder(build_static_encoder(model_of(toy_folder("bert"))), tmp_path / "model")

@@ -98,7 +98,7 @@ def by_hand(encoder, temperature, data, clip):
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_training_is_the_loop_written_out(clip):
+def test_training_equals_an_explicit_loop(clip):
     encoder = SmallEncoder()
     module = module_of(encoder)
     trainer, spy = trainer_of(4, gradient_clip_val=clip)
@@ -119,7 +119,7 @@ def test_training_is_the_loop_written_out(clip):
     )
 
 
-def test_what_is_logged():
+def test_training_metrics_are_logged():
     trainer, spy = trainer_of(1)
     fit(trainer, module_of(SmallEncoder()), [full_batch()])
     record = spy.records[0]
@@ -146,11 +146,11 @@ def test_validation_is_logged_under_its_names():
 
 
 class TestTemperature:
-    def test_has_a_dimension_that_can_be_sharded(self):
+    def test_temperature_has_a_dimension_that_can_be_sharded(self):
         assert Temperature(0.05, learned=True).log.shape == (1,)
 
     @pytest.mark.parametrize("value", [0.01, 0.05, 1.0, 7.0])
-    def test_starts_at_what_is_given(self, value):
+    def test_temperature_starts_at_its_initial_value(self, value):
         assert Temperature(value, learned=False)().item() == pytest.approx(value, rel=1e-6)
 
 
@@ -190,7 +190,9 @@ class TestNonFinite:
         ids=["NaN in the loss", "infinite loss, finite gradient", "infinity in the gradient alone"],
     )
     @pytest.mark.parametrize("clip", [None, 1.0])
-    def test_stops_before_the_update_and_names_the_rows(self, poison, loss, norm, clip):
+    def test_non_finite_step_stops_before_the_update_and_names_the_rows(
+        self, poison, loss, norm, clip
+    ):
         encoder, weights = SmallEncoder(), []
         spoil = self.bad_from(2, poison)
 
@@ -221,7 +223,7 @@ class TestNonFinite:
             if "train/gradient_norm" in record
         )
 
-    def test_a_finite_run_is_not_stopped(self):
+    def test_finite_run_is_not_stopped(self):
         trainer, spy = trainer_of(4)
         fit(
             trainer,

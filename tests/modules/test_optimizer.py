@@ -40,7 +40,7 @@ class TestRateFactor:
         some.sampled_from(["cosine", "linear", "constant"]),
     )
     @settings(max_examples=100, deadline=None)
-    def test_rises_over_the_warm_up_and_never_again(self, warmup, after, schedule):
+    def test_factor_rises_only_in_the_warm_up(self, warmup, after, schedule):
         total = warmup + after
         factors = [rate_factor(step, warmup, total, schedule) for step in range(total + 1)]
         assert all(0 < factor <= 1 for factor in factors[:-1])
@@ -52,16 +52,16 @@ class TestRateFactor:
         )
         assert factors[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-12)
 
-    def test_cosine_by_hand(self):
+    def test_cosine_schedule_equals_a_calculation_by_hand(self):
         assert [rate_factor(step, 0, 4, "cosine") for step in range(5)] == pytest.approx(
             [1, 0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2, 0]
         )
 
-    def test_never_negative_past_the_end(self):
+    def test_factor_is_not_negative_after_the_end(self):
         assert rate_factor(99, 2, 10, "linear") == 0
         assert rate_factor(99, 2, 10, "cosine") == 0
 
-    def test_all_warm_up(self):
+    def test_schedule_may_consist_of_warm_up_only(self):
         assert [rate_factor(step, 3, 3, "cosine") for step in range(3)] == pytest.approx(
             [1 / 3, 2 / 3, 1]
         )
@@ -82,7 +82,7 @@ class TestGroups:
                 found[names[id(parameter)]] = (group["initial_lr"], group["weight_decay"])
         return found
 
-    def test_each_weight_has_its_rate_and_only_matrices_decay(self):
+    def test_weights_have_their_rates_and_only_matrices_decay(self):
         assert self.groups() == {
             "backbone.0.weight": (1e-3, 0.1),
             "backbone.0.bias": (1e-3, 0.0),
@@ -93,13 +93,13 @@ class TestGroups:
             "temperature": (3e-3, 0.0),
         }
 
-    def test_a_fixed_temperature_is_left_alone(self):
+    def test_fixed_temperature_is_not_optimised(self):
         assert "temperature" not in self.groups(learned=False)
 
-    def test_equal_rates_share_a_group_and_lose_nobody(self):
+    def test_equal_rates_share_a_group_with_all_their_weights(self):
         assert len(self.groups(head_learning_rate=1e-3, temperature_learning_rate=1e-3)) == 7
 
-    def test_the_schedule_moves_every_group(self):
+    def test_schedule_changes_every_group(self):
         encoder = Encoder()
         built = adamw(encoder, Temperature(0.05, learned=True), settings_of(schedule="linear"))
         optimizer, schedule = built["optimizer"], built["lr_scheduler"]["scheduler"]

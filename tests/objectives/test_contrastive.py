@@ -76,12 +76,12 @@ class TestEqualsItsTwin:
         assert len(set(batch.documents.lengths.tolist())) > 3, "lengths differ"
         return encoder, value_and_gradient(slow(batch, encoder), list(encoder.parameters()))
 
-    def test_value_norm_and_direction(self, case, dtype):
+    def test_value_and_gradient_equal_those_of_the_slow_form(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
         found = value_and_gradient(case[1](case[0], encode=encoder), list(encoder.parameters()))
         assert alike(found, wanted, TOLERANCE[dtype])
 
-    def test_a_loss_times_two_would_be_seen(self, case, dtype):
+    def test_loss_times_two_is_caught(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
         value, gradient = value_and_gradient(
             2 * case[1](case[0], encode=encoder)["loss"], list(encoder.parameters())
@@ -89,7 +89,7 @@ class TestEqualsItsTwin:
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
         assert not alike((value / 2, gradient), wanted, TOLERANCE[dtype])
 
-    def test_detached_documents_would_be_seen(self, case, dtype):
+    def test_detached_documents_are_caught(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
         documents = case[0].documents
 
@@ -103,7 +103,7 @@ class TestEqualsItsTwin:
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
 
 
-def test_a_dropped_mask_would_be_seen(monkeypatch):
+def test_ignored_mask_is_caught(monkeypatch):
     batch, encoder = full_batch(), SmallEncoder()
     parameters = list(encoder.parameters())
     wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
@@ -116,7 +116,7 @@ def test_a_dropped_mask_would_be_seen(monkeypatch):
 
 
 class TestExcluded:
-    def test_equals_the_list_of_candidates(self):
+    def test_mask_equals_the_list_of_candidates(self):
         batch = full_batch()
         wanted = [
             [not twins.is_candidate(batch, query, place) for place in range(len(batch.documents))]
@@ -126,11 +126,11 @@ class TestExcluded:
         assert found.tolist() == wanted
         assert 5 < found.sum() < found.numel() / 2
 
-    def test_own_positive_counts_even_where_it_is_the_query_s_text(self):
+    def test_positive_is_a_candidate_even_if_it_is_the_text_of_the_query(self):
         batch = batch_of([("same", "same"), ("other", "same")])
         assert twins.mask_of(batch).tolist() == [[False, True], [True, False]]
 
-    def test_the_filler_excludes_nothing(self):
+    def test_padding_of_known_positives_excludes_nothing(self):
         batch = batch_of([("a", "b"), ("c", "d")], [["b", "x", "y"], ["d"]])
         assert not twins.mask_of(batch).any()
 
@@ -149,14 +149,14 @@ class TestGradientOfWhatIsNoNegative:
         (log_partition(queries, documents, dot, 0.2, excluded).of_queries[0] - positive).backward()
         return documents.grad.norm(dim=1).tolist()
 
-    def test_twin_of_the_positive(self):
+    def test_duplicate_of_the_positive_gets_no_gradient(self):
         own, negative, other, twin = self.document_gradient(
             [("find", "answer", "wrong"), ("seek", "bird", "answer")]
         )
         assert twin == 0.0
         assert min(own, negative, other) > 1e-3
 
-    def test_known_positive_of_a_query_with_several(self):
+    def test_further_known_positive_gets_no_gradient(self):
         rows = [("find", "answer"), ("find", "reply"), ("seek", "bird")]
         own, second, other = self.document_gradient(
             rows, [("answer", "reply"), ("answer", "reply"), ("bird",)]
@@ -165,14 +165,14 @@ class TestGradientOfWhatIsNoNegative:
         assert min(own, other) > 1e-3
         assert self.document_gradient(rows)[1] > 1e-3, "unknown, it is a negative"
 
-    def test_the_query_s_own_text_as_a_document(self):
+    def test_text_of_the_query_as_a_document_gets_no_gradient(self):
         own, itself, other, hard = self.document_gradient(
             [("find", "answer", "find"), ("seek", "bird", "tree")]
         )
         assert itself == 0.0
         assert min(own, other, hard) > 1e-3
 
-    def test_a_query_in_doubt_is_no_negative_of_a_positive_either(self):
+    def test_excluded_query_is_no_negative_of_a_positive(self):
         """Symmetric: of the positive `answer`, a second query that has it too must feel nothing."""
         rows = [("find", "answer"), ("seek", "answer"), ("look", "bird")]
         batch, encoder = batch_of(rows), SmallEncoder()
@@ -202,7 +202,7 @@ class TestGradientOfWhatIsNoNegative:
 
 class TestTemperature:
     @pytest.mark.parametrize("symmetric", [False, True])
-    def test_a_learned_one_gets_the_gradient_of_the_twin(self, symmetric):
+    def test_learned_temperature_gets_the_gradient_of_the_slow_form(self, symmetric):
         batch, encoder = full_batch(), SmallEncoder()
         temperature = Temperature(0.2, learned=True).double()
         parameters = [temperature.log, *encoder.parameters()]
@@ -215,14 +215,14 @@ class TestTemperature:
         assert alike(found, wanted, 1e-10)
         assert abs(found[1][0]) > 1e-3
 
-    def test_a_fixed_one_gets_none(self):
+    def test_fixed_temperature_gets_no_gradient(self):
         temperature = Temperature(0.2, learned=False)
         assert not temperature.log.requires_grad
         assert temperature().item() == pytest.approx(0.2, rel=1e-6)
         objectives.contrastive(full_batch(), SmallEncoder(), dot, temperature())["loss"].backward()
         assert temperature.log.grad is None
 
-    def test_stays_positive_whatever_is_learned(self):
+    def test_temperature_stays_positive(self):
         temperature = Temperature(0.05, learned=True)
         with torch.no_grad():
             temperature.log -= 5
@@ -234,7 +234,7 @@ def test_cosent_without_labels_is_refused():
         objectives.cosent(full_batch(), SmallEncoder(), dot, 0.1)
 
 
-def test_triplet_leaves_known_positives_out():
+def test_triplet_excludes_known_positives():
     """A hard negative that is another positive of its query moves nothing; the other negative still
     does.
     """
@@ -281,19 +281,19 @@ class TestFilters:
         mask = objectives.excluded_documents(batch, filters)(slice(None), slice(None))
         return None if mask is None else mask.tolist()
 
-    def test_what_a_guide_finds_better_than_the_positive(self):
+    def test_documents_that_the_guide_prefers_to_the_positive_are_excluded(self):
         assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.0)) == [
             [False, True, False, False],
             [False] * 4,
         ]
 
-    def test_a_margin_leaves_out_more_but_never_the_positive(self):
+    def test_margin_excludes_more_but_never_the_positive(self):
         assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.1)) == [
             [False, True, False, True],
             [False] * 4,
         ]
 
-    def test_own_negatives_that_the_data_scores_higher(self):
+    def test_negatives_with_higher_labels_than_the_positive_are_excluded(self):
         labels = [[3.0, 2.5], [1.0, 4.0]]
         assert self.mask(partial(objectives.taught_better, margin=0.0), labels=labels) == [
             [False] * 4,
@@ -306,7 +306,7 @@ class TestFilters:
         with pytest.raises(ValueError, match="needs a score of every candidate"):
             self.mask(partial(objectives.taught_better, margin=0.0))
 
-    def test_in_the_loss_it_has_no_gradient(self):
+    def test_excluded_documents_have_no_gradient(self):
         batch = batch_of(self.ROWS)
         encoder = SmallEncoder()
         queries, documents = (
@@ -329,7 +329,7 @@ class TestFilters:
         assert without[1] < kept[1]  # `reply` still is a negative of the other query
         assert without[1] > 0
 
-    def test_whole_and_in_tiles_agree(self, monkeypatch):
+    def test_tiles_agree_with_the_whole_matrix(self, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
         filters = [
             partial(
@@ -354,7 +354,7 @@ def mask_count(batch):
     return int(twins.mask_of(batch).sum())
 
 
-def test_a_positive_that_fills_up_counts_for_no_query():
+def test_positive_used_as_padding_counts_for_no_query():
     """Rows of one and of three negatives: the loss over exactly those documents, by hand."""
     rows = [
         ("a query", "its answer", "wrong", "also wrong", "wrong too"),

@@ -71,7 +71,7 @@ class TestHardness:
         )
         return queries @ documents.T
 
-    def test_equals_the_softmax_written_out(self, hardness):
+    def test_hardness_equals_an_explicit_softmax(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
         found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)
         scores = self.scores(encoder, batch)
@@ -86,7 +86,7 @@ class TestHardness:
             found["negatives_left_out"] == len(batch.queries) * (len(batch.documents) - 1) - counted
         )
 
-    def test_in_tiles_the_gradient_is_the_same(self, hardness, monkeypatch):
+    def test_gradient_is_the_same_in_tiles(self, hardness, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
         wanted = value_and_gradient(
             objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness),
@@ -100,7 +100,7 @@ class TestHardness:
         )
         assert alike(found, wanted, 1e-10)
 
-    def test_differs_from_all_negatives_alike(self, hardness):
+    def test_hardness_differs_from_equal_weights(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
         plain = objectives.contrastive(batch, encoder, dot, TEMPERATURE)["loss"].item()
         found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)[
@@ -109,7 +109,7 @@ class TestHardness:
         assert (abs(found - plain) > 1e-3) == (hardness.top_k != 1000)
 
 
-def test_a_query_without_a_negative_left_has_no_loss_and_no_gradient():
+def test_query_without_a_remaining_negative_has_no_loss_and_no_gradient():
     encoder, batch = SmallEncoder(), full_batch()
     last = torch.zeros(len(batch.queries), 6, dtype=torch.float64)
     everything = objectives.contrastive(
@@ -126,7 +126,7 @@ def test_a_query_without_a_negative_left_has_no_loss_and_no_gradient():
     assert gradient.isfinite().all()
 
 
-def test_the_gradient_of_the_weights_is_that_of_the_formula():
+def test_gradient_of_the_weights_equals_the_formula():
     """Robinson et al.'s own code lets it flow through the weights too; finite differences agree."""
     encoder, batch = SmallEncoder(), full_batch()
 

@@ -72,7 +72,7 @@ def batch_of(rows=ROWS, known=KNOWN, labels=None):
     ],
 )
 @pytest.mark.parametrize("kept", [None, 0, 20])
-def test_the_first_is_right_and_known_positives_are_left_out(loss, kept):
+def test_first_candidate_is_relevant_and_known_positives_are_excluded(loss, kept):
     scorer, batch = SmallScorer(), batch_of()
     scores = scorer(batch.documents).reshape(3, 3)
     wanted = loss(scores, torch.eye(3, dtype=scores.dtype)[:1].repeat(3, 1), RIGHT_TOO)
@@ -85,7 +85,7 @@ def test_the_first_is_right_and_known_positives_are_left_out(loss, kept):
     )
 
 
-def test_grades_are_the_relevance_and_nothing_is_left_out():
+def test_labels_are_the_relevance_and_exclude_nothing():
     scorer, grades = SmallScorer(), [row[:3] for row in TEACHER[:3]]
     batch = batch_of(labels=grades)
     found = ranking.ranking(batch, scorer, ranking_losses.rank_net, (-10.0, 10.0))
@@ -101,7 +101,7 @@ def test_grades_are_the_relevance_and_nothing_is_left_out():
     assert found["masked_false_negatives"] == 0
 
 
-def test_a_scored_pair_needs_no_other_candidate():
+def test_scored_pair_needs_no_other_candidate():
     scorer = SmallScorer()
     batch = batch_of([row[:2] for row in ROWS], labels=[[label[0] / 4] for label in LABELS[:3]])
     found = ranking.ranking(batch, scorer, ranking_losses.binary_cross_entropy, (0.0, 1.0))
@@ -118,7 +118,7 @@ def test_a_scored_pair_needs_no_other_candidate():
 @pytest.mark.parametrize(
     ("bad", "shown"), [(1.5, "1.5"), (-0.1, "-0.1"), (float("nan"), "nan"), (float("inf"), "inf")]
 )
-def test_a_grade_that_the_loss_cannot_take_names_its_row(bad, shown):
+def test_invalid_label_names_its_row(bad, shown):
     labels = [[1.0, 0.0, 0.5], [1.0, bad, 0.0], [1.0, 0.0, 0.0]]
     with pytest.raises(BadData, match=rf"rows:2: .*{shown}.* from 0 to 1"):
         ranking.ranking(
@@ -126,7 +126,7 @@ def test_a_grade_that_the_loss_cannot_take_names_its_row(bad, shown):
         )
 
 
-def test_a_teacher_s_scores_are_compared_with_its_candidates():
+def test_scores_of_the_teacher_are_compared_with_its_candidates():
     scorer, teacher = SmallScorer(), [row[:3] for row in TEACHER[:3]]
     batch = batch_of(labels=teacher)
     labels = torch.tensor(teacher, dtype=torch.float64)

@@ -91,7 +91,7 @@ def nobody(scores):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize(("loss", "formula", "relevance"), CASES)
-def test_is_its_formula_in_value_and_gradient(loss, formula, relevance, dtype):
+def test_loss_equals_its_formula_in_value_and_gradient(loss, formula, relevance, dtype):
     scores, grades = (
         torch.tensor(SCORES, dtype=dtype, requires_grad=True),
         torch.tensor(relevance, dtype=dtype),
@@ -108,7 +108,7 @@ def test_is_its_formula_in_value_and_gradient(loss, formula, relevance, dtype):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_excluded_candidates_are_as_if_they_were_not_there(loss):
+def test_excluded_candidates_change_nothing(loss):
     """However they score: a known positive among the negatives must not be pushed down, nor change
     places.
     """
@@ -141,14 +141,14 @@ def test_padding_of_minus_infinity_leaves_the_gradient_finite(loss):
 
 
 @pytest.mark.parametrize("loss", [losses.rank_net, losses.lambda_loss])
-def test_without_an_ordered_pair_there_is_no_loss(loss):
+def test_loss_is_zero_without_an_ordered_pair(loss):
     scores = torch.randn(2, 3, requires_grad=True)
     value, gradient = value_and_gradient(loss(scores, torch.ones(2, 3), nobody(scores)), [scores])
     assert value == 0
     assert gradient.abs().max() == 0
 
 
-def test_a_mistake_at_the_top_costs_more_than_one_further_down():
+def test_mistake_at_the_top_costs_more_than_one_below():
     """What the weights are for (here LambdaRank's part of them): the candidate just above the right
     one is pushed down harder at the top.
     """

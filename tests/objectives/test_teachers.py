@@ -61,7 +61,7 @@ def own(scores, each=3):
 
 
 class TestBatchDistribution:
-    def test_equals_the_formula_with_two_teachers(self):
+    def test_loss_equals_the_formula_with_two_teachers(self):
         encoder, batch = SmallEncoder(), full_batch()
         teachers = [teacher_of(), teacher_of(tokens=True)]
         found = teaching.batch_distribution(
@@ -75,7 +75,7 @@ class TestBatchDistribution:
         )
 
     @pytest.mark.parametrize("score", [dot, maxsim], ids=["dot", "maxsim"])
-    def test_in_tiles_equals_the_whole_matrix(self, score, monkeypatch):
+    def test_tiles_equal_the_whole_matrix(self, score, monkeypatch):
         shape = (3, 4) if score is maxsim else (4,)
         queries, documents = (
             torch.randn(count, *shape, dtype=torch.float64, requires_grad=True) for count in (5, 15)
@@ -99,7 +99,7 @@ class TestBatchDistribution:
             1e-10,
         )
 
-    def test_no_matrix_of_all_scores_is_kept(self, monkeypatch):
+    def test_matrix_of_all_scores_is_not_stored(self, monkeypatch):
         """Between forward and backward pass autograd holds embeddings alone: numbers for each text,
         not for each pair.
         """
@@ -120,7 +120,7 @@ class TestBatchDistribution:
 
 
 class TestOwnCandidates:
-    def test_the_distribution_equals_the_formula(self):
+    def test_distribution_equals_the_formula(self):
         encoder, batch = SmallEncoder(), full_batch()
         found = teaching.candidate_distribution(
             batch,
@@ -151,7 +151,7 @@ class TestOwnCandidates:
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_vectors_equal_the_formula_behind_a_projection(cosine):
+def test_vector_loss_equals_the_formula_after_a_projection(cosine):
     encoder, batch = SmallEncoder(), full_batch()
     head = torch.nn.Linear(6, 9, bias=False).double()
     found = teaching.vectors(batch, encoder, [teacher_of(9)], head, cosine)
@@ -173,7 +173,7 @@ def test_vectors_equal_the_formula_behind_a_projection(cosine):
 
 
 class TestOnce:
-    def test_texts_are_encoded_once_and_others_anew(self):
+    def test_same_texts_are_encoded_once_and_others_again(self):
         encoder, batch = SmallEncoder(), full_batch()
         encode = once(encoder)
         assert encode(batch.queries) is encode(batch.queries)
@@ -212,7 +212,7 @@ class TestAgainstSentenceTransformers:
     def taught(self, batch):
         return torch.tensor(own(teacher_scores(batch), 2), dtype=torch.float32)
 
-    def test_margin_mse(self, both):
+    def test_margin_mse_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
         taught = self.taught(batch)
         wanted = MarginMSELoss(theirs)(features, taught[:, :1] - taught[:, 1:])
@@ -220,7 +220,7 @@ class TestAgainstSentenceTransformers:
             wanted.item(), rel=1e-5
         )
 
-    def test_distillation_over_candidates(self, both):
+    def test_distillation_over_candidates_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
         wanted = DistillKLDivLoss(theirs, temperature=1.0)(features, self.taught(batch))
         found = teaching.candidate_distribution(
@@ -228,7 +228,7 @@ class TestAgainstSentenceTransformers:
         )
         assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
 
-    def test_mse_of_vectors(self, both):
+    def test_mse_of_vectors_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
         texts = [
             batch.queries,
@@ -242,7 +242,7 @@ class TestAgainstSentenceTransformers:
             batch, encoder, [teacher_of(32)], None, cosine=False
         ).item() == pytest.approx(wanted.item(), rel=1e-5)
 
-    def test_matryoshka(self, both):
+    def test_matryoshka_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
         inner = MultipleNegativesRankingLoss(theirs, scale=1 / 0.2)
         wanted = MatryoshkaLoss(

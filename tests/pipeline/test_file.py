@@ -41,7 +41,7 @@ def two(first: str = "", second: str = "", more: str = "") -> str:
     )
 
 
-def test_a_good_one_is_read(place: Path) -> None:
+def test_good_pipeline_is_read(place: Path) -> None:
     Path("good.yaml").write_text(two(), encoding="utf-8")
     pipeline = load_pipeline(Path("good.yaml"), ["output=elsewhere", "values.size=4"])
     assert pipeline.folder == Path("elsewhere/two")
@@ -152,7 +152,7 @@ def test_a_good_one_is_read(place: Path) -> None:
         ),
     ],
 )
-def test_bad_ones_are_refused_by_name(place: Path, text: str, said: str) -> None:
+def test_bad_pipelines_are_refused_by_name(place: Path, text: str, said: str) -> None:
     assert said in refused(text)
 
 
@@ -172,11 +172,11 @@ def test_loops_of_any_length_are_shown(place: Path) -> None:
 @pytest.mark.parametrize(
     "override", ["size=4", "values.sise=4", "stages.a.command=x", "values.size"]
 )
-def test_other_overrides_are_refused(place: Path, override: str) -> None:
+def test_unknown_overrides_are_refused(place: Path, override: str) -> None:
     assert "is none of name=..., output=..., values.size=..." in refused(two(), override)
 
 
-def test_the_command_line_ends_with_2_and_runs_nothing(place: Path) -> None:
+def test_bad_pipeline_ends_with_2_and_runs_nothing(place: Path) -> None:
     Path("bad.yaml").write_text(two(first="    after: [b]\n"), encoding="utf-8")
     ended = CliRunner().invoke(app, ["pipeline", "bad.yaml"])
     assert isinstance(ended.exception, BadPipeline)
@@ -191,7 +191,7 @@ def test_the_command_line_ends_with_2_and_runs_nothing(place: Path) -> None:
         ["--print-commands", "--from", "look"],
     ],
 )
-def test_options_that_contradict_each_other(place: Path, options: list[str]) -> None:
+def test_contradicting_options_are_refused(place: Path, options: list[str]) -> None:
     ended = CliRunner().invoke(app, ["pipeline", "p.yaml", *options])
     assert isinstance(ended.exception, BadPipeline)
     assert not Path("runs").exists()
@@ -199,7 +199,7 @@ def test_options_that_contradict_each_other(place: Path, options: list[str]) -> 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 class TestThoseWeShip:
-    def test_fits_the_command_line(
+    def test_pipeline_fits_the_command_line(
         self, path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(repository)
@@ -208,7 +208,7 @@ class TestThoseWeShip:
         for step in steps:
             check_command(step.stage)
 
-    def test_header_and_name(self, path: Path) -> None:
+    def test_pipeline_has_a_header_and_its_name(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         assert f"#   nearfar pipeline recipes/pipelines/{path.name}\n" in text
         assert "\n# Hardware: " in text
@@ -216,5 +216,5 @@ class TestThoseWeShip:
         assert load_pipeline(path).name == path.stem
 
 
-def test_there_are_some() -> None:
+def test_pipelines_exist() -> None:
     assert PIPELINES

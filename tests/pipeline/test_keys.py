@@ -49,7 +49,7 @@ def differing(before: dict[str, Keyed], after: dict[str, Keyed]) -> set[str]:
     return {name for name in before if before[name].key != after[name].key}
 
 
-def test_paths_are_put_in(keys) -> None:
+def test_paths_are_inserted(keys) -> None:
     stages = keys()
     teacher, student = stages["teacher"], stages["student"]
     assert teacher.command == [
@@ -64,7 +64,7 @@ def test_paths_are_put_in(keys) -> None:
     assert student.command[3] == f"model.backbone=runs/keys/teacher/{teacher.key}/run/model"
 
 
-def test_what_is_read_is_found(keys) -> None:
+def test_inputs_of_a_command_are_found(keys) -> None:
     stages = keys()
     assert {name: set(stage.made_with["reads"]) for name, stage in stages.items()} == {
         "teacher": {"pairs.jsonl"}, "student": {"pairs.jsonl", "extra"}, "other": {"a.yaml"},
@@ -72,7 +72,7 @@ def test_what_is_read_is_found(keys) -> None:
     assert stages["student"].made_with["stages"] == {"teacher": stages["teacher"].key}
 
 
-def test_a_folder_with_the_name_of_a_verb_is_not_read(keys) -> None:
+def test_folder_named_like_a_verb_is_no_input(keys) -> None:
     checked = ("recipe check a.yaml", "data check other.jsonl")
     before = keys(*checked)
     for name in ("data", "check", "fit"):
@@ -83,7 +83,7 @@ def test_a_folder_with_the_name_of_a_verb_is_not_read(keys) -> None:
     assert differing(before, after) == set()
 
 
-def test_the_verbs_of_two_words_are_known() -> None:
+def test_verbs_of_two_words_are_known() -> None:
     assert {group.name for group in app.registered_groups} == _GROUPS
 
 
@@ -105,7 +105,7 @@ def test_the_verbs_of_two_words_are_known() -> None:
         ({"other.jsonl": ""}, set()),
     ],
 )
-def test_contents(keys, changed: dict[str, str], stages: set[str]) -> None:
+def test_key_depends_on_contents(keys, changed: dict[str, str], stages: set[str]) -> None:
     before = keys()
     for name, text in changed.items():
         Path(name).write_text(text, encoding="utf-8")
@@ -129,11 +129,11 @@ def test_contents(keys, changed: dict[str, str], stages: set[str]) -> None:
         (("keys\n", "renamed\n"), set()),
     ],
 )
-def test_the_file(keys, replaced: tuple[str, ...], stages: set[str]) -> None:
+def test_key_depends_on_the_recipe_file(keys, replaced: tuple[str, ...], stages: set[str]) -> None:
     assert differing(keys(), keys(*replaced)) == stages
 
 
-def test_place_and_machine_do_not_count(keys) -> None:
+def test_key_does_not_depend_on_place_and_machine(keys) -> None:
     stages = keys()
     assert differing(stages, keys(overrides=("output=elsewhere",))) == set()
     launched = keys(
@@ -145,7 +145,7 @@ def test_place_and_machine_do_not_count(keys) -> None:
     assert launched["teacher"].command[-2:] == ["--machine", "m.yaml"]
 
 
-def test_what_changed_is_said(keys) -> None:
+def test_changed_input_is_named(keys) -> None:
     before = keys()
     Path("pairs.jsonl").write_text("{}")
     Path("extra/x").write_text("y")
@@ -160,7 +160,7 @@ def test_what_changed_is_said(keys) -> None:
     assert changes(before["other"].made_with, after["other"].made_with) == []
 
 
-def test_another_nearfar_is_another_key(keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_depends_on_the_version_of_nearfar(keys, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys()
     monkeypatch.setattr("trainer.pipeline.keys.__version__", "99")
     after = keys()

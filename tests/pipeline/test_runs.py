@@ -35,7 +35,7 @@ def files(folder: Path = Path("runs")) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_runs_once_and_again_only_what_changed(place: Path, nearfar) -> None:
+def test_pipeline_runs_once_and_then_only_changed_stages(place: Path, nearfar) -> None:
     first = nearfar("pipeline", "p.yaml")
     assert ran(first) == ["look", "recipe", "last"]
     assert "Ready: 40 pairs" in first.stdout, "what a stage says is shown"
@@ -63,7 +63,9 @@ def test_runs_once_and_again_only_what_changed(place: Path, nearfar) -> None:
     assert ran(nearfar("pipeline", "p.yaml")) == [], "what was made before is still there"
 
 
-def test_only_from_and_what_was_tampered_with(place: Path, nearfar) -> None:
+def test_options_only_and_from_run_stages_and_changed_outputs_are_noticed(
+    place: Path, nearfar
+) -> None:
     too_early = nearfar("pipeline", "p.yaml", "--only", "last")
     assert too_early.returncode == 2
     assert (
@@ -96,7 +98,7 @@ def test_only_from_and_what_was_tampered_with(place: Path, nearfar) -> None:
     )
 
 
-def test_a_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -> None:
+def test_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -> None:
     Path("pairs.jsonl").write_text("no json\n" * 5 + Path("pairs.jsonl").read_text())
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 87
@@ -107,7 +109,7 @@ def test_a_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -
     assert reasons()["look"] == "it was begun and did not end"
 
 
-def test_a_missing_output_is_named_and_can_be_mended(place: Path, nearfar) -> None:
+def test_missing_output_is_named_and_can_be_written_again(place: Path, nearfar) -> None:
     right = Path("p.yaml").read_text()
     Path("p.yaml").write_text(
         right.replace("${rejected}", "${folder}/rejected.jsonl").replace(
@@ -128,7 +130,7 @@ def test_a_missing_output_is_named_and_can_be_mended(place: Path, nearfar) -> No
     assert reasons() == {"look": "", "recipe": "it has not run yet", "last": "it has not run yet"}
 
 
-def test_a_stage_that_writes_elsewhere_is_not_taken_for_done(place: Path, nearfar) -> None:
+def test_stage_that_writes_elsewhere_is_not_done(place: Path, nearfar) -> None:
     Path("p.yaml").write_text(
         "name: out\nstages:\n  a:\n    command: nearfar data check pairs.jsonl --rejected"
         " there.jsonl\n"
@@ -140,7 +142,7 @@ def test_a_stage_that_writes_elsewhere_is_not_taken_for_done(place: Path, nearfa
     assert not list(Path("runs/out/a").glob("*.json"))
 
 
-def test_commands_run_by_hand(place: Path, nearfar, tmp_path: Path) -> None:
+def test_printed_commands_run_in_a_shell(place: Path, nearfar, tmp_path: Path) -> None:
     script = nearfar("pipeline", "p.yaml", "--print-commands").stdout
     assert not Path("runs").exists()
     (tmp_path / "bin").mkdir()
@@ -157,7 +159,7 @@ def test_commands_run_by_hand(place: Path, nearfar, tmp_path: Path) -> None:
     assert "needs stage look, which is not done" in early.stderr
 
 
-def test_paths_with_spaces_and_a_damaged_record(place: Path, nearfar) -> None:
+def test_paths_with_spaces_and_a_damaged_record_are_read(place: Path, nearfar) -> None:
     output = "output=my runs; $(touch x)"
     assert ran(nearfar("pipeline", "p.yaml", output)) == ["look", "recipe", "last"]
     assert not Path("x").exists(), "no shell is asked"
@@ -167,7 +169,7 @@ def test_paths_with_spaces_and_a_damaged_record(place: Path, nearfar) -> None:
     assert ran(nearfar("pipeline", "p.yaml", output)) == ["recipe", "last"]
 
 
-def test_imports_nothing_heavy() -> None:
+def test_pipeline_imports_nothing_heavy() -> None:
     code = (
         "import sys, trainer.pipeline.run; print([name for name in ('torch', 'transformers',"
         " 'numpy', 'datasets') if name in sys.modules])"

@@ -36,7 +36,7 @@ def begin(stage: Keyed) -> None:
     (stage.folder / "rejected.jsonl").write_text("half")
 
 
-def test_unfinished_work_is_kept_in_place_or_aside(stages: dict[str, Keyed]) -> None:
+def test_unfinished_output_is_kept_or_moved(stages: dict[str, Keyed]) -> None:
     look = stages["look"]
     begin(look)
     make_folder(look, keep_unfinished=True)
@@ -46,7 +46,7 @@ def test_unfinished_work_is_kept_in_place_or_aside(stages: dict[str, Keyed]) -> 
     assert list(look.folder.iterdir()) == []
 
 
-def test_finished_work_never_goes_on(stages: dict[str, Keyed]) -> None:
+def test_finished_output_is_never_continued(stages: dict[str, Keyed]) -> None:
     look = stages["look"]
     begin(look)
     write_record(look, {})
@@ -92,12 +92,12 @@ def mining(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return found
 
 
-def test_a_command_goes_on_where_it_was(mining: list[list[str]]) -> None:
+def test_command_continues_its_output(mining: list[list[str]]) -> None:
     run_all(load_pipeline(Path("m.yaml")))
     assert mining == [[], ["work"]]
 
 
-def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(
+def test_unfinished_output_is_not_continued_when_its_input_has_changed(
     mining: list[list[str]],
 ) -> None:
     """The miner would refuse a folder that was begun with another model, whenever the pipeline is
@@ -109,7 +109,9 @@ def test_what_is_left_is_not_gone_on_with_when_what_it_needs_was_made_anew(
     assert mining == [[], []]
 
 
-def test_by_hand_too_what_is_made_anew_begins_with_an_empty_folder(mining: list[list[str]]) -> None:
+def test_stage_that_is_repeated_by_hand_begins_with_an_empty_folder(
+    mining: list[list[str]],
+) -> None:
     pipeline = load_pipeline(Path("m.yaml"))
     assert not [
         line
@@ -133,7 +135,7 @@ def test_by_hand_too_what_is_made_anew_begins_with_an_empty_folder(mining: list[
     ]
 
 
-def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, Keyed]) -> None:
+def test_repeated_stage_changes_the_stages_after_it(stages: dict[str, Keyed]) -> None:
     for stage in stages.values():
         begin(stage)
         write_record(stage, stages)
@@ -146,7 +148,7 @@ def test_a_stage_made_anew_is_another_for_those_that_need_it(stages: dict[str, K
     ]
 
 
-def test_the_size_of_an_output(tmp_path: Path) -> None:
+def test_size_of_an_output_is_counted(tmp_path: Path) -> None:
     (tmp_path / "model" / "inner").mkdir(parents=True)
     (tmp_path / "model" / "a").write_bytes(b"123")
     (tmp_path / "model" / "inner" / "b").write_bytes(b"4567")
@@ -157,7 +159,7 @@ def test_the_size_of_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "received"), [(signal.SIG_IGN, None), (signal.SIG_DFL, signal.SIGHUP)]
 )
-def test_nohup_is_heeded(before: signal.Handlers, received: int | None) -> None:
+def test_nohup_is_respected(before: signal.Handlers, received: int | None) -> None:
     former = signal.signal(signal.SIGHUP, before)
     try:
         with Relay() as relay:
@@ -168,7 +170,7 @@ def test_nohup_is_heeded(before: signal.Handlers, received: int | None) -> None:
         signal.signal(signal.SIGHUP, former)
 
 
-def test_the_end_of_a_log(tmp_path: Path) -> None:
+def test_end_of_a_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"x\n" * 20_000 + b"one\n\n\xff two\n")
     assert last_lines(log, 3) == ["x", "one", "\ufffd two"]

@@ -73,7 +73,7 @@ def killed(pipeline: "subprocess.Popen[str]", child: int) -> None:
     wait_for(lambda: not is_locked(Path("runs/fitting")))
 
 
-def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
+def test_pipeline_killed_in_a_stage_continues(fitting, nearfar, begun) -> None:
     fitting(3)
     running = begun("pipeline", "f.yaml")
     wait_for(lambda: bool(list(Path("runs/fitting/fit").glob("*/run/environment.json"))))
@@ -90,7 +90,7 @@ def test_killed_in_the_middle(fitting, nearfar, begun) -> None:
     )
 
 
-def test_two_at_once_and_a_stage_that_outlives_its_pipeline(fitting, nearfar, begun) -> None:
+def test_second_pipeline_is_refused_while_a_stage_still_runs(fitting, nearfar, begun) -> None:
     fitting(1_000_000)
     running = begun("pipeline", "f.yaml")
     wait_for(steps_done)
@@ -128,7 +128,7 @@ def test_ctrl_c_is_passed_on_once_and_the_fit_saves(fitting, nearfar, begun) -> 
     assert "fit    to run: it was begun and did not end" in again.stdout
 
 
-def test_a_termination_reaches_the_stage(fitting, begun) -> None:
+def test_termination_reaches_the_stage(fitting, begun) -> None:
     fitting(1_000_000)
     running, lock = begun("pipeline", "f.yaml"), Path("runs/fitting/.lock")
     wait_for(lambda: lock.is_file() and '"fit"' in lock.read_text())

@@ -104,7 +104,7 @@ def lines_of(output):
 @pytest.mark.parametrize(
     ("kind", "tuning"), [("ddp", "lora"), ("fsdp2", "full"), ("zero3", "lora")]
 )
-def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
+def test_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     overrides = [
@@ -141,14 +141,14 @@ def test_a_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_good_run_passes_on_one_gpu(toy):
+def test_good_run_passes_on_one_gpu(toy):
     ended = nearfar_check(RECIPE, MACHINES / "gpu-1.yaml", *toy)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ("ok", "gradient on 1 rank (single) against one") in lines_of(ended.stdout)
 
 
 @pytest.mark.slow
-def test_ranks_that_take_too_long_are_ended_and_named(toy):
+def test_ranks_that_exceed_the_time_limit_are_ended_and_named(toy):
     before = time.monotonic()
     ended = nearfar_check(RECIPE, MACHINES / "cpu-2-ddp.yaml", *toy, "--probe-timeout-seconds", "3")
     assert ended.returncode == 2
@@ -163,7 +163,7 @@ def test_ranks_that_take_too_long_are_ended_and_named(toy):
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_is_heard(toy, tmp_path):
+def test_error_of_a_failed_rank_is_shown(toy, tmp_path):
     """The ranks are given another model than the one that was looked at."""
     from trainer.build.data import data_sets
     from trainer.errors import BadMachine
@@ -186,7 +186,7 @@ def test_a_rank_that_fails_is_heard(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_folder):
+def test_gradient_check_includes_the_teacher(toy, toy_folder, late_folder):
     """Of teachers alone, of either family, and of the first layers of the student."""
     taught = [
         (
@@ -214,7 +214,7 @@ def test_the_gradient_that_is_shown_is_the_teacher_s_too(toy, toy_folder, late_f
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, monkeypatch, capsys):
+def test_disk_space_of_repeated_mining_is_counted(toy, late_folder, late, monkeypatch, capsys):
     """Texts and vectors of all documents, float32: one a document, or some twenty."""
     from trainer.build.data import data_sets
     from trainer.recipe.load import load_recipe
@@ -248,7 +248,7 @@ def test_what_mining_anew_keeps_on_the_disk_is_counted(toy, late_folder, late, m
     )
 
 
-def test_the_probe_leaves_the_teacher_in(toy, late_folder):
+def test_gradient_check_keeps_the_teacher(toy, late_folder):
     """Without one the ranks would still agree, on another gradient than the run's."""
     from trainer.preflight.rank_part import _exact
     from trainer.recipe.load import load_recipe
@@ -257,7 +257,7 @@ def test_the_probe_leaves_the_teacher_in(toy, late_folder):
     assert _exact(run).teacher == run.teacher is not None
 
 
-def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
+def test_teacher_is_checked(toy, toy_folder, tmp_path, capsys):
     from trainer.build.students import kept_in
     from trainer.data.rows import Row
     from trainer.models.dense import read_encoder
@@ -291,7 +291,7 @@ def test_a_teacher_is_looked_at(toy, toy_folder, tmp_path, capsys):
 # ---------------------------------------------------------------- what is wrong, all at once
 
 
-def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
+def test_all_faults_are_named_in_one_run(toy, tmp_path, capsys):
     recipe, machine = tmp_path / "recipe.yaml", tmp_path / "machine.yaml"
     text = (
         RECIPE.read_text()
@@ -348,7 +348,7 @@ def test_everything_wrong_is_named_in_one_run(toy, tmp_path, capsys):
         ),
     ],
 )
-def test_each_fault_is_found(toy, changes, said, capsys):
+def test_fault_is_found(toy, changes, said, capsys):
     with pytest.raises(typer.Exit) as ended:
         check(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, *changes], no_probe=True)
     assert ended.value.exit_code == 2
@@ -366,14 +366,14 @@ def test_findings_are_returned_and_shown_when_they_are_made(toy):
     assert findings.faults == 1
 
 
-def test_a_recipe_that_cannot_be_read_leaves_the_machine(tmp_path, capsys):
+def test_unreadable_recipe_does_not_hide_faults_of_the_machine(tmp_path, capsys):
     with pytest.raises(typer.Exit):
         check(tmp_path / "none.yaml", MACHINES / "cpu-2-ddp.yaml")
     assert lines_of(capsys.readouterr().out) == [("wrong", "recipe"), ("ok", "machine")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_machine_that_is_elsewhere_is_no_fault(toy, capsys):
+def test_file_for_another_machine_is_no_fault(toy, capsys):
     check(RECIPE, MACHINES / "gpu-8-zero3-offload.yaml", toy)
     output = capsys.readouterr().out
     assert re.search(
@@ -406,7 +406,7 @@ def test_long_texts_are_counted(toy, capsys):
 # ---------------------------------------------------------------- the gradient
 
 
-def test_a_wrong_gradient_is_wrong():
+def test_wrong_gradient_is_a_fault():
     plan = Plan("ddp", 2, 1, 2)
     wanted = {"weight": torch.tensor([[3.0, 0.0], [0.0, 4.0]]), "bias": torch.tensor([1.0])}
     spoilt = {
@@ -428,7 +428,7 @@ def test_a_wrong_gradient_is_wrong():
     )
 
 
-def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
+def test_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
     wanted = {"weight": torch.ones(3)}
     monkeypatch.setattr(
         "trainer.preflight.gradient.probe",
@@ -440,7 +440,7 @@ def test_a_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys
     assert "norm ratio 2.0000000, cosine 1.0000000; both must be 1" in capsys.readouterr().out
 
 
-def test_two_gradients_of_zero_show_nothing():
+def test_two_zero_gradients_prove_nothing():
     findings = Findings()
     judge(
         findings,
@@ -451,7 +451,7 @@ def test_two_gradients_of_zero_show_nothing():
     assert str(findings.entries[0]).startswith("warning  gradient on 2 ranks")
 
 
-def test_the_plain_gradient_is_that_of_the_loss():
+def test_plain_gradient_is_that_of_the_loss():
     layer = torch.nn.Linear(2, 1)
     layer.bias.requires_grad_(False)
     found = plain_gradient(layer, lambda: layer(torch.tensor([[1.0, 2.0]])).sum() ** 2 / 2)
@@ -483,7 +483,7 @@ def test_the_plain_gradient_is_that_of_the_loss():
         ),
     ],
 )
-def test_weights_gradients_and_state_by_strategy(plan, bytes_):
+def test_memory_of_weights_gradients_and_state_depends_on_the_strategy(plan, bytes_):
     model = torch.nn.ModuleList([torch.nn.Linear(10, 10)])  # 110 weights, one block
     wanted = bytes_ + (
         4 * 110 if plan.kind == "fsdp2" else 0
@@ -493,7 +493,7 @@ def test_weights_gradients_and_state_by_strategy(plan, bytes_):
     assert free_bytes(Path("/nowhere/yet")) > 0
 
 
-def test_what_is_offloaded_lies_in_the_machines_memory():
+def test_offloaded_state_counts_as_cpu_memory():
     zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
     needs = weight_needs(
         Plan("zero3", 2, 1, 2, deepspeed={"zero_optimization": zero}), torch.nn.Linear(10, 10)

@@ -56,14 +56,14 @@ def test_kind_chooses_the_class(load) -> None:
     assert isinstance(load("cross_encoder"), CrossEncoderRecipe)
 
 
-def test_a_recipe_without_kind_is_a_bi_encoder(tmp_path: Path) -> None:
+def test_recipe_without_kind_is_a_bi_encoder(tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text("name: toy\nmodel: {backbone: b}\ndata: {train: t}\n")
     assert isinstance(load_recipe(path), BiEncoderRecipe)
     assert isinstance(load_recipe(path, ["kind=colbert"]), ColBERTRecipe)
 
 
-def test_an_unknown_kind_names_the_nearest(load) -> None:
+def test_unknown_kind_names_the_nearest(load) -> None:
     assert (
         'toy.yaml:2: kind: "bi_encodr" is not one of bi_encoder, colbert, cross_encoder; did you'
         " mean bi_encoder?" in refusal(load, kind="bi_encodr")
@@ -71,7 +71,7 @@ def test_an_unknown_kind_names_the_nearest(load) -> None:
     assert "kind: null is not one of" in refusal(load, kind=None)
 
 
-def test_a_cross_encoder_has_no_default_objective(tmp_path: Path) -> None:
+def test_cross_encoder_has_no_default_objective(tmp_path: Path) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text("name: toy\nkind: cross_encoder\nmodel: {backbone: b}\ndata: {train: t}\n")
     with pytest.raises(BadRecipe, match="objective is missing.* pointwise, pairwise, listwise"):
@@ -119,7 +119,7 @@ FOREIGN = [
     FOREIGN,
     ids=[f"{each[0]}-in-{each[2]}" for each in FOREIGN],
 )
-def test_a_key_of_another_kind_is_refused(load, key, owners, kind, values) -> None:
+def test_key_of_another_kind_is_refused(load, key, owners, kind, values) -> None:
     message = refusal(load, kind=kind, **values)
     line = next(line for line in message.splitlines() if f": {key} belongs" in line)
     assert line.endswith(
@@ -140,7 +140,7 @@ def test_a_key_of_another_kind_is_refused(load, key, owners, kind, values) -> No
         ("teacher.kind: vectors", "bi_encoder", "colbert"),
     ],
 )
-def test_a_variant_of_another_kind_is_refused(load, variant, owners, kind) -> None:
+def test_variant_of_another_kind_is_refused(load, variant, owners, kind) -> None:
     key, _, name = variant.partition(": ")
     section = key.partition(".")[0]
     message = refusal(load, kind=kind, **{section: {"kind": name, "models": ["t"]}})
@@ -224,7 +224,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("values", "advice"), CONTRADICTIONS)
-def test_a_contradiction_is_refused_with_its_line(load, values, advice) -> None:
+def test_contradiction_is_refused_with_its_line(load, values, advice) -> None:
     message = refusal(load, **values)
     assert advice in message
     assert "toy.yaml:" in message
@@ -254,7 +254,7 @@ def test_a_contradiction_is_refused_with_its_line(load, values, advice) -> None:
         {"kind": "cross_encoder", "data": HARD, "objective": {"kind": "distillation"}},
     ],
 )
-def test_what_fits_together_is_taken(load, values) -> None:
+def test_consistent_recipes_are_accepted(load, values) -> None:
     assert load(**values).name == "toy"
 
 

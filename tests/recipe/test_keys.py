@@ -42,7 +42,7 @@ def test_every_key_says_what_it_means(key: Key) -> None:
     assert f"{key.path[-1]}" in explain_keys(key.name)
 
 
-def test_the_whole_listing_has_every_key_once_per_variant() -> None:
+def test_full_listing_has_every_key_once_per_variant() -> None:
     lines = explain_keys().splitlines()
     listed = [
         line.split(" = ")[0] for line in lines if " = " in line and not line.startswith(("#", " "))
@@ -68,7 +68,7 @@ def test_the_whole_listing_has_every_key_once_per_variant() -> None:
     assert "\n\n\n" not in "\n".join(lines)
 
 
-def test_one_key() -> None:
+def test_key_is_explained() -> None:
     assert explain_keys("optimization.learning_rate").splitlines() == [
         f"{'optimization.learning_rate = 0.001':<44} a number greater than 0",
         "    peak learning rate of the backbone's weights or its LoRA adapters",
@@ -78,7 +78,7 @@ def test_one_key() -> None:
     assert explain_keys("objective.temperature").count("objective.kind: ") == 3
 
 
-def test_a_key_of_some_families_names_them() -> None:
+def test_key_of_some_families_names_them() -> None:
     assert "(only with kind: bi_encoder)" in explain_keys("model.pooling")
     assert "(only with kind: cross_encoder)" in explain_keys("validation.first_stage")
     assert "(only with kind: colbert, objective.kind: contrastive)" in explain_keys(
@@ -88,7 +88,7 @@ def test_a_key_of_some_families_names_them() -> None:
     assert explain_keys("model.projection_dimensions").count("(only with kind: ") == 2
 
 
-def test_a_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
+def test_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     """`key = default` is what one would write: each is taken as an override."""
     path = tmp_path / "toy.yaml"
     path.write_text(json.dumps(LEAST), encoding="utf-8")
@@ -126,7 +126,7 @@ def test_a_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     assert load_recipe(path, settings) == before
 
 
-def test_an_unknown_key_to_explain() -> None:
+def test_unknown_key_is_refused() -> None:
     with pytest.raises(
         BadRecipe, match=r"no key learning_rate; did you mean optimization\.learning_rate"
     ):
@@ -135,7 +135,7 @@ def test_an_unknown_key_to_explain() -> None:
         explain_keys("zzzzzzz")
 
 
-def test_the_schema_for_editors_is_current(repository: Path) -> None:
+def test_schema_for_editors_is_current(repository: Path) -> None:
     written = json.loads((repository / "docs/recipe.schema.json").read_text(encoding="utf-8"))
     assert written == json_schema(), "run `nearfar recipe schema > docs/recipe.schema.json`"
     optimization = written["$defs"]["OptimizationSection"]
@@ -143,7 +143,7 @@ def test_the_schema_for_editors_is_current(repository: Path) -> None:
     assert optimization["additionalProperties"] is False
 
 
-def test_the_schema_for_editors_takes_a_section_without_kind_for_one_variant() -> None:
+def test_schema_for_editors_takes_a_section_without_kind_for_one_variant() -> None:
     """In JSON Schema, `oneOf` refuses what fits two variants."""
     definitions = json_schema()["$defs"]
     kinds = {

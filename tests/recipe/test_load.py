@@ -46,14 +46,14 @@ def problem(path: Path, *overrides: str) -> str:
 
 
 class TestReading:
-    def test_what_is_left_out_has_its_default(self, write) -> None:
+    def test_missing_keys_have_their_defaults(self, write) -> None:
         recipe = load_recipe(write(LEAST))
         assert recipe == BiEncoderRecipe.model_validate(
             {"name": "toy", "model": {"backbone": "some/model"}, "data": {"train": "pairs.jsonl"}}
         )
         assert isinstance(recipe.objective, BiEncoderContrastiveObjective)
 
-    def test_numbers_are_read_as_a_person_means_them(self, write) -> None:
+    def test_numbers_are_read_in_all_usual_notations(self, write) -> None:
         recipe = load_recipe(
             write(
                 LEAST
@@ -70,16 +70,16 @@ class TestReading:
         assert optimization.head_learning_rate == 0.5
         assert type(optimization.weight_decay) is float
 
-    def test_a_list_fills_a_tuple(self, write) -> None:
+    def test_list_fills_a_tuple(self, write) -> None:
         recipe = load_recipe(write(LEAST + "trackers:\n- kind: wandb\n- kind: tensorboard\n"))
         assert recipe.trackers == (WandbTracker(), TensorboardTracker())
 
-    def test_a_section_without_kind_is_the_default_variant(self, write) -> None:
+    def test_section_without_kind_is_the_default_variant(self, write) -> None:
         assert load_recipe(
             write(LEAST + "objective: {temperature: 0.5}")
         ).objective == BiEncoderContrastiveObjective(temperature=0.5)
 
-    def test_a_byte_order_mark_is_no_part_of_the_first_key(self, write) -> None:
+    def test_byte_order_mark_is_no_part_of_the_first_key(self, write) -> None:
         assert load_recipe(write("\ufeff" + LEAST)).name == "toy"
 
     @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ class TestReading:
             ("hello", 'holds "hello"'),
         ],
     )
-    def test_a_file_that_is_no_map(self, write, text: str, says: str) -> None:
+    def test_file_that_is_no_map_is_refused(self, write, text: str, says: str) -> None:
         assert says in problem(write(text))
         assert "a map with at least name, model and data" in problem(write(text))
 
-    def test_no_such_file(self, tmp_path: Path) -> None:
+    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
         assert "there is no file" in problem(tmp_path / "no.yaml")
         assert "Is a directory" in problem(tmp_path)
 
@@ -106,14 +106,14 @@ class TestReading:
 
 
 class TestMistakes:
-    def test_a_mistyped_key_names_place_line_and_the_nearest_key(self, write) -> None:
+    def test_mistyped_key_names_place_line_and_the_nearest_key(self, write) -> None:
         message = problem(write(LEAST + "optimization:\n  epochs: 2\n  learning_rat: 1e-3\n"))
         assert message.endswith(
             "toy.yaml:8: optimization.learning_rat is not a key; did you mean"
             " optimization.learning_rate?"
         )
 
-    def test_a_key_in_the_wrong_section_names_the_right_one(self, write) -> None:
+    def test_key_in_the_wrong_section_names_the_right_one(self, write) -> None:
         assert "batch_size is not a key; did you mean optimization.batch_size?" in problem(
             write(LEAST + "batch_size: 3")
         )
@@ -122,20 +122,20 @@ class TestMistakes:
             in problem(write(LEAST), "model.learning_rate=1")
         )
 
-    def test_a_key_like_no_other_lists_what_may_stand_there(self, write) -> None:
+    def test_unknown_key_lists_the_allowed_keys(self, write) -> None:
         message = problem(write(LEAST + "validation: {zzzzzz: 3}"))
         assert (
             "validation.zzzzzz is not a key; `nearfar recipe explain` lists all keys, here stand"
             " every_steps, patience" in message
         )
 
-    def test_a_key_of_another_variant_says_whose_it_is(self, write) -> None:
+    def test_key_of_another_variant_names_this_variant(self, write) -> None:
         assert (
             "objective.margin is not a key of objective.kind contrastive; it belongs to kind"
             " triplet" in problem(write(LEAST + "objective: {kind: contrastive, margin: 0.2}"))
         )
 
-    def test_a_mistyped_variant(self, write) -> None:
+    def test_mistyped_variant_is_refused(self, write) -> None:
         assert problem(write(LEAST + "objective:\n  kind: contrastiv\n")).endswith(
             'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation,'
             " margin_mse, cosent, triplet; did you mean contrastive?"
@@ -144,7 +144,7 @@ class TestMistakes:
             write(LEAST), "model.tuning.kind=3"
         )
 
-    def test_an_item_of_a_list_needs_a_kind(self, write) -> None:
+    def test_item_of_a_list_needs_a_kind(self, write) -> None:
         assert (
             "trackers.1.kind is missing; give one of wandb, tensorboard; did you mean kind instead"
             " of knd?" in problem(write(LEAST + "trackers: [{kind: wandb}, {knd: wandb}]"))
@@ -216,7 +216,7 @@ class TestMistakes:
             ),
         ],
     )
-    def test_a_wrong_value_says_what_was_given_and_what_may_stand_there(
+    def test_wrong_value_names_the_value_and_what_is_allowed(
         self, write, override: str, says: str
     ) -> None:
         message = problem(write(LEAST), override)
@@ -224,7 +224,7 @@ class TestMistakes:
         assert says in message
         assert "\n" not in message
 
-    def test_what_is_missing_is_named(self, write) -> None:
+    def test_missing_key_is_named(self, write) -> None:
         message = problem(write("name: toy"))
         assert "2 problems in recipe" in message
         assert (
@@ -237,7 +237,7 @@ class TestMistakes:
             in problem(write("name: toy\nmodel: {backbone: x}\ndata: {test: x}"))
         )
 
-    def test_every_problem_is_told_at_once_each_on_its_line(self, write) -> None:
+    def test_problems_are_reported_together_each_on_its_line(self, write) -> None:
         lines = problem(
             write(LEAST + "seed: x\noutputs: y\nobjective: {kind: triplet, margin: -1}\n"),
             "machine.threads=0",
@@ -250,12 +250,12 @@ class TestMistakes:
             "seed",
         ]
 
-    def test_a_long_value_is_shortened(self, write) -> None:
+    def test_long_value_is_shortened(self, write) -> None:
         assert len(problem(write(LEAST), "seed=" + "x" * 10_000)) < 200
 
 
 class TestOverrides:
-    def test_values_are_read_like_the_file_s(self, write) -> None:
+    def test_values_are_read_like_those_of_a_file(self, write) -> None:
         overrides = (
             "seed=7",
             "optimization.learning_rate=2e-5",
@@ -271,7 +271,7 @@ class TestOverrides:
         )
         assert (recipe.model.pooling, recipe.validation.patience) == ("cls", 3)
 
-    def test_lists_and_maps(self, write) -> None:
+    def test_lists_and_maps_are_read(self, write) -> None:
         recipe = load_recipe(
             write(LEAST), ["trackers=[{kind: wandb}]", "data.columns={query: question}"]
         )
@@ -281,13 +281,13 @@ class TestOverrides:
             write(LEAST), ["trackers=[{kind: wandb}]", "trackers.0.project=mine"]
         ).trackers == (WandbTracker(project="mine"),)
 
-    def test_one_entry_of_a_map(self, write) -> None:
+    def test_entry_of_a_map_is_replaced(self, write) -> None:
         assert load_recipe(write(LEAST), ["data.columns.query=question"]).data.columns == {
             "query": "question"
         }
 
     @pytest.mark.parametrize("prompt", ["query: ", "a # b", "a=b", "- x", "Find: 'this' "])
-    def test_text_is_taken_as_it_is(self, write, prompt: str) -> None:
+    def test_text_is_read_literally(self, write, prompt: str) -> None:
         assert (
             load_recipe(write(LEAST), [f"model.query_prompt={prompt}"]).model.query_prompt == prompt
         )
@@ -297,10 +297,10 @@ class TestOverrides:
         assert load_recipe(write(LEAST), ['model.query_prompt=""']).model.query_prompt == ""
         assert load_recipe(write(LEAST), ["model.query_prompt="]).model.query_prompt is None
 
-    def test_of_two_the_later_counts(self, write) -> None:
+    def test_later_override_counts(self, write) -> None:
         assert load_recipe(write(LEAST), ["seed=1", "seed=2"]).seed == 2
 
-    def test_another_variant_leaves_the_keys_of_the_former_behind(self, write) -> None:
+    def test_other_variant_drops_the_keys_of_the_former(self, write) -> None:
         given = "objective: {kind: contrastive, temperature: 0.1, learn_temperature: true}"
         path, negatives = write(LEAST + given), "data.negatives_per_query=1"
         triplet = load_recipe(path, ["objective.kind=triplet", negatives]).objective
@@ -316,7 +316,7 @@ class TestOverrides:
         full = load_recipe(write(LEAST), ["model.tuning.kind=full"]).model.tuning
         assert full == FullTuning()
 
-    def test_another_variant_hides_no_mistake(self, write) -> None:
+    def test_other_variant_hides_no_mistake(self, write) -> None:
         path = write(LEAST + "objective: {kind: contrastive, sym: true}")
         assert "objective.sym is not a key" in problem(path, "objective.kind=triplet")
         message = problem(write(LEAST), "objective.symmetric=true", "objective.kind=triplet")
@@ -325,7 +325,7 @@ class TestOverrides:
             " to kind contrastive" in message
         )
 
-    def test_an_override_corrects_the_file(self, write) -> None:
+    def test_override_corrects_the_file(self, write) -> None:
         assert load_recipe(write(LEAST + "seed: x"), ["seed=3"]).seed == 3
 
     @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ class TestOverrides:
             ("model.query_prompt='a", "this is not YAML"),
         ],
     )
-    def test_a_mistyped_override(self, write, override: str, says: str) -> None:
+    def test_mistyped_override_is_refused(self, write, override: str, says: str) -> None:
         assert says in problem(write(LEAST + "seed: 13\ntrackers: []\n"), override)
 
 
@@ -405,7 +405,7 @@ def test_yaml_reads_back_what_it_writes(value) -> None:
 
 @settings(deadline=None)
 @given(TEXT, TEXT, st.floats(1e-30, 1e30))
-def test_any_recipe_reads_back_equal(
+def test_random_recipe_reads_back_equal(
     tmp_path_factory, backbone: str, column: str, rate: float
 ) -> None:
     fields = {

@@ -25,7 +25,7 @@ def leaves(value: YamlValue, place: tuple[str, ...] = ()) -> dict[str, YamlValue
     }
 
 
-def test_there_are_old_recipes_of_all_kinds() -> None:
+def test_old_recipes_of_all_kinds_exist() -> None:
     assert {load_recipe(path).kind for path in WRITTEN} == {
         "bi_encoder",
         "colbert",
@@ -35,7 +35,7 @@ def test_there_are_old_recipes_of_all_kinds() -> None:
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
-def test_an_old_recipe_keeps_every_value_that_says_something(path: Path) -> None:
+def test_old_recipe_keeps_every_value_that_says_something(path: Path) -> None:
     before = leaves(parse(path.read_text(encoding="utf-8"), path.name).value)
     now = leaves(parse(dump_recipe(load_recipe(path)), path.name).value)
     assert {key: before[key] for key in now if key in before} == {
@@ -48,11 +48,11 @@ def test_an_old_recipe_keeps_every_value_that_says_something(path: Path) -> None
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
-def test_an_old_recipe_equals_the_one_that_we_ship(path: Path) -> None:
+def test_old_recipe_equals_the_one_that_we_ship(path: Path) -> None:
     assert load_recipe(path) == load_recipe(RECIPES / path.name)
 
 
-def test_a_value_of_another_kind_is_not_dropped(tmp_path: Path) -> None:
+def test_value_of_another_kind_is_not_dropped(tmp_path: Path) -> None:
     old = WRITTEN[0].read_text(encoding="utf-8")
     path = tmp_path / "recipe.yaml"
     path.write_text(old.replace("rerank_depth: null", "rerank_depth: 30"))
@@ -60,7 +60,7 @@ def test_a_value_of_another_kind_is_not_dropped(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_a_key_that_was_replaced_names_the_line_to_write(tmp_path: Path) -> None:
+def test_key_that_was_replaced_names_the_line_to_write(tmp_path: Path) -> None:
     old = WRITTEN[0].read_text(encoding="utf-8")
     path = tmp_path / "recipe.yaml"
     path.write_text(old.replace("  kept_tokens: auto", "  recompute: false"))

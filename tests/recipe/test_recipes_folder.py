@@ -33,7 +33,7 @@ def leaves(value: object, place: tuple[str, ...] = ()) -> dict[str, object]:
     }
 
 
-def test_the_recipes_are_there() -> None:
+def test_recipes_exist() -> None:
     assert {path.stem for path in RECIPES} >= {
         "quickstart",
         "bi-encoder-lora",
@@ -45,7 +45,9 @@ def test_the_recipes_are_there() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 class TestEach:
-    def test_law_12_loads_dumps_loads_to_itself(self, path: Path, tmp_path: Path) -> None:
+    def test_law_12_recipe_loads_dumps_and_loads_to_itself(
+        self, path: Path, tmp_path: Path
+    ) -> None:
         recipe = load_recipe(path)
         dumped = tmp_path / "recipe.yaml"
         dumped.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -71,7 +73,7 @@ class TestEach:
         assert len(values) > 4
         assert not [line for line in values if " # " not in line and not line.startswith("name:")]
 
-    def test_header(self, path: Path) -> None:
+    def test_recipe_has_a_header(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# yaml-language-server: $schema=../docs/recipe.schema.json\n")
         assert (path.parent / "../docs/recipe.schema.json").is_file()
@@ -81,11 +83,11 @@ class TestEach:
         assert re.fullmatch(r"# [A-Z].{20,95}[.?]", header[1]), "what it is, in one line"
         assert any(re.match(r"# measured(: not yet| [0-9-]{10} on .+)$", line) for line in header)
 
-    def test_is_named_like_its_file(self, path: Path) -> None:
+    def test_recipe_has_the_name_of_its_file(self, path: Path) -> None:
         assert load_recipe(path).name == path.stem
 
 
-def test_each_shows_what_it_is_for() -> None:
+def test_recipe_shows_its_purpose() -> None:
     recipes = {path.stem: load_recipe(path) for path in RECIPES}
     assert isinstance(recipes["scored-pairs"].objective, CosentObjective)
     assert isinstance(recipes["triplet"].objective, TripletObjective)
@@ -95,7 +97,7 @@ def test_each_shows_what_it_is_for() -> None:
     assert isinstance(recipes["quickstart"].objective, BiEncoderContrastiveObjective)
 
 
-def test_the_template_takes_one_s_own_data() -> None:
+def test_template_accepts_other_data() -> None:
     recipe = load_recipe(
         FOLDER / "bi-encoder-lora.yaml",
         ["data.train=my.jsonl", "model.backbone=BAAI/bge-base-en-v1.5"],

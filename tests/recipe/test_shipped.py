@@ -18,7 +18,7 @@ from trainer.recipe.shipped import recipe_file, shipped_recipes
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_each_recipe_is_listed_with_its_kind_and_what_it_is_for():
+def test_recipes_are_listed_with_kind_and_purpose():
     listed = {recipe.name: recipe for recipe in shipped_recipes()}
     assert set(listed) == {path.stem for path in (REPOSITORY / "recipes").glob("*.yaml")}
     for name, recipe in listed.items():
@@ -27,18 +27,18 @@ def test_each_recipe_is_listed_with_its_kind_and_what_it_is_for():
 
 
 @pytest.mark.parametrize("given", ["quickstart", "quickstart.yaml", "recipes/quickstart.yaml"])
-def test_a_name_is_enough_from_any_folder(given, tmp_path, monkeypatch):
+def test_name_is_enough_from_any_folder(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_recipe(given, ["seed=7"]).seed == 7
 
 
-def test_a_pipeline_s_name_is_enough_from_any_folder(tmp_path, monkeypatch):
+def test_pipeline_s_name_is_enough_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in ("train-and-search", "recipes/pipelines/train-and-search.yaml"):
         assert load_pipeline(Path(given)).name == "train-and-search"
 
 
-def test_a_file_of_one_s_own_comes_first(tmp_path, monkeypatch):
+def test_file_of_one_s_own_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("recipes").mkdir()
     mine = Path("recipes/quickstart.yaml")
@@ -48,14 +48,14 @@ def test_a_file_of_one_s_own_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("given", ["quikstart", "recipes/quikstart.yaml", "other/quickstart.yaml"])
-def test_a_name_that_is_neither_names_the_nearest(given, tmp_path, monkeypatch):
+def test_name_that_is_neither_names_the_nearest(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadRecipe, match=rf"no file {given}.*did you mean quickstart\?"):
         recipe_file(given)
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_has_them(tmp_path):
+def test_installed_wheel_has_them(tmp_path):
     source, wheels, target = tmp_path / "source", tmp_path / "wheels", tmp_path / "target"
     source.mkdir()
     for name in ("trainer", "recipes"):

@@ -114,7 +114,7 @@ def text_of(page: Path) -> str:
     return " ".join(" ".join(pieces).split())
 
 
-def test_says_the_gain_how_sure_it_is_and_which_queries(run):
+def test_page_shows_gain_significance_and_queries(run):
     ranks = [2] * 20 + [None] * 15 + [1] * 5, [1] * 20 + [3] * 15 + [4] * 5
     add_evaluation(run, *ranks, bm25=[None] * 40)
     run.finish("done")
@@ -134,13 +134,13 @@ def test_says_the_gain_how_sure_it_is_and_which_queries(run):
     assert "30 steps in 14 s" in text
 
 
-def test_what_chance_could_do_is_not_called_a_gain(run):
+def test_insignificant_difference_is_not_called_a_gain(run):
     add_evaluation(run, [1, 2] * 20, [2, 1] * 19 + [1, 1], bm25=[None] * 40)
     run.finish("done")
     assert "No proven gain: nDCG@10 went from" in text_of(write_report(run.path))
 
 
-def test_a_loss_is_called_a_loss(run):
+def test_loss_is_called_a_loss(run):
     add_evaluation(run, [1] * 40, [3] * 40, bm25=[None] * 40)
     run.finish("done")
     text = text_of(write_report(run.path))
@@ -148,7 +148,7 @@ def test_a_loss_is_called_a_loss(run):
     assert "Gained: none" in text
 
 
-def test_test_queries_that_were_trained_on_are_not_called_unseen(run):
+def test_trained_test_queries_are_not_called_unseen(run):
     add_evaluation(run, [2] * 40, [1] * 40, leaked=3)
     run.finish("done")
     text = text_of(write_report(run.path))
@@ -175,7 +175,7 @@ def test_base_model_that_won_is_the_verdict_without_test_queries_too(run):
     assert "Training did not help: the best validation nDCG@10 was 0.845 (step 12)" in text
 
 
-def test_usage_is_that_of_the_model_card(run):
+def test_usage_equals_that_of_the_model_card(run):
     run.model.mkdir()
     (run.model / "README.md").write_text(
         "`nearfar search --rerank` uses it.\n"
@@ -195,7 +195,7 @@ def test_usage_is_that_of_the_model_card(run):
         ("done", "This run folder has no evaluation on test queries"),
     ],
 )
-def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence):
+def test_page_without_an_evaluation_shows_the_curves(run, status, sentence):
     run.finish(status, **({"error": "ValueError: odd"} if status == "failed" else {}))
     page = write_report(run.path)
     assert sentence in text_of(page)
@@ -203,7 +203,7 @@ def test_without_an_evaluation_there_are_still_the_curves(run, status, sentence)
     assert "best 0.790" in page.read_text()
 
 
-def test_what_was_mined_between_steps(run):
+def test_negatives_mined_between_steps_are_shown(run):
     assert "Negatives mined during training" not in text_of(write_report(run.path))
     numbers = {
         "queries": 4352,
@@ -228,19 +228,19 @@ def test_what_was_mined_between_steps(run):
     assert "after 25 steps 5 0 0 0 0" in text_of(write_report(run.path))
 
 
-def test_a_run_under_way_and_a_killed_one_are_told_apart(run):
+def test_running_and_killed_runs_are_distinguished(run):
     assert "under way" in text_of(write_report(run.path))
     run.finish("done")
     (run.path / "status.json").unlink()
     assert "killed before its end" in text_of(write_report(run.path))
 
 
-def test_a_run_killed_before_its_first_step(tmp_path):
+def test_run_killed_before_its_first_step_is_shown(tmp_path):
     RunFolder.create(tmp_path / "a-run", RECIPE, [], {}).finish("failed", error="NonFinite: nan")
     assert "No step was logged" in text_of(write_report(tmp_path / "a-run"))
 
 
-def test_numbers_that_are_not_finite_are_gaps_and_named(run):
+def test_non_finite_numbers_are_gaps_and_named(run):
     with run.log_path.open("a") as log:
         log.write(
             '{"step": 30, "time_seconds": 16, "train/loss": null, "non_finite": ["train/loss"]}\n'
@@ -253,7 +253,7 @@ def test_numbers_that_are_not_finite_are_gaps_and_named(run):
     ).lower().replace("nonfinite", "")
 
 
-def test_ranks_come_from_the_reciprocal_rank(run):
+def test_ranks_are_computed_from_the_reciprocal_rank(run):
     add_evaluation(run, [None, *[7] * 39], [10, *[7] * 39])
     first, second, *_ = query_changes(read_run(run.path).evaluation)
     assert (first.rank_before, first.rank_after, first.document, first.query) == (
@@ -269,30 +269,30 @@ def test_ranks_come_from_the_reciprocal_rank(run):
     "content",
     ["", "[]", "{", '{"systems": []}', '{"systems": [{"name": "x", "metrics": {"ndcg@10": [1]}}]}'],
 )
-def test_a_damaged_evaluation_is_named(run, content):
+def test_damaged_evaluation_is_named(run, content):
     run.evaluation_path.write_text(content)
     with pytest.raises(BadFolder, match=r"evaluation\.json.*(remove it)"):
         write_report(run.path)
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path):
+def test_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(BadFolder, match=r"not a run folder.*nearfar fit"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_run_makes_a_small_page(tmp_path):
+def test_long_run_makes_a_small_page(tmp_path):
     steps = list(range(20_000))
     chart = line_chart("loss", [Line(steps, [math.sin(step) for step in steps])])
     assert len(chart) < 20_000
 
 
-def test_charts_draw_nothing_out_of_nothing():
+def test_charts_without_values_are_empty():
     assert line_chart("loss", [Line([1, 2], [None, None])]) == ""
     assert change_histogram("change", [0.0, 0.0]) == ""
 
 
-def test_every_difference_is_in_one_bar():
+def test_difference_is_counted_in_one_bar():
     chart = change_histogram("change", [1.0, 0.95, 0.1, 0.05, -0.05, -1.0, 0.0])
     bars = re.findall(r"<title>(\d+) queries changed by (\S+) to (\S+)</title>", chart)
     wide, narrow = bars[:4], bars[4:]
@@ -305,7 +305,7 @@ def test_every_difference_is_in_one_bar():
     ]
 
 
-def test_the_report_needs_no_torch(run):
+def test_report_needs_no_torch(run):
     """`nearfar report` answers at once, also on a machine without the training libraries."""
     run.finish("done")
     program = (

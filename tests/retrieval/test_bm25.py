@@ -54,7 +54,7 @@ def by_the_formula(query, documents, k1=0.9, b=0.4):
     return scores
 
 
-def test_scores_are_those_of_the_formula():
+def test_scores_equal_the_formula():
     queries = ("delete a disk", "Storage Account", "is the account gone")
     run = bm25_run(set_of(queries))
     for number, query in enumerate(queries):
@@ -68,14 +68,14 @@ def test_queries_without_a_known_word_find_nothing():
     assert bm25_run(set_of(["zebra", "", "is it"])) == {"q0": {}, "q1": {}, "q2": {}}
 
 
-def test_the_first_of_equal_documents_is_kept():
+def test_first_of_equal_documents_is_returned():
     assert list(bm25_run(set_of(["create storage"]), k=1)["q0"]) == ["d1"]
 
 
-def test_a_corpus_without_words():
+def test_corpus_without_words_is_searched():
     assert bm25_run(set_of(["delete"], documents=("", "?"))) == {"q0": {}}
 
 
-def test_nothing_is_printed(capfd):
+def test_bm25_prints_nothing(capfd):
     bm25_run(set_of(["delete"]))
     assert capfd.readouterr() == ("", "")

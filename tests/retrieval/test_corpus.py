@@ -12,7 +12,7 @@ def read(path, ratio=0.001, id_prefix=""):
     return list(read_corpus(path, report, ratio, id_prefix)), report
 
 
-def test_beir_lines_and_folders(tmp_path):
+def test_beir_files_and_folders_are_read(tmp_path):
     (tmp_path / "corpus.jsonl").write_text(
         '{"_id": "a", "title": "Disks", "text": "Delete one."}\n{"_id": 7, "title": "", "text": "No'
         ' title."}\n'
@@ -25,19 +25,19 @@ def test_beir_lines_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["text", "document", "positive"])
-def test_any_json_lines_with_a_text_get_line_numbers_as_ids(tmp_path, field):
+def test_json_lines_without_ids_get_line_numbers(tmp_path, field):
     (tmp_path / "x.jsonl").write_text(f'{{"{field}": "one"}}\n\n{{"{field}": "two", "other": 3}}\n')
     assert read(tmp_path / "x.jsonl")[0] == [Document("1", "", "one"), Document("3", "", "two")]
 
 
-def test_plain_text_has_one_document_a_line_also_packed(tmp_path):
+def test_plain_text_has_one_document_per_line_even_compressed(tmp_path):
     (tmp_path / "x.txt.gz").write_bytes(gzip.compress("\ufeffone\r\n\ntwo é".encode()))
     found, report = read(tmp_path / "x.txt.gz")
     assert found == [Document("1", "", "one"), Document("3", "", "two é")]
     assert report.blank_rows_dropped == 1
 
 
-def test_a_prefix_goes_before_ids_that_are_line_numbers_and_before_no_others(tmp_path):
+def test_prefix_is_added_only_to_ids_that_are_line_numbers(tmp_path):
     (tmp_path / "x.txt").write_text("one\ntwo\n")
     assert [document.id for document in read(tmp_path / "x.txt", id_prefix="new-")[0]] == [
         "new-1",
@@ -69,7 +69,7 @@ def test_wrong_fields_are_named_with_their_lines(tmp_path):
         read(tmp_path / "x.jsonl")
 
 
-def test_unreadable_lines_are_within_a_budget(tmp_path):
+def test_unreadable_lines_are_limited_by_a_budget(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "one"}\n{"text": \xff}\n{"text": "two"')
     with pytest.raises(TooManyBadRows):
         read(tmp_path / "x.jsonl")
@@ -78,7 +78,7 @@ def test_unreadable_lines_are_within_a_budget(tmp_path):
     assert report.bad_count == 2
 
 
-def test_a_file_that_is_not_there_or_is_a_folder(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     for path in (tmp_path / "nothing.jsonl", tmp_path):
         with pytest.raises(BadData, match="cannot be read"):
             read(path)

@@ -38,7 +38,7 @@ def one_by_one(encoder, pairs):
 
 
 @pytest.mark.parametrize("budget", [None, 30])
-def test_scores_are_those_of_each_pair_alone_in_the_order_given(encoder, monkeypatch, budget):
+def test_scores_equal_those_of_single_pairs_in_the_same_order(encoder, monkeypatch, budget):
     monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 5)
     pairs = [(query, document) for query in QUERIES.values() for document in DOCUMENTS.values()]
     pairs = [*pairs, pairs[3], pairs[0]]
@@ -52,7 +52,7 @@ def test_scores_are_those_of_each_pair_alone_in_the_order_given(encoder, monkeyp
     assert len(score_pairs(encoder, [])) == 0
 
 
-def test_the_first_documents_are_ordered_anew_and_the_others_follow(encoder):
+def test_first_documents_are_reranked_and_the_others_follow(encoder):
     run = {
         query: {document: 9.0 - place for place, document in enumerate(DOCUMENTS)}
         for query in QUERIES
@@ -70,7 +70,7 @@ def test_the_first_documents_are_ordered_anew_and_the_others_follow(encoder):
     assert any(list(hits) != list(DOCUMENTS) for hits in found.values())
 
 
-def test_of_equal_scores_the_first_stage_decides_in_metrics_too(encoder, monkeypatch):
+def test_first_stage_breaks_ties_in_metrics_too(encoder, monkeypatch):
     """They would order them by their ids; and far from zero the steps of those behind are less than
     a float32 can hold.
     """
@@ -89,7 +89,7 @@ def test_of_equal_scores_the_first_stage_decides_in_metrics_too(encoder, monkeyp
         )
 
 
-def test_a_query_without_candidates_stays_without_and_none_at_all_is_named(encoder):
+def test_query_without_candidates_gets_none_and_a_run_without_any_is_refused(encoder):
     run = {"q1": {}, "q2": {"d1": 1.0}}
     assert rerank(encoder, run, QUERIES, DOCUMENTS, 10).keys() == {"q1", "q2"}
     assert rerank(encoder, run, QUERIES, DOCUMENTS, 10)["q1"] == {}
@@ -97,7 +97,7 @@ def test_a_query_without_candidates_stays_without_and_none_at_all_is_named(encod
         rerank(encoder, {"q1": {}, "q2": {}}, QUERIES, DOCUMENTS, 10)
 
 
-def test_a_score_that_is_not_finite_names_its_pair(toy_folder):
+def test_non_finite_score_names_its_pair(toy_folder):
     encoder = build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert"))))
     with torch.no_grad():
         encoder.backbone.get_base_model().classifier.bias.fill_(float("nan"))
@@ -105,7 +105,7 @@ def test_a_score_that_is_not_finite_names_its_pair(toy_folder):
         score_pairs(encoder, [("disk gone", SENTENCES[0])])
 
 
-def test_a_cross_encoder_is_measured_on_what_bm25_finds(encoder):
+def test_cross_encoder_is_evaluated_on_results_of_bm25(encoder):
     held_out = RetrievalSet(
         "toy",
         tuple(QUERIES),

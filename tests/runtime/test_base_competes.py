@@ -63,7 +63,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_model_is_the_one_from_before_training(harmful, kind, tmp_path, capsys, repository):
+def test_model_folder_has_the_base_model_when_it_wins(harmful, kind, tmp_path, capsys, repository):
     name, *more = KINDS[kind]
     recipe = repository / f"recipes/{name}.yaml"
     fit(recipe, [*harmful, *more])
@@ -87,7 +87,7 @@ def test_model_is_the_one_from_before_training(harmful, kind, tmp_path, capsys, 
         assert (start(texts) - saved(texts)).abs().max() < 1e-5
 
 
-def test_without_test_queries_it_is_said_too(harmful, tmp_path, capsys, repository):
+def test_base_model_that_wins_is_named_without_test_queries(harmful, tmp_path, capsys, repository):
     overrides = [each for each in harmful if not each.startswith("data.test")]
     fit(repository / "recipes/bi-encoder-lora.yaml", overrides)
     assert capsys.readouterr().out.startswith("Training did not help")
@@ -132,7 +132,7 @@ def test_trained_cross_encoder_competes(harmful, tmp_path, capsys, repository):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", ["cpu-2-fsdp2", "cpu-2-zero3"])
-def test_base_model_wins_under_sharding_too(harmful, machine, tmp_path, repository):
+def test_base_model_wins_under_sharding(harmful, machine, tmp_path, repository):
     recipe = "recipes/bi-encoder-full.yaml"
     ended = subprocess.run(
         [

@@ -13,7 +13,7 @@ from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import read_log
 
 
-def test_one_line_a_record_on_disk_before_the_call_returns(tmp_path):
+def test_record_is_one_line_on_disk_before_the_call_returns(tmp_path):
     logger = JsonlLogger(tmp_path / "log.jsonl")
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
     (record,) = read_log(tmp_path / "log.jsonl")
@@ -27,7 +27,7 @@ def test_one_line_a_record_on_disk_before_the_call_returns(tmp_path):
     assert record["time_seconds"] >= 0
 
 
-def test_what_is_not_a_number_stays_strict_json_and_is_named(tmp_path):
+def test_non_finite_numbers_are_strict_json_and_named(tmp_path):
     logger = JsonlLogger(tmp_path / "log.jsonl")
     logger.log_metrics(
         {
@@ -48,7 +48,7 @@ def test_what_is_not_a_number_stays_strict_json_and_is_named(tmp_path):
     assert record["train/learning_rate"] == 1e-3
 
 
-def test_survives_a_kill(tmp_path):
+def test_log_survives_a_kill(tmp_path):
     program = """
 import os, pathlib, sys
 from trainer.runtime.log import JsonlLogger
@@ -70,7 +70,7 @@ os.kill(os.getpid(), 9)
     not Path("/dev/full").exists(),
     reason="this system has no /dev/full, the disk that is always full",
 )
-def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path):
+def test_full_disk_is_reported_once_and_training_continues(tmp_path):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     logger = JsonlLogger(tmp_path / "log.jsonl")
     with warnings.catch_warnings(record=True) as caught:
@@ -82,7 +82,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path):
     assert "training goes on" in str(warning.message)
 
 
-def test_after_a_record_that_was_cut_short_the_next_starts_on_its_own_line(tmp_path):
+def test_record_after_a_truncated_one_starts_on_its_own_line(tmp_path):
     """The size limit of the process stands in for a disk with a few bytes left: the kernel cuts the
     write.
     """
@@ -113,7 +113,7 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_open_files_stay_constant(tmp_path):
+def test_number_of_open_files_is_constant(tmp_path):
     logger = JsonlLogger(tmp_path / "log.jsonl")
     logger.log_metrics({"train/loss": 1.0}, 0)
     before = open_files()

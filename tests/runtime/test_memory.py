@@ -25,12 +25,12 @@ class Wide(nn.Module):
         return (ids[..., None].float().expand(*ids.shape, 16).contiguous() @ self.weight).sum(1)
 
 
-def test_a_known_cost():
+def test_bytes_per_token_equal_a_known_cost():
     module = Wide()
     assert memory.activation_bytes_per_token(module, module, texts_of(["abcd", "ab"])) == 16 * 4
 
 
-def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
+def test_real_encoder_costs_more_with_more_layers(toy_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
     texts = Texts.of([[5] * 20] * 2, [1, 2])
     kept = memory.activation_bytes_per_token(encoder, encoder, texts)
@@ -41,7 +41,7 @@ def test_a_real_encoder_costs_more_with_more_layers_kept(toy_folder):
     assert replayed < kept / 10
 
 
-def test_nothing_of_the_trial_stays(toy_folder):
+def test_memory_of_the_trial_is_freed(toy_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
 
     def there():
@@ -53,7 +53,7 @@ def test_nothing_of_the_trial_stays(toy_folder):
     assert there() == before
 
 
-def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
+def test_kept_tokens_are_those_that_fit(monkeypatch):
     module = Wide()
     monkeypatch.setattr(
         memory,
@@ -70,7 +70,7 @@ def test_tokens_that_fit_are_what_memory_allows(monkeypatch):
     assert memory.kept_tokens(module, module, texts) == 0
 
 
-def test_this_machine_has_memory():
+def test_machine_has_memory():
     alone = memory.available_bytes(torch.device("cpu"))
     assert 2**26 < alone < 2**50
     assert memory.available_bytes(torch.device("cpu"), processes=8) == pytest.approx(

@@ -69,7 +69,7 @@ def train(module: Toy, line: ProgressLine) -> str:
     return line.stream.getvalue()
 
 
-def test_plain_lines_where_there_is_no_terminal():
+def test_output_without_a_terminal_has_plain_lines():
     lines = train(Toy([0.5, 0.4]), ProgressLine(64, 20, io.StringIO())).splitlines()
     assert re.fullmatch(
         r"step 1/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  \d+:\d\d left", lines[0]
@@ -82,7 +82,7 @@ def test_plain_lines_where_there_is_no_terminal():
     assert len(lines) == 4
 
 
-def test_one_rewritten_line_on_a_terminal(monkeypatch):
+def test_terminal_shows_one_rewritten_line(monkeypatch):
     monkeypatch.setattr(progress, "_REWRITE_SECONDS", 0.0)
     written = train(Toy([0.5, 0.6]), ProgressLine(64, 20, Terminal()))
     assert written.count("\n") == 2, "one line a validation, the last of them the end"
@@ -90,7 +90,7 @@ def test_one_rewritten_line_on_a_terminal(monkeypatch):
     assert written.endswith("validation at step 20: nDCG@10 0.600 (best so far)\n")
 
 
-def test_the_rate_leaves_validation_out():
+def test_rate_excludes_validation():
     line = ProgressLine(64, 20, io.StringIO())
     train(Toy([0.5, 0.6], validation_seconds=2.0), line)
     assert line.pairs_per_second > 64 * 20 / 2.0, (
@@ -99,7 +99,7 @@ def test_the_rate_leaves_validation_out():
     assert line.pairs_per_second < 64 / 0.01
 
 
-def test_an_error_starts_on_a_line_of_its_own():
+def test_error_starts_on_its_own_line():
     line = ProgressLine(64, 20, Terminal())
     with pytest.raises(ValueError, match="planted"):
         train(Toy([0.5, 0.6], fail_at=3), line)

@@ -25,7 +25,7 @@ def everything_under(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_holds_recipe_and_environment_and_ends_with_a_status(tmp_path):
+def test_folder_has_recipe_environment_and_status(tmp_path):
     with create(tmp_path / "runs" / "a-run") as run:
         assert run.recipe_path.read_text() == RECIPE
         environment = json.loads(run.environment_path.read_text())
@@ -53,7 +53,7 @@ def test_holds_recipe_and_environment_and_ends_with_a_status(tmp_path):
         (ValueError("odd"), "failed"),
     ],
 )
-def test_an_error_is_written_down_and_passed_on(tmp_path, error, status):
+def test_error_is_recorded_and_raised(tmp_path, error, status):
     with pytest.raises(type(error)), create(tmp_path / "a-run"):
         raise error
     record = json.loads((tmp_path / "a-run" / "status.json").read_text())
@@ -62,7 +62,7 @@ def test_an_error_is_written_down_and_passed_on(tmp_path, error, status):
 
 
 @pytest.mark.parametrize("status", ["done", "stopped", "failed"])
-def test_a_former_run_is_never_overwritten(tmp_path, status):
+def test_former_run_is_never_overwritten(tmp_path, status):
     create(tmp_path / "a-run").finish(status)
     before = everything_under(tmp_path)
     with pytest.raises(BadFolder, match=r"already holds a .*name=NAME.*--replace") as caught:
@@ -71,7 +71,7 @@ def test_a_former_run_is_never_overwritten(tmp_path, status):
     assert everything_under(tmp_path) == before
 
 
-def test_replace_moves_the_former_run_aside(tmp_path):
+def test_former_run_is_moved_by_replace(tmp_path):
     first = create(tmp_path / "a-run")
     (first.path / "log.jsonl").write_text("precious\n")
     first.finish("done")
@@ -82,7 +82,7 @@ def test_replace_moves_the_former_run_aside(tmp_path):
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_folder_of_other_things_is_left_alone(tmp_path, replace):
+def test_foreign_folder_is_not_changed(tmp_path, replace):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = everything_under(tmp_path)
     with pytest.raises(BadFolder, match=r"not a run of nearfar \(thesis.tex"):
@@ -90,12 +90,12 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path, replace):
     assert everything_under(tmp_path) == before
 
 
-def test_an_empty_folder_is_taken(tmp_path):
+def test_empty_folder_is_used(tmp_path):
     (tmp_path / "a-run").mkdir()
     create(tmp_path / "a-run").finish("done")
 
 
-def test_a_file_where_the_folder_should_be(tmp_path):
+def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadFolder, match="is a file"):
         create(tmp_path / "file")
@@ -103,7 +103,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
         create(tmp_path / "file" / "a-run")
 
 
-def test_r06_a_read_only_place_is_refused_and_nothing_written(tmp_path):
+def test_r06_read_only_place_is_refused_and_nothing_is_written(tmp_path):
     tmp_path.chmod(0o555)
     for folder in tmp_path.parents:
         if folder.name.startswith(("pytest-", "popen-")):  # pytest's own, closed to the other user
@@ -129,7 +129,7 @@ except BadFolder as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_line_that_is_not_utf8_is_written_down(tmp_path):
+def test_command_line_that_is_not_utf8_is_recorded(tmp_path):
     run = RunFolder.create(
         tmp_path / "a-run",
         RECIPE,
@@ -140,12 +140,12 @@ def test_a_command_line_that_is_not_utf8_is_written_down(tmp_path):
     assert "caf?.yaml" in json.loads(run.environment_path.read_text())["command"]
 
 
-def test_checking_writes_nothing(tmp_path):
+def test_check_of_a_folder_writes_nothing(tmp_path):
     check_run_folder(tmp_path / "deep" / "a-run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_log_cut_short_is_read_up_to_the_cut(tmp_path):
+def test_truncated_log_is_read_up_to_its_end(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(
         b'{"step": 0, "train/loss": 2.0}\n{"step": 1, "tra\n[1]\n{"step": 2, "train/loss": null,'
         b' "non_finite": ["train/loss"]}\n{"st'

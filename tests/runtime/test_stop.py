@@ -69,7 +69,7 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
 
 
 @pytest.mark.parametrize("training", [0.5], indirect=True)
-def test_r10_first_interrupt_ends_the_run_after_the_step_in_hand(training):
+def test_r10_first_interrupt_ends_the_run_after_the_current_step(training):
     wait_for(training, "step 1")
     training.send_signal(signal.SIGINT)
     output, errors = training.communicate(timeout=60)
@@ -96,7 +96,7 @@ def test_r10_second_interrupt_ends_the_process_at_once(training):
     assert "Traceback" not in errors
 
 
-def test_outside_the_main_thread_signals_are_left_alone():
+def test_signals_are_not_handled_outside_the_main_thread():
     before = signal.getsignal(signal.SIGINT)
     stop = GracefulStop()
     trainer, module = (

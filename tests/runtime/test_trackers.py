@@ -34,7 +34,7 @@ class Dies(Logger):
         raise AssertionError("must not be called once the tracker has failed")
 
 
-def test_a_tracker_that_dies_is_named_once_and_then_left_alone():
+def test_tracker_that_fails_is_named_once_and_not_used_again():
     inner = Dies()
     logger = BestEffort("dies", lambda: inner)
     with warnings.catch_warnings(record=True) as caught:
@@ -49,7 +49,7 @@ def test_a_tracker_that_dies_is_named_once_and_then_left_alone():
     assert "secret-word" not in str(caught[0].message)
 
 
-def test_a_tracker_that_cannot_be_made_does_not_stop_the_run():
+def test_tracker_that_cannot_be_created_does_not_stop_the_run():
     def fail() -> Logger:
         raise RuntimeError("no server")
 
@@ -59,7 +59,7 @@ def test_a_tracker_that_cannot_be_made_does_not_stop_the_run():
     assert logger.experiment is None
 
 
-def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
+def test_tensorboard_writes_metrics_and_recipe_into_the_run_folder(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (logger,) = tracker_loggers(
@@ -73,7 +73,7 @@ def test_tensorboard_holds_metrics_and_recipe_inside_the_run_folder(tmp_path):
     assert "learning_rate" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
 
 
-def test_a_missing_package_is_named_with_what_to_do(monkeypatch, tmp_path):
+def test_missing_package_is_named_with_advice(monkeypatch, tmp_path):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(BadRecipe, match=r"tensorboard.*pip install tensorboard"):
         check_trackers((TensorboardTracker(),))
@@ -82,7 +82,7 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_key_is_looked_for_in_the_environment_and_in_netrc(monkeypatch, tmp_path):
+def test_key_is_read_from_the_environment_and_netrc(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     file = tmp_path / "netrc"
@@ -124,7 +124,7 @@ def run_wandb(folder: Path, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
+def test_wandb_without_a_key_is_offline_and_in_the_run_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     result = run_wandb(folder)
@@ -136,7 +136,7 @@ def test_wandb_without_a_key_is_offline_and_inside_the_run_folder(tmp_path):
     assert not names & {"requirements.txt", "wandb-metadata.json", "output.log"}, names
 
 
-def test_wandb_whose_server_refuses_does_not_stop_the_run(tmp_path):
+def test_wandb_server_that_refuses_does_not_stop_the_run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     source = WANDB_RUN.replace("assert not logger.has_failed", "assert logger.has_failed")

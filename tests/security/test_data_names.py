@@ -73,7 +73,7 @@ def test_s10_addresses_and_paths_are_no_hub_names(source: str) -> None:
         read_retrieval_set(source, "test")
 
 
-def test_s10_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_s10_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret.jsonl"
     secret.write_text('{"_id": "d", "text": "secret"}\n')
     folder = tmp_path / "set"
@@ -85,7 +85,7 @@ def test_s10_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
         read_rows(str(folder))
 
 
-def test_s10_a_split_cannot_leave_the_folder(tmp_path: Path) -> None:
+def test_s10_split_cannot_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "set" / "qrels").mkdir(parents=True)
     (tmp_path / "set" / "corpus.jsonl").write_text('{"_id": "d", "text": "t"}\n')
     (tmp_path / "outside.tsv").write_text("q\td\t1\n")
@@ -93,7 +93,7 @@ def test_s10_a_split_cannot_leave_the_folder(tmp_path: Path) -> None:
         read_qrels(tmp_path / "set", "../../outside", ReadReport("set"))
 
 
-def test_s11_what_data_says_is_escaped_on_the_console(tmp_path: Path) -> None:
+def test_s11_texts_of_data_are_escaped_on_the_console(tmp_path: Path) -> None:
     path = tmp_path / "hostile.jsonl"
     attack = "\x1b]0;owned\x07\x1b[31m[bold]red[/bold]\u202e\r"
     records = [
@@ -111,7 +111,7 @@ def test_s11_what_data_says_is_escaped_on_the_console(tmp_path: Path) -> None:
     assert json.loads(as_json)["parts"][0]["example"]["positive"] == f"p{attack}"
 
 
-def test_s11_errors_escape_what_they_quote(tmp_path: Path) -> None:
+def test_s11_quotations_in_errors_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "hostile.jsonl"
     path.write_text(json.dumps({"query\x1b[2J": "x", "positive": 3}) + "\n")
     with pytest.raises(BadData) as raised:

@@ -194,7 +194,7 @@ def hostile_run(folder: Path, attack: str) -> Path:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_s11_a_hostile_run_is_shown_as_text(tmp_path, attack):
+def test_s11_hostile_run_is_shown_as_text(tmp_path, attack):
     page = hostile_run(tmp_path / "run", attack).read_text(encoding="utf-8")
     structure = Structure(page)
     assert structure.elements <= ELEMENTS
@@ -209,18 +209,18 @@ def test_s11_a_hostile_run_is_shown_as_text(tmp_path, attack):
     assert "Query by query" in page, "the hostile strings never reached the page"
 
 
-def test_s11_the_attack_can_be_read(tmp_path):
+def test_s11_attack_can_be_read(tmp_path):
     text = "".join(Structure(hostile_run(tmp_path / "run", ATTACKS[0]).read_text()).text)
     assert text.count(ATTACKS[0]) >= 10
 
 
-def test_s11_a_folder_name_is_text_too(tmp_path):
+def test_s11_name_of_a_folder_is_text(tmp_path):
     page = hostile_run(tmp_path / "<img src=x onerror=alert(1)>", "plain").read_text()
     assert "img" not in Structure(page).elements
     assert "&lt;img src=x" in page
 
 
-def test_s11_the_page_forbids_scripts_and_requests(tmp_path):
+def test_s11_page_forbids_scripts_and_requests(tmp_path):
     page = hostile_run(tmp_path / "run", "plain").read_text()
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
     assert not [

@@ -50,7 +50,7 @@ def test_tags_build_nothing(tmp_path: Path, tag: str) -> None:
     assert not marker.exists()
 
 
-def test_a_tag_shorthand_is_seen_through(tmp_path: Path) -> None:
+def test_shorthand_of_a_tag_is_refused(tmp_path: Path) -> None:
     text = (
         "%TAG !p! tag:yaml.org,2002:python/\n---\n"
         + HEAD
@@ -59,7 +59,7 @@ def test_a_tag_shorthand_is_seen_through(tmp_path: Path) -> None:
     assert "the tag !!python/object/apply:os.system asks" in refusal(tmp_path, text)
 
 
-def test_an_alias_bomb_does_not_go_off(tmp_path: Path) -> None:
+def test_alias_bomb_does_not_expand(tmp_path: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n"
         for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -72,13 +72,13 @@ def test_an_alias_bomb_does_not_go_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["x: &a {y: *a}\n", "<<: &a {seed: 3}\nx: *a\n", "trackers: &a [*a]\n"]
 )
-def test_no_alias_at_all(tmp_path: Path, text: str) -> None:
+def test_aliases_are_refused(tmp_path: Path, text: str) -> None:
     assert "`*a` repeats another part of the file; write the value out" in refusal(
         tmp_path, HEAD + text
     )
 
 
-def test_a_merge_key_is_a_key_like_any_other(tmp_path: Path) -> None:
+def test_merge_key_is_an_ordinary_key(tmp_path: Path) -> None:
     assert "<< is not a key" in refusal(tmp_path, HEAD + "<<: {seed: 3}\n")
 
 
@@ -97,12 +97,12 @@ def test_a_merge_key_is_a_key_like_any_other(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_duplicate_keys(tmp_path: Path, text: str, says: str) -> None:
+def test_duplicate_keys_are_refused(tmp_path: Path, text: str, says: str) -> None:
     assert says in refusal(tmp_path, HEAD + text)
 
 
 @pytest.mark.parametrize("place", ["", "model.", "model.tuning.", "data.columns.x.", "trackers.0."])
-def test_nothing_names_an_import_path(tmp_path: Path, place: str) -> None:
+def test_import_paths_are_refused(tmp_path: Path, place: str) -> None:
     message = refusal(tmp_path, HEAD + "trackers: [{kind: wandb}]\n", f"{place}_target_=os.system")
     assert message.startswith("command line: " + place.removesuffix(".x."))
     assert "_target_" in message
@@ -113,7 +113,7 @@ def test_keys_are_text(tmp_path: Path, key: str) -> None:
     assert "cannot be a key; keys are text" in refusal(tmp_path, f"{HEAD}? {key}\n: 1\n")
 
 
-def test_a_deep_nest_ends_early(tmp_path: Path) -> None:
+def test_deep_nesting_is_refused_early(tmp_path: Path) -> None:
     before = time.process_time()
     assert "nested more than 20 levels deep" in refusal(
         tmp_path, HEAD + "trackers: " + "[" * 900_000
@@ -127,7 +127,7 @@ def test_a_deep_nest_ends_early(tmp_path: Path) -> None:
     assert time.process_time() - before < 10
 
 
-def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+def test_large_file_is_not_read(tmp_path: Path) -> None:
     assert "is larger than 1,000,000 bytes" in refusal(
         tmp_path, HEAD.encode() + b"#" * MAXIMUM_BYTES
     )
@@ -153,11 +153,11 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         (b"%YAML 9.9\n---\nname: x\n", "this is not YAML"),
     ],
 )
-def test_broken_files_are_named_errors(tmp_path: Path, content: bytes, says: str) -> None:
+def test_broken_files_give_named_errors(tmp_path: Path, content: bytes, says: str) -> None:
     assert says in refusal(tmp_path, content)
 
 
-def test_what_came_from_outside_moves_no_cursor(tmp_path: Path) -> None:
+def test_quotations_of_a_file_move_no_cursor(tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
     path.write_text(
         HEAD + 'optimization: {schedule: "\\e]0;owned\\a\\x9b2J\\u202e"}\noutput:'

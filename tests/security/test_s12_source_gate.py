@@ -195,7 +195,7 @@ def files(repository: Path) -> Iterator[Path]:
     yield from sorted((repository / "trainer").rglob("*.py"))
 
 
-def test_the_package_is_clean(repository: Path):
+def test_package_is_clean(repository: Path):
     scanned = list(files(repository))
     assert len(scanned) >= 10
     findings = [
@@ -252,7 +252,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize("source", PLANTED)
-def test_a_planted_danger_is_caught(source: str):
+def test_planted_danger_is_caught(source: str):
     assert scan(source), source
 
 
@@ -275,5 +275,5 @@ def test_a_planted_danger_is_caught(source: str):
         ),
     ],
 )
-def test_what_is_safe_passes(source: str):
+def test_safe_code_passes(source: str):
     assert scan(source) == []

@@ -104,14 +104,14 @@ data: {{train: "https://user:{CANARY}url@host.example/pairs.jsonl?token={CANARY}
     return folder
 
 
-def test_s09_no_byte_of_the_run_folder_holds_a_secret(run_folder):
+def test_s09_run_folder_has_no_secret(run_folder):
     for path in run_folder.rglob("*"):
         assert CANARY not in str(path)
         if path.is_file():
             assert CANARY.encode() not in path.read_bytes(), path
 
 
-def test_s09_every_file_that_could_was_there_to_be_searched(run_folder):
+def test_s09_files_that_could_have_a_secret_exist(run_folder):
     """Were these missing, or written in a form a search cannot see, the test above could not
     fail.
     """
@@ -177,11 +177,11 @@ def test_s09_known_shapes_of_secrets_are_hidden(text):
         "optimization.learning_rate=1e-3",
     ],
 )
-def test_s09_what_is_no_secret_stays(text):
+def test_s09_other_texts_are_not_redacted(text):
     assert redact(text) == text
 
 
-def test_s09_secrets_under_a_key_are_hidden_whatever_they_look_like():
+def test_s09_secrets_under_a_key_are_hidden_in_any_form():
     assert redact_tree(
         {"hub": {"token": 12345678, "rank": 32}, "list": [{"api_key": ["a", "b"]}]}
     ) == {
@@ -190,7 +190,7 @@ def test_s09_secrets_under_a_key_are_hidden_whatever_they_look_like():
     }
 
 
-def test_s09_a_secret_of_the_environment_is_hidden_wherever_it_stands(monkeypatch):
+def test_s09_secrets_of_the_environment_are_hidden_everywhere(monkeypatch):
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "plain looking words")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
     assert (

@@ -37,7 +37,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_text_that_cannot_be_encoded_leaves_the_former_file(tmp_path):
+def test_text_that_cannot_be_encoded_keeps_the_former_file(tmp_path):
     target = tmp_path / "file.json"
     write_text(target, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -46,7 +46,7 @@ def test_a_text_that_cannot_be_encoded_leaves_the_former_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_error_while_writing_leaves_the_former_file(tmp_path):
+def test_error_during_writing_keeps_the_former_file(tmp_path):
     target = tmp_path / "file"
     write_text(target, "old")
     with pytest.raises(ZeroDivisionError), atomic_file(target) as partial:
@@ -65,7 +65,7 @@ def test_files_and_folders_have_the_mode_of_the_umask(tmp_path, umask):
     assert mode(tmp_path / "folder") == 0o777 & ~umask
 
 
-def test_a_folder_takes_the_place_of_another_in_one_step(tmp_path):
+def test_folder_replaces_another_in_one_step(tmp_path):
     target = tmp_path / "model"
     for content in ("first", "second"):
         with atomic_folder(target) as partial:
@@ -76,7 +76,7 @@ def test_a_folder_takes_the_place_of_another_in_one_step(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_error_while_writing_a_folder_leaves_the_former_one(tmp_path):
+def test_error_during_writing_keeps_the_former_folder(tmp_path):
     with atomic_folder(tmp_path / "model") as partial:
         (partial / "file").write_text("old")
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model") as partial:
@@ -85,12 +85,12 @@ def test_an_error_while_writing_a_folder_leaves_the_former_one(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
-def test_folders_are_exchanged_where_the_system_has_no_exchange(tmp_path, monkeypatch):
+def test_folders_are_exchanged_without_support_of_the_system(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: object())
-    test_a_folder_takes_the_place_of_another_in_one_step(tmp_path)
+    test_folder_replaces_another_in_one_step(tmp_path)
 
 
-def test_only_a_free_place_is_taken(tmp_path):
+def test_existing_folder_is_not_replaced_by_default(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
@@ -100,7 +100,7 @@ def test_only_a_free_place_is_taken(tmp_path):
     assert (tmp_path / "three" / "file").read_text() == "one"
 
 
-def test_a_link_is_replaced(tmp_path):
+def test_link_is_replaced(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_link(tmp_path / "latest", name)
@@ -108,7 +108,7 @@ def test_a_link_is_replaced(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "latest"]
 
 
-def test_a_killed_writer_leaves_the_former_file_under_the_name(tmp_path):
+def test_killed_writer_keeps_the_former_file(tmp_path):
     write_text(tmp_path / "file", "old")
     program = """
 import pathlib, sys, time

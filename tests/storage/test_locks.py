@@ -61,7 +61,7 @@ def wait_until_free(folder, seconds=10):
     return not is_locked(folder)
 
 
-def test_a_second_lock_is_refused_and_names_the_holder(tmp_path, start):
+def test_second_lock_is_refused_and_names_the_holder(tmp_path, start):
     process, _ = start("file")
     before = (tmp_path / ".lock").read_bytes()
     with pytest.raises(BadFolder, match=rf"taken by process {process.pid} on "):
@@ -70,7 +70,7 @@ def test_a_second_lock_is_refused_and_names_the_holder(tmp_path, start):
     assert is_locked(tmp_path)
 
 
-def test_a_killed_holder_does_not_block(tmp_path, start):
+def test_killed_holder_does_not_block(tmp_path, start):
     process, _ = start("file")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -79,7 +79,7 @@ def test_a_killed_holder_does_not_block(tmp_path, start):
         assert f"process {os.getpid()} on" in holder_of(tmp_path)
 
 
-def test_a_program_that_was_given_the_lock_keeps_it_after_the_holder_is_killed(tmp_path, start):
+def test_program_with_the_lock_keeps_it_after_the_holder_is_killed(tmp_path, start):
     process, sleeper = start("handed on")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -91,7 +91,7 @@ def test_a_program_that_was_given_the_lock_keeps_it_after_the_holder_is_killed(t
     assert wait_until_free(tmp_path)
 
 
-def test_a_forked_child_does_not_keep_a_lock_that_was_released(tmp_path, start):
+def test_forked_child_does_not_keep_a_lock_that_was_released(tmp_path, start):
     _, child = start("forked")
     try:
         os.kill(int(child), 0)
@@ -100,7 +100,7 @@ def test_a_forked_child_does_not_keep_a_lock_that_was_released(tmp_path, start):
         os.kill(int(child), signal.SIGKILL)
 
 
-def test_a_program_started_meanwhile_does_not_inherit_the_lock(tmp_path):
+def test_program_started_during_the_lock_does_not_inherit_it(tmp_path):
     with lock_folder(tmp_path, IN_USE):
         sleeper = subprocess.Popen(["sleep", "600"], close_fds=False)
     try:
@@ -110,7 +110,7 @@ def test_a_program_started_meanwhile_does_not_inherit_the_lock(tmp_path):
         sleeper.wait()
 
 
-def test_a_folder_that_is_locked_itself_stays_free_of_files(tmp_path, start):
+def test_lock_of_a_folder_writes_no_file_into_it(tmp_path, start):
     process, _ = start("itself")
     with pytest.raises(BadFolder, match="being changed by another process"), exclusive(tmp_path):
         pass
@@ -121,7 +121,7 @@ def test_a_folder_that_is_locked_itself_stays_free_of_files(tmp_path, start):
         pass
 
 
-def test_a_folder_that_was_replaced_meanwhile_is_not_changed(tmp_path, monkeypatch):
+def test_folder_replaced_before_the_lock_is_not_changed(tmp_path, monkeypatch):
     (tmp_path / "index").mkdir()
     (tmp_path / "other").mkdir()
     plain = os.open

@@ -74,14 +74,14 @@ def machine_file(folder: Path, **changes: object) -> Path:
         ),
     ],
 )
-def test_launchers(environ, kind, more):
+def test_launchers_give_their_plans(environ, kind, more):
     plan = plan_from_environment(environ)
     assert (plan.kind, plan.ranks, plan.nodes, plan.ranks_per_node) == (kind, 4, 2, 2)
     assert {name: getattr(plan, name) for name in more} == more
     assert not is_first_rank(environ)
 
 
-def test_a_plain_start_is_a_single_process():
+def test_start_without_a_launcher_is_a_single_process():
     assert (
         plan_from_environment({"HOME": "/root", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) == SINGLE
     ), "in a job, but not started by srun"
@@ -89,7 +89,7 @@ def test_a_plain_start_is_a_single_process():
     assert is_first_rank({})
 
 
-def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
+def test_single_process_is_the_first_of_its_node(repository, tmp_path):
     """accelerate gives no number to the one process that it starts for a file such as gpu-1."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -107,7 +107,7 @@ def test_a_single_process_is_the_first_of_its_node(repository, tmp_path):
     assert local_rank(TORCHRUN) == 1
 
 
-def test_srun_alone_gives_the_names_of_torchrun():
+def test_srun_variables_become_those_of_torchrun():
     environ = {
         "SLURM_PROCID": "3",
         "SLURM_LOCALID": "1",
@@ -121,7 +121,7 @@ def test_srun_alone_gives_the_names_of_torchrun():
     assert torchrun_variables(TORCHRUN | environ) == {}
 
 
-def test_offload_and_auto_in_a_deepspeed_file(tmp_path):
+def test_offload_and_auto_in_a_deepspeed_file_are_read(tmp_path):
     settings = {
         "zero_optimization": {
             "stage": 3,
@@ -194,7 +194,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(tmp_path, case):
+def test_contradicting_machine_files_are_refused(tmp_path, case):
     changes, message = REFUSED[case]
     with pytest.raises(BadMachine, match=message) as caught:
         plan_from_file(machine_file(tmp_path, **changes))
@@ -220,7 +220,7 @@ def test_refused(tmp_path, case):
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "nvme"),
     ],
 )
-def test_deepspeed_settings_that_would_change_what_is_learned(tmp_path, settings, message):
+def test_deepspeed_settings_that_change_training_are_refused(tmp_path, settings, message):
     (tmp_path / "ds.json").write_text(
         json.dumps({"zero_optimization": {"stage": 2}} | settings), encoding="utf-8"
     )
@@ -234,7 +234,7 @@ def test_deepspeed_settings_that_would_change_what_is_learned(tmp_path, settings
         )
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files_are_refused(tmp_path):
     with pytest.raises(BadMachine, match="cannot be read"):
         plan_from_file(tmp_path / "absent.yaml")
     (tmp_path / "machine.yaml").write_text("model: x", encoding="utf-8")
@@ -250,7 +250,7 @@ def test_files_that_are_none(tmp_path):
         )
 
 
-def test_accelerate_that_started_one_process_of_several():
+def test_accelerate_with_too_few_processes_is_refused():
     with pytest.raises(BadMachine, match="starts one process only"):
         plan_from_environment(
             {
@@ -262,9 +262,7 @@ def test_accelerate_that_started_one_process_of_several():
         )
 
 
-def test_the_file_on_the_command_line_of_the_launcher_says_what_is_not_exported(
-    tmp_path, monkeypatch
-):
+def test_file_of_the_launcher_completes_the_variables(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "_file_of_launcher", lambda: machine_file(tmp_path))
     assert plan_from_environment(ACCELERATE).accelerator == "cpu"
     monkeypatch.setattr(
@@ -273,7 +271,7 @@ def test_the_file_on_the_command_line_of_the_launcher_says_what_is_not_exported(
     assert plan_from_environment(ACCELERATE).accelerator == "cuda"
 
 
-def test_what_this_machine_lacks(monkeypatch):
+def test_missing_devices_are_named(monkeypatch):
     import torch
 
     if not torch.cuda.is_available():

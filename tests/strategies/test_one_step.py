@@ -102,7 +102,7 @@ def together(gradients: dict[str, torch.Tensor], order: dict[str, torch.Tensor])
 
 @pytest.mark.parametrize("case", EXACT)
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_gradient_is_that_of_one_process(launched, alone, machine, case):
+def test_gradient_equals_that_of_one_process(launched, alone, machine, case):
     wanted = alone(case)
     for of_rank in launched(machine)[0]:
         found = of_rank[case]
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_one_process(launched, alone, machine, case):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_half_precision_is_the_same_under_all_strategies(launched, alone, machine):
+def test_half_precision_is_the_same_with_all_strategies(launched, alone, machine):
     exact = alone("bf16")
     whole = together(exact, exact)
     found, reference = (
@@ -138,7 +138,7 @@ def test_half_precision_is_the_same_under_all_strategies(launched, alone, machin
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_gradient_that_is_not_finite_stops_before_the_update(launched, machine):
+def test_non_finite_gradient_stops_before_the_update(launched, machine):
     for of_rank in launched(machine)[0]:
         assert of_rank["non-finite"]["refused"] == "the gradient is not finite"
         assert of_rank["non-finite"]["unchanged"]
@@ -146,14 +146,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(launched, machine
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_weights_are_gathered_under_their_names(launched, machine):
+def test_weights_are_gathered_with_their_names(launched, machine):
     for of_rank in launched(machine)[0]:
         for case in CASES:
             assert set(of_rank[case]["names"]) <= set(of_rank[case]["all_names"])
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_same_vectors_before_training(launched, machine):
+def test_vectors_before_training_are_the_same(launched, machine):
     """Validation goes through the strategy before and after training; before it, the model is the
     base model on all of them.
     """
@@ -164,13 +164,13 @@ def test_the_same_vectors_before_training(launched, machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_plan_of_the_ranks_is_that_of_the_file(launched, repository, monkeypatch, machine):
+def test_plan_of_the_ranks_is_that_of_the_file(launched, repository, monkeypatch, machine):
     monkeypatch.chdir(repository)
     assert launched(machine)[0][0]["plan"] == asdict(plan_from_file(Path(MACHINES[machine])))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_ranks_leave_quietly(launched, machine):
+def test_ranks_end_without_messages(launched, machine):
     printed = launched(machine)[1]
     assert "destroy_process_group" not in printed
     assert "resource_tracker" not in printed

@@ -49,7 +49,7 @@ def plain():
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2", "zero3"])
 @pytest.mark.parametrize("times", [1.0, 2.0])
-def test_sees_the_gradient_of_the_strategy(kind, times):
+def test_probe_measures_the_gradient_of_the_strategy(kind, times):
     if kind.startswith("zero"):
         pytest.importorskip("deepspeed")
     for found in on_ranks(2, probed, kind, times):
@@ -60,5 +60,5 @@ def test_sees_the_gradient_of_the_strategy(kind, times):
         assert seen.norm > 0.1
 
 
-def test_sees_the_gradient_of_one_process():
+def test_probe_measures_the_gradient_of_one_process():
     assert compare_gradients(one_step_gradient(Squares(), BATCH, SINGLE, "cpu"), plain()).is_equal

@@ -27,7 +27,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_one_message_and_exit_code_2(repository, tmp_path, case):
+def test_launch_is_refused_with_one_message_and_exit_code_2(repository, tmp_path, case):
     settings, message = FILES[case]
     if settings["use_cpu"] is False and torch.cuda.is_available():
         pytest.skip("this machine has GPUs")

@@ -96,7 +96,7 @@ def test_commands_are_read_as_text(wheel: Path) -> None:
     assert "secret" not in json.dumps([documents, queries])
 
 
-def test_help_shared_by_many_commands_is_left_out(
+def test_help_shared_by_many_commands_is_dropped(
     wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure_cli, "MAX_COMMANDS_PER_ARGUMENT", 4)
@@ -106,7 +106,7 @@ def test_help_shared_by_many_commands_is_left_out(
     )
 
 
-def test_a_query_of_several_commands_is_one_query() -> None:
+def test_query_of_several_commands_is_one_query() -> None:
     commands = {
         name: azure_cli_wheel.Command(name, examples=["Do the thing.", "do the thing"])
         for name in ("a b", "c d")
@@ -114,9 +114,7 @@ def test_a_query_of_several_commands_is_one_query() -> None:
     assert azure_cli.example_queries(commands) == {"Do the thing": ("a b", "c d")}
 
 
-def test_the_folder_is_split_by_command_and_the_same_in_every_run(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_folder_is_split_by_command_and_the_same_in_every_run(wheel: Path, tmp_path: Path) -> None:
     folder = prepare("azure-cli", tmp_path / "one", wheel)
     again = prepare("azure-cli", tmp_path / "two", wheel)
     names = (
@@ -141,7 +139,7 @@ def test_the_folder_is_split_by_command_and_the_same_in_every_run(
     assert summarize_data(str(folder)).leaks == []
 
 
-def test_near_identical_queries_leave_the_training_side(
+def test_near_identical_queries_are_removed_from_training(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twins = {"Do the first thing": ("a",), "do a first thing!": ("b",), "Something else": ("c",)}
@@ -158,7 +156,7 @@ def test_near_identical_queries_leave_the_training_side(
     assert len((folder / "queries.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_whole_folder_is_kept_and_a_foreign_one_left_alone(wheel: Path, tmp_path: Path) -> None:
+def test_complete_folder_is_kept_and_a_foreign_one_is_refused(wheel: Path, tmp_path: Path) -> None:
     command = ["prepare", "azure-cli", "--folder", str(tmp_path / "data"), "--wheel", str(wheel)]
     first, second = CliRunner().invoke(app, command), CliRunner().invoke(app, command)
     assert "written: 41 documents" in first.output
@@ -168,7 +166,7 @@ def test_a_whole_folder_is_kept_and_a_foreign_one_left_alone(wheel: Path, tmp_pa
         prepare("azure-cli", tmp_path / "data", wheel)
 
 
-def test_nothing_half_written_stays(
+def test_incomplete_folder_is_removed(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(record: object, **options: object) -> None:
@@ -180,7 +178,7 @@ def test_nothing_half_written_stays(
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_another_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
+def test_other_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.whl"
     other.write_bytes(wheel.read_bytes() + b"x")
     with pytest.raises(BadData, match="its sha256 is"):
@@ -189,11 +187,11 @@ def test_another_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
         prepare("azure-cli", tmp_path / "data", tmp_path / "none.whl")
 
 
-def test_a_download_that_is_there_is_used_again(wheel: Path) -> None:
+def test_existing_download_is_used(wheel: Path) -> None:
     assert azure_cli_wheel.download_wheel(wheel.parent) == wheel
 
 
-def test_without_an_index_the_error_says_what_to_do(
+def test_missing_package_index_is_an_error_with_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -202,7 +200,7 @@ def test_without_an_index_the_error_says_what_to_do(
     assert not (tmp_path / "data" / "azure-cli").exists()
 
 
-def test_a_hub_set_without_a_network_says_what_to_do(tmp_path: Path) -> None:
+def test_hub_set_without_a_network_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(
         BadData, match="BeIR/scifact could not be read from the hub.*name that folder"
     ):
@@ -210,7 +208,7 @@ def test_a_hub_set_without_a_network_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "scifact").exists()
 
 
-def test_the_real_set_where_it_is_there(repository: Path) -> None:
+def test_real_set_has_its_known_size(repository: Path) -> None:
     folder = repository / "data" / "azure-cli"
     if not (folder / "source.json").is_file():
         pytest.skip("data/azure-cli is not there; `nearfar data prepare azure-cli` makes it")

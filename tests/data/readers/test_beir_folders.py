@@ -32,7 +32,7 @@ def make_folder(
     return folder
 
 
-def test_rows_and_retrieval_set(tmp_path: Path) -> None:
+def test_folder_gives_rows_and_a_retrieval_set(tmp_path: Path) -> None:
     folder = make_folder(
         tmp_path / "toy", train="q1\td1\t1\nq1\td2\t0\n", test="q2\td2\t2\nq2\td1\t0\n"
     )
@@ -48,13 +48,13 @@ def test_rows_and_retrieval_set(tmp_path: Path) -> None:
     assert found.qrels == {"q2": {"d2": 2, "d1": 0}}
 
 
-def test_missing_split_names_those_there(tmp_path: Path) -> None:
+def test_missing_split_is_refused_with_the_existing_ones(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "toy", train="q1\td1\t1\n")
     with pytest.raises(BadData, match=r"no split 'dev'.*splits there: train"):
         read_rows(str(folder), split="dev")
 
 
-def test_compressed_and_trec_qrels(tmp_path: Path) -> None:
+def test_compressed_files_and_trec_qrels_are_read(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "toy", train="q1\td1\t1\n")
     corpus = folder / "corpus.jsonl"
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
@@ -96,7 +96,7 @@ def test_ids_may_be_numbers_but_not_missing(tmp_path: Path) -> None:
         read_retrieval_set(str(broken), "test")
 
 
-def test_fewer_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
+def test_selected_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
     queries = [{"_id": f"q{number}", "text": f"text {number}"} for number in range(50)]
     folder = make_folder(
         tmp_path / "toy",
@@ -110,7 +110,7 @@ def test_fewer_queries_are_the_same_in_every_run(tmp_path: Path) -> None:
     assert len(few.documents) == 3
 
 
-def test_a_set_from_pairs_has_every_positive_and_negative() -> None:
+def test_set_from_pairs_has_every_positive_and_negative() -> None:
     found = retrieval_set_from_rows(
         [Row("q", "a", ("x",)), Row("r", "a"), Row("s", "b", labels=(0.0,))], "pairs"
     )

@@ -20,7 +20,7 @@ def write(path: Path, *records: object) -> Path:
     return path
 
 
-def test_pairs_negatives_and_sources(tmp_path: Path) -> None:
+def test_pairs_with_negatives_and_sources_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path / "pairs.jsonl",
         {
@@ -53,7 +53,7 @@ def test_several_positives_give_several_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_passages_with_titles(tmp_path: Path) -> None:
+def test_passages_with_titles_are_read(tmp_path: Path) -> None:
     passages = {
         "positive_passages": [{"docid": "1", "title": "T", "text": "t"}],
         "negative_passages": [{"docid": "2", "title": "", "text": "n"}],
@@ -62,7 +62,7 @@ def test_passages_with_titles(tmp_path: Path) -> None:
     assert list(read_rows(str(path))) == [Row("q", "T t", ("n",), None, "tevatron.jsonl:1")]
 
 
-def test_scores_of_a_pair_and_of_candidates(tmp_path: Path) -> None:
+def test_scores_of_pairs_and_of_candidates_are_read(tmp_path: Path) -> None:
     pair = write(tmp_path / "sts.jsonl", {"sentence1": "a", "sentence2": "b", "score": 0.5})
     assert read_rows(str(pair))[0].labels == (0.5,)
     candidates = write(
@@ -91,7 +91,7 @@ def test_scores_must_fit_the_candidates(tmp_path: Path, scores: list[int]) -> No
             read_rows(str(path))
 
 
-def test_no_more_negatives_than_asked_for(tmp_path: Path) -> None:
+def test_number_of_negatives_is_limited(tmp_path: Path) -> None:
     path = write(
         tmp_path / "n.jsonl", {"query": "q", "positive": "p", "negatives": ["a", "b", "c"]}
     )
@@ -99,7 +99,7 @@ def test_no_more_negatives_than_asked_for(tmp_path: Path) -> None:
     assert read_rows(str(path), negatives_per_query=0)[0].negatives == ()
 
 
-def test_columns_by_name(tmp_path: Path) -> None:
+def test_columns_are_assigned_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "odd.jsonl", {"title": "q", "body": "p", "text": "never"})
     assert list(read_rows(str(path), {"query": "title", "positive": "body"})) == [
         Row("q", "p", source="odd.jsonl:1")
@@ -114,21 +114,21 @@ def test_columns_by_name(tmp_path: Path) -> None:
         read_rows(str(path), {"anchr": "title"})
 
 
-def test_gz_equals_plain(tmp_path: Path) -> None:
+def test_gz_file_gives_the_same_rows(tmp_path: Path) -> None:
     plain = write(tmp_path / "x.jsonl", {"query": "q", "positive": "p"})
     packed = tmp_path / "x.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert [row.positive for row in read_rows(str(packed))] == ["p"]
 
 
-def test_one_json_array_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_json_array_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "array.json"
     path.write_text('[{"query": "q", "positive": "p"}]')
     with pytest.raises(BadData, match="one object per line"):
         read_rows(str(path))
 
 
-def test_utf16_is_named(tmp_path: Path) -> None:
+def test_utf16_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "wide.jsonl"
     path.write_text('{"query": "q", "positive": "p"}\n', encoding="utf-16")
     with pytest.raises(BadData, match="UTF-16"):
@@ -138,7 +138,7 @@ def test_utf16_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\n\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "mark alone"]
 )
-def test_files_without_rows(tmp_path: Path, content: bytes) -> None:
+def test_files_without_rows_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "none.jsonl"
     path.write_bytes(content)
     with pytest.raises(BadData, match="no rows"):
@@ -159,7 +159,7 @@ OBJECTS = st.dictionaries(LETTERS, LETTERS | st.integers(), max_size=3)
         max_size=6,
     )
 )
-def test_any_bytes_give_rows_or_a_named_error(
+def test_random_bytes_give_rows_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "any.jsonl"
@@ -180,7 +180,7 @@ def test_any_bytes_give_rows_or_a_named_error(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(OBJECTS, max_size=5))
-def test_every_good_object_comes_back(
+def test_good_objects_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, objects: list[dict[str, object]]
 ) -> None:
     path = write(tmp_path_factory.mktemp("good") / "good.jsonl", *objects)

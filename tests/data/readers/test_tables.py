@@ -23,7 +23,7 @@ def triples(source: Path, **options: object) -> list[tuple[str, str, tuple[str, 
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_csv_with_quotes_and_line_breaks(tmp_path: Path, delimiter: str) -> None:
+def test_csv_with_quotes_and_line_breaks_is_read(tmp_path: Path, delimiter: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(
         f'question{delimiter}answer\n"two\nlines"{delimiter}"says ""yes"""\nb{delimiter}c\n'
@@ -35,7 +35,7 @@ def test_csv_with_quotes_and_line_breaks(tmp_path: Path, delimiter: str) -> None
     ]
 
 
-def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
+def test_tsv_has_no_quoting(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text('query\tdocument\n"unclosed\tand so\nb\tc\n')
     assert triples(path) == [('"unclosed', "and so", ()), ("b", "c", ())]
@@ -64,7 +64,7 @@ def test_csv_needs_a_header(tmp_path: Path, header: str) -> None:
         read_rows(str(path))
 
 
-def test_parquet_arrow_and_saved_folders_give_the_same(tmp_path: Path) -> None:
+def test_parquet_arrow_and_saved_folders_give_the_same_rows(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(RECORDS)
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     pyarrow.feather.write_feather(table, tmp_path / "t.feather")
@@ -83,7 +83,7 @@ def test_parquet_arrow_and_saved_folders_give_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.feather", "t.arrow"])
-def test_damaged_columnar_files_are_named(tmp_path: Path, name: str) -> None:
+def test_damaged_columnar_files_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     pyarrow.parquet.write_table(pa.Table.from_pylist(RECORDS), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -91,7 +91,7 @@ def test_damaged_columnar_files_are_named(tmp_path: Path, name: str) -> None:
         read_rows(str(path))
 
 
-def test_lists_in_parquet_are_several_positives(tmp_path: Path) -> None:
+def test_lists_in_parquet_are_multiple_positives(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pyarrow.parquet.write_table(
         pa.Table.from_pylist([{"query": "q", "pos": ["a", "b"], "neg": ["c"]}]), path
@@ -99,7 +99,7 @@ def test_lists_in_parquet_are_several_positives(tmp_path: Path) -> None:
     assert triples(path) == [("q", "a", ("c",)), ("q", "b", ("c",))]
 
 
-def test_unknown_layouts_are_named(tmp_path: Path) -> None:
+def test_unknown_layouts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.xlsx").write_bytes(b"PK")
     for source, reason in (
         (tmp_path / "data.xlsx", "no known layout"),

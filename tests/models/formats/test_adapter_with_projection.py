@@ -18,7 +18,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.mark.parametrize(
     ("family", "model"), [(BiEncoderRecipe, BiEncoderModel), (ColBERTRecipe, ColBERTModel)]
 )
-def test_the_adapter_alone_keeps_the_trained_projection(tmp_path, family, model):
+def test_adapter_folder_keeps_the_trained_projection(tmp_path, family, model):
     section = model(backbone=MINILM, projection_dimensions=8, tuning=LoraTuning(rank=2))
     encoder = build_model(family(name="x", model=section, data=DataSection(train="none")))
     with torch.no_grad():

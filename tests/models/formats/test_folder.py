@@ -25,7 +25,7 @@ def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_folder_that_exists_is_not_written_over(encoder, tmp_path):
+def test_existing_folder_is_not_overwritten(encoder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").write_text("x")
     with pytest.raises(BadFolder, match="exists already"):
@@ -35,7 +35,7 @@ def test_a_folder_that_exists_is_not_written_over(encoder, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "precious"]
 
 
-def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_path):
+def test_failed_save_leaves_no_files_and_changes_none(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "model")
     before = {path: path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()}
     encoder.contract = encoder.contract.model_copy(
@@ -52,7 +52,7 @@ def test_a_save_that_fails_leaves_nothing_and_what_was_there_alone(encoder, tmp_
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_files_of_a_model_have_the_mode_of_the_umask(encoder, tmp_path):
+def test_files_of_a_model_have_the_mode_of_the_umask(encoder, tmp_path):
     former = os.umask(0o022)
     try:
         save_encoder(encoder, tmp_path / "model")
@@ -67,7 +67,7 @@ def test_the_files_of_a_model_have_the_mode_of_the_umask(encoder, tmp_path):
     assert set(modes.values()) == {0o644}, modes
 
 
-def test_the_final_name_appears_only_when_every_byte_is_on_the_disk(encoder, tmp_path, monkeypatch):
+def test_final_name_appears_when_every_byte_is_on_disk(encoder, tmp_path, monkeypatch):
     synced = []
     original = os.fsync
     monkeypatch.setattr(
@@ -80,9 +80,7 @@ def test_the_final_name_appears_only_when_every_byte_is_on_the_disk(encoder, tmp
     )
 
 
-def test_no_folder_of_this_machine_and_no_training_setting_is_written(
-    encoder, toy_folder, tmp_path
-):
+def test_saved_files_name_no_local_folder_and_no_training_setting(encoder, toy_folder, tmp_path):
     save_encoder(encoder, tmp_path / "model")
     where = str(toy_folder("bert").parent).encode()
     for path in (path for path in (tmp_path / "model").rglob("*") if path.is_file()):
@@ -95,7 +93,7 @@ def test_no_folder_of_this_machine_and_no_training_setting_is_written(
     assert "nearfar" not in (tmp_path / "model" / "config.json").read_text()
 
 
-def test_a_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
+def test_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
     evil = "```\n<script>alert(1)</script> [x](javascript:1)\n---\n"
     save_encoder(
         build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), query_prompt=evil)),
@@ -120,14 +118,14 @@ def test_a_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
         ({"dimensions": 31}, "says dimensions = 31, its files say 32"),
     ],
 )
-def test_a_contract_that_the_folder_does_not_keep_is_refused(encoder, tmp_path, values, message):
+def test_contract_that_contradicts_the_folder_is_refused(encoder, tmp_path, values, message):
     save_encoder(encoder, tmp_path / "model")
     change(tmp_path / "model" / "nearfar.json", **values)
     with pytest.raises(BadModel, match=message):
         read_encoder(str(tmp_path / "model"))
 
 
-def test_the_recipe_wins_over_the_folder(encoder, tmp_path):
+def test_settings_take_precedence_over_the_folder(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "model")
     model = DenseSettings(
         backbone=str(tmp_path / "model"),
@@ -167,7 +165,7 @@ def test_vectors_are_float32_under_autocast_and_when_not_normalised(toy_folder):
             assert encoder(texts).dtype == torch.float32
 
 
-def test_target_modules_that_do_not_exist_are_named(toy_folder):
+def test_missing_target_modules_are_named(toy_folder):
     with pytest.raises(
         BadModel, match=r"has no layer 'q_proj'; its linear layers end in dense, key, query, value"
     ):
@@ -177,7 +175,7 @@ def test_target_modules_that_do_not_exist_are_named(toy_folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_four_bits_without_a_gpu_are_refused(toy_folder):
+def test_four_bit_weights_without_a_gpu_are_refused(toy_folder):
     with pytest.raises(BadModel, match="`model.tuning.quantize_4bit` needs an NVIDIA GPU"):
         build_dense_encoder(
             DenseSettings(backbone=str(toy_folder("bert")), lora=Lora(quantize_4bit=True))

@@ -66,7 +66,7 @@ def reference(folder, text, pooling):
         if not (family in DECODERS and pooling == "cls")
     ],
 )
-def test_vectors_are_those_of_plain_transformers(toy_folder, family, pooling):
+def test_vectors_equal_those_of_transformers(toy_folder, family, pooling):
     encoder = build_dense_encoder(
         DenseSettings(backbone=str(toy_folder(family)), pooling=pooling, lora=None)
     ).eval()
@@ -82,7 +82,7 @@ def test_vectors_are_those_of_plain_transformers(toy_folder, family, pooling):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_go_on_the_linear_layers_of_the_blocks_and_all_of_them_learn(toy_folder, family):
+def test_adapters_are_on_the_linear_layers_of_the_blocks_and_learn(toy_folder, family):
     encoder = build_dense_encoder(
         DenseSettings(backbone=str(toy_folder(family)), lora=Lora(rank=2, alpha=4.0))
     )
@@ -100,7 +100,7 @@ def test_adapters_go_on_the_linear_layers_of_the_blocks_and_all_of_them_learn(to
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_that_full_tuning_trains_takes_part(toy_folder, family):
+def test_every_weight_of_full_tuning_gets_a_gradient(toy_folder, family):
     """A weight without gradient (an unused pooler) would stop DistributedDataParallel."""
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)), lora=None))
     encoder(encoder.tokenize(SENTENCES, "query"))[:, 0].sum().backward()
@@ -132,7 +132,7 @@ def test_activation_checkpointing_changes_no_gradient(toy_folder, family):
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
 
 
-def test_an_architecture_without_activation_checkpointing_says_so(toy_folder):
+def test_architecture_without_activation_checkpointing_is_refused(toy_folder):
     with pytest.raises(
         BadModel,
         match="MPNetModel does not support `model.activation_checkpointing`; set it to false",
@@ -143,7 +143,7 @@ def test_an_architecture_without_activation_checkpointing_says_so(toy_folder):
 
 
 @pytest.mark.parametrize("family", ENCODERS)
-def test_dropout_of_the_recipe_reaches_the_backbone(toy_folder, family):
+def test_dropout_setting_reaches_the_backbone(toy_folder, family):
     def differs(dropout):
         encoder = build_dense_encoder(
             DenseSettings(backbone=str(toy_folder(family)), dropout=dropout)
@@ -166,7 +166,7 @@ def test_dropout_of_the_recipe_reaches_the_backbone(toy_folder, family):
         ("llama", 66),
     ],
 )
-def test_the_longest_input_is_as_long_as_the_positions_allow(toy_folder, family, longest):
+def test_longest_input_has_the_length_of_the_positions(toy_folder, family, longest):
     encoder = read_encoder(str(toy_folder(family)))
     assert longest_input(encoder.backbone) == longest
     ids = torch.full((1, longest), 7)

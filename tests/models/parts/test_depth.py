@@ -34,7 +34,7 @@ def deep_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])
-def test_all_depths_at_once_are_the_models_cut_to_them(family, lora, deep_folder):
+def test_depths_computed_at_once_equal_the_cut_models(family, lora, deep_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=lora))
     texts = encoder.tokenize(SENTENCES, "document")
     together = AtDepths(encoder, DEPTHS)(texts).chunk(3, -1)
@@ -45,7 +45,7 @@ def test_all_depths_at_once_are_the_models_cut_to_them(family, lora, deep_folder
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
+def test_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
     whole = build_dense_encoder(DenseSettings(backbone=str(deep_folder(family)), lora=None)).eval()
     with torch.no_grad():
         wanted = AtDepths(whole, (2,))(whole.tokenize(SENTENCES, "document")).numpy()
@@ -64,7 +64,7 @@ def test_a_cut_model_is_saved_as_an_ordinary_one(family, deep_folder, tmp_path):
     [{}, {"projection_dimensions": 20}, "static"],
     ids=["no projection", "projection", "static"],
 )
-def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
+def test_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path):
     backbone, layers = str(deep_folder("bert")), None if model == "static" else 3
     encoder = (
         build_static_encoder(StaticSettings(backbone=backbone, dimensions=24))
@@ -88,7 +88,7 @@ def test_a_narrow_model_is_saved_as_an_ordinary_one(model, deep_folder, tmp_path
     )
 
 
-def test_cutting_nothing_and_over_what_is_there_are_refused(deep_folder, tmp_path):
+def test_cut_without_effect_and_cut_over_existing_files_are_refused(deep_folder, tmp_path):
     with pytest.raises(BadRecipe, match="nothing is to be cut"):
         cut(str(deep_folder("bert")), tmp_path / "small")
     with pytest.raises(BadFolder, match="exists already"):
@@ -112,7 +112,7 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_former_model_is_replaced_where_asked_for(family, deep_folder, former, tmp_path):
+def test_former_model_is_replaced_on_request(family, deep_folder, former, tmp_path):
     with pytest.raises(BadFolder, match="exists already.*--replace"):
         cut(str(deep_folder(family)), former, 1)
     assert depth_of(read_encoder(str(former))) == 3
@@ -125,7 +125,7 @@ def test_a_former_model_is_replaced_where_asked_for(family, deep_folder, former,
         )
 
 
-def test_an_empty_folder_and_one_that_is_not_there_are_taken_too(deep_folder, tmp_path):
+def test_empty_and_missing_folders_are_accepted(deep_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "new"):
         cut(str(deep_folder("bert")), tmp_path / name, 1, replace=True)
@@ -133,7 +133,7 @@ def test_an_empty_folder_and_one_that_is_not_there_are_taken_too(deep_folder, tm
 
 
 @pytest.mark.parametrize("kind", ["adapter", "late", "static"])
-def test_a_former_model_of_any_kind_is_replaced(kind, deep_folder, tmp_path):
+def test_former_model_of_any_family_is_replaced(kind, deep_folder, tmp_path):
     backbone = str(deep_folder("bert"))
     match kind:
         case "adapter":
@@ -151,7 +151,7 @@ def test_a_former_model_of_any_kind_is_replaced(kind, deep_folder, tmp_path):
     assert depth_of(read_encoder(str(tmp_path / "small"))) == 1
 
 
-def test_what_is_no_model_of_ours_is_not_replaced(deep_folder, former, tmp_path):
+def test_foreign_model_is_not_replaced(deep_folder, former, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
@@ -188,14 +188,14 @@ def test_what_is_no_model_of_ours_is_not_replaced(deep_folder, former, tmp_path)
     assert files_of(tmp_path) == before
 
 
-def test_the_model_that_is_cut_is_not_replaced_by_its_part(former):
+def test_model_is_not_replaced_by_its_own_cut(former):
     before = files_of(former)
     with pytest.raises(BadFolder, match="holds the model that is to be cut"):
         cut(str(former), former, 1, replace=True)
     assert files_of(former) == before
 
 
-def test_a_former_model_outlives_a_cut_that_fails_or_is_killed(deep_folder, former):
+def test_former_model_survives_a_failed_or_killed_cut(deep_folder, former):
     before = files_of(former)
     with pytest.raises(BadModel, match="5 layers were asked for"):
         cut(str(deep_folder("bert")), former, 5, replace=True)
@@ -213,7 +213,7 @@ def test_a_former_model_outlives_a_cut_that_fails_or_is_killed(deep_folder, form
     assert files_of(former) == before
 
 
-def test_a_folder_that_appears_meanwhile_is_not_taken(deep_folder, tmp_path, monkeypatch):
+def test_folder_that_appears_during_the_cut_is_not_replaced(deep_folder, tmp_path, monkeypatch):
     plain = folder._write
 
     def write(encoder, unfinished):
@@ -227,7 +227,7 @@ def test_a_folder_that_appears_meanwhile_is_not_taken(deep_folder, tmp_path, mon
     assert [path.name for path in tmp_path.rglob("*")] == ["small", "thesis.txt"]
 
 
-def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tmp_path):
+def test_layers_of_a_cut_model_keep_their_numbers(deep_folder, tmp_path):
     save_encoder(
         build_dense_encoder(
             DenseSettings(backbone=str(deep_folder("bert")), layers=(0, 2, 3), lora=None)
@@ -238,7 +238,7 @@ def test_layers_of_a_model_that_has_lost_some_keep_their_numbers(deep_folder, tm
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_token_vectors_too(role, deep_folder):
+def test_token_vectors_of_cut_models_equal_those_of_depths(role, deep_folder):
     encoder = build_late_interaction_encoder(
         LateInteractionSettings(
             backbone=str(deep_folder("bert")), projection_dimensions=8, lora=None
@@ -268,7 +268,7 @@ def test_activation_checkpointing_changes_no_gradient(deep_folder):
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
 
 
-def test_an_architecture_with_more_behind_its_layers_is_refused(deep_folder):
+def test_architecture_with_modules_after_its_layers_is_refused(deep_folder):
     encoder = build_dense_encoder(DenseSettings(backbone=str(deep_folder("bert")), lora=None))
     encoder.backbone.encoder.register_forward_hook(
         lambda _, given, made: made.__class__(last_hidden_state=2 * made.last_hidden_state)
@@ -277,7 +277,7 @@ def test_an_architecture_with_more_behind_its_layers_is_refused(deep_folder):
         AtDepths(encoder, (4, 2))
 
 
-def test_more_layers_than_there_are_are_refused(deep_folder):
+def test_more_layers_than_exist_are_refused(deep_folder):
     encoder = read_encoder(str(deep_folder("bert")))
     assert depth_of(encoder) == 4
     with pytest.raises(BadModel, match="5 layers were asked for; the model has 4"):

@@ -49,9 +49,7 @@ def pruned(folder, layers):
 
 @pytest.mark.parametrize("family", FAMILIES)
 class TestEveryFamily:
-    def test_is_the_model_without_the_others_and_loads_elsewhere(
-        self, family, deep_folder, tmp_path
-    ):
+    def test_model_with_fewer_layers_loads_in_other_libraries(self, family, deep_folder, tmp_path):
         layers = (0, 3)
         encoder = build_dense_encoder(
             DenseSettings(backbone=str(deep_folder(family)), layers=layers, lora=None)
@@ -73,7 +71,7 @@ class TestEveryFamily:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_folder):
+def test_model_without_its_first_layer_is_right_or_refused(family, deep_folder):
     """ModernBERT's first layer has no norm before its attention: that of another was dropped in
     silence.
     """
@@ -99,7 +97,7 @@ def test_without_the_first_it_is_the_model_without_it_or_refused(family, deep_fo
     )
 
 
-def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkeypatch):
+def test_adapter_stores_its_layers(deep_folder, tmp_path, monkeypatch):
     """Else it would be put on the first layers of the whole model, in silence."""
     from trainer.models import loading
 
@@ -117,7 +115,7 @@ def test_an_adapter_knows_the_layers_it_belongs_to(deep_folder, tmp_path, monkey
     )
 
 
-def test_late_interaction_too(deep_folder, tmp_path):
+def test_late_interaction_model_with_fewer_layers_is_right(deep_folder, tmp_path):
     encoder = build_late_interaction_encoder(
         LateInteractionSettings(
             backbone=str(deep_folder("bert")),
@@ -138,7 +136,7 @@ def test_late_interaction_too(deep_folder, tmp_path):
     ("wish", "kept"),
     [(1, (0,)), (2, (0, 11)), (4, (0, 4, 7, 11)), (6, (0, 2, 4, 7, 9, 11)), (12, tuple(range(12)))],
 )
-def test_evenly_spaced(wish, kept):
+def test_layers_are_evenly_spaced(wish, kept):
     assert kept_layers(wish, 12) == kept
 
 
@@ -152,6 +150,6 @@ def test_evenly_spaced(wish, kept):
         ([], "at least one"),
     ],
 )
-def test_what_is_not_there_is_refused(wish, said):
+def test_missing_layers_are_refused(wish, said):
     with pytest.raises(BadModel, match=said):
         kept_layers(wish, 12)

@@ -21,7 +21,7 @@ def lists(texts):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
-def test_ids_are_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, family):
+def test_ids_equal_those_of_the_tokenizer_with_prompt_and_truncation(toy_folder, family):
     model = DenseSettings(
         backbone=str(toy_folder(family)),
         query_prompt="Show: ",
@@ -63,7 +63,7 @@ def test_no_texts_give_no_texts(toy_folder):
     assert len(read_encoder(str(toy_folder("bert"))).tokenize([], "query")) == 0
 
 
-def test_half_a_character_is_replaced_and_stops_nothing(toy_folder):
+def test_half_of_a_surrogate_pair_is_replaced(toy_folder):
     encoder = read_encoder(str(toy_folder("roberta")))
     assert lists(encoder.tokenize(["disk \ud800", "list"], "query")) == lists(
         encoder.tokenize(["disk ?", "list"], "query")
@@ -81,14 +81,14 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "qwen2"])
-def test_a_long_text_is_cut_to_what_the_whole_of_it_would_give(toy_folder, family, name):
+def test_long_text_is_truncated_to_the_same_tokens(toy_folder, family, name):
     encoder = read_encoder(str(toy_folder(family)))
     whole = tokenization._plain_copy(encoder.tokenizer)
     whole.enable_truncation(encoder.contract.query_max_length_tokens)
     assert lists(encoder.tokenize([LONG[name]], "query")) == [whole.encode(LONG[name]).ids]
 
 
-def test_what_lies_beyond_the_first_million_characters_is_never_looked_at(toy_folder):
+def test_characters_after_the_first_million_are_not_read(toy_folder):
     encoder = read_encoder(str(toy_folder("bert")))
     far, near = (
         "delete" + " " * tokenization.MOST_CHARACTERS + "disk",
@@ -110,7 +110,7 @@ def test_five_million_characters_are_tokenised_in_little_memory(toy_folder):
     assert peak < 100 * 2**20
 
 
-def test_threads_may_tokenise_while_others_do(toy_folder):
+def test_threads_tokenise_at_the_same_time(toy_folder):
     encoder = build_dense_encoder(
         DenseSettings(
             backbone=str(toy_folder("roberta")),
@@ -137,7 +137,7 @@ def test_threads_may_tokenise_while_others_do(toy_folder):
     assert wrong == []
 
 
-def test_the_fingerprint_tells_tokenizers_apart_and_survives_loading(toy_folder):
+def test_fingerprint_differs_between_tokenizers_and_survives_loading(toy_folder):
     prints = {
         family: read_encoder(str(toy_folder(family))).contract.tokenizer_fingerprint
         for family in ("bert", "roberta", "qwen2")

@@ -63,7 +63,7 @@ def questions(encoder):
     return encode(encoder, QUESTIONS, "query")
 
 
-def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
+def test_flat_index_is_exact_and_returns_the_documents(encoder, built):
     index = Index.open(built / "flat")
     queries, vectors = (
         questions(encoder),
@@ -79,7 +79,7 @@ def test_flat_is_exact_and_gives_the_documents_back(encoder, built):
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_approximate_kinds_find_most_and_say_how_much(encoder, built, kind):
+def test_approximate_indexes_find_most_and_report_their_recall(encoder, built, kind):
     index, exact = Index.open(built / kind), Index.open(built / "flat")
     assert index.manifest.approximate["recall_at_10"] >= 0.95
     queries = encode(
@@ -93,14 +93,14 @@ def test_approximate_kinds_find_most_and_say_how_much(encoder, built, kind):
 
 @pytest.mark.parametrize("count", [1, 30])
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_very_small_corpora(encoder, tmp_path, kind, count, capfd):
+def test_very_small_corpora_are_indexed(encoder, tmp_path, kind, count, capfd):
     build_index(encoder, "toy", DOCUMENTS[:count], tmp_path / "idx", kind)
     (best,) = hits(Index.open(tmp_path / "idx"), encoder, QUESTIONS[:1], 5)
     assert len({hit.document.id for hit in best}) == min(count, 5)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
+def test_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.indexes.dense._DOCUMENTS_AT_ONCE", 150)
     told = []
     build_index(
@@ -118,7 +118,7 @@ def test_a_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
     )
 
 
-def test_nothing_is_left_behind_when_building_fails(encoder, tmp_path):
+def test_failed_build_leaves_no_files(encoder, tmp_path):
     def broken():
         yield DOCUMENTS[0]
         raise BadData("line 2 is bad")
@@ -130,7 +130,7 @@ def test_nothing_is_left_behind_when_building_fails(encoder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_is_kept_unless_it_is_an_index_to_be_replaced(encoder, copy):
+def test_existing_folder_is_replaced_only_if_it_is_an_index(encoder, copy):
     with pytest.raises(BadFolder, match="--replace"):
         build_index(encoder, "toy", DOCUMENTS[:3], copy)
     assert Index.open(copy).manifest.count == 400
@@ -143,13 +143,13 @@ def test_a_folder_in_use_is_kept_unless_it_is_an_index_to_be_replaced(encoder, c
     assert (copy / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_failed_replacement_leaves_the_former_index(encoder, copy):
+def test_failed_replacement_keeps_the_former_index(encoder, copy):
     with pytest.raises(BadData):
         build_index(encoder, "toy", [], copy, replace=True)
     assert Index.open(copy).manifest.count == 400
 
 
-def test_an_index_that_another_replaces_while_it_is_opened(encoder, built, copy, monkeypatch):
+def test_index_replaced_while_it_is_opened_is_consistent(encoder, built, copy, monkeypatch):
     """Between the manifest and the first of the other files."""
     other, check = copy.parent / "other", Manifest.check_files
     build_index(encoder, "toy", DOCUMENTS[:3], other)
@@ -165,7 +165,7 @@ def test_an_index_that_another_replaces_while_it_is_opened(encoder, built, copy,
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "index.faiss"])
-def test_cut_altered_and_missing_files_are_named(copy, name):
+def test_truncated_changed_and_missing_files_are_named(copy, name):
     whole = (copy / name).read_bytes()
     (copy / name).write_bytes(whole[:-3])
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_cut_altered_and_missing_files_are_named(copy, name):
         Index.open(copy)
 
 
-def test_one_changed_byte_is_seen_at_both_ends_of_a_large_file(copy, monkeypatch):
+def test_changed_byte_at_either_end_of_a_large_file_is_noticed(copy, monkeypatch):
     """With blocks of 8 bytes, every file here counts as large."""
     from trainer.retrieval.indexes import manifest
 
@@ -204,13 +204,13 @@ def test_one_changed_byte_is_seen_at_both_ends_of_a_large_file(copy, monkeypatch
         ({"count": 399}, "the manifest says"),
     ],
 )
-def test_a_manifest_that_does_not_fit(copy, change, message):
+def test_contradicting_manifest_is_refused(copy, change, message):
     altered(copy, **change)
     with pytest.raises(BadFolder, match=message):
         Index.open(copy)
 
 
-def test_a_manifest_that_was_altered(copy):
+def test_changed_manifest_is_refused(copy):
     """Also where what it says then could be true."""
     content = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(content | {"model": "another"}))
@@ -218,7 +218,7 @@ def test_a_manifest_that_was_altered(copy):
         Index.open(copy)
 
 
-def test_a_folder_that_is_no_index(tmp_path):
+def test_folder_that_is_no_index_is_refused(tmp_path):
     with pytest.raises(BadFolder, match="nearfar index"):
         Index.open(tmp_path)
     (tmp_path / MANIFEST).write_text("[1")
@@ -226,7 +226,7 @@ def test_a_folder_that_is_no_index(tmp_path):
         Index.open(tmp_path)
 
 
-def test_another_faiss_index_is_refused(encoder, built, tmp_path):
+def test_foreign_faiss_index_is_refused(encoder, built, tmp_path):
     """Files and manifest agree with each other and not with the kind."""
     folder = shutil.copytree(built / "ivf", tmp_path / "copy")
     shutil.copy(built / "hnsw" / "index.faiss", folder)
@@ -247,7 +247,7 @@ def test_pickled_arrays_are_refused(copy):
         Index.open(copy)
 
 
-def test_another_model_is_refused_and_lower_precision_is_not(encoder, toy_folder, built):
+def test_other_model_is_refused_but_lower_precision_is_not(encoder, toy_folder, built):
     index = Index.open(built / "flat")
     index.check_encoder(encoder)
     with torch.autocast("cpu", torch.bfloat16):

@@ -14,7 +14,7 @@ from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_do
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 1000])
-def test_ids_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, at_once):
+def test_ids_do_not_depend_on_the_block_size(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(stored_documents, "_BYTES_AT_ONCE", at_once)
     ids = [f"{number:0{number % 9}}" for number in range(200)]
     stored = write_documents(
@@ -27,7 +27,7 @@ def test_ids_do_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch, at
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), min_size=1, max_size=20))
-def test_ids_are_those_of_the_documents(tmp_path_factory, texts):
+def test_ids_equal_those_of_the_documents(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("documents")
     stored = write_documents(
         (Document(*each) for each in texts), folder / "documents.jsonl", folder / "offsets.npy"
@@ -40,7 +40,7 @@ def of_lines(folder, *lines):
     return StoredDocuments(folder / "documents.jsonl", np.cumsum([0, *map(len, lines)]))
 
 
-def test_fields_in_another_order(tmp_path):
+def test_fields_in_another_order_are_read(tmp_path):
     line = json.dumps({"title": "", "id": "b", "text": "words"}).encode() + b"\n"
     assert list(of_lines(tmp_path, line, line).ids()) == ["b", "b"]
 
@@ -57,7 +57,7 @@ def test_fields_in_another_order(tmp_path):
         b"",
     ],
 )
-def test_a_damaged_line_is_named(tmp_path, line):
+def test_damaged_line_is_named(tmp_path, line):
     whole = json.dumps({"id": "a", "title": "", "text": "words"}).encode() + b"\n"
     ids = of_lines(tmp_path, whole, line).ids()
     assert next(ids) == "a"

@@ -57,13 +57,13 @@ def test_rotation_keeps_dot_products_and_lengths(codec, vectors):
     np.testing.assert_allclose(codec.rotate(some) @ codec.rotate(some).T, some @ some.T, atol=1e-5)
 
 
-def test_every_direction_has_a_place_and_what_varies_much_has_a_byte_to_fewer(codec):
+def test_rotation_has_a_place_for_every_direction(codec):
     assert codec.rotation.shape == (32, 35)
     np.testing.assert_allclose(codec.rotation @ codec.rotation.T, np.eye(32), atol=1e-5)
     assert (~codec.rotation.any(0)).sum() == 3
 
 
-def test_ids_are_the_nearest_centroids_by_trying_all(codec, vectors):
+def test_ids_equal_those_of_an_exhaustive_search(codec, vectors):
     codes = codec.encode(in_documents(vectors[:200]))
     distances = np.square(codec.rotate(vectors[:200])[:, None] - codec.centroids).sum(-1)
     np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_ids_are_the_nearest_centroids_by_trying_all(codec, vectors):
     )
 
 
-def test_decoding_is_centroid_mean_and_words_scaled_to_length_one(codec, vectors):
+def test_decoded_vector_is_centroid_mean_and_words_at_length_one(codec, vectors):
     documents = in_documents(vectors[:20])
     codes = codec.encode(documents)
     decoded = codec.decode(codes, documents.lengths)
@@ -98,7 +98,7 @@ def test_decoding_is_centroid_mean_and_words_scaled_to_length_one(codec, vectors
         np.testing.assert_allclose(decoded[row], wanted / np.linalg.norm(wanted), atol=1e-5)
 
 
-def test_codes_do_not_depend_on_how_many_documents_are_coded_at_once(codec, vectors, monkeypatch):
+def test_codes_do_not_depend_on_the_block_size(codec, vectors, monkeypatch):
     documents = in_documents(vectors[:500])
     at_once = codec.encode(documents)
     monkeypatch.setattr(token_codes, "_TOKENS_AT_ONCE", 20)
@@ -106,7 +106,7 @@ def test_codes_do_not_depend_on_how_many_documents_are_coded_at_once(codec, vect
         np.testing.assert_array_equal(some, others)
 
 
-def test_new_vectors_are_decoded_nearly_and_more_bytes_nearer(codec, vectors):
+def test_more_bytes_decode_vectors_more_exactly(codec, vectors):
     new = in_documents(vectors[5000:])
     by_centroid = float(
         np.square(codec.centroids[codec.encode(new).ids] - codec.rotate(new.vectors)).sum(1).mean()
@@ -117,7 +117,7 @@ def test_new_vectors_are_decoded_nearly_and_more_bytes_nearer(codec, vectors):
     assert error(codec, new) < 0.3 * by_centroid
 
 
-def test_what_tokens_of_a_document_have_in_common_is_coded_once(vectors):
+def test_mean_of_a_document_is_coded_once(vectors):
     random = np.random.default_rng(3)
     lengths = random.integers(20, 40, 200)
     common = (0.5 * random.normal(size=(200, 32)) / np.sqrt(32)).astype(np.float32)
@@ -134,7 +134,7 @@ def test_what_tokens_of_a_document_have_in_common_is_coded_once(vectors):
     )
 
 
-def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
+def test_saved_codec_is_loaded(codec, vectors, tmp_path):
     codec.save(tmp_path)
     again = Codec.load(tmp_path, 32)
     documents = in_documents(vectors[:300])
@@ -155,7 +155,7 @@ def test_what_was_saved_is_loaded(codec, vectors, tmp_path):
         ("spread.npy", np.float32(0)),
     ],
 )
-def test_files_that_do_not_belong_together_are_refused(codec, tmp_path, change):
+def test_files_of_different_codecs_are_refused(codec, tmp_path, change):
     codec.save(tmp_path)
     np.save(tmp_path / change[0], change[1])
     with pytest.raises(BadFolder, match="do not belong"):
@@ -166,14 +166,14 @@ def test_files_that_do_not_belong_together_are_refused(codec, tmp_path, change):
 
 
 @pytest.mark.parametrize("count", [1, 2, 300])
-def test_a_handful_of_vectors_is_enough(vectors, count):
+def test_codec_is_trained_on_few_vectors(vectors, count):
     codec = trained(vectors[:count], centroid_count(count), 7)
     assert error(codec, in_documents(vectors[:count])) < (0.02 if count <= 256 else 0.05)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("tokens", [200_000, 5_000_000])
-def test_codes_and_all_that_goes_with_them_keep_to_the_bits(bits, tokens):
+def test_codes_with_overhead_keep_to_the_bits(bits, tokens):
     segment, centroids = (
         Segment(number=1, documents=tokens // 60, tokens=tokens),
         centroid_count(tokens),

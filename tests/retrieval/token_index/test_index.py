@@ -88,7 +88,7 @@ def ids(index, encoder, k=10):
     return [[index.document(row).id for row in of_query if row >= 0] for of_query in rows.tolist()]
 
 
-def test_exact_finds_what_comparing_all_documents_finds(encoder, built):
+def test_exact_index_equals_an_exhaustive_search(encoder, built):
     index = LateIndex.open(built / "exact")
     scores, rows = index.search(questions(encoder), 10)
     tokens = encode_tokens(encoder, [document.whole for document in DOCUMENTS], "document")
@@ -102,7 +102,7 @@ def test_exact_finds_what_comparing_all_documents_finds(encoder, built):
     assert index.document(17) == DOCUMENTS[17]
 
 
-def test_compressed_finds_most_of_it_and_is_a_fraction_of_the_size(encoder, built):
+def test_compressed_index_finds_most_and_is_much_smaller(encoder, built):
     exact, index = LateIndex.open(built / "exact"), LateIndex.open(built / "compressed")
     scores, _ = index.search(questions(encoder), 10)
     wanted, _ = exact.search(questions(encoder), 10)
@@ -115,7 +115,7 @@ def test_compressed_finds_most_of_it_and_is_a_fraction_of_the_size(encoder, buil
     assert index.manifest.search_bytes < exact.manifest.search_bytes / 4
 
 
-def test_the_effort_is_measured_and_may_be_set_by_hand(encoder, built):
+def test_search_effort_is_measured_or_set_by_hand(encoder, built):
     index = LateIndex.open(built / "compressed")
     assert index.manifest.approximate["share_of_best_10"] >= late_effort.ENOUGH
     assert late_effort.measured_effort(index, encoder).items() <= index.manifest.approximate.items()
@@ -130,7 +130,7 @@ def test_the_effort_is_measured_and_may_be_set_by_hand(encoder, built):
     )
 
 
-def test_what_was_added_is_found_and_nothing_is_lost(encoder, copy):
+def test_added_documents_are_found_beside_the_former_ones(encoder, copy):
     before = ids(LateIndex.open(copy), encoder, 400)
     manifest = add(copy, Encoding(encoder), iter(NEW))
     index = LateIndex.open(copy)
@@ -142,7 +142,7 @@ def test_what_was_added_is_found_and_nothing_is_lost(encoder, copy):
     assert [[id for id in found if id not in ("new1", "new2")] for found in after] == before
 
 
-def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
+def test_existing_id_is_refused_and_nothing_changes(encoder, copy):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     with pytest.raises(BadData, match=r"already has a document 'd7'.*delete it first"):
         add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
@@ -155,7 +155,7 @@ def test_an_id_that_is_there_is_refused_and_nothing_changes(encoder, copy):
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
-def test_what_was_deleted_is_not_found_and_may_come_again(encoder, copy):
+def test_deleted_document_is_not_found_and_may_be_added_again(encoder, copy):
     best = ids(LateIndex.open(copy), encoder, 2)[0]
     assert delete(copy, best).count == 298
     index = LateIndex.open(copy)
@@ -167,7 +167,7 @@ def test_what_was_deleted_is_not_found_and_may_come_again(encoder, copy):
     assert best[0] not in ids(LateIndex.open(copy), encoder, 400)[0]
 
 
-def test_everything_may_be_deleted(encoder, copy):
+def test_all_documents_may_be_deleted(encoder, copy):
     delete(copy, [document.id for document in DOCUMENTS])
     index = LateIndex.open(copy)
     assert index.manifest.count == 0
@@ -177,14 +177,14 @@ def test_everything_may_be_deleted(encoder, copy):
     assert [hit.document.id for hit in best] == ["new1", "new2"]
 
 
-def test_an_open_index_keeps_what_it_had(encoder, copy):
+def test_open_index_keeps_its_documents_during_changes(encoder, copy):
     index = LateIndex.open(copy)
     before = ids(index, encoder)
     delete(copy, before[0][:3])
     assert ids(index, encoder) == before
 
 
-def test_an_open_index_keeps_its_documents_when_another_takes_its_place(encoder, copy):
+def test_open_index_keeps_its_documents_when_it_is_replaced(encoder, copy):
     index = LateIndex.open(copy)
     build_late_index(
         Encoding(encoder),
@@ -198,7 +198,7 @@ def test_an_open_index_keeps_its_documents_when_another_takes_its_place(encoder,
     assert LateIndex.open(copy).document(0).id == "else"
 
 
-def test_a_file_that_is_exchanged_after_the_look_whether_it_is_there(encoder, copy, monkeypatch):
+def test_file_exchanged_after_the_check_of_its_existence_is_handled(encoder, copy, monkeypatch):
     delete(copy, ["d1"])
     fingerprint, others = manifest._fingerprint, ["d2"]
 
@@ -212,7 +212,7 @@ def test_a_file_that_is_exchanged_after_the_look_whether_it_is_there(encoder, co
 
 
 @pytest.mark.parametrize("times", [1, 1000])
-def test_an_index_is_opened_as_it_was_at_one_time(
+def test_index_is_opened_in_a_consistent_state(
     encoder, toy_folder, built, tmp_path, monkeypatch, times
 ):
     """Another takes its place between two files: of a model trained anew, so that all sizes are the
@@ -240,7 +240,7 @@ def test_an_index_is_opened_as_it_was_at_one_time(
     np.testing.assert_array_equal(index.codec.centroids, load(folder, 16).centroids)
 
 
-def test_too_many_open_files_are_named_and_no_new_index_is_asked_for(copy):
+def test_too_many_open_files_are_reported_as_such(copy):
     free = os.dup(0)
     os.close(free)
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -262,7 +262,7 @@ def test_too_many_open_files_are_named_and_no_new_index_is_asked_for(copy):
     )
 
 
-def test_replaced_while_it_is_changed(encoder, copy):
+def test_index_replaced_while_it_is_changed_is_not_damaged(encoder, copy):
     """Either of the two is refused, and the other's work is whole."""
     refused = []
 
@@ -287,7 +287,7 @@ def test_replaced_while_it_is_changed(encoder, copy):
     assert LateIndex.open(copy).manifest.count == 3
 
 
-def test_what_came_into_the_folder_during_a_build_is_kept(encoder, tmp_path):
+def test_files_added_during_a_build_are_kept(encoder, tmp_path):
     def put(done, everything):
         (tmp_path / "index").mkdir()
         (tmp_path / "index" / "thesis.txt").write_text("mine")
@@ -299,9 +299,7 @@ def test_what_came_into_the_folder_during_a_build_is_kept(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["index", "index[1]"])
-def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothers(
-    encoder, tmp_path, name
-):
+def test_files_of_a_killed_build_are_removed_and_no_others(encoder, tmp_path, name):
     kept = {
         f".{name}.89abcdef.partial",
         f".{name}.v2.01234567.partial",
@@ -315,7 +313,7 @@ def test_what_a_killed_build_left_is_removed_and_nothing_that_lives_or_is_anothe
     assert {path.name for path in tmp_path.iterdir()} == kept | {name}
 
 
-def test_a_build_whose_folder_another_takes_for_left_behind_says_so(encoder, tmp_path, monkeypatch):
+def test_build_whose_folder_was_removed_says_so(encoder, tmp_path, monkeypatch):
     """Between making it and locking it."""
     make = place.partial_folder
 
@@ -331,7 +329,7 @@ def test_a_build_whose_folder_another_takes_for_left_behind_says_so(encoder, tmp
     assert LateIndex.open(tmp_path / "index").manifest.count == 2
 
 
-def test_a_disk_without_locks_is_not_taken_for_another_process(encoder, copy, monkeypatch):
+def test_disk_without_locks_is_reported_as_such(encoder, copy, monkeypatch):
     def flock(handle, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -342,13 +340,13 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(encoder, copy, mo
         delete(copy, ["d1"])
 
 
-def test_the_working_folder_is_refused_before_anything_is_encoded(encoder, tmp_path, monkeypatch):
+def test_working_directory_is_refused_before_encoding(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadFolder, match="name a folder inside it"):
         build_late_index(Encoding(encoder, progress=pytest.fail), "toy", iter(NEW), Path())
 
 
-def test_an_index_that_is_far_too_small_for_what_is_added_is_refused(encoder, tmp_path):
+def test_index_much_smaller_than_the_addition_is_refused(encoder, tmp_path):
     folder = tmp_path / "index"
     build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:4]), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -357,7 +355,7 @@ def test_an_index_that_is_far_too_small_for_what_is_added_is_refused(encoder, tm
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_codes_that_do_not_fit_what_is_added_are_refused(encoder, copy, monkeypatch):
+def test_codes_that_do_not_fit_the_addition_are_refused(encoder, copy, monkeypatch):
     """As of an index built from a document or two, whose codes stand for nothing else."""
     manifest = LateIndex.open(copy).manifest
     if manifest.kind == "exact":
@@ -400,7 +398,7 @@ def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path)
     assert everything == {document.id for document in DOCUMENTS[:125]}
 
 
-def test_documents_exchanged_again_and_again(encoder, copy):
+def test_documents_exchanged_repeatedly_are_found(encoder, copy):
     """What was deleted counts no longer, and does not stay on disk."""
     wanted, size = ids(LateIndex.open(copy), encoder), LateIndex.open(copy).manifest.search_bytes
     for _ in range(6):
@@ -412,7 +410,7 @@ def test_documents_exchanged_again_and_again(encoder, copy):
     assert ids(LateIndex.open(copy), encoder) == wanted
 
 
-def test_more_than_half_deleted_is_written_anew(encoder, copy):
+def test_index_with_more_than_half_deleted_is_rewritten(encoder, copy):
     delete(copy, [document.id for document in DOCUMENTS[:150]])
     assert LateIndex.open(copy).manifest.segments[0].documents == 300
     manifest = delete(copy, ["d150"])
@@ -422,9 +420,7 @@ def test_more_than_half_deleted_is_written_anew(encoder, copy):
     assert [index.document(row) for row in index.live_rows().tolist()] == DOCUMENTS[151:]
 
 
-def test_how_hard_to_look_is_measured_again_when_the_index_has_grown(
-    encoder, tmp_path, monkeypatch
-):
+def test_search_effort_is_measured_again_when_the_index_has_grown(encoder, tmp_path, monkeypatch):
     folder, measured = tmp_path / "index", []
     build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
     monkeypatch.setattr(
@@ -456,7 +452,7 @@ def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
     assert len(sizes) > 10
 
 
-def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
+def test_queries_find_the_same_together_and_alone(encoder, copy):
     index = LateIndex.open(copy)
     together, alone = (
         hits(index, encoder, QUESTIONS, 5),
@@ -473,14 +469,14 @@ def test_all_questions_together_find_what_each_finds_alone(encoder, copy):
     assert hits(index, encoder, [], 5) == []
 
 
-def test_no_query_finds_nothing(built):
+def test_empty_list_of_queries_finds_nothing(built):
     for kind in KINDS:
         index = LateIndex.open(built / kind)
         scores, rows = index.search(np.zeros((0, 4, index.manifest.dimensions), np.float32), 5)
         assert scores.shape == rows.shape == (0, 5)
 
 
-def test_a_query_without_a_token_that_counts_is_named(encoder, copy):
+def test_query_without_a_scored_token_is_refused(encoder, copy):
     index = LateIndex.open(copy)
     queries = np.tile(questions(encoder), (30, 1, 1))
     queries[69] = 0
@@ -492,7 +488,7 @@ def test_a_query_without_a_token_that_counts_is_named(encoder, copy):
         hits(index, encoder, ["." * 1000], 3)
 
 
-def test_another_model_is_refused(encoder, toy_folder, copy):
+def test_other_model_is_refused(encoder, toy_folder, copy):
     index = LateIndex.open(copy)
     index.check_encoder(encoder)
     with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
@@ -505,7 +501,7 @@ def test_another_model_is_refused(encoder, toy_folder, copy):
         add(copy, Encoding(toy_late_interaction(str(toy_folder("distilbert")))), iter(NEW))
 
 
-def test_each_family_names_the_other(encoder, built):
+def test_index_of_one_family_names_the_other(encoder, built):
     with pytest.raises(BadFolder, match="token vectors"):
         Index.open(built / "exact")
 
@@ -527,7 +523,7 @@ def test_damaged_files_are_named(encoder, copy, damage):
     LateIndex.open(copy)
 
 
-def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_show_it(
+def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     encoder, built, tmp_path, monkeypatch
 ):
     """With four blocks of 64 bytes, every file here counts as large."""
@@ -577,7 +573,7 @@ def test_an_id_beyond_the_centroids_is_named_where_the_samples_of_a_file_do_not_
         ),
     ],
 )
-def test_a_manifest_that_does_not_fit(copy, change, message):
+def test_contradicting_manifest_is_refused(copy, change, message):
     altered(copy, **change)
     with pytest.raises(BadFolder, match=message):
         LateIndex.open(copy)
@@ -594,7 +590,7 @@ def test_a_manifest_that_does_not_fit(copy, change, message):
         ({"probes": float("nan"), "candidates": 256.0}, "damaged .NaN is no number"),
     ],
 )
-def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings, message):
+def test_manifest_without_a_search_effort_is_refused(built, tmp_path, settings, message):
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     altered(folder, approximate=settings)
     with pytest.raises(BadFolder, match=f"{message}.*build the index again"):
@@ -610,7 +606,7 @@ def test_a_manifest_that_does_not_say_how_hard_to_look(built, tmp_path, settings
         ("approximate", {"probes": 1.0, "candidates": 1.0}),
     ],
 )
-def test_a_manifest_that_was_altered(built, tmp_path, field, value):
+def test_changed_manifest_is_refused(built, tmp_path, field, value):
     """Also where what it says then could be true."""
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     content = json.loads((folder / MANIFEST).read_text())
@@ -620,7 +616,7 @@ def test_a_manifest_that_was_altered(built, tmp_path, field, value):
         LateIndex.open(folder)
 
 
-def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(encoder, copy):
+def test_existing_folder_is_replaced_only_if_it_is_an_index(encoder, copy):
     with pytest.raises(BadFolder, match="--replace"):
         build_late_index(Encoding(encoder), "toy", iter(NEW), copy)
     add(copy, Encoding(encoder), iter(NEW))
@@ -631,7 +627,7 @@ def test_a_folder_that_holds_something_is_replaced_only_where_it_is_an_index(enc
         build_late_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True)
 
 
-def test_a_document_that_nothing_could_find_stops_the_build_and_leaves_nothing(encoder, tmp_path):
+def test_document_without_a_scored_token_stops_the_build_and_leaves_no_files(encoder, tmp_path):
     with pytest.raises(BadData, match="'dots' has no token"):
         build_late_index(
             Encoding(encoder), "toy", iter([*NEW, Document("dots", "", "...")]), tmp_path / "index"
@@ -641,7 +637,7 @@ def test_a_document_that_nothing_could_find_stops_the_build_and_leaves_nothing(e
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pooling_keeps_one_vector_in_so_many(encoder, built, tmp_path):
+def test_pooling_keeps_one_of_n_vectors(encoder, built, tmp_path):
     manifest = build_late_index(
         Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / "index", "exact", pool_factor=2
     )
@@ -655,7 +651,7 @@ def test_pooling_keeps_one_vector_in_so_many(encoder, built, tmp_path):
     )
 
 
-def test_blocks_change_nothing(encoder, built, tmp_path, monkeypatch):
+def test_block_size_changes_nothing(encoder, built, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 7)
     monkeypatch.setattr(late_build, "_TOKENS_AT_ONCE", 100)
     for kind in KINDS:

@@ -23,7 +23,7 @@ def drawn(data):
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(given.data())
-def test_lists_name_each_document_of_a_centroid_once_and_in_order(data):
+def test_lists_have_each_document_of_a_centroid_once_in_order(data):
     ids, offsets, deleted, _ = drawn(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_lists, "_TOKENS_AT_ONCE", data.draw(given.integers(1, 60)))
@@ -41,7 +41,7 @@ def test_lists_name_each_document_of_a_centroid_once_and_in_order(data):
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(given.data(), given.integers(1, 12))
-def test_gathered_is_the_double_loop(data, probes):
+def test_gathered_candidates_equal_the_double_loop(data, probes):
     ids, offsets, deleted, similarities = drawn(data)
     lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
     found = lists.gathered(similarities, probes, len(deleted))

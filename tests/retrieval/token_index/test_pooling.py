@@ -37,7 +37,7 @@ def slow(vectors, clusters):
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(given.integers(1, 14), given.integers(2, 6), given.integers(0, 99))
-def test_clusters_are_those_of_the_definition(length, factor, seed):
+def test_clusters_equal_the_definition(length, factor, seed):
     vectors = unit(np.random.default_rng(seed), length, 5)
     pooled = pool(TokenVectors(vectors, np.array([0, length])), factor)
     wanted = slow(vectors, -(-length // factor))
@@ -46,7 +46,7 @@ def test_clusters_are_those_of_the_definition(length, factor, seed):
     np.testing.assert_allclose(pooled.vectors[order], wanted[wanted_order], atol=1e-5)
 
 
-def test_each_text_is_pooled_by_itself():
+def test_texts_are_pooled_separately():
     random = np.random.default_rng(1)
     lengths = np.array([5, 1, 8])
     tokens = TokenVectors(unit(random, 14, 4), offsets_of(lengths))

@@ -26,7 +26,7 @@ def slow(queries, documents, k):
 
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(given.data())
-def test_the_best_are_those_of_the_double_loop(data):
+def test_best_documents_equal_the_double_loop(data):
     """Whole numbers, so that ties abound and sums are exact whatever their order."""
     lengths = data.draw(given.lists(given.integers(1, 6), min_size=1, max_size=12))
     k = data.draw(given.integers(1, 15))
@@ -44,7 +44,7 @@ def test_the_best_are_those_of_the_double_loop(data):
     np.testing.assert_array_equal(scores, wanted_scores)
 
 
-def test_real_numbers_agree_with_the_double_loop():
+def test_scores_of_real_numbers_agree_with_the_double_loop():
     random = np.random.default_rng(0)
     lengths = random.integers(1, 20, 50)
     vectors = random.normal(size=(lengths.sum(), 8)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_real_numbers_agree_with_the_double_loop():
     np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
 
 
-def test_a_negative_best_counts_and_padding_does_not():
+def test_negative_maximum_counts_and_padding_does_not():
     """Were padding to take part, the score of the first document would be 0 and it would win."""
     documents = TokenVectors(np.float32([[-1, 0], [-0.5, 0], [-2, 0]]), np.array([0, 1, 3]))
     scores, rows = top_k_maxsim(np.float32([[[1, 0], [0, 0]]]), documents, 2)
@@ -66,7 +66,7 @@ def test_a_negative_best_counts_and_padding_does_not():
 
 
 @pytest.mark.parametrize("lengths", [[0, 2, 0, 0, 1, 0], [0, 0]])
-def test_documents_without_a_token_and_deleted_ones_come_last(lengths):
+def test_documents_without_tokens_and_deleted_documents_come_last(lengths):
     documents = TokenVectors(
         np.float32([[1, 0], [3, 0], [2, 0]])[: sum(lengths)], offsets_of(np.array(lengths))
     )
@@ -79,7 +79,7 @@ def test_documents_without_a_token_and_deleted_ones_come_last(lengths):
     assert np.isneginf(scores[0, 2:]).all()
 
 
-def test_a_query_without_any_token_is_named():
+def test_query_without_tokens_is_refused():
     documents = TokenVectors(np.float32([[1, 0]]), np.array([0, 1]))
     queries = np.tile(np.float32([[[1, 0]]]), (100, 1, 1))
     queries[69] = 0
@@ -89,7 +89,7 @@ def test_a_query_without_any_token_is_named():
         top_k_maxsim(np.float32([[[1, 0]]]), documents, 0)
 
 
-def test_autocast_around_it_changes_nothing():
+def test_autocast_changes_nothing():
     """Validation runs inside the trainer's."""
     queries = np.random.default_rng(3).standard_normal((3, 4, 8), dtype=np.float32)
     documents = TokenVectors(

@@ -34,7 +34,7 @@ def seen(encoder):
     return calls
 
 
-def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
+def test_vectors_equal_those_of_single_texts_in_the_same_order(encoder):
     vectors = encode(encoder, TEXTS, "document")
     with torch.no_grad():
         alone = np.concatenate(
@@ -46,7 +46,7 @@ def test_vectors_are_those_of_each_text_alone_in_the_order_given(encoder):
 
 
 @pytest.mark.parametrize("texts_at_once", [1, 3, 16])
-def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
+def test_slices_and_micro_batches_change_no_vectors(encoder, monkeypatch, texts_at_once):
     whole = encode(encoder, TEXTS, "document")
     monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", texts_at_once)
     np.testing.assert_allclose(
@@ -54,13 +54,13 @@ def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_
     )
 
 
-def test_a_text_that_occurs_twice_is_encoded_once(encoder, seen):
+def test_duplicate_text_is_encoded_once(encoder, seen):
     vectors = encode(encoder, TEXTS, "document")
     assert sum(count for count, _ in seen) == len(set(TEXTS)) < len(TEXTS)
     np.testing.assert_array_equal(vectors[0], vectors[TEXTS.index(SENTENCES[0], 1)])
 
 
-def test_micro_batches_keep_to_the_budget_and_carry_little_padding(encoder, seen):
+def test_micro_batches_respect_the_budget_with_little_padding(encoder, seen):
     encode(encoder, TEXTS, "document", micro_batch_tokens=64)
     tokens = int(encoder.tokenize(sorted(set(TEXTS)), "document").offsets[-1])
     assert len(seen) > 3
@@ -68,7 +68,7 @@ def test_micro_batches_keep_to_the_budget_and_carry_little_padding(encoder, seen
     assert sum(padded for _, padded in seen) < 1.25 * tokens
 
 
-def test_the_tokenizer_runs_in_another_thread(encoder, monkeypatch):
+def test_tokenizer_runs_in_another_thread(encoder, monkeypatch):
     threads, tokenize = [], encoder.tokenize
     monkeypatch.setattr(
         encoder,
@@ -81,7 +81,7 @@ def test_the_tokenizer_runs_in_another_thread(encoder, monkeypatch):
     assert threading.main_thread() not in threads
 
 
-def test_a_failing_tokenizer_fails_the_call(encoder, monkeypatch):
+def test_error_of_the_tokenizer_is_raised(encoder, monkeypatch):
     def fail(texts, role):
         raise BadModel("no such token")
 
@@ -90,7 +90,7 @@ def test_a_failing_tokenizer_fails_the_call(encoder, monkeypatch):
         encode(encoder, TEXTS, "query")
 
 
-def test_training_and_frozen_parts_are_left_as_they_were(encoder):
+def test_modes_of_the_modules_are_restored(encoder):
     encoder.train()
     encoder.backbone.embeddings.eval()
     modes = [module.training for module in encoder.modules()]
@@ -100,7 +100,7 @@ def test_training_and_frozen_parts_are_left_as_they_were(encoder):
     assert not all(modes)
 
 
-def test_dropout_is_off_while_encoding(encoder):
+def test_dropout_is_off_during_encoding(encoder):
     encoder.train()
     assert any(
         isinstance(module, torch.nn.Dropout) and module.p > 0 for module in encoder.modules()
@@ -110,7 +110,7 @@ def test_dropout_is_off_while_encoding(encoder):
     )
 
 
-def test_bf16_is_near_and_is_used(encoder):
+def test_bf16_vectors_are_close_and_differ(encoder):
     exact, rough = (
         encode(encoder, TEXTS, "document"),
         encode(encoder, TEXTS, "document", precision="bf16"),
@@ -123,16 +123,14 @@ def test_no_texts_give_no_vectors(encoder):
     assert encode(encoder, [], "query").shape == (0, encoder.dimensions)
 
 
-def test_weights_that_are_not_finite_are_named(encoder):
+def test_non_finite_weights_are_refused(encoder):
     with torch.no_grad():
         next(encoder.parameters()).fill_(float("nan"))
     with pytest.raises(BadModel, match=r"infinite or undefined.*fp32"):
         encode(encoder, TEXTS, "query")
 
 
-def test_for_search_a_cosine_model_without_normalisation_gets_vectors_of_length_one(
-    encoder, monkeypatch
-):
+def test_search_vectors_of_a_cosine_model_have_length_one(encoder, monkeypatch):
     loose = encoder.contract.model_copy(update={"normalize": False, "similarity": "cosine"})
     monkeypatch.setattr(encoder, "contract", loose)
     texts = ["delete a disk", "list"]

@@ -25,7 +25,7 @@ def by_sorting(queries, documents, k):
     st.integers(1, 100),
     st.integers(0, 10**6),
 )
-def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, scores_at_once, seed):
+def test_search_equals_a_full_sort_even_with_ties(queries, documents, k, scores_at_once, seed):
     generator = np.random.default_rng(seed)
     a, b = (
         generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents)
@@ -36,7 +36,7 @@ def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, scor
     np.testing.assert_array_equal(scores, wanted_scores)
 
 
-def test_many_queries_go_in_blocks(monkeypatch):
+def test_many_queries_are_searched_in_blocks(monkeypatch):
     generator = np.random.default_rng(0)
     queries, documents = (
         generator.normal(size=(50, 8)).astype(np.float32),
@@ -49,7 +49,7 @@ def test_many_queries_go_in_blocks(monkeypatch):
     np.testing.assert_allclose(scores, wanted_scores, atol=1e-5)
 
 
-def test_only_blocks_of_scores_and_documents_are_held(monkeypatch):
+def test_memory_holds_only_blocks_of_scores_and_documents(monkeypatch):
     """Every product is at most `scores_at_once` scores, and no more documents than that are
     copied.
     """
@@ -71,7 +71,7 @@ def test_documents_may_be_a_memory_map(tmp_path):
     )
 
 
-def test_no_documents_and_no_queries():
+def test_empty_documents_and_queries_give_empty_results():
     some, none = np.ones((3, 4), np.float32), np.ones((0, 4), np.float32)
     assert top_k(some, none, 5)[1].shape == (3, 0)
     assert top_k(none, some, 5)[1].shape == (0, 3)
@@ -84,7 +84,7 @@ def test_k_below_one_is_refused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
-def test_a_gpu_gives_the_same():
+def test_gpu_gives_the_same_results():
     generator = np.random.default_rng(0)
     queries, documents = (
         generator.integers(-3, 4, (count, 16)).astype(np.float32) for count in (200, 5000)
@@ -95,7 +95,7 @@ def test_a_gpu_gives_the_same():
         np.testing.assert_array_equal(ours, wanted)
 
 
-def test_autocast_around_it_changes_nothing():
+def test_autocast_changes_nothing():
     generator = np.random.default_rng(0)
     queries, documents = (
         generator.normal(size=(count, 16)).astype(np.float32) + 5 for count in (7, 300)

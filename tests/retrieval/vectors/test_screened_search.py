@@ -41,7 +41,7 @@ def by_sorting(queries, documents, k):
     st.integers(1, 70),
     st.integers(0, 10**6),
 )
-def test_equal_to_sorting_everything_also_among_ties(queries, documents, k, block, seed):
+def test_search_equals_a_full_sort_even_with_ties(queries, documents, k, block, seed):
     generator = np.random.default_rng(seed)
     a, b = (
         generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents)
@@ -91,7 +91,7 @@ def products(request, monkeypatch):
 
 
 @pytest.mark.parametrize("ties", [near_ties, hidden_ties])
-def test_what_rounding_cannot_tell_apart_is_told_apart(products, ties):
+def test_scores_that_round_to_the_same_are_ordered(products, ties):
     queries, documents = ties()
     scores, rows = best(queries, documents, 20, block=900)
     wanted = by_sorting(queries, documents, 20)
@@ -101,7 +101,7 @@ def test_what_rounding_cannot_tell_apart_is_told_apart(products, ties):
 
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
 @pytest.mark.parametrize("seed", range(5))
-def test_documents_of_other_lengths_in_other_blocks(products, seed):
+def test_blocks_with_documents_of_other_lengths_are_searched(products, seed):
     """Scores of long documents are off by more, and what they seem to reach, short ones in a later
     block need not.
     """
@@ -120,7 +120,7 @@ def test_documents_of_other_lengths_in_other_blocks(products, seed):
 
 @pytest.mark.parametrize("allowance", [screened_search._BFLOAT16, 0.0])
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
-def test_a_score_that_is_rounded_as_far_as_can_be(products, monkeypatch, allowance):
+def test_score_with_the_largest_rounding_is_found(products, monkeypatch, allowance):
     """Vectors nearly exact in bfloat16, and a product between two numbers in it: without the
     allowance for its rounding the better one is lost.
     """
@@ -136,7 +136,7 @@ def test_a_score_that_is_rounded_as_far_as_can_be(products, monkeypatch, allowan
 
 
 @pytest.mark.parametrize("products", ["rounded"], indirect=True)
-def test_the_case_is_hard(monkeypatch, products):
+def test_case_with_the_largest_rounding_is_hard(monkeypatch, products):
     """Without the allowance for rounding the test above fails, so it tests something."""
     monkeypatch.setattr(
         screened_search, "_rounding", lambda vectors: np.zeros(len(vectors), np.float32)
@@ -145,7 +145,7 @@ def test_the_case_is_hard(monkeypatch, products):
     assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
 
 
-def test_documents_that_all_point_away(products):
+def test_documents_with_negative_scores_are_searched(products):
     """Numbers in bfloat16 below zero are in another order as integers."""
     queries, documents = near_ties()
     found, wanted = best(-queries, documents, 20, block=900), by_sorting(-queries, documents, 20)
@@ -153,7 +153,7 @@ def test_documents_that_all_point_away(products):
     np.testing.assert_array_equal(found[1], wanted[1])
 
 
-def test_few_pairs_are_scored_where_all_documents_point_away(products):
+def test_few_pairs_are_scored_with_negative_scores(products):
     generator = np.random.default_rng(5)
     queries, documents = (
         generator.normal(size=(count, 64)).astype(np.float32) for count in (100, 8000)
@@ -165,7 +165,7 @@ def test_few_pairs_are_scored_where_all_documents_point_away(products):
     assert sum(len(found[0]) for found in search._found) < 100 * 60 * 6
 
 
-def test_documents_on_both_sides_of_nothing(products):
+def test_documents_with_scores_around_zero_are_searched(products):
     generator = np.random.default_rng(3)
     queries, documents = (
         generator.normal(size=(30, 8)).astype(np.float32),
@@ -180,9 +180,7 @@ def test_documents_on_both_sides_of_nothing(products):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 300), st.integers(1, 200))
-def test_products_of_this_processor_are_off_by_no_more_than_is_allowed(
-    seed, queries, documents, dimension
-):
+def test_products_of_this_processor_are_within_the_bound(seed, queries, documents, dimension):
     generator = np.random.default_rng(seed)
     a, b = (
         generator.normal(size=(count, dimension)).astype(np.float32)
@@ -196,7 +194,7 @@ def test_products_of_this_processor_are_off_by_no_more_than_is_allowed(
     assert (np.abs(product - exact) <= allowed).all()
 
 
-def test_scores_of_pairs_in_any_order_and_more_than_once():
+def test_pairs_are_scored_in_any_order_and_repeatedly():
     generator = np.random.default_rng(4)
     queries, documents = (
         generator.normal(size=(9, 33)).astype(np.float32),
@@ -222,7 +220,7 @@ def test_scores_of_pairs_in_any_order_and_more_than_once():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3), st.integers(1, 200))
-def test_rounding_amounts_to_no_more_than_is_allowed(seed, size, dimension):
+def test_rounding_is_within_the_bound(seed, size, dimension):
     generator = np.random.default_rng(seed)
     a, b = (
         torch.from_numpy((size * generator.normal(size=(30, dimension))).astype(np.float32))
@@ -242,7 +240,7 @@ def test_rounding_amounts_to_no_more_than_is_allowed(seed, size, dimension):
     )
 
 
-def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_beside():
+def test_results_do_not_depend_on_blocks_or_other_queries():
     generator = np.random.default_rng(1)
     queries, documents = (
         generator.normal(size=(300, 96)).astype(np.float32),
@@ -259,7 +257,7 @@ def test_scores_and_order_do_not_depend_on_blocks_nor_on_which_queries_are_besid
             np.testing.assert_array_equal(found, whole[axis][: len(found)])
 
 
-def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
+def test_few_pairs_are_scored_and_few_scores_stored(monkeypatch):
     generator = np.random.default_rng(2)
     queries, documents = (
         generator.normal(size=(600, 32)).astype(np.float32),
@@ -278,6 +276,6 @@ def test_few_pairs_are_scored_and_few_scores_held(monkeypatch):
     assert sum(len(found[0]) for found in search._found) < 600 * 10 * 6
 
 
-def test_asking_for_nothing_is_refused():
+def test_k_below_one_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         ScreenedSearch(np.eye(2, dtype=np.float32), 0)

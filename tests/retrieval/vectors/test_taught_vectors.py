@@ -74,7 +74,7 @@ def student(toy_folder):
     return build_dense_encoder(DenseSettings(backbone=str(toy_folder("roberta"))))
 
 
-def test_a_batch_gets_the_vectors_of_its_own_texts(teacher, student, tmp_path):
+def test_batch_gets_the_vectors_of_its_own_texts(teacher, student, tmp_path):
     queries, documents = taught_vectors(tmp_path / "t", teacher, ROWS, 2).embeddings(
         batch_of(student)
     )
@@ -98,7 +98,7 @@ def test_token_vectors_keep_their_lengths(late_teacher, student, tmp_path):
 
 
 class TestWhatIsThere:
-    def test_is_used_again_also_for_fewer_texts(self, teacher, tmp_path):
+    def test_cache_is_used_again_even_for_fewer_texts(self, teacher, tmp_path):
         said = []
         taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=said.append)
         made = (tmp_path / "t" / "query-vectors.npy").stat().st_mtime_ns
@@ -108,7 +108,7 @@ class TestWhatIsThere:
         assert said == []
         assert (tmp_path / "t" / "query-vectors.npy").stat().st_mtime_ns == made
 
-    def test_of_another_teacher_is_refused_and_left_as_it_is(self, teacher, tmp_path, toy_folder):
+    def test_cache_of_another_teacher_is_refused_and_kept(self, teacher, tmp_path, toy_folder):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         before = files_of(tmp_path / "t")
         with pytest.raises(BadFolder, match="another teacher: its weights have changed") as refused:
@@ -122,7 +122,7 @@ class TestWhatIsThere:
             taught_vectors(tmp_path / "t", prompted, ROWS, 2)
         assert files_of(tmp_path / "t") == before
 
-    def test_of_another_teacher_is_replaced_where_asked_for(
+    def test_cache_of_another_teacher_is_replaced_on_request(
         self, teacher, tmp_path, toy_folder, student
     ):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
@@ -136,13 +136,13 @@ class TestWhatIsThere:
         )
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
-    def test_replace_leaves_what_is_right(self, teacher, tmp_path):
+    def test_valid_cache_is_not_replaced(self, teacher, tmp_path):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         before = files_of(tmp_path / "t")
         taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True)
         assert files_of(tmp_path / "t") == before
 
-    def test_of_other_data_is_refused_and_replaced_where_asked_for(
+    def test_cache_of_other_data_is_refused_or_replaced_on_request(
         self, teacher, tmp_path, student
     ):
         taught_vectors(tmp_path / "t", teacher, [*ROWS[:2], Row("a query", "gone")], 2)
@@ -159,7 +159,7 @@ class TestWhatIsThere:
         taught_vectors(tmp_path / "t", teacher, ROWS, 2, replace=True).embeddings(batch_of(student))
 
     @pytest.mark.parametrize("late", [False, True])
-    def test_grown_data_are_added(self, teacher, late_teacher, late, tmp_path, student):
+    def test_new_texts_are_added_to_the_cache(self, teacher, late_teacher, late, tmp_path, student):
         used = late_teacher if late else teacher
         taught_vectors(tmp_path / "t", used, ROWS[:2], 2)
         said = []
@@ -173,14 +173,14 @@ class TestWhatIsThere:
             assert torch.allclose(one, other, atol=1e-3 if late else 1e-6)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "whole"]
 
-    def test_that_is_something_else_is_left_alone(self, teacher, tmp_path):
+    def test_foreign_folder_is_not_changed(self, teacher, tmp_path):
         (tmp_path / "t").mkdir()
         (tmp_path / "t" / "thesis.txt").write_text("mine")
         with pytest.raises(BadFolder, match="holds something else"):
             taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         assert (tmp_path / "t" / "thesis.txt").read_text() == "mine"
 
-    def test_that_is_not_whole_is_refused(self, teacher, tmp_path):
+    def test_incomplete_cache_is_refused(self, teacher, tmp_path):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         (tmp_path / "t" / "document-names.npy").unlink()
         with pytest.raises(BadFolder, match="is not whole"):
@@ -211,7 +211,7 @@ def in_a_process(folder, model, both_are_ready, answers):
 
 
 class TestMadeByAnotherRunMeanwhile:
-    def test_two_runs_at_once_use_what_the_first_has_made(self, teacher, toy_folder, tmp_path):
+    def test_simultaneous_runs_use_the_cache_of_the_first(self, teacher, toy_folder, tmp_path):
         context = multiprocessing.get_context("spawn")
         ready, answers = context.Barrier(2, timeout=120), context.Queue()
         processes = [
@@ -236,7 +236,7 @@ class TestMadeByAnotherRunMeanwhile:
         assert [path.name for path in tmp_path.iterdir()] == ["t"], "nothing unfinished is left"
 
     @pytest.mark.parametrize("before", [None, ROWS[:2]])
-    def test_with_more_texts_is_used(self, teacher, student, tmp_path, before):
+    def test_cache_with_more_texts_is_used(self, teacher, student, tmp_path, before):
         if before is not None:
             taught_vectors(tmp_path / "t", teacher, before, 2)
         more = [*ROWS, Row("a query", "more")]
@@ -274,7 +274,7 @@ class TestMadeByAnotherRunMeanwhile:
             ),
         ],
     )
-    def test_of_something_else_is_refused_and_left_as_it_is(
+    def test_cache_of_another_teacher_is_refused_and_kept(
         self, teacher, toy_folder, tmp_path, rows, message, replace
     ):
         made = {}
@@ -297,7 +297,7 @@ class TestMadeByAnotherRunMeanwhile:
         assert files_of(tmp_path / "t") == made
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
-    def test_that_is_not_whole_or_something_else_is_refused(self, teacher, tmp_path):
+    def test_incomplete_or_foreign_folder_is_refused(self, teacher, tmp_path):
         taught_vectors(tmp_path / "whole", teacher, ROWS, 2)
         (tmp_path / "whole" / "document-vectors.npy").unlink()
         (tmp_path / "mine").mkdir()
@@ -310,14 +310,14 @@ class TestMadeByAnotherRunMeanwhile:
                 )
         assert (tmp_path / "at-mine" / "thesis.txt").read_text() == "mine"
 
-    def test_and_gone_again_is_made(self, teacher, student, tmp_path):
+    def test_cache_that_was_removed_is_made(self, teacher, student, tmp_path):
         taught_vectors(tmp_path / "t", teacher, ROWS[:2], 2)
         taught_vectors(
             tmp_path / "t", teacher, ROWS, 2, say=meanwhile(lambda: shutil.rmtree(tmp_path / "t"))
         ).embeddings(batch_of(student))
 
 
-def test_a_text_that_the_teacher_has_not_seen_is_an_error(teacher, student, tmp_path):
+def test_text_that_the_teacher_has_not_encoded_is_an_error(teacher, student, tmp_path):
     found = taught_vectors(tmp_path / "t", teacher, ROWS[:1], 2)
     with pytest.raises(BadData, match="has not seen 1 of 3 texts"):
         found.embeddings(batch_of(student))
@@ -332,7 +332,7 @@ def on_a_rank(folder, teacher):
     }
 
 
-def test_ranks_share_the_work_and_find_the_same(teacher, tmp_path):
+def test_ranks_share_the_work_and_get_the_same_vectors(teacher, tmp_path):
     alone = taught_vectors(tmp_path / "alone", teacher, ROWS, 2, micro_batch_tokens=24)
     taught_vectors(tmp_path / "grown", teacher, ROWS[:2], 2)
     for of_rank in [

@@ -37,7 +37,7 @@ def alone(encoder, text):
     return rows[rows.any(-1)].numpy()
 
 
-def test_vectors_are_those_of_each_text_alone_without_what_does_not_count(encoder):
+def test_vectors_equal_those_of_single_texts_without_zero_rows(encoder):
     found = encode_tokens(encoder, TEXTS, "document")
     assert len(found) == len(TEXTS)
     assert found.vectors.dtype == np.float32
@@ -50,7 +50,7 @@ def test_vectors_are_those_of_each_text_alone_without_what_does_not_count(encode
 
 
 @pytest.mark.parametrize("texts_at_once", [1, 3])
-def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_once):
+def test_slices_and_micro_batches_change_no_vectors(encoder, monkeypatch, texts_at_once):
     whole = encode_tokens(encoder, TEXTS, "document")
     monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._TEXTS_AT_ONCE", texts_at_once)
     parts = encode_tokens(encoder, TEXTS, "document", micro_batch_tokens=40)
@@ -58,7 +58,7 @@ def test_slices_and_micro_batches_change_nothing(encoder, monkeypatch, texts_at_
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
 
 
-def test_a_text_that_occurs_twice_is_encoded_once(encoder):
+def test_duplicate_text_is_encoded_once(encoder):
     calls = []
     encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     encode_tokens(encoder, TEXTS, "document")
@@ -71,7 +71,7 @@ def test_no_texts_give_no_vectors(encoder):
     assert found.vectors.shape == (0, 16)
 
 
-def test_dropout_is_off_and_the_mode_is_kept(encoder):
+def test_dropout_is_off_and_the_mode_is_restored(encoder):
     encoder.train()
     first, second = (
         encode_tokens(encoder, TEXTS, "document"),
@@ -81,7 +81,7 @@ def test_dropout_is_off_and_the_mode_is_kept(encoder):
     assert encoder.training
 
 
-def test_weights_that_are_not_finite_are_named(encoder):
+def test_non_finite_weights_are_refused(encoder):
     with torch.no_grad():
         encoder.projection.weight.fill_(float("inf"))
     with pytest.raises(BadModel, match="infinite or undefined"):
@@ -93,14 +93,14 @@ def on_a_rank(folder):
     return found.vectors, found.offsets
 
 
-def test_ranks_share_the_texts_out_and_all_have_the_whole(encoder, toy_folder):
+def test_ranks_divide_the_texts_and_get_all_vectors(encoder, toy_folder):
     whole = encode_tokens(encoder, TEXTS, "document")
     for vectors, offsets in on_ranks(3, on_a_rank, str(toy_folder("bert"))):
         np.testing.assert_array_equal(offsets, whole.offsets)
         np.testing.assert_allclose(vectors, whole.vectors, atol=1e-6)
 
 
-def test_a_corpus_comes_in_blocks_in_its_order(encoder, monkeypatch):
+def test_corpus_is_encoded_in_blocks_in_its_order(encoder, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 3)
     documents = [Document(str(row), "title", text) for row, text in enumerate(TEXTS)]
     taken = []
@@ -112,12 +112,12 @@ def test_a_corpus_comes_in_blocks_in_its_order(encoder, monkeypatch):
     np.testing.assert_allclose(rest[0].tokens.of(0), alone(encoder, documents[3].whole), atol=1e-6)
 
 
-def test_a_document_that_nothing_could_find_is_named(encoder):
+def test_document_without_a_scored_token_is_refused(encoder):
     with pytest.raises(BadData, match=r"'dots' has no token.*take it out"):
         list(token_blocks(encoder, [Document("fine", "", "disk"), Document("dots", "", "...!")]))
 
 
-def test_selection_and_padding_against_the_slow_way():
+def test_selection_and_padding_equal_the_slow_form():
     random = np.random.default_rng(3)
     lengths = np.array([3, 1, 0, 4])
     vectors = TokenVectors(random.normal(size=(8, 2)).astype(np.float32), offsets_of(lengths))
