@@ -40,6 +40,19 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def own_turns(tasks: int) -> range:
+    """The numbers of this rank's tasks, where the ranks take turns."""
+    return range(rank(), tasks, ranks())
+
+
+def own_rounds(tasks: int) -> range:
+    """As `own_turns`, but every rank has the same number of turns. Those from `tasks` on are
+    surplus: a rank takes them only because the others wait for it.
+    """
+    rounds = -(-tasks // ranks())
+    return range(rank(), rounds * ranks(), ranks())
+
+
 @dataclass
 class Traffic:
     """Bytes that this rank has received through `gather` and its backward pass."""

@@ -6,11 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from trainer.cli.main import app
-from trainer.cli.pipeline import check_command
 from trainer.errors import BadPipeline, BadRecipe
+from trainer.pipeline.commands import check_command
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.graph import needs, order
 from trainer.pipeline.run import plan
@@ -29,7 +30,7 @@ def refused(text: str, *overrides: str) -> str:
 
 def read_and_check(overrides: tuple[str, ...]) -> None:
     for step in plan(load_pipeline(Path("bad.yaml"), overrides)):
-        check_command(step.stage)
+        check_command(step.stage, typer.main.get_command(app))
 
 
 def two(first: str = "", second: str = "", more: str = "") -> str:
@@ -112,7 +113,7 @@ def test_good_pipeline_is_read(place: Path) -> None:
         (two(first="    reads: [nowhere.jsonl]\n"), "stage a: reads: there is no nowhere.jsonl"),
         (
             two(more="  c: {command: nearfar fit nowhere.yaml}\n"),
-            "recipe nowhere.yaml cannot be read",
+            "there is no file nowhere.yaml",
         ),
         (
             two(more="  c: {command: nearfar fit a.yaml optimization.epoch=2}\n"),
@@ -128,7 +129,7 @@ def test_good_pipeline_is_read(place: Path) -> None:
         ),
         (
             two(more="  c: {command: nearfar data}\n"),
-            "there is no command `nearfar data `; there are prepare, check",
+            "there is no command `nearfar data `; its commands are prepare, check",
         ),
         (
             two(more="  c: {command: nearfar index m c --ot x}\n"),
@@ -206,7 +207,7 @@ class TestThoseWeShip:
         steps = plan(load_pipeline(path))
         assert len(steps) >= 2
         for step in steps:
-            check_command(step.stage)
+            check_command(step.stage, typer.main.get_command(app))
 
     def test_pipeline_has_a_header_and_its_name(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ depends on has changed.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,135 +13,119 @@ if TYPE_CHECKING:
     from trainer.pipeline.keys import Keyed
     from trainer.pipeline.run import Step
 
-_UsageError: Any = typer.BadParameter.__base__
-"""What the command line raises when words do not fit a verb; typer itself does not name it."""
+    Context = typer.Context
+else:
+    Context = typer.Context.__base__  # what typer really passes
+
+PipelineFile = Annotated[
+    Path,
+    typer.Argument(
+        help="pipeline file, e.g. recipes/pipelines/teacher-to-student.yaml", show_default=False
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="changes to the pipeline: values.NAME=VALUE, name=NAME, output=FOLDER",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="print which stages are done, and why the others would run; run none"
+    ),
+]
+OnlyStage = Annotated[
+    str | None,
+    typer.Option("--only", metavar="STAGE", help="run this stage alone", show_default=False),
+]
+StartStage = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STAGE",
+        help="run this stage again, and all that depend on it, although they are done",
+        show_default=False,
+    ),
+]
+PrintCommands = Annotated[
+    bool,
+    typer.Option(
+        "--print-commands",
+        help="print the commands that would run as a shell script, for a cluster; run none",
+    ),
+]
+AcceptStage = Annotated[
+    str | None,
+    typer.Option(
+        "--accept",
+        metavar="STAGE",
+        help="record a stage as done whose command was run by hand",
+        show_default=False,
+    ),
+]
 
 
 def pipeline(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="pipeline file, e.g. recipes/pipelines/teacher-to-student.yaml", show_default=False
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="changes to it: values.NAME=VALUE, name=NAME, output=FOLDER", show_default=False
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="say which stages are done, and why the others are to run; run none"
-        ),
-    ] = False,
-    only: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="run this stage alone", show_default=False)
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="STAGE",
-            help="run this stage, and all that depend on it, though they are done",
-            show_default=False,
-        ),
-    ] = None,
-    print_commands: Annotated[
-        bool,
-        typer.Option(
-            "--print-commands",
-            help="print what is to run as a shell script, for a cluster; run none",
-        ),
-    ] = False,
-    accept: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STAGE",
-            help="note as done a stage whose command was run by hand",
-            show_default=False,
-        ),
-    ] = None,
+    context: Context,
+    file: PipelineFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    only: OnlyStage = None,
+    start: StartStage = None,
+    print_commands: PrintCommands = False,
+    accept: AcceptStage = None,
 ) -> None:
-    """Run the stages of a pipeline that are not done; stopped or killed, and started again, it goes
-    on.
+    """Run the stages of a pipeline that are not done. A pipeline that was stopped or killed
+    continues when it is started again.
     """
-    from trainer.errors import BadMachine, BadPipeline
+    from trainer.errors import BadPipeline
     from trainer.pipeline import run
+    from trainer.pipeline.commands import check_command
     from trainer.pipeline.file import load_pipeline
-    from trainer.strategies.environment import plan_from_environment
 
-    given = [dry_run, print_commands, only is not None, accept is not None]
-    if sum(given) > 1 or (start is not None and any(given[1:])):
+    modes = [dry_run, print_commands, only is not None, accept is not None]
+    if sum(modes) > 1 or (start is not None and any(modes[1:])):
         raise BadPipeline(
-            "of --dry-run, --print-commands, --only and --accept give one; --from goes with"
+            "give one of --dry-run, --print-commands, --only and --accept; --from goes with"
             " --dry-run alone"
         )
-    if plan_from_environment(os.environ).ranks > 1:
-        raise BadMachine(
-            "a pipeline is one process, and a launcher started several; name the processes of a"
-            " stage with `machine: FILE` in the pipeline"
-        )
+    _check_single_process()
     stages = load_pipeline(file, overrides or [])
     if only is not None:
         run.check_stage(stages, only)
     steps = run.plan(stages, start)
     for step in steps:
-        check_command(step.stage)
+        check_command(step.stage, context.find_root().command)
     if dry_run:
         _show(stages.folder, steps)
     elif print_commands:
-        typer.echo(
-            "\n".join(run.by_hand(steps, ["nearfar", "pipeline", str(file), *(overrides or [])]))
-        )
+        by_hand = run.by_hand(steps, ["nearfar", "pipeline", str(file), *(overrides or [])])
+        typer.echo("\n".join(by_hand))
     elif accept is not None:
-        typer.echo(f"{accept}: noted as done in {run.accept(stages, accept).record}")
+        typer.echo(f"{accept}: recorded as done in {run.accept(stages, accept).record}")
     else:
         _show_outputs(run.run_all(stages, only, start), only)
 
 
-def check_command(stage: "Keyed") -> None:
-    """Raises `BadPipeline` when a stage's words do not fit the command line; nothing is run. So a
-    misspelt last stage does not fail after hours.
-    """
-    from trainer.cli.main import app
-    from trainer.errors import BadPipeline
-    from trainer.recipe.nearest import nearest, question
+def _check_single_process() -> None:
+    from trainer.errors import BadMachine
+    from trainer.strategies.environment import plan_from_environment
 
-    command: Any = typer.main.get_command(app)
-    said, *words = stage.command
-    while hasattr(command, "commands"):
-        verb = words.pop(0) if words else ""
-        if verb not in command.commands:
-            near = (
-                question(nearest(verb, command.commands))
-                or f"; there are {', '.join(command.commands)}"
-            )
-            raise BadPipeline(f"stage {stage.name}: there is no command `{said} {verb}`{near}")
-        said, command = f"{said} {verb}", command.commands[verb]
-    if said == "nearfar pipeline":
-        raise BadPipeline(
-            f"stage {stage.name}: a pipeline cannot be a stage; put its stages into this one"
+    if plan_from_environment(os.environ).ranks > 1:
+        raise BadMachine(
+            "a pipeline is one process, and a launcher started several; name the processes of a"
+            " stage with `machine: FILE` in the pipeline"
         )
-    if "--help" in words:
-        raise BadPipeline(f"stage {stage.name}: `{said} --help` only shows help; take it out")
-    try:
-        command.make_context(said, words)
-    except _UsageError as error:
-        raise BadPipeline(
-            f"stage {stage.name}: `{said}`: {error.format_message()} (see `{said} --help`)"
-        ) from error
 
 
 def _show(folder: Path, steps: "Sequence[Step]") -> None:
     width = max(len(step.stage.name) for step in steps)
     typer.echo(folder)
     for step in steps:
-        typer.echo(
-            f"  {step.stage.name:<{width}} "
-            f" {f'to run: {step.reason}' if step.reason else f'done    {step.stage.folder}'}"
-        )
+        state = f"to run: {step.reason}" if step.reason else f"done    {step.stage.folder}"
+        typer.echo(f"  {step.stage.name:<{width}}  {state}")
 
 
 def _show_outputs(stages: "Sequence[Keyed]", only: str | None) -> None:

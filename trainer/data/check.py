@@ -1,7 +1,9 @@
 """Summarises a data set: splits, columns, lengths, bad rows, and leaks between splits."""
 
+import json
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +19,7 @@ from trainer.data.readers.read import judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.rows import Row, Rows, count_duplicate_pairs, known_positives
 from trainer.errors import BadData, TooManyBadRows
+from trainer.storage.atomic import write_text
 
 EXAMPLES = 3
 
@@ -117,6 +120,21 @@ def summarize_data(
     except TooManyBadRows as error:
         summary.problem, summary.exit_code = str(error), error.exit_code
     return summary
+
+
+@contextmanager
+def bad_rows_file(path: Path | None) -> Iterator[Callable[[BadRow], None] | None]:
+    """A function that collects bad rows; at the end they are written to `path` as JSON Lines, also
+    after an error. None without a path.
+    """
+    if path is None:
+        yield None
+        return
+    rows: list[BadRow] = []
+    try:
+        yield rows.append
+    finally:
+        write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
 def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> DataSummary:

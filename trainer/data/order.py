@@ -101,8 +101,7 @@ def own_part(
     >>> own_part(np.array([7, 3, 9, 1]), rank=1, ranks=2).tolist()
     [9, 1]
     """
-    size = len(samples) // ranks
-    return samples[rank * size : (rank + 1) * size]
+    return np.split(samples, ranks)[rank]
 
 
 def check_batch_divisible(batch_size: int, ranks: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.collectives import of_all, on_all, on_first, rank, ranks
+from trainer.collectives import of_all, on_all, on_first, own_turns, rank
 from trainer.errors import BadData
 from trainer.mining.choose import Options
 from trainer.mining.shard import WORST, Miner
@@ -64,7 +64,7 @@ def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
 def _mine_own(
     miner: Miner, folder: WorkFolder, missing: list[int], shards: int, progress: Progress | None
 ) -> None:
-    for shard in missing[rank() :: ranks()]:
+    for shard in (missing[turn] for turn in own_turns(len(missing))):
         if progress is not None:
             progress("shards mined", shards - len(missing) + missing.index(shard), shards)
         mined = miner.mine(shard)

@@ -23,7 +23,7 @@ import pytorch_lightning as lightning
 from jaxtyping import Int64
 
 from trainer.batch import identity
-from trainer.collectives import of_all, on_all, on_first, rank, ranks
+from trainer.collectives import of_all, on_all, on_first, own_turns, rank
 from trainer.data.mined_negatives import Boundaries, MinedNegatives, add_mined_negatives
 from trainer.data.module import RowTransform, Steps
 from trainer.data.rows import Row, Rows
@@ -190,7 +190,7 @@ class Refresh(lightning.Callback):
             space = space_of(encoder, task, work, self._micro_batch_tokens, "fp32")
             space.encode_all()
             miner = Miner(task, space, options)
-            own = range(-(-len(task.queries) // QUERIES_A_SHARD))[rank() :: ranks()]
+            own = own_turns(-(-len(task.queries) // QUERIES_A_SHARD))
             return sorted(
                 map(json.loads, of_all(on_all(lambda: [_shard(miner, number) for number in own])))
             )

@@ -2,14 +2,17 @@
 beginnings of its vectors. It is saved as any model is.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from trainer.errors import BadModel
+from trainer.errors import BadFolder, BadModel, BadRecipe
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_model
+from trainer.models.formats.folder import check_model_folder, save_encoder
 from trainer.models.parts.depth import depth_of
 from trainer.models.parts.kept_layers import shorten
 from trainer.models.parts.lora import blocks
@@ -36,6 +39,42 @@ def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> E
             " --dimensions"
         )
     return first_numbers(encoder, dimensions)
+
+
+@dataclass(frozen=True)
+class CutModel:
+    """A smaller model as it was written. It prints as one line."""
+
+    folder: Path
+    weights: int
+    dimensions: int
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.weights:,} weights, vectors of {self.dimensions} dimensions"
+
+
+def write_cut(
+    path_or_name: str,
+    folder: Path,
+    layers: int | None = None,
+    dimensions: int | None = None,
+    replace: bool = False,
+) -> CutModel:
+    """Writes what `read_cut` returns to a model folder. Raises BadRecipe when nothing is to be cut,
+    BadFolder when `folder` holds something (with `replace`: something other than a model).
+    """
+    if layers is None and dimensions is None:
+        raise BadRecipe("nothing is to be cut; give --layers, --dimensions, or both")
+    check_model_folder(folder, replace)
+    model = Path(path_or_name)
+    if model.exists() and model.resolve().is_relative_to(folder.resolve()):
+        raise BadFolder(
+            f"{folder} holds the model that is to be cut, and would replace it; give another folder"
+        )
+    encoder = read_cut(path_or_name, layers, dimensions)
+    save_encoder(encoder, folder, replace)
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    return CutModel(folder, weights, encoder.dimensions)
 
 
 def first_layers(encoder: Kind, layers: int) -> Kind:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.collectives import rank, ranks, summed
+from trainer.collectives import own_rounds, ranks, summed
 from trainer.errors import BadModel
 from trainer.microbatches import micro_batches
 
@@ -100,7 +100,7 @@ def shared_out(
     not handed out.
     """
     cuts = micro_batches(texts.lengths, budget)
-    for number in range(rank(), -(-len(cuts) // ranks()) * ranks(), ranks()):
+    for number in own_rounds(len(cuts)):
         rows = cuts[number % len(cuts)]
         encoded = encoder(texts.select(rows).to(device))
         if number < len(cuts):
