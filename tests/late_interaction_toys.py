@@ -44,16 +44,14 @@ TEXTS = (
     "Delete a disk. " * 30,
     "(list) every-virtual_machine: #1, \\ [unknown] 日本語 🎉",
 )
-"""With punctuation alone, empty, too long for any length used here, outside the vocabulary."""
+"""Among them an empty text, punctuation, a text longer than the limits, and unknown characters."""
 QUERY_LENGTH, DOCUMENT_LENGTH = 20, 40
 Vectors = list[np.ndarray]
-"""One (token, dimension) a text, without what is not scored."""
+"""One array (token, dimension) per text, without tokens that are not scored."""
 
 
 def make_marked_bert(folder: Path) -> None:
-    """Writes a tiny BERT with BERT's unused tokens and all punctuation in its vocabulary, and token
-    types.
-    """
+    """Writes a tiny BERT whose vocabulary has unused tokens and all punctuation."""
     special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
@@ -95,9 +93,7 @@ def make_marked_bert(folder: Path) -> None:
 
 
 def write_stanford_metadata(folder: Path, **change: object) -> None:
-    """Stanford's artifact.metadata, with what differs; the keys that only concern its training and
-    index are left out.
-    """
+    """Writes Stanford's artifact.metadata with changes, without the keys of training and index."""
     settings = {
         "query_token_id": "[unused0]",
         "doc_token_id": "[unused1]",
@@ -115,10 +111,8 @@ def write_stanford_metadata(folder: Path, **change: object) -> None:
     (folder / "artifact.metadata").write_text(json.dumps(settings | change))
 
 
-def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
-    """An encoder to train from `backbone`: short texts, 16 dimensions, and the settings that
-    are to differ.
-    """
+def new_encoder(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
+    """A new encoder over `backbone`, with 16 dimensions, short texts and these settings."""
     return build_late_interaction_encoder(
         LateInteractionSettings(
             backbone=str(backbone),
@@ -133,21 +127,23 @@ def fresh(backbone: Path | str, **settings: Any) -> LateInteractionEncoder:
 
 
 @torch.no_grad()
-def vectors_of(encoder: LateInteractionEncoder, texts: Sequence[str], role: Role) -> Vectors:
-    """What ours makes of the texts, each alone in its batch or with others: the same."""
+def scored_vectors(encoder: LateInteractionEncoder, texts: Sequence[str], role: Role) -> Vectors:
+    """The vectors of the texts, which are the same for a single text and in a batch."""
     encoder.eval()
-    together = encoder(encoder.tokenize(texts, role))
-    alone = [encoder(encoder.tokenize([text], role))[0] for text in texts]
-    for one, padded in zip(alone, together, strict=True):
-        torch.testing.assert_close(padded[: len(one)], one, atol=1e-5, rtol=0)
-    return [padded[padded.any(-1)].numpy() for padded in together]
+    batch = encoder(encoder.tokenize(texts, role))
+    for text, vectors in zip(texts, batch, strict=True):
+        single_vectors = encoder(encoder.tokenize([text], role))[0]
+        torch.testing.assert_close(
+            vectors[: len(single_vectors)], single_vectors, atol=1e-5, rtol=0
+        )
+    return [vectors[vectors.any(-1)].numpy() for vectors in batch]
 
 
 @torch.no_grad()
-def scores_of(
+def maxsim_scores(
     encoder: LateInteractionEncoder, queries: Sequence[str], documents: Sequence[str]
 ) -> np.ndarray:
-    """MaxSim of every query with every document, by our own scores."""
+    """The MaxSim of every query with every document."""
     encoder.eval()
     return maxsim(
         encoder(encoder.tokenize(queries, "query")),
@@ -155,17 +151,15 @@ def scores_of(
     ).numpy()
 
 
-def assert_same_vectors(ours: Vectors, theirs: Vectors) -> None:
-    """The same tokens have vectors, and those are equal to 1e-5."""
-    assert [len(one) for one in ours] == [len(one) for one in theirs]
-    assert (
-        max(np.abs(one - other).max(initial=0.0) for one, other in zip(ours, theirs, strict=True))
-        < 1e-5
-    )
+def assert_same_vectors(vectors: Vectors, references: Vectors) -> None:
+    """The same tokens have vectors, which are equal to 1e-5."""
+    assert [len(text) for text in vectors] == [len(text) for text in references]
+    for text, reference in zip(vectors, references, strict=True):
+        assert np.abs(text - reference).max(initial=0.0) < 1e-5
 
 
-def train_a_little(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
-    """The encoder after one step that changes every weight in training."""
+def train_one_step(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
+    """Trains one step, which changes every trained weight; returns the encoder."""
     optimizer = torch.optim.AdamW(
         [parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=0.02
     )
@@ -188,11 +182,11 @@ class ToyLateInteraction(nn.Module):
             dimensions=dimensions, query_max_length_tokens=32, document_max_length_tokens=64
         )
         self.tokenizer = dense.tokenizer
-        skipped = [
+        skipped_ids = [
             *dense.tokenizer.all_special_ids,
             *dense.tokenizer.convert_tokens_to_ids([".", "!"]),
         ]
-        self.register_buffer("skipped", torch.tensor(skipped))
+        self.register_buffer("skipped_ids", torch.tensor(skipped_ids))
 
     @property
     def dimensions(self) -> int:
@@ -206,10 +200,10 @@ class ToyLateInteraction(nn.Module):
         return self.dense.tokenize(texts, role)
 
     def forward(self, texts: Texts) -> Float[Tensor, "text length dimension"]:
-        ids, real = (padded.to(self.device) for padded in texts.padded())
-        hidden = self.dense.backbone(input_ids=ids, attention_mask=real.long()).last_hidden_state
-        vectors = functional.normalize(self.projection(hidden).float(), dim=-1)
-        return vectors * (real & ~torch.isin(ids, self.skipped))[..., None]
+        ids, mask = (tensor.to(self.device) for tensor in texts.padded())
+        states = self.dense.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        vectors = functional.normalize(self.projection(states).float(), dim=-1)
+        return vectors * (mask & ~torch.isin(ids, self.skipped_ids))[..., None]
 
 
 def toy_late_interaction(folder: str, dimensions: int = 16) -> ToyLateInteraction:

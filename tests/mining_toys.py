@@ -1,6 +1,4 @@
-"""Generated training pairs full of duplicates and twins, a job on them in one call, and the obvious
-twin of a miner.
-"""
+"""Generated training pairs with many duplicates, a mining job on them, and a slow miner."""
 
 import json
 from functools import cache
@@ -32,46 +30,42 @@ WORDS = (
     "region",
     "second",
 )
-LIMITLESS = {"percent_of_positive": 0.0}
+NO_LIMITS = {"percent_of_positive": 0.0}
 
 
 def phrase(generator, words=3):
     return " ".join(generator.choice(WORDS, size=words))
 
 
-def disguised(text, generator):
-    """The same text in another normal writing."""
+def disguise(text, generator):
+    """The text in another spelling with the same normal form."""
     return [text, text.upper(), f"{text}.", f"  {text.replace(' ', '  ')}!"][generator.integers(4)]
 
 
-def generated(seed, pairs=30, further=15):
-    """Training rows and further documents: queries with several positives, twins of positives and
-    queries among all of them.
-    """
+def generate_pairs(seed, pairs=30, further=15):
+    """Training rows and further documents, both with near-duplicates of queries and positives."""
     generator = np.random.default_rng(seed)
     rows, documents = [], []
     for _ in range(pairs):
         if rows and generator.random() < 0.3:
             old = rows[generator.integers(len(rows))]
-            query, positive = disguised(old.query, generator), phrase(generator)
+            query, positive = disguise(old.query, generator), phrase(generator)
         elif rows and generator.random() < 0.2:
             query, positive = (
                 phrase(generator, 2),
-                disguised(rows[generator.integers(len(rows))].positive, generator),
+                disguise(rows[generator.integers(len(rows))].positive, generator),
             )
         else:
             query, positive = phrase(generator, 2), phrase(generator)
         negatives = tuple(
-            disguised(positive, generator) if generator.random() < 0.3 else phrase(generator)
+            disguise(positive, generator) if generator.random() < 0.3 else phrase(generator)
             for _ in range(2)
         )
         rows.append(Row(query, positive, tuple(text for text in negatives if text != positive)))
     for _ in range(further):
         row = rows[generator.integers(len(rows))]
         documents.append(
-            disguised(
-                [row.positive, row.query, phrase(generator)][generator.integers(3)], generator
-            )
+            disguise([row.positive, row.query, phrase(generator)][generator.integers(3)], generator)
         )
     return rows, documents
 
@@ -87,28 +81,27 @@ def run_job(
     kind=read_encoder,
     **space,
 ):
-    """Lines, queries without negatives and the report of a job in `folder`, begun or gone on
-    with.
-    """
+    """The lines, the queries without negatives and the report of a new or continued job."""
     job = WorkFolder(folder)
-    stored = Rows.of(rows)
+    stored_rows = Rows.of(rows)
     manifest = manifest or {"model": str(model)}
 
     def begin():
         with held(job.path):
             job.begin(manifest, replace=False)
-            write_task(job.work, stored, [*further, *corpus_texts(["memory"], stored, None, 0.0)])
+            own_texts = corpus_texts(["memory"], stored_rows, None, 0.0)
+            write_task(job.work, stored_rows, [*further, *own_texts])
 
     on_first(begin)
     task = read_task(job.work)
-    made = space_of(loaded(kind, str(model)), task, job.work / "model", **space)
+    vector_space = space_of(load_once(kind, str(model)), task, job.work / "model", **space)
     scorer = teacher(task, job.work) if teacher else None
-    report = mine_shards(job, manifest, task, made, options, scorer)
+    report = mine_shards(job, manifest, task, vector_space, options, scorer)
     return lines_of(job.path / NEGATIVES), lines_of(job.path / WITHOUT), report
 
 
 @cache
-def loaded(kind, model):
+def load_once(kind, model):
     return kind(model)
 
 
@@ -116,22 +109,21 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def form(text):
+def form_identity(text):
     return identity(normal_form(text))
 
 
-def no_negatives(rows):
-    """Form of a query to the forms of what may be no negative for it, found row by row."""
-    known = {}
+def forms_of_no_negatives(rows):
+    """The form of each query to the forms that may be no negative for it."""
+    forms = {}
     for row in rows:
-        known.setdefault(form(row.query), {form(row.query)}).add(form(row.positive))
-    return known
+        query = form_identity(row.query)
+        forms.setdefault(query, {query}).add(form_identity(row.positive))
+    return forms
 
 
-def by_hand(rows, further, score, options: Options):
-    """Query to its negatives by the model, in the words of the definition; `score` gives that of
-    two texts.
-    """
+def mine_by_hand(rows, further, score, options: Options):
+    """Query to its negatives, by the definition; `score` gives the score of two texts."""
     documents = list(
         dict.fromkeys(
             [
@@ -141,15 +133,21 @@ def by_hand(rows, further, score, options: Options):
             ]
         )
     )
-    known, found = no_negatives(rows), {}
+    forms, negatives_by_query = forms_of_no_negatives(rows), {}
     for query in dict.fromkeys(row.query for row in rows):
         lowest = min(score(query, row.positive) for row in rows if row.query == query)
-        free = [document for document in documents if form(document) not in known[form(query)]]
-        ranked = sorted(free, key=lambda document: -score(query, document))[
+        allowed_documents = [
+            document
+            for document in documents
+            if form_identity(document) not in forms[form_identity(query)]
+        ]
+        candidates = sorted(allowed_documents, key=lambda document: -score(query, document))[
             options.skip_top : options.depth
         ]
-        kept = [
-            document for document in ranked if _allowed(score(query, document), lowest, options)
+        negatives = [
+            document
+            for document in candidates
+            if _is_allowed(score(query, document), lowest, options)
         ]
         if options.pick == "random":
             draws = {
@@ -158,15 +156,15 @@ def by_hand(rows, further, score, options: Options):
                         np.array([identity(query)]), np.array([identity(document)]), options.seed
                     )[0]
                 )
-                for document in kept
+                for document in negatives
             }
-            chosen = set(sorted(kept, key=draws.__getitem__)[: options.negatives])
-            kept = [document for document in kept if document in chosen]
-        found[query] = kept[: options.negatives]
-    return found
+            selected_texts = set(sorted(negatives, key=draws.__getitem__)[: options.negatives])
+            negatives = [document for document in negatives if document in selected_texts]
+        negatives_by_query[query] = negatives[: options.negatives]
+    return negatives_by_query
 
 
-def _allowed(score, positive, options):
+def _is_allowed(score, positive, options):
     limits = [np.inf if options.max_score is None else options.max_score]
     if options.margin is not None:
         limits.append(positive - options.margin)

@@ -1,6 +1,4 @@
-"""Runs a function on real processes that share a gloo process group, and brings back what each
-returned.
-"""
+"""Runs a function on real processes in a gloo process group, and returns their results."""
 
 import multiprocessing
 import os
@@ -16,12 +14,12 @@ TIMEOUT_SECONDS = 900
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` on every rank; what each returned, in rank order. An error on any rank
-    is raised here with its traceback.
+    """The results of `function(*arguments)` on all ranks, in the order of the ranks.
+
+    An error on any rank is raised here with its traceback.
     """
-    context = multiprocessing.get_context(
-        "fork"
-    )  # a child starts in milliseconds, with the shape checks of the parent
+    # A fork starts in milliseconds, with the shape checks of the parent.
+    context = multiprocessing.get_context("fork")
     answers: Any = context.SimpleQueue()
     port = _free_port()
     processes = [
@@ -32,22 +30,22 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     ]
     for process in processes:
         process.start()
-    found: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     try:
-        while len(found) < ranks:
+        while len(results) < ranks:
             if not answers._reader.poll(TIMEOUT_SECONDS):
                 raise TimeoutError(
-                    f"only ranks {sorted(found)} of {ranks} answered within {TIMEOUT_SECONDS} s"
+                    f"only ranks {sorted(results)} of {ranks} answered within {TIMEOUT_SECONDS} s"
                 )
-            rank, well, answer = answers.get()
-            if not well:
+            rank, is_success, answer = answers.get()
+            if not is_success:
                 raise AssertionError(f"rank {rank}:\n{answer}")
-            found[rank] = pickle.loads(answer)
+            results[rank] = pickle.loads(answer)
     finally:
         for process in processes:
-            process.join(0 if len(found) < ranks else 30)
+            process.join(0 if len(results) < ranks else 30)
             process.kill()
-    return [found[rank] for rank in range(ranks)]
+    return [results[rank] for rank in range(ranks)]
 
 
 def _work(
@@ -72,15 +70,14 @@ def _work(
     }
     try:
         torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-        answers.put(
-            (rank, True, pickle.dumps(function(*arguments)))
-        )  # not as shared memory, which would end with this process
+        # Pickled here: shared memory would end with this process.
+        answers.put((rank, True, pickle.dumps(function(*arguments))))
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except BaseException:
         answers.put((rank, False, traceback.format_exc()))
     finally:
-        os._exit(0)  # the parent's threads and exit handlers are not this process's
+        os._exit(0)  # without the threads and exit handlers of the parent
 
 
 def _free_port() -> int:

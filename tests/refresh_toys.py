@@ -1,5 +1,5 @@
-"""A short training run that mines its negatives anew, stopped and continued at will, on any number
-of ranks.
+"""A short training run that mines negatives repeatedly; it can be stopped, continued and divided
+among ranks.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ from functools import partial
 import pytorch_lightning as lightning
 import torch
 from matrix import SCORES, encoder_of
-from mining_toys import generated
+from mining_toys import generate_pairs
 
 from trainer.collectives import on_first, ranks
 from trainer.data.collate import collate
@@ -29,18 +29,18 @@ from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.weights import full_weights
 
-BATCH, EVERY, STEPS, OWN = 8, 3, 8, 1
-AT = Boundaries(0, EVERY)
+BATCH, EVERY_STEPS, STEPS, ROW_NEGATIVES = 8, 3, 8, 1
+AT = Boundaries(0, EVERY_STEPS)
 OPTIONS = Options(negatives=3, depth=30, skip_top=1, percent_of_positive=0.0, margin=0.0)
-MADE, FURTHER = generated(seed=4, pairs=40)
+PAIRS, FURTHER_DOCUMENTS = generate_pairs(seed=4, pairs=40)
 ROWS = Rows.of(
     Row(row.query, row.positive, row.negatives or ("no such thing",), source=f"rows:{number}")
-    for number, row in enumerate(MADE)
+    for number, row in enumerate(PAIRS)
 )
 
 
-class Watched(Refresh):
-    """Remembers all weights before each span of steps."""
+class RecordingRefresh(Refresh):
+    """Records all weights before each span of steps."""
 
     def mine_before(self, steps, step):
         self.weights = getattr(self, "weights", {}) | {
@@ -49,8 +49,8 @@ class Watched(Refresh):
         return super().mine_before(steps, step)
 
 
-class Seen(BiEncoder):
-    """Remembers losses, and which texts each step compared."""
+class RecordingBiEncoder(BiEncoder):
+    """Records the loss and the texts of each step."""
 
     def training_step(self, batch, number):
         loss = super().training_step(batch, number)
@@ -58,8 +58,8 @@ class Seen(BiEncoder):
         return loss
 
 
-class Continued(lightning.Callback):
-    """Starts from a checkpoint, and leaves one behind at the end."""
+class CheckpointCallback(lightning.Callback):
+    """Loads a checkpoint at the start, and makes one at the end."""
 
     def __init__(self, refresh, checkpoint):
         self.refresh, self.checkpoint = refresh, checkpoint
@@ -73,7 +73,7 @@ class Continued(lightning.Callback):
 
     def on_train_end(self, trainer, module):
         if ranks() == 1:
-            self.left = {
+            self.final_state = {
                 "weights": module.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
@@ -111,22 +111,26 @@ def train(
     on_first(
         lambda: (
             (folder / "task").mkdir(parents=True, exist_ok=True),
-            write_task(folder / "task", ROWS, [*corpus_texts([], ROWS, None, 0.0), *FURTHER]),
+            write_task(
+                folder / "task", ROWS, [*corpus_texts([], ROWS, None, 0.0), *FURTHER_DOCUMENTS]
+            ),
         )
     )
-    refresh = Watched(folder, read_task(folder / "task"), boundaries, options, OWN, micro)
+    refresh = RecordingRefresh(
+        folder, read_task(folder / "task"), boundaries, options, ROW_NEGATIVES, micro
+    )
     encoder = encoder_of(backbone, score, "full", dtype)
     make = partial(
         collate,
         tokenize=encoder.tokenize,
         known_positives=known_positives(ROWS),
-        negatives_per_query=OWN + options.negatives,
+        negatives_per_query=ROW_NEGATIVES + options.negatives,
     )
     loss = partial(_loss, score)
     settings = OptimizerSettings(
         rate, rate, rate, 0.01, "cosine", warmup_steps=1, total_steps=STEPS
     )
-    module = Seen(
+    module = RecordingBiEncoder(
         encoder,
         partial(in_chunks, encoder, micro, 3 * micro),
         loss,
@@ -135,7 +139,7 @@ def train(
         dict,
     )
     module.seen = []
-    plan, continued = plan_of(kind), Continued(refresh, checkpoint)
+    plan, checkpoints = plan_of(kind), CheckpointCallback(refresh, checkpoint)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=ranks(),
@@ -146,7 +150,7 @@ def train(
         max_epochs=-1,
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        callbacks=[refresh, continued, *extra],
+        callbacks=[refresh, checkpoints, *extra],
         logger=[JsonlLogger(folder / "log.jsonl")],
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -159,7 +163,13 @@ def train(
     )
     weights = full_weights(module)
     losses, texts = zip(*module.seen, strict=True)
-    return list(losses), list(texts), weights, getattr(continued, "left", None), refresh.weights
+    return (
+        list(losses),
+        list(texts),
+        weights,
+        getattr(checkpoints, "final_state", None),
+        refresh.weights,
+    )
 
 
 def _loss(score, batch, encode, temperature):
@@ -168,8 +178,8 @@ def _loss(score, batch, encode, temperature):
     )
 
 
-def mined(folder):
-    """Name to sha256 of every file of every boundary."""
+def read_hashes(folder):
+    """The sha256 of every file of every boundary, by its name."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob("step-*/*"))

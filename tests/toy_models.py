@@ -1,8 +1,9 @@
-"""Tiny models of every family, made on the spot: real architectures with random weights, and
-tokenizers trained on a few sentences.
+"""Tiny models of every backbone family: real architectures with random weights, and tokenizers
+trained on a few sentences.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ SENTENCES = (
     "Show how many queries a database answers in one second, and then list every virtual machine!",
     "naïve Ünïcode, поиск, 検索",
 )
-"""Of different lengths, on purpose."""
+"""Sentences of different lengths."""
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert")
 DECODERS = ("qwen2", "qwen3", "llama")
@@ -36,11 +37,10 @@ _SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 66,
-    "initializer_range": (
-        0.3
-    ),  # large, so that a wrong mask or position changes vectors by far more than rounding
+    # Large, so that a wrong mask or position changes vectors by far more than rounding does.
+    "initializer_range": 0.3,
 }
-_OF_FAMILY = {
+_FAMILY_SETTINGS = {
     "roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "xlm-roberta": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
     "mpnet": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
@@ -62,23 +62,18 @@ _OF_FAMILY = {
 
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family to a Hugging Face folder of it. The folders are shared: copy one before changing
-    it.
-    """
+    """A function from a family to its Hugging Face folder. Copy a folder before changing it."""
     return toy_folders(tmp_path_factory)
 
 
 def toy_folders(tmp_path_factory: pytest.TempPathFactory, layers: int = 2) -> Callable[[str], Path]:
-    """Family to a Hugging Face folder of it, with so many layers; made when it is first asked
-    for.
-    """
-    made: dict[str, Path] = {}
+    """A function from a family to its Hugging Face folder, which is written on the first call."""
 
+    @cache
     def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp("toy") / family
-            make_toy(family, made[family], layers)
-        return made[family]
+        path = tmp_path_factory.mktemp("toy") / family
+        make_toy(family, path, layers)
+        return path
 
     return folder
 
@@ -90,7 +85,7 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
     settings = (
         _SMALL
         | {"vocab_size": len(tokenizer)}
-        | _OF_FAMILY.get(family, {})
+        | _FAMILY_SETTINGS.get(family, {})
         | {"num_hidden_layers": layers}
     )
     if family == "distilbert":
@@ -101,8 +96,9 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer, as BERT has: letters, and every other word. (The
-    library's trainer breaks ties at random.)
+    """A lower-casing WordPiece tokenizer like BERT's, of letters and every other word.
+
+    It is not trained, because the trainer of the library breaks ties at random.
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer, cutter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -142,8 +138,8 @@ def word_pieces() -> PreTrainedTokenizerFast:
 
 
 def byte_pairs(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, as RoBERTa has with <s> and </s> around a text, Llama with <s>
-    before it, Qwen with nothing.
+    """A byte-level BPE tokenizer. RoBERTa has <s> and </s> around a text, Llama <s> before it, and
+    Qwen nothing.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

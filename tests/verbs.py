@@ -1,4 +1,4 @@
-"""Calls of the command line within the process of a test."""
+"""Calls commands in the process of a test."""
 
 import json
 from collections.abc import Callable
@@ -10,36 +10,41 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 
-def caller(*verbs: Callable[..., None], must_end_well: bool = False) -> Callable[..., Result]:
-    """`call(verb, *arguments)` of two or more verbs: the result; an error of ours is raised."""
+def command_caller(
+    *verbs: Callable[..., None], must_succeed: bool = False
+) -> Callable[..., Result]:
+    """A function `call(verb, *arguments)` for two or more verbs, which returns the result.
+
+    Exceptions of the command are raised.
+    """
     app = typer.Typer(pretty_exceptions_enable=False)
     for verb in verbs:
         app.command()(verb)
 
     def call(*arguments: Any, stdin: str | None = None) -> Result:
-        found = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-        if found.exception is not None and not isinstance(found.exception, SystemExit):
-            raise found.exception
-        if must_end_well:
-            assert found.exit_code == 0, found.output
-        return found
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        if must_succeed:
+            assert result.exit_code == 0, result.output
+        return result
 
     return call
 
 
-def forget_layers(index: Path) -> None:
-    """Makes the manifest of an index of all layers what it was before it had a field for them."""
-    before = _unsealed(index)
-    assert before.pop("layers") is None
-    (index / "manifest.json").write_text(json.dumps(before))
+def remove_layers_field(index: Path) -> None:
+    """Removes the field `layers` from a manifest, as in indexes written before it existed."""
+    content = _manifest_without_hash(index)
+    assert content.pop("layers") is None
+    (index / "manifest.json").write_text(json.dumps(content))
 
 
-def altered(index: Path, **change: Any) -> None:
-    """Makes the manifest of an index say something else, as one without a seal."""
-    (index / "manifest.json").write_text(json.dumps(_unsealed(index) | change))
+def change_manifest(index: Path, **change: Any) -> None:
+    """Changes fields of the manifest of an index, and removes its hash."""
+    (index / "manifest.json").write_text(json.dumps(_manifest_without_hash(index) | change))
 
 
-def _unsealed(index: Path) -> dict[str, Any]:
+def _manifest_without_hash(index: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((index / "manifest.json").read_text())
     content.pop("sha256")
     return content

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from late_interaction_toys import make_marked_bert
-from verbs import caller, forget_layers
+from verbs import command_caller, remove_layers_field
 
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import add, delete, index
@@ -26,7 +26,7 @@ from trainer.retrieval.token_index.explain import explain
 from trainer.retrieval.token_index.search import top_k_maxsim
 from trainer.retrieval.vectors.token_vectors import encode_tokens
 
-call = caller(add, delete, evaluate, index, search, must_end_well=True)
+call = command_caller(add, delete, evaluate, index, search, must_succeed=True)
 
 TEXTS = [
     "delete a disk",
@@ -248,7 +248,7 @@ def test_search_of_an_emptied_index_says_so(model, beir, tmp_path):
 
 def test_index_without_the_layers_field_has_all_layers(model, beir, tmp_path):
     call("index", model, beir, "-o", tmp_path / "idx")
-    forget_layers(tmp_path / "idx")
+    remove_layers_field(tmp_path / "idx")
     assert (
         json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"]
         == "doc1"

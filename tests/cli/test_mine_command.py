@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mining_toys import generated, lines_of
-from verbs import caller
+from mining_toys import generate_pairs, lines_of
+from verbs import command_caller
 
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
@@ -30,7 +30,7 @@ from trainer.models.cross_encoder import (
 from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.rerank import score_pairs
 
-call = caller(mine, fit, must_end_well=True)
+call = command_caller(mine, fit, must_succeed=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def model(toy_folder):
 
 @pytest.fixture
 def pairs(tmp_path):
-    rows, _ = generated(seed=1, pairs=60)
+    rows, _ = generate_pairs(seed=1, pairs=60)
     path = tmp_path / "pairs.jsonl"
     path.write_text(
         "".join(
@@ -107,7 +107,7 @@ def test_pairs_are_mined_into_a_file_that_training_reads(model, pairs, tmp_path)
 
 
 def test_beir_folder_is_mined_from_its_whole_corpus(model, tmp_path):
-    rows, further = generated(seed=2, pairs=40)
+    rows, further = generate_pairs(seed=2, pairs=40)
     data = as_beir(tmp_path / "beir", rows, further)
     call("mine", model, data, "-o", tmp_path / "mined", *EASY)
     written = {
@@ -147,7 +147,7 @@ def test_further_corpus_is_searched(model, pairs, tmp_path):
 def test_page_is_escaped_and_shows_what_was_removed(model, tmp_path):
     rows = [
         {"query": f"<script>alert({at})</script> {row.query}", "positive": f"{row.positive} <b>"}
-        for at, row in enumerate(generated(3)[0])
+        for at, row in enumerate(generate_pairs(3)[0])
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     call(

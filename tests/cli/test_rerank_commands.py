@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from verbs import caller
+from verbs import command_caller
 
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
@@ -22,7 +22,7 @@ from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.indexes.searcher import Searcher
 from trainer.retrieval.rerank import score_pairs
 
-call = caller(evaluate, index, search)
+call = command_caller(evaluate, index, search)
 
 TEXTS = [
     "delete a disk",

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from verbs import caller, forget_layers
+from verbs import command_caller, remove_layers_field
 
 from trainer.cli.encode import encode
 from trainer.cli.evaluate import evaluate
@@ -18,7 +18,7 @@ from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.vectors.encode import encode as vectors_of
 
-call = caller(encode, evaluate, index, search)
+call = command_caller(encode, evaluate, index, search)
 
 TEXTS = ["delete a disk", "create a storage account", "show every query of the database"]
 
@@ -229,7 +229,7 @@ def test_other_layers_than_those_of_the_index_are_refused(model, beir, tmp_path)
 
 def test_index_without_the_layers_field_has_all_layers(model, corpus, tmp_path):
     call("index", model, corpus, "-o", tmp_path / "idx")
-    forget_layers(tmp_path / "idx")
+    remove_layers_field(tmp_path / "idx")
     assert (
         json.loads(call("search", tmp_path / "idx", TEXTS[1], "-k", 1, "--json").stdout)[0]["id"]
         == "doc1"

@@ -20,10 +20,10 @@ from late_interaction_toys import (
     TEXTS,
     Vectors,
     assert_same_vectors,
-    fresh,
-    scores_of,
-    train_a_little,
-    vectors_of,
+    maxsim_scores,
+    new_encoder,
+    scored_vectors,
+    train_one_step,
 )
 from safetensors.numpy import load_file
 
@@ -105,15 +105,15 @@ def assert_same(
     encoder: LateInteractionEncoder, found: dict[str, np.ndarray], texts: Sequence[str] = TEXTS
 ) -> None:
     for role in ("query", "document"):
-        assert_same_vectors(vectors_of(encoder, texts, role), of(found, role))
+        assert_same_vectors(scored_vectors(encoder, texts, role), of(found, role))
     np.testing.assert_allclose(
-        scores_of(encoder, texts, texts), found["scores"], atol=1e-4, rtol=1e-5
+        maxsim_scores(encoder, texts, texts), found["scores"], atol=1e-4, rtol=1e-5
     )
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_pylate_reads_our_folders(pylate, marked_bert, tmp_path, how):
-    encoder = train_a_little(fresh(marked_bert, **HOW[how]))
+    encoder = train_one_step(new_encoder(marked_bert, **HOW[how]))
     save_encoder(encoder, tmp_path / "model")
     found = pylate(tmp_path / "model", texts=TEXTS)
     assert_same(encoder, found)
@@ -126,8 +126,8 @@ def test_pylate_reads_our_folders(pylate, marked_bert, tmp_path, how):
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
 def test_pylate_reads_every_backbone_family_that_we_write(pylate, toy_folder, tmp_path, family):
     attend = family in LOCAL
-    encoder = train_a_little(
-        fresh(
+    encoder = train_one_step(
+        new_encoder(
             toy_folder(family),
             lora=None,
             attend_to_expansion=attend,
@@ -167,7 +167,7 @@ def test_byte_level_vocabulary_with_markers_gives_the_same_vectors(
 
 
 def test_mask_tokens_outside_a_sliding_window_give_the_same_vectors(pylate, toy_folder, tmp_path):
-    encoder = fresh(toy_folder("modernbert"), lora=None, query_prompt="", document_prompt="")
+    encoder = new_encoder(toy_folder("modernbert"), lora=None, query_prompt="", document_prompt="")
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, pylate(tmp_path / "model", texts=TEXTS))
 
@@ -213,7 +213,7 @@ def test_stanford_checkpoints_are_read_as_pylate_reads_them(pylate, stanford_fol
 
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
 def test_loss_and_gradient_equal_those_of_pylate(pylate, marked_bert, tmp_path, temperature):
-    encoder = fresh(marked_bert, lora=None)
+    encoder = new_encoder(marked_bert, lora=None)
     save_encoder(encoder, tmp_path / "model")
     pairs = list(zip(TEXTS[:4], reversed(TEXTS[:4]), strict=True))
     found = pylate(tmp_path / "model", pairs=pairs, temperature=temperature)

@@ -15,10 +15,10 @@ from late_interaction_toys import (
     TEXTS,
     Vectors,
     assert_same_vectors,
-    fresh,
-    scores_of,
-    train_a_little,
-    vectors_of,
+    maxsim_scores,
+    new_encoder,
+    scored_vectors,
+    train_one_step,
 )
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -93,21 +93,21 @@ def of(theirs: MultiVectorEncoder, role: str) -> Vectors:
 
 def assert_same(encoder: LateInteractionEncoder, theirs: MultiVectorEncoder) -> None:
     for role in ("query", "document"):
-        assert_same_vectors(vectors_of(encoder, TEXTS, role), of(theirs, role))
+        assert_same_vectors(scored_vectors(encoder, TEXTS, role), of(theirs, role))
     scores = theirs.similarity(
         theirs.encode_query(list(TEXTS)), theirs.encode_document(list(TEXTS))
     ).numpy()
     some = (
         scores > -1e9
     )  # a document without any token has minus infinity in ours, a large negative number in theirs
-    ours = scores_of(encoder, TEXTS, TEXTS)
+    ours = maxsim_scores(encoder, TEXTS, TEXTS)
     np.testing.assert_allclose(ours[some], scores[some], atol=1e-4, rtol=1e-5)
     assert np.isneginf(ours[~some]).all()
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_sentence_transformers_reads_our_folders(marked_bert, tmp_path, how):
-    encoder = train_a_little(fresh(marked_bert, **HOW[how]))
+    encoder = train_one_step(new_encoder(marked_bert, **HOW[how]))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
@@ -116,7 +116,7 @@ def test_sentence_transformers_reads_our_folders(marked_bert, tmp_path, how):
 def test_sentence_transformers_reads_every_backbone_family_that_we_write(
     toy_folder, tmp_path, family
 ):
-    encoder = train_a_little(fresh(toy_folder(family), lora=None))
+    encoder = train_one_step(new_encoder(toy_folder(family), lora=None))
     save_encoder(encoder, tmp_path / "model")
     assert_same(encoder, MultiVectorEncoder(str(tmp_path / "model"), device="cpu"))
 
@@ -157,9 +157,9 @@ def test_real_model_and_its_adapter_give_the_same_vectors(tmp_path):
         "document_max_length_tokens": 180,
         "lora": Lora(rank=4),
     }
-    encoder = fresh("sentence-transformers/all-MiniLM-L6-v2", **settings)
-    untrained = vectors_of(encoder, TEXTS, "query")
-    save_encoder(train_a_little(encoder), tmp_path / "model")
+    encoder = new_encoder("sentence-transformers/all-MiniLM-L6-v2", **settings)
+    untrained = scored_vectors(encoder, TEXTS, "query")
+    save_encoder(train_one_step(encoder), tmp_path / "model")
     theirs = MultiVectorEncoder(str(tmp_path / "model"), device="cpu")
     assert_same(encoder, theirs)
     assert_same(read_late_encoder(str(tmp_path / "model" / "adapter")), theirs)
@@ -169,7 +169,7 @@ def test_real_model_and_its_adapter_give_the_same_vectors(tmp_path):
 def test_training_continues_from_a_model_of_sentence_transformers(marked_bert, tmp_path):
     theirs = theirs_of(str(marked_bert))
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    started = fresh(
+    started = new_encoder(
         tmp_path / "theirs",
         projection_dimensions=None,
         query_max_length_tokens=None,
@@ -195,7 +195,7 @@ def test_pipeline_with_unknown_modules_is_refused(marked_bert, tmp_path, change)
 
 def test_old_and_new_versions_read_our_folders(marked_bert, tmp_path):
     """PyLate and sentence-transformers before 6 fail on keys and modules that they do not know."""
-    save_encoder(fresh(marked_bert), tmp_path / "model")
+    save_encoder(new_encoder(marked_bert), tmp_path / "model")
 
     def read(name: str) -> Any:
         return json.loads((tmp_path / "model" / name).read_text())

@@ -19,9 +19,9 @@ from late_interaction_toys import (
     TEXTS,
     Vectors,
     assert_same_vectors,
-    fresh,
-    scores_of,
-    vectors_of,
+    maxsim_scores,
+    new_encoder,
+    scored_vectors,
     write_stanford_metadata,
 )
 from safetensors.torch import load_file, save_file
@@ -91,12 +91,14 @@ def test_vectors_and_scores_equal_those_of_the_reference(stanford_folder, tmp_pa
         if again:
             save_encoder(encoder, tmp_path / "model")
             encoder = read_late_encoder(str(tmp_path / "model"))
-        assert_same_vectors(vectors_of(encoder, TEXTS, "query"), queries)
-        assert_same_vectors(vectors_of(encoder, TEXTS, "document"), documents)
+        assert_same_vectors(scored_vectors(encoder, TEXTS, "query"), queries)
+        assert_same_vectors(scored_vectors(encoder, TEXTS, "document"), documents)
         scores = [
             [(query @ document.T).max(1).sum() for document in documents] for query in queries
         ]
-        np.testing.assert_allclose(scores_of(encoder, TEXTS, TEXTS), scores, atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(
+            maxsim_scores(encoder, TEXTS, TEXTS), scores, atol=1e-4, rtol=1e-5
+        )
 
 
 def test_every_setting_changes_the_result_of_the_reference(stanford_folder):
@@ -132,7 +134,7 @@ def test_checkpoint_without_metadata_has_the_defaults_of_colbert(stanford_folder
         "attend_to_mask_tokens": False,
     }
     assert_same_vectors(
-        vectors_of(encoder, TEXTS, "query"), reference(stanford_folder, "query", defaults)
+        scored_vectors(encoder, TEXTS, "query"), reference(stanford_folder, "query", defaults)
     )
 
 
@@ -142,11 +144,11 @@ def test_sentence_transformers_reads_the_checkpoint_the_same_way(stanford_folder
         MultiVectorEncoder(str(stanford_folder), device="cpu"),
     )
     assert_same_vectors(
-        vectors_of(encoder, TEXTS, "query"),
+        scored_vectors(encoder, TEXTS, "query"),
         [one.numpy() for one in theirs.encode_query(list(TEXTS))],
     )
     assert_same_vectors(
-        vectors_of(encoder, TEXTS, "document"),
+        scored_vectors(encoder, TEXTS, "document"),
         [one.numpy() for one in theirs.encode_document(list(TEXTS))],
     )
 
@@ -157,7 +159,7 @@ def test_training_continues_from_the_checkpoint(stanford_folder):
         "query_max_length_tokens": None,
         "document_max_length_tokens": None,
     }
-    encoder = fresh(stanford_folder, **nothing_said)
+    encoder = new_encoder(stanford_folder, **nothing_said)
     assert encoder.training
     assert (
         encoder.contract.query_max_length_tokens,

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from teachers import same_as, teacher_of
+from teachers import student_as_teacher, teacher_of
 from twins import SmallEncoder, full_batch, value_and_gradient
 
 from trainer import losses
@@ -62,7 +62,7 @@ class TestTheStudentAsItsOwnTeacher:
     @pytest.mark.parametrize("lesson", LESSONS)
     def test_teacher_equal_to_the_student_teaches_nothing(self, lesson, score):
         encoder, encode = self.student(score)
-        loss = LESSONS[lesson](full_batch(), encode, score, [same_as(encode, score)])
+        loss = LESSONS[lesson](full_batch(), encode, score, [student_as_teacher(encode, score)])
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
         assert abs(loss.item()) < 1e-12
         assert gradient.norm() < 1e-12
@@ -71,7 +71,10 @@ class TestTheStudentAsItsOwnTeacher:
     def test_other_teacher_teaches_something(self, lesson, score):
         encoder, encode = self.student(score)
         loss = LESSONS[lesson](
-            full_batch(), encode, score, [same_as(encode, score), teacher_of(tokens=True)]
+            full_batch(),
+            encode,
+            score,
+            [student_as_teacher(encode, score), teacher_of(tokens=True)],
         )
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
         assert loss.item() > 1e-4
@@ -81,7 +84,7 @@ class TestTheStudentAsItsOwnTeacher:
 @pytest.mark.parametrize("cosine", [False, True])
 def test_own_vectors_teach_nothing(cosine):
     encoder = SmallEncoder()
-    loss = teaching.vectors(full_batch(), encoder, [same_as(encoder, dot)], None, cosine)
+    loss = teaching.vectors(full_batch(), encoder, [student_as_teacher(encoder, dot)], None, cosine)
     assert value_and_gradient(loss, list(encoder.parameters()))[1].norm() < 1e-12
     assert abs(loss.item()) < 1e-12
     assert teaching.vectors(full_batch(), encoder, [teacher_of(6)], None, cosine).item() > 1e-2

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from late_interaction_toys import make_marked_bert
-from mining_toys import LIMITLESS, by_hand, form, generated, loaded, no_negatives, run_job
+from mining_toys import (
+    NO_LIMITS,
+    form_identity,
+    forms_of_no_negatives,
+    generate_pairs,
+    load_once,
+    mine_by_hand,
+    run_job,
+)
 from ranks import on_ranks
 
 from trainer.data.readers.read import read_rows
@@ -59,7 +67,7 @@ def late_model(tmp_path_factory):
 
 def scorer(model):
     """The model's score of two texts, each encoded with all others of the toy data."""
-    encoder, kept = loaded(read_encoder, str(model)), {}
+    encoder, kept = load_once(read_encoder, str(model)), {}
 
     def score(query, document):
         for text, role in ((query, "query"), (document, "document")):
@@ -70,7 +78,7 @@ def scorer(model):
     return score
 
 
-ROWS, FURTHER = generated(seed=4, pairs=40)
+ROWS, FURTHER = generate_pairs(seed=4, pairs=40)
 ALL_LIMITS = Options(
     negatives=9,
     depth=80,
@@ -87,15 +95,15 @@ ALL_LIMITS = Options(
     "options",
     [
         Options(negatives=3, depth=60, percent_of_positive=98.9),
-        Options(negatives=5, depth=9, skip_top=2, **LIMITLESS),
+        Options(negatives=5, depth=9, skip_top=2, **NO_LIMITS),
         ALL_LIMITS,
-        Options(negatives=2, pick="random", seed=3, **LIMITLESS),
+        Options(negatives=2, pick="random", seed=3, **NO_LIMITS),
     ],
     ids=["percent", "ranks", "every limit", "random"],
 )
 def test_mined_negatives_equal_the_definition(model, tmp_path, options):
     lines, without, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
-    wanted = by_hand(ROWS, FURTHER, scorer(model), options)
+    wanted = mine_by_hand(ROWS, FURTHER, scorer(model), options)
     found = {line["query"]: line["negatives"] for line in lines} | {
         line["query"]: [] for line in without
     }
@@ -130,18 +138,21 @@ def test_mined_negatives_equal_the_definition(model, tmp_path, options):
 def test_known_positives_and_near_duplicates_are_never_negatives(
     model, tmp_path_factory, seed, pairs, pick
 ):
-    rows, further = generated(seed, pairs)
+    rows, further = generate_pairs(seed, pairs)
     options = Options(
-        negatives=9, bm25_negatives=9, random_negatives=9, depth=200, pick=pick, **LIMITLESS
+        negatives=9, bm25_negatives=9, random_negatives=9, depth=200, pick=pick, **NO_LIMITS
     )
     lines, _, report = run_job(
         tmp_path_factory.mktemp("job") / "job", rows, model, options, further
     )
-    known, seen = no_negatives(rows), 0
+    known, seen = forms_of_no_negatives(rows), 0
     for line in lines:
         assert len(line["scores"]) == 1 + len(line["negatives"]) > 1
         assert len(set(line["negatives"])) == len(line["negatives"])
-        assert not {form(text) for text in line["negatives"]} & known[form(line["query"])]
+        assert (
+            not {form_identity(text) for text in line["negatives"]}
+            & known[form_identity(line["query"])]
+        )
         seen += len(line["negatives"])
     assert seen >= 3 * len(lines) > 0
     assert (
@@ -150,7 +161,7 @@ def test_known_positives_and_near_duplicates_are_never_negatives(
 
 
 def test_every_source_gives_its_number_of_negatives(model, tmp_path):
-    options = Options(negatives=0, bm25_negatives=2, random_negatives=1, depth=10, **LIMITLESS)
+    options = Options(negatives=0, bm25_negatives=2, random_negatives=1, depth=10, **NO_LIMITS)
     lines, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     assert report["negatives"]["model"] == 0
     assert report["negatives"]["bm25"] > report["negatives"]["random"] > 0
@@ -167,14 +178,14 @@ def form_words(text):
 
 
 def test_random_negatives_depend_only_on_the_query(model, tmp_path):
-    options = Options(negatives=3, pick="random", seed=1, **LIMITLESS)
+    options = Options(negatives=3, pick="random", seed=1, **NO_LIMITS)
     one = run_job(tmp_path / "one", ROWS, model, options, FURTHER)[0]
     turned = run_job(tmp_path / "two", ROWS[::-1], model, options, FURTHER)[0]
     other = run_job(
         tmp_path / "other",
         ROWS,
         model,
-        Options(negatives=3, pick="random", seed=2, **LIMITLESS),
+        Options(negatives=3, pick="random", seed=2, **NO_LIMITS),
         FURTHER,
     )[0]
     as_sets = [
@@ -239,11 +250,11 @@ def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
         tmp_path / "job",
         ROWS,
         late_model,
-        Options(negatives=3, **LIMITLESS),
+        Options(negatives=3, **NO_LIMITS),
         FURTHER,
         kind=read_late_encoder,
     )
-    encoder = loaded(read_late_encoder, str(late_model))
+    encoder = load_once(read_late_encoder, str(late_model))
 
     @cache
     def score(query, document):
@@ -254,13 +265,13 @@ def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
         return float(top_k_maxsim(asked.padded(), found, 1)[0][0, 0])
 
     assert not without
-    known = no_negatives(ROWS)
+    known = forms_of_no_negatives(ROWS)
     documents = {text for row in ROWS for text in (row.positive, *row.negatives)} | set(FURTHER)
     for line in lines[:4]:
         free = {
             text: score(line["query"], text)
             for text in documents
-            if form(text) not in known[form(line["query"])]
+            if form_identity(text) not in known[form_identity(line["query"])]
         }
         np.testing.assert_allclose(
             line["scores"][1:], sorted(free.values(), reverse=True)[:3], atol=1e-4
@@ -283,7 +294,7 @@ def test_scores_of_the_teacher_decide(model, toy_folder, tmp_path):
         model,
         options,
         FURTHER,
-        lambda task, work: space_of(loaded(read_encoder, str(other)), task, work / "teacher"),
+        lambda task, work: space_of(load_once(read_encoder, str(other)), task, work / "teacher"),
     )
     taught, own = scorer(other), scorer(model)
     for line in lines:
@@ -310,7 +321,7 @@ def test_teacher_may_be_any_function_of_texts(model, tmp_path):
         tmp_path / "job",
         ROWS,
         model,
-        Options(negatives=2, **LIMITLESS),
+        Options(negatives=2, **NO_LIMITS),
         FURTHER,
         lambda task, work: of_texts(by_length, task),
     )
@@ -375,9 +386,9 @@ def test_mining_without_any_negative_is_an_error_that_names_queries(model, tmp_p
 
 
 def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
-    options = Options(negatives=2, depth=30, **LIMITLESS)
+    options = Options(negatives=2, depth=30, **NO_LIMITS)
     _, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
-    score, known = scorer(model), no_negatives(ROWS)
+    score, known = scorer(model), forms_of_no_negatives(ROWS)
     documents = list(
         dict.fromkeys(
             [
@@ -391,7 +402,11 @@ def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
     for query in dict.fromkeys(row.query for row in ROWS):
         lowest = min(score(query, row.positive) for row in ROWS if row.query == query)
         ranked = sorted(
-            (score(query, text) for text in documents if form(text) not in known[form(query)]),
+            (
+                score(query, text)
+                for text in documents
+                if form_identity(text) not in known[form_identity(query)]
+            ),
             reverse=True,
         )[:30]
         suspected += [found - lowest for found in ranked if found > lowest]
@@ -422,7 +437,7 @@ def test_low_scored_pairs_are_no_positives(model, tmp_path):
         Row("delete disk", "create account", labels=(0.1,)),
         Row("show", "list", labels=(1.0,)),
     ]
-    lines, _, _ = run_job(tmp_path / "job", rows, model, Options(negatives=3, **LIMITLESS))
+    lines, _, _ = run_job(tmp_path / "job", rows, model, Options(negatives=3, **NO_LIMITS))
     assert [line["positive"] for line in lines] == ["disk delete", "list"]
     assert "create account" in lines[0]["negatives"]
 

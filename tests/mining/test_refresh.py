@@ -13,9 +13,19 @@ import numpy as np
 import pytest
 import torch
 from matrix import encoder_of
-from mining_toys import by_hand
+from mining_toys import mine_by_hand
 from ranks import on_ranks
-from refresh_toys import BATCH, EVERY, FURTHER, OPTIONS, OWN, ROWS, STEPS, mined, train
+from refresh_toys import (
+    BATCH,
+    EVERY_STEPS,
+    FURTHER_DOCUMENTS,
+    OPTIONS,
+    ROW_NEGATIVES,
+    ROWS,
+    STEPS,
+    read_hashes,
+    train,
+)
 
 from trainer.batch import identity
 from trainer.data.mined_negatives import Boundaries
@@ -53,7 +63,7 @@ def tables(folder):
     """Boundary to query to negatives, as texts."""
     texts = {
         identity(text): text for row in ROWS for text in (row.query, row.positive, *row.negatives)
-    } | {identity(text): text for text in FURTHER}
+    } | {identity(text): text for text in FURTHER_DOCUMENTS}
     found = {}
     for path in sorted(folder.glob("step-*/negatives.npy")):
         rows = np.load(path).tolist()
@@ -87,8 +97,8 @@ def test_negatives_are_those_of_the_model_at_that_step(uninterrupted, backbone):
                     vectors[text, role] = encode_for_search(encoder, [text], role)[0]
             return float(np.float32(vectors[query, "query"] @ vectors[document, "document"]))
 
-        assert set(of_boundary) == drawn(boundary, min(boundary + EVERY, STEPS))
-        wanted = by_hand(list(ROWS), FURTHER, score, OPTIONS)
+        assert set(of_boundary) == drawn(boundary, min(boundary + EVERY_STEPS, STEPS))
+        wanted = mine_by_hand(list(ROWS), FURTHER_DOCUMENTS, score, OPTIONS)
         for query, negatives in of_boundary.items():
             # Twins of each other have equal scores but for rounding: compared is what is scored,
             # not which twin it was.
@@ -116,15 +126,16 @@ def test_step_uses_the_negatives_of_its_boundary(
     found = tables(folder)
     short = 0
     for step, documents in enumerate(texts):
-        each = 1 + OWN + OPTIONS.negatives
+        each = 1 + ROW_NEGATIVES + OPTIONS.negatives
         for row, start in zip(
             batch_samples(3, step, len(ROWS), BATCH), range(0, len(documents), each), strict=True
         ):
             row = ROWS[int(row)]
-            negatives = found[step - step % EVERY][row.query]
+            negatives = found[step - step % EVERY_STEPS][row.query]
             filled = [row.positive] * (OPTIONS.negatives - len(negatives))
             assert documents[start : start + each] == [
-                identity(text) for text in (row.positive, *row.negatives[:OWN], *negatives, *filled)
+                identity(text)
+                for text in (row.positive, *row.negatives[:ROW_NEGATIVES], *negatives, *filled)
             ]
             short += bool(filled)
     assert short
@@ -222,7 +233,7 @@ def part(function, **how):
 
 
 def negatives_of(folder):
-    return {name: digest for name, digest in mined(folder).items() if name.endswith(".npy")}
+    return {name: digest for name, digest in read_hashes(folder).items() if name.endswith(".npy")}
 
 
 # ---------------------------------------------------------------- stopped and continued
@@ -239,7 +250,7 @@ def test_stopped_and_continued_run_equals_an_uninterrupted_one(
     assert [*before[0], *after[0]] == losses
     assert [*before[1], *after[1]] == texts
     assert all(torch.equal(after[2][name], value) for name, value in weights.items())
-    assert mined(tmp_path / "refresh") == mined(whole)
+    assert read_hashes(tmp_path / "refresh") == read_hashes(whole)
 
 
 def test_run_killed_while_mining_and_continued_equals_an_uninterrupted_one(
@@ -270,7 +281,7 @@ def test_run_killed_while_mining_and_continued_equals_an_uninterrupted_one(
     after = train(folder, backbone, first=5, checkpoint=checkpoint)
     assert after[0] == losses[5:]
     assert all(torch.equal(after[2][name], value) for name, value in weights.items())
-    assert mined(folder) == mined(whole)
+    assert read_hashes(folder) == read_hashes(whole)
 
 
 def test_negatives_of_other_weights_are_not_used_at_a_boundary(uninterrupted, backbone, tmp_path):
@@ -278,9 +289,9 @@ def test_negatives_of_other_weights_are_not_used_at_a_boundary(uninterrupted, ba
     whole, (losses, _, _, _, _) = uninterrupted
     checkpoint = train(tmp_path / "refresh", backbone, stop=3)[3]
     train(tmp_path / "refresh", backbone, stop=7, rate=0.05)
-    assert mined(tmp_path / "refresh") != mined(whole)
+    assert read_hashes(tmp_path / "refresh") != read_hashes(whole)
     assert train(tmp_path / "refresh", backbone, first=3, checkpoint=checkpoint)[0] == losses[3:]
-    assert mined(tmp_path / "refresh") == mined(whole)
+    assert read_hashes(tmp_path / "refresh") == read_hashes(whole)
 
 
 def test_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_path, monkeypatch):
@@ -294,8 +305,8 @@ def test_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_p
     monkeypatch.setattr(Miner, "mine", mine)
     losses = train(tmp_path / "refresh", backbone, extra=[stop])[0]
     assert stop.is_requested
-    assert len(losses) == EVERY + 1
-    assert sorted(tables(tmp_path / "refresh")) == [0, EVERY]
+    assert len(losses) == EVERY_STEPS + 1
+    assert sorted(tables(tmp_path / "refresh")) == [0, EVERY_STEPS]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +358,7 @@ def test_steps_before_the_first_boundary_use_the_negatives_of_the_data(backbone,
         tmp_path / "refresh", backbone, boundaries=Boundaries(2, 4), options=LIMITLESS
     )
     assert sorted(tables(tmp_path / "refresh")) == [2, 6]
-    each = 1 + OWN + OPTIONS.negatives
+    each = 1 + ROW_NEGATIVES + OPTIONS.negatives
     for step, documents in enumerate(texts):
         rows = [documents[start : start + each] for start in range(0, len(documents), each)]
         assert all(row[0] == row[2] for row in rows) == (step < 2)

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MSELoss,
     MultipleNegativesRankingLoss,
 )
-from teachers import drawn, teacher_of
+from teachers import draw_vectors, teacher_of
 from twins import SmallEncoder, alike, full_batch, value_and_gradient
 
 from trainer import log_partition as partition
@@ -45,7 +45,7 @@ def teacher_scores(batch, dimensions=5, tokens=False, seed=0):
     queries, documents = (
         [
             np.float64(each[each.any(-1)] if tokens else each)
-            for each in drawn(texts, dimensions, tokens, seed)
+            for each in draw_vectors(texts, dimensions, tokens, seed)
         ]
         for texts in (batch.queries, batch.documents)
     )
@@ -158,7 +158,7 @@ def test_vector_loss_equals_the_formula_after_a_projection(cosine):
     errors = []
     for texts in (batch.queries, batch.documents):
         student = encoder(texts).detach().numpy() @ head.weight.detach().numpy().T
-        taught = drawn(texts, 9, False).double().numpy()
+        taught = draw_vectors(texts, 9, False).double().numpy()
         if cosine:
             errors += [
                 1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other)
@@ -236,7 +236,7 @@ class TestAgainstSentenceTransformers:
             batch.documents.select(torch.arange(1, 6, 2)),
         ]
         wanted = MSELoss(theirs)(
-            features, torch.stack([drawn(some, 32, False) for some in texts], 1)
+            features, torch.stack([draw_vectors(some, 32, False) for some in texts], 1)
         )
         assert teaching.vectors(
             batch, encoder, [teacher_of(32)], None, cosine=False

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from verbs import altered
+from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.models.dense import read_encoder
@@ -205,7 +205,7 @@ def test_changed_byte_at_either_end_of_a_large_file_is_noticed(copy, monkeypatch
     ],
 )
 def test_contradicting_manifest_is_refused(copy, change, message):
-    altered(copy, **change)
+    change_manifest(copy, **change)
     with pytest.raises(BadFolder, match=message):
         Index.open(copy)
 
@@ -233,14 +233,14 @@ def test_foreign_faiss_index_is_refused(encoder, built, tmp_path):
     files, of_hnsw = (
         json.loads((built / kind / MANIFEST).read_text())["files"] for kind in ("ivf", "hnsw")
     )
-    altered(folder, files=files | {"index.faiss": of_hnsw["index.faiss"]})
+    change_manifest(folder, files=files | {"index.faiss": of_hnsw["index.faiss"]})
     with pytest.raises(BadFolder, match="another FAISS index"):
         Index.open(folder)
 
 
 def test_pickled_arrays_are_refused(copy):
     np.save(copy / "probe.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    altered(
+    change_manifest(
         copy, files={name: record.model_dump() for name, record in describe_files(copy).items()}
     )
     with pytest.raises(BadFolder, match=r"probe\.npy cannot be read"):

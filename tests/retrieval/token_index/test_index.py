@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from late_interaction_toys import toy_late_interaction
-from verbs import altered
+from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.retrieval.corpus import Document
@@ -531,7 +531,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     names = LateIndex.open(folder).manifest.files
     monkeypatch.setattr(manifest, "_BLOCK", 64)
     monkeypatch.setattr(manifest, "_BLOCKS", 4)
-    altered(
+    change_manifest(
         folder,
         files={
             name: record.model_dump()
@@ -574,7 +574,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     ],
 )
 def test_contradicting_manifest_is_refused(copy, change, message):
-    altered(copy, **change)
+    change_manifest(copy, **change)
     with pytest.raises(BadFolder, match=message):
         LateIndex.open(copy)
 
@@ -592,7 +592,7 @@ def test_contradicting_manifest_is_refused(copy, change, message):
 )
 def test_manifest_without_a_search_effort_is_refused(built, tmp_path, settings, message):
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
-    altered(folder, approximate=settings)
+    change_manifest(folder, approximate=settings)
     with pytest.raises(BadFolder, match=f"{message}.*build the index again"):
         LateIndex.open(folder)
 
