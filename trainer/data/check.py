@@ -13,11 +13,10 @@ import numpy as np
 
 from trainer.data.near_duplicates import find_near_identical, normal_form
 from trainer.data.readers.beir import Judgement, beir_splits, is_beir_folder, read_qrels
-from trainer.data.readers.columns import is_blank
 from trainer.data.readers.hub import is_saved_folder, saved_splits
-from trainer.data.readers.read import judged_texts, read_rows
+from trainer.data.readers.read import judged_rows, judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
-from trainer.data.rows import Row, Rows, count_duplicate_pairs, known_positives
+from trainer.data.rows import Rows, count_duplicate_pairs, known_positives
 from trainer.errors import BadData, TooManyBadRows
 from trainer.storage.atomic import write_text
 
@@ -105,10 +104,10 @@ def summarize_data(
     `problem` of the summary.
     """
     folder = Path(source)
-    if folder.is_dir() and is_beir_folder(folder):
+    if is_beir_folder(folder):
         summary = _summarize_beir(folder, on_bad)
     else:
-        splits = saved_splits(folder) if folder.is_dir() and is_saved_folder(folder) else ["train"]
+        splits = saved_splits(folder) if is_saved_folder(folder) else ["train"]
         parts = {split: read_rows(source, columns, split, 1.0, None, on_bad) for split in splits}  # type: ignore[arg-type]
         names = parts if len(parts) > 1 else {"all": parts[splits[0]]}
         report = _sum_of_reports([rows.report for rows in parts.values()])
@@ -149,17 +148,9 @@ def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Da
     complete_sources = {judgement.source for judgement in complete}
     parts = {}
     for split, judgements in positives.items():
-        rows = [
-            Row(queries[judgement.query], documents[judgement.document], source=judgement.source)
-            for judgement in judgements
-            if judgement.source in complete_sources
-        ]
-        usable_rows = [
-            row for row in rows if not is_blank(row.query) and not is_blank(row.positive)
-        ]
-        report.blank_rows_dropped += len(rows) - len(usable_rows)
-        parts[split] = Rows.of(usable_rows)
-        report.rows_kept += len(usable_rows)
+        usable = (judgement for judgement in judgements if judgement.source in complete_sources)
+        parts[split] = Rows.of(judged_rows(usable, queries, documents, report))
+        report.rows_kept += len(parts[split])
         report.duplicate_rows += count_duplicate_pairs(parts[split].table)
     if not report.rows_kept:
         raise BadData(

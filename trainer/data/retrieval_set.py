@@ -43,7 +43,7 @@ def read_retrieval_set(
     same in every run. Raises BadData or TooManyBadRows.
     """
     folder = Path(source)
-    if folder.is_dir() and is_beir_folder(folder):
+    if is_beir_folder(folder):
         retrieval_set = _read_beir(folder, split, max_bad_rows_ratio)
     else:
         rows = read_rows(source, columns, split, max_bad_rows_ratio)

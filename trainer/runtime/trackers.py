@@ -39,10 +39,10 @@ class WandbSettings(Protocol):
     def project(self) -> str: ...
 
 
-Tracker = TensorboardSettings | WandbSettings
+TrackerSettings = TensorboardSettings | WandbSettings
 
 
-def check_trackers(trackers: Sequence[Tracker]) -> None:
+def check_trackers(trackers: Sequence[TrackerSettings]) -> None:
     """Raises BadRecipe if the package of a tracker is not installed. Call it before the run."""
     for tracker in trackers:
         if find_spec(tracker.kind) is None:
@@ -54,7 +54,7 @@ def check_trackers(trackers: Sequence[Tracker]) -> None:
 
 
 def tracker_loggers(
-    trackers: Sequence[Tracker], run_folder: Path, name: str, config: Mapping[str, Any]
+    trackers: Sequence[TrackerSettings], run_folder: Path, name: str, config: Mapping[str, Any]
 ) -> list[Logger]:
     """One logger per tracker, which writes into `run_folder`.
 
@@ -151,7 +151,9 @@ def has_wandb_key() -> bool:
     return False
 
 
-def _logger(tracker: Tracker, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
+def _logger(
+    tracker: TrackerSettings, run_folder: Path, name: str, config: dict[str, Any]
+) -> Logger:
     if tracker.kind == "tensorboard":
         return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
     project = tracker.project

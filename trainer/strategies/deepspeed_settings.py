@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from trainer.errors import BadMachine
 
-Settings = dict[str, Any]
+DeepSpeedSettings = dict[str, Any]
 
 ALLOWED_SECTIONS = {
     "zero_optimization",
@@ -58,7 +58,7 @@ APPROXIMATE = (
 """Keys of `zero_optimization` that change the gradient for speed."""
 
 
-def deepspeed_settings(section: Mapping[str, Any], source: str) -> Settings:
+def deepspeed_settings(section: Mapping[str, Any], source: str) -> DeepSpeedSettings:
     """The configuration for DeepSpeed, without "auto" values.
 
     `section` is `deepspeed_config` of a machine file, which may name a DeepSpeed file. Raises
@@ -114,12 +114,12 @@ def deepspeed_precision(section: Mapping[str, Any], source: str) -> Literal["bf1
     return "fp16" if (file_settings.get("fp16") or {}).get("enabled") is True else None
 
 
-def _expand(section: Mapping[str, Any], source: str) -> Settings:
+def _expand(section: Mapping[str, Any], source: str) -> DeepSpeedSettings:
     """The DeepSpeed dictionary: the content of the named file, or of the keys of a machine file."""
     file = section.get("deepspeed_config_file", section.get("config_file"))
     if file not in (None, "none"):
         return _read(Path(str(file)), source)
-    settings: Settings = {"zero_optimization": {"stage": section.get("zero_stage", 2)}}
+    settings: DeepSpeedSettings = {"zero_optimization": {"stage": section.get("zero_stage", 2)}}
     for part in ("optimizer", "param"):
         device = section.get(f"offload_{part}_device", "none")
         settings["zero_optimization"][f"offload_{part}"] = {"device": device}
@@ -130,7 +130,7 @@ def _expand(section: Mapping[str, Any], source: str) -> Settings:
     }
 
 
-def _read(path: Path, source: str) -> Settings:
+def _read(path: Path, source: str) -> DeepSpeedSettings:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -154,7 +154,7 @@ def _is_neutral(key: str, value: Any) -> bool:
         return False
 
 
-def _zero_settings(zero: Settings, source: str) -> Settings:
+def _zero_settings(zero: DeepSpeedSettings, source: str) -> DeepSpeedSettings:
     stage = zero.get("stage", 2)
     if str(stage) not in ("1", "2", "3"):
         raise BadMachine(

@@ -15,7 +15,11 @@ from typing import Any, Literal
 import yaml
 
 from trainer.errors import BadMachine
-from trainer.strategies.deepspeed_settings import Settings, deepspeed_precision, deepspeed_settings
+from trainer.strategies.deepspeed_settings import (
+    DeepSpeedSettings,
+    deepspeed_precision,
+    deepspeed_settings,
+)
 
 Kind = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Precision = Literal["bf16", "fp16"]
@@ -40,7 +44,7 @@ class Plan:
     """
     accelerator: Device | None = None
     """None: the machine file leaves it to the recipe, or there is none."""
-    deepspeed: Settings | None = None
+    deepspeed: DeepSpeedSettings | None = None
     reshard_after_forward: bool = True
     """FSDP2: whether gathered weights are given back between forward and backward."""
 
@@ -243,7 +247,7 @@ def _plan(file: MachineFile, source: str) -> Plan:
     return Plan(shared, ranks, nodes, ranks // nodes, precision, device, settings, resharded)
 
 
-def _zero(settings: Settings) -> Kind:
+def _zero(settings: DeepSpeedSettings) -> Kind:
     kinds: dict[int, Kind] = {1: "zero1", 2: "zero2", 3: "zero3"}
     return kinds[settings["zero_optimization"]["stage"]]
 

@@ -14,7 +14,7 @@ from pytorch_lightning.strategies.strategy import _ForwardRedirection
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
-from trainer.strategies.deepspeed_settings import Settings
+from trainer.strategies.deepspeed_settings import DeepSpeedSettings
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -24,7 +24,9 @@ class ZeroStrategy(DeepSpeedStrategy):
     DeepSpeed skips the update when a gradient is not finite.
     """
 
-    def __init__(self, settings: Settings, cluster_environment: ClusterEnvironment) -> None:
+    def __init__(
+        self, settings: DeepSpeedSettings, cluster_environment: ClusterEnvironment
+    ) -> None:
         import deepspeed
 
         super().__init__(

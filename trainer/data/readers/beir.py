@@ -22,7 +22,7 @@ class Judgement(NamedTuple):
 
 
 def is_beir_folder(folder: Path) -> bool:
-    """True for a folder with a corpus in BEIR layout."""
+    """True for a folder with a corpus in BEIR layout, False for a file and for nothing."""
     return _member(folder, "corpus.jsonl") is not None
 
 

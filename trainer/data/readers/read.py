@@ -1,6 +1,6 @@
 """`read_rows`: training rows from a file, a folder or the hub, whatever the layout."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -59,9 +59,8 @@ def read_rows(
     Raises BadData for a source that cannot be read, and TooManyBadRows.
     """
     report = ReadReport(source, on_bad=on_bad)
-    folder = Path(source)
-    if folder.is_dir() and is_beir_folder(folder):
-        rows = _beir_rows(folder, split, report)
+    if is_beir_folder(Path(source)):
+        rows = _beir_rows(Path(source), split, report)
     else:
         records = _open_records(source, split, report)
         rows = _record_rows(records, dict(columns or {}), report, negatives_per_query)
@@ -168,7 +167,16 @@ def _beir_rows(folder: Path, split: Split, report: ReadReport) -> Iterator[Row]:
     positives = [
         judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0
     ]
-    judgements, queries, documents = judged_texts(folder, positives, report)
+    yield from judged_rows(*judged_texts(folder, positives, report), report)
+
+
+def judged_rows(
+    judgements: Iterable[Judgement],
+    queries: Mapping[str, str],
+    documents: Mapping[str, str],
+    report: ReadReport,
+) -> Iterator[Row]:
+    """One row per judgement, without blank ones, which `report` counts."""
     for judgement in judgements:
         query, positive = queries[judgement.query], documents[judgement.document]
         if is_blank(query) or is_blank(positive):
