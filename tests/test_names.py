@@ -42,7 +42,8 @@ PARTICLES = """
 """
 UNCLEAR = {*PARTICIPLES.split(), *PARTICLES.split()}
 NOUNS_AND_VERBS = """
-    apply assembly deepspeed embed exceed family feed multiply need proceed reply seed shed speed supply
+    apply assembly deepspeed embed exceed family feed multiply need proceed reply seed shed speed
+    supply
 """
 # The signature belongs to a class of a library that we extend.
 LIBRARY_SIGNATURES = {"forward": {"input"}}

@@ -63,6 +63,6 @@ def test_planted_arithmetic_is_found(tmp_path: Path, planted: str):
     assert list(rank_arithmetic(tmp_path)) == ["loss.py:1"]
 
 
-def test_a_plan_of_ranks_is_no_rank(tmp_path: Path):
+def test_plan_of_ranks_is_no_rank(tmp_path: Path):
     (tmp_path / "plan.py").write_text("share = batch // plan.ranks\n", encoding="utf-8")
     assert list(rank_arithmetic(tmp_path)) == []
