@@ -64,20 +64,19 @@ def write_start(folder: Path) -> None:
 
 def our_recipe(job: dict[str, Any]) -> Any:
     from trainer.recipe.schema.data import DataSection
-    from trainer.recipe.schema.families import BiEncoderRecipe
+    from trainer.recipe.schema.families import ColBERTRecipe
     from trainer.recipe.schema.machine import MachineSection
-    from trainer.recipe.schema.model import BiEncoderModel, FullTuning
-    from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
+    from trainer.recipe.schema.model import ColBERTModel, FullTuning
+    from trainer.recipe.schema.objective import ColBERTContrastiveObjective
     from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
-    return BiEncoderRecipe(
-        kind="colbert",
+    return ColBERTRecipe(
         name="speed",
         output=job["folder"],
         seed=SEED,
-        model=BiEncoderModel(backbone=job["model"], tuning=FullTuning()),
+        model=ColBERTModel(backbone=job["model"], tuning=FullTuning()),
         data=DataSection(train=job["rows"], validation=job["validation"]),
-        objective=BiEncoderContrastiveObjective(temperature=TEMPERATURE),
+        objective=ColBERTContrastiveObjective(temperature=TEMPERATURE),
         optimization=OptimizationSection(
             batch_size=job["batch"],
             learning_rate=LEARNING_RATE,

@@ -215,13 +215,13 @@ def test_recipe_with_a_mixture_loads_dumps_and_loads_to_itself(written, tmp_path
         ),
         (
             "data.train.0.weight=0",
-            r"data\.train\.0\.weight: 0 cannot stand here; give a number greater than 0 or null",
+            r"data\.train\.0\.weight: 0 is not allowed here; give a number greater than 0 or null",
         ),
-        ("data.train.0.weight='2'", r"data\.train\.0\.weight: \"2\" cannot stand here"),
-        ("data.train.0.weight=true", r"data\.train\.0\.weight: true cannot stand here"),
-        ("data.train=[]", r"data\.train: \[\] cannot stand here"),
+        ("data.train.0.weight='2'", r"data\.train\.0\.weight: \"2\" is not allowed here"),
+        ("data.train.0.weight=true", r"data\.train\.0\.weight: true is not allowed here"),
+        ("data.train=[]", r"data\.train: \[\] is not allowed here"),
         ("data.train=[{weight: 1}]", r"data\.train\.0\.source is missing"),
-        ("data.train=3", r"data\.train: 3 cannot stand here"),
+        ("data.train=3", r"data\.train: 3 is not allowed here"),
         ("data.mixing=sampels", "did you mean samples"),
     ],
 )

@@ -125,8 +125,8 @@ class TestMistakes:
     def test_unknown_key_lists_the_allowed_keys(self, write) -> None:
         message = problem(write(LEAST + "validation: {zzzzzz: 3}"))
         assert (
-            "validation.zzzzzz is not a key; `nearfar recipe explain` lists all keys, here stand"
-            " every_steps, patience" in message
+            "validation.zzzzzz is not a key; the keys here are every_steps, patience (`nearfar"
+            " recipe explain` lists all)" in message
         )
 
     def test_key_of_another_variant_names_this_variant(self, write) -> None:
@@ -156,30 +156,30 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("override", "says"),
         [
-            ("seed=x", 'seed: "x" cannot stand here; give a whole number of at least 0'),
-            ("seed=-1", "seed: -1 cannot stand here"),
-            ("seed=1.5", "seed: 1.5 cannot stand here"),
-            ("seed=null", "seed: null cannot stand here"),
+            ("seed=x", 'seed: "x" is not allowed here; give a whole number of at least 0'),
+            ("seed=-1", "seed: -1 is not allowed here"),
+            ("seed=1.5", "seed: 1.5 is not allowed here"),
+            ("seed=null", "seed: null is not allowed here"),
             (
                 "optimization.learning_rate=.nan",
-                "optimization.learning_rate: NaN cannot stand here; give a number greater than 0",
+                "optimization.learning_rate: NaN is not allowed here; give a number greater than 0",
             ),
             (
                 "optimization.learning_rate=.inf",
-                "optimization.learning_rate: Infinity cannot stand here",
+                "optimization.learning_rate: Infinity is not allowed here",
             ),
             (
                 "optimization.learning_rate=1e999",
-                "optimization.learning_rate: Infinity cannot stand here",
+                "optimization.learning_rate: Infinity is not allowed here",
             ),
             (
                 "optimization.learning_rate='1e-3'",
-                'optimization.learning_rate: "1e-3" cannot stand here',
+                'optimization.learning_rate: "1e-3" is not allowed here',
             ),
             (
                 "optimization.schedule=cosin",
                 (
-                    'optimization.schedule: "cosin" cannot stand here; give cosine, linear or'
+                    'optimization.schedule: "cosin" is not allowed here; give cosine, linear or'
                     " constant; did you mean cosine?"
                 ),
             ),
@@ -187,32 +187,32 @@ class TestMistakes:
             (
                 "machine.micro_batch_tokens=0",
                 (
-                    "machine.micro_batch_tokens: 0 cannot stand here; give a whole number greater"
+                    "machine.micro_batch_tokens: 0 is not allowed here; give a whole number greater"
                     " than 0 or auto"
                 ),
             ),
             (
                 "objective.symmetric=yes",
-                'objective.symmetric: "yes" cannot stand here; give true or false',
+                'objective.symmetric: "yes" is not allowed here; give true or false',
             ),
-            ("name=2024", "name: 2024 cannot stand here; give text"),
+            ("name=2024", "name: 2024 is not allowed here; give text"),
             ("name=2024", "put it in quotes to make it text"),
-            ("name=../up", 'name: "../up" cannot stand here; give text matching'),
-            ("model=x", 'model: "x" cannot stand here; give a map'),
+            ("name=../up", 'name: "../up" is not allowed here; give text matching'),
+            ("model=x", 'model: "x" is not allowed here; give a map'),
             (
                 "trackers=wandb",
                 (
-                    'trackers: "wandb" cannot stand here; give a list of maps, each with kind wandb'
-                    " or tensorboard"
+                    'trackers: "wandb" is not allowed here; give a list of maps, each with kind'
+                    " wandb or tensorboard"
                 ),
             ),
             (
                 "data.columns={query: 3}",
-                "data.columns.query: 3 cannot stand here; give a map of text to text",
+                "data.columns.query: 3 is not allowed here; give a map of text to text",
             ),
             (
                 "model.tuning.target_modules=[query, 3]",
-                "model.tuning.target_modules.1: 3 cannot stand here; give a list of text or null",
+                "model.tuning.target_modules.1: 3 is not allowed here; give a list of text or null",
             ),
         ],
     )

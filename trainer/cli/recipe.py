@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -86,8 +86,16 @@ def schema() -> None:
 
 def _essentials(recipe: "Recipe") -> list[str]:
     """Four lines on what a recipe does."""
+    from trainer.recipe.schema.model import FullTuning, LoraTuning
+
     optimization, tuning = recipe.optimization, recipe.model.tuning
-    weights = f"LoRA of rank {tuning.rank}" if tuning.kind == "lora" else "all weights"
+    match tuning:
+        case LoraTuning():
+            weights = f"LoRA of rank {tuning.rank}"
+        case FullTuning():
+            weights = "all weights"
+        case _:
+            assert_never(tuning)
     length = (
         f"{optimization.max_steps} steps"
         if optimization.max_steps
@@ -97,7 +105,7 @@ def _essentials(recipe: "Recipe") -> list[str]:
         f"  model      {recipe.model.backbone}, {weights}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",
         (
-            f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries a step,"
+            f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries per step,"
             f" {length}, learning rate {optimization.learning_rate:g}"
         ),
         f"  run        {Path(recipe.output) / recipe.name}",

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: where it stands, what was given, what may stand there."""
+"""What is wrong with a recipe, in words: its place, what was given, and what to write instead."""
 
 import re
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ def _sentence(details: ErrorDetails, spot: _Spot, family: RecipeClass) -> str:
     quotes = "; put it in quotes to make it text" if number else ""
     type_name = type_text(spot.field.annotation, spot.field.metadata)
     return (
-        f"{key}: {short_text(spot.value)} cannot stand here; give {type_name}{suggestion}{quotes}"
+        f"{key}: {short_text(spot.value)} is not allowed here; give {type_name}{suggestion}{quotes}"
     )
 
 
@@ -197,7 +197,7 @@ def _no_key(spot: _Spot, family: RecipeClass) -> str:
         nearest_keys(path[-1], path[:-1], kind)
     )
     return f"{key} is not a key" + (
-        suggestion or f"; `nearfar recipe explain` lists all keys, here stand {', '.join(names)}"
+        suggestion or f"; the keys here are {', '.join(names)} (`nearfar recipe explain` lists all)"
     )
 
 

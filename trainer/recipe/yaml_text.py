@@ -1,9 +1,9 @@
-"""YAML text to plain values and back. Nothing is ever built from it but maps, lists, text, numbers,
-true, false and null.
+"""YAML text to plain values and back. The values are maps, lists, text, numbers, true, false and
+null, and nothing else.
 
-The reader walks the parser's events itself, so there is no constructor to misuse: tags, aliases and
-duplicate keys are errors that name their place. Words are read as in YAML 1.2: `no` is text, `1e-3`
-is a number, `2026-01-01` is text.
+The reader walks the parser's events itself, so there is no constructor that a file could misuse.
+Tags, aliases and duplicate keys are errors that name their place. Words are read as in YAML 1.2:
+`no` is text, `1e-3` is a number, `2026-01-01` is text.
 """
 
 import re
@@ -24,7 +24,7 @@ MAXIMUM_DEPTH = 20
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 
 YamlValue = dict[str, Any] | list[Any] | str | int | float | bool | None
-"""What a YAML text can hold; the items of lists and maps are again values."""
+"""A value in a YAML text; the items of lists and maps are values again."""
 Place = tuple[str | int, ...]
 """A key as its steps from the root: ("trackers", 0, "project")."""
 
@@ -52,8 +52,8 @@ class Tree:
 
 
 def read_text(path: Path, file_kind: str = "recipe") -> str:
-    """The text of a file that is `what`, such as a recipe; raises `BadRecipe` when there is none,
-    it is no UTF-8, or it is over 1 MB.
+    """The text of a YAML file, which messages call a `file_kind`. Raises `BadRecipe` where it
+    cannot be read, is not UTF-8, or is over 1 MB.
     """
     try:
         with path.open("rb") as file:
@@ -98,7 +98,8 @@ def parse(text: str, name: str) -> Tree:
         ) from error
     except yaml.reader.ReaderError as error:
         raise BadRecipe(
-            f"{name}: character number {error.position} may not stand in YAML: {error.reason}"
+            f"{name}: character number {error.position} is not allowed in YAML: {error.reason};"
+            " remove it"
         ) from error
 
 
