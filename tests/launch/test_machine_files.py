@@ -15,6 +15,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from trainer.strategies.environment import plan_from_file
+from trainer.strategies.launcher import PORT, plan_launch
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))
@@ -32,34 +33,19 @@ os.write(1, f"{line}\\n".encode())  # in one piece: ranks share the pipe
 
 
 def expected(file):
-    """(kind, ranks, nodes) by the name of a file: cpu-2-zero3, gpu-8-ddp, nodes-2-fsdp2; a bare
-    kind is the whole machine.
+    """(kind, ranks) by the name of a file: cpu-2-zero3, gpu-1; a bare kind is all of the
+    machine.
     """
-    whole = re.fullmatch(r"(cpu|gpu|nodes)-(\d)-?(.*)", file.stem)
-    if not whole:
-        return file.stem, torch.cuda.device_count() or torch._utils.cpu_count(), 1
-    where, count, kind = whole.groups()
-    nodes = int(count) if where == "nodes" else 1
-    return (
-        kind.removesuffix("-offload") or "single",
-        8 * nodes if where == "nodes" else int(count),
-        nodes,
-    )
+    parts = re.fullmatch(r"(?:cpu|gpu)-(\d)-?(.*)", file.stem)
+    if parts:
+        return parts[2] or "single", int(parts[1])
+    ranks = torch.cuda.device_count() or torch._utils.cpu_count()
+    return file.stem.removesuffix("-offload"), ranks
 
 
 def test_promised_files_exist():
     kinds = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
-    promised = {
-        "cpu-1",
-        "gpu-1",
-        "gpu-8-zero3-offload",
-        *kinds,
-        *(
-            f"{where}-{kind}"
-            for where in ("cpu-2", "gpu-8", "nodes-2", "nodes-8")
-            for kind in kinds
-        ),
-    }
+    promised = {"cpu-1", "gpu-1", "zero3-offload", *kinds, *(f"cpu-2-{kind}" for kind in kinds)}
     assert {file.stem for file in FILES} == promised
 
 
@@ -68,8 +54,8 @@ def test_file_is_what_its_name_says(file, monkeypatch):
     monkeypatch.chdir(LAUNCH.parent)  # a DeepSpeed file is named from there
     load_config_from_file(str(file))
     plan = plan_from_file(file)
-    kind, ranks, nodes = expected(file)
-    assert (plan.kind, plan.ranks, plan.nodes) == (kind if ranks > 1 else "single", ranks, nodes)
+    kind, ranks = expected(file)
+    assert (plan.kind, plan.ranks, plan.nodes) == (kind if ranks > 1 else "single", ranks, 1)
     assert plan.accelerator == (
         None if file in WHOLE_MACHINE else "cpu" if file in CPU_FILES else "cuda"
     )
@@ -85,8 +71,18 @@ def test_file_says_how_to_run_it(file):
     first, *_ = text = file.read_text().splitlines()
     assert first.startswith("# ")
     commands = [line for line in text if line.startswith("#   ")]
-    assert len(commands) == 2
+    assert len(commands) == (2 if file.stem.startswith(("cpu-", "gpu-")) else 4)
     assert all(f" launch/accelerate/{file.name} " in line for line in commands)
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+@pytest.mark.parametrize("file", WHOLE_MACHINE, ids=lambda file: file.stem)
+def test_file_of_one_machine_is_for_several(file, nodes, monkeypatch):
+    monkeypatch.chdir(LAUNCH.parent)
+    start = plan_launch(file, nodes=nodes, node_rank=1, main_address="head")
+    kind, ranks = expected(file)
+    assert (start.plan.kind, start.plan.ranks) == (kind, nodes * ranks)
+    assert (start.plan.nodes, start.host, start.port) == (nodes, "head", PORT)
 
 
 @pytest.mark.parametrize(

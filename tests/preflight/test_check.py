@@ -374,7 +374,7 @@ def test_unreadable_recipe_does_not_hide_faults_of_the_machine(tmp_path, capsys)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_file_for_another_machine_is_no_fault(toy, capsys):
-    check(RECIPE, MACHINES / "gpu-8-zero3-offload.yaml", toy)
+    check(RECIPE, MACHINES / "zero3-offload.yaml", toy)
     output = capsys.readouterr().out
     assert re.search(
         r"warning +memory: about .* in the machine's memory.* cannot be checked on this machine",
@@ -382,6 +382,15 @@ def test_file_for_another_machine_is_no_fault(toy, capsys):
     )
     assert "skipped  gradient: cannot be checked on this machine" in output
     assert "nothing wrong was found" in output
+
+
+def test_a_run_on_several_nodes_is_checked_from_one(toy):
+    request = Request(RECIPE, MACHINES / "cpu-2-ddp.yaml", toy, nodes=2)
+    findings = {finding.subject: finding for finding in check_run(request).entries}
+    assert "ddp, 4 ranks on 2 nodes, cpu" in findings["machine"].text
+    assert findings["batch"].text == "8 queries per step, 2 on each rank"
+    assert findings["gradient"].verdict == "skipped"
+    assert "the run is for 2 nodes" in findings["gradient"].text
 
 
 def test_long_texts_are_counted(toy, capsys):

@@ -31,6 +31,7 @@ def check(
     machine: options.MachineFile,
     overrides: options.Overrides = None,
     replace: ForReplacement = False,
+    nodes: options.Nodes = None,
     no_probe: NoProbe = False,
     probe_timeout_seconds: ProbeTimeout = 600,
     as_rank: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -46,7 +47,7 @@ def check(
     from trainer.preflight.check import check_run
     from trainer.preflight.planned_run import Request
 
-    request = Request(recipe, machine, overrides or [], replace)
+    request = Request(recipe, machine, overrides or [], replace, nodes)
     findings = check_run(request, None if no_probe else probe_timeout_seconds, _show)
     if findings.faults:
         print(f"{findings.faults} {'things are' if findings.faults > 1 else 'thing is'} wrong")

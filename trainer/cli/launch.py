@@ -39,15 +39,6 @@ Words = Annotated[
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="as for `nearfar fit` or `nearfar mine`")]
-Nodes = Annotated[
-    int | None,
-    typer.Option(
-        "--nodes",
-        min=1,
-        help="number of machines, each with the file's processes (default: as the file says)",
-        show_default=False,
-    ),
-]
 NodeRank = Annotated[
     int | None,
     typer.Option(
@@ -73,7 +64,7 @@ def launch(
     machine: options.MachineFile,
     overrides: Words = None,
     replace: Replace = False,
-    nodes: Nodes = None,
+    nodes: options.Nodes = None,
     node_rank: NodeRank = None,
     main_address: MainAddress = None,
 ) -> None:

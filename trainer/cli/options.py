@@ -38,6 +38,15 @@ Overrides = Annotated[
         help="changes to the recipe: key.sub=value, e.g. optimization.epochs=3", show_default=False
     ),
 ]
+Nodes = Annotated[
+    int | None,
+    typer.Option(
+        "--nodes",
+        min=1,
+        help="number of machines, each with the file's processes (default: as the file says)",
+        show_default=False,
+    ),
+]
 IndexModel = Annotated[
     str | None,
     typer.Option(

@@ -62,8 +62,8 @@ def _obstacle(findings: Findings, run: PlannedRun, plan: Plan) -> str:
         return "not checked until everything else is right"
     if plan.nodes > 1:
         return (
-            f"the file is for {plan.nodes} nodes, which cannot be started from here; start `nearfar"
-            " fit` with optimization.max_steps=1 on them"
+            f"the run is for {plan.nodes} nodes, which cannot be started from here; start `nearfar"
+            " launch` with optimization.max_steps=1 on them"
         )
     return "" if run.plan_fits_here else "cannot be checked on this machine"
 

@@ -13,7 +13,7 @@ from trainer.recipe.schema.families import Recipe
 from trainer.runtime.run_folder import check_run_folder
 from trainer.runtime.trackers import check_trackers
 from trainer.strategies.environment import Plan, check_here, plan_from_file
-from trainer.strategies.launcher import read_by_accelerate
+from trainer.strategies.launcher import on_nodes, read_by_accelerate
 
 
 def check_machine(
@@ -22,7 +22,7 @@ def check_machine(
     """Findings about the machine file, alone and with the recipe; the run that they describe, None
     without a recipe.
     """
-    plan = _check_file(findings, request.machine)
+    plan = _check_file(findings, request.machine, request.nodes)
     plan_fits_here = plan is not None and _check_this_machine(findings, plan)
     if recipe is None:
         return None
@@ -35,14 +35,15 @@ def check_machine(
     return PlannedRun(_on_machine(findings, run), sections, plan, plan_fits_here, request.replace)
 
 
-def _check_file(findings: Findings, path: Path) -> Plan | None:
+def _check_file(findings: Findings, path: Path, nodes: int | None) -> Plan | None:
     with findings.about("machine"):
         plan = plan_from_file(path)
-        read_by_accelerate(path)
-        nodes = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
+        distributed_type = read_by_accelerate(path).distributed_type
+        plan = on_nodes(plan, path, nodes or plan.nodes, distributed_type)
+        place = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
         ranks = f"{plan.ranks} rank{'s' * (plan.ranks > 1)}"
         device = plan.accelerator or "any device"
-        findings.add("ok", "machine", f"{path}: {plan.kind}, {ranks} on {nodes}, {device}")
+        findings.add("ok", "machine", f"{path}: {plan.kind}, {ranks} on {place}, {device}")
         return plan
     return None
 

@@ -17,6 +17,8 @@ class Request:
     overrides: Sequence[str] = field(default=())
     replace: bool = False
     """Whether the run will be started with `--replace`."""
+    nodes: int | None = None
+    """The number of machines; None: as the machine file says."""
 
 
 @dataclass(frozen=True)

@@ -71,14 +71,16 @@ def plan_launch(
     plan = plan_from_file(machine)
     check_here(plan)
     accelerate_config = read_by_accelerate(machine)
-    plan = _on_nodes(plan, machine, nodes or plan.nodes, accelerate_config.distributed_type)
+    plan = on_nodes(plan, machine, nodes or plan.nodes, accelerate_config.distributed_type)
     usual_port = accelerate_config.main_process_port or PORT
     host, port = _meeting_point(plan, node_rank, main_address, usual_port)
     return Launch(machine, plan, node_rank or 0, host, port)
 
 
-def _on_nodes(plan: Plan, machine: Path, nodes: int, distributed_type: str) -> Plan:
-    """The plan with the same processes on each of so many nodes."""
+def on_nodes(plan: Plan, machine: Path, nodes: int, distributed_type: str) -> Plan:
+    """The plan with the same processes on each of `nodes`. Raises BadMachine for a file of one
+    process.
+    """
     if nodes > 1 and distributed_type == "NO":
         raise BadMachine(
             f"{machine} starts one process, which cannot be on {nodes} nodes; take a file for"
