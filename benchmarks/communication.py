@@ -93,10 +93,10 @@ def documents_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
 
 
 def queries_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
-    """Ours: `trainer.objectives.contrastive.contrastive` with the embeddings given."""
+    """Ours: `trainer.objectives.contrastive.Contrastive` with the embeddings given."""
     from trainer.batch import Batch, Texts
     from trainer.collectives import rank
-    from trainer.objectives.contrastive import contrastive
+    from trainer.objectives.contrastive import Contrastive
 
     def named(count: int, first: int) -> Texts:
         return Texts(
@@ -110,12 +110,10 @@ def queries_travel(case: Case, queries: Tensor, documents: Tensor) -> Tensor:
         named(len(documents), 10**9 + rank() * len(documents)),
     )
     batch = Batch(*texts, texts[1].identities[:: 1 + case.negatives, None])
-    return contrastive(
-        batch,
-        lambda asked: queries if asked is texts[0] else documents,
-        score_of(case),
-        case.temperature,
-    )["loss"]
+    objective = Contrastive(score_of(case))
+    return objective(
+        batch, lambda asked: queries if asked is texts[0] else documents, case.temperature
+    ).loss
 
 
 def on_a_rank(case: Case, way: str, steps: int) -> dict[str, Any]:

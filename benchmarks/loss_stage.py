@@ -41,9 +41,9 @@ def along_the_sphere(values: Tensor) -> Tensor:
 
 
 def ours(queries: Tensor, documents: Tensor) -> Tensor:
-    """`trainer.objectives.contrastive.contrastive` with the embeddings given."""
+    """`trainer.objectives.contrastive.Contrastive` with the embeddings given."""
     from trainer.batch import Batch, Texts
-    from trainer.objectives.contrastive import contrastive
+    from trainer.objectives.contrastive import Contrastive
     from trainer.scores import dot
 
     count = len(queries)
@@ -56,9 +56,10 @@ def ours(queries: Tensor, documents: Tensor) -> Tensor:
         for first in (0, 10**9)
     ]
     batch = Batch(named[0], named[1], named[1].identities[:, None])
-    loss = contrastive(
-        batch, lambda texts: queries if texts is named[0] else documents, dot, TEMPERATURE
-    )["loss"]
+    objective = Contrastive(dot)
+    loss = objective(
+        batch, lambda texts: queries if texts is named[0] else documents, TEMPERATURE
+    ).loss
     loss.backward()
     return loss.detach()
 

@@ -64,7 +64,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     def step(first: int, count: int) -> dict[str, Any]:
         batch = batch_of(encoder, queries[first : first + count], texts[first : first + count])
         with autocast(encoder.device, hardware.precision(plan.machine)):
-            loss = module.loss(batch, module.encode(), module.temperature())["loss"]
+            encode = module.micro_batching.for_step(0)
+            loss = module.objective(batch, encode, module.temperature()).loss
         loss.backward()
         norm = torch.nn.utils.get_total_norm(
             [weight.grad for weight in encoder.parameters() if weight.grad is not None]

@@ -2,7 +2,6 @@
 gradient of one, on one rank or a share of it.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,125 +12,98 @@ from teachers import teacher_of
 from torch import Tensor, nn
 from toy_models import SENTENCES
 
-from trainer import losses
 from trainer.batch import Batch, identity, pair_identity
-from trainer.microbatches import Encode, in_chunks
+from trainer.microbatches import Encode, in_microbatches
 from trainer.models.cross_encoder import CrossEncoder, CrossEncoderSettings, build_cross_encoder
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.depth import AtDepths
-from trainer.models.parts.projection import Projection
 from trainer.models.settings import Lora
-from trainer.objectives import contrastive as objectives
-from trainer.objectives import ranking, ranking_losses
-from trainer.objectives import teachers as teaching
+from trainer.objectives import ranking_losses
+from trainer.objectives.candidates import Distillation, EmbeddingScores, MarginMse, score_pairs
+from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.hard_negatives import Hardness
-from trainer.objectives.matryoshka import Weights, nested, once
-from trainer.objectives.xtr import with_limits
+from trainer.objectives.matryoshka import Matryoshka, Weights
+from trainer.objectives.objective import Objective
+from trainer.objectives.ranking import Ranking
+from trainer.objectives.teachers import (
+    BatchDistribution,
+    CandidateDistribution,
+    Distilled,
+    Lesson,
+    Margins,
+    Vectors,
+)
 from trainer.scores import Score, dot, maxsim, xtr
 
-PREPARED = {xtr: functools.partial(with_limits, top_k=20)}
-
-
-def contrastive(
-    batch: Batch, encode: Encode, score: Score, temperature: Tensor, symmetric: bool = False
-) -> objectives.Outcome:
-    """With the form of the embeddings that the score takes."""
-    return objectives.contrastive(
-        batch, encode, score, temperature, symmetric, prepare=PREPARED.get(score)
-    )
-
-
-def taught(batch: Batch, encode: Encode, score: Score, temperature: Tensor) -> objectives.Outcome:
-    """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
-    encode, teachers = once(encode), [teacher_of(), teacher_of(tokens=True)]
-    loss = teaching.batch_distribution(
-        batch, encode, score, teachers, temperature=0.5, teacher_temperature=0.7
-    )
-    return {"loss": objectives.contrastive(batch, encode, score, temperature)["loss"] + 0.5 * loss}
-
-
-def inside(
-    objective: Callable[..., Any],
-    widths: Weights,
-    depths: Weights,
-    batch: Batch,
-    encode: Encode,
-    score: Score,
-    temperature: Tensor,
-) -> objectives.Outcome:
-    """An objective of models inside the model."""
-
-    def of_one(batch: Batch, encode: Encode, temperature: Tensor) -> objectives.Outcome:
-        return objective(batch, encode, score, temperature)
-
-    return nested(widths, depths, of_one, True, batch, encode, temperature)
-
-
-def hard(
-    hardness: Hardness, batch: Batch, encode: Encode, score: Score, temperature: Tensor
-) -> objectives.Outcome:
-    """InfoNCE over hard negatives."""
-    return objectives.contrastive(batch, encode, score, temperature, hardness=hardness)
-
-
-def alone(
-    loss: Callable[..., Tensor], batch: Batch, encode: Encode, score: Score, _: Tensor
-) -> objectives.Outcome:
-    """What a teacher teaches, and nothing else."""
-    return {"loss": loss(batch, encode, score)}
-
-
-def head_to(dimensions: int, vectors: Tensor) -> Projection:
-    """A projection of a student's vectors, the same in every process."""
-    return Projection.of(
-        torch.randn(dimensions, vectors.shape[1], generator=torch.Generator().manual_seed(6))
-    ).to(vectors.dtype)
-
-
+XTR_TOP_K = 20
 HARD = {
     "hardest": Hardness(top_k=4),
     "semi-hard": Hardness(top_k=9, semi_hard=True),
     "weighted": Hardness(beta=0.8),
 }
-TAUGHT: dict[str, Callable[..., Tensor]] = {
-    "taught batch": lambda batch, encode, score: teaching.batch_distribution(
-        batch, encode, score, [teacher_of(tokens=True)], 0.3, 0.5
-    ),
-    "taught candidates": lambda batch, encode, score: teaching.candidate_distribution(
-        batch, encode, score, [teacher_of(), teacher_of(seed=1)], 0.3, 0.2
-    ),
-    "taught margins": lambda batch, encode, score: teaching.margins(
-        batch, encode, score, [teacher_of()]
-    ),
-    "taught vectors": lambda batch, encode, score: teaching.vectors(
-        batch, encode, [teacher_of(7)], head_to(7, encode(batch.queries)), cosine=False
-    ),
-    "taught angles": lambda batch, encode, score: teaching.vectors(
-        batch, encode, [teacher_of(32)], None, cosine=True
-    ),
-}
 DEPTHS: Weights = {2: 1.0, 1: 0.5}
-DEEP: dict[str, Callable[..., Any]] = {
-    "deep and nested": functools.partial(inside, taught, {32: 1.0, 8: 0.5}, DEPTHS),
-    "deep": functools.partial(inside, contrastive, {None: 1.0}, DEPTHS),
+WIDTHS: Weights = {8: 1.0, 20: 1.0, 32: 1.0}
+
+
+class Head(nn.Module):
+    """A projection of a student's 32 numbers to 7, the same in every process and precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(6)
+        self.weight = nn.Parameter(torch.randn(7, 32, generator=generator), requires_grad=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.weight.to(vectors).T
+
+
+def contrastive(score: Score, symmetric: bool = False) -> Contrastive:
+    """With the limits of tokens where the score takes them."""
+    return Contrastive(score, symmetric, xtr_top_k=XTR_TOP_K if score is xtr else None)
+
+
+def taught(score: Score) -> Distilled:
+    """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
+    teachers = (teacher_of(), teacher_of(tokens=True))
+    return Distilled(Contrastive(score), BatchDistribution(score, teachers, 0.5, 0.7), weight=0.5)
+
+
+def alone(lesson: Lesson) -> Distilled:
+    """What a teacher teaches, and nothing else."""
+    return Distilled(Contrastive(dot), lesson, objective_weight=0.0)
+
+
+TAUGHT: dict[str, Callable[[Score], Objective]] = {
+    "taught batch": lambda score: alone(
+        BatchDistribution(score, (teacher_of(tokens=True),), 0.3, 0.5)
+    ),
+    "taught candidates": lambda score: alone(
+        CandidateDistribution(score, (teacher_of(), teacher_of(seed=1)), 0.3, 0.2)
+    ),
+    "taught margins": lambda score: alone(Margins(score, (teacher_of(),))),
+    "taught vectors": lambda _: alone(Vectors(teacher_of(7), Head(), cosine=False)),
+    "taught angles": lambda _: alone(Vectors(teacher_of(32), None, cosine=True)),
+}
+DEEP: dict[str, Callable[[Score], Objective]] = {
+    "deep and nested": lambda score: Matryoshka(taught(score), {32: 1.0, 8: 0.5}, DEPTHS, True),
+    "deep": lambda score: Matryoshka(contrastive(score), {None: 1.0}, DEPTHS, True),
 }
 """Objectives of the first layer too, whose embeddings are those of all DEPTHS."""
-OBJECTIVES: dict[str, Callable[..., Any]] = {
+OBJECTIVES: dict[str, Callable[[Score], Objective]] = {
     "contrastive": contrastive,
-    "symmetric": functools.partial(contrastive, symmetric=True),
-    "kl": lambda batch, encode, score, temperature: objectives.distillation(
-        batch, encode, score, temperature, teacher_temperature=2.0
-    ),
-    "margin-mse": lambda batch, encode, score, temperature: objectives.margin_mse(
-        batch, encode, score
-    ),
+    "symmetric": lambda score: contrastive(score, symmetric=True),
+    "kl": lambda score: Distillation(EmbeddingScores(score), teacher_temperature=2.0),
+    "margin-mse": lambda score: MarginMse(EmbeddingScores(score)),
     "taught": taught,
-    "nested": functools.partial(inside, contrastive, {8: 1.0, 20: 1.0, 32: 1.0}, {None: 1.0}),
+    "nested": lambda score: Matryoshka(contrastive(score), WIDTHS, {None: 1.0}, True),
     **DEEP,
-    **{name: functools.partial(hard, hardness) for name, hardness in HARD.items()},
-    **{name: functools.partial(alone, loss) for name, loss in TAUGHT.items()},
+    **{
+        name: lambda score, hardness=hardness: Contrastive(score, hardness=hardness)
+        for name, hardness in HARD.items()
+    },
+    **TAUGHT,
 }
 SCORES: dict[str, Score] = {"dot": dot, "maxsim": maxsim, "xtr": xtr}
 OF_VECTORS = ("nested", "deep and nested", "taught vectors", "taught angles")
@@ -144,20 +116,14 @@ PAIRS = [
     or (score == "xtr" and objective in ("contrastive", "symmetric"))
 ]
 """Objectives with the scores they take."""
-OF_PAIRS: dict[str, Callable[..., Any]] = {
-    "pointwise": lambda batch, encode: ranking.ranking(
-        batch, encode, ranking_losses.binary_cross_entropy
-    ),
-    "pairwise": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.rank_net),
-    "listwise": lambda batch, encode: ranking.ranking(
-        batch, encode, ranking_losses.softmax_cross_entropy
-    ),
-    "lambda-loss": lambda batch, encode: ranking.ranking(batch, encode, ranking_losses.lambda_loss),
-    "pairwise, graded": lambda batch, encode: ranking.ranking(
-        batch, encode, ranking_losses.rank_net, (-math.inf, math.inf)
-    ),
-    "kl": lambda batch, encode: ranking.taught(batch, encode, losses.kl),
-    "margin-mse": lambda batch, encode: ranking.taught(batch, encode, losses.margin_mse),
+OF_PAIRS: dict[str, Objective] = {
+    "pointwise": Ranking(ranking_losses.binary_cross_entropy),
+    "pairwise": Ranking(ranking_losses.rank_net),
+    "listwise": Ranking(ranking_losses.softmax_cross_entropy),
+    "lambda-loss": Ranking(ranking_losses.lambda_loss),
+    "pairwise, graded": Ranking(ranking_losses.rank_net, (-math.inf, math.inf)),
+    "kl": Distillation(score_pairs),
+    "margin-mse": MarginMse(score_pairs),
 }
 """Objectives of a cross-encoder, whose score is JOINT: query and document are encoded together."""
 JOINT = "joint"
@@ -282,13 +248,9 @@ def encode_of(encoder: Any, objective: str) -> Encode:
     return AtDepths(encoder, list(map(int, filter(None, DEPTHS)))) if objective in DEEP else encoder
 
 
-def outcome_of(
-    objective: str, score: str, batch: Batch, encode: Encode, temperature: Tensor
-) -> objectives.Outcome:
-    """What an objective of the matrix makes of a batch."""
-    if score == JOINT:
-        return OF_PAIRS[objective](batch, encode)
-    return OBJECTIVES[objective](batch, encode, SCORES[score], temperature)
+def objective_of(objective: str, score: str) -> Objective:
+    """An objective of the matrix with its score."""
+    return OF_PAIRS[objective] if score == JOINT else OBJECTIVES[objective](SCORES[score])
 
 
 def gradient_of(
@@ -298,8 +260,8 @@ def gradient_of(
     log_temperature = (
         torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
     )
-    encode = in_chunks(encode_of(encoder, objective), **MICRO_BATCHES[micro])  # type: ignore[arg-type]
-    loss = outcome_of(objective, score, batch, encode, log_temperature.exp()[0])["loss"]
+    encode = in_microbatches(encode_of(encoder, objective), **MICRO_BATCHES[micro])  # type: ignore[arg-type]
+    loss = objective_of(objective, score)(batch, encode, log_temperature.exp()[0]).loss
     found = torch.autograd.grad(
         loss,
         [*trained(encoder).values(), log_temperature],

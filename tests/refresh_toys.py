@@ -16,13 +16,14 @@ from trainer.data.mined_negatives import Boundaries
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
-from trainer.microbatches import in_chunks
+from trainer.microbatches import MicroBatching
 from trainer.mining.choose import Options
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
-from trainer.modules.bi_encoder import BiEncoder, Temperature
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.objectives import contrastive as objectives
+from trainer.modules.retriever import Retriever, Temperature
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.exclusions import RepeatedPositives
 from trainer.runtime.log import JsonlLogger
 from trainer.strategies.deepspeed_settings import deepspeed_settings
 from trainer.strategies.environment import SINGLE, Plan
@@ -49,7 +50,7 @@ class RecordingRefresh(Refresh):
         return super().mine_before(steps, step)
 
 
-class RecordingBiEncoder(BiEncoder):
+class RecordingRetriever(Retriever):
     """Records the loss and the texts of each step."""
 
     def training_step(self, batch, number):
@@ -126,14 +127,13 @@ def train(
         known_positives=known_positives(ROWS),
         negatives_per_query=ROW_NEGATIVES + options.negatives,
     )
-    loss = partial(_loss, score)
     settings = OptimizerSettings(
         rate, rate, rate, 0.01, "cosine", warmup_steps=1, total_steps=STEPS
     )
-    module = RecordingBiEncoder(
+    module = RecordingRetriever(
         encoder,
-        partial(in_chunks, encoder, micro, 3 * micro),
-        loss,
+        MicroBatching(encoder, micro, 3 * micro),
+        Contrastive(SCORES[score], exclusions=(RepeatedPositives(),)),
         Temperature(0.1, learned=False).to(dtype),
         settings,
         dict,
@@ -169,12 +169,6 @@ def train(
         weights,
         getattr(checkpoints, "final_state", None),
         refresh.weights,
-    )
-
-
-def _loss(score, batch, encode, temperature):
-    return objectives.contrastive(
-        batch, encode, SCORES[score], temperature, filters=[objectives.repeated_positives]
     )
 
 

@@ -20,7 +20,7 @@ from trainer.collectives import (
     ranks,
 )
 from trainer.errors import BadMachine, OtherRankFailed
-from trainer.microbatches import in_chunks
+from trainer.microbatches import in_microbatches
 from trainer.retrieval.vectors.encode import encode
 
 
@@ -117,7 +117,7 @@ def calls():
         else ["az"]
     )
     encoder = SmallEncoder()
-    vectors = in_chunks(encoder, 14, kept_tokens=28 if rank() == 0 else None)(texts_of(words))
+    vectors = in_microbatches(encoder, 14, kept_tokens=28 if rank() == 0 else None)(texts_of(words))
     forward = list(encoder.encoded)
     vectors.sum().backward()
     twin = SmallEncoder()

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from twins import SmallEncoder, alike, texts_of, value_and_gradient
 
 from trainer import microbatches as chunks
-from trainer.microbatches import in_chunks, micro_batches
+from trainer.microbatches import in_microbatches, micro_batches
 
 WORDS = ("delete", "az", "listalldisks", "createvault", "az", "show", "delete", "q")
 
@@ -57,7 +57,7 @@ class TestInChunks:
     def test_vectors_keep_their_order(self, tokens, recompute):
         encoder, texts = SmallEncoder(), texts_of(WORDS)
         torch.testing.assert_close(
-            in_chunks(encoder, tokens, 0 if recompute else None)(texts),
+            in_microbatches(encoder, tokens, 0 if recompute else None)(texts),
             encoder(texts),
             atol=1e-12,
             rtol=0,
@@ -66,7 +66,7 @@ class TestInChunks:
     @pytest.mark.parametrize("recompute", [False, True])
     def test_duplicate_text_is_encoded_once(self, recompute):
         encoder = SmallEncoder()
-        loss = in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum()
+        loss = in_microbatches(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum()
         assert sum(encoder.encoded) == len(set(WORDS)) < len(WORDS)
         assert len(encoder.encoded) > 1
         loss.backward()
@@ -80,7 +80,7 @@ class TestInChunks:
         wanted = value_and_gradient((encoder(texts) * weights).sum(), parameters)
         assert alike(
             value_and_gradient(
-                (in_chunks(encoder, 24, 0 if recompute else None)(texts) * weights).sum(),
+                (in_microbatches(encoder, 24, 0 if recompute else None)(texts) * weights).sum(),
                 parameters,
             ),
             wanted,
@@ -94,7 +94,7 @@ class TestInChunks:
 
     def test_single_text_is_encoded(self):
         encoder, texts = SmallEncoder(), texts_of(["az"])
-        assert torch.equal(in_chunks(encoder, 1)(texts), encoder(texts))
+        assert torch.equal(in_microbatches(encoder, 1)(texts), encoder(texts))
 
     def test_recomputation_stores_no_activations(self):
         encoder, texts = SmallEncoder(dropout=0.5), texts_of(WORDS)
@@ -104,7 +104,7 @@ class TestInChunks:
             with torch.autograd.graph.saved_tensors_hooks(
                 lambda tensor: count.append(tensor.numel()) or tensor, lambda tensor: tensor
             ):
-                in_chunks(encoder, 24, 0 if recompute else None)(texts)
+                in_microbatches(encoder, 24, 0 if recompute else None)(texts)
             return sum(count)
 
         assert kept(recompute=True) < kept(recompute=False) / 5
@@ -114,8 +114,10 @@ class TestInChunks:
         self, recompute, monkeypatch
     ):
         encoder, seen = SmallEncoder(), []
-        monkeypatch.setattr(chunks, "give_back", lambda: seen.append(len(encoder.encoded)))
-        in_chunks(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum().backward()
+        monkeypatch.setattr(
+            chunks, "release_freed_memory", lambda: seen.append(len(encoder.encoded))
+        )
+        in_microbatches(encoder, 24, 0 if recompute else None)(texts_of(WORDS)).sum().backward()
         assert len(encoder.encoded) >= 2
         assert seen == (list(range(len(encoder.encoded))) if recompute else [])
 
@@ -125,7 +127,7 @@ class TestInChunks:
         hold = [bytearray(2**16)]  # above the blocks, so that freeing them lowers no top
         before = resident_bytes()
         blocks.clear()
-        chunks.give_back()
+        chunks.release_freed_memory()
         assert before - resident_bytes() > 2**26
         assert hold
 
@@ -139,7 +141,7 @@ class TestInChunks:
             [[30, *documents.tokens[:2].tolist()], [30, *documents.tokens[2:].tolist()]],
             documents.identities.tolist(),
         )
-        encode = in_chunks(encoder, 100)
+        encode = in_microbatches(encoder, 100)
         assert (encode(queries) - encode(prompted)).abs().max() > 1e-3, (
             "nothing is carried over from one call to the next"
         )

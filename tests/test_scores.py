@@ -98,10 +98,10 @@ def test_law_2_divided_queries_have_the_partition_of_all(score, parts):
     queries, documents = embeddings()
     excluded = torch.rand(4, 12) < 0.3
     excluded[:, 0] = False
-    whole = log_partition(queries, documents, score, 0.7, excluding(excluded)).of_queries
+    whole = log_partition(queries, documents, score, 0.7, excluding(excluded)).queries
     by_queries = torch.cat(
         [
-            log_partition(*part, 0.7, excluding(mask)).of_queries
+            log_partition(*part, 0.7, excluding(mask)).queries
             for part, mask in zip(
                 _shared_queries(queries, documents, score, parts),
                 excluded.chunk(parts),
@@ -110,7 +110,7 @@ def test_law_2_divided_queries_have_the_partition_of_all(score, parts):
         ]
     )
     shares = [
-        log_partition(queries, some, score, 0.7, excluding(mask)).of_queries
+        log_partition(queries, some, score, 0.7, excluding(mask)).queries
         for some, mask in zip(documents.chunk(parts), excluded.chunk(parts, dim=1), strict=True)
     ]
     by_documents = torch.stack(shares).logsumexp(0)
@@ -120,9 +120,7 @@ def test_law_2_divided_queries_have_the_partition_of_all(score, parts):
         for each in (whole, by_queries, by_documents)
     )
     assert all(alike(each, wanted, 1e-10) for each in found)
-    detached = log_partition(
-        queries, documents.detach(), score, 0.7, excluding(excluded)
-    ).of_queries
+    detached = log_partition(queries, documents.detach(), score, 0.7, excluding(excluded)).queries
     assert not alike(
         value_and_gradient((detached * weights).sum(), (queries, documents)), wanted, 1e-10
     )

@@ -3,14 +3,16 @@ a time, and how two gradients are compared.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.batch import Batch, Texts, identity
-from trainer.log_partition import Excluded
-from trainer.objectives import contrastive as objectives
+from trainer.log_partition import ExcludedPairs, TilePairs
+from trainer.objectives.exclusions import Exclusion, excluded_documents
+from trainer.objectives.objective import Outcome
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -31,7 +33,7 @@ class SmallEncoder(nn.Module):
         generator = torch.Generator().manual_seed(5)
         self.tokens = nn.Parameter(torch.randn(vocabulary, 8, generator=generator).to(dtype))
         self.weight = nn.Parameter(torch.randn(dimensions, 8, generator=generator).to(dtype))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout: nn.Module = nn.Dropout(dropout)
         self.encoded: list[int] = []
 
     def forward(self, texts: Texts) -> Tensor:
@@ -107,7 +109,7 @@ def full_batch() -> Batch:
 
 
 def graded_batch() -> Batch:
-    """Pairs with a grade, some grades equal."""
+    """TilePairs with a grade, some grades equal."""
     return batch_of([row[:2] for row in ROWS], labels=LABELS)
 
 
@@ -234,29 +236,39 @@ def margin_mse(batch: Batch, encode: Callable[[Texts], Tensor]) -> Tensor:
     return torch.stack(errors).mean()
 
 
-def mask_of(batch: Batch) -> Tensor:
+def mask_of(batch: Batch, exclusions: Sequence[Exclusion] = ()) -> Tensor:
     """`excluded_documents` for all queries and documents at once."""
-    mask = objectives.excluded_documents(batch)(slice(None), slice(None))
-    return (
-        torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool)
-        if mask is None
-        else mask
+    mask = torch.zeros(len(batch.queries), len(batch.documents), dtype=torch.bool)
+    found = excluded_documents(batch, exclusions).in_tile(
+        slice(0, mask.shape[0]), slice(0, mask.shape[1])
     )
+    if found is not None:
+        assert len(torch.stack(found).unique(dim=1).T) == len(found[0]), "each pair once"
+        mask[found] = True
+    return mask
 
 
-def excluding(mask: Tensor) -> Excluded:
+@dataclass(frozen=True)
+class _Mask:
+    mask: Tensor
+
+    def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
+        return self.mask[queries, documents].nonzero(as_tuple=True)
+
+
+def excluding(mask: Tensor) -> ExcludedPairs:
     """A written mask in the form that `log_partition` takes."""
-    return lambda queries, documents: mask[queries, documents]
+    return _Mask(mask)
 
 
 # How two results are compared.
 
 
 def value_and_gradient(
-    outcome: Tensor | dict[str, Tensor], parameters: Sequence[Tensor]
+    outcome: Tensor | Outcome, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The loss, alone or in what an objective returns, and its whole gradient as one vector."""
-    loss = outcome["loss"] if isinstance(outcome, dict) else outcome
+    loss = outcome.loss if isinstance(outcome, Outcome) else outcome
     gradients = torch.autograd.grad(
         loss, list(parameters), allow_unused=True, materialize_grads=True
     )

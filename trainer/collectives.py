@@ -53,6 +53,21 @@ def own_rounds(tasks: int) -> range:
     return range(rank(), rounds * ranks(), ranks())
 
 
+def all_rows(rows: int) -> int:
+    """How many rows all ranks have together, each with `rows` of them."""
+    return rows * ranks()
+
+
+def first_row(rows: int) -> int:
+    """The place of this rank's first row among those of all ranks, each with `rows` of them."""
+    return rows * rank()
+
+
+def own_rows(rows: int) -> slice:
+    """The places of this rank's rows among those of all ranks, each with `rows` of them."""
+    return slice(first_row(rows), first_row(rows) + rows)
+
+
 @dataclass
 class Traffic:
     """Bytes that this rank has received through `gather` and its backward pass."""

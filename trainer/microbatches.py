@@ -3,7 +3,10 @@
 import ctypes
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import Texts
-from trainer.collectives import MAX, MIN, agreed
+from trainer.collectives import MAX, MIN, agreed, rank
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
 """Any function from texts to one embedding each: a vector, or one vector a token, rows of zeros
@@ -39,55 +42,95 @@ def micro_batches(lengths: Int[Tensor, " text"], tokens: int) -> list[Int[Tensor
     return [*cuts, order[start:]]
 
 
-def in_chunks(encode: Encode, tokens: int | None, kept_tokens: int | None = None) -> Encode:
+@dataclass(frozen=True, slots=True)
+class MicroBatching:
+    """How a step's texts go through `encode`; `for_step` gives a step its way."""
+
+    encode: Encode
+    tokens: int | None
+    """Padded tokens per micro-batch; None: one micro-batch."""
+    kept_tokens: int | None = None
+    """Padded tokens per step whose activations are kept; None: all."""
+    seed: int = 0
+
+    def for_step(self, step: int) -> Encode:
+        """`encode` for one step, counted from 0."""
+        return in_microbatches(self.encode, self.tokens, self.kept_tokens, self.seed, step)
+
+
+def in_microbatches(
+    encode: Encode,
+    tokens: int | None,
+    kept_tokens: int | None = None,
+    seed: int = 0,
+    step: int = 0,
+) -> Encode:
     """`encode` for one step, done in micro-batches of at most `tokens` padded tokens, each distinct
     text once.
 
     The embeddings and the gradient are those of the whole batch at once (law 1). Micro-batches keep
-    their activations until `kept_tokens` padded tokens are kept (None: all do); the rest run again
-    in the backward pass with their random state replayed, which is GradCache (Gao et al. 2021)
-    inside one ordinary backward.
+    their activations until `kept_tokens` padded tokens are kept (None: all do). The others run
+    again in the backward pass, which is GradCache (Gao et al. 2021) inside one ordinary backward.
+    The random state of a micro-batch is a function of seed, step, rank and its number, so both
+    passes draw the same dropout, on every device, and nothing is saved for it.
 
     Ranks run the same number of micro-batches and recompute the same ones: sharded weights are
     gathered anew for each, by all ranks together.
     """
-    left = kept_tokens
+    room, numbers = kept_tokens, count()
 
-    def encode_afresh(texts: Texts) -> Float[Tensor, "text ..."]:
-        give_back()
+    def encode_part(texts: Texts, number: int) -> Float[Tensor, "text ..."]:
+        torch.manual_seed(random_seed(seed, step, rank(), number))
         return encode(texts)
 
-    def encode_in_chunks(texts: Texts) -> Float[Tensor, "text ..."]:
-        nonlocal left
+    def encode_again(texts: Texts, number: int) -> Float[Tensor, "text ..."]:
+        release_freed_memory()
+        return encode_part(texts, number)
+
+    def encode_in_microbatches(texts: Texts) -> Float[Tensor, "text ..."]:
+        nonlocal room
         _, place = texts.identities.unique(return_inverse=True)
         first = torch.full((int(place.max()) + 1,), len(texts)).scatter_reduce_(
             0, place, torch.arange(len(texts)), "amin"
         )
         lengths = texts.lengths[first]
-        rows = micro_batches(lengths, tokens) if tokens else [torch.arange(len(first))]
-        rows = _in_step(rows)
-        keep = []
-        for chunk in rows:
-            cost = len(chunk) * int(lengths[chunk].max())
-            keep.append(left is None or cost <= left)
-            if left is not None and keep[-1]:
-                left -= cost
-        keep = [bool(kept) for kept in agreed(list(map(int, keep)), MIN)]
-        parts = [texts.select(first[chunk]) for chunk in rows]
-        encoded = [
-            encode(part) if kept else checkpoint(encode_afresh, part, use_reentrant=False)
-            for part, kept in zip(parts, keep, strict=True)
+        cuts = micro_batches(lengths, tokens) if tokens else [torch.arange(len(first))]
+        cuts = _same_count_on_all_ranks(cuts)
+        is_kept = []
+        for cut in cuts:
+            cost = len(cut) * int(lengths[cut].max())
+            is_kept.append(room is None or cost <= room)
+            if room is not None and is_kept[-1]:
+                room -= cost
+        is_kept = [bool(kept) for kept in agreed(list(map(int, is_kept)), MIN)]
+        parts = [(texts.select(first[cut]), next(numbers)) for cut in cuts]
+        embeddings = [
+            encode_part(*part)
+            if kept
+            else checkpoint(encode_again, *part, use_reentrant=False, preserve_rng_state=False)
+            for part, kept in zip(parts, is_kept, strict=True)
         ]
-        back = torch.cat(rows)[: len(first)].argsort()[place]
-        return _joined(encoded)[back.to(encoded[0].device)]
+        row_of_text = torch.cat(cuts)[: len(first)].argsort()[place]
+        return _join(embeddings)[row_of_text.to(embeddings[0].device)]
 
-    return encode_in_chunks
+    return encode_in_microbatches
+
+
+def random_seed(*path: int) -> int:
+    """A seed of 64 bits that depends on every number of `path` and on nothing else.
+
+    >>> random_seed(13, 0, 0, 1) == random_seed(13, 0, 0, 1)
+    True
+    >>> random_seed(13, 0, 0, 1) == random_seed(13, 0, 1, 0)
+    False
+    """
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0])
 
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Returns what the C library holds of freed memory to the system, where tensors lie there.
 
     Micro-batches differ in shape, and each leaves gaps that the next does not fit into: at batch 1
@@ -98,20 +141,20 @@ def give_back() -> None:
         _trim(0)
 
 
-def _in_step(rows: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
+def _same_count_on_all_ranks(cuts: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
     """As many micro-batches as the rank with the most: the largest are halved; where all hold one
     text, the first is encoded again for nothing.
     """
-    (wanted,) = agreed([len(rows)], MAX)
-    while len(rows) < wanted:
-        largest = max(range(len(rows)), key=lambda number: len(rows[number]))
-        if len(rows[largest]) == 1:
-            return rows + [rows[0]] * (wanted - len(rows))
-        rows[largest : largest + 1] = rows[largest].tensor_split(2)
-    return rows
+    (most,) = agreed([len(cuts)], MAX)
+    while len(cuts) < most:
+        largest = max(range(len(cuts)), key=lambda number: len(cuts[number]))
+        if len(cuts[largest]) == 1:
+            return cuts + [cuts[0]] * (most - len(cuts))
+        cuts[largest : largest + 1] = cuts[largest].tensor_split(2)
+    return cuts
 
 
-def _joined(parts: list[Float[Tensor, "_ ..."]]) -> Float[Tensor, "text ..."]:
+def _join(parts: list[Float[Tensor, "_ ..."]]) -> Float[Tensor, "text ..."]:
     """The embeddings of all micro-batches; token vectors are filled up with rows of zeros to the
     longest text.
     """

@@ -37,7 +37,7 @@ from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
-from trainer.modules.bi_encoder import NonFiniteStep
+from trainer.modules.retriever import NonFiniteStep
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe

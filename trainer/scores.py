@@ -129,7 +129,7 @@ def plain_maxsim(
         return best.masked_fill(~queries.any(-1)[..., :, None, :], 0.0).sum(-1)
 
 
-def own(
+def own_scores(
     queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], score: Score
 ) -> Float[Tensor, "query candidate"]:
     """The score of every query with its own candidates only: documents are query-major, the same
@@ -138,7 +138,7 @@ def own(
     >>> queries, documents = torch.tensor([[1.0], [2.0]]), torch.tensor(
     ...     [[3.0], [4.0], [5.0], [6.0]]
     ... )
-    >>> own(queries, documents, dot).tolist()
+    >>> own_scores(queries, documents, dot).tolist()
     [[3.0, 4.0], [10.0, 12.0]]
     """
     return score(queries.unsqueeze(1), documents.unflatten(0, (len(queries), -1))).squeeze(1)

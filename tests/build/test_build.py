@@ -5,7 +5,7 @@ from trainer.build import checks as recipe_checks
 from trainer.build import hardware
 from trainer.build.data import leaked_queries
 from trainer.build.module import optimizer_settings, total_steps
-from trainer.build.objective import negative_filters, score_function
+from trainer.build.objective import build_exclusions, score_function
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
@@ -125,7 +125,7 @@ def test_guide_with_another_tokenizer_is_refused(toy_folder):
         objective=BiEncoderContrastiveObjective(guide=str(toy_folder("roberta"))),
     )
     with pytest.raises(BadRecipe, match="into other tokens"):
-        negative_filters(run, encoder)
+        build_exclusions(run, encoder)
     same = run.model_copy(
         update={
             "objective": BiEncoderContrastiveObjective(
@@ -133,7 +133,7 @@ def test_guide_with_another_tokenizer_is_refused(toy_folder):
             )
         }
     )
-    assert len(negative_filters(same, encoder)) == 2
+    assert len(build_exclusions(same, encoder)) == 2
 
 
 def test_kernels_without_a_gpu_are_refused():

@@ -131,8 +131,8 @@ def test_batches_of_a_run_have_random_pairs(overrides):
     assert all(text.startswith("[CLS] ") and text.count("[SEP]") == 2 for text in decoded)
     assert len(batch.documents.identities.unique()) == 32
     module = lightning_module(run, encoder, 2)
-    outcome = module.loss(batch, module.encode(), module.temperature())
-    assert float(outcome["loss"].detach()) == pytest.approx(math.log(4), abs=1.5)
+    outcome = module.objective(batch, module.micro_batching.for_step(0), module.temperature())
+    assert float(outcome.loss.detach()) == pytest.approx(math.log(4), abs=1.5)
     rates = {
         group["initial_lr"] for group in module.configure_optimizers()["optimizer"].param_groups
     }

@@ -11,14 +11,14 @@ from matrix import encoder_of
 from trainer.batch import identity
 from trainer.build import checks as recipe_checks
 from trainer.build.data import data_sets
-from trainer.build.objective import negative_filters
+from trainer.build.objective import build_exclusions
 from trainer.build.refresh import boundaries, explanation, searched_texts
 from trainer.cli.fit import fit
 from trainer.cli.main import main
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.mining.task import read_task
-from trainer.objectives.contrastive import repeated_positives
+from trainer.objectives.exclusions import RepeatedPositives
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import FAMILIES
 from trainer.recipe.schema.refresh import RefreshSection
@@ -105,8 +105,8 @@ class TestRefused:
 
 def test_positive_may_be_padding_only_with_mined_negatives(toy_folder):
     run, encoder = run_of(), encoder_of(toy_folder("bert"), "dot", "full")
-    assert negative_filters(run, encoder) == [repeated_positives]
-    assert negative_filters(run.model_copy(update={"refresh": None}), encoder) == []
+    assert build_exclusions(run, encoder) == [RepeatedPositives()]
+    assert build_exclusions(run.model_copy(update={"refresh": None}), encoder) == []
 
 
 @pytest.fixture

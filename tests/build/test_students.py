@@ -13,23 +13,24 @@ from torch import distributed
 from toy_models import SENTENCES
 from trained_weights import largest_change
 
+from trainer.build import objective as build
 from trainer.build import students
 from trainer.build.model import build_model
 from trainer.build.module import lightning_module
-from trainer.build.objective import objective_loss
+from trainer.build.objective import build_objective
 from trainer.cli.encode import encode as encode_command
 from trainer.cli.fit import fit
 from trainer.collectives import rank, ranks
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
-from trainer.microbatches import in_chunks
+from trainer.microbatches import in_microbatches
 from trainer.models.cut import read_cut
 from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.families import read_model
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.principal import principal_directions
-from trainer.objectives import contrastive as objectives
+from trainer.objectives.exclusions import Outscoring
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import BiEncoderRecipe
@@ -194,8 +195,8 @@ class TestLoss:
                 update={"model": run.model.model_copy(update={"backbone": str(toy_folder("bert"))})}
             )
         )
-        return encoder, *students.whole_loss(
-            run, objective_loss(run.objective)[0], dot, encoder, teachers
+        return encoder, *students.with_students(
+            run, build_objective(run.objective)[0], dot, encoder, teachers
         )
 
     def test_loss_is_the_weighted_sum(self, toy_folder):
@@ -205,10 +206,9 @@ class TestLoss:
                 teacher=DistributionTeacher(models=("t",), weight=weight, objective_weight=own)
             )
             encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
-            parts[own] = {
-                name: value.item()
-                for name, value in loss(full_batch_of(encoder), encoder, torch.tensor(0.05)).items()
-            }
+            outcome = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))
+            metrics = {"loss": outcome.loss, **outcome.metrics}
+            parts[own] = {name: value.item() for name, value in metrics.items()}
         assert parts[0.0]["loss"] == parts[0.0]["teacher_loss"] > 1e-3
         assert parts[3.0]["teacher_loss"] == pytest.approx(parts[0.0]["teacher_loss"])
         assert parts[3.0]["loss"] == pytest.approx(
@@ -219,10 +219,10 @@ class TestLoss:
         run = run_of(matryoshka=BiEncoderMatryoshka(dimensions=(32, 8), weights=(1.0, 0.5)))
         encoder, loss, head = self.loss(run, toy_folder, [])
         found = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))
-        assert found["loss"].item() == pytest.approx(
-            found["loss_at_32"].item() + 0.5 * found["loss_at_8"].item()
+        assert found.loss.item() == pytest.approx(
+            found.metrics["loss_at_32"].item() + 0.5 * found.metrics["loss_at_8"].item()
         )
-        assert abs(found["loss_at_32"] - found["loss_at_8"]) > 1e-3
+        assert abs(found.metrics["loss_at_32"] - found.metrics["loss_at_8"]) > 1e-3
         assert head is None
 
     def test_widths_without_the_full_width_are_refused(self, toy_folder):
@@ -249,8 +249,8 @@ class TestLoss:
         )
         encoder, loss, _ = self.loss(run, toy_folder, [teacher_of()])
         batch, temperature = full_batch_of(encoder), torch.tensor(0.05)
-        found = loss(batch, in_chunks(students.encode_of(run, encoder), 24, 30), temperature)
-        found["loss"].backward()
+        found = loss(batch, in_microbatches(students.encode_of(run, encoder), 24, 30), temperature)
+        found.loss.backward()
         wanted, gradients = 0.0, {}
         for depth, of_depth in ((2, 1.0), (1, 0.25)):
             for width, of_width in ((32, 1.0), (8, 0.5)) if dimensions else ((32, 1.0),):
@@ -258,12 +258,12 @@ class TestLoss:
                     run.model_copy(update={"matryoshka": None}), toy_folder, [teacher_of()]
                 )
                 del shallow.backbone.encoder.layer[depth:]
-                part = plain(batch, shallow.narrowed(width), temperature)["loss"]
+                part = plain(batch, shallow.narrowed(width), temperature).loss
                 (of_depth * of_width * part).backward()
                 wanted += of_depth * of_width * part.item()
                 for name, parameter in shallow.named_parameters():
                     gradients[name] = gradients.get(name, 0) + parameter.grad
-        assert found["loss"].item() == pytest.approx(wanted, rel=1e-5)
+        assert found.loss.item() == pytest.approx(wanted, rel=1e-5)
         for name, parameter in encoder.named_parameters():
             assert torch.allclose(
                 parameter.grad,
@@ -272,11 +272,8 @@ class TestLoss:
                 atol=1e-5 * parameter.grad.abs().max().item() + 1e-6,
             ), name
         assert gradients["backbone.encoder.layer.1.output.dense.weight"].norm() > 1e-3
-        assert (
-            {"loss_at_1_layers_8", "loss_at_2_layers_32"}
-            if dimensions
-            else {"loss_at_1_layers", "loss_at_2_layers"} <= set(found)
-        )
+        sizes = ("1_layers_8", "2_layers_32") if dimensions else ("1_layers", "2_layers")
+        assert {f"loss_at_{size}" for size in sizes} <= set(found.metrics)
 
     def test_guide_and_teacher_encode_once_per_step(self, toy_folder, monkeypatch):
         folder = str(toy_folder("bert"))
@@ -287,18 +284,18 @@ class TestLoss:
             machine=MachineSection(accelerator="cpu"),
         )
         asked = []
-        plain = objectives.outscoring
 
-        def outscoring(batch, guide, margin):
-            asked.append(batch)
-            return plain(batch, guide, margin)
+        class Watched(Outscoring):
+            def __call__(self, batch):
+                asked.append(batch)
+                return super().__call__(batch)
 
-        monkeypatch.setattr(objectives, "outscoring", outscoring)
+        monkeypatch.setattr(build, "Outscoring", Watched)
         encoder = build_model(run)
         module = lightning_module(run, encoder, 1)
         first, second = full_batch_of(encoder), full_batch_of(encoder)
         for batch in (first, second, first):
-            module.loss(batch, module.encode(), module.temperature())
+            module.objective(batch, module.micro_batching.for_step(0), module.temperature())
         assert [id(batch) for batch in asked] == [id(first), id(second), id(first)], (
             "once a step, and anew for another batch"
         )
@@ -323,10 +320,10 @@ def gradient_of_head(folder):
         {"backbone": str(folder)}, teacher=VectorsTeacher(models=("t",), distance="cosine")
     )
     encoder = build_model(run)
-    loss, head = students.whole_loss(
-        run, objective_loss(run.objective)[0], dot, encoder, [teacher_of(7)]
+    loss, head = students.with_students(
+        run, build_objective(run.objective)[0], dot, encoder, [teacher_of(7)]
     )
-    value = loss(full_batch_of(encoder), encoder, torch.tensor(0.05))["loss"]
+    value = loss(full_batch_of(encoder), encoder, torch.tensor(0.05)).loss
     gradient = torch.autograd.grad(value, head.weight)[0]
     if ranks() > 1:
         distributed.all_reduce(gradient)

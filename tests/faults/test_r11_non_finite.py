@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.cli.fit import fit
-from trainer.modules.bi_encoder import NonFiniteStep
+from trainer.modules.retriever import NonFiniteStep
 
 RECIPE = "recipes/bi-encoder-lora.yaml"
 

@@ -2,17 +2,19 @@
 recomputation and without.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 from toy_models import SENTENCES
-from twins import TOLERANCE, alike, value_and_gradient
+from twins import TOLERANCE, SmallEncoder, alike, full_batch, value_and_gradient
 
 from trainer.batch import Batch, identity
-from trainer.microbatches import in_chunks, micro_batches
+from trainer.microbatches import in_microbatches, micro_batches, random_seed
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.settings import Lora
-from trainer.objectives import contrastive as objectives
+from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
 
 QUERIES = ("disk gone", "a storage account in the west", "all machines", "disk gone")
@@ -28,6 +30,7 @@ DOCUMENTS = (
 )
 """With copies, of lengths that differ; the fourth query is the first again."""
 BUDGETS = (1, 30, 64, None)
+SEED, STEP = 7, 3
 
 
 @pytest.fixture(params=["full", "lora"])
@@ -57,17 +60,20 @@ def parameters_of(encoder):
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
 
 
-def learned(encoder, batch, encode, seed=7):
-    torch.manual_seed(seed)
-    return value_and_gradient(
-        objectives.contrastive(batch, encode, dot, 0.2), parameters_of(encoder)
-    )
+def learned(encoder, batch, encode):
+    return value_and_gradient(Contrastive(dot)(batch, encode, 0.2), parameters_of(encoder))
+
+
+def seeded(encoder, tokens, kept_tokens=None):
+    return in_microbatches(encoder, tokens, kept_tokens, SEED, STEP)
 
 
 def direct(encoder, tokens, run=None):
-    """The micro-batches encoded one after the other, with nothing clever: what `in_chunks` must
+    """The micro-batches encoded one after the other: what `in_microbatches` must
     equal to the last bit.
     """
+
+    numbers = itertools.count()
 
     def encode(texts):
         ids = texts.identities.tolist()
@@ -77,6 +83,7 @@ def direct(encoder, tokens, run=None):
         vectors = {}
         for cut in cuts:
             part = texts.select(torch.tensor([first[row] for row in cut.tolist()]))
+            torch.manual_seed(random_seed(SEED, STEP, 0, next(numbers)))
             for row, vector in zip(
                 cut.tolist(), run(encoder, part) if run else encoder(part), strict=True
             ):
@@ -96,17 +103,19 @@ class TestChunkedEqualsDirect:
         value, gradient = learned(encoder, batch, direct(encoder, tokens))
         assert gradient.norm() > 1e-3
         for recompute in (False, True):
-            found = learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None))
+            found = learned(encoder, batch, seeded(encoder, tokens, 0 if recompute else None))
             assert torch.equal(found[0], value)
             # Copies are summed in another order than in the twin above: rounding, and nothing else.
             assert alike(found, (value, gradient), TOLERANCE[dtype] / 10)
         kept, replayed = (
-            learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None))
+            learned(encoder, batch, seeded(encoder, tokens, 0 if recompute else None))
             for recompute in (False, True)
         )
         assert torch.equal(kept[1], replayed[1])
         assert not alike(
-            learned(encoder, batch, in_chunks(encoder, tokens), seed=8), (value, gradient), 1e-3
+            learned(encoder, batch, in_microbatches(encoder, tokens, seed=SEED, step=STEP + 1)),
+            (value, gradient),
+            1e-3,
         ), "dropout is active"
 
     def test_chunked_equals_the_whole_batch_at_once_without_dropout(
@@ -116,7 +125,7 @@ class TestChunkedEqualsDirect:
         wanted = learned(encoder, batch, encoder)
         for recompute in (False, True):
             assert alike(
-                learned(encoder, batch, in_chunks(encoder, tokens, 0 if recompute else None)),
+                learned(encoder, batch, seeded(encoder, tokens, 0 if recompute else None)),
                 wanted,
                 TOLERANCE[dtype],
             )
@@ -124,7 +133,7 @@ class TestChunkedEqualsDirect:
 
 def test_dropout_that_is_not_replayed_is_caught(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float64, None)
-    wanted = learned(encoder, batch, in_chunks(encoder, 30))
+    wanted = learned(encoder, batch, seeded(encoder, 30))
     forgetful = direct(
         encoder,
         30,
@@ -146,36 +155,51 @@ def test_micro_batch_missing_in_the_gradient_is_caught(toy_folder):
         calls.append(len(texts))
         return encoder(texts).detach() if len(calls) == 2 else encoder(texts)
 
-    assert not alike(learned(encoder, batch, in_chunks(forgetful, 30)), wanted, 1e-3)
+    assert not alike(learned(encoder, batch, in_microbatches(forgetful, 30)), wanted, 1e-3)
     assert len(calls) > 3
 
 
 def test_recomputation_uses_the_same_autocast(toy_folder):
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = []
-        for recompute in (False, True):
-            torch.manual_seed(7)
-            losses.append(
-                objectives.contrastive(
-                    batch, in_chunks(encoder, 30, 0 if recompute else None), dot, 0.2
-                )
-            )
+        losses = [
+            Contrastive(dot)(batch, seeded(encoder, 30, kept_tokens), 0.2)
+            for kept_tokens in (None, 0)
+        ]
     kept, replayed = (value_and_gradient(loss, parameters_of(encoder)) for loss in losses)
     assert torch.equal(kept[0], replayed[0])
     assert torch.equal(kept[1], replayed[1])
-    assert not alike(kept, learned(encoder, batch, in_chunks(encoder, 30)), 1e-6), (
-        "autocast is active"
-    )
+    assert not alike(kept, learned(encoder, batch, seeded(encoder, 30)), 1e-6), "autocast is active"
 
 
-def test_backward_pass_keeps_the_random_state(toy_folder):
-    """Else the next step's dropout, and so the whole loss curve, would depend on
-    `machine.kept_tokens`.
-    """
+def test_the_next_step_does_not_depend_on_what_is_recomputed(toy_folder):
+    """Else its dropout, and so the whole loss curve, would depend on `machine.kept_tokens`."""
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
-    states = []
-    for recompute in (False, True):
-        learned(encoder, batch, in_chunks(encoder, 30, 0 if recompute else None))
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+    second_steps = []
+    for kept_tokens in (None, 0):
+        learned(encoder, batch, in_microbatches(encoder, 30, kept_tokens, SEED, step=0))
+        second_steps.append(
+            learned(encoder, batch, in_microbatches(encoder, 30, kept_tokens, SEED, step=1))
+        )
+    (value, gradient), (other_value, other_gradient) = second_steps
+    assert torch.equal(value, other_value)
+    assert torch.equal(gradient, other_gradient)
+
+
+def test_dropout_on_a_gpu_is_replayed(monkeypatch):
+    """A second generator stands for the GPU's: like it, it is seeded by `torch.manual_seed` and is
+    not saved by `checkpoint` for arguments without a tensor on the device.
+    """
+    gpu = torch.Generator()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", gpu.manual_seed)
+    encoder, batch = SmallEncoder(), full_batch()
+
+    class GpuDropout(torch.nn.Module):
+        def forward(self, means):
+            return means * torch.bernoulli(torch.full_like(means, 0.7), generator=gpu)
+
+    encoder.dropout = GpuDropout()
+    kept, recomputed = (learned(encoder, batch, seeded(encoder, 24, kept)) for kept in (None, 0))
+    assert torch.equal(kept[0], recomputed[0])
+    assert torch.equal(kept[1], recomputed[1])
+    assert not alike(kept, learned(encoder, batch, in_microbatches(encoder, 24)), 1e-3)

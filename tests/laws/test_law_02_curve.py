@@ -19,10 +19,10 @@ from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
-from trainer.microbatches import in_chunks
-from trainer.modules.bi_encoder import BiEncoder, Temperature
+from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings
-from trainer.objectives import contrastive as objectives
+from trainer.modules.retriever import Retriever, Temperature
+from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
 from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_strategy
@@ -30,7 +30,7 @@ from trainer.strategies.lightning import lightning_strategy
 STEPS, BATCH = 10, 8
 
 
-class Seen(BiEncoder):
+class Seen(Retriever):
     """Remembers the loss and the samples of every step, of all ranks."""
 
     def training_step(self, batch, number):
@@ -57,11 +57,10 @@ def curve(folder, tuning, dtype, rate):
     settings = OptimizerSettings(
         rate, rate, rate, 0.01, "cosine", warmup_steps=2, total_steps=STEPS
     )
-    loss = partial(contrastive, symmetric=True)
     module = Seen(
         encoder,
-        partial(in_chunks, encoder, 48, 100),
-        loss,
+        MicroBatching(encoder, 48, 100),
+        Contrastive(dot, symmetric=True),
         Temperature(0.1, learned=True).to(dtype),
         settings,
         dict,
@@ -92,10 +91,6 @@ def curve(folder, tuning, dtype, rate):
     return module.seen
 
 
-def contrastive(batch, encode, temperature, symmetric):
-    return objectives.contrastive(batch, encode, dot, temperature, symmetric)
-
-
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize(
     ("dtype", "rate", "tolerance"),
@@ -122,7 +117,6 @@ def test_other_order_of_samples_is_caught(toy_folder):
     """
     encoder = encoder_of(toy_folder("bert"), "dot", "full")
     found = [
-        float(objectives.contrastive(batch_of(encoder, rank, 2), encoder, dot, 0.1)["loss"])
-        for rank in range(2)
+        float(Contrastive(dot)(batch_of(encoder, rank, 2), encoder, 0.1).loss) for rank in range(2)
     ]
     assert abs(found[0] - found[1]) > 1e-3

@@ -17,6 +17,7 @@ from trainer import collectives as parallel
 from trainer import log_partition as partition
 from trainer.collectives import rank, ranks
 from trainer.objectives import contrastive as objectives
+from trainer.objectives import exclusions
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -114,13 +115,13 @@ def detached_gather():
 
 def no_mask_between_ranks():
     """What a trainer does that knows the positives of its own rank alone."""
-    honest = objectives.gather
+    honest = exclusions.gather
 
     def gather(values, padding=None):
         everything = honest(values, padding)
         return everything if padding is None else torch.full_like(everything, -1)
 
-    objectives.gather = gather
+    exclusions.gather = gather
 
 
 @pytest.mark.parametrize("spoil", [loss_times_ranks, detached_gather, no_mask_between_ranks])

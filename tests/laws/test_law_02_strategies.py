@@ -18,8 +18,6 @@ from matrix import CASES as ALL
 from matrix import (
     JOINT,
     MICRO_BATCHES,
-    OBJECTIVES,
-    SCORES,
     TAUGHT,
     TEMPERATURE,
     batch_of,
@@ -27,15 +25,16 @@ from matrix import (
     encoder_of,
     gradient_of,
     likeness,
-    outcome_of,
+    objective_of,
 )
 from ranks import on_ranks
 
 from trainer.collectives import rank, ranks
 from trainer.errors import BadModel
-from trainer.microbatches import in_chunks
-from trainer.modules.bi_encoder import BiEncoder, Temperature
+from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings
+from trainer.modules.retriever import Retriever, Temperature
+from trainer.objectives.objective import Outcome
 from trainer.strategies.environment import Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.weights import full_weights
@@ -57,7 +56,7 @@ CASES = ALL if WHOLE else SOME
 RATE, TOLERANCE = 1e3, 1e-5
 
 
-class OneStep(BiEncoder):
+class OneStep(Retriever):
     """Plain gradient descent in place of AdamW."""
 
     def configure_optimizers(self):
@@ -96,10 +95,10 @@ def one_step(folder, kind, case, spoil=1.0):
     encoder = encoder_of(folder, score, tuning)
     seen = []
 
-    def loss(batch, encode, temperature):
-        outcome = outcome_of(objective, score, batch, encode, temperature)
-        seen.append(float(outcome["loss"].detach()))
-        return {**outcome, "loss": spoil * outcome["loss"]}
+    def spoilt(batch, encode, temperature):
+        outcome = objective_of(objective, score)(batch, encode, temperature)
+        seen.append(float(outcome.loss.detach()))
+        return Outcome(spoil * outcome.loss, outcome.metrics)
 
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
@@ -107,8 +106,8 @@ def one_step(folder, kind, case, spoil=1.0):
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(
         encoder,
-        functools.partial(in_chunks, encode_of(encoder, objective), **MICRO_BATCHES[micro]),
-        loss,
+        MicroBatching(encode_of(encoder, objective), **MICRO_BATCHES[micro]),
+        spoilt,
         temperature,
         settings,
         dict,
@@ -124,18 +123,14 @@ def one_step(folder, kind, case, spoil=1.0):
     )
 
 
-def by_dot(objective, batch, encode, temperature):
-    return objective(batch, encode, SCORES["dot"], temperature)
-
-
 def unused(folder):
     """A temperature that is to be learned and that the objective does not use."""
     encoder = encoder_of(folder, "dot", "lora")
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     module = OneStep(
         encoder,
-        functools.partial(in_chunks, encoder, None),
-        functools.partial(by_dot, OBJECTIVES["margin-mse"]),
+        MicroBatching(encoder, None),
+        objective_of("margin-mse", "dot"),
         Temperature(TEMPERATURE, learned=True),
         settings,
         dict,

@@ -9,17 +9,18 @@ import pytest
 import torch
 from twins import TOLERANCE, SmallEncoder, alike, full_batch, graded_batch, value_and_gradient
 
-from trainer.objectives import contrastive as objectives
+from trainer.objectives.candidates import Cosent, EmbeddingScores, Triplet
+from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
 
 OBJECTIVES = {
-    "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.1)),
+    "contrastive": (full_batch, partial(Contrastive(dot), temperature=0.1)),
     "symmetric": (
         full_batch,
-        partial(objectives.contrastive, score=dot, temperature=0.1, symmetric=True),
+        partial(Contrastive(dot, symmetric=True), temperature=0.1),
     ),
-    "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.1)),
-    "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.3)),
+    "cosent": (graded_batch, partial(Cosent(EmbeddingScores(dot)), temperature=0.1)),
+    "triplet": (full_batch, partial(Triplet(EmbeddingScores(dot), margin=0.3), temperature=1.0)),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from twins import alike, value_and_gradient
 
 from trainer.objectives.xtr import with_limits
-from trainer.scores import dot, maxsim, own, xtr
+from trainer.scores import dot, maxsim, own_scores, xtr
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 QUERY_LENGTHS, DOCUMENT_LENGTHS = (3, 1, 4), (2, 6, 1, 5, 3, 2)
@@ -111,7 +111,7 @@ class TestOwnScores:
     def test_own_scores_are_the_diagonal_blocks(self, name):
         score, make = SCORES[name]
         inputs = make()
-        scores, gradient = with_gradients(own(*inputs, score), inputs)
+        scores, gradient = with_gradients(own_scores(*inputs, score), inputs)
         expected, expected_gradient = with_gradients(diagonal_blocks(*inputs, score), inputs)
         assert scores.shape == (len(inputs[0]), len(inputs[1]) // len(inputs[0]))
         torch.testing.assert_close(scores, expected, atol=1e-10, rtol=1e-10)
@@ -122,7 +122,7 @@ class TestOwnScores:
         queries, documents = make()
         one_each = documents[: len(queries)]
         torch.testing.assert_close(
-            own(queries, one_each, score)[:, 0], score(queries, one_each).diagonal()
+            own_scores(queries, one_each, score)[:, 0], score(queries, one_each).diagonal()
         )
 
     def test_document_major_order_is_caught(self, name):
@@ -130,5 +130,5 @@ class TestOwnScores:
         queries, documents = make()
         candidates = len(documents) // len(queries)
         transposed = documents.unflatten(0, (candidates, -1)).transpose(0, 1).flatten(0, 1)
-        wrong = own(queries, transposed, score)
+        wrong = own_scores(queries, transposed, score)
         assert (wrong - diagonal_blocks(queries, documents, score)).abs().max() > 0.1

@@ -9,7 +9,8 @@ import torch
 import twins
 from twins import KNOWN, ROWS, SmallEncoder, batch_of, full_batch, graded_batch
 
-from trainer.objectives import contrastive as objectives
+from trainer.objectives.candidates import Cosent, EmbeddingScores, Triplet
+from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
 
 
@@ -25,14 +26,14 @@ def test_contrastive_gives_the_log_of_the_candidates(temperature, queries, negat
         (f"q{'a' * row}", *(f"d{'b' * (4 * row + number)}" for number in range(1 + negatives)))
         for row in range(queries)
     ]
-    loss = objectives.contrastive(batch_of(rows), same_vector, dot, temperature)
-    assert loss["loss"].item() == pytest.approx(math.log(queries * (1 + negatives)), abs=1e-10)
+    loss = Contrastive(dot)(batch_of(rows), same_vector, temperature)
+    assert loss.loss.item() == pytest.approx(math.log(queries * (1 + negatives)), abs=1e-10)
 
 
 def test_symmetric_contrastive_gives_the_log_of_the_candidates():
     rows = [(f"q{'a' * row}", f"d{'b' * row}", f"n{'c' * row}") for row in range(4)]
-    loss = objectives.contrastive(batch_of(rows), same_vector, dot, 0.05, symmetric=True)
-    assert loss["loss"].item() == pytest.approx((math.log(8) + math.log(4)) / 2, abs=1e-10)
+    loss = Contrastive(dot, symmetric=True)(batch_of(rows), same_vector, 0.05)
+    assert loss.loss.item() == pytest.approx((math.log(8) + math.log(4)) / 2, abs=1e-10)
 
 
 def test_excluded_documents_are_no_candidates():
@@ -42,8 +43,8 @@ def test_excluded_documents_are_no_candidates():
     ]
     assert len(set(candidates)) > 1
     assert max(candidates) < 18
-    loss = objectives.contrastive(batch, same_vector, dot, 0.1)
-    assert loss["loss"].item() == pytest.approx(sum(map(math.log, candidates)) / 6, abs=1e-10)
+    loss = Contrastive(dot)(batch, same_vector, 0.1)
+    assert loss.loss.item() == pytest.approx(sum(map(math.log, candidates)) / 6, abs=1e-10)
 
 
 def test_zero_in_place_of_minus_infinity_is_caught():
@@ -60,17 +61,17 @@ def test_cosent_counts_pairs_of_unequal_grade():
     batch = graded_batch()
     grades = batch.labels.flatten().tolist()
     unequal = sum(one > other for one in grades for other in grades)
-    assert objectives.cosent(batch, same_vector, dot, 0.1)["loss"].item() == pytest.approx(
+    assert Cosent(EmbeddingScores(dot))(batch, same_vector, 0.1).loss.item() == pytest.approx(
         math.log(1 + unequal), abs=1e-10
     )
 
 
 def test_triplet_costs_its_margin():
-    assert objectives.triplet(full_batch(), same_vector, dot, 0.3)["loss"].item() == pytest.approx(
-        0.3, abs=1e-12
-    )
+    assert Triplet(EmbeddingScores(dot), margin=0.3)(
+        full_batch(), same_vector, 1.0
+    ).loss.item() == pytest.approx(0.3, abs=1e-12)
 
 
 def test_real_encoder_gives_unequal_scores():
-    loss = objectives.contrastive(batch_of(ROWS, KNOWN), SmallEncoder(), dot, 0.1)
-    assert abs(loss["loss"].item() - math.log(18)) > 0.1
+    outcome = Contrastive(dot)(batch_of(ROWS, KNOWN), SmallEncoder(), 0.1)
+    assert abs(outcome.loss.item() - math.log(18)) > 0.1

@@ -2,25 +2,24 @@
 changes nothing.
 """
 
-import functools
-
 import pytest
 import torch
 from teachers import student_as_teacher, teacher_of
 from twins import SmallEncoder, full_batch, value_and_gradient
 
 from trainer import losses
-from trainer.objectives import teachers as teaching
+from trainer.objectives.teachers import (
+    BatchDistribution,
+    CandidateDistribution,
+    Margins,
+    Vectors,
+)
 from trainer.scores import dot, maxsim
 
 LESSONS = {
-    "batch": functools.partial(
-        teaching.batch_distribution, temperature=0.2, teacher_temperature=0.2
-    ),
-    "candidates": functools.partial(
-        teaching.candidate_distribution, temperature=0.2, teacher_temperature=0.2
-    ),
-    "margins": teaching.margins,
+    "batch": lambda score, *teachers: BatchDistribution(score, teachers, 0.2, 0.2),
+    "candidates": lambda score, *teachers: CandidateDistribution(score, teachers, 0.2, 0.2),
+    "margins": lambda score, *teachers: Margins(score, teachers),
 }
 
 
@@ -62,7 +61,7 @@ class TestTheStudentAsItsOwnTeacher:
     @pytest.mark.parametrize("lesson", LESSONS)
     def test_teacher_equal_to_the_student_teaches_nothing(self, lesson, score):
         encoder, encode = self.student(score)
-        loss = LESSONS[lesson](full_batch(), encode, score, [student_as_teacher(encode, score)])
+        loss = LESSONS[lesson](score, student_as_teacher(encode, score))(full_batch(), encode)
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
         assert abs(loss.item()) < 1e-12
         assert gradient.norm() < 1e-12
@@ -70,12 +69,8 @@ class TestTheStudentAsItsOwnTeacher:
     @pytest.mark.parametrize("lesson", LESSONS)
     def test_other_teacher_teaches_something(self, lesson, score):
         encoder, encode = self.student(score)
-        loss = LESSONS[lesson](
-            full_batch(),
-            encode,
-            score,
-            [student_as_teacher(encode, score), teacher_of(tokens=True)],
-        )
+        teachers = (student_as_teacher(encode, score), teacher_of(tokens=True))
+        loss = LESSONS[lesson](score, *teachers)(full_batch(), encode)
         _, gradient = value_and_gradient(loss, list(encoder.parameters()))
         assert loss.item() > 1e-4
         assert gradient.norm() > 1e-3
@@ -84,7 +79,7 @@ class TestTheStudentAsItsOwnTeacher:
 @pytest.mark.parametrize("cosine", [False, True])
 def test_own_vectors_teach_nothing(cosine):
     encoder = SmallEncoder()
-    loss = teaching.vectors(full_batch(), encoder, [student_as_teacher(encoder, dot)], None, cosine)
+    loss = Vectors(student_as_teacher(encoder, dot), None, cosine)(full_batch(), encoder)
     assert value_and_gradient(loss, list(encoder.parameters()))[1].norm() < 1e-12
     assert abs(loss.item()) < 1e-12
-    assert teaching.vectors(full_batch(), encoder, [teacher_of(6)], None, cosine).item() > 1e-2
+    assert Vectors(teacher_of(6), None, cosine)(full_batch(), encoder).item() > 1e-2

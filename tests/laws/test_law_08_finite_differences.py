@@ -14,23 +14,24 @@ from twins import SmallEncoder, excluding, full_batch, graded_batch, taught_batc
 from trainer import log_partition as partition
 from trainer import losses
 from trainer.log_partition import log_partition
-from trainer.microbatches import in_chunks
-from trainer.objectives import contrastive as objectives
-from trainer.scores import dot, maxsim, own
+from trainer.microbatches import in_microbatches
+from trainer.objectives.candidates import Cosent, Distillation, EmbeddingScores, MarginMse, Triplet
+from trainer.objectives.contrastive import Contrastive
+from trainer.scores import dot, maxsim, own_scores
 
 OBJECTIVES = {
-    "contrastive": (full_batch, partial(objectives.contrastive, score=dot, temperature=0.5)),
+    "contrastive": (full_batch, partial(Contrastive(dot), temperature=0.5)),
     "symmetric": (
         full_batch,
-        partial(objectives.contrastive, score=dot, temperature=0.5, symmetric=True),
+        partial(Contrastive(dot, symmetric=True), temperature=0.5),
     ),
-    "cosent": (graded_batch, partial(objectives.cosent, score=dot, temperature=0.5)),
-    "triplet": (full_batch, partial(objectives.triplet, score=dot, margin=0.31)),
+    "cosent": (graded_batch, partial(Cosent(EmbeddingScores(dot)), temperature=0.5)),
+    "triplet": (full_batch, partial(Triplet(EmbeddingScores(dot), margin=0.31), temperature=1.0)),
     "distillation": (
         taught_batch,
-        partial(objectives.distillation, score=dot, temperature=0.5, teacher_temperature=2.0),
+        partial(Distillation(EmbeddingScores(dot), teacher_temperature=2.0), temperature=0.5),
     ),
-    "margin-mse": (taught_batch, partial(objectives.margin_mse, score=dot)),
+    "margin-mse": (taught_batch, partial(MarginMse(EmbeddingScores(dot)), temperature=1.0)),
 }
 
 
@@ -61,7 +62,7 @@ class TestLosses:
 
 
 class TestScores:
-    @pytest.mark.parametrize("score", [dot, partial(own, score=dot)])
+    @pytest.mark.parametrize("score", [dot, partial(own_scores, score=dot)])
     def test_gradients_of_scores_equal_finite_differences(self, score):
         assert gradcheck(score, [scores_of(3, 2), scores_of(6, 2)])
 
@@ -82,9 +83,9 @@ class TestScores:
                 dot,
                 temperature,
                 excluding(torch.arange(50).reshape(5, 10) % 7 == 3),
-                symmetric,
+                symmetric=symmetric,
             )
-            return found.of_queries, *([found.of_positives] if symmetric else [])
+            return found.queries, *([found.positives] if symmetric else [])
 
         assert gradcheck(both, [scores_of(5, 3), scores_of(10, 3), temperature])
 
@@ -93,7 +94,7 @@ class TestScores:
         temperature = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         assert gradcheck(
             lambda queries, documents, temperature: (
-                log_partition(queries, documents, dot, temperature, excluding(excluded)).of_queries
+                log_partition(queries, documents, dot, temperature, excluding(excluded)).queries
             ),
             [scores_of(2, 3), scores_of(3, 3), temperature],
         )
@@ -106,9 +107,7 @@ def of_weights(objective, batch, wrap=lambda encoder: encoder):
 
     def loss(*weights):
         given = dict(zip(names, weights, strict=True))
-        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,))))[
-            "loss"
-        ]
+        return objective(batch, wrap(lambda texts: functional_call(encoder, given, (texts,)))).loss
 
     return loss, [parameter.detach().clone().requires_grad_() for parameter in encoder.parameters()]
 
@@ -121,10 +120,10 @@ class TestObjectives:
         assert torch.autograd.grad(loss(*weights), weights)[0].norm() > 1e-3
         assert gradcheck(loss, weights, fast_mode=True)
 
-    def test_gradients_of_recomputed_chunks_equal_finite_differences(self, name):
+    def test_gradients_of_recomputed_microbatches_equal_finite_differences(self, name):
         make, objective = OBJECTIVES[name]
         loss, weights = of_weights(
-            objective, make(), lambda encode: in_chunks(encode, 20, kept_tokens=0)
+            objective, make(), lambda encode: in_microbatches(encode, 20, kept_tokens=0)
         )
         assert gradcheck(loss, weights, fast_mode=True)
 

@@ -26,7 +26,7 @@ from trainer.recipe.schema.objective import (
     TripletObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection
-from trainer.scores import own, xtr
+from trainer.scores import own_scores, xtr
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -123,7 +123,7 @@ def remembered(run, encoder, batch):
         queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
         if getattr(objective, "xtr_top_k", None):
             score, (queries, documents) = xtr, with_limits(queries, documents, objective.xtr_top_k)
-        each = own(queries, documents, score)
+        each = own_scores(queries, documents, score)
         everything = score(queries, documents)
     if isinstance(objective, CosentObjective):
         scores, grades = each[:, 0], batch.labels.flatten()

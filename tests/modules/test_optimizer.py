@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
 
-from trainer.modules.bi_encoder import Temperature
 from trainer.modules.optimizer import OptimizerSettings, adamw, rate_factor
+from trainer.modules.retriever import Temperature
 
 
 def settings_of(**changes):

@@ -23,42 +23,54 @@ from twins import (
 from trainer import log_partition as partition
 from trainer.batch import Batch, Texts, identity
 from trainer.log_partition import log_partition
-from trainer.modules.bi_encoder import Temperature
+from trainer.modules.retriever import Temperature
 from trainer.objectives import contrastive as objectives
+from trainer.objectives.candidates import Cosent, Distillation, EmbeddingScores, MarginMse, Triplet
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.exclusions import (
+    Outscoring,
+    RepeatedPositives,
+    TaughtBetter,
+    excluded_documents,
+)
 from trainer.scores import dot
 
 CASES = {
     "contrastive": (
         full_batch,
-        partial(objectives.contrastive, score=dot, temperature=0.2),
+        partial(Contrastive(dot), temperature=0.2),
         partial(twins.contrastive, temperature=0.2),
     ),
     "symmetric": (
         full_batch,
-        partial(objectives.contrastive, score=dot, temperature=0.2, symmetric=True),
+        partial(Contrastive(dot, symmetric=True), temperature=0.2),
         partial(twins.contrastive, temperature=0.2, symmetric=True),
     ),
     "in-batch negatives alone": (
         lambda: batch_of([row[:2] for row in ROWS], KNOWN),
-        partial(objectives.contrastive, score=dot, temperature=0.05),
+        partial(Contrastive(dot), temperature=0.05),
         partial(twins.contrastive, temperature=0.05),
     ),
     "cosent": (
         graded_batch,
-        partial(objectives.cosent, score=dot, temperature=0.2),
+        partial(Cosent(EmbeddingScores(dot)), temperature=0.2),
         partial(twins.cosent, temperature=0.2),
     ),
     "triplet": (
         full_batch,
-        partial(objectives.triplet, score=dot, margin=0.3),
+        partial(Triplet(EmbeddingScores(dot), margin=0.3), temperature=1.0),
         partial(twins.triplet, margin=0.3),
     ),
     "distillation": (
         taught_batch,
-        partial(objectives.distillation, score=dot, temperature=0.2, teacher_temperature=3.0),
+        partial(Distillation(EmbeddingScores(dot), teacher_temperature=3.0), temperature=0.2),
         partial(twins.distillation, temperature=0.2, teacher_temperature=3.0),
     ),
-    "margin-mse": (taught_batch, partial(objectives.margin_mse, score=dot), twins.margin_mse),
+    "margin-mse": (
+        taught_batch,
+        partial(MarginMse(EmbeddingScores(dot)), temperature=1.0),
+        twins.margin_mse,
+    ),
 }
 
 
@@ -78,13 +90,13 @@ class TestEqualsItsTwin:
 
     def test_value_and_gradient_equal_those_of_the_slow_form(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
-        found = value_and_gradient(case[1](case[0], encode=encoder), list(encoder.parameters()))
+        found = value_and_gradient(case[1](case[0], encoder), list(encoder.parameters()))
         assert alike(found, wanted, TOLERANCE[dtype])
 
     def test_loss_times_two_is_caught(self, case, dtype):
         encoder, wanted = self.results(case, dtype)
         value, gradient = value_and_gradient(
-            2 * case[1](case[0], encode=encoder)["loss"], list(encoder.parameters())
+            2 * case[1](case[0], encoder).loss, list(encoder.parameters())
         )
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
         assert not alike((value / 2, gradient), wanted, TOLERANCE[dtype])
@@ -97,7 +109,7 @@ class TestEqualsItsTwin:
             return encoder(texts).detach() if texts is documents else encoder(texts)
 
         value, gradient = value_and_gradient(
-            case[1](case[0], encode=half_detached), list(encoder.parameters())
+            case[1](case[0], half_detached), list(encoder.parameters())
         )
         assert abs(value - wanted[0]) < 1e-5, "the value alone does not show it"
         assert not alike((value, gradient), wanted, TOLERANCE[dtype])
@@ -107,9 +119,9 @@ def test_ignored_mask_is_caught(monkeypatch):
     batch, encoder = full_batch(), SmallEncoder()
     parameters = list(encoder.parameters())
     wanted = value_and_gradient(twins.contrastive(batch, encoder, 0.2), parameters)
-    monkeypatch.setattr(objectives, "excluded_documents", lambda *_: lambda *_: None)
+    monkeypatch.setattr(objectives, "excluded_documents", lambda *_: None)
     assert not alike(
-        value_and_gradient(objectives.contrastive(batch, encoder, dot, 0.2), parameters),
+        value_and_gradient(Contrastive(dot)(batch, encoder, 0.2), parameters),
         wanted,
         1e-5,
     )
@@ -145,8 +157,8 @@ class TestGradientOfWhatIsNoNegative:
         queries = encoder(batch.queries).detach()
         documents = encoder(batch.documents).detach().requires_grad_()
         positive = (queries[0] @ documents[0]) / 0.2
-        excluded = objectives.excluded_documents(batch)
-        (log_partition(queries, documents, dot, 0.2, excluded).of_queries[0] - positive).backward()
+        excluded = excluded_documents(batch)
+        (log_partition(queries, documents, dot, 0.2, excluded).queries[0] - positive).backward()
         return documents.grad.norm(dim=1).tolist()
 
     def test_duplicate_of_the_positive_gets_no_gradient(self):
@@ -180,10 +192,10 @@ class TestGradientOfWhatIsNoNegative:
         queries = encoder(batch.queries).detach().requires_grad_()
         documents = encoder(batch.documents).detach()
         vectors = {id(batch.queries): queries, id(batch.documents): documents}
-        one_way = objectives.contrastive(batch, lambda texts: vectors[id(texts)], dot, 0.2)["loss"]
-        both_ways = objectives.contrastive(
-            batch, lambda texts: vectors[id(texts)], dot, 0.2, symmetric=True
-        )["loss"]
+        one_way = Contrastive(dot)(batch, lambda texts: vectors[id(texts)], 0.2).loss
+        both_ways = Contrastive(dot, symmetric=True)(
+            batch, lambda texts: vectors[id(texts)], 0.2
+        ).loss
         backward = 2 * both_ways - one_way
         # A softmax over {find, look}, over {seek, look}, and over all three for `bird`.
         scores = (documents @ queries.T) / 0.2
@@ -207,7 +219,7 @@ class TestTemperature:
         temperature = Temperature(0.2, learned=True).double()
         parameters = [temperature.log, *encoder.parameters()]
         found = value_and_gradient(
-            objectives.contrastive(batch, encoder, dot, temperature(), symmetric), parameters
+            Contrastive(dot, symmetric=symmetric)(batch, encoder, temperature()), parameters
         )
         wanted = value_and_gradient(
             twins.contrastive(batch, encoder, temperature(), symmetric), parameters
@@ -219,7 +231,7 @@ class TestTemperature:
         temperature = Temperature(0.2, learned=False)
         assert not temperature.log.requires_grad
         assert temperature().item() == pytest.approx(0.2, rel=1e-6)
-        objectives.contrastive(full_batch(), SmallEncoder(), dot, temperature())["loss"].backward()
+        Contrastive(dot)(full_batch(), SmallEncoder(), temperature()).loss.backward()
         assert temperature.log.grad is None
 
     def test_temperature_stays_positive(self):
@@ -231,7 +243,7 @@ class TestTemperature:
 
 def test_cosent_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
-        objectives.cosent(full_batch(), SmallEncoder(), dot, 0.1)
+        Cosent(EmbeddingScores(dot))(full_batch(), SmallEncoder(), 0.1)
 
 
 def test_triplet_excludes_known_positives():
@@ -244,12 +256,9 @@ def test_triplet_excludes_known_positives():
     queries, documents = Texts.of([[1]], [10]), Texts.of([[1], [2], [3]], [1, 2, 3])
     batch = Batch(queries, documents, torch.tensor([[1, 2]]))
     table = {10: 0, 1: 1, 2: 2, 3: 3}
-    loss = objectives.triplet(
-        batch,
-        lambda texts: embeddings[[table[int(name)] for name in texts.identities]],
-        dot,
-        margin=50.0,
-    )["loss"]
+    loss = Triplet(EmbeddingScores(dot), margin=50.0)(
+        batch, lambda texts: embeddings[[table[int(name)] for name in texts.identities]], 1.0
+    ).loss
     loss.backward()
     assert embeddings.grad[2].abs().sum() == 0
     assert embeddings.grad[3].abs().sum() > 0
@@ -278,33 +287,32 @@ class TestFilters:
 
     def mask(self, *filters, rows=ROWS, labels=None):
         batch = batch_of(rows, labels=labels)
-        mask = objectives.excluded_documents(batch, filters)(slice(None), slice(None))
-        return None if mask is None else mask.tolist()
+        return twins.mask_of(batch, filters).tolist()
 
     def test_documents_that_the_guide_prefers_to_the_positive_are_excluded(self):
-        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.0)) == [
+        assert self.mask(Outscoring(self.guide, 0.0)) == [
             [False, True, False, False],
             [False] * 4,
         ]
 
     def test_margin_excludes_more_but_never_the_positive(self):
-        assert self.mask(partial(objectives.outscoring, guide=self.guide, margin=0.1)) == [
+        assert self.mask(Outscoring(self.guide, 0.1)) == [
             [False, True, False, True],
             [False] * 4,
         ]
 
     def test_negatives_with_higher_labels_than_the_positive_are_excluded(self):
         labels = [[3.0, 2.5], [1.0, 4.0]]
-        assert self.mask(partial(objectives.taught_better, margin=0.0), labels=labels) == [
+        assert self.mask(TaughtBetter(0.0), labels=labels) == [
             [False] * 4,
             [False, False, False, True],
         ]
-        assert self.mask(partial(objectives.taught_better, margin=1.0), labels=labels) == [
+        assert self.mask(TaughtBetter(1.0), labels=labels) == [
             [False, True, False, False],
             [False, False, False, True],
         ]
         with pytest.raises(ValueError, match="needs a score of every candidate"):
-            self.mask(partial(objectives.taught_better, margin=0.0))
+            self.mask(TaughtBetter(0.0))
 
     def test_excluded_documents_have_no_gradient(self):
         batch = batch_of(self.ROWS)
@@ -314,14 +322,14 @@ class TestFilters:
             encoder(batch.documents).detach().requires_grad_(),
         )
         vectors = {id(batch.queries): queries, id(batch.documents): documents}
-        filters = [partial(objectives.outscoring, guide=self.guide, margin=0.0)]
+        filters = [Outscoring(self.guide, 0.0)]
 
         def gradient(filters):
-            outcome = objectives.contrastive(
-                batch, lambda texts: vectors[id(texts)], dot, 0.2, filters=filters
+            outcome = Contrastive(dot, exclusions=tuple(filters))(
+                batch, lambda texts: vectors[id(texts)], 0.2
             )
-            return torch.autograd.grad(outcome["loss"], documents)[0].norm(dim=1), int(
-                outcome["masked_false_negatives"]
+            return torch.autograd.grad(outcome.loss, documents)[0].norm(dim=1), int(
+                outcome.metrics["masked_false_negatives"]
             )
 
         (kept, none_left_out), (without, left_out) = gradient([]), gradient(filters)
@@ -331,19 +339,15 @@ class TestFilters:
 
     def test_tiles_agree_with_the_whole_matrix(self, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
-        filters = [
-            partial(
-                objectives.outscoring,
-                guide=lambda texts: encoder(texts).detach().flip(1),
-                margin=0.05,
-            )
-        ]
+        filters = [Outscoring(lambda texts: encoder(texts).detach().flip(1), 0.05)]
         parameters = list(encoder.parameters())
-        whole = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
+        whole = Contrastive(dot, symmetric=True, exclusions=tuple(filters))(batch, encoder, 0.2)
         monkeypatch.setitem(partition.TILE_SCORES, "cpu", 9)
-        tiled = objectives.contrastive(batch, encoder, dot, 0.2, symmetric=True, filters=filters)
+        tiled = Contrastive(dot, symmetric=True, exclusions=tuple(filters))(batch, encoder, 0.2)
         assert (
-            whole["masked_false_negatives"] == tiled["masked_false_negatives"] > mask_count(batch)
+            whole.metrics["masked_false_negatives"]
+            == tiled.metrics["masked_false_negatives"]
+            > mask_count(batch)
         )
         assert alike(
             value_and_gradient(tiled, parameters), value_and_gradient(whole, parameters), 1e-10
@@ -368,10 +372,6 @@ def test_positive_used_as_padding_counts_for_no_query():
     wanted = torch.stack(
         [scores[number, there].logsumexp(0) - scores[number, 4 * number] for number in range(3)]
     ).mean()
-    found = objectives.contrastive(
-        batch, encoder, dot, 0.2, filters=[objectives.repeated_positives]
-    )["loss"]
+    found = Contrastive(dot, exclusions=(RepeatedPositives(),))(batch, encoder, 0.2).loss
     assert float(found) == pytest.approx(float(wanted), rel=1e-10)
-    assert (
-        abs(float(objectives.contrastive(batch, encoder, dot, 0.2)["loss"]) - float(found)) > 1e-3
-    )
+    assert abs(float(Contrastive(dot)(batch, encoder, 0.2).loss) - float(found)) > 1e-3

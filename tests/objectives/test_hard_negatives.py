@@ -6,7 +6,7 @@ import torch
 from twins import SmallEncoder, alike, full_batch, is_candidate, one_by_one, value_and_gradient
 
 from trainer import log_partition as partition
-from trainer.objectives import contrastive as objectives
+from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.hard_negatives import Hardness
 from trainer.scores import dot
 
@@ -73,53 +73,48 @@ class TestHardness:
 
     def test_hardness_equals_an_explicit_softmax(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
-        found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)
+        found = Contrastive(dot, hardness=hardness)(batch, encoder, TEMPERATURE)
         scores = self.scores(encoder, batch)
-        assert found["loss"].item() == pytest.approx(
-            written_out(batch, scores, hardness), abs=1e-10
-        )
+        assert found.loss.item() == pytest.approx(written_out(batch, scores, hardness), abs=1e-10)
         counted = sum(
             len(negatives_of(batch, scores, query, hardness.top_k, hardness.semi_hard))
             for query in range(len(batch.queries))
         )
         assert (
-            found["negatives_left_out"] == len(batch.queries) * (len(batch.documents) - 1) - counted
+            found.metrics["negatives_left_out"]
+            == len(batch.queries) * (len(batch.documents) - 1) - counted
         )
 
     def test_gradient_is_the_same_in_tiles(self, hardness, monkeypatch):
         encoder, batch = SmallEncoder(), full_batch()
         wanted = value_and_gradient(
-            objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness),
+            Contrastive(dot, hardness=hardness)(batch, encoder, TEMPERATURE),
             list(encoder.parameters()),
         )
         monkeypatch.setattr(partition, "TILE_SCORES", {"cpu": 16, "cuda": 16})
         monkeypatch.setattr(partition, "KEPT_NUMBERS", 20)
         found = value_and_gradient(
-            objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness),
+            Contrastive(dot, hardness=hardness)(batch, encoder, TEMPERATURE),
             list(encoder.parameters()),
         )
         assert alike(found, wanted, 1e-10)
 
     def test_hardness_differs_from_equal_weights(self, hardness):
         encoder, batch = SmallEncoder(), full_batch()
-        plain = objectives.contrastive(batch, encoder, dot, TEMPERATURE)["loss"].item()
-        found = objectives.contrastive(batch, encoder, dot, TEMPERATURE, hardness=hardness)[
-            "loss"
-        ].item()
+        plain = Contrastive(dot)(batch, encoder, TEMPERATURE).loss.item()
+        found = Contrastive(dot, hardness=hardness)(batch, encoder, TEMPERATURE).loss.item()
         assert (abs(found - plain) > 1e-3) == (hardness.top_k != 1000)
 
 
 def test_query_without_a_remaining_negative_has_no_loss_and_no_gradient():
     encoder, batch = SmallEncoder(), full_batch()
     last = torch.zeros(len(batch.queries), 6, dtype=torch.float64)
-    everything = objectives.contrastive(
+    everything = Contrastive(dot, hardness=Hardness(semi_hard=True))(
         batch,
         lambda texts: (
             encoder(texts) * 0 + last[: len(texts), :1] if len(texts) == 6 else encoder(texts)
         ),
-        dot,
         0.2,
-        hardness=Hardness(semi_hard=True),
     )
     value, gradient = value_and_gradient(everything, list(encoder.parameters()))
     assert value == 0
@@ -131,9 +126,7 @@ def test_gradient_of_the_weights_equals_the_formula():
     encoder, batch = SmallEncoder(), full_batch()
 
     def loss():
-        return objectives.contrastive(
-            batch, encoder, dot, TEMPERATURE, hardness=Hardness(beta=1.5)
-        )["loss"]
+        return Contrastive(dot, hardness=Hardness(beta=1.5))(batch, encoder, TEMPERATURE).loss
 
     gradient = torch.autograd.grad(loss(), encoder.weight)[0]
     direction, step = torch.randn_like(encoder.weight), 1e-6

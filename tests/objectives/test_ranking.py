@@ -11,8 +11,10 @@ from twins import LABELS, TEACHER, alike, texts_of, value_and_gradient
 from trainer import losses
 from trainer.batch import Batch, identity, pair_identity
 from trainer.errors import BadData
-from trainer.microbatches import in_chunks
-from trainer.objectives import ranking, ranking_losses
+from trainer.microbatches import in_microbatches
+from trainer.objectives import ranking_losses
+from trainer.objectives.candidates import Distillation, MarginMse, score_pairs
+from trainer.objectives.ranking import Ranking
 
 ROWS = (
     ("delete", "removedisk", "createdisk", "listalldisks"),
@@ -76,8 +78,8 @@ def test_first_candidate_is_relevant_and_known_positives_are_excluded(loss, kept
     scorer, batch = SmallScorer(), batch_of()
     scores = scorer(batch.documents).reshape(3, 3)
     wanted = loss(scores, torch.eye(3, dtype=scores.dtype)[:1].repeat(3, 1), RIGHT_TOO)
-    found = ranking.ranking(batch, in_chunks(scorer, 20, kept), loss)
-    assert found["masked_false_negatives"] == 2
+    found = Ranking(loss)(batch, in_microbatches(scorer, 20, kept), 1.0)
+    assert found.metrics["masked_false_negatives"] == 2
     assert alike(
         value_and_gradient(found, [scorer.tokens]),
         value_and_gradient(wanted, [scorer.tokens]),
@@ -88,7 +90,7 @@ def test_first_candidate_is_relevant_and_known_positives_are_excluded(loss, kept
 def test_labels_are_the_relevance_and_exclude_nothing():
     scorer, grades = SmallScorer(), [row[:3] for row in TEACHER[:3]]
     batch = batch_of(labels=grades)
-    found = ranking.ranking(batch, scorer, ranking_losses.rank_net, (-10.0, 10.0))
+    found = Ranking(ranking_losses.rank_net, (-10.0, 10.0))(batch, scorer, 1.0)
     scores = scorer(batch.documents).reshape(3, 3)
     wanted = ranking_losses.rank_net(
         scores, torch.tensor(grades, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.bool)
@@ -98,13 +100,13 @@ def test_labels_are_the_relevance_and_exclude_nothing():
         value_and_gradient(wanted, [scorer.tokens]),
         1e-12,
     )
-    assert found["masked_false_negatives"] == 0
+    assert found.metrics["masked_false_negatives"] == 0
 
 
 def test_scored_pair_needs_no_other_candidate():
     scorer = SmallScorer()
     batch = batch_of([row[:2] for row in ROWS], labels=[[label[0] / 4] for label in LABELS[:3]])
-    found = ranking.ranking(batch, scorer, ranking_losses.binary_cross_entropy, (0.0, 1.0))
+    found = Ranking(ranking_losses.binary_cross_entropy, (0.0, 1.0))(batch, scorer, 1.0)
     chances = scorer(batch.documents).sigmoid()
     aims = batch.labels.flatten()
     wanted = -(aims * chances.log() + (1 - aims) * (1 - chances).log()).mean()
@@ -121,8 +123,8 @@ def test_scored_pair_needs_no_other_candidate():
 def test_invalid_label_names_its_row(bad, shown):
     labels = [[1.0, 0.0, 0.5], [1.0, bad, 0.0], [1.0, 0.0, 0.0]]
     with pytest.raises(BadData, match=rf"rows:2: .*{shown}.* from 0 to 1"):
-        ranking.ranking(
-            batch_of(labels=labels), SmallScorer(), ranking_losses.binary_cross_entropy, (0.0, 1.0)
+        Ranking(ranking_losses.binary_cross_entropy, (0.0, 1.0))(
+            batch_of(labels=labels), SmallScorer(), 1.0
         )
 
 
@@ -130,9 +132,9 @@ def test_scores_of_the_teacher_are_compared_with_its_candidates():
     scorer, teacher = SmallScorer(), [row[:3] for row in TEACHER[:3]]
     batch = batch_of(labels=teacher)
     labels = torch.tensor(teacher, dtype=torch.float64)
-    for loss in (losses.kl, losses.margin_mse):
+    for loss, kind in ((losses.kl, Distillation), (losses.margin_mse, MarginMse)):
         scores = scorer(batch.documents).reshape(3, 3)
-        found = value_and_gradient(ranking.taught(batch, scorer, loss), [scorer.tokens])
+        found = value_and_gradient(kind(score_pairs)(batch, scorer, 1.0), [scorer.tokens])
         assert alike(found, value_and_gradient(loss(scores, labels), [scorer.tokens]), 1e-12)
     with pytest.raises(ValueError, match="no labels"):
-        ranking.taught(batch_of(), scorer, losses.kl)
+        MarginMse(score_pairs)(batch_of(), scorer, 1.0)

@@ -20,10 +20,10 @@ from trainer import log_partition as partition
 from trainer.batch import Batch, identity
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.objectives import contrastive as objectives
 from trainer.objectives import divergence
-from trainer.objectives import teachers as teaching
-from trainer.objectives.matryoshka import once, shortened
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.matryoshka import encode_once, shorten_vectors
+from trainer.objectives.teachers import BatchDistribution, CandidateDistribution, Margins, Vectors
 from trainer.scores import dot, maxsim
 
 
@@ -63,10 +63,8 @@ def own(scores, each=3):
 class TestBatchDistribution:
     def test_loss_equals_the_formula_with_two_teachers(self):
         encoder, batch = SmallEncoder(), full_batch()
-        teachers = [teacher_of(), teacher_of(tokens=True)]
-        found = teaching.batch_distribution(
-            batch, encoder, dot, teachers, temperature=0.3, teacher_temperature=0.7
-        )
+        teachers = (teacher_of(), teacher_of(tokens=True))
+        found = BatchDistribution(dot, teachers, 0.3, 0.7)(batch, encoder)
         taught = (
             softmax(teacher_scores(batch) / 0.7) + softmax(teacher_scores(batch, tokens=True) / 0.7)
         ) / 2
@@ -122,13 +120,8 @@ class TestBatchDistribution:
 class TestOwnCandidates:
     def test_distribution_equals_the_formula(self):
         encoder, batch = SmallEncoder(), full_batch()
-        found = teaching.candidate_distribution(
-            batch,
-            encoder,
-            dot,
-            [teacher_of(), teacher_of(tokens=True)],
-            temperature=0.3,
-            teacher_temperature=0.7,
+        found = CandidateDistribution(dot, (teacher_of(), teacher_of(tokens=True)), 0.3, 0.7)(
+            batch, encoder
         )
         taught = (
             softmax(own(teacher_scores(batch)) / 0.7)
@@ -145,16 +138,16 @@ class TestOwnCandidates:
             own(student_scores(encoder, batch)),
         )
         wanted = np.mean(((student[:, :1] - student[:, 1:]) - (taught[:, :1] - taught[:, 1:])) ** 2)
-        assert teaching.margins(
-            batch, encoder, dot, [teacher_of(tokens=True)]
-        ).item() == pytest.approx(wanted, abs=1e-6)
+        assert Margins(dot, (teacher_of(tokens=True),))(batch, encoder).item() == pytest.approx(
+            wanted, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_vector_loss_equals_the_formula_after_a_projection(cosine):
     encoder, batch = SmallEncoder(), full_batch()
     head = torch.nn.Linear(6, 9, bias=False).double()
-    found = teaching.vectors(batch, encoder, [teacher_of(9)], head, cosine)
+    found = Vectors(teacher_of(9), head, cosine)(batch, encoder)
     errors = []
     for texts in (batch.queries, batch.documents):
         student = encoder(texts).detach().numpy() @ head.weight.detach().numpy().T
@@ -175,7 +168,7 @@ def test_vector_loss_equals_the_formula_after_a_projection(cosine):
 class TestOnce:
     def test_same_texts_are_encoded_once_and_others_again(self):
         encoder, batch = SmallEncoder(), full_batch()
-        encode = once(encoder)
+        encode = encode_once(encoder)
         assert encode(batch.queries) is encode(batch.queries)
         assert not torch.equal(encode(batch.documents)[:6], encode(batch.queries))
         assert encoder.encoded == [len(batch.queries), len(batch.documents)]
@@ -216,16 +209,14 @@ class TestAgainstSentenceTransformers:
         encoder, theirs, batch, features = both
         taught = self.taught(batch)
         wanted = MarginMSELoss(theirs)(features, taught[:, :1] - taught[:, 1:])
-        assert teaching.margins(batch, encoder, dot, [teacher_of()]).item() == pytest.approx(
+        assert Margins(dot, (teacher_of(),))(batch, encoder).item() == pytest.approx(
             wanted.item(), rel=1e-5
         )
 
     def test_distillation_over_candidates_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
         wanted = DistillKLDivLoss(theirs, temperature=1.0)(features, self.taught(batch))
-        found = teaching.candidate_distribution(
-            batch, encoder, dot, [teacher_of()], temperature=1.0, teacher_temperature=1.0
-        )
+        found = CandidateDistribution(dot, (teacher_of(),), 1.0, 1.0)(batch, encoder)
         assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
 
     def test_mse_of_vectors_equals_sentence_transformers(self, both):
@@ -238,9 +229,9 @@ class TestAgainstSentenceTransformers:
         wanted = MSELoss(theirs)(
             features, torch.stack([draw_vectors(some, 32, False) for some in texts], 1)
         )
-        assert teaching.vectors(
-            batch, encoder, [teacher_of(32)], None, cosine=False
-        ).item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert Vectors(teacher_of(32), None, cosine=False)(batch, encoder).item() == pytest.approx(
+            wanted.item(), rel=1e-5
+        )
 
     def test_matryoshka_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both
@@ -248,12 +239,10 @@ class TestAgainstSentenceTransformers:
         wanted = MatryoshkaLoss(
             theirs, inner, matryoshka_dims=[32, 16, 4], matryoshka_weights=[1, 0.5, 2]
         )(features, None)
-        encode, total = once(encoder), 0
+        encode, total = encode_once(encoder), 0
         for width, weight in {32: 1, 16: 0.5, 4: 2}.items():
             total += (
                 weight
-                * objectives.contrastive(batch, shortened(encode, width, normalize=True), dot, 0.2)[
-                    "loss"
-                ]
+                * Contrastive(dot)(batch, shorten_vectors(encode, width, normalize=True), 0.2).loss
             )
         assert total.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -8,7 +8,7 @@ from torch import nn
 from twins import texts_of
 
 from trainer.batch import Texts
-from trainer.microbatches import in_chunks
+from trainer.microbatches import in_microbatches
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.runtime import memory
 
@@ -36,7 +36,7 @@ def test_real_encoder_costs_more_with_more_layers(toy_folder):
     kept = memory.activation_bytes_per_token(encoder, encoder, texts)
     assert kept > 2 * 32 * 4 * 4, "two layers of width 32, several tensors each"
     replayed = memory.activation_bytes_per_token(
-        encoder, in_chunks(encoder, 20, kept_tokens=0), texts
+        encoder, in_microbatches(encoder, 20, kept_tokens=0), texts
     )
     assert replayed < kept / 10
 

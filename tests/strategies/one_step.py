@@ -12,12 +12,12 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from matrix import MICRO_BATCHES, OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of
+from matrix import MICRO_BATCHES, TEMPERATURE, batch_of, encoder_of, objective_of
 from torch.utils.data import DataLoader
 
 from trainer.collectives import rank, ranks
 from trainer.errors import NonFinite
-from trainer.microbatches import in_chunks
+from trainer.microbatches import in_microbatches
 from trainer.strategies.environment import Plan, check_here, plan_from_environment
 from trainer.strategies.gradients import clip_to_global_norm
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class OneStep(lightning.LightningModule):
-    """An encoder that is called for queries and for documents, in chunks, and a learned temperature
+    """An encoder that is called for queries and documents in micro-batches, and a temperature
     of shape (1,).
     """
 
@@ -51,10 +51,10 @@ class OneStep(lightning.LightningModule):
         self.seen: dict[str, Any] = {}
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        encode = in_chunks(self.encoder, **MICRO_BATCHES[self.micro])  # type: ignore[arg-type]
-        loss = OBJECTIVES["contrastive"](
-            batch, encode, SCORES[self.score], self.log_temperature.exp()[0]
-        )["loss"]
+        encode = in_microbatches(self.encoder, **MICRO_BATCHES[self.micro])  # type: ignore[arg-type]
+        loss = objective_of("contrastive", self.score)(
+            batch, encode, self.log_temperature.exp()[0]
+        ).loss
         self.seen["loss"] = float(loss)
         return loss * self.times
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from matrix import OBJECTIVES, SCORES, TEMPERATURE, batch_of, encoder_of, likeness, trained
+from matrix import TEMPERATURE, batch_of, encoder_of, likeness, objective_of, trained
 from strategies.one_step import CASES
 
 from trainer.strategies.environment import plan_from_file
@@ -79,9 +79,9 @@ def alone(toy_folder):
         if (score, tuning) not in found:
             encoder = encoder_of(toy_folder("bert"), score, tuning)
             log_temperature = torch.tensor([TEMPERATURE]).log().requires_grad_()
-            loss = OBJECTIVES["contrastive"](
-                batch_of(encoder), encoder, SCORES[score], log_temperature.exp()[0]
-            )["loss"]
+            loss = objective_of("contrastive", score)(
+                batch_of(encoder), encoder, log_temperature.exp()[0]
+            ).loss
             places = {
                 f"encoder.{name}": parameter for name, parameter in trained(encoder).items()
             } | {"log_temperature": log_temperature}

@@ -5,10 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
-from jaxtyping import Float
-from torch import Tensor
-
-from trainer import losses
 from trainer.batch import Batch
 from trainer.build import hardware
 from trainer.data.collate import collate
@@ -18,14 +14,14 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row, Rows
 from trainer.evaluation.evaluate import CANDIDATES, Candidates, evaluate, retrieve
 from trainer.evaluation.metrics import RetrievalRun
-from trainer.microbatches import Encode
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_model
-from trainer.modules.bi_encoder import Loss, Temperature
-from trainer.objectives import ranking, ranking_losses
-from trainer.objectives.contrastive import Outcome
-from trainer.objectives.ranking import Grades, RankingLoss, TaughtLoss
+from trainer.modules.retriever import Temperature
+from trainer.objectives import ranking_losses
+from trainer.objectives.candidates import Distillation, MarginMse, score_pairs
+from trainer.objectives.objective import Objective
+from trainer.objectives.ranking import Grades, Ranking, RankingLoss
 from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
 from trainer.recipe.schema.objective import (
     CrossEncoderObjective,
@@ -58,42 +54,20 @@ def ranking_loss(
             assert_never(objective)
 
 
-def loss(objective: CrossEncoderObjective) -> tuple[Loss, Temperature]:
-    """The objective with its settings filled in, and its temperature."""
-    match objective:
+def build_pair_objective(settings: CrossEncoderObjective) -> tuple[Objective, Temperature]:
+    """The objective of a cross-encoder with its settings, and its temperature."""
+    fixed = Temperature(1.0, learned=False)
+    match settings:
         case RankingObjective():
-            function, grades = ranking_loss(objective)
-            return partial(_ranking, function, grades if objective.graded else None), Temperature(
-                1.0, learned=False
-            )
+            function, grades = ranking_loss(settings)
+            return Ranking(function, grades if settings.graded else None), fixed
         case DistillationObjective():
-            return partial(_distillation, objective.teacher_temperature), Temperature(
-                objective.temperature, learned=False
-            )
+            distillation = Distillation(score_pairs, settings.teacher_temperature)
+            return distillation, Temperature(settings.temperature, learned=False)
         case MarginMseObjective():
-            return partial(_taught, losses.margin_mse), Temperature(1.0, learned=False)
+            return MarginMse(score_pairs), fixed
         case _:
-            assert_never(objective)
-
-
-def _ranking(
-    function: RankingLoss, grades: Grades | None, batch: Batch, encode: Encode, _: Tensor
-) -> Outcome:
-    return ranking.ranking(batch, encode, function, grades)
-
-
-def _distillation(
-    teacher_temperature: float, batch: Batch, encode: Encode, temperature: Float[Tensor, ""]
-) -> Outcome:
-    return ranking.taught(
-        batch,
-        encode,
-        lambda scores, teacher: losses.kl(scores / temperature, teacher / teacher_temperature),
-    )
-
-
-def _taught(function: TaughtLoss, batch: Batch, encode: Encode, _: Tensor) -> Outcome:
-    return ranking.taught(batch, encode, function)
+            assert_never(settings)
 
 
 def random_negatives(

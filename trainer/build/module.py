@@ -9,21 +9,19 @@ import pytorch_lightning as lightning
 from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware
 from trainer.build.model import build_model
-from trainer.build.objective import negative_filters, objective_loss, score_function
-from trainer.build.students import encode_of, whole_loss
+from trainer.build.objective import build_exclusions, build_objective, score_function
+from trainer.build.students import encode_of, with_students
 from trainer.data.order import steps_for_passes
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import evaluate
-from trainer.microbatches import in_chunks
+from trainer.microbatches import MicroBatching
 from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
-from trainer.modules.bi_encoder import BiEncoder
-from trainer.modules.colbert import ColBERT
-from trainer.modules.cross_encoder import Reranker
-from trainer.modules.optimizer import OptimizerSettings
+from trainer.modules.optimizer import OptimizerSettings, is_projection
+from trainer.modules.retriever import Retriever
 from trainer.objectives.teachers import Teacher
-from trainer.recipe.schema.families import Recipe
+from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
 from trainer.recipe.schema.training import OptimizationSection
 from trainer.retrieval.vectors.encode import Precision
 from trainer.strategies.environment import SINGLE, Plan
@@ -77,38 +75,36 @@ def lightning_module(
     steps: int,
     plan: Plan = SINGLE,
     taught_by: Sequence[Teacher] = (),
-) -> BiEncoder:
+) -> Retriever:
     """The Lightning module of a recipe around an encoder; `taught_by` are its teachers
     (`trainer.build.students.teachers`).
     """
-    head = None
-    if run.kind == "cross_encoder":
-        function, temperature = build_cross_encoder.loss(run.objective)
+    head, is_head = None, is_projection
+    if isinstance(run, CrossEncoderRecipe):
+        assert isinstance(encoder, CrossEncoder)
+        is_head = encoder.is_head
+        objective, temperature = build_cross_encoder.build_pair_objective(run.objective)
     else:
-        objective, temperature = objective_loss(
-            run.objective, score_function(run), negative_filters(run, encoder)
+        score = score_function(run)
+        objective, temperature = build_objective(
+            run.objective, score, build_exclusions(run, encoder)
         )
-        function, head = whole_loss(run, objective, score_function(run), encoder, taught_by)
-    tokens, kept = hardware.micro_batching(
+        objective, head = with_students(run, objective, score, encoder, taught_by)
+    tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node
     )
-    return _MODULES[run.kind](
-        encoder=encoder,
-        encode=partial(in_chunks, encode_of(run, encoder), tokens, kept),
-        loss=function,
-        temperature=temperature,
-        optimizer=replace(
-            optimizer_settings(run.optimization, steps),
-            fused=hardware.precision(run.machine) != "fp16",
-        ),
-        validate=_validation(
-            run, encoder, hardware.precision(run.machine), hardware.micro_batch_tokens(run.machine)
-        ),
+    precision = hardware.precision(run.machine)
+    settings = optimizer_settings(run.optimization, steps)
+    return Retriever(
+        encoder,
+        MicroBatching(encode_of(run, encoder), tokens, kept_tokens, run.seed),
+        objective,
+        temperature,
+        optimizer=replace(settings, fused=precision != "fp16"),
+        validate=_validation(run, encoder, precision, hardware.micro_batch_tokens(run.machine)),
         head=head,
+        is_head=is_head,
     )
-
-
-_MODULES = {"bi_encoder": BiEncoder, "colbert": ColBERT, "cross_encoder": Reranker}
 
 
 def _validation(

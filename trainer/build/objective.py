@@ -1,24 +1,33 @@
-"""A recipe's objective, score and filters as functions."""
+"""A recipe's objective: which type it is, with which settings."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import assert_never
 
-import torch
-
-from trainer.batch import Batch
 from trainer.build import hardware
 from trainer.errors import BadRecipe
-from trainer.microbatches import Encode, in_chunks
+from trainer.microbatches import in_microbatches
 from trainer.models.dense import read_encoder
 from trainer.models.encoder import Encoder
-from trainer.modules.bi_encoder import Loss, Temperature
-from trainer.objectives import contrastive as objectives
-from trainer.objectives.contrastive import Filter, Outcome
+from trainer.modules.retriever import Temperature
+from trainer.objectives.candidates import (
+    Cosent,
+    Distillation,
+    EmbeddingScores,
+    MarginMse,
+    Triplet,
+)
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.exclusions import (
+    Exclusion,
+    Outscoring,
+    RepeatedPositives,
+    TaughtBetter,
+)
 from trainer.objectives.hard_negatives import Hardness
-from trainer.objectives.matryoshka import latest
-from trainer.objectives.xtr import with_limits
+from trainer.objectives.matryoshka import once_per_batch
+from trainer.objectives.objective import Objective
 from trainer.recipe.schema.families import ColBERTRecipe, Recipe, VectorRecipe
 from trainer.recipe.schema.objective import (
     BiEncoderContrastiveObjective,
@@ -33,54 +42,29 @@ from trainer.recipe.schema.objective import (
 from trainer.scores import Score, dot, kernel_maxsim, maxsim, plain_maxsim, xtr
 
 
-def objective_loss(
-    objective: VectorObjective, score: Score = dot, filters: Sequence[Filter] = ()
-) -> tuple[Loss, Temperature]:
-    """The objective with its settings and the family's score filled in, and its temperature."""
-    match objective:
+def build_objective(
+    settings: VectorObjective, score: Score = dot, exclusions: Sequence[Exclusion] = ()
+) -> tuple[Objective, Temperature]:
+    """The objective with its settings and the family's score, and its temperature."""
+    fixed = Temperature(1.0, learned=False)
+    match settings:
         case ContrastiveObjective():
-            hardness = (
-                Hardness(**objective.hardness.model_dump())
-                if objective.hardness is not None
-                else None
-            )
-            function = partial(
-                objectives.contrastive,
-                symmetric=objective.symmetric,
-                filters=filters,
-                hardness=hardness,
-            )
-            if isinstance(objective, ColBERTContrastiveObjective) and (
-                objective.xtr_top_k is not None
-            ):
-                score, function = (
-                    xtr,
-                    partial(function, prepare=partial(with_limits, top_k=objective.xtr_top_k)),
-                )
-            return partial(_scored, score, function), Temperature(
-                objective.temperature, objective.learn_temperature
-            )
+            hardness = Hardness(**settings.hardness.model_dump()) if settings.hardness else None
+            objective = Contrastive(score, settings.symmetric, tuple(exclusions), hardness)
+            if isinstance(settings, ColBERTContrastiveObjective) and settings.xtr_top_k is not None:
+                objective = replace(objective, score=xtr, xtr_top_k=settings.xtr_top_k)
+            return objective, Temperature(settings.temperature, settings.learn_temperature)
         case DistillationObjective():
-            function = partial(
-                objectives.distillation, teacher_temperature=objective.teacher_temperature
-            )
-            return partial(_scored, score, function), Temperature(
-                objective.temperature, learned=False
-            )
+            distillation = Distillation(EmbeddingScores(score), settings.teacher_temperature)
+            return distillation, Temperature(settings.temperature, learned=False)
         case MarginMseObjective():
-            return partial(_scored_plainly, score, objectives.margin_mse), Temperature(
-                1.0, learned=False
-            )
+            return MarginMse(EmbeddingScores(score)), fixed
         case CosentObjective():
-            return partial(_scored, score, objectives.cosent), Temperature(
-                objective.temperature, learned=False
-            )
+            return Cosent(EmbeddingScores(score)), Temperature(settings.temperature, learned=False)
         case TripletObjective():
-            return partial(
-                _scored_plainly, score, partial(objectives.triplet, margin=objective.margin)
-            ), Temperature(1.0, learned=False)
+            return Triplet(EmbeddingScores(score), settings.margin), fixed
         case _:
-            assert_never(objective)
+            assert_never(settings)
 
 
 def score_function(run: Recipe) -> Score:
@@ -109,16 +93,16 @@ def score_function(run: Recipe) -> Score:
             assert_never(run.machine.maxsim)
 
 
-def negative_filters(run: VectorRecipe, encoder: Encoder) -> list[Filter]:
+def build_exclusions(run: VectorRecipe, encoder: Encoder) -> list[Exclusion]:
     """What leaves out negatives that are probably right. Raises BadRecipe for a guide with another
     tokenizer than the encoder's.
     """
-    found: list[Filter] = []
+    exclusions: list[Exclusion] = []
     objective = run.objective
     if not isinstance(objective, ContrastiveObjective):
-        return found
+        return exclusions
     if run.refresh is not None:
-        found.append(objectives.repeated_positives)
+        exclusions.append(RepeatedPositives())
     if isinstance(objective, BiEncoderContrastiveObjective) and objective.guide is not None:
         guide = read_encoder(objective.guide).to(hardware.device(run.machine)).requires_grad_(False)
         if guide.contract.tokenizer_fingerprint != encoder.contract.tokenizer_fingerprint:
@@ -128,25 +112,8 @@ def negative_filters(run: VectorRecipe, encoder: Encoder) -> list[Filter]:
                 "take a guide with the same tokenizer, such as a larger model of the same family "
                 "or the model before training"
             )
-        in_parts = in_chunks(guide, hardware.micro_batch_tokens(run.machine))
-        outscoring = partial(objectives.outscoring, guide=in_parts, margin=objective.guide_margin)
-        found.append(outscoring if run.matryoshka is None else latest(outscoring))
+        in_parts = in_microbatches(guide, hardware.micro_batch_tokens(run.machine))
+        exclusions.append(once_per_batch(Outscoring(in_parts, objective.guide_margin)))
     if objective.teacher_margin is not None:
-        found.append(partial(objectives.taught_better, margin=objective.teacher_margin))
-    return found
-
-
-def _scored(
-    score: Score,
-    objective: Callable[..., Outcome],
-    batch: Batch,
-    encode: Encode,
-    temperature: torch.Tensor,
-) -> Outcome:
-    return objective(batch, encode, score, temperature)
-
-
-def _scored_plainly(
-    score: Score, objective: Callable[..., Outcome], batch: Batch, encode: Encode, _: torch.Tensor
-) -> Outcome:
-    return objective(batch, encode, score)
+        exclusions.append(TaughtBetter(objective.teacher_margin))
+    return exclusions

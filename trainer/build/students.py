@@ -3,7 +3,7 @@ and the loss that comes of it.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.batch import Batch
 from trainer.build import hardware
 from trainer.build.refresh import searched_texts
 from trainer.data.rows import Rows
@@ -27,11 +26,17 @@ from trainer.models.loading import public_name
 from trainer.models.parts.depth import AtDepths, depth_of
 from trainer.models.parts.principal import principal_directions
 from trainer.models.parts.projection import Projection
-from trainer.modules.bi_encoder import Loss
-from trainer.objectives import contrastive as objectives
-from trainer.objectives import teachers as teaching
-from trainer.objectives.matryoshka import latest, nested, once
-from trainer.objectives.teachers import Teacher
+from trainer.objectives.matryoshka import Matryoshka, once_per_batch
+from trainer.objectives.objective import Objective
+from trainer.objectives.teachers import (
+    BatchDistribution,
+    CandidateDistribution,
+    Distilled,
+    Lesson,
+    Margins,
+    Teacher,
+    Vectors,
+)
 from trainer.recipe.schema.families import (
     BiEncoderRecipe,
     ColBERTRecipe,
@@ -122,7 +127,8 @@ def check_whole(run: Recipe, encoder: Encoder) -> None:
 
 
 def encode_of(run: Recipe, encoder: Encoder) -> Encode:
-    """What `whole_loss` takes: the encoder, or its embeddings at all depths that matryoshka trains.
+    """The encoder, or its embeddings at all depths that matryoshka trains.
+
     Raises BadModel where it has no such layers.
     """
     nest = run.matryoshka if isinstance(run, VectorRecipe) else None
@@ -200,39 +206,36 @@ def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher
         partial(searched_texts, run, rows),
     )
     return Teacher(
-        found.embeddings if run.matryoshka is None else latest(found.embeddings),
+        once_per_batch(found.embeddings),
         maxsim if late else dot,
         found.dimensions,
     )
 
 
-def whole_loss(
+def with_students(
     run: VectorRecipe,
-    objective: Loss,
+    objective: Objective,
     score: Score,
     encoder: Encoder,
     taught_by: Sequence[Teacher],
-) -> tuple[Loss, nn.Module | None]:
-    """The objective, with what the teachers teach beside it and at all widths and depths where the
+) -> tuple[Objective, nn.Module | None]:
+    """The objective with what the teachers teach beside it, at all widths and depths where the
     recipe says so; and a layer to be trained with it.
 
     Raises BadRecipe for widths or depths that the model does not have.
     """
-    loss, head = objective, None
+    head = None
     if run.teacher is not None:
         head = _head(run, encoder, taught_by)
-        loss = partial(
-            _beside, run.teacher, objective, _lesson(run.teacher, score, taught_by, head)
-        )
+        lesson = _lesson(run.teacher, score, tuple(taught_by), head)
+        teacher = run.teacher
+        objective = Distilled(objective, lesson, teacher.weight, teacher.objective_weight)
     if (nest := run.matryoshka) is not None:
         check_whole(run, encoder)
-        widths, depths = (
-            nest.width_weights,
-            nest.depth_weights,
-        )
+        widths, depths = nest.width_weights, nest.depth_weights
         normalize = isinstance(encoder, DenseEncoder) and encoder.contract.normalize
-        loss = partial(nested, widths, depths, loss, normalize)
-    return loss, head
+        objective = Matryoshka(objective, widths, depths, normalize)
+    return objective, head
 
 
 def _head(run: VectorRecipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
@@ -246,51 +249,19 @@ def _head(run: VectorRecipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> 
     return head
 
 
-Lesson = Callable[[Batch, Encode], torch.Tensor]
-
-
 def _lesson(
-    teacher: BiEncoderTeacher, score: Score, taught_by: Sequence[Teacher], head: nn.Module | None
+    settings: BiEncoderTeacher,
+    score: Score,
+    teachers: tuple[Teacher, ...],
+    head: nn.Module | None,
 ) -> Lesson:
-    match teacher:
+    match settings:
         case DistributionTeacher():
-            function = (
-                teaching.batch_distribution
-                if teacher.candidates == "batch"
-                else teaching.candidate_distribution
-            )
-            return partial(
-                function,
-                score=score,
-                teachers=taught_by,
-                temperature=teacher.temperature,
-                teacher_temperature=teacher.teacher_temperature,
-            )
+            kind = BatchDistribution if settings.candidates == "batch" else CandidateDistribution
+            return kind(score, teachers, settings.temperature, settings.teacher_temperature)
         case MarginsTeacher():
-            return partial(teaching.margins, score=score, teachers=taught_by)
+            return Margins(score, teachers)
         case VectorsTeacher():
-            return partial(
-                teaching.vectors, teachers=taught_by, head=head, cosine=teacher.distance == "cosine"
-            )
+            return Vectors(teachers[0], head, cosine=settings.distance == "cosine")
         case _:
-            assert_never(teacher)
-
-
-def _beside(
-    teacher: BiEncoderTeacher,
-    objective: Loss,
-    lesson: Lesson,
-    batch: Batch,
-    encode: Encode,
-    temperature: torch.Tensor,
-) -> objectives.Outcome:
-    """Both in one pass through the encoder; each is a mean over the global batch, so weights mean
-    the same on any number of ranks.
-    """
-    encode = once(encode)
-    taught = lesson(batch, encode)
-    if teacher.objective_weight == 0:
-        return {"loss": teacher.weight * taught, "teacher_loss": taught}
-    outcome = objective(batch, encode, temperature)
-    total = teacher.objective_weight * outcome["loss"] + teacher.weight * taught
-    return {**outcome, "loss": total, "teacher_loss": taught, "objective_loss": outcome["loss"]}
+            assert_never(settings)

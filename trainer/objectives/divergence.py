@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.collectives import gather
-from trainer.log_partition import log_partition, tiles
+from trainer.log_partition import gather_queries, log_partition, tiles
 from trainer.scores import Score, exact
 
 LogShares = Callable[[slice, slice], Float[Tensor, "query document"]]
@@ -35,10 +35,10 @@ def kl_over_batch(
     the student's `log_partition`; the sums fall off in one more pass over the tiles. O(B D) memory
     as there, and the gradient for a score is (q - p) / temperature.
     """
-    partition = log_partition(queries, documents, score, temperature, lambda *_: None)
-    everyone = gather(exact(queries) / temperature, padding=0.0 if queries.ndim > 2 else None)
+    partition = log_partition(queries, documents, score, temperature)
+    everyone = gather_queries(queries, temperature)
     crossed = _Crossed.apply(everyone, exact(documents), score, taught)
-    return partition.of_queries + gather(crossed[None]).sum(0)
+    return partition.queries + gather(crossed[None]).sum(0)
 
 
 def log_shares(
@@ -51,10 +51,10 @@ def log_shares(
     with torch.no_grad():
         parts = [
             (
-                gather(exact(queries) / temperature, padding=0.0 if queries.ndim > 2 else None),
+                gather_queries(queries, temperature),
                 exact(documents),
                 score,
-                log_partition(queries, documents, score, temperature, lambda *_: None).of_queries,
+                log_partition(queries, documents, score, temperature).queries,
             )
             for queries, documents, score in of_teachers
         ]

@@ -1,19 +1,29 @@
-"""Which in-batch negatives count, by how hard they are: the nearest few of each query, those below
-its positive, or all by weight.
+"""Which in-batch negatives count, by how hard they are: the hardest of each query, those that score
+below its positive, or all by weight.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from trainer.collectives import gather, rank
-from trainer.log_partition import Excluded, LogPartition, log_partition, tiles
-from trainer.scores import Score, dot, exact
+from trainer.collectives import SUM, agreed, all_rows, gather, summed
+from trainer.log_partition import (
+    ExcludedPairs,
+    ScoreLimits,
+    TilePairs,
+    gather_queries,
+    log_partition,
+    tiles,
+)
+from trainer.objectives.exclusions import OwnPositives
+from trainer.scores import Score, exact
 
 _ROUNDING = 1e-6
 """The last negative that counts must reach its own limit, however its score is rounded."""
+_LOG_OF_NONE = -1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,118 +31,99 @@ class Hardness:
     """What makes a negative count; the hardest are taken over the documents of all ranks."""
 
     top_k: int | None = None
-    """So many hardest negatives of each query; None: all."""
+    """Number of hardest negatives per query; None: all."""
     semi_hard: bool = False
     """Only those that score below the query's positive (Schroff et al. 2015, section 3.2)."""
     beta: float = 0.0
-    """Weight exp(beta * score / temperature) of each, over the mean weight (Robinson et al. 2021,
+    """Weight each by exp(beta * score / temperature) over the mean weight (Robinson et al. 2021,
     equation 4); 0: all alike.
     """
 
 
-def hard_partition(
+class HardLogPartition(NamedTuple):
+    """The partition over the positive and the negatives that count."""
+
+    log_z: Float[Tensor, " all_queries"]
+    excluded: int
+    """TilePairs of a query and a negative that do not count, on all ranks."""
+
+
+@dataclass(frozen=True)
+class _Negatives:
+    """`excluded`, and each query's own positive too. The two never overlap."""
+
+    excluded: ExcludedPairs
+    own: OwnPositives
+
+    def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
+        own_pairs = self.own.in_tile(queries, documents)
+        pairs = self.excluded.in_tile(queries, documents)
+        if own_pairs is None or pairs is None:
+            return own_pairs or pairs
+        return torch.cat([own_pairs[0], pairs[0]]), torch.cat([own_pairs[1], pairs[1]])
+
+
+def hard_log_partition(
     queries: Float[Tensor, "query ..."],
     documents: Float[Tensor, "document ..."],
     score: Score,
     temperature: Float[Tensor, ""] | float,
-    excluded: Excluded,
-    positive: Float[Tensor, " all_queries"],
+    excluded: ExcludedPairs,
+    positive_scores: Float[Tensor, " all_queries"],
     hardness: Hardness,
-) -> LogPartition:
-    """As `log_partition`, of the positive and the negatives that count: log(exp(positive) + sum of
-    w exp(score / temperature)).
+) -> HardLogPartition:
+    """log(exp(positive) + sum over the negatives that count of w exp(score / temperature)).
 
-    `positive` is the score of each query of all ranks with its positive, over the temperature.
-    `LogPartition.excluded` is how many pairs of a query and a negative do not count. A query with
-    no negative left has a partition of `positive`, and so no loss. Which negatives count has no
-    gradient; the weights have one, as in the authors' own code.
+    `positive_scores` are those of each query of all ranks with its positive, over the temperature.
+    A query with no negative left has a partition of its positive score, and so no loss. Which
+    negatives count has no gradient; the weights have one, as in the authors' own code.
     """
-    negatives = _negatives(excluded, len(queries), len(documents))
-    if hardness.top_k is not None or hardness.semi_hard:
-        negatives = _limited(
-            queries, documents, score, temperature, negatives, positive.detach(), hardness
-        )
-    found = log_partition(queries, documents, score, temperature, negatives)
-    of_negatives = found.of_queries
+    negatives = _Negatives(excluded, OwnPositives.of(len(queries), len(documents)))
+    limits = _limits(
+        queries, documents, score, temperature, negatives, positive_scores.detach(), hardness
+    )
+    plain = log_partition(queries, documents, score, temperature, negatives, limits)
+    log_z = plain.queries
     if hardness.beta > 0:
         # sum of w_j e^s_j with w_j = e^(b s_j) / mean of e^(b s): in logarithms a difference of two
         # partitions, and the number of negatives
-        of_weighted = log_partition(
-            queries, documents, score, temperature / (1 + hardness.beta), negatives
-        ).of_queries
-        of_weights = log_partition(
-            queries, documents, score, temperature / hardness.beta, negatives
-        ).of_queries
-        number = log_partition(
-            queries.new_zeros(len(queries), 1),
-            documents.new_zeros(len(documents), 1),
-            dot,
-            1.0,
-            negatives,
-        ).of_queries
-        of_negatives = of_weighted - of_weights + number
-    return LogPartition(
-        torch.logaddexp(positive, of_negatives), None, found.excluded - len(positive)
-    )
+        def scaled(factor: float) -> Float[Tensor, " all_queries"]:
+            scaled_limits = None if limits is None else limits.times(factor)
+            return log_partition(
+                queries, documents, score, temperature / factor, negatives, scaled_limits
+            ).queries
 
-
-def _negatives(excluded: Excluded, queries: int, documents: int) -> Excluded:
-    """`excluded`, and each query's own positive too."""
-    each = documents // queries
-    first_document = rank() * documents
-
-    def positives_too(some_queries: slice, some_documents: slice) -> Bool[Tensor, "query document"]:
-        own = torch.arange(some_queries.start, some_queries.stop) * each - first_document
-        mask = own[:, None] == torch.arange(some_documents.start, some_documents.stop)
-        others = excluded(some_queries, some_documents)
-        return mask if others is None else mask | others
-
-    return positives_too
+        number = all_rows(len(documents)) - summed(plain.excluded.clone())
+        log_number = number.to(log_z).log().clamp_min(_LOG_OF_NONE)
+        log_z = scaled(1 + hardness.beta) - scaled(hardness.beta) + log_number
+    (pairs,) = agreed([int(plain.excluded.sum())], SUM)
+    return HardLogPartition(torch.logaddexp(positive_scores, log_z), pairs - len(positive_scores))
 
 
 @torch.no_grad()
-def _limited(
+def _limits(
     queries: Float[Tensor, "query ..."],
     documents: Float[Tensor, "document ..."],
     score: Score,
     temperature: Float[Tensor, ""] | float,
-    negatives: Excluded,
-    positive: Float[Tensor, " all_queries"],
+    negatives: ExcludedPairs,
+    positive_scores: Float[Tensor, " all_queries"],
     hardness: Hardness,
-) -> Excluded:
-    """`negatives` between two limits of each query: below its positive, and among its `top_k`."""
-    everyone, here = (
-        gather(exact(queries.detach()) / temperature, padding=0.0 if queries.ndim > 2 else None),
-        exact(documents.detach()),
-    )
-
-    def below_positive(
-        some_queries: slice, some_documents: slice
-    ) -> tuple[Float[Tensor, "query document"], Bool[Tensor, "query document"]]:
-        with torch.no_grad():
-            scores = score(everyone[some_queries], here[some_documents])
-        out = negatives(some_queries, some_documents)
-        assert out is not None
-        out = out.to(scores.device)
-        return scores, out | (scores >= positive[some_queries, None]) if hardness.semi_hard else out
-
+) -> ScoreLimits | None:
+    """Scores between which a negative counts: below the positive's, and among the `top_k`."""
+    below = positive_scores if hardness.semi_hard else None
     if hardness.top_k is None:
-        return lambda some_queries, some_documents: below_positive(some_queries, some_documents)[1]
-    best = everyone.new_full((len(everyone), hardness.top_k), -torch.inf)
-    for some_queries, some_documents in tiles(everyone, here, 0):
-        scores, out = below_positive(some_queries, some_documents)
-        best[some_queries] = (
-            torch.cat([best[some_queries], scores.masked_fill(out, -torch.inf)], 1)
-            .topk(hardness.top_k)
-            .values
-        )
-    limit = gather(best[None]).transpose(0, 1).flatten(1).topk(hardness.top_k).values[:, -1:]
-    limit = limit - _ROUNDING * limit.abs().nan_to_num(posinf=0.0)
-
-    def among_the_hardest(
-        some_queries: slice, some_documents: slice
-    ) -> Bool[Tensor, "query document"]:
-        scores, out = below_positive(some_queries, some_documents)
-        return out | (scores < limit[some_queries])
-
-    return among_the_hardest
+        return None if below is None else ScoreLimits(None, below)
+    all_queries = gather_queries(queries.detach(), temperature)
+    own_documents = exact(documents.detach())
+    best = all_queries.new_full((len(all_queries), hardness.top_k), -torch.inf)
+    for rows, columns in tiles(all_queries, own_documents, 0):
+        scores = score(all_queries[rows], own_documents[columns])
+        if (pairs := negatives.in_tile(rows, columns)) is not None:
+            scores[pairs[0].to(scores.device), pairs[1].to(scores.device)] = -torch.inf
+        if below is not None:
+            scores[scores >= below[rows, None]] = -torch.inf
+        best[rows] = torch.cat([best[rows], scores], 1).topk(hardness.top_k).values
+    best_of_ranks = gather(best[None]).transpose(0, 1).flatten(1)
+    lowest = best_of_ranks.topk(hardness.top_k).values[:, -1]
+    return ScoreLimits(lowest - _ROUNDING * lowest.abs().nan_to_num(posinf=0.0), below)

@@ -1,11 +1,7 @@
-"""Objectives of a cross-encoder: it scores each query's own candidates, so it joins at the scores,
-and nothing is compared across the batch.
-
-As in `trainer.objectives.contrastive`, an objective returns the same on every rank, that of the
-whole global batch.
-"""
+"""Ranking a query's own candidates by relevance: the objective of a cross-encoder."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +11,8 @@ from trainer.batch import Batch
 from trainer.collectives import gather, of_all
 from trainer.errors import BadData
 from trainer.microbatches import Encode
-from trainer.objectives.contrastive import Outcome
+from trainer.objectives.candidates import CandidateScores, gather_labels, score_pairs
+from trainer.objectives.objective import Outcome, Temperature
 
 RankingLoss = Callable[
     [
@@ -26,52 +23,36 @@ RankingLoss = Callable[
     Float[Tensor, ""],
 ]
 """Scores, relevance and what is excluded to a scalar: `trainer.objectives.ranking_losses`."""
-TaughtLoss = Callable[
-    [Float[Tensor, "query candidate"], Float[Tensor, "query candidate"]], Float[Tensor, ""]
-]
-"""Scores and a teacher's scores to a scalar: `trainer.losses.kl`, `trainer.losses.margin_mse`."""
 Grades = tuple[float, float]
-"""Between which numbers, themselves included, a loss takes grades of relevance."""
+"""The lowest and the highest grade of relevance that a loss takes."""
 
 
-def ranking(
-    batch: Batch, encode: Encode, loss: RankingLoss, grades: Grades | None = None
-) -> Outcome:
-    """The loss over each query's own candidates: the first is right and the others are not, but for
-    those that identity knows to be right too.
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking loss over each query's own candidates. The first is right and the others are not,
+    but for those that identity knows to be right too.
 
-    With `grades` the batch's labels are the relevance instead, and nothing is left out. Raises
-    BadData for a label that is no such grade.
+    With `grades` the batch's labels are the relevance instead, and nothing is left out.
     """
-    scores = candidate_scores(batch, encode)
-    if grades is not None:
-        relevance, excluded = (
-            _relevance(batch, grades).to(scores),
-            torch.zeros_like(scores, dtype=torch.bool),
-        )
-    else:
-        relevance = torch.zeros_like(scores)
-        relevance[:, 0] = 1.0
-        excluded = gather(_also_right(batch)).to(scores.device)
-    return {
-        "loss": loss(scores, relevance, excluded),
-        "masked_false_negatives": excluded.sum().to(scores),
-    }
 
+    loss: RankingLoss
+    grades: Grades | None = None
+    candidate_scores: CandidateScores = score_pairs
 
-def taught(batch: Batch, encode: Encode, loss: TaughtLoss) -> Outcome:
-    """The loss between the scores of each query's own candidates and a teacher's, the batch's
-    labels.
-    """
-    scores = candidate_scores(batch, encode)
-    return {"loss": loss(scores, _labels(batch).to(scores))}
-
-
-def candidate_scores(batch: Batch, encode: Encode) -> Float[Tensor, "query candidate"]:
-    """The scores of every query's own candidates, of the global batch; `encode` gives one a
-    pair.
-    """
-    return gather(encode(batch.documents).unflatten(0, (len(batch.queries), -1)))
+    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
+        """The loss of the global batch, on scores as they are. Raises BadData for a label outside
+        `grades`.
+        """
+        scores = self.candidate_scores(batch, encode)
+        if self.grades is not None:
+            relevance = _relevance(batch, self.grades).to(scores)
+            excluded = torch.zeros_like(scores, dtype=torch.bool)
+        else:
+            relevance = torch.zeros_like(scores)
+            relevance[:, 0] = 1.0
+            excluded = gather(_also_right(batch)).to(scores.device)
+        loss = self.loss(scores, relevance, excluded)
+        return Outcome(loss, {"masked_false_negatives": excluded.sum().to(scores)})
 
 
 def _also_right(batch: Batch) -> Bool[Tensor, "query candidate"]:
@@ -79,21 +60,13 @@ def _also_right(batch: Batch) -> Bool[Tensor, "query candidate"]:
     positive's place.
     """
     pairs = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
-    found = (pairs[:, :, None] == batch.known_positives[:, None, :]).any(2)
-    found[:, 0] = False
-    return found
-
-
-def _labels(batch: Batch) -> Float[Tensor, "query candidate"]:
-    if batch.labels is None:
-        raise ValueError(
-            "this objective compares with grades or a teacher; this batch has no labels"
-        )
-    return gather(batch.labels)
+    right = (pairs[:, :, None] == batch.known_positives[:, None, :]).any(2)
+    right[:, 0] = False
+    return right
 
 
 def _relevance(batch: Batch, grades: Grades) -> Float[Tensor, "query candidate"]:
-    labels, (lowest, highest) = _labels(batch), grades
+    labels, (lowest, highest) = gather_labels(batch), grades
     bad = ~((labels >= lowest) & (labels <= highest)).all(1)  # NaN too
     if bad.any():
         row = int(bad.nonzero()[0])

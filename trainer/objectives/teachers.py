@@ -1,14 +1,14 @@
-"""What a student learns from teachers: their distributions, their margins, or their vectors. Each
-is the same on every rank, that of the global batch.
+"""What a student learns from teachers: their distributions, their margins, or their vectors.
 
-A teacher's embeddings come without gradient from wherever they are kept
-(`trainer.retrieval.vectors.taught_vectors`). With several teachers distributions and margins are
+A teacher's embeddings come without gradient from wherever they are stored
+(`trainer.retrieval.vectors.taught_vectors`). With several teachers, distributions and margins are
 their mean.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,112 +19,154 @@ from trainer import losses
 from trainer.batch import Batch
 from trainer.collectives import gather
 from trainer.microbatches import Encode
+from trainer.objectives.candidates import EmbeddingScores
 from trainer.objectives.divergence import kl_over_batch, log_shares
-from trainer.scores import Score, exact, own
+from trainer.objectives.matryoshka import encode_once
+from trainer.objectives.objective import Objective, Outcome, Temperature
+from trainer.scores import Score, exact, own_scores
 
 Embeddings = tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Embeddings of a batch's queries and documents, of any family and width, and how they are
-    compared.
-    """
+    """Embeddings of a batch's queries and documents, of any family and width, and their score."""
 
     embeddings: Callable[[Batch], Embeddings]
     score: Score
     dimensions: int
 
 
-def batch_distribution(
-    batch: Batch,
-    encode: Encode,
-    score: Score,
-    teachers: Sequence[Teacher],
-    temperature: float,
-    teacher_temperature: float,
-) -> Float[Tensor, ""]:
+@runtime_checkable
+class Lesson(Protocol):
+    """What teachers teach. Returns the same loss on every rank, that of the global batch."""
+
+    def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
+        """The loss of `batch`."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """An objective and a lesson in one pass through the encoder.
+
+    Each is a mean over the global batch, so weights mean the same on any number of ranks.
+    """
+
+    objective: Objective
+    lesson: Lesson
+    weight: float = 1.0
+    """Of the lesson."""
+    objective_weight: float = 1.0
+    """Of the objective; 0: the student learns from the teachers alone."""
+
+    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
+        """The weighted sum of both losses."""
+        encode = encode_once(encode)
+        lesson_loss = self.lesson(batch, encode)
+        if self.objective_weight == 0:
+            return Outcome(self.weight * lesson_loss, {"teacher_loss": lesson_loss})
+        outcome = self.objective(batch, encode, temperature)
+        loss = self.objective_weight * outcome.loss + self.weight * lesson_loss
+        both = {"teacher_loss": lesson_loss, "objective_loss": outcome.loss}
+        return Outcome(loss, {**outcome.metrics, **both})
+
+
+@dataclass(frozen=True)
+class BatchDistribution:
     """KL to the teachers' distribution over every document of every rank: the whole in-batch
     softmax, known positives of a query included.
     """
-    queries, documents = encode(batch.queries), encode(batch.documents)
-    taught = log_shares(
-        [(*_beside(queries, teacher, batch), teacher.score) for teacher in teachers],
-        teacher_temperature,
-    )
-    return kl_over_batch(queries, documents, score, temperature, taught).mean()
+
+    score: Score
+    teachers: tuple[Teacher, ...]
+    temperature: float
+    teacher_temperature: float
+
+    def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
+        """The mean over the queries of the global batch."""
+        queries, documents = encode(batch.queries), encode(batch.documents)
+        shares = log_shares(
+            [(*_embeddings(teacher, batch, queries), teacher.score) for teacher in self.teachers],
+            self.teacher_temperature,
+        )
+        return kl_over_batch(queries, documents, self.score, self.temperature, shares).mean()
 
 
-def candidate_distribution(
-    batch: Batch,
-    encode: Encode,
-    score: Score,
-    teachers: Sequence[Teacher],
-    temperature: float,
-    teacher_temperature: float,
-) -> Float[Tensor, ""]:
+@dataclass(frozen=True)
+class CandidateDistribution:
     """KL to the teachers' distribution over each query's own candidates (ColBERTv2, Santhanam et
     al. 2022); a late-interaction teacher gives MaxSim's.
     """
-    scores = _own(batch, encode, score)
-    logs = torch.stack(
-        [
-            (of_teacher / teacher_temperature).log_softmax(1)
-            for of_teacher in _own_of(teachers, batch, scores)
-        ]
-    )
-    return losses.kl(scores / temperature, (logs.logsumexp(0) - math.log(len(logs))).to(scores))
+
+    score: Score
+    teachers: tuple[Teacher, ...]
+    temperature: float
+    teacher_temperature: float
+
+    def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
+        """The mean over the queries of the global batch."""
+        scores = EmbeddingScores(self.score)(batch, encode)
+        teacher_scores = _candidate_scores(self.teachers, batch, scores)
+        log_shares = (teacher_scores / self.teacher_temperature).log_softmax(2).logsumexp(0)
+        mean = (log_shares - math.log(len(teacher_scores))).to(scores)
+        return losses.kl(scores / self.temperature, mean)
 
 
-def margins(
-    batch: Batch, encode: Encode, score: Score, teachers: Sequence[Teacher]
-) -> Float[Tensor, ""]:
+@dataclass(frozen=True)
+class Margins:
     """MarginMSE to the mean of the teachers' scores of each query's own candidates (Hofstaetter et
     al. 2020).
     """
-    scores = _own(batch, encode, score)
-    return losses.margin_mse(
-        scores, torch.stack(_own_of(teachers, batch, scores)).mean(0).to(scores)
-    )
+
+    score: Score
+    teachers: tuple[Teacher, ...]
+
+    def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
+        """The mean over the negatives of the global batch."""
+        scores = EmbeddingScores(self.score)(batch, encode)
+        teacher_scores = _candidate_scores(self.teachers, batch, scores)
+        return losses.margin_mse(scores, teacher_scores.mean(0).to(scores))
 
 
-def vectors(
-    batch: Batch, encode: Encode, teachers: Sequence[Teacher], head: nn.Module | None, cosine: bool
-) -> Float[Tensor, ""]:
+@dataclass(frozen=True)
+class Vectors:
     """The teacher's own vectors: mean over texts and numbers of the squared difference (Reimers &
-    Gurevych 2020), or of 1 - cosine.
-
-    `head` brings the student's vectors to the teacher's width. Queries and documents count alike,
-    text by text.
+    Gurevych 2020), or of 1 - cosine. Queries and documents count alike, text by text.
     """
-    errors = []
-    for texts, wanted in zip(
-        (batch.queries, batch.documents), teachers[0].embeddings(batch), strict=True
-    ):
-        found = exact(encode(texts) if head is None else head(encode(texts)))
-        wanted = wanted.to(found)
-        errors.append(
-            gather(
-                1 - functional.cosine_similarity(found, wanted)
-                if cosine
-                else (found - wanted).square().mean(1)
-            )
-        )
-    return torch.cat(errors).mean()
 
+    teacher: Teacher
+    head: nn.Module | None
+    """Brings the student's vectors to the teacher's width; trained with the student."""
+    cosine: bool
 
-def _own(batch: Batch, encode: Encode, score: Score) -> Float[Tensor, "query candidate"]:
-    return gather(own(encode(batch.queries), encode(batch.documents), score))
+    def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
+        """The mean over the texts of the global batch."""
+        errors = []
+        texts_of_roles = (batch.queries, batch.documents)
+        for texts, target in zip(texts_of_roles, self.teacher.embeddings(batch), strict=True):
+            vectors = encode(texts)
+            vectors = exact(vectors if self.head is None else self.head(vectors))
+            target = target.to(vectors)
+            if self.cosine:
+                errors.append(gather(1 - functional.cosine_similarity(vectors, target)))
+            else:
+                errors.append(gather((vectors - target).square().mean(1)))
+        return torch.cat(errors).mean()
 
 
 @torch.no_grad()
-def _own_of(
-    teachers: Sequence[Teacher], batch: Batch, scores: Float[Tensor, "query candidate"]
-) -> list[Float[Tensor, "query candidate"]]:
-    return [gather(own(*_beside(scores, teacher, batch), teacher.score)) for teacher in teachers]
+def _candidate_scores(
+    teachers: tuple[Teacher, ...], batch: Batch, student: Float[Tensor, "query candidate"]
+) -> Float[Tensor, "teacher query candidate"]:
+    return torch.stack(
+        [
+            gather(own_scores(*_embeddings(teacher, batch, student), teacher.score))
+            for teacher in teachers
+        ]
+    )
 
 
-def _beside(student: Float[Tensor, "..."], teacher: Teacher, batch: Batch) -> Embeddings:
-    """The teacher's embeddings where the student's are, and as exact."""
+def _embeddings(teacher: Teacher, batch: Batch, student: Float[Tensor, "..."]) -> Embeddings:
+    """The teacher's embeddings on the student's device, and as exact."""
     queries, documents = teacher.embeddings(batch)
     return queries.to(exact(student)), documents.to(exact(student))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.collectives import gather, rank, ranks
+from trainer.collectives import gather, own_rows, ranks
 from trainer.kernels.matmul import linear
 from trainer.scores import exact
 
@@ -35,7 +35,7 @@ def limits(
         )
     together = gather(largest).unflatten(0, (ranks(), -1)).transpose(0, 1).flatten(1)
     limit = together.topk(top_k).values[:, -1].unflatten(0, everyone.shape[:2])
-    own = limit[rank() * len(queries) : (rank() + 1) * len(queries), : queries.shape[1]]
+    own = limit[own_rows(len(queries)), : queries.shape[1]]
     return own - _ROUNDING * own.abs().nan_to_num(posinf=0.0)
 
 

@@ -58,7 +58,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
         module.to(hardware.device(recipe.machine))  # its temperature too
         encode = students.encode_of(recipe, encoder)
         reference = plain_gradient(
-            module, lambda: module.loss(global_batch, encode, module.temperature())["loss"]
+            module, lambda: module.objective(global_batch, encode, module.temperature()).loss
         )
     with process_group(plan, device):
         own_rows = [rows[int(row)] for row in own_part(np.arange(len(rows)), rank(), ranks())]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch import Texts
-from trainer.microbatches import Encode, give_back
+from trainer.microbatches import Encode, release_freed_memory
 
 MEMORY_SHARE = {"cpu": 1 / 16, "cuda": 0.5}
 """The share of the available memory for kept activations. The rest is for the recomputed
@@ -52,7 +52,7 @@ def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int 
         share * available_bytes(device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained_weights
     )
     token_bytes = activation_bytes_per_token(module, encode, texts)
-    give_back()
+    release_freed_memory()
     return max(0, int(free_bytes / token_bytes))
 
 

@@ -1,4 +1,8 @@
-"""The bi-encoder: one encoder for queries and documents, compared by a dot product."""
+"""The training step: one module for every family of models.
+
+A bi-encoder, ColBERT, a cross-encoder and a student differ in the encoder and the objective that
+they are given, and in nothing else.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,13 +18,10 @@ from torch import Tensor, nn
 from trainer.batch import Batch
 from trainer.collectives import of_all, ranks
 from trainer.errors import BadModel, NonFinite
-from trainer.microbatches import Encode
-from trainer.modules.optimizer import OptimizerSettings, adamw
-from trainer.objectives.contrastive import Outcome
+from trainer.microbatches import MicroBatching
+from trainer.modules.optimizer import OptimizerSettings, adamw, is_projection
+from trainer.objectives.objective import Objective
 from trainer.strategies.gradients import clip_to_global_norm
-
-Loss = Callable[[Batch, Encode, Float[Tensor, ""]], Outcome]
-"""An objective with everything but batch, encoder and temperature filled in."""
 
 
 class Temperature(nn.Module):
@@ -36,46 +37,45 @@ class Temperature(nn.Module):
         return self.log.exp()[0]
 
 
-class BiEncoder(LightningModule):
-    """Trains `encoder` to score each query's positive above every other document.
+class Retriever(LightningModule):
+    """Trains `encoder` by `objective`.
 
-    `encode` gives a step its way from texts to embeddings (`trainer.microbatches.in_chunks`).
-    `validate` measures the encoder on a held-out set and returns metrics by name; it is given so
-    that this file knows nothing of how retrieval is evaluated. `head` is what the loss trains
-    beside the encoder and the model does not keep.
+    `micro_batching` takes a step's texts through the encoder. `validate` measures the encoder on a
+    held-out set and returns metrics by name; it is given so that this file knows nothing of how
+    retrieval is evaluated. `head` is what the objective trains beside the encoder and the model
+    does not keep. Weights of the encoder whose name `is_head` have the head's learning rate.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        encode: Callable[[], Encode],
-        loss: Loss,
+        micro_batching: MicroBatching,
+        objective: Objective,
         temperature: Temperature,
         optimizer: OptimizerSettings,
         validate: Callable[[Any], Mapping[str, float]],
         head: nn.Module | None = None,
+        is_head: Callable[[str], bool] = is_projection,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.encode = encode
-        self.loss = loss
+        self.micro_batching = micro_batching
+        self.objective = objective
         self.temperature = temperature
         self.optimizer_settings = optimizer
         self.validate = validate
         self.head = head
+        self.is_head = is_head
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """The loss of one global batch, the same on every rank."""
-        outcome = self.loss(batch, self.encode(), self.temperature())
-        self.current = Step(outcome["loss"].detach(), batch.sample_ids)
+        encode = self.micro_batching.for_step(self.global_step)
+        outcome = self.objective(batch, encode, self.temperature())
+        self.current = Step(outcome.loss.detach(), batch.sample_ids)
+        metrics = {"loss": outcome.loss, **outcome.metrics, "temperature": self.temperature()}
+        self.log_dict({f"train/{name}": value.detach() for name, value in metrics.items()})
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(
-            {
-                f"train/{name}": value.detach()
-                for name, value in {**outcome, "temperature": self.temperature()}.items()
-            }
-        )
-        return outcome["loss"]
+        return outcome.loss
 
     def configure_gradient_clipping(  # DeepSpeed's optimizer is none of PyTorch's
         self,
@@ -103,7 +103,8 @@ class BiEncoder(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW and its schedule."""
-        return adamw(self.encoder, self.temperature, self.optimizer_settings, self.head)
+        settings = self.optimizer_settings
+        return adamw(self.encoder, self.temperature, settings, self.head, self.is_head)
 
     def _check_all_learn(self, optimizer: Any) -> None:
         """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at

@@ -2,6 +2,7 @@
 reaches a weight.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 from twins import KNOWN, ROWS, SmallEncoder, batch_of, full_batch, mask_of
 
-from trainer.microbatches import in_chunks
-from trainer.modules.bi_encoder import BiEncoder, NonFiniteStep, Temperature
+from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings, adamw
-from trainer.objectives import contrastive as objectives
+from trainer.modules.retriever import NonFiniteStep, Retriever, Temperature
+from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
 
+OBJECTIVE = Contrastive(dot)
 SETTINGS = OptimizerSettings(0.01, 0.01, 0.01, 0.05, "cosine", warmup_steps=2, total_steps=6)
 
 
@@ -35,17 +37,17 @@ class Spy(lightning.loggers.Logger):
         pass
 
 
-def contrastive(batch, encode, temperature):
-    return objectives.contrastive(batch, encode, dot, temperature)
-
-
 def module_of(
-    encoder, encode=None, loss=contrastive, learned=True, validate=lambda _: {"ndcg@10": 0.5}
+    encoder,
+    encode=None,
+    objective=OBJECTIVE,
+    learned=True,
+    validate=lambda _: {"ndcg@10": 0.5},
 ):
-    return BiEncoder(
+    return Retriever(
         encoder,
-        encode or partial(in_chunks, encoder, 24),
-        loss,
+        encode or MicroBatching(encoder, 24),
+        objective,
         Temperature(0.1, learned),
         SETTINGS,
         validate,
@@ -85,7 +87,7 @@ def by_hand(encoder, temperature, data, clip):
     records = []
     for batch in data:
         rate = optimizer.param_groups[0]["lr"]
-        loss = contrastive(batch, encoder, temperature())["loss"]
+        loss = OBJECTIVE(batch, encoder, temperature()).loss
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(
@@ -173,12 +175,12 @@ class TestNonFinite:
     def bad_from(step, poison):
         calls = []
 
-        def loss(batch, encode, temperature):
+        def objective(batch, encode, temperature):
             calls.append(batch)
-            found = contrastive(batch, encode, temperature)
-            return {**found, "loss": poison(found["loss"])} if len(calls) > step else found
+            found = OBJECTIVE(batch, encode, temperature)
+            return replace(found, loss=poison(found.loss)) if len(calls) > step else found
 
-        return loss
+        return objective
 
     @pytest.mark.parametrize(
         ("poison", "loss", "norm"),
@@ -204,7 +206,7 @@ class TestNonFinite:
         with pytest.raises(
             NonFiniteStep, match=r"step 3: the loss is .* no weight was changed.*non_finite\.json"
         ) as raised:
-            fit(trainer, module_of(encoder, loss=remembering), batches())
+            fit(trainer, module_of(encoder, objective=remembering), batches())
         assert raised.value.exit_code == 86
         assert raised.value.record["step"] == 3
         assert raised.value.record["rows"] == [f"rows:{row}" for row in range(1, 7)]
@@ -227,7 +229,7 @@ class TestNonFinite:
         trainer, spy = trainer_of(4)
         fit(
             trainer,
-            module_of(SmallEncoder(), loss=self.bad_from(99, partial(torch.mul, 2))),
+            module_of(SmallEncoder(), objective=self.bad_from(99, partial(torch.mul, 2))),
             batches(),
         )
         assert trainer.global_step == 4
