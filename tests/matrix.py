@@ -21,7 +21,12 @@ from trainer.models.late_interaction import LateInteractionSettings, build_late_
 from trainer.models.parts.depth import AtDepths
 from trainer.models.settings import Lora
 from trainer.objectives import ranking_losses
-from trainer.objectives.candidates import Distillation, EmbeddingScores, MarginMse, score_pairs
+from trainer.objectives.candidates import (
+    Distillation,
+    EmbeddingScores,
+    MarginMse,
+    gather_pair_scores,
+)
 from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.matryoshka import Matryoshka, Weights
@@ -122,8 +127,8 @@ OF_PAIRS: dict[str, Objective] = {
     "listwise": Ranking(ranking_losses.softmax_cross_entropy),
     "lambda-loss": Ranking(ranking_losses.lambda_loss),
     "pairwise, graded": Ranking(ranking_losses.rank_net, (-math.inf, math.inf)),
-    "kl": Distillation(score_pairs),
-    "margin-mse": MarginMse(score_pairs),
+    "kl": Distillation(gather_pair_scores),
+    "margin-mse": MarginMse(gather_pair_scores),
 }
 """Objectives of a cross-encoder, whose score is JOINT: query and document are encoded together."""
 JOINT = "joint"

@@ -134,7 +134,7 @@ def train(
         encoder,
         MicroBatching(encoder, micro, 3 * micro),
         Contrastive(SCORES[score], exclusions=(RepeatedPositives(),)),
-        Temperature(0.1, learned=False).to(dtype),
+        Temperature(0.1, is_learned=False).to(dtype),
         settings,
         dict,
     )

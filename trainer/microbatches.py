@@ -59,11 +59,7 @@ class MicroBatching:
 
 
 def in_microbatches(
-    encode: Encode,
-    tokens: int | None,
-    kept_tokens: int | None = None,
-    seed: int = 0,
-    step: int = 0,
+    encode: Encode, tokens: int | None, kept_tokens: int | None = None, seed: int = 0, step: int = 0
 ) -> Encode:
     """`encode` for one step, done in micro-batches of at most `tokens` padded tokens, each distinct
     text once.
@@ -89,20 +85,11 @@ def in_microbatches(
 
     def encode_in_microbatches(texts: Texts) -> Float[Tensor, "text ..."]:
         nonlocal room
-        _, place = texts.identities.unique(return_inverse=True)
-        first = torch.full((int(place.max()) + 1,), len(texts)).scatter_reduce_(
-            0, place, torch.arange(len(texts)), "amin"
-        )
+        first, place = _distinct_texts(texts)
         lengths = texts.lengths[first]
         cuts = micro_batches(lengths, tokens) if tokens else [torch.arange(len(first))]
         cuts = _same_count_on_all_ranks(cuts)
-        is_kept = []
-        for cut in cuts:
-            cost = len(cut) * int(lengths[cut].max())
-            is_kept.append(room is None or cost <= room)
-            if room is not None and is_kept[-1]:
-                room -= cost
-        is_kept = [bool(kept) for kept in agreed(list(map(int, is_kept)), MIN)]
+        is_kept, room = _keep_while_there_is_room(cuts, lengths, room)
         parts = [(texts.select(first[cut]), next(numbers)) for cut in cuts]
         embeddings = [
             encode_part(*part)
@@ -114,6 +101,28 @@ def in_microbatches(
         return _join(embeddings)[row_of_text.to(embeddings[0].device)]
 
     return encode_in_microbatches
+
+
+def _distinct_texts(texts: Texts) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " text"]]:
+    """The first row of each distinct text, and for every text its place among these."""
+    _, place = texts.identities.unique(return_inverse=True)
+    first = torch.full((int(place.max()) + 1,), len(texts))
+    return first.scatter_reduce_(0, place, torch.arange(len(texts)), "amin"), place
+
+
+def _keep_while_there_is_room(
+    cuts: list[Int[Tensor, " _"]], lengths: Int[Tensor, " distinct"], room: int | None
+) -> tuple[list[bool], int | None]:
+    """Which micro-batches keep their activations, the same on all ranks; and the tokens of room
+    that are left to this rank (None: no limit).
+    """
+    is_kept = []
+    for cut in cuts:
+        cost = len(cut) * int(lengths[cut].max())
+        is_kept.append(room is None or cost <= room)
+        if room is not None and is_kept[-1]:
+            room -= cost
+    return [bool(kept) for kept in agreed(list(map(int, is_kept)), MIN)], room
 
 
 def random_seed(*path: int) -> int:

@@ -172,7 +172,7 @@ def test_recomputation_uses_the_same_autocast(toy_folder):
     assert not alike(kept, learned(encoder, batch, seeded(encoder, 30)), 1e-6), "autocast is active"
 
 
-def test_the_next_step_does_not_depend_on_what_is_recomputed(toy_folder):
+def test_next_step_does_not_depend_on_recomputation(toy_folder):
     """Else its dropout, and so the whole loss curve, would depend on `machine.kept_tokens`."""
     encoder, batch = encoder_and_batch(toy_folder, 0.3, torch.float32, None)
     second_steps = []

@@ -61,7 +61,7 @@ def curve(folder, tuning, dtype, rate):
         encoder,
         MicroBatching(encoder, 48, 100),
         Contrastive(dot, symmetric=True),
-        Temperature(0.1, learned=True).to(dtype),
+        Temperature(0.1, is_learned=True).to(dtype),
         settings,
         dict,
     )

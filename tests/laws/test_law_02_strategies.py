@@ -131,7 +131,7 @@ def unused(folder):
         encoder,
         MicroBatching(encoder, None),
         objective_of("margin-mse", "dot"),
-        Temperature(TEMPERATURE, learned=True),
+        Temperature(TEMPERATURE, is_learned=True),
         settings,
         dict,
     )

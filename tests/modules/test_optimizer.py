@@ -68,8 +68,8 @@ class TestRateFactor:
 
 
 class TestGroups:
-    def groups(self, learned=True, **changes):
-        encoder, temperature = Encoder(), Temperature(0.05, learned)
+    def groups(self, is_learned=True, **changes):
+        encoder, temperature = Encoder(), Temperature(0.05, is_learned)
         built = adamw(encoder, temperature, settings_of(**changes))
         names = {
             id(parameter): name
@@ -94,14 +94,14 @@ class TestGroups:
         }
 
     def test_fixed_temperature_is_not_optimised(self):
-        assert "temperature" not in self.groups(learned=False)
+        assert "temperature" not in self.groups(is_learned=False)
 
     def test_equal_rates_share_a_group_with_all_their_weights(self):
         assert len(self.groups(head_learning_rate=1e-3, temperature_learning_rate=1e-3)) == 7
 
     def test_schedule_changes_every_group(self):
         encoder = Encoder()
-        built = adamw(encoder, Temperature(0.05, learned=True), settings_of(schedule="linear"))
+        built = adamw(encoder, Temperature(0.05, is_learned=True), settings_of(schedule="linear"))
         optimizer, schedule = built["optimizer"], built["lr_scheduler"]["scheduler"]
         assert built["lr_scheduler"]["interval"] == "step"
         rates = []
@@ -121,7 +121,7 @@ class TestGroups:
         }
         optimizer = adamw(
             encoder,
-            Temperature(0.05, learned=False),
+            Temperature(0.05, is_learned=False),
             settings_of(warmup_steps=0, schedule="constant"),
         )["optimizer"]
         for parameter in encoder.parameters():

@@ -41,14 +41,14 @@ def module_of(
     encoder,
     encode=None,
     objective=OBJECTIVE,
-    learned=True,
+    is_learned=True,
     validate=lambda _: {"ndcg@10": 0.5},
 ):
     return Retriever(
         encoder,
         encode or MicroBatching(encoder, 24),
         objective,
-        Temperature(0.1, learned),
+        Temperature(0.1, is_learned),
         SETTINGS,
         validate,
     )
@@ -105,7 +105,7 @@ def test_training_equals_an_explicit_loop(clip):
     module = module_of(encoder)
     trainer, spy = trainer_of(4, gradient_clip_val=clip)
     fit(trainer, module, batches())
-    twin, temperature = SmallEncoder(), Temperature(0.1, learned=True)
+    twin, temperature = SmallEncoder(), Temperature(0.1, is_learned=True)
     wanted = by_hand(twin, temperature, batches(), clip)
     found = [
         (record["train/loss"], record["train/gradient_norm"], record["train/learning_rate"])
@@ -149,11 +149,11 @@ def test_validation_is_logged_under_its_names():
 
 class TestTemperature:
     def test_temperature_has_a_dimension_that_can_be_sharded(self):
-        assert Temperature(0.05, learned=True).log.shape == (1,)
+        assert Temperature(0.05, is_learned=True).log.shape == (1,)
 
     @pytest.mark.parametrize("value", [0.01, 0.05, 1.0, 7.0])
     def test_temperature_starts_at_its_initial_value(self, value):
-        assert Temperature(value, learned=False)().item() == pytest.approx(value, rel=1e-6)
+        assert Temperature(value, is_learned=False)().item() == pytest.approx(value, rel=1e-6)
 
 
 class Poison(torch.autograd.Function):

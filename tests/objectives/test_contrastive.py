@@ -216,7 +216,7 @@ class TestTemperature:
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_learned_temperature_gets_the_gradient_of_the_slow_form(self, symmetric):
         batch, encoder = full_batch(), SmallEncoder()
-        temperature = Temperature(0.2, learned=True).double()
+        temperature = Temperature(0.2, is_learned=True).double()
         parameters = [temperature.log, *encoder.parameters()]
         found = value_and_gradient(
             Contrastive(dot, symmetric=symmetric)(batch, encoder, temperature()), parameters
@@ -228,14 +228,14 @@ class TestTemperature:
         assert abs(found[1][0]) > 1e-3
 
     def test_fixed_temperature_gets_no_gradient(self):
-        temperature = Temperature(0.2, learned=False)
+        temperature = Temperature(0.2, is_learned=False)
         assert not temperature.log.requires_grad
         assert temperature().item() == pytest.approx(0.2, rel=1e-6)
         Contrastive(dot)(full_batch(), SmallEncoder(), temperature()).loss.backward()
         assert temperature.log.grad is None
 
     def test_temperature_stays_positive(self):
-        temperature = Temperature(0.05, learned=True)
+        temperature = Temperature(0.05, is_learned=True)
         with torch.no_grad():
             temperature.log -= 5
         assert temperature().item() > 0

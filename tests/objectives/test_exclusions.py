@@ -95,7 +95,7 @@ def test_tiles_equal_the_mask(distinct, height, width, exclusions):
         assert torch.equal(in_tiles(excluded, wanted.shape, height, width), wanted)
 
 
-def test_a_batch_without_copies_costs_nothing_per_tile():
+def test_batch_without_copies_costs_nothing_per_tile():
     """The rule in a large batch: no pair is left to be looked for."""
     batch = batch_of([(f"query {number}", f"document {number}") for number in range(50)])
     excluded = excluded_documents(batch)
@@ -109,7 +109,7 @@ def test_own_positives_are_one_per_query():
     assert mask.nonzero().tolist() == [[0, 0], [1, 3], [2, 6], [3, 9]]
 
 
-def test_the_size_of_what_is_remembered_does_not_grow_with_copies():
+def test_stored_pairs_do_not_grow_with_copies():
     """All queries share one document: as many pairs as queries, not queries x documents."""
     rows = [(f"query {number}", "same") for number in range(200)]
     (known,) = excluded_documents(batch_of(rows)).parts

@@ -13,7 +13,7 @@ from trainer.batch import Batch, identity, pair_identity
 from trainer.errors import BadData
 from trainer.microbatches import in_microbatches
 from trainer.objectives import ranking_losses
-from trainer.objectives.candidates import Distillation, MarginMse, score_pairs
+from trainer.objectives.candidates import Distillation, MarginMse, gather_pair_scores
 from trainer.objectives.ranking import Ranking
 
 ROWS = (
@@ -134,7 +134,7 @@ def test_scores_of_the_teacher_are_compared_with_its_candidates():
     labels = torch.tensor(teacher, dtype=torch.float64)
     for loss, kind in ((losses.kl, Distillation), (losses.margin_mse, MarginMse)):
         scores = scorer(batch.documents).reshape(3, 3)
-        found = value_and_gradient(kind(score_pairs)(batch, scorer, 1.0), [scorer.tokens])
+        found = value_and_gradient(kind(gather_pair_scores)(batch, scorer, 1.0), [scorer.tokens])
         assert alike(found, value_and_gradient(loss(scores, labels), [scorer.tokens]), 1e-12)
     with pytest.raises(ValueError, match="no labels"):
-        MarginMse(score_pairs)(batch_of(), scorer, 1.0)
+        MarginMse(gather_pair_scores)(batch_of(), scorer, 1.0)

@@ -384,7 +384,7 @@ def test_file_for_another_machine_is_no_fault(toy, capsys):
     assert "nothing wrong was found" in output
 
 
-def test_a_run_on_several_nodes_is_checked_from_one(toy):
+def test_run_on_several_nodes_is_checked_from_one(toy):
     request = Request(RECIPE, MACHINES / "cpu-2-ddp.yaml", toy, nodes=2)
     findings = {finding.subject: finding for finding in check_run(request).entries}
     assert "ddp, 4 ranks on 2 nodes, cpu" in findings["machine"].text

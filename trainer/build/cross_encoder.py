@@ -19,7 +19,7 @@ from trainer.models.encoder import Encoder
 from trainer.models.families import read_model
 from trainer.modules.retriever import Temperature
 from trainer.objectives import ranking_losses
-from trainer.objectives.candidates import Distillation, MarginMse, score_pairs
+from trainer.objectives.candidates import Distillation, MarginMse, gather_pair_scores
 from trainer.objectives.objective import Objective
 from trainer.objectives.ranking import Grades, Ranking, RankingLoss
 from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
@@ -56,16 +56,16 @@ def ranking_loss(
 
 def build_pair_objective(settings: CrossEncoderObjective) -> tuple[Objective, Temperature]:
     """The objective of a cross-encoder with its settings, and its temperature."""
-    fixed = Temperature(1.0, learned=False)
+    fixed = Temperature(1.0, is_learned=False)
     match settings:
         case RankingObjective():
             function, grades = ranking_loss(settings)
             return Ranking(function, grades if settings.graded else None), fixed
         case DistillationObjective():
-            distillation = Distillation(score_pairs, settings.teacher_temperature)
-            return distillation, Temperature(settings.temperature, learned=False)
+            distillation = Distillation(gather_pair_scores, settings.teacher_temperature)
+            return distillation, Temperature(settings.temperature, is_learned=False)
         case MarginMseObjective():
-            return MarginMse(score_pairs), fixed
+            return MarginMse(gather_pair_scores), fixed
         case _:
             assert_never(settings)
 

@@ -46,7 +46,7 @@ def build_objective(
     settings: VectorObjective, score: Score = dot, exclusions: Sequence[Exclusion] = ()
 ) -> tuple[Objective, Temperature]:
     """The objective with its settings and the family's score, and its temperature."""
-    fixed = Temperature(1.0, learned=False)
+    fixed = Temperature(1.0, is_learned=False)
     match settings:
         case ContrastiveObjective():
             hardness = Hardness(**settings.hardness.model_dump()) if settings.hardness else None
@@ -56,11 +56,13 @@ def build_objective(
             return objective, Temperature(settings.temperature, settings.learn_temperature)
         case DistillationObjective():
             distillation = Distillation(EmbeddingScores(score), settings.teacher_temperature)
-            return distillation, Temperature(settings.temperature, learned=False)
+            return distillation, Temperature(settings.temperature, is_learned=False)
         case MarginMseObjective():
             return MarginMse(EmbeddingScores(score)), fixed
         case CosentObjective():
-            return Cosent(EmbeddingScores(score)), Temperature(settings.temperature, learned=False)
+            return Cosent(EmbeddingScores(score)), Temperature(
+                settings.temperature, is_learned=False
+            )
         case TripletObjective():
             return Triplet(EmbeddingScores(score), settings.margin), fixed
         case _:

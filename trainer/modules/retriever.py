@@ -27,10 +27,10 @@ from trainer.strategies.gradients import clip_to_global_norm
 class Temperature(nn.Module):
     """What scores are divided by: fixed, or learned as its logarithm, which keeps it positive."""
 
-    def __init__(self, value: float, learned: bool) -> None:
+    def __init__(self, value: float, is_learned: bool) -> None:
         super().__init__()
         # Shape (1,): sharding strategies cannot split a parameter of no dimensions.
-        self.log = nn.Parameter(torch.tensor([value]).log(), requires_grad=learned)
+        self.log = nn.Parameter(torch.tensor([value]).log(), requires_grad=is_learned)
 
     def forward(self) -> Float[Tensor, ""]:
         """The temperature."""
@@ -88,7 +88,8 @@ class Retriever(LightningModule):
         """
         self._check_all_learn(optimizer)
         norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
-        if not torch.isfinite(self.current.loss) or not (math.isfinite(norm) or self._scaled()):
+        norm_is_fine = math.isfinite(norm) or self._scales_the_loss()
+        if not (torch.isfinite(self.current.loss) and norm_is_fine):
             raise NonFiniteStep(self.global_step, self.current, norm)
         self.gradient_norm = norm
 
@@ -110,20 +111,20 @@ class Retriever(LightningModule):
         """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at
         the next step.
         """
-        unused = [
+        unused_weights = [
             name
             for name, parameter in self.named_parameters()
             if parameter.requires_grad and parameter.grad is None
         ]
-        if unused and ranks() > 1 and isinstance(optimizer, torch.optim.Optimizer):
+        if unused_weights and ranks() > 1 and isinstance(optimizer, torch.optim.Optimizer):
             raise BadModel(
-                f"{len(unused)} of the trained weights take no part in the loss"
-                f" ({', '.join(unused[:3])}), and ranks cannot take the mean of their gradients;"
-                " train fewer weights (model.tuning.kind=lora, or other target_modules), or on one"
-                " process"
+                f"{len(unused_weights)} of the trained weights take no part in the loss"
+                f" ({', '.join(unused_weights[:3])}), and ranks cannot take the mean of their"
+                " gradients; train fewer weights (model.tuning.kind=lora, or other"
+                " target_modules), or on one process"
             )
 
-    def _scaled(self) -> bool:
+    def _scales_the_loss(self) -> bool:
         """In fp16 an overflowing gradient is expected now and then: the scaler skips that update
         and lowers its scale.
         """

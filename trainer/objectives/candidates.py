@@ -1,7 +1,7 @@
 """Objectives that compare each query's own candidates: its positive, then its negatives.
 
 They take scores and so serve every family: a bi-encoder and ColBERT score embeddings
-(`EmbeddingScores`), a cross-encoder scores pairs (`score_pairs`).
+(`EmbeddingScores`), a cross-encoder scores pairs (`gather_pair_scores`).
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class EmbeddingScores:
         return gather(own_scores(encode(batch.queries), encode(batch.documents), self.score))
 
 
-def score_pairs(batch: Batch, encode: Encode) -> Float[Tensor, "query candidate"]:
+def gather_pair_scores(batch: Batch, encode: Encode) -> Float[Tensor, "query candidate"]:
     """The scores of every query's own candidates, where `encode` gives one per pair of texts."""
     return gather(encode(batch.documents).unflatten(0, (len(batch.queries), -1)))
 
@@ -97,7 +97,7 @@ class Triplet:
         """The loss of the global batch; a margin has no temperature."""
         scores = self.candidate_scores(batch, encode)
         documents = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
-        known = (documents[:, :, None] == known_names(batch)[:, None, :]).any(2)
-        excluded = gather(known).to(scores.device)
-        loss = losses.triplet(scores, self.margin, excluded)
-        return Outcome(loss, {"masked_false_negatives": excluded[:, 1:].sum().to(scores)})
+        is_known = (documents[:, :, None] == known_names(batch)[:, None, :]).any(2)
+        mask = gather(is_known).to(scores.device)
+        loss = losses.triplet(scores, self.margin, mask)
+        return Outcome(loss, {"masked_false_negatives": mask[:, 1:].sum().to(scores)})

@@ -30,9 +30,9 @@ def excluded_documents(batch: Batch, exclusions: Sequence[Exclusion] = ()) -> Ex
     out too. A query's own positive is never excluded.
     """
     names = gather(known_names(batch), padding=-1)
-    own = own_positives(len(names), batch)
-    known = NamedDocuments.of(names, batch.documents.identities, own)
-    return AnyOf((known, *(exclusion(batch) for exclusion in exclusions)), own)
+    positives = own_positives(len(names), batch)
+    known_texts = NamedDocuments.of(names, batch.documents.identities, positives)
+    return AnyOf((known_texts, *(exclusion(batch) for exclusion in exclusions)), positives)
 
 
 def known_names(batch: Batch) -> Int[Tensor, "query name"]:
@@ -52,7 +52,7 @@ class AnyOf:
     """The pairs that any part excludes, each once, without the queries' own positives."""
 
     parts: tuple[ExcludedPairs, ...]
-    own: Int[Tensor, " query"]
+    positives: Int[Tensor, " query"]
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
         """The pairs within a tile."""
@@ -60,7 +60,7 @@ class AnyOf:
         if not pairs:
             return None
         rows, columns = (torch.cat([pair[side].cpu() for pair in pairs]) for side in (0, 1))
-        negative = columns != self.own[queries][rows] - documents.start
+        negative = columns != self.positives[queries][rows] - documents.start
         width = documents.stop - documents.start
         places = (rows[negative] * width + columns[negative]).unique()
         return (places // width, places % width) if len(places) else None
@@ -83,10 +83,10 @@ class NamedDocuments:
         cls,
         names: Int[Tensor, "query name"],
         documents: Int[Tensor, " document"],
-        own: Int[Tensor, " query"],
+        positives: Int[Tensor, " query"],
     ) -> Self:
-        """Looks all names up among the documents. A pair of a query and its `own` positive alone,
-        the rule in a large batch, is dropped here.
+        """Looks all names up among the documents. A query's pair with its own positive alone, the
+        rule in a large batch, is dropped here.
         """
         distinct, group, copies = documents.unique(return_inverse=True, return_counts=True)
         nearest = torch.searchsorted(distinct, names).clamp(max=len(distinct) - 1)
@@ -94,8 +94,8 @@ class NamedDocuments:
         groups = nearest[queries, column]
         keys = (group * len(documents) + torch.arange(len(documents))).sort().values
         first_copy = keys[copies.cumsum(0) - copies] % len(documents)
-        other = (copies[groups] > 1) | (first_copy[groups] != own[queries])
-        return cls(queries[other], groups[other], keys)
+        is_other = (copies[groups] > 1) | (first_copy[groups] != positives[queries])
+        return cls(queries[is_other], groups[is_other], keys)
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
         """The pairs within a tile."""
@@ -105,8 +105,8 @@ class NamedDocuments:
         base = self.groups[rows] * len(self.keys)
         first = torch.searchsorted(self.keys, base + documents.start)
         copies = torch.searchsorted(self.keys, base + documents.stop) - first
-        before = copies.cumsum(0) - copies
-        place = torch.arange(int(copies.sum())) + (first - before).repeat_interleave(copies)
+        starts = copies.cumsum(0) - copies
+        place = torch.arange(int(copies.sum())) + (first - starts).repeat_interleave(copies)
         columns = self.keys[place] % len(self.keys) - documents.start
         return (self.queries[rows] - queries.start).repeat_interleave(copies), columns
 
@@ -211,17 +211,17 @@ class RepeatedPositives:
 class OwnPositives:
     """Each query's own positive, where it must not count among the negatives."""
 
-    own: Int[Tensor, " query"]
+    positives: Int[Tensor, " query"]
 
     @classmethod
     def of(cls, queries: int, documents: int) -> Self:
         """Of a rank with so many queries and documents."""
-        each = documents // queries
-        return cls(torch.arange(all_rows(queries)) * each - first_row(documents))
+        per_query = documents // queries
+        return cls(torch.arange(all_rows(queries)) * per_query - first_row(documents))
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
         """The pairs within a tile."""
-        columns = self.own[queries] - documents.start
+        columns = self.positives[queries] - documents.start
         inside = (columns >= 0) & (columns < documents.stop - documents.start)
         return inside.nonzero().squeeze(1), columns[inside]
 

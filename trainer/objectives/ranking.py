@@ -11,7 +11,7 @@ from trainer.batch import Batch
 from trainer.collectives import gather, of_all
 from trainer.errors import BadData
 from trainer.microbatches import Encode
-from trainer.objectives.candidates import CandidateScores, gather_labels, score_pairs
+from trainer.objectives.candidates import CandidateScores, gather_labels, gather_pair_scores
 from trainer.objectives.objective import Outcome, Temperature
 
 RankingLoss = Callable[
@@ -37,7 +37,7 @@ class Ranking:
 
     loss: RankingLoss
     grades: Grades | None = None
-    candidate_scores: CandidateScores = score_pairs
+    candidate_scores: CandidateScores = gather_pair_scores
 
     def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
         """The loss of the global batch, on scores as they are. Raises BadData for a label outside
