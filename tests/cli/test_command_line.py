@@ -7,12 +7,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from trainer.cli import main as command
+from trainer.cli import main as command_line
 from trainer.errors import BadData, Interrupted, NonFinite, TooManyBadRows
 from trainer.recipe.load import load_recipe
 
@@ -57,6 +61,13 @@ def nearfar(*arguments: str, **options) -> subprocess.CompletedProcess[str]:  # 
     )
 
 
+def all_commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """A command and all below it, with their full names."""
+    yield name, command
+    for verb, subcommand in getattr(command, "commands", {}).items():
+        yield from all_commands(subcommand, f"{name} {verb}")
+
+
 @pytest.fixture
 def quickstart(repository: Path) -> str:
     return str(repository / "recipes/quickstart.yaml")
@@ -64,16 +75,25 @@ def quickstart(repository: Path) -> str:
 
 class TestHelp:
     def test_help_names_every_verb(self) -> None:
-        shown = CliRunner().invoke(command.app, ["--help"])
+        shown = CliRunner().invoke(command_line.app, ["--help"])
         assert shown.exit_code == 0
         verbs = re.findall(r"^  ([a-z]+) ", shown.output.split("Commands:")[1], flags=re.MULTILINE)
         assert sorted(verbs) == sorted(VERBS)
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_verb_has_help(self, verb: str) -> None:
-        shown = CliRunner().invoke(command.app, [verb, "--help"])
+        shown = CliRunner().invoke(command_line.app, [verb, "--help"])
         assert shown.exit_code == 0
         assert f"Usage: root {verb}" in shown.output or f"{verb} [OPTIONS]" in shown.output
+
+    def test_option_has_help(self) -> None:
+        unexplained = [
+            f"{name} {parameter.name}"
+            for name, command in all_commands(typer.main.get_command(command_line.app), "nearfar")
+            for parameter in command.params
+            if not parameter.help and not parameter.hidden
+        ]
+        assert unexplained == []
 
     def test_help_imports_nothing_heavy(self) -> None:
         code = (
@@ -98,10 +118,36 @@ class TestHelp:
         assert statistics.median(times) < 0.3
 
 
+class TestVersion:
+    def test_version_is_that_of_the_distribution(self) -> None:
+        shown = CliRunner().invoke(command_line.app, ["--version"])
+        assert (shown.exit_code, shown.output) == (0, f"nearfar {metadata.version('nearfar')}\n")
+
+
+class TestCompletion:
+    @staticmethod
+    def completed(words: str, place: int) -> list[str]:
+        """What a shell would offer for the word at a place of a command."""
+        asked = {"_NEARFAR_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        ended = nearfar(env={**os.environ, **asked, "COMP_CWORD": str(place)})
+        return ended.stdout.split()
+
+    def test_verb_is_completed(self) -> None:
+        assert self.completed("nearfar re", 1) == ["report", "recipe"]
+
+    def test_option_is_completed(self) -> None:
+        assert self.completed("nearfar mine --bm", 2) == ["--bm25-negatives"]
+
+    def test_completion_script_is_shown(self) -> None:
+        no_detection = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+        shown = nearfar("--show-completion", "zsh", env={**os.environ, **no_detection})
+        assert "_NEARFAR_COMPLETE=complete_zsh" in shown.stdout
+
+
 class TestRecipe:
     def test_recipe_check_shows_what_it_amounts_to(self, quickstart: str) -> None:
         shown = CliRunner().invoke(
-            command.app, ["recipe", "check", quickstart, "optimization.max_steps=7"]
+            command_line.app, ["recipe", "check", quickstart, "optimization.max_steps=7"]
         )
         assert shown.exit_code == 0
         assert f"{quickstart}: ok" in shown.output
@@ -109,7 +155,7 @@ class TestRecipe:
         assert "runs/quickstart" in shown.output
 
     def test_recipe_show_prints_a_recipe(self, quickstart: str, tmp_path: Path) -> None:
-        shown = CliRunner().invoke(command.app, ["recipe", "show", quickstart, "seed=7"])
+        shown = CliRunner().invoke(command_line.app, ["recipe", "show", quickstart, "seed=7"])
         path = tmp_path / "shown.yaml"
         path.write_text(shown.output, encoding="utf-8")
         assert load_recipe(path) == load_recipe(quickstart, ["seed=7"])
@@ -117,14 +163,14 @@ class TestRecipe:
 
     def test_recipe_explain_describes_a_key(self) -> None:
         whole, one = (
-            CliRunner().invoke(command.app, ["recipe", "explain", *keys]).output
+            CliRunner().invoke(command_line.app, ["recipe", "explain", *keys]).output
             for keys in ((), ("optimization.epochs",))
         )
         assert one.startswith("optimization.epochs = 1 ")
         assert one in whole
 
     def test_recipe_schema_is_json(self, repository: Path) -> None:
-        shown = CliRunner().invoke(command.app, ["recipe", "schema"]).output
+        shown = CliRunner().invoke(command_line.app, ["recipe", "schema"]).output
         assert json.loads(shown)["$defs"]["BiEncoderRecipe"]["properties"]["model"]
         assert shown == (repository / "docs/recipe.schema.json").read_text(encoding="utf-8")
 
@@ -144,7 +190,7 @@ class TestEnding:
             "fit",
             "none.yaml",
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": str(Path(command_line.__file__).parents[2])},
         )
         assert ended.returncode == 2
         assert "there is no file none.yaml" in ended.stderr
@@ -161,7 +207,7 @@ class TestEnding:
         ],
     )
     def test_wrong_usage_ends_with_2(self, arguments: list[str]) -> None:
-        assert CliRunner().invoke(command.app, arguments).exit_code == 2
+        assert CliRunner().invoke(command_line.app, arguments).exit_code == 2
 
     @pytest.mark.parametrize(
         ("error", "code", "begins"),
@@ -199,7 +245,7 @@ class TestEnding:
         monkeypatch.setattr("trainer.recipe.explain.json_schema", raising)
         monkeypatch.setattr(sys, "argv", ["nearfar", "recipe", "schema"])
         with pytest.raises(SystemExit) as ended:
-            command.main()
+            command_line.main()
         return ended.value.code
 
     @pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
@@ -217,7 +263,7 @@ class TestEnding:
             )
         finally:
             os.close(writing)
-        assert ended.returncode == command.READER_GONE
+        assert ended.returncode == command_line.READER_GONE
         assert ended.stderr == ""
 
     def test_other_broken_pipe_is_a_bug(self, monkeypatch) -> None:

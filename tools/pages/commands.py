@@ -34,8 +34,12 @@ def commands_page() -> str:
 
     from trainer.cli.main import app
 
-    parts, index = [], []
-    for name, command, context in _leaves(typer.main.get_command(app), "nearfar", None):
+    root: Any = typer.main.get_command(app)
+    parts, index = (
+        [f"## nearfar\n\n```text\n{root.get_help(_context(root, 'nearfar', None)).strip()}\n```\n"],
+        [],
+    )
+    for name, command, context in _leaves(root, "nearfar", None):
         index.append(
             f"- [`{name}`](#{name.replace(' ', '-')}): {command.get_short_help_str(COLUMNS)}"
         )
@@ -45,9 +49,18 @@ def commands_page() -> str:
 
 def _leaves(command: Any, name: str, parent: Any) -> Iterator[tuple[str, Any, Any]]:
     """The commands that have no subcommands, with their full names and contexts."""
+    context = _context(command, name, parent)
+    if not hasattr(command, "commands"):
+        yield name, command, context
+        return
+    for subcommand in command.list_commands(context):
+        yield from _leaves(command.commands[subcommand], f"{name} {subcommand}", context)
+
+
+def _context(command: Any, name: str, parent: Any) -> Any:
     import click
 
-    context = click.Context(
+    return click.Context(
         command,
         parent=parent,
         info_name=name.rpartition(" ")[2],
@@ -55,11 +68,6 @@ def _leaves(command: Any, name: str, parent: Any) -> Iterator[tuple[str, Any, An
         max_content_width=COLUMNS,
         color=False,
     )
-    if not hasattr(command, "commands"):
-        yield name, command, context
-        return
-    for subcommand in command.list_commands(context):
-        yield from _leaves(command.commands[subcommand], f"{name} {subcommand}", context)
 
 
 def exit_codes_page() -> str:

@@ -17,12 +17,14 @@ NoProbe = Annotated[
     bool,
     typer.Option(
         "--no-probe",
-        help="do not start the ranks to compare their gradient with that of one process",
+        help="do not start the ranks; their gradient is then not compared with that of one process",
     ),
 ]
 ProbeTimeout = Annotated[
     int,
-    typer.Option("--probe-timeout-seconds", min=1, help="seconds after which the ranks are ended"),
+    typer.Option(
+        "--probe-timeout-seconds", min=1, metavar="N", help="end the ranks after N seconds"
+    ),
 ]
 
 
@@ -37,7 +39,7 @@ def check(
     as_rank: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Check a run before it is submitted: recipe, machine, data, model, memory, disk, and the
-    gradient on the real ranks.
+    gradient on the real ranks. Nothing is trained or written.
     """
     if as_rank is not None:
         from trainer.preflight.rank_part import take_part

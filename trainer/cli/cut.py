@@ -8,7 +8,30 @@ import typer
 from trainer.cli import options
 
 OutFolder = Annotated[
-    Path, typer.Option("-o", "--out", help="folder of the smaller model", show_default=False)
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="FOLDER", help="folder of the smaller model", show_default=False
+    ),
+]
+Layers = Annotated[
+    int | None,
+    typer.Option(
+        "--layers",
+        min=1,
+        metavar="N",
+        help="keep the first N layers (default: all)",
+        show_default=False,
+    ),
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(
+        "--dimensions",
+        min=1,
+        metavar="N",
+        help="keep the first N components of each vector (default: all)",
+        show_default=False,
+    ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace the model that is in the folder")]
 
@@ -16,12 +39,12 @@ Replace = Annotated[bool, typer.Option("--replace", help="replace the model that
 def cut(
     model: options.ModelName,
     out: OutFolder,
-    layers: options.Layers = None,
-    dimensions: options.Dimensions = None,
+    layers: Layers = None,
+    dimensions: Dimensions = None,
     replace: Replace = False,
 ) -> None:
-    """Write the first layers of a model, or the first components of its vectors, as a model that
-    every reader loads.
+    """Write the smaller model inside one that was trained with matryoshka: its first layers, the
+    first components of its vectors, or both.
     """
     from trainer.models.cut import write_cut
 

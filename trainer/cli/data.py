@@ -13,6 +13,7 @@ app = typer.Typer(no_args_is_help=True, help="Build data sets and check them.")
 SetName = Annotated[
     str,
     typer.Argument(
+        metavar="NAME",
         help=(
             "azure-cli (the data of the quickstart), or a BEIR set such as scifact, which needs a"
             " network"
@@ -21,12 +22,14 @@ SetName = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path, typer.Option("-o", "--folder", help="the data set is written to FOLDER/NAME")
+    Path,
+    typer.Option("-o", "--folder", metavar="FOLDER", help="the data set is written to FOLDER/NAME"),
 ]
 Wheel = Annotated[
     Path | None,
     typer.Option(
         "--wheel",
+        metavar="FILE",
         help="azure-cli only: a wheel of azure-cli that was downloaded before",
         show_default=False,
     ),
@@ -34,6 +37,7 @@ Wheel = Annotated[
 DataSource = Annotated[
     str,
     typer.Argument(
+        metavar="SOURCE",
         help=(
             "a data file, a folder in BEIR layout, a saved data set, or the name of a hub data set"
         ),

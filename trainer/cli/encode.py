@@ -15,7 +15,11 @@ RoleName = Annotated[
 OutFile = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--out", help="file to write (default: standard output)", show_default=False
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="file to write (default: standard output)",
+        show_default=False,
     ),
 ]
 
@@ -28,8 +32,9 @@ def encode(
     layers: options.Layers = None,
     precision: options.PrecisionName = "fp32",
 ) -> None:
-    """Read one text per line from standard input and write float32 vectors in NumPy's .npy format:
-    nearfar encode MODEL < texts.txt > vectors.npy
+    """Read one text per line from standard input, and write one float32 vector per text.
+
+    The output has NumPy's .npy format: nearfar encode MODEL < texts.txt > vectors.npy
     """
     from trainer.errors import BadData
 

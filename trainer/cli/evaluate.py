@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL...",
+        metavar="MODEL",
         help="folders or names of models; each is compared with the first",
         show_default=False,
     ),
@@ -23,6 +23,7 @@ JudgedQueries = Annotated[
     str,
     typer.Option(
         "--data",
+        metavar="SOURCE",
         help="judged queries: a folder in BEIR layout, a data file or a hub data set",
         show_default=False,
     ),
@@ -44,16 +45,22 @@ IndexFolder = Annotated[
     Path | None,
     typer.Option(
         "--index",
-        help="also measure search by this index, made of the same corpus by the only MODEL",
+        metavar="FOLDER",
+        help="also measure search with this index of the same corpus; give one MODEL, its own",
         show_default=False,
     ),
 ]
 OutFile = Annotated[
     Path | None,
-    typer.Option("--out", help="JSON file for everything that was measured", show_default=False),
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="also write everything that was measured to this JSON file",
+        show_default=False,
+    ),
 ]
 Examples = Annotated[
-    int, typer.Option("--examples", min=0, help="number of example searches to print")
+    int, typer.Option("--examples", min=0, metavar="N", help="print N example searches")
 ]
 
 
@@ -73,7 +80,7 @@ def evaluate(
     layers: options.Layers = None,
     precision: options.PrecisionName = "auto",
 ) -> None:
-    """Measure models on judged queries. Each other model, and BM25, is compared with the first by a
+    """Measure models on judged queries, and compare each of them, and BM25, with the first by a
     paired test.
     """
     from trainer.errors import BadRecipe

@@ -6,26 +6,24 @@ from typing import Annotated
 
 import typer
 
+from trainer.cli import options
+
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help=(
+            "move a former run of the same name aside, and compute a teacher's vectors again where"
+            " the stored ones belong to other data or another teacher"
+        ),
+    ),
+]
+
 
 def fit(
-    recipe: Annotated[
-        Path,
-        typer.Argument(help="recipe file, such as recipes/quickstart.yaml", show_default=False),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="changes to it: key.sub=value", show_default=False),
-    ] = None,
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace",
-            help=(
-                "move a former run of the same name aside, and compute a teacher's vectors again"
-                " where the stored ones belong to other data or another teacher"
-            ),
-        ),
-    ] = False,
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    replace: Replace = False,
 ) -> None:
     """Train a model by a recipe, and compare it with the base model and BM25 on test queries."""
     from trainer.recipe.load import load_recipe

@@ -10,7 +10,8 @@ from trainer.cli import options, terminal
 _BITS: dict[str, Literal[1, 2, 4]] = {"1": 1, "2": 2, "4": 4}
 
 OutFolder = Annotated[
-    Path, typer.Option("-o", "--out", help="folder of the index", show_default=False)
+    Path,
+    typer.Option("-o", "--out", metavar="FOLDER", help="folder of the index", show_default=False),
 ]
 Kind = Annotated[
     Literal["flat", "hnsw", "ivf", "compressed", "exact"] | None,
@@ -49,7 +50,9 @@ Replace = Annotated[bool, typer.Option("--replace", help="replace the index that
 TokenIndex = Annotated[
     Path,
     typer.Argument(
-        help="folder that `nearfar index` made with a late-interaction model", show_default=False
+        metavar="INDEX",
+        help="folder that `nearfar index` made with a late-interaction model",
+        show_default=False,
     ),
 ]
 IdPrefix = Annotated[
@@ -66,7 +69,7 @@ IdPrefix = Annotated[
 ]
 Ids = Annotated[
     list[str],
-    typer.Argument(metavar="ID...", help="ids of the documents to delete", show_default=False),
+    typer.Argument(metavar="ID", help="ids of the documents to delete", show_default=False),
 ]
 
 

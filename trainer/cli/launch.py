@@ -30,7 +30,7 @@ RecipeOrMine = Annotated[
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE|ARGUMENT]...",
+        metavar="KEY=VALUE|ARGUMENT",
         help=(
             "changes to the recipe: key.sub=value; with `mine`: MODEL DATA -o FOLDER and further"
             " options of `nearfar mine`"
@@ -44,6 +44,7 @@ NodeRank = Annotated[
     typer.Option(
         "--node-rank",
         min=0,
+        metavar="N",
         help="number of this machine among them, from 0; needed for more than one",
         show_default=False,
     ),

@@ -1,12 +1,13 @@
-"""The `nearfar` command: its verbs, and how it ends. `--help` is quick because no verb imports
-anything heavy before it runs.
+"""The `nearfar` command: its verbs, and how it ends.
+
+`--help` is quick, because no verb imports anything heavy before it runs.
 """
 
 import atexit
 import os
 import select
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -34,8 +35,9 @@ READER_GONE = 141
 
 
 class _Verbs(TyperGroup):
-    """The verbs in the order of a user's work, and a quiet end when the reader of our output has
-    gone (`nearfar ... | head`).
+    """The verbs in the order of a user's work.
+
+    The command ends quietly when the reader of its output has gone (`nearfar ... | head`).
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -53,31 +55,49 @@ class _Verbs(TyperGroup):
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # rich alone would take a third of the time `--help` may take
     pretty_exceptions_enable=False,
-    help="Train text-embedding and retrieval models, and prove that they got better.",
 )
-for verb, in_short in (
-    (fit.fit, "Train a model by a recipe, and show what it gained."),
-    (check.check, "Look over a run before it is submitted."),
-    (launch.launch, "Train, or mine, on the processes of a machine file."),
-    (pipeline.pipeline, "Run stages that name each other's outputs."),
-    (evaluate.evaluate, "Measure models side by side on judged queries."),
-    (cut.cut, "Write the smaller model inside one trained with matryoshka."),
+for verb, summary in (
+    (fit.fit, "Train a model by a recipe, and show whether it got better."),
+    (check.check, "Check a run before it is submitted."),
+    (launch.launch, "Train or mine on the processes of a machine file."),
+    (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
+    (evaluate.evaluate, "Measure models on judged queries, and compare them."),
+    (cut.cut, "Write the smaller model inside a matryoshka model."),
     (mine.mine, "Find hard negatives for training pairs."),
-    (encode.encode, "Turn lines of text into vectors."),
+    (encode.encode, "Encode lines of text as vectors."),
     (index.index, "Make a corpus searchable."),
     (index.add, "Add documents to an index."),
-    (index.delete, "Take documents out of an index."),
-    (search.search, "Show the documents nearest to a question."),
-    (report.report, "Write the page of a run anew."),
+    (index.delete, "Delete documents from an index."),
+    (search.search, "Print the documents that answer a question."),
+    (report.report, "Write the report page of a run again."),
 ):
-    app.command(
-        short_help=in_short, context_settings=launch.ANY_WORDS if verb is launch.launch else None
-    )(verb)
+    settings = launch.ANY_WORDS if verb is launch.launch else None
+    app.command(short_help=summary, context_settings=settings)(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
+
+
+def _print_version(is_given: bool) -> bool:
+    if is_given:
+        from importlib.metadata import version
+
+        typer.echo(f"nearfar {version('nearfar')}")
+        raise typer.Exit
+    return is_given
+
+
+@app.callback()
+def nearfar(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train text-embedding and retrieval models, and prove that they got better."""
 
 
 def main() -> NoReturn:
@@ -102,11 +122,11 @@ def main() -> NoReturn:
 
 
 def _leave_at_once() -> NoReturn:
-    """Ends one of several ranks without taking the interpreter apart.
+    """Ends one of several ranks without a shutdown of the interpreter.
 
-    A thread of gloo or of autograd that asks for the interpreter at that moment is unwound through
-    C++, which aborts the process: a run that is saved and whose process group is closed would end
-    with exit code 134, now and then, on a busy machine.
+    A thread of gloo or of autograd that needs the interpreter during a shutdown is unwound through
+    C++, which aborts the process. On a busy machine, a run that was saved and whose process group
+    was closed would now and then end with exit code 134.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -115,9 +135,7 @@ def _leave_at_once() -> NoReturn:
 
 
 def _reader_gone() -> bool:
-    """Whether it is our standard output that nobody reads any more, and not some other pipe or
-    socket.
-    """
+    """Whether standard output has lost its reader, and not some other pipe or socket."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -10,17 +10,23 @@ from trainer.cli import options, terminal
 
 SearchModel = Annotated[
     str,
-    typer.Argument(help="folder or name of the model that searches", show_default=False),
+    typer.Argument(
+        metavar="MODEL", help="folder or name of the model that searches", show_default=False
+    ),
 ]
 Pairs = Annotated[
     str,
     typer.Argument(
+        metavar="DATA",
         help="training pairs: a data file, a folder in BEIR layout or a hub data set",
         show_default=False,
     ),
 ]
 OutFolder = Annotated[
-    Path, typer.Option("-o", "--out", help="folder of the negatives", show_default=False)
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="FOLDER", help="folder of the negatives", show_default=False
+    ),
 ]
 Teacher = Annotated[
     str | None,
@@ -28,32 +34,48 @@ Teacher = Annotated[
         "--teacher",
         metavar="MODEL",
         help=(
-            "model that scores the candidates in place of the searching one; a cross-encoder"
-            " may be given too"
+            "model of any kind, e.g. a cross-encoder, that scores the candidates in place of the"
+            " searching model"
         ),
         show_default=False,
     ),
 ]
 Negatives = Annotated[
-    int, typer.Option("--negatives", min=0, help="negatives per query from the model's search")
+    int,
+    typer.Option(
+        "--negatives", min=0, metavar="N", help="negatives per query from the model's search"
+    ),
 ]
 Bm25Negatives = Annotated[
     int,
     typer.Option(
-        "--bm25-negatives", min=0, help="negatives per query from BM25, a search by words"
+        "--bm25-negatives",
+        min=0,
+        metavar="N",
+        help="negatives per query from BM25, a search by words",
     ),
 ]
 RandomNegatives = Annotated[
     int,
-    typer.Option("--random-negatives", min=0, help="negatives per query drawn from all documents"),
+    typer.Option(
+        "--random-negatives",
+        min=0,
+        metavar="N",
+        help="negatives per query drawn from all documents",
+    ),
 ]
 Depth = Annotated[
     int,
     typer.Option(
-        "--depth", min=1, help="take candidates from the first DEPTH ranks, positives excluded"
+        "--depth",
+        min=1,
+        metavar="N",
+        help="take candidates from the first N ranks; known positives have no rank",
     ),
 ]
-SkipTop = Annotated[int, typer.Option("--skip-top", min=0, help="skip the first SKIP_TOP ranks")]
+SkipTop = Annotated[
+    int, typer.Option("--skip-top", min=0, metavar="N", help="skip the first N ranks")
+]
 Pick = Annotated[
     Literal["top", "random"],
     typer.Option(
@@ -65,6 +87,7 @@ PercentOfPositive = Annotated[
     float,
     typer.Option(
         "--percent-of-positive",
+        metavar="PERCENT",
         help=(
             "discard candidates that score above this percentage of the positive's score; 0: no"
             " limit"
@@ -75,7 +98,8 @@ Margin = Annotated[
     float | None,
     typer.Option(
         "--margin",
-        help="discard candidates that score less than this below the positive (default: off)",
+        metavar="SCORE",
+        help="discard candidates whose score is less than this below the positive's (default: off)",
         show_default=False,
     ),
 ]
@@ -83,23 +107,30 @@ RelativeMargin = Annotated[
     float | None,
     typer.Option(
         "--relative-margin",
-        help="the same as a share of the positive's score, 0 to 1 (default: off)",
+        metavar="SHARE",
+        help="as --margin, but a share of the positive's score, 0 to 1 (default: off)",
         show_default=False,
     ),
 ]
 MinScore = Annotated[
     float | None,
     typer.Option(
-        "--min-score", help="discard candidates below this score (default: off)", show_default=False
+        "--min-score",
+        metavar="SCORE",
+        help="discard candidates below this score (default: off)",
+        show_default=False,
     ),
 ]
 MaxScore = Annotated[
     float | None,
     typer.Option(
-        "--max-score", help="discard candidates above this score (default: off)", show_default=False
+        "--max-score",
+        metavar="SCORE",
+        help="discard candidates above this score (default: off)",
+        show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of everything that is random")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="seed of random choices")]
 FurtherCorpus = Annotated[
     str | None,
     typer.Option(

@@ -11,11 +11,15 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Split = Literal["train", "dev", "test"]
 
 ModelName = Annotated[
-    str, typer.Argument(help="folder of a model, or its name on the hub", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="folder of a model, or its name on the hub", show_default=False
+    ),
 ]
 CorpusFile = Annotated[
     Path,
     typer.Argument(
+        metavar="CORPUS",
         help=(
             "JSON Lines with a field `text` (and `_id` and `title` where there are some), a .txt"
             " file with one document per line, or a folder in BEIR layout"
@@ -26,16 +30,26 @@ CorpusFile = Annotated[
 MachineFile = Annotated[
     Path,
     typer.Option(
-        "--machine", help="machine file, e.g. launch/accelerate/ddp.yaml", show_default=False
+        "--machine",
+        metavar="FILE",
+        help="machine file, e.g. launch/accelerate/ddp.yaml",
+        show_default=False,
     ),
 ]
 RecipeFile = Annotated[
-    Path, typer.Argument(help="recipe file, e.g. recipes/bi-encoder-lora.yaml", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RECIPE",
+        help="recipe file, or a name of `nearfar recipe list`, e.g. quickstart",
+        show_default=False,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="changes to the recipe: key.sub=value, e.g. optimization.epochs=3", show_default=False
+        metavar="KEY=VALUE",
+        help="changes to the recipe, e.g. optimization.epochs=3",
+        show_default=False,
     ),
 ]
 Nodes = Annotated[
@@ -43,6 +57,7 @@ Nodes = Annotated[
     typer.Option(
         "--nodes",
         min=1,
+        metavar="N",
         help="number of machines, each with the file's processes (default: as the file says)",
         show_default=False,
     ),
@@ -51,6 +66,7 @@ IndexModel = Annotated[
     str | None,
     typer.Option(
         "--model",
+        metavar="MODEL",
         help="folder or name of the model that made the index, if the model was moved",
         show_default=False,
     ),
@@ -67,14 +83,17 @@ ColumnNames = Annotated[
         show_default=False,
     ),
 ]
-SplitName = Annotated[Split, typer.Option("--split", help="split of a BEIR folder or hub data set")]
+SplitName = Annotated[
+    Split, typer.Option("--split", help="split of a folder in BEIR layout or of a hub data set")
+]
 MaxBadRowsRatio = Annotated[
     float,
     typer.Option(
         "--max-bad-rows-ratio",
         min=0.0,
         max=1.0,
-        help="exit with code 87 when a larger share of the lines is unreadable",
+        metavar="SHARE",
+        help="exit with code 87 when a larger share of the lines cannot be used",
     ),
 ]
 Layers = Annotated[
@@ -105,8 +124,8 @@ PrecisionName = Annotated[
     typer.Option(
         "--precision",
         help=(
-            "numbers the model computes with; bf16 is faster and changes about the third digit;"
-            " auto: bf16 where the hardware supports it"
+            "number format of the model; bf16 is faster and changes about the third digit of a"
+            " score; auto: bf16 where the hardware supports it"
         ),
     ),
 ]
@@ -120,7 +139,10 @@ Reranker = Annotated[
     ),
 ]
 RerankDepth = Annotated[
-    int, typer.Option("--rerank-depth", min=1, help="documents per query that --rerank re-orders")
+    int,
+    typer.Option(
+        "--rerank-depth", min=1, metavar="N", help="documents per query that --rerank re-orders"
+    ),
 ]
 
 

@@ -20,12 +20,15 @@ else:
 PipelineFile = Annotated[
     Path,
     typer.Argument(
-        help="pipeline file, e.g. recipes/pipelines/teacher-to-student.yaml", show_default=False
+        metavar="FILE",
+        help="pipeline file, e.g. recipes/pipelines/teacher-to-student.yaml",
+        show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
+        metavar="KEY=VALUE",
         help="changes to the pipeline: values.NAME=VALUE, name=NAME, output=FOLDER",
         show_default=False,
     ),

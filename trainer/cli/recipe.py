@@ -6,23 +6,13 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from trainer.cli import options
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
     from trainer.recipe.schema.families import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and explain recipes.")
-
-RecipeFile = Annotated[
-    Path,
-    typer.Argument(
-        help="recipe file, or a name of `nearfar recipe list`, e.g. quickstart", show_default=False
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="changes to the recipe: key.sub=value", show_default=False),
-]
 
 
 @app.command("list")
@@ -54,7 +44,7 @@ def explain(
 
 
 @app.command()
-def check(file: RecipeFile, overrides: Overrides = None) -> None:
+def check(file: options.RecipeFile, overrides: options.Overrides = None) -> None:
     """Check a recipe, and summarize it in four lines.
 
     The exit code is 2 where something is wrong.
@@ -66,7 +56,7 @@ def check(file: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def show(file: RecipeFile, overrides: Overrides = None) -> None:
+def show(file: options.RecipeFile, overrides: options.Overrides = None) -> None:
     """Print the whole recipe as it will run.
 
     Overrides are put in and defaults written out. The output is itself a recipe.

@@ -1,4 +1,4 @@
-"""`nearfar report`: the page of a run, written anew."""
+"""`nearfar report`: the report page of a run, written again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +8,11 @@ import typer
 
 def report(
     run: Annotated[
-        Path, typer.Argument(help="run folder, e.g. runs/quickstart", show_default=False)
+        Path,
+        typer.Argument(metavar="RUN", help="run folder, e.g. runs/quickstart", show_default=False),
     ],
 ) -> None:
-    """Write report.html of a run from its log and evaluation; print its path."""
+    """Write report.html of a run again, from its log and evaluation, and print its path."""
     from trainer.report.run_page import write_report
 
     print(write_report(run))

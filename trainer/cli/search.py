@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 IndexFolder = Annotated[
-    Path, typer.Argument(help="folder that `nearfar index` made", show_default=False)
+    Path,
+    typer.Argument(metavar="INDEX", help="folder that `nearfar index` made", show_default=False),
 ]
-Question = Annotated[str, typer.Argument(help="text to search for", show_default=False)]
-Count = Annotated[int, typer.Option("-k", min=1, help="number of documents to print")]
+Question = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="text to search for", show_default=False)
+]
+Count = Annotated[int, typer.Option("-k", min=1, metavar="N", help="print N documents")]
 Explain = Annotated[
     bool,
     typer.Option(
