@@ -4,6 +4,7 @@ speak of.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,20 @@ import pytest
 WORDS = ("disk", "database", "machine", "account", "query", "storage", "region", "second")
 
 
+def blocks(page: Path, language: str) -> list[str]:
+    """The contents of a page's code blocks in a language."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def commands(page: Path) -> list[str]:
     """The lines of a page's `bash` blocks, without `make`, which is what runs these tests."""
-    lines, inside = [], False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        if line.startswith("```"):
-            inside = line == "```bash"
-        elif inside and not line.startswith("make "):
-            lines.append(line.partition("  #")[0])
-    return lines
+    return [
+        line.partition("  #")[0]
+        for block in blocks(page, "bash")
+        for line in block.splitlines()
+        if not line.startswith("make ")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +72,9 @@ def _write(path: Path, records: list[dict[str, str]]) -> None:
 
 def run_all(page: Path, folder: Path) -> None:
     path = f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    found = commands(page)
-    assert len(found) >= 2
-    for command in found:
+    lines = commands(page)
+    assert len(lines) >= 2
+    for command in lines:
         ended = subprocess.run(
             command,
             shell=True,
@@ -85,6 +91,16 @@ def run_all(page: Path, folder: Path) -> None:
 @pytest.mark.slow
 def test_commands_of_the_readme_run(repository: Path, folder: Path) -> None:
     run_all(repository / "README.md", folder)
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs(repository: Path, folder: Path) -> None:
+    (block,) = blocks(repository / "README.md", "python")
+    command = [sys.executable, "-c", block]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "show the" in ended.stdout, "the search prints documents"
 
 
 @pytest.mark.slow
