@@ -33,8 +33,8 @@ def _columns(report: ReadReport) -> Iterator[Text]:
     for role, names in report.columns.items():
         yield Text(f"  {role:<9} from column {', '.join(visible(name, 60) for name in names)}")
     if report.ignored_columns:
-        unused = ", ".join(visible(name, 60) for name in report.ignored_columns[:20])
-        yield Text(f"  not used: {unused}")
+        names = ", ".join(visible(name, 60) for name in report.ignored_columns[:20])
+        yield Text(f"  not used: {names}")
 
 
 def _counts(summary: DataSummary) -> Table:
