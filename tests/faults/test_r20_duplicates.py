@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.check import summarize_data
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import known_positives
+from trainer.data.summary.summarize import summarize_data
 
 
 def make_folder(folder: Path) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.check import summarize_data
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.summary.summarize import summarize_data
 from trainer.errors import BadData
 
 READERS = {

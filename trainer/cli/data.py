@@ -85,8 +85,8 @@ def check(
     """
     from rich.console import Console
 
-    from trainer.data.check import bad_rows_file, summarize_data
-    from trainer.data.summary_text import print_summary
+    from trainer.data.summary.summarize import bad_rows_file, summarize_data
+    from trainer.data.summary.text import print_summary
 
     columns = options.columns_of(column)
     with bad_rows_file(rejected) as on_bad:

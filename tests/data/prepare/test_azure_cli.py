@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data.check import summarize_data
 from trainer.data.prepare import azure_cli, azure_cli_wheel, named_sets
 from trainer.data.prepare.named_sets import prepare
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.summary.summarize import summarize_data
 from trainer.errors import BadData, BadFolder
 
 VERBS = ("create", "delete", "show", "list", "update")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.cli.data import app
-from trainer.data.check import Spread, summarize_data
+from trainer.data.summary.summarize import Spread, summarize_data
 from trainer.errors import BadData
 
 RUN = CliRunner()

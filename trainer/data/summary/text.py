@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.data.check import DataSummary, Spread
 from trainer.data.readers.report import ReadReport
+from trainer.data.summary.summarize import DataSummary, Spread
 from trainer.storage.visible import visible
 
 
@@ -33,8 +33,8 @@ def _columns(report: ReadReport) -> Iterator[Text]:
     for role, names in report.columns.items():
         yield Text(f"  {role:<9} from column {', '.join(visible(name, 60) for name in names)}")
     if report.ignored_columns:
-        names = ", ".join(visible(name, 60) for name in report.ignored_columns[:20])
-        yield Text(f"  not used: {names}")
+        listing = ", ".join(visible(name, 60) for name in report.ignored_columns[:20])
+        yield Text(f"  not used: {listing}")
 
 
 def _counts(summary: DataSummary) -> Table:

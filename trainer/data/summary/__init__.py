@@ -1,0 +1,1 @@
+"""Summaries of data sets, for `nearfar data check`."""
