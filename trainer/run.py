@@ -5,7 +5,6 @@ and the first alone writes and speaks.
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from trainer.build import checks as recipe_checks
 from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries, pair_data
+from trainer.build.job import Job
 from trainer.build.lightning_trainer import lightning_trainer
 from trainer.build.module import encoder_of, lightning_module, total_steps
 from trainer.build.refresh import refresh, refresh_section
@@ -32,18 +32,17 @@ from trainer.evaluation.results import (
     write_evaluation,
 )
 from trainer.evaluation.verdict import Verdict, verdict
-from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
 from trainer.modules.retriever import NonFiniteStep
-from trainer.objectives.teachers import Teacher
+from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.run_page import write_report
 from trainer.runtime.best import KeepBest
-from trainer.runtime.console import say
+from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder, write_json
 from trainer.runtime.stop import GracefulStop
 from trainer.runtime.trackers import check_trackers
@@ -78,23 +77,6 @@ class RunResult:
         return "\n".join(str(part) for part in parts if part is not None)
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything that a run has before its first step."""
-
-    recipe: Recipe
-    plan: Plan
-    data: DataSets
-    encoder: Encoder
-    teachers: Sequence[Teacher]
-    steps: int
-
-    @property
-    def scores_are_random(self) -> bool:
-        """Whether scores mean nothing before training: a cross-encoder with a new head."""
-        return isinstance(self.encoder, CrossEncoder) and self.encoder.fresh_head
-
-
 def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> RunResult:
     """Carries out a recipe on one process of a plan (`trainer.runtime.start.start_process`).
 
@@ -109,6 +91,7 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> Ru
         check_same(recipe_yaml, "recipe")
         job = _prepare(recipe, plan, replace)
         with _run_folder(job, recipe_yaml, replace) as folder:
+            on_first(lambda: keep_console(folder.path))
             return _carry_out(job, folder)
 
 
@@ -116,14 +99,19 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     """Reads the data and builds the model, writing nothing into the run folder."""
     students.locate_others(recipe)
     hardware.prepare_machine(recipe.machine)
-    say(f"reading {', '.join(source.source for source in recipe.data.sources)}")
-    data = data_sets(recipe.data, recipe.seed, all_negatives=refresh_section(recipe) is not None)
+    with phase(f"reading {', '.join(source.source for source in recipe.data.sources)}"):
+        data = data_sets(
+            recipe.data, recipe.seed, all_negatives=refresh_section(recipe) is not None
+        )
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))
-    encoder = _initial_encoder(recipe, data)
-    teachers = students.teachers(recipe, data.train, replace)
+    with phase("loading the model"):
+        encoder = _initial_encoder(recipe, data)
+    with phase("preparing the teacher"):
+        teachers = students.teachers(recipe, data.train, replace)
     job = Job(recipe, plan, data, encoder, teachers, steps)
-    say(_summary(job))
+    expect(job.phases)
+    say(job.summary)
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
             say(
@@ -165,7 +153,9 @@ def _carry_out(job: Job, folder: RunFolder) -> RunResult:
         evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
     say(f"the model is in {folder.model}")
     folder.finish("stopped" if is_interrupted else "done", selection=asdict(selection))
-    on_first(lambda: say(f"report: {write_report(folder.path)}"))
+    with phase("writing the report"):
+        report = on_first(lambda: write_report(folder.path))
+    say(f"report: {report}")
     if is_interrupted:
         content = "the model as it was before training" if selection.base_won else "the best so far"
         raise Interrupted(f"before the end, by Ctrl-C; {folder.model} holds {content}")
@@ -179,8 +169,8 @@ def _measure_rivals(job: Job) -> list[SystemResult]:
     test = job.data.test
     if test is None:
         return []
-    say(f"measuring BM25{'' if job.scores_are_random else ' and the base model'} on test queries")
-    bm25 = on_first(lambda: evaluate_bm25(test))
+    with phase("BM25 on test queries", kind="BM25"):
+        bm25 = on_first(lambda: evaluate_bm25(test))
     systems = [] if bm25 is None else [bm25]
     if not job.scores_are_random:
         systems.append(_measure(job, job.encoder, test, BASE))
@@ -189,14 +179,15 @@ def _measure_rivals(job: Job) -> list[SystemResult]:
 
 def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
     machine = job.recipe.machine
-    return evaluate(
-        encoder.to(hardware.device(machine)),
-        test,
-        name=name,
-        precision=hardware.precision(machine),
-        micro_batch_tokens=hardware.micro_batch_tokens(machine),
-        candidates=build_cross_encoder.candidates(job.recipe),
-    )
+    with phase(f"{name} model on test queries", kind="test"):
+        return evaluate(
+            encoder.to(hardware.device(machine)),
+            test,
+            name=name,
+            precision=hardware.precision(machine),
+            micro_batch_tokens=hardware.micro_batch_tokens(machine),
+            candidates=build_cross_encoder.candidates(job.recipe),
+        )
 
 
 def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
@@ -205,7 +196,8 @@ def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
     """
     recipe, data = job.recipe, job.data
     module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
-    scores = module.validate(data.validation)
+    with phase("validation before training", kind="validation"):
+        scores = module.validate(data.validation)
     base_score = None if job.scores_are_random else scores[MAIN_METRIC]
     best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
     refresher = refresh(recipe, data.train, folder.path / "refresh", job.steps)
@@ -223,10 +215,13 @@ def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
         raise
     is_interrupted = stop.is_requested and loop.global_step < job.steps
     selection = Selection(base_score, best.score, best.step)
+    if selection.base_won:
+        expect({})  # it has been measured already
     if best.score is not None:
         from_base = f", {base_score:.3f} before training" if base_score is not None else ""
         say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}{from_base}")
-    _save(job, folder, best, selection, check_learned=not is_interrupted)
+    with phase("saving the model"):
+        _save(job, folder, best, selection, check_learned=not is_interrupted)
     return selection, is_interrupted
 
 
@@ -266,25 +261,3 @@ def _evaluate(
         return evaluation
 
     return on_first(write)
-
-
-def _summary(job: Job) -> str:
-    """Data, model, steps and machine in four lines."""
-    recipe, data, optimization = job.recipe, job.data, job.recipe.optimization
-    weights = list(job.encoder.parameters())
-    trained_weights = sum(weight.numel() for weight in weights if weight.requires_grad)
-    test = f", {len(data.test.queries):,} test queries" if data.test else ""
-    passes = job.steps * optimization.batch_size / len(data.train)
-    ranks = f", {job.plan.kind} on {job.plan.ranks} ranks" if job.plan.ranks > 1 else ""
-    lines = [
-        f"{recipe.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
-        f" validation queries{test}",
-        f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained_weights:,} of"
-        f" {sum(weight.numel() for weight in weights):,} weights are trained",
-        f"{job.steps} steps of {optimization.batch_size} queries, {passes:.3g} passes over the"
-        f" training pairs, {hardware.accelerator(recipe.machine)},"
-        f" {hardware.precision(recipe.machine)}{ranks}",
-    ]
-    if data.mixture:
-        lines.insert(1, data.mixture.summary(job.steps, optimization.batch_size))
-    return "\n".join(lines)

@@ -1,15 +1,13 @@
-"""The progress line, printed by a real training loop."""
+"""Phases and rate of a real training loop."""
 
-import io
-import re
 import time
 
 import pytest
 import pytorch_lightning as lightning
 import torch
 
-from trainer.runtime import progress
-from trainer.runtime.progress import ProgressLine
+from trainer.progress import listening, phase
+from trainer.runtime.progress import TrainingProgress
 
 
 class Toy(lightning.LightningModule):
@@ -43,12 +41,7 @@ class Toy(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def train(module: Toy, line: ProgressLine) -> str:
+def train(module: Toy, callback: TrainingProgress) -> None:
     trainer = lightning.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -56,7 +49,7 @@ def train(module: Toy, line: ProgressLine) -> str:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[line],
+        callbacks=[callback],
         val_check_interval=10,
         limit_val_batches=1,
         num_sanity_val_steps=0,
@@ -66,41 +59,60 @@ def train(module: Toy, line: ProgressLine) -> str:
         torch.utils.data.DataLoader(torch.ones(20, 1)),
         torch.utils.data.DataLoader(torch.ones(1, 1)),
     )
-    return line.stream.getvalue()
 
 
-def test_output_without_a_terminal_has_plain_lines():
-    lines = train(Toy([0.5, 0.4]), ProgressLine(64, 20, io.StringIO())).splitlines()
-    assert re.fullmatch(
-        r"step 1/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  \d+:\d\d left", lines[0]
-    )
-    assert lines[1] == "validation at step 10: nDCG@10 0.500 (best so far)"
-    assert re.fullmatch(
-        r"step 20/20  loss 0\.312  rate 1\.0e-03  [\d.]+ pairs/s  0:00 left", lines[2]
-    )
-    assert lines[3] == "validation at step 20: nDCG@10 0.400 (best 0.500)"
-    assert len(lines) == 4
+class Listener:
+    """Writes down what the phases were when they ended."""
+
+    def __init__(self):
+        self.ended = []
+
+    def begin(self, phase):
+        pass
+
+    def end(self, phase):
+        self.ended.append((phase.name, phase.position, phase.total, phase.note))
+
+    def expect(self, phases):
+        pass
 
 
-def test_terminal_shows_one_rewritten_line(monkeypatch):
-    monkeypatch.setattr(progress, "_REWRITE_SECONDS", 0.0)
-    written = train(Toy([0.5, 0.6]), ProgressLine(64, 20, Terminal()))
-    assert written.count("\n") == 2, "one line a validation, the last of them the end"
-    assert written.count("\r\x1b[2K") >= 18
-    assert written.endswith("validation at step 20: nDCG@10 0.600 (best so far)\n")
+def test_steps_and_validations_are_phases_and_scores_are_printed(capsys):
+    listener = Listener()
+    with listening(listener):
+        train(Toy([0.5, 0.4]), TrainingProgress(64, 20))
+    assert listener.ended == [
+        ("validation", 0, None, ""),
+        ("validation", 0, None, ""),
+        ("training", 20, 20, "loss 0.312  learning rate 1.0e-03"),
+    ]
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "validation at step 10: nDCG@10 0.500 (best so far)",
+        "validation at step 20: nDCG@10 0.400 (best 0.500)",
+    ]
 
 
-def test_rate_excludes_validation():
-    line = ProgressLine(64, 20, io.StringIO())
-    train(Toy([0.5, 0.6], validation_seconds=2.0), line)
-    assert line.pairs_per_second > 64 * 20 / 2.0, (
+def test_score_before_training_is_the_one_to_beat(capsys):
+    train(Toy([0.5, 0.7]), TrainingProgress(64, 20, best=0.6))
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "validation at step 10: nDCG@10 0.500 (best 0.600)",
+        "validation at step 20: nDCG@10 0.700 (best so far)",
+    ]
+
+
+def test_rate_leaves_validation_out():
+    callback = TrainingProgress(64, 20)
+    train(Toy([0.5, 0.6], validation_seconds=2.0), callback)
+    assert callback.pairs_per_second > 64 * 20 / 2.0, (
         "two seconds of validation were counted as training"
     )
-    assert line.pairs_per_second < 64 / 0.01
+    assert callback.pairs_per_second < 64 / 0.01
 
 
-def test_error_starts_on_its_own_line():
-    line = ProgressLine(64, 20, Terminal())
-    with pytest.raises(ValueError, match="planted"):
-        train(Toy([0.5, 0.6], fail_at=3), line)
-    assert line.stream.getvalue().endswith("\n")
+def test_error_ends_all_phases():
+    listener = Listener()
+    with listening(listener), pytest.raises(ValueError, match="planted"):
+        train(Toy([0.5, 0.6], fail_at=3), TrainingProgress(64, 20))
+    assert [name for name, *_ in listener.ended] == ["training"]
+    with phase("next") as following:
+        assert following.parent is None

@@ -9,7 +9,7 @@ from trainer.build import hardware
 from trainer.build.module import validation_interval
 from trainer.recipe.schema.families import Recipe
 from trainer.runtime.log import JsonlLogger
-from trainer.runtime.progress import VALIDATION_SCORE, ProgressLine
+from trainer.runtime.progress import VALIDATION_SCORE, TrainingProgress
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
 from trainer.strategies.environment import SINGLE, Plan
@@ -25,11 +25,10 @@ def lightning_trainer(
     plan: Plan = SINGLE,
     base_score: float | None = None,
 ) -> lightning.Trainer:
-    """Lightning's trainer with our log and progress line, early stopping where the recipe asks for
+    """Lightning's trainer with our log and progress, early stopping where the recipe asks for
     it, and `extra` callbacks. `base_score` is the validation score to beat, from before training.
     """
-    progress = ProgressLine(run.optimization.batch_size, steps)
-    progress.best = base_score
+    progress = TrainingProgress(run.optimization.batch_size, steps, base_score)
     callbacks = [progress, *extra]
     if run.validation.patience is not None:
         callbacks.append(

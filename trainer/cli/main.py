@@ -28,6 +28,7 @@ from trainer.cli import (
     search,
 )
 from trainer.errors import Interrupted, NearfarError
+from trainer.runtime.console import console
 from trainer.storage.visible import visible
 
 READER_GONE = 141
@@ -105,6 +106,12 @@ def main() -> NoReturn:
     130 on Ctrl-C, 1 with a traceback for a bug.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with console():
+        _run()
+    sys.exit(0)
+
+
+def _run() -> None:
     try:
         app(prog_name="nearfar")
     except NearfarError as error:
@@ -118,7 +125,6 @@ def main() -> NoReturn:
         if not ended.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _leave_at_once()
         raise
-    sys.exit(0)
 
 
 def _leave_at_once() -> NoReturn:

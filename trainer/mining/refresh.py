@@ -34,7 +34,8 @@ from trainer.mining.shard import Miner
 from trainer.mining.spaces import QUERIES_A_SHARD, space_of
 from trainer.mining.task import Task
 from trainer.models.encoder import Encoder
-from trainer.runtime.progress import ProgressLine
+from trainer.progress import phase
+from trainer.runtime.console import say
 from trainer.storage.atomic import atomic_folder
 from trainer.strategies.between_steps import run_between_steps
 
@@ -161,7 +162,8 @@ class Refresh(lightning.Callback):
             self._task.of_queries(queries),
             replace(self._options, seed=self._options.seed + step),
         )
-        shards = run_between_steps(self._trainer, lambda: self._searched(task, options))
+        with phase("mining negatives"):
+            shards = run_between_steps(self._trainer, lambda: self._searched(task, options))
         table = np.full((len(queries), 1 + options.negatives), -1, np.int64)
         table[:, 0] = np.sort(task.query_identities)
         for _, of_queries, _ in shards:
@@ -225,19 +227,15 @@ class Refresh(lightning.Callback):
             logger.log_metrics(
                 {f"refresh/{name}": value for name, value in record.items()}, step=step
             )
-        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ProgressLine):
-                few = (
-                    f", {record['queries_with_fewer']:,} queries have fewer than"
-                    f" {table.shape[1] - 1}"
-                    if record["queries_with_fewer"]
-                    else ""
-                )
-                callback.leave_out(
-                    seconds,
-                    f"negatives mined after {step} steps: {record['negatives']:,} for"
-                    f" {len(table):,} queries{few}",
-                )
+        few = (
+            f", {record['queries_with_fewer']:,} queries have fewer than {table.shape[1] - 1}"
+            if record["queries_with_fewer"]
+            else ""
+        )
+        say(
+            f"negatives mined after {step} steps: {record['negatives']:,} for {len(table):,}"
+            f" queries{few}"
+        )
 
 
 def _shard(miner: Miner, number: int) -> str:

@@ -1,60 +1,41 @@
-"""One line that says how far a run is: rewritten in place on a terminal, a plain line now and then
-everywhere else.
-"""
+"""How far training is: told to whoever shows progress, step by step."""
 
-import io
-import sys
-import time
-from collections import deque
-from typing import Any, TextIO
+from contextlib import ExitStack
+from typing import Any
 
 import pytorch_lightning as lightning
 
-from trainer.collectives import rank
+from trainer.progress import Phase, phase
+from trainer.runtime.console import say
 
 LOSS, LEARNING_RATE, VALIDATION_SCORE = "train/loss", "train/learning_rate", "validation/ndcg@10"
-_REWRITE_SECONDS, _LINE_SECONDS = 0.2, 10.0
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people read them.
+class TrainingProgress(lightning.Callback):
+    """A phase for the training steps with one for each validation inside, whose score it prints.
 
-    >>> clock(83.0), clock(3723.0), clock(0.0)
-    ('1:23', '1:02:03', '0:00')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class ProgressLine(lightning.Callback):
-    """Prints `step 120/240  loss 0.312  rate 1.0e-03  154 pairs/s  1:23 left` and a line for each
-    validation.
-
-    The pairs per second are those of the last 30 steps; time spent validating does not count.
+    It logs the pairs per second of the last steps; what takes place between two steps does not
+    count. `best` is the score to beat, from before training.
     """
 
-    def __init__(
-        self, batch_size: int, total_steps: int, stream: TextIO | io.TextIOBase | None = None
-    ) -> None:
-        self.batch_size, self.total_steps = batch_size, total_steps
-        self.stream: TextIO | io.TextIOBase = sys.stderr if stream is None else stream
-        self.is_terminal = self.stream.isatty()
-        self.best: float | None = None
-        self._step_seconds: deque[float] = deque(maxlen=30)
-        self._mark = self._printed = self._validation_start = time.monotonic()
-        self._open_line = False
+    def __init__(self, batch_size: int, total_steps: int, best: float | None = None) -> None:
+        self.batch_size, self.total_steps, self.best = batch_size, total_steps, best
+        self._phases = ExitStack()
+        self._validation = ExitStack()
+        self._training: Phase | None = None
 
     @property
     def pairs_per_second(self) -> float:
         """Rate of the last steps; 0 before the first."""
-        return self.batch_size * len(self._step_seconds) / max(sum(self._step_seconds), 1e-9)
+        rate = self._training.units_per_second if self._training is not None else None
+        return self.batch_size * (rate or 0.0)
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Starts the clock."""
-        self._mark = self._printed = time.monotonic()
+        """Begins the phase."""
+        steps = phase("training", self.total_steps, "steps", rate=(self.batch_size, "pairs"))
+        self._training = self._phases.enter_context(steps)
 
     def on_train_batch_end(
         self,
@@ -64,28 +45,27 @@ class ProgressLine(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Takes the step's time, logs the rate, prints when it is due."""
-        now = time.monotonic()
-        self._step_seconds.append(now - self._mark)
-        self._mark = now
+        """Counts the step and logs the rate."""
+        assert self._training is not None
+        metrics = trainer.callback_metrics
+        loss, rate = metrics.get(LOSS), metrics.get(LEARNING_RATE)
+        note = f"loss {float(loss):.3f}" if loss is not None else ""
+        if rate is not None:
+            note += f"  learning rate {float(rate):.1e}"
+        self._training.advance(trainer.global_step - self._training.position, note)
         pl_module.log("train/pairs_per_second", self.pairs_per_second)
-        step = trainer.global_step
-        due = now - self._printed >= (_REWRITE_SECONDS if self.is_terminal else _LINE_SECONDS)
-        if due or step == 1 or step >= self.total_steps:
-            self._printed = now
-            self._print(self._describe(trainer), ends=not self.is_terminal)
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Stops the clock of the training steps."""
-        self._validation_start = time.monotonic()
+        """Begins the phase of a validation."""
+        self._validation.enter_context(phase("validation"))
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Prints the score and starts the clock again."""
-        self._mark += time.monotonic() - self._validation_start
+        """Ends the phase and prints the score."""
+        self._validation.close()
         score = trainer.callback_metrics.get(VALIDATION_SCORE)
         if score is None or trainer.sanity_checking:
             return
@@ -93,20 +73,13 @@ class ProgressLine(lightning.Callback):
         is_best = self.best is None or value > self.best
         self.best = value if is_best else self.best
         note = "best so far" if is_best else f"best {self.best:.3f}"
-        self._print(
-            f"validation at step {trainer.global_step}: nDCG@10 {value:.3f} ({note})", ends=True
-        )
-
-    def leave_out(self, seconds: float, what: str) -> None:
-        """Prints what took place between two steps; its time is none of theirs."""
-        self._mark += seconds
-        self._print(what, ends=True)
+        say(f"validation at step {trainer.global_step}: nDCG@10 {value:.3f} ({note})")
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Leaves the last line standing."""
-        self._end_line()
+        """Ends the phase."""
+        self._close()
 
     def on_exception(
         self,
@@ -114,37 +87,9 @@ class ProgressLine(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Leaves the last line standing, so that the error starts on its own."""
-        self._end_line()
+        """Ends what was begun."""
+        self._close()
 
-    def _describe(self, trainer: lightning.Trainer) -> str:
-        metrics, step = trainer.callback_metrics, trainer.global_step
-        parts = [f"step {step}/{self.total_steps}"]
-        if LOSS in metrics:
-            parts.append(f"loss {float(metrics[LOSS]):.3f}")
-        if LEARNING_RATE in metrics:
-            parts.append(f"rate {float(metrics[LEARNING_RATE]):.1e}")
-        parts.append(
-            f"{self.pairs_per_second:.0f} pairs/s"
-            if self.pairs_per_second >= 10
-            else f"{self.pairs_per_second:.1f} pairs/s"
-        )
-        seconds_left = (
-            (self.total_steps - step) * self.batch_size / max(self.pairs_per_second, 1e-9)
-        )
-        parts.append(f"{clock(max(seconds_left, 0.0))} left")
-        return "  ".join(parts)
-
-    def _print(self, text: str, ends: bool) -> None:
-        if rank() > 0:
-            return
-        start = "\r\x1b[2K" if self._open_line else ""
-        self.stream.write(start + text + ("\n" if ends else ""))
-        self.stream.flush()
-        self._open_line = not ends
-
-    def _end_line(self) -> None:
-        if self._open_line:
-            self.stream.write("\n")
-            self.stream.flush()
-            self._open_line = False
+    def _close(self) -> None:
+        self._validation.close()
+        self._phases.close()

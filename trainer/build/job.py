@@ -1,0 +1,64 @@
+"""Everything that a run has before its first step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.build import hardware
+from trainer.build.data import DataSets
+from trainer.build.module import validation_interval
+from trainer.build.refresh import refresh_section
+from trainer.models.cross_encoder import CrossEncoder
+from trainer.models.encoder import Encoder
+from trainer.objectives.teachers import Teacher
+from trainer.recipe.schema.families import Recipe
+from trainer.strategies.environment import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with its data, the encoder before training, its teachers and its steps."""
+
+    recipe: Recipe
+    plan: Plan
+    data: DataSets
+    encoder: Encoder
+    teachers: Sequence[Teacher]
+    steps: int
+
+    @property
+    def scores_are_random(self) -> bool:
+        """Whether scores mean nothing before training: a cross-encoder with a new head."""
+        return isinstance(self.encoder, CrossEncoder) and self.encoder.fresh_head
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """How many phases of each kind are to come, from which the time left is estimated."""
+        interval = validation_interval(self.recipe, len(self.data.train), self.steps)
+        phases = {"validation": 1 - (-self.steps // interval), "training": 1}
+        if (section := refresh_section(self.recipe)) is not None:
+            phases["mining negatives"] = -(-self.steps // section.every_steps)
+        if self.data.test is not None:
+            phases |= {"BM25": 1, "test": 1 if self.scores_are_random else 2}
+        return phases
+
+    @property
+    def summary(self) -> str:
+        """Data, model, steps and machine in four lines."""
+        recipe, data, optimization = self.recipe, self.data, self.recipe.optimization
+        weights = list(self.encoder.parameters())
+        trained_weights = sum(weight.numel() for weight in weights if weight.requires_grad)
+        test = f", {len(data.test.queries):,} test queries" if data.test else ""
+        passes = self.steps * optimization.batch_size / len(data.train)
+        ranks = f", {self.plan.kind} on {self.plan.ranks} ranks" if self.plan.ranks > 1 else ""
+        lines = [
+            f"{recipe.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
+            f" validation queries{test}",
+            f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained_weights:,} of"
+            f" {sum(weight.numel() for weight in weights):,} weights are trained",
+            f"{self.steps} steps of {optimization.batch_size} queries, {passes:.3g} passes over"
+            f" the training pairs, {hardware.accelerator(recipe.machine)},"
+            f" {hardware.precision(recipe.machine)}{ranks}",
+        ]
+        if data.mixture:
+            lines.insert(1, data.mixture.summary(self.steps, optimization.batch_size))
+        return "\n".join(lines)

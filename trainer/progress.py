@@ -1,0 +1,156 @@
+"""What a command does at the moment, and how far it is.
+
+Library code says so with `phase`; it does not know who listens. Without a listener nothing is
+shown. `trainer.runtime.console` is the listener of the command line.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Protocol, runtime_checkable
+
+_RECENT = 30
+"""Advances that a rate is taken from."""
+
+
+class Phase:
+    """One thing that takes time: a context manager, which `advance` tells how far it is.
+
+    >>> with phase("encoding documents", total=100, unit="texts") as progress:
+    ...     progress.advance(32)
+    ...     progress.position
+    32
+    """
+
+    def __init__(
+        self, name: str, total: int | None, unit: str, kind: str, rate: tuple[int, str]
+    ) -> None:
+        self.name, self.total, self.unit, self.kind = name, total, unit, kind
+        self.factor, self.rate_unit = rate
+        self.position = 0
+        self.note = ""
+        """Something to show beside the numbers."""
+        self.parent: Phase | None = None
+        self._inner: Phase | None = None
+        self._start = time.monotonic()
+        self._nested_seconds = 0.0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Counts `count` more units as done."""
+        self.position += count if self.total is None else min(count, self.total - self.position)
+        self.note = self.note if note is None else note
+        self._recent.append((self.position, self.own_seconds))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the phase began."""
+        return time.monotonic() - self._start
+
+    @property
+    def own_seconds(self) -> float:
+        """Seconds since the phase began, without those of phases inside it."""
+        inner = self._inner
+        return self.seconds - self._nested_seconds - (inner.seconds if inner is not None else 0.0)
+
+    @property
+    def units_per_second(self) -> float | None:
+        """Rate of the last advances; None before the first."""
+        if not self._recent:
+            return None
+        first, start = self._recent[0] if len(self._recent) == _RECENT else (0, 0.0)
+        last, end = self._recent[-1]
+        return (last - first) / max(end - start, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end of the phase; None where nobody can know."""
+        rate = self.units_per_second
+        if self.total is None or not rate:
+            return None
+        return (self.total - self.position) / rate
+
+    def __enter__(self) -> "Phase":
+        self.parent = _current.get()
+        self._start = time.monotonic()
+        if self.parent is not None:
+            self.parent._inner = self
+        _current.set(self)
+        if listener := _listener.get():
+            listener.begin(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.parent is not None:
+            self.parent._inner = None
+            self.parent._nested_seconds += self.seconds
+        _current.set(self.parent)
+        if listener := _listener.get():
+            listener.end(self)
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Who shows progress."""
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins, inside its parent."""
+
+    def end(self, phase: Phase) -> None:
+        """A phase ends."""
+
+    def expect(self, phases: Mapping[str, int]) -> None:
+        """So many phases of each kind are to come."""
+
+
+_current: ContextVar[Phase | None] = ContextVar("current phase", default=None)
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def phase(
+    name: str,
+    total: int | None = None,
+    unit: str = "",
+    kind: str | None = None,
+    rate: tuple[int, str] | None = None,
+) -> Iterator[Phase]:
+    """A phase for the block that follows.
+
+    Inside a phase that counts the same unit, the outer phase is used: a corpus that is encoded part
+    by part is one phase. Phases of one `kind` (the name, where none is given) are taken to last
+    equally long. `rate` gives another unit for the speed, and how many of them one unit has:
+    `(64, "pairs")` for steps of 64 pairs.
+    """
+    outer = _current.get()
+    if outer is not None and unit and outer.unit == unit and outer.total is not None:
+        yield outer
+        return
+    with Phase(name, total, unit, kind or name, rate or (1, unit)) as new:
+        yield new
+
+
+def expect(phases: Mapping[str, int]) -> None:
+    """Tells the listener how many phases of each kind are to come, so that it can estimate the
+    end.
+    """
+    if listener := _listener.get():
+        listener.expect(phases)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block `listener` is told of every phase."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
