@@ -1,9 +1,11 @@
+import gzip
+
 import numpy as np
 import pytest
 
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware
-from trainer.build.data import leaked_queries
+from trainer.build.data import data_sets, leaked_queries
 from trainer.build.module import optimizer_settings, total_steps
 from trainer.build.objective import build_exclusions, score_function
 from trainer.data.retrieval_set import retrieval_set_from_rows
@@ -193,3 +195,21 @@ class TestTaught:
         run = run_of(data=DataSection(train="t", negatives_per_query=1))
         rows = [Row("q", "p", ("n",), (1.0, 0.0)), Row("x", "y", ("z",))]
         recipe_checks.check_objective(run, Rows.of(rows))
+
+
+def test_splits_of_a_compressed_folder_are_used(tmp_path):
+    """A BEIR folder may hold .gz files; its dev and test queries are not to be passed over."""
+    (tmp_path / "qrels").mkdir()
+    files = {
+        "corpus.jsonl": '{"_id": "d", "text": "Delete a disk."}\n{"_id": "e", "text": "List."}\n',
+        "queries.jsonl": "".join(f'{{"_id": "{name}", "text": "disk {name}"}}\n' for name in "abc"),
+        "qrels/train.tsv": "query-id\tcorpus-id\tscore\na\td\t1\n",
+        "qrels/dev.tsv": "query-id\tcorpus-id\tscore\nb\td\t1\n",
+        "qrels/test.tsv": "query-id\tcorpus-id\tscore\nc\te\t1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    data = data_sets(DataSection(train=str(tmp_path)), seed=1)
+    assert data.validation.queries == ("disk b",)
+    assert data.test is not None
+    assert data.test.queries == ("disk c",)

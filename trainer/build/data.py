@@ -14,6 +14,7 @@ from trainer.build.refresh import refresh_section
 from trainer.data.fingerprint import fingerprint
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
+from trainer.data.readers.beir import beir_splits, is_beir_folder
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set, retrieval_set_from_rows
 from trainer.data.rows import Rows, known_positives
@@ -81,12 +82,8 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
 def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
     """The one BEIR folder that is trained on, if it has this split."""
     folder = Path(sources[0].source)
-    there = (
-        len(sources) == 1
-        and (folder / "corpus.jsonl").is_file()
-        and (folder / "qrels" / f"{split}.tsv").is_file()
-    )
-    return sources[0].source if there else None
+    has_split = len(sources) == 1 and is_beir_folder(folder) and split in beir_splits(folder)
+    return sources[0].source if has_split else None
 
 
 def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
