@@ -48,7 +48,7 @@ def _check_trainer() -> None:
     loaded = sys.modules.get("trainer")
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("trainer")
     origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-    if origin is not None and origin.read_text(encoding="utf-8").startswith('"""Nearfar'):
+    if origin is not None and origin.is_file() and origin.read_bytes().startswith(b'"""Nearfar'):
         return
     from importlib.metadata import packages_distributions  # slow: it reads every distribution
 

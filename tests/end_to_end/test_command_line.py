@@ -20,7 +20,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = "recipes/quickstart.yaml"
 TRAIN, DEV, TEST, NEIGHBOURS = 256, 40, 100, 2
-BATCH, STEPS_PER_EPOCH, STEPS = 32, 8, 16
+BATCH, EPOCHS, EVERY_STEPS = 32, 2, 8
 
 pytestmark = [
     pytest.mark.slow,
@@ -108,8 +108,8 @@ def settings(data, runs, name="e2e"):
         f"output={runs}",
         f"name={name}",
         f"optimization.batch_size={BATCH}",
-        "optimization.epochs=2",
-        f"validation.every_steps={STEPS_PER_EPOCH}",
+        f"optimization.epochs={EPOCHS}",
+        f"validation.every_steps={EVERY_STEPS}",
         "model.document_max_length_tokens=64",
         "machine.accelerator=cpu",
         "machine.precision=fp32",
@@ -122,6 +122,12 @@ def run(data, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     ended = nearfar("fit", RECIPE, *settings(data, runs))
     return runs / "e2e", ended.stdout.decode(), ended.stderr.decode()
+
+
+def steps_of(folder):
+    """Steps that put every training row into one batch per epoch."""
+    environment = json.loads((folder / "environment.json").read_text())
+    return -(-EPOCHS * environment["data"]["training_rows"] // BATCH)
 
 
 class TestData:
@@ -158,7 +164,7 @@ class TestFit:
     def test_output_says_what_fit_does(self, run):
         folder, _, said = run
         for part in (
-            f"{STEPS} steps of 32 queries",
+            f"{steps_of(folder)} steps of {BATCH} queries",
             "training pairs",
             f"{DEV} validation queries",
             f"{TEST} test queries",
@@ -169,16 +175,17 @@ class TestFit:
         assert "Warning" not in said
 
     def test_log_has_one_line_per_step(self, run):
-        records = lines_of(run[0] / "log.jsonl")
+        records, count = lines_of(run[0] / "log.jsonl"), steps_of(run[0])
         steps = [record for record in records if "train/loss" in record]
-        assert len(steps) == STEPS
-        assert len({record["step"] for record in steps}) == STEPS
+        assert len(steps) == count
+        assert len({record["step"] for record in steps}) == count
         assert [record["step"] for record in steps] == sorted(record["step"] for record in steps)
         assert sum(record["train/loss"] for record in steps[-5:]) < sum(
             record["train/loss"] for record in steps[:5]
         )
         assert next(record["step"] for record in records if "validation/ndcg@10" in record) == 0
-        assert len([record for record in records if "validation/ndcg@10" in record]) == 3
+        validations = len({0, *range(EVERY_STEPS, count, EVERY_STEPS), count})
+        assert len([record for record in records if "validation/ndcg@10" in record]) == validations
 
     def test_report_is_written(self, run):
         page = (run[0] / "report.html").read_text(encoding="utf-8")
