@@ -2,7 +2,7 @@
 
     import nearfar
 
-    result = nearfar.fit("recipes/quickstart.yaml", {"optimization.epochs": 1})
+    result = nearfar.fit("quickstart", {"optimization.epochs": 1})
     model = nearfar.load(result.model)
     vectors = model.encode(["stop a virtual machine"], role="query")
 
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -368,19 +367,16 @@ def _searcher(folder: Path, written: int, model: str | None, rerank: str | None)
 def _recipe(
     recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str]
 ) -> Recipe:
-    from trainer.recipe.load import load_recipe
+    from trainer.recipe.load import load_recipe, recipe_from_values
 
     changes = (
         [f"{key}={_yaml(value)}" for key, value in overrides.items()]
         if isinstance(overrides, Mapping)
         else list(overrides)
     )
-    if not isinstance(recipe, Mapping):
-        return load_recipe(recipe, changes)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_text(_yaml(recipe), encoding="utf-8")
-        return load_recipe(path, changes)
+    if isinstance(recipe, Mapping):
+        return recipe_from_values(recipe, changes)
+    return load_recipe(recipe, changes)
 
 
 def _settings(kind: type[Settings], values: Mapping[str, Any], purpose: str) -> Settings:

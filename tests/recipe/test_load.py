@@ -1,5 +1,6 @@
 """Reading, overriding and writing recipes; what a mistake in one is answered with."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import BadRecipe
-from trainer.recipe.load import dump_recipe, load_recipe
+from trainer.recipe.load import dump_recipe, load_recipe, recipe_from_values
 from trainer.recipe.schema.families import BiEncoderRecipe
 from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
 from trainer.recipe.schema.model import FullTuning
@@ -422,3 +423,18 @@ def test_random_recipe_reads_back_equal(
 
 def test_nan_is_a_number_to_the_reader() -> None:
     assert math.isnan(parse_word(".nan"))  # type: ignore[arg-type]
+
+
+def test_recipe_in_a_dictionary_is_read_as_its_file_is(tmp_path):
+    values = {
+        "name": "toy",
+        "model": {"backbone": tmp_path / "model", "tuning": {"rank": 4}},
+        "data": {"train": "pairs.jsonl"},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(values, default=str))
+    changes = ["optimization.epochs=3"]
+    assert recipe_from_values(values, changes) == load_recipe(path, changes)
+    assert values["model"]["tuning"] == {"rank": 4}, "the caller's dictionary stays as it is"
+    with pytest.raises(BadRecipe, match=r"the given recipe: .*did you mean"):
+        recipe_from_values(values | {"optimization": {"epoch": 3}})

@@ -33,22 +33,22 @@ class DataSets:
     validation: RetrievalSet
     test: RetrievalSet | None
     mixture: Mixture | None = None
-    """How `train` is made up of several data sets; None: it is one."""
+    """How `train` combines several data sets; None where it is one set."""
 
 
 def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
-    """Reads all data of a recipe, of each row the negatives that are used, or all. Raises BadData
-    or TooManyBadRows with the place of the fault, and BadRecipe for weights given to some sets
-    only.
+    """Reads all data of a recipe. Each row has as many negatives as are used, or all of them.
+
+    Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe where only some sets
+    have a weight.
     """
     weights = [source.weight for source in data.sources]
     check_weights(weights)
-    kept = None if all_negatives else data.negatives_per_query
     read = partial(
         read_rows,
         split="train",
         max_bad_rows_ratio=data.max_bad_rows_ratio,
-        negatives_per_query=kept,
+        negatives_per_query=None if all_negatives else data.negatives_per_query,
     )
     sets = [
         read(source.source, columns=data.columns if source.columns is None else source.columns)
@@ -109,26 +109,21 @@ def pair_data(
     data: DataSets,
     encoder: Encoder,
     steps: int,
-    refreshed: Refresh | None = None,
+    refresher: Refresh | None = None,
 ) -> PairData:
-    """Training steps in their order, tokenised as the encoder's contract says; `refreshed` mines
+    """Training steps in their order, tokenised as the encoder's contract says; `refresher` mines
     their negatives (`trainer.build.refresh`).
     """
-    known = known_positives(data.train)
-    make, drawn = (
-        build_cross_encoder.collation(run, encoder, known),
-        build_cross_encoder.random_negatives(run, data.train, known),
-    )
-    size = run.optimization.batch_size
-    order = Steps(
+    positives = known_positives(data.train)
+    steps_in_order = Steps(
         data.train,
-        make,
+        build_cross_encoder.collation(run, encoder, positives),
         run.seed,
-        size,
+        run.optimization.batch_size,
         first=0,
         last=steps,
         mixture=data.mixture,
-        random_negatives=drawn,
-        refresher=refreshed,
+        random_negatives=build_cross_encoder.random_negatives(run, data.train, positives),
+        refresher=refresher,
     )
-    return PairData(order, data.validation)
+    return PairData(steps_in_order, data.validation)

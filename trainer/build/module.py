@@ -108,20 +108,20 @@ def lightning_module(
 
 
 def _validation(
-    run: Recipe, encoder: Encoder, how: Precision, tokens: int
+    run: Recipe, encoder: Encoder, precision: Precision, tokens: int
 ) -> Callable[[RetrievalSet], Mapping[str, float]]:
     if isinstance(encoder, CrossEncoder):
         return build_cross_encoder.Validation(
-            encoder, how, tokens, build_cross_encoder.candidates(run)
+            encoder, precision, tokens, build_cross_encoder.candidates(run)
         )
-    return partial(_validation_metrics, encoder, how, tokens)
+    return partial(_validation_metrics, encoder, precision, tokens)
 
 
 def _validation_metrics(
-    encoder: Encoder, how: Precision, tokens: int, held_out: RetrievalSet
+    encoder: Encoder, precision: Precision, tokens: int, held_out: RetrievalSet
 ) -> Mapping[str, float]:
     metrics = evaluate(
-        encoder, held_out, name="validation", precision=how, micro_batch_tokens=tokens
+        encoder, held_out, name="validation", precision=precision, micro_batch_tokens=tokens
     ).metrics
     return {name: float(values.mean()) for name, values in metrics.items()}
 

@@ -4,8 +4,9 @@ each with its place and the nearest key.
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -37,7 +38,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             f"recipe {file} {content}; a recipe is a map with at least name, model and data"
         )
     origins = {place: f"{file}:{line}" for place, line in tree.lines.items()}
-    raw = RawRecipe(copy.deepcopy(tree.value), origins, str(file))
+    return _recipe(RawRecipe(copy.deepcopy(tree.value), origins, str(file)), overrides)
+
+
+def recipe_from_values(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a dictionary of the form of a recipe file, with overrides put in as
+    `load_recipe` does. Raises `BadRecipe` that names every problem.
+    """
+    plain = json.loads(json.dumps(values, default=str))
+    return _recipe(RawRecipe(plain, {}, "the given recipe"), overrides)
+
+
+def _recipe(raw: RawRecipe, overrides: Sequence[str]) -> Recipe:
     settings = [setting(override) for override in overrides]
     family = _family(raw, settings)
     put_in(settings, raw, family)
