@@ -106,7 +106,7 @@ def test_first_phase_that_counts_gives_the_others_their_length(clock, listener):
         assert listener.left == pytest.approx(16 + 2 * 20)
 
 
-def test_without_a_plan_nothing_is_said_of_the_whole(clock, listener):
+def test_time_left_is_unknown_without_a_plan(clock, listener):
     with phase("encoding", 10, "texts") as part:
         clock.pass_seconds(4)
         part.advance(2)
