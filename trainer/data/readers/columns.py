@@ -94,7 +94,10 @@ def assign_roles(names: Iterable[str], columns_by_role: Mapping[str, str], sourc
 
 
 def _naming_advice(role: str, name: str) -> str:
-    """How to name the column of a role, on the command line and in a recipe."""
+    """How to name the column of a role, on the command line and in a recipe. A name with control
+    characters cannot be typed as it is, so another stands for it.
+    """
+    name = name if name.isprintable() else "NAME"
     return (
         f"Name it with --column {shlex.quote(f'{role}={name}')} on the command line, or with"
         f" data.columns={{{role}: {name!r}}} in a recipe."
