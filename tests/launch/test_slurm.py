@@ -88,7 +88,7 @@ def test_two_nodes_mine_together(slurm, profile, toy_run, toy_folder, tmp_path):
     ]
     code, output = submit(slurm, profile, "launch/accelerate/cpu-2-ddp.yaml", words)
     assert code == 0, output[-3000:]
-    assert output.count("pairs with 7.0 negatives a query") == 1, output[-3000:]
+    assert output.count("pairs with 7.0 negatives per query") == 1, output[-3000:]
     assert len((tmp_path / "mined" / "train.jsonl").read_text().splitlines()) == 64
 
 
