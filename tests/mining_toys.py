@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from trainer.batch import identity
-from trainer.collectives import on_first
+from trainer.collectives import on_first_rank
 from trainer.data.near_duplicates import normal_form
 from trainer.data.rows import Row, Rows
 from trainer.mining.choose import Options, drawn
@@ -92,7 +92,7 @@ def run_job(
             own_texts = corpus_texts(["memory"], stored_rows, None, 0.0)
             write_task(job.work, stored_rows, [*further, *own_texts])
 
-    on_first(begin)
+    on_first_rank(begin)
     task = read_task(job.work)
     vector_space = space_of(load_once(kind, str(model)), task, job.work / "model", **space)
     scorer = teacher(task, job.work) if teacher else None

@@ -10,7 +10,7 @@ import torch
 from matrix import SCORES, encoder_of
 from mining_toys import generate_pairs
 
-from trainer.collectives import on_first, ranks
+from trainer.collectives import on_first_rank, ranks
 from trainer.data.collate import collate
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.module import PairData, Steps
@@ -109,7 +109,7 @@ def train(
     """Steps `first` up to `stop` of `STEPS`: (losses, texts of each step, final weights,
     checkpoint, weights before each mining).
     """
-    on_first(
+    on_first_rank(
         lambda: (
             (folder / "task").mkdir(parents=True, exist_ok=True),
             write_task(

@@ -11,11 +11,11 @@ from trainer.collectives import (
     MAX,
     MIN,
     SUM,
-    agreed,
+    all_reduce_integers,
     check_same,
     gather,
-    of_all,
-    on_first,
+    gather_texts,
+    on_first_rank,
     rank,
     ranks,
 )
@@ -75,7 +75,9 @@ def test_gradient_that_is_not_contiguous_is_gathered():
 
 
 def agreement():
-    return [agreed([rank(), 5], how) for how in (MAX, MIN, SUM)], of_all([f"row {rank()}"])
+    return [all_reduce_integers([rank(), 5], how) for how in (MAX, MIN, SUM)], gather_texts(
+        [f"row {rank()}"]
+    )
 
 
 def test_results_of_all_ranks_are_collected():
@@ -85,7 +87,7 @@ def test_results_of_all_ranks_are_collected():
 
 def failing():
     try:
-        on_first(lambda: 1 / 0)
+        on_first_rank(lambda: 1 / 0)
     except (ZeroDivisionError, OtherRankFailed) as error:
         return type(error).__name__
     return "nothing"

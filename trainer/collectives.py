@@ -94,7 +94,7 @@ def gather(
     there = exact(values) if values.is_floating_point() else values
     there = there.to(_device())
     if padding is not None:
-        widths = agreed(list(there.shape[1:]), MAX)
+        widths = all_reduce_integers(list(there.shape[1:]), MAX)
         room = [
             pad
             for width, own in zip(reversed(widths), reversed(there.shape[1:]), strict=True)
@@ -125,7 +125,7 @@ class _Gather(torch.autograd.Function):
         return own
 
 
-def agreed(numbers: list[int], operation: Any) -> list[int]:
+def all_reduce_integers(numbers: list[int], operation: Any) -> list[int]:
     """The elementwise maximum, minimum or sum of whole numbers over the ranks; the numbers
     themselves on one.
     """
@@ -136,14 +136,14 @@ def agreed(numbers: list[int], operation: Any) -> list[int]:
     return together.tolist()
 
 
-def summed(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+def sum_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """The sum over ranks, without gradient; `values` may be overwritten."""
     if ranks() > 1:
         distributed.all_reduce(values)
     return values
 
 
-def of_all(things: Sequence[str]) -> list[str]:
+def gather_texts(things: Sequence[str]) -> list[str]:
     """The texts of all ranks, in rank order."""
     if ranks() == 1:
         return list(things)
@@ -152,14 +152,14 @@ def of_all(things: Sequence[str]) -> list[str]:
     return [thing for of_rank in everything for thing in of_rank]
 
 
-def on_first(action: Callable[[], Result]) -> Result | None:
+def on_first_rank(action: Callable[[], Result]) -> Result | None:
     """What `action` returns on the first rank, None on the others, which wait for it. Where it
     fails, all ranks end.
     """
-    return on_all(lambda: action() if rank() == 0 else None)
+    return on_every_rank(lambda: action() if rank() == 0 else None)
 
 
-def on_all(action: Callable[[], Result]) -> Result:
+def on_every_rank(action: Callable[[], Result]) -> Result:
     """What `action`, which waits for no other rank, returns on this one. All wait for the last;
     where one fails, all end.
     """
@@ -168,7 +168,7 @@ def on_all(action: Callable[[], Result]) -> Result:
         result = action()
     except Exception as raised:  # noqa: BLE001 - raised again below, once the others know
         error = raised
-    said = of_all(["" if error is None else f"{type(error).__name__}: {error}"])
+    said = gather_texts(["" if error is None else f"{type(error).__name__}: {error}"])
     if error is not None:
         raise error
     if said[0]:
@@ -184,7 +184,7 @@ def on_all(action: Callable[[], Result]) -> Result:
 def check_same(text: str, what: str) -> None:
     """Raises BadMachine on every rank where ranks were given different texts."""
     numbers = [int(byte) for byte in hashlib.sha256(text.encode()).digest()]
-    if agreed(numbers, MIN) != agreed(numbers, MAX):
+    if all_reduce_integers(numbers, MIN) != all_reduce_integers(numbers, MAX):
         raise BadMachine(
             f"the ranks were started with different versions of the {what}; start all of them with"
             " the same command and the same files"

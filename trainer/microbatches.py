@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import Texts
-from trainer.collectives import MAX, MIN, agreed, rank
+from trainer.collectives import MAX, MIN, all_reduce_integers, rank
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
 """Any function from texts to one embedding each: a vector, or one vector a token, rows of zeros
@@ -122,7 +122,7 @@ def _keep_while_there_is_room(
         is_kept.append(room is None or cost <= room)
         if room is not None and is_kept[-1]:
             room -= cost
-    return [bool(kept) for kept in agreed(list(map(int, is_kept)), MIN)], room
+    return [bool(kept) for kept in all_reduce_integers(list(map(int, is_kept)), MIN)], room
 
 
 def random_seed(*path: int) -> int:
@@ -154,7 +154,7 @@ def _same_count_on_all_ranks(cuts: list[Int[Tensor, " _"]]) -> list[Int[Tensor, 
     """As many micro-batches as the rank with the most: the largest are halved; where all hold one
     text, the first is encoded again for nothing.
     """
-    (most,) = agreed([len(cuts)], MAX)
+    (most,) = all_reduce_integers([len(cuts)], MAX)
     while len(cuts) < most:
         largest = max(range(len(cuts)), key=lambda number: len(cuts[number]))
         if len(cuts[largest]) == 1:

@@ -16,7 +16,7 @@ from trainer.build.job import Job
 from trainer.build.lightning_trainer import lightning_trainer
 from trainer.build.module import encoder_of, lightning_module, total_steps
 from trainer.build.refresh import refresh, refresh_section
-from trainer.collectives import check_same, on_first
+from trainer.collectives import check_same, on_first_rank
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
@@ -91,7 +91,7 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> Ru
         check_same(recipe_yaml, "recipe")
         job = _prepare(recipe, plan, replace)
         with _run_folder(job, recipe_yaml, replace) as folder:
-            on_first(lambda: keep_console(folder.path))
+            on_first_rank(lambda: keep_console(folder.path))
             return _carry_out(job, folder)
 
 
@@ -132,7 +132,7 @@ def _run_folder(job: Job, recipe_yaml: str, replace: bool) -> RunFolder:
     """The new run folder, made and locked by the first rank."""
     recipe = job.recipe
     path = Path(recipe.output) / recipe.name
-    folder = on_first(
+    folder = on_first_rank(
         lambda: RunFolder.create(
             path,
             recipe_yaml,
@@ -154,7 +154,7 @@ def _carry_out(job: Job, folder: RunFolder) -> RunResult:
     say(f"the model is in {folder.model}")
     folder.finish("stopped" if is_interrupted else "done", selection=asdict(selection))
     with phase("writing the report"):
-        report = on_first(lambda: write_report(folder.path))
+        report = on_first_rank(lambda: write_report(folder.path))
     say(f"report: {report}")
     if is_interrupted:
         content = "the model as it was before training" if selection.base_won else "the best so far"
@@ -170,7 +170,7 @@ def _measure_rivals(job: Job) -> list[SystemResult]:
     if test is None:
         return []
     with phase("BM25 on test queries", kind="BM25"):
-        bm25 = on_first(lambda: evaluate_bm25(test))
+        bm25 = on_first_rank(lambda: evaluate_bm25(test))
     systems = [] if bm25 is None else [bm25]
     if not job.scores_are_random:
         systems.append(_measure(job, job.encoder, test, BASE))
@@ -211,7 +211,7 @@ def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
         loop.fit(module, datamodule=pair_data(recipe, data, job.encoder, job.steps, refresher))
     except NonFiniteStep as error:
         record = error.record
-        on_first(lambda: write_json(folder.path / "non_finite.json", record))
+        on_first_rank(lambda: write_json(folder.path / "non_finite.json", record))
         raise
     is_interrupted = stop.is_requested and loop.global_step < job.steps
     selection = Selection(base_score, best.score, best.step)
@@ -237,7 +237,7 @@ def _save(
         check_adapter_learned(encoder)
     if selection.base_won:
         encoder = _initial_encoder(job.recipe, job.data)
-    on_first(lambda: save_encoder(encoder, folder.model))
+    on_first_rank(lambda: save_encoder(encoder, folder.model))
 
 
 def _evaluate(
@@ -260,4 +260,4 @@ def _evaluate(
         write_evaluation(evaluation, folder.evaluation_path)
         return evaluation
 
-    return on_first(write)
+    return on_first_rank(write)

@@ -14,7 +14,7 @@ import torch
 from matrix import ROWS, batch_of, encoder_of
 from ranks import on_ranks
 
-from trainer.collectives import of_all, ranks
+from trainer.collectives import gather_texts, ranks
 from trainer.data.collate import collate
 from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import retrieval_set_from_rows
@@ -35,7 +35,7 @@ class Seen(Retriever):
 
     def training_step(self, batch, number):
         loss = super().training_step(batch, number)
-        self.seen.append((loss.item(), of_all(batch.sample_ids)))
+        self.seen.append((loss.item(), gather_texts(batch.sample_ids)))
         return loss
 
 

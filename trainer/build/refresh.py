@@ -7,7 +7,7 @@ from typing import assert_never
 
 from trainer.batch import identity
 from trainer.build import hardware
-from trainer.collectives import on_first
+from trainer.collectives import on_first_rank
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
@@ -100,7 +100,7 @@ def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None
         place.mkdir(parents=True, exist_ok=True)
         write_task(place, rows, searched_texts(run, rows))
 
-    on_first(write)
+    on_first_rank(write)
     tokens = hardware.micro_batch_tokens(run.machine)
     rules = options(settings, run.seed)
     return Refresh(folder, read_task(place), at, rules, run.data.negatives_per_query, tokens)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from trainer.collectives import check_same, on_first, rank
+from trainer.collectives import check_same, on_first_rank, rank
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.readers.read import Split, read_rows
 from trainer.errors import BadRecipe
@@ -132,16 +132,16 @@ def mine_negatives(
     folder = WorkFolder(out)
     with process_group(plan, accelerator), ExitStack() as stack:
         check_same(str(job), "command")
-        on_first(lambda: stack.enter_context(held(folder.path)))
+        on_first_rank(lambda: stack.enter_context(held(folder.path)))
         if rank() != 0:
             tell, progress = _silent, None
-        manifest = on_first(lambda: _begin(folder, job, replace, tell)) or {}
+        manifest = on_first_rank(lambda: _begin(folder, job, replace, tell)) or {}
         if folder.is_done:
             tell(f"{folder.path} holds this job, finished")
         else:
             _carry_out(folder, job, manifest, devices.own_device(accelerator), tell, progress)
         report = json.loads(folder.report_path.read_text(encoding="utf-8"))
-        on_first(lambda: None)  # the lock is held until all have read the report
+        on_first_rank(lambda: None)  # the lock is held until all have read the report
     return MiningResult(folder.path, report)
 
 

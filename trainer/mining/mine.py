@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.collectives import of_all, on_all, on_first, own_turns, rank
+from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_turns, rank
 from trainer.errors import BadData
 from trainer.mining.choose import Options
 from trainer.mining.shard import WORST, Miner
@@ -48,8 +48,8 @@ def mine_shards(
         for each in (space, teacher):
             if isinstance(each, Space):
                 each.encode_all()
-    on_all(lambda: _mine_own(miner, folder, missing, shards, progress))
-    report = on_first(lambda: _merge(folder, manifest, shards))
+    on_every_rank(lambda: _mine_own(miner, folder, missing, shards, progress))
+    report = on_first_rank(lambda: _merge(folder, manifest, shards))
     return report or json.loads(folder.report_path.read_text(encoding="utf-8"))
 
 
@@ -57,7 +57,7 @@ def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
     """What the first rank finds: the others may look later, or at a file system that is behind."""
     return [
         int(number)
-        for number in of_all([str(number) for number in numbers()] if rank() == 0 else [])
+        for number in gather_texts([str(number) for number in numbers()] if rank() == 0 else [])
     ]
 
 

@@ -23,7 +23,7 @@ import pytorch_lightning as lightning
 from jaxtyping import Int64
 
 from trainer.batch import identity
-from trainer.collectives import of_all, on_all, on_first, own_turns, rank
+from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_turns, rank
 from trainer.data.mined_negatives import Boundaries, MinedNegatives, add_mined_negatives
 from trainer.data.module import RowTransform, Steps
 from trainer.data.rows import Row, Rows
@@ -115,7 +115,7 @@ class Refresh(lightning.Callback):
                     " there, or choose another output"
                 ) from error
         else:
-            mined = on_all(lambda: self._kept(boundary, step))
+            mined = on_every_rank(lambda: self._kept(boundary, step))
         return lambda row: self._given(row, mined, boundary)
 
     def place(self, boundary: int) -> Path:
@@ -173,7 +173,7 @@ class Refresh(lightning.Callback):
         np.save(file, table, allow_pickle=False)
         self._state = {"step": step, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
         counts = of_all_shards([of_shard for _, _, of_shard in shards])
-        on_first(
+        on_first_rank(
             lambda: self._write(
                 file.getvalue(), {**self._state, "options": asdict(options), **counts}
             )
@@ -185,7 +185,7 @@ class Refresh(lightning.Callback):
         """All shards, on every rank: all ranks encode, each searches its own shards."""
         work, encoder = self.folder / "work", self._trainer.lightning_module.encoder
         assert isinstance(encoder, Encoder)
-        on_first(
+        on_first_rank(
             lambda: shutil.rmtree(work, ignore_errors=True)
         )  # of a process that was killed, with the vectors of other weights
         try:
@@ -194,7 +194,10 @@ class Refresh(lightning.Callback):
             miner = Miner(task, space, options)
             own = own_turns(-(-len(task.queries) // QUERIES_A_SHARD))
             return sorted(
-                map(json.loads, of_all(on_all(lambda: [_shard(miner, number) for number in own])))
+                map(
+                    json.loads,
+                    gather_texts(on_every_rank(lambda: [_shard(miner, number) for number in own])),
+                )
             )
         finally:
             if rank() == 0:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from trainer.collectives import of_all, on_first, rank
+from trainer.collectives import gather_texts, on_first_rank, rank
 from trainer.mining.task import Task
 from trainer.mining.texts import StoredTexts
 from trainer.models.dense import DenseEncoder
@@ -55,13 +55,13 @@ class Space(ABC):
         """Encodes what is not there yet. To be called on all ranks: they share out each block, and
         the first writes it.
         """
-        on_first(lambda: self._folder.mkdir(parents=True, exist_ok=True))
+        on_first_rank(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         self._encode("query", self.task.queries, QUERIES_A_SHARD)
         self._encode("document", self.task.documents, self.DOCUMENTS_A_BLOCK)
 
     def _encode(self, role: Role, texts: StoredTexts, size: int) -> None:
         blocks = range(-(-len(texts) // size))
-        missing = of_all(
+        missing = gather_texts(
             [str(block) for block in blocks if not self._marker(role, block).exists()]
             if rank() == 0
             else []
@@ -73,7 +73,7 @@ class Space(ABC):
                 len(texts),
             )
             vectors = self._vectors(texts.range(block * size, (block + 1) * size), role)
-            on_first(
+            on_first_rank(
                 lambda role=role, block=block, vectors=vectors: self._write(role, block, vectors)  # type: ignore[misc]
             )
 

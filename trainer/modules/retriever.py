@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.collectives import of_all, ranks
+from trainer.collectives import gather_texts, ranks
 from trainer.errors import BadModel, NonFinite
 from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings, adamw, is_projection
@@ -153,5 +153,5 @@ class NonFiniteStep(NonFinite):
             "step": step + 1,
             "loss": str(float(current.loss)),
             "gradient_norm": str(gradient_norm),
-            "rows": of_all(current.sample_ids),
+            "rows": gather_texts(current.sample_ids),
         }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trainer import losses
 from trainer.batch import Batch
-from trainer.collectives import SUM, agreed, gather
+from trainer.collectives import SUM, all_reduce_integers, gather
 from trainer.log_partition import log_partition
 from trainer.microbatches import Encode
 from trainer.objectives.exclusions import Exclusion, excluded_documents
@@ -51,5 +51,5 @@ class Contrastive:
         loss = losses.info_nce(positive_scores, log_z.queries)
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
-        (pairs,) = agreed([int(log_z.excluded.sum())], SUM)
+        (pairs,) = all_reduce_integers([int(log_z.excluded.sum())], SUM)
         return Outcome(loss, {"masked_false_negatives": loss.new_tensor(pairs)})

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.collectives import SUM, agreed, all_rows, gather, summed
+from trainer.collectives import SUM, all_reduce_integers, all_rows, gather, sum_over_ranks
 from trainer.log_partition import (
     ExcludedPairs,
     ScoreLimits,
@@ -93,10 +93,10 @@ def hard_log_partition(
                 queries, documents, score, temperature / factor, negatives, scaled_limits
             ).queries
 
-        number = all_rows(len(documents)) - summed(plain.excluded.clone())
+        number = all_rows(len(documents)) - sum_over_ranks(plain.excluded.clone())
         log_number = number.to(log_z).log().clamp_min(_LOG_OF_NONE)
         log_z = scaled(1 + hardness.beta) - scaled(hardness.beta) + log_number
-    (pairs,) = agreed([int(plain.excluded.sum())], SUM)
+    (pairs,) = all_reduce_integers([int(plain.excluded.sum())], SUM)
     return HardLogPartition(torch.logaddexp(positive_scores, log_z), pairs - len(positive_scores))
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trainer.batch import Batch
-from trainer.collectives import gather, of_all
+from trainer.collectives import gather, gather_texts
 from trainer.errors import BadData
 from trainer.microbatches import Encode
 from trainer.objectives.candidates import CandidateScores, gather_labels, gather_pair_scores
@@ -70,7 +70,7 @@ def _relevance(batch: Batch, grades: Grades) -> Float[Tensor, "query candidate"]
     bad = ~((labels >= lowest) & (labels <= highest)).all(1)  # NaN too
     if bad.any():
         row = int(bad.nonzero()[0])
-        rows = of_all(batch.sample_ids)
+        rows = gather_texts(batch.sample_ids)
         where = rows[row] if row < len(rows) else f"row {row} of the batch"
         raise BadData(
             f"{where}: scores {labels[row].tolist()}; with this objective each must be from"

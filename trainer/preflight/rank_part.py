@@ -15,7 +15,7 @@ from trainer.batch import Batch, identity
 from trainer.build import hardware, students
 from trainer.build.cross_encoder import collation
 from trainer.build.module import encoder_of, lightning_module
-from trainer.collectives import on_first, rank, ranks
+from trainer.collectives import on_first_rank, rank, ranks
 from trainer.data.order import own_part
 from trainer.data.rows import Row, Rows
 from trainer.models.encoder import Encoder
@@ -63,7 +63,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     with process_group(plan, device):
         own_rows = [rows[int(row)] for row in own_part(np.arange(len(rows)), rank(), ranks())]
         gradient = one_step_gradient(module, _batch(own_rows, encoder, recipe), plan, device)
-        on_first(
+        on_first_rank(
             lambda: write_json(folder / LIKENESS, asdict(compare_gradients(gradient, reference)))
         )
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 
 from trainer.batch import Texts
-from trainer.collectives import summed
+from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
 from trainer.retrieval.vectors.encode import (
@@ -86,7 +86,7 @@ def _scores(
     )
     for rows, found in own if alone else shared_out(encoder, texts, budget, encoder.device):
         scores[rows.to(encoder.device)] = found.float()
-    return (scores if alone else summed(scores)).cpu().numpy()
+    return (scores if alone else sum_over_ranks(scores)).cpu().numpy()
 
 
 def rerank(

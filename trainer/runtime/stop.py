@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 
-from trainer.collectives import MAX, agreed
+from trainer.collectives import MAX, all_reduce_integers
 from trainer.strategies.own_rank import is_first_rank
 
 
@@ -46,7 +46,7 @@ class GracefulStop(lightning.Callback):
         """Stops the loop when the flag is set on any rank: a signal reaches them between different
         steps, and all must stop after the same step.
         """
-        (any_rank,) = agreed([int(self.is_requested)], MAX)
+        (any_rank,) = all_reduce_integers([int(self.is_requested)], MAX)
         self.is_requested = bool(any_rank)
         if self.is_requested:
             trainer.should_stop = True

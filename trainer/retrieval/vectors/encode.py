@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.collectives import own_rounds, ranks, summed
+from trainer.collectives import own_rounds, ranks, sum_over_ranks
 from trainer.errors import BadModel
 from trainer.microbatches import micro_batches
 
@@ -87,7 +87,7 @@ def _encode_slice(
                 " one vector a text"
             )
         vectors[rows.to(device)] = encoded.float()
-    return summed(vectors)
+    return sum_over_ranks(vectors)
 
 
 def shared_out(

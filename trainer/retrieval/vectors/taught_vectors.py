@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trainer.batch import Batch, Texts, identity
-from trainer.collectives import MAX, agreed, on_first
+from trainer.collectives import MAX, all_reduce_integers, on_first_rank
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
 from trainer.models.encoder import Encoder
@@ -130,9 +130,9 @@ def taught_vectors(
         role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES
     }
     wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
-    seen = on_first(lambda: folder_state(folder))
-    made, kept = agreed(
-        list(on_first(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX
+    seen = on_first_rank(lambda: folder_state(folder))
+    made, kept = all_reduce_integers(
+        list(on_first_rank(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX
     )
     if made:
         there = TaughtVectors.open(folder) if kept else None
@@ -248,10 +248,10 @@ def _make(
     finish: Callable[[Path], None],
 ) -> None:
     tokens = isinstance(teacher, LateInteractionEncoder)
-    unfinished: Path | None = on_first(lambda: partial_folder(folder))
+    unfinished: Path | None = on_first_rank(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
-            files: Any = on_first(
+            files: Any = on_first_rank(
                 partial(_Files, unfinished, role, tokens, teacher.dimensions, kept)  # type: ignore[arg-type]
             )
             known = set() if kept is None else set(kept.names[role].tolist())
@@ -260,10 +260,10 @@ def _make(
                     found: Any = encode_tokens(teacher, texts, role, micro_batch_tokens)
                 else:
                     found = encode_for_search(teacher, texts, role, micro_batch_tokens)  # type: ignore[arg-type]
-                on_first(lambda: files.append(texts, found))  # noqa: B023
+                on_first_rank(lambda: files.append(texts, found))  # noqa: B023
                 say(f"{len(texts):,} texts encoded by the teacher, as {role}")
-            on_first(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
-        on_first(lambda: finish(unfinished))  # type: ignore[arg-type]
+            on_first_rank(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
+        on_first_rank(lambda: finish(unfinished))  # type: ignore[arg-type]
     finally:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.collectives import summed
+from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.vectors.encode import (
@@ -227,7 +227,7 @@ def _encode_slice(
         there = encoded.any(-1)
         counts[rows.to(device)] = there.sum(1)
         own.append((rows.to(device), encoded[there].float()))
-    counts = summed(counts)
+    counts = sum_over_ranks(counts)
     starts = counts.cumsum(0) - counts
     vectors = torch.zeros(int(counts.sum()), encoder.dimensions, device=device)
     for rows, of_rows in own:
@@ -236,4 +236,4 @@ def _encode_slice(
             lengths.cumsum(0) - lengths
         ).repeat_interleave(lengths)
         vectors[starts[rows].repeat_interleave(lengths) + within] = of_rows
-    return summed(vectors), counts
+    return sum_over_ranks(vectors), counts
