@@ -200,7 +200,7 @@ class ToyLateInteraction(nn.Module):
         return self.dense.tokenize(texts, role)
 
     def forward(self, texts: Texts) -> Float[Tensor, "text length dimension"]:
-        ids, mask = (tensor.to(self.device) for tensor in texts.padded())
+        ids, mask = (tensor.to(self.device) for tensor in texts.pad())
         states = self.dense.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         vectors = functional.normalize(self.projection(states).float(), dim=-1)
         return vectors * (mask & ~torch.isin(ids, self.skipped_ids))[..., None]

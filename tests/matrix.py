@@ -35,8 +35,8 @@ from trainer.objectives.ranking import Ranking
 from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,
-    Distilled,
     Lesson,
+    LessonObjective,
     Margins,
     Vectors,
 )
@@ -69,15 +69,17 @@ def contrastive(score: Score, symmetric: bool = False) -> Contrastive:
     return Contrastive(score, symmetric, xtr_top_k=XTR_TOP_K if score is xtr else None)
 
 
-def taught(score: Score) -> Distilled:
+def taught(score: Score) -> LessonObjective:
     """The in-batch distribution of two teachers beside InfoNCE, in one pass through the encoder."""
     teachers = (teacher_of(), teacher_of(tokens=True))
-    return Distilled(Contrastive(score), BatchDistribution(score, teachers, 0.5, 0.7), weight=0.5)
+    return LessonObjective(
+        Contrastive(score), BatchDistribution(score, teachers, 0.5, 0.7), weight=0.5
+    )
 
 
-def alone(lesson: Lesson) -> Distilled:
+def alone(lesson: Lesson) -> LessonObjective:
     """What a teacher teaches, and nothing else."""
-    return Distilled(Contrastive(dot), lesson, objective_weight=0.0)
+    return LessonObjective(Contrastive(dot), lesson, objective_weight=0.0)
 
 
 TAUGHT: dict[str, Callable[[Score], Objective]] = {

@@ -72,7 +72,7 @@ class TestTexts:
     @given(token_lists, some.integers(0, 3))
     @settings(max_examples=60, deadline=None)
     def test_padded_tensors_equal_loops(self, lists, pad):
-        ids, real = texts_from(lists, pad).padded()
+        ids, real = texts_from(lists, pad).pad()
         longest = max(map(len, lists))
         assert ids.tolist() == [tokens + [pad] * (longest - len(tokens)) for tokens in lists]
         assert real.tolist() == [
@@ -80,7 +80,7 @@ class TestTexts:
         ]
 
     def test_token_equal_to_the_padding_is_real(self):
-        _, real = Texts.of([[0, 0], [0]], [1, 2], pad_token_id=0).padded()
+        _, real = Texts.of([[0, 0], [0]], [1, 2], pad_token_id=0).pad()
         assert real.tolist() == [[True, True], [True, False]]
 
     def test_empty_texts_have_no_rows(self):
@@ -107,7 +107,7 @@ class TestBatch:
 
     def test_documents_that_cannot_be_divided_are_refused(self):
         with pytest.raises(
-            ValueError, match="3 documents cannot be shared out evenly among 2 queries"
+            ValueError, match="3 documents cannot be divided evenly among 2 queries"
         ):
             self.batch(3)
 

@@ -114,7 +114,7 @@ class TestKeptTiles:
             excluding(mask) if masked else None,
             symmetric=symmetric,
         )
-        assert found.excluded.tolist() == mask.sum(1).tolist()
+        assert found.excluded_counts.tolist() == mask.sum(1).tolist()
         assert alike(
             value_and_gradient(weighted(found, weights), (queries, documents)), wanted, 1e-10
         )

@@ -1,6 +1,7 @@
-"""The nouns: `Texts` (what is encoded), `Batch` (one optimizer step), and what identifies a text.
+"""The data types of training: `Texts` (what is encoded), `Batch` (the texts of one optimizer step)
+and the identities of texts.
 
-Texts stay ragged from the tokenizer to the encoder: padding appears only inside one micro-batch, on
+Texts stay ragged from the tokenizer to the encoder. Padding exists only inside one micro-batch, on
 the device.
 """
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 
 def identity(text: str) -> int:
-    """A stable 63-bit name of a text, the same on every machine and in every run: equal only for
-    equal texts.
+    """Returns a 63-bit hash of a text, the same on every machine and in every run.
+
+    Two texts have the same identity only if they are equal.
 
     >>> identity("delete a disk") == identity("delete a disk")
     True
@@ -32,7 +34,7 @@ def identity(text: str) -> int:
 
 
 def pair_identity(query: int, document: int) -> int:
-    """A stable 63-bit name of a (query, document) pair, from the names of its texts.
+    """Returns a 63-bit hash of a (query, document) pair, from the identities of both texts.
 
     >>> pair_identity(1, 2) == pair_identity(2, 1)
     False
@@ -54,13 +56,11 @@ class Texts:
     identities: Int[Tensor, " text"]
     pad_token_id: int = 0
     prompt_tokens: int = 0
-    """How many leading tokens of every text, after the first special one, belong to the prompt."""
+    """Number of prompt tokens at the beginning of every text, after the first special token."""
     role: Literal["query", "document"] | None = None
-    """What they were tokenised as, where the encoder treats the two differently."""
+    """The role that the texts were tokenised for, if the encoder treats the two differently."""
     second: Int[Tensor, " text"] | None = None
-    """Where each text is a (query, document) pair: at which of its tokens the second part
-    begins.
-    """
+    """Only if each text is a (query, document) pair: the token at which the document begins."""
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class Texts:
         pad_token_id: int = 0,
         prompt_tokens: int = 0,
     ) -> Self:
-        """Texts from lists of token ids, one list a text."""
+        """Builds texts from lists of token ids, one list per text."""
         lengths = torch.tensor([0, *map(len, token_lists)])
         tokens = torch.tensor(
             [token for tokens in token_lists for token in tokens], dtype=torch.long
@@ -88,87 +88,89 @@ class Texts:
 
     @property
     def lengths(self) -> Int[Tensor, " text"]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return self.offsets.diff()
 
     def select(self, rows: Int[Tensor, " row"]) -> Self:
-        """The texts at `rows`, in that order.
+        """Returns the texts at `rows`, in that order.
 
         >>> Texts.of([[5, 6], [7], [8, 9]], [1, 2, 3]).select(torch.tensor([2, 1])).tokens.tolist()
         [8, 9, 7]
         """
         lengths = self.lengths[rows]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        within = torch.arange(int(offsets[-1]), device=lengths.device) - offsets[
+        places = torch.arange(int(offsets[-1]), device=lengths.device) - offsets[
             :-1
-        ].repeat_interleave(lengths)
-        tokens = self.tokens[self.offsets[rows].repeat_interleave(lengths) + within]
+        ].repeat_interleave(lengths)  # of each token within its text
+        tokens = self.tokens[self.offsets[rows].repeat_interleave(lengths) + places]
         second = None if self.second is None else self.second[rows]
         return replace(
             self, tokens=tokens, offsets=offsets, identities=self.identities[rows], second=second
         )
 
-    def padded(self) -> tuple[Int[Tensor, "text length"], Bool[Tensor, "text length"]]:
-        """Token ids padded on the right to the longest text, and True where a token is real.
+    def pad(self) -> tuple[Int[Tensor, "text length"], Bool[Tensor, "text length"]]:
+        """Returns the token ids, padded on the right to the longest text, and the padding mask.
 
-        >>> ids, real = Texts.of([[5, 6], [7]], [1, 2]).padded()
-        >>> ids.tolist(), real.tolist()
+        The mask is True at the tokens of a text and False at padding.
+
+        >>> ids, mask = Texts.of([[5, 6], [7]], [1, 2]).pad()
+        >>> ids.tolist(), mask.tolist()
         ([[5, 6], [7, 0]], [[True, True], [True, False]])
         """
         lengths = self.lengths
-        real = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-        ids = self.tokens.new_full(real.shape, self.pad_token_id)
-        ids[real] = self.tokens
-        return ids, real
+        mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        ids = self.tokens.new_full(mask.shape, self.pad_token_id)
+        ids[mask] = self.tokens
+        return ids, mask
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """A copy on `device` (the name Lightning looks for)."""
-        return _moved(self, device, non_blocking)
+        """Returns a copy on `device`. Lightning calls this method by its name."""
+        return _move_to(record=self, device=device, non_blocking=non_blocking)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One optimizer step: every query of the global batch with its candidates.
+    """The texts of one optimizer step: every query of the global batch with its candidates.
 
-    `documents` are query-major, `documents_per_query` a query, the positive first: query i owns the
-    documents `i * documents_per_query` up to `(i + 1) * documents_per_query`. For a cross-encoder
-    they are pairs of the query and a candidate, and what identifies them, and the known positives,
-    is `pair_identity`.
+    `documents` are query-major with the positive first. Query i owns the documents
+    `i * documents_per_query` up to `(i + 1) * documents_per_query`. For a cross-encoder each
+    document is a pair of the query and a candidate. Its identity is then `pair_identity`, and so
+    are the identities of `known_positives`.
     """
 
     queries: Texts
     documents: Texts
     known_positives: Int[Tensor, "query known"]
-    """Identities of all positives each query is known to have, filled up with -1."""
+    """Identities of all known positives of each query, filled up with -1."""
     labels: Float[Tensor, "query candidate"] | None = None
-    """The data's own score of each own candidate (CoSENT), or a teacher's."""
+    """Scores of each query's own candidates, from the data (CoSENT) or from a teacher."""
     sample_ids: tuple[str, ...] = ()
-    """Where each row came from, `file:line`; written out when a step goes wrong."""
+    """The origin of each row as `file:line`, for messages about a step that failed."""
 
     def __post_init__(self) -> None:
         if len(self.queries) == 0 or len(self.documents) % len(self.queries):
             raise ValueError(
-                f"{len(self.documents)} documents cannot be shared out evenly among"
+                f"{len(self.documents)} documents cannot be divided evenly among"
                 f" {len(self.queries)} queries; a batch holds the same number of candidates for"
                 " every query"
             )
 
     @property
     def documents_per_query(self) -> int:
-        """Candidates a query owns, the positive included."""
+        """Number of candidates per query, including the positive."""
         return len(self.documents) // len(self.queries)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """A copy on `device` (the name Lightning looks for)."""
-        return _moved(self, device, non_blocking)
+        """Returns a copy on `device`. Lightning calls this method by its name."""
+        return _move_to(record=self, device=device, non_blocking=non_blocking)
 
 
-def _moved(record, device, non_blocking):  # type: ignore[no-untyped-def]
-    """A copy of a dataclass with everything that can move to `device` moved."""
+def _move_to(record, device, non_blocking):  # type: ignore[no-untyped-def]
+    """Returns a copy of a dataclass whose tensors and texts are on `device`."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
-    moved = {
+    values_on_device = {
         name: value.to(device, non_blocking=non_blocking)
         for name, value in values.items()
         if isinstance(value, Tensor | Texts)
     }
-    return replace(record, **moved)
+    return replace(record, **values_on_device)

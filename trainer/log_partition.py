@@ -1,5 +1,5 @@
-"""The sum over all candidates of all ranks, in tiles: a matrix of scores that never exists as a
-whole.
+"""The log-sum-exp of the scores of all candidates on all ranks, computed in tiles. The complete
+matrix of scores never exists in memory.
 """
 
 from collections.abc import Iterator
@@ -15,65 +15,67 @@ from trainer.collectives import gather
 from trainer.scores import Score, exact
 
 TilePairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
-"""Rows and columns of scores within a tile, each pair once."""
+"""Rows and columns of scores within a tile. Each pair appears once."""
 
 TILE_SCORES = {"cpu": 2**20, "cuda": 2**24}
-"""Scores that are held at once, one per token of a query: a score of token vectors divides its
-products itself (`trainer.kernels.maxsim`).
+"""Number of scores in memory at once, one per token of a query. A score of token vectors divides
+its own products further (`trainer.kernels.maxsim`).
 """
 KEPT_NUMBERS = 2**24
-"""How many numbers tiles keep for the backward pass, one per token of a query and document: 64 MB,
-whatever the batch.
+"""Number of values that tiles keep for the backward pass, one per token of a query and document.
+They take 64 MB for every batch size.
 
-Enough for all 4 096 x 4 096 scores, where it saves a fifth of the time. At 16 384 it saves 6 %, and
-four times as many no more than that.
+This is enough for all scores of a batch of 4 096, where it saves a fifth of the time. At 16 384 it
+saves 6 %, and a limit four times as high saves no more.
 """
-_NOTHING = -1e30  # log of an empty sum, finite so that no difference of two is undefined
+_LOG_OF_EMPTY_SUM = -1e30  # finite, so that the difference of two is defined
 
 
 @runtime_checkable
 class ExcludedPairs(Protocol):
-    """TilePairs of a query of all ranks and a document of this rank that are not compared."""
+    """Pairs of a query of any rank and a document of this rank that are not compared."""
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile, as places in it; None where there are none."""
+        """Returns the pairs within a tile, as places in the tile, or None if there are none."""
 
 
 @dataclass(frozen=True)
 class ScoreLimits:
-    """Scores over temperature between which a document counts; None: no such limit."""
+    """The range of scores, divided by the temperature, in which a document counts. None means no
+    limit.
+    """
 
     lowest: Float[Tensor, " all_queries"] | None
-    """Of each query the lowest score that counts."""
-    below: Float[Tensor, " all_queries"] | None
-    """Of each query the first score that no longer counts."""
+    """The lowest score that counts, for each query."""
+    upper: Float[Tensor, " all_queries"] | None
+    """Scores count only below this value, for each query."""
 
     def outside(
         self, scores: Float[Tensor, "query document"], queries: slice
     ) -> Bool[Tensor, "query document"]:
-        """True where a score of these queries does not count."""
+        """Returns True where a score of these queries does not count."""
         outside = torch.zeros_like(scores, dtype=torch.bool)
         if self.lowest is not None:
             outside |= scores < self.lowest[queries, None]
-        if self.below is not None:
-            outside |= scores >= self.below[queries, None]
+        if self.upper is not None:
+            outside |= scores >= self.upper[queries, None]
         return outside
 
     def times(self, factor: float) -> Self:
-        """The limits of scores that are `factor` times as large."""
-        scaled = (None if limit is None else limit * factor for limit in (self.lowest, self.below))
-        return type(self)(*scaled)
+        """Returns the limits for scores that are `factor` times as large."""
+        limits = (None if limit is None else limit * factor for limit in (self.lowest, self.upper))
+        return type(self)(*limits)
 
 
 class LogPartition(NamedTuple):
-    """Logs of sums of exponentials over candidates, of the whole global batch on every rank."""
+    """Log-sum-exps over candidates, for the whole global batch on every rank."""
 
     queries: Float[Tensor, " all_queries"]
-    """Over all documents of all ranks, for each query."""
+    """Log-sum-exp over all documents of all ranks, for each query."""
     positives: Float[Tensor, " all_queries"] | None
-    """Over all queries of all ranks, for each query's positive."""
-    excluded: Int[Tensor, " all_queries"]
-    """Documents of this rank that were left out, for each query."""
+    """Log-sum-exp over all queries of all ranks, for each query's positive."""
+    excluded_counts: Int[Tensor, " all_queries"]
+    """Number of documents of this rank that were excluded, for each query."""
 
 
 def log_partition(
@@ -81,25 +83,26 @@ def log_partition(
     documents: Float[Tensor, "document ..."],
     score: Score,
     temperature: Float[Tensor, ""] | float,
-    excluded: ExcludedPairs | None = None,
+    excluded_pairs: ExcludedPairs | None = None,
     limits: ScoreLimits | None = None,
     symmetric: bool = False,
 ) -> LogPartition:
-    """log of the sum over candidates of exp(score / temperature), over the documents of all ranks.
+    """Returns the log of the sum of exp(score / temperature) over the documents of all ranks.
 
-    Queries travel and documents stay: each rank scores the queries of all ranks against its own
-    documents, in tiles. The first tiles keep their scores for the backward pass, up to
-    `KEPT_NUMBERS`, and the others are computed again: 6 to 8 B^2 D operations and O(B D) memory.
-    The ranks exchange one partial logarithm per query. With `symmetric`, the same pass also sums
-    over the queries for each positive, which is the first of each query's documents. Scores that
-    are `excluded` or outside `limits` are minus infinity, never zero. A score must be linear in the
-    length of the query, as dot products and sums of them are, and should keep no more than one
-    number per token of a query and document.
+    Queries are sent to all ranks and documents stay on theirs. Each rank scores the queries of all
+    ranks against its own documents, in tiles, and the ranks exchange one partial logarithm per
+    query. The first tiles, up to `KEPT_NUMBERS`, keep their scores for the backward pass. The other
+    tiles are computed again, which makes 6 to 8 B^2 D operations and O(B D) memory.
+
+    With `symmetric`, the same pass also sums over the queries for each positive, which is the first
+    of each query's documents. Scores of `excluded_pairs` or outside `limits` are minus infinity,
+    never zero. A score must be linear in the length of the query, as dot products and sums of them
+    are. It should keep no more than one value per token of a query and document.
     """
     all_queries = gather_queries(queries, temperature)
     stride = len(documents) // len(queries) if symmetric else 0
     rows, columns, excluded_counts = _Tiles.apply(
-        all_queries, exact(documents), score, excluded, limits, stride
+        all_queries, exact(documents), score, excluded_pairs, limits, stride
     )
     query_log_z = gather(rows[None]).logsumexp(0)
     return LogPartition(query_log_z, gather(columns) if symmetric else None, excluded_counts)
@@ -108,16 +111,16 @@ def log_partition(
 def gather_queries(
     queries: Float[Tensor, "query ..."], temperature: Float[Tensor, ""] | float
 ) -> Float[Tensor, "all_queries ..."]:
-    """The queries of all ranks over the temperature, which divides every score they have."""
+    """Returns the queries of all ranks, divided by the temperature. So their scores are divided."""
     return gather(exact(queries) / temperature, padding=0.0 if queries.ndim > 2 else None)
 
 
 class _Tiles(torch.autograd.Function):
-    """Log-sum-exp over rows, and over columns of every `stride`-th document, of a matrix of scores
-    that never exists as a whole; and the number of excluded documents per row.
+    """Log-sum-exp over the rows of the matrix of scores, and over the columns of every `stride`-th
+    document; also the number of excluded documents per row.
 
-    d lse_i / d s_ij = exp(s_ij - lse_i), so the backward pass needs the two logarithms and the
-    graph of each tile of scores, kept or made once more.
+    d lse_i / d s_ij = exp(s_ij - lse_i), so the backward pass needs both logarithms and the graph
+    of each tile of scores, which is kept or computed again.
     """
 
     @staticmethod
@@ -126,24 +129,24 @@ class _Tiles(torch.autograd.Function):
         queries: Tensor,
         documents: Tensor,
         score: Score,
-        excluded: ExcludedPairs | None,
+        excluded_pairs: ExcludedPairs | None,
         limits: ScoreLimits | None,
         stride: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = queries.new_full((len(queries),), _NOTHING)
-        columns = queries.new_full((len(documents[::stride]) if stride else 0,), _NOTHING)
+        rows = queries.new_full((len(queries),), _LOG_OF_EMPTY_SUM)
+        columns = queries.new_full((len(documents[::stride]) if stride else 0,), _LOG_OF_EMPTY_SUM)
         excluded_counts = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
         places, kept_tiles = list(tiles(queries, documents, stride)), dict[int, _Tile]()
         room = KEPT_NUMBERS if any(ctx.needs_input_grad) else 0
         for number, (tile_queries, tile_documents) in enumerate(places):
             inputs = queries[tile_queries], documents[tile_documents]
             room -= inputs[0].shape[:-1].numel() * len(inputs[1])
-            pairs = excluded.in_tile(tile_queries, tile_documents) if excluded else None
+            pairs = excluded_pairs.in_tile(tile_queries, tile_documents) if excluded_pairs else None
             tile = _tile(*inputs, score, pairs, limits, tile_queries, with_graph=room >= 0)
             if room >= 0:
                 kept_tiles[number] = tile
-            if tile.excluded is not None:
-                excluded_counts[tile_queries] += tile.excluded
+            if tile.excluded_counts is not None:
+                excluded_counts[tile_queries] += tile.excluded_counts
             scores = tile.scores.detach()
             rows[tile_queries] = torch.logaddexp(rows[tile_queries], scores.logsumexp(1))
             if stride:
@@ -153,7 +156,7 @@ class _Tiles(torch.autograd.Function):
                 )
         ctx.mark_non_differentiable(excluded_counts)
         ctx.save_for_backward(queries, documents, rows, columns)
-        ctx.settings = score, excluded, limits, stride, places, kept_tiles
+        ctx.settings = score, excluded_pairs, limits, stride, places, kept_tiles
         return rows, columns, excluded_counts
 
     @staticmethod
@@ -162,12 +165,14 @@ class _Tiles(torch.autograd.Function):
         ctx: Any, grad_rows: Tensor, grad_columns: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
         queries, documents, rows, columns = ctx.saved_tensors
-        score, excluded, limits, stride, places, kept_tiles = ctx.settings
+        score, excluded_pairs, limits, stride, places, kept_tiles = ctx.settings
         grad_queries, grad_documents = torch.zeros_like(queries), torch.zeros_like(documents)
         for number, (tile_queries, tile_documents) in enumerate(places):
-            tile = kept_tiles.pop(number, None)  # a second backward pass computes all again
+            tile = kept_tiles.pop(number, None)  # a second backward pass computes all tiles again
             if tile is None:
-                pairs = excluded.in_tile(tile_queries, tile_documents) if excluded else None
+                pairs = (
+                    excluded_pairs.in_tile(tile_queries, tile_documents) if excluded_pairs else None
+                )
                 inputs = queries[tile_queries], documents[tile_documents]
                 tile = _tile(*inputs, score, pairs, limits, tile_queries, with_graph=True)
             scores = tile.scores.detach()
@@ -188,11 +193,12 @@ class _Tiles(torch.autograd.Function):
 
 
 class _Tile(NamedTuple):
-    """Scores, minus infinity where excluded, and the inputs that they have a graph to."""
+    """The scores of a tile, minus infinity for excluded pairs, and the inputs of their graph."""
 
     inputs: tuple[Tensor, Tensor]
     scores: Tensor
-    excluded: Tensor | None
+    excluded_counts: Tensor | None
+    """Number of excluded documents per query; None: no document is excluded."""
 
 
 def _tile(
@@ -206,35 +212,38 @@ def _tile(
 ) -> _Tile:
     queries = queries.detach().requires_grad_(with_graph)
     documents = documents.detach().requires_grad_(with_graph)
-    excluded = None
+    excluded_counts = None
     with torch.set_grad_enabled(with_graph):
         scores = score(queries, documents)
         if pairs is not None:
             rows, columns = (place.to(scores.device) for place in pairs)
             scores = scores.index_put((rows, columns), scores.new_tensor(-torch.inf))
-            excluded = rows.new_zeros(len(queries)).scatter_add_(0, rows, torch.ones_like(rows))
+            excluded_counts = rows.new_zeros(len(queries)).scatter_add_(
+                0, rows, torch.ones_like(rows)
+            )
         if limits is not None:
             outside = limits.outside(scores.detach(), tile_queries)
             scores = scores.masked_fill(outside, -torch.inf)
-            excluded = scores.detach().isneginf().sum(1)
-    return _Tile((queries, documents), scores, excluded)
+            excluded_counts = scores.detach().isneginf().sum(1)
+    return _Tile((queries, documents), scores, excluded_counts)
 
 
 def tiles(
     queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], stride: int
 ) -> Iterator[tuple[slice, slice]]:
-    """Near-square tiles of about `TILE_SCORES` scores of a vector of a query with a document, in
-    whole strides of documents.
+    """Yields nearly square tiles as slices of queries and documents.
+
+    A tile has about `TILE_SCORES` scores, counted per query vector, and whole strides of documents.
     """
     room = TILE_SCORES.get(queries.device.type, TILE_SCORES["cuda"])
     side = max(1, int((room / queries.shape[1:-1].numel()) ** 0.5))
     unit = max(1, stride)
-    wide = max(unit, side // unit * unit)
-    for column in range(0, len(documents), wide):
+    width = max(unit, side // unit * unit)
+    for column in range(0, len(documents), width):
         for row in range(0, len(queries), side):
             yield (
                 slice(row, min(row + side, len(queries))),
-                slice(column, min(column + wide, len(documents))),
+                slice(column, min(column + width, len(documents))),
             )
 
 

@@ -1,7 +1,7 @@
-"""What a command does at the moment, and how far it is.
+"""The progress of a command: its current phase, and how much of it is done.
 
-Library code says so with `phase`; it does not know who listens. Without a listener nothing is
-shown. `trainer.runtime.console` is the listener of the command line.
+Library code reports progress with `phase` and does not depend on who shows it. Without a listener
+nothing is shown. `trainer.runtime.console` is the listener of the command line.
 """
 
 import time
@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 _RECENT = 30
-"""Advances that a rate is taken from."""
+"""Number of the latest advances from which a rate is computed."""
 
 
 class Phase:
-    """One thing that takes time: a context manager, which `advance` tells how far it is.
+    """A part of a command that takes time: a context manager that counts its units of work.
 
     >>> with phase("encoding documents", total=100, unit="texts") as progress:
     ...     progress.advance(32)
@@ -32,7 +32,7 @@ class Phase:
         self.factor, self.rate_unit = rate
         self.position = 0
         self.note = ""
-        """Something to show beside the numbers."""
+        """A text to show beside the numbers."""
         self.parent: Phase | None = None
         self._inner: Phase | None = None
         self._start = time.monotonic()
@@ -52,13 +52,13 @@ class Phase:
 
     @property
     def own_seconds(self) -> float:
-        """Seconds since the phase began, without those of phases inside it."""
+        """Seconds since the phase began, without the seconds of phases inside it."""
         inner = self._inner
         return self.seconds - self._nested_seconds - (inner.seconds if inner is not None else 0.0)
 
     @property
     def units_per_second(self) -> float | None:
-        """Rate of the last advances; None before the first."""
+        """Rate over the latest advances; None before the first advance."""
         if not self._recent:
             return None
         first, start = self._recent[0] if len(self._recent) == _RECENT else (0, 0.0)
@@ -67,7 +67,7 @@ class Phase:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated seconds to the end of the phase; None where nobody can know."""
+        """Estimated seconds to the end of the phase; None if there is no estimate."""
         rate = self.units_per_second
         if self.total is None or not rate:
             return None
@@ -99,16 +99,16 @@ class Phase:
 
 @runtime_checkable
 class Listener(Protocol):
-    """Who shows progress."""
+    """An object that shows progress."""
 
     def begin(self, phase: Phase) -> None:
-        """A phase begins, inside its parent."""
+        """Called when a phase begins, inside its parent."""
 
     def end(self, phase: Phase) -> None:
-        """A phase ends."""
+        """Called when a phase ends."""
 
     def expect(self, phases: Mapping[str, int]) -> None:
-        """So many phases of each kind are to come."""
+        """Called with the number of phases of each kind that will follow."""
 
 
 _current: ContextVar[Phase | None] = ContextVar("current phase", default=None)
@@ -123,12 +123,12 @@ def phase(
     kind: str | None = None,
     rate: tuple[int, str] | None = None,
 ) -> Iterator[Phase]:
-    """A phase for the block that follows.
+    """Opens a phase for the block that follows.
 
-    Inside a phase that counts the same unit, the outer phase is used: a corpus that is encoded part
-    by part is one phase. Phases of one `kind` (the name, where none is given) are taken to last
-    equally long. `rate` gives another unit for the speed, and how many of them one unit has:
-    `(64, "pairs")` for steps of 64 pairs.
+    Inside a phase that counts the same unit, the outer phase is used: a corpus that is encoded in
+    parts is one phase. Estimates assume that phases of one `kind` (default: the name) take equally
+    long. `rate` shows the speed in another unit and says how many of these one unit has, for
+    example `(64, "pairs")` for steps of 64 pairs.
     """
     outer = _current.get()
     if outer is not None and unit and outer.unit == unit and outer.total is not None:
@@ -139,7 +139,7 @@ def phase(
 
 
 def expect(phases: Mapping[str, int]) -> None:
-    """Tells the listener how many phases of each kind are to come, so that it can estimate the
+    """Tells the listener how many phases of each kind will follow, so that it can estimate the
     end.
     """
     if listener := _listener.get():
@@ -148,7 +148,7 @@ def expect(phases: Mapping[str, int]) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within the block `listener` is told of every phase."""
+    """Within the block, `listener` is told about every phase."""
     token = _listener.set(listener)
     try:
         yield

@@ -1,5 +1,5 @@
-"""Scores: how near a query is to a document. Leading axes broadcast, so one function serves the
-batch and a query's own candidates.
+"""Scores: the similarity of a query and a document. Leading axes broadcast, so the same function
+scores a whole batch or each query's own candidates.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from trainer.kernels.maxsim import tiled_maxsim
 Score = Callable[
     [Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "*#leading query document"]
 ]
-"""Any function from embeddings of queries and documents to scores, before temperature; linear in
-the length of the query.
+"""Any function from embeddings of queries and documents to scores, before the division by the
+temperature. It is linear in the length of the query vectors.
 """
 
 
 def exact(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """In float32 or better."""
+    """Returns the values in float32, or in their own type if that is more precise."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -28,8 +28,9 @@ def dot(
     queries: Float[Tensor, "*#leading query dimension"],
     documents: Float[Tensor, "*#leading document dimension"],
 ) -> Float[Tensor, "*#leading query document"]:
-    """The dot product of every query with every document, in float32 or better whatever the
-    encoder's precision.
+    """Returns the dot product of every query with every document.
+
+    The result is at least float32, whatever the encoder's precision is.
 
     >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 4.0]])).tolist()
     [[3.0, 8.0]]
@@ -47,9 +48,9 @@ def maxsim(
     """Late interaction: the sum over the query's tokens of the largest dot product with any token
     of the document (Khattab and Zaharia 2020).
 
-    A token vector of zeros is padding: it is not there, neither to be matched nor to be summed
-    over. The products are formed a few documents at a time, and the backward pass needs the places
-    of the maxima alone (`trainer.kernels.maxsim`); equal to `plain_maxsim` in value and gradient.
+    A token vector of zeros is padding: it is neither matched nor summed over. The products are
+    computed for a few documents at a time, and the backward pass needs only the places of the
+    maxima (`trainer.kernels.maxsim`). Value and gradient are equal to those of `plain_maxsim`.
 
     >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
@@ -62,31 +63,35 @@ def kernel_maxsim(
     queries: Float[Tensor, "*#leading query query_token dimension"],
     documents: Float[Tensor, "*#leading document document_token dimension"],
 ) -> Float[Tensor, "*#leading query document"]:
-    """`maxsim` by the Triton kernels of the package late-interaction-kernels, on an NVIDIA GPU; in
-    a batch, and of one query's own candidates.
+    """`maxsim` computed by the Triton kernels of the package late-interaction-kernels, on an NVIDIA
+    GPU. It scores a whole batch or each query's own candidates.
     """
     import late_interaction_kernels as kernels
 
     with torch.autocast(queries.device.type, enabled=False):
-        one, many = exact(queries), exact(documents)
+        queries, documents = exact(queries), exact(documents)
         own_candidates = queries.ndim == 4
         if own_candidates:
-            one = one.squeeze(1)
-        found = kernels.maxsim(
-            one, many, q_mask=one.any(-1), d_mask=many.any(-1), backward="unified"
-        )  # its default may sum gradients in half precision
-        return found.unsqueeze(1) if own_candidates else found
+            queries = queries.squeeze(1)
+        scores = kernels.maxsim(
+            queries,
+            documents,
+            q_mask=queries.any(-1),
+            d_mask=documents.any(-1),
+            backward="unified",  # the default may sum gradients in half precision
+        )
+        return scores.unsqueeze(1) if own_candidates else scores
 
 
 def xtr(
     queries: Float[Tensor, "*#leading query query_token dimension_and_limit"],
     documents: Float[Tensor, "*#leading document document_token dimension_and_limit"],
 ) -> Float[Tensor, "*#leading query document"]:
-    """XTR's score: the mean over those tokens of the query that retrieve a token of the document,
-    of the best they retrieve (Lee et al. 2023, eq. 5).
+    """XTR's score: the mean of each query token's largest retrieved product, over the query tokens
+    that retrieve a token of the document (Lee et al. 2023, eq. 5).
 
-    A token is retrieved whose product reaches the limit of the query's token, which stands behind
-    its vector (`trainer.objectives.xtr.with_limits`).
+    A query token retrieves a document token if their product reaches the query token's limit. The
+    limit is the last component of the query token's vector (`trainer.objectives.xtr.with_limits`).
 
     >>> query = torch.tensor([[[1.0, 0.0, 1.5], [0.0, 1.0, 2.5]]])
     >>> xtr(query, torch.tensor([[[2.0, 2.0, 0.0]], [[1.0, 3.0, 0.0]], [[1.0, 1.0, 0.0]]])).tolist()
@@ -102,38 +107,39 @@ def _in_groups(
 ) -> Float[Tensor, "*#leading query document"]:
     with torch.autocast(queries.device.type, enabled=False):
         leading = torch.broadcast_shapes(queries.shape[:-3], documents.shape[:-3])
-        grouped = [
-            exact(some).expand(*leading, *some.shape[-3:]).reshape(-1, *some.shape[-3:])
-            for some in (queries, documents)
+        inputs = [
+            exact(vectors).expand(*leading, *vectors.shape[-3:]).reshape(-1, *vectors.shape[-3:])
+            for vectors in (queries, documents)
         ]
         if limits is not None:
-            grouped.append(
+            inputs.append(
                 exact(limits).expand(*leading, *limits.shape[-2:]).reshape(-1, *limits.shape[-2:])
             )
-        return tiled_maxsim(*grouped).reshape(*leading, queries.shape[-3], documents.shape[-3])
+        return tiled_maxsim(*inputs).reshape(*leading, queries.shape[-3], documents.shape[-3])
 
 
 def plain_maxsim(
     queries: Float[Tensor, "*#leading query query_token dimension"],
     documents: Float[Tensor, "*#leading document document_token dimension"],
 ) -> Float[Tensor, "*#leading query document"]:
-    """`maxsim` as its formula is read, with every product of tokens in memory: what the fast form
-    is held against.
+    """`maxsim` computed directly from its formula, with every product of tokens in memory. Tests
+    compare the fast functions with it.
     """
     with torch.autocast(queries.device.type, enabled=False):
         similarities = torch.einsum("...qid,...kjd->...qkij", exact(queries), exact(documents))
-        nobody = ~documents.any(-1)
-        best = similarities.masked_fill(nobody[..., None, :, None, :], -torch.inf).max(-1).values
-        # A query's padding has similarities of zero, but beside a document whose every token is
-        # padding also minus infinity.
+        padding = ~documents.any(-1)
+        best = similarities.masked_fill(padding[..., None, :, None, :], -torch.inf).max(-1).values
+        # The padding of a query has similarities of zero, except with a document that is all
+        # padding, where they are minus infinity.
         return best.masked_fill(~queries.any(-1)[..., :, None, :], 0.0).sum(-1)
 
 
 def own_scores(
     queries: Float[Tensor, "query ..."], documents: Float[Tensor, "document ..."], score: Score
 ) -> Float[Tensor, "query candidate"]:
-    """The score of every query with its own candidates only: documents are query-major, the same
-    number for each query.
+    """Returns the scores of every query with its own candidates only.
+
+    Documents are query-major, with the same number for each query.
 
     >>> queries, documents = torch.tensor([[1.0], [2.0]]), torch.tensor(
     ...     [[3.0], [4.0], [5.0], [6.0]]

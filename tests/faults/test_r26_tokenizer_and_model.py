@@ -89,7 +89,7 @@ def test_last_token_is_pooled_although_the_tokenizer_pads_on_the_left(toy_folder
     encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
     assert encoder.contract.pooling == "last_token"
     texts = encoder.tokenize(SENTENCES, "query")
-    ids, real = texts.padded()
+    ids, real = texts.pad()
     end = encoder.tokenizer.eos_token_id
     assert [row[mask][-1].item() for row, mask in zip(ids, real, strict=True)] == [end] * len(
         SENTENCES

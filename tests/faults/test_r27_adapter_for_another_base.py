@@ -71,7 +71,7 @@ def test_peft_reads_the_adapter(trained, adapter, toy_folder):
         AutoModel.from_pretrained(packaged_folder(MINILM), add_pooling_layer=False), adapter
     ).eval()
     encoder = read_encoder(str(trained[0]))
-    ids, real = encoder.tokenize(SENTENCES, "query").padded()
+    ids, real = encoder.tokenize(SENTENCES, "query").pad()
     hidden = model(input_ids=ids, attention_mask=real.long()).last_hidden_state[:, 0]
     torch.testing.assert_close(
         torch.nn.functional.normalize(hidden, dim=-1), trained[1], atol=1e-5, rtol=0

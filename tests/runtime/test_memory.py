@@ -21,7 +21,7 @@ class Wide(nn.Module):
         self.weight = nn.Parameter(torch.ones(16, 16))
 
     def forward(self, texts):
-        ids, _ = texts.padded()
+        ids, _ = texts.pad()
         return (ids[..., None].float().expand(*ids.shape, 16).contiguous() @ self.weight).sum(1)
 
 

@@ -100,7 +100,7 @@ def lightning_module(
         MicroBatching(encode_of(run, encoder), tokens, kept_tokens, run.seed),
         objective,
         temperature,
-        optimizer=replace(settings, fused=precision != "fp16"),
+        optimizer=replace(settings, is_fused=precision != "fp16"),
         validate=_validation(run, encoder, precision, hardware.micro_batch_tokens(run.machine)),
         head=head,
         is_head=is_head,

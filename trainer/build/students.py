@@ -31,8 +31,8 @@ from trainer.objectives.objective import Objective
 from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,
-    Distilled,
     Lesson,
+    LessonObjective,
     Margins,
     Teacher,
     Vectors,
@@ -229,7 +229,7 @@ def with_students(
         head = _head(run, encoder, taught_by)
         lesson = _lesson(run.teacher, score, tuple(taught_by), head)
         teacher = run.teacher
-        objective = Distilled(objective, lesson, teacher.weight, teacher.objective_weight)
+        objective = LessonObjective(objective, lesson, teacher.weight, teacher.objective_weight)
     if (nest := run.matryoshka) is not None:
         check_whole(run, encoder)
         widths, depths = nest.width_weights, nest.depth_weights

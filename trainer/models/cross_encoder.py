@@ -80,7 +80,7 @@ class CrossEncoder(Encoder):
         """One score a pair, in float32 or better also under autocast; the same whatever else is in
         `texts`.
         """
-        ids, real = (padded.to(self.device) for padded in texts.padded())
+        ids, real = (padded.to(self.device) for padded in texts.pad())
         inputs = {"input_ids": ids}
         if ids.numel() != texts.tokens.numel():
             inputs["attention_mask"] = real.long()

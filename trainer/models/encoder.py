@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """One embedding a text, float32 also under autocast, the same whatever else is in
         `texts`.
         """
-        ids, real = (padded.to(self.device) for padded in texts.padded())
+        ids, real = (padded.to(self.device) for padded in texts.pad())
         hidden = self.backbone(
             input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)
         ).last_hidden_state

@@ -1,1 +1,1 @@
-"""The Lightning modules: one family a file, one screen each."""
+"""The Lightning module and its optimizer."""

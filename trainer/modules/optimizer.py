@@ -1,4 +1,4 @@
-"""AdamW with a rate for each kind of weight, and the schedule of those rates."""
+"""AdamW with a learning rate per kind of weight, and the schedule of the rates."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Rates are peak rates; steps are optimizer steps."""
+    """Settings of `adamw`. Rates are peak rates, and steps are optimizer steps."""
 
     learning_rate: float
     head_learning_rate: float
@@ -23,35 +23,36 @@ class OptimizerSettings:
     schedule: Schedule
     warmup_steps: int
     total_steps: int
-    fused: bool = True
-    """One kernel for all weights. Not with fp16: it unscales gradients itself, after they have been
-    clipped.
+    is_fused: bool = True
+    """Whether one kernel updates all weights. It must be False with fp16, because the fused kernel
+    unscales gradients itself, after they have been clipped.
     """
 
 
 def rate_factor(step: int, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
-    """The share of the peak rate at `step`, counted from 0: rises to 1 over the warm-up, then falls
-    to 0 at `total_steps`.
+    """Returns the share of the peak rate at `step`, counted from 0.
+
+    It rises to 1 over the warm-up and then falls to 0 at `total_steps`.
 
     >>> [rate_factor(step, 2, 6, "linear") for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     match schedule:
         case "constant":
             return 1.0
         case "linear":
-            return max(0.0, 1.0 - done)
+            return max(0.0, 1.0 - progress)
         case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
         case _:
             assert_never(schedule)
 
 
 def is_projection(name: str) -> bool:
-    """Whether the weight of this name is the projection's, which has the head's rate."""
+    """Returns True for a weight of the projection, which has the learning rate of the head."""
     return name.startswith("projection.")
 
 
@@ -62,9 +63,9 @@ def adamw(
     head: nn.Module | None = None,
     is_head: Callable[[str], bool] = is_projection,
 ) -> OptimizerLRSchedulerConfig:
-    """What Lightning's `configure_optimizers` returns. Weight decay is for matrices alone.
+    """Returns the result for Lightning's `configure_optimizers`. Only matrices have weight decay.
 
-    Weights of the encoder whose name `is_head` have the head's rate, as those of `head` do.
+    The head's learning rate applies to `head` and to the encoder's weights whose name `is_head`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
@@ -85,7 +86,7 @@ def adamw(
             {"params": parameters, "lr": rate, "weight_decay": decay}
             for (rate, decay), parameters in groups.items()
         ],
-        fused=settings.fused,
+        fused=settings.is_fused,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

@@ -1,7 +1,6 @@
-"""The training step: one module for every family of models.
+"""The training step: one module for all families of models.
 
-A bi-encoder, ColBERT, a cross-encoder and a student differ in the encoder and the objective that
-they are given, and in nothing else.
+A bi-encoder, ColBERT, a cross-encoder and a student differ only in their encoder and objective.
 """
 
 import math
@@ -25,25 +24,25 @@ from trainer.strategies.gradients import clip_to_global_norm
 
 
 class Temperature(nn.Module):
-    """What scores are divided by: fixed, or learned as its logarithm, which keeps it positive."""
+    """The divisor of scores: fixed, or learned as its logarithm, so that it stays positive."""
 
     def __init__(self, value: float, is_learned: bool) -> None:
         super().__init__()
-        # Shape (1,): sharding strategies cannot split a parameter of no dimensions.
+        # The shape is (1,) because sharding strategies cannot split a parameter without dimensions.
         self.log = nn.Parameter(torch.tensor([value]).log(), requires_grad=is_learned)
 
     def forward(self) -> Float[Tensor, ""]:
-        """The temperature."""
+        """Returns the temperature."""
         return self.log.exp()[0]
 
 
 class Retriever(LightningModule):
-    """Trains `encoder` by `objective`.
+    """Trains `encoder` with `objective`.
 
-    `micro_batching` takes a step's texts through the encoder. `validate` measures the encoder on a
-    held-out set and returns metrics by name; it is given so that this file knows nothing of how
-    retrieval is evaluated. `head` is what the objective trains beside the encoder and the model
-    does not keep. Weights of the encoder whose name `is_head` have the head's learning rate.
+    `micro_batching` passes the texts of a step through the encoder. `validate` evaluates the
+    encoder on a validation set and returns metrics by name, so this file does not depend on the
+    evaluation of retrieval. `head` contains weights that the objective trains and that are not part
+    of the saved model. The encoder's weights whose name `is_head` have the head's learning rate.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Retriever(LightningModule):
         self.is_head = is_head
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
-        """The loss of one global batch, the same on every rank."""
+        """Returns the loss of one global batch, the same on every rank."""
         encode = self.micro_batching.for_step(self.global_step)
         outcome = self.objective(batch, encode, self.temperature())
         self.current = Step(outcome.loss.detach(), batch.sample_ids)
@@ -77,14 +76,14 @@ class Retriever(LightningModule):
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return outcome.loss
 
-    def configure_gradient_clipping(  # DeepSpeed's optimizer is none of PyTorch's
+    def configure_gradient_clipping(  # DeepSpeed's optimizer is not one of PyTorch's
         self,
         optimizer: Any,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips to the global norm, and stops the run before the update where the loss or the norm
-        is not finite.
+        """Clips to the global norm. Raises `NonFiniteStep` before the update if the loss or the
+        norm is not finite.
         """
         self._check_all_learn(optimizer)
         norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
@@ -94,22 +93,24 @@ class Retriever(LightningModule):
         self.gradient_norm = norm
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Logs what the update has seen."""
+        """Logs the gradient norm of the update."""
         self.log("train/gradient_norm", self.gradient_norm)
 
     def validation_step(self, validation_set: Any, _: int) -> None:
-        """Retrieval metrics on held-out queries."""
+        """Logs the retrieval metrics of a validation set."""
         for name, value in self.validate(validation_set).items():
             self.log(f"validation/{name}", value, batch_size=1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW and its schedule."""
+        """Returns AdamW and its schedule."""
         settings = self.optimizer_settings
         return adamw(self.encoder, self.temperature, settings, self.head, self.is_head)
 
     def _check_all_learn(self, optimizer: Any) -> None:
-        """DDP takes no mean while it waits for a parameter that nothing uses, and says so only at
-        the next step.
+        """Raises BadModel if a trained weight has no gradient on several ranks.
+
+        DDP does not average gradients while it waits for an unused parameter, and it reports the
+        error only at the next step.
         """
         unused_weights = [
             name
@@ -119,14 +120,16 @@ class Retriever(LightningModule):
         if unused_weights and ranks() > 1 and isinstance(optimizer, torch.optim.Optimizer):
             raise BadModel(
                 f"{len(unused_weights)} of the trained weights take no part in the loss"
-                f" ({', '.join(unused_weights[:3])}), and ranks cannot take the mean of their"
-                " gradients; train fewer weights (model.tuning.kind=lora, or other"
-                " target_modules), or on one process"
+                f" ({', '.join(unused_weights[:3])}), so ranks cannot average their gradients;"
+                " train fewer weights (model.tuning.kind=lora, or other target_modules), or train"
+                " with one process"
             )
 
     def _scales_the_loss(self) -> bool:
-        """In fp16 an overflowing gradient is expected now and then: the scaler skips that update
-        and lowers its scale.
+        """Returns True if the loss is scaled, as with fp16.
+
+        A gradient then overflows occasionally, and the scaler skips that update and lowers its
+        scale.
         """
         plugin = self.trainer.precision_plugin
         return getattr(plugin, "scaler", None) is not None or plugin.precision == "16-mixed"
@@ -134,19 +137,19 @@ class Retriever(LightningModule):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is remembered of a step until its update."""
+    """The loss and rows of a step, kept until its update."""
 
     loss: Float[Tensor, ""]
     sample_ids: tuple[str, ...]
 
 
 class NonFiniteStep(NonFinite):
-    """Names the step and the rows whose loss or gradient is not finite."""
+    """The loss or gradient of a step is not finite. The record contains the step and its rows."""
 
     def __init__(self, step: int, current: Step, gradient_norm: float) -> None:
         super().__init__(
-            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm"
-            f" {gradient_norm}; no weight was changed. Look at the rows named in non_finite.json; a"
+            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm is"
+            f" {gradient_norm}; no weight was changed. Check the rows listed in non_finite.json; a"
             " lower optimization.learning_rate or machine.precision=fp32 often helps."
         )
         self.record = {

@@ -1,1 +1,1 @@
-"""Objectives: encode, score, loss. Each returns the same on every rank."""
+"""Objectives: each encodes and scores a batch and returns the same loss on every rank."""

@@ -9,7 +9,7 @@ from trainer.log_partition import log_partition
 from trainer.microbatches import Encode
 from trainer.objectives.exclusions import Exclusion, excluded_documents
 from trainer.objectives.hard_negatives import Hardness, hard_log_partition
-from trainer.objectives.objective import Outcome, Temperature
+from trainer.objectives.objective import Outcome, TemperatureValue
 from trainer.objectives.xtr import with_limits
 from trainer.scores import Score, own_scores
 
@@ -20,16 +20,16 @@ class Contrastive:
 
     score: Score
     symmetric: bool = False
-    """Mean of both directions: query to documents, and positive to queries."""
+    """Whether the loss is the mean of both directions: query to documents, positive to queries."""
     exclusions: tuple[Exclusion, ...] = ()
-    """Which documents are no negatives, beside those known to be right."""
+    """Rules for documents that are no negatives, in addition to known positives."""
     hardness: Hardness | None = None
-    """Which negatives count, for the direction from queries alone; None: all alike."""
+    """Which negatives count, in the direction from queries only; None: all count equally."""
     xtr_top_k: int | None = None
-    """With the score `xtr`: document tokens that each query token retrieves from the batch."""
+    """Only with the score `xtr`: number of document tokens that each query token retrieves."""
 
-    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
-        """The loss of the global batch."""
+    def __call__(self, batch: Batch, encode: Encode, temperature: TemperatureValue) -> Outcome:
+        """Returns the loss of the global batch."""
         queries, documents = encode(batch.queries), encode(batch.documents)
         if self.xtr_top_k is not None:
             queries, documents = with_limits(queries, documents, self.xtr_top_k)
@@ -37,19 +37,19 @@ class Contrastive:
         positive_scores = gather(
             own_scores(queries, positives, self.score).squeeze(1) / temperature
         )
-        excluded = excluded_documents(batch, self.exclusions)
+        excluded_pairs = excluded_documents(batch, self.exclusions)
         if self.hardness is not None:
             hard = hard_log_partition(
-                queries, documents, self.score, temperature, excluded, positive_scores,
+                queries, documents, self.score, temperature, excluded_pairs, positive_scores,
                 self.hardness,
             )  # fmt: skip
             loss = losses.info_nce(positive_scores, hard.log_z)
-            return Outcome(loss, {"negatives_left_out": loss.new_tensor(hard.excluded)})
+            return Outcome(loss, {"negatives_left_out": loss.new_tensor(hard.excluded_count)})
         log_z = log_partition(
-            queries, documents, self.score, temperature, excluded, symmetric=self.symmetric
+            queries, documents, self.score, temperature, excluded_pairs, symmetric=self.symmetric
         )
         loss = losses.info_nce(positive_scores, log_z.queries)
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
-        (pairs,) = all_reduce_integers([int(log_z.excluded.sum())], SUM)
+        (pairs,) = all_reduce_integers([int(log_z.excluded_counts.sum())], SUM)
         return Outcome(loss, {"masked_false_negatives": loss.new_tensor(pairs)})

@@ -1,5 +1,5 @@
-"""The divergence between two distributions over all documents of all ranks, in tiles: neither
-matrix of scores ever exists as a whole.
+"""The divergence between two distributions over all documents of all ranks, computed in tiles. No
+complete matrix of scores ever exists in memory.
 """
 
 import math
@@ -16,8 +16,8 @@ from trainer.log_partition import gather_queries, log_partition, tiles
 from trainer.scores import Score, exact
 
 LogShares = Callable[[slice, slice], Float[Tensor, "query document"]]
-"""(some queries of all ranks, some documents of this rank) to the logarithm of each document's
-share in what the query is taught.
+"""A function from a tile, that is slices of the queries of all ranks and the documents of this
+rank, to the logarithm of each document's probability under the teacher.
 """
 
 
@@ -26,27 +26,29 @@ def kl_over_batch(
     documents: Float[Tensor, "document ..."],
     score: Score,
     temperature: Float[Tensor, ""] | float,
-    taught: LogShares,
+    teacher_shares: LogShares,
 ) -> Float[Tensor, " all_queries"]:
-    """KL(taught || student) of every query of all ranks, over the documents of all ranks; the
-    student's shares are the softmax of score / temperature.
+    """Returns KL(teacher || student) for every query of all ranks, over the documents of all ranks.
 
-    With p the shares taught and q the student's, KL = Z - sum of p s + sum of p log p, where Z is
-    the student's `log_partition`; the sums fall off in one more pass over the tiles. O(B D) memory
-    as there, and the gradient for a score is (q - p) / temperature.
+    The student's probabilities q are the softmax of s = score / temperature. With p the teacher's
+    probabilities, KL = Z - sum of p s + sum of p log p, where Z is the student's `log_partition`.
+    One more pass over the tiles computes the sums, in O(B D) memory. The gradient with respect to a
+    score is (q - p) / temperature.
     """
     partition = log_partition(queries, documents, score, temperature)
-    everyone = gather_queries(queries, temperature)
-    crossed = _Crossed.apply(everyone, exact(documents), score, taught)
-    return partition.queries + gather(crossed[None]).sum(0)
+    all_queries = gather_queries(queries, temperature)
+    terms = _TeacherTerms.apply(all_queries, exact(documents), score, teacher_shares)
+    return partition.queries + gather(terms[None]).sum(0)
 
 
 def log_shares(
-    of_teachers: list[tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."], Score]],
+    teachers: list[tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."], Score]],
     temperature: float,
 ) -> LogShares:
-    """The mean of the distributions of several teachers, of each the softmax of its score /
-    temperature over the documents of all ranks.
+    """Returns the mean of the distributions of several teachers.
+
+    A teacher's distribution is the softmax of its score / temperature over the documents of all
+    ranks.
     """
     with torch.no_grad():
         parts = [
@@ -56,56 +58,56 @@ def log_shares(
                 score,
                 log_partition(queries, documents, score, temperature).queries,
             )
-            for queries, documents, score in of_teachers
+            for queries, documents, score in teachers
         ]
 
-    def of_tile(some_queries: slice, some_documents: slice) -> Float[Tensor, "query document"]:
+    def tile_shares(tile_queries: slice, tile_documents: slice) -> Float[Tensor, "query document"]:
         with torch.no_grad():
-            each = [
-                score(queries[some_queries], documents[some_documents]) - whole[some_queries, None]
-                for queries, documents, score, whole in parts
+            shares = [
+                score(queries[tile_queries], documents[tile_documents]) - log_z[tile_queries, None]
+                for queries, documents, score, log_z in parts
             ]
-            return (
-                torch.stack(each).logsumexp(0) - math.log(len(each)) if len(each) > 1 else each[0]
-            )
+            if len(shares) == 1:
+                return shares[0]
+            return torch.stack(shares).logsumexp(0) - math.log(len(shares))
 
-    return of_tile
+    return tile_shares
 
 
-class _Crossed(torch.autograd.Function):
-    """Of each query the sum over this rank's documents of p (log p - s), with p the shares taught;
-    tile by tile, nothing of a tile is kept.
+class _TeacherTerms(torch.autograd.Function):
+    """For each query the sum over this rank's documents of p (log p - s), where p are the teacher's
+    probabilities. No scores are kept for the backward pass.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, documents: Tensor, score: Score, taught: LogShares
+        ctx: Any, queries: Tensor, documents: Tensor, score: Score, teacher_shares: LogShares
     ) -> Tensor:
         sums = queries.new_zeros(len(queries))
-        for some_queries, some_documents in tiles(queries, documents, 0):
-            logs = taught(some_queries, some_documents).to(queries)
-            sums[some_queries] += (
-                logs.exp() * (logs - score(queries[some_queries], documents[some_documents]))
+        for tile_queries, tile_documents in tiles(queries, documents, 0):
+            logs = teacher_shares(tile_queries, tile_documents).to(queries)
+            sums[tile_queries] += (
+                logs.exp() * (logs - score(queries[tile_queries], documents[tile_documents]))
             ).sum(1)
         ctx.save_for_backward(queries, documents)
-        ctx.settings = score, taught
+        ctx.settings = score, teacher_shares
         return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         queries, documents = ctx.saved_tensors
-        score, taught = ctx.settings
-        of_queries, of_documents = torch.zeros_like(queries), torch.zeros_like(documents)
-        for some_queries, some_documents in tiles(queries, documents, 0):
+        score, teacher_shares = ctx.settings
+        grad_queries, grad_documents = torch.zeros_like(queries), torch.zeros_like(documents)
+        for tile_queries, tile_documents in tiles(queries, documents, 0):
             inputs = (
-                queries[some_queries].detach().requires_grad_(),
-                documents[some_documents].detach().requires_grad_(),
+                queries[tile_queries].detach().requires_grad_(),
+                documents[tile_documents].detach().requires_grad_(),
             )
             with torch.enable_grad():
                 scores = score(*inputs)
-            shares = taught(some_queries, some_documents).to(queries).exp()
-            of_tile = torch.autograd.grad(scores, inputs, -shares * of_sums[some_queries, None])
-            of_queries[some_queries] += of_tile[0]
-            of_documents[some_documents] += of_tile[1]
-        return of_queries, of_documents, None, None
+            shares = teacher_shares(tile_queries, tile_documents).to(queries).exp()
+            grad_tile = torch.autograd.grad(scores, inputs, -shares * grad_sums[tile_queries, None])
+            grad_queries[tile_queries] += grad_tile[0]
+            grad_documents[tile_documents] += grad_tile[1]
+        return grad_queries, grad_documents, None, None

@@ -1,6 +1,6 @@
-"""Documents that are no negatives of a query, as sparse pairs found once per step.
+"""Documents that are no negatives of a query, as sparse pairs that are computed once per step.
 
-An exclusion is asked for the pairs within one tile of scores (`trainer.log_partition`), so a mask
+An exclusion returns its pairs for one tile of scores at a time (`trainer.log_partition`), so a mask
 over all queries and documents never exists.
 """
 
@@ -19,15 +19,17 @@ from trainer.microbatches import Encode
 from trainer.scores import dot, exact, own_scores
 
 Exclusion = Callable[[Batch], ExcludedPairs]
-"""Finds what is excluded from one batch: `TaughtBetter`, `RepeatedPositives`, `Outscoring`."""
+"""A rule that finds the excluded pairs of a batch: `TaughtBetter`, `RepeatedPositives` or
+`Outscoring`.
+"""
 
 
 def excluded_documents(batch: Batch, exclusions: Sequence[Exclusion] = ()) -> ExcludedPairs:
-    """Documents that are no negatives: another known positive of the query, the query's own text,
-    and what `exclusions` add.
+    """Returns the documents that are no negatives of a query.
 
-    Texts are compared by identity, so a copy of the positive in another row, on any rank, is left
-    out too. A query's own positive is never excluded.
+    These are its other known positives, its own text, and the pairs that `exclusions` add. Texts
+    are compared by identity, so a copy of the positive in another row of any rank is excluded too.
+    A query's own positive is never excluded.
     """
     names = gather(known_names(batch), padding=-1)
     positives = own_positives(len(names), batch)
@@ -36,26 +38,28 @@ def excluded_documents(batch: Batch, exclusions: Sequence[Exclusion] = ()) -> Ex
 
 
 def known_names(batch: Batch) -> Int[Tensor, "query name"]:
-    """Identities of the texts that are no negatives of a query: its known positives and itself."""
+    """Returns the identities of each query's known positives and of the query itself."""
     return torch.cat([batch.known_positives, batch.queries.identities[:, None]], dim=1)
 
 
 def own_positives(queries: int, batch: Batch) -> Int[Tensor, " query"]:
-    """Where the positive of each query of all ranks stands, counted from this rank's first
-    document; outside its documents for the queries of other ranks.
+    """Returns the place of each query's positive, counted from this rank's first document.
+
+    The queries are those of all ranks. The positive of another rank's query is outside this rank's
+    documents.
     """
     return torch.arange(queries) * batch.documents_per_query - first_row(len(batch.documents))
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """The pairs that any part excludes, each once, without the queries' own positives."""
+    """The pairs that any part excludes, each pair once and without the queries' own positives."""
 
     parts: tuple[ExcludedPairs, ...]
     positives: Int[Tensor, " query"]
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         pairs = [pair for part in self.parts if (pair := part.in_tile(queries, documents))]
         if not pairs:
             return None
@@ -70,8 +74,9 @@ class AnyOf:
 class NamedDocuments:
     """Documents of this rank whose identity is among a query's names.
 
-    `queries` and `groups` are pairs, sorted by query; a group is all copies of one document.
-    `keys` are `group * count + document`, sorted, so the copies within a tile are one range.
+    `queries` and `groups` are pairs, sorted by query. A group is the set of all copies of one
+    document. `keys` are `group * count + document` in rising order, so the copies within a tile
+    are one range.
     """
 
     queries: Int[Tensor, " pair"]
@@ -85,8 +90,9 @@ class NamedDocuments:
         documents: Int[Tensor, " document"],
         positives: Int[Tensor, " query"],
     ) -> Self:
-        """Looks all names up among the documents. A query's pair with its own positive alone, the
-        rule in a large batch, is dropped here.
+        """Looks up all names among the documents.
+
+        If a query matches only its own positive, as most do in a large batch, the pair is dropped.
         """
         distinct, group, copies = documents.unique(return_inverse=True, return_counts=True)
         nearest = torch.searchsorted(distinct, names).clamp(max=len(distinct) - 1)
@@ -98,7 +104,7 @@ class NamedDocuments:
         return cls(queries[is_other], groups[is_other], keys)
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         rows = _sorted_range(self.queries, queries)
         if rows.start == rows.stop:
             return None
@@ -113,13 +119,13 @@ class NamedDocuments:
 
 @dataclass(frozen=True)
 class ListedPairs:
-    """TilePairs written out, sorted by query."""
+    """A list of pairs, sorted by query."""
 
     queries: Int[Tensor, " pair"]
     documents: Int[Tensor, " pair"]
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         rows = _sorted_range(self.queries, queries)
         columns = self.documents[rows]
         inside = (columns >= documents.start) & (columns < documents.stop)
@@ -133,7 +139,7 @@ class ListedDocuments:
     documents: Int[Tensor, " document"]
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         columns = self.documents[_sorted_range(self.documents, documents)] - documents.start
         rows = torch.arange(queries.stop - queries.start)
         return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
@@ -141,7 +147,7 @@ class ListedDocuments:
 
 @dataclass(frozen=True)
 class HigherScores:
-    """Documents whose score is above a limit of the query; scored again in every tile."""
+    """Documents whose score is above a limit of the query. Every tile computes its scores again."""
 
     queries: Float[Tensor, "query dimension"]
     documents: Float[Tensor, "document dimension"]
@@ -149,7 +155,7 @@ class HigherScores:
 
     @torch.no_grad()
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         scores = dot(self.queries[queries], self.documents[documents])
         rows, columns = (scores > self.limits[queries]).nonzero(as_tuple=True)
         return rows, columns
@@ -157,7 +163,7 @@ class HigherScores:
 
 @dataclass(frozen=True)
 class Outscoring:
-    """Documents that a guide scores higher than the query's positive less `margin` (GISTEmbed,
+    """Documents that a guide model scores above the query's positive minus `margin` (GISTEmbed,
     Solatorio 2024; the margin as in NV-Retriever, Moreira et al. 2024).
     """
 
@@ -166,7 +172,7 @@ class Outscoring:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ExcludedPairs:
-        """The pairs of one batch."""
+        """Returns the pairs of one batch."""
         queries, documents = self.guide(batch.queries), self.guide(batch.documents)
         positives = documents[:: batch.documents_per_query]
         limits = gather(own_scores(queries, positives, dot)) - self.margin
@@ -175,14 +181,14 @@ class Outscoring:
 
 @dataclass(frozen=True)
 class TaughtBetter:
-    """A query's own hard negatives that the data scores higher than its positive less `margin`
+    """A query's own hard negatives whose score in the data is above the positive's minus `margin`
     (NV-Retriever, Moreira et al. 2024).
     """
 
     margin: float
 
     def __call__(self, batch: Batch) -> ExcludedPairs:
-        """The pairs of one batch. Raises ValueError where it has no scores."""
+        """Returns the pairs of one batch. Raises ValueError if the batch has no scores."""
         if batch.labels is None:
             raise ValueError(
                 "a margin filter by the teacher's scores needs a score of every candidate;"
@@ -195,12 +201,12 @@ class TaughtBetter:
 
 @dataclass(frozen=True)
 class RepeatedPositives:
-    """Documents that repeat the positive they stand behind: they fill up where a query has fewer
-    negatives than others, and count for no query.
+    """Documents that repeat their query's positive. They take the place of negatives if a query has
+    fewer than others, and count for no query.
     """
 
     def __call__(self, batch: Batch) -> ExcludedPairs:
-        """The pairs of one batch."""
+        """Returns the pairs of one batch."""
         documents = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
         repeats = documents == documents[:, :1]
         repeats[:, 0] = False
@@ -209,24 +215,24 @@ class RepeatedPositives:
 
 @dataclass(frozen=True)
 class OwnPositives:
-    """Each query's own positive, where it must not count among the negatives."""
+    """Each query's own positive, for sums over negatives only."""
 
     positives: Int[Tensor, " query"]
 
     @classmethod
     def of(cls, queries: int, documents: int) -> Self:
-        """Of a rank with so many queries and documents."""
+        """Computes the places of the positives for a rank with these numbers of texts."""
         per_query = documents // queries
         return cls(torch.arange(all_rows(queries)) * per_query - first_row(documents))
 
     def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
-        """The pairs within a tile."""
+        """Returns the pairs within a tile."""
         columns = self.positives[queries] - documents.start
         inside = (columns >= 0) & (columns < documents.stop - documents.start)
         return inside.nonzero().squeeze(1), columns[inside]
 
 
 def _sorted_range(values: Int[Tensor, " _"], bounds: slice) -> slice:
-    """Where sorted `values` lie within `bounds`."""
+    """Returns the range of the sorted `values` that are within `bounds`."""
     first, last = torch.searchsorted(values, torch.tensor([bounds.start, bounds.stop])).tolist()
     return slice(first, last)

@@ -1,5 +1,5 @@
-"""Models inside a model, trained together (Matryoshka): the beginnings of its vectors, and its
-first layers. One pass through the encoder serves them all.
+"""Matryoshka: smaller models inside a model are trained together with it. They use the first
+dimensions of its vectors or its first layers. One pass through the encoder serves all of them.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -14,37 +14,37 @@ from torch.nn import functional
 
 from trainer.batch import Batch, Texts
 from trainer.microbatches import Encode
-from trainer.objectives.objective import Objective, Outcome, Temperature
+from trainer.objectives.objective import Objective, Outcome, TemperatureValue
 
-Result = TypeVar("Result")
+BatchResult = TypeVar("BatchResult")
 Weights = Mapping[int | None, float]
-"""Of the loss by width, or by number of layers; None: the full size."""
+"""Weights of the loss by width or by number of layers; None: the full size."""
 
 
 @dataclass(frozen=True)
 class Matryoshka:
-    """The sum of an objective over every number of layers and every width, each by the product of
-    both weights (Kusupati et al. 2022; in both, Li et al. 2024).
+    """The sum of an objective over all numbers of layers and all widths, each with the product of
+    both weights (Kusupati et al. 2022; over layers and widths, Li et al. 2024).
     """
 
     objective: Objective
     widths: Weights
     depths: Weights
     normalize: bool
-    """Bring each beginning of a vector to length 1 again."""
+    """Whether each shortened vector is normalized to length 1 again."""
 
-    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
-        """The loss of the global batch; other metrics are those of the full model.
+    def __call__(self, batch: Batch, encode: Encode, temperature: TemperatureValue) -> Outcome:
+        """Returns the loss of the global batch. The other metrics are those of the full model.
 
-        `encode` gives the embeddings of all `depths` end to end, in their order
+        `encode` must return the embeddings of all `depths`, concatenated in their order
         (`trainer.models.parts.depth.AtDepths`).
         """
         encode, weighted_losses = encode_once(encode), []
         outcomes: dict[tuple[int | None, int | None], Outcome] = {}
         for (place, depth), width in product(enumerate(self.depths), self.widths):
-            at_depth = _at_place(encode, place, len(self.depths))
-            shortened = shorten_vectors(at_depth, width, self.normalize)
-            outcome = self.objective(batch, shortened, temperature)
+            encode_at_depth = _at_place(encode, place, len(self.depths))
+            encode_at_size = shorten_vectors(encode_at_depth, width, self.normalize)
+            outcome = self.objective(batch, encode_at_size, temperature)
             outcomes[depth, width] = outcome
             weighted_losses.append(self.depths[depth] * self.widths[width] * outcome.loss)
         full = outcomes[max(self.depths, key=_size), max(self.widths, key=_size)]
@@ -53,7 +53,7 @@ class Matryoshka:
 
 
 def _size(size: int | None) -> int:
-    return size or 0  # None stands alone
+    return size or 0  # None is the only size if it occurs
 
 
 def _name(depth: int | None, width: int | None) -> str:
@@ -62,36 +62,37 @@ def _name(depth: int | None, width: int | None) -> str:
 
 
 def encode_once(encode: Encode) -> Encode:
-    """`encode`, which gives for texts it has seen the same embeddings again: several losses of one
-    step share one pass through the encoder.
+    """Returns `encode` with a cache for the texts of one step, so that several losses share one
+    pass through the encoder.
     """
-    seen: dict[Hashable, tuple[Texts, Tensor]] = {}
+    cache: dict[Hashable, tuple[Texts, Tensor]] = {}
 
-    def remembered(texts: Texts) -> Float[Tensor, "text ..."]:
-        if id(texts) not in seen:
-            seen[id(texts)] = texts, encode(texts)
-        return seen[id(texts)][1]
+    def encode_with_cache(texts: Texts) -> Float[Tensor, "text ..."]:
+        if id(texts) not in cache:
+            cache[id(texts)] = texts, encode(texts)
+        return cache[id(texts)][1]
 
-    return remembered
+    return encode_with_cache
 
 
-def once_per_batch(function: Callable[[Batch], Result]) -> Callable[[Batch], Result]:
-    """`function`, which gives for the batch of the call before the same result again: what does not
-    depend on width or depth is found once per step.
+def once_per_batch(function: Callable[[Batch], BatchResult]) -> Callable[[Batch], BatchResult]:
+    """Returns `function` with a cache for the latest batch, so that results that do not depend on
+    width or depth are computed once per step.
     """
     last: list[Any] = [None, None]
 
-    def remembered(batch: Batch) -> Result:
+    def function_with_cache(batch: Batch) -> BatchResult:
         if last[0] is not batch:
             last[:] = batch, function(batch)
         return last[1]
 
-    return remembered
+    return function_with_cache
 
 
 def shorten_vectors(encode: Encode, dimensions: int | None, normalize: bool) -> Encode:
-    """The first `dimensions` numbers of each vector (None: all), brought to length 1 again where
-    `normalize` (Kusupati et al. 2022).
+    """Returns `encode` for vectors of the first `dimensions` dimensions (None: all).
+
+    With `normalize` the shortened vectors have length 1 again (Kusupati et al. 2022).
     """
     if dimensions is None:
         return encode
@@ -104,5 +105,5 @@ def shorten_vectors(encode: Encode, dimensions: int | None, normalize: bool) -> 
 
 
 def _at_place(encode: Encode, place: int, places: int) -> Encode:
-    """Of `places` embeddings of each text that lie end to end the one at `place`."""
+    """Returns `encode` for the embedding at `place` of the `places` concatenated ones per text."""
     return lambda texts: encode(texts).chunk(places, -1)[place]

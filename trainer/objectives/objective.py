@@ -1,4 +1,4 @@
-"""What every objective is: a batch, an encoder and a temperature to a loss."""
+"""The interface of all objectives: functions from batch, encoder and temperature to a loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from torch import Tensor
 from trainer.batch import Batch
 from trainer.microbatches import Encode
 
-Temperature = Float[Tensor, ""] | float
-"""What scores are divided by."""
+TemperatureValue = Float[Tensor, ""] | float
+"""The divisor of scores."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss of one step, and what else is worth a line in the log."""
+    """The loss of one step, and further values for the log."""
 
     loss: Float[Tensor, ""]
     metrics: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Outcome:
 
 @runtime_checkable
 class Objective(Protocol):
-    """Encode, score, loss. Returns the same on every rank: the loss of the whole global batch."""
+    """Encodes and scores a batch, and returns the loss of the global batch on every rank."""
 
-    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
-        """The loss of `batch`, with a gradient to whatever `encode` trains."""
+    def __call__(self, batch: Batch, encode: Encode, temperature: TemperatureValue) -> Outcome:
+        """Returns the loss of `batch`, with a gradient to the parameters that `encode` trains."""

@@ -12,7 +12,7 @@ from trainer.collectives import gather, gather_texts
 from trainer.errors import BadData
 from trainer.microbatches import Encode
 from trainer.objectives.candidates import CandidateScores, gather_labels, gather_pair_scores
-from trainer.objectives.objective import Outcome, Temperature
+from trainer.objectives.objective import Outcome, TemperatureValue
 
 RankingLoss = Callable[
     [
@@ -22,58 +22,59 @@ RankingLoss = Callable[
     ],
     Float[Tensor, ""],
 ]
-"""Scores, relevance and what is excluded to a scalar: `trainer.objectives.ranking_losses`."""
+"""A function from scores, relevance and the mask of excluded candidates to a scalar, such as those
+of `trainer.objectives.ranking_losses`.
+"""
 Grades = tuple[float, float]
-"""The lowest and the highest grade of relevance that a loss takes."""
+"""The lowest and the highest grade of relevance that a loss accepts."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking loss over each query's own candidates. The first is right and the others are not,
-    but for those that identity knows to be right too.
+    """A ranking loss over each query's own candidates.
 
-    With `grades` the batch's labels are the relevance instead, and nothing is left out.
+    Without `grades`, the first candidate is relevant and the others are not. Other known positives
+    are excluded. With `grades`, the batch's labels are the relevance, and no candidate is excluded.
     """
 
     loss: RankingLoss
     grades: Grades | None = None
     candidate_scores: CandidateScores = gather_pair_scores
 
-    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
-        """The loss of the global batch, on scores as they are. Raises BadData for a label outside
-        `grades`.
+    def __call__(self, batch: Batch, encode: Encode, temperature: TemperatureValue) -> Outcome:
+        """Returns the loss of the global batch; scores are not divided by the temperature.
+
+        Raises BadData for a label outside `grades`.
         """
         scores = self.candidate_scores(batch, encode)
         if self.grades is not None:
             relevance = _relevance(batch, self.grades).to(scores)
-            excluded = torch.zeros_like(scores, dtype=torch.bool)
+            excluded_mask = torch.zeros_like(scores, dtype=torch.bool)
         else:
             relevance = torch.zeros_like(scores)
             relevance[:, 0] = 1.0
-            excluded = gather(_also_right(batch)).to(scores.device)
-        loss = self.loss(scores, relevance, excluded)
-        return Outcome(loss, {"masked_false_negatives": excluded.sum().to(scores)})
+            excluded_mask = gather(_is_other_positive(batch)).to(scores.device)
+        loss = self.loss(scores, relevance, excluded_mask)
+        return Outcome(loss, {"masked_false_negatives": excluded_mask.sum().to(scores)})
 
 
-def _also_right(batch: Batch) -> Bool[Tensor, "query candidate"]:
-    """True where a candidate is known to be right, or the query's own text, and is not in the
-    positive's place.
-    """
+def _is_other_positive(batch: Batch) -> Bool[Tensor, "query candidate"]:
+    """Returns True for known positives after the first candidate, and for the query's own text."""
     pairs = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
-    right = (pairs[:, :, None] == batch.known_positives[:, None, :]).any(2)
-    right[:, 0] = False
-    return right
+    is_positive = (pairs[:, :, None] == batch.known_positives[:, None, :]).any(2)
+    is_positive[:, 0] = False
+    return is_positive
 
 
 def _relevance(batch: Batch, grades: Grades) -> Float[Tensor, "query candidate"]:
     labels, (lowest, highest) = gather_labels(batch), grades
-    bad = ~((labels >= lowest) & (labels <= highest)).all(1)  # NaN too
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        rows = gather_texts(batch.sample_ids)
-        where = rows[row] if row < len(rows) else f"row {row} of the batch"
+    is_outside = ~((labels >= lowest) & (labels <= highest)).all(1)  # also True for NaN
+    if is_outside.any():
+        row = int(is_outside.nonzero()[0])
+        sample_ids = gather_texts(batch.sample_ids)
+        place = sample_ids[row] if row < len(sample_ids) else f"row {row} of the batch"
         raise BadData(
-            f"{where}: scores {labels[row].tolist()}; with this objective each must be from"
-            f" {lowest:g} to {highest:g}, scale them so"
+            f"{place}: scores {labels[row].tolist()}; this objective needs scores from"
+            f" {lowest:g} to {highest:g}; scale the scores to this range"
         )
     return labels

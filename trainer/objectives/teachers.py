@@ -1,8 +1,8 @@
-"""What a student learns from teachers: their distributions, their margins, or their vectors.
+"""Objectives by which a student learns from teachers: their distributions, margins or vectors.
 
-A teacher's embeddings come without gradient from wherever they are stored
-(`trainer.retrieval.vectors.taught_vectors`). With several teachers, distributions and margins are
-their mean.
+The embeddings of a teacher are stored vectors without gradient
+(`trainer.retrieval.vectors.taught_vectors`). Distributions and margins of several teachers are
+averaged.
 """
 
 import math
@@ -22,7 +22,7 @@ from trainer.microbatches import Encode
 from trainer.objectives.candidates import EmbeddingScores
 from trainer.objectives.divergence import kl_over_batch, log_shares
 from trainer.objectives.matryoshka import encode_once
-from trainer.objectives.objective import Objective, Outcome, Temperature
+from trainer.objectives.objective import Objective, Outcome, TemperatureValue
 from trainer.scores import Score, exact, own_scores
 
 Embeddings = tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]
@@ -30,7 +30,7 @@ Embeddings = tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Embeddings of a batch's queries and documents, of any family and width, and their score."""
+    """A teacher of any family and width: embeddings of a batch's texts, and their score."""
 
     embeddings: Callable[[Batch], Embeddings]
     score: Score
@@ -39,42 +39,43 @@ class Teacher:
 
 @runtime_checkable
 class Lesson(Protocol):
-    """What teachers teach. Returns the same loss on every rank, that of the global batch."""
+    """The loss of a student against its teachers. It is that of the global batch on every rank."""
 
     def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
-        """The loss of `batch`."""
+        """Returns the loss of `batch`."""
 
 
 @dataclass(frozen=True)
-class Distilled:
-    """An objective and a lesson in one pass through the encoder.
+class LessonObjective:
+    """The weighted sum of an objective and a lesson, in one pass through the encoder.
 
-    Each is a mean over the global batch, so weights mean the same on any number of ranks.
+    Both are means over the global batch, so the weights do not depend on the number of ranks.
     """
 
     objective: Objective
     lesson: Lesson
     weight: float = 1.0
-    """Of the lesson."""
+    """Weight of the lesson."""
     objective_weight: float = 1.0
-    """Of the objective; 0: the student learns from the teachers alone."""
+    """Weight of the objective; 0: the student learns only from the teachers."""
 
-    def __call__(self, batch: Batch, encode: Encode, temperature: Temperature) -> Outcome:
-        """The weighted sum of both losses."""
+    def __call__(self, batch: Batch, encode: Encode, temperature: TemperatureValue) -> Outcome:
+        """Returns the weighted sum of both losses."""
         encode = encode_once(encode)
         lesson_loss = self.lesson(batch, encode)
         if self.objective_weight == 0:
             return Outcome(self.weight * lesson_loss, {"teacher_loss": lesson_loss})
         outcome = self.objective(batch, encode, temperature)
         loss = self.objective_weight * outcome.loss + self.weight * lesson_loss
-        both = {"teacher_loss": lesson_loss, "objective_loss": outcome.loss}
-        return Outcome(loss, {**outcome.metrics, **both})
+        terms = {"teacher_loss": lesson_loss, "objective_loss": outcome.loss}
+        return Outcome(loss, {**outcome.metrics, **terms})
 
 
 @dataclass(frozen=True)
 class BatchDistribution:
-    """KL to the teachers' distribution over every document of every rank: the whole in-batch
-    softmax, known positives of a query included.
+    """KL to the teachers' distribution over every document of every rank.
+
+    This is the softmax over the whole batch, including other known positives of a query.
     """
 
     score: Score
@@ -83,7 +84,7 @@ class BatchDistribution:
     teacher_temperature: float
 
     def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
-        """The mean over the queries of the global batch."""
+        """Returns the mean over the queries of the global batch."""
         queries, documents = encode(batch.queries), encode(batch.documents)
         shares = log_shares(
             [(*_embeddings(teacher, batch, queries), teacher.score) for teacher in self.teachers],
@@ -95,7 +96,7 @@ class BatchDistribution:
 @dataclass(frozen=True)
 class CandidateDistribution:
     """KL to the teachers' distribution over each query's own candidates (ColBERTv2, Santhanam et
-    al. 2022); a late-interaction teacher gives MaxSim's.
+    al. 2022). A late-interaction teacher scores with MaxSim.
     """
 
     score: Score
@@ -104,7 +105,7 @@ class CandidateDistribution:
     teacher_temperature: float
 
     def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
-        """The mean over the queries of the global batch."""
+        """Returns the mean over the queries of the global batch."""
         scores = EmbeddingScores(self.score)(batch, encode)
         teacher_scores = _candidate_scores(self.teachers, batch, scores)
         log_shares = (teacher_scores / self.teacher_temperature).log_softmax(2).logsumexp(0)
@@ -122,7 +123,7 @@ class Margins:
     teachers: tuple[Teacher, ...]
 
     def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
-        """The mean over the negatives of the global batch."""
+        """Returns the mean over the negatives of the global batch."""
         scores = EmbeddingScores(self.score)(batch, encode)
         teacher_scores = _candidate_scores(self.teachers, batch, scores)
         return losses.margin_mse(scores, teacher_scores.mean(0).to(scores))
@@ -130,17 +131,18 @@ class Margins:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The teacher's own vectors: mean over texts and numbers of the squared difference (Reimers &
-    Gurevych 2020), or of 1 - cosine. Queries and documents count alike, text by text.
+    """The distance to the teacher's vectors: the mean over texts and dimensions of the squared
+    difference (Reimers & Gurevych 2020), or the mean of 1 - cosine. Every query and every document
+    counts as one text.
     """
 
     teacher: Teacher
     head: nn.Module | None
-    """Brings the student's vectors to the teacher's width; trained with the student."""
+    """Maps the student's vectors to the teacher's width. It is trained with the student."""
     cosine: bool
 
     def __call__(self, batch: Batch, encode: Encode) -> Float[Tensor, ""]:
-        """The mean over the texts of the global batch."""
+        """Returns the mean over the texts of the global batch."""
         errors = []
         texts_of_roles = (batch.queries, batch.documents)
         for texts, target in zip(texts_of_roles, self.teacher.embeddings(batch), strict=True):
@@ -167,6 +169,6 @@ def _candidate_scores(
 
 
 def _embeddings(teacher: Teacher, batch: Batch, student: Float[Tensor, "..."]) -> Embeddings:
-    """The teacher's embeddings on the student's device, and as exact."""
+    """Returns the teacher's embeddings on the student's device, in float32 or better."""
     queries, documents = teacher.embeddings(batch)
     return queries.to(exact(student)), documents.to(exact(student))

@@ -29,7 +29,7 @@ def seen(encoder):
     """What went through the encoder: texts and padded tokens of each micro-batch."""
     calls = []
     encoder.register_forward_pre_hook(
-        lambda _, given: calls.append((len(given[0]), given[0].padded()[0].numel()))
+        lambda _, given: calls.append((len(given[0]), given[0].pad()[0].numel()))
     )
     return calls
 

@@ -43,7 +43,7 @@ class AtDepths:
     def __call__(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """One embedding a text and depth."""
         encoder = self.encoder
-        ids, real = (padded.to(encoder.device) for padded in texts.padded())
+        ids, real = (padded.to(encoder.device) for padded in texts.pad())
         found = encoder.backbone(
             input_ids=ids,
             attention_mask=encoder.attention_mask(texts, ids, real),
@@ -73,7 +73,7 @@ def _closing(encoder: Encoder) -> str | None:
         )
         for name, module in backbone.named_modules()
     ]
-    ids, _ = (padded.to(encoder.device) for padded in encoder.tokenize(["a"], "document").padded())
+    ids, _ = (padded.to(encoder.device) for padded in encoder.tokenize(["a"], "document").pad())
     try:
         with torch.no_grad():
             output = backbone(input_ids=ids).last_hidden_state

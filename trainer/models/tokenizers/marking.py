@@ -97,7 +97,7 @@ def _with_marker(texts: Texts, marker: int, place: int) -> Texts:
 
 
 def _filled_up(texts: Texts, width: int, filling: int) -> Texts:
-    ids, real = texts.padded()
+    ids, real = texts.pad()
     full = ids.new_full((len(texts), width), filling)
     full[:, : ids.shape[1]][real] = texts.tokens
     return replace(texts, tokens=full.flatten(), offsets=torch.arange(len(texts) + 1) * width)

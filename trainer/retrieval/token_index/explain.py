@@ -58,7 +58,7 @@ def _scored(
     texts: Texts = encoder.tokenize([text], role)
     vectors = encoder(texts.to(encoder.device))[0].float()
     there = vectors.any(-1)
-    ids = texts.padded()[0][0][there.cpu()].tolist()
+    ids = texts.pad()[0][0][there.cpu()].tolist()
     filling = filling_id(encoder.tokenizer)
     written = max((place for place, id in enumerate(ids, 1) if id != filling), default=0)
     return [str(encoder.tokenizer.convert_ids_to_tokens(id)) for id in ids], vectors[there], written
