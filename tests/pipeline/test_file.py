@@ -69,7 +69,7 @@ def test_good_pipeline_is_read(place: Path) -> None:
             two().replace("${a.bad}", "${sise}"),
             "${sise} is neither an output of this stage nor in `values`; did you mean size?",
         ),
-        (two().replace("${a.bad}", "${a.bad"), "has a ${ without its }"),
+        (two().replace("${a.bad}", "${a.bad"), "has a ${ without a }"),
         (
             two(first="    comand: x\n"),
             "bad.yaml:7: stages.a.comand is not a key; did you mean stages.a.command?",
@@ -79,14 +79,14 @@ def test_good_pipeline_is_read(place: Path) -> None:
         (two(more="  c: {outputs: {x: y}}\n"), "bad.yaml:9: stages.c.command is missing"),
         (
             two(more="  c: {command: [nearfar]}\n"),
-            "bad.yaml:9: stages.c.command: ['nearfar'] cannot stand here",
+            "bad.yaml:9: stages.c.command: ['nearfar'] is not valid here",
         ),
         (
             two(more="  c: {command: fit x.yaml}\n"),
-            "bad.yaml:9: stages.c.command: 'fit x.yaml' is no command of nearfar",
+            "bad.yaml:9: stages.c.command: 'fit x.yaml' is not a command of nearfar",
         ),
         (two(more="  c: {command: 'nearfar recipe check \"x'}\n"), "has a quote that does not end"),
-        (two(more="  c: {command: nearfar recipe show a.yaml > b}\n"), "> is for a shell"),
+        (two(more="  c: {command: nearfar recipe show a.yaml > b}\n"), "> needs a shell"),
         (
             two(more="  c: {command: nearfar launch a.yaml --machine x}\n"),
             "`machine: FILE` beside it",
@@ -100,11 +100,11 @@ def test_good_pipeline_is_read(place: Path) -> None:
         (two().replace("bad.jsonl", "."), ". must be a path inside"),
         (
             two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, folder: x}"),
-            "${folder} already stands for the stage's folder itself",
+            "${folder} is already the stage's folder itself",
         ),
         (
             two().replace("{bad: bad.jsonl}", "{bad: bad.jsonl, size: x}"),
-            "${size} already stands for values.size",
+            "${size} is already values.size",
         ),
         (
             two(more="  'c d': {command: nearfar recipe check a.yaml}\n"),
@@ -146,7 +146,7 @@ def test_good_pipeline_is_read(place: Path) -> None:
         (two(more="  c: {command: nearfar pipeline p.yaml}\n"), "a pipeline cannot be a stage"),
         ("name: x\nstages: {}\n", "bad.yaml:2: stages"),
         ("stages: {}\n", "2 problems in pipeline bad.yaml\n  bad.yaml: name is missing"),
-        ("", "is no map"),
+        ("", "is not a mapping of keys"),
         (
             "name: x\nmodel: {}\n",
             "bad.yaml is a recipe, not a pipeline; `nearfar fit bad.yaml` runs it",

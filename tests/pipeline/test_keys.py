@@ -8,7 +8,7 @@ import pytest
 from trainer.cli.main import app
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.graph import order
-from trainer.pipeline.keys import _GROUPS, Keyed, all_keyed, changes
+from trainer.pipeline.keys import _GROUPS, KeyedStage, add_keys, changes
 
 TEXT = """
 name: keys
@@ -28,24 +28,24 @@ stages:
 
 
 @pytest.fixture
-def keys(place: Path) -> Callable[..., dict[str, Keyed]]:
+def keys(place: Path) -> Callable[..., dict[str, KeyedStage]]:
     """Reads the pipeline anew; the arguments are replacements in its text, old and new in turn."""
     Path("extra").mkdir()
     Path("extra/x").write_text("x")
 
-    def read(*changed: str, overrides: tuple[str, ...] = ()) -> dict[str, Keyed]:
+    def read(*changed: str, overrides: tuple[str, ...] = ()) -> dict[str, KeyedStage]:
         text = TEXT
         for old, new in zip(changed[::2], changed[1::2], strict=True):
             assert old in text
             text = text.replace(old, new)
         Path("keys.yaml").write_text(text, encoding="utf-8")
         pipeline = load_pipeline(Path("keys.yaml"), overrides)
-        return all_keyed(pipeline, order(pipeline))
+        return add_keys(pipeline, order(pipeline))
 
     return read
 
 
-def differing(before: dict[str, Keyed], after: dict[str, Keyed]) -> set[str]:
+def differing(before: dict[str, KeyedStage], after: dict[str, KeyedStage]) -> set[str]:
     return {name for name in before if before[name].key != after[name].key}
 
 
@@ -66,10 +66,10 @@ def test_paths_are_inserted(keys) -> None:
 
 def test_inputs_of_a_command_are_found(keys) -> None:
     stages = keys()
-    assert {name: set(stage.made_with["reads"]) for name, stage in stages.items()} == {
+    assert {name: set(stage.dependencies["reads"]) for name, stage in stages.items()} == {
         "teacher": {"pairs.jsonl"}, "student": {"pairs.jsonl", "extra"}, "other": {"a.yaml"},
     }  # fmt: skip
-    assert stages["student"].made_with["stages"] == {"teacher": stages["teacher"].key}
+    assert stages["student"].dependencies["stages"] == {"teacher": stages["teacher"].key}
 
 
 def test_folder_named_like_a_verb_is_no_input(keys) -> None:
@@ -79,7 +79,7 @@ def test_folder_named_like_a_verb_is_no_input(keys) -> None:
         Path(name).mkdir()
         (Path(name) / "x").write_text("x")
     after = keys(*checked)
-    assert set(after["other"].made_with["reads"]) == {"other.jsonl"}
+    assert set(after["other"].dependencies["reads"]) == {"other.jsonl"}
     assert differing(before, after) == set()
 
 
@@ -150,14 +150,14 @@ def test_changed_input_is_named(keys) -> None:
     Path("pairs.jsonl").write_text("{}")
     Path("extra/x").write_text("y")
     after = keys("a.yaml model", "a.yaml seed=3 model")
-    assert changes(before["teacher"].made_with, after["teacher"].made_with) == [
+    assert changes(before["teacher"].dependencies, after["teacher"].dependencies) == [
         "pairs.jsonl has changed"
     ]
-    assert changes(before["student"].made_with, after["student"].made_with) == [
+    assert changes(before["student"].dependencies, after["student"].dependencies) == [
         ("the command has "
          "changed"), "extra has changed", "pairs.jsonl has changed", "stage teacher has changed",
     ]  # fmt: skip
-    assert changes(before["other"].made_with, after["other"].made_with) == []
+    assert changes(before["other"].dependencies, after["other"].dependencies) == []
 
 
 def test_key_depends_on_the_version_of_nearfar(keys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,4 +165,4 @@ def test_key_depends_on_the_version_of_nearfar(keys, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("trainer.pipeline.keys.__version__", "99")
     after = keys()
     assert differing(before, after) == set(before)
-    assert "has become 99" in changes(before["other"].made_with, after["other"].made_with)[0]
+    assert "has become 99" in changes(before["other"].dependencies, after["other"].dependencies)[0]

@@ -69,12 +69,13 @@ def test_options_only_and_from_run_stages_and_changed_outputs_are_noticed(
     too_early = nearfar("pipeline", "p.yaml", "--only", "last")
     assert too_early.returncode == 2
     assert (
-        "stage last needs stage look, which is to run first: it has not run yet" in too_early.stderr
+        "stage last needs stage look, which is not done: it has not run yet; run stage look first"
+        in too_early.stderr
     )
     assert ran(nearfar("pipeline", "p.yaml", "--only", "recipe")) == ["recipe"]
     assert ran(nearfar("pipeline", "p.yaml")) == ["look", "last"]
     assert (
-        "to run: stage look is made anew"
+        "to run: stage look runs again"
         in nearfar("pipeline", "p.yaml", "--from", "look", "--dry-run").stdout
     )
     assert ran(nearfar("pipeline", "p.yaml", "--from", "look")) == ["look", "last"]
@@ -83,10 +84,10 @@ def test_options_only_and_from_run_stages_and_changed_outputs_are_noticed(
     )
     rejected = Path("runs/tiny/look/latest/rejected.jsonl")
     rejected.write_text("more")
-    assert "is not as the stage left it" in reasons()["look"]
+    assert "has changed since the stage ended" in reasons()["look"]
     rejected.unlink()
     assert reasons()["look"].startswith("its output rejected is no longer at")
-    assert reasons()["last"] == "stage look is to run"
+    assert reasons()["last"] == "stage look will run"
     assert ran(nearfar("pipeline", "p.yaml")) == [
         "look",
         "last",
@@ -106,7 +107,7 @@ def test_failing_stage_ends_the_pipeline_with_its_code(place: Path, nearfar) -> 
     assert "5 of 45 rows could not be used" in ended.stderr
     assert not list(Path("runs/tiny/look").glob("*.json"))
     assert not Path("runs/tiny/last").exists(), "nothing behind it runs"
-    assert reasons()["look"] == "it was begun and did not end"
+    assert reasons()["look"] == "it started and did not finish"
 
 
 def test_missing_output_is_named_and_can_be_written_again(place: Path, nearfar) -> None:
@@ -119,12 +120,12 @@ def test_missing_output_is_named_and_can_be_written_again(place: Path, nearfar) 
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
     assert re.search(
-        r"of its outputs there is no rejected \(runs/tiny/look/\w+/rejekted.jsonl\); .* there is"
+        r"these outputs are missing: rejected \(runs/tiny/look/\w+/rejekted.jsonl\); .* contains"
         r" rejected.jsonl",
         ended.stderr,
     )
     assert "done in" not in ended.stdout
-    assert reasons()["look"] == "it was begun and did not end"
+    assert reasons()["look"] == "it started and did not finish"
     Path("p.yaml").write_text(right.replace("${rejected}", "${folder}/rejected.jsonl"))
     assert nearfar("pipeline", "p.yaml", "--accept", "look").returncode == 0
     assert reasons() == {"look": "", "recipe": "it has not run yet", "last": "it has not run yet"}
@@ -137,8 +138,8 @@ def test_stage_that_writes_elsewhere_is_not_done(place: Path, nearfar) -> None:
     )
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
-    assert "while stage a ran: there.jsonl is new to it" in ended.stderr
-    assert "it is to write into ${folder} alone" in ended.stderr
+    assert "while stage a ran: there.jsonl is new" in ended.stderr
+    assert "let it write only into ${folder}" in ended.stderr
     assert not list(Path("runs/out/a").glob("*.json"))
 
 
@@ -190,4 +191,4 @@ def test_several_ranks_are_refused(place: Path, nearfar, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     ended = nearfar("pipeline", "p.yaml")
     assert ended.returncode == 2
-    assert "a pipeline is one process" in ended.stderr
+    assert "a pipeline runs in one process" in ended.stderr

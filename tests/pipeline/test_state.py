@@ -10,18 +10,18 @@ import pytest
 
 from trainer.errors import StageFailed
 from trainer.pipeline.file import load_pipeline
-from trainer.pipeline.keys import Keyed, all_keyed
+from trainer.pipeline.keys import KeyedStage, add_keys
 from trainer.pipeline.process import Relay, last_lines
-from trainer.pipeline.run import by_hand, plan, run_all
-from trainer.pipeline.state import make_folder, size_of, why_not_done, write_record
+from trainer.pipeline.run import plan, run_all, shell_lines
+from trainer.pipeline.state import make_folder, reason_to_run, size_of, write_record
 
 
 @pytest.fixture
-def stages(place: Path) -> dict[str, Keyed]:
-    return all_keyed(load_pipeline(Path("p.yaml")), ["look", "recipe", "last"])
+def stages(place: Path) -> dict[str, KeyedStage]:
+    return add_keys(load_pipeline(Path("p.yaml")), ["look", "recipe", "last"])
 
 
-def left(stage: Keyed) -> dict[str, str]:
+def left(stage: KeyedStage) -> dict[str, str]:
     """Texts of the files in the stage's folder and in those moved aside, by folder without its
     time.
     """
@@ -31,12 +31,12 @@ def left(stage: Keyed) -> dict[str, str]:
     }  # a key has no dash
 
 
-def begin(stage: Keyed) -> None:
+def begin(stage: KeyedStage) -> None:
     stage.folder.mkdir(parents=True)
     (stage.folder / "rejected.jsonl").write_text("half")
 
 
-def test_unfinished_output_is_kept_or_moved(stages: dict[str, Keyed]) -> None:
+def test_unfinished_output_is_kept_or_moved(stages: dict[str, KeyedStage]) -> None:
     look = stages["look"]
     begin(look)
     make_folder(look, keep_unfinished=True)
@@ -46,15 +46,15 @@ def test_unfinished_output_is_kept_or_moved(stages: dict[str, Keyed]) -> None:
     assert list(look.folder.iterdir()) == []
 
 
-def test_finished_output_is_never_continued(stages: dict[str, Keyed]) -> None:
+def test_finished_output_is_never_continued(stages: dict[str, KeyedStage]) -> None:
     look = stages["look"]
     begin(look)
     write_record(look, {})
-    assert why_not_done(look, stages) == ""
+    assert reason_to_run(look, stages) == ""
     make_folder(look, keep_unfinished=True)
     assert left(look) == {f"{look.key}.replaced": "half"}
     assert not look.record.exists()
-    assert why_not_done(look, stages) == "it was begun and did not end"
+    assert reason_to_run(look, stages) == "it started and did not finish"
 
 
 MINING = """
@@ -104,7 +104,7 @@ def test_unfinished_output_is_not_continued_when_its_input_has_changed(
     started.
     """
     pipeline = load_pipeline(Path("m.yaml"))
-    run_all(pipeline, only="recipe", start="recipe")
+    run_all(pipeline, single_stage="recipe", start="recipe")
     run_all(pipeline)
     assert mining == [[], []]
 
@@ -115,14 +115,14 @@ def test_stage_that_is_repeated_by_hand_begins_with_an_empty_folder(
     pipeline = load_pipeline(Path("m.yaml"))
     assert not [
         line
-        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in shell_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith("mv")
     ], "it goes on"
-    first, second = all_keyed(pipeline, ["recipe", "mined"]).values()
+    first, second = add_keys(pipeline, ["recipe", "mined"]).values()
     first.record.rename("aside")
     assert [
         line
-        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in shell_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith(f"mv {second.folder} ")
     ]
     Path("aside").rename(first.record)
@@ -130,21 +130,21 @@ def test_stage_that_is_repeated_by_hand_begins_with_an_empty_folder(
     (folder / "train.jsonl").unlink()
     assert [
         line
-        for line in by_hand(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in shell_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith(f"mv {folder} ")
     ]
 
 
-def test_repeated_stage_changes_the_stages_after_it(stages: dict[str, Keyed]) -> None:
+def test_repeated_stage_changes_the_stages_after_it(stages: dict[str, KeyedStage]) -> None:
     for stage in stages.values():
         begin(stage)
         write_record(stage, stages)
     assert {step.reason for step in plan(load_pipeline(Path("p.yaml")))} == {""}
     write_record(stages["recipe"], stages)
-    assert [why_not_done(stage, stages) for stage in stages.values()] == [
+    assert [reason_to_run(stage, stages) for stage in stages.values()] == [
         "",
         "",
-        "stage recipe is made anew",
+        "stage recipe has run again",
     ]
 
 

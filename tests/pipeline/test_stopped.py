@@ -82,7 +82,7 @@ def test_pipeline_killed_in_a_stage_continues(fitting, nearfar, begun) -> None:
     ended = nearfar("pipeline", "f.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "look: done before" in ended.stdout
-    assert "fit: to run: it was begun and did not end" in ended.stdout
+    assert "fit: to run: it started and did not finish" in ended.stdout
     assert re.findall(r"^(\w+): done in", ended.stdout, re.MULTILINE) == ["fit", "after"]
     assert Path("runs/fitting/fit/latest/run/model/config.json").is_file()
     assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, (
@@ -118,14 +118,14 @@ def test_ctrl_c_is_passed_on_once_and_the_fit_saves(fitting, nearfar, begun) -> 
     running.send_signal(signal.SIGINT)
     out, error = running.communicate(timeout=120)
     assert running.returncode == 130, out + error
-    assert "stopped: at stage fit, by Ctrl-C; the same command goes on from there" in error
+    assert "stopped: at stage fit, by Ctrl-C; the same command continues from there" in error
     assert "stopping after this step" in out
     (run,) = Path("runs/fitting/fit").glob("*/run")
     assert json.loads((run / "status.json").read_text())["status"] == "stopped"
     assert (run / "model/config.json").is_file(), "the fit ended in its own way"
     assert not list(Path("runs/fitting/fit").glob("*.json"))
     again = nearfar("pipeline", "f.yaml", "--dry-run")
-    assert "fit    to run: it was begun and did not end" in again.stdout
+    assert "fit    to run: it started and did not finish" in again.stdout
 
 
 def test_termination_reaches_the_stage(fitting, begun) -> None:
@@ -136,6 +136,6 @@ def test_termination_reaches_the_stage(fitting, begun) -> None:
     running.send_signal(signal.SIGTERM)
     _, error = running.communicate(timeout=120)
     assert running.returncode == 128 + signal.SIGTERM
-    assert "by signal 15; the same command goes on from there" in error
+    assert "by signal 15; the same command continues from there" in error
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

@@ -1,5 +1,5 @@
-"""`nearfar pipeline`: stages that name each other's outputs, each repeated only when something it
-depends on has changed.
+"""`nearfar pipeline`: runs stages that use each other's outputs. A stage runs again only if its
+dependencies have changed.
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from trainer.pipeline.keys import Keyed
-    from trainer.pipeline.run import Step
+    from trainer.pipeline.keys import KeyedStage
+    from trainer.pipeline.run import PlannedStage
 
     Context = typer.Context
 else:
-    Context = typer.Context.__base__  # what typer really passes
+    Context = typer.Context.__base__  # the class of the object that typer passes
 
 PipelineFile = Annotated[
     Path,
@@ -36,19 +36,19 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="print which stages are done, and why the others would run; run none"
+        "--dry-run", help="print which stages are done and why the others would run; run nothing"
     ),
 ]
 OnlyStage = Annotated[
     str | None,
-    typer.Option("--only", metavar="STAGE", help="run this stage alone", show_default=False),
+    typer.Option("--only", metavar="STAGE", help="run only this stage", show_default=False),
 ]
 StartStage = Annotated[
     str | None,
     typer.Option(
         "--from",
         metavar="STAGE",
-        help="run this stage again, and all that depend on it, although they are done",
+        help="run this stage and all that depend on it again, although they are done",
         show_default=False,
     ),
 ]
@@ -56,7 +56,7 @@ PrintCommands = Annotated[
     bool,
     typer.Option(
         "--print-commands",
-        help="print the commands that would run as a shell script, for a cluster; run none",
+        help="print the commands that would run as a shell script for a cluster; run nothing",
     ),
 ]
 AcceptStage = Annotated[
@@ -75,7 +75,7 @@ def pipeline(
     file: PipelineFile,
     overrides: Overrides = None,
     dry_run: DryRun = False,
-    only: OnlyStage = None,
+    single_stage: OnlyStage = None,
     start: StartStage = None,
     print_commands: PrintCommands = False,
     accept: AcceptStage = None,
@@ -88,28 +88,28 @@ def pipeline(
     from trainer.pipeline.commands import check_command
     from trainer.pipeline.file import load_pipeline
 
-    modes = [dry_run, print_commands, only is not None, accept is not None]
+    modes = [dry_run, print_commands, single_stage is not None, accept is not None]
     if sum(modes) > 1 or (start is not None and any(modes[1:])):
         raise BadPipeline(
-            "give one of --dry-run, --print-commands, --only and --accept; --from goes with"
-            " --dry-run alone"
+            "give only one of --dry-run, --print-commands, --only and --accept; --from can be"
+            " combined only with --dry-run"
         )
     _check_single_process()
     stages = load_pipeline(file, overrides or [])
-    if only is not None:
-        run.check_stage(stages, only)
+    if single_stage is not None:
+        run.check_stage(stages, single_stage)
     steps = run.plan(stages, start)
     for step in steps:
         check_command(step.stage, context.find_root().command)
     if dry_run:
         _show(stages.folder, steps)
     elif print_commands:
-        by_hand = run.by_hand(steps, ["nearfar", "pipeline", str(file), *(overrides or [])])
-        typer.echo("\n".join(by_hand))
+        command = ["nearfar", "pipeline", str(file), *(overrides or [])]
+        typer.echo("\n".join(run.shell_lines(steps, command)))
     elif accept is not None:
         typer.echo(f"{accept}: recorded as done in {run.accept(stages, accept).record}")
     else:
-        _show_outputs(run.run_all(stages, only, start), only)
+        _show_outputs(run.run_all(stages, single_stage, start), single_stage)
 
 
 def _check_single_process() -> None:
@@ -118,12 +118,12 @@ def _check_single_process() -> None:
 
     if plan_from_environment(os.environ).ranks > 1:
         raise BadMachine(
-            "a pipeline is one process, and a launcher started several; name the processes of a"
+            "a pipeline runs in one process, but a launcher started several; set the processes of a"
             " stage with `machine: FILE` in the pipeline"
         )
 
 
-def _show(folder: Path, steps: "Sequence[Step]") -> None:
+def _show(folder: Path, steps: "Sequence[PlannedStage]") -> None:
     width = max(len(step.stage.name) for step in steps)
     typer.echo(folder)
     for step in steps:
@@ -131,8 +131,8 @@ def _show(folder: Path, steps: "Sequence[Step]") -> None:
         typer.echo(f"  {step.stage.name:<{width}}  {state}")
 
 
-def _show_outputs(stages: "Sequence[Keyed]", only: str | None) -> None:
+def _show_outputs(stages: "Sequence[KeyedStage]", single_stage: str | None) -> None:
     for stage in stages:
-        if only in (None, stage.name):
+        if single_stage in (None, stage.name):
             for name, path in stage.outputs.items():
                 typer.echo(f"{stage.name}.{name}: {path}")

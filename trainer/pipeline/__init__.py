@@ -1,3 +1,3 @@
-"""Pipelines: stages that are ordinary commands, each repeated only when what it depends on has
+"""Pipelines: stages that are ordinary commands. A stage runs again only if its dependencies have
 changed. Imports no torch.
 """

@@ -1,22 +1,22 @@
-"""Whether the commands of stages fit the command line."""
+"""Checks the commands of stages against the command line of nearfar."""
 
 from typing import Any
 
 import typer
 
 from trainer.errors import BadPipeline
-from trainer.pipeline.keys import Keyed
+from trainer.pipeline.keys import KeyedStage
 from trainer.recipe.nearest import nearest, question
 
 _UsageError: Any = typer.BadParameter.__base__
-"""The error of the command line for words that do not fit a verb; typer does not name it."""
+"""The error of the command line for invalid arguments of a verb. typer has no name for it."""
 
 
-def check_command(stage: Keyed, tree: Any) -> None:
-    """Raises `BadPipeline` when a stage's words do not fit the command line; nothing is run.
+def check_command(stage: KeyedStage, tree: Any) -> None:
+    """Raises `BadPipeline` if the command of a stage is not a valid command line. Runs nothing.
 
-    `tree` is the command with all its verbs. A misspelt last stage so fails at once, not after
-    hours.
+    `tree` is the command with all its verbs. So a typing error in the last stage is reported at
+    once, not after hours.
     """
     command, (name, *words) = tree, stage.command
     while hasattr(command, "commands"):
@@ -28,10 +28,10 @@ def check_command(stage: Keyed, tree: Any) -> None:
         name, command = f"{name} {verb}", command.commands[verb]
     if name == "nearfar pipeline":
         raise BadPipeline(
-            f"stage {stage.name}: a pipeline cannot be a stage; put its stages into this one"
+            f"stage {stage.name}: a pipeline cannot be a stage; copy its stages into this pipeline"
         )
     if "--help" in words:
-        raise BadPipeline(f"stage {stage.name}: `{name} --help` only shows help; take it out")
+        raise BadPipeline(f"stage {stage.name}: `{name} --help` only shows help; remove --help")
     try:
         command.make_context(name, words)
     except _UsageError as error:

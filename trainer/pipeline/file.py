@@ -1,7 +1,7 @@
-"""A pipeline file to a checked `Pipeline`: one strict tree, every problem at once, with its line
-and the nearest key.
+"""Reads a pipeline file into a checked `Pipeline`. All problems are reported at once, each with its
+line and the nearest key.
 
-Nothing is run or imported by the file: a command is a list of words for `nearfar`, never a line for
+The file cannot run or import anything: a command is a list of words for `nearfar`, never a line for
 a shell.
 """
 
@@ -22,76 +22,85 @@ from trainer.recipe.shipped import recipe_file
 from trainer.recipe.yaml_text import Place, Tree, key_name, parse, parse_word, read_text
 
 FOLDER = "folder"
-"""The output that every stage has without naming it: its own folder."""
+"""The output that every stage has without declaring it: its own folder."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")]
 _SHELL = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1"}
-_NAME_ADVICE = "a name begins with a letter and holds letters, digits, - and _"
+_NAME_ADVICE = "a name begins with a letter and contains only letters, digits, - and _"
 
 
 class Stage(Section):
-    """One command, what it makes, and what else it depends on."""
+    """One command with its outputs and its further dependencies."""
 
     command: str = Field(
         description=(
-            "an ordinary command, `nearfar fit ...`; ${stage.output}, ${output} and ${value} stand"
-            " for paths and values"
+            "an ordinary command, such as `nearfar fit ...`; ${stage.output}, ${output} and"
+            " ${value} are replaced by paths and values"
         )
     )
     outputs: dict[Name, str] = Field(
         {},
         description=(
-            "name to path inside the stage's folder ${folder}, where the command is to write"
+            "output names and their paths inside the stage's folder ${folder}, to which the command"
+            " must write"
         ),
     )
     after: tuple[Name, ...] = Field(
         (),
         description=(
-            "stages that must be done first though nothing of theirs is named in the command"
+            "stages that must be done first although the command uses none of their outputs"
         ),
     )
     reads: tuple[str, ...] = Field(
         (),
         description=(
-            "files and folders that the command reads though neither it nor its recipe names them"
+            "files and folders that the command reads although neither it nor its recipe names them"
         ),
     )
     machine: str | None = Field(
-        None, description="of `fit`: machine file of `nearfar launch`; null: one process"
+        None,
+        description="only for `fit`: the machine file for `nearfar launch`; null: one process",
     )
 
     @property
     def words(self) -> list[str]:
-        """The words behind `nearfar`."""
+        """The words of the command after `nearfar`."""
         return shlex.split(self.command)[1:]
 
 
 class Pipeline(Section):
-    """Stages that name each other's outputs."""
+    """Stages that use each other's outputs."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
-        description="the folder of all stages is `<output>/<name>`"
+        description="name of the pipeline; the folder of all stages is `<output>/<name>`"
     )
     output: str = Field("runs", description="folder of all runs")
     values: dict[Name, str | int | float | bool] = Field(
-        {}, description="names for what several commands share; values.NAME=VALUE changes one"
+        {},
+        description="named values that several commands share; values.NAME=VALUE changes one",
     )
-    stages: Annotated[dict[Name, Stage], Field(min_length=1)] = Field(description="name to stage")
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)] = Field(
+        description="stages by their names"
+    )
 
     @property
     def folder(self) -> Path:
-        """Where everything is written."""
+        """The folder to which all stages write."""
         return Path(self.output) / self.name
 
 
 def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """The pipeline in a YAML file, or the shipped one of that name, with `values.NAME=VALUE`,
-    `name=NAME` or `output=FOLDER` put in. Raises `BadPipeline` that names every problem.
+    """Returns the pipeline in a YAML file, or the shipped pipeline of that name.
+
+    `overrides` are `values.NAME=VALUE`, `name=NAME` or `output=FOLDER`. Raises `BadPipeline` that
+    lists all problems.
     """
     path = recipe_file(path, "pipelines")
     tree = parse(read_text(path, "pipeline"), str(path))
     if not isinstance(tree.value, dict):
-        raise BadPipeline(f"pipeline {path} is no map; give at least name and stages")
+        raise BadPipeline(
+            f"pipeline {path} is not a mapping of keys; give at least `name` and `stages`"
+        )
     if "stages" not in tree.value and "model" in tree.value:
         raise BadPipeline(f"{path} is a recipe, not a pipeline; `nearfar fit {path}` runs it")
     for override in overrides:
@@ -99,7 +108,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     try:
         pipeline = Pipeline.model_validate_json(json.dumps(tree.value))
     except ValidationError as error:
-        raise _together(
+        raise _one_error(
             path,
             [
                 _problem(details, tree, path)
@@ -108,31 +117,33 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
         ) from error
     if problems := [
         f"{path}:{tree.lines[place]}: {key_name(place)}{reason}"
-        for place, reason in _senseless(pipeline)
+        for place, reason in _contradictions(pipeline)
     ]:
-        raise _together(path, problems)
+        raise _one_error(path, problems)
     return pipeline
 
 
 def _override(values: dict[str, object], override: str) -> None:
-    """Puts one setting of the command line in; only what the file has may be changed."""
+    """Applies one setting of the command line. Only keys that the file has can be changed."""
     key, equals, text = override.partition("=")
-    within = values.get("values")
-    shared = within if isinstance(within, dict) else {}
-    known = ["name", "output", *(f"values.{name}" for name in shared)]
-    if not equals or key not in known:
+    section = values.get("values")
+    shared_values = section if isinstance(section, dict) else {}
+    valid_keys = ["name", "output", *(f"values.{name}" for name in shared_values)]
+    if not equals or key not in valid_keys:
         raise BadPipeline(
             f"command line: {override} is none of"
-            f" {', '.join(f'{each}=...' for each in known)}{question(nearest(key, known))}; a"
-            " recipe's settings stand in the command of its stage"
+            f" {', '.join(f'{valid_key}=...' for valid_key in valid_keys)}"
+            f"{question(nearest(key, valid_keys))}; write the settings of a recipe into the command"
+            " of its stage"
         )
     target, name = (
-        (shared, key.removeprefix("values.")) if key.startswith("values.") else (values, key)
+        (shared_values, key.removeprefix("values.")) if key.startswith("values.") else (values, key)
     )
     target[name] = text if target is values else parse_word(text)
 
 
-def _together(path: Path, problems: Iterable[str]) -> BadPipeline:
+def _one_error(path: Path, problems: Iterable[str]) -> BadPipeline:
+    """Returns a single error that lists all problems."""
     problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
         return BadPipeline(problems[0])
@@ -143,9 +154,9 @@ def _together(path: Path, problems: Iterable[str]) -> BadPipeline:
 
 
 def _problem(details: ErrorDetails, tree: Tree, path: Path) -> str:
-    """One problem in words: line, key, what may stand there."""
-    # pydantic marks a refused key of a map by a last step `[key]`, and members of a union by their
-    # type: neither is a place of the file.
+    """Describes one problem: its line, its key and what is valid there."""
+    # pydantic adds a last step `[key]` for a refused key of a map, and a step for the type of a
+    # union member. Neither is a place in the file.
     place: Place = ()
     for step in details["loc"]:
         if (*place, step) in tree.lines or details["type"] == "missing":
@@ -158,33 +169,34 @@ def _problem(details: ErrorDetails, tree: Tree, path: Path) -> str:
         ),
         None,
     )
-    where = f"{path}:{line}" if line else str(path)
+    location = f"{path}:{line}" if line else str(path)
     key = key_name(place) or "the pipeline"
     match details["type"]:
         case "extra_forbidden":
             section = Stage if len(place) > 1 else Pipeline
             parent = "".join(f"{step}." for step in place[:-1])
-            meant = question(
+            suggestion = question(
                 [parent + name for name in nearest(str(place[-1]), section.model_fields)]
             )
             return (
-                f"{where}: {key} is not a"
-                f" key{meant or '; here stand ' + ', '.join(section.model_fields)}"
+                f"{location}: {key} is not a"
+                f" key{suggestion or '; valid keys are ' + ', '.join(section.model_fields)}"
             )
         case "missing":
             section = Stage if len(place) > 1 else Pipeline
-            return f"{where}: {key} is missing: {section.model_fields[str(place[-1])].description}"
+            description = section.model_fields[str(place[-1])].description
+            return f"{location}: {key} is missing: {description}"
         case "string_pattern_mismatch":
-            return f"{where}: {key}: {details['input']!r:.60} cannot be a name; {_NAME_ADVICE}"
+            return f"{location}: {key}: {details['input']!r:.60} cannot be a name; {_NAME_ADVICE}"
         case _:
             return (
-                f"{where}: {key}: {details['input']!r:.60} cannot stand here;"
+                f"{location}: {key}: {details['input']!r:.60} is not valid here;"
                 f" {details['msg'][:1].lower()}{details['msg'][1:]}"
             )
 
 
-def _senseless(pipeline: Pipeline) -> Iterable[tuple[Place, str]]:
-    """Place and reason of what is well-formed and yet cannot be."""
+def _contradictions(pipeline: Pipeline) -> Iterable[tuple[Place, str]]:
+    """Yields place and reason of settings that have a valid form and yet cannot work."""
     for name, stage in pipeline.stages.items():
         place: Place = ("stages", name)
         try:
@@ -192,61 +204,41 @@ def _senseless(pipeline: Pipeline) -> Iterable[tuple[Place, str]]:
         except ValueError as error:
             yield (*place, "command"), f" has a quote that does not end ({error})"
             continue
-        if len(words) < 2 or words[0] != "nearfar":
-            yield (
-                (*place, "command"),
-                (
-                    f": {stage.command!r:.60} is no command of nearfar; write it as on the command"
-                    " line: nearfar VERB ..."
-                ),
-            )
-        if shell := [word for word in words if word in _SHELL]:
-            yield (
-                (*place, "command"),
-                (
-                    f": {shell[0]} is for a shell, and none runs here; make each command a stage of"
-                    " its own"
-                ),
-            )
-        if words[1:2] == ["launch"]:
-            yield (
-                (
-                    *place,
-                    "command",
-                ),
-                ": for several processes write `nearfar fit ...`, and `machine: FILE` beside it",
-            )
+        for reason in _command_problems(stage.command, words):
+            yield (*place, "command"), reason
         if stage.machine is not None and words[1:2] != ["fit"]:
             yield (*place, "machine"), " is for `nearfar fit`; other commands run as one process"
-        for output, inside in stage.outputs.items():
-            if (
-                PurePosixPath(inside).is_absolute()
-                or ".." in PurePosixPath(inside).parts
-                or not re.sub(r"[./]", "", inside)
-            ):
-                yield (
-                    (
-                        *place,
-                        "outputs",
-                        output,
-                    ),
-                    f": {inside} must be a path inside the stage's folder, such as {output}",
-                )
-            if output == FOLDER or output in pipeline.values:
-                taken = "the stage's folder itself" if output == FOLDER else f"values.{output}"
-                yield (
-                    (
-                        *place,
-                        "outputs",
-                        output,
-                    ),
-                    f": ${{{output}}} already stands for {taken}; choose another name",
-                )
+        for output, path in stage.outputs.items():
+            for reason in _output_problems(pipeline, output, path):
+                yield (*place, "outputs", output), reason
     if FOLDER in pipeline.values:
         yield (
-            (
-                "values",
-                FOLDER,
-            ),
-            ": ${folder} already stands for the folder of the stage; choose another name",
+            ("values", FOLDER),
+            ": ${folder} is already the folder of the stage; choose another name",
         )
+
+
+def _command_problems(command: str, words: list[str]) -> Iterable[str]:
+    """Yields the reasons why a command cannot be run."""
+    if len(words) < 2 or words[0] != "nearfar":
+        yield (
+            f": {command!r:.60} is not a command of nearfar; write it as on the command line:"
+            " nearfar VERB ..."
+        )
+    if shell := [word for word in words if word in _SHELL]:
+        yield (
+            f": {shell[0]} needs a shell, and stages run without one; make each command a stage of"
+            " its own"
+        )
+    if words[1:2] == ["launch"]:
+        yield ": for several processes write `nearfar fit ...`, and `machine: FILE` beside it"
+
+
+def _output_problems(pipeline: Pipeline, output: str, path: str) -> Iterable[str]:
+    """Yields the reasons why an output cannot have this name or path."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not re.sub(r"[./]", "", path):
+        yield f": {path} must be a path inside the stage's folder, such as {output}"
+    if output == FOLDER or output in pipeline.values:
+        meaning = "the stage's folder itself" if output == FOLDER else f"values.{output}"
+        yield f": ${{{output}}} is already {meaning}; choose another name"

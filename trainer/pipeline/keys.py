@@ -1,8 +1,9 @@
-"""What a stage is made with, and the key made of it: two stages with the same key make the same.
+"""The dependencies of a stage and the key computed from them. Stages with the same key have the
+same result.
 
-A key is the hash of the command, the contents of all it reads, the keys of the stages it needs, and
-the version of nearfar. Where the pipeline's folder lies and on what machine a stage runs (its
-`machine`) is not in it.
+A key is the hash of the command, the contents of all files that it reads, the keys of the stages
+that it needs, and the version of nearfar. It does not depend on the pipeline's folder or on the
+`machine` of a stage.
 """
 
 import hashlib
@@ -21,78 +22,79 @@ from trainer.recipe.load import dump_recipe, load_recipe
 from trainer.recipe.schema.families import Recipe
 
 _STAGES = ".stages"
-"""Stands for the folder of all stages in what is hashed."""
+"""A placeholder for the folder of all stages in the hashed text."""
 
 _GROUPS = {"data", "recipe"}
-"""Verbs of two words. A folder that has the name of a verb is not read because of it: most projects
-have one named data.
+"""First words of verbs with two words. They are not taken for folders of these names, since most
+projects have a folder `data`.
 """
 
-MadeWith = dict[str, Any]
-"""All that the outcome of a stage depends on: nearfar, command, recipe, reads (path to sha256),
-stages (name to key).
+Dependencies = dict[str, Any]
+"""Everything that the result of a stage depends on: nearfar, command, recipe, reads (path to
+sha256) and stages (name to key).
 """
 
 
 @dataclass(frozen=True)
-class Keyed:
-    """A stage whose needed stages have keys, and so has one itself."""
+class KeyedStage:
+    """A stage with its key, its folder and its command."""
 
     name: str
     key: str
     folder: Path
     command: list[str]
-    """The words of the command with the paths and values put in; the first is `nearfar`."""
+    """The words of the command with all paths and values filled in; the first is `nearfar`."""
     outputs: dict[str, Path]
-    made_with: MadeWith
+    dependencies: Dependencies
 
     @property
     def record(self) -> Path:
-        """The JSON file that is there once the stage is done."""
+        """The JSON file that exists once the stage is done."""
         return self.folder.with_name(f"{self.key}.json")
 
     @property
     def log(self) -> Path:
-        """What the command said."""
+        """The file with the output of the command."""
         return self.folder.with_name(f"{self.key}.log")
 
 
-def keyed(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> Keyed:
-    """Stage `name` with its key; `earlier` holds the stages it needs. Reads all files that the
-    command reads; raises `BadRecipe` for a bad recipe.
+def add_key(pipeline: Pipeline, name: str, earlier: Mapping[str, KeyedStage]) -> KeyedStage:
+    """Returns stage `name` with its key; `earlier` contains the stages it needs.
+
+    Reads all files that the command reads. Raises `BadRecipe` for an invalid recipe.
     """
     stage = pipeline.stages[name]
-    made_with = _made_with(pipeline, name, earlier)
-    key = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+    dependencies = _dependencies(pipeline, name, earlier)
+    key = hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:12]
     folder = pipeline.folder / name / key
 
-    def at(other: str, inside: str) -> str:
-        return str((folder if other == name else earlier[other].folder) / inside)
+    def output_path(stage_name: str, inside: str) -> str:
+        return str((folder if stage_name == name else earlier[stage_name].folder) / inside)
 
-    command = ["nearfar", *(fill(pipeline, name, word, at) for word in stage.words)]
+    command = ["nearfar", *(fill(pipeline, name, word, output_path) for word in stage.words)]
     if stage.machine is not None:
         command[1] = "launch"
-        command += ["--machine", fill(pipeline, name, stage.machine, at)]
-    return Keyed(
+        command += ["--machine", fill(pipeline, name, stage.machine, output_path)]
+    return KeyedStage(
         name,
         key,
         folder,
         command,
         {output: folder / inside for output, inside in stage.outputs.items()},
-        made_with,
+        dependencies,
     )
 
 
-def all_keyed(pipeline: Pipeline, names: Iterable[str]) -> dict[str, Keyed]:
-    """The stages, given each behind those it needs, with their keys."""
-    found: dict[str, Keyed] = {}
+def add_keys(pipeline: Pipeline, names: Iterable[str]) -> dict[str, KeyedStage]:
+    """Returns stages with their keys. `names` must list each stage after those it needs."""
+    stages: dict[str, KeyedStage] = {}
     for name in names:
-        found[name] = keyed(pipeline, name, found)
-    return found
+        stages[name] = add_key(pipeline, name, stages)
+    return stages
 
 
-def changes(before: MadeWith, now: MadeWith) -> list[str]:
-    """What differs, in words; nothing where nothing does.
+def changes(old: Dependencies, new: Dependencies) -> list[str]:
+    """Describes the differences between two dependencies of a stage.
 
     >>> changes(
     ...     {"command": ["fit"], "reads": {"a": "1", "b": "2"}},
@@ -100,51 +102,55 @@ def changes(before: MadeWith, now: MadeWith) -> list[str]:
     ... )
     ['a has changed', 'b is no longer read']
     """
-    found = []
-    if before.get("nearfar") != now.get("nearfar"):
-        found.append(f"nearfar {before.get('nearfar')} has become {now.get('nearfar')}")
-    if before.get("command") != now.get("command"):
-        found.append("the command has changed")
-    if before.get("recipe") != now.get("recipe") and before.get("command") == now.get("command"):
-        found.append("its recipe has changed")
-    for part, change in (("reads", "{} has changed"), ("stages", "stage {} has changed")):
-        old, new = before.get(part, {}), now.get(part, {})
-        found += [change.format(name) for name in new if name in old and old[name] != new[name]]
-        found += [f"{name} is new to it" for name in new if name not in old]
-        found += [
-            f"{name} is no longer {'read' if part == 'reads' else 'needed'}"
-            for name in old
-            if name not in new
+    lines = []
+    if old.get("nearfar") != new.get("nearfar"):
+        lines.append(f"nearfar {old.get('nearfar')} has become {new.get('nearfar')}")
+    if old.get("command") != new.get("command"):
+        lines.append("the command has changed")
+    if old.get("recipe") != new.get("recipe") and old.get("command") == new.get("command"):
+        lines.append("its recipe has changed")
+    for part, change, verb in (
+        ("reads", "{} has changed", "read"),
+        ("stages", "stage {} has changed", "needed"),
+    ):
+        old_part, new_part = old.get(part, {}), new.get(part, {})
+        lines += [
+            change.format(name)
+            for name in new_part
+            if name in old_part and old_part[name] != new_part[name]
         ]
-    return found
+        lines += [f"{name} is new" for name in new_part if name not in old_part]
+        lines += [f"{name} is no longer {verb}" for name in old_part if name not in new_part]
+    return lines
 
 
-def _made_with(pipeline: Pipeline, name: str, earlier: Mapping[str, Keyed]) -> MadeWith:
+def _dependencies(pipeline: Pipeline, name: str, earlier: Mapping[str, KeyedStage]) -> Dependencies:
     stage = pipeline.stages[name]
     words = [fill(pipeline, name, word, _neutral) for word in stage.words]
     recipe = _recipe(words)
     arguments = words[2 if words[0] in _GROUPS else 1 :]
-    named = [
+    texts = [
         *arguments,
         *(word.partition("=")[2] for word in arguments),
         *([] if recipe is None else _texts(recipe.model_dump(exclude={"name", "output"}))),
     ]
-    asked = [fill(pipeline, name, path, _neutral) for path in stage.reads]
+    listed_paths = [fill(pipeline, name, path, _neutral) for path in stage.reads]
     if missing := [
-        path for path in asked if not _is_there(path) and _STAGES not in Path(path).parts
+        path for path in listed_paths if not _exists(path) and _STAGES not in Path(path).parts
     ]:
-        raise BadPipeline(f"stage {name}: reads: there is no {missing[0]}")
-    reads = {path for path in [*named, *asked] if _is_there(path)} - (
+        raise BadPipeline(
+            f"stage {name}: reads: there is no {missing[0]}; correct the path or remove it"
+        )
+    reads = {path for path in [*texts, *listed_paths] if _exists(path)} - (
         {_recipe_file(words)} if recipe else set()
     )
     return {
         "nearfar": __version__,
         "command": words,
-        "recipe": (
-            None if recipe is None else dump_recipe(recipe)
-        ),  # and not the file, whose comments teach nothing
+        # The recipe itself is hashed and not its file, whose comments do not change the result.
+        "recipe": None if recipe is None else dump_recipe(recipe),
         "reads": {path: _fingerprint(name, path) for path in sorted(reads)},
-        "stages": {other: earlier[other].key for other in needs(pipeline, name)},
+        "stages": {stage_name: earlier[stage_name].key for stage_name in needs(pipeline, name)},
     }
 
 
@@ -153,19 +159,20 @@ def _fingerprint(name: str, path: str) -> str | None:
         return fingerprint_of(path)["sha256"]
     except OSError as error:
         raise BadPipeline(
-            f"stage {name} reads {path}, where {error.filename} cannot be read: {error.strerror};"
+            f"stage {name} reads {path}, but {error.filename} cannot be read: {error.strerror};"
             " make it readable"
         ) from error
 
 
 def _neutral(stage: str, inside: str) -> str:
-    """An output's path as it is hashed: without the pipeline's folder and without keys."""
+    """Returns the path of an output for the hash, without the pipeline's folder and keys."""
     return f"{_STAGES}/{stage}/{inside}"
 
 
 def _recipe_file(words: list[str]) -> str:
-    """The recipe of a `fit`; "" where there is none, or it is itself an output of a stage, and so
-    in that stage's key.
+    """Returns the recipe file of a `fit`, or "" if there is none.
+
+    It is also "" if the recipe is an output of a stage, since the key of that stage covers it.
     """
     arguments = (
         [word for word in words[1:] if not word.startswith("-")] if words[0] == "fit" else []
@@ -174,7 +181,7 @@ def _recipe_file(words: list[str]) -> str:
 
 
 def _recipe(words: list[str]) -> Recipe | None:
-    """The recipe of a `fit` as it will be run."""
+    """Returns the recipe of a `fit` with the overrides of the command."""
     file = _recipe_file(words)
     return (
         load_recipe(file, [word for word in words[1:] if not word.startswith("-") and word != file])
@@ -184,7 +191,7 @@ def _recipe(words: list[str]) -> Recipe | None:
 
 
 def _texts(value: Any) -> list[str]:
-    """Every text in nested values: among them are the recipe's data and models."""
+    """Returns all texts in nested values, among them the paths of data and models."""
     match value:
         case dict():
             return [text for inner in value.values() for text in _texts(inner)]
@@ -196,11 +203,11 @@ def _texts(value: Any) -> list[str]:
             return []
 
 
-def _is_there(text: str) -> bool:
-    """Whether a text names a file or folder of this machine, other than the current folder and what
-    is above it.
+def _exists(text: str) -> bool:
+    """Returns True if a text is the path of a file or folder. The current folder and its parents do
+    not count.
     """
     try:
         return bool(text.strip("./")) and Path(text).exists()
-    except (OSError, ValueError):  # too long, or with characters that no path has
+    except (OSError, ValueError):  # the text is too long, or has characters that no path has
         return False

@@ -1,5 +1,5 @@
-"""One stage as a process of its own: its output goes to a file and from there to us, signals are
-passed on to it.
+"""Runs one stage as a process. Its output is written to a log and shown, and signals are forwarded
+to it.
 """
 
 import os
@@ -18,23 +18,23 @@ _POLL_SECONDS = 0.1
 
 
 class Relay:
-    """Passes SIGINT, SIGTERM and SIGHUP on to the stage that runs, so that it ends in its own way,
-    and remembers the first.
+    """Forwards SIGINT, SIGTERM and SIGHUP to the running stage, so that it can end properly, and
+    stores the first signal.
 
-    The stage is in a process group of its own: a Ctrl-C at the terminal would otherwise reach it
-    twice, which means at once.
+    The stage has its own process group. Otherwise Ctrl-C at the terminal would reach it twice, and
+    a second Ctrl-C means that it ends at once.
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.first_signal: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
+        self._former_handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Relay":
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             numbers.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self._former_handlers = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(
@@ -43,17 +43,17 @@ class Relay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._former_handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
     def watch(self, process: "subprocess.Popen[bytes] | None") -> None:
-        """Names the process that runs now; one started while a signal came gets it too."""
+        """Sets the process that gets the signals, and sends it a signal that came before."""
         self._process = process
-        if process is not None and self.received is not None:
-            process.send_signal(self.received)
+        if process is not None and self.first_signal is not None:
+            process.send_signal(self.first_signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or number
+        self.first_signal = self.first_signal or number
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -63,18 +63,18 @@ def run(
     log: Path,
     relay: Relay,
     lock: FolderLock,
-    started: Callable[[int], None],
+    on_start: Callable[[int], None],
     show: BinaryIO,
 ) -> int:
-    """Runs `nearfar <words>`, its output in `log` and copied to `show`; returns its exit code, 128
-    + the signal that ended it.
+    """Runs `nearfar <words>` and returns its exit code, or 128 + the signal that ended it.
 
-    It inherits the `lock`: should we be killed, the folder stays locked as long as it runs.
-    `started` is told its process id.
+    The output is written to `log` and copied to `show`. The process inherits the `lock`, so the
+    folder stays locked while it runs even if the pipeline is killed. `on_start` is called with the
+    process id.
     """
-    with log.open("wb") as output, log.open("rb") as copied:
-        # The pipe of a terminal is not handed on: the log is whole, and the stage lives on,
-        # whatever becomes of us.
+    with log.open("wb") as output, log.open("rb") as log_reader:
+        # The process writes to the log and not to our terminal. So the log is complete and the
+        # stage continues if the pipeline is killed.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "trainer", *words],
             stdin=subprocess.DEVNULL,
@@ -86,22 +86,22 @@ def run(
         )
         relay.watch(process)
         try:
-            started(process.pid)
+            on_start(process.pid)
             while _is_running(process):
-                shutil.copyfileobj(copied, show)
+                shutil.copyfileobj(log_reader, show)
                 show.flush()
-            shutil.copyfileobj(copied, show)
+            shutil.copyfileobj(log_reader, show)
             show.flush()
         finally:
             relay.watch(None)
-            if process.poll() is None:  # our own reader has gone, or an error of ours
+            if process.poll() is None:  # the reader of our output has ended, or we have an error
                 process.send_signal(signal.SIGINT)
                 process.wait()
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def last_lines(log: Path, count: int = 5) -> list[str]:
-    """The last lines of a log that are not blank."""
+    """Returns the last `count` lines of a log that are not blank."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 10_000))
         lines = file.read().decode("utf-8", "replace").splitlines()
@@ -117,14 +117,18 @@ def _is_running(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with this very package to be found (the current folder may hold another `trainer`), and
-    lines as they are written.
+    """Returns the environment of the stage: ours, with output that is not buffered.
+
+    This package comes first in its search path, since the current folder may have another
+    `trainer`.
     """
-    here = str(Path(__file__).parents[2])
-    before = os.environ.get("PYTHONPATH")
+    package_parent = str(Path(__file__).parents[2])
+    search_path = os.environ.get("PYTHONPATH")
     return {
         **os.environ,
-        "PYTHONPATH": f"{here}{os.pathsep}{before}" if before else here,
+        "PYTHONPATH": f"{package_parent}{os.pathsep}{search_path}"
+        if search_path
+        else package_parent,
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": os.environ.get("COLUMNS") or str(shutil.get_terminal_size((100, 24)).columns),
     }

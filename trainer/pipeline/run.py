@@ -1,4 +1,4 @@
-"""Runs the stages that are not done, one after the other, and writes down each that ended well."""
+"""Runs the stages that are not done, in order, and records each stage that succeeds."""
 
 import shlex
 import sys
@@ -11,16 +11,16 @@ from functools import partial
 from trainer.errors import BadPipeline, Interrupted, StageFailed
 from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import needs, order
-from trainer.pipeline.keys import Keyed, all_keyed, changes, keyed
+from trainer.pipeline.keys import KeyedStage, add_key, add_keys, changes
 from trainer.pipeline.process import Relay, last_lines, run
 from trainer.pipeline.state import (
-    held,
+    is_outdated,
+    lock_pipeline,
     make_folder,
     missing_outputs,
     move_aside,
-    outdated,
     point_latest,
-    why_not_done,
+    reason_to_run,
     write_record,
 )
 from trainer.recipe.nearest import nearest, question
@@ -28,49 +28,51 @@ from trainer.runtime.environment import redact_command
 from trainer.storage.locks import FolderLock
 
 CONTINUE = {("mine",), ("data", "prepare")}
-"""Commands that go on where they were stopped when given the folder they left; the others begin
-with an empty one.
-"""
+"""Commands that continue in the folder of a stopped run. The others begin with an empty folder."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """A stage, and why it is to run; "" when it is done."""
+class PlannedStage:
+    """A stage and the reason why it will run; the reason is "" if the stage is done."""
 
-    stage: Keyed
+    stage: KeyedStage
     reason: str
 
 
-def plan(pipeline: Pipeline, start: str | None = None) -> list[Step]:
-    """All stages in the order in which they run; `start` and all that depend on it run though they
-    are done. Raises `BadPipeline`, `BadRecipe`.
+def plan(pipeline: Pipeline, start: str | None = None) -> list[PlannedStage]:
+    """Returns all stages in the order in which they run.
+
+    Stage `start` and all stages that depend on it run although they are done. Raises `BadPipeline`
+    or `BadRecipe`.
     """
-    stages = all_keyed(pipeline, order(pipeline))
-    again = behind(pipeline, start) if start is not None else set()
+    stages = add_keys(pipeline, order(pipeline))
+    repeated_stages = with_dependents(pipeline, start) if start is not None else set()
     reasons: dict[str, str] = {}
     for name, stage in stages.items():
-        anew = (
-            "asked for" if name == start else f"stage {start} is made anew" if name in again else ""
+        repetition = ""
+        if name in repeated_stages:
+            repetition = "requested by --from" if name == start else f"stage {start} runs again"
+        dependency = ", ".join(
+            f"stage {needed_stage} will run"
+            for needed_stage in needs(pipeline, name)
+            if reasons[needed_stage]
         )
-        waits = ", ".join(
-            f"stage {other} is to run" for other in needs(pipeline, name) if reasons[other]
-        )
-        reasons[name] = why_not_done(stage, stages) or anew or waits
-    return [Step(stage, reasons[name]) for name, stage in stages.items()]
+        reasons[name] = reason_to_run(stage, stages) or repetition or dependency
+    return [PlannedStage(stage, reasons[name]) for name, stage in stages.items()]
 
 
-def behind(pipeline: Pipeline, start: str) -> set[str]:
-    """A stage and all that depend on it."""
+def with_dependents(pipeline: Pipeline, start: str) -> set[str]:
+    """Returns a stage and all stages that depend on it."""
     check_stage(pipeline, start)
-    found = {start}
+    dependents = {start}
     for name in order(pipeline):
-        if found & set(needs(pipeline, name)):
-            found.add(name)
-    return found
+        if dependents & set(needs(pipeline, name)):
+            dependents.add(name)
+    return dependents
 
 
 def check_stage(pipeline: Pipeline, name: str) -> None:
-    """Raises `BadPipeline` with the nearest name when there is no such stage."""
+    """Raises `BadPipeline` with the nearest name if there is no such stage."""
     if name not in pipeline.stages:
         near = (
             question(nearest(name, pipeline.stages)) or f"; there are {', '.join(pipeline.stages)}"
@@ -78,75 +80,83 @@ def check_stage(pipeline: Pipeline, name: str) -> None:
         raise BadPipeline(f"there is no stage {name}{near}")
 
 
-def run_all(pipeline: Pipeline, only: str | None = None, start: str | None = None) -> list[Keyed]:
-    """Runs what is not done, and returns the stages; `only` runs that stage alone, `start` anew
-    with all that depend on it.
+def run_all(
+    pipeline: Pipeline, single_stage: str | None = None, start: str | None = None
+) -> list[KeyedStage]:
+    """Runs the stages that are not done and returns all stages.
 
-    Raises `BadFolder` when another process runs it, `StageFailed` with the exit code of the stage,
-    `BadPipeline` when a stage ended well and an output is missing, `Interrupted` on Ctrl-C.
-    Whatever ends it, the same call goes on from the first stage that was not done.
+    `single_stage` runs only that stage. `start` runs that stage again with all that depend on it.
+    Raises `BadFolder` if another process runs the pipeline, `StageFailed` with the exit code of the
+    stage, `BadPipeline` if a stage succeeded and an output is missing, and `Interrupted` on Ctrl-C.
+    After each of these, the same call continues with the first stage that is not done.
     """
     names = order(pipeline)
-    with held(pipeline.folder) as lock, Relay() as relay:
+    with lock_pipeline(pipeline.folder) as lock, Relay() as relay:
         if start is not None:
             check_stage(pipeline, start)
-            move_aside(
-                all_keyed(pipeline, names)[start], "replaced"
-            )  # those behind it see that it was made anew
-        found: dict[str, Keyed] = {}
+            # The stages that depend on it notice by its new record that it has run again.
+            move_aside(add_keys(pipeline, names)[start], "replaced")
+        stages: dict[str, KeyedStage] = {}
         for number, name in enumerate(names, 1):
-            # With its key as of now: earlier stages may have run for hours, in which a recipe was
-            # edited.
-            stage = found[name] = keyed(pipeline, name, found)
-            reason = why_not_done(stage, found)
+            # The key is computed now and not before the first stage, because a recipe may have been
+            # edited while earlier stages ran for hours.
+            stage = stages[name] = add_key(pipeline, name, stages)
+            reason = reason_to_run(stage, stages)
             _check_not_stopped(relay, name)
             if not reason:
                 point_latest(stage)
                 _say(f"[{number}/{len(names)}] {name}: done before")
-            elif only in (None, name):
+            elif single_stage in (None, name):
                 _say(
                     f"[{number}/{len(names)}] {name}: to run: {reason}\n$"
                     f" {redact_command(stage.command)}"
                 )
-                _run_stage(pipeline, stage, found, lock, relay)
-            elif only in behind(pipeline, name):
+                _run_stage(pipeline, stage, stages, lock, relay)
+            elif single_stage in with_dependents(pipeline, name):
                 raise BadPipeline(
-                    f"stage {only} needs stage {name}, which is to run first: {reason}"
+                    f"stage {single_stage} needs stage {name}, which is not done: {reason}; run"
+                    f" stage {name} first"
                 )
-    return list(found.values())
+    return list(stages.values())
 
 
-def accept(pipeline: Pipeline, name: str) -> Keyed:
-    """Writes down as done a stage whose command was run by hand; raises `BadPipeline` when an
-    output is missing.
+def accept(pipeline: Pipeline, name: str) -> KeyedStage:
+    """Records a stage as done whose command was run by hand.
+
+    Raises `BadPipeline` if a stage that it needs is not done, or if an output is missing.
     """
     check_stage(pipeline, name)
-    with held(pipeline.folder):
-        stages = {step.stage.name: step for step in plan(pipeline)}
-        stage = stages[name].stage
-        for other in needs(pipeline, name):
-            if stages[other].reason:
+    with lock_pipeline(pipeline.folder):
+        steps = {step.stage.name: step for step in plan(pipeline)}
+        stage = steps[name].stage
+        for needed_stage in needs(pipeline, name):
+            if reason := steps[needed_stage].reason:
                 raise BadPipeline(
-                    f"stage {name} needs stage {other}, which is not done: {stages[other].reason}"
+                    f"stage {name} needs stage {needed_stage}, which is not done: {reason};"
+                    f" run stage {needed_stage} first"
                 )
         _check_outputs(stage)
-        if stages[name].reason:
+        if steps[name].reason:
             stage.folder.mkdir(parents=True, exist_ok=True)
-            write_record(stage, {other: step.stage for other, step in stages.items()}, by_hand=True)
+            stages = {stage_name: step.stage for stage_name, step in steps.items()}
+            write_record(stage, stages, by_hand=True)
         point_latest(stage)
     return stage
 
 
-def by_hand(steps: Sequence[Step], this_pipeline: Sequence[str]) -> list[str]:
-    """The lines of a shell script that does what is to be done, stage by stage; `this_pipeline` is
-    the command line of the pipeline itself.
+def shell_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) -> list[str]:
+    """Returns the lines of a shell script that runs the stages that are not done.
+
+    `this_pipeline` is the command line of the pipeline itself.
     """
     lines = ["set -e"]
     to_run = {step.stage.name for step in steps if step.reason}
     for stage, reason in [(step.stage, step.reason) for step in steps if step.reason]:
         lines += ["", f"# {stage.name}: {reason}"]
         if stage.folder.exists() and (
-            stage.record.exists() or not _goes_on(stage) or to_run & set(stage.made_with["stages"])
+            stage.record.exists()
+            or not _continues(stage)
+            or to_run & set(stage.dependencies["stages"])
         ):
             lines.append(
                 f"mv {shlex.quote(str(stage.folder))}"
@@ -160,65 +170,77 @@ def by_hand(steps: Sequence[Step], this_pipeline: Sequence[str]) -> list[str]:
     return lines
 
 
-def _goes_on(stage: Keyed) -> bool:
+def _continues(stage: KeyedStage) -> bool:
+    """Returns True if the command of a stage continues in the folder of a stopped run."""
     return any(tuple(stage.command[1 : 1 + len(verb)]) == verb for verb in CONTINUE)
 
 
 def _run_stage(
-    pipeline: Pipeline, stage: Keyed, earlier: dict[str, Keyed], lock: FolderLock, relay: Relay
+    pipeline: Pipeline,
+    stage: KeyedStage,
+    earlier: dict[str, KeyedStage],
+    lock: FolderLock,
+    relay: Relay,
 ) -> None:
-    make_folder(stage, keep_unfinished=_goes_on(stage) and not outdated(stage, earlier))
-    began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
-    tell = partial(_tell, lock, stage.name)
-    code = run(stage.command[1:], stage.log, relay, lock, tell, sys.stdout.buffer)
+    make_folder(stage, keep_unfinished=_continues(stage) and not is_outdated(stage, earlier))
+    start = time.monotonic()
+    start_time = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_process = partial(_write_process, lock, stage.name)
+    code = run(stage.command[1:], stage.log, relay, lock, write_process, sys.stdout.buffer)
     lock.write_holder()
     if code != 0:
         _check_not_stopped(relay, stage.name)
-        said = "".join(f"\n  {line}" for line in last_lines(stage.log))
+        log_end = "".join(f"\n  {line}" for line in last_lines(stage.log))
         raise StageFailed(
-            f"stage {stage.name} ended with exit code {code}; the end of {stage.log}:{said}", code
+            f"stage {stage.name} ended with exit code {code}; the end of {stage.log}:{log_end}",
+            code,
         )
-    if changed := changes(stage.made_with, keyed(pipeline, stage.name, earlier).made_with):
+    if differences := changes(
+        stage.dependencies, add_key(pipeline, stage.name, earlier).dependencies
+    ):
         raise BadPipeline(
-            f"while stage {stage.name} ran: {', '.join(changed)}. What it made is in {stage.folder}"
-            " and of neither state, so it is not taken for done; start again. Should the stage"
-            " itself have written there: it is to write into ${folder} alone"
+            f"while stage {stage.name} ran: {', '.join(differences)}. Its outputs in"
+            f" {stage.folder} may be a mixture of both states, so it is not done; run the pipeline"
+            " again. If the stage itself wrote these files, let it write only into ${folder}"
         )
     _check_outputs(stage)
-    seconds = time.monotonic() - began
-    write_record(stage, earlier, started=started, seconds=round(seconds, 1))
+    seconds = time.monotonic() - start
+    write_record(stage, earlier, started=start_time, seconds=round(seconds, 1))
     point_latest(stage)
     _say(f"{stage.name}: done in {seconds:,.0f} s")
     _check_not_stopped(relay, stage.name)
 
 
-def _tell(lock: FolderLock, stage: str, process: int) -> None:
+def _write_process(lock: FolderLock, stage: str, process: int) -> None:
+    """Writes the process of the stage into the lock file, for messages about a folder in use."""
     lock.write_holder(stage=stage, stage_process=process)
 
 
-def _check_outputs(stage: Keyed) -> None:
+def _check_outputs(stage: KeyedStage) -> None:
     if missing := missing_outputs(stage):
-        there = (
+        files = (
             sorted(path.name for path in stage.folder.iterdir()) if stage.folder.is_dir() else []
         )
-        lacking = ", ".join(f"{name} ({path})" for name, path in missing.items())
+        missing_names = ", ".join(f"{name} ({path})" for name, path in missing.items())
         raise BadPipeline(
-            f"stage {stage.name} ended, but of its outputs there is no {lacking}; in {stage.folder}"
-            f" there is {', '.join(there[:5]) or 'nothing'}. Let the command write there, or mend"
-            f" `outputs` and say --accept {stage.name}, which does not run it again"
+            f"stage {stage.name} succeeded, but these outputs are missing: {missing_names};"
+            f" {stage.folder} contains {', '.join(files[:5]) or 'nothing'}. Let the command write"
+            f" the outputs, or correct `outputs` and use --accept {stage.name}, which does not run"
+            " the stage again"
         )
 
 
 def _check_not_stopped(relay: Relay, name: str) -> None:
-    """Ends the pipeline when a signal came: 130 for Ctrl-C, else 128 + its number."""
-    match relay.received:
+    """Ends the pipeline after a signal: exit code 130 for Ctrl-C, else 128 + its number."""
+    match relay.first_signal:
         case None:
             return
         case 2:
-            raise Interrupted(f"at stage {name}, by Ctrl-C; the same command goes on from there")
+            raise Interrupted(f"at stage {name}, by Ctrl-C; the same command continues from there")
         case number:
             raise StageFailed(
-                f"stopped at stage {name} by signal {number}; the same command goes on from there",
+                f"stopped at stage {name} by signal {number}; the same command continues from"
+                " there",
                 128 + number,
             )
 

@@ -1,14 +1,13 @@
-"""What is on disk of a pipeline: which stages are done and why others are not, their records, and
-the lock.
+"""The files of a pipeline: which stages are done and why others are not, their records, the lock.
 
-    <folder>/.lock                       held while a pipeline, or a stage of one that was killed,
-    runs
-    <folder>/<stage>/<key>/              what the stage made
-    <folder>/<stage>/<key>.json, .log    written when it was done; what it said
-    <folder>/<stage>/latest              a link to the folder last used
+    <folder>/.lock                  locked while a pipeline runs, or a stage of a killed pipeline
+    <folder>/<stage>/<key>/         the outputs of the stage
+    <folder>/<stage>/<key>.json     the record, written when the stage is done
+    <folder>/<stage>/<key>.log      the output of the command
+    <folder>/<stage>/latest         a link to the folder that was used last
 
-Nothing is deleted: what a stage left unfinished, and what is made anew with the same key, is moved
-aside.
+Nothing is deleted. Unfinished outputs, and outputs that a stage with the same key replaces, are
+moved aside.
 """
 
 import contextlib
@@ -19,56 +18,61 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadFolder
-from trainer.pipeline.keys import Keyed, changes
+from trainer.pipeline.keys import KeyedStage, changes
 from trainer.runtime.environment import redact_command, redact_tree
 from trainer.runtime.run_folder import write_json
 from trainer.storage.atomic import write_link
 from trainer.storage.locks import FolderLock, lock_folder
 
 _IN_USE = (
-    "{folder} is in use by a pipeline: {holder}; wait for it, or stop it (a stage may outlive a"
-    " pipeline that was killed), or choose another name=NAME"
+    "{folder} is in use by a pipeline: {holder}; wait for it, or stop it (a stage continues after"
+    " its pipeline is killed), or choose another name=NAME"
 )
 
 
-def why_not_done(stage: Keyed, earlier: Mapping[str, Keyed]) -> str:
-    """Why the stage must run; "" when it is done: its record is there, all its outputs are and of
-    the size they had, and no stage it needs (they are in `earlier`) has run since.
+def reason_to_run(stage: KeyedStage, earlier: Mapping[str, KeyedStage]) -> str:
+    """Returns the reason why the stage must run, or "" if it is done.
+
+    It is done if its record and all outputs exist, the outputs have their recorded sizes, and no
+    stage that it needs has run since. `earlier` contains the stages that it needs.
     """
     record = _read(stage.record)
     if record is None:
         if stage.record.exists():
             return f"{stage.record} is damaged"
-        before = _newest_record(stage)
-        reasons = changes(before["made_with"], redact_tree(stage.made_with)) if before else []
-        started = "it was begun and did not end" if stage.folder.exists() else "it has not run yet"
-        return ", ".join(reasons) or started
+        newest = _newest_record(stage)
+        reasons = changes(newest["made_with"], redact_tree(stage.dependencies)) if newest else []
+        state = "it started and did not finish" if stage.folder.exists() else "it has not run yet"
+        return ", ".join(reasons) or state
     for output, path in stage.outputs.items():
         if not path.exists():
             return f"its output {output} is no longer at {path}"
         if record["outputs"].get(output, size_of(path)) != size_of(path):
-            return f"its output {output} at {path} is not as the stage left it"
-    anew = [
-        name for name, ended in _ends(stage, earlier).items() if record["needed"].get(name) != ended
+            return f"its output {output} at {path} has changed since the stage ended"
+    repeated_stages = [
+        name
+        for name, end_time in _end_times(stage, earlier).items()
+        if record["needed"].get(name) != end_time
     ]
-    return ", ".join(f"stage {name} is made anew" for name in anew)
+    return ", ".join(f"stage {name} has run again" for name in repeated_stages)
 
 
-def missing_outputs(stage: Keyed) -> dict[str, Path]:
-    """The outputs that are not there."""
+def missing_outputs(stage: KeyedStage) -> dict[str, Path]:
+    """Returns the outputs that do not exist."""
     return {name: path for name, path in stage.outputs.items() if not path.exists()}
 
 
 def size_of(path: Path) -> dict[str, int]:
-    """Number of files of an output and their bytes: enough to notice what is cut short, added to or
-    deleted.
+    """Returns the number of files of an output and their bytes.
+
+    This is enough to notice that an output was cut off, extended or deleted.
     """
-    files = [each for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file()]
-    return {"files": len(files), "bytes": sum(each.stat().st_size for each in files)}
+    files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
 
 
-def write_record(stage: Keyed, earlier: Mapping[str, Keyed], **details: Any) -> None:
-    """Says on disk that the stage is done; from then on it is not repeated."""
+def write_record(stage: KeyedStage, earlier: Mapping[str, KeyedStage], **details: Any) -> None:
+    """Writes the record of a stage that is done, so that it does not run again."""
     write_json(
         stage.record,
         {
@@ -77,16 +81,17 @@ def write_record(stage: Keyed, earlier: Mapping[str, Keyed], **details: Any) -> 
             "command": redact_command(stage.command),
             **details,
             "ended": datetime.now().astimezone().isoformat(timespec="microseconds"),
-            "needed": _ends(stage, earlier),
+            "needed": _end_times(stage, earlier),
             "outputs": {name: size_of(path) for name, path in stage.outputs.items()},
-            "made_with": redact_tree(stage.made_with),
+            "made_with": redact_tree(stage.dependencies),
         },
     )
 
 
-def make_folder(stage: Keyed, keep_unfinished: bool) -> None:
-    """The stage's folder, empty: what is in it is moved to `<key>.replaced-<time>` or
-    `<key>.unfinished-<time>`, unless the latter is to be kept.
+def make_folder(stage: KeyedStage, keep_unfinished: bool) -> None:
+    """Makes the folder of a stage, empty unless unfinished outputs are kept.
+
+    Former outputs are moved to `<key>.replaced-<time>` or `<key>.unfinished-<time>`.
     """
     if stage.record.exists():
         move_aside(stage, "replaced")
@@ -96,78 +101,83 @@ def make_folder(stage: Keyed, keep_unfinished: bool) -> None:
         stage.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadFolder(
-            f"cannot make {stage.folder}: {error.strerror}; choose another place with output=FOLDER"
+            f"cannot create {stage.folder}: {error.strerror}; choose another folder with"
+            " output=FOLDER"
         ) from error
 
 
-def outdated(stage: Keyed, earlier: Mapping[str, Keyed]) -> bool:
-    """Whether a stage it needs has been made anew since its command last said anything: what that
-    left is of what is no longer there.
+def is_outdated(stage: KeyedStage, earlier: Mapping[str, KeyedStage]) -> bool:
+    """Returns True if a stage that it needs has run again after the last output of its command.
+
+    Its unfinished outputs then come from inputs that no longer exist.
     """
     if not stage.log.exists():
         return False
-    said = stage.log.stat().st_mtime_ns
-    records = (earlier[name].record for name in stage.made_with["stages"])
-    return any(record.exists() and record.stat().st_mtime_ns > said for record in records)
+    last_output = stage.log.stat().st_mtime_ns
+    records = (earlier[name].record for name in stage.dependencies["stages"])
+    return any(record.exists() and record.stat().st_mtime_ns > last_output for record in records)
 
 
-def move_aside(stage: Keyed, why: str) -> None:
-    """Renames folder, log and record of the stage, the record first: without it nobody takes the
-    rest for done.
+def move_aside(stage: KeyedStage, suffix: str) -> None:
+    """Renames the record, folder and log of a stage.
+
+    The record is first, because without it the stage does not count as done.
     """
-    aside = f"{stage.key}.{why}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    name = f"{stage.key}.{suffix}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     for path, ending in ((stage.record, ".was.json"), (stage.folder, ""), (stage.log, ".log")):
         if path.exists():
-            path.rename(path.with_name(aside + ending))
+            path.rename(path.with_name(name + ending))
 
 
-def point_latest(stage: Keyed) -> None:
-    """Makes `latest` beside the stage's folder lead to it."""
-    with contextlib.suppress(OSError):  # for the eye alone, and some file systems have no links
+def point_latest(stage: KeyedStage) -> None:
+    """Points the link `latest` beside the stage's folder to that folder."""
+    with contextlib.suppress(OSError):  # the link is only for users; some file systems have none
         write_link(stage.folder.with_name("latest"), stage.folder.name)
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[FolderLock]:
-    """Holds the pipeline's folder, which is made where there is none. Raises `BadFolder` that names
-    the holder when another process has it.
+def lock_pipeline(folder: Path) -> Iterator[FolderLock]:
+    """Locks the folder of a pipeline, and creates it if necessary.
+
+    Raises `BadFolder` that names the holder if another process has the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder, _IN_USE)
     except OSError as error:
         raise BadFolder(
-            f"cannot write to {folder}: {error.strerror}; choose another place with output=FOLDER"
+            f"cannot write to {folder}: {error.strerror}; choose another folder with output=FOLDER"
         ) from error
     with lock:
         yield lock
 
 
-def _ends(stage: Keyed, earlier: Mapping[str, Keyed]) -> dict[str, str | None]:
-    """When each stage it needs was done, to the microsecond: made anew, even with the same key, it
-    is another.
+def _end_times(stage: KeyedStage, earlier: Mapping[str, KeyedStage]) -> dict[str, str | None]:
+    """Returns the end time of each stage that it needs, to the microsecond.
+
+    A stage that has run again has another end time, even if it has the same key.
     """
-    records = {name: _read(earlier[name].record) for name in stage.made_with["stages"]}
+    records = {name: _read(earlier[name].record) for name in stage.dependencies["stages"]}
     return {
         name: None if record is None else str(record["ended"]) for name, record in records.items()
     }
 
 
-def _newest_record(stage: Keyed) -> dict[str, Any] | None:
-    """The record of this stage that was written last, under whatever key."""
+def _newest_record(stage: KeyedStage) -> dict[str, Any] | None:
+    """Returns the newest record of this stage with any key."""
     records = filter(None, map(_read, stage.folder.parent.glob("*[0-9a-f].json")))
     return max(records, key=lambda record: str(record["ended"]), default=None)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A record; None where there is none or it is damaged."""
+    """Returns a record, or None if it does not exist or is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = (
+    is_complete = (
         isinstance(record, dict)
         and "ended" in record
         and all(isinstance(record.get(part), dict) for part in ("outputs", "needed", "made_with"))
     )
-    return record if whole else None
+    return record if is_complete else None
