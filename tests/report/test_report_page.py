@@ -14,7 +14,8 @@ import pytest
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
 from trainer.evaluation.results import SystemResult, compare, write_evaluation
-from trainer.report.charts import Line, change_histogram, line_chart
+from trainer.report.comparison_charts import change_histogram
+from trainer.report.line_chart import Line, line_chart
 from trainer.report.query_changes import query_changes
 from trainer.report.read import read_run
 from trainer.report.run_page import write_report
@@ -192,7 +193,7 @@ def test_usage_equals_that_of_the_model_card(run):
     [
         ("stopped", "This run was stopped before its end"),
         ("failed", "This run failed. ValueError: odd"),
-        ("done", "This run folder has no evaluation on test queries"),
+        ("done", "This run has no evaluation on test queries"),
     ],
 )
 def test_page_without_an_evaluation_shows_the_curves(run, status, sentence):
@@ -229,7 +230,7 @@ def test_negatives_mined_between_steps_are_shown(run):
 
 
 def test_running_and_killed_runs_are_distinguished(run):
-    assert "under way" in text_of(write_report(run.path))
+    assert "in progress" in text_of(write_report(run.path))
     run.finish("done")
     (run.path / "status.json").unlink()
     assert "killed before its end" in text_of(write_report(run.path))
@@ -247,7 +248,7 @@ def test_non_finite_numbers_are_gaps_and_named(run):
         )
     run.finish("failed", error="NonFinite: the loss")
     page = write_report(run.path)
-    assert "Not a finite number: train/loss at step 31, 1 in all" in text_of(page)
+    assert "Values that are not finite: train/loss at step 31, 1 in all" in text_of(page)
     assert "nan" not in re.sub(
         r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL
     ).lower().replace("nonfinite", "")

@@ -1,8 +1,7 @@
-"""Templates to pages: each holds its style, runs nothing and asks nothing of the network.
+"""Writes pages from templates. A page contains its style, runs no scripts and sends no requests.
 
-Every value that a template prints is made printable and escaped by the environment, so a template
-cannot forget it. A page also forbids its browser scripts and requests (its content security
-policy).
+The environment makes every printed value printable and escapes it, so a template cannot forget it.
+The content security policy of a page also forbids scripts and requests.
 """
 
 from datetime import datetime
@@ -20,9 +19,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Writes the page that a template makes of `values`."""
-    now = f"{datetime.now().astimezone():%d %B %Y, %H:%M %Z}"
-    write_text(path, _environment().get_template(template).render(values, written_at=now))
+    """Writes a page from a template and its values."""
+    date = f"{datetime.now().astimezone():%d %B %Y, %H:%M %Z}"
+    write_text(path, _environment().get_template(template).render(values, written_at=date))
 
 
 @cache
@@ -38,17 +37,17 @@ def _environment() -> Environment:
     )
     filters = (
         text.code,
+        text.decimals,
         text.duration,
-        text.fixed,
-        text.grouped,
         text.metric_name,
         text.probability,
         text.shell_lines,
         text.short,
-        text.signed,
+        text.thousands,
+        text.with_sign,
         text.yaml_lines,
     )
-    environment.filters |= {each.__name__: each for each in filters}
+    environment.filters |= {function.__name__: function for function in filters}
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)  # noqa: S704 - our own file
     return environment

@@ -1,4 +1,4 @@
-"""What training changed for each test query."""
+"""The change that training made for each test query."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ from trainer.evaluation.results import MAIN_METRIC, Evaluation, SystemResult
 
 @dataclass(frozen=True, slots=True)
 class QueryChange:
-    """One query before and after. A rank is that of the first relevant document, None beyond the
-    tenth place.
+    """One query before and after training.
+
+    A rank is that of the first relevant document, or None if it is not among the first ten.
     """
 
     query_id: str
@@ -22,19 +23,20 @@ class QueryChange:
 
 
 def query_changes(evaluation: Evaluation) -> list[QueryChange]:
-    """The change of every query from the last system but one to the last, in the order of the
-    file. Empty where there is nothing to compare.
+    """Returns the change of every query between the last two systems, in the order of the file.
+
+    It is empty if there are no two systems with the main metric.
     """
     pair = evaluation.systems[-2:]
     if len(pair) < 2 or any(MAIN_METRIC not in system.metrics for system in pair):
         return []
-    before, after = pair
-    ranks = [_ranks(system) for system in (before, after)]
-    differences = (after.metrics[MAIN_METRIC] - before.metrics[MAIN_METRIC]).tolist()
+    base, trained_model = pair
+    ranks = [_ranks(system) for system in pair]
+    differences = (trained_model.metrics[MAIN_METRIC] - base.metrics[MAIN_METRIC]).tolist()
     return [
         _change(evaluation, query, (rank_before, rank_after), difference)
         for query, rank_before, rank_after, difference in zip(
-            after.query_ids, *ranks, differences, strict=True
+            trained_model.query_ids, *ranks, differences, strict=True
         )
     ]
 
@@ -58,7 +60,7 @@ def _change(
 
 
 def _ranks(system: SystemResult) -> list[int | None]:
-    """Rank of the first relevant document: MRR@10 of a single query is one over it."""
+    """Returns the rank of the first relevant document, which is 1 / MRR@10 of a single query."""
     if "mrr@10" not in system.metrics:
         return [None] * len(system.query_ids)
     return [round(1 / value) if value > 0 else None for value in system.metrics["mrr@10"].tolist()]

@@ -1,4 +1,4 @@
-"""The content of a run folder, as the report needs it. Strangers may have written any of it."""
+"""Reads the content of a run folder for the report. The files may come from an unknown author."""
 
 import json
 import math
@@ -15,25 +15,26 @@ from trainer.storage.locks import is_locked
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything in one run folder that the report shows."""
+    """The content of one run folder that the report shows."""
 
     folder: Path
     recipe_yaml: str
     environment: Mapping[str, Any]
     status: Mapping[str, Any]
-    under_way: bool
+    is_running: bool
     log: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     selection: Selection | None
 
     @property
     def name(self) -> str:
-        """The folder's name, which is the recipe's."""
+        """The name of the folder, which is the name of the recipe."""
         return self.folder.absolute().name
 
     def series(self, metric: str) -> tuple[list[int], list[float | None]]:
-        """Steps, counted from 1, and values of a logged metric. A value that was not finite is
-        None.
+        """Returns the steps, counted from 1, and the values of a logged metric.
+
+        A value that was not finite is None.
         """
         records = [
             record
@@ -46,12 +47,12 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The content of a run folder. Raises BadFolder for another folder, and for a damaged file."""
+    """Reads a run folder. Raises BadFolder if it is not a run folder or if a file is damaged."""
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise BadFolder(
-            f"{folder} is not a run folder: it has no recipe.yaml; give the folder that `nearfar"
-            " fit` made, e.g. runs/quickstart"
+            f"{folder} is not a run folder: it has no recipe.yaml; give a folder that `nearfar fit`"
+            " wrote, e.g. runs/quickstart"
         )
     status = _json_object(folder / "status.json")
     return Run(
@@ -59,7 +60,7 @@ def read_run(folder: Path) -> Run:
         recipe_yaml=(folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
         environment=_json_object(folder / "environment.json"),
         status=status,
-        under_way=is_locked(folder),
+        is_running=is_locked(folder),
         log=read_log(folder / "log.jsonl"),
         evaluation=_evaluation(folder / "evaluation.json"),
         selection=_selection(status, folder / "status.json"),

@@ -1,4 +1,4 @@
-"""`report.html` of a run: what it achieved, how it was trained, and how to use the model."""
+"""`report.html` of a run: its results, its training, and how to use the model."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.evaluation.results import BASE, BM25, MAIN_METRIC, Evaluation
 from trainer.evaluation.verdict import verdict
-from trainer.report.charts import change_histogram, interval_chart
+from trainer.report.comparison_charts import change_histogram, interval_chart
 from trainer.report.page import write_page
 from trainer.report.query_changes import QueryChange, query_changes
 from trainer.report.read import Run, read_run
@@ -23,8 +23,9 @@ _METRIC = metric_name(MAIN_METRIC)
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes `report.html` from what the run folder holds now and returns its path. Raises
-    BadFolder for a folder that is not a run.
+    """Writes `report.html` from the present content of the run folder, and returns its path.
+
+    Raises BadFolder for a folder that is not a run folder.
     """
     run = read_run(Path(run_folder))
     path = run.folder / "report.html"
@@ -50,7 +51,7 @@ def write_report(run_folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that the reader must know first. `text` may have code in backticks."""
+    """A message at the top of the report. `text` may have code in backticks."""
 
     headline: str
     text: str
@@ -59,9 +60,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The main metric of the systems: the one in question and the others."""
+    """The main metric of the trained model and of the systems it is compared with."""
 
-    after: float
+    trained_model: float
     base: float | None
     bm25: float | None
 
@@ -78,7 +79,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """The queries that gained and lost, the largest change first."""
+    """The queries that became better or worse, with the largest change first."""
 
     better: list[QueryChange]
     worse: list[QueryChange]
@@ -103,35 +104,35 @@ def _notices(run: Run) -> Iterable[Notice]:
         case "stopped":
             yield Notice(
                 "This run was stopped before its end.",
-                "The best weights until then were saved.",
+                "The best weights so far were saved.",
                 calm=True,
             )
-        case None | "" if run.under_way:
+        case None | "" if run.is_running:
             yield Notice(
                 "",
-                "This page was written while the run was under way; `nearfar report` writes it"
+                "This page was written while the run was in progress; `nearfar report` writes it"
                 " again.",
                 calm=True,
             )
         case None | "":
             yield Notice(
                 "This run was killed before its end.",
-                "The log holds everything up to that moment.",
+                "The log is complete up to that moment.",
             )
-    broken = [
+    non_finite = [
         (record["step"], name)
         for record in run.log
         for name in record.get("non_finite", [])
         if isinstance(record.get("step"), int)
     ]
-    if broken:
-        step, name = broken[0]
+    if non_finite:
+        step, name = non_finite[0]
         yield Notice(
-            "Not a finite number:",
-            f"{name} at step {step + 1}, {len(broken)} in all. They are gaps in the curves.",
+            "Values that are not finite:",
+            f"{name} at step {step + 1}, {len(non_finite)} in all. They are gaps in the curves.",
         )
     if run.evaluation is None:
-        yield Notice("", "This run folder has no evaluation on test queries.", calm=True)
+        yield Notice("", "This run has no evaluation on test queries.", calm=True)
 
 
 def _scores(evaluation: Evaluation | None) -> Scores | None:
@@ -142,8 +143,7 @@ def _scores(evaluation: Evaluation | None) -> Scores | None:
         for system in evaluation.systems[:-1]
         if MAIN_METRIC in system.metrics
     }
-    after = evaluation.systems[-1].mean()
-    return Scores(after, means.get(BASE), means.get(BM25))
+    return Scores(evaluation.systems[-1].mean(), means.get(BASE), means.get(BM25))
 
 
 def _table(evaluation: Evaluation | None) -> Table | None:
@@ -156,7 +156,7 @@ def _table(evaluation: Evaluation | None) -> Table | None:
         for metric in metrics
     }
     title = f"{_METRIC} with 95 % intervals"
-    rows = [(each.name, each.interval()) for each in systems if MAIN_METRIC in each.metrics]
+    rows = [(system.name, system.interval()) for system in systems if MAIN_METRIC in system.metrics]
     set_name = evaluation.set_name.removesuffix(f" {evaluation.split}")
     return Table(set_name, metrics, best, Figure(title, "", interval_chart(title, rows)))
 
@@ -165,15 +165,15 @@ def _queries(evaluation: Evaluation | None) -> Queries | None:
     changes = query_changes(evaluation) if evaluation is not None else []
     if not changes:
         return None
-    better = [each for each in changes if each.difference > 1e-9]
-    worse = [each for each in changes if each.difference < -1e-9]
+    better = [change for change in changes if change.difference > 1e-9]
+    worse = [change for change in changes if change.difference < -1e-9]
     title = f"Change of {_METRIC} per query"
-    chart = change_histogram(title, [each.difference for each in changes])
+    chart = change_histogram(title, [change.difference for change in changes])
     return Queries(
-        better=sorted(better, key=lambda each: -each.difference),
-        worse=sorted(worse, key=lambda each: each.difference),
+        better=sorted(better, key=lambda change: -change.difference),
+        worse=sorted(worse, key=lambda change: change.difference),
         equal=len(changes) - len(better) - len(worse),
-        chart=Figure(title, "unchanged queries are left out", chart) if chart else None,
+        chart=Figure(title, "without unchanged queries", chart) if chart else None,
     )
 
 
@@ -189,9 +189,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 
 def _recipe_value(recipe_yaml: str, key: str) -> str:
-    """The first value under a key of the recipe, as text. It is only shown: nothing depends on
-    it.
-    """
+    """Returns the first value with this key in the recipe, as text. It is only shown."""
     match = re.search(rf"^\s+{key}:[ \t]*(.+)$", recipe_yaml, re.MULTILINE)
     return match.group(1).strip().strip("'\"") if match else ""
 

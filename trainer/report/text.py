@@ -1,4 +1,4 @@
-"""Text of unknown origin made printable, and numbers as the report prints them."""
+"""Makes text of unknown origin printable, and formats the numbers of the report."""
 
 import re
 import unicodedata
@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 
 def printable(value: Any) -> Any:
-    r"""Text without control characters and without characters that turn the direction of the text
-    around it. Markup and numbers come back as they are.
+    r"""Returns text without control characters and without characters that change the direction of
+    the text around them. Markup and numbers are returned unchanged.
 
     >>> printable("a\x1b[31m"), printable("\u202egpj.exe"), printable(3)
     ('a␛[31m', '�gpj.exe', 3)
@@ -20,17 +20,17 @@ def printable(value: Any) -> Any:
     return "".join(map(_printable_character, text))
 
 
-def escaped(value: Any) -> Markup:
-    """Any value as HTML that can only be text.
+def escape(value: Any) -> Markup:
+    """Returns any value as HTML that contains only text.
 
-    >>> escaped("<script>")
+    >>> escape("<script>")
     Markup('&lt;script&gt;')
     """
     return Markup.escape(printable(str(value)))
 
 
 def short(text: str, characters: int = 220) -> str:
-    """The text on one line, cut to a number of characters.
+    """Returns the text on one line, cut to a number of characters.
 
     >>> short("Create a   disk", 9)
     'Create a…'
@@ -39,35 +39,35 @@ def short(text: str, characters: int = 220) -> str:
     return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
 
 
-def grouped(number: int) -> str:
-    """A whole number with its thousands apart.
+def thousands(number: int) -> str:
+    """Formats an integer with commas between its thousands.
 
-    >>> grouped(12345)
+    >>> thousands(12345)
     '12,345'
     """
     return f"{number:,}"
 
 
-def fixed(value: float, digits: int = 3) -> str:
-    """A number with a fixed number of digits.
+def decimals(value: float, digits: int = 3) -> str:
+    """Formats a number with `digits` decimals.
 
-    >>> fixed(0.12345)
+    >>> decimals(0.12345)
     '0.123'
     """
     return f"{value:.{digits}f}"
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign. A negative one has the mathematical minus.
+def with_sign(value: float, digits: int = 3) -> str:
+    """Formats a number with its sign. Negative numbers have the mathematical minus.
 
-    >>> signed(0.1234), signed(-0.1234)
+    >>> with_sign(0.1234), with_sign(-0.1234)
     ('+0.123', '−0.123')
     """
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def probability(p_value: float) -> str:
-    """A p-value, as `p = 0.031` or `p < 0.001`.
+    """Formats a p-value, as `p = 0.031` or `p < 0.001`.
 
     >>> probability(0.0314), probability(0.0001)
     ('p = 0.031', 'p < 0.001')
@@ -76,7 +76,7 @@ def probability(p_value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Formats seconds as hours, minutes and seconds.
 
     >>> duration(42.0), duration(200.0), duration(8000.0)
     ('42 s', '3 min 20 s', '2 h 13 min')
@@ -89,7 +89,7 @@ def duration(seconds: float) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """The name of a metric as papers write it.
+    """Returns the name of a metric as papers write it.
 
     >>> metric_name("ndcg@10"), metric_name("mrr@10"), metric_name("map"), metric_name("recall@100")
     ('nDCG@10', 'MRR@10', 'MAP', 'recall@100')
@@ -98,29 +98,27 @@ def metric_name(metric: str) -> str:
 
 
 def code(text: str) -> Markup:
-    """A sentence as HTML, with what stands in backticks as code.
+    """Returns a sentence as HTML, with text in backticks as code.
 
     >>> code("run `nearfar report`")
     Markup('run <code>nearfar report</code>')
     """
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escaped(text)))
-    return Markup(html)  # noqa: S704 - escaped before
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(html)  # noqa: S704 - escaped above
 
 
 def yaml_lines(text: str) -> Markup:
-    """YAML as HTML, with keys and comments in colour. It is escaped first, so that no colour can
-    open a tag.
-    """
+    """Returns YAML as HTML, with keys and comments in colour. The text is escaped first."""
     lines = [
-        re.sub(r"^(\s*(?:- )?)([\w.-]+)(?=:)", r'\1<span class="k">\2</span>', str(escaped(line)))
+        re.sub(r"^(\s*(?:- )?)([\w.-]+)(?=:)", r'\1<span class="k">\2</span>', str(escape(line)))
         for line in text.rstrip().split("\n")
     ]
     return _with_comments(lines)
 
 
 def shell_lines(text: str) -> Markup:
-    """Shell commands as HTML, with comments in colour."""
-    return _with_comments([str(escaped(line)) for line in text.split("\n")])
+    """Returns shell commands as HTML, with comments in colour."""
+    return _with_comments([str(escape(line)) for line in text.split("\n")])
 
 
 def _with_comments(lines: list[str]) -> Markup:
@@ -128,12 +126,12 @@ def _with_comments(lines: list[str]) -> Markup:
         f'<span class="c">{line}</span>' if line.lstrip().startswith("#") else line
         for line in lines
     )
-    return Markup(html)  # noqa: S704 - escaped before
+    return Markup(html)  # noqa: S704 - the lines were escaped
 
 
 def _printable_character(character: str) -> str:
     if character in "\n\t" or character.isprintable():
         return character
     if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))  # its picture, such as ␛
+        return chr(0x2400 + ord(character))  # the symbol of the control character, such as ␛
     return " " if unicodedata.category(character).startswith("Z") else "\ufffd"

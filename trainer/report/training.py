@@ -1,4 +1,4 @@
-"""The curves of a run: what `log.jsonl` says about its training."""
+"""The curves and counts of a run's training, from its `log.jsonl`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from trainer.evaluation.results import MAIN_METRIC
-from trainer.report.charts import Line, line_chart, smoothed
+from trainer.report.line_chart import Line, line_chart, moving_average
 from trainer.report.read import Run
 from trainer.report.text import metric_name
 
@@ -20,11 +20,11 @@ _CURVES = (
 REFRESH = {
     "queries": "queries",
     "negatives": "negatives",
-    "queries_with_fewer": "queries with fewer than wanted",
+    "queries_with_fewer": "queries with too few negatives",
     "suspected_false_negatives": "suspected false negatives",
     "seconds": "seconds",
 }
-"""What is logged when negatives are mined during training, and its name in the table."""
+"""Logged values of the mining of negatives during training, with their names in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class Training:
     steps: int
     seconds: float
     pairs_per_second: float | None
-    """The median."""
+    """Median number of training pairs per second."""
     false_negatives: int
-    """Candidates that were left out of the loss."""
+    """Number of candidates that were excluded from the loss."""
     refreshes: list[tuple[str, str, list[int]]]
-    """When negatives were mined, nothing, and the counts that are named in REFRESH."""
+    """One row per mining: when negatives were mined, an empty text, the counts of REFRESH."""
 
 
 def training(run: Run) -> Training:
-    """What was logged while the run trained."""
-    figures = [_loss(run), _validation(run), *(_plain_curve(run, *each) for each in _CURVES)]
+    """Returns the curves and counts that were logged during training."""
+    figures = [_loss(run), _validation(run), *(_plain_curve(run, *curve) for curve in _CURVES)]
     steps = [step + 1 for record in run.log if isinstance(step := record.get("step"), int)]
     seconds = [_seconds(record) for record in run.log]
     rates = sorted(filter(None, run.series("train/pairs_per_second")[1]))
@@ -80,7 +80,7 @@ def _refreshes(run: Run) -> list[tuple[str, str, list[int]]]:
         (
             f"after {step - 1:,} steps" if step > 1 else "at the beginning",
             "",
-            [int(each.get(step) or 0) for each in series],
+            [int(values_by_step.get(step) or 0) for values_by_step in series],
         )
         for step in steps
     ]
@@ -88,7 +88,7 @@ def _refreshes(run: Run) -> list[tuple[str, str, list[int]]]:
 
 def _loss(run: Run) -> Figure | None:
     steps, values = run.series("train/loss")
-    lines = [Line(steps, values, "faint"), Line(steps, smoothed(values, _SMOOTHING))]
+    lines = [Line(steps, values, "faint"), Line(steps, moving_average(values, _SMOOTHING))]
     return _figure(
         "Loss", "training, smoothed; faint: each step", line_chart("Training loss", lines)
     )
@@ -99,7 +99,7 @@ def _validation(run: Run) -> Figure | None:
     scores = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
     if not scores:
         return None
-    score, step = max(scores, key=lambda each: (each[0], -each[1]))
+    score, step = max(scores, key=lambda point: (point[0], -point[1]))
     title = f"Validation {metric_name(MAIN_METRIC)}"
     mark = (step, score, f"best {score:.3f}")
     chart = line_chart(title, [Line(steps, values, dots=True)], mark)
@@ -112,7 +112,7 @@ def _plain_curve(
     steps, values = run.series(metric)
     lines = [Line(steps, values)]
     if smooth:
-        lines = [Line(steps, values, "faint"), Line(steps, smoothed(values, _SMOOTHING))]
+        lines = [Line(steps, values, "faint"), Line(steps, moving_average(values, _SMOOTHING))]
     return _figure(title, note, line_chart(title, lines, from_zero=from_zero))
 
 

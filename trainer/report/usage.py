@@ -1,4 +1,4 @@
-"""How the trained model is used, taken from its model card, which every family writes itself."""
+"""Examples of how to use the trained model, taken from the model card that its family writes."""
 
 import re
 from dataclasses import dataclass
@@ -15,24 +15,23 @@ _EXAMPLES = {
         'nearfar search idx "a question"'
     ),
     "nearfar search --rerank": (
-        "# put what an index finds in a better order\n"
-        'nearfar search idx "a question" --rerank {model}'
+        '# rerank the results of an index\nnearfar search idx "a question" --rerank {model}'
     ),
 }
-"""Commands that a model card may name in backticks, and how they are called."""
+"""Commands that a model card may name in backticks, with an example of each."""
 _PLACEHOLDER = "path/to/this/folder"
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Examples for one model folder; empty where its card has none."""
+    """Examples for one model folder; empty if its card has none."""
 
     shell: str
     python: str
 
 
 def usage(model: Path) -> Usage | None:
-    """Examples for the model in a folder; None where there is no model with a card."""
+    """Returns examples for the model in a folder, or None if there is no model card."""
     card = model / "README.md"
     if not card.is_file():
         return None
