@@ -25,9 +25,9 @@ from trainer.modules.retriever import Retriever, Temperature
 from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.exclusions import RepeatedPositives
 from trainer.runtime.log import JsonlLogger
-from trainer.strategies.deepspeed_settings import deepspeed_settings
-from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
+from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.weights import full_weights
 
 BATCH, EVERY_STEPS, STEPS, ROW_NEGATIVES = 8, 3, 8, 1

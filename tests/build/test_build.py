@@ -24,7 +24,7 @@ from trainer.recipe.schema.objective import (
     PairwiseObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.plan import Plan
 
 
 def run_of(**sections):

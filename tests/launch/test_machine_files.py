@@ -14,8 +14,8 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from trainer.strategies.environment import plan_from_file
 from trainer.strategies.launcher import PORT, plan_launch
+from trainer.strategies.machine.machine_file import plan_from_file
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))
@@ -25,7 +25,7 @@ WHOLE_MACHINE = [
 ]
 PRINT_PLAN = """
 import os
-from trainer.strategies.environment import plan_from_environment
+from trainer.strategies.machine.environment import plan_from_environment
 rank, ranks = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
 line = f"rank {rank} of {ranks}: {plan_from_environment(os.environ)}"
 os.write(1, f"{line}\\n".encode())  # in one piece: ranks share the pipe

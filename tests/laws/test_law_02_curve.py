@@ -24,8 +24,8 @@ from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever, Temperature
 from trainer.objectives.contrastive import Contrastive
 from trainer.scores import dot
-from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_strategy
+from trainer.strategies.machine.plan import SINGLE, Plan
 
 STEPS, BATCH = 10, 8
 

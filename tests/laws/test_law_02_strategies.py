@@ -35,8 +35,8 @@ from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever, Temperature
 from trainer.objectives.objective import Outcome
-from trainer.strategies.environment import Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.machine.plan import Plan
 from trainer.strategies.weights import full_weights
 
 KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -68,7 +68,7 @@ class OneStep(Retriever):
 def plan_of(kind):
     settings = None
     if kind.startswith("zero"):
-        from trainer.strategies.deepspeed_settings import deepspeed_settings
+        from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
 
         settings = deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
     return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)

@@ -21,7 +21,7 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.gradient import judge, probe
 from trainer.preflight.memory import weight_needs
 from trainer.preflight.planned_run import PlannedRun, Request
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.plan import Plan
 from trainer.strategies.probe import compare_gradients, plain_gradient
 
 REPOSITORY = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_error_of_a_failed_rank_is_shown(toy, tmp_path):
     from trainer.build.data import data_sets
     from trainer.errors import BadMachine
     from trainer.recipe.load import load_recipe
-    from trainer.strategies.environment import plan_from_file
+    from trainer.strategies.machine.machine_file import plan_from_file
 
     machine = MACHINES / "cpu-2-ddp.yaml"
     run, plan = load_recipe(RECIPE, toy), plan_from_file(machine)

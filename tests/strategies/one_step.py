@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from trainer.collectives import rank, ranks
 from trainer.errors import NonFinite
 from trainer.microbatches import in_microbatches
-from trainer.strategies.environment import Plan, check_here, plan_from_environment
 from trainer.strategies.gradients import clip_to_global_norm
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.plan import Plan, check_requirements
 from trainer.strategies.process_group import process_group
 from trainer.strategies.weights import full_weights
 
@@ -124,7 +125,7 @@ def one_step(
 
 def main(folder: Path, output: Path, wanted: list[str]) -> None:
     plan = plan_from_environment(os.environ)
-    check_here(plan)
+    check_requirements(plan)
     with process_group(plan, "cpu"):
         found: dict[str, Any] = {"plan": asdict(plan)}
         for name in wanted or CASES:

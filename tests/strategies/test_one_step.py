@@ -17,7 +17,7 @@ import torch
 from matrix import TEMPERATURE, batch_of, encoder_of, likeness, objective_of, trained
 from strategies.one_step import CASES
 
-from trainer.strategies.environment import plan_from_file
+from trainer.strategies.machine.machine_file import plan_from_file
 
 MACHINES = {
     name: f"launch/accelerate/cpu-2-{name}.yaml" for name in ("ddp", "fsdp2", "zero1", "zero2")

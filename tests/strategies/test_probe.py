@@ -6,8 +6,8 @@ import torch
 from ranks import on_ranks
 
 from trainer.collectives import gather, rank, ranks
-from trainer.strategies.deepspeed_settings import deepspeed_settings
-from trainer.strategies.environment import SINGLE, Plan
+from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
+from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
 
 BATCH = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0], [2.0, 0.0, -3.0], [-0.25, 1.0, 1.0]])

@@ -15,7 +15,7 @@ from trainer.recipe.schema.machine import MachineSection
 from trainer.retrieval.vectors.encode import Precision, autocast
 from trainer.runtime import memory
 from trainer.strategies import devices
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.plan import Plan
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Padded tokens per micro-batch. A CPU keeps their activations in its cache, a GPU is full."""

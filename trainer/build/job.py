@@ -11,7 +11,7 @@ from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, TrainingProgress
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.trackers import tracker_loggers
-from trainer.strategies.environment import SINGLE, Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.machine.plan import SINGLE, Plan
 
 
 def lightning_trainer(

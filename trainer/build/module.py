@@ -24,7 +24,7 @@ from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
 from trainer.recipe.schema.training import OptimizationSection
 from trainer.retrieval.vectors.encode import Precision
-from trainer.strategies.environment import SINGLE, Plan
+from trainer.strategies.machine.plan import SINGLE, Plan
 
 
 def optimizer_settings(settings: OptimizationSection, total_steps: int) -> OptimizerSettings:

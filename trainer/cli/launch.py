@@ -14,7 +14,7 @@ from trainer.cli.fit import fit
 from trainer.cli.mine import mine
 
 if TYPE_CHECKING:
-    from trainer.strategies.environment import Plan
+    from trainer.strategies.machine.plan import Plan
 
 ANY_WORDS = {"ignore_unknown_options": True}
 """Options that launch does not have belong to what it starts."""

@@ -116,7 +116,7 @@ def _run() -> None:
         app(prog_name="nearfar")
     except NearfarError as error:
         message = f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}"
-        from trainer.strategies.own_rank import let_first_rank_speak
+        from trainer.strategies.machine.own_rank import let_first_rank_speak
 
         let_first_rank_speak(os.environ)
         print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)

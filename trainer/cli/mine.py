@@ -198,7 +198,7 @@ def mine(
         seed=seed,
     )
     from trainer.mining.job import PairSource, mine_negatives
-    from trainer.strategies.own_rank import is_first_rank
+    from trainer.strategies.machine.own_rank import is_first_rank
 
     result = mine_negatives(
         model,

@@ -105,7 +105,7 @@ def pipeline(
         _show(stages.folder, steps)
     elif print_commands:
         command = ["nearfar", "pipeline", str(file), *(overrides or [])]
-        typer.echo("\n".join(run.shell_lines(steps, command)))
+        typer.echo("\n".join(run.script_lines(steps, command)))
     elif accept is not None:
         typer.echo(f"{accept}: recorded as done in {run.accept(stages, accept).record}")
     else:
@@ -114,7 +114,7 @@ def pipeline(
 
 def _check_single_process() -> None:
     from trainer.errors import BadMachine
-    from trainer.strategies.environment import plan_from_environment
+    from trainer.strategies.machine.environment import plan_from_environment
 
     if plan_from_environment(os.environ).ranks > 1:
         raise BadMachine(

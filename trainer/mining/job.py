@@ -25,7 +25,8 @@ from trainer.models.encoder import Encoder
 from trainer.models.families import read_any, read_model
 from trainer.models.files.locate import locate
 from trainer.strategies import devices
-from trainer.strategies.environment import check_here, plan_from_environment
+from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.plan import check_requirements
 from trainer.strategies.process_group import process_group
 
 
@@ -125,7 +126,7 @@ def mine_negatives(
     """
     _check_models(model, teacher)
     plan = plan_from_environment(os.environ)
-    check_here(plan)
+    check_requirements(plan)
     accelerator = devices.find_accelerator(plan.accelerator or "auto")
     precision = devices.choose_precision(plan.precision or precision, accelerator)
     job = _Job(model, teacher, source, options or Options(), precision)

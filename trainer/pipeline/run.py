@@ -144,7 +144,7 @@ def accept(pipeline: Pipeline, name: str) -> KeyedStage:
     return stage
 
 
-def shell_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) -> list[str]:
+def script_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) -> list[str]:
     """Returns the lines of a shell script that runs the stages that are not done.
 
     `this_pipeline` is the command line of the pipeline itself.

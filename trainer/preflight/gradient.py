@@ -22,8 +22,8 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun, Request
 from trainer.preflight.rank_part import LIKENESS, ROWS
 from trainer.recipe.schema.families import Recipe
-from trainer.strategies.environment import Plan
 from trainer.strategies.launcher import rank_environment
+from trainer.strategies.machine.plan import Plan
 from trainer.strategies.probe import GradientComparison
 
 ROWS_PER_RANK = 4

@@ -12,8 +12,9 @@ from trainer.preflight.planned_run import PlannedRun, Request
 from trainer.recipe.schema.families import Recipe
 from trainer.runtime.run_folder import check_run_folder
 from trainer.runtime.trackers import check_trackers
-from trainer.strategies.environment import Plan, check_here, plan_from_file
 from trainer.strategies.launcher import on_nodes, read_by_accelerate
+from trainer.strategies.machine.machine_file import plan_from_file
+from trainer.strategies.machine.plan import Plan, check_requirements
 
 
 def check_machine(
@@ -59,7 +60,7 @@ def _ranks_in(path: Path) -> int | None:
 
 def _check_this_machine(findings: Findings, plan: Plan) -> bool:
     try:
-        check_here(plan)
+        check_requirements(plan)
     except BadMachine as error:
         findings.add(
             "warning",

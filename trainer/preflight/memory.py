@@ -17,8 +17,8 @@ from trainer.preflight.sizes import format_bytes
 from trainer.recipe.schema.machine import MachineSection
 from trainer.retrieval.vectors.encode import autocast
 from trainer.runtime import memory
-from trainer.strategies.environment import Plan
 from trainer.strategies.fully_sharded import transformer_blocks
+from trainer.strategies.machine.plan import Plan
 
 
 @dataclass(frozen=True)

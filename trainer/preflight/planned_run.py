@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.recipe.schema.families import Recipe
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from trainer.models.encoder import Encoder
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import Recipe, VectorRecipe
 from trainer.runtime.run_folder import write_json
-from trainer.strategies.environment import check_here, plan_from_environment
-from trainer.strategies.own_rank import is_first_rank, local_rank
+from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.own_rank import is_first_rank, local_rank
+from trainer.strategies.machine.plan import check_requirements
 from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
 from trainer.strategies.process_group import process_group
 
@@ -38,7 +39,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     started, as a single process does. It writes how alike the two are.
     """
     plan = plan_from_environment(os.environ)
-    check_here(plan)
+    check_requirements(plan)
     recipe = _exact(hardware.on_machine(load_recipe(path, overrides), plan))
     hardware.prepare_machine(recipe.machine)
     device = hardware.accelerator(recipe.machine)

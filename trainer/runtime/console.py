@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from trainer.progress import listening
 from trainer.runtime.display import Display, LineWriter
-from trainer.strategies.own_rank import is_first_rank
+from trainer.strategies.machine.own_rank import is_first_rank
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from trainer.runtime.run_folder import check_run_folder
-from trainer.strategies.deepspeed_settings import set_deepspeed_device
-from trainer.strategies.environment import Plan, check_here, plan_from_environment
-from trainer.strategies.own_rank import is_first_rank
+from trainer.strategies.machine.deepspeed_settings import set_deepspeed_device
+from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.own_rank import is_first_rank
+from trainer.strategies.machine.plan import Plan, check_requirements
 
 
 def start_process(folder: Path, replace: bool = False) -> Plan:
@@ -21,6 +22,6 @@ def start_process(folder: Path, replace: bool = False) -> Plan:
     plan = plan_from_environment(os.environ)
     if is_first_rank(os.environ):
         check_run_folder(folder, replace)
-    check_here(plan)
+    check_requirements(plan)
     set_deepspeed_device(plan.accelerator)
     return plan

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from trainer.collectives import MAX, all_reduce_integers
-from trainer.strategies.own_rank import is_first_rank
+from trainer.strategies.machine.own_rank import is_first_rank
 
 
 class GracefulStop(lightning.Callback):

@@ -1,4 +1,4 @@
-"""Where the ranks of a run start, and `accelerate launch`, called in this process."""
+"""Starts the ranks of a run by `accelerate launch`, which is called in this process."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import BadMachine
-from trainer.strategies.environment import Plan, check_here, plan_from_file
+from trainer.strategies.machine.machine_file import plan_from_file
+from trainer.strategies.machine.plan import Plan, check_requirements
 
 if TYPE_CHECKING:
     from accelerate.commands.config.config_args import ClusterConfig
 
 PORT = 29500
-"""Where the ranks of several nodes meet when neither `--main-address` nor the machine file names a
-port.
-"""
+"""Default port at which the ranks of several nodes connect."""
 SHUTDOWN_SECONDS = 600
-"""Time that the ranks have after Ctrl-C to finish their step and save, before they are killed."""
+"""Seconds after Ctrl-C in which the ranks finish their step and save, before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Launch:
     plan: Plan
     node_rank: int = 0
     host: str | None = None
-    """Where the ranks of all nodes meet; None on one node, where accelerate finds a place."""
+    """Host at which the ranks of all nodes connect; None on one node, where accelerate chooses."""
     port: int | None = None
 
     def start(self, words: Sequence[str]) -> int:
@@ -37,12 +36,12 @@ class Launch:
         return run_ranks([*self._options(), "--module", "trainer", *words])
 
     def prepare_single_process(self) -> None:
-        """Exports what accelerate would export to a single process: this one."""
+        """Sets the variables in this process that accelerate would export to a single process."""
         os.environ.update(_device_environment(self.plan))
         os.environ["ACCELERATE_MIXED_PRECISION"] = self.plan.precision or "no"
 
     def _options(self) -> list[str]:
-        """Options of `accelerate launch` besides those that the machine file gives."""
+        """Returns options of `accelerate launch` in addition to those of the machine file."""
         counts = {"--num_processes": self.plan.ranks, "--num_machines": self.plan.nodes}
         meeting_point = {
             "--machine_rank": self.node_rank,
@@ -63,13 +62,14 @@ def plan_launch(
     node_rank: int | None = None,
     main_address: str | None = None,
 ) -> Launch:
-    """The launch on this node; nothing is started.
+    """Returns the launch on this node. Starts nothing.
 
-    `nodes` replaces the number of the machine file, each with the same processes per node. Raises
-    BadMachine when this machine lacks what the file asks for, or the nodes cannot meet.
+    `nodes` replaces the number of nodes in the machine file, with the same processes per node.
+    Raises BadMachine if this machine does not meet the requirements of the file, or if the address
+    of the nodes is missing.
     """
     plan = plan_from_file(machine)
-    check_here(plan)
+    check_requirements(plan)
     accelerate_config = read_by_accelerate(machine)
     plan = on_nodes(plan, machine, nodes or plan.nodes, accelerate_config.distributed_type)
     usual_port = accelerate_config.main_process_port or PORT
@@ -78,13 +78,14 @@ def plan_launch(
 
 
 def on_nodes(plan: Plan, machine: Path, nodes: int, distributed_type: str) -> Plan:
-    """The plan with the same processes on each of `nodes`. Raises BadMachine for a file of one
-    process.
+    """Returns the plan with the same processes on each of `nodes`.
+
+    Raises BadMachine for several nodes if the file is for one process.
     """
     if nodes > 1 and distributed_type == "NO":
         raise BadMachine(
-            f"{machine} starts one process, which cannot be on {nodes} nodes; take a file for"
-            " several, e.g. launch/accelerate/ddp.yaml"
+            f"{machine} starts one process, which cannot be on {nodes} nodes; use a file for"
+            " several processes, e.g. launch/accelerate/ddp.yaml"
         )
     one_per_node = nodes > 1 and plan.kind == "single"  # one GPU on each node, of a file for DDP
     kind = "ddp" if one_per_node else plan.kind
@@ -94,7 +95,7 @@ def on_nodes(plan: Plan, machine: Path, nodes: int, distributed_type: str) -> Pl
 def _meeting_point(
     plan: Plan, node_rank: int | None, main_address: str | None, usual_port: int
 ) -> tuple[str | None, int | None]:
-    """Host and port where the ranks of all nodes meet; None and None on one node."""
+    """Returns host and port at which the ranks of all nodes connect, or None twice on one node."""
     if plan.nodes == 1 and not node_rank:
         return None, None
     if node_rank is None or main_address is None:
@@ -119,8 +120,10 @@ def _meeting_point(
 
 
 def rank_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the ranks of a node: the cores are divided among them, and the device of
-    the machine file is passed on, which accelerate does for a single process only.
+    """Returns the environment of the ranks of a node.
+
+    It divides the cores among the ranks. It also contains the device of the machine file, which
+    accelerate exports only to a single process.
     """
     threads = max(1, _cores() // plan.ranks_per_node)
     defaults = {
@@ -135,12 +138,12 @@ def _device_environment(plan: Plan) -> dict[str, str]:
 
 
 def _cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_by_accelerate(machine: Path) -> "ClusterConfig":
-    """The file as accelerate reads it, which is stricter about keys than Nearfar is."""
+    """Reads the file with accelerate, which checks keys more strictly than Nearfar."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
@@ -150,12 +153,11 @@ def read_by_accelerate(machine: Path) -> "ClusterConfig":
 
 
 def run_ranks(arguments: list[str]) -> int:
-    """Runs `accelerate launch` in this process and returns the exit code of the run: that of the
-    first rank that failed, otherwise 0.
+    """Runs `accelerate launch` in this process and returns the exit code of the run.
 
-    In this process, because the command alone answers every failure of a rank with code 1 and a
-    traceback of its own. A signal that ends the launcher (Ctrl-C) has been passed on to every rank,
-    and each has ended, when this returns 128 + its number.
+    It is the exit code of the first rank that failed, otherwise 0. The command itself would return
+    1 for every failure and print its own traceback. A signal that ends the launcher (Ctrl-C) is
+    forwarded to every rank. When all have ended, the exit code is 128 + its number.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing import SignalException

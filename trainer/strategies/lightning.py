@@ -6,15 +6,15 @@ from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
-from trainer.strategies.deepspeed_settings import set_deepspeed_device
-from trainer.strategies.environment import Plan
+from trainer.strategies.machine.deepspeed_settings import set_deepspeed_device
+from trainer.strategies.machine.plan import Plan
 
 
 def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
-    """The strategy for `Trainer(strategy=..., devices=plan.ranks_per_node, num_nodes=plan.nodes,
-    use_distributed_sampler=False)`.
+    """Returns the strategy for `Trainer(strategy=..., devices=plan.ranks_per_node,
+    num_nodes=plan.nodes, use_distributed_sampler=False)`.
 
-    The launcher has started the processes; Lightning starts none. Every strategy averages the
+    The launcher has started the processes, so Lightning starts none. Every strategy averages the
     gradients over the ranks.
     """
     environment = TorchElasticEnvironment()
@@ -38,9 +38,9 @@ def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
 def lightning_precision(
     plan: Plan, precision: Literal["fp32", "bf16", "fp16"], device: str
 ) -> Precision:
-    """The plugin for `Trainer(plugins=[...])`, in place of its argument `precision`, which refuses
-    or changes some of these names.
+    """Returns the plugin for `Trainer(plugins=[...])`.
 
+    It replaces the argument `precision` of the trainer, which does not accept all of these names.
     fp32 and bf16 mean the same in every strategy: float32 weights, with autocast for bf16. fp16
     needs scaled gradients, for which DeepSpeed keeps the weights in half precision.
     """

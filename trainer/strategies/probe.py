@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from trainer.errors import BadMachine
-from trainer.strategies.environment import Plan
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
+from trainer.strategies.machine.plan import Plan
 from trainer.strategies.weights import full_weights
 
 RATE = 2.0**20

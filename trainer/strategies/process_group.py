@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
-from trainer.strategies.environment import Plan
-from trainer.strategies.own_rank import local_rank
+from trainer.strategies.machine.own_rank import local_rank
+from trainer.strategies.machine.plan import Plan
 
 
 @contextmanager

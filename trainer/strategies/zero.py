@@ -14,7 +14,7 @@ from pytorch_lightning.strategies.strategy import _ForwardRedirection
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 
-from trainer.strategies.deepspeed_settings import DeepSpeedSettings
+from trainer.strategies.machine.deepspeed_settings import DeepSpeedSettings
 
 
 class ZeroStrategy(DeepSpeedStrategy):

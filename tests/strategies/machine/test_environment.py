@@ -12,15 +12,11 @@ import pytest
 import yaml
 
 from trainer.errors import BadMachine
-from trainer.strategies import environment
-from trainer.strategies.environment import (
-    SINGLE,
-    Plan,
-    check_here,
-    plan_from_environment,
-    plan_from_file,
-)
-from trainer.strategies.own_rank import is_first_rank, local_rank
+from trainer.strategies.machine import environment
+from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.machine_file import plan_from_file
+from trainer.strategies.machine.own_rank import is_first_rank, local_rank
+from trainer.strategies.machine.plan import SINGLE, Plan, check_requirements
 from trainer.strategies.process_group import torchrun_variables
 
 TORCHRUN = {
@@ -93,7 +89,7 @@ def test_single_process_is_the_first_of_its_node(repository, tmp_path):
     """accelerate gives no number to the one process that it starts for a file such as gpu-1."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os\nfrom trainer.strategies.own_rank import local_rank\n"
+        "import os\nfrom trainer.strategies.machine.own_rank import local_rank\n"
         "print('LOCAL_RANK' in os.environ, local_rank(os.environ))\n"
     )
     machine = repository / "launch/accelerate/gpu-1.yaml"
@@ -238,7 +234,7 @@ def test_invalid_files_are_refused(tmp_path):
     with pytest.raises(BadMachine, match="cannot be read"):
         plan_from_file(tmp_path / "absent.yaml")
     (tmp_path / "machine.yaml").write_text("model: x", encoding="utf-8")
-    with pytest.raises(BadMachine, match="no machine file"):
+    with pytest.raises(BadMachine, match="not a machine file"):
         plan_from_file(tmp_path / "machine.yaml")
     with pytest.raises(BadMachine, match="DeepSpeed file.*cannot be read"):
         plan_from_file(
@@ -275,10 +271,12 @@ def test_missing_devices_are_named(monkeypatch):
     import torch
 
     if not torch.cuda.is_available():
-        with pytest.raises(BadMachine, match="2 GPUs a node.*finds none here.*use_cpu: true"):
-            check_here(Plan("ddp", 2, 1, 2, accelerator="cuda"))
+        with pytest.raises(
+            BadMachine, match="2 GPUs per node.*finds none on this machine.*use_cpu: true"
+        ):
+            check_requirements(Plan("ddp", 2, 1, 2, accelerator="cuda"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         BadMachine, match=r"DeepSpeed.*not installed; pip install 'nearfar\[deepspeed\]'"
     ):
-        check_here(Plan("zero2", 2, 1, 2, deepspeed={}))
+        check_requirements(Plan("zero2", 2, 1, 2, deepspeed={}))

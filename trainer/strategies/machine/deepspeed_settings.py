@@ -1,4 +1,6 @@
-"""Reads a DeepSpeed configuration: settings of speed are used, settings of learning are refused."""
+"""Reads a DeepSpeed configuration. Settings of speed and memory are used, and settings that change
+the result of the training are refused.
+"""
 
 import json
 import os
@@ -30,7 +32,7 @@ ALLOWED_SECTIONS = {
     "prescale_gradients",
     "gradient_predivide_factor",
 }
-"""Sections that a DeepSpeed file may have; those of `NEUTRAL_VALUES` only with this value."""
+"""Sections that a DeepSpeed file may have. Those of `NEUTRAL_VALUES` must have the value there."""
 NEUTRAL_VALUES: dict[str, tuple[Any, str]] = {
     "train_batch_size": ("auto", "the batch is the recipe's optimization.batch_size"),
     "train_micro_batch_size_per_gpu": (
@@ -59,7 +61,7 @@ APPROXIMATE = (
 
 
 def deepspeed_settings(section: Mapping[str, Any], source: str) -> DeepSpeedSettings:
-    """The configuration for DeepSpeed, without "auto" values.
+    """Returns the configuration for DeepSpeed, without "auto" values.
 
     `section` is `deepspeed_config` of a machine file, which may name a DeepSpeed file. Raises
     BadMachine.
@@ -73,7 +75,7 @@ def deepspeed_settings(section: Mapping[str, Any], source: str) -> DeepSpeedSett
             )
         if key in NEUTRAL_VALUES and not _is_neutral(key, value):
             raise BadMachine(
-                f"{source}: DeepSpeed's {key} is {value}, which would change what the recipe says:"
+                f"{source}: DeepSpeed's {key} is {value}, which would contradict the recipe:"
                 f" {NEUTRAL_VALUES[key][1]}; remove it"
             )
     zero = _zero_settings(_without_auto(file_settings.get("zero_optimization") or {}), source)
@@ -83,7 +85,7 @@ def deepspeed_settings(section: Mapping[str, Any], source: str) -> DeepSpeedSett
         for key, value in file_settings.items()
         if key not in ignored_keys and value != "auto"
     }
-    # The optimizers are torch's: their arithmetic is the same as in the other strategies.
+    # The optimizers are those of torch, with the same arithmetic as in the other strategies.
     return speed_settings | {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -92,10 +94,10 @@ def deepspeed_settings(section: Mapping[str, Any], source: str) -> DeepSpeedSett
 
 
 def set_deepspeed_device(device: str | None) -> None:
-    """Tells DeepSpeed its device, if it is installed; None means GPUs if there are any.
+    """Sets the device of DeepSpeed, if it is installed; None means GPUs if there are any.
 
-    It must be called before transformers is imported: transformers imports DeepSpeed, which chooses
-    its device once, and warns if it finds no GPU.
+    It must be called before transformers is imported. transformers imports DeepSpeed, which chooses
+    its device once and warns if it finds no GPU.
     """
     if find_spec("deepspeed") is None or "DS_ACCELERATOR" in os.environ:
         return
@@ -107,7 +109,7 @@ def set_deepspeed_device(device: str | None) -> None:
 
 
 def deepspeed_precision(section: Mapping[str, Any], source: str) -> Literal["bf16", "fp16"] | None:
-    """The half precision that the DeepSpeed settings enable, or None."""
+    """Returns the half precision that the DeepSpeed settings enable, or None."""
     file_settings = _expand(section, source)
     if (file_settings.get("bf16") or {}).get("enabled") is True:
         return "bf16"
@@ -115,7 +117,7 @@ def deepspeed_precision(section: Mapping[str, Any], source: str) -> Literal["bf1
 
 
 def _expand(section: Mapping[str, Any], source: str) -> DeepSpeedSettings:
-    """The DeepSpeed dictionary: the content of the named file, or of the keys of a machine file."""
+    """Returns the settings from the DeepSpeed file, or from the keys of the machine file."""
     file = section.get("deepspeed_config_file", section.get("config_file"))
     if file not in (None, "none"):
         return _read(Path(str(file)), source)
@@ -136,12 +138,12 @@ def _read(path: Path, source: str) -> DeepSpeedSettings:
     except OSError as error:
         raise BadMachine(
             f"{source} names the DeepSpeed file {path}, which cannot be read from {Path.cwd()}:"
-            f" {error.strerror}"
+            f" {error.strerror}; correct the path"
         ) from error
     except ValueError as error:
         raise BadMachine(f"DeepSpeed file {path} is not JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise BadMachine(f"DeepSpeed file {path} holds no JSON object")
+        raise BadMachine(f"DeepSpeed file {path} is not a JSON object; write settings in {{ }}")
     return settings
 
 

@@ -1,0 +1,54 @@
+"""The plan of a run: its processes, and how they share weights and gradients. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer.errors import BadMachine
+from trainer.strategies.machine.deepspeed_settings import DeepSpeedSettings
+
+StrategyKind = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
+HalfPrecision = Literal["bf16", "fp16"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many processes share a run, and how they share its weights and gradients."""
+
+    kind: StrategyKind
+    ranks: int
+    nodes: int
+    ranks_per_node: int
+    precision: HalfPrecision | None = None
+    """None: the recipe decides. accelerate does not distinguish `no` from a missing value."""
+    accelerator: Device | None = None
+    """None: the recipe decides, or there is no machine file."""
+    deepspeed: DeepSpeedSettings | None = None
+    reshard_after_forward: bool = True
+    """FSDP2 only: whether gathered weights are freed between forward and backward pass."""
+
+
+SINGLE = Plan("single", 1, 1, 1)
+"""The plan of a single process."""
+
+
+def check_requirements(plan: Plan) -> None:
+    """Raises BadMachine if this machine lacks GPUs or the package deepspeed that the plan needs."""
+    if plan.deepspeed is not None:
+        from importlib.util import find_spec
+
+        if find_spec("deepspeed") is None:
+            raise BadMachine(
+                f"the machine file needs DeepSpeed ({plan.kind}), which is not installed; "
+                "pip install 'nearfar[deepspeed]', or use a machine file for FSDP2 or DDP"
+            )
+    if plan.accelerator == "cuda":
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if gpus < plan.ranks_per_node:
+            raise BadMachine(
+                f"the machine file is for {plan.ranks_per_node} GPUs per node (use_cpu: false), but"
+                f" PyTorch finds {gpus or 'none'} on this machine; use a file with use_cpu: true,"
+                " such as launch/accelerate/cpu-2-ddp.yaml, or fewer processes"
+            )
