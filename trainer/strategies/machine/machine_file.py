@@ -89,15 +89,19 @@ def make_plan(file: MachineFile, source: str) -> Plan:
         section = file.get("deepspeed_config") or {}
         settings = deepspeed_settings(section, source)
         strategy, half_precision = _zero(settings), deepspeed_precision(section, source)
-        launcher = section.get("deepspeed_multinode_launcher", "standard")
-        if nodes > 1 and launcher != "standard":
-            raise BadMachine(
-                f"{source}: deepspeed_multinode_launcher {launcher!r} is not supported, because"
-                " each node is started by its own command; write standard"
-            )
+        _check_deepspeed_launcher(section, nodes, source)
     device = _device(kind, file)
     precision = _precision(file.get("mixed_precision"), half_precision, device, source)
     return Plan(strategy, ranks, nodes, ranks // nodes, precision, device, settings, reshard)
+
+
+def _check_deepspeed_launcher(section: Mapping[str, Any], nodes: int, source: str) -> None:
+    launcher = section.get("deepspeed_multinode_launcher", "standard")
+    if nodes > 1 and launcher != "standard":
+        raise BadMachine(
+            f"{source}: deepspeed_multinode_launcher {launcher!r} is not supported, because each"
+            " node is started by its own command; write standard"
+        )
 
 
 def _zero(settings: DeepSpeedSettings) -> StrategyKind:
