@@ -117,7 +117,7 @@ def test_search_explains_its_first_document(model, filling_model, beir, tmp_path
     assert float(rows[-1][-1]) == pytest.approx(
         float(rows[0][1]), abs=0.01
     )  # the similarities add up to the score
-    assert ("tokens of filling" in page) == filled
+    assert ("expansion tokens" in page) == filled
     call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
     with pytest.raises(BadModel, match="--explain"):
         call("search", tmp_path / "flat", "disk", "--explain")
@@ -242,7 +242,7 @@ def test_search_of_an_emptied_index_says_so(model, beir, tmp_path):
     call("delete", tmp_path / "idx", *(f"doc{row}" for row in range(4)))
     found = call("search", tmp_path / "idx", "disk")
     assert (found.stdout, found.exit_code) == ("", 0)
-    assert "has no document left; put some in with `nearfar add`" in found.stderr
+    assert "contains no documents; add some with `nearfar add`" in found.stderr
     assert json.loads(call("search", tmp_path / "idx", "disk", "--json").stdout) == []
 
 

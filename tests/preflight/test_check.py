@@ -114,7 +114,7 @@ def test_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
     ]
     ended = nearfar_check(RECIPE, MACHINES / f"cpu-2-{kind}.yaml", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.endswith("nothing wrong was found\n")
+    assert ended.stdout.endswith("no problems found\n")
     seen = re.search(
         rf"ok +gradient on 2 ranks \({kind}\) against one: norm ratio ([0-9.]+), cosine"
         r" ([0-9.]+)\n",
@@ -320,7 +320,7 @@ def test_all_faults_are_named_in_one_run(toy, tmp_path, capsys):
         )
     assert "no-test.jsonl does not exist" in output
     assert ("ok", "model") in lines_of(output)  # which could be looked at all the same
-    assert "5 things are wrong" in output
+    assert "5 problems found" in output
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_fault_is_found(toy, changes, said, capsys):
     assert ended.value.exit_code == 2
     output = capsys.readouterr().out
     assert re.search(said, output), output
-    assert "1 thing is wrong" in output
+    assert "1 problem found" in output
 
 
 def test_findings_are_returned_and_shown_when_they_are_made(toy):
@@ -381,7 +381,7 @@ def test_file_for_another_machine_is_no_fault(toy, capsys):
         output,
     )
     assert "skipped  gradient: cannot be checked on this machine" in output
-    assert "nothing wrong was found" in output
+    assert "no problems found" in output
 
 
 def test_run_on_several_nodes_is_checked_from_one(toy):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from trainer.cli.data import app
+from trainer.cli.groups.data import app
 from trainer.data.prepare.named_sets import prepare
 from trainer.data.readers.beir import read_qrels
 from trainer.data.readers.read import read_rows

@@ -1,11 +1,11 @@
-"""`nearfar check`: a run looked over before it is submitted, one finding per line."""
+"""`nearfar check`: checks a run before it is submitted, and prints one finding per line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli import options
+from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.preflight.findings import Finding
@@ -17,7 +17,7 @@ NoProbe = Annotated[
     bool,
     typer.Option(
         "--no-probe",
-        help="do not start the ranks; their gradient is then not compared with that of one process",
+        help="do not start the ranks, so that their gradient is not compared with one process",
     ),
 ]
 ProbeTimeout = Annotated[
@@ -29,11 +29,11 @@ ProbeTimeout = Annotated[
 
 
 def check(
-    recipe: options.RecipeFile,
-    machine: options.MachineFile,
-    overrides: options.Overrides = None,
+    recipe: shared.RecipeFile,
+    machine: shared.MachineFile,
+    overrides: shared.Overrides = None,
     replace: ForReplacement = False,
-    nodes: options.Nodes = None,
+    nodes: shared.Nodes = None,
     no_probe: NoProbe = False,
     probe_timeout_seconds: ProbeTimeout = 600,
     as_rank: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -52,9 +52,9 @@ def check(
     request = Request(recipe, machine, overrides or [], replace, nodes)
     findings = check_run(request, None if no_probe else probe_timeout_seconds, _show)
     if findings.faults:
-        print(f"{findings.faults} {'things are' if findings.faults > 1 else 'thing is'} wrong")
+        print(f"{findings.faults} problem{'s' if findings.faults > 1 else ''} found")
         raise typer.Exit(2)
-    print("nothing wrong was found")
+    print("no problems found")
 
 
 def _show(finding: "Finding") -> None:

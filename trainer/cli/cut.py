@@ -1,11 +1,11 @@
-"""`nearfar cut`: the smaller model inside one that was trained with matryoshka."""
+"""`nearfar cut`: writes the smaller model inside a model that was trained with matryoshka."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trainer.cli import options
+from trainer.cli.options import shared
 
 OutFolder = Annotated[
     Path,
@@ -37,14 +37,14 @@ Replace = Annotated[bool, typer.Option("--replace", help="replace the model that
 
 
 def cut(
-    model: options.ModelName,
+    model: shared.ModelName,
     out: OutFolder,
     layers: Layers = None,
     dimensions: Dimensions = None,
     replace: Replace = False,
 ) -> None:
-    """Write the smaller model inside one that was trained with matryoshka: its first layers, the
-    first components of its vectors, or both.
+    """Write the smaller model inside a model that was trained with matryoshka: its first layers,
+    the first components of its vectors, or both.
     """
     from trainer.models.cut import write_cut
 

@@ -1,4 +1,4 @@
-"""`nearfar encode`: texts in, vectors out."""
+"""`nearfar encode`: encodes texts as vectors."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from trainer.cli import options, terminal
+from trainer.cli import terminal
+from trainer.cli.options import shared
 
 RoleName = Annotated[
     Literal["document", "query"],
@@ -25,12 +26,12 @@ OutFile = Annotated[
 
 
 def encode(
-    model: options.ModelName,
+    model: shared.ModelName,
     role: RoleName = "document",
     out: OutFile = None,
-    dimensions: options.Dimensions = None,
-    layers: options.Layers = None,
-    precision: options.PrecisionName = "fp32",
+    dimensions: shared.Dimensions = None,
+    layers: shared.Layers = None,
+    precision: shared.PrecisionName = "fp32",
 ) -> None:
     """Read one text per line from standard input, and write one float32 vector per text.
 
@@ -40,8 +41,8 @@ def encode(
 
     if out is None and sys.stdout.isatty():
         raise BadData(
-            "vectors are binary and would garble a terminal; send them to a file: nearfar encode"
-            " MODEL < texts.txt > vectors.npy"
+            "vectors are binary and cannot be shown on a terminal; write them to a file: nearfar"
+            " encode MODEL < texts.txt > vectors.npy"
         )
     if sys.stdin.isatty():
         terminal.tell("reading texts from the keyboard, one per line; end with Ctrl-D")

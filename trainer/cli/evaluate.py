@@ -1,11 +1,12 @@
-"""`nearfar evaluate`: models side by side on judged queries."""
+"""`nearfar evaluate`: compares models on judged queries."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli import options, terminal
+from trainer.cli import terminal
+from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.evaluation.evaluate_models import ModelComparison
@@ -46,7 +47,7 @@ IndexFolder = Annotated[
     typer.Option(
         "--index",
         metavar="FOLDER",
-        help="also measure search with this index of the same corpus; give one MODEL, its own",
+        help="also measure search with this index of the corpus; give only its own MODEL",
         show_default=False,
     ),
 ]
@@ -55,7 +56,7 @@ OutFile = Annotated[
     typer.Option(
         "--out",
         metavar="FILE",
-        help="also write everything that was measured to this JSON file",
+        help="also write all measurements to this JSON file",
         show_default=False,
     ),
 ]
@@ -67,20 +68,20 @@ Examples = Annotated[
 def evaluate(
     models: Models,
     data: JudgedQueries,
-    split: options.SplitName = "test",
-    column: options.ColumnNames = None,
+    split: shared.SplitName = "test",
+    column: shared.ColumnNames = None,
     max_queries: MaxQueries = None,
     bm25: Bm25 = True,
     index: IndexFolder = None,
-    rerank: options.Reranker = None,
-    rerank_depth: options.RerankDepth = 100,
+    rerank: shared.Reranker = None,
+    rerank_depth: shared.RerankDepth = 100,
     out: OutFile = None,
     examples: Examples = 3,
-    dimensions: options.Dimensions = None,
-    layers: options.Layers = None,
-    precision: options.PrecisionName = "auto",
+    dimensions: shared.Dimensions = None,
+    layers: shared.Layers = None,
+    precision: shared.PrecisionName = "auto",
 ) -> None:
-    """Measure models on judged queries, and compare each of them, and BM25, with the first by a
+    """Measure models on judged queries, and compare each of them and BM25 with the first one by a
     paired test.
     """
     from trainer.errors import BadRecipe
@@ -89,13 +90,13 @@ def evaluate(
 
     if out is not None and not out.absolute().parent.is_dir():
         raise BadRecipe(
-            f"--out {out}: the folder {out.absolute().parent} does not exist; make it first"
+            f"--out {out}: the folder {out.absolute().parent} does not exist; create it first"
         )
     comparison = evaluate_models(
         models,
         data,
         split=split,
-        columns=options.columns_of(column),
+        columns=shared.columns_of(column),
         max_queries=max_queries,
         bm25=bm25,
         index=index,

@@ -1,18 +1,18 @@
-"""`nearfar fit`: recipe in, model folder out, with the proof that it is better."""
+"""`nearfar fit`: trains a model from a recipe and measures whether it got better."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trainer.cli import options
+from trainer.cli.options import shared
 
 Replace = Annotated[
     bool,
     typer.Option(
         "--replace",
         help=(
-            "move a former run of the same name aside, and compute a teacher's vectors again where"
+            "move a former run of the same name aside, and compute a teacher's vectors again if"
             " the stored ones belong to other data or another teacher"
         ),
     ),
@@ -20,11 +20,11 @@ Replace = Annotated[
 
 
 def fit(
-    recipe: options.RecipeFile,
-    overrides: options.Overrides = None,
+    recipe: shared.RecipeFile,
+    overrides: shared.Overrides = None,
     replace: Replace = False,
 ) -> None:
-    """Train a model by a recipe, and compare it with the base model and BM25 on test queries."""
+    """Train a model from a recipe, and compare it with the base model and BM25 on test queries."""
     from trainer.progress import phase
     from trainer.recipe.load import load_recipe
 
@@ -34,7 +34,7 @@ def fit(
 
         plan = start_process(Path(settings.output) / settings.name, replace)
 
-        from trainer.evaluation.table import result_parts  # only now: heavy imports
+        from trainer.evaluation.table import result_parts  # imported after start_process: heavy
         from trainer.run import run_recipe
         from trainer.runtime.console import show
 

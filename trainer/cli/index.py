@@ -1,11 +1,12 @@
-"""`nearfar index`, `add` and `delete`: a corpus made searchable, and the index changed."""
+"""`nearfar index`, `add` and `delete`: build the index of a corpus and change it."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from trainer.cli import options, terminal
+from trainer.cli import terminal
+from trainer.cli.options import shared
 
 _BITS: dict[str, Literal[1, 2, 4]] = {"1": 1, "2": 2, "4": 4}
 
@@ -51,7 +52,7 @@ TokenIndex = Annotated[
     Path,
     typer.Argument(
         metavar="INDEX",
-        help="folder that `nearfar index` made with a late-interaction model",
+        help="folder that `nearfar index` wrote for a late-interaction model",
         show_default=False,
     ),
 ]
@@ -61,8 +62,8 @@ IdPrefix = Annotated[
         "--id-prefix",
         metavar="TEXT",
         help=(
-            "a document without an id gets TEXT and its line number as id; choose TEXT so that it"
-            " differs from all ids in the index"
+            "a document without an id gets TEXT and its line number as id; choose TEXT so that no"
+            " such id is in the index"
         ),
         show_default=False,
     ),
@@ -74,17 +75,17 @@ Ids = Annotated[
 
 
 def index(
-    model: options.ModelName,
-    corpus: options.CorpusFile,
+    model: shared.ModelName,
+    corpus: shared.CorpusFile,
     out: OutFolder,
     kind: Kind = None,
     bits: Bits = None,
     pool_factor: PoolFactor = None,
     replace: Replace = False,
-    max_bad_rows_ratio: options.MaxBadRowsRatio = 0.001,
-    dimensions: options.Dimensions = None,
-    layers: options.Layers = None,
-    precision: options.PrecisionName = "fp32",
+    max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
+    dimensions: shared.Dimensions = None,
+    layers: shared.Layers = None,
+    precision: shared.PrecisionName = "fp32",
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
     from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
@@ -107,13 +108,13 @@ def index(
 
 def add(
     index: TokenIndex,
-    corpus: options.CorpusFile,
-    model: options.IndexModel = None,
+    corpus: shared.CorpusFile,
+    model: shared.IndexModel = None,
     id_prefix: IdPrefix = "",
-    max_bad_rows_ratio: options.MaxBadRowsRatio = 0.001,
-    precision: options.PrecisionName = "fp32",
+    max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
+    precision: shared.PrecisionName = "fp32",
 ) -> None:
-    """Add documents to an index of token vectors. None of their ids may be in it already."""
+    """Add documents to an index of token vectors. Their ids must not be in the index already."""
     from trainer.retrieval.indexes.index_corpus import add_documents
 
     summary = add_documents(
@@ -130,8 +131,8 @@ def add(
 
 
 def delete(index: TokenIndex, ids: Ids) -> None:
-    """Delete documents from an index of token vectors: all of them, or none where an id is not in
-    the index.
+    """Delete documents from an index of token vectors. If one id is not in the index, none is
+    deleted.
     """
     from trainer.retrieval.indexes.index_corpus import delete_documents
 

@@ -1,5 +1,6 @@
-"""`nearfar launch`: one recipe, or one mining job, on all ranks of a machine file. Both are checked
-before any rank is started.
+"""`nearfar launch`: runs a recipe or a mining job on all ranks of a machine file.
+
+Both are checked before any rank is started.
 """
 
 from collections.abc import Callable
@@ -9,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli import options
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
+from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.strategies.machine.plan import Plan
 
 ANY_WORDS = {"ignore_unknown_options": True}
-"""Options that launch does not have belong to what it starts."""
+"""Options that launch does not have belong to the command that it starts."""
 
 RecipeOrMine = Annotated[
     Path,
@@ -45,7 +46,7 @@ NodeRank = Annotated[
         "--node-rank",
         min=0,
         metavar="N",
-        help="number of this machine among them, from 0; needed for more than one",
+        help="number of this machine, from 0; required with several machines",
         show_default=False,
     ),
 ]
@@ -54,7 +55,7 @@ MainAddress = Annotated[
     typer.Option(
         "--main-address",
         metavar="HOST[:PORT]",
-        help="address of machine 0, the same on every machine; needed for more than one",
+        help="address of machine 0, the same on every machine; required with several machines",
         show_default=False,
     ),
 ]
@@ -62,16 +63,14 @@ MainAddress = Annotated[
 
 def launch(
     recipe: RecipeOrMine,
-    machine: options.MachineFile,
+    machine: shared.MachineFile,
     overrides: Words = None,
     replace: Replace = False,
-    nodes: options.Nodes = None,
+    nodes: shared.Nodes = None,
     node_rank: NodeRank = None,
     main_address: MainAddress = None,
 ) -> None:
-    """Train a model by a recipe, or mine hard negatives, on the processes that a machine file
-    describes.
-    """
+    """Train a model from a recipe, or mine hard negatives, with the processes of a machine file."""
     words = overrides or []
     job = (
         _mining_job(words, replace)
@@ -90,14 +89,14 @@ def launch(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is started."""
+    """A command that is started on every rank."""
 
     words: list[str]
-    """Its words on the command line of a rank."""
+    """The words of the command line of a rank, after `nearfar`."""
     check: Callable[["Plan"], None]
-    """Raises an error where it does not fit a plan."""
+    """Raises an error if the command cannot run with a plan."""
     run_alone: Callable[[], None]
-    """Runs it in this process."""
+    """Runs the command in this process."""
 
 
 def _training_job(recipe: Path, overrides: list[str], replace: bool) -> _Job:
@@ -108,8 +107,8 @@ def _training_job(recipe: Path, overrides: list[str], replace: bool) -> _Job:
     if unknown := [word for word in overrides if word.startswith("-")]:
         raise typer.BadParameter(f"No such option: {unknown[0].partition('=')[0]}")
     settings = load_recipe(recipe, overrides)
-    # On every node: one that went on alone would wait for the others. The folder is made once all
-    # ranks of all nodes have met, so none comes too late.
+    # Every node checks the folder, because a node that continued alone would wait for the others.
+    # The folder is created after all ranks of all nodes are connected, so no node is too late.
     check_run_folder(Path(settings.output) / settings.name, replace)
     batch_size = settings.optimization.batch_size
     return _Job(
@@ -120,7 +119,7 @@ def _training_job(recipe: Path, overrides: list[str], replace: bool) -> _Job:
 
 
 def _mining_job(words: list[str], replace: bool) -> _Job:
-    """The words are read as `nearfar mine` reads them, and the models are looked for."""
+    """Parses the words like `nearfar mine`, and checks that the models exist."""
     from trainer.models.files.locate import locate
 
     app = typer.Typer()

@@ -1,6 +1,6 @@
-"""The `nearfar` command: its verbs, and how it ends.
+"""The `nearfar` command: its verbs and its exit codes.
 
-`--help` is quick, because no verb imports anything heavy before it runs.
+`--help` is quick, because no verb imports heavy libraries before it runs.
 """
 
 import atexit
@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 from trainer.cli import (
     check,
     cut,
-    data,
     encode,
     evaluate,
     fit,
@@ -23,22 +22,22 @@ from trainer.cli import (
     launch,
     mine,
     pipeline,
-    recipe,
     report,
     search,
 )
+from trainer.cli.groups import data, recipe
 from trainer.errors import Interrupted, NearfarError
 from trainer.runtime.console import console
 from trainer.storage.visible import visible
 
 READER_GONE = 141
-"""The exit code of a Unix command whose reader went away: 128 + SIGPIPE."""
+"""The exit code of a Unix command whose output is no longer read: 128 + SIGPIPE."""
 
 
 class _Verbs(TyperGroup):
     """The verbs in the order of a user's work.
 
-    The command ends quietly when the reader of its output has gone (`nearfar ... | head`).
+    The command ends without an error if its output is no longer read (`nearfar ... | head`).
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -56,11 +55,11 @@ class _Verbs(TyperGroup):
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    rich_markup_mode=None,  # rich alone would take a third of the time `--help` may take
+    rich_markup_mode=None,  # importing rich would take a third of the time that `--help` may take
     pretty_exceptions_enable=False,
 )
 for verb, summary in (
-    (fit.fit, "Train a model by a recipe, and show whether it got better."),
+    (fit.fit, "Train a model from a recipe, and show whether it got better."),
     (check.check, "Check a run before it is submitted."),
     (launch.launch, "Train or mine on the processes of a machine file."),
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
@@ -102,8 +101,9 @@ def nearfar(
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits: 0 done, 2 bad input, the code of the `NearfarError` raised,
-    130 on Ctrl-C, 1 with a traceback for a bug.
+    """Runs the command line and exits with 0 for success or the `exit_code` of a `NearfarError`.
+
+    Other exit codes are 2 for invalid arguments, 130 on Ctrl-C, and 1 with a traceback for a bug.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with console():
@@ -121,18 +121,17 @@ def _run() -> None:
         let_first_rank_speak(os.environ)
         print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as ended:
-        if not ended.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    except SystemExit as end:
+        if not end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _leave_at_once()
         raise
 
 
 def _leave_at_once() -> NoReturn:
-    """Ends one of several ranks without a shutdown of the interpreter.
+    """Ends one of several ranks without shutting down the interpreter.
 
-    A thread of gloo or of autograd that needs the interpreter during a shutdown is unwound through
-    C++, which aborts the process. On a busy machine, a run that was saved and whose process group
-    was closed would now and then end with exit code 134.
+    A thread of gloo or of autograd that needs the interpreter during its shutdown aborts the
+    process. On a busy machine, a successful run would then occasionally end with exit code 134.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -141,7 +140,7 @@ def _leave_at_once() -> NoReturn:
 
 
 def _reader_gone() -> bool:
-    """Whether standard output has lost its reader, and not some other pipe or socket."""
+    """Returns True if standard output is no longer read, and not another pipe or socket."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -5,9 +5,11 @@ dependencies have changed.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from trainer.cli.options import pipelines
 
 if TYPE_CHECKING:
     from trainer.pipeline.keys import KeyedStage
@@ -17,68 +19,16 @@ if TYPE_CHECKING:
 else:
     Context = typer.Context.__base__  # the class of the object that typer passes
 
-PipelineFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE",
-        help="pipeline file, e.g. recipes/pipelines/teacher-to-student.yaml",
-        show_default=False,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="changes to the pipeline: values.NAME=VALUE, name=NAME, output=FOLDER",
-        show_default=False,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="print which stages are done and why the others would run; run nothing"
-    ),
-]
-OnlyStage = Annotated[
-    str | None,
-    typer.Option("--only", metavar="STAGE", help="run only this stage", show_default=False),
-]
-StartStage = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="STAGE",
-        help="run this stage and all that depend on it again, although they are done",
-        show_default=False,
-    ),
-]
-PrintCommands = Annotated[
-    bool,
-    typer.Option(
-        "--print-commands",
-        help="print the commands that would run as a shell script for a cluster; run nothing",
-    ),
-]
-AcceptStage = Annotated[
-    str | None,
-    typer.Option(
-        "--accept",
-        metavar="STAGE",
-        help="record a stage as done whose command was run by hand",
-        show_default=False,
-    ),
-]
-
 
 def pipeline(
     context: Context,
-    file: PipelineFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    single_stage: OnlyStage = None,
-    start: StartStage = None,
-    print_commands: PrintCommands = False,
-    accept: AcceptStage = None,
+    file: pipelines.PipelineFile,
+    overrides: pipelines.Overrides = None,
+    dry_run: pipelines.DryRun = False,
+    single_stage: pipelines.OnlyStage = None,
+    start: pipelines.StartStage = None,
+    print_commands: pipelines.PrintCommands = False,
+    accept: pipelines.AcceptStage = None,
 ) -> None:
     """Run the stages of a pipeline that are not done. A pipeline that was stopped or killed
     continues when it is started again.

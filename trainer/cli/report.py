@@ -1,4 +1,4 @@
-"""`nearfar report`: the report page of a run, written again."""
+"""`nearfar report`: writes the report page of a run again."""
 
 from pathlib import Path
 from typing import Annotated

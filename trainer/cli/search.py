@@ -1,4 +1,4 @@
-"""`nearfar search`: the documents of an index that answer a question."""
+"""`nearfar search`: prints the documents of an index that answer a question."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainer.cli import options, terminal
+from trainer.cli import terminal
+from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.retrieval.indexes.dense import Hit
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 IndexFolder = Annotated[
     Path,
-    typer.Argument(metavar="INDEX", help="folder that `nearfar index` made", show_default=False),
+    typer.Argument(metavar="INDEX", help="folder that `nearfar index` wrote", show_default=False),
 ]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="text to search for", show_default=False)
@@ -27,8 +28,8 @@ Explain = Annotated[
     typer.Option(
         "--explain",
         help=(
-            "late-interaction models only: print which token of the best document each token of"
-            " the question matched"
+            "late-interaction models only: for each token of the question, print the token of the"
+            " best document that it matched"
         ),
     ),
 ]
@@ -47,23 +48,23 @@ def search(
     k: Count = 5,
     explain: Explain = False,
     as_json: AsJson = False,
-    model: options.IndexModel = None,
-    rerank: options.Reranker = None,
-    rerank_depth: options.RerankDepth = 100,
+    model: shared.IndexModel = None,
+    rerank: shared.Reranker = None,
+    rerank_depth: shared.RerankDepth = 100,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
     from trainer.errors import BadData
     from trainer.retrieval.indexes.searcher import Searcher
 
     if not question.strip():
-        raise BadData("the question is blank; say what to look for")
+        raise BadData("the question is blank; write the text to search for")
     searcher = Searcher.open(index, model=model, reranker=rerank, rerank_depth=rerank_depth)
     if explain:
         searcher.check_explains()
     (hits,) = searcher.search([question], k)
     matches = searcher.explain(question, hits[0]) if explain and hits else []
     if not hits:
-        terminal.tell(f"{index} has no document left; put some in with `nearfar add`")
+        terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
     if as_json:
         print(json.dumps(_as_json(hits, matches), indent=2))
         return
@@ -85,7 +86,8 @@ def _as_json(hits: "list[Hit]", matches: "list[Match]") -> list[dict[str, Any]]:
 
 
 def _show(hits: "list[Hit]") -> None:
-    """One line per hit for rank, score, id and title, and one for the beginning of the text.
+    """Prints two lines per hit: rank, score, id and title, and then the beginning of the text.
+
     Everything from the corpus is escaped.
     """
     from rich.console import Console
@@ -113,7 +115,7 @@ def _show(hits: "list[Hit]") -> None:
 
 
 def _show_matches(matches: "list[Match]") -> None:
-    """One line per token of the question; the tokens of padding together in one."""
+    """Prints one line per token of the question, and one line for all tokens of query expansion."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -130,6 +132,6 @@ def _show_matches(matches: "list[Match]") -> None:
             )
     filling = [match.similarity for match in matches if match.filling]
     if filling:
-        table.add_row(Text(f"{len(filling)} tokens of filling", "dim"), "", f"{sum(filling):.3f}")
-    table.add_row(Text("together", "bold"), "", f"{sum(match.similarity for match in matches):.3f}")
+        table.add_row(Text(f"{len(filling)} expansion tokens", "dim"), "", f"{sum(filling):.3f}")
+    table.add_row(Text("total", "bold"), "", f"{sum(match.similarity for match in matches):.3f}")
     Console(highlight=False).print(table)

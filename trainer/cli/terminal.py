@@ -1,4 +1,4 @@
-"""Lines on standard error: what a command is doing, and how far it is."""
+"""Prints lines on standard error: the progress and the remarks of a command."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ def tell(line: str) -> None:
 
 
 def progress_of_phases() -> Callable[[str, int, int], None]:
-    """A function that prints, every few seconds, how much of a phase is done."""
+    """Returns a function that prints, every few seconds, how much of a phase is done."""
     last_line = -float(SECONDS_BETWEEN_LINES)
 
     def show(phase: str, count: int, total: int) -> None:
@@ -26,12 +26,12 @@ def progress_of_phases() -> Callable[[str, int, int], None]:
 
 
 def progress_of(phase: str) -> Callable[[int, int], None]:
-    """The same for a single phase, such as `documents encoded`."""
+    """Like `progress_of_phases`, for a single phase such as `documents encoded`."""
     show = progress_of_phases()
     return lambda count, total: show(phase, count, total)
 
 
 def tell_left_out(counts: dict[str, int]) -> None:
-    """Prints what of a corpus was left out."""
+    """Prints the numbers of documents of a corpus that were left out."""
     for name, count in counts.items():
         tell(f"left out: {count:,} {name}")

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from typer.testing import CliRunner
 
-from trainer.cli.data import app
+from trainer.cli.groups.data import app
 from trainer.data.summary.summarize import Spread, summarize_data
 from trainer.errors import BadData
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
-from trainer.cli import options
+from trainer.cli.options import shared
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show, check and explain reci
 
 @app.command("list")
 def list_recipes() -> None:
-    """List the recipes that come with nearfar: name, kind, and what each is for."""
+    """List the recipes that come with nearfar: name, kind and purpose."""
     from trainer.recipe.shipped import shipped_recipes
 
     recipes = shipped_recipes()
@@ -37,17 +37,17 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Explain a key: what it means, what it takes, and its default."""
+    """Explain a key: its meaning, its valid values and its default."""
     from trainer.recipe.explain import explain_keys
 
     typer.echo(explain_keys(key))
 
 
 @app.command()
-def check(file: options.RecipeFile, overrides: options.Overrides = None) -> None:
+def check(file: shared.RecipeFile, overrides: shared.Overrides = None) -> None:
     """Check a recipe, and summarize it in four lines.
 
-    The exit code is 2 where something is wrong.
+    The exit code is 2 if the recipe is invalid.
     """
     from trainer.recipe.load import load_recipe
 
@@ -56,10 +56,10 @@ def check(file: options.RecipeFile, overrides: options.Overrides = None) -> None
 
 
 @app.command()
-def show(file: options.RecipeFile, overrides: options.Overrides = None) -> None:
-    """Print the whole recipe as it will run.
+def show(file: shared.RecipeFile, overrides: shared.Overrides = None) -> None:
+    """Print the complete recipe as it will run.
 
-    Overrides are put in and defaults written out. The output is itself a recipe.
+    It includes all overrides and defaults. The output is itself a recipe.
     """
     from trainer.recipe.load import dump_recipe, load_recipe
 
@@ -75,7 +75,7 @@ def schema() -> None:
 
 
 def _essentials(recipe: "Recipe") -> list[str]:
-    """Four lines on what a recipe does."""
+    """Returns four lines that summarize a recipe."""
     from trainer.recipe.schema.model import FullTuning, LoraTuning
 
     optimization, tuning = recipe.optimization, recipe.model.tuning

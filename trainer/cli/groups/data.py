@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.cli import options
+from trainer.cli.options import shared
 
 app = typer.Typer(no_args_is_help=True, help="Build data sets and check them.")
 
@@ -15,8 +15,8 @@ SetName = Annotated[
     typer.Argument(
         metavar="NAME",
         help=(
-            "azure-cli (the data of the quickstart), or a BEIR set such as scifact, which needs a"
-            " network"
+            "azure-cli (the data of the quickstart), or a BEIR set such as scifact, which is"
+            " downloaded"
         ),
         show_default=False,
     ),
@@ -30,7 +30,7 @@ Wheel = Annotated[
     typer.Option(
         "--wheel",
         metavar="FILE",
-        help="azure-cli only: a wheel of azure-cli that was downloaded before",
+        help="azure-cli only: use this wheel of azure-cli instead of downloading it",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ DataSource = Annotated[
         show_default=False,
     ),
 ]
-Rejected = Annotated[
+BadRowsFile = Annotated[
     Path | None,
     typer.Option(
         "--rejected",
@@ -58,9 +58,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the summary as one J
 
 @app.command()
 def prepare(name: SetName, folder: Folder = Path("data"), wheel: Wheel = None) -> None:
-    """Build a data set that is known by name, in BEIR layout (corpus.jsonl, queries.jsonl, qrels/).
+    """Build a known data set in BEIR layout (corpus.jsonl, queries.jsonl, qrels/).
 
-    A data set that is complete already is kept.
+    A data set that is already complete is kept.
     """
     from trainer.data.prepare.named_sets import prepare as prepare_set
     from trainer.data.prepare.named_sets import prepared_source
@@ -75,9 +75,9 @@ def prepare(name: SetName, folder: Folder = Path("data"), wheel: Wheel = None) -
 @app.command()
 def check(
     source: DataSource,
-    column: options.ColumnNames = None,
-    max_bad_rows_ratio: options.MaxBadRowsRatio = 0.001,
-    rejected: Rejected = None,
+    column: shared.ColumnNames = None,
+    max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
+    rejected_file: BadRowsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Summarize a data set: columns, counts, lengths, duplicates, bad rows, and leaks between
@@ -88,8 +88,8 @@ def check(
     from trainer.data.summary.summarize import bad_rows_file, summarize_data
     from trainer.data.summary.text import print_summary
 
-    columns = options.columns_of(column)
-    with bad_rows_file(rejected) as on_bad:
+    columns = shared.columns_of(column)
+    with bad_rows_file(rejected_file) as on_bad:
         summary = summarize_data(source, columns, max_bad_rows_ratio, on_bad)
     if as_json:
         typer.echo(json.dumps(summary.to_json(), indent=2))

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each with one name, one help text and one default."""
+"""Options that several verbs share, with the same name and help text in all of them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,8 +21,8 @@ CorpusFile = Annotated[
     typer.Argument(
         metavar="CORPUS",
         help=(
-            "JSON Lines with a field `text` (and `_id` and `title` where there are some), a .txt"
-            " file with one document per line, or a folder in BEIR layout"
+            "JSON Lines with a field `text` (optional: `_id` and `title`), a .txt file with one"
+            " document per line, or a folder in BEIR layout"
         ),
         show_default=False,
     ),
@@ -58,7 +58,7 @@ Nodes = Annotated[
         "--nodes",
         min=1,
         metavar="N",
-        help="number of machines, each with the file's processes (default: as the file says)",
+        help="number of machines, each with the processes of the file (default: as in the file)",
         show_default=False,
     ),
 ]
@@ -77,7 +77,7 @@ ColumnNames = Annotated[
         "--column",
         metavar="ROLE=NAME",
         help=(
-            "name the column of a role (query, positive, negative, score) where it is not"
+            "name the column of a role (query, positive, negative, score) if it is not"
             " recognized, e.g. --column query=title; may be repeated"
         ),
         show_default=False,
@@ -93,7 +93,7 @@ MaxBadRowsRatio = Annotated[
         min=0.0,
         max=1.0,
         metavar="SHARE",
-        help="exit with code 87 when a larger share of the lines cannot be used",
+        help="exit with code 87 if a larger share of the lines cannot be used",
     ),
 ]
 Layers = Annotated[
@@ -147,7 +147,7 @@ RerankDepth = Annotated[
 
 
 def columns_of(names: list[str] | None) -> dict[str, str]:
-    """Role to column, from the values of `--column`. Raises BadRecipe for one without a name."""
+    """Returns the column of each role from `--column` options. Raises BadRecipe."""
     columns = dict(name.partition("=")[::2] for name in names or ())
     if not all(columns.values()):
         raise BadRecipe("--column needs ROLE=NAME, e.g. --column query=title")

@@ -1,0 +1,1 @@
+"""Verbs of two words, such as `nearfar data check`: one file per first word."""

@@ -1,0 +1,1 @@
+"""Options of the verbs: shared ones, and those of verbs with many options."""
