@@ -53,7 +53,7 @@ class StageFailed(NearfarError):
 
 
 class NonFinite(NearfarError):
-    """Raised when the loss or a gradient is not finite, before the optimizer step: no weight has
+    """Raised before the optimizer step if the loss or a gradient is not finite. No weight has
     changed.
     """
 

@@ -340,7 +340,7 @@ def test_all_faults_are_named_in_one_run(toy, tmp_path, capsys):
             ),
         ),
         (["machine.precision=fp16"], r"wrong +memory: precision fp16 needs a GPU"),
-        (["output=/dev/null"], r"wrong +run folder: /dev/null/toy cannot be made"),
+        (["output=/dev/null"], r"wrong +run folder: /dev/null/toy cannot be created"),
         pytest.param(
             ["output=/proc/nowhere"],
             r"wrong +(disk: the run writes|run folder: .* is read-only)",

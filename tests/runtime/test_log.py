@@ -79,7 +79,7 @@ def test_full_disk_is_reported_once_and_training_continues(tmp_path):
             logger.log_metrics({"train/loss": 1.0}, step)
     (warning,) = caught
     assert "No space left" in str(warning.message)
-    assert "training goes on" in str(warning.message)
+    assert "training continues" in str(warning.message)
 
 
 def test_record_after_a_truncated_one_starts_on_its_own_line(tmp_path):

@@ -65,7 +65,7 @@ def test_error_is_recorded_and_raised(tmp_path, error, status):
 def test_former_run_is_never_overwritten(tmp_path, status):
     create(tmp_path / "a-run").finish(status)
     before = everything_under(tmp_path)
-    with pytest.raises(BadFolder, match=r"already holds a .*name=NAME.*--replace") as caught:
+    with pytest.raises(BadFolder, match=r"already contains a .*name=NAME.*--replace") as caught:
         create(tmp_path / "a-run")
     assert caught.value.exit_code == 2
     assert everything_under(tmp_path) == before
@@ -125,7 +125,7 @@ except BadFolder as error:
         timeout=60,
         cwd=Path(__file__).parents[2],
     )
-    assert "read-only; choose another place with output=FOLDER" in result.stdout, result.stderr
+    assert "read-only; choose another folder with output=FOLDER" in result.stdout, result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ import yaml
 FILES = {
     "for GPUs on a machine without any": (
         {"distributed_type": "MULTI_GPU", "use_cpu": False},
-        "PyTorch finds none here",
+        "PyTorch finds none on this machine",
     ),
     "accumulation": (
         {

@@ -1,3 +1,3 @@
-"""Everything about a run that is not learning: its folder, log, trackers, progress line and
-stopping.
+"""The parts of a run that are not learning: its folder, log, trackers, progress line and the
+handling of Ctrl-C.
 """

@@ -1,4 +1,4 @@
-"""Keeps the weights of the best validation on disk, to be saved at the end of the run."""
+"""Stores the weights with the best validation score on disk until the end of the run."""
 
 from pathlib import Path
 
@@ -15,12 +15,11 @@ FILE = "trainable.safetensors"
 
 
 class KeepBest(lightning.Callback):
-    """Writes the trained weights to `folder` whenever validation reaches a new best, and puts them
-    into an encoder when asked.
+    """Writes the trained weights to `folder` after every validation with a new best score.
 
-    Only weights that are trained are kept; the frozen ones are in the backbone. There is one file,
-    replaced at once, and it is the same whatever the strategy: all ranks put sharded weights
-    together first.
+    Frozen weights are not written, because they are those of the backbone. There is one file, which
+    is replaced atomically. It does not depend on the strategy, because sharded weights are gathered
+    first.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,26 +27,25 @@ class KeepBest(lightning.Callback):
         self.score: float | None = None
         """The best validation score of trained weights; None before the first validation."""
         self.step = 0
-        """Optimizer steps behind the best score."""
+        """Number of optimizer steps before the best score."""
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Has the weights of the last step validated too: Lightning validates when it is told to
-        stop.
-        """
-        if trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True
+    def on_train_batch_end(self, lightning_trainer: lightning.Trainer, *_: object) -> None:
+        """Stops the trainer after the last step, so that Lightning validates its weights too."""
+        if lightning_trainer.global_step >= lightning_trainer.max_steps:
+            lightning_trainer.should_stop = True
 
     def on_validation_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+        self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Saves the weights when their score is the best so far; a score of NaN never is."""
-        score = float(trainer.callback_metrics.get(VALIDATION_SCORE, float("nan")))
+        """Saves the weights if their score is the best so far. A score of NaN never is."""
+        score = float(lightning_trainer.callback_metrics.get(VALIDATION_SCORE, float("nan")))
         if score > (self.score if self.score is not None else float("-inf")):
-            self._save(pl_module, trainer.global_step, score)
+            self._save(pl_module, lightning_trainer.global_step, score)
 
     def restore(self, encoder: nn.Module) -> None:
-        """Puts the best trained weights into an encoder as it was before training; changes nothing
-        where none were validated.
+        """Copies the best trained weights into an encoder in its state before training.
+
+        Changes nothing if no weights were validated.
         """
         if self.score is None:
             return

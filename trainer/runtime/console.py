@@ -1,8 +1,8 @@
-"""Where a command speaks: progress and messages go to standard error, results to standard output.
+"""The output of a command: progress and messages go to standard error, results to standard output.
 
-On a terminal one live line says what is done, how far it is, and how long it will take. Elsewhere a
-plain line says so every ten seconds. Only the first rank speaks. The text of a run is kept in its
-folder, without secrets.
+On a terminal one live line shows the current phase, how much of it is done, and how long it will
+take. Without a terminal, a plain line is printed every ten seconds. Only the first rank prints. The
+text of a run is also stored in its folder, without secrets.
 """
 
 import atexit
@@ -29,8 +29,9 @@ _display: ContextVar[Display | None] = ContextVar("display", default=None)
 
 @contextmanager
 def console() -> Iterator[None]:
-    """Within the block the first rank shows progress, and has its text kept once
-    `keep_console` has named a file.
+    """Within the block, the first rank shows progress.
+
+    Its text is also stored in a file after a call of `keep_console`.
     """
     if not is_first_rank(os.environ):
         yield
@@ -38,7 +39,7 @@ def console() -> Iterator[None]:
     stream = sys.stderr
     current = Display(stream)
     token = _display.set(current)
-    atexit.register(current.close)  # ranks leave without unwinding their stack
+    atexit.register(current.close)  # ranks exit without unwinding their stack
     sys.stderr = lines = LineWriter(current, stream)
     try:
         with listening(current):
@@ -57,7 +58,7 @@ def console() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Prints a message about what a command does, on the first rank alone."""
+    """Prints a message about the work of a command, on the first rank only."""
     current = _display.get()
     if current is not None:
         current.line(text)
@@ -66,7 +67,7 @@ def say(text: str) -> None:
 
 
 def show(*parts: "RenderableType") -> None:
-    """Prints a result to standard output, on the first rank alone."""
+    """Prints a result to standard output, on the first rank only."""
     from rich.console import Console
 
     if not _is_first():
@@ -81,7 +82,7 @@ def show(*parts: "RenderableType") -> None:
 
 
 def _print(output: "Console", parts: "Sequence[RenderableType]") -> None:
-    """Prints results; lines are wrapped for a terminal alone."""
+    """Prints results. Lines are wrapped only on a terminal."""
     from rich.text import Text
 
     for part in parts:
@@ -89,13 +90,13 @@ def _print(output: "Console", parts: "Sequence[RenderableType]") -> None:
 
 
 def keep_console(folder: Path) -> None:
-    """Keeps the text of the console, from its beginning on, in a run folder."""
+    """Stores the text of the console, from its beginning, in a run folder."""
     current = _display.get()
     if current is not None:
         current.transcript.keep_in(folder / TRANSCRIPT)
 
 
 def _is_first() -> bool:
-    """Whether this is the first rank, also where no launcher has exported its number."""
+    """Returns True on the first rank, even if no launcher has exported its number."""
     collectives = sys.modules.get("trainer.collectives")
     return is_first_rank(os.environ) and (collectives is None or collectives.rank() == 0)

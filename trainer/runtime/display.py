@@ -1,4 +1,4 @@
-"""The line of progress on a terminal, and a plain one elsewhere."""
+"""Shows progress: a live line on a terminal, and plain lines elsewhere."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from trainer.runtime.status_line import status_line
 from trainer.storage.visible import visible
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
-"""How often the line is shown on a terminal, and elsewhere."""
+"""Seconds between two updates of the live line, and between two plain lines."""
 
 
 Stream = TextIO | TextIOBase
@@ -47,17 +47,17 @@ class Display:
             self._ticker.start()
 
     def end(self, phase: Phase) -> None:
-        """Shows the phase around it again."""
+        """Shows the outer phase again."""
         self._forecast.end(phase)
         self._phase = phase.parent
 
     def expect(self, phases: Mapping[str, int]) -> None:
-        """Knows the end of the command from now on."""
+        """Enables the estimate of the command's end."""
         self._forecast.expect(phases)
 
     def line(self, text: str) -> None:
-        """Prints a line, above the live one."""
-        if os.getpid() != self._process:  # a forked worker: it has neither the live line nor a lock
+        """Prints a line above the live line."""
+        if os.getpid() != self._process:  # a forked worker has neither the live line nor the lock
             self._write(text)
             return
         with self._lock:
@@ -68,7 +68,7 @@ class Display:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def pause(self) -> None:
-        """Takes the live line away until the next phase has begun, for others to print."""
+        """Removes the live line until the next phase begins, so that others can print."""
         with self._lock:
             if self._live is not None:
                 self._live.stop()
@@ -114,13 +114,15 @@ class Display:
         try:
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (OSError, ValueError):  # closed, or on a full disk: the run goes on
+        except (OSError, ValueError):  # the stream is closed or the disk is full: the run continues
             pass
 
 
 class Transcript:
-    """Lines that are held in memory until there is a file for them. A file that cannot be written
-    to is given up in silence: the terminal has the same text.
+    """Lines that are stored in memory until there is a file for them.
+
+    A file that cannot be written to is no longer used, without a warning, because the terminal
+    shows the same text.
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,7 @@ class Transcript:
         self._file: TextIO | None = None
 
     def keep_in(self, path: Path) -> None:
-        """Writes the lines until now to a file, and those to come."""
+        """Writes all former and further lines to a file."""
         try:
             self._file = path.open("a", encoding="utf-8", errors="replace")
         except OSError:
@@ -138,7 +140,7 @@ class Transcript:
             self.add(text)
 
     def add(self, text: str) -> None:
-        """Takes one or several lines."""
+        """Adds one or several lines."""
         if self._file is None:
             self._lines.append(text)
             return
@@ -156,8 +158,10 @@ class Transcript:
 
 
 class LineWriter(TextIOBase):
-    """Standard error while a console is open: whole lines go to the display, so that warnings
-    neither tear the live line nor miss the transcript.
+    """Replaces standard error while a console is open.
+
+    Complete lines go to the display, so that warnings do not break the live line and are in the
+    transcript.
     """
 
     def __init__(self, display: Display, stream: Stream) -> None:
@@ -166,28 +170,28 @@ class LineWriter(TextIOBase):
         self._rest = ""
 
     def write(self, text: str) -> int:
-        """Prints the lines that are complete; of one that was rewritten, the last form."""
+        """Prints complete lines. Only the last version of a line that was rewritten is printed."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._display.line(line.rstrip("\r").rpartition("\r")[2])
         return len(text)
 
     def finish(self) -> None:
-        """Prints a line that was not ended."""
+        """Prints a line that has no end."""
         if self._rest:
             self.write("\n")
 
     def fileno(self) -> int:
-        """That of the stream itself."""
+        """The file descriptor of the stream."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Whether the stream itself is a terminal."""
+        """Returns True if the stream is a terminal."""
         return self._stream.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream itself."""
+        """The encoding of the stream."""
         return self._stream.encoding
 
 

@@ -1,8 +1,7 @@
-"""What a run was made with: machine, versions, git state and command line, with every secret left
-out.
+"""Describes the environment of a run without secrets: machine, versions, git state, command line.
 
-Environment variables are never written down; they are only read to know which strings must not
-appear.
+Environment variables are never written to a file. They are only read to find the secrets that must
+not appear.
 """
 
 import os
@@ -35,7 +34,7 @@ PACKAGES = (
     "tensorboard",
     "bitsandbytes",
 )
-HIDDEN = "***"
+REDACTION = "***"
 
 _SENSITIVE = r"(?:token|secret|password|passwd|passphrase|pwd|api[_-]?key|access[_-]?key|private[_-]?key|secret[_-]?key|authorization|credentials?|sig|signature)"  # noqa: E501 - one pattern
 _SECRET_NAME = re.compile(rf"(?:^|[._\-])\W*{_SENSITIVE}$", re.IGNORECASE)
@@ -51,14 +50,16 @@ _KNOWN_FORM = re.compile(
     r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
 _SHORTEST_SECRET = 6
-"""Shorter values of secret variables are not searched for: `1` or `yes` would black out half a
-log.
+"""Shorter values of secret variables are not searched for, because values such as `1` or `yes`
+occur everywhere.
 """
 
 
 def redact(text: str) -> str:
-    """`text` with secrets replaced by `***`: users in URLs, values of keys named like secrets,
-    well-known token forms, secrets of the environment.
+    """Returns `text` with secrets replaced by `***`.
+
+    Secrets are users in URLs, values of keys named like secrets, tokens of well-known forms, and
+    secret environment variables.
 
     >>> redact("data.train=https://me:pass@host/pairs.jsonl --token=abc optimization.batch_size=64")
     'data.train=https://***@host/pairs.jsonl --token=*** optimization.batch_size=64'
@@ -71,14 +72,13 @@ def redact(text: str) -> str:
         if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET
     }
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    text = _KNOWN_FORM.sub(HIDDEN, _USER_IN_URL.sub(HIDDEN, text))
-    return _ASSIGNMENT.sub(rf"\1{HIDDEN}", text)
+        text = text.replace(secret, REDACTION)
+    text = _KNOWN_FORM.sub(REDACTION, _USER_IN_URL.sub(REDACTION, text))
+    return _ASSIGNMENT.sub(rf"\1{REDACTION}", text)
 
 
 def redact_tree(value: Any) -> Any:
-    """The same for nested dicts and lists: every string redacted, and whatever stands under a key
-    named like a secret.
+    """Redacts nested dicts and lists: all strings, and all values of keys named like secrets.
 
     >>> redact_tree({"token": "abc", "data": ["ftp://me:pass@host/x"], "rank": 32})
     {'token': '***', 'data': ['ftp://***@host/x'], 'rank': 32}
@@ -86,7 +86,7 @@ def redact_tree(value: Any) -> Any:
     if isinstance(value, dict):
         return {
             key: (
-                HIDDEN
+                REDACTION
                 if _SECRET_NAME.search(str(key)) and inner is not None
                 else redact_tree(inner)
             )
@@ -98,7 +98,7 @@ def redact_tree(value: Any) -> Any:
 
 
 def redact_command(command: Sequence[str]) -> str:
-    """A command line as one would type it again, without its secrets.
+    """Returns a command line that can be typed again, without its secrets.
 
     >>> redact_command(["nearfar", "fit", "a recipe.yaml", "--token", "abc", "seed=1"])
     "nearfar fit 'a recipe.yaml' --token *** seed=1"
@@ -110,14 +110,14 @@ def redact_command(command: Sequence[str]) -> str:
             and command[number - 1].startswith("-")
             and _SECRET_NAME.search(command[number - 1])
         )
-        clean = HIDDEN if follows_secret else redact(word)
-        words.append(clean if HIDDEN in clean else shlex.quote(clean))
+        clean = REDACTION if follows_secret else redact(word)
+        words.append(clean if REDACTION in clean else shlex.quote(clean))
     return " ".join(words)
 
 
 def describe_environment(command: Sequence[str]) -> dict[str, Any]:
-    """What `environment.json` holds: start time, command, host, versions, processor, memory in
-    bytes, GPUs and git state.
+    """Returns the content of `environment.json`: start time, command, host, versions, processor,
+    memory in bytes, GPUs and git state.
     """
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -138,13 +138,13 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
 
 
 def _package_versions() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _processor() -> str:
@@ -170,8 +170,9 @@ def _gpus() -> list[str]:
 
 
 def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a repository. Runs no hook and takes no
-    lock.
+    """Returns the commit and the number of changed files, or None outside a repository.
+
+    Runs no hook and takes no lock.
     """
     git = ["git", "-c", "core.fsmonitor=false", "-C", str(folder)]
     try:

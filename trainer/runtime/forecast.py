@@ -1,4 +1,4 @@
-"""How long a command will still take, from the phases that it has had."""
+"""Estimates how long a command will still take, from the durations of its finished phases."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from trainer.progress import Phase
 
 
 class Forecast:
-    """Knows how many phases of each kind are to come, and how long those took that have ended.
+    """The expected number of phases of each kind, and the durations of finished phases.
 
-    Phases of one kind are taken to last equally long: a validation as long as the ones before, the
-    test after training as long as the one before it.
+    It assumes that phases of one kind take equally long. A validation takes as long as earlier
+    ones, and the test after training as long as the test before it.
     """
 
     def __init__(self) -> None:
@@ -20,12 +20,13 @@ class Forecast:
         """Seconds of expected phases inside others, by kind."""
 
     def expect(self, phases: Mapping[str, int]) -> None:
-        """So many phases of each kind are to come."""
+        """Sets the number of phases of each kind that will follow."""
         self._expected_counts = dict(phases)
 
     def end(self, phase: Phase) -> None:
-        """Takes the time of a phase that has ended, without expected phases inside it: no more of
-        those will come, as when training stops early.
+        """Stores the duration of a phase that has ended, without expected phases inside it.
+
+        No more of these inner phases will follow, for example if training stops early.
         """
         if phase.kind not in self._expected_counts:
             return
@@ -40,8 +41,9 @@ class Forecast:
             self._inner_seconds[id(outer)][phase.kind] += phase.seconds
 
     def seconds_left(self, current: Phase | None) -> float | None:
-        """Estimated seconds to the end of the command; None as long as a kind of phase that is to
-        come has never been measured.
+        """Returns the estimated seconds to the end of the command.
+
+        It is None until every kind of phase that will follow has been measured once.
         """
         if not self._expected_counts:
             return None
@@ -58,7 +60,7 @@ class Forecast:
         return total
 
     def _seconds_left(self, kind: str, running: Phase | None) -> float | None:
-        """Of the phases of one kind, of which one may be running."""
+        """Returns the estimated seconds for phases of one kind, of which one may be running."""
         durations = self._durations[kind]
         mean = sum(durations) / len(durations) if durations else None
         pending = self._expected_counts[kind] - len(durations)

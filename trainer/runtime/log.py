@@ -1,5 +1,5 @@
-"""`log.jsonl`: one JSON object a line, on disk as soon as it is logged. Remote trackers may die;
-this file is the truth.
+"""`log.jsonl`: one JSON object per line, written to disk as soon as it is logged. It is complete
+even if a remote tracker fails.
 """
 
 import json
@@ -19,8 +19,9 @@ class JsonlLogger(Logger):
     """Appends every logged record to a file: `{"step": 3, "time_seconds": 1.25, "train/loss":
     0.31}`.
 
-    A number that is not finite is written as null and named in `non_finite`, so every line is
-    strict JSON. A disk that cannot be written to is said once; training goes on.
+    A number that is not finite is written as null and its name is added to `non_finite`, so every
+    line is strict JSON. If the disk cannot be written to, one warning is given and training
+    continues.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +30,7 @@ class JsonlLogger(Logger):
         self._file = -1
         self._start = time.monotonic()
         self._cut_short = False
-        self._warned = False
+        self._has_warned = False
 
     @property
     def name(self) -> str:
@@ -38,7 +39,7 @@ class JsonlLogger(Logger):
 
     @property
     def version(self) -> str:
-        """Of the record format."""
+        """The version of the record format."""
         return "1"
 
     @property
@@ -70,11 +71,11 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved recipe lies beside the log."""
+        """Does nothing, because the resolved recipe is in the same folder as the log."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the file; a later record opens it again."""
+        """Closes the file. A later record opens it again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -84,15 +85,14 @@ class JsonlLogger(Logger):
         try:
             if self._file < 0:
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            self._cut_short = os.write(self._file, text.encode()) < len(
-                text
-            )  # ASCII: as many bytes as characters
+            # The text is ASCII, so it has as many bytes as characters.
+            self._cut_short = os.write(self._file, text.encode()) < len(text)
         except OSError as error:
             self._cut_short = True
-            if not self._warned:
+            if not self._has_warned:
                 warnings.warn(
-                    f"cannot write to {self.path}: {error.strerror}; training goes on, the log will"
-                    " have gaps",
+                    f"cannot write to {self.path}: {error.strerror}; training continues, but the"
+                    " log will have gaps",
                     stacklevel=2,
                 )
-                self._warned = True
+                self._has_warned = True

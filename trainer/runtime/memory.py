@@ -1,4 +1,4 @@
-"""How many tokens' activations fit into memory: bytes per padded token, and available bytes."""
+"""Computes how many tokens' activations fit into memory, from bytes per token and free bytes."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
     activations: dict[int, Tensor] = {}
 
     def store(tensor: Tensor) -> Tensor:
-        # The graph of the tensor refers to this function: with it, neither would be freed.
+        # The graph of the tensor refers to this function. If the graph were stored, neither would
+        # be freed.
         tensor = tensor.detach()
         address = tensor.untyped_storage().data_ptr()
         if address not in weights:
@@ -59,13 +60,16 @@ def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int 
 def _free_system_bytes() -> int:
     info = Path("/proc/meminfo")
     if not info.exists():
-        return 8 * 2**30  # not Linux: a laptop
+        return 8 * 2**30  # an assumption for systems other than Linux, such as a laptop
     fields = dict(line.split(":", 1) for line in info.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _free_container_bytes() -> int:
-    """What the memory limit of a container leaves (control groups, version 2); huge without one."""
+    """Returns the free bytes within a container's memory limit (control groups, version 2).
+
+    Without a limit it is a huge number.
+    """
     try:
         limit, current = (
             Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current")

@@ -1,10 +1,10 @@
-"""`runs/<name>/`: made once, locked by one process, never overwritten.
+"""`runs/<name>/`: a folder that is created once, locked by one process and never overwritten.
 
     recipe.yaml  environment.json  log.jsonl  evaluation.json  report.html  status.json
     checkpoints/  model/
 
-A file lock held for the life of the process tells a live run from a dead one; it vanishes with the
-process, however that ends.
+The process of a run keeps a file lock, which ends with the process in every case. So a folder
+without a lock has no live run.
 """
 
 import json
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from trainer.errors import BadFolder, Interrupted
-from trainer.runtime.environment import HIDDEN, describe_environment, redact
+from trainer.runtime.environment import REDACTION, describe_environment, redact
 from trainer.storage.atomic import write_text
 from trainer.storage.locks import LOCK, FolderLock, holder_of, is_locked, lock_folder
 
@@ -28,15 +28,17 @@ _IN_USE = "{folder} is in use by a run: {holder}; wait for it, stop it, or choos
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a small JSON file atomically, without secrets."""
-    # A path of the command line that is not UTF-8 comes as lone surrogates, which no file can hold.
+    # A path of the command line that is not UTF-8 contains lone surrogates, which UTF-8 files
+    # cannot contain.
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_text(path, redact(text).encode("utf-8", "replace").decode())
 
 
 @dataclass
 class RunFolder:
-    """One run's folder, locked by this process. A context manager: leaving it writes `status.json`
-    and frees the lock.
+    """The folder of one run, locked by this process.
+
+    It is a context manager, which writes `status.json` and releases the lock at its end.
     """
 
     path: Path
@@ -53,11 +55,11 @@ class RunFolder:
         data_fingerprint: dict[str, Any],
         replace: bool = False,
     ) -> "RunFolder":
-        """A new run folder with `recipe.yaml` and `environment.json` in it, no secrets in either.
+        """Creates a run folder with `recipe.yaml` and `environment.json`, both without secrets.
 
-        With `replace`, a former run of that name is moved to `<name>.replaced-<time>`; nothing is
-        ever deleted. Raises BadFolder, having written nothing, when a live run holds the folder, it
-        is not empty, or it cannot be made.
+        With `replace`, a former run of that name is moved to `<name>.replaced-<time>`. Nothing is
+        deleted. Raises BadFolder if a live run uses the folder, if it is not empty, or if it cannot
+        be created. Nothing is written then.
         """
         path = Path(path)
         check_run_folder(path, replace)
@@ -70,7 +72,7 @@ class RunFolder:
             run = cls(path, lock_folder(path, _IN_USE))
             clean = redact(recipe_yaml)
             note = (
-                f"# {HIDDEN} stands where a secret was; put it back before running this file"
+                f"# {REDACTION} replaces a secret; write the secret there before running this file"
                 " again.\n"
                 if clean != recipe_yaml
                 else ""
@@ -81,53 +83,53 @@ class RunFolder:
             )
         except OSError as error:
             raise BadFolder(
-                f"cannot write to the run folder {path}: {error.strerror}; choose another place"
+                f"cannot write to the run folder {path}: {error.strerror}; choose another folder"
                 " with output=FOLDER"
             ) from error
         return run
 
     @classmethod
     def for_other_rank(cls, path: Path) -> "RunFolder":
-        """The folder that the first rank holds, for one that writes nothing into it."""
+        """Returns the folder that the first rank has locked, for a rank that writes nothing."""
         return cls(Path(path), None, _is_finished=True)
 
     @property
     def recipe_path(self) -> Path:
-        """The resolved recipe; running it repeats the run."""
+        """The resolved recipe. Running this file repeats the run."""
         return self.path / "recipe.yaml"
 
     @property
     def environment_path(self) -> Path:
-        """Machine, versions, git state, command, data fingerprint."""
+        """The machine, versions, git state, command and data fingerprint."""
         return self.path / "environment.json"
 
     @property
     def log_path(self) -> Path:
-        """One JSON object per line: the truth about the run."""
+        """All logged values, one JSON object per line."""
         return self.path / "log.jsonl"
 
     @property
     def evaluation_path(self) -> Path:
-        """What was measured on the test queries: BM25, the model before training and after."""
+        """Results on the test queries for BM25 and for the model before and after training."""
         return self.path / "evaluation.json"
 
     @property
     def report_path(self) -> Path:
-        """The page for people."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go; the first one written makes it."""
+        """The folder of checkpoints. It is created with the first checkpoint."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
-        """The finished model, which sentence-transformers loads."""
+        """The folder of the trained model, which sentence-transformers can load."""
         return self.path / "model"
 
     def finish(self, status: Status, **details: Any) -> None:
-        """Writes `status.json` with details and frees the folder. Only the first call counts."""
+        """Writes `status.json` with details and releases the lock. Only the first call counts."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -163,12 +165,15 @@ class RunFolder:
 
 
 def check_run_folder(path: Path, replace: bool = False) -> None:
-    """Raises BadFolder if `path` cannot become a run folder; writes nothing. Call it before minutes
-    are spent reading data.
+    """Raises BadFolder if `path` cannot become a run folder. Writes nothing.
+
+    It should be called before data is read, which can take minutes.
     """
     path = Path(path)
     if not _exists(path) and os.access(path.absolute().parent, os.X_OK) and path.is_symlink():
-        raise BadFolder(f"{path} is a link to nothing; remove it or choose another name=NAME")
+        raise BadFolder(
+            f"{path} is a link whose target does not exist; remove it or choose another name=NAME"
+        )
     if _exists(path) and not path.is_dir():
         raise BadFolder(
             f"{path} is a file, not a folder; choose another name=NAME or output=FOLDER"
@@ -177,7 +182,7 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
         _check_can_be_made(path)
         return
     if not os.access(path, os.W_OK | os.X_OK):
-        raise BadFolder(f"{path} is read-only; choose another place with output=FOLDER")
+        raise BadFolder(f"{path} is read-only; choose another folder with output=FOLDER")
     if is_locked(path):
         raise BadFolder(_IN_USE.format(folder=path, holder=holder_of(path)))
     contents = [entry.name for entry in path.iterdir() if entry.name != LOCK]
@@ -185,19 +190,20 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
         return
     if "environment.json" not in contents:
         raise BadFolder(
-            f"{path} holds files that are not a run of nearfar ({', '.join(sorted(contents)[:3])},"
-            " ...); choose another name=NAME"
+            f"{path} contains files that are not a run of nearfar"
+            f" ({', '.join(sorted(contents)[:3])}, ...); choose another name=NAME"
         )
     if not replace:
         raise BadFolder(
-            f"{path} already holds {_describe(path)}; choose another name=NAME, or pass --replace"
-            " to move it aside and start a new one"
+            f"{path} already contains {_describe(path)}; choose another name=NAME, or pass"
+            " --replace to move it aside and start a new one"
         )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl` in order. Lines that a crash or a full disk cut short are
-    skipped; the other lines are still true.
+    """Returns the records of a `log.jsonl` in order.
+
+    Lines that a crash or a full disk has cut off are skipped.
     """
     if not path.exists():
         return []
@@ -213,7 +219,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _exists(path: Path) -> bool:
-    """Whether something is at `path`; False where permissions do not let us know."""
+    """Returns whether `path` exists, or False if permissions do not allow to check."""
     try:
         return path.exists()
     except PermissionError:
@@ -226,11 +232,13 @@ def _check_can_be_made(path: Path) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise BadFolder(
-            f"{path} cannot be made: {parent} is a file; choose another place with output=FOLDER"
+            f"{path} cannot be created: {parent} is a file; choose another folder with"
+            " output=FOLDER"
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BadFolder(
-            f"{path} cannot be made: {parent} is read-only; choose another place with output=FOLDER"
+            f"{path} cannot be created: {parent} is read-only; choose another folder with"
+            " output=FOLDER"
         )
 
 

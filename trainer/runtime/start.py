@@ -1,4 +1,4 @@
-"""What a process of a run settles before it imports anything heavy, so that a mistake is answered
+"""The checks of a process of a run before it imports heavy libraries, so that a mistake is reported
 at once.
 """
 
@@ -13,11 +13,12 @@ from trainer.strategies.machine.plan import Plan, check_requirements
 
 
 def start_process(folder: Path, replace: bool = False) -> Plan:
-    """The plan of this process, from what its launcher exported. Call it before `trainer.run` is
-    imported: DeepSpeed must know its device before transformers imports it.
+    """Returns the plan of this process, from the variables of its launcher.
 
-    Raises BadMachine for a plan that this machine cannot carry out, and BadFolder for a run folder
-    that cannot be made; with `replace`, a former run in it is no fault.
+    It must be called before `trainer.run` is imported, because DeepSpeed must know its device
+    before transformers imports it. Raises BadMachine for a plan that this machine cannot carry out,
+    and BadFolder for a run folder that cannot be created. With `replace`, the folder may contain a
+    former run.
     """
     plan = plan_from_environment(os.environ)
     if is_first_rank(os.environ):

@@ -1,4 +1,4 @@
-"""The line that says what a command does, how far it is, and how long it will take."""
+"""The progress line: the current phase, how much of it is done, and how long it will take."""
 
 import sys
 from pathlib import Path
@@ -10,10 +10,10 @@ _PAGE_BYTES = 4096
 
 
 def status_line(phase: Phase, seconds_elapsed: float, seconds_left: float | None) -> str:
-    """The line for a phase of a command that began `seconds_elapsed` ago and ends in
-    `seconds_left`, where that can be estimated.
+    """Returns the line for the current phase of a command.
 
-    It begins with what matters most, since a terminal cuts its end:
+    The command began `seconds_elapsed` ago and will end in `seconds_left` (None: no estimate). The
+    line begins with the most important parts, since a terminal cuts off its end:
     `1:02, 4:05 left  training: 120 of 240 steps  154 pairs/s  loss 0.312  1.2 GB`.
     """
     left_in_phase = phase.seconds_left
@@ -26,7 +26,7 @@ def status_line(phase: Phase, seconds_elapsed: float, seconds_left: float | None
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them.
+    """Formats seconds as hours, minutes and seconds.
 
     >>> clock(83.0), clock(3723.0), clock(0.0)
     ('1:23', '1:02:03', '0:00')
@@ -37,7 +37,7 @@ def clock(seconds: float) -> str:
 
 
 def _position(phase: Phase) -> str:
-    """The phase, and the one around it, with what is done of it."""
+    """Returns the names of the phase and its outer phase, and how much of the phase is done."""
     names = phase.name if phase.parent is None else f"{phase.parent.name}, {phase.name}"
     if phase.total is not None:
         return f"{names}: {phase.position:,} of {phase.total:,} {phase.unit}"
@@ -52,7 +52,7 @@ def _rate(phase: Phase) -> str:
 
 
 def _memory() -> str:
-    """Memory of this process, and of its GPU where it uses one."""
+    """Returns the memory of this process, and the GPU memory if it uses a GPU."""
     try:
         resident = int(_PAGES.read_text().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):  # not Linux

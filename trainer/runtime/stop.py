@@ -1,5 +1,5 @@
-"""Ctrl-C: the first one ends the run after the current step, with everything saved; the second one
-ends the process immediately.
+"""Handles Ctrl-C. The first one ends the run after the current step and saves the model, and the
+second one ends the process immediately.
 """
 
 import os
@@ -15,11 +15,11 @@ from trainer.strategies.machine.own_rank import is_first_rank
 
 
 class GracefulStop(lightning.Callback):
-    """Turns the first SIGINT into a stop at the next step boundary; `is_requested` records it.
+    """Stops the run after the current step once SIGINT was received.
 
-    A signal only sets this flag, so no step, validation or save is cut short. The second SIGINT
-    exits with 130 without cleaning up. Outside the main thread, where Python allows no signal
-    handlers, the callback does nothing.
+    The first signal only sets `is_requested`, so no step, validation or save is interrupted. The
+    second one exits with code 130 without cleaning up. Outside the main thread, where Python does
+    not allow signal handlers, the callback does nothing.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class GracefulStop(lightning.Callback):
         self._is_installed = False
 
     def setup(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+        self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
         """Installs the handler of SIGINT."""
         if threading.current_thread() is threading.main_thread() and not self._is_installed:
@@ -37,35 +37,36 @@ class GracefulStop(lightning.Callback):
 
     def on_train_batch_end(
         self,
-        trainer: lightning.Trainer,
+        lightning_trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stops the loop when the flag is set on any rank: a signal reaches them between different
-        steps, and all must stop after the same step.
+        """Stops the loop if the flag is set on any rank.
+
+        A signal reaches the ranks in different steps, but all must stop after the same step.
         """
         (any_rank,) = all_reduce_integers([int(self.is_requested)], MAX)
         self.is_requested = bool(any_rank)
         if self.is_requested:
-            trainer.should_stop = True
+            lightning_trainer.should_stop = True
 
     def on_validation_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+        self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Stops the loop when Ctrl-C came during validation, before another step begins."""
-        self.on_train_batch_end(trainer, pl_module, None, None, 0)
+        """Stops the loop before the next step if Ctrl-C came during validation."""
+        self.on_train_batch_end(lightning_trainer, pl_module, None, None, 0)
 
     def teardown(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+        self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
         """Restores the former handler of SIGINT."""
         self._restore()
 
     def on_exception(
         self,
-        trainer: lightning.Trainer,
+        lightning_trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
@@ -74,15 +75,15 @@ class GracefulStop(lightning.Callback):
 
     def _restore(self) -> None:
         if self._is_installed:
-            # None: the former handler was not installed from Python, so there is nothing we could
-            # put back but the default.
+            # None: the former handler was not installed from Python, so only the default can be
+            # restored.
             handler = self._previous_handler
             signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
             self._is_installed = False
 
     def _handle(self, number: int, frame: Any) -> None:
-        # os.write and not print: a handler may run in the middle of another write to the same
-        # stream.
+        # os.write is used instead of print, because a handler may run while another write to the
+        # same stream is in progress.
         if self.is_requested:
             os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
             os._exit(130)

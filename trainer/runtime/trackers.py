@@ -1,6 +1,6 @@
-"""Experiment trackers as Lightning loggers; if a tracker fails, the run goes on.
+"""Experiment trackers as Lightning loggers. If a tracker fails, the run continues.
 
-`log.jsonl` is complete in any case; a tracker is a copy for people. The files of a tracker are in
+A tracker gets a copy of `log.jsonl`, which is complete in any case. The files of a tracker are in
 the run folder.
 """
 

@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and text that is safe to print."""
+"""Atomic writing of files and folders, locks, and text that is safe to print."""

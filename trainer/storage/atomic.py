@@ -1,6 +1,6 @@
-"""Files and folders that appear complete or not at all, whenever the process ends.
+"""Writes files and folders atomically: they are complete or absent, even if the process is killed.
 
-Each is written beside its place under a name that ends in `.partial`, flushed to the disk, and
+Each is written in the same folder under a name that ends in `.partial`, flushed to the disk, and
 renamed in one step.
 """
 
@@ -19,18 +19,18 @@ from trainer.errors import BadFolder
 if TYPE_CHECKING:
     from torch import Tensor
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
-"""What file systems answer that cannot flush a folder, or do not let us read it."""
+"""Errors of file systems that cannot flush a folder, or do not allow to read it."""
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which replaces `path` when the block ends.
+    """Yields a path to write to. The file there replaces `path` when the block ends.
 
-    A reader, or a crash, sees the former file or the new one, never a part of it. The new file has
-    the mode that the umask gives, whatever program writes it. When the block raises, `path` stays
-    as it was.
+    A reader sees the former file or the new one, never a part of it, also after a crash. The mode
+    of the new file depends only on the umask, not on the program that writes it. If the block
+    raises an exception, `path` is not changed.
     """
     partial = _partial_path(path)
     try:
@@ -61,8 +61,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_safetensors(
     path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]
 ) -> None:
-    """Writes a safetensors file atomically. Written by safetensors alone, it would have mode 0600
-    whatever the umask.
+    """Writes a safetensors file atomically, with the mode of the umask. The function of safetensors
+    always uses mode 0600.
     """
     from safetensors.torch import save_file
 
@@ -71,7 +71,7 @@ def write_safetensors(
 
 
 def write_link(link: Path, target: str) -> None:
-    """Makes `link` a symbolic link to a folder, in place of what it linked to before."""
+    """Creates a symbolic link to a folder, or changes the target of an existing link."""
     partial = _partial_path(link)
     try:
         partial.symlink_to(target, target_is_directory=True)
@@ -82,10 +82,10 @@ def write_link(link: Path, target: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which takes the place of `folder` when the block ends.
+    """Yields a new folder to write to. It replaces `folder` when the block ends.
 
-    What was there is removed. When the block raises, it stays as it was. Raises BadFolder where no
-    folder can be made.
+    The former folder is removed. If the block raises an exception, it is not changed. Raises
+    BadFolder if the new folder cannot be created.
     """
     partial = partial_folder(folder)
     try:
@@ -97,36 +97,36 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_replaceable(folder: Path, what: str) -> None:
-    """Raises BadFolder when `folder` is a file, a link, the working folder or a mounted disk: no
-    folder can take its place. `what` says what it would hold.
+def check_replaceable(folder: Path, content: str) -> None:
+    """Raises BadFolder if `folder` is a file, a link, the working folder or a mounted disk, which a
+    folder cannot replace. `content` names the new content in the message.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise BadFolder(
-            f"{folder} is a file or a link, not a folder; choose another place for the {what}"
+            f"{folder} is a file or a link, not a folder; choose another folder for the {content}"
         )
     if folder.resolve() == Path.cwd() or os.path.ismount(folder):
         raise BadFolder(
-            f"{folder} cannot be replaced while it is the working folder or a mounted disk; name a"
-            " folder inside it"
+            f"{folder} cannot be replaced while it is the working folder or a mounted disk; choose"
+            " a folder inside it"
         )
 
 
 def partial_folder(folder: Path) -> Path:
-    """A new, empty folder beside `folder`. Raises BadFolder where none can be made."""
+    """Creates an empty folder beside `folder`. Raises BadFolder if that is not possible."""
     partial = _partial_path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
     except OSError as error:
         raise BadFolder(
-            f"cannot write beside {folder}: {error.strerror}; choose another place"
+            f"cannot create a folder beside {folder}: {error.strerror}; choose another folder"
         ) from error
     return partial
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Renames `partial` to `folder` in one step. What was at `folder` is then at `partial`."""
+    """Renames `partial` to `folder` in one step. A former `folder` is then at `partial`."""
     if folder.is_dir() and any(folder.iterdir()):
         _exchange(partial, folder)
     else:
@@ -135,8 +135,9 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def move_if_free(partial: Path, folder: Path) -> bool:
-    """Renames `partial` to `folder` in one step where nothing, or an empty folder, is. Otherwise
-    both stay as they are, and the answer is False.
+    """Renames `partial` to `folder` in one step if `folder` is empty or does not exist.
+
+    Otherwise it changes nothing and returns False.
     """
     try:
         partial.rename(folder)
@@ -149,9 +150,7 @@ def move_if_free(partial: Path, folder: Path) -> bool:
 
 
 def folder_state(folder: Path) -> tuple[int, int, int] | None:
-    """Numbers that differ once another folder has taken this one's place; None where there is
-    none.
-    """
+    """Returns numbers that change if another folder replaces this one, or None without a folder."""
     try:
         status = folder.stat()
     except FileNotFoundError:
@@ -160,7 +159,7 @@ def folder_state(folder: Path) -> tuple[int, int, int] | None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Waits until a file, or the list of names in a folder, is on the disk."""
+    """Waits until a file, or the list of files of a folder, is written to the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -176,17 +175,17 @@ def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Exchanges the names of two folders: in one step where the system can, otherwise in three."""
+def _exchange(first: Path, second: Path) -> None:
+    """Exchanges the names of two folders, in one step if the system supports it."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    names = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
     if rename is not None and rename(*names, _RENAME_EXCHANGE) == 0:
         return
-    former = one.with_name(f"{one.name}.former")
-    other.rename(former)
+    former = first.with_name(f"{first.name}.former")
+    second.rename(former)
     try:
-        one.rename(other)
+        first.rename(second)
     except BaseException:
-        former.rename(other)
+        former.rename(second)
         raise
-    former.rename(one)
+    former.rename(first)

@@ -1,7 +1,7 @@
-"""Locks that tell a live process from a dead one: they end with the process, however that ends.
+"""Locks of folders. A lock ends with its process in every case, so no dead process has a lock.
 
-A folder of a run, a pipeline or a mining job has a lock file, in which the holder is named. An
-index is locked itself, without a file: it holds nothing but the index.
+The folder of a run, a pipeline or a mining job has a lock file that names the holder. The folder of
+an index is locked itself, without a lock file.
 """
 
 import contextlib
@@ -21,20 +21,21 @@ from typing import Any
 from trainer.errors import BadFolder
 
 LOCK = ".lock"
-_UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""Errors of file systems without locks."""
 
 
 @dataclass(frozen=True)
 class FolderLock:
-    """The lock of a folder, held by this process; a context manager that releases it.
+    """The lock of a folder by this process. It is a context manager that releases the lock.
 
-    A program that is started from here does not inherit it, unless it is given `descriptor`.
+    A child process does not inherit it, unless it gets `descriptor`.
     """
 
     descriptor: int
 
     def write_holder(self, **details: Any) -> None:
-        """Writes into the lock file who holds it: host, process, time, and `details`."""
+        """Writes the holder into the lock file: host, process, time and `details`."""
         holder = {
             "host": socket.gethostname(),
             "process": os.getpid(),
@@ -45,7 +46,7 @@ class FolderLock:
         os.pwrite(self.descriptor, text.encode(), 0)
 
     def release(self) -> None:
-        """Frees the folder."""
+        """Releases the lock."""
         _unlock(self.descriptor)
 
     def __enter__(self) -> "FolderLock":
@@ -61,10 +62,10 @@ class FolderLock:
 
 
 def lock_folder(folder: Path, in_use: str) -> FolderLock:
-    """Takes the lock of a folder.
+    """Locks a folder.
 
-    Raises BadFolder when another process has it: `in_use` is the message, in which `{folder}` and
-    `{holder}` are filled in. A file system without locks is warned of, and nothing is locked.
+    Raises BadFolder if another process has the lock. `in_use` is the message, in which `{folder}`
+    and `{holder}` are replaced. On a file system without locks it warns and locks nothing.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -73,7 +74,7 @@ def lock_folder(folder: Path, in_use: str) -> FolderLock:
         os.close(descriptor)
         raise BadFolder(in_use.format(folder=folder, holder=holder_of(folder))) from error
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in _NO_LOCKS:
             os.close(descriptor)
             raise
         warnings.warn(
@@ -87,15 +88,17 @@ def lock_folder(folder: Path, in_use: str) -> FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a live process holds the lock of a folder. On a file system without locks nobody can
-    tell: False.
+    """Returns True if a live process has the lock of a folder.
+
+    On a file system without locks it returns False.
     """
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
-        # Shared: two that ask at the same time do not take each other for the holder.
+        # The lock is shared, so that two processes that check at the same time do not take each
+        # other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -107,7 +110,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def holder_of(folder: Path) -> str:
-    """Who holds the lock of a folder, in words."""
+    """Describes the process that has the lock of a folder."""
     try:
         holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
         process = f"process {holder['process']} on {holder['host']} since {holder['since']}"
@@ -120,10 +123,10 @@ def holder_of(folder: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Within the block only this process, and only this thread of it, changes an index.
+    """Within the block, only this thread of this process can change an index.
 
-    Raises BadFolder while another does, when the folder was replaced or removed meanwhile, and
-    where folders cannot be locked.
+    Raises BadFolder if another process changes the index, if the folder was replaced or removed in
+    the meantime, or if folders cannot be locked.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -152,20 +155,23 @@ def _lock_itself(folder: Path, descriptor: int) -> None:
             " on a disk whose folders can be locked"
         ) from error
     if not os.path.samestat(os.fstat(descriptor), status):
-        raise BadFolder(f"{folder} was replaced by another process meanwhile; nothing was changed")
+        raise BadFolder(
+            f"{folder} was replaced by another process in the meantime; nothing was changed: try"
+            " again"
+        )
 
 
 def _cannot_open(folder: Path, error: OSError) -> BadFolder:
     if isinstance(error, FileNotFoundError):
         return BadFolder(
-            f"{folder} was removed meanwhile, perhaps by another process that writes the same"
+            f"{folder} was removed in the meantime, perhaps by another process that writes the same"
             " index; nothing was changed: try again"
         )
     return BadFolder(f"{folder} cannot be opened: {error.strerror}; nothing was changed")
 
 
 def _unlock(descriptor: int) -> None:
-    """Closing alone would leave the lock to a forked child that lives longer than we do."""
+    """Releases the lock before closing, because a forked child would keep it otherwise."""
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)

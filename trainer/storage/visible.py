@@ -1,4 +1,4 @@
-"""Texts of unknown origin, made safe to print."""
+"""Makes texts of unknown origin safe to print."""
 
 import unicodedata
 
@@ -6,8 +6,9 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    r"""The text on one line with every control, direction and invisible character written out, cut
-    to `limit` characters.
+    r"""Returns the text on one line, cut to `limit` characters.
+
+    Control, direction and invisible characters are escaped.
 
     >>> visible("a\x1b[31mred\nend")
     'a\\x1b[31mred\\nend'
