@@ -18,7 +18,7 @@ from trainer.cli.check import check
 from trainer.preflight.check import check_run
 from trainer.preflight.disk import free_bytes, model_bytes
 from trainer.preflight.findings import Findings
-from trainer.preflight.gradient import judge, probe
+from trainer.preflight.gradient import add_comparison, run_probe
 from trainer.preflight.memory import weight_needs
 from trainer.preflight.planned_run import PlannedRun, Request
 from trainer.strategies.machine.plan import Plan
@@ -174,9 +174,9 @@ def test_error_of_a_failed_rank_is_shown(toy, tmp_path):
     run, plan = load_recipe(RECIPE, toy), plan_from_file(machine)
     data = data_sets(run.data, run.seed)
     with pytest.raises(
-        BadMachine, match=r"ranks ended with code 2 .* They printed:\n  error: .*nowhere"
+        BadMachine, match=r"ranks ended with exit code 2 .* They printed:\n  error: .*nowhere"
     ):
-        probe(
+        run_probe(
             Request(RECIPE, machine, [*toy, f"model.backbone={tmp_path / 'nowhere'}"]),
             PlannedRun(run, frozenset(type(run).model_fields), plan, plan_fits_here=True),
             plan,
@@ -203,8 +203,8 @@ def test_gradient_check_includes_the_teacher(toy, toy_folder, late_folder):
     assert (
         len(
             re.findall(
-                r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; 1 MB of"
-                r" weights",
+                r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; until then"
+                r" its weights take 1 MB",
                 ended.stdout,
             )
         )
@@ -362,7 +362,7 @@ def test_findings_are_returned_and_shown_when_they_are_made(toy):
     request = Request(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, "objective={kind: cosent}"])
     findings = check_run(request, probe_timeout_seconds=None, show=shown.append)
     assert shown == findings.entries
-    assert [finding.subject for finding in shown if finding.verdict == "wrong"] == ["objective"]
+    assert [finding.subject for finding in shown if finding.severity == "wrong"] == ["objective"]
     assert findings.faults == 1
 
 
@@ -380,7 +380,7 @@ def test_file_for_another_machine_is_no_fault(toy, capsys):
         r"warning +memory: about .* in the machine's memory.* cannot be checked on this machine",
         output,
     )
-    assert "skipped  gradient: cannot be checked on this machine" in output
+    assert "skipped  gradient: it cannot be checked on this machine" in output
     assert "no problems found" in output
 
 
@@ -389,7 +389,7 @@ def test_run_on_several_nodes_is_checked_from_one(toy):
     findings = {finding.subject: finding for finding in check_run(request).entries}
     assert "ddp, 4 ranks on 2 nodes, cpu" in findings["machine"].text
     assert findings["batch"].text == "8 queries per step, 2 on each rank"
-    assert findings["gradient"].verdict == "skipped"
+    assert findings["gradient"].severity == "skipped"
     assert "the run is for 2 nodes" in findings["gradient"].text
 
 
@@ -427,9 +427,9 @@ def test_wrong_gradient_is_a_fault():
     }
     findings = Findings()
     for number, wrong in enumerate(spoilt.values(), start=1):
-        judge(findings, plan, compare_gradients(wrong, wanted))
+        add_comparison(findings, plan, compare_gradients(wrong, wanted))
         assert findings.faults == number, findings.entries
-    judge(findings, plan, compare_gradients(wanted, wanted))
+    add_comparison(findings, plan, compare_gradients(wanted, wanted))
     assert findings.faults == len(spoilt)
     assert (
         str(findings.entries[-1])
@@ -440,7 +440,7 @@ def test_wrong_gradient_is_a_fault():
 def test_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
     wanted = {"weight": torch.ones(3)}
     monkeypatch.setattr(
-        "trainer.preflight.gradient.probe",
+        "trainer.preflight.gradient.run_probe",
         lambda *_: compare_gradients({"weight": 2 * torch.ones(3)}, wanted),
     )
     with pytest.raises(typer.Exit) as ended:
@@ -451,7 +451,7 @@ def test_wrong_gradient_of_the_ranks_ends_with_code_2(toy, monkeypatch, capsys):
 
 def test_two_zero_gradients_prove_nothing():
     findings = Findings()
-    judge(
+    add_comparison(
         findings,
         Plan("ddp", 2, 1, 2),
         compare_gradients({"weight": torch.zeros(2)}, {"weight": torch.zeros(2)}),

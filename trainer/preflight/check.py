@@ -1,4 +1,4 @@
-"""`nearfar check`: everything that can be known about a run before it is submitted."""
+"""`nearfar check`: checks a run before it is submitted."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,12 @@ def check_run(
     """Checks recipe, machine file, data, model, memory, disk, and the gradient on the real ranks.
 
     `show` is called with each finding when it is made. The ranks are ended after
-    `probe_timeout_seconds`; None starts none. Nothing of the run is made.
+    `probe_timeout_seconds`; None starts no ranks. The run itself is not started, and no file is
+    written to its folder.
     """
     findings = Findings(show)
     recipe, sections = check_recipe_file(findings, request)
-    # Heavy imports, only after the first finding has been shown.
+    # Heavy libraries are imported after the first finding has been shown.
     from trainer.preflight.data import check_data, check_lengths
     from trainer.preflight.disk import check_disk, mining_bytes
     from trainer.preflight.gradient import check_gradient

@@ -1,4 +1,4 @@
-"""The data of a run: whether they can be read, suit the objective, and how long the texts are."""
+"""Checks the data of a run: they must be readable and fit the objective. Measures text lengths."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from trainer.preflight.planned_run import PlannedRun
 from trainer.recipe.schema.data import DataSection
 
 SAMPLE_ROWS = 1000
-"""Rows whose texts are measured."""
+"""Number of rows whose texts are measured."""
 MANY_CUT_RATIO = 0.1
-"""A warning is given when a larger share of the texts is cut."""
+"""A larger share of texts that are cut gives a warning."""
 
 
 def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
-    """Findings about the data; the data, where all of them can be read."""
+    """Adds findings about the data. Returns the data, or None if a part cannot be read."""
     settings, refresh = run.recipe, refresh_section(run.recipe)
     try:
         data = data_sets(settings.data, settings.seed, all_negatives=refresh is not None)
@@ -43,14 +43,14 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
                 "warning",
                 "data",
                 f"{leaks:,} of {len(held_out.queries):,} {name} queries are training queries too;"
-                " they prove nothing",
+                " their scores do not show what the model has learned",
             )
     _check_training(findings, run, data)
     return data
 
 
 def _faults_of_sets(data: DataSection) -> Iterator[str]:
-    """The fault of each data set that cannot be read."""
+    """Yields the error of each data set that cannot be read."""
     ratio = data.max_bad_rows_ratio
     for source in data.sources:
         columns = data.columns if source.columns is None else source.columns
@@ -68,22 +68,22 @@ def _faults_of_sets(data: DataSection) -> Iterator[str]:
 
 
 def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None:
-    """Whether objective, number of steps and refresh suit the data."""
+    """Adds findings about objective, number of steps and refresh for these data."""
     settings, samples = run.recipe, len(data.train)
     if run.has("objective"):
-        with findings.about("objective"):
+        with findings.catch("objective"):
             check_objective(settings, data.train, data.mixture)
             kind = settings.objective.kind
             findings.add("ok", "objective", f"{kind}: the rows have what it needs")
     if run.has("optimization"):
-        with findings.about("steps"):
+        with findings.catch("steps"):
             steps = total_steps(settings.optimization, samples)
             passes = steps * settings.optimization.batch_size / samples
             interval = validation_interval(settings, samples, steps)
-            text = f"{steps:,}, {passes:.3g} passes over the training pairs, validation after every"
-            findings.add("ok", "steps", f"{text} {interval:,}")
+            text = f"{steps:,}, {passes:.3g} passes over the training pairs"
+            findings.add("ok", "steps", f"{text}, validation every {interval:,} steps")
     if refresh_section(settings) is not None and run.has("optimization", "refresh"):
-        with findings.about("refresh"):
+        with findings.catch("refresh"):
             steps = total_steps(settings.optimization, samples)
             findings.add("ok", "refresh", explanation(settings, data.train, steps))
 
@@ -97,7 +97,7 @@ class Lengths:
 
     texts: int
     cut_texts: int
-    """Texts that are longer than the model takes."""
+    """Number of texts that are longer than the model's limit."""
     limit_tokens: int
     mean_tokens: float
 
@@ -105,7 +105,7 @@ class Lengths:
 def check_lengths(
     findings: Findings, run: PlannedRun, encoder: Encoder, data: DataSets
 ) -> tuple[Lengths, Lengths]:
-    """Findings about the lengths of queries and documents, and the lengths."""
+    """Adds findings about the lengths of queries and documents, and returns the lengths."""
     lengths_by_role = measure_lengths(encoder, data.train, run.recipe.negatives_per_query)
     for role, lengths in zip(("query", "document"), lengths_by_role, strict=True):
         text = (
@@ -114,7 +114,7 @@ def check_lengths(
             " average"
         )
         if lengths.cut_texts > MANY_CUT_RATIO * lengths.texts:
-            advice = f"allow more with model.{role}_max_length_tokens, or split them into passages"
+            advice = f"raise model.{role}_max_length_tokens, or split the texts into passages"
             findings.add("warning", "lengths", f"{text}; {advice}")
         else:
             findings.add("ok", "lengths", text)
@@ -122,8 +122,9 @@ def check_lengths(
 
 
 def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengths, Lengths]:
-    """The lengths of queries and of documents, in a sample spread evenly over the rows. `negatives`
-    is their number per query.
+    """Returns the lengths of queries and of documents, in a sample spread evenly over the rows.
+
+    `negatives` is the number of negatives per query.
     """
     count = min(SAMPLE_ROWS, len(rows))
     sample = [rows[number * len(rows) // count] for number in range(count)]
@@ -136,7 +137,7 @@ def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengt
 
 
 def _documents(row: Row, negatives: int) -> list[str]:
-    """The documents of a row; its positive stands for negatives drawn from other rows."""
+    """Returns the documents of a row. Its positive replaces negatives drawn from other rows."""
     return [row.positive, *(row.negatives or (row.positive,) * negatives)[:negatives]]
 
 

@@ -1,4 +1,4 @@
-"""The disk space that a run needs."""
+"""Checks the disk space that a run needs."""
 
 import shutil
 from pathlib import Path
@@ -15,12 +15,13 @@ from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
 
 BESIDES_WEIGHTS = 100 * 2**20
-"""Bytes for tokenizer, log, report and what trackers write."""
+"""Bytes for tokenizer, log, report and the files of trackers."""
 
 
 def check_disk(findings: Findings, run: PlannedRun, encoder: Encoder, other_bytes: int) -> None:
-    """A finding about the space for the run folder. `other_bytes` are written besides model and
-    checkpoints.
+    """Adds a finding about the disk space for the run folder.
+
+    `other_bytes` are written in addition to model and checkpoints.
     """
     folder = Path(run.recipe.output) / run.recipe.name
     amount, free = model_bytes(encoder) + other_bytes, free_bytes(folder)
@@ -31,8 +32,8 @@ def check_disk(findings: Findings, run: PlannedRun, encoder: Encoder, other_byte
         findings.add(
             "wrong",
             "disk",
-            f"{text}, and {format_bytes(free)} are free for {folder}; choose another place with"
-            " output=FOLDER",
+            f"{text}, but only {format_bytes(free)} are free for {folder}; choose another folder"
+            " with output=FOLDER",
         )
 
 
@@ -42,17 +43,19 @@ def mining_bytes(
     encoder: Encoder,
     lengths: tuple[Lengths, Lengths] | None,
 ) -> int:
-    """Bytes that mining between the steps keeps on the disk."""
+    """Returns the bytes that mining between steps writes to the disk."""
     if data is None or lengths is None:
         return 0
     try:
         return refresh_bytes(run.recipe, data.train, encoder, lengths[1].mean_tokens)
-    except NearfarError:  # the findings about the data have it
+    except NearfarError:  # the findings about the data report it
         return 0
 
 
 def model_bytes(encoder: nn.Module) -> int:
-    """Bytes of the model in float32, the best weights, the former best ones while they are
+    """Returns the bytes of all files of weights.
+
+    These are the model in float32, the best weights, the former best weights while they are
     replaced, and an adapter.
     """
     weights = sum(parameter.numel() for parameter in encoder.parameters())
@@ -63,7 +66,7 @@ def model_bytes(encoder: nn.Module) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the disk where `path` is or will be."""
+    """Returns the free bytes for this user on the disk of `path`, which need not exist."""
     ancestor = path.absolute()
     while not ancestor.exists():
         ancestor = ancestor.parent

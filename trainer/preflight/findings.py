@@ -1,4 +1,4 @@
-"""What a check found, one finding per subject."""
+"""The results of a check, one finding per subject."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,42 +7,42 @@ from typing import Literal
 
 from trainer.errors import NearfarError
 
-Verdict = Literal["ok", "warning", "wrong", "skipped"]
+Severity = Literal["ok", "warning", "wrong", "skipped"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One verdict on one subject. It prints as a line; a text of several lines continues below."""
+    """One result about one subject. It prints as a line, or as several if its text has several."""
 
-    verdict: Verdict
+    severity: Severity
     subject: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.verdict:<8} {self.subject}: {self.text}"
+        return f"{self.severity:<8} {self.subject}: {self.text}"
 
 
 class Findings:
-    """All findings of a check; `show` is called with each one when it is made."""
+    """All findings of a check. `show` is called with each finding when it is made."""
 
     def __init__(self, show: Callable[[Finding], None] = lambda finding: None) -> None:
         self.entries: list[Finding] = []
         self._show = show
 
-    def add(self, verdict: Verdict, subject: str, text: str) -> None:
+    def add(self, severity: Severity, subject: str, text: str) -> None:
         """Adds a finding."""
-        finding = Finding(verdict, subject, text)
+        finding = Finding(severity, subject, text)
         self.entries.append(finding)
         self._show(finding)
 
     @property
     def faults(self) -> int:
-        """How many findings are `wrong`."""
-        return sum(finding.verdict == "wrong" for finding in self.entries)
+        """The number of findings that are `wrong`."""
+        return sum(finding.severity == "wrong" for finding in self.entries)
 
     @contextmanager
-    def about(self, subject: str) -> Iterator[None]:
-        """Inside, an error that a person can act on becomes a finding and ends the block."""
+    def catch(self, subject: str) -> Iterator[None]:
+        """Within the block, a `NearfarError` becomes a finding and ends the block."""
         try:
             yield
         except NearfarError as error:

@@ -1,4 +1,4 @@
-"""The gradient of the ranks of a machine file beside that of one process, on a few rows."""
+"""Compares the gradient of the ranks of a machine file with that of one process, on a few rows."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from trainer.strategies.probe import GradientComparison
 
 ROWS_PER_RANK = 4
 STOP_SECONDS = 10
-"""Time that the ranks have to end themselves when they took too long."""
+"""Seconds in which the ranks must end after a timeout, before they are killed."""
 _OUTPUT = "output.txt"
 _LAUNCHER = (
     "import sys; from trainer.strategies.launcher import run_ranks;"
@@ -43,7 +43,7 @@ def check_gradient(
     data: DataSets,
     timeout_seconds: int | None,
 ) -> None:
-    """A finding about the gradient of all ranks; with no `timeout_seconds` none is started."""
+    """Adds a finding about the gradient of all ranks; with `timeout_seconds=None` none is started."""
     if run.plan is None:
         return
     obstacle = "--no-probe was given"
@@ -52,32 +52,33 @@ def check_gradient(
     if obstacle or timeout_seconds is None:
         findings.add("skipped", "gradient", obstacle)
         return
-    with findings.about("gradient"):
-        judge(findings, run.plan, probe(request, run, run.plan, data, timeout_seconds))
+    with findings.catch("gradient"):
+        comparison = run_probe(request, run, run.plan, data, timeout_seconds)
+        add_comparison(findings, run.plan, comparison)
 
 
 def _obstacle(findings: Findings, run: PlannedRun, plan: Plan) -> str:
-    """Why the ranks cannot be started here and now; empty where they can."""
+    """Returns the reason why the ranks cannot be started, or "" if they can."""
     if findings.faults:
-        return "not checked until everything else is right"
+        return "it is checked only if there is no other problem"
     if plan.nodes > 1:
         return (
-            f"the run is for {plan.nodes} nodes, which cannot be started from here; start `nearfar"
-            " launch` with optimization.max_steps=1 on them"
+            f"the run is for {plan.nodes} nodes, which cannot be started from this one; start"
+            " `nearfar launch` with optimization.max_steps=1 on them"
         )
-    return "" if run.plan_fits_here else "cannot be checked on this machine"
+    return "" if run.plan_fits_here else "it cannot be checked on this machine"
 
 
-def judge(findings: Findings, plan: Plan, comparison: GradientComparison) -> None:
-    """A finding about how alike the gradients of the ranks and of one process are."""
+def add_comparison(findings: Findings, plan: Plan, comparison: GradientComparison) -> None:
+    """Adds a finding about the gradients of the ranks and of one process."""
     subject = f"gradient on {plan.ranks} rank{'s' * (plan.ranks > 1)} ({plan.kind}) against one"
     figures = f"norm ratio {comparison.norm_ratio:.7f}, cosine {comparison.cosine:.7f}"
     if not comparison.norm:
         findings.add(
             "warning",
             subject,
-            "it is zero on both, which proves nothing: the first rows of the data have no loss"
-            " under this objective",
+            "it is zero in both cases, so the check has no result: the first rows of the data have"
+            " no loss with this objective",
         )
     elif comparison.is_equal:
         findings.add("ok", subject, figures)
@@ -85,34 +86,34 @@ def judge(findings: Findings, plan: Plan, comparison: GradientComparison) -> Non
         findings.add(
             "wrong",
             subject,
-            f"{figures}; both must be 1. On this machine the run would learn something else than in"
-            " one process: do not run it here, and report this",
+            f"{figures}; both must be 1. With these ranks the run would have another result than"
+            " with one process: do not start it with this machine file, and report this",
         )
 
 
-def probe(
+def run_probe(
     request: Request, run: PlannedRun, plan: Plan, data: DataSets, timeout_seconds: int
 ) -> GradientComparison:
-    """How alike the gradients of one step are, on all ranks and in one process.
+    """Compares the gradients of one step on all ranks and in one process.
 
-    Raises BadMachine when a rank fails or they take too long, with what they printed.
+    Raises BadMachine with the ranks' output if a rank fails or if they take too long.
     """
     with TemporaryDirectory(prefix="nearfar-check-") as name:
         folder = Path(name)
         _write_rows(folder, run.recipe, plan, data)
         output = folder / _OUTPUT
         code = _run_ranks(_command(request, plan, folder), plan, output, timeout_seconds)
-        message = _last_words(output.read_text(encoding="utf-8", errors="replace"))
+        message = _last_lines(output.read_text(encoding="utf-8", errors="replace"))
         if code is None:
             raise BadMachine(
                 f"the {plan.ranks} ranks did not finish within {timeout_seconds} seconds and were"
-                " ended; allow more with --probe-timeout-seconds, or see whether they can reach"
-                f" each other. They printed:\n{message}"
+                " ended; raise --probe-timeout-seconds, or check whether they can connect to each"
+                f" other. They printed:\n{message}"
             )
         if code or not (folder / LIKENESS).exists():
             raise BadMachine(
-                f"the {plan.ranks} ranks ended with code {code} before there was a gradient. They"
-                f" printed:\n{message}"
+                f"the {plan.ranks} ranks ended with exit code {code} before they computed a"
+                f" gradient. They printed:\n{message}"
             )
         return GradientComparison(**json.loads((folder / LIKENESS).read_text(encoding="utf-8")))
 
@@ -125,7 +126,7 @@ def _write_rows(folder: Path, recipe: Recipe, plan: Plan, data: DataSets) -> Non
     rows_per_rank = min(ROWS_PER_RANK, recipe.optimization.batch_size // plan.ranks)
     samples = batch_samples(recipe.seed, 0, len(data.train), rows_per_rank * plan.ranks)
     negatives = random_negatives(recipe, data.train, positives)
-    if refresh_section(recipe) is not None:  # any negatives will do to compare gradients
+    if refresh_section(recipe) is not None:  # gradients can be compared with any negatives
         negatives = RandomNegatives(data.train, positives, recipe.seed, recipe.negatives_per_query)
     rows = [
         negatives.row_with_negatives(0, samples, place) if negatives else data.train[int(sample)]
@@ -142,7 +143,7 @@ def _command(request: Request, plan: Plan, folder: Path) -> list[str]:
     machine = str(request.machine)
     options = ["--config_file", machine, "--num_processes", str(plan.ranks)]
     if plan.ranks > 1:
-        options += ["--main_process_port", "0"]  # any free port: another run may be going on
+        options += ["--main_process_port", "0"]  # any free port, since another run may be active
     verb = ["check", str(request.recipe), *request.overrides, "--machine", machine]
     verb += ["--as-rank", str(folder)]
     return [sys.executable, "-c", _LAUNCHER, *options, "--module", "trainer", *verb]
@@ -151,9 +152,7 @@ def _command(request: Request, plan: Plan, folder: Path) -> list[str]:
 def _run_ranks(
     command: Sequence[str], plan: Plan, output: Path, timeout_seconds: int
 ) -> int | None:
-    """The exit code of the launcher; None when it took too long and was ended with all its
-    ranks.
-    """
+    """Returns the exit code of the launcher, or None if it was ended after a timeout."""
     environ = rank_environment(plan, os.environ)
     environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(STOP_SECONDS)
     with output.open("wb") as file:
@@ -171,7 +170,7 @@ def _run_ranks(
             return None
         finally:
             if launcher.poll() is None:
-                # It passes the signal on to its ranks, each of which is in a session of its own.
+                # It forwards the signal to its ranks, each of which has its own session.
                 launcher.send_signal(signal.SIGTERM)
                 try:
                     launcher.wait(2 * STOP_SECONDS)
@@ -180,12 +179,12 @@ def _run_ranks(
                     launcher.wait()
 
 
-def _last_words(output: str) -> str:
-    """The errors that the ranks printed, each once; otherwise their last lines."""
+def _last_lines(output: str) -> str:
+    """Returns the errors that the ranks printed, without repetitions, or else their last lines."""
     lines = [
         line
         for line in output.splitlines()
-        if line.strip() and "torch/distributed/elastic" not in line  # the launcher's own lines
+        if line.strip() and "torch/distributed/elastic" not in line  # lines of the launcher itself
     ]
     errors = list(dict.fromkeys(line for line in lines if line.startswith("error: ")))
     return "\n".join(f"  {line[:500]}" for line in errors[:3] or lines[-5:]) or "  nothing"

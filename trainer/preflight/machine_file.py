@@ -1,4 +1,4 @@
-"""The machine file of a run, alone and together with the recipe."""
+"""Checks the machine file of a run, alone and together with the recipe."""
 
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from trainer.strategies.machine.plan import Plan, check_requirements
 def check_machine(
     findings: Findings, request: Request, recipe: Recipe | None, sections: frozenset[str]
 ) -> PlannedRun | None:
-    """Findings about the machine file, alone and with the recipe; the run that they describe, None
-    without a recipe.
+    """Adds findings about the machine file, alone and together with the recipe.
+
+    Returns the run that both describe, or None without a recipe.
     """
     plan = _check_file(findings, request.machine, request.nodes)
     plan_fits_here = plan is not None and _check_this_machine(findings, plan)
@@ -31,13 +32,13 @@ def check_machine(
     ranks = plan.ranks if plan is not None else _ranks_in(request.machine)
     _check_batch(findings, run, ranks)
     _check_run_folder(findings, run)
-    with findings.about("trackers"):
+    with findings.catch("trackers"):
         check_trackers(recipe.trackers)
     return PlannedRun(_on_machine(findings, run), sections, plan, plan_fits_here, request.replace)
 
 
 def _check_file(findings: Findings, path: Path, nodes: int | None) -> Plan | None:
-    with findings.about("machine"):
+    with findings.catch("machine"):
         plan = plan_from_file(path)
         distributed_type = read_by_accelerate(path).distributed_type
         plan = on_nodes(plan, path, nodes or plan.nodes, distributed_type)
@@ -50,7 +51,7 @@ def _check_file(findings: Findings, path: Path, nodes: int | None) -> Plan | Non
 
 
 def _ranks_in(path: Path) -> int | None:
-    """The ranks that a broken machine file names, if it does."""
+    """Returns the number of ranks in an invalid machine file, if it can be read."""
     try:
         ranks = yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
@@ -65,8 +66,8 @@ def _check_this_machine(findings: Findings, plan: Plan) -> bool:
         findings.add(
             "warning",
             "machine",
-            "this machine is not the one that the file describes, so memory and gradient cannot be"
-            f" checked here: {error}",
+            "this is not a machine that the file describes, so memory and gradient cannot be"
+            f" checked on it: {error}",
         )
         return False
     return True
@@ -74,7 +75,7 @@ def _check_this_machine(findings: Findings, plan: Plan) -> bool:
 
 def _check_batch(findings: Findings, run: PlannedRun, ranks: int | None) -> None:
     if ranks and run.has("optimization"):
-        with findings.about("batch"):
+        with findings.catch("batch"):
             size = run.recipe.optimization.batch_size
             check_batch_divisible(size, ranks)
             findings.add("ok", "batch", f"{size} queries per step, {size // ranks} on each rank")
@@ -82,22 +83,22 @@ def _check_batch(findings: Findings, run: PlannedRun, ranks: int | None) -> None
 
 def _check_run_folder(findings: Findings, run: PlannedRun) -> None:
     if run.has("name", "output"):
-        with findings.about("run folder"):
+        with findings.catch("run folder"):
             folder = Path(run.recipe.output) / run.recipe.name
             check_run_folder(folder, run.replace)
-            note = ", the former run is moved aside" if run.replace and folder.exists() else ""
+            note = ", the former run will be moved aside" if run.replace and folder.exists() else ""
             findings.add("ok", "run folder", f"{folder}{note}")
 
 
 def _on_machine(findings: Findings, run: PlannedRun) -> Recipe:
-    """The recipe with what the machine file decides; a contradiction is a finding."""
+    """Returns the recipe with the settings of the machine file. A contradiction is a finding."""
     if run.plan is None or not run.has("machine"):
         return run.recipe
-    with findings.about("recipe and machine"):
+    with findings.catch("recipe and machine"):
         return hardware.on_machine(run.recipe, run.plan)
-    decided_by_file = {
+    settings_of_file = {
         "accelerator": run.plan.accelerator or "auto",
         "precision": run.plan.precision or "auto",
     }
-    machine = run.recipe.machine.model_copy(update=decided_by_file)
+    machine = run.recipe.machine.model_copy(update=settings_of_file)
     return run.recipe.model_copy(update={"machine": machine})

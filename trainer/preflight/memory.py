@@ -1,4 +1,4 @@
-"""The memory that each rank needs: weights, gradients, optimizer state and activations."""
+"""Estimates the memory of each rank: weights, gradients, optimizer state and activations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from trainer.strategies.machine.plan import Plan
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one rank needs for something, on its device or in the memory of the machine."""
+    """The bytes of one rank for one part, on its device or in the memory of the machine."""
 
     part: str
     amount: int
@@ -36,12 +36,12 @@ def check_memory(
     encoder: Encoder,
     lengths: tuple[Lengths, Lengths] | None,
 ) -> None:
-    """Findings about the memory that a rank needs, and whether it is free."""
+    """Adds findings about the memory that a rank needs and the memory that is free."""
     plan = run.plan
     if plan is None:
         return
-    with findings.about("memory"):
-        machine = run.recipe.machine if run.plan_fits_here else _stand_in(run.recipe.machine)
+    with findings.catch("memory"):
+        machine = run.recipe.machine if run.plan_fits_here else _on_this_cpu(run.recipe.machine)
         encoder.to(hardware.device(machine))
         needs = weight_needs(plan, encoder)
         if lengths is not None:
@@ -52,12 +52,12 @@ def check_memory(
             _compare_with_free(findings, plan, encoder, needs, text)
         else:
             findings.add(
-                "warning", "memory", f"{text}; whether that fits cannot be checked on this machine"
+                "warning", "memory", f"{text}; the free memory cannot be checked on this machine"
             )
 
 
-def _stand_in(machine: MachineSection) -> MachineSection:
-    """Settings with which this machine can estimate the memory of another."""
+def _on_this_cpu(machine: MachineSection) -> MachineSection:
+    """Returns settings with which this machine can estimate the memory of another machine."""
     precision = "fp32" if machine.precision == "fp16" else machine.precision
     return machine.model_copy(update={"accelerator": "cpu", "precision": precision})
 
@@ -65,7 +65,7 @@ def _stand_in(machine: MachineSection) -> MachineSection:
 def _compare_with_free(
     findings: Findings, plan: Plan, encoder: Encoder, needs: Sequence[Need], text: str
 ) -> None:
-    # The weights that this process holds now are free again when the ranks start.
+    # The weights of this process are freed before the ranks start.
     loaded_bytes = sum(parameter.nbytes for parameter in encoder.parameters())
     on_cpu = encoder.device.type == "cpu"
     on_machine = sum(need.amount for need in needs if need.on_machine or on_cpu)
@@ -85,7 +85,7 @@ def _compare_with_free(
             findings.add(
                 "wrong",
                 "memory",
-                f"{comparison}. Share the weights among more ranks (FSDP2, ZeRO-3), train with"
+                f"{comparison}. Divide the weights among more ranks (FSDP2, ZeRO-3), train with"
                 " model.tuning.kind=lora, or lower machine.micro_batch_tokens",
             )
 
@@ -97,8 +97,9 @@ def _activations(
     encoder: Encoder,
     lengths: tuple[Lengths, Lengths],
 ) -> Need:
-    """The activations that a rank keeps of a step for the backward pass, from a measured
-    micro-batch; at least those of one micro-batch.
+    """Estimates the activations that a rank keeps for the backward pass, from one micro-batch.
+
+    The result is at least the activations of one micro-batch.
     """
     queries, documents = lengths
     documents_per_query = documents.texts / queries.texts
@@ -114,17 +115,16 @@ def _activations(
     tokens = max(
         min(step_tokens, limit if limit_is_known else step_tokens), min(step_tokens, micro_batch)
     )
-    note = "" if limit_is_known else ", if there is room for them"
+    note = "" if limit_is_known else ", if memory allows it"
     part = f"activations ({tokens:,.0f} of the {step_tokens:,.0f} tokens of a step{note})"
     return Need(part, int(bytes_per_token * tokens))
 
 
 def weight_needs(plan: Plan, encoder: nn.Module) -> list[Need]:
-    """Weights, gradients and AdamW's two moments of one rank.
+    """Returns the needs of one rank for weights, gradients and AdamW's two moments.
 
-    Numbers are float32, except for fp16 under DeepSpeed. ZeRO keeps a copy of its share of the
-    trained weights beside the moments. FSDP2 and ZeRO-3 hold their share and what is gathered at
-    once.
+    All are float32, except for fp16 with DeepSpeed. ZeRO also keeps a copy of its share of the
+    trained weights. FSDP2 and ZeRO-3 need memory for their share and for gathered weights.
     """
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     trained_weights = sum(
@@ -171,13 +171,14 @@ def _zero_needs(plan: Plan, weights: int, trained_weights: int) -> list[Need]:
 
 
 def _share(plan: Plan, weights: int) -> int:
-    """The weights of one rank where they are shared out evenly, rounded up."""
+    """Returns the number of weights per rank if they are divided evenly, rounded up."""
     return -(-weights // plan.ranks)
 
 
 def _gathered_at_once(encoder: nn.Module) -> int:
-    """Weights that FSDP2 holds whole at once: those outside of the blocks, one block, and the next
-    one that is on its way.
+    """Returns the number of weights that FSDP2 gathers at once.
+
+    These are the weights outside of blocks, one block, and the next block that is being gathered.
     """
     sizes = [
         sum(parameter.numel() for parameter in block.parameters())
@@ -188,7 +189,7 @@ def _gathered_at_once(encoder: nn.Module) -> int:
 
 
 def largest_first(needs: Sequence[Need]) -> str:
-    """The parts in words, the largest named as such."""
+    """Describes the parts, beginning with the largest."""
     words = [
         f"{format_bytes(need.amount)} for {need.part}"
         + (" in the machine's memory" if need.on_machine else "")

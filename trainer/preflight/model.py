@@ -1,4 +1,4 @@
-"""The model of a run: whether it loads, and whether its tokenizer belongs to it."""
+"""Checks the model of a run: it must load, and its tokenizer must fit."""
 
 from trainer.build import students
 from trainer.build.module import encoder_of
@@ -10,12 +10,12 @@ from trainer.recipe.schema.families import CrossEncoderRecipe
 
 
 def check_model(findings: Findings, run: PlannedRun) -> Encoder | None:
-    """A finding about the model; the encoder, where it loads."""
+    """Adds a finding about the model and returns the encoder, or None if it cannot be loaded."""
     settings = run.recipe
-    with findings.about("validation"):
+    with findings.catch("validation"):
         if isinstance(settings, CrossEncoderRecipe) and settings.validation.first_stage is not None:
             locate(settings.validation.first_stage)
-    with findings.about("model"):
+    with findings.catch("model"):
         encoder = encoder_of(settings)
         students.check_whole(settings, encoder)
         weights = sum(parameter.numel() for parameter in encoder.parameters())

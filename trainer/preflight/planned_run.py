@@ -1,4 +1,4 @@
-"""A run that is checked: a recipe, of which some sections may be broken, and a machine."""
+"""The run that is checked: a recipe, of which some sections may be invalid, and a machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from trainer.strategies.machine.plan import Plan
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be checked, as it was given."""
+    """The arguments of a check."""
 
     recipe: Path
     machine: Path
@@ -18,23 +18,23 @@ class Request:
     replace: bool = False
     """Whether the run will be started with `--replace`."""
     nodes: int | None = None
-    """The number of machines; None: as the machine file says."""
+    """The number of machines; None: as in the machine file."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What was read of a recipe and a machine file."""
+    """The content of a recipe and a machine file."""
 
     recipe: Recipe
-    """A broken section of the file has its defaults here."""
+    """The recipe. Its invalid sections have their defaults."""
     sections: frozenset[str]
-    """The sections of the file that are not broken."""
+    """The names of the valid sections."""
     plan: Plan | None
-    """None where the machine file is broken."""
+    """The plan; None if the machine file is invalid."""
     plan_fits_here: bool
-    """Whether this is a machine as the machine file describes it."""
+    """Whether this machine meets the requirements of the machine file."""
     replace: bool = False
 
     def has(self, *sections: str) -> bool:
-        """Whether these sections are not broken."""
+        """Returns True if these sections are valid."""
         return self.sections.issuperset(sections)

@@ -1,4 +1,4 @@
-"""The part of each rank when the gradient is checked."""
+"""The work of each rank in the check of the gradient."""
 
 import json
 import os
@@ -29,14 +29,14 @@ from trainer.strategies.probe import compare_gradients, one_step_gradient, plain
 from trainer.strategies.process_group import process_group
 
 ROWS, LIKENESS = "rows.json", "likeness.json"
-"""Files in the folder of the probe: what the ranks read, and what the first one writes."""
+"""Files in the folder of the probe: the input of the ranks, and the result of the first rank."""
 
 
 def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
-    """Takes one step under the strategy of the launcher.
+    """Runs one step with the strategy of the launcher.
 
-    The first rank also computes the gradient of the whole batch alone, before the process group is
-    started, as a single process does. It writes how alike the two are.
+    Before the process group is started, the first rank also computes the gradient of the whole
+    batch alone, like a single process. It writes the comparison of both gradients.
     """
     plan = plan_from_environment(os.environ)
     check_requirements(plan)
@@ -51,12 +51,12 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     global_batch = _batch(rows, encoder, recipe)
     output = folder / f"rank-{os.environ.get('RANK', '0')}"
     recipe = _in_micro_batches(recipe, global_batch, output)
-    # Before the process group, too: each rank asks the teachers alone.
+    # The teachers are used before the process group is started, because each rank uses them alone.
     teachers = students.teachers(recipe, Rows.of([_row(line) for line in rows]))
     module = lightning_module(recipe, encoder, 1, plan, teachers)
     reference = {}
     if is_first_rank(os.environ):
-        module.to(hardware.device(recipe.machine))  # its temperature too
+        module.to(hardware.device(recipe.machine))  # moves the temperature too
         encode = students.encode_of(recipe, encoder)
         reference = plain_gradient(
             module, lambda: module.objective(global_batch, encode, module.temperature()).loss
@@ -70,8 +70,9 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
 
 
 def _exact(recipe: Recipe) -> Recipe:
-    """The recipe in float32 and without dropout, so that gradients can be compared. Negatives that
-    a run would mine come from the data.
+    """Returns the recipe in float32 and without dropout, so that gradients can be compared.
+
+    Negatives that a run would mine come from the data.
     """
     lora = recipe.model.tuning.kind == "lora"
     tuning = recipe.model.tuning.model_copy(update={"dropout": 0.0} if lora else {})
@@ -83,7 +84,7 @@ def _exact(recipe: Recipe) -> Recipe:
 
 
 def _in_micro_batches(recipe: Recipe, batch: Batch, output: Path) -> Recipe:
-    """The recipe with micro-batches of both kinds: kept, and computed again."""
+    """Returns the recipe with kept micro-batches and with recomputed ones."""
     longest = int(max(batch.queries.lengths.max(), batch.documents.lengths.max()))
     machine = recipe.machine.model_copy(
         update={"micro_batch_tokens": longest, "kept_tokens": 2 * longest}
@@ -92,8 +93,9 @@ def _in_micro_batches(recipe: Recipe, batch: Batch, output: Path) -> Recipe:
 
 
 def _start_adapters(encoder: Encoder) -> None:
-    """Gives LoRA's second factor values, the same on every rank. It is zero at the start, and with
-    it the gradient of the first factor.
+    """Sets LoRA's second factor to random values, the same on every rank.
+
+    It is zero at the start, and then the gradient of the first factor is zero too.
     """
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:

@@ -1,4 +1,4 @@
-"""The recipe of a run, section by section."""
+"""Checks the recipe of a run, section by section."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from trainer.recipe.yaml_text import dump, parse, read_text
 
 
 def check_recipe_file(findings: Findings, request: Request) -> tuple[Recipe | None, frozenset[str]]:
-    """A finding about the recipe; the recipe, and the names of its sections that are not broken."""
-    with findings.about("recipe"):
+    """Adds a finding about the recipe. Returns the recipe and the names of its valid sections."""
+    with findings.catch("recipe"):
         recipe = load_recipe(request.recipe, request.overrides)
         batch_size = recipe.optimization.batch_size
         text = f"{recipe.name}, {recipe.objective.kind}, {batch_size} queries per step"
@@ -28,18 +28,18 @@ def check_recipe_file(findings: Findings, request: Request) -> tuple[Recipe | No
         return None, frozenset()
     if not isinstance(tree, dict):
         return None, frozenset()
-    return _unbroken_sections(tree, request.overrides)
+    return _valid_sections(tree, request.overrides)
 
 
-def _unbroken_sections(
+def _valid_sections(
     tree: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[Recipe, frozenset[str]]:
-    """The recipe without its broken sections, and the names of the others."""
-    values, settings = _stand_ins(tree, overrides), list[str]()
+    """Returns the recipe without its invalid sections, and the names of the valid ones."""
+    values, settings = _placeholders(tree, overrides), list[str]()
     section_of = {
         override: override.partition("=")[0].partition(".")[0].strip() for override in overrides
     }
-    broken_sections = values.keys() - tree.keys() - set(section_of.values())
+    invalid_sections = values.keys() - tree.keys() - set(section_of.values())
     with TemporaryDirectory() as folder:
         trial = Path(folder) / "recipe.yaml"
         for section in sorted({*tree, *section_of.values()}, key=_place_in_trial):
@@ -49,16 +49,16 @@ def _unbroken_sections(
             try:
                 load_recipe(trial, [*settings, *own_settings])
             except BadRecipe:
-                broken_sections.add(section)
+                invalid_sections.add(section)
             else:
                 values, settings = candidate, [*settings, *own_settings]
         trial.write_text(dump(values), encoding="utf-8")
         recipe = load_recipe(trial, settings)
-        return recipe, frozenset(type(recipe).model_fields) - broken_sections
+        return recipe, frozenset(type(recipe).model_fields) - invalid_sections
 
 
-def _stand_ins(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """What a recipe of this kind must have; it stands in for sections that are broken."""
+def _placeholders(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the required sections of a recipe of this kind. They replace invalid sections."""
     settings = [override.partition("=") for override in overrides]
     kinds = [tree.get("kind"), *(value for key, _, value in settings if key == "kind")]
     values: dict[str, Any] = {
@@ -72,6 +72,6 @@ def _stand_ins(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 
 def _place_in_trial(section: str) -> tuple[int, str]:
-    """Sections that others are checked against come first."""
+    """Returns the sort key of a section. Sections that others depend on come first."""
     order = ("kind", "data", "optimization", "refresh", "model", "objective")
     return (order.index(section) if section in order else len(order)), section

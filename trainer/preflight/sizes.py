@@ -1,8 +1,8 @@
-"""Bytes for people."""
+"""Formats numbers of bytes."""
 
 
 def format_bytes(amount: int) -> str:
-    """Megabytes or gigabytes, rounded.
+    """Formats bytes as rounded megabytes or gigabytes.
 
     >>> format_bytes(900), format_bytes(91_226_112), format_bytes(2_500_000_000)
     ('1 MB', '91 MB', '2.5 GB')

@@ -1,4 +1,4 @@
-"""The teachers of a run: whether they load, and how much they have to encode and to store."""
+"""Checks the teachers of a run: they must load. Estimates the size of the vectors to store."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +19,7 @@ from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
 
 
 def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
-    """A finding for each teacher; the bytes that their vectors of the training texts will take."""
+    """Adds a finding per teacher, and returns the bytes of their vectors of the training texts."""
     settings = run.recipe
     if not isinstance(settings, VectorRecipe) or settings.teacher is None:
         return 0
@@ -27,20 +27,20 @@ def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
     texts = names_of(data.train, settings.data.negatives_per_query, further_texts)
     total = 0
     for name in settings.teacher.models:
-        with findings.about("teacher"):
+        with findings.catch("teacher"):
             teacher, tasks = read_model(name), list[str]()
             folder = students.kept_in(settings, name)
             to_do(folder, content_of(teacher), texts, run.replace, tasks.append)
             if not tasks:
-                text = f"its vectors of the training texts are in {folder}"
+                text = f"its vectors of the training texts are already in {folder}"
             else:
                 counts = {role: len(identities) for role, identities in texts.items()}
                 amount = _vector_bytes(teacher, run, data, counts)
                 total += amount
                 weights = 4 * sum(parameter.numel() for parameter in teacher.parameters())
                 text = (
-                    f"{tasks[0]}, about {format_bytes(amount)}; {format_bytes(weights)} of weights"
-                    " on each rank until then"
+                    f"{tasks[0]}, about {format_bytes(amount)}; until then its weights take"
+                    f" {format_bytes(weights)} on each rank"
                 )
             findings.add("ok", "teacher", f"{name}: {text}")
     return total
@@ -49,7 +49,7 @@ def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
 def _vector_bytes(
     teacher: Encoder, run: PlannedRun, data: DataSets, texts: Mapping[Role, int]
 ) -> int:
-    """Bytes of one float32 vector per text, or of one float16 vector per token."""
+    """Returns the bytes of one float32 vector per text, or of one float16 vector per token."""
     per_component: dict[Role, float] = {"query": 4.0, "document": 4.0}
     if isinstance(teacher, LateInteractionEncoder):
         negatives = run.recipe.data.negatives_per_query
