@@ -203,8 +203,8 @@ def test_gradient_check_includes_the_teacher(toy, toy_folder, late_folder):
     assert (
         len(
             re.findall(
-                r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB; until then"
-                r" its weights take 1 MB",
+                r"ok +teacher: .* encodes \d+ training texts, once; kept in .*, about 1 MB;"
+                r" until then its weights take 1 MB",
                 ended.stdout,
             )
         )

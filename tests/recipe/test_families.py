@@ -123,7 +123,7 @@ def test_key_of_another_kind_is_refused(load, key, owners, kind, values) -> None
     message = refusal(load, kind=kind, **values)
     line = next(line for line in message.splitlines() if f": {key} belongs" in line)
     assert line.endswith(
-        f": {key} belongs to kind: {owners}, and this recipe is of kind {kind}; take it out, or"
+        f": {key} belongs to kind: {owners}, but this recipe has kind {kind}; remove it, or"
         " change the kind"
     )
     assert "toy.yaml:" in line
@@ -145,7 +145,7 @@ def test_variant_of_another_kind_is_refused(load, variant, owners, kind) -> None
     section = key.partition(".")[0]
     message = refusal(load, kind=kind, **{section: {"kind": name, "models": ["t"]}})
     line = next(line for line in message.splitlines() if f": {variant} belongs" in line)
-    assert f"belongs to kind: {owners}, and this recipe is of kind {kind}; give one of " in line
+    assert f"belongs to kind: {owners}, but this recipe has kind {kind}; give one of " in line
     assert line.endswith(", or change the recipe's kind")
 
 
@@ -158,7 +158,7 @@ CONTRADICTIONS = [
     ({"model": {**STATIC, "query_max_length_tokens": 2}}, "query_max_length_tokens belongs"),
     ({"model": {**STATIC, "document_max_length_tokens": 2}}, "document_max_length_tokens belongs"),
     ({"model": {**STATIC, "activation_checkpointing": True}}, "no layers to compute again"),
-    ({"model": {"projection_start": "pca"}}, "give its width as model.projection_dimensions"),
+    ({"model": {"projection_start": "pca"}}, "set its width with model.projection_dimensions"),
     # within the sections `objective`, `teacher` and `matryoshka`
     ({"objective": {"hardness": {}, "symmetric": True}}, "set objective.symmetric to false"),
     (
@@ -166,7 +166,7 @@ CONTRADICTIONS = [
             "kind": "cross_encoder",
             "objective": {"kind": "pairwise", "random_negatives": 2, "graded": True},
         },
-        "negatives drawn at random have none",
+        "random negatives have none",
     ),
     ({"teacher": {"kind": "vectors", "models": ["t", "u"]}}, "learns the vectors of one teacher"),
     ({"matryoshka": {}}, "neither dimensions nor layers"),
@@ -199,7 +199,7 @@ CONTRADICTIONS = [
         {"objective": {"kind": "margin_mse"}, "data": HARD, "refresh": {}},
         "objective.kind=margin_mse learns from scores in the data",
     ),
-    ({"objective": {"kind": "cosent"}, "refresh": {}}, "does not go with refresh"),
+    ({"objective": {"kind": "cosent"}, "refresh": {}}, "cannot be combined with refresh"),
     ({"objective": {"teacher_margin": 0.1}, "refresh": {}}, "use objective.guide"),
     (
         {"objective": {"kind": "triplet"}, "refresh": {"first_step": 3}},

@@ -88,8 +88,8 @@ class TestReading:
         [
             ("", "is empty"),
             ("# nothing\n", "is empty"),
-            ("- a\n", 'holds ["a"]'),
-            ("hello", 'holds "hello"'),
+            ("- a\n", 'contains ["a"]'),
+            ("hello", 'contains "hello"'),
         ],
     )
     def test_file_that_is_no_map_is_refused(self, write, text: str, says: str) -> None:
@@ -103,7 +103,7 @@ class TestReading:
     def test_broken_yaml_names_the_line(self, write) -> None:
         message = problem(write(LEAST + "output: [runs\nseed: 1\n"))
         assert "toy.yaml:7: this is not YAML" in message
-        assert "put text that holds ': ' in quotes" in problem(write("name: a: b"))
+        assert "put text that contains ': ' in quotes" in problem(write("name: a: b"))
 
 
 class TestMistakes:
@@ -342,10 +342,10 @@ class TestOverrides:
                 "optimization.epoch=4",
                 "optimization.epoch is not a key; did you mean optimization.epochs?",
             ),
-            ("seed.x=1", "seed.x cannot be set: seed holds 13, which has no x in it"),
+            ("seed.x=1", "seed.x cannot be set: seed is 13, which has no x"),
             (
                 "trackers.0.kind=wandb",
-                "trackers.0.kind cannot be set: trackers holds [], which has no 0 in it",
+                "trackers.0.kind cannot be set: trackers is [], which has no 0",
             ),
             ("trackers=[{kind: wandb}", "command line: trackers:1: this is not YAML"),
             ("model.query_prompt='a", "this is not YAML"),

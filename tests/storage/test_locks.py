@@ -137,7 +137,7 @@ def test_folder_replaced_before_the_lock_is_not_changed(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "index").rmdir()
     with (
-        pytest.raises(BadFolder, match="was removed meanwhile"),
+        pytest.raises(BadFolder, match="was removed in the meantime"),
         exclusive(tmp_path / "index"),
     ):
         pass

@@ -43,7 +43,7 @@ def check_gradient(
     data: DataSets,
     timeout_seconds: int | None,
 ) -> None:
-    """Adds a finding about the gradient of all ranks; with `timeout_seconds=None` none is started."""
+    """Adds a finding about the gradient of all ranks; starts none if `timeout_seconds` is None."""
     if run.plan is None:
         return
     obstacle = "--no-probe was given"

@@ -22,8 +22,9 @@ _ALL_FAMILIES = tuple(FAMILIES)
 
 
 def explain_keys(name: str | None = None) -> str:
-    """What the recipe's keys mean: all of them, one section, or one key. Raises `BadRecipe` with
-    the nearest key for another name.
+    """Explains all keys of recipes, one section, or one key.
+
+    Raises `BadRecipe` with the nearest key for an unknown name.
     """
     keys = [key for key in all_keys() if key.name == name]
     if name is not None and not keys:
@@ -39,15 +40,17 @@ def explain_keys(name: str | None = None) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, for editors that complete and check YAML."""
+    """Returns the JSON Schema of recipes, for editors that complete and check YAML."""
     schema = TypeAdapter[Recipe](Recipe).json_schema()
     _require_kinds(schema)
     return {"$schema": _SCHEMA_URI, "title": "Recipe", **schema}
 
 
 def _require_kinds(schema: dict[str, Any]) -> None:
-    """Makes `kind` a required key of every variant but the default one. Without that, a section
-    that names no kind fits several variants, which JSON Schema refuses.
+    """Makes `kind` a required key of all variants except the default one.
+
+    Otherwise a section without `kind` would match several variants, which JSON Schema does not
+    allow.
     """
     defaults = {"BiEncoderRecipe"}
     for definition in schema["$defs"].values():
@@ -63,8 +66,9 @@ def _require_kinds(schema: dict[str, Any]) -> None:
 def _entry(
     key: Key, families: tuple[str, ...] = _ALL_FAMILIES, variant: str | None = None
 ) -> list[str]:
-    """The lines on one key, and on the keys in it: `key = default`, what it takes, what it means.
-    Under a heading that names `families` and `variant`, these are not repeated.
+    """Returns the lines about one key and the keys below it: default, valid values and meaning.
+
+    `families` and `variant` are in the heading above, so they are not repeated.
     """
     if not key.sections:
         return _lines(key, families, variant)
@@ -74,24 +78,24 @@ def _entry(
 
 
 def _lines(key: Key, families: tuple[str, ...], variant: str | None) -> list[str]:
-    """One line on the key and some on its meaning, for each way in which families have it."""
-    ways: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    """Returns the lines about one key, once for each definition that differs between families."""
+    definitions: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for family, field in key.fields.items():
-        ways[(*_name_default_type(key, field), field.description or "")].append(family)
+        definitions[(*_name_default_type(key, field), field.description or "")].append(family)
     lines = []
-    for (name, default, takes, meaning), having in ways.items():
-        kinds = [f"kind: {one_of(having)}"] if tuple(having) != families else []
+    for (name, default, type_name, meaning), owners in definitions.items():
+        kinds = [f"kind: {one_of(owners)}"] if tuple(owners) != families else []
         if key.variant != variant:
             kinds.append(f"{'.'.join(key.path[:-1])}.kind: {key.variant}")
         note = f"   (only with {', '.join(kinds)})" if kinds else ""
-        lines.append(f"{f'{name} = {default}':<44} {takes}{note}")
+        lines.append(f"{f'{name} = {default}':<44} {type_name}{note}")
         lines += textwrap.wrap(meaning, 100, initial_indent="    ", subsequent_indent="    ")
     return lines
 
 
 def _name_default_type(key: Key, field: FieldInfo) -> tuple[str, str, str]:
-    """Name, default and type of a key. A section that always has one of several variants is shown
-    by its `kind`.
+    """Returns name, default and type of a key. A required section with variants is shown as its
+    `kind`.
     """
     sections = sections_in(field)
     kinds = [kind for variant in sections if (kind := kind_of(variant)) is not None]
@@ -102,31 +106,31 @@ def _name_default_type(key: Key, field: FieldInfo) -> tuple[str, str, str]:
 
 
 def _section(path: Path) -> list[str]:
-    """The lines on all keys under `path`, variant by variant."""
+    """Returns the lines about all keys under `path`, variant by variant."""
     keys = [key for key in all_keys() if key.path[:-1] == path]
     lines: list[str] = []
     for variant in dict.fromkeys(key.variant for key in keys):
-        having = tuple(
+        owners = tuple(
             family
             for family in FAMILIES
             if any(key.variant == variant and family in key.fields for key in keys)
         )
-        lines += ["", *_headings(path, variant, having)]
+        lines += ["", *_headings(path, variant, owners)]
         for key in keys:
             if key.variant == variant and not (variant and key.path[-1] == "kind"):
-                lines += _entry(key, having, variant)
+                lines += _entry(key, owners, variant)
     return lines
 
 
 def _headings(path: Path, variant: str | None, families: Iterable[str]) -> list[str]:
-    """What the section is in each family, once where that is the same in all."""
+    """Returns the headings of a section, one for each meaning that differs between families."""
     meanings: dict[str, list[str]] = defaultdict(list)
     for family in families:
         meanings[getdoc(_class_at(path, variant, family)) or ""].append(family)
     kind = f", kind: {variant}" if variant else ""
     lines = []
-    for meaning, having in meanings.items():
-        note = f" (with kind: {one_of(having)})" if tuple(having) != _ALL_FAMILIES else ""
+    for meaning, owners in meanings.items():
+        note = f" (with kind: {one_of(owners)})" if tuple(owners) != _ALL_FAMILIES else ""
         place = f"{'.'.join(path)}{kind}{note}" if path else f"A recipe{note}"
         text = f"{place} - {' '.join(meaning.split())}"
         lines += textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")

@@ -1,7 +1,7 @@
-"""All keys that a recipe can have, in each family, read off the classes in `trainer.recipe.schema`.
+"""All keys of the recipes of each family, from the classes in `trainer.recipe.schema`.
 
-A place is a key with its steps from the root, such as `("trackers", 0, "project")`. A path is a
-place without the positions in lists: the items of a list have the list's path.
+A place is a key as its steps from the root, such as `("trackers", 0, "project")`. A path is a place
+without positions in lists. So the items of a list have the path of the list.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ _KIND = FieldInfo(
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: a value, or a section with keys of its own."""
+    """One key: a value, or a section with further keys."""
 
     path: Path
     variant: str | None
-    """The `kind` of its section that has this key; None where the section has no variants."""
+    """The `kind` of the section that has this key; None if the section has no variants."""
     fields: dict[str, FieldInfo]
-    """The key in each family that has it, by the family's `kind`."""
+    """The field of this key by the `kind` of each family that has it."""
 
     @property
     def name(self) -> str:
@@ -45,31 +45,31 @@ class Key:
 
     @property
     def sections(self) -> tuple[type[Section], ...]:
-        """The sections that the key holds in any family; none where it holds a value."""
+        """The sections of the key in all families; empty if the key is a value."""
         fields = self.fields.values()
         sections = (section for field in fields for section in sections_in(field))
         return tuple(dict.fromkeys(sections))
 
 
 def sections_in(field: FieldInfo | None) -> tuple[type[Section], ...]:
-    """The sections that a field holds: the variants of `objective`, the items of `trackers`."""
+    """Returns the sections of a field: the variants of `objective`, the items of `trackers`."""
     return sections_of(field.annotation) if field is not None else ()
 
 
 def sections_of(annotation: Any) -> tuple[type[Section], ...]:
-    """The sections that a type is made of: `Lora | Full` gives both, `tuple[Wandb, ...]` Wandb."""
+    """Returns the sections in a type: both for `Lora | Full`, and Wandb for `tuple[Wandb, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return (annotation,)
     return tuple(section for part in get_args(annotation) for section in sections_of(part))
 
 
 def kind_of(section: type[Section]) -> str | None:
-    """The `kind` that stands for this variant; None where it is none."""
+    """Returns the `kind` of a variant, or None if the section has no variants."""
     return section.model_fields["kind"].default if "kind" in section.model_fields else None
 
 
 def default_kind(field: FieldInfo) -> str | None:
-    """The `kind` of the section that stands where none is written; None where that is none."""
+    """Returns the `kind` of a field's default section, or None if it has none."""
     return kind_of(type(field.default)) if isinstance(field.default, Section) else None
 
 
@@ -95,18 +95,19 @@ def _keys_below(
 
 @cache
 def paths_of(kind: str) -> frozenset[Path]:
-    """The paths of all keys of one family."""
+    """Returns the paths of all keys of one family."""
     return frozenset(key.path for key in all_keys() if kind in key.fields)
 
 
 def path_of(place: Place) -> Path:
-    """The path of a place."""
+    """Returns the path of a place."""
     return tuple(step for step in place if isinstance(step, str))
 
 
 def field_at(place: Place, family: RecipeClass) -> FieldInfo | None:
-    """The family's field at a place, of the first variant that has it; None at the root, and where
-    the family has no such key.
+    """Returns the family's field at a place, from the first variant that has it.
+
+    It is None at the root, or if the family has no such key.
     """
     sections: tuple[type[Section], ...] = (family,)
     field: FieldInfo | None = None
@@ -120,9 +121,10 @@ def field_at(place: Place, family: RecipeClass) -> FieldInfo | None:
 
 
 def nearest_keys(name: str, parent: Path = (), kind: str | None = None) -> list[str]:
-    """The keys that `name`, written under `parent`, was likely meant to be, best first: keys of
-    that name elsewhere, similar keys of the same section, else similar keys of all sections. Only
-    keys of the family `kind` where one is given.
+    """Returns suggestions for the unknown key `name` under `parent`, best first.
+
+    These are keys of that name in other sections and similar keys of the same section, or else
+    similar keys of all sections. With `kind`, only keys of that family are suggested.
 
     >>> nearest_keys("learning_rat", ("optimization",))[0]
     'optimization.learning_rate'

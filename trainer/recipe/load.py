@@ -1,5 +1,5 @@
-"""A recipe file, with overrides, to a checked recipe and back. All problems are reported together,
-each with its place and the nearest key.
+"""Reads and writes recipe files. All problems are reported together, each with its place and the
+nearest key.
 """
 
 import copy
@@ -23,17 +23,17 @@ from trainer.recipe.yaml_text import Place, YamlValue, dump, parse, read_text
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, or the shipped one of that name, with `key.sub=value` overrides
-    put in. Raises `BadRecipe` that names every problem.
+    """Reads the recipe in a YAML file, or the shipped recipe of that name, and applies overrides.
 
-    A recipe without `kind` is a bi-encoder's, and a section without `kind` is the default variant.
-    The value of an override is one YAML word or quoted text, a list `[...]` or a map `{...}`. Of
-    two overrides of one key, the later one counts.
+    A recipe without `kind` is for a bi-encoder, and a section without `kind` is the default
+    variant. An override has the form `key.sub=value`. Its value is one YAML word, quoted text, a
+    list `[...]` or a map `{...}`. If a key is overridden twice, the later value counts. Raises
+    `BadRecipe` that lists all problems.
     """
     file = recipe_file(path)
     tree = parse(read_text(file), str(file))
     if not isinstance(tree.value, dict):
-        content = "is empty" if tree.value is None else f"holds {short_text(tree.value)}"
+        content = "is empty" if tree.value is None else f"contains {short_text(tree.value)}"
         raise BadRecipe(
             f"recipe {file} {content}; a recipe is a map with at least name, model and data"
         )
@@ -42,8 +42,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from_values(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a dictionary of the form of a recipe file, with overrides put in as
-    `load_recipe` does. Raises `BadRecipe` that names every problem.
+    """Returns the recipe in a dictionary with the keys of a recipe file.
+
+    Overrides are applied as in `load_recipe`. Raises `BadRecipe` that lists all problems.
     """
     plain = json.loads(json.dumps(values, default=str))
     return _recipe(RawRecipe(plain, {}, "the given recipe"), overrides)
@@ -58,15 +59,13 @@ def _recipe(raw: RawRecipe, overrides: Sequence[str]) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults written out. `load_recipe` reads it back to an equal
-    recipe.
-    """
+    """Returns the recipe as YAML with all defaults. `load_recipe` reads it as an equal recipe."""
     blocks = [dump({name: value}) for name, value in recipe.model_dump(mode="json").items()]
     return "".join("\n" + block if ":\n" in block else block for block in blocks)
 
 
 def _family(raw: RawRecipe, settings: Sequence[tuple[Place, YamlValue]]) -> RecipeClass:
-    """The class of the recipe's `kind`. Raises BadRecipe for an unknown one."""
+    """Returns the class of the recipe's `kind`. Raises BadRecipe for an unknown kind."""
     kinds = [value for place, value in settings if place == ("kind",)]
     kind = kinds[-1] if kinds else raw.values.setdefault("kind", DEFAULT_KIND)
     if isinstance(kind, str) and kind in FAMILIES:
@@ -79,7 +78,7 @@ def _family(raw: RawRecipe, settings: Sequence[tuple[Place, YamlValue]]) -> Reci
 
 
 def _fill_kinds(values: YamlValue, section: type[Section]) -> None:
-    """Writes the default's `kind` into each section with variants that has none."""
+    """Adds the default `kind` to each section that has variants but no `kind`."""
     for name, field in section.model_fields.items():
         inner = values.get(name) if isinstance(values, dict) else None
         variants = sections_in(field)
@@ -93,8 +92,10 @@ def _fill_kinds(values: YamlValue, section: type[Section]) -> None:
 
 
 def _validated_recipe(raw: RawRecipe, family: RecipeClass) -> Recipe:
-    """The values as a recipe. They are read as JSON, because there strict means what a person
-    expects: lists fill tuples, 1 is a number.
+    """Validates the values as a recipe.
+
+    They are validated as JSON, because pydantic's strict mode then accepts a list for a tuple and 1
+    for a float.
     """
     try:
         return family.model_validate_json(json.dumps(raw.values))

@@ -1,12 +1,13 @@
-"""Which words a mistyped word was likely meant to be."""
+"""Suggestions for a mistyped word."""
 
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
 
 def nearest(word: str, candidates: Iterable[str], likeness: float = 0.6) -> list[str]:
-    """The candidates that are most like `word`, at most three, best first. Candidates below the
-    likeness (0 to 1) are left out.
+    """Returns at most three candidates that are most similar to `word`, best first.
+
+    Their similarity must be at least `likeness` (0 to 1).
 
     >>> nearest("learning_rat", ["learning_rate", "head_learning_rate", "epochs"])
     ['learning_rate']
@@ -17,5 +18,5 @@ def nearest(word: str, candidates: Iterable[str], likeness: float = 0.6) -> list
 
 
 def question(candidates: Sequence[str]) -> str:
-    """`; did you mean a or b?`, or nothing where there is no candidate."""
+    """Returns `; did you mean a or b?`, or an empty text without candidates."""
     return f"; did you mean {' or '.join(candidates)}?" if candidates else ""

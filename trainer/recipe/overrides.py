@@ -1,4 +1,4 @@
-"""`key.sub=value` settings of the command line, put into the values of a recipe file."""
+"""Applies `key.sub=value` settings of the command line to the values of a recipe file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ COMMAND_LINE = "command line"
 
 
 def setting(override: str) -> tuple[Place, YamlValue]:
-    """The place and value of one override. Raises BadRecipe where it has no `=` or an empty key."""
+    """Returns place and value of an override. Raises BadRecipe without `=` or with an empty key."""
     key, equals, text = override.partition("=")
     if not equals:
         keys = nearest_keys(key.split(".")[-1])
@@ -35,21 +35,22 @@ def setting(override: str) -> tuple[Place, YamlValue]:
 def put_in(
     settings: Sequence[tuple[Place, YamlValue]], raw: RawRecipe, family: RecipeClass
 ) -> None:
-    """Puts the settings into what the file gives, and notes that they are from the command line.
-    Raises BadRecipe where there is no such place.
+    """Applies settings to the values of the file, with the command line as their origin.
+
+    Raises BadRecipe if a place does not exist.
     """
     for place, value in settings:
         if place[-1] == "kind" and len(place) > 1:
             _drop_other_variant(raw, place[:-1], value, family)
         _set(raw.values, place, value)
-        for stale in [key for key in raw.origins if key[: len(place)] == place]:
-            del raw.origins[stale]
+        for inner_place in [key for key in raw.origins if key[: len(place)] == place]:
+            del raw.origins[inner_place]
         for depth in range(1, len(place) + 1):
             raw.origins.setdefault(place[:depth], COMMAND_LINE)
 
 
 def _set(values: dict[str, YamlValue], place: Place, value: YamlValue) -> None:
-    """Puts `value` at `place`, and makes the sections that are missing on the way."""
+    """Sets the value at `place`, and creates missing sections on the way."""
     current: Any = values
     for depth, step in enumerate(place):
         last = depth == len(place) - 1
@@ -64,15 +65,16 @@ def _set(values: dict[str, YamlValue], place: Place, value: YamlValue) -> None:
                 current[step] = value
         else:
             raise BadRecipe(
-                f"{COMMAND_LINE}: {key_name(place)} cannot be set: {key_name(place[:depth])} holds"
-                f" {short_text(current)}, which has no {step} in it"
+                f"{COMMAND_LINE}: {key_name(place)} cannot be set: {key_name(place[:depth])} is"
+                f" {short_text(current)}, which has no {step}"
             )
         current = current[step]
 
 
 def _drop_other_variant(raw: RawRecipe, place: Place, kind: YamlValue, family: RecipeClass) -> None:
-    """Before the section at `place` becomes another variant: removes what the file says that only
-    the former variant has.
+    """Prepares the section at `place` for another variant.
+
+    It removes the keys of the file that only the former variant has.
     """
     section, field = raw.at(place), field_at(place, family)
     if not isinstance(section, dict) or field is None:

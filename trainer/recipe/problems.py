@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: its place, what was given, and what to write instead."""
+"""Describes the problems of a recipe: their place, the given value, and what to write instead."""
 
 import re
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ from trainer.recipe.type_text import choices, one_of, type_text
 from trainer.recipe.yaml_text import Place, YamlValue, key_name
 
 REPLACED_KEYS = {"machine.recompute": (False, "machine.kept_tokens: 0")}
-"""Keys of earlier versions: the value that changed nothing, and the line to write for another."""
+"""Keys of earlier versions, with the value without an effect and the line for another value."""
 
 _KEY = re.compile(r"[a-z_]+(\.[a-z_0-9]+)+")
 
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """A place in the values, with what the recipe's family has there."""
+    """A place in the values, with its section and field in the recipe's family."""
 
     place: Place
     value: YamlValue
     section: type[Section]
-    """The section that holds, or should hold, this place."""
+    """The section to which this place belongs, or should belong."""
     field: FieldInfo | None
 
 
 def problems(error: ValidationError, raw: RawRecipe, family: RecipeClass) -> list[str]:
-    """One sentence per problem, in the order of the family's keys."""
+    """Returns one sentence per problem, in the order of the family's keys."""
     spots = [(details, _spot(details, raw, family)) for details in _details(error)]
     return list(
         dict.fromkeys(
@@ -53,8 +53,9 @@ def problems(error: ValidationError, raw: RawRecipe, family: RecipeClass) -> lis
 
 
 def surplus(error: ValidationError, raw: RawRecipe, family: RecipeClass) -> list[Place]:
-    """The places of refused keys that set nothing. Recipes that were written by earlier versions
-    hold every key of every family, as null or with its default.
+    """Returns the places of unknown keys without an effect.
+
+    Recipes of earlier versions contain all keys of all families, as null or with the default.
     """
     extra = [details for details in _details(error) if details["type"] == "extra_forbidden"]
     spots = [_spot(details, raw, family) for details in extra]
@@ -84,8 +85,10 @@ def _kind(family: RecipeClass) -> str:
 
 
 def _spot(details: ErrorDetails, raw: RawRecipe, family: RecipeClass) -> _Spot:
-    """The spot of a problem. Pydantic's location mixes keys with names of variants and of union
-    members, which are left out here.
+    """Returns the spot of a problem.
+
+    The location in pydantic's error also contains names of variants and union members, which are
+    removed here.
     """
     place: Place = ()
     field: FieldInfo | None = None
@@ -105,7 +108,7 @@ def _spot(details: ErrorDetails, raw: RawRecipe, family: RecipeClass) -> _Spot:
 
 
 def _origin(details: ErrorDetails, spot: _Spot, raw: RawRecipe) -> str:
-    """Where the problem was given; of a contradiction, the first key that it names."""
+    """Returns the origin of a problem. For a contradiction it is that of the first key it names."""
     place = spot.place
     if details["type"].startswith("union_tag"):
         place = (*place, "kind")
@@ -115,10 +118,10 @@ def _origin(details: ErrorDetails, spot: _Spot, raw: RawRecipe) -> str:
 
 
 def _sentence(details: ErrorDetails, spot: _Spot, family: RecipeClass) -> str:
-    """What is wrong at a spot, its key first."""
+    """Describes the problem at a spot, beginning with its key."""
     key = key_name(spot.place)
     match details["type"]:
-        case "value_error":  # a contradiction; the schema's own words
+        case "value_error":  # a contradiction, which the schema describes
             return details["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
             return _no_key(spot, family)
@@ -142,7 +145,7 @@ def _sentence(details: ErrorDetails, spot: _Spot, family: RecipeClass) -> str:
 
 
 def _expected_text(spot: _Spot) -> str:
-    """What a missing key takes."""
+    """Describes the valid values of a missing key."""
     assert spot.field is not None
     type_name = type_text(spot.field.annotation, spot.field.metadata)
     required_keys = [
@@ -157,7 +160,7 @@ def _expected_text(spot: _Spot) -> str:
 
 
 def _no_variant(spot: _Spot, section: dict[str, YamlValue], family: RecipeClass) -> str:
-    """A section's `kind` is missing, of another family, or of none."""
+    """Describes a section's `kind` that is missing, unknown, or of another family."""
     key = f"{key_name(spot.place)}.kind"
     kinds = [str(kind_of(variant)) for variant in sections_in(spot.field)]
     if "kind" not in section:
@@ -177,7 +180,7 @@ def _no_variant(spot: _Spot, section: dict[str, YamlValue], family: RecipeClass)
 
 
 def _no_key(spot: _Spot, family: RecipeClass) -> str:
-    """A key that the section does not have: of another variant, of another family, or of none."""
+    """Describes a key that is unknown, or belongs to another variant or family."""
     key, path, kind = key_name(spot.place), path_of(spot.place), _kind(family)
     if key in REPLACED_KEYS:
         return f"{key} was replaced; write {REPLACED_KEYS[key][1]}"
@@ -190,7 +193,7 @@ def _no_key(spot: _Spot, family: RecipeClass) -> str:
             f" {one_of(owning)}"
         )
     if owners := [name for name in FAMILIES if path in paths_of(name)]:
-        return _belongs(key, owners, family, "take it out, or change the kind")
+        return _belongs(key, owners, family, "remove it, or change the kind")
     names = list(spot.section.model_fields)
     near = nearest(path[-1], names) if len(path) < len(spot.place) else []
     suggestion = question([key_name((*spot.place[:-1], name)) for name in near]) or question(
@@ -203,6 +206,6 @@ def _no_key(spot: _Spot, family: RecipeClass) -> str:
 
 def _belongs(key: str, owners: list[str], family: RecipeClass, advice: str) -> str:
     return (
-        f"{key} belongs to kind: {one_of(owners)}, and this recipe is of kind {_kind(family)};"
+        f"{key} belongs to kind: {one_of(owners)}, but this recipe has kind {_kind(family)};"
         f" {advice}"
     )

@@ -1,4 +1,4 @@
-"""A recipe before it is checked: plain values, and where each was given."""
+"""A recipe before validation: plain values with their origins."""
 
 import json
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ class RawRecipe:
 
     values: dict[str, YamlValue]
     origins: dict[Place, str]
-    """Where a place was given: `file:line`, or the command line."""
+    """The origin of each place: `file:line`, or the command line."""
     name: str
-    """The file, as it was named."""
+    """The name of the file in messages."""
 
     def at(self, place: Place) -> YamlValue:
-        """The value at a place; None where there is none."""
+        """Returns the value at a place, or None if there is none."""
         value: YamlValue = self.values
         for step in place:
             if isinstance(value, dict):
@@ -29,18 +29,18 @@ class RawRecipe:
         return value
 
     def remove(self, place: Place) -> None:
-        """Takes the value at a place out of its section."""
+        """Removes the value at a place from its section."""
         section = self.at(place[:-1])
         assert isinstance(section, dict)
         section.pop(str(place[-1]), None)
 
     def origin(self, place: Place) -> str:
-        """Where the value at a place, else the section around it, was given."""
+        """Returns the origin of the value at a place, or of the section around it."""
         places = (place[:depth] for depth in range(len(place), 0, -1))
         return next((self.origins[key] for key in places if key in self.origins), self.name)
 
 
 def short_text(value: YamlValue) -> str:
-    """A value in a message: one line of at most 60 characters."""
+    """Formats a value for a message: one line of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

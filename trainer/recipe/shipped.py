@@ -22,14 +22,15 @@ class ShippedRecipe:
 
 
 def shipped_recipes() -> list[ShippedRecipe]:
-    """The recipes that come with the package, by name."""
+    """Returns the recipes that come with the package, sorted by name."""
     return [_read_summary(path) for path in sorted(_folder().glob("*.yaml"))]
 
 
 def recipe_file(path_or_name: str | Path, subfolder: str = "") -> Path:
-    """The file that is meant: the one at that path, or a shipped one, of which the name is enough.
-    `quickstart` and `recipes/quickstart.yaml` name the same, from any folder. Raises BadRecipe with
-    the nearest name where there is neither.
+    """Returns the file at a path, or the shipped file of a name.
+
+    `quickstart` and `recipes/quickstart.yaml` are the same shipped file in every folder. Raises
+    BadRecipe with the nearest name if there is no such file.
     """
     path = Path(path_or_name)
     if path.exists():
@@ -52,7 +53,7 @@ def _folder() -> Path:
 
 
 def _read_summary(path: Path) -> ShippedRecipe:
-    """The recipe's kind, and the first sentence of its header."""
+    """Returns name and kind of a recipe, and the first line of its header."""
     text = read_text(path)
     comments = [line.removeprefix("#").strip() for line in text.splitlines() if line[:1] == "#"]
     summary = next(line for line in comments if line and not line.startswith("yaml-language"))

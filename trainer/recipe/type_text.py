@@ -1,4 +1,4 @@
-"""Types, limits and defaults of recipe keys in words."""
+"""Describes types, limits and defaults of recipe keys in words."""
 
 from collections.abc import Sequence
 from types import NoneType, UnionType
@@ -12,7 +12,7 @@ from trainer.recipe.schema.section import Section
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """A type as a person says it.
+    """Describes a type in words.
 
     >>> type_text(int | None)
     'a whole number or null'
@@ -23,7 +23,7 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def _alternatives(annotation: Any, metadata: Sequence[Any]) -> list[str]:
-    """What a value may be, one text per alternative."""
+    """Describes the valid values, one text per alternative."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     sections = sections_of(annotation)
     if sections and (origin not in (Union, UnionType) or all(map(sections_of, arguments))):
@@ -53,7 +53,7 @@ def _alternatives(annotation: Any, metadata: Sequence[Any]) -> list[str]:
 
 
 def _limits(metadata: Sequence[Any]) -> str:
-    """The limits in a field's metadata.
+    """Describes the limits in a field's metadata.
 
     >>> _limits([Gt(0)]), _limits([Ge(0.0), Le(1.0)])
     (' greater than 0', ' of at least 0 and at most 1')
@@ -80,7 +80,7 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """The default as it would be written in a recipe; `(required)` where there is none."""
+    """Returns the default as it is written in a recipe, or `(required)` if there is none."""
     if field.is_required():
         return "(required)"
     match field.default:
@@ -98,7 +98,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """The words that a value may be, where only certain words are allowed."""
+    """Returns the valid words of a type that allows only certain words."""
     if get_origin(annotation) is Literal:
         return tuple(str(word) for word in get_args(annotation))
     arguments = (argument for argument in get_args(annotation) if argument is not Ellipsis)
@@ -106,7 +106,7 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 
 def one_of(words: Sequence[str]) -> str:
-    """The words as alternatives.
+    """Joins words as alternatives.
 
     >>> one_of(["a", "b", "c"])
     'a, b or c'

@@ -1,9 +1,8 @@
-"""YAML text to plain values and back. The values are maps, lists, text, numbers, true, false and
-null, and nothing else.
+"""Reads and writes YAML. The values are only maps, lists, text, numbers, true, false and null.
 
-The reader walks the parser's events itself, so there is no constructor that a file could misuse.
-Tags, aliases and duplicate keys are errors that name their place. Words are read as in YAML 1.2:
-`no` is text, `1e-3` is a number, `2026-01-01` is text.
+The reader uses the events of the parser, so there is no constructor that a file could misuse. Tags,
+aliases and duplicate keys are errors that name their place. Words are read as in YAML 1.2: `no` is
+text, `1e-3` is a number, `2026-01-01` is text.
 """
 
 import re
@@ -24,7 +23,7 @@ MAXIMUM_DEPTH = 20
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 
 YamlValue = dict[str, Any] | list[Any] | str | int | float | bool | None
-"""A value in a YAML text; the items of lists and maps are values again."""
+"""A value in a YAML text. The items of lists and maps are such values too."""
 Place = tuple[str | int, ...]
 """A key as its steps from the root: ("trackers", 0, "project")."""
 
@@ -45,15 +44,16 @@ _WORDS: dict[str, bool | float | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The values of a YAML text, and the line on which each key stands."""
+    """The values of a YAML text, and the line of each key."""
 
     value: YamlValue
     lines: Mapping[Place, int]
 
 
 def read_text(path: Path, file_kind: str = "recipe") -> str:
-    """The text of a YAML file, which messages call a `file_kind`. Raises `BadRecipe` where it
-    cannot be read, is not UTF-8, or is over 1 MB.
+    """Returns the text of a YAML file; `file_kind` names it in messages.
+
+    Raises `BadRecipe` if it cannot be read, is not UTF-8, or is larger than 1 MB.
     """
     try:
         with path.open("rb") as file:
@@ -64,8 +64,8 @@ def read_text(path: Path, file_kind: str = "recipe") -> str:
         ) from error
     if len(content) > MAXIMUM_BYTES:
         raise BadRecipe(
-            f"{file_kind} {path} is larger than {MAXIMUM_BYTES:,} bytes, no {file_kind} is; give"
-            " the path of a YAML file"
+            f"{file_kind} {path} is larger than {MAXIMUM_BYTES:,} bytes, so it is not a"
+            f" {file_kind}; give the path of a YAML file"
         )
     try:
         return content.decode("utf-8-sig")
@@ -76,8 +76,9 @@ def read_text(path: Path, file_kind: str = "recipe") -> str:
 
 
 def parse(text: str, name: str) -> Tree:
-    r"""The values in `text`; `name` stands for it in errors. Raises `BadRecipe` with the line and
-    key of what is refused.
+    r"""Returns the values in `text`; `name` names it in messages.
+
+    Raises `BadRecipe` with line and key if something is not allowed.
 
     >>> parse("rate: 1e-3\nword: no\nlist: [1, '1']", "example").value
     {'rate': 0.001, 'word': 'no', 'list': [1, '1']}
@@ -89,7 +90,7 @@ def parse(text: str, name: str) -> Tree:
         mark = error.problem_mark or error.context_mark
         location = f"{name}:{mark.line + 1}" if mark else name
         advice = (
-            "put text that holds ': ' in quotes"
+            "put text that contains ': ' in quotes"
             if error.problem == "mapping values are not allowed here"
             else "check indentation, quotes and brackets"
         )
@@ -104,7 +105,7 @@ def parse(text: str, name: str) -> Tree:
 
 
 def parse_word(text: str) -> str | int | float | bool | None:
-    """What an unquoted YAML word stands for.
+    """Returns the value of a YAML word without quotes.
 
     >>> [parse_word(word) for word in ("1e-3", "64", "true", "null", "no", "BAAI/bge-m3")]
     [0.001, 64, True, None, 'no', 'BAAI/bge-m3']
@@ -117,12 +118,12 @@ def parse_word(text: str) -> str | int | float | bool | None:
 
 
 def dump(value: YamlValue) -> str:
-    """YAML that `parse` reads back to an equal value, keys in the order given."""
+    """Returns YAML that `parse` reads as an equal value, with the keys in the given order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def key_name(place: Place) -> str:
-    """A place as a person writes it.
+    """Returns a place as it is written in a message.
 
     >>> key_name(("trackers", 0, "project"))
     'trackers.0.project'
@@ -131,7 +132,7 @@ def key_name(place: Place) -> str:
 
 
 class _Events(Reader, Scanner, Parser):
-    """PyYAML's parser alone: it has no constructor, so it can build nothing."""
+    """PyYAML's parser without its constructor, so that it cannot build objects."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -147,13 +148,13 @@ class _TreeReader:
         self.lines: dict[Place, int] = {}
 
     def document(self) -> YamlValue:
-        """The only document of the text; null when there is none."""
+        """Returns the only document of the text, or None if there is none."""
         self.events.get_event()  # the start of the stream
         if self.events.check_event(yaml.StreamEndEvent):
             return None
         self.events.get_event()  # the start of the document
         value = self.value(())
-        self.events.get_event()  # its end
+        self.events.get_event()  # the end of the document
         if not self.events.check_event(yaml.StreamEndEvent):
             raise self.refusal(
                 self.events.get_event(),
@@ -174,12 +175,14 @@ class _TreeReader:
             raise self.refusal(
                 event,
                 place,
-                f"the tag {event.tag.replace(_STANDARD_TAGS, '!!')} asks for an object to be built;"
-                " recipes hold plain values only, leave the tag out",
+                f"the tag {event.tag.replace(_STANDARD_TAGS, '!!')} would build an object, but"
+                " recipes contain only plain values; remove the tag",
             )
         if len(place) > MAXIMUM_DEPTH:
             raise self.refusal(
-                event, place, f"nested more than {MAXIMUM_DEPTH} levels deep; no key of a recipe is"
+                event,
+                place,
+                f"nested more than {MAXIMUM_DEPTH} levels deep, deeper than any key of a recipe",
             )
         match event:
             case yaml.ScalarEvent():
@@ -195,7 +198,7 @@ class _TreeReader:
             raise self.refusal(
                 event,
                 place,
-                "an escape stands for half a character (a lone surrogate); write the whole"
+                "an escape is only half a character (a lone surrogate); write the complete"
                 " character",
             )
         return parse_word(text) if event.implicit[0] else text
@@ -234,17 +237,17 @@ class _TreeReader:
 
 
 def _line(event: yaml.Event) -> int:
-    """The line an event begins on, from 1; the parser marks every event."""
+    """Returns the first line of an event, from 1. The parser marks every event."""
     return event.start_mark.line + 1  # type: ignore[union-attr]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `parse_word` would read as something else, and escapes
-    what would not survive quotes.
+    """Quotes every text that YAML 1.1 or `parse_word` would read as another value, and escapes
+    characters that quotes cannot preserve.
     """
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """The text in the plainest style that reads back as the same text."""
+        """Returns the text in the simplest style that is read as the same text."""
         style = (
             '"' if not text.isprintable() else None if isinstance(parse_word(text), str) else "'"
         )

@@ -324,7 +324,7 @@ def test_build_whose_folder_was_removed_says_so(encoder, tmp_path, monkeypatch):
         return partial
 
     monkeypatch.setattr(place, "partial_folder", making)
-    with pytest.raises(BadFolder, match=r"partial was removed meanwhile.*try again"):
+    with pytest.raises(BadFolder, match=r"partial was removed in the meantime.*try again"):
         build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), tmp_path / "index")
     assert LateIndex.open(tmp_path / "index").manifest.count == 2
 
@@ -342,7 +342,7 @@ def test_disk_without_locks_is_reported_as_such(encoder, copy, monkeypatch):
 
 def test_working_directory_is_refused_before_encoding(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadFolder, match="name a folder inside it"):
+    with pytest.raises(BadFolder, match="choose a folder inside it"):
         build_late_index(Encoding(encoder, progress=pytest.fail), "toy", iter(NEW), Path())
 
 

@@ -1,4 +1,4 @@
-"""The section `data`: what is trained on, and what is held out."""
+"""The section `data`: the data sets of training, validation and test."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,8 @@ class Source(Section):
 
     source: str = Field(
         description=(
-            "a training set, written as `data.train`: a file, a BEIR folder, or the name of a hub"
-            " data set"
+            "a training set as in `data.train`: a file, a BEIR folder, or the name of a hub data"
+            " set"
         )
     )
     weight: PositiveFloat | None = Field(
@@ -25,13 +25,14 @@ class Source(Section):
         ),
     )
     columns: dict[str, str] | None = Field(
-        None, description="role to column name in this set; null: as `data.columns`"
+        None, description="role to column name in this set; null: as in `data.columns`"
     )
 
 
 class _TextOrSources:
-    """Text is taken as it is, anything else as a list of sources. So a problem in the list is
-    reported at its own place, without a step for the member of the union.
+    """A type that accepts a text or a list of sources.
+
+    A problem in the list is reported at its own place, without a step for the union member.
     """
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -54,7 +55,7 @@ class _TextOrSources:
 
 
 class DataSection(Section):
-    """What is trained on, and what is held out to measure."""
+    """The data sets of training, validation and test."""
 
     train: Annotated[str | tuple[Source, ...], _TextOrSources()] = Field(
         description=(
@@ -66,35 +67,35 @@ class DataSection(Section):
     mixing: Literal["samples", "one_source_per_batch"] = Field(
         "samples",
         description=(
-            "with several sets: each batch has rows of all sets, or each batch comes from one set."
-            " An epoch has as many steps as all rows together fill batches, whatever the weights"
+            "with several sets: each batch has rows of all sets, or each batch comes from one set;"
+            " the number of steps per epoch follows from the rows of all sets, not from the weights"
         ),
     )
     validation: str | None = Field(
         None,
         description=(
-            "one set, written as `train`; null: the dev split if `train` is one BEIR folder that"
-            " has it, else a part of the training rows is held out"
+            "one set as in `train`; null: the dev split if `train` is a BEIR folder that has it,"
+            " else a part of the training rows"
         ),
     )
     test: str | None = Field(
         None,
         description=(
-            "one set, written as `train`; null: the test split if `train` is one BEIR folder that"
-            " has it, else no test"
+            "one set as in `train`; null: the test split if `train` is a BEIR folder that has it,"
+            " else no test"
         ),
     )
     columns: dict[str, str] = Field(
         {},
         description=(
-            "role to column name where they differ, e.g. {query: question, positive: answer}"
+            "role to column name if they differ, e.g. {query: question, positive: answer}"
         ),
     )
     negatives_per_query: NonNegativeInt = Field(
-        0, description="hard negatives of each row to use; rows that have fewer repeat theirs"
+        0, description="hard negatives per row; rows with fewer repeat theirs"
     )
     validation_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="share of the training rows held out where there is no validation set"
+        0.1, description="share of the training rows for validation if there is no validation set"
     )
     validation_max_queries: PositiveInt = Field(
         1000, description="largest number of validation queries"
@@ -109,5 +110,5 @@ class DataSection(Section):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The training sets, also where there is only one."""
+        """The training sets as a tuple, also if there is only one."""
         return (Source(source=self.train),) if isinstance(self.train, str) else self.train

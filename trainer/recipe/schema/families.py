@@ -1,4 +1,4 @@
-"""A whole recipe: one class per family of models, told apart by `kind`."""
+"""A complete recipe: one class per family of models, distinguished by `kind`."""
 
 from typing import Annotated, Literal, Self
 
@@ -45,14 +45,14 @@ from trainer.recipe.schema.training import (
     ValidationSection,
 )
 
-_OBJECTIVE = "what is minimised"
-_TEACHER = "models to learn from, beside the objective or instead of it; null: none"
-_MATRYOSHKA = "train smaller models inside the model; null: the whole model alone"
-_VALIDATION = "when to measure on held-out queries"
+_OBJECTIVE = "the loss that is minimised"
+_TEACHER = "models to learn from, in addition to the objective or instead of it; null: none"
+_MATRYOSHKA = "train smaller models inside the model; null: only the whole model"
+_VALIDATION = "when to measure on validation queries"
 
 
 class _Recipe(Section):
-    """One run: what to learn, from which data, and how."""
+    """One run: the model, its data, and how it is trained."""
 
     kind: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
@@ -60,7 +60,7 @@ class _Recipe(Section):
     )
     output: str = Field("runs", description="folder of all runs")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        13, description="decides the order of the data, dropout, and new weights"
+        13, description="random seed of the order of the data, of dropout and of new weights"
     )
     model: ModelSection
     data: DataSection
@@ -70,33 +70,33 @@ class _Recipe(Section):
     )
     validation: ValidationSection = Field(ValidationSection(), description=_VALIDATION)
     machine: MachineSection = Field(
-        MachineSection(), description="how this machine carries the run out"
+        MachineSection(), description="how this machine runs the training"
     )
     trackers: tuple[Tracker, ...] = Field(
-        (), description="where metrics go besides log.jsonl, e.g. [{kind: wandb}]"
+        (), description="trackers that get the metrics of log.jsonl, e.g. [{kind: wandb}]"
     )
 
 
 class _VectorRecipe(_Recipe):
-    """What the recipes of models that give vectors have in common."""
+    """The common base of recipes for models that return vectors."""
 
     model: VectorModel
     objective: VectorObjective
     teacher: BiEncoderTeacher | ColBERTTeacher | None
     matryoshka: BiEncoderMatryoshka | ColBERTMatryoshka | None
     refresh: RefreshSection | None = Field(
-        None, description="hard negatives mined while training; null: none"
+        None, description="hard negatives mined during training; null: none"
     )
 
     @property
     def negatives_per_query(self) -> int:
-        """Negatives of each query in a batch: the data's own and the mined ones."""
+        """Number of negatives per query in a batch: those of the data and mined ones."""
         mined_negatives = self.refresh.negatives if self.refresh is not None else 0
         return self.data.negatives_per_query + mined_negatives
 
     @property
     def compares_own_candidates(self) -> bool:
-        """Whether objective or teacher needs at least one negative of each query's own."""
+        """Whether objective or teacher needs at least one own negative per query."""
         teacher = self.teacher
         return isinstance(self.objective, TripletObjective) or (
             isinstance(teacher, MarginsTeacher)
@@ -130,7 +130,7 @@ class _VectorRecipe(_Recipe):
             return self
         if self.compares_own_candidates and not self.negatives_per_query:
             raise ValueError(
-                "the teacher compares each query's own candidates, and there are none; set"
+                "the teacher compares each query's own candidates, but there are no negatives; set"
                 " data.negatives_per_query to 1 or more, or teacher.kind to distribution"
             )
         if (
@@ -151,19 +151,19 @@ class _VectorRecipe(_Recipe):
         objective = self.objective
         if not isinstance(objective, ContrastiveObjective | TripletObjective):
             raise ValueError(
-                f"objective.kind={objective.kind} learns from scores in the data, and newly mined"
-                " documents have none, so it does not go with refresh; use contrastive or triplet,"
-                " and a section `teacher` where a model is to teach"
+                f"objective.kind={objective.kind} learns from scores in the data, but newly mined"
+                " documents have none, so it cannot be combined with refresh; use contrastive or"
+                " triplet, with a section `teacher` to learn from a model"
             )
         if isinstance(objective, ContrastiveObjective) and objective.teacher_margin is not None:
             raise ValueError(
-                "objective.teacher_margin reads scores in the data, and newly mined documents have"
-                " none; take it out, or use objective.guide"
+                "objective.teacher_margin reads scores in the data, but newly mined documents have"
+                " none; remove it, or use objective.guide"
             )
         first_step = self.refresh.first_step
         if self.compares_own_candidates and first_step and not self.data.negatives_per_query:
             raise ValueError(
-                f"before refresh.first_step={first_step} queries have no negatives to be compared"
+                f"before refresh.first_step={first_step} queries have no negatives to compare"
                 " with; set it to 0, or data.negatives_per_query to 1 or more"
             )
         return self
@@ -184,13 +184,13 @@ class BiEncoderRecipe(_VectorRecipe):
             return self
         if isinstance(self.teacher, VectorsTeacher) and self.matryoshka.dimensions is not None:
             raise ValueError(
-                "teacher.kind=vectors compares whole vectors, and matryoshka.dimensions trains"
+                "teacher.kind=vectors compares whole vectors, but matryoshka.dimensions trains"
                 " their first components; set teacher.kind to distribution"
             )
         if self.model.static is not None and self.matryoshka.layers is not None:
             raise ValueError(
-                "matryoshka.layers trains the first layers of a transformer, and model.static has"
-                " none; take one of them out"
+                "matryoshka.layers trains the first layers of a transformer, but model.static has"
+                " none; remove one of them"
             )
         return self
 
@@ -215,7 +215,7 @@ class CrossEncoderRecipe(_Recipe):
 
     @property
     def random_negatives(self) -> int:
-        """Negatives of each query that are drawn at random from its batch."""
+        """Number of negatives per query that are drawn at random from its batch."""
         match self.objective:
             case RankingObjective():
                 return self.objective.random_negatives
@@ -224,7 +224,7 @@ class CrossEncoderRecipe(_Recipe):
 
     @property
     def negatives_per_query(self) -> int:
-        """Negatives of each query in a batch: the data's own, or those drawn at random."""
+        """Number of negatives per query in a batch: those of the data, or random ones."""
         return self.data.negatives_per_query or self.random_negatives
 
     @model_validator(mode="after")
@@ -233,20 +233,20 @@ class CrossEncoderRecipe(_Recipe):
         random_negatives, batch_size = self.random_negatives, self.optimization.batch_size
         if random_negatives and data_negatives:
             raise ValueError(
-                f"objective.random_negatives={random_negatives} is for data without negatives, and"
+                f"objective.random_negatives={random_negatives} is for data without negatives, but"
                 f" data.negatives_per_query is {data_negatives}; set one of them to 0"
             )
         if random_negatives >= batch_size:
             raise ValueError(
                 f"objective.random_negatives={random_negatives} are drawn from the other rows of a"
-                f" batch of {batch_size}; set it to at most {batch_size - 1}, or enlarge the batch"
+                f" batch of {batch_size}; set it to at most {batch_size - 1}, or use a larger batch"
             )
         scored_pairs = isinstance(objective, PointwiseObjective) and objective.graded
         if not random_negatives and not data_negatives and not scored_pairs:
             raise ValueError(
-                f"objective.kind={objective.kind} compares a query's own candidates, and there is"
+                f"objective.kind={objective.kind} compares a query's own candidates, but there is"
                 " only the positive; set objective.random_negatives, or data.negatives_per_query"
-                " where the data have hard negatives"
+                " if the data have hard negatives"
             )
         return self
 
@@ -258,7 +258,7 @@ Recipe = Annotated[
 RecipeClass = type[BiEncoderRecipe] | type[ColBERTRecipe] | type[CrossEncoderRecipe]
 
 DEFAULT_KIND = "bi_encoder"
-"""The `kind` of a recipe that names none."""
+"""The `kind` of a recipe without this key."""
 FAMILIES: dict[str, RecipeClass] = {
     "bi_encoder": BiEncoderRecipe,
     "colbert": ColBERTRecipe,

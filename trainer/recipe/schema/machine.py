@@ -1,4 +1,4 @@
-"""The sections `machine` and `trackers`: what changes nothing that is learned."""
+"""The sections `machine` and `trackers`, which do not change the result of the training."""
 
 from typing import Annotated, Literal
 
@@ -8,16 +8,16 @@ from trainer.recipe.schema.section import NonNegativeInt, Section
 
 
 class MachineSection(Section):
-    """How this machine carries the run out: what changes the time and, beyond rounding, nothing."""
+    """How this machine runs the training. These keys change only time, memory and rounding."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="where to compute; auto: on a GPU where there is one"
+        "auto", description="device to compute on; auto: a GPU if there is one"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description=(
-            "auto: bf16 where the hardware has instructions for it, else fp16 on a GPU and fp32"
-            " elsewhere"
+            "number format of the model; auto: bf16 if the hardware has instructions for it, else"
+            " fp16 on a GPU and fp32 elsewhere"
         ),
     )
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
@@ -29,22 +29,22 @@ class MachineSection(Section):
     kept_tokens: NonNegativeInt | Literal["auto"] = Field(
         "auto",
         description=(
-            "padded tokens per step whose activations are kept; those of the rest are computed"
-            " again, 1/3 more time; auto: what fits in memory"
+            "padded tokens per step whose activations are kept; other activations are computed"
+            " again, which takes 1/3 more time; auto: as many as fit into memory"
         ),
     )
     maxsim: Literal["auto", "pieces", "plain", "kernels"] = Field(
         "auto",
         description=(
-            "ColBERT's score: in pieces, exactly as the formula, or by late-interaction-kernels on"
-            " an NVIDIA GPU; auto: in pieces"
+            "how ColBERT's score is computed: in pieces, directly by the formula, or by"
+            " late-interaction-kernels on an NVIDIA GPU; auto: in pieces"
         ),
     )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
 
 
 class WandbTracker(Section):
-    """Weights & Biases, offline where there is no key."""
+    """Weights & Biases, offline if there is no key."""
 
     kind: Literal["wandb"] = "wandb"
     project: str = Field("nearfar", description="W&B project")

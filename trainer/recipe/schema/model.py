@@ -1,4 +1,4 @@
-"""The section `model`: which backbone is trained, and how a text becomes vectors or a score."""
+"""The section `model`: the backbone, and how a text becomes vectors or a score."""
 
 from typing import Annotated, Literal, Self
 
@@ -34,7 +34,7 @@ class FullTuning(Section):
 
 
 class ModelSection(Section):
-    """What the models of all kinds have in common."""
+    """The common keys of all models."""
 
     backbone: str = Field(
         description="folder or hub name of a Hugging Face encoder or a sentence-transformers model"
@@ -42,25 +42,25 @@ class ModelSection(Section):
     query_prompt: str | None = Field(
         None,
         description=(
-            'text before each query, such as "query: "; null: as the model folder says, else none'
+            'text before each query, such as "query: "; null: as in the model folder, else none'
         ),
     )
     document_prompt: str | None = Field(
         None,
-        description="text before each document; null: as the model folder says, else none",
+        description="text before each document; null: as in the model folder, else none",
     )
     query_max_length_tokens: PositiveInt | None = Field(
         None,
         description=(
-            "longer queries are cut; special tokens count; null: as the model folder says, else"
-            " the backbone's limit"
+            "longer queries are cut; special tokens count; null: as in the model folder, else the"
+            " backbone's limit"
         ),
     )
     document_max_length_tokens: PositiveInt | None = Field(
         None,
         description=(
             "longer documents are cut (cross_encoder: longer pairs); special tokens count; null: as"
-            " the model folder says, else the backbone's limit"
+            " in the model folder, else the backbone's limit"
         ),
     )
     dropout: Ratio | None = Field(
@@ -71,12 +71,15 @@ class ModelSection(Section):
     )
     activation_checkpointing: bool = Field(
         False,
-        description="compute each layer again in the backward pass: less memory, 1/3 more time",
+        description=(
+            "compute each layer again in the backward pass, which needs less memory and 1/3 more"
+            " time"
+        ),
     )
 
 
 class VectorModel(ModelSection):
-    """What models that give vectors have in common."""
+    """The common keys of models that return vectors."""
 
     layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(
         None,
@@ -88,8 +91,8 @@ class VectorModel(ModelSection):
 
 
 class StaticSection(Section):
-    """A static model: a table of one vector per token, and a text's vector is their mean. It has no
-    transformer, and encodes about 90 times as fast as MiniLM on a CPU.
+    """A static model: a table with one vector per token. The vector of a text is the mean of its
+    token vectors. Without a transformer, it encodes about 90 times as fast as MiniLM on a CPU.
     """
 
     dimensions: PositiveInt = Field(
@@ -108,24 +111,24 @@ class StaticSection(Section):
 
 
 class BiEncoderModel(VectorModel):
-    """A model of one vector per text: a backbone, pooling, and perhaps a projection."""
+    """A model of one vector per text: a backbone, pooling, and optionally a projection."""
 
     pooling: Literal["mean", "cls", "last_token", "weighted_mean"] | None = Field(
         None,
         description=(
-            "how the token vectors become one vector; null: as the model folder says, else"
-            " last_token for decoders and mean for other models"
+            "how the token vectors become one vector; null: as in the model folder, else last_token"
+            " for decoders and mean for other models"
         ),
     )
     normalize: bool | None = Field(
         None,
-        description="scale each vector to length 1; null: as the model folder says, else true",
+        description="scale each vector to length 1; null: as in the model folder, else true",
     )
     projection_dimensions: PositiveInt | None = Field(
         None,
         description=(
-            "width of a linear layer after the backbone; null: as the model folder says, else no"
-            " such layer"
+            "width of a linear layer after the backbone; null: as in the model folder, else no such"
+            " layer"
         ),
     )
     projection_start: Literal["orthogonal", "pca"] = Field(
@@ -138,7 +141,7 @@ class BiEncoderModel(VectorModel):
     static: StaticSection | None = Field(
         None,
         description=(
-            "train a table of token vectors made from the backbone; null: the backbone itself"
+            "train a table of token vectors made from the backbone; null: train the backbone"
         ),
     )
 
@@ -146,8 +149,8 @@ class BiEncoderModel(VectorModel):
     def _projection_has_a_width(self) -> Self:
         if self.projection_start == "pca" and self.projection_dimensions is None:
             raise ValueError(
-                "model.projection_start=pca says how a new projection starts, and there is none;"
-                " give its width as model.projection_dimensions"
+                "model.projection_start=pca is for a new projection, but there is none; set its"
+                " width with model.projection_dimensions"
             )
         return self
 
@@ -157,7 +160,7 @@ class BiEncoderModel(VectorModel):
             return self
         if not isinstance(self.tuning, FullTuning):
             raise ValueError(
-                "model.static has no layers for an adapter, its whole table is trained; set"
+                "model.static has no layers for an adapter, and its whole table is trained; set"
                 " model.tuning.kind to full"
             )
         for key, value in (
@@ -169,8 +172,8 @@ class BiEncoderModel(VectorModel):
         ):
             if value is not None:
                 raise ValueError(
-                    f"model.static is the mean over all tokens of a text, and model.{key} belongs"
-                    " to a transformer; take one of them out"
+                    f"model.static is the mean over all tokens of a text, but model.{key} belongs"
+                    " to a transformer; remove one of them"
                 )
         if self.activation_checkpointing:
             raise ValueError(
@@ -181,28 +184,27 @@ class BiEncoderModel(VectorModel):
 
 
 class LateInteractionSection(Section):
-    """How a text becomes one vector per token (ColBERT, Khattab & Zaharia 2020). For each key null:
-    as the model folder says, else the default in brackets.
+    """How a text becomes one vector per token (ColBERT, Khattab & Zaharia 2020). For each key, null
+    means: as in the model folder, else the default in brackets.
     """
 
     query_marker: str | None = Field(
         None,
         description=(
-            "token before each query, '' for none (default: [unused0] where the vocabulary has it)"
+            "token before each query, '' for none (default: [unused0] if the vocabulary has it)"
         ),
     )
     document_marker: str | None = Field(
         None,
         description=(
-            "token before each document, '' for none (default: [unused1] where the vocabulary has"
-            " it)"
+            "token before each document, '' for none (default: [unused1] if the vocabulary has it)"
         ),
     )
     query_expansion: bool | None = Field(
         None,
         description=(
             "fill each query up to query_max_length_tokens with mask tokens, and score these too"
-            " (default: true where there is a mask token)"
+            " (default: true if there is a mask token)"
         ),
     )
     attend_to_expansion: bool | None = Field(
@@ -219,7 +221,7 @@ class ColBERTModel(VectorModel):
     projection_dimensions: PositiveInt | None = Field(
         None,
         description=(
-            "width of the linear layer after the backbone; null: as the model folder says, else 128"
+            "width of the linear layer after the backbone; null: as in the model folder, else 128"
         ),
     )
     late_interaction: LateInteractionSection = Field(
@@ -229,9 +231,9 @@ class ColBERTModel(VectorModel):
     @field_validator("late_interaction", mode="before")
     @classmethod
     def _null_is_the_default(cls, value: object) -> object:
-        """Earlier versions wrote null for a section of defaults."""
+        """Accepts null, which earlier versions wrote for a section of defaults."""
         return {} if value is None else value
 
 
 class CrossEncoderModel(ModelSection):
-    """A model of one score per pair of query and document, which it reads together."""
+    """A model of one score per pair of query and document, which it encodes together."""

@@ -1,4 +1,4 @@
-"""The section `objective`: what is minimised."""
+"""The section `objective`: the loss that is minimised."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,7 +8,7 @@ from trainer.recipe.schema.section import NonNegativeFloat, NonNegativeInt, Sect
 
 
 class HardnessSection(Section):
-    """Which in-batch negatives count, by how hard they are for the model at that step. All
+    """Which in-batch negatives count, depending on how hard they are for the current model. All
     documents of the batch are compared, on all ranks.
     """
 
@@ -29,7 +29,7 @@ class HardnessSection(Section):
 
 
 class ContrastiveObjective(Section):
-    """What InfoNCE has in every family (van den Oord et al. 2018)."""
+    """The keys of InfoNCE in all families (van den Oord et al. 2018)."""
 
     kind: Literal["contrastive"] = "contrastive"
     temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
@@ -38,7 +38,7 @@ class ContrastiveObjective(Section):
     )
     symmetric: bool = Field(
         False,
-        description="mean of both directions: query to documents, and positive to queries",
+        description="use the mean of both directions: query to documents, and positive to queries",
     )
     hardness: HardnessSection | None = Field(
         None, description="which in-batch negatives count; null: all; not with `symmetric`"
@@ -46,8 +46,8 @@ class ContrastiveObjective(Section):
     teacher_margin: float | None = Field(
         None,
         description=(
-            "a hard negative is left out if its score in the data is above the positive's minus"
-            " this; null: none is"
+            "exclude hard negatives whose score in the data is above the positive's minus this"
+            " value; null: exclude none"
         ),
     )
 
@@ -55,7 +55,7 @@ class ContrastiveObjective(Section):
     def _hardness_has_one_direction(self) -> Self:
         if self.hardness is not None and self.symmetric:
             raise ValueError(
-                "objective.hardness says which documents are hard for a query, so it has one"
+                "objective.hardness selects documents that are hard for a query, so it has one"
                 " direction; set objective.symmetric to false"
             )
         return self
@@ -67,14 +67,14 @@ class BiEncoderContrastiveObjective(ContrastiveObjective):
     guide: str | None = Field(
         None,
         description=(
-            "a frozen model with the same tokenizer; a document that it scores above the query's"
-            " positive is left out; null: no guide"
+            "a frozen model with the same tokenizer; documents that it scores above the query's"
+            " positive are excluded; null: no guide"
         ),
     )
     guide_margin: float = Field(
         0.0,
         description=(
-            "documents this far below the positive's score are left out too, in units of the"
+            "also exclude documents up to this much below the positive's score, in units of the"
             " guide's score"
         ),
     )
@@ -87,7 +87,7 @@ class ColBERTContrastiveObjective(ContrastiveObjective):
         None,
         description=(
             "XTR's score: for each query token, only the N best document tokens of the whole batch"
-            " count, and the score is their mean; null: MaxSim"
+            " count, and the score is a mean; null: MaxSim"
         ),
     )
 
@@ -131,7 +131,7 @@ class TripletObjective(Section):
 
 
 class RankingObjective(Section):
-    """What the ranking objectives of a cross-encoder have in common: they compare a query's own
+    """The common keys of the ranking objectives of a cross-encoder. They compare a query's own
     candidates, of which the first is the positive.
     """
 
@@ -139,15 +139,15 @@ class RankingObjective(Section):
     random_negatives: NonNegativeInt = Field(
         0,
         description=(
-            "negatives per row where the data have none: positives of other rows of the batch,"
+            "negatives per row if the data have none: positives of other rows of the batch,"
             " drawn again in each epoch"
         ),
     )
     graded: bool = Field(
         False,
         description=(
-            "true: the data's scores say how relevant each candidate is; false: the positive is"
-            " relevant, the others are not"
+            "true: the scores in the data are the relevance of each candidate; false: the positive"
+            " is relevant and the others are not"
         ),
     )
 
@@ -155,8 +155,8 @@ class RankingObjective(Section):
     def _drawn_negatives_have_no_grade(self) -> Self:
         if self.random_negatives and self.graded:
             raise ValueError(
-                "objective.graded takes the data's scores, and negatives drawn at random have none;"
-                " set objective.random_negatives to 0"
+                "objective.graded uses scores in the data, but random negatives have none; set"
+                " objective.random_negatives to 0"
             )
         return self
 
@@ -186,7 +186,7 @@ class ListwiseObjective(RankingObjective):
 
 
 class LambdaLossObjective(RankingObjective):
-    """RankNet's pairs, weighted by what they are worth in nDCG (NDCG-Loss2++, Wang et al. 2018).
+    """RankNet's loss with pairs weighted by their effect on nDCG (NDCG-Loss2++, Wang et al. 2018).
     Graded: grades from 0 to 30.
     """
 

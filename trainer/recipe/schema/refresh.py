@@ -1,4 +1,4 @@
-"""The section `refresh`: hard negatives mined while training."""
+"""The section `refresh`: hard negatives mined during training."""
 
 from typing import Annotated, Literal
 
@@ -8,8 +8,8 @@ from trainer.recipe.schema.section import NonNegativeInt, Ratio, Section
 
 
 class RefreshSection(Section):
-    """Hard negatives mined again and again while training, by the model as it is at that step, for
-    the queries of the next steps (ANCE, Xiong et al. 2021).
+    """Hard negatives mined repeatedly during training, by the current model, for the queries of the
+    next steps (ANCE, Xiong et al. 2021).
     """
 
     every_steps: PositiveInt = Field(200, description="steps from one mining to the next")
@@ -23,16 +23,16 @@ class RefreshSection(Section):
     negatives: PositiveInt = Field(
         4,
         description=(
-            "mined negatives per query, added to `data.negatives_per_query`; fewer where too few"
+            "mined negatives per query, added to `data.negatives_per_query`; fewer if too few"
             " documents pass the limits"
         ),
     )
     depth: PositiveInt = Field(
-        100, description="ranks that are searched for negatives, known positives not counted"
+        100, description="ranks that are searched for negatives; known positives do not count"
     )
-    skip_top: NonNegativeInt = Field(0, description="ranks at the top that are left out")
+    skip_top: NonNegativeInt = Field(0, description="first ranks that are skipped")
     pick: Literal["top", "random"] = Field(
-        "top", description="of the documents that pass the limits: the best, or a random choice"
+        "top", description="use the best documents that pass the limits, or random ones"
     )
     percent_of_positive: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
         95.0,
@@ -43,14 +43,14 @@ class RefreshSection(Section):
         description="least difference between the positive's score and a negative's; null: none",
     )
     relative_margin: Ratio | None = Field(
-        None, description="the same, as a share of the positive's score; null: none"
+        None, description="like `margin`, as a share of the positive's score; null: none"
     )
     min_score: float | None = Field(None, description="lowest score of a negative; null: no limit")
     max_score: float | None = Field(None, description="highest score of a negative; null: no limit")
     corpus: str | None = Field(
         None,
         description=(
-            "more documents to search: JSON Lines, a .txt file, or a BEIR folder; null: those of"
-            " `data.train` alone"
+            "more documents to search: JSON Lines, a .txt file, or a BEIR folder; null: only those"
+            " of `data.train`"
         ),
     )

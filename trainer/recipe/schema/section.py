@@ -10,11 +10,11 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of a recipe. Unknown keys are errors, values never change, and text is never taken for
-    a number.
+    """A part of a recipe. Unknown keys are errors, values never change, and text is never converted
+    to a number.
 
     A class with a field `kind` is one variant of its section. A validator raises `ValueError` with
-    the full name of the key, since it becomes a message as it stands.
+    the full name of the key, since its text becomes the message.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

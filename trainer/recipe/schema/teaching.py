@@ -1,6 +1,4 @@
-"""The sections `teacher` and `matryoshka`: what a model learns beside its objective, or at several
-sizes.
-"""
+"""The sections `teacher` and `matryoshka`: learning from other models, and several model sizes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from trainer.recipe.schema.section import NonNegativeFloat, Section
 
 
 class _Teacher(Section):
-    """What all variants of `teacher` have in common. The loss is `objective_weight` x the objective
+    """The common keys of all variants of `teacher`. The loss is `objective_weight` x the objective
     + `weight` x the teacher's loss, both means over the batch.
     """
 
@@ -25,7 +23,7 @@ class _Teacher(Section):
     )
     weight: PositiveFloat = Field(1.0, description="weight of the teacher's loss")
     objective_weight: NonNegativeFloat = Field(
-        1.0, description="weight of the objective; 0: learn from the teachers alone"
+        1.0, description="weight of the objective; 0: learn only from the teachers"
     )
 
 
@@ -46,8 +44,8 @@ class DistributionTeacher(_Teacher):
     teacher_temperature: PositiveFloat = Field(
         0.05,
         description=(
-            "the teachers' scores are divided by it; a ColBERT model's are sums over query tokens,"
-            " so they need a larger one"
+            "the teachers' scores are divided by it; scores of a ColBERT model are sums over query"
+            " tokens, so they need a larger value"
         ),
     )
 
@@ -61,7 +59,7 @@ class MarginsTeacher(_Teacher):
 
 
 class VectorsTeacher(_Teacher):
-    """The vectors of one teacher, behind a learned projection where the widths differ (Reimers &
+    """The vectors of one teacher, with a learned projection if the widths differ (Reimers &
     Gurevych 2020).
     """
 
@@ -129,8 +127,8 @@ class BiEncoderMatryoshka(Section):
     dimensions: _Sizes | None = Field(
         None,
         description=(
-            "widths to train, e.g. [384, 192, 96]; the largest must be the model's own; null: that"
-            " one alone"
+            "widths to train, e.g. [384, 192, 96]; the largest must be the model's own; null: only"
+            " that one"
         ),
     )
     weights: tuple[PositiveFloat, ...] | None = Field(
@@ -140,7 +138,7 @@ class BiEncoderMatryoshka(Section):
         None,
         description=(
             "numbers of first layers to train as models, e.g. [6, 3]; the largest must be the"
-            " model's own; null: all layers alone"
+            " model's own; null: only all layers"
         ),
     )
     layer_weights: tuple[PositiveFloat, ...] | None = _LAYER_WEIGHTS
@@ -159,8 +157,8 @@ class BiEncoderMatryoshka(Section):
     def _a_weight_for_each(self) -> Self:
         if self.dimensions is None and self.layers is None:
             raise ValueError(
-                "matryoshka says neither dimensions nor layers, so only the whole model would be"
-                " trained; give one of them, or take matryoshka out"
+                "matryoshka has neither dimensions nor layers, so only the whole model would be"
+                " trained; set one of them, or remove matryoshka"
             )
         _check_weights("dimensions", self.dimensions, "weights", self.weights)
         _check_weights("layers", self.layers, "layer_weights", self.layer_weights)
@@ -182,8 +180,8 @@ def _check_weights(
     count = len(sizes or ())
     if weights is not None and len(weights) != count:
         raise ValueError(
-            f"matryoshka.{weights_key} has {len(weights)} weights for {count} {key}; give one for"
-            " each, or null"
+            f"matryoshka.{weights_key} has {len(weights)} weights for {count} {key}; give one"
+            " weight for each, or null"
         )
     if repeated_sizes := [size for size, times in Counter(sizes or ()).items() if times > 1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The sections `optimization` and `validation`: how long and how fast, and when to measure."""
+"""The sections `optimization` and `validation`: optimizer, number of steps, and when to measure."""
 
 from typing import Annotated, Literal
 
@@ -11,13 +11,13 @@ class OptimizationSection(Section):
     """AdamW and its schedule."""
 
     batch_size: Annotated[int, Field(ge=2)] = Field(
-        64, description="global queries per optimizer step, whatever the hardware"
+        64, description="queries per optimizer step, over all processes"
     )
     epochs: PositiveInt = Field(
         1,
         description=(
-            "passes over the training rows; rows that fill no batch at the end of a pass share one"
-            " with the next"
+            "passes over the training rows; rows that do not fill a batch at the end of a pass are"
+            " in one batch with rows of the next pass"
         ),
     )
     max_steps: PositiveInt | None = Field(
@@ -52,7 +52,7 @@ class OptimizationSection(Section):
 
 
 class ValidationSection(Section):
-    """When nDCG@10 is measured on held-out queries, and when that ends the run."""
+    """When nDCG@10 is measured on validation queries, and when the run ends early."""
 
     every_steps: PositiveInt | None = Field(
         None, description="steps between validations; null: once per epoch"
@@ -64,8 +64,8 @@ class ValidationSection(Section):
 
 
 class CrossEncoderValidation(ValidationSection):
-    """When nDCG@10 is measured on held-out queries, of which documents, and when that ends the
-    run.
+    """When nDCG@10 is measured on validation queries, which documents are ranked, and when the run
+    ends early.
     """
 
     first_stage: str | None = Field(
