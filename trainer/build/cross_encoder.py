@@ -34,7 +34,7 @@ from trainer.recipe.schema.objective import (
     RankingObjective,
 )
 from trainer.retrieval.bm25 import bm25_run
-from trainer.retrieval.vectors.encode import Precision
+from trainer.strategies.devices import Precision
 
 
 def ranking_loss(

@@ -11,7 +11,7 @@ import numpy as np
 from trainer.batch import identity
 from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build.refresh import refresh_section
-from trainer.data.fingerprint import fingerprint
+from trainer.data.fingerprint import fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.beir import beir_splits, is_beir_folder
@@ -101,7 +101,7 @@ def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
         "corpus": refresh.corpus if refresh is not None else None,
     }
     names = train if isinstance(train, str) else [source.source for source in train]
-    return fingerprint(names, training_rows, sources)
+    return fingerprint_sources(names, training_rows, sources)
 
 
 def pair_data(

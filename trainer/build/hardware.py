@@ -12,9 +12,10 @@ from trainer.errors import BadMachine
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.machine import MachineSection
-from trainer.retrieval.vectors.encode import Precision, autocast
+from trainer.retrieval.vectors.encode import autocast
 from trainer.runtime import memory
 from trainer.strategies import devices
+from trainer.strategies.devices import Precision
 from trainer.strategies.machine.plan import Plan
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384

@@ -23,7 +23,7 @@ from trainer.modules.retriever import Retriever
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
 from trainer.recipe.schema.training import OptimizationSection
-from trainer.retrieval.vectors.encode import Precision
+from trainer.strategies.devices import Precision
 from trainer.strategies.machine.plan import SINGLE, Plan
 
 

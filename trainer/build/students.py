@@ -17,6 +17,7 @@ from trainer.build.refresh import searched_texts
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.microbatches import Encode
+from trainer.models.contract import Role
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_model
@@ -50,7 +51,7 @@ from trainer.recipe.schema.teaching import (
     MarginsTeacher,
     VectorsTeacher,
 )
-from trainer.retrieval.vectors.encode import Role, encode
+from trainer.retrieval.vectors.encode import encode
 from trainer.retrieval.vectors.taught_vectors import taught_vectors
 from trainer.runtime.console import say
 from trainer.scores import Score, dot, maxsim

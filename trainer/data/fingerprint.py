@@ -1,4 +1,4 @@
-"""What the data of a run were: enough to notice that they have changed."""
+"""Fingerprints of the data of a run, which show later whether the data have changed."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def fingerprint(
+def fingerprint_sources(
     train: str | Sequence[str], training_rows: int, sources: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The number of training rows, and the fingerprint of each training set and of the other
-    sources by their role, such as `validation`.
+    """Returns the number of training rows, and the fingerprints of all data sources.
+
+    `sources` are the sources by their role, such as `validation`.
     """
     return {
         "training_rows": training_rows,
@@ -22,8 +23,9 @@ def fingerprint(
 
 
 def fingerprint_of(source: str) -> dict[str, str | None]:
-    """The name of a source, and the SHA-256 over its files; None where it is not on this machine,
-    such as a hub data set.
+    """Returns the name of a source and the SHA-256 over its files.
+
+    The SHA-256 is None if the source is not on this machine, such as a hub data set.
     """
     return {"source": source, "sha256": _sha256(Path(source))}
 

@@ -7,7 +7,7 @@ from trainer.evaluation.metrics import RetrievalRun
 from trainer.retrieval.indexes.dense import Index
 from trainer.retrieval.indexes.open_index import fitting, hits
 from trainer.retrieval.token_index.index import LateIndex
-from trainer.retrieval.vectors.encode import Precision
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet

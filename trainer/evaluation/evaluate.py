@@ -17,8 +17,9 @@ from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.rerank import rerank
 from trainer.retrieval.token_index.search import top_k_maxsim
-from trainer.retrieval.vectors.encode import Precision, encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.retrieval.vectors.token_vectors import encode_queries, encode_tokens
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet

@@ -15,14 +15,16 @@ from jaxtyping import Float32, Int64
 from trainer.collectives import gather_texts, on_first_rank, rank
 from trainer.mining.task import Task
 from trainer.mining.texts import StoredTexts
+from trainer.models.contract import Role
 from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.token_index.search import flat_queries, maxsim_scores, top_k_maxsim
-from trainer.retrieval.vectors.encode import Precision, Role, encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.retrieval.vectors.screened_search import Extent, ScreenedSearch, pair_scores
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_queries, encode_tokens
 from trainer.storage.atomic import atomic_file
+from trainer.strategies.devices import Precision
 
 QUERIES_A_SHARD = 2048
 """Queries that are encoded, searched and filtered together. The same for any number of ranks, and

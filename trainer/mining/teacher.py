@@ -12,7 +12,7 @@ from trainer.errors import BadModel
 from trainer.mining.spaces import QUERIES_A_SHARD
 from trainer.mining.task import Task
 from trainer.retrieval.rerank import score_pairs
-from trainer.retrieval.vectors.encode import Precision
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.cross_encoder import CrossEncoder

@@ -6,6 +6,7 @@ from functools import partial
 from trainer.build import students
 from trainer.build.data import DataSets
 from trainer.build.refresh import searched_texts
+from trainer.models.contract import Role
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_model
 from trainer.models.late_interaction import LateInteractionEncoder
@@ -14,7 +15,6 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
 from trainer.recipe.schema.families import VectorRecipe
-from trainer.retrieval.vectors.encode import Role
 from trainer.retrieval.vectors.taught_vectors import content_of, names_of, to_do
 
 

@@ -12,12 +12,8 @@ from trainer.batch import Texts
 from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
-from trainer.retrieval.vectors.encode import (
-    Precision,
-    default_micro_batch_tokens,
-    inference,
-    shared_out,
-)
+from trainer.retrieval.vectors.encode import default_micro_batch_tokens, inference, shared_out
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.cross_encoder import CrossEncoder

@@ -7,7 +7,7 @@ import typer
 
 from trainer.errors import BadRecipe
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 Split = Literal["train", "dev", "test"]
 
 ModelName = Annotated[
@@ -120,7 +120,7 @@ Dimensions = Annotated[
     ),
 ]
 PrecisionName = Annotated[
-    Precision,
+    PrecisionChoice,
     typer.Option(
         "--precision",
         help=(

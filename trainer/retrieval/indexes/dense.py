@@ -23,7 +23,8 @@ from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.search import top_k
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, read_array, write_documents
 from trainer.retrieval.vectors import nearest
-from trainer.retrieval.vectors.encode import Precision, encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder

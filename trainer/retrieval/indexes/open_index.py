@@ -8,8 +8,9 @@ from trainer.models.dense import DenseEncoder
 from trainer.retrieval.indexes.dense import Hit, Index, hits_of
 from trainer.retrieval.indexes.manifest import TOKEN_KINDS, read_content
 from trainer.retrieval.token_index.index import LateIndex
-from trainer.retrieval.vectors.encode import Precision, encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.retrieval.vectors.token_vectors import encode_queries
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder

@@ -22,7 +22,6 @@ from trainer.retrieval.token_index.index import LateIndex, probe
 from trainer.retrieval.token_index.manifest import Bits, LateKind, LateManifest, Segment, changing
 from trainer.retrieval.token_index.pooling import pool
 from trainer.retrieval.token_index.segment import OpenSegment
-from trainer.retrieval.vectors.encode import Precision
 from trainer.retrieval.vectors.token_vectors import (
     TokenVectors,
     blocks,
@@ -30,6 +29,7 @@ from trainer.retrieval.vectors.token_vectors import (
     token_blocks,
     tokens_of,
 )
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder

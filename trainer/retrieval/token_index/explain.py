@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.batch import Texts
+from trainer.models.contract import Role
 from trainer.models.tokenizers.marking import filling_id
-from trainer.retrieval.vectors.encode import Precision, Role, inference
+from trainer.retrieval.vectors.encode import inference
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from trainer.batch import Texts
 from trainer.collectives import own_rounds, ranks, sum_over_ranks
 from trainer.errors import BadModel
 from trainer.microbatches import micro_batches
+from trainer.models.contract import Role
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.dense import DenseEncoder
     from trainer.models.encoder import Encoder
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Role = Literal["query", "document"]
 
 _TEXTS_AT_ONCE = 16384
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

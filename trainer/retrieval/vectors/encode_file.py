@@ -8,9 +8,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from trainer.errors import BadData
+from trainer.models.contract import Role
 from trainer.models.cut import first_layers
 from trainer.models.dense import read_encoder
-from trainer.retrieval.vectors.encode import Role, encode
+from trainer.retrieval.vectors.encode import encode
 from trainer.storage.atomic import atomic_file
 from trainer.strategies import devices
 

@@ -26,10 +26,11 @@ from trainer.batch import Batch, Texts, identity
 from trainer.collectives import MAX, all_reduce_integers, on_first_rank
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
+from trainer.models.contract import Role
 from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.retrieval.token_index.growing_array import GrowingArray
-from trainer.retrieval.vectors.encode import Role, encode_for_search
+from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of
 from trainer.storage.atomic import folder_state, move_if_free, move_into_place, partial_folder
 

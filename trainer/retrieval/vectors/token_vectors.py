@@ -14,16 +14,16 @@ from torch import Tensor
 from trainer.batch import Texts
 from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
+from trainer.models.contract import Role
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.vectors.encode import (
-    Precision,
-    Role,
     check_finite,
     default_micro_batch_tokens,
     inference,
     shared_out,
     tokenized,
 )
+from trainer.strategies.devices import Precision
 
 if TYPE_CHECKING:
     from trainer.models.encoder import Encoder
