@@ -1,10 +1,9 @@
-"""What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of
-each text, and looked up a batch at a time.
+"""The vectors of a teacher for the training texts: encoded once, memory-mapped, looked up by batch.
 
-teacher.json                     which teacher (a fingerprint of its weights and contract, and the
-contract), one vector a text or one a token query-names.npy, document-...    identities of the
-texts, sorted query-vectors.npy, ...           one row a text in that order, or one a token
-(float16) query-offsets.npy, ...           of tokens: where each text's begin
+teacher.json             fingerprint of the teacher's weights and contract, and the contract
+query-names.npy, ...     identities of the texts, sorted
+query-vectors.npy, ...   one row per text in that order, or one per token (float16)
+query-offsets.npy, ...   token vectors only: the first row of each text
 """
 
 import hashlib
