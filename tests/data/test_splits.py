@@ -77,7 +77,7 @@ def test_near_identical_training_rows_are_dropped() -> None:
         )
         sizes.add((len(train), len(validation)))
     assert sizes == {(2, 1), (1, 1)}
-    assert any("1 training rows left out" in note for note in rows.report.notes)
+    assert any("1 training rows were left out" in note for note in rows.report.notes)
 
 
 @pytest.mark.parametrize(

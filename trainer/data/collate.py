@@ -20,7 +20,7 @@ def collate(
     known_positives: Mapping[int, frozenset[int]],
     negatives_per_query: int,
 ) -> Batch:
-    """A batch of queries, each with its positive first and then `negatives_per_query` negatives.
+    """Returns a batch of queries, each with its positive and `negatives_per_query` negatives.
 
     A row with fewer negatives repeats its own. Raises BadData for a row without negatives.
     """
@@ -43,7 +43,7 @@ def collate(
 def pad_identities(
     identities: Sequence[Sequence[int]],
 ) -> Int64[Tensor, "query known_positive"]:
-    """The identities of each query as one line, padded with -1.
+    """Returns the identities of each query as one line, padded with -1.
 
     >>> pad_identities([[5], [6, 7]]).tolist()
     [[5, -1], [6, 7]]
@@ -53,7 +53,7 @@ def pad_identities(
 
 
 def row_candidates(row: Row, negatives: int) -> list[str]:
-    """The positive and `negatives` hard negatives, which repeat if the row has fewer.
+    """Returns the positive and `negatives` hard negatives, which repeat if the row has fewer.
 
     Raises BadData if the row has none.
     """
@@ -61,7 +61,7 @@ def row_candidates(row: Row, negatives: int) -> list[str]:
         raise BadData(
             f"{row.source}: this row has no negative, but data.negatives_per_query is {negatives}."
             " Give every row at least one negative, or set data.negatives_per_query=0 to train on"
-            " in-batch negatives alone."
+            " in-batch negatives only."
         )
     return [
         row.positive,
@@ -72,13 +72,13 @@ def row_candidates(row: Row, negatives: int) -> list[str]:
 def candidate_labels(
     rows: Sequence[Row], negatives: int
 ) -> Float[Tensor, "query candidate"] | None:
-    """The score in the data of every candidate; None when a candidate of any row has none."""
+    """Returns the scores of all candidates from the data, or None if one has no score."""
     scores = [_candidate_scores(row, negatives) for row in rows]
     return None if None in scores else torch.tensor(scores, dtype=torch.float32)
 
 
 def _candidate_scores(row: Row, negatives: int) -> list[float] | None:
-    """One score per candidate, in the order of `row_candidates`; None when one has no score."""
+    """Returns the scores in the order of `row_candidates`, or None if one candidate has none."""
     if row.labels is None or (negatives and len(row.labels) != 1 + len(row.negatives)):
         return None
     return [

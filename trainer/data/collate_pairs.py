@@ -16,7 +16,7 @@ def collate_pairs(
     known_positives: Mapping[int, frozenset[int]],
     negatives_per_query: int,
 ) -> Batch:
-    """A batch like that of `collate`, whose documents are pairs of query and candidate.
+    """Returns a batch like that of `collate`, whose documents are pairs of query and candidate.
 
     The known positives are identities of such pairs; the pair of the query with itself is one of
     them. Raises BadData for a row without negatives if `negatives_per_query` is above 0.

@@ -20,7 +20,7 @@ class Boundaries:
     every_steps: int
 
     def latest(self, step: int) -> int | None:
-        """The last boundary at or before `step`, or None before the first one.
+        """Returns the last boundary at or before `step`, or None before the first one.
 
         >>> [Boundaries(first_step=2, every_steps=3).latest(step) for step in (1, 2, 4, 5)]
         [None, 2, 2, 5]
@@ -30,7 +30,7 @@ class Boundaries:
         )
 
     def spans(self, first: int, last: int) -> Iterator[range]:
-        """The steps from `first` up to `last`, divided at the boundaries.
+        """Yields the steps from `first` up to `last`, divided at the boundaries.
 
         >>> list(Boundaries(first_step=2, every_steps=3).spans(0, 7))
         [range(0, 2), range(2, 5), range(5, 7)]
@@ -50,7 +50,7 @@ class MinedNegatives:
     """One line per query, in ascending order: the query, its negatives, and -1 as padding."""
 
     def of(self, query: int) -> Int64[np.ndarray, " negative"]:
-        """The negatives of a query, the first mined first.
+        """Returns the negatives of a query, in the order in which they were mined.
 
         Raises KeyError for a query that was not mined at this boundary.
 
@@ -67,7 +67,7 @@ class MinedNegatives:
 def add_mined_negatives(
     row: Row, row_negatives: int, mined_texts: Sequence[str], count: int
 ) -> Row:
-    """The row with `row_negatives` negatives of its own and `count` mined ones.
+    """Returns the row with `row_negatives` negatives of its own and `count` mined ones.
 
     If there are fewer mined texts, the row's positive fills up; no objective counts it.
 

@@ -9,7 +9,7 @@ follows that
 - after p turns, set j has had p w_j / W of them, to within 1/2 + k w_j / (2 W), and exactly that
   whenever W divides p;
 - the number of turns of each set before turn p has a closed form (`turns_before`), so every step
-  can be computed alone.
+  can be computed separately.
 
 A turn is a sample, or a whole batch of one set. Each set is a stream of permutations of its own
 (`trainer.data.order.stream_samples`).
@@ -32,7 +32,7 @@ from trainer.errors import BadData, BadRecipe
 
 
 def whole_weights(weights: Sequence[float | int]) -> tuple[int, ...]:
-    """The smallest whole numbers in the same proportion as the weights.
+    """Returns the smallest integers in the same proportion as the weights.
 
     Each weight counts as the decimal number that it is printed as.
 
@@ -46,7 +46,7 @@ def whole_weights(weights: Sequence[float | int]) -> tuple[int, ...]:
 
 
 def turns_before(weights: Sequence[int], position: int) -> list[int]:
-    """The number of turns of each set among the first `position` turns.
+    """Returns the number of turns of each set among the first `position` turns.
 
     By the time position / W, set j has had round(position w_j / W) turns, a half rounded up. Their
     sum differs from `position` by at most half the number of sets, so the last few turns are taken
@@ -116,7 +116,7 @@ class Mixture:
     """True if a turn is a batch, False if it is a sample."""
 
     def batch_samples(self, seed: int, step: int, batch_size: int) -> Int[np.ndarray, " sample"]:
-        """The sample numbers of the global batch of optimizer step `step`.
+        """Returns the sample numbers of the global batch of optimizer step `step`.
 
         Samples are numbered over the concatenation of all sets, steps from 0 over all epochs.
 
@@ -166,7 +166,7 @@ class Mixture:
                 )
 
     def summary(self, steps: int, batch_size: int) -> str:
-        """One line: the share and rows of each set, and how often a run of `steps` steps sees them.
+        """Describes in one line the share and rows of each set, and how often a run uses them.
 
         >>> mixture = Mixture(("a.jsonl", "b.csv"), sizes=(400, 20), weights=(1, 1))
         >>> mixture.summary(steps=20, batch_size=10).split("; ")[1]
@@ -203,7 +203,7 @@ def check_weights(weights: Sequence[float | None]) -> None:
 
 
 def concatenate(sets: Sequence[Rows]) -> Rows:
-    """The rows of all sets, one set after the other, without a copy.
+    """Concatenates the rows of all sets without a copy.
 
     >>> from trainer.data.rows import Row
     >>> [row.query for row in concatenate([Rows.of([Row("a", "b")]), Rows.of([Row("c", "d")])])]
@@ -225,8 +225,8 @@ def build_mixture(
     weights: Sequence[float | None],
     one_source_per_batch: bool,
 ) -> Mixture:
-    """The mixture of `sets`. `training_rows` are the rows of their concatenation that are not held
-    out, in the same order.
+    """Returns the mixture of `sets`. `training_rows` are the rows of their concatenation that are
+    not held out, in the same order.
 
     Raises BadData if no row of a set is left, and BadRecipe if only some sets have a weight.
     """

@@ -32,7 +32,7 @@ class NegativeRefresher(Protocol):
     boundaries: Boundaries
 
     def mine_before(self, steps: "Steps", step: int) -> RowTransform:
-        """The transform of rows from `step` up to the next boundary.
+        """Returns the transform of rows from `step` up to the next boundary.
 
         It is called on all ranks between two steps, before any of these batches is made.
         """
@@ -57,7 +57,7 @@ class Steps:
     random_negatives: RandomNegatives | None = None
     """Draws the negatives of rows; None if rows keep their own."""
     refresher: NegativeRefresher | None = None
-    """Mines negatives during training; None if nothing does."""
+    """Mines negatives during training; None: no mining."""
     rank: int = 0
     ranks: int = 1
 
@@ -68,13 +68,13 @@ class Steps:
         return self.last - self.first
 
     def samples(self, step: int) -> Int[np.ndarray, " sample"]:
-        """The numbers of the rows in the global batch of one step."""
+        """Returns the numbers of the rows in the global batch of one step."""
         if self.mixture is None:
             return batch_samples(self.seed, step, len(self.rows), self.batch_size)
         return self.mixture.batch_samples(self.seed, step, self.batch_size)
 
     def batch(self, step: int, transform: RowTransform = lambda row: row) -> Batch:
-        """The part of this rank of the global batch of one step."""
+        """Returns the part of this rank of the global batch of one step."""
         samples = self.samples(step)
         if self.random_negatives is None:
             own_samples = own_part(samples, self.rank, self.ranks)
@@ -149,21 +149,23 @@ class PairData(LightningDataModule):
         self.validation = validation
 
     def train_dataloader(self) -> Steps:
-        """The part of this rank of every step. Raises BadRecipe when a batch cannot be divided
-        equally among the ranks.
+        """Returns the part of this rank of every step.
+
+        Raises BadRecipe if a batch cannot be divided equally among the ranks.
         """
         if self.trainer is None:
             return self.steps
         return replace(self.steps, rank=self.trainer.global_rank, ranks=self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader[RetrievalSet]:
-        """A loader of one item: the whole validation set."""
+        """Returns a loader of one item, which is the whole validation set."""
         return DataLoader([self.validation], batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """The same batch, still on the CPU: micro-batches are cut and padded there, and each moves
-        to the device by itself.
+        """Returns the same batch, still on the CPU.
+
+        Micro-batches are selected and padded on the CPU, and each of them is moved to the device.
         """
         return batch

@@ -11,9 +11,9 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def normal_form(text: str) -> str:
-    """The text without case, punctuation, compatibility forms and runs of white space.
+    """Returns the text without case, punctuation, compatibility forms and runs of white space.
 
-    A text that consists of punctuation alone keeps it.
+    A text that consists only of punctuation keeps it.
 
     >>> normal_form("  Delete the disk: 'A-1'! ")
     'delete the disk a 1'
@@ -25,7 +25,7 @@ def normal_form(text: str) -> str:
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The distinct words of a text, without articles.
+    """Returns the distinct words of a text, without articles.
 
     >>> sorted(word_set("Show the details of a disk."))
     ['details', 'disk', 'of', 'show']
@@ -37,7 +37,7 @@ def word_set(text: str) -> frozenset[str]:
 def find_near_identical(
     texts: Iterable[str], references: Iterable[str], overlap: float = 0.9
 ) -> list[tuple[int, str]]:
-    """The texts that are near-identical to a reference: (position of the text, the reference).
+    """Finds texts that are near-identical to a reference: (position of the text, the reference).
 
     Two texts are near-identical when their word sets share at least `overlap` of their union
     (Jaccard). Only texts that share one of their rarest words are compared (prefix filtering,

@@ -24,11 +24,12 @@ def hash_numbers(
 def permute(
     positions: Int[np.ndarray, " position"], size: int, key: int
 ) -> Int[np.ndarray, " position"]:
-    """Where each position of `range(size)` goes in the permutation that `key` names, without
-    building the permutation.
+    """Returns the new place of each position of `range(size)` in the permutation with this `key`,
+    without building the permutation.
 
-    A Feistel network over the smallest even number of bits that holds `size`, walked until the
-    value is below it (Black and Rogaway 2002): every position can be asked for alone, on any rank.
+    It is a Feistel network over the smallest even number of bits for `size`, repeated until the
+    value is below `size` (Black and Rogaway 2002). So every position can be computed separately, on
+    any rank.
 
     >>> sorted(permute(np.arange(10), 10, key=7).tolist()) == list(range(10))
     True
@@ -47,7 +48,7 @@ def permute(
 
 
 def steps_for_passes(samples: int, batch_size: int, passes: int) -> int:
-    """The fewest optimizer steps after which every sample has been in `passes` batches.
+    """Returns the fewest optimizer steps after which every sample has been in `passes` batches.
 
     >>> steps_for_passes(samples=151, batch_size=64, passes=1)
     3
@@ -58,7 +59,7 @@ def steps_for_passes(samples: int, batch_size: int, passes: int) -> int:
 def batch_samples(
     seed: int, step: int, samples: int, batch_size: int
 ) -> Int[np.ndarray, " sample"]:
-    """The sample numbers of the global batch of optimizer step `step`, counted from 0.
+    """Returns the sample numbers of the global batch of optimizer step `step`, counted from 0.
 
     Batches are cut from one endless stream: pass after pass, each a permutation of all samples.
     Samples that fill no batch at the end of a pass share one with the first of the next pass.
@@ -75,8 +76,9 @@ def batch_samples(
 def stream_samples(
     places: Int[np.ndarray, " sample"], samples: int, seed: int, source: int = 0
 ) -> Int[np.ndarray, " sample"]:
-    """The sample numbers at these places of the endless stream of data set number `source`: pass
-    after pass, each its own permutation.
+    """Returns the sample numbers at these places of the endless stream of data set number `source`.
+
+    The stream consists of passes, each of which is its own permutation.
 
     >>> both = stream_samples(np.arange(10), samples=5, seed=0, source=1)
     >>> sorted(both[:5].tolist()), sorted(both[5:].tolist())
@@ -95,8 +97,8 @@ def stream_samples(
 def own_part(
     samples: Int[np.ndarray, " sample"], rank: int, ranks: int
 ) -> Int[np.ndarray, " sample_of_rank"]:
-    """The contiguous part of a global batch that one rank makes; the parts of all ranks, end to
-    end, are the batch.
+    """Returns the contiguous part of a global batch for one rank. The parts of all ranks,
+    concatenated, are the batch.
 
     >>> own_part(np.array([7, 3, 9, 1]), rank=1, ranks=2).tolist()
     [9, 1]
@@ -105,8 +107,8 @@ def own_part(
 
 
 def check_batch_divisible(batch_size: int, ranks: int) -> None:
-    """Raises BadRecipe that names the nearest valid sizes when the global batch cannot be cut into
-    equal parts, one a rank.
+    """Raises BadRecipe if the global batch cannot be divided into equal parts, one per rank. The
+    message suggests the nearest valid sizes.
 
     >>> check_batch_divisible(10, ranks=4)
     Traceback (most recent call last):

@@ -25,7 +25,7 @@ class RandomNegatives:
     count: int
 
     def row_with_negatives(self, step: int, samples: Int[np.ndarray, " sample"], place: int) -> Row:
-        """The row at `place` of the global batch of `step`, with its negatives.
+        """Returns the row at `place` of the global batch of `step`, with its negatives.
 
         The negatives are distinct texts. None is a known positive of the query, or the query. If
         the batch has too few, the row's positive fills up: no objective counts it, since it is a

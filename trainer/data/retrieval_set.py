@@ -36,7 +36,7 @@ def read_retrieval_set(
     max_queries: int | None = None,
     max_bad_rows_ratio: float = 0.001,
 ) -> RetrievalSet:
-    """The retrieval set of a split of a data set, whatever its layout.
+    """Reads the retrieval set of a split of a data set in any layout.
 
     A BEIR folder gives its whole corpus. The corpus of any other source is all its positives and
     negatives. If there are more than `max_queries` queries, a subset is selected by hash; it is the
@@ -52,8 +52,8 @@ def read_retrieval_set(
 
 
 def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
-    """The set of these rows: each distinct query with its positives. The corpus is every distinct
-    positive and negative.
+    """Builds a retrieval set from rows: each distinct query with its positives. The corpus is every
+    distinct positive and negative.
 
     A scored row is a positive when its score is in the upper half of the range of all scores.
 
@@ -87,7 +87,7 @@ def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
 
 
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
-    """The set with at most `max_queries` queries, selected by hash, and the same corpus."""
+    """Returns the set with at most `max_queries` queries, selected by hash, and the same corpus."""
     if len(retrieval_set.queries) <= max_queries:
         return retrieval_set
     hash_order = in_hash_order([f"{identity(query)}" for query in retrieval_set.queries])
@@ -102,7 +102,7 @@ def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSe
 
 
 def _read_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> RetrievalSet:
-    """The set without blank documents and queries, and without their judgements."""
+    """Reads the set without blank documents and queries, and without their judgements."""
     report = ReadReport(str(folder), layout="BEIR folder")
     judgements, queries, documents = judged_texts(
         folder, read_qrels(folder, split, report), report, whole_corpus=True

@@ -59,7 +59,7 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def of(cls, rows: Iterable[Row], report: ReadReport | None = None) -> "Rows":
-        """The rows of any iterable, written to a temporary file that is deleted with them."""
+        """Writes the rows of any iterable to a temporary file, which is deleted with them."""
         writer = RowWriter()
         for row in rows:
             writer.add(row)
@@ -89,13 +89,15 @@ class Rows(Sequence[Row]):
         return (self[at] for at in range(len(self)))
 
     def select(self, positions: Int[np.ndarray, " row"]) -> "Rows":
-        """The rows at these positions, in this order. The file is shared."""
+        """Returns the rows at these positions, in this order. The file is shared."""
         if self.row_numbers is None:
             return replace(self, row_numbers=positions.astype(np.int64))
         return replace(self, row_numbers=self.row_numbers[positions])
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """These columns of the rows, a few thousand rows at a time, in the order of the file."""
+        """Yields these columns of the rows, a few thousand rows at a time, in the order of the
+        file.
+        """
         is_selected = None
         if self.row_numbers is not None:
             is_selected = np.zeros(self.table.num_rows, bool)
@@ -109,11 +111,11 @@ class Rows(Sequence[Row]):
             start += len(batch)
 
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
-        """The identity (`trainer.batch.identity`) of the "query" or "positive" of each row."""
+        """Returns the identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
         return self._select_values(self.table.column(f"{role}_identity").to_numpy())
 
     def first_unscored(self) -> Row | None:
-        """The first row with a candidate that has no score, or None."""
+        """Returns the first row with a candidate without a score, or None."""
         scores, negatives = (
             pc.fill_null(pc.list_value_length(self.table.column(name)), 0).to_numpy()
             for name in ("labels", "negatives")
@@ -122,7 +124,7 @@ class Rows(Sequence[Row]):
         return self[int(positions[0])] if positions.size else None
 
     def _select_values(self, values: np.ndarray) -> np.ndarray:
-        """Values per row of the table, as values per row of this sequence."""
+        """Converts values per row of the table to values per row of this sequence."""
         return values if self.row_numbers is None else values[self.row_numbers]
 
 
@@ -157,7 +159,9 @@ class RowWriter:
             self._flush()
 
     def finish(self) -> pa.Table:
-        """The memory-mapped table of all rows. Its file is unlinked, and deleted with the table."""
+        """Returns the memory-mapped table of all rows. Its file is unlinked, and deleted with the
+        table.
+        """
         self._flush()
         self._file.close()
         try:
@@ -182,7 +186,9 @@ class RowWriter:
 
 
 def count_duplicate_pairs(table: pa.Table) -> int:
-    """How many rows repeat the query and positive of an earlier row (9 bytes of memory per row)."""
+    """Counts the rows that repeat the query and positive of an earlier row (9 bytes of memory per
+    row).
+    """
     pairs = np.empty(table.num_rows, np.uint64)
     end = 0
     for batch in table.select(["query_identity", "positive_identity"]).to_batches():
@@ -214,7 +220,7 @@ class KnownPositives(Mapping[int, frozenset[int]]):
         return iter(np.unique(self._queries).tolist())
 
     def sizes(self) -> Int[np.ndarray, " query"]:
-        """The number of distinct positives of each query."""
+        """Returns the number of distinct positives of each query."""
         pairs = np.unique(np.stack([self._queries, self._positives]), axis=1)
         return np.unique(pairs[0], return_counts=True)[1]
 
@@ -223,7 +229,7 @@ class KnownPositives(Mapping[int, frozenset[int]]):
 
 
 def known_positives(rows: Sequence[Row]) -> KnownPositives:
-    """The known positives of each query, over all rows.
+    """Returns the known positives of each query, over all rows.
 
     >>> known = known_positives([Row("q", "a"), Row("q", "b"), Row("r", "a")])
     >>> known[identity("q")] == {identity("a"), identity("b")}

@@ -17,10 +17,10 @@ from trainer.errors import BadData
 
 
 def connected_groups(*keys: Int[np.ndarray, " item"]) -> Int[np.ndarray, " item"]:
-    """The group number of each item, which is the lowest item in the group.
+    """Returns the group number of each item, which is the lowest item in the group.
 
     Two items are in one group when they share a value in any of `keys`, directly or through other
-    items. Labels spread along shared keys and then jump to the label of their label, until nothing
+    items. Labels spread along shared keys and then move to the label of their label, until nothing
     changes (Shiloach and Vishkin 1982).
 
     >>> connected_groups(np.array([1, 2, 3, 4]), np.array([7, 8, 7, 9])).tolist()
@@ -40,7 +40,7 @@ def connected_groups(*keys: Int[np.ndarray, " item"]) -> Int[np.ndarray, " item"
 
 
 def in_hash_order(names: Sequence[str]) -> list[int]:
-    """The positions of `names`, in an order that depends only on the names.
+    """Returns the positions of `names`, in an order that depends only on the names.
 
     >>> in_hash_order(["a", "b", "c", "d"])
     [3, 0, 1, 2]
@@ -57,7 +57,7 @@ def in_hash_order(names: Sequence[str]) -> list[int]:
 def split_by_document(
     positives: Mapping[str, Sequence[str]], sizes: Mapping[str, int]
 ) -> dict[str, list[str]]:
-    """The queries of each split of `sizes`; the others are "train".
+    """Returns the queries of each split of `sizes`. All other queries are in "train".
 
     Queries that share a document are in the same split. No split is larger than its size.
     """
@@ -91,7 +91,8 @@ def split_by_document(
 
 
 def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Rows, Rows]:
-    """Training rows, and validation rows with about `ratio` of the queries (at most `max_queries`).
+    """Returns training rows, and validation rows with about `ratio` of the queries (at most
+    `max_queries`).
 
     Rows that share a query or a document, directly or through other rows, stay in the same part.
     Queries are compared in normal form, without word order and articles. Training rows whose query
@@ -115,8 +116,8 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
         )
     if near_duplicates:
         rows.report.notes.append(
-            f"{len(near_duplicates)} training rows left out: their query is near-identical to one"
-            " held out"
+            f"{len(near_duplicates)} training rows were left out, because their query is"
+            " near-identical to a validation query"
         )
     return rows.select(np.delete(train_positions, near_duplicates)), validation
 
@@ -124,7 +125,9 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
 def _validation_rows(
     rows: Rows, ratio: float, max_queries: int, seed: int
 ) -> Bool[np.ndarray, " row"]:
-    """True for the rows of the groups that are held out. Raises BadData if that is none or all."""
+    """Returns True for the rows of the groups that are held out. Raises BadData if these are none
+    or all.
+    """
     queries = np.fromiter(
         (identity(" ".join(sorted(word_set(row.query)))) for row in rows), np.int64, len(rows)
     )
@@ -149,7 +152,9 @@ def _validation_rows(
 def _group_order(
     queries: Int[np.ndarray, " row"], group: Int[np.ndarray, " row"], groups: int, seed: int
 ) -> Int[np.ndarray, " group"]:
-    """The groups in an order that depends on their queries and the seed, not on their position."""
+    """Returns the groups in an order that depends on their queries and the seed, not on their
+    position.
+    """
     lowest = np.full(groups, np.iinfo(np.int64).max)
     np.minimum.at(lowest, group, queries)
     return np.argsort(lowest)[permute(np.arange(groups), groups, key=seed)]
@@ -158,7 +163,7 @@ def _group_order(
 def _select_groups(
     sizes: Int[np.ndarray, " group"], order: Int[np.ndarray, " group"], target: int
 ) -> Bool[np.ndarray, " group"]:
-    """True for the groups that fill `target` queries, taken in order.
+    """Returns True for the groups that fill `target` queries, taken in order.
 
     If every group is larger, the smallest one is selected, unless it has more than half of all
     queries.

@@ -16,7 +16,9 @@ _BYTES_PER_TRAINED_WEIGHT = 16  # the gradient, two moments, and space for the u
 
 
 def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) -> float:
-    """Bytes per padded token that `encode(texts)` stores for the backward pass, without weights."""
+    """Returns the bytes per padded token that `encode(texts)` stores for the backward pass, without
+    weights.
+    """
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     activations: dict[int, Tensor] = {}
 
@@ -26,7 +28,7 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
         tensor = tensor.detach()
         address = tensor.untyped_storage().data_ptr()
         if address not in weights:
-            activations[address] = tensor  # holds the memory, so that addresses stay distinct
+            activations[address] = tensor  # keeps the memory, so that addresses stay distinct
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
@@ -36,14 +38,16 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
 
 
 def available_bytes(device: torch.device, processes: int = 1) -> int:
-    """The free memory of a GPU, or the share of one of `processes` in the free CPU memory."""
+    """Returns the free memory of a GPU, or the share of one process in the free CPU memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_free_system_bytes(), _free_container_bytes()) // processes
 
 
 def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int = 1) -> int:
-    """How many padded tokens' activations fit beside weights, gradients and optimizer state."""
+    """Returns the number of padded tokens whose activations fit into memory beside weights,
+    gradients and optimizer state.
+    """
     device = next(module.parameters()).device
     trained_weights = sum(
         parameter.numel() for parameter in module.parameters() if parameter.requires_grad

@@ -56,7 +56,7 @@ def check_trackers(trackers: Sequence[TrackerSettings]) -> None:
 def tracker_loggers(
     trackers: Sequence[TrackerSettings], run_folder: Path, name: str, config: Mapping[str, Any]
 ) -> list[Logger]:
-    """One logger per tracker, which writes into `run_folder`.
+    """Returns one logger per tracker, which writes into `run_folder`.
 
     `config` is the recipe, from which secrets are removed. Raises BadRecipe.
     """
@@ -118,7 +118,7 @@ class BestEffort(Logger):
             return None
         try:
             return action()
-        except Exception as error:  # noqa: BLE001 - training goes on, whatever a tracker does
+        except Exception as error:  # noqa: BLE001 - training continues in any case
             self.has_failed = True
             reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
             warnings.warn(
@@ -130,7 +130,9 @@ class BestEffort(Logger):
 
 
 def has_wandb_key() -> bool:
-    """True if Weights & Biases can log in: by WANDB_API_KEY, or by the server's line in netrc."""
+    """Returns True if Weights & Biases can log in, with WANDB_API_KEY or with the server's line in
+    netrc.
+    """
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = (
@@ -161,8 +163,10 @@ def _logger(
 
 
 def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    """The logger of W&B, which gets metrics and the recipe only: no code, command line, git remote,
-    console output or package list.
+    """Returns the logger of W&B.
+
+    W&B gets only metrics and the recipe: no code, command line, git remote, console output or
+    package list.
     """
     import wandb
     from pytorch_lightning.loggers import WandbLogger

@@ -70,7 +70,8 @@ def shard(module: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool) -> N
 
 
 def transformer_blocks(module: nn.Module) -> list[nn.Module]:
-    """The members of the outermost module lists: the layers of each transformer in the module.
+    """Returns the members of the outermost module lists: the layers of each transformer in the
+    module.
 
     >>> layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))])
     >>> encoder = nn.ModuleDict({"layers": layers})

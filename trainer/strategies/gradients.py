@@ -32,7 +32,9 @@ def clip_to_global_norm(optimizer: Any, max_norm: float | None) -> Float[Tensor,
 
 
 def _zero_norm(optimizer: Any) -> Float[Tensor, ""]:
-    """The norm that DeepSpeed computes in its step. Its -1, which means infinity, becomes NaN."""
+    """Returns the norm that DeepSpeed computes in its step. Its -1, which means infinity, becomes
+    NaN.
+    """
     if hasattr(optimizer, "scaled_global_norm"):
         norm = optimizer.scaled_global_norm()
     else:

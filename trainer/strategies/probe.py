@@ -17,18 +17,19 @@ from trainer.strategies.machine.plan import Plan
 from trainer.strategies.weights import full_weights
 
 RATE = 2.0**20
-"""The learning rate. It is so large that adding the update to the weights rounds nothing of it, and
-a power of two, so that the product rounds nothing either.
+"""The learning rate. It is so large that the update is not rounded when it is added to the weights,
+and a power of two, so that the product is not rounded either.
 """
 TOLERANCE = 1e-4
-"""For float32 through a whole model; a wrong average over ranks differs by a factor."""
+"""Tolerance for float32 through a whole model. A wrong average over ranks differs by a factor."""
 
 
 def one_step_gradient(
     module: lightning.LightningModule, batch: Any, plan: Plan, device: str
 ) -> dict[str, Float64[Tensor, "..."]]:
-    """Name to full gradient of every trained parameter, as a step with the plan's strategy applies
-    it; the same on every rank.
+    """Returns the full gradients of all trained parameters by name, as one step applies them.
+
+    The step uses the strategy of the plan. The result is the same on every rank.
 
     All ranks of the plan call it in their process group, each with its own part of the batch, which
     stays on the CPU. The step runs through Lightning in float32, with the module's `training_step`
@@ -62,7 +63,9 @@ def one_step_gradient(
 def plain_gradient(
     module: torch.nn.Module, loss: Callable[[], Float[Tensor, ""]]
 ) -> dict[str, Float64[Tensor, "..."]]:
-    """Name to gradient of every trained parameter, in this process and without a strategy."""
+    """Returns the gradients of all trained parameters by name, computed in this process without a
+    strategy.
+    """
     parameters = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
@@ -94,7 +97,7 @@ class GradientComparison:
 def compare_gradients(
     gradient: Mapping[str, Float[Tensor, "..."]], reference: Mapping[str, Float[Tensor, "..."]]
 ) -> GradientComparison:
-    """The comparison of two gradients, each as one vector over all its weights.
+    """Compares two gradients, each as one vector over all its weights.
 
     Raises BadMachine if they are not of the same weights.
 

@@ -14,7 +14,7 @@ from trainer.strategies.machine.plan import Plan
 
 @contextmanager
 def process_group(plan: Plan, device: str) -> Iterator[None]:
-    """A context in which `torch.distributed` is initialised (gloo on CPUs, NCCL on GPUs).
+    """Initialises `torch.distributed` within the block (gloo on CPUs, NCCL on GPUs).
 
     Lightning and DeepSpeed use this group. A single process needs none. At the end all ranks wait
     for the last one. After an error no rank waits: the closed connection ends the others.
@@ -62,7 +62,7 @@ def torchrun_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """The first host in a list of nodes as Slurm writes it.
+    """Returns the first host in a list of nodes as Slurm writes it.
 
     >>> first_host("gpu[007-009,012],login"), first_host("n1,n2"), first_host("n1")
     ('gpu007', 'n1', 'n1')

@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shaped[Tensor, "..."]]:
-    """Name to full tensor, copied to the CPU, with the names of the module before sharding.
+    """Returns full tensors by name, copied to the CPU, with the names of the module before
+    sharding.
 
     All ranks must call it, and get the same. With `trained_only=False`, frozen parameters and the
     buffers of the state dictionary are included.

@@ -18,7 +18,7 @@ from trainer.strategies.machine.deepspeed_settings import DeepSpeedSettings
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeedStrategy, on CPUs too, and without an engine when nothing is trained.
+    """Lightning's DeepSpeedStrategy, also for CPUs, and without an engine if no weight is trained.
 
     The optimizer comes from the module, and the trainer's `gradient_clip_val` sets the clipping.
     DeepSpeed skips the update when a gradient is not finite.
@@ -57,8 +57,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     def setup(self, lightning_trainer: lightning.Trainer) -> None:
         """Sets up DeepSpeed for training.
 
-        For validation alone the module is not changed: it is whole before training, and
-        partitioned among the ranks afterwards.
+        For validation without training the module is not changed. Its weights are complete before
+        training, and partitioned among the ranks afterwards.
         """
         if lightning_trainer.state.fn == TrainerFn.FITTING:
             super().setup(lightning_trainer)
@@ -92,13 +92,15 @@ class ZeroPrecision(DeepSpeedPrecision):
         self._device = device
 
     def inside(self) -> torch.autocast:
-        """The autocast to enter inside DeepSpeed's engine, which disables any outer autocast."""
+        """Returns the autocast to enter inside DeepSpeed's engine, which disables any outer
+        autocast.
+        """
         return torch.autocast(
             self._device, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=False
         )
 
     def convert_input(self, data: Any) -> Any:
-        """The batch, unchanged."""
+        """Returns the batch unchanged."""
         return data
 
     @contextmanager

@@ -152,7 +152,7 @@ def test_missing_source_is_refused_by_name(source: str) -> None:
 
 def test_folder_without_judgements_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "corpus.jsonl", {"_id": "d", "text": "t"})
-    with pytest.raises(BadData, match="nothing says which document answers"):
+    with pytest.raises(BadData, match="it is not known which document answers"):
         summarize_data(str(tmp_path))
 
 

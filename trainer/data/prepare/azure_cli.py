@@ -28,7 +28,7 @@ qrels    = train, dev and test are split by command: no test document is a train
 
 
 def azure_cli_set(wheel: Path) -> BeirSet:
-    """The data of the quickstart, split by command; no two splits have near-identical queries."""
+    """Returns the data of the quickstart, split by command, without near-identical queries."""
     commands = read_commands(wheel)
     answers = example_queries(commands)
     splits = split_by_document(answers, {"test": TEST_QUERIES, "dev": DEV_QUERIES})
@@ -92,7 +92,7 @@ def command_documents(commands: dict[str, Command]) -> dict[str, dict[str, str]]
 
 
 def example_queries(commands: dict[str, Command]) -> dict[str, tuple[str, ...]]:
-    """The cleaned name of each example, to the commands for which it was written.
+    """Returns the cleaned names of the examples, with the commands for which they were written.
 
     Names that only repeat the command are dropped.
     """
@@ -107,8 +107,8 @@ def example_queries(commands: dict[str, Command]) -> dict[str, tuple[str, ...]]:
 
 
 def clean_query(example: str, command: str) -> str:
-    """The name of an example as a person would write it; "" if a machine made it from the name of
-    the command.
+    """Returns the name of an example as a person would write it, or "" if a machine made it from
+    the name of the command.
 
     >>> clean_query("Create a managed disk. ", "disk create")
     'Create a managed disk'
@@ -129,6 +129,6 @@ def clean_query(example: str, command: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text on one line, without URLs, with a full stop at its end unless it is empty."""
+    """Returns the text on one line, without URLs and with a full stop unless it is empty."""
     line = " ".join(_URL.sub("", text).split()).strip()
     return line if not line or line.endswith((".", "!", "?", ":")) else f"{line}."

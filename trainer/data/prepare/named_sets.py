@@ -16,7 +16,9 @@ MARKER = "source.json"
 
 
 def prepared_source(folder: Path) -> dict[str, Any] | None:
-    """The content of `source.json` (name, version, counts); None without a complete folder."""
+    """Returns the content of `source.json` (name, version, counts), or None without a complete
+    folder.
+    """
     marker = folder / MARKER
     return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
 

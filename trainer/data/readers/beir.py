@@ -22,12 +22,12 @@ class Judgement(NamedTuple):
 
 
 def is_beir_folder(folder: Path) -> bool:
-    """True for a folder with a corpus in BEIR layout, False for a file and for nothing."""
+    """Returns True for a folder with a corpus in BEIR layout."""
     return _member(folder, "corpus.jsonl") is not None
 
 
 def beir_splits(folder: Path) -> list[str]:
-    """The splits that have judgements, in the order of their names."""
+    """Returns the splits that have judgements, sorted by name."""
     return sorted(
         {
             path.name.removesuffix(".gz").removesuffix(".tsv")
@@ -37,7 +37,7 @@ def beir_splits(folder: Path) -> list[str]:
 
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
-    """Every judgement of a split. Raises BadData when the folder does not have the split."""
+    """Returns all judgements of a split. Raises BadData if the folder does not have the split."""
     path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
     if path is None:
         available_splits = ", ".join(beir_splits(folder)) or "none"
@@ -79,7 +79,8 @@ def read_texts(
     report: ReadReport,
     ids: Set[str] | None = None,
 ) -> dict[str, str]:
-    """Id to text of `corpus.jsonl` or `queries.jsonl`, of all records or of these ids only.
+    """Returns the texts of `corpus.jsonl` or `queries.jsonl` by id, of all records or of these ids
+    only.
 
     A blank text is "". Of several records with the same id, the first one counts. The text of a
     document is its title, a space and its text, as in BEIR.
@@ -87,7 +88,7 @@ def read_texts(
     path = _member(folder, name)
     if path is None:
         raise BadData(
-            f"{folder} has no {name}; a BEIR folder holds corpus.jsonl, queries.jsonl and"
+            f"{folder} has no {name}; a BEIR folder contains corpus.jsonl, queries.jsonl and"
             " qrels/<split>.tsv."
         )
     texts: dict[str, str] = {}
@@ -115,7 +116,9 @@ def read_texts(
 
 
 def _id_and_text(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
-    """The id and text of a record; no id when a field is wrong, which `errors` then names."""
+    """Returns the id and text of a record. If a field is invalid, `errors` names it and there is no
+    id.
+    """
     values = record.values
     key = values.get("_id", values.get("id"))
     if isinstance(key, int) and not isinstance(key, bool):
@@ -141,10 +144,10 @@ def judgements_with_texts(
     bad_lines: Mapping[str, int],
     report: ReadReport,
 ) -> list[Judgement]:
-    """The judgements whose query and document have a text.
+    """Returns the judgements whose query and document have a text.
 
     Raises BadData when more ids have no text than lines of the file could not be read
-    (`bad_lines`, per file). Otherwise those lines may hold the ids, and the judgements are set
+    (`bad_lines`, per file). Otherwise those lines may contain the ids, and the judgements are set
     aside.
     """
     missing = {
@@ -176,7 +179,7 @@ def judgements_with_texts(
 
 
 def _member(folder: Path, name: str) -> Path | None:
-    """A file of the folder, or its .gz. A link that leads out of the folder is refused."""
+    """Returns a file of the folder, or its .gz. Refuses a link that leads out of the folder."""
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():
             if not candidate.resolve().is_relative_to(folder.resolve()):

@@ -43,7 +43,7 @@ class Columns:
     score: str | None = None
 
     def by_role(self) -> dict[str, tuple[str, ...]]:
-        """Role to column names, without the roles that no column has."""
+        """Returns the column names of each role, without the roles that no column has."""
         roles = {
             "query": (self.query,),
             "positive": (self.positive,),
@@ -54,7 +54,7 @@ class Columns:
 
 
 def assign_roles(names: Iterable[str], columns_by_role: Mapping[str, str], source: str) -> Columns:
-    """The columns among `names` that have each role.
+    """Returns the columns among `names` that have each role.
 
     `columns_by_role` (of `data.columns`) takes precedence over the recognised names. Raises BadData
     when one of its columns does not exist, or when no column is the query or the positive.
@@ -94,8 +94,9 @@ def assign_roles(names: Iterable[str], columns_by_role: Mapping[str, str], sourc
 
 
 def _naming_advice(role: str, name: str) -> str:
-    """How to name the column of a role, on the command line and in a recipe. A name with control
-    characters cannot be typed as it is, so another stands for it.
+    """Explains how to name the column of a role, on the command line and in a recipe.
+
+    A name with control characters cannot be typed, so NAME replaces it.
     """
     name = name if name.isprintable() else "NAME"
     return (
@@ -105,7 +106,7 @@ def _naming_advice(role: str, name: str) -> str:
 
 
 def is_blank(text: str | None) -> bool:
-    """True when there is nothing to encode: only white space and zero-width characters."""
+    """Returns True if there is nothing to encode: only white space and zero-width characters."""
     return (
         text is None
         or not text.strip("\ufeff\u200b\u200c\u200d\u2060 \t\r\n\v\f\x85\xa0\u2028\u2029\u3000")
@@ -114,7 +115,9 @@ def is_blank(text: str | None) -> bool:
 
 
 def text_problem(text: str) -> str:
-    """Why a text cannot be encoded: a NUL, or half of a surrogate pair. "" for a good text."""
+    """Returns the reason why a text cannot be encoded: a NUL, or half of a surrogate pair. It is ""
+    for a valid text.
+    """
     if "\0" in text:
         return "NUL character"
     try:
@@ -132,7 +135,7 @@ class RowMaker:
         self._errors = FieldErrors(report.source)
 
     def rows(self, record: Record) -> list[Row]:
-        """The rows of one record, one per positive; none for a blank or bad record."""
+        """Returns the rows of one record, one per positive; none for a blank or bad record."""
         try:
             return self._rows(record)
         except _FieldError as error:
@@ -179,7 +182,7 @@ class RowMaker:
     def _texts(
         self, record: Record, name: str, allow_list: bool = True, must_exist: bool = True
     ) -> list[str]:
-        """The texts of a column; null is a blank text."""
+        """Returns the texts of a column. Null is a blank text."""
         if name not in record.values:
             if must_exist:
                 raise _FieldError(f"the field {name!r} is missing")
@@ -222,7 +225,7 @@ def _text(value: object, name: str) -> str:
 
 
 def _scores(record: Record, name: str | None, positives: int, negatives: int) -> list[float]:
-    """The scores of a record: none, that of the pair, or one per candidate."""
+    """Returns the scores of a record: none, one for the pair, or one per candidate."""
     value = record.values.get(name) if name else None
     if value is None or value == "":
         if name:

@@ -14,12 +14,12 @@ _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "val"), "test"
 
 
 def is_saved_folder(folder: Path) -> bool:
-    """True for a folder that `datasets` saved."""
+    """Returns True for a folder that `datasets` saved."""
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def read_saved_folder(folder: Path, split: str) -> Iterator[Record]:
-    """Every row of a split of a folder that `save_to_disk` of `datasets` wrote."""
+    """Yields every row of a split of a folder that `save_to_disk` of `datasets` wrote."""
     import datasets
 
     for path in folder.rglob("*"):
@@ -40,7 +40,9 @@ def read_saved_folder(folder: Path, split: str) -> Iterator[Record]:
 
 
 def saved_splits(folder: Path) -> list[str]:
-    """The splits of a saved folder, out of train, dev and test; "train" if it has no splits."""
+    """Returns the splits of a saved folder among train, dev and test, or "train" if it has no
+    splits.
+    """
     path = folder / "dataset_dict.json"
     if not path.is_file():
         return ["train"]
@@ -72,7 +74,7 @@ def load_from_hub(
     subject: str,
     advice: str,
 ) -> Any:
-    """What `datasets.load_dataset` returns.
+    """Returns the result of `datasets.load_dataset`.
 
     On failure, raises BadData: "`subject` could not be read from the hub (reason). `advice`".
     """
@@ -86,7 +88,7 @@ def load_from_hub(
 
 
 def read_hub(source: str, split: str) -> Iterator[Record]:
-    """Every row of a split of a hub data set. Raises BadData when it cannot be downloaded."""
+    """Yields every row of a split of a hub data set. Raises BadData if it cannot be downloaded."""
     check_hub_name(source)
     name, _, configuration = source.partition(":")
     data_set = load_from_hub(

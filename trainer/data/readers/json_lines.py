@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[NumberedLine | BadRow]:
-    """Every line of a UTF-8 file, which may be a .gz; a bad line is a BadRow.
+    """Yields every line of a UTF-8 file, which may be a .gz. A bad line is a BadRow.
 
     A byte order mark and CR LF are removed. Raises BadData for another encoding, and for a damaged
     .gz file with the offset at which it breaks.
@@ -102,7 +102,7 @@ def _skip_line(file: BufferedIOBase) -> int:
 
 
 def read_json_lines(path: Path) -> Iterator[Record | BadRow]:
-    """Every JSON object of a file with one object per line; blank lines are skipped.
+    """Yields every JSON object of a file with one object per line. Blank lines are skipped.
 
     Raises BadData for a file that is one JSON array.
     """

@@ -1,4 +1,4 @@
-"""`read_rows`: training rows from a file, a folder or the hub, whatever the layout."""
+"""`read_rows`: reads training rows from a file, a folder or the hub, in any layout."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
@@ -43,7 +43,7 @@ def read_rows(
     negatives_per_query: int | None = None,
     on_bad: Callable[[BadRow], None] | None = None,
 ) -> Rows:
-    """The rows of a file, a BEIR folder, a saved data set or a hub data set.
+    """Reads the rows of a file, a BEIR folder, a saved data set or a hub data set.
 
     Files are JSON Lines, CSV, TSV (each may be a .gz), Parquet or Arrow.
 
@@ -89,7 +89,7 @@ def _store_rows(rows: Iterator[Row], report: ReadReport, max_bad_rows_ratio: flo
 
 
 def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
-    """The records of a source that is no BEIR folder.
+    """Yields the records of a source that is not a BEIR folder.
 
     Raises BadData for a source that neither exists nor can be the name of a hub data set.
     """
@@ -128,7 +128,7 @@ def _record_rows(
     report: ReadReport,
     max_negatives: int | None,
 ) -> Iterator[Row]:
-    """The rows of records; the first records say which columns there are."""
+    """Yields the rows of records. The first records determine the columns."""
     first_records = list(islice(records, _RECORDS_FOR_COLUMNS))
     names = dict.fromkeys(
         name for record in first_records if isinstance(record, Record) for name in record.values
@@ -162,7 +162,7 @@ def _note_columns(report: ReadReport, columns: Columns, names: Mapping[str, None
 
 
 def _beir_rows(folder: Path, split: Split, report: ReadReport) -> Iterator[Row]:
-    """One row per positive judgement: one with a score above 0."""
+    """Yields one row per positive judgement, which has a score above 0."""
     report.layout = "BEIR folder"
     positives = [
         judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0
@@ -176,7 +176,7 @@ def judged_rows(
     documents: Mapping[str, str],
     report: ReadReport,
 ) -> Iterator[Row]:
-    """One row per judgement, without blank ones, which `report` counts."""
+    """Yields one row per judgement, without blank rows, which `report` counts."""
     for judgement in judgements:
         query, positive = queries[judgement.query], documents[judgement.document]
         if is_blank(query) or is_blank(positive):
@@ -188,7 +188,7 @@ def judged_rows(
 def judged_texts(
     folder: Path, judgements: list[Judgement], report: ReadReport, whole_corpus: bool = False
 ) -> tuple[list[Judgement], dict[str, str], dict[str, str]]:
-    """The judgements that have both texts, and id to text of the queries and of the documents."""
+    """Returns the judgements that have both texts, and the texts of queries and documents by id."""
     bad_before = report.bad_count
     queries = read_texts(
         folder, "queries.jsonl", report, {judgement.query for judgement in judgements}

@@ -42,7 +42,7 @@ class ReadReport:
     """The first bad rows of every reason; `bad` counts all of them."""
     blank_rows_dropped: int = 0
     blank_texts_dropped: int = 0
-    """Blank negatives and blank further positives, left out of rows that stay."""
+    """Number of blank negatives and blank further positives in rows that are kept."""
     own_negatives_dropped: int = 0
     duplicate_rows: int = 0
     duplicate_ids: int = 0
@@ -60,7 +60,9 @@ class ReadReport:
             self.on_bad(bad)
 
     def truncate(self, text: str, source: str) -> str:
-        """The text, truncated to `MAX_TEXT_CHARACTERS`. The first truncation logs a warning."""
+        """Returns the text, truncated to `MAX_TEXT_CHARACTERS`. The first truncation logs a
+        warning.
+        """
         if len(text) <= MAX_TEXT_CHARACTERS:
             return text
         self.truncated_texts += 1
@@ -86,14 +88,14 @@ class ReadReport:
         raise TooManyBadRows(
             f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a"
             f" share of {max_bad_rows_ratio:g} allows"
-            f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nMend them"
-            " (`nearfar data check SOURCE --rejected FILE` lists all), or allow a larger share:"
-            " --max-bad-rows-ratio on the command line, data.max_bad_rows_ratio in a recipe."
+            f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nCorrect"
+            " them (`nearfar data check SOURCE --rejected FILE` lists all), or allow a larger"
+            " share: --max-bad-rows-ratio on the command line, data.max_bad_rows_ratio in a recipe."
         )
 
 
 def type_name(value: object) -> str:
-    """The type of a value as an error names it.
+    """Describes the type of a value for a message.
 
     >>> type_name(None), type_name([])
     ('missing', 'a list')
@@ -123,7 +125,7 @@ class FieldErrors:
             raise BadData(
                 f"{self.source}: rows lack a field or have one of the wrong type:\n"
                 + "\n".join(self.problems)
-                + "\nEvery row needs a query and a positive that are texts. Mend the file, or name"
-                " other columns: --column query=NAME on the command line, data.columns={query:"
-                " NAME} in a recipe."
+                + "\nEvery row needs a query and a positive that are texts. Correct the file, or"
+                " name other columns: --column query=NAME on the command line,"
+                " data.columns={query: NAME} in a recipe."
             )

@@ -13,7 +13,7 @@ _BATCH_ROWS = 1024
 
 
 def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
-    """Every row of a CSV or TSV file whose first line names the columns.
+    """Yields every row of a CSV or TSV file whose first line names the columns.
 
     CSV: fields are quoted by `"`. The delimiter is the most frequent one of comma, semicolon and
     tab in the first line. TSV: the delimiter is a tab, and nothing is quoted. Raises BadData when
@@ -70,13 +70,13 @@ class _GoodLines(Iterator[str]):
         raise StopIteration
 
     def pop_bad_rows(self) -> list[BadRow]:
-        """The bad lines since the last call."""
+        """Returns the bad lines since the last call."""
         bad_rows, self._bad_rows = self._bad_rows, []
         return bad_rows
 
 
 def read_columnar(path: Path) -> Iterator[Record]:
-    """Every row of a Parquet, Feather or Arrow file. Raises BadData for a damaged file."""
+    """Yields every row of a Parquet, Feather or Arrow file. Raises BadData for a damaged file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,7 +95,7 @@ def read_columnar(path: Path) -> Iterator[Record]:
 
 
 def _arrow_batches(memory: Any) -> Iterator[Any]:
-    """The batches of an Arrow file or an Arrow stream."""
+    """Yields the batches of an Arrow file or an Arrow stream."""
     import pyarrow as pa
 
     try:

@@ -34,7 +34,7 @@ class Spread:
 
     @classmethod
     def of(cls, counts: Sequence[int] | np.ndarray) -> "Spread":
-        """The spread of counts.
+        """Returns the spread of counts.
 
         >>> Spread.of([1, 2, 9])
         Spread(min=1, median=2, p95=9, max=9)
@@ -86,7 +86,7 @@ class DataSummary:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as values for JSON."""
+        """Returns the summary as values for JSON."""
         values = asdict(replace(self, report=replace(self.report, on_bad=None)))
         del values["report"]["on_bad"]
         return values
@@ -98,9 +98,9 @@ def summarize_data(
     max_bad_rows_ratio: float = 0.001,
     on_bad: Callable[[BadRow], None] | None = None,
 ) -> DataSummary:
-    """The summary of a file, folder or hub data set.
+    """Summarises a file, folder or hub data set.
 
-    Raises BadData if the source cannot be read. Too many bad rows raise nothing: they are the
+    Raises BadData if the source cannot be read. Too many bad rows raise no error. They are the
     `problem` of the summary.
     """
     folder = Path(source)
@@ -123,8 +123,9 @@ def summarize_data(
 
 @contextmanager
 def bad_rows_file(path: Path | None) -> Iterator[Callable[[BadRow], None] | None]:
-    """A function that collects bad rows; at the end they are written to `path` as JSON Lines, also
-    after an error. None without a path.
+    """Yields a function that collects bad rows, or None without a path.
+
+    At the end of the block, also after an error, the rows are written to `path` as JSON Lines.
     """
     if path is None:
         yield None
@@ -167,14 +168,16 @@ def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Da
 
 
 def _positive_judgements(folder: Path, report: ReadReport) -> dict[str, list[Judgement]]:
-    """Split to its judgements with a score above 0; train, dev and test come first."""
+    """Returns the judgements with a score above 0 of each split, beginning with train, dev and
+    test.
+    """
     splits = sorted(
         beir_splits(folder),
         key=lambda name: (*(name != split for split in ("train", "dev", "test")), name),
     )
     if not splits:
         raise BadData(
-            f"{folder} has no qrels/<split>.tsv, so nothing says which document answers which"
+            f"{folder} has no qrels/<split>.tsv, so it is not known which document answers which"
             " query; add at least qrels/train.tsv."
         )
     return {
@@ -208,7 +211,7 @@ def _summarize_split(name: str, rows: Rows) -> SplitSummary:
 
 
 def _leaks(parts: Mapping[str, Rows]) -> list[Leak]:
-    """What any two splits share: queries in normal form, near-identical queries, positives."""
+    """Finds texts that two splits share: equal queries, near-identical queries, and positives."""
     leaks = []
     for first, second in combinations(parts, 2):
         second_queries = {normal_form(row.query): row.query for row in parts[second]}
@@ -236,7 +239,7 @@ def _leaks(parts: Mapping[str, Rows]) -> list[Leak]:
 
 
 def _positives_with(rows: Rows, identities: np.ndarray) -> list[str]:
-    """The positives with these identities."""
+    """Returns the positives with these identities."""
     row_identities = rows.identities("positive")
     return [
         rows[int(np.flatnonzero(row_identities == identity)[0])].positive for identity in identities
@@ -244,7 +247,7 @@ def _positives_with(rows: Rows, identities: np.ndarray) -> list[str]:
 
 
 def _sum_of_reports(reports: Iterable[ReadReport]) -> ReadReport:
-    """One report for all splits of a source."""
+    """Returns one report for all splits of a source."""
     total, *further_reports = reports
     for report in further_reports:
         for name in (

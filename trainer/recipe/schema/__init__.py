@@ -1,1 +1,1 @@
-"""What a recipe can say: one strict, frozen class per section, and one recipe class per family."""
+"""The keys of recipes: one strict, frozen class per section, and one recipe class per family."""

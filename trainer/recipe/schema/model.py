@@ -104,7 +104,7 @@ class StaticSection(Section):
     start: Literal["vocabulary", "token_embeddings"] = Field(
         "vocabulary",
         description=(
-            "initial vector of a token: the backbone's output for that token alone, or its row of"
+            "initial vector of a token: the backbone's output for only that token, or its row of"
             " the input embeddings"
         ),
     )
