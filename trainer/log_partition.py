@@ -119,8 +119,8 @@ class _Tiles(torch.autograd.Function):
     """Log-sum-exp over the rows of the matrix of scores, and over the columns of every `stride`-th
     document; also the number of excluded documents per row.
 
-    d lse_i / d s_ij = exp(s_ij - lse_i), so the backward pass needs both logarithms and the graph
-    of each tile of scores, which is kept or computed again.
+    The derivative is d lse_i / d s_ij = exp(s_ij - lse_i). So the backward pass needs both
+    logarithms and the graph of each tile of scores, which is kept or computed again.
     """
 
     @staticmethod

@@ -133,7 +133,10 @@ def test_s09_files_that_could_have_a_secret_exist(run_folder):
         "ConnectionError: no answer from https://***@host.example"
         in (run_folder / "status.json").read_text()
     )
-    assert "write the secret there before running this file again" in (run_folder / "recipe.yaml").read_text()
+    assert (
+        "write the secret there before running this file again"
+        in (run_folder / "recipe.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize(

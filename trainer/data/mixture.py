@@ -1,17 +1,17 @@
 """Mixes several training sets in one order; the set of each sample or batch is computed, not drawn.
 
-Set j, of weight w_j, is due at the times (2n + 1) / (2 w_j) for n = 0, 1, 2, ...: w_j times in
-every unit of time, in the middle of equal spans. The order is the merge of all these times. If
-several sets are due at the same time, the one named first goes first. This is the divisor method
-of Webster and Sainte-Laguë, one seat after the other. With W the sum of the weights and k sets it
-follows that
+Set j with weight w_j is due at the times (2n + 1) / (2 w_j) for n = 0, 1, 2, ... These are w_j
+times in every unit of time, in the middle of equal spans. The order is the merge of all these
+times. If several sets are due at the same time, the first set of the list comes first. This is the
+divisor method of Webster and Sainte-Laguë, one seat after the other. With W the sum of the weights
+and k sets it follows that
 
 - after p turns, set j has had p w_j / W of them, to within 1/2 + k w_j / (2 W), and exactly that
   whenever W divides p;
 - the number of turns of each set before turn p has a closed form (`turns_before`), so every step
   can be computed separately.
 
-A turn is a sample, or a whole batch of one set. Each set is a stream of permutations of its own
+A turn is a sample, or a whole batch of one set. Each set has its own stream of permutations
 (`trainer.data.order.stream_samples`).
 """
 

@@ -16,8 +16,9 @@ from trainer.log_partition import gather_queries, log_partition, tiles
 from trainer.scores import Score, exact
 
 LogShares = Callable[[slice, slice], Float[Tensor, "query document"]]
-"""A function from a tile, that is slices of the queries of all ranks and the documents of this
-rank, to the logarithm of each document's probability under the teacher.
+"""A function from a tile to the logarithm of each document's probability under the teacher.
+
+A tile is a slice of the queries of all ranks and a slice of the documents of this rank.
 """
 
 

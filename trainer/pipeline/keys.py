@@ -1,9 +1,9 @@
 """The dependencies of a stage and the key computed from them. Stages with the same key have the
 same result.
 
-A key is the hash of the command, the contents of all files that it reads, the keys of the stages
-that it needs, and the version of nearfar. It does not depend on the pipeline's folder or on the
-`machine` of a stage.
+A key is a hash. It covers the command, the contents of all files that it reads, the keys of the
+stages that it needs, and the version of nearfar. It does not depend on the pipeline's folder or on
+the `machine` of a stage.
 """
 
 import hashlib

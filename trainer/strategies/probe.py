@@ -17,8 +17,8 @@ from trainer.strategies.machine.plan import Plan
 from trainer.strategies.weights import full_weights
 
 RATE = 2.0**20
-"""The learning rate. It is so large that the update is not rounded when it is added to the weights,
-and a power of two, so that the product is not rounded either.
+"""The learning rate. It is so large that the update is not rounded when it is added to the weights.
+It is a power of two, so that its product with the gradient is not rounded either.
 """
 TOLERANCE = 1e-4
 """Tolerance for float32 through a whole model. A wrong average over ranks differs by a factor."""
