@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.mining.job import MiningResult
     from trainer.models.encoder import Encoder
     from trainer.recipe.schema.families import Recipe
-    from trainer.retrieval.indexes.dense import Hit
+    from trainer.retrieval.indexes.index import Hit
     from trainer.retrieval.indexes.index_corpus import IndexSummary
     from trainer.retrieval.indexes.searcher import Searcher
     from trainer.run import RunResult
@@ -110,40 +110,31 @@ class Model:
         token gives a list of arrays (tokens, dimensions). Raises BadModel for a cross-encoder,
         which has no vectors.
         """
-        from trainer.retrieval.vectors.encode import encode
-        from trainer.retrieval.vectors.token_vectors import encode_queries, encode_tokens
+        from trainer.errors import BadModel
+        from trainer.models.encoder import VectorEncoder
+        from trainer.retrieval.encoding.encode import encode
 
-        several = [texts] if isinstance(texts, str) else list(texts)
-        encoder: Any = self.encoder
-        embeddings: np.ndarray | list[np.ndarray]
-        match self.encoder.contract.KIND:
-            case None:
-                embeddings = encode(encoder, several, role)
-            case "late_interaction":
-                tokens = (
-                    encode_queries(encoder, several)
-                    if role == "query"
-                    else encode_tokens(encoder, several, role)
-                )
-                embeddings = [tokens.of(text) for text in range(len(tokens))]
-            case _:
-                from trainer.errors import BadModel
-
-                raise BadModel(
-                    f"{self.name} is a cross-encoder: it scores a query and a document together"
-                    " and has no vectors; use score(pairs)"
-                )
-        return embeddings[0] if isinstance(texts, str) else embeddings
+        if not isinstance(self.encoder, VectorEncoder):
+            raise BadModel(
+                f"{self.name} gives {self.encoder.output} of a query and a document, and has no"
+                " vectors; use score(pairs)"
+            )
+        vectors = encode(self.encoder, [texts] if isinstance(texts, str) else list(texts), role)
+        if isinstance(texts, str):
+            return vectors[0]
+        if vectors.UNIT == "text":
+            return vectors.rows
+        return [vectors[place] for place in range(len(vectors))]
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """A cross-encoder's score of each (query, document) pair; the higher, the better the
         document answers the query. Raises BadModel for a model of another kind.
         """
         from trainer.errors import BadModel
-        from trainer.models.cross_encoder import CrossEncoder
+        from trainer.models.encoder import PairEncoder
         from trainer.retrieval.rerank import score_pairs
 
-        if not isinstance(self.encoder, CrossEncoder):
+        if not isinstance(self.encoder, PairEncoder):
             raise BadModel(f"{self.name} gives vectors, not scores; compare what encode() returns")
         return score_pairs(self.encoder, pairs)
 

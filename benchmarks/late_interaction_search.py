@@ -59,21 +59,19 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
     from trainer.build import hardware
     from trainer.models.families import read_model
     from trainer.recipe.schema.machine import MachineSection
-    from trainer.retrieval.vectors.token_vectors import encode_tokens
+    from trainer.retrieval.encoding.encode import encode
 
     machine = MachineSection(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)
     judged, encoder = judged_set(job), read_model(job["model"])
     start = Clock.now()
-    documents = encode_tokens(
-        encoder, judged.documents, "document", precision=hardware.precision(machine)
-    )
+    documents = encode(encoder, judged.documents, "document", precision=hardware.precision(machine))
     spent = Clock.now().since(start)
-    queries = encode_tokens(encoder, judged.queries, "query", precision=hardware.precision(machine))
+    queries = encode(encoder, judged.queries, "query", precision=hardware.precision(machine))
     offsets = np.concatenate([documents.offsets, documents.offsets[-1] + queries.offsets[1:]])
     np.savez(
         job["vectors"],
-        vectors=np.concatenate([documents.vectors, queries.vectors]).astype(np.float16),
+        vectors=np.concatenate([documents.rows, queries.rows]).astype(np.float16),
         offsets=offsets,
     )
     return {
@@ -88,8 +86,8 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
 
     from trainer.models.families import read_model
     from trainer.retrieval.corpus import Document
-    from trainer.retrieval.token_index.build import Encoding, build_late_index
-    from trainer.retrieval.token_index.index import PROBE, LateIndex
+    from trainer.retrieval.token_index.build import Encoding, build_token_index
+    from trainer.retrieval.token_index.index import PROBE, TokenIndex
 
     judged = judged_set(job)
     encoder: Any = StoredVectors(
@@ -107,7 +105,7 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
             Document(id, "", text)
             for id, text in zip(judged.document_ids, judged.documents, strict=True)
         )
-        manifest = build_late_index(
+        manifest = build_token_index(
             Encoding(encoder),
             "stored vectors",
             documents,
@@ -116,7 +114,7 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
         )
         built = Clock.now().since(start)
         start = Clock.now()
-        index = LateIndex.open(Path(temporary) / "index")
+        index = TokenIndex.open(Path(temporary) / "index")
         index.search(queries[:1], 10)
         opened = Clock.now().since(start)
 

@@ -29,14 +29,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from trainer.build import hardware
-    from trainer.build.module import encoder_of, lightning_module
+    from trainer.build.families.registry import build_model
+    from trainer.build.module import lightning_module
     from trainer.recipe.schema.data import DataSection
     from trainer.recipe.schema.families import BiEncoderRecipe
     from trainer.recipe.schema.machine import MachineSection
     from trainer.recipe.schema.model import BiEncoderModel, LoraTuning
     from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
     from trainer.recipe.schema.training import OptimizationSection
-    from trainer.retrieval.vectors.encode import autocast
+    from trainer.retrieval.encoding.encode import autocast
 
     lengths = {"query_max_length_tokens": LENGTH, "document_max_length_tokens": LENGTH}
     plan = BiEncoderRecipe(
@@ -52,7 +53,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         ),
     )
     hardware.prepare_machine(plan.machine)
-    encoder = encoder_of(plan).train()
+    encoder = build_model(plan).train()
     module = lightning_module(plan, encoder, steps=1)
     optimizer = torch.optim.AdamW(
         [weight for weight in encoder.parameters() if weight.requires_grad]

@@ -27,14 +27,16 @@ from toy_models import SENTENCES
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer.batch import Texts
-from trainer.models.contract import Role
+from trainer.models.contracts.text import Role
 from trainer.models.dense import DenseEncoder, read_encoder
+from trainer.models.encoder import VectorEncoder
 from trainer.models.late_interaction import (
     LateInteractionEncoder,
     LateInteractionSettings,
     build_late_interaction_encoder,
 )
 from trainer.scores import maxsim
+from trainer.vectors.tokens import TokenVectors
 
 TEXTS = (
     *SENTENCES,
@@ -168,13 +170,15 @@ def train_one_step(encoder: LateInteractionEncoder) -> LateInteractionEncoder:
     return encoder
 
 
-class ToyLateInteraction(nn.Module):
+class ToyLateInteraction(VectorEncoder):
     """The interface of the real encoders over a toy BERT: its hidden states are projected and
     scaled to length 1. Special tokens, padding, full stops and exclamation marks get zero rows.
     """
 
+    vectors = TokenVectors
+
     def __init__(self, dense: DenseEncoder, dimensions: int = 16) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         torch.manual_seed(dimensions)
         self.dense = dense
         self.projection = nn.Linear(32, dimensions, bias=False)
@@ -198,6 +202,12 @@ class ToyLateInteraction(nn.Module):
 
     def tokenize(self, texts: Sequence[str], role: str) -> Texts:
         return self.dense.tokenize(texts, role)
+
+    def vectors_per_text(self, role: str, mean_tokens: float) -> float:
+        return mean_tokens
+
+    def write_pipeline(self, folder: Path) -> None:
+        raise NotImplementedError
 
     def forward(self, texts: Texts) -> Float[Tensor, "text length dimension"]:
         ids, mask = (tensor.to(self.device) for tensor in texts.pad())

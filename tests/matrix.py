@@ -38,7 +38,7 @@ from trainer.objectives.teachers import (
     Lesson,
     LessonObjective,
     Margins,
-    Vectors,
+    TeacherVectors,
 )
 from trainer.scores import Score, dot, maxsim, xtr
 
@@ -90,8 +90,8 @@ TAUGHT: dict[str, Callable[[Score], Objective]] = {
         CandidateDistribution(score, (teacher_of(), teacher_of(seed=1)), 0.3, 0.2)
     ),
     "taught margins": lambda score: alone(Margins(score, (teacher_of(),))),
-    "taught vectors": lambda _: alone(Vectors(teacher_of(7), Head(), cosine=False)),
-    "taught angles": lambda _: alone(Vectors(teacher_of(32), None, cosine=True)),
+    "taught vectors": lambda _: alone(TeacherVectors(teacher_of(7), Head(), cosine=False)),
+    "taught angles": lambda _: alone(TeacherVectors(teacher_of(32), None, cosine=True)),
 }
 DEEP: dict[str, Callable[[Score], Objective]] = {
     "deep and nested": lambda score: Matryoshka(taught(score), {32: 1.0, 8: 0.5}, DEPTHS, True),

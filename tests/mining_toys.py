@@ -11,9 +11,9 @@ from trainer.data.near_duplicates import normal_form
 from trainer.data.rows import Row, Rows
 from trainer.mining.choose import Options, drawn
 from trainer.mining.mine import mine_shards
-from trainer.mining.spaces import space_of
+from trainer.mining.spaces import Space
 from trainer.mining.task import corpus_texts, read_task, write_task
-from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, held
+from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, job_lock
 from trainer.models.dense import read_encoder
 
 WORDS = (
@@ -87,14 +87,14 @@ def run_job(
     manifest = manifest or {"model": str(model)}
 
     def begin():
-        with held(job.path):
+        with job_lock(job.path):
             job.begin(manifest, replace=False)
             own_texts = corpus_texts(["memory"], stored_rows, None, 0.0)
             write_task(job.work, stored_rows, [*further, *own_texts])
 
     on_first_rank(begin)
     task = read_task(job.work)
-    vector_space = space_of(load_once(kind, str(model)), task, job.work / "model", **space)
+    vector_space = Space(load_once(kind, str(model)), task, job.work / "model", **space)
     scorer = teacher(task, job.work) if teacher else None
     report = mine_shards(job, manifest, task, vector_space, options, scorer)
     return lines_of(job.path / NEGATIVES), lines_of(job.path / WITHOUT), report

@@ -4,6 +4,7 @@ keeping in step.
 
 import pytest
 import torch
+from encoded import encode
 from ranks import on_ranks
 from twins import SmallEncoder, texts_of
 
@@ -21,7 +22,8 @@ from trainer.collectives import (
 )
 from trainer.errors import BadMachine, OtherRankFailed
 from trainer.microbatches import in_microbatches
-from trainer.retrieval.vectors.encode import encode
+from trainer.models.encoder import VectorEncoder
+from trainer.vectors.dense import DenseVectors
 
 
 def gathered():
@@ -139,22 +141,34 @@ def test_ranks_encode_and_recompute_in_step():
     assert others == [(forward, whole, True)] * 2
 
 
-class Encoder(SmallEncoder):
-    """Of one word a text, with what `encode` asks for."""
+class WordEncoder(VectorEncoder):
+    """Of one word per text, with what `encode` asks for."""
 
+    vectors = DenseVectors
     device = torch.device("cpu")
     dimensions = 6
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.small = SmallEncoder(torch.float32)
 
     def tokenize(self, texts, role):
         return texts_of(texts)
 
     def forward(self, texts):
-        return super().forward(texts).float()
+        return self.small(texts).float()
+
+    def write_pipeline(self, folder):
+        raise NotImplementedError
 
 
 def searched(words):
-    encoder = Encoder(torch.float32)
-    return encode(encoder, words, "document", micro_batch_tokens=14), len(encoder.encoded), ranks()
+    encoder = WordEncoder()
+    return (
+        encode(encoder, words, "document", micro_batch_tokens=14),
+        len(encoder.small.encoded),
+        ranks(),
+    )
 
 
 def test_encoding_for_search_is_divided_among_ranks():

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer.build import checks as recipe_checks
-from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries, pair_data
+from trainer.build.families.registry import build_model, family_of
 from trainer.build.job import Job
 from trainer.build.lightning_trainer import lightning_trainer
-from trainer.build.module import encoder_of, lightning_module, total_steps
-from trainer.build.refresh import refresh, refresh_section
+from trainer.build.module import lightning_module, total_steps
+from trainer.build.refresh import refresh
 from trainer.collectives import check_same, on_first_rank
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
-from trainer.evaluation.evaluate import evaluate, evaluate_bm25
+from trainer.evaluation.evaluate import evaluate_bm25
 from trainer.evaluation.results import (
     BASE,
     FINE_TUNED,
@@ -100,9 +100,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     students.locate_others(recipe)
     hardware.prepare_machine(recipe.machine)
     with phase(f"reading {', '.join(source.source for source in recipe.data.sources)}"):
-        data = data_sets(
-            recipe.data, recipe.seed, all_negatives=refresh_section(recipe) is not None
-        )
+        data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh_section is not None)
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))
     with phase("loading the model"):
@@ -123,8 +121,8 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
 
 def _initial_encoder(recipe: Recipe, data: DataSets) -> Encoder:
     """The encoder as it is before the first step: the same each time."""
-    encoder = encoder_of(recipe)
-    students.start(recipe, encoder, data.train)
+    encoder = build_model(recipe)
+    family_of(recipe).start(recipe, encoder, data.train)
     return encoder
 
 
@@ -172,22 +170,16 @@ def _measure_rivals(job: Job) -> list[SystemResult]:
     with phase("BM25 on test queries", kind="BM25"):
         bm25 = on_first_rank(lambda: evaluate_bm25(test))
     systems = [] if bm25 is None else [bm25]
-    if not job.scores_are_random:
+    if not job.encoder.is_untrained:
         systems.append(_measure(job, job.encoder, test, BASE))
     return systems
 
 
 def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
-    machine = job.recipe.machine
+    recipe = job.recipe
     with phase(f"{name} model on test queries", kind="test"):
-        return evaluate(
-            encoder.to(hardware.device(machine)),
-            test,
-            name=name,
-            precision=hardware.precision(machine),
-            micro_batch_tokens=hardware.micro_batch_tokens(machine),
-            candidates=build_cross_encoder.candidates(job.recipe),
-        )
+        evaluate = family_of(recipe).evaluate(recipe)
+        return evaluate(encoder.to(hardware.device(recipe.machine)), test, name=name)
 
 
 def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
@@ -198,7 +190,7 @@ def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
     module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
     with phase("validation before training", kind="validation"):
         scores = module.validate(data.validation)
-    base_score = None if job.scores_are_random else scores[MAIN_METRIC]
+    base_score = None if job.encoder.is_untrained else scores[MAIN_METRIC]
     best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
     refresher = refresh(recipe, data.train, folder.path / "refresh", job.steps)
     callbacks = [best, stop, *([refresher] if refresher else [])]
@@ -231,7 +223,7 @@ def _save(
     """Writes `model/`: the weights of the best validation, or those from before training where no
     validation was better.
     """
-    encoder = encoder_of(job.recipe)  # the one in training may be shared out among ranks
+    encoder = build_model(job.recipe)  # the one in training may be shared out among ranks
     best.restore(encoder)
     if check_learned:
         check_adapter_learned(encoder)
@@ -251,7 +243,7 @@ def _evaluate(
     base model won, it has been measured already. None on all ranks but the first.
     """
     systems = rivals
-    if not selection.base_won or job.scores_are_random:
+    if not selection.base_won or job.encoder.is_untrained:
         systems = [*rivals, _measure(job, read_any(str(folder.model)), test, FINE_TUNED)]
 
     def write() -> Evaluation:

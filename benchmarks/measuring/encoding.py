@@ -13,7 +13,7 @@ def ours(job: dict[str, Any]) -> Any:
     from trainer.build import hardware
     from trainer.models.dense import read_encoder
     from trainer.recipe.schema.machine import MachineSection
-    from trainer.retrieval.vectors.encode import encode
+    from trainer.retrieval.encoding.encode import encode
 
     machine = MachineSection(precision=job["precision"], threads=job["threads"] or None)
     hardware.prepare_machine(machine)

@@ -19,7 +19,7 @@ class StoredVectors(torch.nn.Module):
     def __init__(self, path: Path, texts: Sequence[str], probe: str, encoder: Any) -> None:
         super().__init__()
         self.encoder, self.role = encoder, "document"
-        from trainer.retrieval.vectors.token_vectors import TokenVectors
+        from trainer.vectors.tokens import TokenVectors
 
         with np.load(path, allow_pickle=False) as arrays:
             self.vectors = TokenVectors(arrays["vectors"], arrays["offsets"])

@@ -61,15 +61,16 @@ def train_ours(
 
     from trainer.build import hardware
     from trainer.build.data import data_fingerprint, data_sets, pair_data
+    from trainer.build.families.registry import build_model
     from trainer.build.lightning_trainer import lightning_trainer
-    from trainer.build.module import encoder_of, lightning_module, total_steps
+    from trainer.build.module import lightning_module, total_steps
     from trainer.runtime.best import KeepBest
     from trainer.runtime.stop import GracefulStop
 
     hardware.prepare_machine(run_recipe.machine)
     data = data_sets(run_recipe.data, run_recipe.seed)
     steps = total_steps(run_recipe.optimization, len(data.train))
-    encoder = encoder_of(run_recipe)
+    encoder = build_model(run_recipe)
     start(encoder)
     record = Record(job)
     path = (

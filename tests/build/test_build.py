@@ -6,8 +6,9 @@ import pytest
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware
 from trainer.build.data import data_sets, leaked_queries
+from trainer.build.families.bi_encoder import BiEncoder
+from trainer.build.families.colbert import ColBERT
 from trainer.build.module import optimizer_settings, total_steps
-from trainer.build.objective import build_exclusions, score_function
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadMachine, BadRecipe
@@ -127,7 +128,7 @@ def test_guide_with_another_tokenizer_is_refused(toy_folder):
         objective=BiEncoderContrastiveObjective(guide=str(toy_folder("roberta"))),
     )
     with pytest.raises(BadRecipe, match="into other tokens"):
-        build_exclusions(run, encoder)
+        BiEncoder().exclusions(run, encoder)
     same = run.model_copy(
         update={
             "objective": BiEncoderContrastiveObjective(
@@ -135,7 +136,7 @@ def test_guide_with_another_tokenizer_is_refused(toy_folder):
             )
         }
     )
-    assert len(build_exclusions(same, encoder)) == 2
+    assert len(BiEncoder().exclusions(same, encoder)) == 2
 
 
 def test_kernels_without_a_gpu_are_refused():
@@ -146,7 +147,7 @@ def test_kernels_without_a_gpu_are_refused():
         machine=MachineSection(accelerator="cpu", maxsim="kernels"),
     )
     with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
-        score_function(run)
+        ColBERT().score(run)
 
 
 class TestTaught:

@@ -9,7 +9,8 @@ import torch
 from trainer.build import checks as recipe_checks
 from trainer.build import students
 from trainer.build.data import data_sets, pair_data
-from trainer.build.module import encoder_of, lightning_module
+from trainer.build.families.registry import build_model
+from trainer.build.module import lightning_module
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadModel
 from trainer.evaluation import evaluate as evaluation
@@ -120,7 +121,7 @@ def overrides(toy_folder, tmp_path):
 
 def test_batches_of_a_run_have_random_pairs(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", overrides)
-    data, encoder = data_sets(run.data, run.seed), encoder_of(run)
+    data, encoder = data_sets(run.data, run.seed), build_model(run)
     batch = next(iter(pair_data(run, data, encoder, 2).train_dataloader()))
     assert batch.documents_per_query == 4
     assert batch.documents.second is not None
@@ -154,7 +155,7 @@ def test_batches_of_a_run_have_random_pairs(overrides):
 
 def test_non_finite_scores_are_named_in_validation(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", overrides)
-    data, encoder = data_sets(run.data, run.seed), encoder_of(run)
+    data, encoder = data_sets(run.data, run.seed), build_model(run)
     module = lightning_module(run, encoder, 2)
     assert set(module.validate(data.validation)) >= {"ndcg@10"}
     with torch.no_grad():
@@ -176,7 +177,7 @@ def test_validation_ranks_the_results_of_the_first_stage(
             *([f"validation.first_stage={name}"] if name else []),
         ],
     )
-    data, encoder = data_sets(run.data, run.seed), encoder_of(run)
+    data, encoder = data_sets(run.data, run.seed), build_model(run)
     seen = []
     plain = evaluation.rerank_run
 
@@ -215,7 +216,7 @@ def test_lengths_checked_before_a_run_are_those_of_pairs(overrides):
     run = load_recipe(
         "recipes/cross-encoder.yaml", [*overrides, "model.document_max_length_tokens=12"]
     )
-    data, encoder = data_sets(run.data, run.seed), encoder_of(run)
+    data, encoder = data_sets(run.data, run.seed), build_model(run)
     queries, pairs = measure_lengths(encoder, data.train, run.negatives_per_query)
     assert pairs.texts == 4 * queries.texts
     assert pairs.limit_tokens == 12

@@ -11,7 +11,7 @@ from matrix import encoder_of
 from trainer.batch import identity
 from trainer.build import checks as recipe_checks
 from trainer.build.data import data_sets
-from trainer.build.objective import build_exclusions
+from trainer.build.families.registry import family_of
 from trainer.build.refresh import boundaries, explanation, searched_texts
 from trainer.cli.fit import fit
 from trainer.cli.main import main
@@ -22,7 +22,8 @@ from trainer.objectives.exclusions import RepeatedPositives
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import FAMILIES
 from trainer.recipe.schema.refresh import RefreshSection
-from trainer.retrieval.vectors.taught_vectors import TaughtVectors
+from trainer.retrieval.encoding.taught_vectors import TaughtVectors
+from trainer.vectors.dense import DenseVectors
 
 RECIPE = Path(__file__).parents[2] / "recipes/refresh.yaml"
 TAUGHT = {"kind": "distribution", "models": ("nowhere",), "candidates": "own"}
@@ -105,8 +106,8 @@ class TestRefused:
 
 def test_positive_may_be_padding_only_with_mined_negatives(toy_folder):
     run, encoder = run_of(), encoder_of(toy_folder("bert"), "dot", "full")
-    assert build_exclusions(run, encoder) == [RepeatedPositives()]
-    assert build_exclusions(run.model_copy(update={"refresh": None}), encoder) == []
+    assert family_of(run).exclusions(run, encoder) == [RepeatedPositives()]
+    assert family_of(run).exclusions(run.without_refresh(), encoder) == []
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_teacher_vectors_cover_every_text_that_may_be_mined(training, tmp_path, 
         ],
     )
     (folder,) = (tmp_path / "runs/teachers").iterdir()
-    seen = set(TaughtVectors.open(folder).names["document"].tolist())
+    seen = set(TaughtVectors.open(folder, DenseVectors).names["document"].tolist())
     corpus = (tmp_path / "corpus.txt").read_text().splitlines()
     assert {identity(text) for text in corpus} <= seen
     records = [

@@ -7,15 +7,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from ranks import on_ranks
 from teachers import teacher_of
 from torch import distributed
 from toy_models import SENTENCES
 from trained_weights import largest_change
 
-from trainer.build import objective as build
 from trainer.build import students
-from trainer.build.model import build_model
+from trainer.build.families import bi_encoder
+from trainer.build.families.registry import build_model, family_of
 from trainer.build.module import lightning_module
 from trainer.build.objective import build_objective
 from trainer.cli.encode import encode as encode_command
@@ -45,7 +46,6 @@ from trainer.recipe.schema.teaching import (
     DistributionTeacher,
     VectorsTeacher,
 )
-from trainer.retrieval.vectors.encode import encode
 from trainer.scores import dot
 
 FULL = FullTuning()
@@ -107,7 +107,7 @@ class TestStart:
         run = self.run(toy_folder("bert"))
         encoder = build_model(run)
         before = encoder.projection.weight.detach().clone()
-        students.start(run, encoder, rows)
+        family_of(run).start(run, encoder, rows)
         whole = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=None))
         vectors = np.concatenate(
             [
@@ -120,7 +120,7 @@ class TestStart:
         assert np.allclose(np.abs(found @ directions[:5].T), np.eye(5), atol=1e-3)
         assert (encoder.projection.weight - before).norm() > 0.1
         again = build_model(run)
-        students.start(run, again, rows.select(np.arange(len(rows))[::-1].copy()))
+        family_of(run).start(run, again, rows.select(np.arange(len(rows))[::-1].copy()))
         assert torch.allclose(again.projection.weight, encoder.projection.weight, atol=1e-5), (
             "whatever the order of the rows"
         )
@@ -129,17 +129,17 @@ class TestStart:
         save_encoder(build_model(self.run(toy_folder("bert"))), tmp_path / "model")
         run = self.run(tmp_path / "model")
         with pytest.raises(BadRecipe, match="would undo what is learned"):
-            students.start(run, build_model(run), rows)
+            family_of(run).start(run, build_model(run), rows)
 
     def test_more_directions_than_dimensions_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"), projection_dimensions=40)
         with pytest.raises(BadRecipe, match="at most 32 directions"):
-            students.start(run, build_model(run), rows)
+            family_of(run).start(run, build_model(run), rows)
 
     def test_too_few_texts_are_refused(self, toy_folder, rows):
         run = self.run(toy_folder("bert"))
         with pytest.raises(BadData, match="2 distinct training texts do not span 5 directions"):
-            students.start(run, build_model(run), rows[:1])
+            family_of(run).start(run, build_model(run), rows[:1])
 
 
 class TestNarrowed:
@@ -196,7 +196,12 @@ class TestLoss:
             )
         )
         return encoder, *students.with_students(
-            run, build_objective(run.objective)[0], dot, encoder, teachers
+            run,
+            build_objective(run.objective)[0],
+            dot,
+            encoder,
+            teachers,
+            encoder.contract.normalize,
         )
 
     def test_loss_is_the_weighted_sum(self, toy_folder):
@@ -290,7 +295,7 @@ class TestLoss:
                 asked.append(batch)
                 return super().__call__(batch)
 
-        monkeypatch.setattr(build, "Outscoring", Watched)
+        monkeypatch.setattr(bi_encoder, "Outscoring", Watched)
         encoder = build_model(run)
         module = lightning_module(run, encoder, 1)
         first, second = full_batch_of(encoder), full_batch_of(encoder)
@@ -321,7 +326,7 @@ def gradient_of_head(folder):
     )
     encoder = build_model(run)
     loss, head = students.with_students(
-        run, build_objective(run.objective)[0], dot, encoder, [teacher_of(7)]
+        run, build_objective(run.objective)[0], dot, encoder, [teacher_of(7)], normalize=True
     )
     value = loss(full_batch_of(encoder), encoder, torch.tensor(0.05)).loss
     gradient = torch.autograd.grad(value, head.weight)[0]

@@ -22,9 +22,9 @@ from trainer.models.late_interaction import (
     build_late_interaction_encoder,
     read_late_encoder,
 )
+from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.token_index.explain import explain
-from trainer.retrieval.token_index.search import top_k_maxsim
-from trainer.retrieval.vectors.token_vectors import encode_tokens
+from trainer.vectors.vectors import nearest_documents
 
 call = command_caller(add, delete, evaluate, index, search, must_succeed=True)
 
@@ -126,12 +126,12 @@ def test_search_explains_its_first_document(model, filling_model, beir, tmp_path
 def test_explanation_has_the_maximum_per_token_and_sums_to_the_score(filling_model):
     encoder = read_late_encoder(str(filling_model))
     matches = explain(encoder, "delete the disk!", TEXTS[0] + ".")
-    queries = encode_tokens(encoder, ["delete the disk!"], "query").padded()
-    documents = encode_tokens(encoder, [TEXTS[0] + "."], "document")
+    queries = encode(encoder, ["delete the disk!"], "query")
+    documents = encode(encoder, [TEXTS[0] + "."], "document")
     assert [match.similarity for match in matches] == pytest.approx(
-        (queries[0] @ documents.vectors.T).max(1).tolist(), abs=1e-5
+        (queries[0] @ documents.rows.T).max(1).tolist(), abs=1e-5
     )
-    scores, _ = top_k_maxsim(queries, documents, 1)
+    scores, _ = nearest_documents(queries, documents, 1)
     assert sum(match.similarity for match in matches) == pytest.approx(
         float(scores[0, 0]), abs=1e-4
     )
@@ -256,18 +256,20 @@ def test_index_without_the_layers_field_has_all_layers(model, beir, tmp_path):
 
 
 def test_contradicting_options_are_refused(model, beir, tmp_path):
-    kinds = "--kind flat is not for .* per token; its kinds are exact, compressed"
+    kinds = "--kind flat is not for .* per token; its kinds are compressed, exact"
     with pytest.raises(BadRecipe, match=kinds):
         call("index", model, beir, "-o", tmp_path / "idx", "--kind", "flat")
     call("index", model.parent / "bert", beir, "-o", tmp_path / "flat")
     with pytest.raises(BadRecipe, match="per document; its kinds are flat, hnsw, ivf"):
         call("index", model.parent / "bert", beir, "-o", tmp_path / "idx", "--kind", "exact")
-    with pytest.raises(BadModel, match="one vector a document, and the model gives one a token"):
+    with pytest.raises(
+        BadModel, match="one vector per document, and the model gives one per token"
+    ):
         call("search", tmp_path / "flat", "disk", "--model", model)
     with pytest.raises(BadFolder, match="not of token vectors"):
         call("delete", tmp_path / "flat", "doc0")
     call("index", model, beir, "-o", tmp_path / "idx")
-    with pytest.raises(BadModel, match="one vector a text|vectors of 32 numbers"):
+    with pytest.raises(BadModel, match="one per text|vectors of 32 numbers"):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
 
 
@@ -298,7 +300,7 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     job = "trainer.evaluation.evaluate_models"
     monkeypatch.setattr(f"{job}.retrieve", lambda *_: encoded.append("model"))
     monkeypatch.setattr(f"{job}.evaluate_bm25", lambda *_: encoded.append("BM25"))
-    with pytest.raises(BadModel, match="vectors of 32 numbers|one vector a text"):
+    with pytest.raises(BadModel, match="vectors of 32 numbers|one per text"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
     with pytest.raises(BadData, match="holds 3 documents and .* has 4"):

@@ -21,7 +21,7 @@ from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.mining import mine as job
 from trainer.mining import shard, spaces, teacher
 from trainer.mining.shard import Miner
-from trainer.mining.work import held
+from trainer.mining.work import job_lock
 from trainer.models.cross_encoder import (
     CrossEncoderSettings,
     build_cross_encoder,
@@ -29,6 +29,7 @@ from trainer.models.cross_encoder import (
 )
 from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.rerank import score_pairs
+from trainer.vectors.dense import DenseVectors
 
 call = command_caller(mine, fit, must_succeed=True)
 
@@ -171,7 +172,7 @@ def test_page_is_escaped_and_shows_what_was_removed(model, tmp_path):
 # ---------------------------------------------------------------- gone on with
 
 INSTANTS = {
-    "while encoding": (spaces, "_save", 6),
+    "while encoding": (DenseVectors, "save", 6),
     "between shards": (Miner, "mine", 3),
     "before the counts of a shard": (job, "write_text", 6),
     "while merging": (job, "_concatenated", 2),
@@ -182,7 +183,7 @@ INSTANTS = {
 def small_parts(monkeypatch):
     for module in (spaces, job, shard, teacher):
         monkeypatch.setattr(module, "QUERIES_A_SHARD", 9)
-    monkeypatch.setattr(spaces.DenseSpace, "DOCUMENTS_A_BLOCK", 20)
+    monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", 20)
 
 
 def killed_at(owner, name, which, arguments):
@@ -219,9 +220,11 @@ def test_killed_job_continues_and_writes_the_same_bytes(
     )
     assert vectors == 5 if instant == "while encoding" else finished >= 1
     saved, mined = [], []
-    save, mine_shard = spaces._save, Miner.mine
+    save, mine_shard = DenseVectors.save, Miner.mine
     monkeypatch.setattr(
-        spaces, "_save", lambda path, array: saved.append(path) or save(path, array)
+        DenseVectors,
+        "save",
+        lambda self, folder, name: saved.append(name) or save(self, folder, name),
     )
     monkeypatch.setattr(
         Miner, "mine", lambda self, number: mined.append(number) or mine_shard(self, number)
@@ -343,7 +346,7 @@ def test_folder_in_use_is_refused(model, pairs, tmp_path):
     finally:
         holder.kill()
         holder.wait()
-    with held(tmp_path / "mined"):
+    with job_lock(tmp_path / "mined"):
         pass
 
 

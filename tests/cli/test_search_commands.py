@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from encoded import encode as vectors_of
 from verbs import command_caller, remove_layers_field
 
 from trainer.cli.encode import encode
@@ -16,7 +17,6 @@ from trainer.evaluation.results import read_evaluation
 from trainer.models.cut import read_cut
 from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.retrieval.vectors.encode import encode as vectors_of
 
 call = command_caller(encode, evaluate, index, search)
 
@@ -78,7 +78,7 @@ def test_encode_writes_numpy(model, role):
 
 
 def test_encode_writes_a_file_in_parts(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.vectors.encode_file._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("trainer.retrieval.encoding.encode_file._TEXTS_AT_ONCE", 2)
     call("encode", model, "-o", tmp_path / "v.npy", stdin="\n".join(TEXTS).encode())
     assert np.load(tmp_path / "v.npy").shape == (3, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]

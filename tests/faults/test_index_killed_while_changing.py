@@ -16,11 +16,11 @@ from late_interaction_toys import toy_late_interaction
 
 from trainer.errors import BadFolder
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.indexes.manifest import belongs_to_index
-from trainer.retrieval.token_index.build import Encoding, add, build_late_index, delete
-from trainer.retrieval.token_index.index import LateIndex
-from trainer.retrieval.token_index.manifest import LateManifest, changing
-from trainer.retrieval.vectors.token_vectors import encode_tokens
+from trainer.retrieval.token_index.build import Encoding, add, build_token_index, delete
+from trainer.retrieval.token_index.index import TokenIndex
+from trainer.retrieval.token_index.manifest import TokenManifest, changing
 
 OLD = [Document(f"old{row}", "", f"delete disk number {'a' * row}") for row in range(20)]
 NEW = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
@@ -64,7 +64,7 @@ match action:
     case "delete":
         build.delete(Path(folder), ["old3", "old4"])
     case "build":
-        build.build_late_index(encoding, "toy", new, Path(folder), kind, replace=True)
+        build.build_token_index(encoding, "toy", new, Path(folder), kind, replace=True)
 """
 INSTANTS = (
     "while vectors are written",
@@ -82,7 +82,7 @@ def encoder(toy_folder):
 def built(encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     for kind in ("exact", "compressed"):
-        build_late_index(Encoding(encoder), "toy", OLD, folder / kind, kind)
+        build_token_index(Encoding(encoder), "toy", OLD, folder / kind, kind)
     return folder
 
 
@@ -115,8 +115,8 @@ def killed(folder, toys, kind, action, instant):
 
 
 def found(folder, encoder):
-    index = LateIndex.open(folder)
-    _, rows = index.search(encode_tokens(encoder, ["delete disk number a"], "query").padded(), 100)
+    index = TokenIndex.open(folder)
+    _, rows = index.search(encode(encoder, ["delete disk number a"], "query").padded(), 100)
     return [index.document(row).id for row in rows[0].tolist()]
 
 
@@ -134,7 +134,7 @@ def test_index_killed_while_adding_keeps_its_former_documents(
     assert found(folder, encoder) == before
     assert add(folder, Encoding(encoder), NEW).count == 40
     assert len(found(folder, encoder)) == 40
-    assert {path.name for path in folder.iterdir()} == LateManifest.read(folder).needed() | {
+    assert {path.name for path in folder.iterdir()} == TokenManifest.read(folder).needed() | {
         "manifest.json"
     }
 
@@ -163,7 +163,7 @@ def test_index_killed_after_the_change_has_the_new_documents(built, encoder, toy
     }
     left = (
         {path.name for path in folder.iterdir()}
-        - LateManifest.read(folder).needed()
+        - TokenManifest.read(folder).needed()
         - {"manifest.json"}
     )
     assert left == {"deleted-1-2.npy"}
@@ -180,4 +180,4 @@ def test_index_killed_while_being_replaced_keeps_its_former_documents(
     killed(folder, toy_folder("bert"), "compressed", "build", instant)
     assert found(folder, encoder) == before
     assert all(belongs_to_index(path.name) for path in folder.iterdir())
-    assert build_late_index(Encoding(encoder), "toy", NEW, folder, replace=True).count == 20
+    assert build_token_index(Encoding(encoder), "toy", NEW, folder, replace=True).count == 20

@@ -12,7 +12,7 @@ from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,
     Margins,
-    Vectors,
+    TeacherVectors,
 )
 from trainer.scores import dot, maxsim
 
@@ -79,7 +79,7 @@ class TestTheStudentAsItsOwnTeacher:
 @pytest.mark.parametrize("cosine", [False, True])
 def test_own_vectors_teach_nothing(cosine):
     encoder = SmallEncoder()
-    loss = Vectors(student_as_teacher(encoder, dot), None, cosine)(full_batch(), encoder)
+    loss = TeacherVectors(student_as_teacher(encoder, dot), None, cosine)(full_batch(), encoder)
     assert value_and_gradient(loss, list(encoder.parameters()))[1].norm() < 1e-12
     assert abs(loss.item()) < 1e-12
-    assert Vectors(teacher_of(6), None, cosine)(full_batch(), encoder).item() > 1e-2
+    assert TeacherVectors(teacher_of(6), None, cosine)(full_batch(), encoder).item() > 1e-2

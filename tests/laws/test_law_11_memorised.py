@@ -8,8 +8,8 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 
-from trainer.build.module import encoder_of, lightning_module
-from trainer.build.objective import score_function
+from trainer.build.families.registry import build_model, family_of
+from trainer.build.module import lightning_module
 from trainer.data.collate import collate
 from trainer.data.rows import Row, known_positives
 from trainer.objectives.xtr import with_limits
@@ -118,7 +118,7 @@ def remembered(run, encoder, batch):
     """The share of queries (of pairs of unequal grade, for CoSENT) that are answered as in
     training.
     """
-    score, objective = score_function(run), run.objective
+    score, objective = family_of(run).score(run), run.objective
     with torch.no_grad():
         queries, documents = encoder.eval()(batch.queries), encoder(batch.documents)
         if getattr(objective, "xtr_top_k", None):
@@ -145,7 +145,7 @@ def remembered(run, encoder, batch):
 def test_32_examples_are_memorised(toy_folder, name, tuning):
     kind, objective = OBJECTIVES[name]
     run = run_of(toy_folder, kind, objective, tuning, 0.01)
-    encoder = encoder_of(run)
+    encoder = build_model(run)
     batch = trained(run_of(toy_folder, kind, objective, tuning, 1e-12), 1, encoder)
     before = remembered(run, encoder, batch)
     assert before < 0.8, "at the start, and with a rate of next to nothing, little is known"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trained_weights import base_won, largest_change
 
-from trainer.build.module import encoder_of
+from trainer.build.families.registry import build_model
 from trainer.cli.fit import fit
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.families import read_any
@@ -100,7 +100,10 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     assert all(record["train/gradient_norm"] > 0 for record in steps)
     assert any("validation/ndcg@10" in record for record in records)
     assert (folder / "report.html").is_file()
-    before, after = encoder_of(load_recipe(path, overrides)).eval(), read_any(str(folder / "model"))
+    before, after = (
+        build_model(load_recipe(path, overrides)).eval(),
+        read_any(str(folder / "model")),
+    )
     assert largest_change(folder, before) > 1e-6, "something was learned"
     if not base_won(folder):
         texts = before.tokenize(["delete one disk"], "document")

@@ -25,9 +25,8 @@ from ranks import on_ranks
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadModel
-from trainer.mining import spaces
 from trainer.mining.choose import Options
-from trainer.mining.spaces import space_of
+from trainer.mining.spaces import Space
 from trainer.mining.teacher import of_texts
 from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
@@ -36,9 +35,9 @@ from trainer.models.late_interaction import (
     build_late_interaction_encoder,
     read_late_encoder,
 )
-from trainer.retrieval.token_index.search import top_k_maxsim
-from trainer.retrieval.vectors.encode import encode_for_search
-from trainer.retrieval.vectors.token_vectors import encode_tokens
+from trainer.retrieval.encoding.encode import encode
+from trainer.vectors.dense import DenseVectors
+from trainer.vectors.vectors import nearest_documents
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def scorer(model):
     def score(query, document):
         for text, role in ((query, "query"), (document, "document")):
             if (text, role) not in kept:
-                kept[text, role] = encode_for_search(encoder, [text], role)[0]
+                kept[text, role] = encoder.for_search(encode(encoder, [text], role))[0]
         return float(np.float32(kept[query, "query"] @ kept[document, "document"]))
 
     return score
@@ -203,7 +202,7 @@ def test_shards_and_micro_batches_change_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.mining.spaces.QUERIES_A_SHARD", 7)
     for module in ("shard", "mine", "teacher"):
         monkeypatch.setattr(f"trainer.mining.{module}.QUERIES_A_SHARD", 7)
-    monkeypatch.setattr(spaces.DenseSpace, "DOCUMENTS_A_BLOCK", 11)
+    monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", 11)
     parted = run_job(tmp_path / "parted", ROWS, model, options, FURTHER, micro_batch_tokens=32)
     for one, other in zip(whole[0], parted[0], strict=True):
         np.testing.assert_allclose(one.pop("scores"), other.pop("scores"), atol=2e-6)
@@ -220,7 +219,7 @@ def job_bytes(folder, model, kind, teacher_model):
         negatives=2, bm25_negatives=1, random_negatives=1, depth=15, percent_of_positive=99.8
     )
     teacher = (
-        (lambda task, work: space_of(read_encoder(str(teacher_model)), task, work / "teacher"))
+        (lambda task, work: Space(read_encoder(str(teacher_model)), task, work / "teacher"))
         if teacher_model
         else None
     )
@@ -259,10 +258,10 @@ def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
     @cache
     def score(query, document):
         asked, found = (
-            encode_tokens(encoder, [text], role)
+            encode(encoder, [text], role)
             for text, role in ((query, "query"), (document, "document"))
         )
-        return float(top_k_maxsim(asked.padded(), found, 1)[0][0, 0])
+        return float(nearest_documents(asked, found, 1)[0][0, 0])
 
     assert not without
     known = forms_of_no_negatives(ROWS)
@@ -294,7 +293,7 @@ def test_scores_of_the_teacher_decide(model, toy_folder, tmp_path):
         model,
         options,
         FURTHER,
-        lambda task, work: space_of(load_once(read_encoder, str(other)), task, work / "teacher"),
+        lambda task, work: Space(load_once(read_encoder, str(other)), task, work / "teacher"),
     )
     taught, own = scorer(other), scorer(model)
     for line in lines:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from matrix import encoder_of
 from mining_toys import mine_by_hand
 from ranks import on_ranks
@@ -32,7 +33,6 @@ from trainer.data.mined_negatives import Boundaries
 from trainer.data.order import batch_samples
 from trainer.errors import BadFolder
 from trainer.mining.shard import Miner
-from trainer.retrieval.vectors.encode import encode_for_search
 from trainer.runtime.stop import GracefulStop
 
 LIMITLESS = replace(OPTIONS, margin=None)
@@ -94,7 +94,7 @@ def test_negatives_are_those_of_the_model_at_that_step(uninterrupted, backbone):
         def score(query, document, encoder=encoder, vectors=vectors):
             for text, role in ((query, "query"), (document, "document")):
                 if (text, role) not in vectors:
-                    vectors[text, role] = encode_for_search(encoder, [text], role)[0]
+                    vectors[text, role] = encode(encoder, [text], role)[0]
             return float(np.float32(vectors[query, "query"] @ vectors[document, "document"]))
 
         assert set(of_boundary) == drawn(boundary, min(boundary + EVERY_STEPS, STEPS))

@@ -154,7 +154,7 @@ def test_pairs_do_not_attend_to_each_other(toy_folder):
 
 def test_new_head_is_drawn_from_the_seed(toy_folder):
     one, two = (made(toy_folder("bert")) for _ in range(2))
-    assert one.fresh_head
+    assert one.is_untrained
     torch.testing.assert_close(scores(one), scores(two), atol=0, rtol=0)
     torch.manual_seed(8)
     assert (
@@ -185,7 +185,7 @@ def test_saved_and_loaded_model_gives_the_same_scores(toy_folder, tmp_path, fami
     save_encoder(encoder, tmp_path / "model")
     again = read_any(str(tmp_path / "model"))
     assert again.contract == encoder.contract
-    assert not again.fresh_head
+    assert not again.is_untrained
     torch.testing.assert_close(scores(again), before, atol=1e-5, rtol=0)
     torch.testing.assert_close(scores(encoder), before, atol=0, rtol=0)
     go_on = build_cross_encoder(CrossEncoderSettings(backbone=str(tmp_path / "model")))

@@ -5,6 +5,7 @@ vectors; and its own models read here.
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from toy_models import SENTENCES, word_pieces
@@ -14,7 +15,6 @@ from trainer.models.dense import DenseSettings, build_dense_encoder, read_encode
 from trainer.models.formats.folder import save_encoder
 from trainer.models.static import table_of
 from trainer.models.static_student import StaticSettings, build_static_encoder, vocabulary_vectors
-from trainer.retrieval.vectors.encode import encode
 
 TEXTS = [*SENTENCES, "disk", "unheard-of words, and an emoji 🙂", "a " * 600]
 

@@ -23,7 +23,12 @@ from trainer.models.formats.folder import save_encoder
 from trainer.objectives import divergence
 from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.matryoshka import encode_once, shorten_vectors
-from trainer.objectives.teachers import BatchDistribution, CandidateDistribution, Margins, Vectors
+from trainer.objectives.teachers import (
+    BatchDistribution,
+    CandidateDistribution,
+    Margins,
+    TeacherVectors,
+)
 from trainer.scores import dot, maxsim
 
 
@@ -147,7 +152,7 @@ class TestOwnCandidates:
 def test_vector_loss_equals_the_formula_after_a_projection(cosine):
     encoder, batch = SmallEncoder(), full_batch()
     head = torch.nn.Linear(6, 9, bias=False).double()
-    found = Vectors(teacher_of(9), head, cosine)(batch, encoder)
+    found = TeacherVectors(teacher_of(9), head, cosine)(batch, encoder)
     errors = []
     for texts in (batch.queries, batch.documents):
         student = encoder(texts).detach().numpy() @ head.weight.detach().numpy().T
@@ -229,9 +234,9 @@ class TestAgainstSentenceTransformers:
         wanted = MSELoss(theirs)(
             features, torch.stack([draw_vectors(some, 32, False) for some in texts], 1)
         )
-        assert Vectors(teacher_of(32), None, cosine=False)(batch, encoder).item() == pytest.approx(
-            wanted.item(), rel=1e-5
-        )
+        assert TeacherVectors(teacher_of(32), None, cosine=False)(
+            batch, encoder
+        ).item() == pytest.approx(wanted.item(), rel=1e-5)
 
     def test_matryoshka_equals_sentence_transformers(self, both):
         encoder, theirs, batch, features = both

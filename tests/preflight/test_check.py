@@ -262,7 +262,7 @@ def test_teacher_is_checked(toy, toy_folder, tmp_path, capsys):
     from trainer.data.rows import Row
     from trainer.models.dense import read_encoder
     from trainer.recipe.load import load_recipe
-    from trainer.retrieval.vectors.taught_vectors import taught_vectors
+    from trainer.retrieval.encoding.taught_vectors import taught_vectors
 
     taught = [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"]
     run = load_recipe(RECIPE, taught)

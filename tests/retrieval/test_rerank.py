@@ -9,7 +9,7 @@ from toy_models import SENTENCES
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
-from trainer.evaluation.evaluate import evaluate, evaluate_run, rerank_run
+from trainer.evaluation.evaluate import evaluate_reranking, evaluate_run, rerank_run
 from trainer.evaluation.metrics import rank_documents
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.retrieval import rerank as module
@@ -114,7 +114,7 @@ def test_cross_encoder_is_evaluated_on_results_of_bm25(encoder):
         tuple(DOCUMENTS.values()),
         {"q1": {"d0": 1}, "q2": {"d1": 1}, "q3": {"d2": 1}},
     )
-    found = evaluate(encoder, held_out)
+    found = evaluate_reranking(encoder, held_out)
     candidates = bm25_run(held_out, 20)
     wanted = evaluate_run(rerank_run(encoder, candidates, held_out, 20), held_out, "model")
     assert found.top == wanted.top

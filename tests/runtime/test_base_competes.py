@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from trainer.build.module import encoder_of
+from trainer.build.families.registry import build_model
 from trainer.cli.fit import fit
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadModel
@@ -81,7 +81,7 @@ def test_model_folder_has_the_base_model_when_it_wins(harmful, kind, tmp_path, c
     )
     if kind == "pca":
         return  # its start is computed from the training texts
-    start = encoder_of(load_recipe(recipe, [*harmful, *more])).eval()
+    start = build_model(load_recipe(recipe, [*harmful, *more])).eval()
     texts = start.tokenize(TEXTS[:4], "document")
     with torch.no_grad():
         assert (start(texts) - saved(texts)).abs().max() < 1e-5

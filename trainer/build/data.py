@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.batch import identity
-from trainer.build import cross_encoder as build_cross_encoder
-from trainer.build.refresh import refresh_section
+from trainer.build.families.registry import family_of
 from trainer.data.fingerprint import fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
@@ -94,7 +93,7 @@ def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
 
 def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
     """What the data of the recipe is: enough to notice that it has changed."""
-    train, refresh = run.data.train, refresh_section(run)
+    train, refresh = run.data.train, run.refresh_section
     sources = {
         "validation": run.data.validation,
         "test": run.data.test,
@@ -114,16 +113,16 @@ def pair_data(
     """Training steps in their order, tokenised as the encoder's contract says; `refresher` mines
     their negatives (`trainer.build.refresh`).
     """
-    positives = known_positives(data.train)
+    family, positives = family_of(run), known_positives(data.train)
     steps_in_order = Steps(
         data.train,
-        build_cross_encoder.collation(run, encoder, positives),
+        family.collate(run, encoder, positives),
         run.seed,
         run.optimization.batch_size,
         first=0,
         last=steps,
         mixture=data.mixture,
-        random_negatives=build_cross_encoder.random_negatives(run, data.train, positives),
+        random_negatives=family.random_negatives(run, data.train, positives),
         refresher=refresher,
     )
     return PairData(steps_in_order, data.validation)

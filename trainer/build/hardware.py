@@ -12,10 +12,9 @@ from trainer.errors import BadMachine
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.machine import MachineSection
-from trainer.retrieval.vectors.encode import autocast
+from trainer.retrieval.encoding.encode import autocast
 from trainer.runtime import memory
 from trainer.strategies import devices
-from trainer.strategies.devices import Precision
 from trainer.strategies.machine.plan import Plan
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
@@ -77,7 +76,7 @@ def device(machine: MachineSection) -> torch.device:
     return devices.own_device(machine.accelerator)
 
 
-def precision(machine: MachineSection) -> Precision:
+def precision(machine: MachineSection) -> devices.Precision:
     """The precision that the recipe names, or the one that suits the hardware."""
     return devices.choose_precision(machine.precision, accelerator(machine))
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from trainer.build import hardware
 from trainer.build.data import DataSets
 from trainer.build.module import validation_interval
-from trainer.build.refresh import refresh_section
-from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
@@ -26,19 +24,14 @@ class Job:
     steps: int
 
     @property
-    def scores_are_random(self) -> bool:
-        """Whether scores mean nothing before training: a cross-encoder with a new head."""
-        return isinstance(self.encoder, CrossEncoder) and self.encoder.fresh_head
-
-    @property
     def phases(self) -> dict[str, int]:
         """How many phases of each kind are to come, from which the time left is estimated."""
         interval = validation_interval(self.recipe, len(self.data.train), self.steps)
         phases = {"validation": 1 - (-self.steps // interval), "training": 1}
-        if (section := refresh_section(self.recipe)) is not None:
+        if (section := self.recipe.refresh_section) is not None:
             phases["mining negatives"] = -(-self.steps // section.every_steps)
         if self.data.test is not None:
-            phases |= {"BM25": 1, "test": 1 if self.scores_are_random else 2}
+            phases |= {"BM25": 1, "test": 1 if self.encoder.is_untrained else 2}
         return phases
 
     @property

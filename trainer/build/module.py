@@ -1,29 +1,22 @@
-"""A recipe's encoder, optimizer settings and Lightning module."""
+"""A recipe's optimizer settings and Lightning module."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import pytorch_lightning as lightning
-
-from trainer.build import cross_encoder as build_cross_encoder
 from trainer.build import hardware
-from trainer.build.model import build_model
-from trainer.build.objective import build_exclusions, build_objective, score_function
-from trainer.build.students import encode_of, with_students
+from trainer.build.families.family import Evaluate
+from trainer.build.families.registry import family_of
 from trainer.data.order import steps_for_passes
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import evaluate
 from trainer.microbatches import MicroBatching
-from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
-from trainer.modules.optimizer import OptimizerSettings, is_projection
+from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever
 from trainer.objectives.teachers import Teacher
-from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
+from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.training import OptimizationSection
-from trainer.strategies.devices import Precision
 from trainer.strategies.machine.plan import SINGLE, Plan
 
 
@@ -79,54 +72,26 @@ def lightning_module(
     """The Lightning module of a recipe around an encoder; `taught_by` are its teachers
     (`trainer.build.students.teachers`).
     """
-    head, is_head = None, is_projection
-    if isinstance(run, CrossEncoderRecipe):
-        assert isinstance(encoder, CrossEncoder)
-        is_head = encoder.is_head
-        objective, temperature = build_cross_encoder.build_pair_objective(run.objective)
-    else:
-        score = score_function(run)
-        objective, temperature = build_objective(
-            run.objective, score, build_exclusions(run, encoder)
-        )
-        objective, head = with_students(run, objective, score, encoder, taught_by)
+    family = family_of(run)
+    learning = family.learning(run, encoder, taught_by)
     tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node
     )
-    precision = hardware.precision(run.machine)
     settings = optimizer_settings(run.optimization, steps)
     return Retriever(
         encoder,
-        MicroBatching(encode_of(run, encoder), tokens, kept_tokens, run.seed),
-        objective,
-        temperature,
-        optimizer=replace(settings, is_fused=precision != "fp16"),
-        validate=_validation(run, encoder, precision, hardware.micro_batch_tokens(run.machine)),
-        head=head,
-        is_head=is_head,
+        MicroBatching(family.encode(run, encoder), tokens, kept_tokens, run.seed),
+        learning.objective,
+        learning.temperature,
+        optimizer=replace(settings, is_fused=hardware.precision(run.machine) != "fp16"),
+        validate=partial(_validation_metrics, family.evaluate(run), encoder),
+        head=learning.head,
+        is_head=learning.is_head,
     )
 
 
-def _validation(
-    run: Recipe, encoder: Encoder, precision: Precision, tokens: int
-) -> Callable[[RetrievalSet], Mapping[str, float]]:
-    if isinstance(encoder, CrossEncoder):
-        return build_cross_encoder.Validation(
-            encoder, precision, tokens, build_cross_encoder.candidates(run)
-        )
-    return partial(_validation_metrics, encoder, precision, tokens)
-
-
 def _validation_metrics(
-    encoder: Encoder, precision: Precision, tokens: int, held_out: RetrievalSet
+    evaluate: Evaluate, encoder: Encoder, held_out: RetrievalSet
 ) -> Mapping[str, float]:
-    metrics = evaluate(
-        encoder, held_out, name="validation", precision=precision, micro_batch_tokens=tokens
-    ).metrics
+    metrics = evaluate(encoder, held_out, name="validation").metrics
     return {name: float(values.mean()) for name, values in metrics.items()}
-
-
-def encoder_of(run: Recipe) -> Encoder:
-    """The encoder of a recipe, its new weights drawn from the seed."""
-    lightning.seed_everything(run.seed, verbose=False)
-    return build_model(run)

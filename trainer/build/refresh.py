@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import assert_never
 
 from trainer.batch import identity
 from trainer.build import hardware
@@ -14,33 +13,16 @@ from trainer.errors import BadData, BadRecipe
 from trainer.mining.choose import Options
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
-from trainer.models.encoder import Encoder
-from trainer.models.late_interaction import LateInteractionEncoder
-from trainer.recipe.schema.families import (
-    BiEncoderRecipe,
-    ColBERTRecipe,
-    CrossEncoderRecipe,
-    Recipe,
-)
+from trainer.models.encoder import Encoder, VectorEncoder
+from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.refresh import RefreshSection
-
-
-def refresh_section(run: Recipe) -> RefreshSection | None:
-    """The section `refresh` of a recipe; None where it has none."""
-    match run:
-        case BiEncoderRecipe() | ColBERTRecipe():
-            return run.refresh
-        case CrossEncoderRecipe():
-            return None
-        case _:
-            assert_never(run)
 
 
 def check_refresh(run: Recipe) -> None:
     """Raises BadRecipe where the rules of mining contradict each other, and BadData where the
     file of further documents does not exist.
     """
-    settings = refresh_section(run)
+    settings = run.refresh_section
     if settings is None:
         return
     if settings.corpus is not None and not Path(settings.corpus).exists():
@@ -52,7 +34,7 @@ def check_refresh(run: Recipe) -> None:
 
 
 def options(settings: RefreshSection, seed: int) -> Options:
-    """The rules of mining. Raises BadRecipe where they contradict source other."""
+    """The rules of mining. Raises BadRecipe where they contradict each other."""
     rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus"})
     try:
         return Options(**rules, seed=seed)
@@ -66,7 +48,7 @@ def options(settings: RefreshSection, seed: int) -> Options:
 
 def searched_texts(run: Recipe, rows: Rows) -> Iterator[str]:
     """All documents that may be mined; none without `refresh`."""
-    settings = refresh_section(run)
+    settings = run.refresh_section
     if settings is None:
         return iter(())
     return corpus_texts(
@@ -91,7 +73,7 @@ def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None
     """What mines negatives while training, with its texts written into `folder`, which all ranks
     must see. None without `refresh`. Call it on all ranks.
     """
-    settings = refresh_section(run)
+    settings = run.refresh_section
     if settings is None:
         return None
     at, place = boundaries(settings, steps), folder / "task"
@@ -110,16 +92,19 @@ def written_bytes(run: Recipe, rows: Rows, encoder: Encoder, document_tokens: fl
     """About how much mining writes to the disk: the texts of all documents and their vectors in
     float32. `document_tokens`: the mean number per document.
     """
+    if run.refresh_section is None:
+        return 0
+    assert isinstance(encoder, VectorEncoder)
     sizes = {
         identity(text): len(text.encode("utf-8", "replace")) for text in searched_texts(run, rows)
     }
-    vectors = document_tokens if isinstance(encoder, LateInteractionEncoder) else 1
+    vectors = encoder.vectors_per_text("document", document_tokens)
     return sum(sizes.values()) + int(4 * encoder.dimensions * vectors * len(sizes))
 
 
 def explanation(run: Recipe, rows: Rows, steps: int) -> str:
     """How often and among how many documents negatives are mined, in one line."""
-    settings = refresh_section(run)
+    settings = run.refresh_section
     assert settings is not None
     spans = boundaries(settings, steps).spans(settings.first_step, steps)
     starts = [span.start for span in spans]

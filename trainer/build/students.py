@@ -15,17 +15,14 @@ from torch import nn
 from trainer.build import hardware
 from trainer.build.refresh import searched_texts
 from trainer.data.rows import Rows
-from trainer.errors import BadData, BadRecipe
+from trainer.errors import BadRecipe
 from trainer.microbatches import Encode
-from trainer.models.contract import Role
-from trainer.models.dense import DenseEncoder
-from trainer.models.encoder import Encoder
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import VectorEncoder
 from trainer.models.families import read_model
 from trainer.models.files.locate import locate
-from trainer.models.late_interaction import LateInteractionEncoder
 from trainer.models.loading import public_name
 from trainer.models.parts.depth import AtDepths, depth_of
-from trainer.models.parts.principal import principal_directions
 from trainer.models.parts.projection import Projection
 from trainer.objectives.matryoshka import Matryoshka, once_per_batch
 from trainer.objectives.objective import Objective
@@ -36,80 +33,29 @@ from trainer.objectives.teachers import (
     LessonObjective,
     Margins,
     Teacher,
-    Vectors,
+    TeacherVectors,
 )
-from trainer.recipe.schema.families import (
-    BiEncoderRecipe,
-    ColBERTRecipe,
-    CrossEncoderRecipe,
-    Recipe,
-    VectorRecipe,
-)
+from trainer.recipe.schema.families import Recipe, VectorRecipe
 from trainer.recipe.schema.teaching import (
     BiEncoderTeacher,
     DistributionTeacher,
     MarginsTeacher,
     VectorsTeacher,
 )
-from trainer.retrieval.vectors.encode import encode
-from trainer.retrieval.vectors.taught_vectors import taught_vectors
+from trainer.retrieval.encoding.taught_vectors import taught_vectors
 from trainer.runtime.console import say
-from trainer.scores import Score, dot, maxsim
+from trainer.scores import Score
 
+ROLES: tuple[Role, Role] = ("query", "document")
 _TEXTS_OF_A_ROLE = 2048
 """Looked at for principal directions: several times as many as there are numbers in a vector."""
 
 
-def start(run: Recipe, encoder: Encoder, rows: Rows) -> None:
-    """Puts the new projection on the principal directions of training texts where the recipe asks
-    for it: the same on every rank, every time.
-
-    Raises BadData when there are fewer texts than directions, and BadRecipe when the projection is
-    the folder's own, or matryoshka does not fit the model.
-    """
-    check_whole(run, encoder)
-    if not isinstance(run, BiEncoderRecipe) or run.model.projection_start == "orthogonal":
-        return
-    assert isinstance(encoder, DenseEncoder)
-    projection = encoder.projection
-    if projection is None or not projection.is_new:
-        raise BadRecipe(
-            f"model.projection_start=pca would undo what is learned: {run.model.backbone} has a "
-            f"projection to {encoder.dimensions} dimensions already; "
-            "set model.projection_start to orthogonal, which leaves it, or another "
-            "model.projection_dimensions"
-        )
-    if projection.out_features > projection.in_features:
-        raise BadRecipe(
-            f"model.projection_start=pca finds at most {projection.in_features} directions, the "
-            f"width of the backbone, and model.projection_dimensions asks "
-            f"for {projection.out_features}; ask for fewer, or set model.projection_start to "
-            f"orthogonal"
-        )
-    encoder.to(hardware.device(run.machine))
-    vectors = [
-        encode(
-            encoder.without_projection(),
-            some_texts(rows, role),
-            role,
-            hardware.micro_batch_tokens(run.machine),
-        )
-        for role in _ROLES
-    ]
-    together = torch.from_numpy(np.concatenate(vectors))
-    if len(together) < projection.out_features:
-        raise BadData(
-            f"{len(together)} distinct training texts do not span {projection.out_features} "
-            f"directions; give more, or fewer dimensions"
-        )
-    projection.load_state_dict({"weight": principal_directions(together, projection.out_features)})
-
-
-def check_whole(run: Recipe, encoder: Encoder) -> None:
+def check_whole(run: VectorRecipe, encoder: VectorEncoder) -> None:
     """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the
     model's own, BadModel for layers of one without.
     """
-    if not isinstance(run, VectorRecipe) or run.matryoshka is None:
+    if run.matryoshka is None:
         return
     dimensions = [width for width in run.matryoshka.width_weights if width is not None]
     layers = [depth for depth in run.matryoshka.depth_weights if depth is not None]
@@ -127,18 +73,15 @@ def check_whole(run: Recipe, encoder: Encoder) -> None:
         )
 
 
-def encode_of(run: Recipe, encoder: Encoder) -> Encode:
+def encode_of(run: VectorRecipe, encoder: VectorEncoder) -> Encode:
     """The encoder, or its embeddings at all depths that matryoshka trains.
 
     Raises BadModel where it has no such layers.
     """
-    nest = run.matryoshka if isinstance(run, VectorRecipe) else None
+    nest = run.matryoshka
     if nest is None or nest.layers is None:
         return encoder
     return AtDepths(encoder, nest.layers)
-
-
-_ROLES: tuple[Role, Role] = ("query", "document")
 
 
 def some_texts(rows: Rows, role: Role) -> list[str]:
@@ -156,14 +99,8 @@ def locate_others(run: Recipe) -> None:
     """Raises BadModel for a teacher, or the first stage of validation, that is not there, before
     anything slow.
     """
-    match run:
-        case BiEncoderRecipe() | ColBERTRecipe():
-            names = run.teacher.models if run.teacher is not None else ()
-        case CrossEncoderRecipe():
-            names = (run.validation.first_stage,) if run.validation.first_stage is not None else ()
-        case _:
-            assert_never(run)
-    for name in names:
+    others = (*run.teacher_models, *([] if run.first_stage is None else [run.first_stage]))
+    for name in others:
         locate(name)
 
 
@@ -189,11 +126,10 @@ def kept_in(run: Recipe, name: str) -> Path:
 
 def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
-    late = isinstance(model, LateInteractionEncoder)
-    if late and isinstance(run.teacher, VectorsTeacher):
+    if isinstance(run.teacher, VectorsTeacher) and model.vectors.UNIT != "text":
         raise BadRecipe(
-            f"teacher.kind=vectors learns one vector a text, and {name} gives one a token; set "
-            f"teacher.kind to distribution"
+            f"teacher.kind=vectors learns one vector per text, and {name} gives one per"
+            f" {model.vectors.UNIT}; set teacher.kind to distribution"
         )
     tokens = hardware.micro_batch_tokens(run.machine)
     found = taught_vectors(
@@ -208,7 +144,7 @@ def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher
     )
     return Teacher(
         once_per_batch(found.embeddings),
-        maxsim if late else dot,
+        model.vectors.score(),
         found.dimensions,
     )
 
@@ -217,11 +153,13 @@ def with_students(
     run: VectorRecipe,
     objective: Objective,
     score: Score,
-    encoder: Encoder,
+    encoder: VectorEncoder,
     taught_by: Sequence[Teacher],
+    normalize: bool,
 ) -> tuple[Objective, nn.Module | None]:
     """The objective with what the teachers teach beside it, at all widths and depths where the
-    recipe says so; and a layer to be trained with it.
+    recipe says so; and a layer to be trained with it. With `normalize`, the first numbers of a
+    vector are brought to length 1.
 
     Raises BadRecipe for widths or depths that the model does not have.
     """
@@ -234,12 +172,13 @@ def with_students(
     if (nest := run.matryoshka) is not None:
         check_whole(run, encoder)
         widths, depths = nest.width_weights, nest.depth_weights
-        normalize = isinstance(encoder, DenseEncoder) and encoder.contract.normalize
         objective = Matryoshka(objective, widths, depths, normalize)
     return objective, head
 
 
-def _head(run: VectorRecipe, encoder: Encoder, taught_by: Sequence[Teacher]) -> nn.Module | None:
+def _head(
+    run: VectorRecipe, encoder: VectorEncoder, taught_by: Sequence[Teacher]
+) -> nn.Module | None:
     """From the student's width to the teacher's where vectors are learned and the widths differ;
     drawn from the recipe's seed.
     """
@@ -263,6 +202,6 @@ def _lesson(
         case MarginsTeacher():
             return Margins(score, teachers)
         case VectorsTeacher():
-            return Vectors(teachers[0], head, cosine=settings.distance == "cosine")
+            return TeacherVectors(teachers[0], head, cosine=settings.distance == "cosine")
         case _:
             assert_never(settings)

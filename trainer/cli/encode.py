@@ -46,7 +46,7 @@ def encode(
         )
     if sys.stdin.isatty():
         terminal.tell("reading texts from the keyboard, one per line; end with Ctrl-D")
-    from trainer.retrieval.vectors.encode_file import encode_texts, texts_of_lines
+    from trainer.retrieval.encoding.encode_file import encode_texts, texts_of_lines
 
     texts = texts_of_lines(sys.stdin.buffer)
     width = encode_texts(

@@ -11,7 +11,7 @@ from trainer.cli import terminal
 from trainer.cli.options import shared
 
 if TYPE_CHECKING:
-    from trainer.retrieval.indexes.dense import Hit
+    from trainer.retrieval.indexes.index import Hit
     from trainer.retrieval.token_index.explain import Match
 
 

@@ -12,14 +12,12 @@ from trainer.evaluation.by_index import check_fits, index_run
 from trainer.evaluation.evaluate import evaluate_bm25, evaluate_run, rerank_run, retrieve
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
-from trainer.models.cross_encoder import CrossEncoder, read_cross_encoder
 from trainer.models.cut import read_cut
-from trainer.models.encoder import Encoder
+from trainer.models.encoder import PairEncoder, VectorEncoder
+from trainer.models.families import read_reranker
 from trainer.models.files.locate import locate
-from trainer.retrieval.indexes.dense import Index
-from trainer.retrieval.indexes.index_corpus import model_of_index
-from trainer.retrieval.indexes.open_index import open_index
-from trainer.retrieval.token_index.index import LateIndex
+from trainer.retrieval.indexes.index import Index
+from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.strategies import devices
 
 _DOCUMENTS = 101
@@ -61,7 +59,7 @@ def evaluate_models(
     _check_models(models, index)
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
-    cross_encoder = read_cross_encoder(reranker).to(accelerator) if reranker is not None else None
+    cross_encoder = read_reranker(reranker).to(accelerator) if reranker is not None else None
     judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries)
     measure = _Measurement(judged_set, numbers, cross_encoder, reranker, rerank_depth, tell)
     systems: list[SystemResult] = []
@@ -102,13 +100,13 @@ def _name(model: str, layers: int | None, dimensions: int | None) -> str:
 class _Measurement:
     judged_set: RetrievalSet
     precision: devices.Precision
-    cross_encoder: CrossEncoder | None
+    cross_encoder: PairEncoder | None
     reranker: str | None
     rerank_depth: int
     tell: Callable[[str], None]
 
     def __call__(
-        self, encoder: Encoder, name: str, index: Index | LateIndex | None = None
+        self, encoder: VectorEncoder, name: str, index: Index | None = None
     ) -> Iterator[SystemResult]:
         """The results of exact search, of the index, and of the cross-encoder behind the last of
         them.
@@ -124,7 +122,7 @@ class _Measurement:
             run = self._rerank(self.cross_encoder, run)
             yield evaluate_run(run, self.judged_set, f"{name} + {self.reranker}")
 
-    def _rerank(self, cross_encoder: CrossEncoder, run: RetrievalRun) -> RetrievalRun:
+    def _rerank(self, cross_encoder: PairEncoder, run: RetrievalRun) -> RetrievalRun:
         queries = f"{len(self.judged_set.queries):,} queries"
         self.tell(f"re-ranking {self.rerank_depth} documents of each of {queries}")
         return rerank_run(cross_encoder, run, self.judged_set, self.rerank_depth, self.precision)

@@ -16,12 +16,11 @@ from trainer.data.readers.read import Split, read_rows
 from trainer.errors import BadRecipe
 from trainer.mining.choose import Options
 from trainer.mining.mine import mine_shards
-from trainer.mining.spaces import Progress, Space, space_of
+from trainer.mining.spaces import MiningProgress, Space
 from trainer.mining.task import corpus_texts, is_written, read_task, write_task
-from trainer.mining.teacher import PairScorer, by_cross_encoder, of_texts
-from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder, held
-from trainer.models.cross_encoder import CrossEncoder
-from trainer.models.encoder import Encoder
+from trainer.mining.teacher import PairScorer, by_pair_encoder, of_texts
+from trainer.mining.work import NEGATIVES, WITHOUT, MiningManifest, WorkFolder, job_lock
+from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_any, read_model
 from trainer.models.files.locate import locate
 from trainer.strategies import devices
@@ -90,7 +89,7 @@ class _Job:
     options: Options
     precision: devices.Precision
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> MiningManifest:
         """The content of manifest.json: files by what they hold, wherever they lie."""
         source = self.source
         return {
@@ -114,7 +113,7 @@ def mine_negatives(
     precision: devices.Precision | Literal["auto"] = "fp32",
     replace: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-    progress: Progress | None = None,
+    progress: MiningProgress | None = None,
 ) -> MiningResult:
     """Finds hard negatives for training pairs and writes them to the folder `out`. A job that was
     stopped continues.
@@ -133,7 +132,7 @@ def mine_negatives(
     folder = WorkFolder(out)
     with process_group(plan, accelerator), ExitStack() as stack:
         check_same(str(job), "command")
-        on_first_rank(lambda: stack.enter_context(held(folder.path)))
+        on_first_rank(lambda: stack.enter_context(job_lock(folder.path)))
         if rank() != 0:
             tell, progress = _silent, None
         manifest = on_first_rank(lambda: _begin(folder, job, replace, tell)) or {}
@@ -159,7 +158,9 @@ def _check_models(model: str, teacher: str | None) -> None:
         )
 
 
-def _begin(folder: WorkFolder, job: _Job, replace: bool, tell: Callable[[str], None]) -> Manifest:
+def _begin(
+    folder: WorkFolder, job: _Job, replace: bool, tell: Callable[[str], None]
+) -> MiningManifest:
     """Makes the folder ready for the job, with its texts in the work folder; returns the
     manifest.
     """
@@ -179,24 +180,25 @@ def _begin(folder: WorkFolder, job: _Job, replace: bool, tell: Callable[[str], N
 def _carry_out(
     folder: WorkFolder,
     job: _Job,
-    manifest: Manifest,
+    manifest: MiningManifest,
     device: torch.device,
     tell: Callable[[str], None],
-    progress: Progress | None,
+    progress: MiningProgress | None,
 ) -> None:
     task = read_task(folder.work)
     tell(f"{len(task.queries):,} queries, {len(task.documents):,} documents")
 
-    def space(encoder: Encoder, name: str) -> Space:
+    def space(encoder: VectorEncoder, name: str) -> Space:
         place = folder.work / name
-        return space_of(encoder, task, place, precision=job.precision, progress=progress)
+        return Space(encoder, task, place, precision=job.precision, progress=progress)
 
     teacher: Space | PairScorer | None = None
     if job.teacher is not None:
         scorer = read_any(job.teacher).to(device)
-        if isinstance(scorer, CrossEncoder):
-            teacher = of_texts(by_cross_encoder(scorer, job.precision), task)
-        else:
-            teacher = space(scorer, "teacher")
+        match scorer:
+            case VectorEncoder():
+                teacher = space(scorer, "teacher")
+            case PairEncoder():
+                teacher = of_texts(by_pair_encoder(scorer, job.precision), task)
     encoder = read_model(job.model).to(device)
     mine_shards(folder, manifest, task, space(encoder, "model"), job.options, teacher, progress)

@@ -12,10 +12,10 @@ from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_
 from trainer.errors import BadData
 from trainer.mining.choose import Options
 from trainer.mining.shard import WORST, Miner
-from trainer.mining.spaces import QUERIES_A_SHARD, Progress, Space
+from trainer.mining.spaces import QUERIES_A_SHARD, MiningProgress, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer
-from trainer.mining.work import NEGATIVES, WITHOUT, Manifest, WorkFolder
+from trainer.mining.work import NEGATIVES, WITHOUT, MiningManifest, WorkFolder
 from trainer.storage.atomic import atomic_file, write_text
 
 FORMAT = 1
@@ -24,12 +24,12 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 def mine_shards(
     folder: WorkFolder,
-    manifest: Manifest,
+    manifest: MiningManifest,
     task: Task,
     space: Space,
     options: Options,
     teacher: Space | PairScorer | None = None,
-    progress: Progress | None = None,
+    progress: MiningProgress | None = None,
 ) -> dict[str, Any]:
     """Mines what is not yet mined and writes it; what `report.json` then holds. On several ranks to
     be called on all, on one shared file system.
@@ -62,7 +62,11 @@ def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
 
 
 def _mine_own(
-    miner: Miner, folder: WorkFolder, missing: list[int], shards: int, progress: Progress | None
+    miner: Miner,
+    folder: WorkFolder,
+    missing: list[int],
+    shards: int,
+    progress: MiningProgress | None,
 ) -> None:
     for shard in (missing[turn] for turn in own_turns(len(missing))):
         if progress is not None:
@@ -77,7 +81,7 @@ def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_text(path, "".join(f"{_as_json(line)}\n" for line in lines))
 
 
-def _merge(folder: WorkFolder, manifest: Manifest, shards: int) -> dict[str, Any]:
+def _merge(folder: WorkFolder, manifest: MiningManifest, shards: int) -> dict[str, Any]:
     """Shards in order become the output; then the work is removed."""
     if folder.is_done:
         return json.loads(folder.report_path.read_text(encoding="utf-8"))

@@ -31,9 +31,9 @@ from trainer.errors import BadFolder
 from trainer.mining.choose import Options
 from trainer.mining.mine import of_all_shards
 from trainer.mining.shard import Miner
-from trainer.mining.spaces import QUERIES_A_SHARD, space_of
+from trainer.mining.spaces import QUERIES_A_SHARD, Space
 from trainer.mining.task import Task
-from trainer.models.encoder import Encoder
+from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.runtime.console import say
 from trainer.storage.atomic import atomic_folder
@@ -184,12 +184,12 @@ class Refresh(lightning.Callback):
     def _searched(self, task: Task, options: Options) -> list[list[Any]]:
         """All shards, on every rank: all ranks encode, each searches its own shards."""
         work, encoder = self.folder / "work", self._trainer.lightning_module.encoder
-        assert isinstance(encoder, Encoder)
+        assert isinstance(encoder, VectorEncoder)
         on_first_rank(
             lambda: shutil.rmtree(work, ignore_errors=True)
         )  # of a process that was killed, with the vectors of other weights
         try:
-            space = space_of(encoder, task, work, self._micro_batch_tokens, "fp32")
+            space = Space(encoder, task, work, self._micro_batch_tokens, "fp32")
             space.encode_all()
             miner = Miner(task, space, options)
             own = own_turns(-(-len(task.queries) // QUERIES_A_SHARD))

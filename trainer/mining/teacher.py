@@ -3,7 +3,6 @@ of texts, as a cross-encoder is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -11,11 +10,9 @@ from jaxtyping import Float32, Int64
 from trainer.errors import BadModel
 from trainer.mining.spaces import QUERIES_A_SHARD
 from trainer.mining.task import Task
+from trainer.models.encoder import PairEncoder
 from trainer.retrieval.rerank import score_pairs
 from trainer.strategies.devices import Precision
-
-if TYPE_CHECKING:
-    from trainer.models.cross_encoder import CrossEncoder
 
 PairScorer = Callable[
     [int, Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]], Float32[np.ndarray, " pair"]
@@ -47,8 +44,8 @@ def of_texts(score: TextScorer, task: Task) -> PairScorer:
     return scorer
 
 
-def by_cross_encoder(encoder: "CrossEncoder", precision: Precision) -> TextScorer:
-    """A cross-encoder's scores, each rank's own."""
+def by_pair_encoder(encoder: PairEncoder, precision: Precision) -> TextScorer:
+    """The scores of a model that reads pairs, each rank's own."""
 
     def score(
         queries: Sequence[str], documents: Sequence[Sequence[str]]

@@ -26,7 +26,7 @@ _IN_USE = (
     "another process is mining in {folder}: {holder}; wait for it, or choose another place with -o"
 )
 
-Manifest = dict[str, Any]
+MiningManifest = dict[str, Any]
 """What a job is begun with: everything that its outcome depends on."""
 
 
@@ -43,7 +43,7 @@ class WorkFolder:
         """Whether the job came to its end."""
         return self.report_path.is_file()
 
-    def begin(self, manifest: Manifest, replace: bool) -> None:
+    def begin(self, manifest: MiningManifest, replace: bool) -> None:
         """Makes the folder for the job of `manifest`, or finds it there, finished or not. To be
         called by the holder of the lock.
 
@@ -64,7 +64,7 @@ class WorkFolder:
             self.work.mkdir(exist_ok=True)
             write_text(self.work / _MANIFEST, json.dumps(manifest, indent=2))
 
-    def _check_same(self, manifest: Manifest) -> None:
+    def _check_same(self, manifest: MiningManifest) -> None:
         path = self.report_path if self.is_done else self.work / _MANIFEST
         if not path.exists():
             if (
@@ -119,7 +119,7 @@ class WorkFolder:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def job_lock(path: Path) -> Iterator[None]:
     """Within it this process alone works in the folder, which is made where it is not there. Raises
     BadFolder when another does, or it cannot be made.
     """

@@ -1,4 +1,4 @@
-"""One score a pair: a transformer that reads query and document together (Nogueira & Cho 2019)."""
+"""One score per pair: a transformer reads query and document together (Nogueira & Cho 2019)."""
 
 import inspect
 from collections.abc import Sequence
@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models.contract import CrossContract, Role
-from trainer.models.encoder import Encoder
+from trainer.models.contracts.cross_encoder import CrossEncoderContract
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import PairEncoder
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
-from trainer.models.loading import Family, build, read, required_contract
+from trainer.models.formats.model_card import ModelCard
+from trainer.models.loading import Family, build_for_training, read, required_contract
 from trainer.models.parts.classifier import (
     is_cross_encoder,
     load_classifier,
@@ -28,19 +30,36 @@ from trainer.models.tokenizers import texts as tokenization
 from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
 from trainer.scores import exact
 
+CARD = ModelCard(
+    header="""library_name: sentence-transformers
+pipeline_tag: text-ranking
+tags: [cross-encoder, sentence-transformers, text-classification, nearfar]""",
+    title="A cross-encoder",
+    use="""Trained with nearfar. It scores a query and a document together; the higher, the better the document answers the query, and only the order means
+something. `nearfar search --rerank` and `nearfar evaluate --rerank` use this folder as it is, and so does sentence-transformers:
 
-class CrossEncoder(Encoder):
+```python
+from sentence_transformers import CrossEncoder
+model = CrossEncoder("path/to/this/folder")
+scores = model.predict([("a question", "a document"), ("a question", "another document")])
+```""",  # noqa: E501 - a line of Markdown
+)
+
+
+class CrossEncoder(PairEncoder):
     """(Query, document) pairs to one score each, any real number: the higher, the better the
     document answers the query.
     """
 
+    CARD = CARD
+
     def __init__(
         self,
         backbone: nn.Module,
-        contract: CrossContract,
+        contract: CrossEncoderContract,
         tokenizer: PreTrainedTokenizerBase,
         pristine_config: PretrainedConfig,
-        fresh_head: bool,
+        has_new_head: bool,
     ) -> None:
         roles: dict[Role, tokenization.RoleTokenizer] = {
             role: tokenization.role_tokenizer(
@@ -49,11 +68,8 @@ class CrossEncoder(Encoder):
             for role in ("query", "document")
         }
         super().__init__(backbone, None, tokenizer, roles, pristine_config)
-        self.contract: CrossContract = contract
-        self.fresh_head = fresh_head
-        """Whether the head was drawn at random when the model was loaded, so that its scores mean
-        nothing until it is trained.
-        """
+        self.contract: CrossEncoderContract = contract
+        self._has_new_head = has_new_head
         self._pairs = self.pairs_of(contract.document_max_length_tokens)
         takes = inspect.signature(backbone.forward).parameters
         self._takes_types = (
@@ -61,14 +77,34 @@ class CrossEncoder(Encoder):
         )
         self._heads = whole_modules(backbone)  # type: ignore[arg-type]
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the head was drawn at random when the model was loaded."""
+        return self._has_new_head
+
+    @property
+    def output(self) -> str:
+        """What the model gives, in words."""
+        return "one score per pair"
+
+    def uncut_document_lengths(
+        self, queries: Sequence[str], documents: Sequence[str]
+    ) -> Int[Tensor, " document"]:
+        """Tokens of each pair; a longer one counts one token more than the model takes."""
+        limit = self.contract.document_max_length_tokens
+        return self.pairs_of(limit + 1).tokenize(queries, documents).lengths
+
+    def write_pipeline(self, folder: Path) -> None:
+        """Writes nothing: a sequence classifier is whole by its config.json."""
+
     def pairs_of(self, max_length_tokens: int) -> PairTokenizer:
-        """How pairs are made where they may be so long."""
-        said = self.contract
+        """What makes pairs of at most this length."""
+        contract = self.contract
         return pair_tokenizer(
             self.tokenizer,
-            said.query_prompt,
-            said.document_prompt,
-            said.query_max_length_tokens,
+            contract.query_prompt,
+            contract.document_prompt,
+            contract.query_max_length_tokens,
             max_length_tokens,
         )
 
@@ -77,8 +113,8 @@ class CrossEncoder(Encoder):
         return self._pairs.tokenize(queries, documents)
 
     def forward(self, texts: Texts) -> Float[Tensor, " text"]:
-        """One score a pair, in float32 or better also under autocast; the same whatever else is in
-        `texts`.
+        """One score per pair, in float32 or better also under autocast. It does not depend on the
+        other pairs in `texts`.
         """
         ids, real = (padded.to(self.device) for padded in texts.pad())
         inputs = {"input_ids": ids}
@@ -112,7 +148,7 @@ def build_cross_encoder(settings: CrossEncoderSettings) -> CrossEncoder:
     Starts from any encoder (the head is new then) or from a cross-encoder of one score. Raises
     BadModel.
     """
-    return build(FAMILY, settings)
+    return build_for_training(FAMILY, settings)
 
 
 def read_cross_encoder(path_or_name: str) -> CrossEncoder:
@@ -134,12 +170,12 @@ class CrossLayout(FolderLayout):
 def _read_layout(folder: Path) -> CrossLayout:
     if not is_cross_encoder(folder):
         return CrossLayout(folder)
-    contract = CrossContract.read(folder)
+    contract = CrossEncoderContract.read(folder)
     layout = CrossLayout(folder, has_head=True)
     return layout if contract is None else _as_contract_says(layout, contract)
 
 
-def _as_contract_says(layout: CrossLayout, contract: CrossContract) -> CrossLayout:
+def _as_contract_says(layout: CrossLayout, contract: CrossEncoderContract) -> CrossLayout:
     fields = contract.model_dump(include=TEXT_FIELDS)
     return replace(layout, contract=contract, has_head=True, **fields)
 
@@ -153,7 +189,9 @@ def _check_readable(folder: Path, layout: CrossLayout) -> None:
         )
 
 
-def _with_adapter(layout: CrossLayout, contract: CrossContract | None, folder: Path) -> CrossLayout:
+def _with_adapter(
+    layout: CrossLayout, contract: CrossEncoderContract | None, folder: Path
+) -> CrossLayout:
     return _as_contract_says(layout, required_contract(folder, contract))
 
 
@@ -171,6 +209,9 @@ def _assemble(
         load=load_classifier,
     )
     one_score(backbone.pristine_config)
+    # Else sentence-transformers gives sigmoids of the scores.
+    activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    backbone.pristine_config.sentence_transformers = activation
     for config in (backbone.model.config, backbone.pristine_config):
         if config.pad_token_id is None:  # decoders find a text's last token by it
             config.pad_token_id = backbone.tokenizer.pad_token_id
@@ -182,16 +223,17 @@ def _assemble(
     backbone.tokenizer.model_max_length = longest
     return CrossEncoder(
         backbone.model,
-        CrossContract(**fields, dimensions=1),
+        CrossEncoderContract(**fields, dimensions=1),
         backbone.tokenizer,
         backbone.pristine_config,
-        fresh_head=not layout.has_head,
+        has_new_head=not layout.has_head,
     )
 
 
 FAMILY = Family(
+    model=CrossEncoder,
     settings=CrossEncoderSettings,
-    contract=CrossContract,
+    contract=CrossEncoderContract,
     recognizes=is_cross_encoder,
     read_layout=_read_layout,
     check_readable=_check_readable,

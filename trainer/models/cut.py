@@ -6,39 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from trainer.errors import BadFolder, BadModel, BadRecipe
-from trainer.models.dense import DenseEncoder
-from trainer.models.encoder import Encoder
+from trainer.models.encoder import Encoder, VectorEncoder
 from trainer.models.families import read_model
 from trainer.models.formats.folder import check_model_folder, save_encoder
 from trainer.models.parts.depth import depth_of
 from trainer.models.parts.kept_layers import shorten
 from trainer.models.parts.lora import blocks
-from trainer.models.parts.projection import Projection
-from trainer.models.static import TokenTable
 
-Kind = TypeVar("Kind", bound=Encoder)
+CutEncoder = TypeVar("CutEncoder", bound=Encoder)
 
 
-def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> Encoder:
+def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> VectorEncoder:
     """As `read_model`; of the backbone only the first layers, of each vector only the first
     numbers. None: all.
 
-    Raises BadModel where there are fewer, and for a width where the model gives one vector a token.
+    Raises BadModel where there are fewer, and for a width where the model gives one vector per
+    token.
     """
     encoder = read_model(path_or_name)
     if layers is not None:
         encoder = first_layers(encoder, layers)
     if dimensions is None:
         return encoder
-    if not isinstance(encoder, DenseEncoder):
-        raise BadModel(
-            f"{path_or_name} gives one vector a token, whose beginnings mean nothing; leave out"
-            " --dimensions"
-        )
-    return first_numbers(encoder, dimensions)
+    return encoder.narrowed_for_good(dimensions)
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def write_cut(
     return CutModel(folder, weights, encoder.dimensions)
 
 
-def first_layers(encoder: Kind, layers: int) -> Kind:
+def first_layers(encoder: CutEncoder, layers: int) -> CutEncoder:
     """The encoder, read for use, cut to its first layers. Raises BadModel for more than there
     are.
     """
@@ -90,28 +81,3 @@ def first_layers(encoder: Kind, layers: int) -> Kind:
     kept = (encoder.contract.layers or tuple(range(whole)))[:layers]
     encoder.contract = encoder.contract.model_copy(update={"layers": kept})
     return encoder
-
-
-@torch.no_grad()
-def first_numbers(encoder: DenseEncoder, dimensions: int) -> DenseEncoder:
-    """An encoder that has no more numbers to give than the first `dimensions`: of a table the
-    columns, else the rows of a projection, which is added where there is none.
-    """
-    narrow = encoder.narrowed(dimensions)
-    if dimensions == encoder.dimensions:
-        return narrow
-    whole = encoder.projection
-    if whole is None and isinstance(encoder.backbone, TokenTable):
-        narrow.backbone = TokenTable(encoder.backbone.embedding.weight[:, :dimensions].clone())
-    elif whole is None:
-        narrow.projection = Projection.of(torch.eye(dimensions, encoder.dimensions)).to(
-            encoder.device
-        )
-    else:
-        narrow.projection = Projection(
-            whole.in_features, dimensions, whole.bias is not None, whole.activation
-        ).to(encoder.device)
-        narrow.projection.load_state_dict(
-            {name: value[:dimensions] for name, value in whole.state_dict().items()}
-        )
-    return narrow.eval()

@@ -1,10 +1,12 @@
-"""One vector a text: backbone, pooling, an optional projection, normalisation."""
+"""One vector per text: backbone, pooling, an optional projection, normalisation."""
 
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,11 +14,13 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models.contract import Contract, PoolingKind, Role
-from trainer.models.encoder import Encoder
+from trainer.models.contracts.dense import DenseContract, PoolingKind
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import VectorEncoder
 from trainer.models.files.vetting import check_links
+from trainer.models.formats import dense_pipeline
 from trainer.models.formats.sentence_transformers import DenseLayout, read_layout
-from trainer.models.loading import Family, build, read
+from trainer.models.loading import Family, build_for_training, read
 from trainer.models.parts.classifier import check_gives_vectors
 from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
 from trainer.models.parts.pooling import pool
@@ -24,19 +28,22 @@ from trainer.models.parts.projection import Projection
 from trainer.models.settings import ModelSettings
 from trainer.models.static import StaticBackbone, TokenTable
 from trainer.models.tokenizers import texts as tokenization
+from trainer.vectors.dense import DenseVectors
+from trainer.vectors.vectors import Vectors
 
-PROJECTION = "2_Dense"
-"""Folder of the projection beside an adapter."""
 
-
-class DenseEncoder(Encoder):
+class DenseEncoder(VectorEncoder):
     """Texts to one vector each."""
+
+    vectors = DenseVectors
+    CARD = dense_pipeline.CARD
+    PROJECTION_FOLDER = "2_Dense"
 
     def __init__(
         self,
         backbone: nn.Module,
         projection: Projection | None,
-        contract: Contract,
+        contract: DenseContract,
         tokenizer: PreTrainedTokenizerBase,
         pristine_config: PretrainedConfig,
     ) -> None:
@@ -47,7 +54,7 @@ class DenseEncoder(Encoder):
             for role in ("query", "document")
         }
         super().__init__(backbone, projection, tokenizer, roles, pristine_config)
-        self.contract: Contract = contract
+        self.contract: DenseContract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
 
     def embedded(
@@ -57,7 +64,7 @@ class DenseEncoder(Encoder):
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text dimension"]:
-        """One vector a text, of length 1 where the contract says so."""
+        """One vector per text, of length 1 where the contract says so."""
         vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
@@ -65,16 +72,31 @@ class DenseEncoder(Encoder):
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
 
     @property
-    def is_static(self) -> bool:
-        """Whether the backbone is a table of token vectors."""
-        return isinstance(self.backbone, TokenTable)
+    def has_layers(self) -> bool:
+        """Whether the backbone is a transformer, not a table of token vectors."""
+        return not isinstance(self.backbone, TokenTable)
+
+    def for_search(self, vectors: Vectors) -> Vectors:
+        """The vectors whose dot products are the model's similarity: of length 1 where the contract
+        compares by cosine.
+        """
+        if self.contract.similarity == "dot" or self.contract.normalize:
+            return vectors
+        lengths = np.linalg.norm(vectors.rows, axis=1, keepdims=True).clip(min=1e-12)
+        return DenseVectors(vectors.rows / lengths)
+
+    def write_pipeline(self, folder: Path) -> None:
+        """Writes the modules of sentence-transformers."""
+        if self.has_layers:
+            width = self.pristine_config.hidden_size
+            dense_pipeline.write_dense_pipeline(folder, self.contract, self.projection, width)
+        else:
+            dense_pipeline.write_static_pipeline(folder, self.contract, self.projection)
 
     def narrowed(self, dimensions: int) -> Self:
         """An encoder of the same weights that gives the first `dimensions` numbers of each vector,
-        brought to length 1 again where whole ones are.
-
-        For models trained with `matryoshka`, and to see what becomes of others. Raises BadModel for
-        more than there are.
+        brought to length 1 again where whole ones are. Meant for models that were trained with
+        `matryoshka`. Raises BadModel for more than there are.
         """
         if dimensions > self.contract.dimensions:
             raise BadModel(
@@ -82,6 +104,30 @@ class DenseEncoder(Encoder):
                 f" {self.contract.dimensions}, and can only be cut"
             )
         return self._with(contract=self.contract.model_copy(update={"dimensions": dimensions}))
+
+    @torch.no_grad()
+    def narrowed_for_good(self, dimensions: int) -> Self:
+        """As `narrowed`, without the weights of the other numbers: of a table the first columns are
+        kept, else the first rows of a projection, which is added where there is none.
+        """
+        narrow = self.narrowed(dimensions)
+        if dimensions == self.dimensions:
+            return narrow
+        whole = self.projection
+        if whole is None and isinstance(self.backbone, TokenTable):
+            narrow.backbone = TokenTable(self.backbone.embedding.weight[:, :dimensions].clone())
+            return narrow.eval()
+        if whole is None:
+            projection = Projection.of(torch.eye(dimensions, self.dimensions))
+        else:
+            projection = Projection(
+                whole.in_features, dimensions, whole.bias is not None, whole.activation
+            )
+            projection.load_state_dict(
+                {name: value[:dimensions] for name, value in whole.state_dict().items()}
+            )
+        narrow.projection = projection.to(self.device)
+        return narrow.eval()
 
     def without_projection(self) -> Self:
         """An encoder of the same weights that gives the vectors its projection is applied to."""
@@ -126,7 +172,7 @@ def build_dense_encoder(settings: DenseSettings) -> DenseEncoder:
     A stored pipeline that compares by cosine without normalising is trained with normalisation: the
     scores are the same, and training takes the dot product. Raises BadModel.
     """
-    return build(replace(FAMILY, read_layout=_layout_to_train), settings)
+    return build_for_training(replace(FAMILY, read_layout=_layout_to_train), settings)
 
 
 def read_encoder(path_or_name: str) -> DenseEncoder:
@@ -149,12 +195,13 @@ def _check_readable(folder: Path, _: DenseLayout) -> None:
     check_gives_vectors(folder)
 
 
-def _with_adapter(layout: DenseLayout, contract: Contract | None, folder: Path) -> DenseLayout:
+def _with_adapter(layout: DenseLayout, contract: DenseContract | None, folder: Path) -> DenseLayout:
     if contract is not None:
         layout = layout.as_contract_says(contract)
-    if (folder / PROJECTION).is_dir():
-        check_links(folder / PROJECTION)
-        layout = replace(layout, projection=folder / PROJECTION)
+    projection = folder / DenseEncoder.PROJECTION_FOLDER
+    if projection.is_dir():
+        check_links(projection)
+        layout = replace(layout, projection=projection)
     return layout
 
 
@@ -189,7 +236,7 @@ def around(
     stored = None if layout.projection is None else Projection.read(layout.projection)
     projection = backbone.projection(stored, settings.projection_dimensions)
     normalize = first_given(settings.normalize, layout.normalize, True)
-    contract = Contract(
+    contract = DenseContract(
         **backbone.contract_fields(layout, settings, name, layers),
         pooling=settings.pooling or layout.pooling or "mean",
         include_prompt=layout.include_prompt,
@@ -203,8 +250,9 @@ def around(
 
 
 FAMILY = Family(
+    model=DenseEncoder,
     settings=DenseSettings,
-    contract=Contract,
+    contract=DenseContract,
     recognizes=lambda folder: True,
     read_layout=read_layout,
     check_readable=_check_readable,

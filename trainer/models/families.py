@@ -1,29 +1,40 @@
 """The families of models. A new family is a new file and one line here."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.models import cross_encoder, dense, late_interaction
-from trainer.models.encoder import Encoder
+from trainer.models.encoder import Encoder, PairEncoder, VectorEncoder
 from trainer.models.files.locate import locate
 from trainer.models.loading import Family, read
 
-_OF_VECTORS: tuple[Family[Any, Any, Any, Any], ...] = (
+FAMILIES: tuple[Family[Any, Any, Any, Any], ...] = (
+    cross_encoder.FAMILY,
     late_interaction.FAMILY,
     dense.FAMILY,  # last: it reads whatever no other family recognizes
 )
-_OF_PAIRS: tuple[Family[Any, Any, Any, Any], ...] = (cross_encoder.FAMILY,)
-
-
-def read_model(path_or_name: str) -> Encoder:
-    """The model in a folder, or of a name, for use, where it gives vectors. Raises BadModel."""
-    return _read(_OF_VECTORS, path_or_name)
+EncoderKind = TypeVar("EncoderKind", bound=Encoder)
 
 
 def read_any(path_or_name: str) -> Encoder:
-    """As `read_model`, or a model that scores pairs of texts. Raises BadModel."""
-    return _read((*_OF_PAIRS, *_OF_VECTORS), path_or_name)
+    """The model in a folder, or of a name, for use. Raises BadModel."""
+    return _read(Encoder, path_or_name)  # type: ignore[type-abstract]
 
 
-def _read(families: tuple[Family[Any, Any, Any, Any], ...], path_or_name: str) -> Encoder:
+def read_model(path_or_name: str) -> VectorEncoder:
+    """As `read_any`, of a model that gives vectors. Raises BadModel for one that scores pairs."""
+    return _read(VectorEncoder, path_or_name)  # type: ignore[type-abstract]
+
+
+def read_reranker(path_or_name: str) -> PairEncoder:
+    """As `read_any`, of a model that scores pairs. Raises BadModel for one that gives vectors."""
+    return _read(PairEncoder, path_or_name)  # type: ignore[type-abstract]
+
+
+def _read(kind: type[EncoderKind], path_or_name: str) -> EncoderKind:
+    """Where no family of this kind recognizes the folder, the last one says what is wrong."""
     folder = locate(path_or_name)
-    return read(next(family for family in families if family.recognizes(folder)), path_or_name)
+    families = [family for family in FAMILIES if issubclass(family.model, kind)]
+    family = next((family for family in families if family.recognizes(folder)), families[-1])
+    encoder = read(family, path_or_name)
+    assert isinstance(encoder, kind)
+    return encoder

@@ -1,4 +1,4 @@
-"""One vector a token: backbone, projection, length 1, and rows of zeros for what is not scored
+"""One vector per token: backbone, projection, length 1, and rows of zeros for what is not scored
 (ColBERT, Khattab & Zaharia 2020).
 """
 
@@ -14,35 +14,39 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models.contract import LateContract, Role
-from trainer.models.encoder import Encoder
+from trainer.models.contracts.late_interaction import LateInteractionContract
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import VectorEncoder
 from trainer.models.files.vetting import check_links
+from trainer.models.formats import late_interaction_pipeline
 from trainer.models.formats.pylate import LateLayout, is_late_interaction, read_late_layout
-from trainer.models.loading import Family, build, read, required_contract
+from trainer.models.loading import Family, build_for_training, read, required_contract
 from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
 from trainer.models.parts.projection import Projection
 from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
 from trainer.models.tokenizers.marking import filling_id, marked_tokenizer, token_id
 from trainer.scores import exact
+from trainer.vectors.tokens import TokenVectors
 
 DIMENSIONS, QUERY_TOKENS, DOCUMENT_TOKENS = 128, 32, 180
 """ColBERT's own, where neither recipe nor folder says otherwise."""
 MARKERS = ("[unused0]", "[unused1]")
 PROMPTS = ("query: ", "document: ")
 """Where neither folder nor settings name a marker, and the vocabulary has none."""
-PROJECTION = "1_Dense"
-"""Folder of the projection beside an adapter."""
 
 
-class LateInteractionEncoder(Encoder):
-    """Texts to one vector a token."""
+class LateInteractionEncoder(VectorEncoder):
+    """Texts to one vector per token."""
+
+    vectors = TokenVectors
+    CARD = late_interaction_pipeline.CARD
 
     def __init__(
         self,
         backbone: nn.Module,
         projection: Projection,
-        contract: LateContract,
+        contract: LateInteractionContract,
         tokenizer: PreTrainedTokenizerBase,
         pristine_config: PretrainedConfig,
     ) -> None:
@@ -50,7 +54,7 @@ class LateInteractionEncoder(Encoder):
             role: marked_tokenizer(tokenizer, contract, role) for role in ("query", "document")
         }
         super().__init__(backbone, projection, tokenizer, roles, pristine_config)
-        self.contract: LateContract = contract
+        self.contract: LateInteractionContract = contract
         self._filling_id = filling_id(tokenizer)
         self._skipped_ids = [token_id(tokenizer, token) for token in contract.skipped_tokens]
 
@@ -94,6 +98,18 @@ class LateInteractionEncoder(Encoder):
             & ~torch.isin(ids, torch.tensor(self._skipped_ids, dtype=ids.dtype, device=ids.device))
         )
 
+    def vectors_per_text(self, role: Role, mean_tokens: float) -> float:
+        """One per token; a query that is filled up has as many as it may."""
+        is_filled = role == "query" and self.contract.query_expansion
+        return float(self.contract.query_max_length_tokens) if is_filled else mean_tokens
+
+    def write_pipeline(self, folder: Path) -> None:
+        """Writes the settings of PyLate."""
+        assert self.projection is not None
+        late_interaction_pipeline.write_late_interaction_pipeline(
+            folder, self.contract, self.projection
+        )
+
     def _written(self, ids: Int[Tensor, "text token"]) -> Bool[Tensor, "text token"]:
         """True up to the last token that is not filling."""
         place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
@@ -129,7 +145,7 @@ def build_late_interaction_encoder(settings: LateInteractionSettings) -> LateInt
     late-interaction model in PyLate's, sentence-transformers', Stanford's or our layout. Raises
     BadModel.
     """
-    return build(FAMILY, settings)
+    return build_for_training(FAMILY, settings)
 
 
 def read_late_encoder(path_or_name: str) -> LateInteractionEncoder:
@@ -147,11 +163,14 @@ def _check_readable(folder: Path, layout: LateLayout) -> None:
         )
 
 
-def _with_adapter(layout: LateLayout, contract: LateContract | None, folder: Path) -> LateLayout:
+def _with_adapter(
+    layout: LateLayout, contract: LateInteractionContract | None, folder: Path
+) -> LateLayout:
     contract = required_contract(folder, contract)
     check_links(folder)
     return layout.as_contract_says(
-        contract, Projection.read(folder / PROJECTION, "token_embeddings")
+        contract,
+        Projection.read(folder / LateInteractionEncoder.PROJECTION_FOLDER, "token_embeddings"),
     )
 
 
@@ -178,7 +197,7 @@ def _assemble(
     answered = (settings.document_marker, layout.document_marker)
     unmarked = not has_markers and asked == answered == (None, None)
     skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}
-    contract = LateContract(
+    contract = LateInteractionContract(
         **backbone.contract_fields(
             layout,
             settings,
@@ -215,8 +234,9 @@ def _is_token(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
 
 
 FAMILY = Family(
+    model=LateInteractionEncoder,
     settings=LateInteractionSettings,
-    contract=LateContract,
+    contract=LateInteractionContract,
     recognizes=is_late_interaction,
     read_layout=read_late_layout,
     check_readable=_check_readable,

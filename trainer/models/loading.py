@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from trainer.errors import BadModel
 from trainer.kernels.cpu_linear import use_onednn
-from trainer.models.contract import FILE, TextContract
+from trainer.models.contracts.text import FILE, TextContract
 from trainer.models.encoder import Encoder
 from trainer.models.files.locate import locate, locate_public
 from trainer.models.formats.layout import FolderLayout
@@ -26,6 +26,7 @@ Layers = tuple[int, ...] | None
 class Family(Generic[Settings, Layout, Contract, Model]):
     """What is particular to one family of models."""
 
+    model: type[Model]
     settings: type[Settings]
     contract: type[Contract]
     recognizes: Callable[[Path], bool]
@@ -44,7 +45,9 @@ class Family(Generic[Settings, Layout, Contract, Model]):
     """
 
 
-def build(family: Family[Settings, Layout, Contract, Model], settings: Settings) -> Model:
+def build_for_training(
+    family: Family[Settings, Layout, Contract, Model], settings: Settings
+) -> Model:
     """A model that starts from `settings.backbone`, in training mode, with a new adapter where LoRA
     is asked for. New weights are drawn from torch's generator. Raises BadModel.
     """

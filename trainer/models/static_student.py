@@ -17,7 +17,7 @@ from trainer.batch import Texts
 from trainer.collectives import rank
 from trainer.errors import BadModel
 from trainer.microbatches import micro_batches
-from trainer.models.contract import Contract
+from trainer.models.contracts.dense import DenseContract
 from trainer.models.dense import DenseEncoder, DenseSettings, around, read_encoder
 from trainer.models.formats.sentence_transformers import DenseLayout
 from trainer.models.loading import public_name
@@ -71,7 +71,7 @@ class _Start(NamedTuple):
 
     vectors: Float[Tensor, "token width"]
     tokenizer: PreTrainedTokenizerBase
-    contract: Contract
+    contract: DenseContract
 
 
 @lru_cache(
@@ -79,7 +79,7 @@ class _Start(NamedTuple):
 )  # a run makes its student twice: to train it, and to put the best weights into
 def _start(backbone: str, start: Start) -> _Start:
     source = read_encoder(backbone)
-    if source.is_static:
+    if not source.has_layers:
         raise BadModel(f"{backbone} is a static model already; train it on with model.static: null")
     match start:
         case "vocabulary":

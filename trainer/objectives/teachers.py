@@ -1,7 +1,7 @@
 """Objectives by which a student learns from teachers: their distributions, margins or vectors.
 
 The embeddings of a teacher are stored vectors without gradient
-(`trainer.retrieval.vectors.taught_vectors`). Distributions and margins of several teachers are
+(`trainer.retrieval.encoding.taught_vectors`). Distributions and margins of several teachers are
 averaged.
 """
 
@@ -130,7 +130,7 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class TeacherVectors:
     """The distance to the teacher's vectors: the mean over texts and dimensions of the squared
     difference (Reimers & Gurevych 2020), or the mean of 1 - cosine. Every query and every document
     counts as one text.

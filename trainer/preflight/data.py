@@ -1,20 +1,20 @@
 """Checks the data of a run: they must be readable and fit the objective. Measures text lengths."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+
+from jaxtyping import Int
+from torch import Tensor
 
 from trainer.build.checks import check_objective
 from trainer.build.data import DataSets, data_sets, leaked_queries
 from trainer.build.module import total_steps, validation_interval
-from trainer.build.refresh import explanation, refresh_section
+from trainer.build.refresh import explanation
 from trainer.data.readers.read import Split, read_rows
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.data.rows import Row, Rows
 from trainer.errors import NearfarError
-from trainer.models.cross_encoder import CrossEncoder
 from trainer.models.encoder import Encoder
-from trainer.models.tokenizers.texts import role_tokenizer
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.recipe.schema.data import DataSection
@@ -27,7 +27,7 @@ MANY_CUT_RATIO = 0.1
 
 def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     """Adds findings about the data. Returns the data, or None if a part cannot be read."""
-    settings, refresh = run.recipe, refresh_section(run.recipe)
+    settings, refresh = run.recipe, run.recipe.refresh_section
     try:
         data = data_sets(settings.data, settings.seed, all_negatives=refresh is not None)
     except NearfarError as error:
@@ -82,7 +82,7 @@ def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None
             interval = validation_interval(settings, samples, steps)
             text = f"{steps:,}, {passes:.3g} passes over the training pairs"
             findings.add("ok", "steps", f"{text}, validation every {interval:,} steps")
-    if refresh_section(settings) is not None and run.has("optimization", "refresh"):
+    if settings.refresh_section is not None and run.has("optimization", "refresh"):
         with findings.catch("refresh"):
             steps = total_steps(settings.optimization, samples)
             findings.add("ok", "refresh", explanation(settings, data.train, steps))
@@ -128,12 +128,16 @@ def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengt
     """
     count = min(SAMPLE_ROWS, len(rows))
     sample = [rows[number * len(rows) // count] for number in range(count)]
-    queries = _text_lengths(encoder, [row.query for row in sample], "query")
+    contract, queries = encoder.contract, [row.query for row in sample]
     documents = [text for row in sample for text in _documents(row, negatives)]
-    if isinstance(encoder, CrossEncoder):
-        queries_of_pairs = [row.query for row in sample for _ in _documents(row, negatives)]
-        return queries, _pair_lengths(encoder, queries_of_pairs, documents)
-    return queries, _text_lengths(encoder, documents, "document")
+    repeated = [row.query for row in sample for _ in _documents(row, negatives)]
+    return (
+        _lengths(encoder.uncut_lengths(queries, "query"), contract.query_max_length_tokens),
+        _lengths(
+            encoder.uncut_document_lengths(repeated, documents),
+            contract.document_max_length_tokens,
+        ),
+    )
 
 
 def _documents(row: Row, negatives: int) -> list[str]:
@@ -141,20 +145,6 @@ def _documents(row: Row, negatives: int) -> list[str]:
     return [row.positive, *(row.negatives or (row.positive,) * negatives)[:negatives]]
 
 
-def _pair_lengths(
-    encoder: CrossEncoder, queries: Sequence[str], documents: Sequence[str]
-) -> Lengths:
-    limit = encoder.contract.document_max_length_tokens
-    lengths = encoder.pairs_of(limit + 1).tokenize(queries, documents).lengths
+def _lengths(lengths: Int[Tensor, " text"], limit: int) -> Lengths:
     mean = float(lengths.clamp(max=limit).double().mean())
-    return Lengths(len(queries), int((lengths > limit).sum()), limit, mean)
-
-
-def _text_lengths(
-    encoder: Encoder, texts: Sequence[str], role: Literal["query", "document"]
-) -> Lengths:
-    limit = encoder.contract.max_length_tokens(role)
-    longer = role_tokenizer(encoder.tokenizer, encoder.contract.prompt(role), limit + 1)
-    lengths = longer.tokenize(texts).lengths
-    mean = float(lengths.clamp(max=limit).double().mean())
-    return Lengths(len(texts), int((lengths > limit).sum()), limit, mean)
+    return Lengths(len(lengths), int((lengths > limit).sum()), limit, mean)

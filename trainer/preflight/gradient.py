@@ -11,9 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from trainer.batch import identity
-from trainer.build.cross_encoder import random_negatives
 from trainer.build.data import DataSets
-from trainer.build.refresh import refresh_section
+from trainer.build.families.registry import family_of
 from trainer.data.order import batch_samples
 from trainer.data.random_negatives import RandomNegatives
 from trainer.data.rows import known_positives
@@ -125,8 +124,8 @@ def _write_rows(folder: Path, recipe: Recipe, plan: Plan, data: DataSets) -> Non
     positives = known_positives(data.train)
     rows_per_rank = min(ROWS_PER_RANK, recipe.optimization.batch_size // plan.ranks)
     samples = batch_samples(recipe.seed, 0, len(data.train), rows_per_rank * plan.ranks)
-    negatives = random_negatives(recipe, data.train, positives)
-    if refresh_section(recipe) is not None:  # gradients can be compared with any negatives
+    negatives = family_of(recipe).random_negatives(recipe, data.train, positives)
+    if recipe.refresh_section is not None:  # gradients can be compared with any negatives
         negatives = RandomNegatives(data.train, positives, recipe.seed, recipe.negatives_per_query)
     rows = [
         negatives.row_with_negatives(0, samples, place) if negatives else data.train[int(sample)]

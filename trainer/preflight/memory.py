@@ -15,7 +15,7 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
 from trainer.recipe.schema.machine import MachineSection
-from trainer.retrieval.vectors.encode import autocast
+from trainer.retrieval.encoding.encode import autocast
 from trainer.runtime import memory
 from trainer.strategies.fully_sharded import transformer_blocks
 from trainer.strategies.machine.plan import Plan

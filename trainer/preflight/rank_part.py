@@ -13,14 +13,14 @@ from torch import nn
 
 from trainer.batch import Batch, identity
 from trainer.build import hardware, students
-from trainer.build.cross_encoder import collation
-from trainer.build.module import encoder_of, lightning_module
+from trainer.build.families.registry import build_model, family_of
+from trainer.build.module import lightning_module
 from trainer.collectives import on_first_rank, rank, ranks
 from trainer.data.order import own_part
 from trainer.data.rows import Row, Rows
 from trainer.models.encoder import Encoder
 from trainer.recipe.load import load_recipe
-from trainer.recipe.schema.families import Recipe, VectorRecipe
+from trainer.recipe.schema.families import Recipe
 from trainer.runtime.run_folder import write_json
 from trainer.strategies.machine.environment import plan_from_environment
 from trainer.strategies.machine.own_rank import is_first_rank, local_rank
@@ -45,7 +45,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     device = hardware.accelerator(recipe.machine)
     if device == "cuda":
         torch.cuda.set_device(local_rank(os.environ))
-    encoder = encoder_of(recipe)
+    encoder = build_model(recipe)
     _start_adapters(encoder)
     rows = json.loads((folder / ROWS).read_text(encoding="utf-8"))
     global_batch = _batch(rows, encoder, recipe)
@@ -57,7 +57,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     reference = {}
     if is_first_rank(os.environ):
         module.to(hardware.device(recipe.machine))  # moves the temperature too
-        encode = students.encode_of(recipe, encoder)
+        encode = family_of(recipe).encode(recipe, encoder)
         reference = plain_gradient(
             module, lambda: module.objective(global_batch, encode, module.temperature()).loss
         )
@@ -80,7 +80,7 @@ def _exact(recipe: Recipe) -> Recipe:
     data = recipe.data.model_copy(update={"negatives_per_query": recipe.negatives_per_query})
     machine = recipe.machine.model_copy(update={"precision": "fp32"})
     exact = recipe.model_copy(update={"model": model, "data": data, "machine": machine})
-    return exact.model_copy(update={"refresh": None}) if isinstance(exact, VectorRecipe) else exact
+    return exact.without_refresh()
 
 
 def _in_micro_batches(recipe: Recipe, batch: Batch, output: Path) -> Recipe:
@@ -104,7 +104,7 @@ def _start_adapters(encoder: Encoder) -> None:
 
 def _batch(lines: Sequence[dict[str, Any]], encoder: Encoder, recipe: Recipe) -> Batch:
     positives = {identity(line["query"]): frozenset(line["known"]) for line in lines}
-    return collation(recipe, encoder, positives)([_row(line) for line in lines])
+    return family_of(recipe).collate(recipe, encoder, positives)([_row(line) for line in lines])
 
 
 def _row(line: dict[str, Any]) -> Row:

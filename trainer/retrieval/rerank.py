@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,23 +11,25 @@ from trainer.batch import Texts
 from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
-from trainer.retrieval.vectors.encode import default_micro_batch_tokens, inference, shared_out
+from trainer.models.encoder import PairEncoder
+from trainer.retrieval.encoding.encode import (
+    default_micro_batch_tokens,
+    inference,
+    own_micro_batches,
+)
 from trainer.strategies.devices import Precision
-
-if TYPE_CHECKING:
-    from trainer.models.cross_encoder import CrossEncoder
 
 _PAIRS_AT_ONCE = 8192
 
 
 def score_pairs(
-    encoder: "CrossEncoder",
+    encoder: PairEncoder,
     pairs: Sequence[tuple[str, str]],
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
     alone: bool = False,
 ) -> Float32[np.ndarray, " pair"]:
-    """One score a (query, document) pair, in the order given. A pair that occurs twice is scored
+    """One score per (query, document) pair, in the order given. A pair that occurs twice is scored
     once.
 
     Pairs are tokenised in slices, one slice ahead of the model, and go through it in order of
@@ -43,7 +44,7 @@ def score_pairs(
     ]
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
     with (
-        inference(encoder, encoder.device, precision),
+        inference(encoder, precision),
         ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead,
     ):
         waiting = [ahead.submit(_tokens, encoder, some) for some in slices[:1]]
@@ -66,27 +67,27 @@ def score_pairs(
     return scores[[place[pair] for pair in pairs]]
 
 
-def _tokens(encoder: "CrossEncoder", pairs: Sequence[tuple[str, str]]) -> Texts:
+def _tokens(encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Texts:
     return encoder.tokenize_pairs(
         [query for query, _ in pairs], [document for _, document in pairs]
     )
 
 
 def _scores(
-    encoder: "CrossEncoder", texts: Texts, budget: int, alone: bool
+    encoder: PairEncoder, texts: Texts, budget: int, alone: bool
 ) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
     own = (
         (rows, encoder(texts.select(rows).to(encoder.device)))
         for rows in micro_batches(texts.lengths, budget)
     )
-    for rows, found in own if alone else shared_out(encoder, texts, budget, encoder.device):
+    for rows, found in own if alone else own_micro_batches(encoder, texts, budget):
         scores[rows.to(encoder.device)] = found.float()
     return (scores if alone else sum_over_ranks(scores)).cpu().numpy()
 
 
 def rerank(
-    encoder: "CrossEncoder",
+    encoder: PairEncoder,
     run: Mapping[str, Mapping[str, float]],
     queries: Mapping[str, str],
     documents: Mapping[str, str],

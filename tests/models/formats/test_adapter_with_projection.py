@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainer.build.model import build_model
+from trainer.build.families.registry import build_model
 from trainer.models.families import read_model
 from trainer.models.files.packaged import packaged_folder
 from trainer.models.formats.folder import save_encoder

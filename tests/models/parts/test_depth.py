@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from sentence_transformers import SentenceTransformer
 from toy_models import FAMILIES, SENTENCES, toy_folders
 
@@ -22,7 +23,6 @@ from trainer.models.late_interaction import LateInteractionSettings, build_late_
 from trainer.models.parts.depth import AtDepths, depth_of
 from trainer.models.settings import Lora
 from trainer.models.static_student import StaticSettings, build_static_encoder
-from trainer.retrieval.vectors.encode import encode
 
 DEPTHS = (4, 1, 3)
 

@@ -5,6 +5,7 @@ when others load it.
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from sentence_transformers import SentenceTransformer
 from toy_models import FAMILIES, SENTENCES, toy_folders
 from transformers import AutoModel
@@ -19,7 +20,6 @@ from trainer.models.late_interaction import (
 )
 from trainer.models.parts.kept_layers import kept_layers
 from trainer.models.settings import Lora
-from trainer.retrieval.vectors.encode import encode
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.models.dense import read_encoder
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.indexes.dense import Index, build_index
-from trainer.retrieval.indexes.manifest import FILES, MANIFEST, Manifest, describe_files
-from trainer.retrieval.indexes.open_index import hits
-from trainer.retrieval.indexes.search import top_k
-from trainer.retrieval.vectors.encode import encode
+from trainer.retrieval.encoding.encode import Encoding
+from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
+from trainer.retrieval.indexes.manifest import FILES, MANIFEST, DenseManifest, describe_files
+from trainer.retrieval.indexes.searcher import hits
 from trainer.storage.atomic import move_into_place
 
 WORDS = (
@@ -49,7 +49,7 @@ def built(encoder, tmp_path_factory):
     """An index of each kind; not to be changed."""
     folder = tmp_path_factory.mktemp("indexes")
     for kind in ("flat", "hnsw", "ivf"):
-        build_index(encoder, "toy", iter(DOCUMENTS), folder / kind, kind)
+        build_dense_index(Encoding(encoder), "toy", iter(DOCUMENTS), folder / kind, kind)
     return folder
 
 
@@ -59,20 +59,24 @@ def copy(built, tmp_path):
     return shutil.copytree(built / "flat", tmp_path / "copy")
 
 
+def rows_by_sorting(queries, documents, k):
+    return np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :k]
+
+
 def questions(encoder):
     return encode(encoder, QUESTIONS, "query")
 
 
 def test_flat_index_is_exact_and_returns_the_documents(encoder, built):
-    index = Index.open(built / "flat")
+    index = DenseIndex.open(built / "flat")
     queries, vectors = (
         questions(encoder),
         encode(encoder, [document.whole for document in DOCUMENTS], "document"),
     )
-    np.testing.assert_array_equal(index.search(queries, 7)[1], top_k(queries, vectors, 7)[1])
+    np.testing.assert_array_equal(index.search(queries, 7)[1], rows_by_sorting(queries, vectors, 7))
     best = hits(index, encoder, QUESTIONS[:1], 5)[0]
     assert [hit.document for hit in best] == [
-        DOCUMENTS[row] for row in top_k(queries[:1], vectors, 5)[1][0]
+        DOCUMENTS[row] for row in rows_by_sorting(queries[:1], vectors, 5)[0]
     ]
     assert [hit.score for hit in best] == sorted((hit.score for hit in best), reverse=True)
     assert [index.document(row) for row in (0, 1, 399)] == [DOCUMENTS[row] for row in (0, 1, 399)]
@@ -80,7 +84,7 @@ def test_flat_index_is_exact_and_returns_the_documents(encoder, built):
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_approximate_indexes_find_most_and_report_their_recall(encoder, built, kind):
-    index, exact = Index.open(built / kind), Index.open(built / "flat")
+    index, exact = DenseIndex.open(built / kind), DenseIndex.open(built / "flat")
     assert index.manifest.approximate["recall_at_10"] >= 0.95
     queries = encode(
         encoder, [document.whole for document in DOCUMENTS[::4]], "query"
@@ -94,21 +98,20 @@ def test_approximate_indexes_find_most_and_report_their_recall(encoder, built, k
 @pytest.mark.parametrize("count", [1, 30])
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_very_small_corpora_are_indexed(encoder, tmp_path, kind, count, capfd):
-    build_index(encoder, "toy", DOCUMENTS[:count], tmp_path / "idx", kind)
-    (best,) = hits(Index.open(tmp_path / "idx"), encoder, QUESTIONS[:1], 5)
+    build_dense_index(Encoding(encoder), "toy", DOCUMENTS[:count], tmp_path / "idx", kind)
+    (best,) = hits(DenseIndex.open(tmp_path / "idx"), encoder, QUESTIONS[:1], 5)
     assert len({hit.document.id for hit in best}) == min(count, 5)
     assert capfd.readouterr() == ("", "")
 
 
 def test_corpus_is_encoded_in_parts(encoder, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.indexes.dense._DOCUMENTS_AT_ONCE", 150)
+    monkeypatch.setattr("trainer.retrieval.encoding.encode._MOST_DOCUMENTS", 150)
     told = []
-    build_index(
-        encoder,
+    build_dense_index(
+        Encoding(encoder, progress=lambda count, total: told.append((count, total))),
         "toy",
         DOCUMENTS,
         tmp_path / "idx",
-        progress=lambda done, everything: told.append((done, everything)),
     )
     assert told == [(150, 400), (300, 400), (400, 400)]
     np.testing.assert_allclose(
@@ -124,35 +127,35 @@ def test_failed_build_leaves_no_files(encoder, tmp_path):
         raise BadData("line 2 is bad")
 
     with pytest.raises(BadData, match="line 2"):
-        build_index(encoder, "toy", broken(), tmp_path / "idx")
+        build_dense_index(Encoding(encoder), "toy", broken(), tmp_path / "idx")
     with pytest.raises(BadData, match="no document"):
-        build_index(encoder, "toy", [], tmp_path / "idx")
+        build_dense_index(Encoding(encoder), "toy", [], tmp_path / "idx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_folder_is_replaced_only_if_it_is_an_index(encoder, copy):
     with pytest.raises(BadFolder, match="--replace"):
-        build_index(encoder, "toy", DOCUMENTS[:3], copy)
-    assert Index.open(copy).manifest.count == 400
-    build_index(encoder, "toy", DOCUMENTS[:3], copy, replace=True)
-    assert Index.open(copy).manifest.count == 3
+        build_dense_index(Encoding(encoder), "toy", DOCUMENTS[:3], copy)
+    assert DenseIndex.open(copy).manifest.count == 400
+    build_dense_index(Encoding(encoder), "toy", DOCUMENTS[:3], copy, replace=True)
+    assert DenseIndex.open(copy).manifest.count == 3
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
     (copy / "thesis.txt").write_text("years of work")
     with pytest.raises(BadFolder, match="something other than an index"):
-        build_index(encoder, "toy", DOCUMENTS[:3], copy, replace=True)
+        build_dense_index(Encoding(encoder), "toy", DOCUMENTS[:3], copy, replace=True)
     assert (copy / "thesis.txt").read_text() == "years of work"
 
 
 def test_failed_replacement_keeps_the_former_index(encoder, copy):
     with pytest.raises(BadData):
-        build_index(encoder, "toy", [], copy, replace=True)
-    assert Index.open(copy).manifest.count == 400
+        build_dense_index(Encoding(encoder), "toy", [], copy, replace=True)
+    assert DenseIndex.open(copy).manifest.count == 400
 
 
 def test_index_replaced_while_it_is_opened_is_consistent(encoder, built, copy, monkeypatch):
     """Between the manifest and the first of the other files."""
-    other, check = copy.parent / "other", Manifest.check_files
-    build_index(encoder, "toy", DOCUMENTS[:3], other)
+    other, check = copy.parent / "other", DenseManifest.check_files
+    build_dense_index(Encoding(encoder), "toy", DOCUMENTS[:3], other)
 
     def replacing(manifest, folder):
         if other.exists():
@@ -160,8 +163,8 @@ def test_index_replaced_while_it_is_opened_is_consistent(encoder, built, copy, m
             shutil.rmtree(other)
         check(manifest, folder)
 
-    monkeypatch.setattr(Manifest, "check_files", replacing)
-    assert Index.open(copy).manifest.count == 3
+    monkeypatch.setattr(DenseManifest, "check_files", replacing)
+    assert DenseIndex.open(copy).manifest.count == 3
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "index.faiss"])
@@ -171,13 +174,13 @@ def test_truncated_changed_and_missing_files_are_named(copy, name):
     with pytest.raises(
         BadFolder, match=f"{name} has {len(whole) - 3} bytes instead of {len(whole)}"
     ):
-        Index.open(copy)
+        DenseIndex.open(copy)
     (copy / name).write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
     with pytest.raises(BadFolder, match=f"{name} was altered"):
-        Index.open(copy)
+        DenseIndex.open(copy)
     (copy / name).unlink()
     with pytest.raises(BadFolder, match=f"{name} is missing"):
-        Index.open(copy)
+        DenseIndex.open(copy)
 
 
 def test_changed_byte_at_either_end_of_a_large_file_is_noticed(copy, monkeypatch):
@@ -207,7 +210,7 @@ def test_changed_byte_at_either_end_of_a_large_file_is_noticed(copy, monkeypatch
 def test_contradicting_manifest_is_refused(copy, change, message):
     change_manifest(copy, **change)
     with pytest.raises(BadFolder, match=message):
-        Index.open(copy)
+        DenseIndex.open(copy)
 
 
 def test_changed_manifest_is_refused(copy):
@@ -215,15 +218,15 @@ def test_changed_manifest_is_refused(copy):
     content = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(content | {"model": "another"}))
     with pytest.raises(BadFolder, match=r"manifest\.json was altered since the index was built"):
-        Index.open(copy)
+        DenseIndex.open(copy)
 
 
 def test_folder_that_is_no_index_is_refused(tmp_path):
     with pytest.raises(BadFolder, match="nearfar index"):
-        Index.open(tmp_path)
+        DenseIndex.open(tmp_path)
     (tmp_path / MANIFEST).write_text("[1")
     with pytest.raises(BadFolder, match="damaged"):
-        Index.open(tmp_path)
+        DenseIndex.open(tmp_path)
 
 
 def test_foreign_faiss_index_is_refused(encoder, built, tmp_path):
@@ -235,7 +238,7 @@ def test_foreign_faiss_index_is_refused(encoder, built, tmp_path):
     )
     change_manifest(folder, files=files | {"index.faiss": of_hnsw["index.faiss"]})
     with pytest.raises(BadFolder, match="another FAISS index"):
-        Index.open(folder)
+        DenseIndex.open(folder)
 
 
 def test_pickled_arrays_are_refused(copy):
@@ -244,15 +247,15 @@ def test_pickled_arrays_are_refused(copy):
         copy, files={name: record.model_dump() for name, record in describe_files(copy).items()}
     )
     with pytest.raises(BadFolder, match=r"probe\.npy cannot be read"):
-        Index.open(copy)
+        DenseIndex.open(copy)
 
 
 def test_other_model_is_refused_but_lower_precision_is_not(encoder, toy_folder, built):
-    index = Index.open(built / "flat")
-    index.check_encoder(encoder)
+    index = DenseIndex.open(built / "flat")
+    index.fitted(encoder)
     with torch.autocast("cpu", torch.bfloat16):
-        index.check_encoder(encoder)
+        index.fitted(encoder)
     with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
-        index.check_encoder(read_encoder(str(toy_folder("distilbert"))))
+        index.fitted(read_encoder(str(toy_folder("distilbert"))))
     with pytest.raises(BadModel, match="5 numbers each"):
         index.search(np.ones((1, 5), np.float32), 3)

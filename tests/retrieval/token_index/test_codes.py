@@ -6,7 +6,8 @@ from trainer.retrieval.token_index import codes as token_codes
 from trainer.retrieval.token_index.build import centroid_count, code_bytes
 from trainer.retrieval.token_index.codes import Codec, train
 from trainer.retrieval.token_index.manifest import Segment
-from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
+from trainer.vectors.ragged import offsets_of
+from trainer.vectors.tokens import TokenVectors
 
 
 def clustered(count=6000, dimensions=32):
@@ -34,8 +35,7 @@ def error(codec, documents):
     """Mean squared distance of what was decoded."""
     return float(
         np.square(
-            codec.decode(codec.encode(documents), documents.lengths)
-            - codec.rotate(documents.vectors)
+            codec.decode(codec.encode(documents), documents.lengths) - codec.rotate(documents.rows)
         )
         .sum(1)
         .mean()
@@ -109,7 +109,7 @@ def test_codes_do_not_depend_on_the_block_size(codec, vectors, monkeypatch):
 def test_more_bytes_decode_vectors_more_exactly(codec, vectors):
     new = in_documents(vectors[5000:])
     by_centroid = float(
-        np.square(codec.centroids[codec.encode(new).ids] - codec.rotate(new.vectors)).sum(1).mean()
+        np.square(codec.centroids[codec.encode(new).ids] - codec.rotate(new.rows)).sum(1).mean()
     )
     finer = trained(vectors[:5000], 32, 15)
     coarser = trained(vectors[:5000], 32, 3)
@@ -127,7 +127,7 @@ def test_mean_of_a_document_is_coded_once(vectors):
     )
     order = random.permutation(len(some))
     mixed = TokenVectors(
-        documents.vectors[order], documents.offsets
+        documents.rows[order], documents.offsets
     )  # the same vectors, and nothing in common
     assert error(train(some, documents, 32, 7), documents) < 0.9 * error(
         train(some, mixed, 32, 7), mixed

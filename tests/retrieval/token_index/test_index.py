@@ -16,20 +16,20 @@ from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.indexes import manifest, place
-from trainer.retrieval.indexes.dense import Index
+from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.manifest import MANIFEST
-from trainer.retrieval.indexes.open_index import hits
+from trainer.retrieval.indexes.searcher import hits
 from trainer.retrieval.token_index import build as late_build
 from trainer.retrieval.token_index import effort as late_effort
 from trainer.retrieval.token_index import index as late_index
-from trainer.retrieval.token_index.build import Encoding, add, build_late_index, delete
+from trainer.retrieval.token_index.build import Encoding, add, build_token_index, delete
 from trainer.retrieval.token_index.codes import Codec
-from trainer.retrieval.token_index.index import LateIndex
-from trainer.retrieval.token_index.search import top_k_maxsim
-from trainer.retrieval.vectors.token_vectors import encode_tokens
+from trainer.retrieval.token_index.index import TokenIndex
 from trainer.storage.atomic import move_into_place
 from trainer.storage.locks import exclusive
+from trainer.vectors.vectors import nearest_documents
 
 KINDS = ("exact", "compressed")
 WORDS = [
@@ -69,7 +69,7 @@ def encoder(toy_folder):
 def built(encoder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("late")
     for kind in KINDS:
-        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), folder / kind, kind)
+        build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS), folder / kind, kind)
     return folder
 
 
@@ -79,7 +79,7 @@ def copy(request, built, tmp_path):
 
 
 def questions(encoder):
-    return encode_tokens(encoder, QUESTIONS, "query").padded()
+    return encode(encoder, QUESTIONS, "query").padded()
 
 
 def ids(index, encoder, k=10):
@@ -89,10 +89,10 @@ def ids(index, encoder, k=10):
 
 
 def test_exact_index_equals_an_exhaustive_search(encoder, built):
-    index = LateIndex.open(built / "exact")
+    index = TokenIndex.open(built / "exact")
     scores, rows = index.search(questions(encoder), 10)
-    tokens = encode_tokens(encoder, [document.whole for document in DOCUMENTS], "document")
-    every, order = top_k_maxsim(questions(encoder), tokens, 300)
+    tokens = encode(encoder, [document.whole for document in DOCUMENTS], "document")
+    every, order = nearest_documents(encode(encoder, QUESTIONS, "query"), tokens, 300)
     np.testing.assert_allclose(scores, every[:, :10], atol=4e-3)  # float16
     by_row = np.take_along_axis(every, order.argsort(1), 1)
     np.testing.assert_allclose(
@@ -103,7 +103,7 @@ def test_exact_index_equals_an_exhaustive_search(encoder, built):
 
 
 def test_compressed_index_finds_most_and_is_much_smaller(encoder, built):
-    exact, index = LateIndex.open(built / "exact"), LateIndex.open(built / "compressed")
+    exact, index = TokenIndex.open(built / "exact"), TokenIndex.open(built / "compressed")
     scores, _ = index.search(questions(encoder), 10)
     wanted, _ = exact.search(questions(encoder), 10)
     np.testing.assert_allclose(scores, wanted, atol=0.1)
@@ -116,7 +116,7 @@ def test_compressed_index_finds_most_and_is_much_smaller(encoder, built):
 
 
 def test_search_effort_is_measured_or_set_by_hand(encoder, built):
-    index = LateIndex.open(built / "compressed")
+    index = TokenIndex.open(built / "compressed")
     assert index.manifest.approximate["share_of_best_10"] >= late_effort.ENOUGH
     assert late_effort.measured_effort(index, encoder).items() <= index.manifest.approximate.items()
     everything, _ = index.search(questions(encoder), 10, 10_000, 10_000)
@@ -124,16 +124,16 @@ def test_search_effort_is_measured_or_set_by_hand(encoder, built):
     hasty, _ = index.search(questions(encoder), 10, 1, 1)
     assert everything.mean() >= usual.mean() >= hasty.mean()
     assert everything.mean() > hasty.mean()
-    assert (LateIndex.open(built / "exact").manifest.approximate, index.probes) == (
+    assert (TokenIndex.open(built / "exact").manifest.approximate, index.probes) == (
         {},
         late_effort.PROBES,
     )
 
 
 def test_added_documents_are_found_beside_the_former_ones(encoder, copy):
-    before = ids(LateIndex.open(copy), encoder, 400)
+    before = ids(TokenIndex.open(copy), encoder, 400)
     manifest = add(copy, Encoding(encoder), iter(NEW))
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     assert manifest == index.manifest
     assert index.manifest.count == 302
     after = ids(index, encoder, 400)
@@ -156,37 +156,37 @@ def test_existing_id_is_refused_and_nothing_changes(encoder, copy):
 
 
 def test_deleted_document_is_not_found_and_may_be_added_again(encoder, copy):
-    best = ids(LateIndex.open(copy), encoder, 2)[0]
+    best = ids(TokenIndex.open(copy), encoder, 2)[0]
     assert delete(copy, best).count == 298
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     found = ids(index, encoder, 400)
     assert all(len(each) == 298 and not set(best) & set(each) for each in found)
     add(copy, Encoding(encoder), iter([DOCUMENTS[int(best[0][1:])]]))
-    assert ids(LateIndex.open(copy), encoder, 1)[0] == best[:1]
+    assert ids(TokenIndex.open(copy), encoder, 1)[0] == best[:1]
     assert delete(copy, [best[0], "d0" if best[0] != "d0" else "d1"]).count == 297
-    assert best[0] not in ids(LateIndex.open(copy), encoder, 400)[0]
+    assert best[0] not in ids(TokenIndex.open(copy), encoder, 400)[0]
 
 
 def test_all_documents_may_be_deleted(encoder, copy):
     delete(copy, [document.id for document in DOCUMENTS])
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     assert index.manifest.count == 0
     assert hits(index, encoder, QUESTIONS[:1], 3) == [[]]
     add(copy, Encoding(encoder), iter(NEW))
-    (best,) = hits(LateIndex.open(copy), encoder, QUESTIONS[:1], 3)
+    (best,) = hits(TokenIndex.open(copy), encoder, QUESTIONS[:1], 3)
     assert [hit.document.id for hit in best] == ["new1", "new2"]
 
 
 def test_open_index_keeps_its_documents_during_changes(encoder, copy):
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     before = ids(index, encoder)
     delete(copy, before[0][:3])
     assert ids(index, encoder) == before
 
 
 def test_open_index_keeps_its_documents_when_it_is_replaced(encoder, copy):
-    index = LateIndex.open(copy)
-    build_late_index(
+    index = TokenIndex.open(copy)
+    build_token_index(
         Encoding(encoder),
         "toy",
         iter([Document("else", "", "of the same length as an old one")] * 5),
@@ -194,8 +194,8 @@ def test_open_index_keeps_its_documents_when_it_is_replaced(encoder, copy):
         replace=True,
     )
     assert index.document(3) == DOCUMENTS[3]
-    index.check_encoder(encoder)
-    assert LateIndex.open(copy).document(0).id == "else"
+    index.fitted(encoder)
+    assert TokenIndex.open(copy).document(0).id == "else"
 
 
 def test_file_exchanged_after_the_check_of_its_existence_is_handled(encoder, copy, monkeypatch):
@@ -208,7 +208,7 @@ def test_file_exchanged_after_the_check_of_its_existence_is_handled(encoder, cop
         return fingerprint(path)
 
     monkeypatch.setattr(manifest, "_fingerprint", deleting)
-    assert LateIndex.open(copy).manifest.count == 298
+    assert TokenIndex.open(copy).manifest.count == 298
 
 
 @pytest.mark.parametrize("times", [1, 1000])
@@ -221,7 +221,7 @@ def test_index_is_opened_in_a_consistent_state(
     folder, other = shutil.copytree(built / "compressed", tmp_path / "index"), tmp_path / "other"
     trained = toy_late_interaction(str(toy_folder("bert")))
     torch.nn.init.orthogonal_(trained.projection.weight, generator=torch.Generator().manual_seed(1))
-    build_late_index(Encoding(trained), "trained", iter(DOCUMENTS), other)
+    build_token_index(Encoding(trained), "trained", iter(DOCUMENTS), other)
     load, exchanged = Codec.load, []
 
     def exchanging(of, dimensions):
@@ -233,10 +233,10 @@ def test_index_is_opened_in_a_consistent_state(
     monkeypatch.setattr(Codec, "load", exchanging)
     if times > 1:
         with pytest.raises(BadFolder, match="was changed by another process each of the 10 times"):
-            LateIndex.open(folder)
+            TokenIndex.open(folder)
         return
-    index = LateIndex.open(folder)
-    index.check_encoder(trained)
+    index = TokenIndex.open(folder)
+    index.fitted(trained)
     np.testing.assert_array_equal(index.codec.centroids, load(folder, 16).centroids)
 
 
@@ -249,7 +249,7 @@ def test_too_many_open_files_are_reported_as_such(copy):
         for more in range(50):
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, allowed[1]))
             try:
-                LateIndex.open(copy)
+                TokenIndex.open(copy)
                 break
             except BadFolder as error:
                 refused.append(str(error))
@@ -268,23 +268,23 @@ def test_index_replaced_while_it_is_changed_is_not_damaged(encoder, copy):
 
     def replace(done, everything):
         with pytest.raises(BadFolder, match="being changed by another process"):
-            build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), copy, replace=True)
+            build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), copy, replace=True)
         refused.append(done)
 
     assert add(copy, Encoding(encoder, progress=replace), iter(NEW)).count == 302
     assert refused
-    assert LateIndex.open(copy).manifest.count == 302
+    assert TokenIndex.open(copy).manifest.count == 302
 
     def change(done, everything):
         add(copy, Encoding(encoder), iter([Document("late", "", "a disk")]))
 
     assert (
-        build_late_index(
+        build_token_index(
             Encoding(encoder, progress=change), "toy", iter(DOCUMENTS[:3]), copy, replace=True
         ).count
         == 3
     )
-    assert LateIndex.open(copy).manifest.count == 3
+    assert TokenIndex.open(copy).manifest.count == 3
 
 
 def test_files_added_during_a_build_are_kept(encoder, tmp_path):
@@ -293,7 +293,7 @@ def test_files_added_during_a_build_are_kept(encoder, tmp_path):
         (tmp_path / "index" / "thesis.txt").write_text("mine")
 
     with pytest.raises(BadFolder, match="is not empty"):
-        build_late_index(Encoding(encoder, progress=put), "toy", iter(NEW), tmp_path / "index")
+        build_token_index(Encoding(encoder, progress=put), "toy", iter(NEW), tmp_path / "index")
     assert (tmp_path / "index" / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
@@ -309,7 +309,7 @@ def test_files_of_a_killed_build_are_removed_and_no_others(encoder, tmp_path, na
     for left in (*kept, f".{name}.01234567.partial"):
         (tmp_path / left).mkdir()
     with exclusive(tmp_path / f".{name}.89abcdef.partial"):
-        build_late_index(Encoding(encoder), "toy", iter(NEW), tmp_path / name)
+        build_token_index(Encoding(encoder), "toy", iter(NEW), tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == kept | {name}
 
 
@@ -320,13 +320,13 @@ def test_build_whose_folder_was_removed_says_so(encoder, tmp_path, monkeypatch):
     def making(folder):
         partial = make(folder)
         monkeypatch.setattr(place, "partial_folder", make)
-        build_late_index(Encoding(encoder), "toy", iter(NEW), folder)
+        build_token_index(Encoding(encoder), "toy", iter(NEW), folder)
         return partial
 
     monkeypatch.setattr(place, "partial_folder", making)
     with pytest.raises(BadFolder, match=r"partial was removed in the meantime.*try again"):
-        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), tmp_path / "index")
-    assert LateIndex.open(tmp_path / "index").manifest.count == 2
+        build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), tmp_path / "index")
+    assert TokenIndex.open(tmp_path / "index").manifest.count == 2
 
 
 def test_disk_without_locks_is_reported_as_such(encoder, copy, monkeypatch):
@@ -343,12 +343,12 @@ def test_disk_without_locks_is_reported_as_such(encoder, copy, monkeypatch):
 def test_working_directory_is_refused_before_encoding(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadFolder, match="choose a folder inside it"):
-        build_late_index(Encoding(encoder, progress=pytest.fail), "toy", iter(NEW), Path())
+        build_token_index(Encoding(encoder, progress=pytest.fail), "toy", iter(NEW), Path())
 
 
 def test_index_much_smaller_than_the_addition_is_refused(encoder, tmp_path):
     folder = tmp_path / "index"
-    build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:4]), folder)
+    build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:4]), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(BadData, match=r"far fewer documents: 1 centroids.*nothing was added"):
         add(folder, Encoding(encoder), iter(DOCUMENTS[4:]))
@@ -357,7 +357,7 @@ def test_index_much_smaller_than_the_addition_is_refused(encoder, tmp_path):
 
 def test_codes_that_do_not_fit_the_addition_are_refused(encoder, copy, monkeypatch):
     """As of an index built from a document or two, whose codes stand for nothing else."""
-    manifest = LateIndex.open(copy).manifest
+    manifest = TokenIndex.open(copy).manifest
     if manifest.kind == "exact":
         assert "squared_error" not in manifest.approximate
         return
@@ -380,7 +380,7 @@ def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path)
     """
     for kind in KINDS:
         folder = tmp_path / kind
-        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder, kind)
+        build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder, kind)
         for document in DOCUMENTS[100:125]:
             manifest = add(folder, Encoding(encoder), iter([document]))
             assert len(manifest.segments) <= 1 + 5
@@ -391,38 +391,38 @@ def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path)
         ] == [100, 125]
         assert {path.name for path in folder.iterdir()} == manifest.needed() | {MANIFEST}
     whole = tmp_path / "whole"
-    build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:125]), whole, "exact")
-    assert ids(LateIndex.open(tmp_path / "exact"), encoder) == ids(LateIndex.open(whole), encoder)
-    index = LateIndex.open(tmp_path / "compressed")
+    build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:125]), whole, "exact")
+    assert ids(TokenIndex.open(tmp_path / "exact"), encoder) == ids(TokenIndex.open(whole), encoder)
+    index = TokenIndex.open(tmp_path / "compressed")
     everything = {index.document(row).id for row in index.live_rows().tolist()}
     assert everything == {document.id for document in DOCUMENTS[:125]}
 
 
 def test_documents_exchanged_repeatedly_are_found(encoder, copy):
     """What was deleted counts no longer, and does not stay on disk."""
-    wanted, size = ids(LateIndex.open(copy), encoder), LateIndex.open(copy).manifest.search_bytes
+    wanted, size = ids(TokenIndex.open(copy), encoder), TokenIndex.open(copy).manifest.search_bytes
     for _ in range(6):
         delete(copy, [document.id for document in DOCUMENTS])
-        assert ids(LateIndex.open(copy), encoder) == [[]] * 3
+        assert ids(TokenIndex.open(copy), encoder) == [[]] * 3
         manifest = add(copy, Encoding(encoder), iter(DOCUMENTS))
     assert (len(manifest.segments), manifest.count, manifest.segments[0].deleted) == (1, 300, 0)
     assert manifest.search_bytes <= size * 1.01
-    assert ids(LateIndex.open(copy), encoder) == wanted
+    assert ids(TokenIndex.open(copy), encoder) == wanted
 
 
 def test_index_with_more_than_half_deleted_is_rewritten(encoder, copy):
     delete(copy, [document.id for document in DOCUMENTS[:150]])
-    assert LateIndex.open(copy).manifest.segments[0].documents == 300
+    assert TokenIndex.open(copy).manifest.segments[0].documents == 300
     manifest = delete(copy, ["d150"])
     assert [(segment.documents, segment.deleted) for segment in manifest.segments] == [(149, 0)]
     assert {path.name for path in copy.iterdir()} == manifest.needed() | {MANIFEST}
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     assert [index.document(row) for row in index.live_rows().tolist()] == DOCUMENTS[151:]
 
 
 def test_search_effort_is_measured_again_when_the_index_has_grown(encoder, tmp_path, monkeypatch):
     folder, measured = tmp_path / "index", []
-    build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
+    build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
     monkeypatch.setattr(
         late_build,
         "measured_effort",
@@ -437,7 +437,7 @@ def test_search_effort_is_measured_again_when_the_index_has_grown(encoder, tmp_p
 
 
 def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
-    index, asked, sizes = LateIndex.open(built / "compressed"), questions(encoder), []
+    index, asked, sizes = TokenIndex.open(built / "compressed"), questions(encoder), []
     wanted = index.search(asked, 10)
     decode = Codec.decode
     monkeypatch.setattr(
@@ -453,7 +453,7 @@ def test_candidates_are_decoded_in_blocks(encoder, built, monkeypatch):
 
 
 def test_queries_find_the_same_together_and_alone(encoder, copy):
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     together, alone = (
         hits(index, encoder, QUESTIONS, 5),
         [hits(index, encoder, [question], 5)[0] for question in QUESTIONS],
@@ -471,13 +471,13 @@ def test_queries_find_the_same_together_and_alone(encoder, copy):
 
 def test_empty_list_of_queries_finds_nothing(built):
     for kind in KINDS:
-        index = LateIndex.open(built / kind)
+        index = TokenIndex.open(built / kind)
         scores, rows = index.search(np.zeros((0, 4, index.manifest.dimensions), np.float32), 5)
         assert scores.shape == rows.shape == (0, 5)
 
 
 def test_query_without_a_scored_token_is_refused(encoder, copy):
-    index = LateIndex.open(copy)
+    index = TokenIndex.open(copy)
     queries = np.tile(questions(encoder), (30, 1, 1))
     queries[69] = 0
     with pytest.raises(BadData, match="query 70 of 90 has no token"):
@@ -489,12 +489,12 @@ def test_query_without_a_scored_token_is_refused(encoder, copy):
 
 
 def test_other_model_is_refused(encoder, toy_folder, copy):
-    index = LateIndex.open(copy)
-    index.check_encoder(encoder)
+    index = TokenIndex.open(copy)
+    index.fitted(encoder)
     with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
-        index.check_encoder(toy_late_interaction(str(toy_folder("distilbert"))))
+        index.fitted(toy_late_interaction(str(toy_folder("distilbert"))))
     with pytest.raises(BadModel, match="vectors of 8 numbers"):
-        index.check_encoder(toy_late_interaction(str(toy_folder("bert")), 8))
+        index.fitted(toy_late_interaction(str(toy_folder("bert")), 8))
     with pytest.raises(BadModel, match="vectors of 5 numbers"):
         index.search(np.ones((1, 2, 5), np.float32), 3)
     with pytest.raises(BadModel, match="other vectors"):
@@ -503,7 +503,7 @@ def test_other_model_is_refused(encoder, toy_folder, copy):
 
 def test_index_of_one_family_names_the_other(encoder, built):
     with pytest.raises(BadFolder, match="token vectors"):
-        Index.open(built / "exact")
+        DenseIndex.open(built / "exact")
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
@@ -518,9 +518,9 @@ def test_damaged_files_are_named(encoder, copy, damage):
         else:
             path.write_bytes(whole[:-1] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(BadFolder, match=rf"{name} (has|was|is)"):
-            LateIndex.open(copy)
+            TokenIndex.open(copy)
         path.write_bytes(whole)
-    LateIndex.open(copy)
+    TokenIndex.open(copy)
 
 
 def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
@@ -528,7 +528,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
 ):
     """With four blocks of 64 bytes, every file here counts as large."""
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
-    names = LateIndex.open(folder).manifest.files
+    names = TokenIndex.open(folder).manifest.files
     monkeypatch.setattr(manifest, "_BLOCK", 64)
     monkeypatch.setattr(manifest, "_BLOCKS", 4)
     change_manifest(
@@ -542,7 +542,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     whole[2000:2002] = b"\xff\xff"
     (folder / "ids-1.npy").write_bytes(whole)
     with pytest.raises(BadFolder, match=r"ids-1\.npy was altered: it names centroid 65535 of \d+"):
-        LateIndex.open(folder).search(questions(encoder), 3)
+        TokenIndex.open(folder).search(questions(encoder), 3)
 
 
 @pytest.mark.parametrize(
@@ -576,7 +576,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
 def test_contradicting_manifest_is_refused(copy, change, message):
     change_manifest(copy, **change)
     with pytest.raises(BadFolder, match=message):
-        LateIndex.open(copy)
+        TokenIndex.open(copy)
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_manifest_without_a_search_effort_is_refused(built, tmp_path, settings, 
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     change_manifest(folder, approximate=settings)
     with pytest.raises(BadFolder, match=f"{message}.*build the index again"):
-        LateIndex.open(folder)
+        TokenIndex.open(folder)
 
 
 @pytest.mark.parametrize(
@@ -613,50 +613,50 @@ def test_changed_manifest_is_refused(built, tmp_path, field, value):
     assert content[field] != value
     (folder / MANIFEST).write_text(json.dumps(content | {field: value}))
     with pytest.raises(BadFolder, match=r"manifest\.json was altered since the index was built"):
-        LateIndex.open(folder)
+        TokenIndex.open(folder)
 
 
 def test_existing_folder_is_replaced_only_if_it_is_an_index(encoder, copy):
     with pytest.raises(BadFolder, match="--replace"):
-        build_late_index(Encoding(encoder), "toy", iter(NEW), copy)
+        build_token_index(Encoding(encoder), "toy", iter(NEW), copy)
     add(copy, Encoding(encoder), iter(NEW))
-    assert build_late_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True).count == 2
-    assert LateIndex.open(copy).manifest.count == 2
+    assert build_token_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True).count == 2
+    assert TokenIndex.open(copy).manifest.count == 2
     (copy / "notes.txt").write_text("mine")
     with pytest.raises(BadFolder, match="something other"):
-        build_late_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True)
+        build_token_index(Encoding(encoder), "toy", iter(NEW), copy, replace=True)
 
 
 def test_document_without_a_scored_token_stops_the_build_and_leaves_no_files(encoder, tmp_path):
     with pytest.raises(BadData, match="'dots' has no token"):
-        build_late_index(
+        build_token_index(
             Encoding(encoder), "toy", iter([*NEW, Document("dots", "", "...")]), tmp_path / "index"
         )
     with pytest.raises(BadData, match="no document"):
-        build_late_index(Encoding(encoder), "toy", iter([]), tmp_path / "index")
+        build_token_index(Encoding(encoder), "toy", iter([]), tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pooling_keeps_one_of_n_vectors(encoder, built, tmp_path):
-    manifest = build_late_index(
+    manifest = build_token_index(
         Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / "index", "exact", pool_factor=2
     )
-    whole = LateIndex.open(built / "exact")
+    whole = TokenIndex.open(built / "exact")
     assert manifest.tokens == sum(
         -(-length // 2) for length in np.diff(whole.segments[0].offsets).tolist()
     )
     added = add(tmp_path / "index", Encoding(encoder), iter(NEW))
     assert added.segments[1].tokens < sum(
-        encode_tokens(encoder, [document.whole for document in NEW], "document").lengths
+        encode(encoder, [document.whole for document in NEW], "document").lengths
     )
 
 
 def test_block_size_changes_nothing(encoder, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 7)
+    monkeypatch.setattr("trainer.retrieval.encoding.encode._MOST_DOCUMENTS", 7)
     monkeypatch.setattr(late_build, "_TOKENS_AT_ONCE", 100)
     for kind in KINDS:
-        build_late_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)
-        some, others = LateIndex.open(tmp_path / kind), LateIndex.open(built / kind)
+        build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)
+        some, others = TokenIndex.open(tmp_path / kind), TokenIndex.open(built / kind)
         assert some.manifest.segments == others.manifest.segments
         np.testing.assert_allclose(
             some.search(questions(encoder), 10)[0],

@@ -5,7 +5,7 @@ from hypothesis import strategies as given
 
 from trainer.retrieval.token_index import lists as token_lists
 from trainer.retrieval.token_index.lists import TokenLists
-from trainer.retrieval.vectors.token_vectors import offsets_of
+from trainer.vectors.ragged import offsets_of
 
 CENTROIDS = 9
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.models.contract import TextContract
+from trainer.models.contracts.text import TextContract
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from trainer.errors import BadModel
-from trainer.models.contract import LateContract
+from trainer.models.contracts.late_interaction import LateInteractionContract
 from trainer.models.files.vetting import (
     inside,
     read_json,
@@ -18,10 +18,11 @@ from trainer.models.files.vetting import (
     weight_files,
 )
 from trainer.models.formats.layout import FolderLayout
+from trainer.models.formats.pipeline import PIPELINE
 from trainer.models.formats.sentence_transformers import read_layout
 from trainer.models.parts.projection import Projection
 
-PIPELINE, METADATA = "config_sentence_transformers.json", "artifact.metadata"
+METADATA = "artifact.metadata"
 _TYPE = re.compile(
     r"(sentence_transformers|pylate)(\.[A-Za-z_]+)+\.(Transformer|Dense|MultiVectorMask|Normalize|Pooling)"
 )
@@ -42,7 +43,7 @@ class LateLayout(FolderLayout):
     bounded_lengths: bool = False
     """Where no length is said, it is all that backbone and tokenizer allow, not ColBERT's."""
 
-    def as_contract_says(self, contract: LateContract, projection: Projection) -> Self:
+    def as_contract_says(self, contract: LateInteractionContract, projection: Projection) -> Self:
         """This backbone, used as `contract` says."""
         fields = contract.model_dump(
             exclude={"version", "kind", "backbone", "layers", "dimensions", "tokenizer_fingerprint"}
@@ -79,7 +80,7 @@ def read_late_layout(folder: Path) -> LateLayout:
     layout = LateLayout(
         parts["Transformer"], projection=Projection.read(parts["Dense"], "token_embeddings")
     )
-    contract = LateContract.read(folder)
+    contract = LateInteractionContract.read(folder)
     if contract is not None:
         assert layout.projection is not None
         return layout.as_contract_says(contract, layout.projection)
@@ -96,7 +97,7 @@ def is_late_interaction(folder: Path) -> bool:
     a single vector a text.
     """
     if (folder / "nearfar.json").exists():
-        return read_json(folder, "nearfar.json").get("kind") == LateContract.KIND
+        return read_json(folder, "nearfar.json").get("kind") == LateInteractionContract.KIND
     if (folder / "modules.json").exists():
         types = [
             str(entry.get("type"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from trainer.errors import BadModel
-from trainer.models.contract import Contract, PoolingKind
+from trainer.models.contracts.dense import DenseContract, PoolingKind
 from trainer.models.files.vetting import inside, read_json, read_json_list
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 
@@ -47,7 +47,7 @@ class DenseLayout(FolderLayout):
     is_static: bool = False
     """`backbone` holds a table of token vectors (`trainer.models.static`)."""
 
-    def as_contract_says(self, contract: Contract) -> Self:
+    def as_contract_says(self, contract: DenseContract) -> Self:
         """The same backbone, used as `contract` says."""
         fields = contract.model_dump(
             include={*TEXT_FIELDS, "pooling", "include_prompt", "normalize", "similarity"}
@@ -61,7 +61,7 @@ def read_layout(folder: Path) -> DenseLayout:
     """
     if not (folder / "modules.json").exists():
         return DenseLayout(folder)
-    contract = Contract.read(folder)  # first: it names a model of another kind as such
+    contract = DenseContract.read(folder)  # first: it names a model of another kind as such
     parts = _parts(folder)
     if "StaticEmbedding" in parts:
         layout = DenseLayout(
@@ -183,7 +183,7 @@ def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
     )
 
 
-def _check_agrees(layout: DenseLayout, contract: Contract, folder: Path) -> None:
+def _check_agrees(layout: DenseLayout, contract: DenseContract, folder: Path) -> None:
     """Raises BadModel where the files written for other readers contradict the contract."""
     for key in ("pooling", "normalize", "include_prompt"):
         if getattr(layout, key) != getattr(contract, key):

@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from trainer.errors import BadModel
-from trainer.models.contract import FILE, CrossContract
+from trainer.models.contracts.cross_encoder import CrossEncoderContract
+from trainer.models.contracts.text import FILE
 from trainer.models.files.vetting import read_json
 from trainer.models.parts.backbone import load_into
 from trainer.scores import exact
@@ -42,7 +43,7 @@ def is_cross_encoder(folder: Path) -> bool:
     where it has no contract.
     """
     if (folder / FILE).is_file():
-        return read_json(folder, FILE).get("kind") == CrossContract.KIND
+        return read_json(folder, FILE).get("kind") == CrossEncoderContract.KIND
     if not (folder / "config.json").is_file():
         return False
     names = read_json(folder, "config.json").get("architectures")

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models.dense import DenseEncoder
 from trainer.models.encoder import Encoder
 from trainer.models.parts.lora import blocks
 
 
 def depth_of(encoder: Encoder) -> int:
     """How many layers the backbone has. Raises BadModel for a static model, which has none."""
-    if isinstance(encoder, DenseEncoder) and encoder.is_static:
+    if not encoder.has_layers:
         raise BadModel(
             "a static model is a table of token vectors and has no layers that could be left out"
         )

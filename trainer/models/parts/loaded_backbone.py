@@ -108,7 +108,7 @@ class LoadedBackbone:
             "document_max_length_tokens": self.length(
                 settings.document_max_length_tokens, layout.document_max_length_tokens, lengths[1]
             ),
-            "tokenizer_fingerprint": tokenization.fingerprint(self.tokenizer),
+            "tokenizer_fingerprint": tokenization.tokenizer_fingerprint(self.tokenizer),
         }
 
 

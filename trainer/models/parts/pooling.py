@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trainer.models.contract import PoolingKind
+from trainer.models.contracts.dense import PoolingKind
 
 
 def pool(

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from trainer.batch import Texts
 from trainer.errors import BadModel
-from trainer.models.contract import LateContract, Role
+from trainer.models.contracts.late_interaction import LateInteractionContract
+from trainer.models.contracts.text import Role
 from trainer.models.tokenizers.texts import RoleTokenizer, leading_special_tokens, role_tokenizer
 
 
@@ -37,7 +38,7 @@ class MarkedTokenizer(RoleTokenizer):
 
 
 def marked_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, contract: LateContract, role: Role
+    tokenizer: PreTrainedTokenizerBase, contract: LateInteractionContract, role: Role
 ) -> MarkedTokenizer:
     """The part of `tokenizer` that one role needs. Raises BadModel for a marker that is no
     token.

@@ -255,7 +255,7 @@ def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
     backend.post_processor = template
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A name of what the tokenizer does: SHA-256 of its vocabulary and of the ids of a few probe
     texts.
     """

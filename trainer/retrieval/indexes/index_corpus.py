@@ -1,27 +1,67 @@
-"""Indexes by the names of models and files: a corpus indexed, documents added and deleted."""
+"""Indexes by the names of models and files: a corpus indexed, documents added and deleted.
+
+A new kind of vectors is a new format: its own files and one line of `FORMATS`.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from trainer.data.readers.report import ReadReport
 from trainer.errors import BadModel, BadRecipe
 from trainer.models.cut import read_cut
-from trainer.models.encoder import Encoder
-from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.corpus import read_corpus
-from trainer.retrieval.indexes.dense import build_index
-from trainer.retrieval.indexes.manifest import TOKEN_KINDS, AnyManifest, Manifest
+from trainer.retrieval.encoding.encode import Encoding
+from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
+from trainer.retrieval.indexes.index import Index, IndexManifest
+from trainer.retrieval.indexes.manifest import read_content
 from trainer.retrieval.indexes.place import check_index_folder
 from trainer.retrieval.token_index import build as token_index
-from trainer.retrieval.token_index.manifest import Bits, LateManifest
+from trainer.retrieval.token_index.index import TokenIndex
+from trainer.retrieval.token_index.manifest import Bits, TokenManifest
 from trainer.strategies import devices
 
-DOCUMENT_KINDS = ("flat", "hnsw", "ivf")
 IndexKind = Literal["flat", "hnsw", "ivf", "compressed", "exact"]
 Wish = devices.Precision | Literal["auto"]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class IndexFormat:
+    """How vectors of one kind are kept in an index folder."""
+
+    unit: Literal["document", "token"]
+    """What has one vector."""
+    kinds: tuple[IndexKind, ...]
+    """The first is the default."""
+    open: Callable[[Path], Index]
+    build: Callable[..., IndexManifest]
+    """`build_dense_index`, or a function with the same first arguments."""
+
+
+FORMATS = {
+    "text": IndexFormat("document", ("flat", "hnsw", "ivf"), DenseIndex.open, build_dense_index),
+    "token": IndexFormat(
+        "token", ("compressed", "exact"), TokenIndex.open, token_index.build_token_index
+    ),
+}
+"""The formats by what has one vector (`Vectors.UNIT`)."""
+
+
+def format_for(encoder: VectorEncoder) -> IndexFormat:
+    """The format of an index of this model."""
+    return FORMATS[encoder.vectors.UNIT]
+
+
+def open_index(folder: Path) -> Index:
+    """The index in `folder`, of any format. Raises BadFolder when it is none, or not whole."""
+    kind = read_content(Path(folder)).get("kind")
+    for index_format in FORMATS.values():
+        if kind in index_format.kinds:
+            return index_format.open(folder)
+    return FORMATS["text"].open(folder)  # it says what is wrong
 
 
 @dataclass(frozen=True)
@@ -39,15 +79,14 @@ class IndexSettings:
     (default 1).
     """
 
-    def check(self, model: str, encoder: Encoder) -> None:
+    def check(self, model: str, encoder: VectorEncoder) -> None:
         """Raises BadRecipe for a setting that an index of this model cannot have."""
-        has_token_vectors = isinstance(encoder, LateInteractionEncoder)
-        unit = "token" if has_token_vectors else "document"
-        kinds = TOKEN_KINDS if has_token_vectors else DOCUMENT_KINDS
-        if self.kind is not None and self.kind not in kinds:
+        index_format = format_for(encoder)
+        has_token_vectors = index_format.unit == "token"
+        if self.kind is not None and self.kind not in index_format.kinds:
             raise BadRecipe(
-                f"--kind {self.kind} is not for {model}, which gives one vector per {unit}; its"
-                f" kinds are {', '.join(kinds)}"
+                f"--kind {self.kind} is not for {model}, which gives one vector per"
+                f" {index_format.unit}; its kinds are {', '.join(index_format.kinds)}"
             )
         if self.bits is not None and (not has_token_vectors or self.kind == "exact"):
             raise BadRecipe(
@@ -66,7 +105,7 @@ class IndexSummary:
     """An index as it was written. It prints as one line."""
 
     folder: Path
-    manifest: Manifest | LateManifest
+    manifest: IndexManifest
     left_out: dict[str, int]
     """What of the corpus was left out, and how many of it."""
 
@@ -102,21 +141,18 @@ def index_corpus(
     encoder = read_cut(model, layers, dimensions).to(accelerator)
     settings.check(model, encoder)
     name = str(Path(model).resolve()) if Path(model).exists() else model
-    kind: Any = settings.kind or (
-        "compressed" if isinstance(encoder, LateInteractionEncoder) else "flat"
+    index_format = format_for(encoder)
+    given = {"bits": settings.bits, "pool_factor": settings.pool_factor}
+    manifest = index_format.build(
+        Encoding(encoder, numbers, progress=progress),
+        name,
+        documents,
+        out,
+        settings.kind or index_format.kinds[0],
+        replace=replace,
+        layers=layers,
+        **{setting: value for setting, value in given.items() if value is not None},
     )
-    manifest: Manifest | LateManifest
-    if isinstance(encoder, LateInteractionEncoder):
-        encoding = token_index.Encoding(encoder, numbers, progress=progress)
-        bits, factor = settings.bits or 2, settings.pool_factor or 1
-        manifest = token_index.build_late_index(
-            encoding, name, documents, out, kind, bits, factor, replace, layers
-        )
-    else:
-        dense: Any = encoder
-        manifest = build_index(
-            dense, name, documents, out, kind, replace, numbers, progress=progress, layers=layers
-        )
     return IndexSummary(out, manifest, _left_out(report))
 
 
@@ -135,11 +171,11 @@ def add_documents(
     `model` says where the model of the index is now, if it was moved. Raises BadData when an id is
     in the index already.
     """
-    manifest = LateManifest.read(index)
+    manifest = TokenManifest.read(index)
     report = ReadReport(str(corpus))
     accelerator = devices.find_accelerator()
     encoder = model_of_index(index, manifest, model).to(accelerator)
-    encoding = token_index.Encoding(
+    encoding = Encoding(
         encoder, devices.choose_precision(precision, accelerator), progress=progress
     )
     documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
@@ -156,11 +192,11 @@ def delete_documents(index: Path, ids: Iterable[str]) -> IndexSummary:
 
 def model_of_index(
     index: Path,
-    manifest: AnyManifest,
+    manifest: IndexManifest,
     model: str | None = None,
     layers: int | None = None,
     dimensions: int | None = None,
-) -> Encoder:
+) -> VectorEncoder:
     """The model of an index, read from where it was, or from `model` if it was moved: the first
     `layers` of it, or as many as the index was made with. Raises BadModel.
     """

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 
 from trainer.errors import BadFolder
 
-Kind = Literal["flat", "hnsw", "ivf"]
+DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 
 MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
@@ -82,10 +82,10 @@ class AnyManifest(BaseModel):
         )
 
 
-class Manifest(AnyManifest):
+class DenseManifest(AnyManifest):
     """What an index of one vector a document says about itself."""
 
-    kind: Kind
+    kind: DenseIndexKind
     count: PositiveInt
     dimensions: PositiveInt
     approximate: dict[str, float]
@@ -103,7 +103,7 @@ class Manifest(AnyManifest):
         (folder / MANIFEST).write_text(self.sealed(), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest":
+    def read(cls, folder: Path) -> "DenseManifest":
         """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged or of
         another format.
         """

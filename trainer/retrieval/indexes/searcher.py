@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Self
 
 from trainer.errors import BadData, BadModel
-from trainer.models.cross_encoder import CrossEncoder, read_cross_encoder
-from trainer.models.encoder import Encoder
-from trainer.retrieval.indexes.dense import Hit, Index
-from trainer.retrieval.indexes.index_corpus import model_of_index
-from trainer.retrieval.indexes.open_index import hits, open_index
+from trainer.models.encoder import PairEncoder, VectorEncoder
+from trainer.models.families import read_reranker
+from trainer.retrieval.encoding.encode import encode_queries
+from trainer.retrieval.indexes.index import Hit, Index
+from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
-from trainer.retrieval.token_index.index import LateIndex
+from trainer.strategies.devices import Precision
 
 
 class Searcher:
@@ -23,9 +23,9 @@ class Searcher:
 
     def __init__(
         self,
-        index: Index | LateIndex,
-        encoder: Encoder,
-        reranker: CrossEncoder | None = None,
+        index: Index,
+        encoder: VectorEncoder,
+        reranker: PairEncoder | None = None,
         rerank_depth: int = 100,
     ) -> None:
         self.index, self.encoder = index, encoder
@@ -46,7 +46,7 @@ class Searcher:
         cross-encoder, which orders the first `rerank_depth` documents. Raises BadFolder, BadModel.
         """
         searched_index = open_index(index)
-        cross_encoder = read_cross_encoder(reranker) if reranker is not None else None
+        cross_encoder = read_reranker(reranker) if reranker is not None else None
         encoder = model_of_index(index, searched_index.manifest, model)
         return cls(searched_index, encoder, cross_encoder, rerank_depth)
 
@@ -57,8 +57,8 @@ class Searcher:
         if not all(question.strip() for question in questions):
             raise BadData("the question is blank; say what to look for")
         if self.reranker is None:
-            return hits(self.index, self.encoder, list(questions), k)
-        first = hits(self.index, self.encoder, list(questions), max(k, self.rerank_depth))
+            return hits(self.index, self.encoder, questions, k)
+        first = hits(self.index, self.encoder, questions, max(k, self.rerank_depth))
         return self._rerank(self.reranker, questions, first, k)
 
     def explain(self, question: str, hit: Hit) -> list[Match]:
@@ -70,7 +70,7 @@ class Searcher:
 
     def check_explains(self) -> None:
         """Raises BadModel where the index cannot tell one token from another."""
-        if not isinstance(self.index, LateIndex):
+        if self.index.UNIT != "token":
             raise BadModel(
                 f"{self.index.folder} holds one vector per document, so no token can be told from"
                 " another; --explain needs an index of a late-interaction model"
@@ -78,7 +78,7 @@ class Searcher:
 
     @staticmethod
     def _rerank(
-        encoder: CrossEncoder, questions: Sequence[str], first: list[list[Hit]], k: int
+        encoder: PairEncoder, questions: Sequence[str], first: list[list[Hit]], k: int
     ) -> list[list[Hit]]:
         """The k best of the first documents in the cross-encoder's order."""
         if not any(first):
@@ -101,3 +101,27 @@ class Searcher:
             )[:k]
             for documents in first
         ]
+
+
+def hits(
+    index: Index,
+    encoder: VectorEncoder,
+    questions: Sequence[str],
+    k: int,
+    precision: Precision = "fp32",
+) -> list[list[Hit]]:
+    """The k best documents of each question, best first.
+
+    Raises BadModel when the encoder is not the one of the index, BadData for a question no token of
+    which an index of token vectors could compare.
+    """
+    queries = encode_queries(index.fitted(encoder), questions, precision=precision)
+    scores, rows = index.search(queries.padded(), k)
+    return [
+        [
+            Hit(score, index.document(row))
+            for score, row in zip(query_scores, query_rows, strict=True)
+            if row >= 0
+        ]
+        for query_scores, query_rows in zip(scores.tolist(), rows.tolist(), strict=True)
+    ]

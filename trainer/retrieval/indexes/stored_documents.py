@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from trainer.errors import BadData, BadFolder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes.manifest import readable
-from trainer.retrieval.vectors.token_vectors import blocks
+from trainer.vectors.ragged import document_ranges
 
 _BYTES_AT_ONCE = 1 << 20
 _BEFORE_ID = b'{"id": '
@@ -49,7 +49,7 @@ class StoredDocuments:
 
     def ids(self) -> Iterator[str]:
         """The id of every document, without reading the rest of it."""
-        for first, last in blocks(self._offsets, _BYTES_AT_ONCE):
+        for first, last in document_ranges(self._offsets, _BYTES_AT_ONCE):
             begin, *ends = self._offsets[first : last + 1].tolist()
             with readable(self.path):
                 some = os.pread(self._handle, max(0, ends[-1] - begin), begin)
@@ -103,7 +103,7 @@ def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndar
     """
     try:
         with readable(path):
-            array = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+            array = np.load(path, mmap_mode="c" if 0 not in shape else None, allow_pickle=False)
     except ValueError as error:
         raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
     wanted = tuple(

@@ -3,38 +3,33 @@ at all.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.batch import identity
 from trainer.errors import BadData
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.encoding.encode import Encoding, document_blocks
 from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_documents
 from trainer.retrieval.token_index.codes import MOST_CENTROIDS, Codec, Codes, train
 from trainer.retrieval.token_index.effort import measured_effort
 from trainer.retrieval.token_index.growing_array import GrowingArray
-from trainer.retrieval.token_index.index import LateIndex, probe
-from trainer.retrieval.token_index.manifest import Bits, LateKind, LateManifest, Segment, changing
-from trainer.retrieval.token_index.pooling import pool
-from trainer.retrieval.token_index.segment import OpenSegment
-from trainer.retrieval.vectors.token_vectors import (
-    TokenVectors,
-    blocks,
-    offsets_of,
-    token_blocks,
-    tokens_of,
+from trainer.retrieval.token_index.index import TokenIndex, probe_vectors
+from trainer.retrieval.token_index.manifest import (
+    Bits,
+    Segment,
+    TokenIndexKind,
+    TokenManifest,
+    changing,
 )
-from trainer.strategies.devices import Precision
+from trainer.retrieval.token_index.pooling import merge_similar_tokens
+from trainer.retrieval.token_index.segment import OpenSegment
+from trainer.vectors.ragged import document_ranges, offsets_of, tokens_of
+from trainer.vectors.tokens import TokenVectors
 
-if TYPE_CHECKING:
-    from trainer.models.encoder import Encoder
-
-Progress = Callable[[int, int], None]
 _POINTS_A_CENTROID = 48
 _TOKENS_A_CENTROID = 192
 _TOKENS_FOR_WORDS = 1 << 17
@@ -50,27 +45,17 @@ _GROWN = 1.5
 """How hard to look is measured again when an index has grown by this."""
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How documents are encoded."""
-
-    encoder: "Encoder"
-    precision: Precision = "fp32"
-    micro_batch_tokens: int | None = None
-    progress: Progress = lambda done, all: None
-
-
-def build_late_index(
+def build_token_index(
     encoding: Encoding,
     model_name: str,
     documents: Iterable[Document],
     folder: Path,
-    kind: LateKind = "compressed",
+    kind: TokenIndexKind = "compressed",
     bits: Bits = 2,
     pool_factor: int = 1,
     replace: bool = False,
     layers: int | None = None,
-) -> LateManifest:
+) -> TokenManifest:
     """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory;
     returns its manifest.
 
@@ -81,16 +66,15 @@ def build_late_index(
     than an index), BadData when there is no document, or one that no search could find.
     """
     with new_index(Path(folder), replace) as partial:
-        np.save(partial / "probe.npy", probe(encoding.encoder), allow_pickle=False)
-        stored = write_documents(
-            documents, partial / "documents-1.jsonl", partial / "offsets-1.npy"
-        )
+        np.save(partial / "probe.npy", probe_vectors(encoding.encoder), allow_pickle=False)
+        texts, offsets = partial / "documents-1.jsonl", partial / "offsets-1.npy"
+        stored = write_documents(documents, texts, offsets)
         segment = _write_vectors(partial, 1, stored, encoding, pool_factor)
         if kind == "compressed":
             codec = _train(partial, segment, bits)
             codec.save(partial)
             error = _compress(partial, segment, codec)
-        manifest = LateManifest(
+        manifest = TokenManifest(
             model=model_name,
             layers=layers,
             kind=kind,
@@ -108,7 +92,7 @@ def build_late_index(
         return manifest
 
 
-def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateManifest:
+def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> TokenManifest:
     """Adds documents to an index; returns its new manifest. A process killed meanwhile leaves the
     index as it was.
 
@@ -118,8 +102,8 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
     encoder is not the one of the index.
     """
     with changing(index) as manifest:
-        opened = LateIndex.open(index)
-        opened.check_encoder(encoding.encoder)
+        opened = TokenIndex.open(index)
+        opened.fitted(encoding.encoder)
         there = {identity(id) for segment in opened.segments for _, id in live_ids(segment)}
         number = manifest.changes + 1
         stored = write_documents(
@@ -136,12 +120,12 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> LateM
         )
 
 
-def delete(index: Path, ids: Iterable[str]) -> LateManifest:
+def delete(index: Path, ids: Iterable[str]) -> TokenManifest:
     """Takes documents out of an index by their ids; returns its new manifest. Raises BadData when
     one is not there, and deletes none then.
     """
     with changing(index) as manifest:
-        opened = LateIndex.open(index)
+        opened = TokenIndex.open(index)
         missing = set(ids)
         number = manifest.changes + 1
         segments = []
@@ -161,11 +145,11 @@ def delete(index: Path, ids: Iterable[str]) -> LateManifest:
 
 def _changed(
     index: Path,
-    opened: LateIndex,
+    opened: TokenIndex,
     segments: list[OpenSegment],
     number: int,
     encoding: Encoding | None = None,
-) -> LateManifest:
+) -> TokenManifest:
     """Writes the manifest of these segments, the last of them put together where that leaves fewer.
     With `encoding`, documents have come.
     """
@@ -229,7 +213,7 @@ def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
             folder / f"{part}-{number}.npy", whole.dtype.type, *whole.shape[1:]
         ) as file:
             for segment, rows in zip(segments, there, strict=True):
-                for first, last in blocks(
+                for first, last in document_ranges(
                     offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE
                 ):
                     places = (
@@ -242,9 +226,9 @@ def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
 
 
 def _with_effort(
-    folder: Path, manifest: LateManifest, encoding: Encoding, error: float | None
-) -> LateManifest:
-    found = measured_effort(LateIndex(folder, manifest), encoding.encoder) | {
+    folder: Path, manifest: TokenManifest, encoding: Encoding, error: float | None
+) -> TokenManifest:
+    found = measured_effort(TokenIndex(folder, manifest), encoding.encoder) | {
         "tokens": float(manifest.tokens)
     }
     return manifest.model_copy(
@@ -262,7 +246,7 @@ def _check_growth(index: Path, codec: Codec, tokens: int) -> None:
         )
 
 
-def _check_error(index: Path, error: float, manifest: LateManifest) -> None:
+def _check_error(index: Path, error: float, manifest: TokenManifest) -> None:
     before = manifest.approximate.get("squared_error", 0.0)
     if error > max(_WORSE * before, _BAD):
         raise BadData(
@@ -305,13 +289,12 @@ def _write_vectors(
     with GrowingArray(
         folder / f"vectors-{number}.npy", np.float16, encoding.encoder.dimensions
     ) as vectors:
-        for block in token_blocks(
-            encoding.encoder, stored, encoding.micro_batch_tokens, encoding.precision
-        ):
-            pooled = pool(block.tokens, pool_factor)
-            vectors.append(pooled.vectors)
+        for block in document_blocks(encoding, stored):
+            tokens = block.vectors
+            assert isinstance(tokens, TokenVectors)
+            pooled = merge_similar_tokens(tokens, pool_factor)
+            vectors.append(pooled.rows)
             lengths.append(pooled.lengths)
-            encoding.progress(sum(map(len, lengths)), len(stored))
     np.save(
         folder / f"lengths-{number}.npy",
         np.concatenate(lengths).astype(np.uint32),
@@ -332,7 +315,7 @@ def _compress(folder: Path, segment: Segment, codec: Codec) -> float:
         GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as residuals,
         GrowingArray(folder / f"means-{number}.npy", np.uint8, codec.code_bytes) as means,
     ):
-        for first, last in blocks(documents.offsets, _TOKENS_AT_ONCE):
+        for first, last in document_ranges(documents.offsets, _TOKENS_AT_ONCE):
             some = documents.select(np.arange(first, last))
             codes = codec.encode(some)
             errors.append(_squared_error(codec, some, codes))
@@ -346,18 +329,18 @@ def _compress(folder: Path, segment: Segment, codec: Codec) -> float:
 
 def _squared_error(codec: Codec, documents: TokenVectors, codes: Codes) -> float:
     """Mean squared distance of the first token vectors from what their codes give back."""
-    last = blocks(documents.offsets, _TRIED_TOKENS)[0][1]
+    last = document_ranges(documents.offsets, _TRIED_TOKENS)[0][1]
     tokens = slice(0, documents.offsets[last])
     decoded = codec.decode(
         Codes(codes.ids[tokens], codes.residuals[tokens], codes.means[:last]),
         documents.lengths[:last],
     )
-    return float(np.square(codec.rotate(documents.vectors[tokens]) - decoded).sum(1).mean())
+    return float(np.square(codec.rotate(documents.rows[tokens]) - decoded).sum(1).mean())
 
 
 def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
     documents = _vectors(folder, segment)
-    vectors = documents.vectors
+    vectors = documents.rows
     centroids = centroid_count(len(vectors))
     sample = np.linspace(
         0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))

@@ -27,7 +27,8 @@ from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 
 from trainer.errors import BadFolder
 from trainer.retrieval.indexes.manifest import CODEC_FILES, readable
-from trainer.retrieval.vectors.token_vectors import TokenVectors, blocks
+from trainer.vectors.ragged import document_ranges
+from trainer.vectors.tokens import TokenVectors
 
 MOST_CENTROIDS = 1 << 16
 _WORDS = 256
@@ -75,14 +76,14 @@ class Codec:
 
     def encode(self, documents: TokenVectors) -> Codes:
         """The codes of documents; none may be without a token."""
-        ids = np.empty(len(documents.vectors), np.uint16)
+        ids = np.empty(len(documents.rows), np.uint16)
         residuals, means = (
             np.empty((count, self.code_bytes), np.uint8) for count in (len(ids), len(documents))
         )
-        for first, last in blocks(documents.offsets, _TOKENS_AT_ONCE):
+        for first, last in document_ranges(documents.offsets, _TOKENS_AT_ONCE):
             tokens = slice(documents.offsets[first], documents.offsets[last])
             offsets = documents.offsets[first : last + 1] - documents.offsets[first]
-            left = self.rotate(documents.vectors[tokens])
+            left = self.rotate(documents.rows[tokens])
             ids[tokens] = _nearest(left, self.centroids)
             left -= self.centroids[ids[tokens]]
             means[first:last] = self._words(self.spread * _means(left, offsets))
@@ -205,7 +206,7 @@ def train(
     assert found.centroids is not None
     # Rounded as they will be read, so that codes are made with the numbers they are read with.
     rounded = found.centroids.astype(np.float16).astype(np.float32)
-    left = documents.vectors.astype(np.float32)
+    left = documents.rows.astype(np.float32)
     left -= rounded[_nearest(left, rounded)]
     means = _means(left, documents.offsets)
     left -= np.repeat(means, documents.lengths, axis=0)

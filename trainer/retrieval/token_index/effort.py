@@ -2,15 +2,11 @@
 documents need.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from trainer.retrieval.token_index.index import LateIndex
-from trainer.retrieval.vectors.token_vectors import encode_tokens
-
-if TYPE_CHECKING:
-    from trainer.models.encoder import Encoder
+from trainer.models.encoder import VectorEncoder
+from trainer.retrieval.encoding.encode import encode
+from trainer.retrieval.token_index.index import TokenIndex
 
 PROBES = 16
 """Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64
@@ -24,7 +20,7 @@ FEWEST, MOST = 256, 1024
 _QUERIES, _CHARACTERS = 64, 80
 
 
-def measured_effort(index: LateIndex, encoder: "Encoder") -> dict[str, float]:
+def measured_effort(index: TokenIndex, encoder: VectorEncoder) -> dict[str, float]:
     """Probes and candidates of a search, and the share of the ten best that they find of those
     which far more find.
 
@@ -35,10 +31,8 @@ def measured_effort(index: LateIndex, encoder: "Encoder") -> dict[str, float]:
     there = index.live_rows()
     rows = there[np.unique(np.linspace(0, len(there) - 1, _QUERIES).astype(np.int64))].tolist()
     texts = [index.document(row).whole for row in rows]
-    queries = encode_tokens(
-        encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query"
-    )
-    asked = [(row, queries.of(place)) for place, row in enumerate(rows) if queries.lengths[place]]
+    queries = encode(encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query")
+    asked = [(row, queries[place]) for place, row in enumerate(rows) if queries.lengths[place]]
 
     def found(probes: int, candidates: int) -> list[set[int]]:
         return [

@@ -1,20 +1,16 @@
 """Why a document was found: which of its tokens each token of the query met."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.models.contract import Role
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import Encoder
 from trainer.models.tokenizers.marking import filling_id
-from trainer.retrieval.vectors.encode import inference
+from trainer.retrieval.encoding.encode import inference
 from trainer.strategies.devices import Precision
-
-if TYPE_CHECKING:
-    from trainer.models.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +25,7 @@ class Match:
 
 
 def explain(
-    encoder: "Encoder", question: str, document: str, precision: Precision = "fp32"
+    encoder: Encoder, question: str, document: str, precision: Precision = "fp32"
 ) -> list[Match]:
     """One match for each token of the question that is scored, in their order; the similarities add
     up to the document's score.
@@ -37,7 +33,7 @@ def explain(
     The document is encoded anew from its text, so the sum is the exact score also where the index
     holds less than that.
     """
-    with inference(encoder, torch.device(encoder.device), precision):
+    with inference(encoder, precision):
         query_tokens, query, written = _scored(encoder, question, "query")
         document_tokens, vectors, _ = _scored(encoder, document, "document")
         if not document_tokens:
@@ -52,7 +48,7 @@ def explain(
 
 
 def _scored(
-    encoder: "Encoder", text: str, role: Role
+    encoder: Encoder, text: str, role: Role
 ) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
     """The tokens of a text that count, as the vocabulary writes them, their vectors, and how many
     there are before the filling.

@@ -10,9 +10,8 @@ rotation.npy, books.npy, spread.npy     compressed: what these stand for, the sa
 deleted-N-M.npy     rows of segment N that are not there any more
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -20,22 +19,18 @@ from jaxtyping import Float, Float32, Int64
 
 from trainer.errors import BadModel
 from trainer.kernels.matmul import linear
+from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.corpus import Document
+from trainer.retrieval.encoding.encode import encode_documents
+from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.manifest import opened
 from trainer.retrieval.indexes.stored_documents import read_array
 from trainer.retrieval.token_index.codes import Codec
-from trainer.retrieval.token_index.manifest import LateManifest, Segment
-from trainer.retrieval.token_index.search import (
-    check_queries,
-    flat_queries,
-    maxsim_scores,
-    top_k_maxsim,
-)
+from trainer.retrieval.token_index.manifest import Segment, TokenManifest
 from trainer.retrieval.token_index.segment import OpenSegment
-from trainer.retrieval.vectors.token_vectors import blocks, encode_tokens, offsets_of
-
-if TYPE_CHECKING:
-    from trainer.models.encoder import Encoder
+from trainer.vectors.maxsim_search import MaxSimSearch, check_queries, flat_queries, maxsim_scores
+from trainer.vectors.ragged import document_ranges, offsets_of
+from trainer.vectors.vectors import merge_rankings
 
 PROBE = (
     "A text about disks, networks and the weather, written to be compared: what is searched for?"
@@ -55,14 +50,16 @@ class Found(NamedTuple):
     rows: Int64[np.ndarray, "query rank"]
 
 
-class LateIndex:
+class TokenIndex(Index):
     """An index folder of token vectors, opened. Vectors stay on disk. Rows count through all
     segments, deleted documents included.
     """
 
-    def __init__(self, folder: Path, manifest: LateManifest) -> None:
+    UNIT = "token"
+
+    def __init__(self, folder: Path, manifest: TokenManifest) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.manifest: TokenManifest = manifest
         self.probes = int(manifest.approximate.get("probes", 0))
         self.candidates = int(manifest.approximate.get("candidates", 0))
         self.codec = (
@@ -73,11 +70,11 @@ class LateIndex:
         self._firsts = np.cumsum([0, *(segment.documents for segment in manifest.segments)])
 
     @classmethod
-    def open(cls, folder: Path) -> "LateIndex":
+    def open(cls, folder: Path) -> Self:
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of
         it is missing, cut or altered.
         """
-        return opened(Path(folder), LateManifest.read, cls)
+        return opened(Path(folder), TokenManifest.read, cls)
 
     def segment(self, segment: Segment) -> OpenSegment:
         """A segment of this index, opened, whether the manifest names it already or not."""
@@ -101,29 +98,13 @@ class LateIndex:
             int(np.diff(segment.offsets)[segment.live_rows].sum()) for segment in self.segments
         )
 
-    def check_encoder(self, encoder: "Encoder") -> None:
-        """Raises BadModel when `encoder` is not the model that made the index: its vectors would
-        find nothing sensible.
-        """
-        if encoder.dimensions != self.manifest.dimensions:
-            problem = (
-                f"vectors of {encoder.dimensions} numbers, and the index holds vectors of"
-                f" {self.manifest.dimensions}"
-            )
-        elif not self._knows(probe(encoder)):
-            problem = "other vectors than the model that made the index"
-        else:
-            return
-        raise BadModel(
-            f"{self.folder}: the model gives {problem}; search with {self.manifest.made_with}, or"
-            " build the index again with this model"
-        )
-
-    def _knows(self, found: Float32[np.ndarray, "token dimension"]) -> bool:
-        wanted = self._probe
-        return found.shape == wanted.shape and bool(
+    def _difference(self, encoder: VectorEncoder) -> str | None:
+        wanted, found = self._probe, probe_vectors(encoder)
+        if found.shape == wanted.shape and bool(
             np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted)
-        )
+        ):
+            return None
+        return "other vectors than the model that made the index"
 
     def search(
         self,
@@ -171,11 +152,11 @@ class LateIndex:
         return self.segments[segment].documents[row - int(self._firsts[segment])]
 
     def _exact(self, queries: Float[np.ndarray, "query query_token dimension"], k: int) -> Found:
-        parts = []
+        search = MaxSimSearch(queries, min(k, int(self._firsts[-1])))
         for first, segment in zip(self._firsts, self.segments, strict=False):
-            scores, rows = top_k_maxsim(queries, segment.exact, k, segment.deleted)
-            parts.append(Found(scores, rows + first))
-        return _best(parts, k)
+            documents = segment.exact
+            search.add(documents.rows, documents.offsets, int(first), segment.deleted)
+        return Found(*search.best())
 
     def _compressed(
         self,
@@ -205,17 +186,19 @@ class LateIndex:
         parts = []
         for first, segment in zip(self._firsts, self.segments, strict=False):
             rows = chosen[(chosen >= first) & (chosen < first + segment.segment.documents)] - first
-            for start, stop in blocks(offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE):
+            for start, stop in document_ranges(
+                offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE
+            ):
                 some = rows[start:stop]
                 decoded = segment.decoded(some)
                 parts.append(
                     Found(
-                        maxsim_scores(tokens, starts, decoded.vectors, decoded.offsets),
+                        maxsim_scores(tokens, starts, decoded.rows, decoded.offsets),
                         (some + first)[None],
                     )
                 )
         return (
-            _best(parts, k)
+            Found(*merge_rankings(parts, k))
             if parts
             else Found(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
         )
@@ -249,13 +232,6 @@ def _largest(values: Float32[np.ndarray, " row"], count: int) -> Int64[np.ndarra
     return np.sort(np.argpartition(-values, count)[:count]) if count else np.empty(0, np.int64)
 
 
-def _best(parts: Sequence[Found], k: int) -> Found:
-    """The k best of all segments; equal scores stay in the order of the documents."""
-    scores, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
-
-
-def probe(encoder: "Encoder") -> Float32[np.ndarray, "token dimension"]:
+def probe_vectors(encoder: VectorEncoder) -> Float32[np.ndarray, "token dimension"]:
     """What the model is known by."""
-    return encode_tokens(encoder, [PROBE], "document").vectors
+    return encode_documents(encoder, [PROBE]).rows

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt16, UInt32
 
-from trainer.retrieval.vectors.token_vectors import blocks, tokens_of
+from trainer.vectors.ragged import document_ranges, tokens_of
 
 _TOKENS_AT_ONCE = 1 << 20
 
@@ -42,7 +42,7 @@ class TokenLists:
         ([0, 0, 1], [0, 1, 3])
         """
         found, counts = [], []
-        for first, last in blocks(offsets, _TOKENS_AT_ONCE):
+        for first, last in document_ranges(offsets, _TOKENS_AT_ONCE):
             some = np.asarray(ids[offsets[first] : offsets[last]])
             of_token = np.repeat(
                 np.arange(first, last, dtype=np.uint32), np.diff(offsets[first : last + 1])

@@ -22,7 +22,7 @@ from trainer.retrieval.indexes.place import cannot_write
 from trainer.storage.atomic import flush_to_disk, write_text
 from trainer.storage.locks import exclusive
 
-LateKind = Literal["exact", "compressed"]
+TokenIndexKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
 _MOST_EFFORT = 1 << 32
 PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
@@ -54,7 +54,7 @@ class Segment(BaseModel):
             )
         return self
 
-    def files(self, kind: LateKind) -> tuple[str, ...]:
+    def files(self, kind: TokenIndexKind) -> tuple[str, ...]:
         """The names of its files."""
         names = [
             "documents-{}.jsonl",
@@ -73,10 +73,10 @@ class Segment(BaseModel):
         return f"deleted-{self.number}-{self.deleted_in}.npy"
 
 
-class LateManifest(AnyManifest):
+class TokenManifest(AnyManifest):
     """What an index of token vectors says about itself."""
 
-    kind: LateKind
+    kind: TokenIndexKind
     dimensions: PositiveInt
     bits: Bits | None
     """Of each number of a compressed vector, everything counted."""
@@ -183,19 +183,19 @@ class LateManifest(AnyManifest):
 
 
 @contextlib.contextmanager
-def changing(folder: Path) -> Iterator[LateManifest]:
+def changing(folder: Path) -> Iterator[TokenManifest]:
     """The manifest of an index that this process alone may change meanwhile; afterwards, files that
     no manifest needs are removed.
 
     A reader that has the index open keeps what it had. Raises BadFolder while another process
     changes the index, also on another thread.
     """
-    LateManifest.read(folder)
+    TokenManifest.read(folder)
     with exclusive(folder), cannot_write(folder):
         try:
-            yield LateManifest.read(folder)
+            yield TokenManifest.read(folder)
         finally:
-            needed = LateManifest.read(folder).needed() | {MANIFEST}
+            needed = TokenManifest.read(folder).needed() | {MANIFEST}
             for path in folder.iterdir():
                 if path.name not in needed and belongs_to_index(path.name):
                     path.unlink()

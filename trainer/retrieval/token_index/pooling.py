@@ -5,10 +5,11 @@ hierarchical clustering).
 import numpy as np
 from jaxtyping import Float32
 
-from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
+from trainer.vectors.ragged import offsets_of
+from trainer.vectors.tokens import TokenVectors
 
 
-def pool(tokens: TokenVectors, factor: int) -> TokenVectors:
+def merge_similar_tokens(tokens: TokenVectors, factor: int) -> TokenVectors:
     """About one vector in `factor` for every text: clusters of similar vectors, each replaced by
     its mean, scaled to length 1.
 
@@ -17,11 +18,11 @@ def pool(tokens: TokenVectors, factor: int) -> TokenVectors:
     if factor == 1:
         return tokens
     parts = [
-        _pool(tokens.of(text).astype(np.float32), -(-int(length) // factor))
+        _pool(tokens[text].astype(np.float32), -(-int(length) // factor))
         for text, length in enumerate(tokens.lengths)
     ]
     return TokenVectors(
-        np.concatenate(parts) if parts else tokens.vectors,
+        np.concatenate(parts) if parts else tokens.rows,
         offsets_of(np.array([len(part) for part in parts], dtype=np.int64)),
     )
 

@@ -12,8 +12,9 @@ from trainer.errors import BadFolder
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, read_array
 from trainer.retrieval.token_index.codes import Codec, Codes
 from trainer.retrieval.token_index.lists import TokenLists
-from trainer.retrieval.token_index.manifest import PARTS, LateKind, Segment
-from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of, tokens_of
+from trainer.retrieval.token_index.manifest import PARTS, Segment, TokenIndexKind
+from trainer.vectors.ragged import offsets_of, tokens_of
+from trainer.vectors.tokens import TokenVectors
 
 
 class OpenSegment:
@@ -25,7 +26,12 @@ class OpenSegment:
     """
 
     def __init__(
-        self, folder: Path, segment: Segment, kind: LateKind, dimensions: int, codec: Codec | None
+        self,
+        folder: Path,
+        segment: Segment,
+        kind: TokenIndexKind,
+        dimensions: int,
+        codec: Codec | None,
     ) -> None:
         self.segment = segment
         self._codec = codec

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from trainer.errors import BadFolder
-from trainer.retrieval.indexes.search import top_k
+from trainer.vectors.dense import DenseVectors
+from trainer.vectors.vectors import nearest_documents
 
 Approximate = Literal["hnsw", "ivf"]
 
@@ -21,7 +22,7 @@ _SAMPLE = 256
 _VECTORS_AT_ONCE = 65536
 
 
-def build(
+def build_approximate(
     kind: Approximate, vectors: Float32[np.ndarray, "document dimension"]
 ) -> tuple[Any, dict[str, float]]:
     """A FAISS index by inner product, and its settings with the recall they reach.
@@ -108,7 +109,7 @@ def _tuned(
     """The least effort, in doublings, with enough recall, and that recall."""
     sample = _spread(len(vectors), _SAMPLE)
     queries = np.ascontiguousarray(vectors[sample])
-    _, exact = top_k(queries, vectors, 11)
+    _, exact = nearest_documents(DenseVectors(queries), DenseVectors(vectors), 11)
     effort = min(most, 64 if kind == "hnsw" else 1)
     while True:
         _set_effort(index, kind, effort)

@@ -1,9 +1,11 @@
-"""The vectors of a teacher for the training texts: encoded once, memory-mapped, looked up by batch.
+"""What a teacher makes of the training texts: encoded once, kept memory-mapped by the identity of
+each text, and looked up batch by batch.
 
-teacher.json             fingerprint of the teacher's weights and contract, and the contract
+teacher.json             which teacher (a fingerprint of its weights and contract, and the
+                         contract), and whether it gives one vector per text or one per token
 query-names.npy, ...     identities of the texts, sorted
 query-vectors.npy, ...   one row per text in that order, or one per token (float16)
-query-offsets.npy, ...   token vectors only: the first row of each text
+query-offsets.npy, ...   of tokens: where each text's begin
 """
 
 import hashlib
@@ -25,16 +27,16 @@ from trainer.batch import Batch, Texts, identity
 from trainer.collectives import MAX, all_reduce_integers, on_first_rank
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
-from trainer.models.contract import Role
-from trainer.models.encoder import Encoder
-from trainer.models.late_interaction import LateInteractionEncoder
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import VectorEncoder
+from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.token_index.growing_array import GrowingArray
-from trainer.retrieval.vectors.encode import encode_for_search
-from trainer.retrieval.vectors.token_vectors import TokenVectors, encode_tokens, offsets_of
 from trainer.storage.atomic import folder_state, move_if_free, move_into_place, partial_folder
+from trainer.vectors.vectors import Vectors
 
 FILE = "teacher.json"
 _TEXTS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 1 << 16
 _ROLES: tuple[Role, Role] = ("query", "document")
 Names = dict[Role, Int64[np.ndarray, " text"]]
 Further = Callable[[], Iterable[str]]
@@ -46,41 +48,43 @@ class TaughtVectors:
     """The embeddings in a folder, by text."""
 
     names: Names
-    vectors: dict[Role, Float[np.ndarray, "row dimension"]]
-    offsets: dict[Role, Int64[np.ndarray, " text_plus_one"]] | None
+    vectors: dict[Role, Vectors]
 
     @classmethod
-    def open(cls, folder: Path) -> "TaughtVectors":
+    def open(cls, folder: Path, kind: type[Vectors]) -> "TaughtVectors":
         """The embeddings in `folder`, memory-mapped. Raises BadFolder where files are missing or no
-        arrays.
+        arrays, or hold another kind of vectors.
         """
-        tokens = _content(folder)["tokens"]
+        if _content(folder)["tokens"] != (kind.UNIT == "token"):
+            raise BadFolder(
+                f"{folder} holds the vectors of another kind of model than one that gives one per"
+                f" {kind.UNIT}; remove it, and it is made again"
+            )
         try:
-            of = {
-                part: {
-                    role: np.load(folder / f"{role}-{part}.npy", mmap_mode="r", allow_pickle=False)
-                    for role in _ROLES
-                }
-                for part in _parts(tokens)
+            names = {
+                role: np.load(folder / f"{role}-names.npy", mmap_mode="r", allow_pickle=False)
+                for role in _ROLES
             }
+            return cls(names, {role: kind.load(folder, role) for role in _ROLES})
         except (OSError, ValueError) as error:
             raise BadFolder(
                 f"{folder} is not whole ({error}); remove it, and it is made again"
             ) from error
-        return cls(of["names"], of["vectors"], of.get("offsets"))
 
     def embeddings(
         self, batch: Batch
     ) -> tuple[Float[Tensor, "query ..."], Float[Tensor, "document ..."]]:
-        """Of a batch's queries and documents: one vector a text, or one a token with rows of zeros
-        behind the last. Raises BadData for a new text.
+        """Of a batch's queries and documents: one vector per text, or one per token with rows of
+        zeros behind the last. Raises BadData for a new text.
         """
-        return self._of(batch.queries, "query"), self._of(batch.documents, "document")
+        return self._embeddings(batch.queries, "query"), self._embeddings(
+            batch.documents, "document"
+        )
 
     @property
     def dimensions(self) -> int:
         """Width of a vector."""
-        return int(self.vectors["query"].shape[1])
+        return int(self.vectors["query"].rows.shape[1])
 
     def compared(self, role: Role, names: Int64[np.ndarray, " text"]) -> tuple[int, int]:
         """How many of these texts are not here, and how many that are here are not among them."""
@@ -88,24 +92,20 @@ class TaughtVectors:
             (~np.isin(self.names[role], names)).sum()
         )
 
-    def _of(self, texts: Texts, role: Role) -> Float[Tensor, "text ..."]:
-        wanted, there = texts.identities.cpu().numpy(), self.names[role]
-        rows = np.searchsorted(there, wanted).clip(max=len(there) - 1)
-        if (there[rows] != wanted).any():
+    def _embeddings(self, texts: Texts, role: Role) -> Float[Tensor, "text ..."]:
+        wanted, names = texts.identities.cpu().numpy(), self.names[role]
+        places = np.searchsorted(names, wanted).clip(max=len(names) - 1)
+        if missing := int((names[places] != wanted).sum()):
             raise BadData(
-                f"the teacher has not seen {int((there[rows] != wanted).sum())} of {len(wanted)}"
-                " texts of a batch; start the run again"
+                f"the teacher has not seen {missing} of {len(wanted)} texts of a batch; start the"
+                " run again"
             )
-        if self.offsets is None:
-            return torch.from_numpy(np.ascontiguousarray(self.vectors[role][rows]))
-        return torch.from_numpy(
-            TokenVectors(self.vectors[role], self.offsets[role]).select(rows).padded()
-        )
+        return torch.from_numpy(self.vectors[role].select(places).padded())
 
 
 def taught_vectors(
     folder: Path,
-    teacher: Encoder,
+    teacher: VectorEncoder,
     rows: Iterable[Row],
     negatives_per_query: int,
     micro_batch_tokens: int | None = None,
@@ -129,23 +129,22 @@ def taught_vectors(
     texts: dict[Role, Callable[[], Iterator[str]]] = {
         role: partial(_texts, rows, role, negatives_per_query, further) for role in _ROLES
     }
-    wanted, names = content_of(teacher), names_of(rows, negatives_per_query, further)
+    wanted = wanted_vectors(teacher, names_of(rows, negatives_per_query, further))
     seen = on_first_rank(lambda: folder_state(folder))
     made, kept = all_reduce_integers(
-        list(on_first_rank(lambda: to_do(folder, wanted, names, replace, say)) or (0, 0)), MAX
+        list(on_first_rank(lambda: to_do(folder, wanted, replace, say)) or (0, 0)), MAX
     )
     if made:
-        there = TaughtVectors.open(folder) if kept else None
         _make(
             folder,
             teacher,
             texts,
-            there,
+            TaughtVectors.open(folder, teacher.vectors) if kept else None,
             micro_batch_tokens,
             say,
-            lambda unfinished: _finish(unfinished, folder, seen, wanted, names, say),
+            lambda unfinished: _finish(unfinished, folder, seen, wanted, say),
         )
-    return TaughtVectors.open(folder)
+    return TaughtVectors.open(folder, teacher.vectors)
 
 
 def names_of(rows: Iterable[Row], negatives_per_query: int, further: Further = tuple) -> Names:
@@ -160,31 +159,38 @@ def names_of(rows: Iterable[Row], negatives_per_query: int, further: Further = t
     }
 
 
-def content_of(teacher: Encoder) -> dict[str, Any]:
-    """What `teacher.json` says of a teacher's vectors."""
-    late, contract = (
-        isinstance(teacher, LateInteractionEncoder),
-        teacher.contract.model_dump(mode="json"),
-    )
-    return {
+@dataclass(frozen=True)
+class Wanted:
+    """The vectors that a run needs of a teacher."""
+
+    content: dict[str, Any]
+    """What `teacher.json` says of them."""
+    kind: type[Vectors]
+    names: Names
+
+
+def wanted_vectors(teacher: VectorEncoder, names: Names) -> Wanted:
+    """The vectors of this teacher, of the texts with these identities."""
+    content = {
         "version": 1,
         "fingerprint": teacher_fingerprint(teacher),
-        "contract": contract,
-        "tokens": late,
+        "contract": teacher.contract.model_dump(mode="json"),
+        "tokens": teacher.vectors.UNIT == "token",
     }
+    return Wanted(content, teacher.vectors, names)
 
 
 def to_do(
-    folder: Path, wanted: dict[str, Any], names: Names, replace: bool, say: Callable[[str], None]
+    folder: Path, wanted: Wanted, replace: bool, say: Callable[[str], None]
 ) -> tuple[int, int]:
     """Whether the vectors of these texts are to be made, which `say` is told, and whether those in
     `folder` are kept beside them. Raises BadFolder where they are of something else.
     """
-    texts = sum(map(len, names.values()))
+    texts = sum(map(len, wanted.names.values()))
     if not folder.exists():
         say(f"the teacher encodes {texts:,} training texts, once; kept in {folder}")
         return 1, 0
-    missing, changed = _compared(folder, wanted, names)
+    missing, changed = _compared(folder, wanted)
     if not missing:
         return 0, 0
     if changed is None:
@@ -202,14 +208,15 @@ def to_do(
     return 1, 0
 
 
-def _compared(folder: Path, wanted: dict[str, Any], names: Names) -> tuple[int, str | None]:
+def _compared(folder: Path, wanted: Wanted) -> tuple[int, str | None]:
     """How many of these texts the vectors in `folder` lack, and, where not by addition alone, what
     else they were made of. Raises BadFolder.
     """
-    content, texts = _content(folder), sum(map(len, names.values()))
-    if content["fingerprint"] == wanted["fingerprint"]:
-        found = TaughtVectors.open(folder)
-        counts = {role: found.compared(role, names[role]) for role in _ROLES}
+    content, names = _content(folder), wanted.names
+    texts = sum(map(len, names.values()))
+    if content["fingerprint"] == wanted.content["fingerprint"]:
+        stored = TaughtVectors.open(folder, wanted.kind)
+        counts = {role: stored.compared(role, names[role]) for role in _ROLES}
         missing, others = (sum(each) for each in zip(*counts.values(), strict=True))
         of_roles = " and ".join(
             f"{new:,} new and {gone:,} gone as {role}" for role, (new, gone) in counts.items()
@@ -217,7 +224,7 @@ def _compared(folder: Path, wanted: dict[str, Any], names: Names) -> tuple[int, 
         return missing, (
             f"other data: since then {of_roles}, of {texts:,} texts" if missing and others else None
         )
-    before, now = content.get("contract") or {}, wanted["contract"]
+    before, now = content.get("contract") or {}, wanted.content["contract"]
     fields = [
         f"{name} was {before.get(name)!r:.80}, is {now[name]!r:.80}"
         for name in now
@@ -227,7 +234,7 @@ def _compared(folder: Path, wanted: dict[str, Any], names: Names) -> tuple[int, 
     return texts, f"another teacher: {'; '.join(fields) or weights}"
 
 
-def teacher_fingerprint(teacher: Encoder) -> str:
+def teacher_fingerprint(teacher: VectorEncoder) -> str:
     """SHA-256 of all weights and the contract: another one gives other vectors."""
     digest = hashlib.sha256(teacher.contract.model_dump_json().encode())
     for name, value in sorted(teacher.state_dict().items()):
@@ -240,27 +247,21 @@ def teacher_fingerprint(teacher: Encoder) -> str:
 
 def _make(
     folder: Path,
-    teacher: Encoder,
+    teacher: VectorEncoder,
     all_texts: dict[Role, Callable[[], Iterator[str]]],
     kept: TaughtVectors | None,
     micro_batch_tokens: int | None,
     say: Callable[[str], None],
     finish: Callable[[Path], None],
 ) -> None:
-    tokens = isinstance(teacher, LateInteractionEncoder)
     unfinished: Path | None = on_first_rank(lambda: partial_folder(folder))
     try:
         for role in _ROLES:
-            files: Any = on_first_rank(
-                partial(_Files, unfinished, role, tokens, teacher.dimensions, kept)  # type: ignore[arg-type]
-            )
+            files: Any = on_first_rank(partial(_Files, unfinished, role, teacher, kept))  # type: ignore[arg-type]
             known = set() if kept is None else set(kept.names[role].tolist())
             for texts in _slices(text for text in all_texts[role]() if identity(text) not in known):
-                if tokens:
-                    found: Any = encode_tokens(teacher, texts, role, micro_batch_tokens)
-                else:
-                    found = encode_for_search(teacher, texts, role, micro_batch_tokens)  # type: ignore[arg-type]
-                on_first_rank(lambda: files.append(texts, found))  # noqa: B023
+                vectors = teacher.for_search(encode(teacher, texts, role, micro_batch_tokens))
+                on_first_rank(lambda: files.append(texts, vectors))  # noqa: B023
                 say(f"{len(texts):,} texts encoded by the teacher, as {role}")
             on_first_rank(lambda: files.finish())  # noqa: B023, PLW0108 - `files` is None on the other ranks
         on_first_rank(lambda: finish(unfinished))  # type: ignore[arg-type]
@@ -275,51 +276,42 @@ class _Files:
     """
 
     def __init__(
-        self, folder: Path, role: Role, tokens: bool, dimensions: int, kept: TaughtVectors | None
+        self, folder: Path, role: Role, teacher: VectorEncoder, kept: TaughtVectors | None
     ) -> None:
-        self.folder, self.role, self.tokens = folder, role, tokens
+        self.folder, self.role, self.kind = folder, role, teacher.vectors
         self.names: list[int] = []
         self.lengths = [np.empty(0, np.int64)]
         self.unsorted = folder / f".{role}.npy"
-        self.file = GrowingArray(self.unsorted, np.float16 if tokens else np.float32, dimensions)
+        self.file = GrowingArray(self.unsorted, self.kind.COMPACT, teacher.dimensions)
         if kept is not None:
+            stored = kept.vectors[role]
             self.names += kept.names[role].tolist()
-            if kept.offsets is not None:
-                self.lengths.append(np.diff(kept.offsets[role]))
-            for start in range(0, len(kept.vectors[role]), _TEXTS_AT_ONCE):
-                self.file.append(kept.vectors[role][start : start + _TEXTS_AT_ONCE])
+            self.lengths.append(stored.lengths)
+            for start in range(0, len(stored.rows), _ROWS_AT_ONCE):
+                self.file.append(stored.rows[start : start + _ROWS_AT_ONCE])
 
-    def append(self, texts: Sequence[str], found: Any) -> None:
+    def append(self, texts: Sequence[str], vectors: Vectors) -> None:
         self.names += map(identity, texts)
-        if self.tokens:
-            self.lengths.append(found.lengths)
-        self.file.append(found.vectors if self.tokens else found)
+        self.lengths.append(vectors.lengths)
+        self.file.append(vectors.rows)
 
     def finish(self) -> None:
         self.file.__exit__(None, None, None)
-        names, vectors = (
-            np.array(self.names, np.int64),
-            np.load(self.unsorted, mmap_mode="r", allow_pickle=False),
-        )
+        names = np.array(self.names, np.int64)
+        rows = np.load(self.unsorted, mmap_mode="r", allow_pickle=False)
+        unsorted = self.kind.from_rows(rows, np.concatenate(self.lengths))
         order = np.argsort(names, kind="stable")
-        unsorted = (
-            TokenVectors(vectors, offsets_of(np.concatenate(self.lengths))) if self.tokens else None
-        )
-        with GrowingArray(
-            self.folder / f"{self.role}-vectors.npy", vectors.dtype.type, vectors.shape[1]
-        ) as sorted_file:
-            for start in range(0, len(order), _TEXTS_AT_ONCE):
-                some = order[start : start + _TEXTS_AT_ONCE]
-                sorted_file.append(
-                    vectors[some] if unsorted is None else unsorted.select(some).vectors
-                )
         np.save(self.folder / f"{self.role}-names.npy", names[order], allow_pickle=False)
-        if unsorted is not None:
-            np.save(
-                self.folder / f"{self.role}-offsets.npy",
-                offsets_of(unsorted.lengths[order]),
-                allow_pickle=False,
-            )
+        path = self.folder / f"{self.role}-vectors.npy"
+        with GrowingArray(path, self.kind.COMPACT, rows.shape[1]) as sorted_file:
+            for start in range(0, len(order), _TEXTS_AT_ONCE):
+                part = unsorted.select(order[start : start + _TEXTS_AT_ONCE])
+                sorted_file.append(part.rows)
+        sorted_rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = self.kind.from_rows(sorted_rows, unsorted.lengths[order])
+        for part_name, array in vectors.arrays.items():
+            if part_name != "vectors":
+                np.save(self.folder / f"{self.role}-{part_name}.npy", array, allow_pickle=False)
         self.unsorted.unlink()
 
 
@@ -327,20 +319,19 @@ def _finish(
     unfinished: Path,
     folder: Path,
     seen: tuple[int, int, int] | None,
-    wanted: dict[str, Any],
-    names: Names,
+    wanted: Wanted,
     say: Callable[[str], None],
 ) -> None:
     """Puts what was made into the place of what was `seen` there. Another run's that came there
     since stays: it will do, or BadFolder says why not.
     """
-    (unfinished / FILE).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    (unfinished / FILE).write_text(json.dumps(wanted.content, indent=2) + "\n", encoding="utf-8")
     if seen is not None and folder_state(folder) == seen:
         move_into_place(unfinished, folder)
         return
     if move_if_free(unfinished, folder):
         return
-    missing, changed = _compared(folder, wanted, names)
+    missing, changed = _compared(folder, wanted)
     if missing:
         raise BadFolder(
             f"{folder} was made by another run while this one encoded, of"
@@ -348,10 +339,6 @@ def _finish(
             " start again once that run has ended, or set another `output`"
         )
     say(f"{folder} was made by another run meanwhile, of the same teacher and texts; it is used")
-
-
-def _parts(tokens: bool) -> tuple[str, ...]:
-    return ("names", "vectors", "offsets") if tokens else ("names", "vectors")
 
 
 def _content(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import BFloat16, Float, Float32, Int, Int16, Int64
 from torch import Tensor
 
-_DOCUMENTS_AT_ONCE = 1 << 14
+DOCUMENTS_AT_ONCE = 1 << 14
+_FEW_QUERIES = 64
+"""Fewer queries are multiplied in float32: rounding the documents would take longer."""
 _DOCUMENTS_A_PRODUCT = 1 << 12
 _SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 _MEMBERS = 16
@@ -38,14 +40,11 @@ class Extent:
     """
 
     @classmethod
-    def of(
-        cls, vectors: Float32[np.ndarray, "vector dimension"], device: torch.device | str = "cpu"
-    ) -> "Extent":
-        """That of vectors whose products are computed on `device`."""
-        longest = float(np.linalg.norm(vectors, axis=1).max(initial=0.0))
+    def of(cls, vectors: Float32[np.ndarray, "vector dimension"], is_rounded: bool) -> "Extent":
+        """That of vectors whose products are computed in bfloat16 (`is_rounded`) or float32."""
         return cls(
-            longest,
-            float(_rounding(vectors).max(initial=0.0)) if _rounds(torch.device(device)) else 0.0,
+            float(_lengths(vectors).max(initial=0.0)),
+            float(_rounding(vectors).max(initial=0.0)) if is_rounded else 0.0,
         )
 
 
@@ -70,11 +69,12 @@ class ScreenedSearch:
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one document")
         self._queries, self._k, self._device = queries, k, torch.device(device)
-        self._rounds = _rounds(self._device)
+        self.is_rounded = len(queries) >= _FEW_QUERIES and _rounds(self._device)
+        """Whether products are computed in bfloat16."""
         self._there = self._for_products(queries)
         self._lengths, self._roundings = (
-            np.linalg.norm(queries, axis=1),
-            (_rounding(queries) if self._rounds else np.zeros(len(queries))),
+            _lengths(queries),
+            (_rounding(queries) if self.is_rounded else np.zeros(len(queries))),
         )
         self._largest = np.full((len(queries), k), -np.inf, np.float32)
         """Of each query the k largest among the maxima of groups of documents: the smallest is a
@@ -99,14 +99,17 @@ class ScreenedSearch:
         """Looks through the documents, whose rows begin with `first_row`. Blocks come in the order
         of rows. `extent`: of these documents, if it is known.
         """
-        extent = extent or Extent.of(documents, self._device)
+        if extent is None:
+            extent = Extent.of(documents, self.is_rounded)
         # Of q'd' for qd: |q'd' - qd| <= |q' - q||d| + |q'||d' - d|, and the sum of `dimension`
         # products in float32 beside.
         sums = 2 * documents.shape[1] * _FLOAT32 * extent.longest * self._lengths
         error = self._roundings * extent.longest + 1.01 * self._lengths * extent.rounding + sums
         self._error = np.maximum(self._error, error)
-        for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
-            self._add(documents[start : start + _DOCUMENTS_AT_ONCE], first_row + start)
+        # Validation runs inside the trainer's autocast.
+        with torch.autocast(self._device.type, enabled=False):
+            for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+                self._add(documents[start : start + DOCUMENTS_AT_ONCE], first_row + start)
 
     def _add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int) -> None:
         there = self._for_products(documents)
@@ -128,7 +131,7 @@ class ScreenedSearch:
         self, vectors: Float32[np.ndarray, "vector dimension"]
     ) -> Float[Tensor, "vector dimension"]:
         return torch.from_numpy(vectors).to(
-            self._device, torch.bfloat16 if self._rounds else torch.float32
+            self._device, torch.bfloat16 if self.is_rounded else torch.float32
         )
 
     def _screen(
@@ -174,7 +177,7 @@ class ScreenedSearch:
         together.partition(together.shape[1] - self._k, axis=1)
         self._largest[some] = together[:, -self._k :]
         largest = self._largest[some].min(1)
-        of_scores = 2 * _BFLOAT16 * np.abs(largest) if self._rounds else 0.0
+        of_scores = 2 * _BFLOAT16 * np.abs(largest) if self.is_rounded else 0.0
         return (largest - 2 * self._error[some] - of_scores).astype(np.float32)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
@@ -311,6 +314,11 @@ def _in_order(numbers: Int64[np.ndarray, " number"], below: int) -> Int64[np.nda
     sorted by their bits, several times as fast.
     """
     return np.argsort(numbers.astype(np.uint16 if below <= 1 << 16 else np.int64), kind="stable")
+
+
+def _lengths(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.ndarray, " vector"]:
+    """The length of each vector."""
+    return np.sqrt(np.einsum("vd,vd->v", vectors, vectors))
 
 
 def _rounding(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.ndarray, " vector"]:

@@ -8,10 +8,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from trainer.errors import BadData
-from trainer.models.contract import Role
+from trainer.models.contracts.text import Role
 from trainer.models.cut import first_layers
 from trainer.models.dense import read_encoder
-from trainer.retrieval.vectors.encode import encode
+from trainer.retrieval.encoding.encode import encode
 from trainer.storage.atomic import atomic_file
 from trainer.strategies import devices
 
@@ -79,7 +79,7 @@ def encode_texts(
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             part = texts[start : start + _TEXTS_AT_ONCE]
-            file.write(encode(encoder, part, role, precision=numbers).tobytes())
+            file.write(encode(encoder, part, role, precision=numbers).rows.tobytes())
             progress(start + len(part), len(texts))
         file.flush()
     return encoder.dimensions

@@ -5,8 +5,20 @@ import torch
 from hypothesis import strategies as given
 
 from trainer.errors import BadData
-from trainer.retrieval.token_index.search import top_k_maxsim
-from trainer.retrieval.vectors.token_vectors import TokenVectors, offsets_of
+from trainer.vectors.maxsim_search import MaxSimSearch
+from trainer.vectors.ragged import offsets_of
+from trainer.vectors.tokens import TokenVectors
+
+
+def best(queries, documents, k, deleted=None, products_at_once=1 << 22, blocks=1):
+    """The best documents, shown in several blocks."""
+    search = MaxSimSearch(queries, k, products_at_once)
+    size = -(-len(documents) // blocks)
+    for start in range(0, len(documents), size):
+        part = documents.select(np.arange(start, min(start + size, len(documents))))
+        gone = None if deleted is None else deleted[start : start + size]
+        search.add(part.rows, part.offsets, start, gone)
+    return search.best()
 
 
 def slow(queries, documents, k):
@@ -14,7 +26,7 @@ def slow(queries, documents, k):
     scores = np.zeros((len(queries), len(documents)))
     for row, query in enumerate(queries):
         for document in range(len(documents)):
-            tokens = documents.of(document).astype(np.float64)
+            tokens = documents[document].astype(np.float64)
             scores[row, document] = sum(
                 max(float(token @ other) for other in tokens)
                 for token in query.astype(np.float64)
@@ -38,7 +50,10 @@ def test_best_documents_equal_the_double_loop(data):
     queries = random.integers(-2, 3, (3, 4, 3)).astype(np.float32)
     queries[:, 0] = 1
     queries[1, 2:] = 0
-    scores, rows = top_k_maxsim(queries, documents, k, products_at_once=room)
+    blocks = data.draw(given.integers(1, 3))
+    scores, rows = best(queries, documents, k, products_at_once=room, blocks=blocks)
+    assert (rows[:, len(documents) :] == -1).all()
+    scores, rows = scores[:, : len(documents)], rows[:, : len(documents)]
     wanted_scores, wanted_rows = slow(queries, documents, k)
     np.testing.assert_array_equal(rows, wanted_rows)
     np.testing.assert_array_equal(scores, wanted_scores)
@@ -52,7 +67,7 @@ def test_scores_of_real_numbers_agree_with_the_double_loop():
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True), offsets_of(lengths)
     )
     queries = random.normal(size=(4, 5, 8)).astype(np.float32)
-    scores, rows = top_k_maxsim(queries, documents, 10)
+    scores, rows = best(queries, documents, 10)
     wanted_scores, wanted_rows = slow(queries, documents, 10)
     np.testing.assert_array_equal(rows, wanted_rows)
     np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
@@ -61,7 +76,7 @@ def test_scores_of_real_numbers_agree_with_the_double_loop():
 def test_negative_maximum_counts_and_padding_does_not():
     """Were padding to take part, the score of the first document would be 0 and it would win."""
     documents = TokenVectors(np.float32([[-1, 0], [-0.5, 0], [-2, 0]]), np.array([0, 1, 3]))
-    scores, rows = top_k_maxsim(np.float32([[[1, 0], [0, 0]]]), documents, 2)
+    scores, rows = best(np.float32([[[1, 0], [0, 0]]]), documents, 2)
     assert (scores.tolist(), rows.tolist()) == ([[-0.5, -1.0]], [[1, 0]])
 
 
@@ -70,13 +85,14 @@ def test_documents_without_tokens_and_deleted_documents_come_last(lengths):
     documents = TokenVectors(
         np.float32([[1, 0], [3, 0], [2, 0]])[: sum(lengths)], offsets_of(np.array(lengths))
     )
-    scores, rows = top_k_maxsim(np.float32([[[1, 0]]]), documents, 6)
+    scores, rows = best(np.float32([[[1, 0]]]), documents, 6)
     if sum(lengths):
         assert (scores[0, :2].tolist(), rows[0, :2].tolist()) == ([3, 2], [1, 4])
         deleted = np.arange(6) == 1
-        scores, rows = top_k_maxsim(np.float32([[[1, 0]]]), documents, 6, deleted)
+        scores, rows = best(np.float32([[[1, 0]]]), documents, 6, deleted)
         assert (scores[0, 0], rows[0, 0]) == (2, 4)
     assert np.isneginf(scores[0, 2:]).all()
+    assert (rows[0, 2:] == -1).all()
 
 
 def test_query_without_tokens_is_refused():
@@ -84,9 +100,9 @@ def test_query_without_tokens_is_refused():
     queries = np.tile(np.float32([[[1, 0]]]), (100, 1, 1))
     queries[69] = 0
     with pytest.raises(BadData, match="query 70 of 100 has no token"):
-        top_k_maxsim(queries, documents, 1)
+        best(queries, documents, 1)
     with pytest.raises(ValueError, match="at least one"):
-        top_k_maxsim(np.float32([[[1, 0]]]), documents, 0)
+        best(np.float32([[[1, 0]]]), documents, 0)
 
 
 def test_autocast_changes_nothing():
@@ -96,7 +112,7 @@ def test_autocast_changes_nothing():
         np.random.default_rng(4).standard_normal((20, 8), dtype=np.float32),
         np.array([0, 5, 6, 12, 20]),
     )
-    wanted = top_k_maxsim(queries, documents, 3)
+    wanted = best(queries, documents, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        found = top_k_maxsim(queries, documents, 3)
+        found = best(queries, documents, 3)
     assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))

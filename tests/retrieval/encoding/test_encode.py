@@ -3,11 +3,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from toy_models import SENTENCES
 
 from trainer.errors import BadModel
 from trainer.models.dense import read_encoder
-from trainer.retrieval.vectors.encode import encode, encode_for_search
+from trainer.retrieval.encoding import encode as encoding
+from trainer.vectors.dense import DenseVectors
 
 TEXTS = [
     *SENTENCES,
@@ -48,7 +50,7 @@ def test_vectors_equal_those_of_single_texts_in_the_same_order(encoder):
 @pytest.mark.parametrize("texts_at_once", [1, 3, 16])
 def test_slices_and_micro_batches_change_no_vectors(encoder, monkeypatch, texts_at_once):
     whole = encode(encoder, TEXTS, "document")
-    monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", texts_at_once)
+    monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", texts_at_once)
     np.testing.assert_allclose(
         encode(encoder, TEXTS, "document", micro_batch_tokens=40), whole, atol=1e-6
     )
@@ -75,7 +77,7 @@ def test_tokenizer_runs_in_another_thread(encoder, monkeypatch):
         "tokenize",
         lambda texts, role: threads.append(threading.current_thread()) or tokenize(texts, role),
     )
-    monkeypatch.setattr("trainer.retrieval.vectors.encode._TEXTS_AT_ONCE", 5)
+    monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", 5)
     encode(encoder, TEXTS, "query")
     assert len(threads) == 4
     assert threading.main_thread() not in threads
@@ -136,7 +138,7 @@ def test_search_vectors_of_a_cosine_model_have_length_one(encoder, monkeypatch):
     texts = ["delete a disk", "list"]
     raw, searched = (
         encode(encoder, texts, "document"),
-        encode_for_search(encoder, texts, "document"),
+        encoding.encode_documents(encoder, texts).rows,
     )
     assert not np.allclose(np.linalg.norm(raw, axis=1), 1, atol=1e-2)
     np.testing.assert_allclose(

@@ -7,13 +7,9 @@ from toy_models import SENTENCES
 
 from trainer.errors import BadData, BadModel
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.vectors.token_vectors import (
-    TokenVectors,
-    encode_tokens,
-    offsets_of,
-    token_blocks,
-    tokens_of,
-)
+from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode
+from trainer.vectors.ragged import offsets_of, tokens_of
+from trainer.vectors.tokens import TokenVectors
 
 TEXTS = [
     *SENTENCES,
@@ -38,46 +34,46 @@ def alone(encoder, text):
 
 
 def test_vectors_equal_those_of_single_texts_without_zero_rows(encoder):
-    found = encode_tokens(encoder, TEXTS, "document")
+    found = encode(encoder, TEXTS, "document")
     assert len(found) == len(TEXTS)
-    assert found.vectors.dtype == np.float32
+    assert found.rows.dtype == np.float32
     for row, text in enumerate(TEXTS):
-        np.testing.assert_allclose(found.of(row), alone(encoder, text), atol=1e-6)
+        np.testing.assert_allclose(found[row], alone(encoder, text), atol=1e-6)
     lengths = found.lengths
     assert lengths[TEXTS.index("...")] == 0
     assert len(set(lengths.tolist())) > 6  # else a mistake in the offsets could hide
-    assert np.abs(found.of(0)[0] - found.of(1)[0]).max() > 0.05
+    assert np.abs(found[0][0] - found[1][0]).max() > 0.05
 
 
 @pytest.mark.parametrize("texts_at_once", [1, 3])
 def test_slices_and_micro_batches_change_no_vectors(encoder, monkeypatch, texts_at_once):
-    whole = encode_tokens(encoder, TEXTS, "document")
-    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._TEXTS_AT_ONCE", texts_at_once)
-    parts = encode_tokens(encoder, TEXTS, "document", micro_batch_tokens=40)
+    whole = encode(encoder, TEXTS, "document")
+    monkeypatch.setattr(TokenVectors, "TEXTS_PER_BLOCK", texts_at_once)
+    parts = encode(encoder, TEXTS, "document", micro_batch_tokens=40)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)
-    np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-6)
+    np.testing.assert_allclose(parts.rows, whole.rows, atol=1e-6)
 
 
 def test_duplicate_text_is_encoded_once(encoder):
     calls = []
     encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
-    encode_tokens(encoder, TEXTS, "document")
+    encode(encoder, TEXTS, "document")
     assert sum(calls) == len(set(TEXTS)) < len(TEXTS)
 
 
 def test_no_texts_give_no_vectors(encoder):
-    found = encode_tokens(encoder, [], "query")
+    found = encode(encoder, [], "query")
     assert len(found) == 0
-    assert found.vectors.shape == (0, 16)
+    assert found.rows.shape == (0, 16)
 
 
 def test_dropout_is_off_and_the_mode_is_restored(encoder):
     encoder.train()
     first, second = (
-        encode_tokens(encoder, TEXTS, "document"),
-        encode_tokens(encoder, TEXTS, "document"),
+        encode(encoder, TEXTS, "document"),
+        encode(encoder, TEXTS, "document"),
     )
-    np.testing.assert_array_equal(first.vectors, second.vectors)
+    np.testing.assert_array_equal(first.rows, second.rows)
     assert encoder.training
 
 
@@ -85,36 +81,45 @@ def test_non_finite_weights_are_refused(encoder):
     with torch.no_grad():
         encoder.projection.weight.fill_(float("inf"))
     with pytest.raises(BadModel, match="infinite or undefined"):
-        encode_tokens(encoder, TEXTS, "query")
+        encode(encoder, TEXTS, "query")
 
 
 def on_a_rank(folder):
-    found = encode_tokens(toy_late_interaction(folder), TEXTS, "document", micro_batch_tokens=40)
-    return found.vectors, found.offsets
+    found = encode(toy_late_interaction(folder), TEXTS, "document", micro_batch_tokens=40)
+    return found.rows, found.offsets
 
 
 def test_ranks_divide_the_texts_and_get_all_vectors(encoder, toy_folder):
-    whole = encode_tokens(encoder, TEXTS, "document")
+    whole = encode(encoder, TEXTS, "document")
     for vectors, offsets in on_ranks(3, on_a_rank, str(toy_folder("bert"))):
         np.testing.assert_array_equal(offsets, whole.offsets)
-        np.testing.assert_allclose(vectors, whole.vectors, atol=1e-6)
+        np.testing.assert_allclose(vectors, whole.rows, atol=1e-6)
 
 
 def test_corpus_is_encoded_in_blocks_in_its_order(encoder, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.vectors.token_vectors._DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr("trainer.retrieval.encoding.encode._MOST_DOCUMENTS", 3)
     documents = [Document(str(row), "title", text) for row, text in enumerate(TEXTS)]
-    taken = []
-    blocks = token_blocks(encoder, (taken.append(document) or document for document in documents))
+    taken, counts = [], []
+
+    class Documents(list):
+        def __iter__(self):
+            return (taken.append(document) or document for document in super().__iter__())
+
+    encoding = Encoding(encoder, progress=lambda count, total: counts.append((count, total)))
+    blocks = document_blocks(encoding, Documents(documents))
     assert len(next(blocks).documents) == 3
     assert len(taken) == 3  # nothing is read ahead
     rest = list(blocks)
+    assert counts[0] == (3, len(TEXTS))
+    assert counts[-1] == (len(TEXTS), len(TEXTS))
     assert [document for block in rest for document in block.documents] == documents[3:]
-    np.testing.assert_allclose(rest[0].tokens.of(0), alone(encoder, documents[3].whole), atol=1e-6)
+    np.testing.assert_allclose(rest[0].vectors[0], alone(encoder, documents[3].whole), atol=1e-6)
 
 
 def test_document_without_a_scored_token_is_refused(encoder):
+    documents = [Document("fine", "", "disk"), Document("dots", "", "...!")]
     with pytest.raises(BadData, match=r"'dots' has no token.*take it out"):
-        list(token_blocks(encoder, [Document("fine", "", "disk"), Document("dots", "", "...!")]))
+        list(document_blocks(Encoding(encoder), documents))
 
 
 def test_selection_and_padding_equal_the_slow_form():
@@ -123,10 +128,10 @@ def test_selection_and_padding_equal_the_slow_form():
     vectors = TokenVectors(random.normal(size=(8, 2)).astype(np.float32), offsets_of(lengths))
     chosen = vectors.select(np.array([3, 2, 0, 3]))
     for row, wanted in enumerate([3, 2, 0, 3]):
-        np.testing.assert_array_equal(chosen.of(row), vectors.of(wanted))
+        np.testing.assert_array_equal(chosen[row], vectors[wanted])
     padded = vectors.padded()
     assert padded.shape == (4, 4, 2)
     for row in range(4):
-        np.testing.assert_array_equal(padded[row, : lengths[row]], vectors.of(row))
+        np.testing.assert_array_equal(padded[row, : lengths[row]], vectors[row])
         assert not padded[row, lengths[row] :].any()
     assert tokens_of(vectors.offsets, np.array([], dtype=np.int64)).tolist() == []

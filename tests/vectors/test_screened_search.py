@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.retrieval.vectors import screened_search
-from trainer.retrieval.vectors.screened_search import ScreenedSearch, pair_scores
+from trainer.vectors import screened_search
+from trainer.vectors.screened_search import ScreenedSearch, pair_scores
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_queries_are_rounded():
+    """As many queries are, so that small cases test it."""
+    before, screened_search._FEW_QUERIES = screened_search._FEW_QUERIES, 0
+    yield
+    screened_search._FEW_QUERIES = before
 
 
 def best(queries, documents, k, block=None):
@@ -190,7 +198,7 @@ def test_products_of_this_processor_are_within_the_bound(seed, queries, document
     search.add(b, 0)
     product = torch.mm(search._there, search._for_products(b).T).double().numpy()
     exact = a.astype(np.float64) @ b.astype(np.float64).T
-    allowed = search._error[:, None] + (2.0**-8 * np.abs(exact) if search._rounds else 0.0)
+    allowed = search._error[:, None] + (2.0**-8 * np.abs(exact) if search.is_rounded else 0.0)
     assert (np.abs(product - exact) <= allowed).all()
 
 

@@ -10,15 +10,12 @@ from trainer.models.files.vetting import read_json
 
 FILE = "nearfar.json"
 
-PoolingKind = Literal["mean", "cls", "last_token", "weighted_mean"]
 Role = Literal["query", "document"]
-Kind = TypeVar("Kind", bound="TextContract")
+ContractKind = TypeVar("ContractKind", bound="TextContract")
 
 
 class TextContract(BaseModel):
-    """What every family of encoders fixes: prompts, lengths, the tokenizer, the width of a
-    vector.
-    """
+    """What models of every family fix: prompts, lengths, the tokenizer, the width of a vector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str | None] = None
@@ -58,7 +55,7 @@ class TextContract(BaseModel):
         (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls: type[Kind], folder: Path) -> Kind | None:
+    def read(cls: type[ContractKind], folder: Path) -> ContractKind | None:
         """The contract of `folder`, None where there is none; BadModel when it is of another
         version or not one.
         """
@@ -85,61 +82,3 @@ class TextContract(BaseModel):
                 f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed by hand or is"
                 " not ours"
             ) from error
-
-
-class Contract(TextContract):
-    """How texts become one vector each. Changing a field changes every vector, so a folder carries
-    it beside the weights.
-    """
-
-    pooling: PoolingKind = Field(description="token vectors to one vector")
-    include_prompt: bool = Field(
-        True, description="whether the prompt's tokens take part in pooling"
-    )
-    normalize: bool = Field(description="every vector is scaled to length 1")
-    similarity: Literal["cosine", "dot"] = Field(
-        description="how vectors are compared; of normalised vectors both are the same"
-    )
-
-
-class LateContract(TextContract):
-    """How texts become a vector a token, of length 1, compared by MaxSim."""
-
-    KIND = "late_interaction"
-
-    kind: Literal["late_interaction"] = Field(
-        "late_interaction", description="the family of the model"
-    )
-    query_marker: str = Field(
-        description="token put before every query, behind the first special one; empty: none"
-    )
-    document_marker: str = Field(
-        description="token put before every document, behind the first special one; empty: none"
-    )
-    query_expansion: bool = Field(
-        description=(
-            "queries are filled up with mask tokens to their maximum length, and those are"
-            " scored too"
-        )
-    )
-    attend_to_expansion: bool = Field(
-        description="whether other tokens attend to these mask tokens"
-    )
-    skipped_tokens: tuple[str, ...] = Field(
-        strict=False, description="tokens of documents that are not scored"
-    )
-
-    def marker(self, role: Role) -> str:
-        """The token put before every text of `role`."""
-        return self.query_marker if role == "query" else self.document_marker
-
-
-class CrossContract(TextContract):
-    """How a (query, document) pair becomes one score. The query is cut first;
-    `document_max_length_tokens` is the length of the whole pair.
-    """
-
-    KIND = "cross_encoder"
-    ADAPTER_HAS_HEAD = True
-
-    kind: Literal["cross_encoder"] = Field("cross_encoder", description="the family of the model")

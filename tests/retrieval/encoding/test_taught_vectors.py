@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from encoded import encode
 from ranks import on_ranks
 from toy_models import SENTENCES
 
@@ -17,13 +18,13 @@ from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
 from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
-from trainer.retrieval.vectors.encode import encode
-from trainer.retrieval.vectors.taught_vectors import (
+from trainer.retrieval.encoding.taught_vectors import (
     FILE,
     TaughtVectors,
     taught_vectors,
     teacher_fingerprint,
 )
+from trainer.vectors.dense import DenseVectors
 
 ROWS = [
     Row("a disk", SENTENCES[0], (SENTENCES[1], "another machine", "left out")),
@@ -184,7 +185,7 @@ class TestWhatIsThere:
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         (tmp_path / "t" / "document-names.npy").unlink()
         with pytest.raises(BadFolder, match="is not whole"):
-            TaughtVectors.open(tmp_path / "t")
+            TaughtVectors.open(tmp_path / "t", DenseVectors)
 
 
 def meanwhile(action):

@@ -1,0 +1,75 @@
+"""What a recipe of kind colbert is made of."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import assert_never
+
+from trainer.build import hardware
+from trainer.build.families.family import shared_settings
+from trainer.build.families.vectors import VectorFamily
+from trainer.errors import BadRecipe
+from trainer.models.late_interaction import (
+    LateInteractionEncoder,
+    LateInteractionSettings,
+    build_late_interaction_encoder,
+)
+from trainer.modules.retriever import Temperature
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.objective import Objective
+from trainer.recipe.schema.families import ColBERTRecipe
+from trainer.recipe.schema.model import ColBERTModel
+from trainer.recipe.schema.objective import ColBERTContrastiveObjective
+from trainer.scores import Score, kernel_maxsim, maxsim, plain_maxsim, xtr
+
+
+class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
+    """Models of one vector per token (late interaction)."""
+
+    def build_model(self, run: ColBERTRecipe) -> LateInteractionEncoder:
+        """A transformer with a projection of each token."""
+        return build_late_interaction_encoder(late_interaction_settings(run.model))
+
+    def score(self, run: ColBERTRecipe) -> Score:
+        """MaxSim. Raises BadRecipe for kernels that are not there."""
+        match run.machine.maxsim:
+            case "auto" | "pieces":
+                return maxsim
+            case "plain":
+                return plain_maxsim
+            case "kernels":
+                has_gpu = hardware.accelerator(run.machine) == "cuda"
+                if not has_gpu or find_spec("late_interaction_kernels") is None:
+                    raise BadRecipe(
+                        "machine.maxsim=kernels needs an NVIDIA GPU and the package"
+                        " late-interaction-kernels (pip install 'nearfar[kernels]'); use"
+                        " machine.maxsim=auto"
+                    )
+                return kernel_maxsim
+            case _:
+                assert_never(run.machine.maxsim)
+
+    def objective(
+        self, run: ColBERTRecipe, encoder: LateInteractionEncoder
+    ) -> tuple[Objective, Temperature]:
+        """The objective of the recipe, XTR's scores where it says so, and its temperature."""
+        objective, temperature = super().objective(run, encoder)
+        settings = run.objective
+        if isinstance(settings, ColBERTContrastiveObjective) and settings.xtr_top_k is not None:
+            assert isinstance(objective, Contrastive)
+            objective = replace(objective, score=xtr, xtr_top_k=settings.xtr_top_k)
+        return objective, temperature
+
+
+def late_interaction_settings(model: ColBERTModel) -> LateInteractionSettings:
+    """The settings of a model of one vector per token."""
+    late = model.late_interaction
+    return LateInteractionSettings(
+        **shared_settings(model),
+        layers=model.layers,
+        projection_dimensions=model.projection_dimensions,
+        query_marker=late.query_marker,
+        document_marker=late.document_marker,
+        query_expansion=late.query_expansion,
+        attend_to_expansion=late.attend_to_expansion,
+        skip_punctuation=late.skip_punctuation,
+    )

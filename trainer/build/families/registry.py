@@ -1,0 +1,39 @@
+"""Which family a recipe belongs to. A new family is one line here."""
+
+from typing import Any, assert_never
+
+import pytorch_lightning as lightning
+
+from trainer.build.families.bi_encoder import BiEncoder
+from trainer.build.families.colbert import ColBERT
+from trainer.build.families.cross_encoder import CrossEncoderFamily
+from trainer.build.families.family import RecipeFamily
+from trainer.models.encoder import Encoder
+from trainer.recipe.schema.families import (
+    BiEncoderRecipe,
+    ColBERTRecipe,
+    CrossEncoderRecipe,
+    Recipe,
+)
+
+
+def family_of(run: Recipe) -> RecipeFamily[Any, Any]:
+    """What recipes of this kind are made of."""
+    match run:
+        case BiEncoderRecipe():
+            return BiEncoder()
+        case ColBERTRecipe():
+            return ColBERT()
+        case CrossEncoderRecipe():
+            return CrossEncoderFamily()
+        case _:
+            assert_never(run)
+
+
+def build_model(run: Recipe) -> Encoder:
+    """The model that a recipe trains, in training mode, its new weights drawn from the seed. Raises
+    BadModel.
+    """
+    lightning.seed_everything(run.seed, verbose=False)
+    encoder: Encoder = family_of(run).build_model(run)
+    return encoder

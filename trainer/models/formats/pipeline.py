@@ -1,0 +1,47 @@
+"""The files in which sentence-transformers of any version finds the parts of a model."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from trainer.models.contracts.text import TextContract
+
+PIPELINE = "config_sentence_transformers.json"
+
+
+def write_modules(folder: Path, kinds: Mapping[str, str]) -> None:
+    """Writes modules.json: the folder of each module and its kind, in the order of the pipeline."""
+    entries = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": place,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for index, (place, kind) in enumerate(kinds.items())
+    ]
+    write_readable_json(folder / "modules.json", entries)
+
+
+def write_settings(folder: Path, contract: TextContract, similarity: str, **settings: Any) -> None:
+    """Writes prompts and similarity, and the further `settings` of a family."""
+    common = {
+        "__version__": {
+            "sentence_transformers": "3.0.0",
+            "transformers": transformers.__version__,
+            "pytorch": str(torch.__version__),
+        },
+        "prompts": {"query": contract.query_prompt, "document": contract.document_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": similarity,
+    }
+    write_readable_json(folder / PIPELINE, common | settings)
+
+
+def write_readable_json(path: Path, content: Any) -> None:
+    """Writes JSON that a person can read."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What a model makes of texts, as arrays: one protocol for all families."""

@@ -1,0 +1,146 @@
+"""One vector per text."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64, Shaped
+from torch import Tensor
+
+from trainer.collectives import sum_over_ranks
+from trainer.errors import BadModel
+from trainer.scores import Score, dot
+from trainer.vectors import screened_search
+from trainer.vectors.screened_search import DOCUMENTS_AT_ONCE, Extent, ScreenedSearch
+from trainer.vectors.vectors import Search, Vectors
+
+
+@dataclass(frozen=True)
+class DenseVectors(Vectors):
+    """Text i has `rows[i]`; texts are compared by the dot product.
+
+    >>> from trainer.vectors.vectors import nearest_documents
+    >>> queries = DenseVectors(np.eye(2, dtype="float32"))
+    >>> documents = DenseVectors(np.float32([[1, 0], [0, 3], [1, 0], [2, 2]]))
+    >>> scores, rows = nearest_documents(queries, documents, k=3)
+    >>> rows.tolist(), scores.tolist()
+    ([[3, 0, 2], [1, 3, 0]], [[2.0, 1.0, 1.0], [3.0, 2.0, 0.0]])
+    """
+
+    UNIT = "text"
+    TEXTS_PER_BLOCK: ClassVar[int] = 1 << 14
+    ARRAYS = ("vectors",)
+    COMPACT = np.float32
+
+    rows: Float[np.ndarray, "text dimension"]
+    _extents: dict[tuple[int, bool], Extent] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @classmethod
+    def score(cls) -> Score:
+        """`trainer.scores.dot`."""
+        return dot
+
+    @classmethod
+    def from_rows(
+        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+    ) -> Self:
+        """The texts with these vectors, one each."""
+        return cls(rows)
+
+    @classmethod
+    def from_micro_batches(
+        cls,
+        micro_batches: Iterable[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]],
+        texts: int,
+        dimensions: int,
+        device: torch.device,
+    ) -> Self:
+        """The vectors of `texts` texts, of which each rank has encoded some. Raises BadModel where
+        the model's output is of another form.
+        """
+        vectors = torch.zeros(texts, dimensions, device=device)
+        for places, encoded in micro_batches:
+            if encoded.ndim != 2:
+                raise BadModel(
+                    "the model gives one vector per token, where one per text is asked for; give a"
+                    " model of one vector per text"
+                )
+            vectors[places.to(device)] = encoded.float()
+        return cls(sum_over_ranks(vectors).cpu().numpy())
+
+    @classmethod
+    def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
+        """The vectors of `texts` texts that come in parts."""
+        rows = np.empty((texts, dimensions), np.float32)
+        start = 0
+        for part in parts:
+            rows[start : start + len(part)] = part.rows
+            start += len(part)
+        return cls(rows)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
+        """The vectors that the array "vectors" holds."""
+        return cls(arrays["vectors"])
+
+    @property
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The array "vectors"."""
+        return {"vectors": self.rows}
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " text"]:
+        """One per text."""
+        return np.ones(len(self.rows), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, text: int) -> Float[np.ndarray, " dimension"]:
+        return self.rows[text]
+
+    def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
+        """The texts at these places, in this order."""
+        return type(self)(self.rows[texts])
+
+    def padded(self) -> Float32[np.ndarray, "text dimension"]:
+        """The rows themselves."""
+        return np.ascontiguousarray(self.rows, np.float32)
+
+    def search(self, k: int, device: torch.device | str = "cpu") -> Search:
+        """A search for the k documents with the largest dot product with each query."""
+        return _DenseSearch(ScreenedSearch(self.padded(), k, device))
+
+    def pair_scores(
+        self,
+        documents: Self,
+        query_rows: Int64[np.ndarray, " pair"],
+        document_rows: Int64[np.ndarray, " pair"],
+    ) -> Float32[np.ndarray, " pair"]:
+        """The dot product of each pair of a query and a document."""
+        return screened_search.pair_scores(self.rows, documents.rows, query_rows, document_rows)
+
+    def extent(self, start: int, is_rounded: bool) -> Extent:
+        """That of the block of texts that begins with `start`; kept for the next search."""
+        if (start, is_rounded) not in self._extents:
+            block = self.rows[start : start + DOCUMENTS_AT_ONCE]
+            self._extents[start, is_rounded] = Extent.of(block, is_rounded)
+        return self._extents[start, is_rounded]
+
+
+@dataclass(frozen=True)
+class _DenseSearch:
+    screened: ScreenedSearch
+
+    def add(self, documents: DenseVectors, first_row: int) -> None:
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            extent = documents.extent(start, self.screened.is_rounded)
+            block = documents.rows[start : start + DOCUMENTS_AT_ONCE]
+            self.screened.add(block, first_row + start, extent)
+
+    def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        return self.screened.best()

@@ -1,0 +1,170 @@
+"""One vector per token: ragged, without padding."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64, Shaped
+from torch import Tensor
+
+from trainer.collectives import sum_over_ranks
+from trainer.errors import BadModel
+from trainer.scores import Score, maxsim
+from trainer.vectors.maxsim_search import MaxSimSearch, flat_queries, maxsim_scores
+from trainer.vectors.ragged import offsets_of, tokens_of
+from trainer.vectors.vectors import Search, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVectors(Vectors):
+    """Text i has `rows[offsets[i] : offsets[i + 1]]`, one row per token that counts; texts are
+    compared by MaxSim.
+
+    >>> from trainer.vectors.vectors import nearest_documents
+    >>> documents = TokenVectors(np.float32([[1, 0], [0, 1], [2, 0]]), np.array([0, 2, 3]))
+    >>> queries = TokenVectors(np.float32([[1, 0], [0, 1]]), np.array([0, 2]))
+    >>> scores, rows = nearest_documents(queries, documents, k=2)
+    >>> scores.tolist(), rows.tolist()
+    ([[2.0, 2.0]], [[0, 1]])
+    """
+
+    UNIT = "token"
+    TEXTS_PER_BLOCK: ClassVar[int] = 1 << 11
+    ARRAYS = ("vectors", "offsets")
+    COMPACT = np.float16
+
+    rows: Float[np.ndarray, "token dimension"]
+    offsets: Int64[np.ndarray, " text_plus_one"]
+
+    @classmethod
+    def score(cls) -> Score:
+        """`trainer.scores.maxsim`."""
+        return maxsim
+
+    @classmethod
+    def from_rows(
+        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+    ) -> Self:
+        """The texts of which text i has the next `lengths[i]` of the rows."""
+        return cls(rows, offsets_of(lengths))
+
+    @classmethod
+    def from_micro_batches(
+        cls,
+        micro_batches: Iterable[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]],
+        texts: int,
+        dimensions: int,
+        device: torch.device,
+    ) -> Self:
+        """The vectors of `texts` texts, of which each rank has encoded some; a row of zeros is no
+        vector. Raises BadModel where the model's output is of another form.
+        """
+        own = []
+        counts = torch.zeros(texts, dtype=torch.long, device=device)
+        for micro_batch_places, encoded in micro_batches:
+            if encoded.ndim != 3:
+                raise BadModel(
+                    "the model gives one vector per text; token vectors come from a"
+                    " late-interaction model, trained with a recipe of kind colbert"
+                )
+            places, is_vector = micro_batch_places.to(device), encoded.any(-1)
+            counts[places] = is_vector.sum(1)
+            own.append((places, encoded[is_vector].float()))
+        counts = sum_over_ranks(counts)
+        starts = counts.cumsum(0) - counts
+        vectors = torch.zeros(int(counts.sum()), dimensions, device=device)
+        for places, rows in own:
+            lengths = counts[places]
+            within = torch.arange(len(rows), device=device) - (
+                lengths.cumsum(0) - lengths
+            ).repeat_interleave(lengths)
+            vectors[starts[places].repeat_interleave(lengths) + within] = rows
+        return cls.from_rows(sum_over_ranks(vectors).cpu().numpy(), counts.cpu().numpy())
+
+    @classmethod
+    def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
+        """The vectors of texts that come in parts."""
+        rows, lengths = [np.empty((0, dimensions), np.float32)], [np.empty(0, np.int64)]
+        for part in parts:
+            rows.append(part.rows)
+            lengths.append(part.lengths)
+        return cls.from_rows(np.concatenate(rows), np.concatenate(lengths))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
+        """The vectors that the arrays "vectors" and "offsets" hold."""
+        return cls(arrays["vectors"], arrays["offsets"])
+
+    @property
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The arrays "vectors" and "offsets"."""
+        return {"vectors": self.rows, "offsets": self.offsets}
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " text"]:
+        """Tokens of each text."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, text: int) -> Float[np.ndarray, "token dimension"]:
+        return self.rows[self.offsets[text] : self.offsets[text + 1]]
+
+    def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
+        """The texts at these places, in this order.
+
+        >>> vectors = TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3]))
+        >>> vectors.select(np.array([1, 0])).rows.tolist()
+        [[3.0], [1.0], [2.0]]
+        """
+        return type(self).from_rows(self.rows[tokens_of(self.offsets, texts)], self.lengths[texts])
+
+    def padded(self) -> Float32[np.ndarray, "text length dimension"]:
+        """One entry per text, filled up with rows of zeros: what `trainer.scores.maxsim` takes.
+
+        >>> TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3])).padded()[
+        ...     :, :, 0
+        ... ].tolist()
+        [[1.0, 2.0], [3.0, 0.0]]
+        """
+        lengths = self.lengths
+        is_vector = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+        padded = np.zeros((*is_vector.shape, self.rows.shape[1]), dtype=np.float32)
+        padded[is_vector] = self.rows
+        return padded
+
+    def search(self, k: int, device: torch.device | str = "cpu") -> Search:
+        """A search for the k documents with the largest MaxSim with each query."""
+        return _TokenSearch(MaxSimSearch(self.padded(), k))
+
+    def pair_scores(
+        self,
+        documents: Self,
+        query_rows: Int64[np.ndarray, " pair"],
+        document_rows: Int64[np.ndarray, " pair"],
+    ) -> Float32[np.ndarray, " pair"]:
+        """The MaxSim of each pair of a query and a document."""
+        scores = np.empty(len(query_rows), np.float32)
+        cuts = [0, *(np.flatnonzero(np.diff(query_rows)) + 1).tolist(), len(query_rows)]
+        for start, stop in pairwise(cuts):
+            if start == stop:
+                continue
+            tokens, starts = flat_queries(self[int(query_rows[start])][None])
+            chosen = documents.select(document_rows[start:stop])
+            scores[start:stop] = maxsim_scores(tokens, starts, chosen.rows, chosen.offsets)[0]
+        return scores
+
+
+@dataclass(frozen=True)
+class _TokenSearch:
+    maxsim: MaxSimSearch
+
+    def add(self, documents: TokenVectors, first_row: int) -> None:
+        self.maxsim.add(documents.rows, documents.offsets, first_row)
+
+    def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        return self.maxsim.best()
