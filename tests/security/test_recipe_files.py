@@ -56,7 +56,7 @@ def test_shorthand_of_a_tag_is_refused(tmp_path: Path) -> None:
         + HEAD
         + "output: !p!object/apply:os.system [id]\n"
     )
-    assert "the tag !!python/object/apply:os.system asks" in refusal(tmp_path, text)
+    assert "the tag !!python/object/apply:os.system would build" in refusal(tmp_path, text)
 
 
 def test_alias_bomb_does_not_expand(tmp_path: Path) -> None:
