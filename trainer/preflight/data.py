@@ -130,11 +130,11 @@ def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengt
     sample = [rows[number * len(rows) // count] for number in range(count)]
     contract, queries = encoder.contract, [row.query for row in sample]
     documents = [text for row in sample for text in _documents(row, negatives)]
-    repeated = [row.query for row in sample for _ in _documents(row, negatives)]
+    queries_of_documents = [row.query for row in sample for _ in _documents(row, negatives)]
     return (
         _lengths(encoder.uncut_lengths(queries, "query"), contract.query_max_length_tokens),
         _lengths(
-            encoder.uncut_document_lengths(repeated, documents),
+            encoder.uncut_document_lengths(queries_of_documents, documents),
             contract.document_max_length_tokens,
         ),
     )
