@@ -149,5 +149,5 @@ def test_32_examples_are_memorised(toy_folder, name, tuning):
     batch = trained(run_of(toy_folder, kind, objective, tuning, 1e-12), 1, encoder)
     before = remembered(run, encoder, batch)
     assert before < 0.8, "at the start, and with a rate of next to nothing, little is known"
-    trained(run, 80, encoder.train())
+    trained(run, 40, encoder.train())
     assert remembered(run, encoder, batch) >= 0.99 > before
