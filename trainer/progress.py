@@ -6,12 +6,14 @@ nothing is shown. `trainer.runtime.console` is the listener of the command line.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+ItemType = TypeVar("ItemType")
+_ITEMS_PER_ADVANCE = 500
 _RECENT = 30
 """Number of the latest advances from which a rate is computed."""
 
@@ -136,6 +138,21 @@ def phase(
         return
     with Phase(name, total, unit, kind or name, rate or (1, unit)) as new:
         yield new
+
+
+def count_items(
+    items: Iterable[ItemType], name: str, unit: str, total: int | None = None
+) -> Iterator[ItemType]:
+    """Yields the items in a phase of their own, which counts them.
+
+    >>> list(count_items("abc", "spelling", "letters"))
+    ['a', 'b', 'c']
+    """
+    with phase(name, total, unit) as progress:
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % _ITEMS_PER_ADVANCE == 0:
+                progress.advance(_ITEMS_PER_ADVANCE)
 
 
 def expect(phases: Mapping[str, int]) -> None:

@@ -99,7 +99,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     """Reads the data and builds the model, writing nothing into the run folder."""
     students.locate_others(recipe)
     hardware.prepare_machine(recipe.machine)
-    with phase(f"reading {', '.join(source.source for source in recipe.data.sources)}"):
+    with phase("the data", kind="reading"):
         data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh_section is not None)
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))

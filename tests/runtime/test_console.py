@@ -19,6 +19,7 @@ from trainer.progress import expect, phase
 from trainer.runtime import display
 from trainer.runtime.console import console, keep_console, say, show
 display.PLAIN_SECONDS = 0.5
+display.SHORT_PHASE_SECONDS = 0.0
 with console():
     with phase("loading"):
         time.sleep(0.6)

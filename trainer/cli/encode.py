@@ -46,7 +46,8 @@ def encode(
         )
     if sys.stdin.isatty():
         terminal.tell("reading texts from the keyboard, one per line; end with Ctrl-D")
-    from trainer.retrieval.encoding.encode_file import encode_texts, texts_of_lines
+    with terminal.loading_libraries():
+        from trainer.retrieval.encoding.encode_file import encode_texts, texts_of_lines
 
     texts = texts_of_lines(sys.stdin.buffer)
     width = encode_texts(
@@ -57,6 +58,5 @@ def encode(
         layers=layers,
         dimensions=dimensions,
         precision=precision,
-        progress=terminal.progress_of("texts encoded"),
     )
     terminal.tell(f"{len(texts):,} vectors of {width} dimensions")

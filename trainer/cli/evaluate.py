@@ -84,14 +84,11 @@ def evaluate(
     """Measure models on judged queries, and compare each of them and BM25 with the first one by a
     paired test.
     """
-    from trainer.errors import BadRecipe
-    from trainer.evaluation.evaluate_models import evaluate_models
-    from trainer.evaluation.results import write_evaluation
+    _check_out(out)
+    with terminal.loading_libraries():
+        from trainer.evaluation.evaluate_models import evaluate_models
+        from trainer.evaluation.results import write_evaluation
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise BadRecipe(
-            f"--out {out}: the folder {out.absolute().parent} does not exist; create it first"
-        )
     comparison = evaluate_models(
         models,
         data,
@@ -110,6 +107,15 @@ def evaluate(
     if out is not None:
         write_evaluation(comparison.evaluation, out)
     _show(comparison, examples)
+
+
+def _check_out(out: Path | None) -> None:
+    from trainer.errors import BadRecipe
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise BadRecipe(
+            f"--out {out}: the folder {out.absolute().parent} does not exist; create it first"
+        )
 
 
 def _show(comparison: "ModelComparison", examples: int) -> None:

@@ -88,7 +88,8 @@ def index(
     precision: shared.PrecisionName = "fp32",
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
-    from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
+    with terminal.loading_libraries():
+        from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
 
     summary = index_corpus(
         model,
@@ -100,7 +101,6 @@ def index(
         precision=precision,
         replace=replace,
         max_bad_rows_ratio=max_bad_rows_ratio,
-        progress=terminal.progress_of("documents encoded"),
     )
     terminal.tell_left_out(summary.left_out)
     print(summary)
@@ -115,7 +115,8 @@ def add(
     precision: shared.PrecisionName = "fp32",
 ) -> None:
     """Add documents to an index of token vectors. Their ids must not be in the index already."""
-    from trainer.retrieval.indexes.index_corpus import add_documents
+    with terminal.loading_libraries():
+        from trainer.retrieval.indexes.index_corpus import add_documents
 
     summary = add_documents(
         index,
@@ -124,7 +125,6 @@ def add(
         id_prefix=id_prefix,
         precision=precision,
         max_bad_rows_ratio=max_bad_rows_ratio,
-        progress=terminal.progress_of("documents encoded"),
     )
     terminal.tell_left_out(summary.left_out)
     print(summary)
@@ -134,6 +134,7 @@ def delete(index: TokenIndex, ids: Ids) -> None:
     """Delete documents from an index of token vectors. If one id is not in the index, none is
     deleted.
     """
-    from trainer.retrieval.indexes.index_corpus import delete_documents
+    with terminal.loading_libraries():
+        from trainer.retrieval.indexes.index_corpus import delete_documents
 
     print(delete_documents(index, ids))

@@ -39,7 +39,9 @@ def mine(
     job that was stopped continues.
     """
     columns = shared.columns_of(column)
-    from trainer.mining.choose import Options
+    with terminal.loading_libraries():
+        from trainer.mining.choose import Options
+        from trainer.mining.job import PairSource, mine_negatives
 
     options = Options(
         negatives=negatives, bm25_negatives=bm25_negatives, random_negatives=random_negatives,
@@ -47,12 +49,10 @@ def mine(
         margin=margin, relative_margin=relative_margin, min_score=min_score, max_score=max_score,
         seed=seed,
     )  # fmt: skip
-    from trainer.mining.job import PairSource, mine_negatives
-
     pairs = PairSource(data, split, columns, corpus, max_bad_rows_ratio)
     result = mine_negatives(
         model, pairs, out, options, teacher=teacher, precision=precision, replace=replace,
-        tell=terminal.tell, progress=terminal.progress_of_phases(),
+        tell=terminal.tell,
     )  # fmt: skip
     _show(result, report)
 

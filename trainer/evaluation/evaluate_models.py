@@ -16,6 +16,7 @@ from trainer.models.cut import read_cut
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker
 from trainer.models.files.locate import locate
+from trainer.progress import phase
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.strategies import devices
@@ -66,7 +67,8 @@ def evaluate_models(
     for model in reversed(models):
         tell(f"measuring {model}")
         if index is None:
-            encoder = read_cut(model, layers, dimensions).to(accelerator)
+            with phase("loading the model"):
+                encoder = read_cut(model, layers, dimensions).to(accelerator)
             systems += measure(encoder, _name(model, layers, dimensions))
         else:
             opened_index = open_index(index)

@@ -16,13 +16,14 @@ from trainer.data.readers.read import Split, read_rows
 from trainer.errors import BadRecipe
 from trainer.mining.choose import Options
 from trainer.mining.mine import mine_shards
-from trainer.mining.spaces import MiningProgress, Space
+from trainer.mining.spaces import Space
 from trainer.mining.task import corpus_texts, is_written, read_task, write_task
 from trainer.mining.teacher import PairScorer, by_pair_encoder, of_texts
 from trainer.mining.work import NEGATIVES, WITHOUT, MiningManifest, WorkFolder, job_lock
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_any, read_model
 from trainer.models.files.locate import locate
+from trainer.progress import phase
 from trainer.strategies import devices
 from trainer.strategies.machine.environment import plan_from_environment
 from trainer.strategies.machine.plan import check_requirements
@@ -113,14 +114,13 @@ def mine_negatives(
     precision: devices.Precision | Literal["auto"] = "fp32",
     replace: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-    progress: MiningProgress | None = None,
 ) -> MiningResult:
     """Finds hard negatives for training pairs and writes them to the folder `out`. A job that was
     stopped continues.
 
     `model` searches; `teacher`, a model of any family, scores what it found. Under a launcher all
     ranks call it: all encode, each searches its shards, and the first alone reads the data, writes,
-    and calls `tell` and `progress`. Raises BadFolder when `out` holds another job and `replace` is
+    and calls `tell`. Raises BadFolder when `out` holds another job and `replace` is
     false, BadData when no query has a negative left.
     """
     _check_models(model, teacher)
@@ -134,12 +134,12 @@ def mine_negatives(
         check_same(str(job), "command")
         on_first_rank(lambda: stack.enter_context(job_lock(folder.path)))
         if rank() != 0:
-            tell, progress = _silent, None
+            tell = _silent
         manifest = on_first_rank(lambda: _begin(folder, job, replace, tell)) or {}
         if folder.is_done:
             tell(f"{folder.path} holds this job, finished")
         else:
-            _carry_out(folder, job, manifest, devices.own_device(accelerator), tell, progress)
+            _carry_out(folder, job, manifest, devices.own_device(accelerator), tell)
         report = json.loads(folder.report_path.read_text(encoding="utf-8"))
         on_first_rank(lambda: None)  # the lock is held until all have read the report
     return MiningResult(folder.path, report)
@@ -170,7 +170,6 @@ def _begin(
     manifest = job.manifest()
     folder.begin(manifest, replace)
     if not folder.is_done and not is_written(folder.work):
-        tell(f"reading {source.data}")
         ratio = source.max_bad_rows_ratio
         rows = read_rows(source.data, source.columns, source.split, ratio)
         write_task(folder.work, rows, corpus_texts([source.data], rows, source.corpus, ratio))
@@ -183,22 +182,23 @@ def _carry_out(
     manifest: MiningManifest,
     device: torch.device,
     tell: Callable[[str], None],
-    progress: MiningProgress | None,
 ) -> None:
     task = read_task(folder.work)
     tell(f"{len(task.queries):,} queries, {len(task.documents):,} documents")
 
     def space(encoder: VectorEncoder, name: str) -> Space:
         place = folder.work / name
-        return Space(encoder, task, place, precision=job.precision, progress=progress)
+        return Space(encoder, task, place, precision=job.precision)
 
     teacher: Space | PairScorer | None = None
     if job.teacher is not None:
-        scorer = read_any(job.teacher).to(device)
+        with phase("loading the teacher"):
+            scorer = read_any(job.teacher).to(device)
         match scorer:
             case VectorEncoder():
                 teacher = space(scorer, "teacher")
             case PairEncoder():
                 teacher = of_texts(by_pair_encoder(scorer, job.precision), task)
-    encoder = read_model(job.model).to(device)
-    mine_shards(folder, manifest, task, space(encoder, "model"), job.options, teacher, progress)
+    with phase("loading the model"):
+        encoder = read_model(job.model).to(device)
+    mine_shards(folder, manifest, task, space(encoder, "model"), job.options, teacher)

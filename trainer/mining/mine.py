@@ -12,10 +12,11 @@ from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_
 from trainer.errors import BadData
 from trainer.mining.choose import Options
 from trainer.mining.shard import WORST, Miner
-from trainer.mining.spaces import QUERIES_A_SHARD, MiningProgress, Space
+from trainer.mining.spaces import QUERIES_A_SHARD, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer
 from trainer.mining.work import NEGATIVES, WITHOUT, MiningManifest, WorkFolder
+from trainer.progress import phase
 from trainer.storage.atomic import atomic_file, write_text
 
 FORMAT = 1
@@ -29,7 +30,6 @@ def mine_shards(
     space: Space,
     options: Options,
     teacher: Space | PairScorer | None = None,
-    progress: MiningProgress | None = None,
 ) -> dict[str, Any]:
     """Mines what is not yet mined and writes it; what `report.json` then holds. On several ranks to
     be called on all, on one shared file system.
@@ -48,7 +48,7 @@ def mine_shards(
         for each in (space, teacher):
             if isinstance(each, Space):
                 each.encode_all()
-    on_every_rank(lambda: _mine_own(miner, folder, missing, shards, progress))
+    on_every_rank(lambda: _mine_own(miner, folder, missing))
     report = on_first_rank(lambda: _merge(folder, manifest, shards))
     return report or json.loads(folder.report_path.read_text(encoding="utf-8"))
 
@@ -61,20 +61,15 @@ def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
     ]
 
 
-def _mine_own(
-    miner: Miner,
-    folder: WorkFolder,
-    missing: list[int],
-    shards: int,
-    progress: MiningProgress | None,
-) -> None:
-    for shard in (missing[turn] for turn in own_turns(len(missing))):
-        if progress is not None:
-            progress("shards mined", shards - len(missing) + missing.index(shard), shards)
-        mined = miner.mine(shard)
-        _write_lines(folder.shard(shard, ".jsonl"), mined.lines)
-        _write_lines(folder.shard(shard, ".without.jsonl"), mined.without)
-        write_text(folder.shard(shard, ".json"), json.dumps(mined.counts))
+def _mine_own(miner: Miner, folder: WorkFolder, missing: list[int]) -> None:
+    shards = [missing[turn] for turn in own_turns(len(missing))]
+    with phase("searching and filtering", len(shards), "shards") as progress:
+        for shard in shards:
+            mined = miner.mine(shard)
+            _write_lines(folder.shard(shard, ".jsonl"), mined.lines)
+            _write_lines(folder.shard(shard, ".without.jsonl"), mined.without)
+            write_text(folder.shard(shard, ".json"), json.dumps(mined.counts))
+            progress.advance()
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 together, and read block by block.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from trainer.mining.task import Task
 from trainer.mining.texts import StoredTexts
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
+from trainer.progress import phase
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import TopK, Vectors
@@ -23,9 +24,6 @@ QUERIES_A_SHARD = 2048
 so is what comes out.
 """
 _OPEN_BLOCKS = 256
-
-MiningProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 class Space:
@@ -38,12 +36,10 @@ class Space:
         folder: Path,
         micro_batch_tokens: int | None = None,
         precision: Precision = "fp32",
-        progress: MiningProgress | None = None,
     ) -> None:
         self.encoder, self.task, self._folder = encoder, task, folder
         self._kind, self._block_size = encoder.vectors, encoder.vectors.TEXTS_PER_BLOCK
         self._micro_batch_tokens, self._precision = micro_batch_tokens, precision
-        self._progress = progress or (lambda what, count, total: None)
         self._document_block = lru_cache(maxsize=_OPEN_BLOCKS)(
             lambda block: self._kind.load(folder, _name("document", block))
         )
@@ -59,24 +55,24 @@ class Space:
     def _encode(self, role: Role, texts: StoredTexts, size: int) -> None:
         encode = encode_queries if role == "query" else encode_documents
         blocks = range(-(-len(texts) // size))
-        missing = gather_texts(
-            [
-                str(block)
-                for block in blocks
-                if not self._kind.is_saved(self._folder, _name(role, block))
-            ]
-            if rank() == 0
-            else []
-        )
-        for block in map(int, missing):
-            self._progress(
-                "queries encoded" if role == "query" else "documents encoded",
-                block * size,
-                len(texts),
+        numbers = [
+            int(number)
+            for number in gather_texts(
+                [
+                    str(block)
+                    for block in blocks
+                    if not self._kind.is_saved(self._folder, _name(role, block))
+                ]
+                if rank() == 0
+                else []
             )
-            part = texts.range(block * size, (block + 1) * size)
-            vectors = encode(self.encoder, part, self._micro_batch_tokens, self._precision)
-            on_first_rank(partial(vectors.save, self._folder, _name(role, block)))
+        ]
+        count = sum(min(size, len(texts) - block * size) for block in numbers)
+        with phase("encoding queries" if role == "query" else "encoding documents", count, "texts"):
+            for block in numbers:
+                part = texts.range(block * size, (block + 1) * size)
+                vectors = encode(self.encoder, part, self._micro_batch_tokens, self._precision)
+                on_first_rank(partial(vectors.save, self._folder, _name(role, block)))
 
     def _blocks(self) -> Iterator[tuple[int, Vectors]]:
         """First document and vectors of each block."""

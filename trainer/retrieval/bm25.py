@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.progress import count_items, phase
+
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
@@ -54,7 +56,11 @@ def bm25_run(
     A document that shares no word with the query is not retrieved, so a query may have fewer than
     k.
     """
-    found = Bm25(set.documents, k1, b).best(set.queries, k)
+    with phase("indexing words"):
+        index = Bm25(set.documents, k1, b)
+    found = count_items(
+        index.best(set.queries, k), "searching by words", "queries", total=len(set.queries)
+    )
     return {
         query: {
             set.document_ids[row]: score

@@ -12,6 +12,7 @@ from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
 from trainer.models.encoder import PairEncoder
+from trainer.progress import Phase, phase
 from trainer.retrieval.encoding.encode import (
     default_micro_batch_tokens,
     inference,
@@ -44,6 +45,7 @@ def score_pairs(
     ]
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
     with (
+        phase("scoring pairs", len(distinct), "pairs") as progress,
         inference(encoder, precision),
         ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead,
     ):
@@ -55,7 +57,7 @@ def score_pairs(
                 for following in slices[number + 1 : number + 2]
             ]
             start = number * _PAIRS_AT_ONCE
-            scores[start : start + len(some)] = _scores(encoder, texts, budget, alone)
+            scores[start : start + len(some)] = _scores(encoder, texts, budget, alone, progress)
     if not np.isfinite(scores).all():
         query, document = distinct[int((~np.isfinite(scores)).nonzero()[0][0])]
         raise BadModel(
@@ -74,14 +76,14 @@ def _tokens(encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Texts:
 
 
 def _scores(
-    encoder: PairEncoder, texts: Texts, budget: int, alone: bool
+    encoder: PairEncoder, texts: Texts, budget: int, alone: bool, progress: Phase
 ) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
     own = (
         (rows, encoder(texts.select(rows).to(encoder.device)))
         for rows in micro_batches(texts.lengths, budget)
     )
-    for rows, found in own if alone else own_micro_batches(encoder, texts, budget):
+    for rows, found in own if alone else own_micro_batches(encoder, texts, budget, progress):
         scores[rows.to(encoder.device)] = found.float()
     return (scores if alone else sum_over_ranks(scores)).cpu().numpy()
 

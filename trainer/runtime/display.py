@@ -16,6 +16,8 @@ from trainer.storage.visible import visible
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
 """Seconds between two updates of the live line, and between two plain lines."""
+SHORT_PHASE_SECONDS = 1.0
+"""A phase that is shorter has no plain line, so that a quick command prints none."""
 
 
 Stream = TextIO | TextIOBase
@@ -95,7 +97,7 @@ class Display:
             text = status_line(phase, seconds - self._start, self._forecast.seconds_left(phase))
             if self._is_terminal:
                 self._show_live(text)
-            if seconds >= self._next_plain:
+            if seconds >= self._next_plain and phase.seconds >= SHORT_PHASE_SECONDS:
                 self._next_plain = seconds + PLAIN_SECONDS
                 self.transcript.add(text)
                 if not self._is_terminal:

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 from late_interaction_toys import toy_late_interaction
+from phases import Phases
 from ranks import on_ranks
 from toy_models import SENTENCES
 
 from trainer.errors import BadData, BadModel
+from trainer.progress import listening
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode
 from trainer.vectors.ragged import offsets_of, tokens_of
@@ -99,19 +101,19 @@ def test_ranks_divide_the_texts_and_get_all_vectors(encoder, toy_folder):
 def test_corpus_is_encoded_in_blocks_in_its_order(encoder, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.encoding.encode._MOST_DOCUMENTS", 3)
     documents = [Document(str(row), "title", text) for row, text in enumerate(TEXTS)]
-    taken, counts = [], []
+    taken, phases = [], Phases()
 
     class Documents(list):
         def __iter__(self):
             return (taken.append(document) or document for document in super().__iter__())
 
-    encoding = Encoding(encoder, progress=lambda count, total: counts.append((count, total)))
-    blocks = document_blocks(encoding, Documents(documents))
+    blocks = document_blocks(Encoding(encoder), Documents(documents))
     assert len(next(blocks).documents) == 3
     assert len(taken) == 3  # nothing is read ahead
     rest = list(blocks)
-    assert counts[0] == (3, len(TEXTS))
-    assert counts[-1] == (len(TEXTS), len(TEXTS))
+    with listening(phases):
+        list(document_blocks(Encoding(encoder), documents))
+    assert phases.finished == [("encoding documents", len(TEXTS), len(TEXTS))]
     assert [document for block in rest for document in block.documents] == documents[3:]
     np.testing.assert_allclose(rest[0].vectors[0], alone(encoder, documents[3].whole), atol=1e-6)
 

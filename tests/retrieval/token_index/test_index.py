@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from late_interaction_toys import toy_late_interaction
+from phases import when_encoded
 from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
@@ -266,34 +267,37 @@ def test_index_replaced_while_it_is_changed_is_not_damaged(encoder, copy):
     """Either of the two is refused, and the other's work is whole."""
     refused = []
 
-    def replace(done, everything):
+    def replace():
         with pytest.raises(BadFolder, match="being changed by another process"):
             build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:3]), copy, replace=True)
-        refused.append(done)
+        refused.append(True)
 
-    assert add(copy, Encoding(encoder, progress=replace), iter(NEW)).count == 302
+    with when_encoded(replace):
+        assert add(copy, Encoding(encoder), iter(NEW)).count == 302
     assert refused
     assert TokenIndex.open(copy).manifest.count == 302
 
-    def change(done, everything):
+    def change():
+        changed.append(True)
         add(copy, Encoding(encoder), iter([Document("late", "", "a disk")]))
 
-    assert (
-        build_token_index(
-            Encoding(encoder, progress=change), "toy", iter(DOCUMENTS[:3]), copy, replace=True
-        ).count
-        == 3
-    )
+    changed = []
+    with when_encoded(change):
+        built_again = build_token_index(
+            Encoding(encoder), "toy", iter(DOCUMENTS[:3]), copy, replace=True
+        )
+    assert changed
+    assert built_again.count == 3
     assert TokenIndex.open(copy).manifest.count == 3
 
 
 def test_files_added_during_a_build_are_kept(encoder, tmp_path):
-    def put(done, everything):
+    def put():
         (tmp_path / "index").mkdir()
         (tmp_path / "index" / "thesis.txt").write_text("mine")
 
-    with pytest.raises(BadFolder, match="is not empty"):
-        build_token_index(Encoding(encoder, progress=put), "toy", iter(NEW), tmp_path / "index")
+    with pytest.raises(BadFolder, match="is not empty"), when_encoded(put):
+        build_token_index(Encoding(encoder), "toy", iter(NEW), tmp_path / "index")
     assert (tmp_path / "index" / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
@@ -342,8 +346,11 @@ def test_disk_without_locks_is_reported_as_such(encoder, copy, monkeypatch):
 
 def test_working_directory_is_refused_before_encoding(encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadFolder, match="choose a folder inside it"):
-        build_token_index(Encoding(encoder, progress=pytest.fail), "toy", iter(NEW), Path())
+    with (
+        pytest.raises(BadFolder, match="choose a folder inside it"),
+        when_encoded(lambda: pytest.fail("it was encoded")),
+    ):
+        build_token_index(Encoding(encoder), "toy", iter(NEW), Path())
 
 
 def test_index_much_smaller_than_the_addition_is_refused(encoder, tmp_path):

@@ -10,6 +10,7 @@ from trainer.data.readers.columns import is_blank, text_problem
 from trainer.data.readers.json_lines import Record, read_json_lines, read_lines
 from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
 from trainer.errors import BadData
+from trainer.progress import count_items
 
 
 class Judgement(NamedTuple):
@@ -93,7 +94,7 @@ def read_texts(
         )
     texts: dict[str, str] = {}
     errors = FieldErrors(str(path))
-    for record in read_json_lines(path):
+    for record in count_items(read_json_lines(path), f"reading {path}", "lines"):
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)

@@ -19,6 +19,7 @@ from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.readers.table import read_columnar, read_delimited
 from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs
 from trainer.errors import BadData
+from trainer.progress import count_items
 
 Split = Literal["train", "dev", "test"]
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Iterator[Record | BadRow]]]] = {
@@ -52,7 +53,7 @@ def read_rows(
         columns: role to column name, for columns that are not recognised by name.
         split: the part of a folder or hub data set.
         max_bad_rows_ratio: the largest share of bad rows (0 to 1). Bad rows are set aside and
-            counted in `.report`.
+            count_items in `.report`.
         negatives_per_query: the largest number of negatives per row; None keeps all.
         on_bad: called with each bad row.
 
@@ -71,7 +72,7 @@ def _store_rows(rows: Iterator[Row], report: ReadReport, max_bad_rows_ratio: flo
     """Writes the rows to a temporary file, and completes the report."""
     writer = RowWriter()
     try:
-        for row in rows:
+        for row in count_items(rows, f"reading {report.source}", "rows"):
             writer.add(row)
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.collectives import own_rounds, ranks
+from trainer.collectives import all_rows, own_rounds, ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import Encoder, VectorEncoder
+from trainer.progress import Phase, phase
 from trainer.retrieval.corpus import Document
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
@@ -49,9 +50,15 @@ def encode(
     """
     places: dict[str, int] = {}
     inverse = [places.setdefault(text, len(places)) for text in texts]
-    with inference(encoder, precision):
-        slices = _encoded_slices(encoder, list(places), role, micro_batch_tokens)
+    with (
+        phase(
+            "encoding queries" if role == "query" else "encoding documents", len(texts), "texts"
+        ) as progress,
+        inference(encoder, precision),
+    ):
+        slices = _encoded_slices(encoder, list(places), role, micro_batch_tokens, progress)
         vectors = encoder.vectors.join(slices, len(places), encoder.dimensions)
+        progress.advance(len(texts) - len(places))
     check_finite(vectors, precision)
     return vectors if len(places) == len(inverse) else vectors.select(np.array(inverse, np.int64))
 
@@ -93,8 +100,6 @@ class Encoding:
     encoder: VectorEncoder
     precision: Precision = "fp32"
     micro_batch_tokens: int | None = None
-    progress: Callable[[int, int], None] = lambda count, total: None
-    """Called with the number of documents encoded so far, and of all."""
 
 
 @runtime_checkable
@@ -122,11 +127,9 @@ def document_blocks(encoding: Encoding, documents: Documents) -> Iterator[Block]
     most_vectors = encoder.vectors_per_text("document", float(most_tokens))
     fitting = int(_MOST_NUMBERS / (encoder.dimensions * most_vectors))
     size = max(1, min(_MOST_DOCUMENTS, fitting))
-    count = 0
-    while block := list(itertools.islice(rest, size)):
-        yield Block(block, _encoded(encoding, block))
-        count += len(block)
-        encoding.progress(count, len(documents))
+    with phase("encoding documents", len(documents), "texts"):
+        while block := list(itertools.islice(rest, size)):
+            yield Block(block, _encoded(encoding, block))
 
 
 def _encoded(encoding: Encoding, documents: list[Document]) -> Vectors:
@@ -143,29 +146,37 @@ def _encoded(encoding: Encoding, documents: list[Document]) -> Vectors:
 
 
 def _encoded_slices(
-    encoder: VectorEncoder, texts: list[str], role: Role, micro_batch_tokens: int | None
+    encoder: VectorEncoder,
+    texts: list[str],
+    role: Role,
+    micro_batch_tokens: int | None,
+    progress: Phase,
 ) -> Iterator[Vectors]:
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
     for part in tokenized(encoder, texts, role, encoder.vectors.TEXTS_PER_BLOCK):
-        own = own_micro_batches(encoder, part, budget)
+        own = own_micro_batches(encoder, part, budget, progress)
         yield encoder.vectors.from_micro_batches(own, len(part), encoder.dimensions, encoder.device)
 
 
 def own_micro_batches(
-    encoder: Encoder, texts: Texts, budget: int
+    encoder: Encoder, texts: Texts, budget: int, progress: Phase
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
     """This rank's micro-batches: rows of `texts` and their embeddings. Together the ranks give each
     text once.
 
     All ranks run equally many, since sharded weights are gathered by all together. What a rank
-    computes beyond its share is not given out.
+    computes beyond its share is not given out. `progress` counts the texts of all ranks.
     """
-    cuts = micro_batches(texts.lengths, budget)
+    cuts, remaining_texts = micro_batches(texts.lengths, budget), len(texts)
     for number in own_rounds(len(cuts)):
         rows = cuts[number % len(cuts)]
         encoded = encoder(texts.select(rows).to(encoder.device))
         if number < len(cuts):
             yield rows, encoded
+        count = min(remaining_texts, all_rows(len(rows)))
+        progress.advance(count)
+        remaining_texts -= count
+    progress.advance(remaining_texts)
 
 
 def tokenized(

@@ -1,7 +1,7 @@
 """Lines of text to a file of vectors in NumPy's format."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from trainer.errors import BadData
 from trainer.models.contracts.text import Role
 from trainer.models.cut import first_layers
 from trainer.models.dense import read_encoder
+from trainer.progress import phase
 from trainer.retrieval.encoding.encode import encode
 from trainer.storage.atomic import atomic_file
 from trainer.strategies import devices
@@ -62,25 +63,24 @@ def encode_texts(
     layers: int | None = None,
     dimensions: int | None = None,
     precision: devices.Precision | Literal["auto"] = "fp32",
-    progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> int:
     """Writes one float32 vector per text to `out`; returns the number of dimensions.
 
-    A file is written whole or not at all. `progress` is called with the number of encoded texts and
-    of all.
+    A file is written whole or not at all.
     """
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
-    encoder = read_encoder(model)
+    with phase("loading the model"):
+        encoder = read_encoder(model)
     encoder = (encoder if layers is None else first_layers(encoder, layers)).to(accelerator)
     encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), encoder.dimensions)}
     with _binary_file(out) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = texts[start : start + _TEXTS_AT_ONCE]
-            file.write(encode(encoder, part, role, precision=numbers).rows.tobytes())
-            progress(start + len(part), len(texts))
+        with phase("encoding texts", len(texts), "texts"):
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                part = texts[start : start + _TEXTS_AT_ONCE]
+                file.write(encode(encoder, part, role, precision=numbers).rows.tobytes())
         file.flush()
     return encoder.dimensions
 

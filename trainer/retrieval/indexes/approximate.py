@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from trainer.errors import BadFolder
+from trainer.progress import phase
 from trainer.vectors.dense import DenseVectors
 from trainer.vectors.vectors import nearest_documents
 
@@ -49,8 +50,11 @@ def build_approximate(
         index.cp.min_points_per_centroid = 1  # no warning on standard error for a small corpus
         index.train(np.ascontiguousarray(vectors[_spread(count, 256 * lists)]))
         settings["nlist"] = float(lists)
-    for start in range(0, count, _VECTORS_AT_ONCE):
-        index.add(np.ascontiguousarray(vectors[start : start + _VECTORS_AT_ONCE]))
+    with phase(f"building the {kind} index", count, "documents") as progress:
+        for start in range(0, count, _VECTORS_AT_ONCE):
+            part = np.ascontiguousarray(vectors[start : start + _VECTORS_AT_ONCE])
+            index.add(part)
+            progress.advance(len(part))
     most = settings.get("nlist", 1024)
     return index, settings | _tuned(index, kind, vectors, int(most))
 

@@ -12,6 +12,7 @@ from trainer.data.readers.report import ReadReport
 from trainer.errors import BadModel, BadRecipe
 from trainer.models.cut import read_cut
 from trainer.models.encoder import VectorEncoder
+from trainer.progress import phase
 from trainer.retrieval.corpus import read_corpus
 from trainer.retrieval.encoding.encode import Encoding
 from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
@@ -25,7 +26,6 @@ from trainer.strategies import devices
 
 IndexKind = Literal["flat", "hnsw", "ivf", "compressed", "exact"]
 Wish = devices.Precision | Literal["auto"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,11 @@ def index_corpus(
     precision: Wish = "fp32",
     replace: bool = False,
     max_bad_rows_ratio: float = 0.001,
-    progress: Progress = lambda count, total: None,
 ) -> IndexSummary:
     """Encodes a corpus and writes its index to the folder `out`.
 
-    `progress` is called with the number of encoded documents and of all. Raises BadFolder when
-    `out` holds something (with `replace`: something other than an index), BadRecipe for a setting
-    that the model's index cannot have.
+    Raises BadFolder when `out` holds something (with `replace`: something other than an index),
+    BadRecipe for a setting that the model's index cannot have.
     """
     settings = settings or IndexSettings()
     check_index_folder(out, replace)
@@ -138,13 +136,14 @@ def index_corpus(
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
-    encoder = read_cut(model, layers, dimensions).to(accelerator)
+    with phase("loading the model"):
+        encoder = read_cut(model, layers, dimensions).to(accelerator)
     settings.check(model, encoder)
     name = str(Path(model).resolve()) if Path(model).exists() else model
     index_format = format_for(encoder)
     given = {"bits": settings.bits, "pool_factor": settings.pool_factor}
     manifest = index_format.build(
-        Encoding(encoder, numbers, progress=progress),
+        Encoding(encoder, numbers),
         name,
         documents,
         out,
@@ -164,7 +163,6 @@ def add_documents(
     id_prefix: str = "",
     precision: Wish = "fp32",
     max_bad_rows_ratio: float = 0.001,
-    progress: Progress = lambda count, total: None,
 ) -> IndexSummary:
     """Adds the documents of a corpus to an index of token vectors.
 
@@ -174,10 +172,9 @@ def add_documents(
     manifest = TokenManifest.read(index)
     report = ReadReport(str(corpus))
     accelerator = devices.find_accelerator()
-    encoder = model_of_index(index, manifest, model).to(accelerator)
-    encoding = Encoding(
-        encoder, devices.choose_precision(precision, accelerator), progress=progress
-    )
+    with phase("loading the model"):
+        encoder = model_of_index(index, manifest, model).to(accelerator)
+    encoding = Encoding(encoder, devices.choose_precision(precision, accelerator))
     documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
     manifest = token_index.add(index, encoding, documents)
     return IndexSummary(index, manifest, _left_out(report))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from trainer.errors import BadData, BadFolder
+from trainer.progress import count_items
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes.manifest import readable
 from trainer.vectors.ragged import document_ranges
@@ -83,7 +84,7 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
     """
     starts = [0]
     with path.open("wb") as file:
-        for document in documents:
+        for document in count_items(documents, "reading the corpus", "documents"):
             line = json.dumps(asdict(document)).encode("ascii") + b"\n"
             starts.append(starts[-1] + len(line))
             file.write(line)

@@ -2,7 +2,6 @@
 at all.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.errors import BadData
+from trainer.progress import phase
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks
 from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_documents
-from trainer.retrieval.token_index.codes import MOST_CENTROIDS, Codec, Codes, train
+from trainer.retrieval.token_index.codes import Codec
+from trainer.retrieval.token_index.compress import centroid_count, compress_segment, train_codec
 from trainer.retrieval.token_index.effort import measured_effort
 from trainer.retrieval.token_index.growing_array import GrowingArray
 from trainer.retrieval.token_index.index import TokenIndex, probe_vectors
@@ -30,9 +31,6 @@ from trainer.retrieval.token_index.segment import OpenSegment
 from trainer.vectors.ragged import document_ranges, offsets_of, tokens_of
 from trainer.vectors.tokens import TokenVectors
 
-_POINTS_A_CENTROID = 48
-_TOKENS_A_CENTROID = 192
-_TOKENS_FOR_WORDS = 1 << 17
 _TOKENS_AT_ONCE = 1 << 18
 _MOST_GROWTH = 4
 """An index may grow until one built anew would have so many times its centroids."""
@@ -40,7 +38,6 @@ _WORSE, _BAD = 3, 0.25
 """Added documents may be coded with so many times the squared error of the first ones, or with this
 error; vectors have length 1.
 """
-_TRIED_TOKENS = 1 << 12
 _GROWN = 1.5
 """How hard to look is measured again when an index has grown by this."""
 
@@ -71,9 +68,9 @@ def build_token_index(
         stored = write_documents(documents, texts, offsets)
         segment = _write_vectors(partial, 1, stored, encoding, pool_factor)
         if kind == "compressed":
-            codec = _train(partial, segment, bits)
+            codec = train_codec(partial, segment, bits)
             codec.save(partial)
-            error = _compress(partial, segment, codec)
+            error = compress_segment(partial, segment, codec)
         manifest = TokenManifest(
             model=model_name,
             layers=layers,
@@ -114,7 +111,7 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> Token
         segment = _write_vectors(index, number, stored, encoding, manifest.pool_factor)
         if opened.codec is not None:
             _check_growth(index, opened.codec, opened.tokens + segment.tokens)
-            _check_error(index, _compress(index, segment, opened.codec), manifest)
+            _check_error(index, compress_segment(index, segment, opened.codec), manifest)
         return _changed(
             index, opened, [*opened.segments, opened.segment(segment)], number, encoding
         )
@@ -228,9 +225,9 @@ def _merged(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
 def _with_effort(
     folder: Path, manifest: TokenManifest, encoding: Encoding, error: float | None
 ) -> TokenManifest:
-    found = measured_effort(TokenIndex(folder, manifest), encoding.encoder) | {
-        "tokens": float(manifest.tokens)
-    }
+    with phase("measuring how many candidates a search needs"):
+        found = measured_effort(TokenIndex(folder, manifest), encoding.encoder)
+    found |= {"tokens": float(manifest.tokens)}
     return manifest.model_copy(
         update={"approximate": found if error is None else found | {"squared_error": error}}
     )
@@ -301,101 +298,3 @@ def _write_vectors(
         allow_pickle=False,
     )
     return Segment(number=number, documents=len(stored), tokens=vectors.rows)
-
-
-def _compress(folder: Path, segment: Segment, codec: Codec) -> float:
-    """Puts ids and codes in the place of a segment's vectors. Returns the mean squared error of
-    some.
-    """
-    number = segment.number
-    documents = _vectors(folder, segment)
-    errors = []
-    with (
-        GrowingArray(folder / f"ids-{number}.npy", np.uint16) as ids,
-        GrowingArray(folder / f"codes-{number}.npy", np.uint8, codec.code_bytes) as residuals,
-        GrowingArray(folder / f"means-{number}.npy", np.uint8, codec.code_bytes) as means,
-    ):
-        for first, last in document_ranges(documents.offsets, _TOKENS_AT_ONCE):
-            some = documents.select(np.arange(first, last))
-            codes = codec.encode(some)
-            errors.append(_squared_error(codec, some, codes))
-            ids.append(codes.ids)
-            residuals.append(codes.residuals)
-            means.append(codes.means)
-    del documents
-    (folder / f"vectors-{number}.npy").unlink()
-    return float(np.mean(errors))
-
-
-def _squared_error(codec: Codec, documents: TokenVectors, codes: Codes) -> float:
-    """Mean squared distance of the first token vectors from what their codes give back."""
-    last = document_ranges(documents.offsets, _TRIED_TOKENS)[0][1]
-    tokens = slice(0, documents.offsets[last])
-    decoded = codec.decode(
-        Codes(codes.ids[tokens], codes.residuals[tokens], codes.means[:last]),
-        documents.lengths[:last],
-    )
-    return float(np.square(codec.rotate(documents.rows[tokens]) - decoded).sum(1).mean())
-
-
-def _train(folder: Path, segment: Segment, bits: Bits) -> Codec:
-    documents = _vectors(folder, segment)
-    vectors = documents.rows
-    centroids = centroid_count(len(vectors))
-    sample = np.linspace(
-        0, len(vectors) - 1, min(len(vectors), _POINTS_A_CENTROID * max(centroids, 256))
-    ).astype(np.int64)
-    whole = max(1, round(len(documents) * min(1, _TOKENS_FOR_WORDS / len(vectors))))
-    some = documents.select(np.unique(np.linspace(0, len(documents) - 1, whole).astype(np.int64)))
-    return train(
-        vectors[sample].astype(np.float32),
-        some,
-        centroids,
-        code_bytes(segment, vectors.shape[1], bits, centroids),
-    )
-
-
-def centroid_count(tokens: int) -> int:
-    """A power of two near eight times the root of the number of tokens; about one for 192 tokens at
-    most, so that they stay a small part of an index.
-
-    >>> [centroid_count(tokens) for tokens in (10, 1_000, 350_000, 4_500_000, 10**9)]
-    [1, 4, 2048, 16384, 65536]
-    """
-    wanted = min(8 * math.sqrt(tokens), tokens / _TOKENS_A_CENTROID, MOST_CENTROIDS)
-    return 2 ** max(0, round(math.log2(max(1, wanted))))
-
-
-def code_bytes(segment: Segment, dimensions: int, bits: Bits, centroids: int) -> int:
-    """The bytes that are left of `bits` bits a number for a token's code, once everything else that
-    a search needs is paid for.
-
-    At most `bits` bits a number and at least half of that: an index of a few documents is larger
-    than it should.
-    """
-    most = dimensions * bits // 8
-
-    def used(size: int) -> int:
-        places = size * -(-dimensions // size)
-        of_codec = 2 * centroids * dimensions + (4 * dimensions + 2 * 256) * places
-        return (
-            segment.tokens * (2 + size)
-            + segment.documents * (4 + size)
-            + of_codec
-            + 128 * dimensions
-            + (1 << 13)
-        )
-
-    least = max(1, most // 2)
-    return max(
-        (size for size in range(least, most + 1) if used(size) <= segment.tokens * most),
-        default=least,
-    )
-
-
-def _vectors(folder: Path, segment: Segment) -> TokenVectors:
-    lengths = np.load(folder / f"lengths-{segment.number}.npy", allow_pickle=False).astype(np.int64)
-    return TokenVectors(
-        np.load(folder / f"vectors-{segment.number}.npy", mmap_mode="r", allow_pickle=False),
-        offsets_of(lengths),
-    )
