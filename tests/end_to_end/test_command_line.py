@@ -1,5 +1,8 @@
 """The real command line, as a person runs it, on a slice of real data with a real model: train,
 prove, use; and what it refuses.
+
+Training runs in processes of its own, from the start of the interpreter; the short commands in
+forks of the test.
 """
 
 import csv
@@ -10,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -19,8 +23,8 @@ from trainer.recipe.load import load_recipe
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = "recipes/quickstart.yaml"
-TRAIN, DEV, TEST, NEIGHBOURS = 256, 40, 100, 2
-BATCH, EPOCHS, EVERY_STEPS = 32, 2, 8
+TRAIN, DEV, TEST, NEIGHBOURS = 256, 40, 100, 1
+BATCH, EPOCHS, EVERY_STEPS = 32, 2, 12
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,16 +34,22 @@ pytestmark = [
 ]
 
 
-def nearfar(*arguments, check=True, **options):
+def nearfar(*arguments, check=True):
     """Runs the command from the repository's root; with `check`, it must end with 0."""
     ended = subprocess.run(
         [sys.executable, "-m", "trainer", *map(str, arguments)],
         capture_output=True,
         timeout=900,
         cwd=REPOSITORY,
-        **options,
     )
     assert not check or ended.returncode == 0, ended.stderr.decode()
+    return ended
+
+
+def done(*words, **options):
+    """A short command in a fork of this process, which must end with 0."""
+    ended = forked.nearfar(*words, folder=REPOSITORY, **options)
+    assert ended.returncode == 0, ended.stderr
     return ended
 
 
@@ -110,7 +120,7 @@ def settings(data, runs, name="e2e"):
         f"optimization.batch_size={BATCH}",
         f"optimization.epochs={EPOCHS}",
         f"validation.every_steps={EVERY_STEPS}",
-        "model.document_max_length_tokens=64",
+        "model.document_max_length_tokens=48",
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
@@ -132,7 +142,7 @@ def steps_of(folder):
 
 class TestData:
     def test_data_check_reports_the_set_as_ready(self, data):
-        said = nearfar("data", "check", data).stdout.decode()
+        said = done("data", "check", data).stdout
         assert "Ready" in said
         assert "BEIR folder" in said
 
@@ -219,9 +229,9 @@ class TestFit:
     def test_second_run_in_the_same_folder_is_refused_and_changes_nothing(self, run, data):
         folder = run[0]
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        ended = nearfar("fit", RECIPE, *settings(data, folder.parent), check=False)
+        ended = forked.nearfar("fit", RECIPE, *settings(data, folder.parent), folder=REPOSITORY)
         assert ended.returncode == 2
-        assert str(folder) in ended.stderr.decode()
+        assert str(folder) in ended.stderr
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -231,14 +241,14 @@ class TestUse:
     @pytest.fixture(scope="class")
     def vectors(self, run, tmp_path_factory):
         out = tmp_path_factory.mktemp("vectors") / "vectors.npy"
-        nearfar(
+        done(
             "encode",
             run[0] / "model",
             "--precision",
             "fp32",
             "-o",
             out,
-            input="".join(f"{text}\n" for text in self.TEXTS).encode(),
+            stdin="".join(f"{text}\n" for text in self.TEXTS),
         )
         return np.load(out, allow_pickle=False)
 
@@ -254,7 +264,7 @@ class TestUse:
 
     def test_evaluate_gives_the_figures_of_fit(self, run, data, tmp_path):
         out = tmp_path / "evaluation.json"
-        said = nearfar(
+        said = done(
             "evaluate",
             run[0] / "model",
             "--data",
@@ -264,7 +274,7 @@ class TestUse:
             "fp32",
             "--out",
             out,
-        ).stdout.decode()
+        ).stdout
         assert "nDCG@10" in said or "ndcg@10" in said
         found = json.loads(out.read_text())["systems"][-1]["metrics"]["ndcg@10"]
         wanted = json.loads((run[0] / "evaluation.json").read_text())["systems"][-1]["metrics"][
@@ -273,11 +283,11 @@ class TestUse:
         assert found == pytest.approx(wanted, abs=1e-6)
 
     def test_index_is_built_and_searched(self, run, data, tmp_path):
-        nearfar("index", run[0] / "model", data, "-o", tmp_path / "index", "--precision", "fp32")
+        done("index", run[0] / "model", data, "-o", tmp_path / "index", "--precision", "fp32")
         evaluation = json.loads((run[0] / "evaluation.json").read_text())
         query = evaluation["query_ids"][0]
         hits = json.loads(
-            nearfar(
+            done(
                 "search", tmp_path / "index", evaluation["queries"][query], "--json", "-k", 5
             ).stdout
         )
@@ -316,7 +326,9 @@ class TestRefused:
     )
     def test_bad_input_ends_with_its_code_and_one_message(self, data, tmp_path, changes, said):
         runs = tmp_path / "runs"
-        self.refused(nearfar("fit", RECIPE, *settings(data, runs), *changes, check=False), said)
+        self.refused(
+            forked.nearfar("fit", RECIPE, *settings(data, runs), *changes, folder=REPOSITORY), said
+        )
         assert not runs.exists()
 
     def test_mistyped_key_is_refused_before_heavy_imports(self):
@@ -333,20 +345,26 @@ class TestRefused:
     def test_data_without_a_possible_validation_part_are_refused(self, tmp_path):
         rows, runs = tmp_path / "one.jsonl", tmp_path / "runs"
         rows.write_text('{"query": "delete a disk", "positive": "az disk delete"}\n' * 50)
-        self.refused(nearfar("fit", RECIPE, *settings(rows, runs), check=False), "data.validation")
+        self.refused(
+            forked.nearfar("fit", RECIPE, *settings(rows, runs), folder=REPOSITORY),
+            "data.validation",
+        )
         assert not runs.exists()
 
     def test_file_in_place_of_the_runs_folder_is_refused(self, data, tmp_path):
         file = tmp_path / "runs"
         file.write_text("something of mine")
-        self.refused(nearfar("fit", RECIPE, *settings(data, file), check=False), str(file))
+        self.refused(
+            forked.nearfar("fit", RECIPE, *settings(data, file), folder=REPOSITORY), str(file)
+        )
         assert file.read_text() == "something of mine"
 
     def test_folder_with_other_content_is_refused(self, data, tmp_path):
         (tmp_path / "e2e").mkdir()
         (tmp_path / "e2e/mine.txt").write_text("mine")
         self.refused(
-            nearfar("fit", RECIPE, *settings(data, tmp_path), check=False), str(tmp_path / "e2e")
+            forked.nearfar("fit", RECIPE, *settings(data, tmp_path), folder=REPOSITORY),
+            str(tmp_path / "e2e"),
         )
         assert [path.name for path in (tmp_path / "e2e").iterdir()] == ["mine.txt"]
 
@@ -358,7 +376,9 @@ class TestRefused:
         tmp_path.chmod(0o500)
         try:
             self.refused(
-                nearfar("fit", RECIPE, *settings(data, tmp_path / "runs"), check=False),
+                forked.nearfar(
+                    "fit", RECIPE, *settings(data, tmp_path / "runs"), folder=REPOSITORY
+                ),
                 str(tmp_path),
             )
         finally:
@@ -371,12 +391,12 @@ class TestRefused:
         with weights.open("r+b") as file:
             file.truncate(weights.stat().st_size // 2)
         self.refused(
-            nearfar(
+            forked.nearfar(
                 "fit",
                 RECIPE,
                 *settings(data, tmp_path / "runs"),
                 f"model.backbone={broken}",
-                check=False,
+                folder=REPOSITORY,
             ),
             "broken",
         )
@@ -384,7 +404,7 @@ class TestRefused:
 
     @staticmethod
     def refused(ended, said):
-        error = ended.stderr.decode()
+        error = ended.stderr
         assert ended.returncode == 2, error
         assert said in error
         assert "error: " in error
