@@ -46,4 +46,4 @@ class StoredVectors(torch.nn.Module):
     def forward(self, texts: Any) -> torch.Tensor:
         if self.role == "query":
             return self.encoder(texts)  # type: ignore[no-any-return]
-        return torch.from_numpy(self.vectors.select(texts.identities.numpy()).padded())
+        return torch.from_numpy(self.vectors.select(texts.identities.numpy()).to_padded())

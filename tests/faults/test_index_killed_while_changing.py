@@ -116,7 +116,7 @@ def killed(folder, toys, kind, action, instant):
 
 def found(folder, encoder):
     index = TokenIndex.open(folder)
-    _, rows = index.search(encode(encoder, ["delete disk number a"], "query").padded(), 100)
+    _, rows = index.search(encode(encoder, ["delete disk number a"], "query").to_padded(), 100)
     return [index.document(row).id for row in rows[0].tolist()]
 
 

@@ -105,7 +105,7 @@ def test_scores_of_pairs_are_those_of_the_search(kind):
 def test_search_agrees_with_the_score_of_training(kind):
     queries, documents = of_kind(kind, 3), of_kind(kind, 5, seed=1)
     wanted = kind.score()(
-        torch.from_numpy(queries.padded()), torch.from_numpy(documents.padded())
+        torch.from_numpy(queries.to_padded()), torch.from_numpy(documents.to_padded())
     ).numpy()
     scores, rows = nearest_documents(queries, documents, 5)
     np.testing.assert_allclose(scores, np.take_along_axis(wanted, rows, 1), rtol=1e-6)
@@ -124,7 +124,7 @@ def test_vectors_are_stored_and_joined_as_they_were(kind, tmp_path):
         kind.from_rows(vectors.rows, vectors.lengths),
     ):
         assert len(again) == 7
-        np.testing.assert_array_equal(again.padded(), vectors.padded())
+        np.testing.assert_array_equal(again.to_padded(), vectors.to_padded())
         np.testing.assert_array_equal(again.lengths, vectors.lengths)
 
 

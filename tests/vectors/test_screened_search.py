@@ -170,7 +170,7 @@ def test_few_pairs_are_scored_with_negative_scores(products):
     search = ScreenedSearch(queries, 60)
     search.add(documents, 0)
     assert np.median(search.best()[0]) < 0
-    assert sum(len(found[0]) for found in search._found) < 100 * 60 * 6
+    assert sum(len(found[0]) for found in search._candidates) < 100 * 60 * 6
 
 
 def test_documents_with_scores_around_zero_are_searched(products):
@@ -196,7 +196,7 @@ def test_products_of_this_processor_are_within_the_bound(seed, queries, document
     )
     search = ScreenedSearch(a, 1)
     search.add(b, 0)
-    product = torch.mm(search._there, search._for_products(b).T).double().numpy()
+    product = torch.mm(search._query_factors, search._to_device(b).T).double().numpy()
     exact = a.astype(np.float64) @ b.astype(np.float64).T
     allowed = search._error[:, None] + (2.0**-8 * np.abs(exact) if search.is_rounded else 0.0)
     assert (np.abs(product - exact) <= allowed).all()
@@ -271,17 +271,17 @@ def test_few_pairs_are_scored_and_few_scores_stored(monkeypatch):
         generator.normal(size=(600, 32)).astype(np.float32),
         generator.normal(size=(20000, 32)).astype(np.float32),
     )
-    sizes, reaching = [], screened_search._reaching
+    sizes, reaching = [], screened_search.pairs_reaching
     monkeypatch.setattr(
         screened_search,
-        "_reaching",
+        "pairs_reaching",
         lambda scores, limits: sizes.append(scores.numel()) or reaching(scores, limits),
     )
     search = ScreenedSearch(queries, 10)
     search.add(documents, 0)
     assert max(sizes) <= 1 << 22
     assert len(sizes) > 3
-    assert sum(len(found[0]) for found in search._found) < 600 * 10 * 6
+    assert sum(len(found[0]) for found in search._candidates) < 600 * 10 * 6
 
 
 def test_k_below_one_is_refused():

@@ -1,1 +1,1 @@
-"""What a model makes of texts, as arrays: one protocol for all families."""
+"""The vectors of texts as arrays, and exact search among them, for all model families."""

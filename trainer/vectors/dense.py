@@ -1,4 +1,4 @@
-"""One vector per text."""
+"""Vectors of models that give one vector per text."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from trainer.vectors.vectors import Search, Vectors
 
 @dataclass(frozen=True)
 class DenseVectors(Vectors):
-    """Text i has `rows[i]`; texts are compared by the dot product.
+    """One vector per text: text i has `rows[i]`. Texts are compared by the dot product.
 
     >>> from trainer.vectors.vectors import nearest_documents
     >>> queries = DenseVectors(np.eye(2, dtype="float32"))
@@ -41,14 +41,14 @@ class DenseVectors(Vectors):
 
     @classmethod
     def score(cls) -> Score:
-        """`trainer.scores.dot`."""
+        """Returns `trainer.scores.dot`."""
         return dot
 
     @classmethod
     def from_rows(
         cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
     ) -> Self:
-        """The texts with these vectors, one each."""
+        """Returns texts with one of these vectors each."""
         return cls(rows)
 
     @classmethod
@@ -59,22 +59,23 @@ class DenseVectors(Vectors):
         dimensions: int,
         device: torch.device,
     ) -> Self:
-        """The vectors of `texts` texts, of which each rank has encoded some. Raises BadModel where
-        the model's output is of another form.
+        """Returns the vectors of `texts` texts, each of which one rank has encoded.
+
+        Raises BadModel when the model gives token vectors.
         """
         vectors = torch.zeros(texts, dimensions, device=device)
-        for places, encoded in micro_batches:
-            if encoded.ndim != 2:
+        for places, embeddings in micro_batches:
+            if embeddings.ndim != 2:
                 raise BadModel(
-                    "the model gives one vector per token, where one per text is asked for; give a"
-                    " model of one vector per text"
+                    "the model gives one vector per token, but one vector per text is needed; give"
+                    " a model of one vector per text"
                 )
-            vectors[places.to(device)] = encoded.float()
+            vectors[places.to(device)] = embeddings.float()
         return cls(sum_over_ranks(vectors).cpu().numpy())
 
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
-        """The vectors of `texts` texts that come in parts."""
+        """Returns the vectors of `texts` texts, joined from parts."""
         rows = np.empty((texts, dimensions), np.float32)
         start = 0
         for part in parts:
@@ -84,17 +85,17 @@ class DenseVectors(Vectors):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
-        """The vectors that the array "vectors" holds."""
+        """Returns the vectors in the array "vectors"."""
         return cls(arrays["vectors"])
 
     @property
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """The array "vectors"."""
+        """The array "vectors", by its name."""
         return {"vectors": self.rows}
 
     @property
     def lengths(self) -> Int64[np.ndarray, " text"]:
-        """One per text."""
+        """The number of vectors per text, which is 1."""
         return np.ones(len(self.rows), np.int64)
 
     def __len__(self) -> int:
@@ -104,16 +105,16 @@ class DenseVectors(Vectors):
         return self.rows[text]
 
     def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
-        """The texts at these places, in this order."""
+        """Returns the texts with these numbers, in this order."""
         return type(self)(self.rows[texts])
 
-    def padded(self) -> Float32[np.ndarray, "text dimension"]:
-        """The rows themselves."""
+    def to_padded(self) -> Float32[np.ndarray, "text dimension"]:
+        """Returns the rows in float32."""
         return np.ascontiguousarray(self.rows, np.float32)
 
     def search(self, k: int, device: torch.device | str = "cpu") -> Search:
-        """A search for the k documents with the largest dot product with each query."""
-        return _DenseSearch(ScreenedSearch(self.padded(), k, device))
+        """Returns a search for the k documents with the largest dot product per query."""
+        return _DenseSearch(ScreenedSearch(self.to_padded(), k, device))
 
     def pair_scores(
         self,
@@ -121,11 +122,11 @@ class DenseVectors(Vectors):
         query_rows: Int64[np.ndarray, " pair"],
         document_rows: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]:
-        """The dot product of each pair of a query and a document."""
+        """Returns the dot product of each pair of a query and a document."""
         return screened_search.pair_scores(self.rows, documents.rows, query_rows, document_rows)
 
     def extent(self, start: int, is_rounded: bool) -> Extent:
-        """That of the block of texts that begins with `start`; kept for the next search."""
+        """Returns the extent of the block that begins with text `start`, and caches it."""
         if (start, is_rounded) not in self._extents:
             block = self.rows[start : start + DOCUMENTS_AT_ONCE]
             self._extents[start, is_rounded] = Extent.of(block, is_rounded)
@@ -134,13 +135,13 @@ class DenseVectors(Vectors):
 
 @dataclass(frozen=True)
 class _DenseSearch:
-    screened: ScreenedSearch
+    search: ScreenedSearch
 
     def add(self, documents: DenseVectors, first_row: int) -> None:
         for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-            extent = documents.extent(start, self.screened.is_rounded)
+            extent = documents.extent(start, self.search.is_rounded)
             block = documents.rows[start : start + DOCUMENTS_AT_ONCE]
-            self.screened.add(block, first_row + start, extent)
+            self.search.add(block, first_row + start, extent)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        return self.screened.best()
+        return self.search.best()

@@ -1,5 +1,7 @@
-"""Exact search by late interaction: the largest MaxSim scores over ragged documents, found block by
-block in bounded memory.
+"""Exact search by late interaction: the documents with the largest MaxSim scores.
+
+Documents have different numbers of tokens. The search reads them in blocks, so its memory is
+bounded.
 """
 
 import numpy as np
@@ -18,11 +20,11 @@ _QUERIES_AT_ONCE = 64
 
 
 class MaxSimSearch:
-    """The k documents with the largest MaxSim with each query, of blocks of documents shown one
-    after the other; rows of zeros in a query do not count.
+    """Finds the k documents with the largest MaxSim per query, in blocks of documents.
 
-    At most `products_at_once` products (16 MB) are held at a time, so the documents may be a memory
-    map, of float16 too. Raises BadData for a query all of zeros.
+    Rows of zeros in a query do not count. Memory holds at most `products_at_once` products (default
+    16 MB), so documents may be a memory map, also in float16. Raises BadData for a query that has
+    only zeros.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class MaxSimSearch:
         vectors: Float[np.ndarray, "token dimension"],
         offsets: Int64[np.ndarray, " document_plus_one"],
         first_row: int,
-        deleted: Bool[np.ndarray, " document"] | None = None,
+        is_deleted: Bool[np.ndarray, " document"] | None = None,
     ) -> None:
-        """Looks through the documents, whose rows begin with `first_row`; `deleted` ones are never
-        found. Blocks come in the order of rows.
+        """Searches a block of documents, whose row numbers begin with `first_row`.
+
+        Documents for which `is_deleted` is true are never found. Blocks must be added in the order
+        of their rows.
         """
         for group in self._groups:
             tokens = max(1, min(_TOKENS_AT_ONCE, self._products_at_once // len(group.tokens)))
@@ -59,27 +63,28 @@ class MaxSimSearch:
                     vectors[offsets[first] : offsets[last]],
                     offsets[first : last + 1],
                 )
-                if deleted is not None:
-                    scores[:, deleted[first:last]] = -np.inf
+                if is_deleted is not None:
+                    scores[:, is_deleted[first:last]] = -np.inf
                 group.add(torch.from_numpy(scores), first_row + first, self._k)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and rows, best first, equal scores in the order of rows; minus infinity and row -1
-        where there are fewer than k documents with a token.
+        """Returns scores and rows, best first; equal scores are in the order of their rows.
+
+        Where fewer than k documents have a token, the score is minus infinity and the row -1.
         """
         count = sum(len(group.starts) for group in self._groups)
         scores = np.full((count, self._k), -np.inf, np.float32)
         rows = np.full((count, self._k), -1, np.int64)
         start = 0
         for group in self._groups:
-            stop, found = start + len(group.starts), group.scores.shape[1]
-            scores[start:stop, :found], rows[start:stop, :found] = group.scores, group.rows
+            stop, ranks = start + len(group.starts), group.scores.shape[1]
+            scores[start:stop, :ranks], rows[start:stop, :ranks] = group.scores, group.rows
             start = stop
         return scores, np.where(np.isneginf(scores), -1, rows)
 
 
 class _Group:
-    """Some queries and the best documents so far."""
+    """A group of queries and their best documents so far."""
 
     def __init__(
         self, tokens: Float[Tensor, "token dimension"], starts: Int64[np.ndarray, " query"]
@@ -93,21 +98,23 @@ class _Group:
 
 
 def check_queries(queries: Float[np.ndarray, "query query_token dimension"]) -> None:
-    """Raises BadData where a query has no token that counts; where the texts are known,
-    `trainer.retrieval.encoding.encode.encode_queries` names it.
+    """Raises BadData when a query has no token that counts.
+
+    `trainer.retrieval.encoding.encode.encode_queries` knows the texts and quotes the query.
     """
     if (empty := np.flatnonzero(~queries.any((1, 2)))).size:
         raise BadData(
             f"query {empty[0] + 1} of {len(queries)} has no token that the model scores"
-            " (punctuation alone, perhaps); say what to look for in words"
+            " (punctuation alone, perhaps); write the query in words"
         )
 
 
 def flat_queries(
     queries: Float[np.ndarray, "query query_token dimension"],
 ) -> tuple[Float[Tensor, "token dimension"], Int64[np.ndarray, " query"]]:
-    """The tokens of all queries that count, end to end, and where each query begins; none may be
-    without any.
+    """Returns the tokens that count of all queries, end to end, and the start of each query.
+
+    Every query must have at least one token that counts.
     """
     is_vector = queries.any(-1)
     counts = is_vector.sum(1)
@@ -120,11 +127,11 @@ def maxsim_scores(
     vectors: Float[np.ndarray, "token dimension"],
     offsets: Int64[np.ndarray, " document_plus_one"],
 ) -> Float32[np.ndarray, "query document"]:
-    """MaxSim of every query with every document, minus infinity where it has no token; `offsets`
-    may begin anywhere.
+    """Returns the MaxSim of every query with every document.
 
-    Products lie query token by query token, so that the maximum runs over neighbours in memory:
-    five times as fast as the other way round.
+    It is minus infinity for a document without tokens. The first of `offsets` need not be 0. There
+    is one row of products per query token, so the maximum runs over neighbours in memory: this is
+    five times as fast as one column per query token.
     """
     tokens = torch.from_numpy(vectors.astype(np.float32, copy=False))
     with torch.autocast("cpu", enabled=False):  # validation runs inside the trainer's autocast

@@ -1,4 +1,4 @@
-"""The best documents of several blocks, equal scores in the order of the documents."""
+"""Ranking of documents over several blocks; equal scores are in the order of the documents."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,15 +12,15 @@ def with_block(
     first_row: int,
     k: int,
 ) -> tuple[Float[Tensor, "query new_rank"], Int[Tensor, "query new_rank"]]:
-    """The k best of those found so far and of a block of documents that begins with `first_row`; of
-    equal scores the first documents.
+    """Returns the k best documents of those so far and of a new block.
+
+    The block's row numbers begin with `first_row`. Of equal scores, the first documents win.
     """
     rows = _largest(scores, min(k, scores.shape[1]))
     best_scores = torch.cat([best_scores, scores.gather(1, rows)], 1)
     best_rows = torch.cat([best_rows, rows + first_row], 1)
-    order = best_rows.argsort(
-        1
-    )  # by row first, then a stable sort by score: equal scores stay in the order of the documents
+    # A stable sort by score after a sort by row leaves equal scores in the order of the documents.
+    order = best_rows.argsort(1)
     order = order.gather(
         1, best_scores.gather(1, order).argsort(dim=1, descending=True, stable=True)
     )[:, :k]
@@ -28,13 +28,14 @@ def with_block(
 
 
 def _largest(scores: Float[Tensor, "query document"], k: int) -> Int[Tensor, "query rank"]:
-    """Columns of the k largest of each line, in any order; of equal ones the first. (`topk` alone
-    takes any of the equal ones.)
+    """Returns the columns of the k largest scores per query, in any order.
+
+    Of equal scores, the first columns win; `topk` alone takes any of them.
     """
     values, columns = scores.topk(k, dim=1, sorted=False)
     smallest = values.amin(1, keepdim=True)
     for line in ((scores >= smallest).sum(1) > k).nonzero().flatten().tolist():
-        above = (scores[line] > smallest[line]).nonzero().flatten()
+        above_smallest = (scores[line] > smallest[line]).nonzero().flatten()
         equal = (scores[line] == smallest[line]).nonzero().flatten()
-        columns[line] = torch.cat([above, equal[: k - len(above)]])
+        columns[line] = torch.cat([above_smallest, equal[: k - len(above_smallest)]])
     return columns

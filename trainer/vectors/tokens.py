@@ -1,4 +1,4 @@
-"""One vector per token: ragged, without padding."""
+"""Vectors of models that give one vector per token, stored without padding."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from trainer.vectors.vectors import Search, Vectors
 
 @dataclass(frozen=True, slots=True)
 class TokenVectors(Vectors):
-    """Text i has `rows[offsets[i] : offsets[i + 1]]`, one row per token that counts; texts are
-    compared by MaxSim.
+    """One vector per token that counts: text i has `rows[offsets[i] : offsets[i + 1]]`.
+
+    Texts are compared by MaxSim.
 
     >>> from trainer.vectors.vectors import nearest_documents
     >>> documents = TokenVectors(np.float32([[1, 0], [0, 1], [2, 0]]), np.array([0, 2, 3]))
@@ -41,14 +42,14 @@ class TokenVectors(Vectors):
 
     @classmethod
     def score(cls) -> Score:
-        """`trainer.scores.maxsim`."""
+        """Returns `trainer.scores.maxsim`."""
         return maxsim
 
     @classmethod
     def from_rows(
         cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
     ) -> Self:
-        """The texts of which text i has the next `lengths[i]` of the rows."""
+        """Returns texts where each text i has the next `lengths[i]` rows."""
         return cls(rows, offsets_of(lengths))
 
     @classmethod
@@ -59,34 +60,36 @@ class TokenVectors(Vectors):
         dimensions: int,
         device: torch.device,
     ) -> Self:
-        """The vectors of `texts` texts, of which each rank has encoded some; a row of zeros is no
-        vector. Raises BadModel where the model's output is of another form.
+        """Returns the vectors of `texts` texts, each of which one rank has encoded.
+
+        Rows of zeros are padding and are left out. Raises BadModel when the model gives one vector
+        per text.
         """
-        own = []
+        rank_rows = []
         counts = torch.zeros(texts, dtype=torch.long, device=device)
-        for micro_batch_places, encoded in micro_batches:
-            if encoded.ndim != 3:
+        for micro_batch_places, embeddings in micro_batches:
+            if embeddings.ndim != 3:
                 raise BadModel(
                     "the model gives one vector per text; token vectors come from a"
                     " late-interaction model, trained with a recipe of kind colbert"
                 )
-            places, is_vector = micro_batch_places.to(device), encoded.any(-1)
+            places, is_vector = micro_batch_places.to(device), embeddings.any(-1)
             counts[places] = is_vector.sum(1)
-            own.append((places, encoded[is_vector].float()))
+            rank_rows.append((places, embeddings[is_vector].float()))
         counts = sum_over_ranks(counts)
         starts = counts.cumsum(0) - counts
         vectors = torch.zeros(int(counts.sum()), dimensions, device=device)
-        for places, rows in own:
+        for places, rows in rank_rows:
             lengths = counts[places]
-            within = torch.arange(len(rows), device=device) - (
+            token_places = torch.arange(len(rows), device=device) - (
                 lengths.cumsum(0) - lengths
             ).repeat_interleave(lengths)
-            vectors[starts[places].repeat_interleave(lengths) + within] = rows
+            vectors[starts[places].repeat_interleave(lengths) + token_places] = rows
         return cls.from_rows(sum_over_ranks(vectors).cpu().numpy(), counts.cpu().numpy())
 
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
-        """The vectors of texts that come in parts."""
+        """Returns the vectors of texts, joined from parts."""
         rows, lengths = [np.empty((0, dimensions), np.float32)], [np.empty(0, np.int64)]
         for part in parts:
             rows.append(part.rows)
@@ -95,17 +98,17 @@ class TokenVectors(Vectors):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
-        """The vectors that the arrays "vectors" and "offsets" hold."""
+        """Returns the vectors in the arrays "vectors" and "offsets"."""
         return cls(arrays["vectors"], arrays["offsets"])
 
     @property
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """The arrays "vectors" and "offsets"."""
+        """The arrays "vectors" and "offsets", by their names."""
         return {"vectors": self.rows, "offsets": self.offsets}
 
     @property
     def lengths(self) -> Int64[np.ndarray, " text"]:
-        """Tokens of each text."""
+        """The number of tokens per text."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -115,7 +118,7 @@ class TokenVectors(Vectors):
         return self.rows[self.offsets[text] : self.offsets[text + 1]]
 
     def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
-        """The texts at these places, in this order.
+        """Returns the texts with these numbers, in this order.
 
         >>> vectors = TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3]))
         >>> vectors.select(np.array([1, 0])).rows.tolist()
@@ -123,23 +126,23 @@ class TokenVectors(Vectors):
         """
         return type(self).from_rows(self.rows[tokens_of(self.offsets, texts)], self.lengths[texts])
 
-    def padded(self) -> Float32[np.ndarray, "text length dimension"]:
-        """One entry per text, filled up with rows of zeros: what `trainer.scores.maxsim` takes.
+    def to_padded(self) -> Float32[np.ndarray, "text length dimension"]:
+        """Returns one matrix per text, padded with rows of zeros as `trainer.scores` expects.
 
-        >>> TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3])).padded()[
+        >>> TokenVectors(np.float32([[1], [2], [3]]), np.array([0, 2, 3])).to_padded()[
         ...     :, :, 0
         ... ].tolist()
         [[1.0, 2.0], [3.0, 0.0]]
         """
         lengths = self.lengths
         is_vector = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
-        padded = np.zeros((*is_vector.shape, self.rows.shape[1]), dtype=np.float32)
-        padded[is_vector] = self.rows
-        return padded
+        padded_rows = np.zeros((*is_vector.shape, self.rows.shape[1]), dtype=np.float32)
+        padded_rows[is_vector] = self.rows
+        return padded_rows
 
     def search(self, k: int, device: torch.device | str = "cpu") -> Search:
-        """A search for the k documents with the largest MaxSim with each query."""
-        return _TokenSearch(MaxSimSearch(self.padded(), k))
+        """Returns a search for the k documents with the largest MaxSim per query."""
+        return _TokenSearch(MaxSimSearch(self.to_padded(), k))
 
     def pair_scores(
         self,
@@ -147,15 +150,15 @@ class TokenVectors(Vectors):
         query_rows: Int64[np.ndarray, " pair"],
         document_rows: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]:
-        """The MaxSim of each pair of a query and a document."""
+        """Returns the MaxSim of each pair of a query and a document."""
         scores = np.empty(len(query_rows), np.float32)
         cuts = [0, *(np.flatnonzero(np.diff(query_rows)) + 1).tolist(), len(query_rows)]
         for start, stop in pairwise(cuts):
             if start == stop:
                 continue
             tokens, starts = flat_queries(self[int(query_rows[start])][None])
-            chosen = documents.select(document_rows[start:stop])
-            scores[start:stop] = maxsim_scores(tokens, starts, chosen.rows, chosen.offsets)[0]
+            selection = documents.select(document_rows[start:stop])
+            scores[start:stop] = maxsim_scores(tokens, starts, selection.rows, selection.offsets)[0]
         return scores
 
 

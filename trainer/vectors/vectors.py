@@ -1,7 +1,7 @@
-"""The protocol of everything that models make of texts: stored, compared and searched alike.
+"""The base class for the vectors of texts: how they are stored, compared and searched.
 
-A model of one vector per text gives `DenseVectors`, one of one vector per token `TokenVectors`.
-Search, mining, teachers and evaluation are written against `Vectors` and know of neither.
+A model with one vector per text gives `DenseVectors`; a model with one vector per token gives
+`TokenVectors`. Search, mining, teachers and evaluation use only `Vectors`.
 """
 
 from abc import ABC, abstractmethod
@@ -18,49 +18,49 @@ from trainer.scores import Score
 from trainer.storage.atomic import atomic_file
 
 TopK = tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]
-"""Scores and rows of the best documents of each query, best first. Equal scores are in the order of
-the rows. Minus infinity and row -1 where there are fewer documents.
+"""Scores and rows of the best documents per query, best first.
+
+Equal scores are in the order of the rows. Where there are fewer documents, the score is minus
+infinity and the row -1.
 """
 
 
 @runtime_checkable
 class Search(Protocol):
-    """The documents nearest to some queries, among blocks of documents that are shown one after the
-    other.
-    """
+    """A search for the documents nearest to some queries, among blocks of documents."""
 
     def add(self, documents: Any, first_row: int) -> None:
-        """Looks through `documents`, whose rows begin with `first_row`."""
+        """Searches `documents`, whose row numbers begin with `first_row`."""
 
     def best(self) -> TopK:
-        """The k nearest of all documents so far."""
+        """Returns the k nearest of all documents so far."""
 
 
 class Vectors(ABC):
     """The vectors of several texts."""
 
     UNIT: ClassVar[Literal["text", "token"]]
-    """What has one vector."""
+    """The unit that has one vector."""
     TEXTS_PER_BLOCK: ClassVar[int]
-    """Texts that are encoded, kept and searched together."""
+    """The number of texts that are encoded, stored and searched together."""
     ARRAYS: ClassVar[tuple[str, ...]]
-    """The names of the arrays that hold the vectors on disk, in the order of writing."""
+    """The names of the arrays on disk, in the order in which they are written."""
     COMPACT: ClassVar[type[np.floating]]
-    """The type of number that suffices for the vectors of a teacher on disk."""
+    """The number type in which the vectors of a teacher are stored on disk."""
     rows: Float[np.ndarray, "row dimension"]
     """All vectors, text after text."""
 
     @classmethod
     @abstractmethod
     def score(cls) -> Score:
-        """How queries and documents are compared, as tensors (`trainer.scores`)."""
+        """Returns the function of `trainer.scores` that compares queries and documents."""
 
     @classmethod
     @abstractmethod
     def from_rows(
         cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
     ) -> Self:
-        """The texts of which text i has the next `lengths[i]` of the rows."""
+        """Returns texts where each text i has the next `lengths[i]` rows."""
 
     @classmethod
     @abstractmethod
@@ -71,49 +71,51 @@ class Vectors(ABC):
         dimensions: int,
         device: torch.device,
     ) -> Self:
-        """The vectors of `texts` texts, of which each rank has encoded some: places among them, and
-        the model's output. Every rank gets all of them.
+        """Returns the vectors of `texts` texts, each of which one rank has encoded.
+
+        A micro-batch has the numbers of its texts and the model's output. Every rank gets all
+        vectors.
         """
 
     @classmethod
     @abstractmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
-        """The vectors of `texts` texts that come in parts."""
+        """Returns the vectors of `texts` texts, joined from parts."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
-        """The vectors that the arrays named in `ARRAYS` hold."""
+        """Returns the vectors in the arrays named in `ARRAYS`."""
 
     @property
     @abstractmethod
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """The arrays named in `ARRAYS`."""
+        """The arrays named in `ARRAYS`, by their names."""
 
     @property
     @abstractmethod
     def lengths(self) -> Int64[np.ndarray, " text"]:
-        """How many rows each text has."""
+        """The number of rows per text."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many texts there are."""
+        """Returns the number of texts."""
 
     @abstractmethod
     def __getitem__(self, text: int) -> Float[np.ndarray, "..."]:
-        """The vector of one text, or its vectors."""
+        """Returns the vector or the vectors of one text."""
 
     @abstractmethod
     def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
-        """The texts at these places, in this order."""
+        """Returns the texts with these numbers, in this order."""
 
     @abstractmethod
-    def padded(self) -> Float32[np.ndarray, "text ..."]:
-        """One entry per text, as `score()` takes them: rows of zeros behind the last of a text."""
+    def to_padded(self) -> Float32[np.ndarray, "text ..."]:
+        """Returns one entry per text, as `score()` expects; token vectors are padded with zeros."""
 
     @abstractmethod
     def search(self, k: int, device: torch.device | str = "cpu") -> Search:
-        """A search for the k documents nearest to each of these queries."""
+        """Returns a search for the k documents nearest to each of these queries."""
 
     @abstractmethod
     def pair_scores(
@@ -122,30 +124,31 @@ class Vectors(ABC):
         query_rows: Int64[np.ndarray, " pair"],
         document_rows: Int64[np.ndarray, " pair"],
     ) -> Float32[np.ndarray, " pair"]:
-        """The score of each pair of one of these queries and a document. Queries come in ascending
-        order. A score does not depend on the other pairs.
+        """Returns the score of each pair of one of these queries and a document.
+
+        `query_rows` must ascend. A score does not depend on the other pairs.
         """
 
     def empty_texts(self) -> Int64[np.ndarray, " text"]:
-        """The places of texts without a vector: nothing can be found by them."""
+        """Returns the numbers of texts without a vector: no search can use or find them."""
         return np.flatnonzero(self.lengths == 0)
 
     def save(self, folder: Path, name: str) -> None:
-        """Writes the arrays to `folder`, one file each."""
+        """Writes each array to a file of its own in `folder`."""
         for part, array in self.arrays.items():
             with atomic_file(folder / f"{name}-{part}.npy") as partial, partial.open("wb") as file:
                 np.save(file, array)
 
     @classmethod
     def is_saved(cls, folder: Path, name: str) -> bool:
-        """Whether `save` has written these vectors wholly: the array that comes last is there."""
+        """Returns true when `save` has finished: the file that it writes last exists."""
         return (folder / f"{name}-{cls.ARRAYS[-1]}.npy").exists()
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Self:
-        """What `save` has written, memory-mapped."""
-        # Copied when written to, which nobody does: PyTorch warns of arrays that are read-only.
-        # As a plain array, since selecting from NumPy's memmap takes twice as long.
+        """Returns vectors that `save` has written, memory-mapped."""
+        # Copy-on-write, though nobody writes: PyTorch warns about read-only arrays.
+        # A plain array, because selection from NumPy's memmap takes twice as long.
         return cls.from_arrays(
             {
                 part: np.asarray(
@@ -159,10 +162,10 @@ class Vectors(ABC):
 def nearest_documents(
     queries: Vectors, documents: Vectors, k: int, device: torch.device | str = "cpu"
 ) -> TopK:
-    """The k nearest documents of each query, by exact search; as many columns as there are
-    documents where those are fewer.
+    """Returns the k nearest documents per query, by exact search.
 
-    `documents` may be a memory map: they are looked at block by block.
+    With fewer than k documents, there is one column per document. `documents` may be a memory map:
+    the search reads it in blocks.
     """
     search = queries.search(k, device)
     if len(documents):
@@ -174,7 +177,10 @@ def nearest_documents(
 def merge_rankings(
     parts: Sequence[tuple[Float32[np.ndarray, "query ..."], Int64[np.ndarray, "query ..."]]], k: int
 ) -> TopK:
-    """The k best of several rankings of the same queries, whose rows ascend from part to part."""
+    """Returns the k best of several rankings of the same queries.
+
+    The row numbers of each part are larger than those of the part before.
+    """
     scores, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)

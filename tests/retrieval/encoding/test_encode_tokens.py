@@ -131,7 +131,7 @@ def test_selection_and_padding_equal_the_slow_form():
     chosen = vectors.select(np.array([3, 2, 0, 3]))
     for row, wanted in enumerate([3, 2, 0, 3]):
         np.testing.assert_array_equal(chosen[row], vectors[wanted])
-    padded = vectors.padded()
+    padded = vectors.to_padded()
     assert padded.shape == (4, 4, 2)
     for row in range(4):
         np.testing.assert_array_equal(padded[row, : lengths[row]], vectors[row])

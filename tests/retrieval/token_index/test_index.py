@@ -80,7 +80,7 @@ def copy(request, built, tmp_path):
 
 
 def questions(encoder):
-    return encode(encoder, QUESTIONS, "query").padded()
+    return encode(encoder, QUESTIONS, "query").to_padded()
 
 
 def ids(index, encoder, k=10):

@@ -100,7 +100,7 @@ class TaughtVectors:
                 f"the teacher has not seen {missing} of {len(wanted)} texts of a batch; start the"
                 " run again"
             )
-        return torch.from_numpy(self.vectors[role].select(places).padded())
+        return torch.from_numpy(self.vectors[role].select(places).to_padded())
 
 
 def taught_vectors(

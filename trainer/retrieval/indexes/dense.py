@@ -143,7 +143,7 @@ def build_dense_index(
 
 
 def _probe(encoder: VectorEncoder) -> Float32[np.ndarray, "probe dimension"]:
-    return encode_documents(encoder, _PROBES).padded()
+    return encode_documents(encoder, _PROBES).to_padded()
 
 
 def _distance(

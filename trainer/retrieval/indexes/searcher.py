@@ -116,7 +116,7 @@ def hits(
     which an index of token vectors could compare.
     """
     queries = encode_queries(index.fitted(encoder), questions, precision=precision)
-    scores, rows = index.search(queries.padded(), k)
+    scores, rows = index.search(queries.to_padded(), k)
     return [
         [
             Hit(score, index.document(row))
