@@ -3,8 +3,8 @@ import pytest
 
 from trainer.errors import BadFolder
 from trainer.retrieval.token_index import codes as token_codes
-from trainer.retrieval.token_index.build import centroid_count, code_bytes
 from trainer.retrieval.token_index.codes import Codec, train
+from trainer.retrieval.token_index.compress import centroid_count, code_bytes
 from trainer.retrieval.token_index.manifest import Segment
 from trainer.vectors.ragged import offsets_of
 from trainer.vectors.tokens import TokenVectors
