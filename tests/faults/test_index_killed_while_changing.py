@@ -5,10 +5,11 @@ The child stops of itself at a given instant and says so; then SIGKILL ends it, 
 that takes too much memory.
 """
 
+import multiprocessing
+import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,47 +26,40 @@ from trainer.retrieval.token_index.manifest import TokenManifest, changing
 OLD = [Document(f"old{row}", "", f"delete disk number {'a' * row}") for row in range(20)]
 NEW = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
 
-CHILD = """
-import sys, time
-from pathlib import Path
-import numpy as np
-folder, toys, kind, action, instant, tests = sys.argv[1:]
-sys.path.insert(0, tests)
-import late_interaction_toys
-from trainer.retrieval.corpus import Document
-from trainer.retrieval.token_index import build, growing_array, manifest
 
-def stop(*_):
-    print("here", flush=True)
-    time.sleep(600)
+def change_up_to(instant, say, folder, encoder, kind, action):
+    """What the child does: it says that it came to the instant, and waits there to be killed."""
+    from trainer.retrieval.token_index import growing_array, manifest
 
-def stop_after(function):
-    def stopping(*arguments, **keywords):
-        function(*arguments, **keywords)
-        stop()
-    return stopping
+    def stop(*_):
+        os.write(say, b"here\n")
+        time.sleep(600)
 
-match instant:
-    case "while vectors are written":
-        growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
-    case "before files are on disk":
-        manifest.flush_to_disk = stop
-    case "before the manifest is exchanged":
-        Path.replace = stop
-    case "before files are removed":
-        Path.unlink = stop
-encoding = None
-if action != "delete":
-    encoding = build.Encoding(late_interaction_toys.toy_late_interaction(toys))
-new = [Document(f"new{row}", "", f"create a storage account {'b' * row}") for row in range(20)]
-match action:
-    case "add":
-        build.add(Path(folder), encoding, new)
-    case "delete":
-        build.delete(Path(folder), ["old3", "old4"])
-    case "build":
-        build.build_token_index(encoding, "toy", new, Path(folder), kind, replace=True)
-"""
+    def stop_after(function):
+        def stopping(*arguments, **keywords):
+            function(*arguments, **keywords)
+            stop()
+
+        return stopping
+
+    match instant:
+        case "while vectors are written":
+            growing_array.GrowingArray.append = stop_after(growing_array.GrowingArray.append)
+        case "before files are on disk":
+            manifest.flush_to_disk = stop
+        case "before the manifest is exchanged":
+            Path.replace = stop
+        case "before files are removed":
+            Path.unlink = stop
+    match action:
+        case "add":
+            add(folder, Encoding(encoder), NEW)
+        case "delete":
+            delete(folder, ["old3", "old4"])
+        case "build":
+            build_token_index(Encoding(encoder), "toy", NEW, folder, kind, replace=True)
+
+
 INSTANTS = (
     "while vectors are written",
     "before files are on disk",
@@ -86,30 +80,26 @@ def built(encoder, tmp_path_factory):
     return folder
 
 
-def killed(folder, toys, kind, action, instant):
-    """Runs the child up to the instant and kills it."""
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        str(folder),
-        str(toys),
-        kind,
-        action,
-        instant,
-        str(Path(__file__).parents[1]),
-    ]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def killed(folder, encoder, kind, action, instant):
+    """Runs the child, a fork of this process, up to the instant and kills it."""
+    hear, say = os.pipe()
+    child = multiprocessing.get_context("fork").Process(
+        target=change_up_to, args=(instant, say, folder, encoder, kind, action)
+    )
+    child.start()
+    os.close(say)
     try:
-        assert child.stdout.readline() == "here\n"
+        with os.fdopen(hear, "rb") as heard:
+            assert heard.readline() == b"here\n"
         if action != "build":
             with (
                 pytest.raises(BadFolder, match="being changed by another process"),
                 changing(folder),
             ):
                 pass
-        child.send_signal(signal.SIGKILL)
-        assert child.wait(60) == -signal.SIGKILL
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
     finally:
         child.kill()
 
@@ -123,11 +113,11 @@ def found(folder, encoder):
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_index_killed_while_adding_keeps_its_former_documents(
-    built, encoder, toy_folder, tmp_path, kind, instant
+    built, encoder, tmp_path, kind, instant
 ):
     folder = shutil.copytree(built / kind, tmp_path / "index")
     before, files = found(folder, encoder), {path.name for path in folder.iterdir()}
-    killed(folder, toy_folder("bert"), kind, "add", instant)
+    killed(folder, encoder, kind, "add", instant)
     assert {
         path.name for path in folder.iterdir()
     } > files  # something was left behind, or nothing was tested
@@ -140,22 +130,20 @@ def test_index_killed_while_adding_keeps_its_former_documents(
 
 
 @pytest.mark.parametrize("instant", INSTANTS[1:])
-def test_index_killed_while_deleting_keeps_its_former_documents(
-    built, encoder, toy_folder, tmp_path, instant
-):
+def test_index_killed_while_deleting_keeps_its_former_documents(built, encoder, tmp_path, instant):
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     before = found(folder, encoder)
-    killed(folder, toy_folder("bert"), "compressed", "delete", instant)
+    killed(folder, encoder, "compressed", "delete", instant)
     assert found(folder, encoder) == before
     assert delete(folder, ["old3"]).count == 19
     assert "old3" not in found(folder, encoder)
 
 
-def test_index_killed_after_the_change_has_the_new_documents(built, encoder, toy_folder, tmp_path):
+def test_index_killed_after_the_change_has_the_new_documents(built, encoder, tmp_path):
     """The second deletion has a file to remove, and does not come to it."""
     folder = shutil.copytree(built / "exact", tmp_path / "index")
     delete(folder, ["old1"])
-    killed(folder, toy_folder("bert"), "exact", "delete", "before files are removed")
+    killed(folder, encoder, "exact", "delete", "before files are removed")
     assert set(found(folder, encoder)) == {document.id for document in OLD} - {
         "old1",
         "old3",
@@ -173,11 +161,11 @@ def test_index_killed_after_the_change_has_the_new_documents(built, encoder, toy
 
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_index_killed_while_being_replaced_keeps_its_former_documents(
-    built, encoder, toy_folder, tmp_path, instant
+    built, encoder, tmp_path, instant
 ):
     folder = shutil.copytree(built / "exact", tmp_path / "index")
     before = found(folder, encoder)
-    killed(folder, toy_folder("bert"), "compressed", "build", instant)
+    killed(folder, encoder, "compressed", "build", instant)
     assert found(folder, encoder) == before
     assert all(belongs_to_index(path.name) for path in folder.iterdir())
     assert build_token_index(Encoding(encoder), "toy", NEW, folder, replace=True).count == 20

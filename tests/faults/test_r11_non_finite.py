@@ -3,11 +3,9 @@ rows, and leaves no model behind.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,14 +73,7 @@ def check_left_behind(folder, data, step):
 
 
 def command(*given, repository):
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", "fit", RECIPE, *given],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=repository,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return forked.nearfar("fit", RECIPE, *given, folder=repository)
 
 
 def test_nan_in_the_loss_ends_the_command_with_86(tmp_path, toy_folder, data, repository):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import typer
@@ -60,20 +61,7 @@ def launcher(program, *options, **more):
 
 
 def test_mistake_ends_with_one_message_and_code_2(tmp_path):
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "trainer",
-            "launch",
-            RECIPE,
-            "--machine",
-            tmp_path / "none.yaml",
-            f"output={tmp_path}",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    ended = nearfar_launch(RECIPE, "--machine", tmp_path / "none.yaml", f"output={tmp_path}")
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
@@ -138,12 +126,7 @@ def test_single_process_on_two_nodes_is_refused(tmp_path):
 
 
 def nearfar_launch(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", "launch", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return forked.nearfar("launch", *words)
 
 
 def test_unknown_option_is_refused():
@@ -194,8 +177,7 @@ def test_mining_on_ranks_writes_the_bytes_of_one_process(machine, toy_folder, tm
         "--min-score",
         "-5",
     ]
-    alone = [sys.executable, "-m", "trainer", *map(str, words), "-o", str(tmp_path / "one")]
-    assert subprocess.run(alone, timeout=300).returncode == 0
+    assert forked.nearfar(*words, "-o", tmp_path / "one").returncode == 0
     words += ["-o", tmp_path / "launched"]
     ended = nearfar_launch(*words[:3], "--machine", f"launch/accelerate/{machine}.yaml", *words[3:])
     assert ended.returncode == 0, ended.stderr

@@ -1,10 +1,9 @@
 """The promise, from the outside: one recipe by any machine file is one loss curve."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -16,22 +15,14 @@ pytestmark = pytest.mark.slow
 def curve(machine, toy_run):
     """Loss and gradient norm of every step."""
     arguments, folder = toy_run
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "trainer",
-            "launch",
-            "recipes/quickstart.yaml",
-            "--machine",
-            f"launch/accelerate/{machine}.yaml",
-            *arguments,
-            "--replace",
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=240,
+    ended = forked.nearfar(
+        "launch",
+        "recipes/quickstart.yaml",
+        "--machine",
+        f"launch/accelerate/{machine}.yaml",
+        *arguments,
+        "--replace",
+        folder=REPOSITORY,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stderr.count("the model is in") == 1  # one rank speaks

@@ -3,13 +3,11 @@ wrong gradient is not let through.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import typer
@@ -79,14 +77,7 @@ def late_folder(toy_folder, tmp_path):
 
 
 def nearfar_check(recipe, machine, *more):
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", "check", str(recipe), "--machine", str(machine), *more],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return forked.nearfar("check", recipe, "--machine", machine, *more, folder=REPOSITORY)
 
 
 def lines_of(output):

@@ -3,9 +3,8 @@ end in a worse `model/`, and the first line of the result says so.
 """
 
 import json
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 
@@ -134,15 +133,9 @@ def test_trained_cross_encoder_competes(harmful, tmp_path, capsys, repository):
 @pytest.mark.parametrize("machine", ["cpu-2-fsdp2", "cpu-2-zero3"])
 def test_base_model_wins_under_sharding(harmful, machine, tmp_path, repository):
     recipe = "recipes/bi-encoder-full.yaml"
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "trainer", "launch", recipe, *harmful),
-            *("--machine", f"launch/accelerate/{machine}.yaml"),
-        ],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        timeout=240,
+    ended = forked.nearfar(
+        *("launch", recipe, *harmful, "--machine", f"launch/accelerate/{machine}.yaml"),
+        folder=repository,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert f"\n{ended.stdout}".count("\nTraining did not help") == 1, "one rank speaks"

@@ -80,6 +80,20 @@ def run_on_terminal(tmp_path, program=WORK, *arguments, columns=80) -> str:
     return written.decode()
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """How the program ended without a terminal, and its folder."""
+    folder = tmp_path_factory.mktemp("plain")
+    return run_plain(folder), folder
+
+
+@pytest.fixture(scope="module")
+def on_terminal(tmp_path_factory) -> tuple[str, Path]:
+    """What the program wrote to a terminal, and its folder."""
+    folder = tmp_path_factory.mktemp("terminal")
+    return run_on_terminal(folder), folder
+
+
 def frames(written: str) -> list[str]:
     """The forms that the live line took, without control codes."""
     forms = re.split(r"\r|\n", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\r", written))
@@ -91,8 +105,8 @@ LINE = re.compile(
 )
 
 
-def test_plain_lines_without_a_terminal(tmp_path):
-    ended = run_plain(tmp_path)
+def test_plain_lines_without_a_terminal(plain):
+    ended, _ = plain
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stderr + ended.stdout
     assert "\r" not in ended.stderr
@@ -105,15 +119,15 @@ def test_plain_lines_without_a_terminal(tmp_path):
     assert ended.stdout.count("\n") == 1, "a result is not wrapped where it goes to a file"
 
 
-def test_whole_run_is_estimated_once_its_parts_are_known(tmp_path):
-    progress = run_plain(tmp_path).stderr.splitlines()
+def test_whole_run_is_estimated_once_its_parts_are_known(plain):
+    progress = plain[0].stderr.splitlines()
     second = [line for line in progress if "second test, encoding documents: " in line]
     assert second
     assert all(re.match(r"\d:\d\d, 0:0[01] left  second test", line) for line in second), second
 
 
-def test_one_rewritten_line_on_a_terminal(tmp_path):
-    written = run_on_terminal(tmp_path)
+def test_one_rewritten_line_on_a_terminal(on_terminal):
+    written, _ = on_terminal
     forms = frames(written)
     assert len(forms) > 8
     assert any("first test, encoding documents: " in form for form in forms)
@@ -132,9 +146,9 @@ def test_live_line_is_cut_and_never_wrapped(tmp_path, columns):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_text_is_kept_without_secrets(tmp_path, terminal):
-    (run_on_terminal if terminal else run_plain)(tmp_path)
-    kept = (tmp_path / "console.txt").read_text()
+def test_text_is_kept_without_secrets(request, terminal):
+    _, folder = request.getfixturevalue("on_terminal" if terminal else "plain")
+    kept = (folder / "console.txt").read_text()
     assert re.match(r"0:00  loading", kept), "also what came before there was a file"
     assert "a message with --token=***" in kept
     assert "a library prints ***" in kept

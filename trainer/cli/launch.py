@@ -125,8 +125,8 @@ def _mining_job(words: list[str], replace: bool) -> _Job:
     app = typer.Typer()
     app.command("mine")(mine)
     command = typer.main.get_command(app)
-    arguments = command.make_context("nearfar launch mine", list(words)).params
-    arguments["replace"] = replace
-    for name in filter(None, (arguments["model"], arguments["teacher"])):
+    context = command.make_context("nearfar launch mine", list(words))
+    context.params["replace"] = replace
+    for name in filter(None, (context.params["model"], context.params["teacher"])):
         locate(name)
-    return _Job(["mine", *words], lambda plan: None, lambda: mine(**arguments))
+    return _Job(["mine", *words], lambda plan: None, lambda: command.invoke(context))
