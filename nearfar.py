@@ -182,7 +182,7 @@ class SearchResult:
                 rank,
                 f"{hit.score:.3f}",
                 _one_line(document.id, 30),
-                _one_line(document.whole, 90),
+                _one_line(document.full_text, 90),
             )
 
 

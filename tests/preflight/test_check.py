@@ -276,7 +276,7 @@ def test_teacher_is_checked(toy, toy_folder, tmp_path, capsys):
         )
     assert re.search(r"wrong +teacher: .*/nowhere", capsys.readouterr().out)
     check(RECIPE, MACHINES / "cpu-2-ddp.yaml", taught, no_probe=True, replace=True)
-    assert re.search(r"ok +teacher: .* anew, about 1 MB", capsys.readouterr().out)
+    assert re.search(r"ok +teacher: .* again, about 1 MB", capsys.readouterr().out)
 
 
 # ---------------------------------------------------------------- what is wrong, all at once

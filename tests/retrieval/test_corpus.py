@@ -19,7 +19,7 @@ def test_beir_files_and_folders_are_read(tmp_path):
     )
     found, report = read(tmp_path / "corpus.jsonl")
     assert found == [Document("a", "Disks", "Delete one."), Document("7", "", "No title.")]
-    assert [document.whole for document in found] == ["Disks Delete one.", "No title."]
+    assert [document.full_text for document in found] == ["Disks Delete one.", "No title."]
     assert read(tmp_path)[0] == found
     assert report.rows_kept == 2
 

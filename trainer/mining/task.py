@@ -184,7 +184,7 @@ def corpus_texts(
         [further] if further else []
     ):
         for document in read_corpus(Path(name), ReadReport(name), max_bad_rows_ratio):
-            yield document.whole
+            yield document.full_text
     for batch in rows.batches(["positive", "negatives"]):
         yield from batch.column("positive").to_pylist()
         yield from (text for texts in batch.column("negatives").to_pylist() for text in texts)

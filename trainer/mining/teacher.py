@@ -59,7 +59,7 @@ def by_pair_encoder(encoder: PairEncoder, precision: Precision) -> TextScorer:
         return [
             some.tolist()
             for some in np.split(
-                score_pairs(encoder, pairs, precision=precision, alone=True), ends[:-1]
+                score_pairs(encoder, pairs, precision=precision, one_rank=True), ends[:-1]
             )
         ]
 

@@ -15,7 +15,8 @@ from trainer.preflight.data import measure_lengths
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
-from trainer.retrieval.encoding.taught_vectors import names_of, to_do, wanted_vectors
+from trainer.retrieval.encoding.needed_vectors import names_of, needed_vectors
+from trainer.retrieval.encoding.taught_vectors import to_do
 
 
 def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
@@ -30,7 +31,7 @@ def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
         with findings.catch("teacher"):
             teacher, tasks = read_model(name), list[str]()
             folder = students.kept_in(settings, name)
-            to_do(folder, wanted_vectors(teacher, texts), run.replace, tasks.append)
+            to_do(folder, needed_vectors(teacher, texts), run.replace, tasks.append)
             if not tasks:
                 text = f"its vectors of the training texts are already in {folder}"
             else:

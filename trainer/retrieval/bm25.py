@@ -1,4 +1,4 @@
-"""BM25, the search by words that every learned model has to beat."""
+"""BM25, the search by words that is the baseline of every learned model."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Bm25:
-    """Documents to be found by BM25 (Robertson & Zaragoza 2009, in Lucene's form; k1 and b as
-    BEIR's baseline). Their words are held in memory.
+    """Search among documents by BM25 (Robertson & Zaragoza 2009). Memory holds their words.
 
-    Words are lower-cased runs of at least two letters or digits, without Lucene's 33 English stop
-    words (the stronger baseline on the sets tried); nothing is stemmed.
+    It is Lucene's variant, with k1 and b of BEIR's baseline. Words are lower-cased runs of at least
+    two letters or digits. Lucene's 33 English stop words are left out, which was the stronger
+    baseline on the data sets that we tried. Words are not stemmed.
     """
 
     def __init__(self, documents: Sequence[str], k1: float = 0.9, b: float = 0.4) -> None:
@@ -31,8 +31,9 @@ class Bm25:
             self._model.index(corpus, show_progress=False)
 
     def best(self, queries: Sequence[str], k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each query the rows and scores of the k best documents, best first; fewer where fewer
-        share a word with the query.
+        """Yields the rows and scores of the k best documents per query, best first.
+
+        A document that shares no word with the query is not among them.
         """
         import bm25s
 
@@ -42,36 +43,39 @@ class Bm25:
         for words in bm25s.tokenize(
             list(queries), stopwords="en", show_progress=False, return_ids=False
         ):
-            known = [word for word in words if word in self._model.vocab_dict]
-            scores = self._model.get_scores(known) if known else np.empty(0, np.float32)
+            known_words = [word for word in words if word in self._model.vocab_dict]
+            scores = self._model.get_scores(known_words) if known_words else np.empty(0, np.float32)
             rows = _best(scores, k)
             yield rows, scores[rows]
 
 
 def bm25_run(
-    set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4
+    retrieval_set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4
 ) -> dict[str, dict[str, float]]:
-    """Query id to document id to score of the k best documents by `Bm25`.
+    """Returns query id to document id to score of the k best documents by `Bm25`.
 
-    A document that shares no word with the query is not retrieved, so a query may have fewer than
-    k.
+    A document that shares no word with the query is not retrieved, so a query may have fewer than k
+    documents.
     """
     with phase("indexing words"):
-        index = Bm25(set.documents, k1, b)
-    found = count_items(
-        index.best(set.queries, k), "searching by words", "queries", total=len(set.queries)
+        index = Bm25(retrieval_set.documents, k1, b)
+    results = count_items(
+        index.best(retrieval_set.queries, k),
+        "searching by words",
+        "queries",
+        total=len(retrieval_set.queries),
     )
     return {
         query: {
-            set.document_ids[row]: score
+            retrieval_set.document_ids[row]: score
             for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
         }
-        for query, (rows, scores) in zip(set.query_ids, found, strict=True)
+        for query, (rows, scores) in zip(retrieval_set.query_ids, results, strict=True)
     }
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The k rows with the largest scores above 0; of equal ones the first."""
+    """Returns the k rows with the largest scores above 0; of equal scores, the first rows."""
     k = min(k, len(scores))
     if k == 0:
         return np.empty(0, np.int64)

@@ -1,4 +1,4 @@
-"""Documents to be searched: read one after another from a file, in bounded memory."""
+"""Documents to search, read one after another from a file, in bounded memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document; what is encoded is title and text, parted by a space, as BEIR does."""
+    """One document. Models encode its title and text, separated by a space, as in BEIR."""
 
     id: str
     title: str
     text: str
 
     @property
-    def whole(self) -> str:
-        """Title and text as one.
+    def full_text(self) -> str:
+        """Title and text, separated by a space.
 
-        >>> Document("1", "az disk", "Manage disks.").whole, Document("2", "", "No title.").whole
-        ('az disk Manage disks.', 'No title.')
+        >>> Document("1", "az disk", "Manage disks.").full_text
+        'az disk Manage disks.'
+        >>> Document("2", "", "No title.").full_text
+        'No title.'
         """
         return f"{self.title} {self.text}" if self.title.strip() else self.text
 
@@ -35,13 +37,13 @@ class Document:
 def read_corpus(
     path: Path, report: ReadReport, max_bad_rows_ratio: float = 0.001, id_prefix: str = ""
 ) -> Iterator[Document]:
-    """The documents of a BEIR folder's corpus.jsonl, of any JSON Lines file with a field `text` or
-    `document`, or of a .txt file with one a line.
+    """Yields the documents of a file.
 
-    Ids are `_id` or `id`, else `id_prefix` and the line's number. Blank documents and further ones
-    with the same id are left out; `report` counts them.
+    It may be the corpus.jsonl of a BEIR folder, a JSON Lines file with a field `text` or
+    `document`, or a .txt file with one document per line. Ids are `_id` or `id`, else `id_prefix`
+    and the line number. Blank documents and repeated ids are left out; `report` counts them.
 
-    Raises BadData for a file that cannot be read or lacks the fields, TooManyBadRows at the end
+    Raises BadData for a file that cannot be read or lacks the fields, and TooManyBadRows at the end
     when too many lines were unreadable.
     """
     path = path / "corpus.jsonl" if path.is_dir() and is_beir_folder(path) else path
@@ -51,20 +53,20 @@ def read_corpus(
         else path
     )
     plain = path.name.removesuffix(".gz").endswith(".txt")
-    seen: set[int] = set()
-    for found in (
+    seen_identities: set[int] = set()
+    for document in (
         _plain_documents(path, report, id_prefix)
         if plain
         else _json_documents(path, report, id_prefix)
     ):
-        if is_blank(found.whole):
+        if is_blank(document.full_text):
             report.blank_rows_dropped += 1
-        elif identity(found.id) in seen:
+        elif identity(document.id) in seen_identities:
             report.duplicate_ids += 1
         else:
-            seen.add(identity(found.id))
+            seen_identities.add(identity(document.id))
             report.rows_kept += 1
-            yield found
+            yield document
     report.check_budget(max_bad_rows_ratio)
 
 
@@ -97,7 +99,7 @@ def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[
         if wrong:
             errors.add(
                 record.source,
-                f"the field {wrong} is {type_name(fields[wrong])}, expected a text (fields there:"
+                f"the field {wrong} is {type_name(fields[wrong])}, expected a text (its fields:"
                 f" {', '.join(list(record.values)[:10])})",
             )
         elif problem := next(filter(None, map(text_problem, fields.values())), None):
@@ -117,6 +119,6 @@ def _id(values: dict[str, Any], source: str, prefix: str) -> Any:
 
 
 def _text(values: dict[str, Any]) -> Any:
-    """The first field that may be the text; a record with nothing but a title has an empty one."""
-    found = next((values[name] for name in _TEXT_FIELDS if name in values), None)
-    return "" if found is None and isinstance(values.get("title"), str) else found
+    """Returns the first field that may be the text; empty for a record with only a title."""
+    text = next((values[name] for name in _TEXT_FIELDS if name in values), None)
+    return "" if text is None and isinstance(values.get("title"), str) else text

@@ -1,4 +1,4 @@
-"""The second stage: a cross-encoder puts the best documents of a first stage in a new order."""
+"""Re-ranking: a cross-encoder reorders the best documents of a first search."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +28,13 @@ def score_pairs(
     pairs: Sequence[tuple[str, str]],
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
-    alone: bool = False,
+    one_rank: bool = False,
 ) -> Float32[np.ndarray, " pair"]:
-    """One score per (query, document) pair, in the order given. A pair that occurs twice is scored
-    once.
+    """Returns one score per (query, document) pair, in the order given.
 
-    Pairs are tokenised in slices, one slice ahead of the model, and go through it in order of
-    length, as many at once as stay within `micro_batch_tokens` padded tokens; several ranks share
-    them out, unless this one is `alone` with its pairs. Raises BadModel when a score is not finite.
+    A pair that occurs twice is scored once. Pairs are tokenised in slices, one slice ahead of the
+    model, and cut into micro-batches of at most `micro_batch_tokens` padded tokens. Ranks share the
+    micro-batches, unless `one_rank` is true. Raises BadModel when a score is not finite.
     """
     distinct = list(dict.fromkeys(pairs))
     scores = np.empty(len(distinct), dtype=np.float32)
@@ -47,17 +46,19 @@ def score_pairs(
     with (
         phase("scoring pairs", len(distinct), "pairs") as progress,
         inference(encoder, precision),
-        ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead,
+        ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer,
     ):
-        waiting = [ahead.submit(_tokens, encoder, some) for some in slices[:1]]
-        for number, some in enumerate(slices):
+        waiting = [tokenizer.submit(_tokens, encoder, pairs_slice) for pairs_slice in slices[:1]]
+        for number, pairs_slice in enumerate(slices):
             texts = waiting.pop().result()
             waiting = [
-                ahead.submit(_tokens, encoder, following)
+                tokenizer.submit(_tokens, encoder, following)
                 for following in slices[number + 1 : number + 2]
             ]
             start = number * _PAIRS_AT_ONCE
-            scores[start : start + len(some)] = _scores(encoder, texts, budget, alone, progress)
+            scores[start : start + len(pairs_slice)] = _scores(
+                encoder, texts, budget, one_rank, progress
+            )
     if not np.isfinite(scores).all():
         query, document = distinct[int((~np.isfinite(scores)).nonzero()[0][0])]
         raise BadModel(
@@ -76,16 +77,18 @@ def _tokens(encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Texts:
 
 
 def _scores(
-    encoder: PairEncoder, texts: Texts, budget: int, alone: bool, progress: Phase
+    encoder: PairEncoder, texts: Texts, budget: int, one_rank: bool, progress: Phase
 ) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
-    own = (
+    all_micro_batches = (
         (rows, encoder(texts.select(rows).to(encoder.device)))
         for rows in micro_batches(texts.lengths, budget)
     )
-    for rows, found in own if alone else own_micro_batches(encoder, texts, budget, progress):
-        scores[rows.to(encoder.device)] = found.float()
-    return (scores if alone else sum_over_ranks(scores)).cpu().numpy()
+    for rows, batch_scores in (
+        all_micro_batches if one_rank else own_micro_batches(encoder, texts, budget, progress)
+    ):
+        scores[rows.to(encoder.device)] = batch_scores.float()
+    return (scores if one_rank else sum_over_ranks(scores)).cpu().numpy()
 
 
 def rerank(
@@ -97,46 +100,45 @@ def rerank(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, dict[str, float]]:
-    """Query id to document id to score: of each query's first `depth` documents the cross-encoder's
-    score; the others behind them, in their order.
+    """Returns query id to document id to score.
 
-    `queries` and `documents` are the texts by id. Of equal scores the first stage's order is kept,
-    by the least difference there is. Raises BadData when no query has a candidate, BadModel when a
-    score is not finite.
+    The first `depth` documents of each query get the cross-encoder's score. The others follow them
+    in their order. `queries` and `documents` are texts by id. Equal scores stay in the order of the
+    first search: the later one becomes the next smaller number. Raises BadData when no query has a
+    candidate, BadModel when a score is not finite.
     """
-    ordered = {
+    ranked_hits = {
         query: sorted(hits, key=lambda document: -hits[document]) for query, hits in run.items()
     }
     pairs = [
         (queries[query], documents[document])
-        for query, hits in ordered.items()
+        for query, hits in ranked_hits.items()
         for document in hits[:depth]
     ]
     if not pairs:
         raise BadData(
-            f"the first stage has found no document for any of {len(run)} queries, so there is"
-            " nothing to put in a new order"
+            f"the first search found no document for any of {len(run)} queries, so there is nothing"
+            " to re-rank; check that the queries fit the documents"
         )
     scores = iter(score_pairs(encoder, pairs, micro_batch_tokens, precision).tolist())
     return {
         query: _in_new_order(hits, [next(scores) for _ in hits[:depth]])
-        for query, hits in ordered.items()
+        for query, hits in ranked_hits.items()
     }
 
 
 def _in_new_order(hits: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
-    """The best score first; documents without one follow, each one lower than the one before.
+    """Returns the documents with a score, best first, then the others with lower scores.
 
-    No two are equal: metrics put equal scores in the order of the ids, and half precision gives
-    many. Of equal ones each later has the next smaller number.
+    No two scores are equal, because metrics sort equal scores by id and half precision gives many.
     """
     order = sorted(range(len(scores)), key=lambda rank: -scores[rank])
     lowest = min(scores, default=0.0)
-    wanted = {hits[rank]: scores[rank] for rank in order} | {
+    ordered_scores = {hits[rank]: scores[rank] for rank in order} | {
         document: lowest - 1.0 - number for number, document in enumerate(hits[len(scores) :])
     }
-    found, below = dict[str, float](), np.float32(np.inf)
-    for document, score in wanted.items():
-        below = min(np.float32(score), np.nextafter(below, np.float32(-np.inf)))
-        found[document] = float(below)
-    return found
+    distinct_scores, previous = dict[str, float](), np.float32(np.inf)
+    for document, score in ordered_scores.items():
+        previous = min(np.float32(score), np.nextafter(previous, np.float32(-np.inf)))
+        distinct_scores[document] = float(previous)
+    return distinct_scores

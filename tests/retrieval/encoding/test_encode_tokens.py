@@ -115,12 +115,14 @@ def test_corpus_is_encoded_in_blocks_in_its_order(encoder, monkeypatch):
         list(document_blocks(Encoding(encoder), documents))
     assert phases.finished == [("encoding documents", len(TEXTS), len(TEXTS))]
     assert [document for block in rest for document in block.documents] == documents[3:]
-    np.testing.assert_allclose(rest[0].vectors[0], alone(encoder, documents[3].whole), atol=1e-6)
+    np.testing.assert_allclose(
+        rest[0].vectors[0], alone(encoder, documents[3].full_text), atol=1e-6
+    )
 
 
 def test_document_without_a_scored_token_is_refused(encoder):
     documents = [Document("fine", "", "disk"), Document("dots", "", "...!")]
-    with pytest.raises(BadData, match=r"'dots' has no token.*take it out"):
+    with pytest.raises(BadData, match=r"'dots' has no token.*remove it"):
         list(document_blocks(Encoding(encoder), documents))
 
 

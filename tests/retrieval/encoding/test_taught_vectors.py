@@ -18,12 +18,9 @@ from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
 from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
-from trainer.retrieval.encoding.taught_vectors import (
-    FILE,
-    TaughtVectors,
-    taught_vectors,
-    teacher_fingerprint,
-)
+from trainer.retrieval.encoding.needed_vectors import teacher_fingerprint
+from trainer.retrieval.encoding.taught_files import FILE
+from trainer.retrieval.encoding.taught_vectors import TaughtVectors, taught_vectors
 from trainer.vectors.dense import DenseVectors
 
 ROWS = [
@@ -151,7 +148,8 @@ class TestWhatIsThere:
         with pytest.raises(
             BadFolder,
             match=(
-                "other data: since then 0 new and 1 gone as query and 3 new and 1 gone as document,"
+                "other data: since then 0 new and 1 removed as query and 3 new and 1"
+                " removed as document,"
                 " of 9 texts"
             ),
         ):
@@ -165,7 +163,7 @@ class TestWhatIsThere:
         taught_vectors(tmp_path / "t", used, ROWS[:2], 2)
         said = []
         found = taught_vectors(tmp_path / "t", used, ROWS, 2, say=said.append)
-        assert "3 texts that have come to the 6" in said[0]
+        assert "3 new texts in addition to the 6" in said[0]
         assert said[1:] == ["3 texts encoded by the teacher, as document"]
         whole = taught_vectors(tmp_path / "whole", used, ROWS, 2)
         for one, other in zip(
@@ -184,7 +182,7 @@ class TestWhatIsThere:
     def test_incomplete_cache_is_refused(self, teacher, tmp_path):
         taught_vectors(tmp_path / "t", teacher, ROWS, 2)
         (tmp_path / "t" / "document-names.npy").unlink()
-        with pytest.raises(BadFolder, match="is not whole"):
+        with pytest.raises(BadFolder, match="is incomplete"):
             TaughtVectors.open(tmp_path / "t", DenseVectors)
 
 
@@ -243,10 +241,7 @@ class TestMadeByAnotherRunMeanwhile:
         more = [*ROWS, Row("a query", "more")]
         say = meanwhile(lambda: taught_vectors(tmp_path / "t", teacher, more, 2))
         found = taught_vectors(tmp_path / "t", teacher, ROWS, 2, say=say)
-        assert (
-            "was made by another run meanwhile, of the same teacher and texts; it is used"
-            in say.said[-1]
-        )
+        assert "meanwhile, of the same teacher and texts; it is used" in say.said[-1]
         assert len(found.names["document"]) == 8, "the other run's"
         assert torch.allclose(
             found.embeddings(batch_of(student))[0],
@@ -260,17 +255,14 @@ class TestMadeByAnotherRunMeanwhile:
         [
             (
                 None,
-                (
-                    "by another run while this one encoded, of another teacher: its weights have"
-                    " changed"
-                ),
+                ("while this one encoded, of another teacher: its weights have changed"),
             ),
             (ROWS[:2], "of fewer texts: 3 are missing"),
             (
                 [*ROWS[:2], Row("a query", "gone")],
                 (
-                    "of other data: since then 0 new and 1 gone as query and 3 new and 1 gone as"
-                    " document"
+                    "of other data: since then 0 new and 1 removed as query and 3 new and 1 removed"
+                    " as document"
                 ),
             ),
         ],
@@ -303,7 +295,7 @@ class TestMadeByAnotherRunMeanwhile:
         (tmp_path / "whole" / "document-vectors.npy").unlink()
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("mine")
-        for name, message in (("whole", "is not whole"), ("mine", "holds something else")):
+        for name, message in (("whole", "is incomplete"), ("mine", "holds something else")):
             there = tmp_path / f"at-{name}"
             with pytest.raises(BadFolder, match=message):
                 taught_vectors(
@@ -320,7 +312,7 @@ class TestMadeByAnotherRunMeanwhile:
 
 def test_text_that_the_teacher_has_not_encoded_is_an_error(teacher, student, tmp_path):
     found = taught_vectors(tmp_path / "t", teacher, ROWS[:1], 2)
-    with pytest.raises(BadData, match="has not seen 1 of 3 texts"):
+    with pytest.raises(BadData, match="has not encoded 1 of 3 texts"):
         found.embeddings(batch_of(student))
 
 

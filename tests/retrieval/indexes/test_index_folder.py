@@ -73,7 +73,7 @@ def test_flat_index_is_exact_and_returns_the_documents(encoder, built):
     index = DenseIndex.open(built / "flat")
     queries, vectors = (
         questions(encoder),
-        encode(encoder, [document.whole for document in DOCUMENTS], "document"),
+        encode(encoder, [document.full_text for document in DOCUMENTS], "document"),
     )
     np.testing.assert_array_equal(index.search(queries, 7)[1], rows_by_sorting(queries, vectors, 7))
     best = hits(index, encoder, QUESTIONS[:1], 5)[0]
@@ -89,7 +89,7 @@ def test_approximate_indexes_find_most_and_report_their_recall(encoder, built, k
     index, exact = DenseIndex.open(built / kind), DenseIndex.open(built / "flat")
     assert index.manifest.approximate["recall_at_10"] >= 0.95
     queries = encode(
-        encoder, [document.whole for document in DOCUMENTS[::4]], "query"
+        encoder, [document.full_text for document in DOCUMENTS[::4]], "query"
     )  # many: of three, one missed would be a third
     scores, _ = index.search(queries, 10)
     wanted, _ = exact.search(queries, 10)

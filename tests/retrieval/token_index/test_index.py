@@ -92,7 +92,7 @@ def ids(index, encoder, k=10):
 def test_exact_index_equals_an_exhaustive_search(encoder, built):
     index = TokenIndex.open(built / "exact")
     scores, rows = index.search(questions(encoder), 10)
-    tokens = encode(encoder, [document.whole for document in DOCUMENTS], "document")
+    tokens = encode(encoder, [document.full_text for document in DOCUMENTS], "document")
     every, order = nearest_documents(encode(encoder, QUESTIONS, "query"), tokens, 300)
     np.testing.assert_allclose(scores, every[:, :10], atol=4e-3)  # float16
     by_row = np.take_along_axis(every, order.argsort(1), 1)
@@ -654,7 +654,7 @@ def test_pooling_keeps_one_of_n_vectors(encoder, built, tmp_path):
     )
     added = add(tmp_path / "index", Encoding(encoder), iter(NEW))
     assert added.segments[1].tokens < sum(
-        encode(encoder, [document.whole for document in NEW], "document").lengths
+        encode(encoder, [document.full_text for document in NEW], "document").lengths
     )
 
 

@@ -1,1 +1,1 @@
-"""Texts to vectors, and exact search among them."""
+"""Encoding of texts into vectors."""

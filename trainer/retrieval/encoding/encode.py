@@ -1,4 +1,4 @@
-"""Texts to vectors, with next to no padding and the tokenizer running ahead of the model."""
+"""Encoding of texts with little padding; a thread tokenises while the model computes."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from trainer.vectors.vectors import Vectors
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_DOCUMENTS = 1 << 16
 _MOST_NUMBERS = 4096 * 180 * 128
-"""The most documents in a block, and numbers in their vectors (400 MB)."""
+"""The largest number of documents in a block, and of numbers in their vectors (400 MB)."""
 _SHOWN_CHARACTERS = 80
 """Characters of a query in an error."""
 
@@ -38,13 +38,13 @@ def encode(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Vectors:
-    """The float32 vectors of texts, in their order, as the model gives them.
+    """Returns the float32 vectors of texts, in their order.
 
     A text that occurs twice is encoded once. Texts are tokenised in slices, one slice ahead of the
-    model. Within a slice they go through the model in order of length, as many at once as stay
-    within `micro_batch_tokens` padded tokens (null: 2 048 on a CPU, 65 536 on a GPU); ranks share
-    them out. The encoder is in inference mode meanwhile and left as it was. Beside the result,
-    memory holds two slices.
+    model. Within a slice, texts are sorted by length and cut into micro-batches of at most
+    `micro_batch_tokens` padded tokens (default 2048 on a CPU, 65536 on a GPU). Ranks share the
+    micro-batches. In addition to the result, memory holds two slices. The encoder computes in
+    inference mode; afterwards its modes are as before.
 
     Raises BadModel when a number is not finite.
     """
@@ -69,7 +69,7 @@ def encode_documents(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Vectors:
-    """As `encode`, of documents, in the form that a search compares."""
+    """Encodes documents (see `encode`) and returns their vectors in the form for search."""
     return encoder.for_search(encode(encoder, texts, "document", micro_batch_tokens, precision))
 
 
@@ -79,23 +79,24 @@ def encode_queries(
     micro_batch_tokens: int | None = None,
     precision: Precision = "fp32",
 ) -> Vectors:
-    """As `encode`, of queries, in the form that a search compares. Raises BadData for a query no
-    token of which counts: it could find nothing.
+    """Encodes queries (see `encode`) and returns their vectors in the form for search.
+
+    Raises BadData for a query that has no token that counts: it could find nothing.
     """
     vectors = encoder.for_search(encode(encoder, queries, "query", micro_batch_tokens, precision))
     if (empty := vectors.empty_texts()).size:
         text = queries[empty[0]]
-        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+        quote = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
         raise BadData(
-            f"the query {shown!r} has no token that the model scores (punctuation alone, perhaps);"
-            " say what to look for in words, or leave it out"
+            f"the query {quote!r} has no token that the model scores (punctuation alone, perhaps);"
+            " write the query in words, or leave it out"
         )
     return vectors
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How documents are encoded."""
+    """An encoder, and how it encodes documents."""
 
     encoder: VectorEncoder
     precision: Precision = "fp32"
@@ -104,7 +105,7 @@ class Encoding:
 
 @runtime_checkable
 class Documents(Protocol):
-    """Documents that are counted before they are read."""
+    """Documents whose number is known before they are read."""
 
     def __len__(self) -> int: ...
 
@@ -112,15 +113,16 @@ class Documents(Protocol):
 
 
 class Block(NamedTuple):
-    """Some documents of a corpus, encoded."""
+    """A block of documents of a corpus with their vectors."""
 
     documents: list[Document]
     vectors: Vectors
 
 
 def document_blocks(encoding: Encoding, documents: Documents) -> Iterator[Block]:
-    """The documents with their vectors. Raises BadData for a document no token of which counts:
-    nothing could ever find it.
+    """Yields the documents with their vectors, in blocks.
+
+    Raises BadData for a document that has no token that counts: no search could find it.
     """
     encoder, rest = encoding.encoder, iter(documents)
     most_tokens = encoder.contract.document_max_length_tokens
@@ -129,17 +131,17 @@ def document_blocks(encoding: Encoding, documents: Documents) -> Iterator[Block]
     size = max(1, min(_MOST_DOCUMENTS, fitting))
     with phase("encoding documents", len(documents), "texts"):
         while block := list(itertools.islice(rest, size)):
-            yield Block(block, _encoded(encoding, block))
+            yield Block(block, _encode_block(encoding, block))
 
 
-def _encoded(encoding: Encoding, documents: list[Document]) -> Vectors:
-    texts = [document.whole for document in documents]
+def _encode_block(encoding: Encoding, documents: list[Document]) -> Vectors:
+    texts = [document.full_text for document in documents]
     budget, precision = encoding.micro_batch_tokens, encoding.precision
     vectors = encode_documents(encoding.encoder, texts, budget, precision)
     if (empty := vectors.empty_texts()).size:
         raise BadData(
             f"document {documents[empty[0]].id!r} has no token that the model scores (punctuation"
-            " alone, perhaps), so no search could find it; take it out of the corpus, or give it a"
+            " alone, perhaps), so no search could find it; remove it from the corpus, or give it a"
             " text"
         )
     return vectors
@@ -153,48 +155,50 @@ def _encoded_slices(
     progress: Phase,
 ) -> Iterator[Vectors]:
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
-    for part in tokenized(encoder, texts, role, encoder.vectors.TEXTS_PER_BLOCK):
-        own = own_micro_batches(encoder, part, budget, progress)
-        yield encoder.vectors.from_micro_batches(own, len(part), encoder.dimensions, encoder.device)
+    for part in tokenized_slices(encoder, texts, role, encoder.vectors.TEXTS_PER_BLOCK):
+        rank_micro_batches = own_micro_batches(encoder, part, budget, progress)
+        yield encoder.vectors.from_micro_batches(
+            rank_micro_batches, len(part), encoder.dimensions, encoder.device
+        )
 
 
 def own_micro_batches(
     encoder: Encoder, texts: Texts, budget: int, progress: Phase
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
-    """This rank's micro-batches: rows of `texts` and their embeddings. Together the ranks give each
-    text once.
+    """Yields this rank's micro-batches: rows of `texts` and their embeddings.
 
-    All ranks run equally many, since sharded weights are gathered by all together. What a rank
-    computes beyond its share is not given out. `progress` counts the texts of all ranks.
+    Each text is given by one rank. All ranks compute equally many micro-batches, because all of
+    them must gather sharded weights together; a surplus one is computed but not given. `progress`
+    counts the texts of all ranks.
     """
     cuts, remaining_texts = micro_batches(texts.lengths, budget), len(texts)
     for number in own_rounds(len(cuts)):
         rows = cuts[number % len(cuts)]
-        encoded = encoder(texts.select(rows).to(encoder.device))
+        embeddings = encoder(texts.select(rows).to(encoder.device))
         if number < len(cuts):
-            yield rows, encoded
+            yield rows, embeddings
         count = min(remaining_texts, all_rows(len(rows)))
         progress.advance(count)
         remaining_texts -= count
     progress.advance(remaining_texts)
 
 
-def tokenized(
+def tokenized_slices(
     encoder: Encoder, texts: list[str], role: Role, texts_at_once: int
 ) -> Iterator[Texts]:
-    """The texts slice by slice; while one is used, the next is tokenised in a thread."""
+    """Yields tokenised slices of the texts; a thread tokenises the next slice meanwhile."""
     slices = [texts[start : start + texts_at_once] for start in range(0, len(texts), texts_at_once)]
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
-        waiting = ahead.submit(encoder.tokenize, slices[0], role) if slices else None
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer:
+        waiting = tokenizer.submit(encoder.tokenize, slices[0], role) if slices else None
         for following in [*slices[1:], None][: len(slices)]:
             assert waiting is not None
             ready = waiting.result()
-            waiting = ahead.submit(encoder.tokenize, following, role) if following else None
+            waiting = tokenizer.submit(encoder.tokenize, following, role) if following else None
             yield ready
 
 
 def default_micro_batch_tokens(device: torch.device) -> int:
-    """Padded tokens of a micro-batch where nothing else is asked for."""
+    """Returns the default number of padded tokens per micro-batch."""
     return 2048 if device.type == "cpu" else 65536
 
 
@@ -209,17 +213,17 @@ def check_finite(vectors: Vectors, precision: Precision) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a model computes in `precision`."""
+    """Returns the context in which a model computes in `precision`."""
     return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
 
 
 @contextlib.contextmanager
 def inference(encoder: Encoder, precision: Precision) -> Iterator[None]:
-    """Within it the encoder computes without gradient and dropout; afterwards it is as it was."""
+    """Context in which the encoder computes without gradient and dropout; restores its modes."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
-    # What FSDP2 first makes in inference mode it could not write to in training; a single process
-    # has nothing of the kind.
+    # Buffers that FSDP2 creates in inference mode could not be written in training. A single
+    # process has no such buffers.
     without_gradient = torch.inference_mode() if ranks() == 1 else torch.no_grad()
     try:
         with without_gradient, autocast(encoder.device, precision):

@@ -1,4 +1,4 @@
-"""Lines of text to a file of vectors in NumPy's format."""
+"""Encoding of lines of text into a file of vectors in NumPy's format."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,8 +31,10 @@ class BinaryOutput(Protocol):
 
 
 def texts_of_lines(lines: Iterable[bytes]) -> list[str]:
-    """The lines as texts. Raises BadData for a line that is blank or not UTF-8: leaving it out
-    would shift all later vectors.
+    """Returns the lines as texts.
+
+    Raises BadData for a line that is blank or not UTF-8: without it, later vectors would be in the
+    wrong row.
     """
     texts = []
     for number, line in enumerate(lines, 1):
@@ -45,8 +47,8 @@ def texts_of_lines(lines: Iterable[bytes]) -> list[str]:
             ) from error
         if not text.strip():
             raise BadData(
-                f"line {number} of the input is blank; every line gets one vector, so take blank"
-                " lines out first, e.g. `grep -v '^\\s*$'`"
+                f"line {number} of the input is blank, and every line gets one vector; remove blank"
+                " lines first, e.g. with `grep -v '^\\s*$'`"
             )
         texts.append(text)
     if not texts:
@@ -66,7 +68,7 @@ def encode_texts(
 ) -> int:
     """Writes one float32 vector per text to `out`; returns the number of dimensions.
 
-    A file is written whole or not at all.
+    If encoding fails, no file is written.
     """
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)

@@ -66,7 +66,7 @@ class Searcher:
         BadModel where the index holds one vector per document.
         """
         self.check_explains()
-        return explain(self.encoder, question, hit.document.whole)
+        return explain(self.encoder, question, hit.document.full_text)
 
     def check_explains(self) -> None:
         """Raises BadModel where the index cannot tell one token from another."""
@@ -86,7 +86,7 @@ class Searcher:
                 "the index has no document to re-rank; add some, or search without --rerank"
             )
         pairs = [
-            (question, hit.document.whole)
+            (question, hit.document.full_text)
             for question, documents in zip(questions, first, strict=True)
             for hit in documents
         ]

@@ -30,7 +30,7 @@ def measured_effort(index: TokenIndex, encoder: VectorEncoder) -> dict[str, floa
     """
     there = index.live_rows()
     rows = there[np.unique(np.linspace(0, len(there) - 1, _QUERIES).astype(np.int64))].tolist()
-    texts = [index.document(row).whole for row in rows]
+    texts = [index.document(row).full_text for row in rows]
     queries = encode(encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query")
     asked = [(row, queries[place]) for place, row in enumerate(rows) if queries.lengths[place]]
 

@@ -1,0 +1,99 @@
+"""Files in which the vectors of a teacher are stored.
+
+teacher.json             fingerprint of the teacher's weights and contract, the contract,
+                         and whether the teacher gives one vector per text or per token
+query-names.npy, ...     identities of the texts, sorted
+query-vectors.npy, ...   one row per text in that order, or one row per token (float16)
+query-offsets.npy, ...   for token vectors: where the rows of each text begin
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from trainer.batch import identity
+from trainer.errors import BadFolder
+from trainer.models.contracts.text import Role
+from trainer.models.encoder import VectorEncoder
+from trainer.retrieval.token_index.growing_array import GrowingArray
+from trainer.vectors.vectors import Vectors
+
+FILE = "teacher.json"
+TEXTS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 1 << 16
+
+
+class TaughtFiles:
+    """Writes the vectors of one role: first old vectors, then new ones as they come.
+
+    At the end they are sorted by the identities of their texts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        role: Role,
+        teacher: VectorEncoder,
+        old_texts: tuple[Int64[np.ndarray, " text"], Vectors] | None,
+    ) -> None:
+        self.folder, self.role, self.kind = folder, role, teacher.vectors
+        self.names: list[int] = []
+        self.lengths = [np.empty(0, np.int64)]
+        self.unsorted_path = folder / f".{role}.npy"
+        self.file = GrowingArray(self.unsorted_path, self.kind.COMPACT, teacher.dimensions)
+        if old_texts is not None:
+            old_names, old_vectors = old_texts
+            self.names += old_names.tolist()
+            self.lengths.append(old_vectors.lengths)
+            for start in range(0, len(old_vectors.rows), _ROWS_AT_ONCE):
+                self.file.append(old_vectors.rows[start : start + _ROWS_AT_ONCE])
+
+    def append(self, texts: Sequence[str], vectors: Vectors) -> None:
+        self.names += map(identity, texts)
+        self.lengths.append(vectors.lengths)
+        self.file.append(vectors.rows)
+
+    def finish(self) -> None:
+        self.file.__exit__(None, None, None)
+        names = np.array(self.names, np.int64)
+        rows = np.load(self.unsorted_path, mmap_mode="r", allow_pickle=False)
+        unsorted_texts = self.kind.from_rows(rows, np.concatenate(self.lengths))
+        order = np.argsort(names, kind="stable")
+        np.save(self.folder / f"{self.role}-names.npy", names[order], allow_pickle=False)
+        path = self.folder / f"{self.role}-vectors.npy"
+        with GrowingArray(path, self.kind.COMPACT, rows.shape[1]) as sorted_file:
+            for start in range(0, len(order), TEXTS_AT_ONCE):
+                part = unsorted_texts.select(order[start : start + TEXTS_AT_ONCE])
+                sorted_file.append(part.rows)
+        sorted_rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = self.kind.from_rows(sorted_rows, unsorted_texts.lengths[order])
+        for part_name, array in vectors.arrays.items():
+            if part_name != "vectors":
+                np.save(self.folder / f"{self.role}-{part_name}.npy", array, allow_pickle=False)
+        self.unsorted_path.unlink()
+
+
+def stored_content(folder: Path) -> dict[str, Any]:
+    """Returns the content of `teacher.json`.
+
+    Raises BadFolder when there is none or it is damaged, so that a user's own files are never
+    replaced.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if (
+            content["version"] == 1
+            and isinstance(content["tokens"], bool)
+            and isinstance(content["fingerprint"], str)
+        ):
+            return content
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise BadFolder(
+        f"{folder} is the folder for a teacher's vectors, but it holds something else or damaged"
+        " files; move or remove it, and the vectors are computed again"
+    )
