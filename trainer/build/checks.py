@@ -9,10 +9,7 @@ from trainer.data.rows import Row, Rows
 from trainer.errors import BadData
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.objective import (
-    ContrastiveObjective,
     CosentObjective,
-    DistillationObjective,
-    MarginMseObjective,
     RankingObjective,
 )
 
@@ -25,7 +22,7 @@ def check_objective(run: Recipe, rows: Rows, mixture: Mixture | None = None) -> 
     for source, first in _first_rows(run, rows, mixture):
         _check_scores(run, source, first)
     if (
-        _compares_scores(run)
+        run.objective.reads_scores
         and run.data.negatives_per_query
         and (row := rows.first_unscored()) is not None
     ):
@@ -66,28 +63,15 @@ def _check_scores(run: Recipe, source: str, first: Row) -> None:
                     " (`score` for single pairs), or set objective.graded to false"
                 )
             return
-        case DistillationObjective() | MarginMseObjective() if scores != candidates:
-            raise BadData(
-                f"objective.kind={objective.kind} needs the teacher's score of every candidate,"
-                f" the positive's first, and {source} has {scores} for {candidates} candidates;"
-                " give them as a list in the column `scores`"
-            )
+    if objective.reads_scores and objective.compares_own_candidates and scores != candidates:
+        raise BadData(
+            f"objective.kind={objective.kind} needs the teacher's score of every candidate,"
+            f" the positive's first, and {source} has {scores} for {candidates} candidates;"
+            " give them as a list in the column `scores`"
+        )
     if scores == 1:
         raise BadData(
             f"{source} holds scored pairs, and objective.kind={objective.kind} would take every"
             " pair for a positive; use objective.kind=cosent (or pointwise with"
             " objective.graded=true), or a file of the positive pairs alone, without scores"
         )
-
-
-def _compares_scores(run: Recipe) -> bool:
-    """Whether the objective reads a score of each candidate from the data."""
-    match run.objective:
-        case DistillationObjective() | MarginMseObjective():
-            return True
-        case RankingObjective():
-            return run.objective.graded
-        case ContrastiveObjective():
-            return run.objective.teacher_margin is not None
-        case _:
-            return False

@@ -13,9 +13,7 @@ from trainer.recipe.schema.model import (
 from trainer.recipe.schema.objective import (
     ContrastiveObjective,
     CosentObjective,
-    DistillationObjective,
-    MarginMseObjective,
-    TripletObjective,
+    ObjectiveSection,
     VectorObjective,
 )
 from trainer.recipe.schema.refresh import RefreshSection
@@ -52,7 +50,7 @@ class BaseRecipe(Section):
     )
     model: ModelSection
     data: DataSection
-    objective: Section
+    objective: ObjectiveSection
     optimization: OptimizationSection = Field(
         OptimizationSection(), description="AdamW and its schedule"
     )
@@ -119,7 +117,7 @@ class BaseVectorRecipe(BaseRecipe):
     def compares_own_candidates(self) -> bool:
         """Whether objective or teacher needs at least one own negative per query."""
         teacher = self.teacher
-        return isinstance(self.objective, TripletObjective) or (
+        return self.objective.compares_own_candidates or (
             isinstance(teacher, MarginsTeacher)
             or (isinstance(teacher, DistributionTeacher) and teacher.candidates == "own")
         )
@@ -127,22 +125,18 @@ class BaseVectorRecipe(BaseRecipe):
     @model_validator(mode="after")
     def _objective_has_its_negatives(self) -> Self:
         objective, data_negatives = self.objective, self.data.negatives_per_query
-        match objective:
-            case CosentObjective() if data_negatives:
-                raise ValueError(
-                    "objective.kind=cosent learns from scored pairs, not from hard negatives; set"
-                    " data.negatives_per_query to 0"
-                )
-            case TripletObjective() if not self.negatives_per_query:
-                raise ValueError(
-                    "objective.kind=triplet compares with hard negatives; set"
-                    " data.negatives_per_query to 1 or more, or mine them with refresh"
-                )
-            case DistillationObjective() | MarginMseObjective() if not data_negatives:
-                raise ValueError(
-                    f"objective.kind={objective.kind} compares a query's own candidates; set"
-                    " data.negatives_per_query to 1 or more"
-                )
+        if isinstance(objective, CosentObjective) and data_negatives:
+            raise ValueError(
+                "objective.kind=cosent learns from scored pairs, not from hard negatives; set"
+                " data.negatives_per_query to 0"
+            )
+        negatives = data_negatives if objective.reads_scores else self.negatives_per_query
+        if objective.compares_own_candidates and not negatives:
+            mining = "" if objective.reads_scores else ", or mine them with refresh"
+            raise ValueError(
+                f"objective.kind={objective.kind} compares a query's own candidates; set"
+                f" data.negatives_per_query to 1 or more{mining}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -170,16 +164,16 @@ class BaseVectorRecipe(BaseRecipe):
         if self.refresh is None:
             return self
         objective = self.objective
-        if not isinstance(objective, ContrastiveObjective | TripletObjective):
-            raise ValueError(
-                f"objective.kind={objective.kind} learns from scores in the data, but newly mined"
-                " documents have none, so it cannot be combined with refresh; use contrastive or"
-                " triplet, with a section `teacher` to learn from a model"
-            )
         if isinstance(objective, ContrastiveObjective) and objective.teacher_margin is not None:
             raise ValueError(
                 "objective.teacher_margin reads scores in the data, but newly mined documents have"
                 " none; remove it, or use objective.guide"
+            )
+        if objective.reads_scores:
+            raise ValueError(
+                f"objective.kind={objective.kind} learns from scores in the data, but newly mined"
+                " documents have none, so it cannot be combined with refresh; use contrastive or"
+                " triplet, with a section `teacher` to learn from a model"
             )
         first_step = self.refresh.first_step
         if self.compares_own_candidates and first_step and not self.data.negatives_per_query:

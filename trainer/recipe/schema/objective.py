@@ -7,6 +7,20 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from trainer.recipe.schema.section import NonNegativeFloat, NonNegativeInt, Section
 
 
+class ObjectiveSection(Section):
+    """What is asked of every objective, so that no list of objectives stands elsewhere."""
+
+    @property
+    def compares_own_candidates(self) -> bool:
+        """Whether a query without negatives of its own teaches nothing."""
+        return False
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether the data must have scores. Documents that are mined in training have none."""
+        return False
+
+
 class HardnessSection(Section):
     """Which in-batch negatives count, depending on how hard they are for the current model. All
     documents of the batch are compared, on all ranks.
@@ -28,7 +42,7 @@ class HardnessSection(Section):
     )
 
 
-class ContrastiveObjective(Section):
+class ContrastiveObjective(ObjectiveSection):
     """The keys of InfoNCE in all families (van den Oord et al. 2018)."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -50,6 +64,11 @@ class ContrastiveObjective(Section):
             " value; null: exclude none"
         ),
     )
+
+    @property
+    def reads_scores(self) -> bool:
+        """Only to exclude hard negatives."""
+        return self.teacher_margin is not None
 
     @model_validator(mode="after")
     def _hardness_has_one_direction(self) -> Self:
@@ -92,7 +111,7 @@ class ColBERTContrastiveObjective(ContrastiveObjective):
     )
 
 
-class DistillationObjective(Section):
+class DistillationObjective(ObjectiveSection):
     """KL divergence to a teacher's scores in the data, over each query's own candidates (ColBERTv2,
     Santhanam et al. 2022).
     """
@@ -103,16 +122,36 @@ class DistillationObjective(Section):
         1.0, description="the teacher's scores in the data are divided by it"
     )
 
+    @property
+    def compares_own_candidates(self) -> bool:
+        """Always."""
+        return True
 
-class MarginMseObjective(Section):
+    @property
+    def reads_scores(self) -> bool:
+        """Always."""
+        return True
+
+
+class MarginMseObjective(ObjectiveSection):
     """Squared error of the margin between positive and negative against the teacher's margin in the
     data (MarginMSE, Hofstaetter et al. 2020).
     """
 
     kind: Literal["margin_mse"] = "margin_mse"
 
+    @property
+    def compares_own_candidates(self) -> bool:
+        """Always."""
+        return True
 
-class CosentObjective(Section):
+    @property
+    def reads_scores(self) -> bool:
+        """Always."""
+        return True
+
+
+class CosentObjective(ObjectiveSection):
     """CoSENT for pairs with a graded score: the pair with the higher score must be more similar (Su
     2022).
     """
@@ -120,8 +159,13 @@ class CosentObjective(Section):
     kind: Literal["cosent"] = "cosent"
     temperature: PositiveFloat = Field(0.05, description="scores are divided by it")
 
+    @property
+    def reads_scores(self) -> bool:
+        """Always."""
+        return True
 
-class TripletObjective(Section):
+
+class TripletObjective(ObjectiveSection):
     """The positive must score higher than each negative of its row by a margin (Schroff et al.
     2015, on scores).
     """
@@ -129,8 +173,13 @@ class TripletObjective(Section):
     kind: Literal["triplet"] = "triplet"
     margin: PositiveFloat = Field(0.2, description="in units of the score")
 
+    @property
+    def compares_own_candidates(self) -> bool:
+        """Always."""
+        return True
 
-class RankingObjective(Section):
+
+class RankingObjective(ObjectiveSection):
     """The common keys of the ranking objectives of a cross-encoder. They compare a query's own
     candidates, of which the first is the positive.
     """
@@ -150,6 +199,11 @@ class RankingObjective(Section):
             " is relevant and the others are not"
         ),
     )
+
+    @property
+    def reads_scores(self) -> bool:
+        """As relevance, where it is graded."""
+        return self.graded
 
     @model_validator(mode="after")
     def _drawn_negatives_have_no_grade(self) -> Self:
@@ -209,7 +263,7 @@ ColBERTObjective = Annotated[
     | TripletObjective,
     Field(discriminator="kind"),
 ]
-VectorObjective = BiEncoderObjective | ColBERTObjective
+VectorObjective = ContrastiveObjective | BiEncoderObjective | ColBERTObjective
 CrossEncoderObjective = Annotated[
     PointwiseObjective
     | PairwiseObjective
