@@ -16,7 +16,8 @@ from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.recipe.load import load_recipe
-from trainer.recipe.schema.families import CrossEncoderRecipe, VectorRecipe
+from trainer.recipe.schema.base import BaseVectorRecipe
+from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SUBJECTS = (
@@ -34,8 +35,8 @@ SUBJECTS = (
 VERBS = ("delete", "create", "list", "show")
 
 
-def training_file(objective: str, folder: Path) -> Path:
-    """Forty rows as the recipe's objective wants them."""
+def training_file(run: Recipe, folder: Path) -> Path:
+    """Forty rows as the recipe wants them."""
     pairs = [
         (f"{verb} {subject}", f"how to {verb} one {subject} {number}", number % 5)
         for number, subject in enumerate(SUBJECTS)
@@ -45,11 +46,10 @@ def training_file(objective: str, folder: Path) -> Path:
     with path.open("w") as file:
         for number, (query, positive, grade) in enumerate(pairs):
             row = {"query": query, "positive": positive}
-            match objective:
-                case "cosent":
-                    row = {"sentence1": query, "sentence2": positive, "score": grade}
-                case "triplet":
-                    row["negative"] = pairs[(number + 4) % len(pairs)][1]
+            if run.objective.kind == "cosent":
+                row = {"sentence1": query, "sentence2": positive, "score": grade}
+            elif run.data.negatives_per_query:
+                row["negative"] = pairs[(number + 4) % len(pairs)][1]
             file.write(json.dumps(row) + "\n")
     return path
 
@@ -64,7 +64,7 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     run = load_recipe(path)
     overrides = [
         f"model.backbone={backbone}",
-        f"data.train={training_file(run.objective.kind, tmp_path)}",
+        f"data.train={training_file(run, tmp_path)}",
         f"output={tmp_path / 'runs'}",
         "optimization.batch_size=4",
         "optimization.max_steps=2",
@@ -77,13 +77,13 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
             "objective.random_negatives=3",
             "model.document_max_length_tokens=64",
         ]  # of four rows, for positions of the toy
-    elif run.model.projection_dimensions is not None:
+    elif getattr(run.model, "projection_dimensions", None) is not None:
         overrides.append("model.projection_dimensions=8")
-    if isinstance(run, VectorRecipe) and run.model.layers is not None:
+    if isinstance(run, BaseVectorRecipe) and run.model.layers is not None:
         overrides.append("model.layers=1")
-    if isinstance(run, VectorRecipe) and run.matryoshka is not None:
+    if isinstance(run, BaseVectorRecipe) and run.matryoshka is not None:
         overrides.append("matryoshka.dimensions=[32, 8]")
-    if isinstance(run, VectorRecipe) and run.teacher is not None:
+    if isinstance(run, BaseVectorRecipe) and run.teacher is not None:
         start = {"backbone": str(backbone), "projection_dimensions": 8, "lora": None}
         teacher = (
             build_dense_encoder(DenseSettings(**start))

@@ -3,6 +3,7 @@ itself by the section that has it.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,15 @@ def test_recipe_without_kind_is_a_bi_encoder(tmp_path: Path) -> None:
     assert isinstance(load_recipe(path, ["kind=colbert"]), ColBERTRecipe)
 
 
+def kinds_in(message: str) -> set[str]:
+    """The kinds that a message or a row of FOREIGN names; a further family may own a key, too."""
+    named = re.search(r"belongs to kind: (.+?), but this recipe", message)
+    return set(re.split(", | or ", named[1] if named else message))
+
+
 def test_unknown_kind_names_the_nearest(load) -> None:
     assert (
-        'toy.yaml:2: kind: "bi_encodr" is not one of bi_encoder, colbert, cross_encoder; did you'
+        f'toy.yaml:2: kind: "bi_encodr" is not one of {", ".join(FAMILIES)}; did you'
         " mean bi_encoder?" in refusal(load, kind="bi_encodr")
     )
     assert "kind: null is not one of" in refusal(load, kind=None)
@@ -122,10 +129,9 @@ FOREIGN = [
 def test_key_of_another_kind_is_refused(load, key, owners, kind, values) -> None:
     message = refusal(load, kind=kind, **values)
     line = next(line for line in message.splitlines() if f": {key} belongs" in line)
-    assert line.endswith(
-        f": {key} belongs to kind: {owners}, but this recipe has kind {kind}; remove it, or"
-        " change the kind"
-    )
+    assert kinds_in(line) >= kinds_in(owners)
+    assert line.endswith(f", but this recipe has kind {kind}; remove it, or change the kind")
+    assert kind not in kinds_in(line)
     assert "toy.yaml:" in line
 
 
@@ -145,7 +151,8 @@ def test_variant_of_another_kind_is_refused(load, variant, owners, kind) -> None
     section = key.partition(".")[0]
     message = refusal(load, kind=kind, **{section: {"kind": name, "models": ["t"]}})
     line = next(line for line in message.splitlines() if f": {variant} belongs" in line)
-    assert f"belongs to kind: {owners}, but this recipe has kind {kind}; give one of " in line
+    assert kinds_in(line) >= kinds_in(owners)
+    assert f", but this recipe has kind {kind}; give one of " in line
     assert line.endswith(", or change the recipe's kind")
 
 

@@ -5,6 +5,7 @@ Law 13 (a mistyped key names the right one) is in tests/laws/test_law_13_mistype
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,13 @@ def test_full_listing_has_every_key_once_per_variant() -> None:
         "refresh",
     ]
     two_ways = ["model.projection_dimensions", "matryoshka.layers"]
-    assert sorted(listed) == sorted([*expected, *kinds, *may_be_absent, *two_ways])
-    assert max(map(len, lines)) < 170
+    expected += [*kinds, *may_be_absent, *two_ways]
+    assert set(listed) == set(expected)
+    more, least = Counter(listed) - Counter(expected), Counter(expected)
+    assert Counter(listed) >= least
+    further_families = len(FAMILIES) - 3  # each may give a key a meaning of its own
+    assert all(times <= further_families for times in more.values())
+    assert max(map(len, lines)) < 170 + 20 * further_families
     assert "\n\n\n" not in "\n".join(lines)
 
 
@@ -75,7 +81,7 @@ def test_key_is_explained() -> None:
     ]
     assert "objective.kind = contrastive" in explain_keys("objective.kind")
     assert "objective.kind = contrastive" in explain_keys("objective")
-    assert explain_keys("objective.temperature").count("objective.kind: ") == 3
+    assert explain_keys("objective.temperature").count("objective.kind: ") >= 3
 
 
 def test_key_of_some_families_names_them() -> None:

@@ -137,10 +137,12 @@ class TestMistakes:
         )
 
     def test_mistyped_variant_is_refused(self, write) -> None:
-        assert problem(write(LEAST + "objective:\n  kind: contrastiv\n")).endswith(
+        message = problem(write(LEAST + "objective:\n  kind: contrastiv\n"))
+        assert (
             'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation,'
-            " margin_mse, cosent, triplet; did you mean contrastive?"
-        )
+            " margin_mse, cosent, triplet"
+        ) in message
+        assert message.endswith("; did you mean contrastive?")
         assert "model.tuning.kind: 3 is not one of lora, full" in problem(
             write(LEAST), "model.tuning.kind=3"
         )

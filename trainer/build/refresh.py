@@ -14,6 +14,7 @@ from trainer.mining.choose import Options
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.models.encoder import Encoder, VectorEncoder
+from trainer.recipe.schema.base import BaseRecipe
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.refresh import RefreshSection
 
@@ -46,7 +47,7 @@ def options(settings: RefreshSection, seed: int) -> Options:
         ) from error
 
 
-def searched_texts(run: Recipe, rows: Rows) -> Iterator[str]:
+def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
     """All documents that may be mined; none without `refresh`."""
     settings = run.refresh_section
     if settings is None:

@@ -35,7 +35,8 @@ from trainer.objectives.teachers import (
     Teacher,
     TeacherVectors,
 )
-from trainer.recipe.schema.families import Recipe, VectorRecipe
+from trainer.recipe.schema.base import BaseRecipe, BaseVectorRecipe
+from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.teaching import (
     BiEncoderTeacher,
     DistributionTeacher,
@@ -51,7 +52,7 @@ _TEXTS_OF_A_ROLE = 2048
 """Looked at for principal directions: several times as many as there are numbers in a vector."""
 
 
-def check_whole(run: VectorRecipe, encoder: VectorEncoder) -> None:
+def check_whole(run: BaseVectorRecipe, encoder: VectorEncoder) -> None:
     """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the
     model's own, BadModel for layers of one without.
     """
@@ -73,7 +74,7 @@ def check_whole(run: VectorRecipe, encoder: VectorEncoder) -> None:
         )
 
 
-def encode_of(run: VectorRecipe, encoder: VectorEncoder) -> Encode:
+def encode_of(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
     """The encoder, or its embeddings at all depths that matryoshka trains.
 
     Raises BadModel where it has no such layers.
@@ -111,12 +112,12 @@ def teachers(run: Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
     Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher
     of the wrong family.
     """
-    if not isinstance(run, VectorRecipe) or run.teacher is None:
+    if not isinstance(run, BaseVectorRecipe) or run.teacher is None:
         return []
     return [_teacher(run, name, rows, replace) for name in run.teacher.models]
 
 
-def kept_in(run: Recipe, name: str) -> Path:
+def kept_in(run: BaseRecipe, name: str) -> Path:
     """Where the vectors of the teacher of this name are kept: apart from those of every other."""
     place = hashlib.sha256(
         str(Path(name).resolve() if Path(name).is_dir() else name).encode()
@@ -124,7 +125,7 @@ def kept_in(run: Recipe, name: str) -> Path:
     return Path(run.output) / "teachers" / f"{public_name(name).replace('/', '-')}-{place}"
 
 
-def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
+def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     if isinstance(run.teacher, VectorsTeacher) and model.vectors.UNIT != "text":
         raise BadRecipe(
@@ -150,7 +151,7 @@ def _teacher(run: VectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher
 
 
 def with_students(
-    run: VectorRecipe,
+    run: BaseVectorRecipe,
     objective: Objective,
     score: Score,
     encoder: VectorEncoder,
@@ -177,7 +178,7 @@ def with_students(
 
 
 def _head(
-    run: VectorRecipe, encoder: VectorEncoder, taught_by: Sequence[Teacher]
+    run: BaseVectorRecipe, encoder: VectorEncoder, taught_by: Sequence[Teacher]
 ) -> nn.Module | None:
     """From the student's width to the teacher's where vectors are learned and the widths differ;
     drawn from the recipe's seed.

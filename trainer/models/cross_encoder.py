@@ -13,8 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contracts.cross_encoder import CrossEncoderContract
-from trainer.models.contracts.text import Role
-from trainer.models.encoder import PairEncoder
+from trainer.models.encoder import PairEncoder, role_tokenizers
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.loading import Family, build_for_training, read, required_contract
@@ -26,7 +25,6 @@ from trainer.models.parts.classifier import (
 )
 from trainer.models.parts.loaded_backbone import LoadedBackbone
 from trainer.models.settings import ModelSettings
-from trainer.models.tokenizers import texts as tokenization
 from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
 from trainer.scores import exact
 
@@ -61,12 +59,7 @@ class CrossEncoder(PairEncoder):
         pristine_config: PretrainedConfig,
         has_new_head: bool,
     ) -> None:
-        roles: dict[Role, tokenization.RoleTokenizer] = {
-            role: tokenization.role_tokenizer(
-                tokenizer, contract.prompt(role), contract.max_length_tokens(role)
-            )
-            for role in ("query", "document")
-        }
+        roles = role_tokenizers(tokenizer, contract)
         super().__init__(backbone, None, tokenizer, roles, pristine_config)
         self.contract: CrossEncoderContract = contract
         self._has_new_head = has_new_head

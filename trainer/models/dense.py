@@ -15,8 +15,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contracts.dense import DenseContract, PoolingKind
-from trainer.models.contracts.text import Role
-from trainer.models.encoder import VectorEncoder
+from trainer.models.encoder import VectorEncoder, role_tokenizers
 from trainer.models.files.vetting import check_links
 from trainer.models.formats import dense_pipeline
 from trainer.models.formats.sentence_transformers import DenseLayout, read_layout
@@ -47,25 +46,20 @@ class DenseEncoder(VectorEncoder):
         tokenizer: PreTrainedTokenizerBase,
         pristine_config: PretrainedConfig,
     ) -> None:
-        roles: dict[Role, tokenization.RoleTokenizer] = {
-            role: tokenization.role_tokenizer(
-                tokenizer, contract.prompt(role), contract.max_length_tokens(role)
-            )
-            for role in ("query", "document")
-        }
+        roles = role_tokenizers(tokenizer, contract)
         super().__init__(backbone, projection, tokenizer, roles, pristine_config)
         self.contract: DenseContract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
 
-    def embedded(
+    def embed(
         self,
-        hidden: Float[Tensor, "text length width"],
+        hidden_states: Float[Tensor, "text length width"],
         texts: Texts,
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text dimension"]:
         """One vector per text, of length 1 where the contract says so."""
-        vectors = pool(self.contract.pooling, hidden, real, self._excluded(texts))
+        vectors = pool(self.contract.pooling, hidden_states, real, self._excluded(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
         vectors = vectors[:, : self.contract.dimensions]

@@ -23,6 +23,19 @@ from trainer.models.tokenizers.texts import RoleTokenizer, role_tokenizer
 from trainer.vectors.vectors import Vectors
 
 
+def role_tokenizers(
+    tokenizer: PreTrainedTokenizerBase, contract: TextContract
+) -> dict[Role, RoleTokenizer]:
+    """The tokenizers of both roles, with the prompts and lengths of the contract. Raises
+    BadModel.
+    """
+    roles: tuple[Role, Role] = ("query", "document")
+    return {
+        role: role_tokenizer(tokenizer, contract.prompt(role), contract.max_length_tokens(role))
+        for role in roles
+    }
+
+
 class Encoder(nn.Module, ABC):
     """Texts to embeddings. What must not change between training and use is in `contract`;
     `pristine_config` is the backbone's, dropout untouched.
@@ -105,10 +118,10 @@ class Encoder(nn.Module, ABC):
         `texts`.
         """
         ids, real = (padded.to(self.device) for padded in texts.pad())
-        hidden = self.backbone(
+        hidden_states = self.backbone(
             input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)
         ).last_hidden_state
-        return self.embedded(hidden, texts, ids, real)
+        return self.embed(hidden_states, texts, ids, real)
 
     def attention_mask(
         self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
@@ -116,9 +129,9 @@ class Encoder(nn.Module, ABC):
         """Which tokens are attended to; None: all."""
         return None if ids.numel() == texts.tokens.numel() else real.long()
 
-    def embedded(
+    def embed(
         self,
-        hidden: Float[Tensor, "text length width"],
+        hidden_states: Float[Tensor, "text length width"],
         texts: Texts,
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],

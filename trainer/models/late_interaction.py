@@ -71,9 +71,9 @@ class LateInteractionEncoder(VectorEncoder):
         )
         return None if attended.all() else attended.long()
 
-    def embedded(
+    def embed(
         self,
-        hidden: Float[Tensor, "text length width"],
+        hidden_states: Float[Tensor, "text length width"],
         texts: Texts,
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
@@ -82,7 +82,7 @@ class LateInteractionEncoder(VectorEncoder):
         tokens of documents that the contract skips.
         """
         assert self.projection is not None
-        vectors = functional.normalize(exact(self.projection(hidden)), dim=-1)
+        vectors = functional.normalize(exact(self.projection(hidden_states)), dim=-1)
         return vectors.masked_fill(~self.scored(ids, real, texts.role)[..., None], 0.0)
 
     def scored(

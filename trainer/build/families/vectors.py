@@ -22,11 +22,11 @@ from trainer.modules.retriever import Temperature
 from trainer.objectives.exclusions import Exclusion, RepeatedPositives, TaughtBetter
 from trainer.objectives.objective import Objective
 from trainer.objectives.teachers import Teacher
-from trainer.recipe.schema.families import VectorRecipe
+from trainer.recipe.schema.base import BaseVectorRecipe
 from trainer.recipe.schema.objective import ContrastiveObjective
 from trainer.scores import Score
 
-VectorRecipeType = TypeVar("VectorRecipeType", bound=VectorRecipe)
+VectorRecipeType = TypeVar("VectorRecipeType", bound=BaseVectorRecipe)
 VectorEncoderType = TypeVar("VectorEncoderType", bound=VectorEncoder)
 
 

@@ -55,6 +55,13 @@ class TextContract(BaseModel):
         (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    def describes(cls, folder: Path) -> bool:
+        """Whether `folder` has a contract of this kind. Raises BadModel for a file that is no
+        JSON.
+        """
+        return (folder / FILE).is_file() and read_json(folder, FILE).get("kind") == cls.KIND
+
+    @classmethod
     def read(cls: type[ContractKind], folder: Path) -> ContractKind | None:
         """The contract of `folder`, None where there is none; BadModel when it is of another
         version or not one.

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from trainer.errors import BadModel
 from trainer.models.contracts.late_interaction import LateInteractionContract
+from trainer.models.contracts.text import FILE
 from trainer.models.files.vetting import (
     inside,
     read_json,
@@ -96,8 +97,8 @@ def is_late_interaction(folder: Path) -> bool:
     """Whether `folder` holds a late-interaction model, or the adapter of one, rather than one with
     a single vector a text.
     """
-    if (folder / "nearfar.json").exists():
-        return read_json(folder, "nearfar.json").get("kind") == LateInteractionContract.KIND
+    if (folder / FILE).is_file():
+        return LateInteractionContract.describes(folder)
     if (folder / "modules.json").exists():
         types = [
             str(entry.get("type"))

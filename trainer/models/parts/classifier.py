@@ -43,7 +43,7 @@ def is_cross_encoder(folder: Path) -> bool:
     where it has no contract.
     """
     if (folder / FILE).is_file():
-        return read_json(folder, FILE).get("kind") == CrossEncoderContract.KIND
+        return CrossEncoderContract.describes(folder)
     if not (folder / "config.json").is_file():
         return False
     names = read_json(folder, "config.json").get("architectures")

@@ -57,7 +57,7 @@ class AtDepths:
             found.last_hidden_state if depth == self._whole else close(found.hidden_states[depth])
             for depth in self.depths
         ]
-        return torch.cat([encoder.embedded(each, texts, ids, real) for each in hidden], -1)
+        return torch.cat([encoder.embed(each, texts, ids, real) for each in hidden], -1)
 
 
 def _closing(encoder: Encoder) -> str | None:

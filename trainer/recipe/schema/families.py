@@ -125,11 +125,10 @@ class CrossEncoderRecipe(BaseRecipe):
         return self
 
 
-VectorRecipe = BiEncoderRecipe | ColBERTRecipe
 Recipe = Annotated[
     BiEncoderRecipe | ColBERTRecipe | CrossEncoderRecipe, Field(discriminator="kind")
 ]
-RecipeClass = type[BiEncoderRecipe] | type[ColBERTRecipe] | type[CrossEncoderRecipe]
+RecipeClass = type[Recipe]
 
 DEFAULT_KIND = "bi_encoder"
 """The `kind` of a recipe without this key."""
