@@ -7,8 +7,10 @@ from encoded import encode
 from toy_models import SENTENCES
 
 from trainer.errors import BadModel
+from trainer.microbatches import micro_batches
 from trainer.models.dense import read_encoder
 from trainer.retrieval.encoding import encode as encoding
+from trainer.retrieval.encoding.encode import mix
 from trainer.vectors.dense import DenseVectors
 
 TEXTS = [
@@ -144,3 +146,18 @@ def test_search_vectors_of_a_cosine_model_have_length_one(encoder, monkeypatch):
     np.testing.assert_allclose(
         searched, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6
     )
+
+
+def test_first_micro_batches_are_representative_of_all():
+    """The time left is estimated from them: after a tenth, about a tenth of the texts are done."""
+    lengths = (
+        torch.from_numpy(np.random.default_rng(0).lognormal(4, 0.8, 5000)).long().clamp(1, 256)
+    )
+    in_order = micro_batches(lengths, 2048)
+    mixed = mix(in_order)
+    assert sorted(map(len, mixed)) == sorted(map(len, in_order))
+    assert mixed[0] is in_order[0], "the longest texts come first"
+    assert lengths[mixed[0]].max() == lengths.max()
+    tenth = len(mixed) // 10
+    assert sum(map(len, mixed[:tenth])) / 5000 == pytest.approx(0.1, abs=0.02)
+    assert sum(map(len, in_order[:tenth])) / 5000 < 0.06

@@ -24,6 +24,7 @@ from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_STRIDE = 0.6180339887  # the golden ratio: its multiples spread evenly
 _MOST_DOCUMENTS = 1 << 16
 _MOST_NUMBERS = 4096 * 180 * 128
 """The largest number of documents in a block, and of numbers in their vectors (400 MB)."""
@@ -171,7 +172,7 @@ def own_micro_batches(
     them must gather sharded weights together; a surplus one is computed but not given. `progress`
     counts the texts of all ranks.
     """
-    cuts, remaining_texts = micro_batches(texts.lengths, budget), len(texts)
+    cuts, remaining_texts = mix(micro_batches(texts.lengths, budget)), len(texts)
     for number in own_rounds(len(cuts)):
         rows = cuts[number % len(cuts)]
         embeddings = encoder(texts.select(rows).to(encoder.device))
@@ -181,6 +182,18 @@ def own_micro_batches(
         progress.advance(count)
         remaining_texts -= count
     progress.advance(remaining_texts)
+
+
+def mix(cuts: list[Int[Tensor, " row"]]) -> list[Int[Tensor, " row"]]:
+    """Returns micro-batches in an order in which long and short texts alternate.
+
+    Micro-batches are sorted by length, so texts per second would grow from the first to the last,
+    and the time left would be far too long at the beginning. The longest texts stay first, so that
+    too little memory is noticed at once.
+    """
+    return [
+        cuts[number] for number in sorted(range(len(cuts)), key=lambda number: number * _STRIDE % 1)
+    ]
 
 
 def tokenized_slices(
