@@ -263,13 +263,13 @@ def test_contradicting_options_are_refused(model, beir, tmp_path):
     with pytest.raises(BadRecipe, match="per document; its kinds are flat, hnsw, ivf"):
         call("index", model.parent / "bert", beir, "-o", tmp_path / "idx", "--kind", "exact")
     with pytest.raises(
-        BadModel, match="one vector per document, and the model gives one per token"
+        BadModel, match="one vector per document, but the model gives one per token"
     ):
         call("search", tmp_path / "flat", "disk", "--model", model)
     with pytest.raises(BadFolder, match="not of token vectors"):
         call("delete", tmp_path / "flat", "doc0")
     call("index", model, beir, "-o", tmp_path / "idx")
-    with pytest.raises(BadModel, match="one per text|vectors of 32 numbers"):
+    with pytest.raises(BadModel, match="one per text|vectors with 32 dimensions"):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
 
 
@@ -300,7 +300,7 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     job = "trainer.evaluation.evaluate_models"
     monkeypatch.setattr(f"{job}.retrieve", lambda *_: encoded.append("model"))
     monkeypatch.setattr(f"{job}.evaluate_bm25", lambda *_: encoded.append("BM25"))
-    with pytest.raises(BadModel, match="vectors of 32 numbers|one per text"):
+    with pytest.raises(BadModel, match="vectors with 32 dimensions|one per text"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
     with pytest.raises(BadData, match="holds 3 documents and .* has 4"):

@@ -14,7 +14,7 @@ def check_fits(encoder: VectorEncoder, index: Index, judged_set: RetrievalSet) -
     another model: before anything is encoded.
     """
     _check_count(index, judged_set)
-    index.fitted(encoder)
+    index.fit_encoder(encoder)
 
 
 def _check_count(index: Index, judged_set: RetrievalSet) -> None:

@@ -1,1 +1,1 @@
-"""Index folders: what they hold, how they are opened, searched and changed."""
+"""Index folders: their content, and how to open, search and change them."""

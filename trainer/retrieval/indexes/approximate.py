@@ -1,5 +1,6 @@
-"""Approximate search with FAISS: graphs (HNSW) and lists (IVF), their effort set by measuring
-recall against exact search.
+"""Approximate search with FAISS: graphs (HNSW) and lists (IVF).
+
+The search effort is chosen by measuring the recall against exact search.
 """
 
 import math
@@ -17,7 +18,7 @@ from trainer.vectors.vectors import nearest_documents
 Approximate = Literal["hnsw", "ivf"]
 
 ENOUGH_RECALL = 0.95
-"""Effort is doubled until this share of the exact ten nearest is found."""
+"""The effort is doubled until the search finds this share of the exact ten nearest documents."""
 _EFFORT = {"hnsw": "efSearch", "ivf": "nprobe"}
 _SAMPLE = 256
 _VECTORS_AT_ONCE = 65536
@@ -26,11 +27,11 @@ _VECTORS_AT_ONCE = 65536
 def build_approximate(
     kind: Approximate, vectors: Float32[np.ndarray, "document dimension"]
 ) -> tuple[Any, dict[str, float]]:
-    """A FAISS index by inner product, and its settings with the recall they reach.
+    """Returns a FAISS index by inner product, and its settings with their recall.
 
-    `hnsw`: a graph with 32 links a document (Malkov & Yashunin 2018). `ivf`: about 4 sqrt(n) lists
-    by k-means (Sivic & Zisserman 2003). recall_at_10 is measured on documents of the index taken as
-    queries, each without itself.
+    `hnsw`: a graph with 32 links per document (Malkov & Yashunin 2018). `ivf`: about 4 sqrt(n)
+    lists by k-means (Sivic & Zisserman 2003). recall_at_10 is measured with documents of the index
+    as queries; a document does not count as its own neighbour.
     """
     import faiss
 
@@ -41,22 +42,21 @@ def build_approximate(
         index = faiss.IndexHNSWFlat(dimensions, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 200
     else:
-        lists = max(
-            1, min(int(4 * math.sqrt(count)), count // 39)
-        )  # k-means wants 39 vectors a list
+        # k-means needs 39 vectors per list.
+        lists = max(1, min(int(4 * math.sqrt(count)), count // 39))
         index = faiss.IndexIVFFlat(
             faiss.IndexFlatIP(dimensions), dimensions, lists, faiss.METRIC_INNER_PRODUCT
         )
         index.cp.min_points_per_centroid = 1  # no warning on standard error for a small corpus
-        index.train(np.ascontiguousarray(vectors[_spread(count, 256 * lists)]))
+        index.train(np.ascontiguousarray(vectors[_evenly_spread(count, 256 * lists)]))
         settings["nlist"] = float(lists)
     with phase(f"building the {kind} index", count, "documents") as progress:
         for start in range(0, count, _VECTORS_AT_ONCE):
             part = np.ascontiguousarray(vectors[start : start + _VECTORS_AT_ONCE])
             index.add(part)
             progress.advance(len(part))
-    most = settings.get("nlist", 1024)
-    return index, settings | _tuned(index, kind, vectors, int(most))
+    max_effort = settings.get("nlist", 1024)
+    return index, settings | _tune(index, kind, vectors, int(max_effort))
 
 
 def save(index: Any, path: Path) -> None:
@@ -69,17 +69,18 @@ def save(index: Any, path: Path) -> None:
 def load(
     path: Path, kind: Approximate, count: int, dimensions: int, settings: dict[str, float]
 ) -> Any:
-    """The index in `path`, set to the effort found when it was built. Raises BadFolder when it is
-    not the one described.
+    """Returns the index in `path`, with the effort chosen when it was built.
+
+    Raises BadFolder when the file does not hold the index that the arguments describe.
     """
     import faiss
 
-    wanted = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[kind]
+    index_class = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[kind]
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise BadFolder(f"{path} is not a FAISS index; build the index again") from error
-    if not isinstance(index, wanted) or (index.ntotal, index.d, index.metric_type) != (
+    if not isinstance(index, index_class) or (index.ntotal, index.d, index.metric_type) != (
         count,
         dimensions,
         faiss.METRIC_INNER_PRODUCT,
@@ -96,7 +97,7 @@ def load(
 def search(
     index: Any, queries: Float32[np.ndarray, "query dimension"], k: int
 ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-    """Scores and rows of about the k best, best first; row -1 where fewer were found."""
+    """Returns scores and rows of about the k best documents, best first; row -1 for none."""
     return index.search(np.ascontiguousarray(queries), k)
 
 
@@ -107,37 +108,42 @@ def _set_effort(index: Any, kind: Approximate, effort: int) -> None:
         index.nprobe = effort
 
 
-def _tuned(
-    index: Any, kind: Approximate, vectors: Float32[np.ndarray, "document dimension"], most: int
+def _tune(
+    index: Any,
+    kind: Approximate,
+    vectors: Float32[np.ndarray, "document dimension"],
+    max_effort: int,
 ) -> dict[str, float]:
-    """The least effort, in doublings, with enough recall, and that recall."""
-    sample = _spread(len(vectors), _SAMPLE)
+    """Doubles the effort until the recall is high enough; returns the effort and the recall."""
+    sample = _evenly_spread(len(vectors), _SAMPLE)
     queries = np.ascontiguousarray(vectors[sample])
     _, exact = nearest_documents(DenseVectors(queries), DenseVectors(vectors), 11)
-    effort = min(most, 64 if kind == "hnsw" else 1)
+    effort = min(max_effort, 64 if kind == "hnsw" else 1)
     while True:
         _set_effort(index, kind, effort)
-        _, found = search(index, queries, exact.shape[1])
-        recall = _recall(exact, found, sample)
-        if recall >= ENOUGH_RECALL or effort >= most:
+        _, approximate_rows = search(index, queries, exact.shape[1])
+        recall = _recall(exact, approximate_rows, sample)
+        if recall >= ENOUGH_RECALL or effort >= max_effort:
             return {_EFFORT[kind]: float(effort), "recall_at_10": round(recall, 4)}
-        effort = min(most, 2 * effort)
+        effort = min(max_effort, 2 * effort)
 
 
 def _recall(
     exact: Int64[np.ndarray, "query rank"],
-    found: Int64[np.ndarray, "query rank"],
-    itself: Int64[np.ndarray, " query"],
+    approximate_rows: Int64[np.ndarray, "query rank"],
+    sample_rows: Int64[np.ndarray, " query"],
 ) -> float:
-    wanted = [set(rows) - {own} for rows, own in zip(exact.tolist(), itself.tolist(), strict=True)]
+    exact_sets = [
+        set(rows) - {row} for rows, row in zip(exact.tolist(), sample_rows.tolist(), strict=True)
+    ]
     hits = [
         len(rows.intersection(got)) / len(rows)
-        for rows, got in zip(wanted, found.tolist(), strict=True)
+        for rows, got in zip(exact_sets, approximate_rows.tolist(), strict=True)
         if rows
     ]
     return float(np.mean(hits)) if hits else 1.0
 
 
-def _spread(count: int, wanted: int) -> Int64[np.ndarray, " row"]:
-    """At most `wanted` different rows, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
+def _evenly_spread(count: int, count_limit: int) -> Int64[np.ndarray, " row"]:
+    """Returns at most `count_limit` different rows, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, count_limit)).astype(np.int64))

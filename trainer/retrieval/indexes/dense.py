@@ -1,10 +1,10 @@
-"""The index folder of one vector per document.
+"""The index folder for one vector per document.
 
 manifest.json    model, kind, counts, and size and fingerprint of every other file
 vectors.npy      float32, one row per document
 documents.jsonl  id, title and text of every document, in the order of the rows
-offsets.npy      where each line of documents.jsonl begins, so that one document is read alone
-probe.npy        vectors of two fixed texts by the model that made the index, to know it by
+offsets.npy      where each line of documents.jsonl begins, so that one document can be read alone
+probe.npy        vectors of two fixed texts, by which the model of the index is recognised
 index.faiss      hnsw and ivf only
 """
 
@@ -21,7 +21,12 @@ from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode_documents
 from trainer.retrieval.indexes import approximate
 from trainer.retrieval.indexes.index import Index
-from trainer.retrieval.indexes.manifest import DenseIndexKind, DenseManifest, describe_files, opened
+from trainer.retrieval.indexes.manifest import (
+    DenseIndexKind,
+    DenseManifest,
+    describe_files,
+    open_consistent,
+)
 from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, read_array, write_documents
 from trainer.vectors.dense import DenseVectors
@@ -36,8 +41,9 @@ _PROBE_TOLERANCE = 0.05
 
 
 class DenseIndex(Index):
-    """An index of one vector per document, opened. Vectors stay on disk (flat) and documents are
-    read one by one.
+    """An open index with one vector per document.
+
+    Documents are read from disk one by one, and so are the vectors of a flat index.
     """
 
     UNIT = "document"
@@ -64,10 +70,11 @@ class DenseIndex(Index):
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The index in `folder`. Raises BadFolder when it is not one, or a file of it is missing,
-        cut or altered.
+        """Opens the index in `folder`.
+
+        Raises BadFolder when it holds no index, or when a file is missing, truncated or altered.
         """
-        return opened(Path(folder), DenseManifest.read, cls)
+        return open_consistent(Path(folder), DenseManifest.read, cls)
 
     def _difference(self, encoder: VectorEncoder) -> str | None:
         distance = _distance(_probe(encoder), self._probe)
@@ -76,12 +83,13 @@ class DenseIndex(Index):
         return f"other vectors than the model that made the index ({distance:.0%} apart)"
 
     def search(self, queries: Float32[np.ndarray, "query dimension"], k: int) -> TopK:
-        """Scores and rows of the k best documents of each query, best first: exact for flat, else
-        about 95 % of them (row -1: none found).
+        """Returns scores and rows of the k best documents per query, best first.
+
+        A flat index is exact. Others find about 95 % of these documents; row -1 stands for none.
         """
         if queries.shape[1] != self.manifest.dimensions:
             raise BadModel(
-                f"the queries have {queries.shape[1]} numbers each, the index"
+                f"the queries have {queries.shape[1]} dimensions, but the index has"
                 f" {self.manifest.dimensions}; encode them with {self.manifest.made_with}"
             )
         if self._faiss is None:
@@ -91,7 +99,7 @@ class DenseIndex(Index):
         return approximate.search(self._faiss, queries, min(k, self.manifest.count))
 
     def document(self, row: int) -> Document:
-        """The document of a row."""
+        """Returns the document of a row."""
         return self._documents[row]
 
 
@@ -104,22 +112,24 @@ def build_dense_index(
     replace: bool = False,
     layers: int | None = None,
 ) -> DenseManifest:
-    """Writes the index of `documents` into `folder`, whole or not at all, in bounded memory (hnsw
-    and ivf hold all vectors); returns its manifest.
+    """Writes the index of `documents` into `folder`, and returns its manifest.
 
-    `layers` says that the encoder is the first layers of the model of that name. Raises BadFolder
-    when `folder` holds something (with `replace`: something other than an index), BadData when
-    there is no document.
+    If this fails, `folder` is unchanged. A flat index needs little memory; hnsw and ivf hold all
+    vectors in memory. `layers` says that the encoder has only that many first layers of the model.
+    Raises BadFolder when `folder` is not empty (with `replace`: holds something other than an
+    index), and BadData when there is no document.
     """
     encoder = encoding.encoder
     with new_index(Path(folder), replace) as partial:
-        stored = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
-        count = len(stored)
+        stored_documents = write_documents(
+            documents, partial / "documents.jsonl", partial / "offsets.npy"
+        )
+        count = len(stored_documents)
         vectors = np.lib.format.open_memmap(
             partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions)
         )
         start = 0
-        for block in document_blocks(encoding, stored):
+        for block in document_blocks(encoding, stored_documents):
             vectors[start : start + len(block.documents)] = block.vectors.rows
             start += len(block.documents)
         vectors.flush()
@@ -147,6 +157,6 @@ def _probe(encoder: VectorEncoder) -> Float32[np.ndarray, "probe dimension"]:
 
 
 def _distance(
-    found: Float32[np.ndarray, "probe dimension"], wanted: Float32[np.ndarray, "probe dimension"]
+    probe: Float32[np.ndarray, "probe dimension"], reference: Float32[np.ndarray, "probe dimension"]
 ) -> float:
-    return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+    return float(np.linalg.norm(probe - reference) / max(float(np.linalg.norm(reference)), 1e-12))

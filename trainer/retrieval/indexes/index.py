@@ -1,4 +1,4 @@
-"""What every open index offers, whatever kind of vectors it holds."""
+"""The base class of open indexes, for all kinds of vectors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ class Hit:
     score: float
     document: Document
     first_rank: int | None = None
-    """Its rank before a cross-encoder re-ranked, from 1; None where none did."""
+    """The rank before re-ranking by a cross-encoder, from 1; None without re-ranking."""
     first_score: float | None = None
 
 
 @runtime_checkable
 class IndexManifest(Protocol):
-    """What the manifest of every index says."""
+    """The properties of an index that every manifest has."""
 
     @property
     def model(self) -> str:
-        """The folder or name that queries must be encoded with."""
+        """The folder or name of the model that must encode the queries."""
 
     @property
     def layers(self) -> int | None:
@@ -39,52 +39,53 @@ class IndexManifest(Protocol):
 
     @property
     def count(self) -> int:
-        """Documents in the index."""
+        """The number of documents in the index."""
 
     @property
     def dimensions(self) -> int:
-        """Width of a vector."""
+        """The number of dimensions of a vector."""
 
     @property
     def made_with(self) -> str:
-        """The model, and how much of it, in words."""
+        """A phrase that names the model and how many of its layers are used."""
 
     @property
     def summary(self) -> str:
-        """What the index holds, in one line."""
+        """One line that describes the content of the index."""
 
 
 class Index(ABC):
-    """An index folder, opened."""
+    """An open index folder."""
 
     folder: Path
     manifest: IndexManifest
     UNIT: ClassVar[Literal["document", "token"]]
-    """What has one vector."""
+    """The unit that has one vector."""
 
     @abstractmethod
     def search(self, queries: Float[ndarray, "query ..."], k: int) -> TopK:
-        """Scores and rows of the k best documents of each query, best first; row -1 where there are
-        fewer. Raises BadModel for vectors of another width.
+        """Returns scores and rows of the k best documents per query, best first.
+
+        The row is -1 where there are fewer documents. Raises BadModel when the number of dimensions
+        is wrong.
         """
 
     @abstractmethod
     def document(self, row: int) -> Document:
-        """The document of a row."""
+        """Returns the document of a row."""
 
     @abstractmethod
     def _difference(self, encoder: VectorEncoder) -> str | None:
-        """How the encoder's vectors differ from those of the model that made the index; None where
-        they are the same.
-        """
+        """Returns how the encoder's vectors differ from those of the index's model, or None."""
 
-    def fitted(self, encoder: VectorEncoder) -> VectorEncoder:
-        """The encoder, its vectors cut where the index holds only their first numbers. Raises
-        BadModel when it is not the model of the index.
+    def fit_encoder(self, encoder: VectorEncoder) -> VectorEncoder:
+        """Returns the encoder, with its vectors cut to the dimensions of the index.
+
+        Raises BadModel when it is not the model of the index.
         """
         if (encoder.vectors.UNIT == "token") != (self.UNIT == "token"):
             raise BadModel(
-                f"{self.folder} holds one vector per {self.UNIT}, and the model gives one per"
+                f"{self.folder} holds one vector per {self.UNIT}, but the model gives one per"
                 f" {encoder.vectors.UNIT}; search with {self.manifest.made_with}"
             )
         dimensions = self.manifest.dimensions
@@ -92,7 +93,7 @@ class Index(ABC):
             encoder = encoder.narrowed(dimensions)
         if encoder.dimensions != dimensions:
             problem: str | None = (
-                f"vectors of {encoder.dimensions} numbers, and the index holds vectors of"
+                f"vectors with {encoder.dimensions} dimensions, but those of the index have"
                 f" {dimensions}"
             )
         else:

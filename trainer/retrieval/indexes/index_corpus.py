@@ -1,6 +1,6 @@
-"""Indexes by the names of models and files: a corpus indexed, documents added and deleted.
+"""Builds and changes indexes, given the names of models and files.
 
-A new kind of vectors is a new format: its own files and one line of `FORMATS`.
+A new kind of vectors needs a new format: its own files and one line in `FORMATS`.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,10 +30,10 @@ Wish = devices.Precision | Literal["auto"]
 
 @dataclass(frozen=True)
 class IndexFormat:
-    """How vectors of one kind are kept in an index folder."""
+    """The format in which an index folder stores vectors of one kind."""
 
     unit: Literal["document", "token"]
-    """What has one vector."""
+    """The unit that has one vector."""
     kinds: tuple[IndexKind, ...]
     """The first is the default."""
     open: Callable[[Path], Index]
@@ -47,21 +47,21 @@ FORMATS = {
         "token", ("compressed", "exact"), TokenIndex.open, token_index.build_token_index
     ),
 }
-"""The formats by what has one vector (`Vectors.UNIT`)."""
+"""The formats by the unit that has one vector (`Vectors.UNIT`)."""
 
 
 def format_for(encoder: VectorEncoder) -> IndexFormat:
-    """The format of an index of this model."""
+    """Returns the format of an index of this model."""
     return FORMATS[encoder.vectors.UNIT]
 
 
 def open_index(folder: Path) -> Index:
-    """The index in `folder`, of any format. Raises BadFolder when it is none, or not whole."""
+    """Opens the index in `folder`, of any format. Raises BadFolder when it is not a whole index."""
     kind = read_content(Path(folder)).get("kind")
     for index_format in FORMATS.values():
         if kind in index_format.kinds:
             return index_format.open(folder)
-    return FORMATS["text"].open(folder)  # it says what is wrong
+    return FORMATS["text"].open(folder)  # it raises the right error
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ class IndexSettings:
 
 @dataclass(frozen=True, repr=False)
 class IndexSummary:
-    """An index as it was written. It prints as one line."""
+    """An index that was written. It prints as one line."""
 
     folder: Path
     manifest: IndexManifest
     left_out: dict[str, int]
-    """What of the corpus was left out, and how many of it."""
+    """The number of documents and lines that were left out, by reason."""
 
     def __repr__(self) -> str:
         return f"{self.folder}: {self.manifest.summary}"
@@ -141,7 +141,7 @@ def index_corpus(
     settings.check(model, encoder)
     name = str(Path(model).resolve()) if Path(model).exists() else model
     index_format = format_for(encoder)
-    given = {"bits": settings.bits, "pool_factor": settings.pool_factor}
+    token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
     manifest = index_format.build(
         Encoding(encoder, numbers),
         name,
@@ -150,7 +150,7 @@ def index_corpus(
         settings.kind or index_format.kinds[0],
         replace=replace,
         layers=layers,
-        **{setting: value for setting, value in given.items() if value is not None},
+        **{setting: value for setting, value in token_settings.items() if value is not None},
     )
     return IndexSummary(out, manifest, _left_out(report))
 
@@ -166,8 +166,8 @@ def add_documents(
 ) -> IndexSummary:
     """Adds the documents of a corpus to an index of token vectors.
 
-    `model` says where the model of the index is now, if it was moved. Raises BadData when an id is
-    in the index already.
+    `model` is the new place of the index's model, if it was moved. Raises BadData when an id is
+    already in the index.
     """
     manifest = TokenManifest.read(index)
     report = ReadReport(str(corpus))
@@ -181,8 +181,9 @@ def add_documents(
 
 
 def delete_documents(index: Path, ids: Iterable[str]) -> IndexSummary:
-    """Deletes documents from an index of token vectors: all of them, or none where an id is not in
-    the index.
+    """Deletes documents from an index of token vectors.
+
+    If an id is not in the index, none is deleted.
     """
     return IndexSummary(index, token_index.delete(index, ids), {})
 
@@ -194,8 +195,9 @@ def model_of_index(
     layers: int | None = None,
     dimensions: int | None = None,
 ) -> VectorEncoder:
-    """The model of an index, read from where it was, or from `model` if it was moved: the first
-    `layers` of it, or as many as the index was made with. Raises BadModel.
+    """Reads the model of an index, or `model` if the model was moved.
+
+    Only the first `layers` are read (default: as many as the index was made with). Raises BadModel.
     """
     try:
         return read_cut(model or manifest.model, layers or manifest.layers, dimensions)
@@ -203,7 +205,7 @@ def model_of_index(
         if not model:
             raise BadModel(
                 f"{error}; the index {index} was made with {manifest.made_with}: if it was moved,"
-                " say where it is now with --model"
+                " give its new place with --model"
             ) from error
         if layers is not None or manifest.layers is None:
             raise

@@ -1,6 +1,4 @@
-"""`manifest.json` of an index folder: what the index is, and how each of its files was when it was
-written.
-"""
+"""`manifest.json` of an index folder: properties of the index, and size and hash of each file."""
 
 import contextlib
 import errno
@@ -20,12 +18,12 @@ DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
 TOKEN_KINDS = ("exact", "compressed")
-"""Kinds of an index of token vectors, whose manifest is a
-`trainer.retrieval.token_index.manifest.LateManifest`.
+"""Kinds of token indexes, whose manifest is a
+`trainer.retrieval.token_index.manifest.TokenManifest`.
 """
 CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
-"""What codes of token vectors stand for."""
-_OF_TOKENS = re.compile(
+"""The files of the codec that compresses token vectors."""
+_TOKEN_INDEX_FILES = re.compile(
     rf"(manifest\.new|\.manifest\.json\.[0-9a-f]{{8}}\.partial|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"  # noqa: E501 - one pattern
 )
 _SEAL = "sha256"
@@ -38,7 +36,7 @@ _Index = TypeVar("_Index")
 
 
 class FileRecord(BaseModel):
-    """How a file was when the index was built."""
+    """Size and hash of a file when the index was built."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -47,23 +45,23 @@ class FileRecord(BaseModel):
 
 
 class AnyManifest(BaseModel):
-    """What every index says about itself."""
+    """The fields that the manifest of every index has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[1] = 1
     model: str
-    """The folder or name that queries must be encoded with."""
+    """The folder or name of the model that must encode the queries."""
     layers: PositiveInt | None = None
-    """Of that model the first so many layers; None: all, as in an index older than this field."""
+    """The number of the model's first layers that are used; None: all, also in old indexes."""
     files: dict[str, FileRecord]
 
     def check_files(self, folder: Path) -> None:
-        """Raises BadFolder when a file is missing, cut or altered."""
+        """Raises BadFolder when a file is missing, truncated or altered."""
         check_files(folder, self.files)
 
-    def sealed(self) -> str:
-        """What is written: everything, and the SHA-256 of it."""
+    def to_sealed_json(self) -> str:
+        """Returns the text of `manifest.json`: all fields, and their SHA-256."""
         content = self.model_dump(mode="json")
         return (
             json.dumps(
@@ -74,7 +72,7 @@ class AnyManifest(BaseModel):
 
     @property
     def made_with(self) -> str:
-        """The model, and how much of it, in words."""
+        """A phrase that names the model and how many of its layers are used."""
         if self.layers is None:
             return self.model
         return (
@@ -83,54 +81,56 @@ class AnyManifest(BaseModel):
 
 
 class DenseManifest(AnyManifest):
-    """What an index of one vector a document says about itself."""
+    """The manifest of an index with one vector per document."""
 
     kind: DenseIndexKind
     count: PositiveInt
     dimensions: PositiveInt
     approximate: dict[str, float]
-    """FAISS's settings, and the recall_at_10 they reached against exact search; empty for flat."""
+    """FAISS settings, and their recall_at_10 against exact search; empty for flat."""
 
     @property
     def summary(self) -> str:
-        """What the index holds, in one line."""
+        """One line that describes the content of the index."""
         settings = [f"{name} {value:g}" for name, value in self.approximate.items()]
         dimensions = f"{self.dimensions} dimensions"
         return ", ".join([f"{self.count:,} documents", self.kind, dimensions, *settings])
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
-        (folder / MANIFEST).write_text(self.sealed(), encoding="utf-8")
+        (folder / MANIFEST).write_text(self.to_sealed_json(), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "DenseManifest":
-        """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged or of
-        another format.
+        """Reads the manifest in `folder`.
+
+        Raises BadFolder when there is none, or it is damaged or of another format.
         """
         content = read_content(folder)
         if content.get("kind") in TOKEN_KINDS:
             raise BadFolder(
-                f"{folder} is an index of token vectors, kind {content['kind']}, for a"
-                " late-interaction model; not of one vector a document"
+                f"{folder} is an index of token vectors (kind {content['kind']}) for a"
+                " late-interaction model; give an index with one vector per document"
             )
-        manifest = validated(cls, content, folder)
-        needed = set(FILES) - ({"index.faiss"} if manifest.kind == "flat" else set())
-        if set(manifest.files) != needed:
+        manifest = parse_manifest(cls, content, folder)
+        expected_files = set(FILES) - ({"index.faiss"} if manifest.kind == "flat" else set())
+        if set(manifest.files) != expected_files:
             raise BadFolder(
-                f"{folder / MANIFEST} lists other files than an index of kind {manifest.kind} has;"
+                f"{folder / MANIFEST} does not list the files of an index of kind {manifest.kind};"
                 " build the index again with `nearfar index`"
             )
         return manifest
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """What `manifest.json` in `folder` says, of any kind. Raises BadFolder when there is none, or
-    it is damaged or of another format.
+    """Returns the content of `manifest.json` in `folder`, for an index of any kind.
+
+    Raises BadFolder when there is none, or it is damaged or of another format.
     """
     path = folder / MANIFEST
     with readable(path):
-        there = path.is_file()
-    if not there:
+        exists = path.is_file()
+    if not exists:
         raise BadFolder(
             f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL"
             f" CORPUS -o {folder}`"
@@ -144,130 +144,128 @@ def read_content(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise BadFolder(
-            f"{path} is damaged (no JSON object); build the index again with `nearfar index`"
+            f"{path} is damaged (not a JSON object); build the index again with `nearfar index`"
         )
     if content.get("format") != 1:
         raise BadFolder(
-            f"{path} is of format {content.get('format')!r} and this nearfar reads format 1; build"
-            " the index again"
+            f"{path} has format {content.get('format')!r}, but this version of nearfar reads format"
+            " 1; build the index again"
         )
-    seal = content.pop(_SEAL, None)  # an index older than this field has none
+    seal = content.pop(_SEAL, None)  # old indexes have none
     if seal is not None and seal != _seal(content):
         raise BadFolder(
             f"{path} was altered since the index was built; build it again with `nearfar index`, or"
-            " copy the folder anew"
+            " copy the folder again"
         )
     return content
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def validated(model: type[_Model], content: Mapping[str, Any], folder: Path) -> _Model:
-    """The manifest that `content` is. Raises BadFolder where it is not one."""
+def parse_manifest(model: type[_Model], content: Mapping[str, Any], folder: Path) -> _Model:
+    """Returns `content` as a manifest. Raises BadFolder when it is not valid."""
     try:
         return model.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        detail = "; ".join(f"{each['loc']}: {each['msg']}" for each in error.errors()[:2])
+        detail = "; ".join(f"{detail['loc']}: {detail['msg']}" for detail in error.errors()[:2])
         raise BadFolder(
             f"{folder / MANIFEST} is damaged ({detail}); build the index again with `nearfar index`"
         ) from error
 
 
-def opened(
+def open_consistent(
     folder: Path, read: Callable[[Path], _Manifest], index: Callable[[Path, _Manifest], _Index]
 ) -> _Index:
-    """The `index` of a folder and its manifest, all of it of one time: opened again where the
-    manifest was exchanged meanwhile.
+    """Opens a folder so that manifest and files belong together; returns `index(folder, manifest)`.
 
-    Raises BadFolder as `read` and `index` do, where a file is missing, cut or altered, and where
-    the folder is changed each time that it is opened.
+    If another process replaces the manifest meanwhile, the folder is opened again. Raises BadFolder
+    as `read` and `index` do, when a file is missing, truncated or altered, and when the folder
+    changes at each try.
     """
     for _ in range(_TRIES):
         manifest = read(folder)
         try:
             manifest.check_files(folder)
-            found = index(folder, manifest)
+            opened_index = index(folder, manifest)
         except BadFolder:
             if read(folder) == manifest:
                 raise
         else:
             if read(folder) == manifest:
-                return found
+                return opened_index
     raise BadFolder(
-        f"{folder} was changed by another process each of the {_TRIES} times that it was opened;"
-        " try again once those changes are over"
+        f"another process changed {folder} each of the {_TRIES} times that it was opened; try again"
+        " after those changes"
     )
 
 
 def check_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    """Raises BadFolder when a file is missing, cut or altered, or cannot be read."""
+    """Raises BadFolder when a file is missing, truncated or altered, or cannot be read."""
     for name, record in files.items():
         path = folder / name
         with readable(path):
             if not path.is_file() or path.is_symlink():
                 raise _missing(path)
             size = path.stat().st_size
-            altered = size == record.bytes and _fingerprint(path) != record.sha256
-        if size != record.bytes or altered:
-            what = "was altered" if altered else f"has {size} bytes instead of {record.bytes}"
+            is_altered = size == record.bytes and _fingerprint(path) != record.sha256
+        if size != record.bytes or is_altered:
+            problem = "was altered" if is_altered else f"has {size} bytes instead of {record.bytes}"
             raise BadFolder(
-                f"{path} {what} since the index was built; build it again with `nearfar index`, or"
-                " copy the folder anew"
+                f"{path} {problem} since the index was built; build it again with `nearfar index`,"
+                " or copy the folder again"
             )
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raises BadFolder in the place of what the system says when a file of an index cannot be read,
-    gone since it was looked for too.
-    """
+    """Context that turns an error of the system into BadFolder when a file cannot be read."""
     try:
         yield
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            why = (
-                "too many files are open, and every index that is open holds some; let go of those"
+            reason = (
+                "too many files are open, and every open index holds some; close indexes that are"
                 " no longer needed, or raise the limit (`ulimit -n`)"
             )
         else:
-            why = f"{error.strerror or error}; see to the disk and to who may read the file"
-        raise BadFolder(f"{path} cannot be read: {why}") from error
+            reason = f"{error.strerror or error}; check the disk and the permissions of the file"
+        raise BadFolder(f"{path} cannot be read: {reason}") from error
 
 
 def _missing(path: Path) -> BadFolder:
     return BadFolder(
-        f"{path.parent} is not whole: {path.name} is missing; build the index again with `nearfar"
+        f"{path.parent} is incomplete: {path.name} is missing; build the index again with `nearfar"
         " index`"
     )
 
 
 def belongs_to_index(name: str) -> bool:
-    """Whether a file of this name in an index folder is ours, in use or left behind by a process
-    that was killed.
-    """
-    return name == MANIFEST or name in FILES or _OF_TOKENS.fullmatch(name) is not None
+    """Returns true for a file name that an index uses, or that a killed process left behind."""
+    return name == MANIFEST or name in FILES or _TOKEN_INDEX_FILES.fullmatch(name) is not None
 
 
 def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, FileRecord]:
-    """A record of every file of these that is there."""
-    there = [name for name in names if (folder / name).exists()]
+    """Returns a record of each of these files that exists."""
+    present = [name for name in names if (folder / name).exists()]
     return {
         name: FileRecord(bytes=(folder / name).stat().st_size, sha256=_fingerprint(folder / name))
-        for name in there
+        for name in present
     }
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of a file of up to 64 MB; of a larger one, of 64 blocks of 1 MB spread evenly from
-    the first to the last, so that opening is quick.
+    """Returns the SHA-256 of a file.
+
+    Of a file above 64 MB only 64 blocks of 1 MB are read, evenly spread from the first to the last,
+    so that an index opens quickly.
     """
     digest, size = hashlib.sha256(), path.stat().st_size
     starts = (

@@ -1,5 +1,6 @@
-"""Where an index comes to be: written beside its place, which it takes in one step; no other
-process changes it meanwhile.
+"""The folder of a new index: written beside its place, then moved there in one step.
+
+No other process can change the folder meanwhile.
 """
 
 import contextlib
@@ -15,42 +16,39 @@ from trainer.storage.locks import exclusive
 
 
 def check_index_folder(folder: Path, replace: bool) -> None:
-    """Raises BadFolder when an index cannot be written to `folder`; to be called before anything
-    slow.
-    """
+    """Raises BadFolder when an index cannot be written to `folder`; call it before slow work."""
     check_replaceable(folder, "index")
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there and not replace:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and not replace:
         raise BadFolder(
-            f"{folder} is not empty; choose another place for the index, or replace the one there"
-            " with --replace"
+            f"{folder} is not empty; choose another place for the index, or give --replace to"
+            " replace the index in it"
         )
-    if there and (MANIFEST not in there or not all(map(belongs_to_index, there))):
+    if names and (MANIFEST not in names or not all(map(belongs_to_index, names))):
         raise BadFolder(
-            f"{folder} holds something other than an index, which --replace will not remove; choose"
+            f"{folder} holds something other than an index, which --replace does not remove; choose"
             " another place"
         )
 
 
 @contextlib.contextmanager
 def new_index(folder: Path, replace: bool) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place when all went well and is removed
-    otherwise.
+    """Context with a new folder beside `folder`, which replaces it at the end.
 
-    What processes that were killed have left there is removed too. Raises BadFolder where
-    `check_index_folder` does, before and after, and where the disk cannot be written to.
+    After an error the new folder is removed. Folders that killed processes have left are removed
+    too. Raises BadFolder as `check_index_folder` does, before and after, and when the disk cannot
+    be written.
     """
     check_index_folder(folder, replace)
-    for left in folder.parent.glob(
-        f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"
-    ):  # no other's, such as .index.v2.01234567.partial
-        with contextlib.suppress(OSError, BadFolder), exclusive(left):
-            shutil.rmtree(left)
+    # The pattern leaves out folders of other indexes, such as .index.v2.01234567.partial.
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"):
+        with contextlib.suppress(OSError, BadFolder), exclusive(leftover):
+            shutil.rmtree(leftover)
     partial = partial_folder(folder)
     try:
         with exclusive(partial), cannot_write(folder):
             yield partial
-            check_index_folder(folder, replace)  # again: building took its time
+            check_index_folder(folder, replace)  # again: building takes time
             with exclusive(folder) if folder.exists() else contextlib.nullcontext():
                 move_into_place(partial, folder)
     finally:
@@ -59,7 +57,7 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def cannot_write(folder: Path) -> Iterator[None]:
-    """Raises BadFolder in the place of what the system says when the disk is full or read-only."""
+    """Context that turns an error of the system into BadFolder when the disk cannot be written."""
     try:
         yield
     except OSError as error:

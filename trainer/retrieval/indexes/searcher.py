@@ -17,9 +17,7 @@ from trainer.strategies.devices import Precision
 
 
 class Searcher:
-    """An open index, the model that made it, and a cross-encoder that re-ranks, where one is
-    given.
-    """
+    """An open index, its model, and optionally a cross-encoder that re-ranks."""
 
     def __init__(
         self,
@@ -40,10 +38,11 @@ class Searcher:
         reranker: str | None = None,
         rerank_depth: int = 100,
     ) -> Self:
-        """The searcher of an index folder.
+        """Returns a searcher for an index folder.
 
-        `model` says where the model of the index is now, if it was moved; `reranker` names a
-        cross-encoder, which orders the first `rerank_depth` documents. Raises BadFolder, BadModel.
+        `model` is the new place of the index's model, if it was moved. `reranker` names a
+        cross-encoder, which re-ranks the first `rerank_depth` documents. Raises BadFolder,
+        BadModel.
         """
         searched_index = open_index(index)
         cross_encoder = read_reranker(reranker) if reranker is not None else None
@@ -51,36 +50,35 @@ class Searcher:
         return cls(searched_index, encoder, cross_encoder, rerank_depth)
 
     def search(self, questions: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The k best documents for each question, best first. Raises BadData for a blank
-        question.
-        """
+        """Returns the k best documents per question, best first; BadData for a blank question."""
         if not all(question.strip() for question in questions):
-            raise BadData("the question is blank; say what to look for")
+            raise BadData("the question is blank; write what to search for")
         if self.reranker is None:
             return hits(self.index, self.encoder, questions, k)
         first = hits(self.index, self.encoder, questions, max(k, self.rerank_depth))
         return self._rerank(self.reranker, questions, first, k)
 
     def explain(self, question: str, hit: Hit) -> list[Match]:
-        """For each token of the question, the token of the document that it matched. Raises
-        BadModel where the index holds one vector per document.
+        """Returns the token of the document that each token of the question matched.
+
+        Raises BadModel when the index holds one vector per document.
         """
         self.check_explains()
         return explain(self.encoder, question, hit.document.full_text)
 
     def check_explains(self) -> None:
-        """Raises BadModel where the index cannot tell one token from another."""
+        """Raises BadModel when the index holds no token vectors."""
         if self.index.UNIT != "token":
             raise BadModel(
-                f"{self.index.folder} holds one vector per document, so no token can be told from"
-                " another; --explain needs an index of a late-interaction model"
+                f"{self.index.folder} holds one vector per document and no token vectors; --explain"
+                " needs an index of a late-interaction model"
             )
 
     @staticmethod
     def _rerank(
         encoder: PairEncoder, questions: Sequence[str], first: list[list[Hit]], k: int
     ) -> list[list[Hit]]:
-        """The k best of the first documents in the cross-encoder's order."""
+        """Returns the k best of the first documents, in the order of the cross-encoder."""
         if not any(first):
             raise BadData(
                 "the index has no document to re-rank; add some, or search without --rerank"
@@ -110,12 +108,12 @@ def hits(
     k: int,
     precision: Precision = "fp32",
 ) -> list[list[Hit]]:
-    """The k best documents of each question, best first.
+    """Returns the k best documents per question, best first.
 
-    Raises BadModel when the encoder is not the one of the index, BadData for a question no token of
-    which an index of token vectors could compare.
+    Raises BadModel when the encoder is not that of the index. Raises BadData for a question that
+    has no token that counts.
     """
-    queries = encode_queries(index.fitted(encoder), questions, precision=precision)
+    queries = encode_queries(index.fit_encoder(encoder), questions, precision=precision)
     scores, rows = index.search(queries.to_padded(), k)
     return [
         [

@@ -1,5 +1,6 @@
-"""The documents of an index on disk: JSON Lines, and where each line begins, so that one is read
-without the others.
+"""The documents of an index on disk: JSON Lines, and the start of each line.
+
+One document can be read without the others.
 """
 
 import json
@@ -31,9 +32,8 @@ class StoredDocuments:
         self.path = path
         self._offsets = offsets
         with readable(path):
-            self._handle = os.open(
-                path, os.O_RDONLY
-            )  # once: these documents stay ours while another index takes their place
+            # An open file stays readable when another index replaces it.
+            self._handle = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
@@ -49,13 +49,13 @@ class StoredDocuments:
         return (self[row] for row in range(len(self)))
 
     def ids(self) -> Iterator[str]:
-        """The id of every document, without reading the rest of it."""
+        """Yields the id of every document, without parsing the rest of it."""
         for first, last in document_ranges(self._offsets, _BYTES_AT_ONCE):
             begin, *ends = self._offsets[first : last + 1].tolist()
             with readable(self.path):
-                some = os.pread(self._handle, max(0, ends[-1] - begin), begin)
+                content = os.pread(self._handle, max(0, ends[-1] - begin), begin)
             for start, stop in pairwise([begin, *ends]):
-                line = some[start - begin : stop - begin]
+                line = content[start - begin : stop - begin]
                 yield _id(line) or self._document(line, start).id
 
     def _document(self, line: bytes, start: int) -> Document:
@@ -68,19 +68,20 @@ class StoredDocuments:
 
 
 def _id(line: bytes) -> str | None:
-    """The id at the beginning of a line as it is written here, or None where it is not there."""
+    """Returns the id at the beginning of a line, or None if the line begins otherwise."""
     if not (line.startswith(_BEFORE_ID) and line.endswith(b"\n")):
         return None
     try:
-        found = _decode(line.decode("utf-8"), len(_BEFORE_ID))[0]
+        document_id = _decode(line.decode("utf-8"), len(_BEFORE_ID))[0]
     except ValueError:
         return None
-    return found if isinstance(found, str) else None
+    return document_id if isinstance(document_id, str) else None
 
 
 def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:
-    """Writes the documents to `path` and where each begins to `offsets`. Raises BadData when there
-    is none.
+    """Writes the documents to `path` and the start of each to `offsets`.
+
+    Raises BadData when there is no document.
     """
     starts = [0]
     with path.open("wb") as file:
@@ -91,7 +92,7 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
     if len(starts) == 1:
         raise BadData(
             "the corpus has no document with a text; give a JSON Lines file with a field `text`, or"
-            " a .txt file with one document a line"
+            " a .txt file with one document per line"
         )
     array = np.array(starts, dtype=np.int64)
     np.save(offsets, array, allow_pickle=False)
@@ -99,21 +100,23 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
 
 
 def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
-    """The array in `path`, left on disk. Raises BadFolder when it is not of this shape (None: any
-    size) and kind of number.
+    """Returns the array in `path`, memory-mapped.
+
+    Raises BadFolder when its shape (None: any size) or its number type is another.
     """
     try:
         with readable(path):
             array = np.load(path, mmap_mode="c" if 0 not in shape else None, allow_pickle=False)
     except ValueError as error:
         raise BadFolder(f"{path} cannot be read ({error}); build the index again") from error
-    wanted = tuple(
-        there if size is None else size for there, size in zip(array.shape, shape, strict=False)
+    expected_shape = tuple(
+        actual_size if size is None else size
+        for actual_size, size in zip(array.shape, shape, strict=False)
     )
-    if array.shape != wanted or array.ndim != len(shape) or array.dtype != kind:
-        said = ", ".join("any" if size is None else str(size) for size in shape)
+    if array.shape != expected_shape or array.ndim != len(shape) or array.dtype != kind:
+        shape_text = ", ".join("any" if size is None else str(size) for size in shape)
         raise BadFolder(
-            f"{path} holds {array.dtype} numbers of shape {array.shape}, the manifest says"
-            f" ({said}); build the index again"
+            f"{path} holds {array.dtype} numbers of shape {array.shape}, but the manifest says"
+            f" ({shape_text}); build the index again"
         )
     return array

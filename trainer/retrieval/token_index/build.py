@@ -100,7 +100,7 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> Token
     """
     with changing(index) as manifest:
         opened = TokenIndex.open(index)
-        opened.fitted(encoding.encoder)
+        opened.fit_encoder(encoding.encoder)
         there = {identity(id) for segment in opened.segments for _, id in live_ids(segment)}
         number = manifest.changes + 1
         stored = write_documents(

@@ -23,7 +23,7 @@ from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import encode_documents
 from trainer.retrieval.indexes.index import Index
-from trainer.retrieval.indexes.manifest import opened
+from trainer.retrieval.indexes.manifest import open_consistent
 from trainer.retrieval.indexes.stored_documents import read_array
 from trainer.retrieval.token_index.codes import Codec
 from trainer.retrieval.token_index.manifest import Segment, TokenManifest
@@ -74,7 +74,7 @@ class TokenIndex(Index):
         """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of
         it is missing, cut or altered.
         """
-        return opened(Path(folder), TokenManifest.read, cls)
+        return open_consistent(Path(folder), TokenManifest.read, cls)
 
     def segment(self, segment: Segment) -> OpenSegment:
         """A segment of this index, opened, whether the manifest names it already or not."""

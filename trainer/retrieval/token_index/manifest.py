@@ -15,8 +15,8 @@ from trainer.retrieval.indexes.manifest import (
     AnyManifest,
     belongs_to_index,
     describe_files,
+    parse_manifest,
     read_content,
-    validated,
 )
 from trainer.retrieval.indexes.place import cannot_write
 from trainer.storage.atomic import flush_to_disk, write_text
@@ -149,7 +149,7 @@ class TokenManifest(AnyManifest):
                 f"{folder} is an index of one vector a document, kind {content.get('kind')!r}; not"
                 " of token vectors"
             )
-        manifest = validated(cls, content, folder)
+        manifest = parse_manifest(cls, content, folder)
         manifest._check_effort(folder)
         numbers = [segment.number for segment in manifest.segments]
         if (
@@ -179,7 +179,7 @@ class TokenManifest(AnyManifest):
         """
         for name in self.files:
             flush_to_disk(folder / name)
-        write_text(folder / MANIFEST, self.sealed())
+        write_text(folder / MANIFEST, self.to_sealed_json())
 
 
 @contextlib.contextmanager
