@@ -262,14 +262,14 @@ def mine(
     `rules` are those of `nearfar mine`, such as negatives=4 (per query) or depth=100 (documents
     that are looked at per query).
     """
-    from trainer.mining.choose import Options
+    from trainer.mining.choose import MiningRules
     from trainer.mining.job import PairSource, mine_negatives
 
     return mine_negatives(
         str(model),
         PairSource(str(data), corpus=None if corpus is None else str(corpus)),
         Path(output),
-        _settings(Options, rules, "mining"),
+        _settings(MiningRules, rules, "mining"),
         teacher=None if teacher is None else str(teacher),
         precision=precision,
         replace=replace,

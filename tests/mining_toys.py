@@ -9,11 +9,11 @@ from trainer.batch import identity
 from trainer.collectives import on_first_rank
 from trainer.data.near_duplicates import normal_form
 from trainer.data.rows import Row, Rows
-from trainer.mining.choose import Options, drawn
+from trainer.mining.choose import MiningRules, pair_draws
 from trainer.mining.mine import mine_shards
 from trainer.mining.spaces import Space
 from trainer.mining.task import corpus_texts, read_task, write_task
-from trainer.mining.work import NEGATIVES, WITHOUT, WorkFolder, job_lock
+from trainer.mining.work import NEGATIVES, WITHOUT_NEGATIVES, WorkFolder, job_lock
 from trainer.models.dense import read_encoder
 
 WORDS = (
@@ -97,7 +97,7 @@ def run_job(
     vector_space = Space(load_once(kind, str(model)), task, job.work / "model", **space)
     scorer = teacher(task, job.work) if teacher else None
     report = mine_shards(job, manifest, task, vector_space, options, scorer)
-    return lines_of(job.path / NEGATIVES), lines_of(job.path / WITHOUT), report
+    return lines_of(job.path / NEGATIVES), lines_of(job.path / WITHOUT_NEGATIVES), report
 
 
 @cache
@@ -122,7 +122,7 @@ def forms_of_no_negatives(rows):
     return forms
 
 
-def mine_by_hand(rows, further, score, options: Options):
+def mine_by_hand(rows, further, score, options: MiningRules):
     """Query to its negatives, by the definition; `score` gives the score of two texts."""
     documents = list(
         dict.fromkeys(
@@ -152,7 +152,7 @@ def mine_by_hand(rows, further, score, options: Options):
         if options.pick == "random":
             draws = {
                 document: int(
-                    drawn(
+                    pair_draws(
                         np.array([identity(query)]), np.array([identity(document)]), options.seed
                     )[0]
                 )

@@ -17,7 +17,7 @@ from trainer.data.module import PairData, Steps
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.microbatches import MicroBatching
-from trainer.mining.choose import Options
+from trainer.mining.choose import MiningRules
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.modules.optimizer import OptimizerSettings
@@ -32,7 +32,7 @@ from trainer.strategies.weights import full_weights
 
 BATCH, EVERY_STEPS, STEPS, ROW_NEGATIVES = 8, 3, 8, 1
 AT = Boundaries(0, EVERY_STEPS)
-OPTIONS = Options(negatives=3, depth=30, skip_top=1, percent_of_positive=0.0, margin=0.0)
+OPTIONS = MiningRules(negatives=3, depth=30, skip_top=1, percent_of_positive=0.0, margin=0.0)
 PAIRS, FURTHER_DOCUMENTS = generate_pairs(seed=4, pairs=40)
 ROWS = Rows.of(
     Row(row.query, row.positive, row.negatives or ("no such thing",), source=f"rows:{number}")

@@ -173,16 +173,16 @@ def test_page_is_escaped_and_shows_what_was_removed(model, tmp_path):
 
 INSTANTS = {
     "while encoding": (DenseVectors, "save", 6),
-    "between shards": (Miner, "mine", 3),
+    "between shards": (Miner, "mine_shard", 3),
     "before the counts of a shard": (job, "write_text", 6),
-    "while merging": (job, "_concatenated", 2),
+    "while merging": (job, "_concatenate", 2),
 }
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
     for module in (spaces, job, shard, teacher):
-        monkeypatch.setattr(module, "QUERIES_A_SHARD", 9)
+        monkeypatch.setattr(module, "QUERIES_PER_SHARD", 9)
     monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", 20)
 
 
@@ -220,7 +220,7 @@ def test_killed_job_continues_and_writes_the_same_bytes(
     )
     assert vectors == 5 if instant == "while encoding" else finished >= 1
     saved, mined = [], []
-    save, mine_shard = DenseVectors.save, Miner.mine
+    save, mine_shard = DenseVectors.save, Miner.mine_shard
     monkeypatch.setattr(
         DenseVectors,
         "save",
@@ -276,7 +276,7 @@ def test_other_job_in_the_folder_is_refused_with_the_difference(model, toy_folde
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--negatives", 0), "no negatives are asked for"),
+        (("--negatives", 0), "no negatives are requested"),
         (
             ("--negatives", 10, "--depth", 12, "--skip-top", 5),
             r"10 negatives cannot come from ranks 6 to 12",
@@ -322,7 +322,7 @@ def test_input_is_not_overwritten(model, pairs, tmp_path):
     for given in ([data], [data, "--replace"], [data.parent], [pairs, "--corpus", data]):
         with pytest.raises(BadFolder, match=r"lies in .*mined, where the job would write over it"):
             call("mine", model, *given, "-o", data.parent, *EASY)
-    with pytest.raises(BadFolder, match=r"train.jsonl is there, and nothing says"):
+    with pytest.raises(BadFolder, match=r"train.jsonl exists, but .nearfar mine. may not"):
         call("mine", model, pairs, "-o", data.parent, *EASY)
     assert data.read_bytes() == pairs.read_bytes()
     call("mine", model, pairs, "-o", data.parent, *EASY, "--replace")

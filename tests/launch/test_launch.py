@@ -187,11 +187,11 @@ def test_mining_on_ranks_writes_the_bytes_of_one_process(machine, toy_folder, tm
         != b""
     )
     assert (
-        "holds this job, finished"
+        "already holds the finished job"
         in nearfar_launch("--machine", f"launch/accelerate/{machine}.yaml", *words).stderr
     )
     assert (
-        "holds this job, finished"
+        "already holds the finished job"
         not in nearfar_launch(
             "--machine", f"launch/accelerate/{machine}.yaml", *words, "--replace"
         ).stderr

@@ -25,9 +25,9 @@ from ranks import on_ranks
 from trainer.data.readers.read import read_rows
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadModel
-from trainer.mining.choose import Options
+from trainer.mining.choose import MiningRules
 from trainer.mining.spaces import Space
-from trainer.mining.teacher import of_texts
+from trainer.mining.teacher import pair_scorer
 from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import (
@@ -78,7 +78,7 @@ def scorer(model):
 
 
 ROWS, FURTHER = generate_pairs(seed=4, pairs=40)
-ALL_LIMITS = Options(
+ALL_LIMITS = MiningRules(
     negatives=9,
     depth=80,
     skip_top=1,
@@ -93,10 +93,10 @@ ALL_LIMITS = Options(
 @pytest.mark.parametrize(
     "options",
     [
-        Options(negatives=3, depth=60, percent_of_positive=98.9),
-        Options(negatives=5, depth=9, skip_top=2, **NO_LIMITS),
+        MiningRules(negatives=3, depth=60, percent_of_positive=98.9),
+        MiningRules(negatives=5, depth=9, skip_top=2, **NO_LIMITS),
         ALL_LIMITS,
-        Options(negatives=2, pick="random", seed=3, **NO_LIMITS),
+        MiningRules(negatives=2, pick="random", seed=3, **NO_LIMITS),
     ],
     ids=["percent", "ranks", "every limit", "random"],
 )
@@ -138,7 +138,7 @@ def test_known_positives_and_near_duplicates_are_never_negatives(
     model, tmp_path_factory, seed, pairs, pick
 ):
     rows, further = generate_pairs(seed, pairs)
-    options = Options(
+    options = MiningRules(
         negatives=9, bm25_negatives=9, random_negatives=9, depth=200, pick=pick, **NO_LIMITS
     )
     lines, _, report = run_job(
@@ -160,7 +160,7 @@ def test_known_positives_and_near_duplicates_are_never_negatives(
 
 
 def test_every_source_gives_its_number_of_negatives(model, tmp_path):
-    options = Options(negatives=0, bm25_negatives=2, random_negatives=1, depth=10, **NO_LIMITS)
+    options = MiningRules(negatives=0, bm25_negatives=2, random_negatives=1, depth=10, **NO_LIMITS)
     lines, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     assert report["negatives"]["model"] == 0
     assert report["negatives"]["bm25"] > report["negatives"]["random"] > 0
@@ -177,14 +177,14 @@ def form_words(text):
 
 
 def test_random_negatives_depend_only_on_the_query(model, tmp_path):
-    options = Options(negatives=3, pick="random", seed=1, **NO_LIMITS)
+    options = MiningRules(negatives=3, pick="random", seed=1, **NO_LIMITS)
     one = run_job(tmp_path / "one", ROWS, model, options, FURTHER)[0]
     turned = run_job(tmp_path / "two", ROWS[::-1], model, options, FURTHER)[0]
     other = run_job(
         tmp_path / "other",
         ROWS,
         model,
-        Options(negatives=3, pick="random", seed=2, **NO_LIMITS),
+        MiningRules(negatives=3, pick="random", seed=2, **NO_LIMITS),
         FURTHER,
     )[0]
     as_sets = [
@@ -195,13 +195,13 @@ def test_random_negatives_depend_only_on_the_query(model, tmp_path):
 
 
 def test_shards_and_micro_batches_change_nothing(model, tmp_path, monkeypatch):
-    options = Options(
+    options = MiningRules(
         negatives=3, bm25_negatives=1, random_negatives=1, pick="random", percent_of_positive=99.5
     )
     whole = run_job(tmp_path / "whole", ROWS, model, options, FURTHER)
-    monkeypatch.setattr("trainer.mining.spaces.QUERIES_A_SHARD", 7)
+    monkeypatch.setattr("trainer.mining.spaces.QUERIES_PER_SHARD", 7)
     for module in ("shard", "mine", "teacher"):
-        monkeypatch.setattr(f"trainer.mining.{module}.QUERIES_A_SHARD", 7)
+        monkeypatch.setattr(f"trainer.mining.{module}.QUERIES_PER_SHARD", 7)
     monkeypatch.setattr(DenseVectors, "TEXTS_PER_BLOCK", 11)
     parted = run_job(tmp_path / "parted", ROWS, model, options, FURTHER, micro_batch_tokens=32)
     for one, other in zip(whole[0], parted[0], strict=True):
@@ -215,7 +215,7 @@ def test_shards_and_micro_batches_change_nothing(model, tmp_path, monkeypatch):
 
 def job_bytes(folder, model, kind, teacher_model):
     """What every rank runs."""
-    options = Options(
+    options = MiningRules(
         negatives=2, bm25_negatives=1, random_negatives=1, depth=15, percent_of_positive=99.8
     )
     teacher = (
@@ -224,7 +224,7 @@ def job_bytes(folder, model, kind, teacher_model):
         else None
     )
     for module in ("spaces", "shard", "mine", "teacher"):
-        sys.modules[f"trainer.mining.{module}"].QUERIES_A_SHARD = 6
+        sys.modules[f"trainer.mining.{module}"].QUERIES_PER_SHARD = 6
     run_job(folder, ROWS, model, options, FURTHER, teacher, kind=kind)
     return [
         (folder / name).read_bytes()
@@ -249,7 +249,7 @@ def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
         tmp_path / "job",
         ROWS,
         late_model,
-        Options(negatives=3, **NO_LIMITS),
+        MiningRules(negatives=3, **NO_LIMITS),
         FURTHER,
         kind=read_late_encoder,
     )
@@ -286,7 +286,7 @@ def test_late_interaction_model_mines_by_maxsim(late_model, tmp_path):
 
 def test_scores_of_the_teacher_decide(model, toy_folder, tmp_path):
     other = toy_folder("mpnet")
-    options = Options(negatives=4, depth=12, percent_of_positive=99.0)
+    options = MiningRules(negatives=4, depth=12, percent_of_positive=99.0)
     lines, without, _ = run_job(
         tmp_path / "job",
         ROWS,
@@ -320,9 +320,9 @@ def test_teacher_may_be_any_function_of_texts(model, tmp_path):
         tmp_path / "job",
         ROWS,
         model,
-        Options(negatives=2, **NO_LIMITS),
+        MiningRules(negatives=2, **NO_LIMITS),
         FURTHER,
-        lambda task, work: of_texts(by_length, task),
+        lambda task, work: pair_scorer(by_length, task),
     )
     for line in lines:
         assert line["scores"] == [len(text) for text in (line["positive"], *line["negatives"])]
@@ -335,7 +335,7 @@ def test_scores_that_are_not_finite_are_refused(model, tmp_path):
     with pytest.raises(
         BadModel,
         match=(
-            r"the teacher gives \d+ of \d+ pairs a score that is not finite, the first for the"
+            r"the teacher gives \d+ of \d+ pairs a score that is not finite, first for the"
             r" query '"
         ),
     ):
@@ -343,9 +343,9 @@ def test_scores_that_are_not_finite_are_refused(model, tmp_path):
             tmp_path / "job",
             ROWS,
             model,
-            Options(negatives=2),
+            MiningRules(negatives=2),
             FURTHER,
-            lambda task, work: of_texts(broken, task),
+            lambda task, work: pair_scorer(broken, task),
         )
 
 
@@ -357,7 +357,7 @@ def test_queries_without_negatives_are_named_with_the_reason(model, tmp_path):
         tmp_path / "job",
         ROWS,
         model,
-        Options(negatives=2, depth=20, percent_of_positive=99.5),
+        MiningRules(negatives=2, depth=20, percent_of_positive=99.5),
         FURTHER,
     )
     assert lines
@@ -378,14 +378,14 @@ def test_mining_without_any_negative_is_an_error_that_names_queries(model, tmp_p
         ),
     ):
         run_job(
-            tmp_path / "job", ROWS, model, Options(negatives=2, depth=5, min_score=2.0), FURTHER
+            tmp_path / "job", ROWS, model, MiningRules(negatives=2, depth=5, min_score=2.0), FURTHER
         )
     assert not (tmp_path / "job" / "report.json").exists()
     assert (tmp_path / "job" / "without-negatives.jsonl").exists()
 
 
 def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
-    options = Options(negatives=2, depth=30, **NO_LIMITS)
+    options = MiningRules(negatives=2, depth=30, **NO_LIMITS)
     _, _, report = run_job(tmp_path / "job", ROWS, model, options, FURTHER)
     score, known = scorer(model), forms_of_no_negatives(ROWS)
     documents = list(
@@ -420,7 +420,7 @@ def test_suspected_false_negatives_are_counted_and_shown(model, tmp_path):
 
 
 def test_output_is_read_as_training_rows_with_scores(model, tmp_path):
-    lines, _, _ = run_job(tmp_path / "job", ROWS, model, Options(negatives=3), FURTHER)
+    lines, _, _ = run_job(tmp_path / "job", ROWS, model, MiningRules(negatives=3), FURTHER)
     rows = read_rows(str(tmp_path / "job" / "train.jsonl"))
     assert len(rows) == len(lines)
     for row, line in zip(rows, lines, strict=True):
@@ -436,7 +436,7 @@ def test_low_scored_pairs_are_no_positives(model, tmp_path):
         Row("delete disk", "create account", labels=(0.1,)),
         Row("show", "list", labels=(1.0,)),
     ]
-    lines, _, _ = run_job(tmp_path / "job", rows, model, Options(negatives=3, **NO_LIMITS))
+    lines, _, _ = run_job(tmp_path / "job", rows, model, MiningRules(negatives=3, **NO_LIMITS))
     assert [line["positive"] for line in lines] == ["disk delete", "list"]
     assert "create account" in lines[0]["negatives"]
 
@@ -446,7 +446,7 @@ def test_report_is_one_json_object_with_its_settings(model, tmp_path):
         tmp_path / "job",
         ROWS,
         model,
-        Options(negatives=2),
+        MiningRules(negatives=2),
         FURTHER,
         manifest={"model": {"source": "m", "sha256": "ab"}},
     )

@@ -188,7 +188,7 @@ def test_ranks_and_micro_batches_change_no_negatives(
 
 def in_small_shards(*arguments):
     for module in ("spaces", "shard", "refresh"):
-        sys.modules[f"trainer.mining.{module}"].QUERIES_A_SHARD = 5
+        sys.modules[f"trainer.mining.{module}"].QUERIES_PER_SHARD = 5
     return train(*arguments)
 
 
@@ -261,13 +261,13 @@ def test_run_killed_while_mining_and_continued_equals_an_uninterrupted_one(
     checkpoint = train(folder, backbone, stop=5)[3]
 
     def killed():
-        plain = Miner.mine
+        plain = Miner.mine_shard
 
         def mine(self, shard):
             plain(self, shard)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Miner.mine = mine
+        Miner.mine_shard = mine
         train(folder, backbone, first=5, checkpoint=checkpoint)
 
     process = multiprocessing.get_context("fork").Process(target=killed)
@@ -295,14 +295,14 @@ def test_negatives_of_other_weights_are_not_used_at_a_boundary(uninterrupted, ba
 
 
 def test_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_path, monkeypatch):
-    plain, stop = Miner.mine, GracefulStop()
+    plain, stop = Miner.mine_shard, GracefulStop()
 
     def mine(self, shard):
         if (tmp_path / "refresh/step-000000000").exists():
             os.kill(os.getpid(), signal.SIGINT)
         return plain(self, shard)
 
-    monkeypatch.setattr(Miner, "mine", mine)
+    monkeypatch.setattr(Miner, "mine_shard", mine)
     losses = train(tmp_path / "refresh", backbone, extra=[stop])[0]
     assert stop.is_requested
     assert len(losses) == EVERY_STEPS + 1
@@ -324,13 +324,13 @@ def test_negatives_of_another_checkpoint_are_refused(backbone, tmp_path, fault):
             content = bytearray(path.read_bytes())
             content[-3] ^= 1
             path.write_bytes(content)
-            said = "is not what the run was at"
+            said = "has changed since the checkpoint"
         case "truncated":
             path.write_bytes(path.read_bytes()[:-8])
-            said = "is not what the run was at"
+            said = "has changed since the checkpoint"
         case "of another course":
             train(folder, backbone, stop=5, rate=0.05)
-            said = "is not what the run was at"
+            said = "has changed since the checkpoint"
         case "no word of it":
             checkpoint["refresh"] = {}
             said = "does not say which negatives were mined at step 3"
@@ -339,7 +339,7 @@ def test_negatives_of_another_checkpoint_are_refused(backbone, tmp_path, fault):
             checkpoint["refresh"]["sha256"] = json.loads(
                 (folder / "step-000000000/report.json").read_text()
             )["sha256"]
-            said = "knows nothing of the query"
+            said = "lacks the query"
     with pytest.raises(BadFolder, match=said) as raised:
         train(folder, backbone, first=5, checkpoint=checkpoint)
     assert raised.value.exit_code == 2

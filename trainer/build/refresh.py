@@ -10,7 +10,7 @@ from trainer.collectives import on_first_rank
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
-from trainer.mining.choose import Options
+from trainer.mining.choose import MiningRules
 from trainer.mining.refresh import Refresh
 from trainer.mining.task import corpus_texts, read_task, write_task
 from trainer.models.encoder import Encoder, VectorEncoder
@@ -31,14 +31,14 @@ def check_refresh(run: Recipe) -> None:
             f"refresh.corpus={settings.corpus} does not exist; give a file or folder of documents,"
             " or null"
         )
-    options(settings, run.seed)
+    mining_rules(settings, run.seed)
 
 
-def options(settings: RefreshSection, seed: int) -> Options:
+def mining_rules(settings: RefreshSection, seed: int) -> MiningRules:
     """The rules of mining. Raises BadRecipe where they contradict each other."""
     rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus"})
     try:
-        return Options(**rules, seed=seed)
+        return MiningRules(**rules, seed=seed)
     except BadRecipe as error:
         raise BadRecipe(
             re.sub(
@@ -85,7 +85,7 @@ def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None
 
     on_first_rank(write)
     tokens = hardware.micro_batch_tokens(run.machine)
-    rules = options(settings, run.seed)
+    rules = mining_rules(settings, run.seed)
     return Refresh(folder, read_task(place), at, rules, run.data.negatives_per_query, tokens)
 
 

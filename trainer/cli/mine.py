@@ -40,10 +40,10 @@ def mine(
     """
     columns = shared.columns_of(column)
     with terminal.loading_libraries():
-        from trainer.mining.choose import Options
+        from trainer.mining.choose import MiningRules
         from trainer.mining.job import PairSource, mine_negatives
 
-    options = Options(
+    options = MiningRules(
         negatives=negatives, bm25_negatives=bm25_negatives, random_negatives=random_negatives,
         depth=depth, skip_top=skip_top, pick=pick, percent_of_positive=percent_of_positive,
         margin=margin, relative_margin=relative_margin, min_score=min_score, max_score=max_score,

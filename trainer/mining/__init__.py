@@ -1,1 +1,1 @@
-"""Hard negatives: found by a model, freed of what may be right answers, scored by a teacher."""
+"""Hard negatives: found by a model, filtered of likely right answers, and scored by a teacher."""

@@ -1,4 +1,4 @@
-"""Which candidates become negatives: pure functions of their scores and of who they are."""
+"""Choice of negatives among candidates: pure functions of their scores and identities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,45 +11,43 @@ from trainer.data.order import hash_numbers
 from trainer.errors import BadRecipe
 
 SOURCES = ("model", "bm25", "random")
-"""Where candidates come from, in the order in which they are written."""
+"""The sources of candidates, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is mined. All limits given apply, so the strictest counts."""
+class MiningRules:
+    """Number and limits of the negatives to mine. A negative must satisfy all limits."""
 
     negatives: int = 7
-    """Per query, of those the model found."""
+    """Negatives per query from the model's ranking."""
     bm25_negatives: int = 0
     random_negatives: int = 0
     depth: int = 100
-    """Ranks that are looked at, of the model's and of BM25's, known positives left out."""
+    """Ranks of the model and of BM25 that are considered; known positives do not count."""
     skip_top: int = 0
-    """Ranks that are left out at the top."""
+    """Ranks at the top that are skipped."""
     pick: Literal["top", "random"] = "top"
-    """Of the candidates that are left the best, or any."""
+    """Choose the best of the remaining candidates, or random ones."""
     percent_of_positive: float = 95.0
-    """A negative's score is at most this share of the positive's (TopK-PercPos of Moreira et al.
-    2024, *NV-Retriever*); 0: no such limit.
+    """A negative's score is at most this percentage of the positive's score (TopK-PercPos, Moreira
+    et al. 2024, *NV-Retriever*); 0: no such limit.
     """
     margin: float | None = None
-    """A negative's score is at least so much below the positive's."""
+    """A negative's score is at least this much below the positive's score."""
     relative_margin: float | None = None
-    """A negative's score is at least this share of the positive's below it; 0.05 says the same as
-    95 percent.
-    """
+    """As `margin`, as a share of the positive's score; 0.05 is the same as 95 percent."""
     min_score: float | None = None
     max_score: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wanted = self.negatives + self.bm25_negatives + self.random_negatives
+        total = self.negatives + self.bm25_negatives + self.random_negatives
         if (
             min(self.negatives, self.bm25_negatives, self.random_negatives, self.skip_top) < 0
-            or wanted == 0
+            or total == 0
         ):
             raise BadRecipe(
-                "no negatives are asked for; give --negatives, --bm25-negatives or"
+                "no negatives are requested; give --negatives, --bm25-negatives or"
                 " --random-negatives a number above 0"
             )
         if max(self.negatives, self.bm25_negatives) > self.depth - self.skip_top:
@@ -88,138 +86,147 @@ class Options:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Pairs of a query and a document that may become negatives, by query, then source, then
-    rank.
-    """
+    """Pairs of a query and a possible negative, in the order of query, source and rank."""
 
     queries: Int64[np.ndarray, " pair"]
     documents: Int64[np.ndarray, " pair"]
     sources: Int64[np.ndarray, " pair"]
-    """Place in `SOURCES`."""
+    """The source's place in `SOURCES`."""
     scores: Float32[np.ndarray, " pair"]
-    """By the search that found it, where that was the model's."""
+    """The model's score; only for candidates from the model's ranking."""
 
     def __len__(self) -> int:
         return len(self.queries)
 
-    def select(self, chosen: Bool[np.ndarray, " pair"]) -> "Candidates":
-        """Those where `chosen` is true."""
+    def select(self, mask: Bool[np.ndarray, " pair"]) -> "Candidates":
+        """Returns the candidates for which `mask` is true."""
         return Candidates(
-            self.queries[chosen], self.documents[chosen], self.sources[chosen], self.scores[chosen]
+            self.queries[mask], self.documents[mask], self.sources[mask], self.scores[mask]
         )
 
 
 @dataclass(frozen=True)
 class InRange:
-    """Of what a search found, that in the range of ranks, and what stood in the way."""
+    """The documents of a search in the range of ranks, and the numbers of those left out."""
 
     queries: Int64[np.ndarray, " pair"]
     documents: Int64[np.ndarray, " pair"]
     scores: Float32[np.ndarray, " pair"]
     forbidden: Int64[np.ndarray, " query"]
-    """How many known positives and twins were passed over, of each query."""
-    skipped: Int64[np.ndarray, " query"]
-    """How many stood at the ranks left out at the top."""
+    """The number of known positives and twins per query, which cannot be negatives."""
+    skip_counts: Int64[np.ndarray, " query"]
+    """The number of documents per query that `skip_top` leaves out."""
 
 
 def in_range(
     scores: Float32[np.ndarray, "query rank"],
-    found: Int64[np.ndarray, "query rank"],
+    document_rows: Int64[np.ndarray, "query rank"],
     forbidden_keys: Int64[np.ndarray, " key"],
     documents: int,
-    options: Options,
+    options: MiningRules,
 ) -> InRange:
-    """The documents found at ranks `skip_top` to `depth`, those left out that may be no negatives.
+    """Returns the documents at ranks `skip_top` to `depth`, without forbidden ones.
+
     `forbidden_keys` are query * documents + document.
     """
-    there = found >= 0
-    known = there & np.isin(np.arange(len(found))[:, None] * documents + found, forbidden_keys)
-    free = there & ~known
+    is_document = document_rows >= 0
+    is_forbidden = is_document & np.isin(
+        np.arange(len(document_rows))[:, None] * documents + document_rows, forbidden_keys
+    )
+    free = is_document & ~is_forbidden
     rank: Int64[np.ndarray, "query rank"] = np.cumsum(free, axis=1) - free
-    reached = rank < options.depth
-    kept = free & reached & (rank >= options.skip_top)
-    queries, places = np.nonzero(kept)
+    in_depth = rank < options.depth
+    in_range_mask = free & in_depth & (rank >= options.skip_top)
+    queries, places = np.nonzero(in_range_mask)
     return InRange(
         queries,
-        found[queries, places],
+        document_rows[queries, places],
         scores[queries, places],
-        (known & reached).sum(1),
+        (is_forbidden & in_depth).sum(1),
         (free & (rank < options.skip_top)).sum(1),
     )
 
 
 Part = tuple[int, Int64[np.ndarray, " _"], Int64[np.ndarray, " _"], Float32[np.ndarray, " _"]]
-"""Place of a source in `SOURCES`, and the queries, documents and scores of what it found."""
+"""A source's place in `SOURCES`, and the queries, documents and scores of its pairs."""
 
 
-def together(parts: list[Part], documents: int) -> Candidates:
-    """The candidates of several sources as one; a document that several found counts for the first
-    of them.
+def join_sources(parts: list[Part], documents: int) -> Candidates:
+    """Joins the candidates of several sources.
+
+    A document from several sources counts for the first of them.
 
     >>> scores = np.float32([0.7, 0.5])
-    >>> both = together(
+    >>> joined = join_sources(
     ...     [
     ...         (0, np.array([0, 1]), np.array([4, 5]), scores),
     ...         (1, np.array([0, 0]), np.array([4, 6]), scores),
     ...     ],
     ...     documents=9,
     ... )
-    >>> both.queries.tolist(), both.documents.tolist(), both.sources.tolist()
+    >>> joined.queries.tolist(), joined.documents.tolist(), joined.sources.tolist()
     ([0, 0, 1], [4, 6, 5], [0, 1, 0])
     """
-    queries, found, scores = (np.concatenate([part[axis] for part in parts]) for axis in (1, 2, 3))
+    queries, document_rows, scores = (
+        np.concatenate([part[axis] for part in parts]) for axis in (1, 2, 3)
+    )
     sources = np.concatenate([np.full(len(part[1]), part[0]) for part in parts])
-    _, first = np.unique(queries * documents + found, return_index=True)
+    _, first = np.unique(queries * documents + document_rows, return_index=True)
     first.sort()
-    order = first[
-        np.argsort(queries[first], kind="stable")
-    ]  # parts come in the order of sources, and each in the order of ranks
-    return Candidates(queries[order], found[order], sources[order], scores[order])
+    # Parts come in the order of sources, and each part in the order of ranks.
+    order = first[np.argsort(queries[first], kind="stable")]
+    return Candidates(queries[order], document_rows[order], sources[order], scores[order])
 
 
 Filters = dict[str, Bool[np.ndarray, " pair"]]
-"""Name of a filter, and which candidates it removes."""
+"""Per name of a filter, the mask of the candidates that it removes."""
 
 
 def filters(
-    scores: Float32[np.ndarray, " pair"], positive: Float32[np.ndarray, " pair"], options: Options
+    scores: Float32[np.ndarray, " pair"],
+    positive: Float32[np.ndarray, " pair"],
+    options: MiningRules,
 ) -> Filters:
-    """What each limit removes, of candidates whose query's positive has the score `positive`.
+    """Returns the candidates that each limit removes.
 
-    A share of a score is of its magnitude, so that it is a step down for scores below zero too.
+    `positive` is the score of the positive of each candidate's query. Shares refer to the magnitude
+    of a score, so that the limit of a negative score is lower, too.
 
     >>> scores, positive = np.float32([0.9, 0.7]), np.float32([0.8, 0.8])
     >>> {
-    ...     name: removed.tolist()
-    ...     for name, removed in filters(scores, positive, Options(max_score=0.95)).items()
+    ...     name: is_removed.tolist()
+    ...     for name, is_removed in filters(scores, positive, MiningRules(max_score=0.95)).items()
     ... }
     {'max_score': [False, False], 'percent_of_positive': [True, False]}
     """
-    removed: Filters = {}
+    is_removed: Filters = {}
     if options.max_score is not None:
-        removed["max_score"] = scores > options.max_score
+        is_removed["max_score"] = scores > options.max_score
     if options.min_score is not None:
-        removed["min_score"] = scores < options.min_score
+        is_removed["min_score"] = scores < options.min_score
     if options.margin is not None:
-        removed["margin"] = scores > positive - options.margin
+        is_removed["margin"] = scores > positive - options.margin
     if options.relative_margin is not None:
-        removed["relative_margin"] = scores > positive - options.relative_margin * np.abs(positive)
+        is_removed["relative_margin"] = scores > positive - options.relative_margin * np.abs(
+            positive
+        )
     if options.percent_of_positive > 0:
-        removed["percent_of_positive"] = scores > positive - (
+        is_removed["percent_of_positive"] = scores > positive - (
             1 - options.percent_of_positive / 100
         ) * np.abs(positive)
-    return removed
+    return is_removed
 
 
-def picked(
+def choose_negatives(
     candidates: Candidates,
-    options: Options,
+    options: MiningRules,
     draw: Callable[[Candidates], UInt64[np.ndarray, " pair"]],
 ) -> Bool[np.ndarray, " pair"]:
-    """Which candidates are taken: of each query and source as many as asked for, the first, or
-    those of the smallest draw.
+    """Returns the mask of the candidates that become negatives.
+
+    These are, per query and source, the first candidates or those with the smallest draws.
     """
-    wanted = np.array([options.negatives, options.bm25_negatives, options.random_negatives])
+    counts = np.array([options.negatives, options.bm25_negatives, options.random_negatives])
     group = candidates.queries * len(SOURCES) + candidates.sources
     order = (
         np.lexsort((draw(candidates), group))
@@ -228,14 +235,14 @@ def picked(
     )
     place = np.empty(len(candidates), np.int64)
     place[order] = np.arange(len(candidates)) - np.searchsorted(group[order], group[order])
-    return place < wanted[candidates.sources]
+    return place < counts[candidates.sources]
 
 
-def drawn(
-    queries: Int64[np.ndarray, " pair"], others: Int64[np.ndarray, " pair"], seed: int
+def pair_draws(
+    queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"], seed: int
 ) -> UInt64[np.ndarray, " pair"]:
-    """A number for each pair that looks random and depends on the identities and the seed alone
+    """Returns a pseudo-random number per pair, which depends only on the identities and the seed
     (SplitMix64, Steele et al. 2014).
     """
     hashes = hash_numbers(queries.astype(np.uint64) + np.uint64(seed % 2**64))
-    return hash_numbers(hashes ^ others.astype(np.uint64))
+    return hash_numbers(hashes ^ documents.astype(np.uint64))

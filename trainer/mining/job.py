@@ -1,4 +1,4 @@
-"""A mining job as a person asks for it: names of models and data in, a folder of negatives out."""
+"""A mining job: from the names of models and data to a folder of negatives."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from trainer.collectives import check_same, on_first_rank, rank
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.readers.read import Split, read_rows
 from trainer.errors import BadRecipe
-from trainer.mining.choose import Options
+from trainer.mining.choose import MiningRules
 from trainer.mining.mine import mine_shards
 from trainer.mining.spaces import Space
 from trainer.mining.task import corpus_texts, is_written, read_task, write_task
-from trainer.mining.teacher import PairScorer, by_pair_encoder, of_texts
-from trainer.mining.work import NEGATIVES, WITHOUT, MiningManifest, WorkFolder, job_lock
+from trainer.mining.teacher import PairScorer, by_pair_encoder, pair_scorer
+from trainer.mining.work import NEGATIVES, WITHOUT_NEGATIVES, MiningManifest, WorkFolder, job_lock
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_any, read_model
 from trainer.models.files.locate import locate
@@ -32,15 +32,15 @@ from trainer.strategies.process_group import process_group
 
 @dataclass(frozen=True)
 class PairSource:
-    """The training pairs that negatives are mined for, and where the negatives come from."""
+    """The training pairs that get negatives, and the source of the negatives."""
 
     data: str
     """A data file, a folder in BEIR layout, a saved data set, or the name of a hub data set."""
     split: Split = "train"
     columns: Mapping[str, str] | None = None
-    """Role to column name, where a column is not recognised."""
+    """Role to column name, for columns that are not recognised."""
     corpus: str | None = None
-    """Further documents to search: JSON Lines, a .txt file, or a BEIR folder."""
+    """More documents to search: JSON Lines, a .txt file, or a BEIR folder."""
     max_bad_rows_ratio: float = 0.001
 
 
@@ -74,24 +74,24 @@ class MiningResult:
         ]
         if report["queries_without_negatives"]:
             lines.append(
-                f"{report['queries_without_negatives']:,} queries have no negative left and are not"
-                f" written; {self.folder / WITHOUT} lists them with the reason"
+                f"{report['queries_without_negatives']:,} queries have no negatives left and are"
+                f" not written; {self.folder / WITHOUT_NEGATIVES} lists them with the reason"
             )
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a job depends on."""
+    """Everything that the result of a job depends on."""
 
     model: str
     teacher: str | None
     source: PairSource
-    options: Options
+    options: MiningRules
     precision: devices.Precision
 
     def manifest(self) -> MiningManifest:
-        """The content of manifest.json: files by what they hold, wherever they lie."""
+        """Returns the content of manifest.json, which identifies files by their content."""
         source = self.source
         return {
             "model": fingerprint_of(str(locate(self.model))),
@@ -108,27 +108,26 @@ def mine_negatives(
     model: str,
     source: PairSource,
     out: Path,
-    options: Options | None = None,
+    options: MiningRules | None = None,
     *,
     teacher: str | None = None,
     precision: devices.Precision | Literal["auto"] = "fp32",
     replace: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> MiningResult:
-    """Finds hard negatives for training pairs and writes them to the folder `out`. A job that was
-    stopped continues.
+    """Finds hard negatives for training pairs and writes them to the folder `out`.
 
-    `model` searches; `teacher`, a model of any family, scores what it found. Under a launcher all
-    ranks call it: all encode, each searches its shards, and the first alone reads the data, writes,
-    and calls `tell`. Raises BadFolder when `out` holds another job and `replace` is
-    false, BadData when no query has a negative left.
+    A job that was stopped continues. `model` searches; `teacher`, a model of any family, scores the
+    candidates. Under a launcher, all ranks call this function: all encode, and each searches its
+    shards. The first rank alone reads the data, writes, and calls `tell`. Raises BadFolder when
+    `out` holds another job and `replace` is false, and BadData when no query has a negative left.
     """
     _check_models(model, teacher)
     plan = plan_from_environment(os.environ)
     check_requirements(plan)
     accelerator = devices.find_accelerator(plan.accelerator or "auto")
     precision = devices.choose_precision(plan.precision or precision, accelerator)
-    job = _Job(model, teacher, source, options or Options(), precision)
+    job = _Job(model, teacher, source, options or MiningRules(), precision)
     folder = WorkFolder(out)
     with process_group(plan, accelerator), ExitStack() as stack:
         check_same(str(job), "command")
@@ -137,33 +136,31 @@ def mine_negatives(
             tell = _silent
         manifest = on_first_rank(lambda: _begin(folder, job, replace, tell)) or {}
         if folder.is_done:
-            tell(f"{folder.path} holds this job, finished")
+            tell(f"{folder.path} already holds the finished job")
         else:
             _carry_out(folder, job, manifest, devices.own_device(accelerator), tell)
         report = json.loads(folder.report_path.read_text(encoding="utf-8"))
-        on_first_rank(lambda: None)  # the lock is held until all have read the report
+        on_first_rank(lambda: None)  # keep the lock until all ranks have read the report
     return MiningResult(folder.path, report)
 
 
 def _silent(line: str) -> None:
-    """Tells nobody."""
+    """Does nothing."""
 
 
 def _check_models(model: str, teacher: str | None) -> None:
     searching = locate(model)
     if teacher is not None and locate(teacher) == searching:
         raise BadRecipe(
-            f"the teacher {teacher} is the model that searches, so its scores would be the same;"
-            " leave --teacher out, or name another"
+            f"the teacher {teacher} is also the model that searches, so its scores would be the"
+            " same; leave --teacher out, or give another model"
         )
 
 
 def _begin(
     folder: WorkFolder, job: _Job, replace: bool, tell: Callable[[str], None]
 ) -> MiningManifest:
-    """Makes the folder ready for the job, with its texts in the work folder; returns the
-    manifest.
-    """
+    """Prepares the folder and the texts of the job, and returns the manifest."""
     source = job.source
     for name in (source.data, source.corpus):
         folder.check_apart(name)
@@ -198,7 +195,7 @@ def _carry_out(
             case VectorEncoder():
                 teacher = space(scorer, "teacher")
             case PairEncoder():
-                teacher = of_texts(by_pair_encoder(scorer, job.precision), task)
+                teacher = pair_scorer(by_pair_encoder(scorer, job.precision), task)
     with phase("loading the model"):
         encoder = read_model(job.model).to(device)
     mine_shards(folder, manifest, task, space(encoder, "model"), job.options, teacher)

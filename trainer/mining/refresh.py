@@ -1,10 +1,9 @@
-"""Hard negatives mined anew while training, between two steps, by the model as it then is (ANCE,
-Xiong et al. 2021).
+"""Hard negatives mined again during training, by the current model (ANCE, Xiong et al. 2021).
 
-task/                 the texts: written anew by every process that starts or continues the run
-step-000000200/       what was mined before step 200, there whole or not at all
-    negatives.npy     of each query that the steps up to the next boundary draw, its identity and
-    those of its negatives, -1 for none
+task/                 the texts; every process that starts or continues the run writes them again
+step-000000200/       negatives mined before step 200; the folder is complete or missing
+    negatives.npy     identity of each query drawn before the next boundary, and of its negatives
+                      (-1 for none)
     report.json       counts, suspected false negatives, the sha256 of negatives.npy
 work/                 vectors, while they are needed
 """
@@ -28,10 +27,10 @@ from trainer.data.mined_negatives import Boundaries, MinedNegatives, add_mined_n
 from trainer.data.module import RowTransform, Steps
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadFolder
-from trainer.mining.choose import Options
-from trainer.mining.mine import of_all_shards
+from trainer.mining.choose import MiningRules
+from trainer.mining.mine import add_counts
 from trainer.mining.shard import Miner
-from trainer.mining.spaces import QUERIES_A_SHARD, Space
+from trainer.mining.spaces import QUERIES_PER_SHARD, Space
 from trainer.mining.task import Task
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
@@ -43,12 +42,12 @@ NEGATIVES, REPORT = "negatives.npy", "report.json"
 
 
 class Refresh(lightning.Callback):
-    """Mines at every boundary and gives the rows their negatives. `own_negatives` of the data stand
-    before the mined ones.
+    """Mines at every boundary, and adds the negatives to the rows after `own_negatives` of the
+    data.
 
-    A checkpoint keeps its state: which boundary's negatives the run was at, and their sha256. A run
-    that is continued between two boundaries goes on with those very negatives or not at all; at a
-    boundary the weights are at hand, and negatives are mined anew, whatever is there.
+    A checkpoint contains the state: the last boundary and the sha256 of its negatives. A run that
+    continues between two boundaries needs exactly those negatives. At a boundary, the model mines
+    again, whatever is there.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Refresh(lightning.Callback):
         folder: Path,
         task: Task,
         boundaries: Boundaries,
-        options: Options,
+        options: MiningRules,
         own_negatives: int,
         micro_batch_tokens: int | None = None,
     ) -> None:
@@ -76,20 +75,21 @@ class Refresh(lightning.Callback):
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Remembers whose model it is."""
+        """Stores the trainer, whose model mines."""
         self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"step": 200, "sha256": ...}`, nothing before the first boundary."""
+        """Returns `{"step": 200, "sha256": ...}`; before the first boundary, it is empty."""
         return dict(self._state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state out of a checkpoint, on every rank."""
+        """Loads the state from a checkpoint, on every rank."""
         self._state = dict(state_dict)
 
     def mine_before(self, steps: Steps, step: int) -> RowTransform:
-        """What rows get from `step` up to the next boundary. Raises BadFolder where the negatives
-        that a continued run was at are not there.
+        """Returns the function that adds negatives to rows from `step` to the next boundary.
+
+        Raises BadFolder when a continued run needs negatives that are missing or changed.
         """
         boundary = self.boundaries.latest(step)
         if boundary is None:
@@ -98,15 +98,15 @@ class Refresh(lightning.Callback):
             )
         if boundary == step:
             assert isinstance(steps.rows, Rows)
-            drawn = [
+            samples = [
                 steps.samples(number)
                 for number in range(step, min(step + self.boundaries.every_steps, steps.last))
             ]
             try:
-                mined = self._mined(
+                mined_negatives = self._mine_negatives(
                     step,
                     np.unique(
-                        self._queries.of(steps.rows.identities("query")[np.concatenate(drawn)])
+                        self._queries.of(steps.rows.identities("query")[np.concatenate(samples)])
                     ),
                 )
             except OSError as error:
@@ -115,31 +115,31 @@ class Refresh(lightning.Callback):
                     " there, or choose another output"
                 ) from error
         else:
-            mined = on_every_rank(lambda: self._kept(boundary, step))
-        return lambda row: self._given(row, mined, boundary)
+            mined_negatives = on_every_rank(lambda: self._stored_negatives(boundary, step))
+        return lambda row: self._add_negatives(row, mined_negatives, boundary)
 
     def place(self, boundary: int) -> Path:
-        """Where the negatives of a boundary are."""
+        """Returns the folder of the negatives of a boundary."""
         return self.folder / f"step-{boundary:09}"
 
-    def _given(self, row: Row, mined: MinedNegatives, boundary: int) -> Row:
+    def _add_negatives(self, row: Row, mined_negatives: MinedNegatives, boundary: int) -> Row:
         try:
-            numbers = self._documents.of(mined.of(identity(row.query)))
+            numbers = self._documents.of(mined_negatives.of(identity(row.query)))
         except KeyError as error:
             raise BadFolder(
-                f"{self.place(boundary)} knows nothing of the query or a negative of {row.source};"
-                " the data, or the number of steps, have changed since they were mined. Continue"
-                f" from a checkpoint at step {boundary} or before, or start anew"
+                f"{self.place(boundary)} lacks the query or a negative of {row.source}; the data or"
+                " the number of steps have changed since they were mined. Continue from a"
+                f" checkpoint at step {boundary} or before, or start again"
             ) from error
         return add_mined_negatives(
             row, self._own_negatives, self._task.documents.at(numbers), self._options.negatives
         )
 
-    def _kept(self, boundary: int, step: int) -> MinedNegatives:
+    def _stored_negatives(self, boundary: int, step: int) -> MinedNegatives:
         path = self.place(boundary) / NEGATIVES
         advice = (
-            f"so step {step} cannot be what it was; continue from a checkpoint at step {boundary}"
-            " or before, or start anew"
+            f"so step {step} cannot be repeated; continue from a checkpoint at step {boundary} or"
+            " before, or start again"
         )
         if self._state.get("step") != boundary:
             raise BadFolder(
@@ -151,52 +151,51 @@ class Refresh(lightning.Callback):
         except OSError as error:
             raise BadFolder(f"{path} cannot be read ({error.strerror}), {advice}") from error
         if hashlib.sha256(content).hexdigest() != self._state["sha256"]:
-            raise BadFolder(
-                f"{path} is not what the run was at when the checkpoint was written, {advice}"
-            )
+            raise BadFolder(f"{path} has changed since the checkpoint was written, {advice}")
         return MinedNegatives(np.load(io.BytesIO(content), allow_pickle=False))
 
-    def _mined(self, step: int, queries: Int64[np.ndarray, " query"]) -> MinedNegatives:
-        started = time.monotonic()
+    def _mine_negatives(self, step: int, queries: Int64[np.ndarray, " query"]) -> MinedNegatives:
+        start_time = time.monotonic()
         task, options = (
-            self._task.of_queries(queries),
+            self._task.select_queries(queries),
             replace(self._options, seed=self._options.seed + step),
         )
         with phase("mining negatives"):
-            shards = run_between_steps(self._trainer, lambda: self._searched(task, options))
+            shards = run_between_steps(self._trainer, lambda: self._mine_shards(task, options))
         table = np.full((len(queries), 1 + options.negatives), -1, np.int64)
         table[:, 0] = np.sort(task.query_identities)
-        for _, of_queries, _ in shards:
-            for query, negatives in of_queries.items():
+        for _, negatives_by_identity, _ in shards:
+            for query, negatives in negatives_by_identity.items():
                 table[np.searchsorted(table[:, 0], int(query)), 1 : 1 + len(negatives)] = negatives
         file = io.BytesIO()
         np.save(file, table, allow_pickle=False)
         self._state = {"step": step, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
-        counts = of_all_shards([of_shard for _, _, of_shard in shards])
+        counts = add_counts([shard_counts for _, _, shard_counts in shards])
         on_first_rank(
             lambda: self._write(
                 file.getvalue(), {**self._state, "options": asdict(options), **counts}
             )
         )
-        self._say(table, counts, step, time.monotonic() - started)
+        self._say(table, counts, step, time.monotonic() - start_time)
         return MinedNegatives(table)
 
-    def _searched(self, task: Task, options: Options) -> list[list[Any]]:
-        """All shards, on every rank: all ranks encode, each searches its own shards."""
+    def _mine_shards(self, task: Task, options: MiningRules) -> list[list[Any]]:
+        """Returns the results of all shards. All ranks encode; each searches its own shards."""
         work, encoder = self.folder / "work", self._trainer.lightning_module.encoder
         assert isinstance(encoder, VectorEncoder)
-        on_first_rank(
-            lambda: shutil.rmtree(work, ignore_errors=True)
-        )  # of a process that was killed, with the vectors of other weights
+        # A killed process may have left vectors of other weights.
+        on_first_rank(lambda: shutil.rmtree(work, ignore_errors=True))
         try:
             space = Space(encoder, task, work, self._micro_batch_tokens, "fp32")
             space.encode_all()
             miner = Miner(task, space, options)
-            own = own_turns(-(-len(task.queries) // QUERIES_A_SHARD))
+            shard_numbers = own_turns(-(-len(task.queries) // QUERIES_PER_SHARD))
             return sorted(
                 map(
                     json.loads,
-                    gather_texts(on_every_rank(lambda: [_shard(miner, number) for number in own])),
+                    gather_texts(
+                        on_every_rank(lambda: [_shard(miner, number) for number in shard_numbers])
+                    ),
                 )
             )
         finally:
@@ -217,12 +216,12 @@ class Refresh(lightning.Callback):
         step: int,
         seconds: float,
     ) -> None:
-        there = (table[:, 1:] >= 0).sum(1)
+        negative_counts = (table[:, 1:] >= 0).sum(1)
         record = {
             "queries": len(table),
-            "negatives": int(there.sum()),
-            "queries_with_fewer": int((there < table.shape[1] - 1).sum()),
-            "queries_without": int((there == 0).sum()),
+            "negatives": int(negative_counts.sum()),
+            "queries_with_fewer": int((negative_counts < table.shape[1] - 1).sum()),
+            "queries_without": int((negative_counts == 0).sum()),
             "suspected_false_negatives": counts["suspected"]["candidates"],
             "seconds": round(seconds, 3),
         }
@@ -230,40 +229,41 @@ class Refresh(lightning.Callback):
             logger.log_metrics(
                 {f"refresh/{name}": value for name, value in record.items()}, step=step
             )
-        few = (
+        shortage = (
             f", {record['queries_with_fewer']:,} queries have fewer than {table.shape[1] - 1}"
             if record["queries_with_fewer"]
             else ""
         )
         say(
             f"negatives mined after {step} steps: {record['negatives']:,} for {len(table):,}"
-            f" queries{few}"
+            f" queries{shortage}"
         )
 
 
 def _shard(miner: Miner, number: int) -> str:
-    """What came of a shard, as it travels between ranks: its number, the negatives of each query,
-    both by identity, and its counts.
+    """Returns the result of a shard as JSON: its number, the negatives per query, and its counts.
+
+    Queries and negatives are identities.
     """
-    mined = miner.mine(number)
+    result = miner.mine_shard(number)
     return json.dumps(
         [
             number,
-            {identity(line["query"]): [*map(identity, line["negatives"])] for line in mined.lines},
-            mined.counts,
+            {identity(line["query"]): [*map(identity, line["negatives"])] for line in result.lines},
+            result.counts,
         ]
     )
 
 
 class _Numbers:
-    """From the identities of texts to their numbers in a task."""
+    """Finds the numbers of texts in a task by their identities."""
 
     def __init__(self, identities: Int64[np.ndarray, " text"]) -> None:
         self._order = np.argsort(identities, kind="stable")
         self._ascending = identities[self._order]
 
     def of(self, identities: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
-        """Raises KeyError for a text that the task has not."""
+        """Returns the numbers. Raises KeyError for a text that is not in the task."""
         places = np.searchsorted(self._ascending, identities).clip(max=len(self._ascending) - 1)
         if (self._ascending[places] != identities).any():
             raise KeyError(int(identities[self._ascending[places] != identities][0]))

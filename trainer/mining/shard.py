@@ -1,6 +1,4 @@
-"""One shard: some queries searched, their candidates scored, filtered and chosen, and what was seen
-on the way.
-"""
+"""Mining of one shard: search for its queries, and score, filter and choose the candidates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,81 +12,92 @@ from trainer.mining.choose import (
     Candidates,
     Filters,
     InRange,
-    Options,
-    drawn,
+    MiningRules,
+    choose_negatives,
     filters,
     in_range,
-    picked,
-    together,
+    join_sources,
+    pair_draws,
 )
-from trainer.mining.spaces import QUERIES_A_SHARD, Space
+from trainer.mining.spaces import QUERIES_PER_SHARD, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer, check_scores
 from trainer.retrieval.bm25 import Bm25
 
 WORST = 50
-"""Suspected false negatives that are shown."""
+"""The number of suspected false negatives that are reported."""
 Pairs = tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]
 
 
 @dataclass(frozen=True)
-class Mined:
-    """What came of a shard."""
+class ShardResult:
+    """The result of a shard."""
 
     lines: list[dict[str, Any]]
-    """Query, positive, negatives, scores: one a training pair whose query has negatives."""
-    without: list[dict[str, Any]]
-    """Query, positives, reason: one a query that has none."""
+    """Query, positive, negatives and scores, per training pair whose query has negatives."""
+    queries_without: list[dict[str, Any]]
+    """Query, positives and reason, per query without negatives."""
     counts: dict[str, Any]
-    """Counts and sums, to be added up over shards, and the worst pairs."""
+    """Counts and sums, which are added over shards, and the worst pairs."""
 
 
 @dataclass
 class Miner:
-    """Everything that a shard is mined with."""
+    """Mines shards of a task."""
 
     task: Task
     space: Space
-    options: Options
+    options: MiningRules
     teacher: PairScorer | None = None
     _bm25: Bm25 | None = field(default=None, repr=False)
 
-    def mine(self, shard: int) -> Mined:
-        """The shard of that number."""
-        first = shard * QUERIES_A_SHARD
-        last = min(first + QUERIES_A_SHARD, len(self.task.queries))
-        candidates, passed = self._candidates(shard, first, last)
+    def mine_shard(self, shard: int) -> ShardResult:
+        """Searches, scores, filters and chooses for the queries of one shard."""
+        first = shard * QUERIES_PER_SHARD
+        last = min(first + QUERIES_PER_SHARD, len(self.task.queries))
+        candidates, ranges = self._candidates(shard, first, last)
         positives = self.task.positives(first, last)
-        scores, of_positives = self._scores(shard, candidates, positives)
+        scores, positive_scores = self._scores(shard, candidates, positives)
+        # Of several positives, the one with the lowest score sets the limit.
         lowest = np.minimum.reduceat(
-            of_positives, np.searchsorted(positives[0], np.arange(last - first))
-        )  # the safe side, of several positives
-        removed = filters(scores, lowest[candidates.queries], self.options)
-        left = np.ones(len(candidates), bool)
+            positive_scores, np.searchsorted(positives[0], np.arange(last - first))
+        )
+        removals = filters(scores, lowest[candidates.queries], self.options)
+        is_allowed = np.ones(len(candidates), bool)
         first_by = {}
-        for name, by_this in removed.items():
-            first_by[name], left = left & by_this, left & ~by_this
+        for name, is_removed in removals.items():
+            first_by[name], is_allowed = is_allowed & is_removed, is_allowed & ~is_removed
         identities = self.task.query_identities[first:last], self.task.document_identities
-        chosen = np.flatnonzero(left)
-        remaining = candidates.select(left)
-        chosen = chosen[
-            picked(
+        chosen_places = np.flatnonzero(is_allowed)
+        remaining = candidates.select(is_allowed)
+        chosen_places = chosen_places[
+            choose_negatives(
                 remaining,
                 self.options,
-                lambda some: drawn(
-                    identities[0][some.queries], identities[1][some.documents], self.options.seed
+                lambda pairs: pair_draws(
+                    identities[0][pairs.queries], identities[1][pairs.documents], self.options.seed
                 ),
             )
         ]
-        written = _Written(
-            self.task, first, last, candidates, scores, chosen, positives, of_positives, lowest
+        output = _ShardOutput(
+            self.task,
+            first,
+            last,
+            candidates,
+            scores,
+            chosen_places,
+            positives,
+            positive_scores,
+            lowest,
         )
-        counts = _counts(candidates, passed, first_by, written)
-        return Mined(list(written.lines()), list(written.without(passed, first_by)), counts)
+        counts = _counts(candidates, ranges, first_by, output)
+        return ShardResult(
+            list(output.lines()), list(output.queries_without(ranges, first_by)), counts
+        )
 
     def _candidates(self, shard: int, first: int, last: int) -> tuple[Candidates, list[InRange]]:
-        """Of every source that is asked for, in its range of ranks and free of what may be no
-        negative.
+        """Returns the candidates of all requested sources, within their ranks, without forbidden
+        ones.
         """
         forbidden, documents, options = (
             self.task.forbidden(first, last),
@@ -96,45 +105,45 @@ class Miner:
             self.options,
         )
         keys = forbidden[0] * documents + forbidden[1]
-        passed_over = int(np.bincount(forbidden[0]).max(initial=0))
-        k = min(options.depth + passed_over, documents)
-        passed, parts = [], []
+        max_forbidden = int(np.bincount(forbidden[0]).max(initial=0))
+        k = min(options.depth + max_forbidden, documents)
+        ranges, parts = [], []
         if options.negatives:
-            passed.append(in_range(*self.space.nearest(shard, k), keys, documents, options))
-            parts.append((0, passed[-1].queries, passed[-1].documents, passed[-1].scores))
+            ranges.append(in_range(*self.space.nearest(shard, k), keys, documents, options))
+            parts.append((0, ranges[-1].queries, ranges[-1].documents, ranges[-1].scores))
         if options.bm25_negatives:
-            passed.append(in_range(*self._by_words(first, last, k), keys, documents, options))
-            parts.append((1, passed[-1].queries, passed[-1].documents, passed[-1].scores))
+            ranges.append(in_range(*self._by_words(first, last, k), keys, documents, options))
+            parts.append((1, ranges[-1].queries, ranges[-1].documents, ranges[-1].scores))
         if options.random_negatives:
             queries, any_documents = self._at_random(first, last)
             free = ~np.isin(queries * documents + any_documents, keys)
             parts.append(
                 (2, queries[free], any_documents[free], np.zeros(int(free.sum()), np.float32))
             )
-        return together(parts, documents), passed
+        return join_sources(parts, documents), ranges
 
     def _by_words(
         self, first: int, last: int, k: int
     ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         if self._bm25 is None:
             self._bm25 = Bm25(self.task.documents.range(0, len(self.task.documents)))
-        scores, found = (
+        scores, places = (
             np.zeros((last - first, k), np.float32),
             np.full((last - first, k), -1, np.int64),
         )
-        for row, (rows, of_rows) in enumerate(
+        for row, (rows, row_scores) in enumerate(
             self._bm25.best(self.task.queries.range(first, last), k)
         ):
-            scores[row, : len(rows)], found[row, : len(rows)] = of_rows, rows
-        return scores, found
+            scores[row, : len(rows)], places[row, : len(rows)] = row_scores, rows
+        return scores, places
 
     def _at_random(self, first: int, last: int) -> Pairs:
-        """Twice as many as are asked for, since some are known positives or filtered out."""
-        each = 2 * self.options.random_negatives
-        queries = np.repeat(np.arange(last - first), each)
-        draws = drawn(
+        """Returns twice as many random pairs as requested, since some are removed later."""
+        ranks = 2 * self.options.random_negatives
+        queries = np.repeat(np.arange(last - first), ranks)
+        draws = pair_draws(
             self.task.query_identities[first:last][queries],
-            np.tile(np.arange(each), last - first),
+            np.tile(np.arange(ranks), last - first),
             self.options.seed,
         )
         return queries, (draws % np.uint64(len(self.task.documents))).astype(np.int64)
@@ -142,8 +151,9 @@ class Miner:
     def _scores(
         self, shard: int, candidates: Candidates, positives: Pairs
     ) -> tuple[Float32[np.ndarray, " candidate"], Float32[np.ndarray, " pair"]]:
-        """Scores of candidates and positives, by the teacher where there is one, else by the miner.
-        Raises BadModel when one is not finite.
+        """Returns the scores of candidates and positives, by the teacher or else by the model.
+
+        Raises BadModel when a score is not finite.
         """
         score = self.teacher or self.space.pair_scores
         unknown = (
@@ -153,37 +163,43 @@ class Miner:
         )
         scores = candidates.scores.copy()
         scores[unknown] = score(shard, candidates.queries[unknown], candidates.documents[unknown])
-        of_positives = score(shard, *positives)
-        for found, queries in ((scores, candidates.queries), (of_positives, positives[0])):
+        positive_scores = score(shard, *positives)
+        for pair_scores, queries in ((scores, candidates.queries), (positive_scores, positives[0])):
             check_scores(
-                found, "the teacher" if self.teacher else "the model", queries, shard, self.task
+                pair_scores,
+                "the teacher" if self.teacher else "the model",
+                queries,
+                shard,
+                self.task,
             )
-        return scores, of_positives
+        return scores, positive_scores
 
 
 @dataclass(frozen=True)
-class _Written:
-    """What of a shard is written, and what was seen of it."""
+class _ShardOutput:
+    """The chosen negatives of a shard, and what is reported about them."""
 
     task: Task
     first: int
     last: int
     candidates: Candidates
     scores: Float32[np.ndarray, " candidate"]
-    chosen: Int64[np.ndarray, " negative"]
+    chosen_places: Int64[np.ndarray, " negative"]
     """Places of the negatives among the candidates."""
     positives: Pairs
-    of_positives: Float32[np.ndarray, " pair"]
+    positive_scores: Float32[np.ndarray, " pair"]
     lowest: Float32[np.ndarray, " query"]
 
     @property
     def counts(self) -> Int64[np.ndarray, " query"]:
-        """Negatives of each query."""
-        return np.bincount(self.candidates.queries[self.chosen], minlength=self.last - self.first)
+        """The number of negatives per query."""
+        return np.bincount(
+            self.candidates.queries[self.chosen_places], minlength=self.last - self.first
+        )
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        texts = self.task.documents.at(self.candidates.documents[self.chosen])
-        scores = _rounded(self.scores[self.chosen])
+        texts = self.task.documents.at(self.candidates.documents[self.chosen_places])
+        scores = _round_scores(self.scores[self.chosen_places])
         ends = np.cumsum(self.counts).tolist()
         starts = [0, *ends]
         queries, positives = (
@@ -191,61 +207,63 @@ class _Written:
             self.task.documents.at(self.positives[1]),
         )
         for query, positive, score in zip(
-            self.positives[0].tolist(), positives, _rounded(self.of_positives), strict=True
+            self.positives[0].tolist(), positives, _round_scores(self.positive_scores), strict=True
         ):
-            some = slice(starts[query], ends[query])
-            if some.start < some.stop:
+            pairs = slice(starts[query], ends[query])
+            if pairs.start < pairs.stop:
                 yield {
                     "query": queries[query],
                     "positive": positive,
-                    "negatives": texts[some],
-                    "scores": [score, *scores[some]],
+                    "negatives": texts[pairs],
+                    "scores": [score, *scores[pairs]],
                 }
 
-    def without(self, passed: list[InRange], removed: Filters) -> Iterator[dict[str, Any]]:
+    def queries_without(self, ranges: list[InRange], removals: Filters) -> Iterator[dict[str, Any]]:
         size = self.last - self.first
         empty = np.flatnonzero(self.counts == 0)
-        found = np.bincount(self.candidates.queries, minlength=size)
+        candidate_counts = np.bincount(self.candidates.queries, minlength=size)
         by = {
             "known positive or its twin": sum(
-                (each.forbidden for each in passed), np.zeros(size, np.int64)
+                (ranks.forbidden for ranks in ranges), np.zeros(size, np.int64)
             )
         }
-        by |= {"skip_top": sum((each.skipped for each in passed), np.zeros(size, np.int64))}
+        by |= {"skip_top": sum((ranks.skip_counts for ranks in ranges), np.zeros(size, np.int64))}
         by |= {
-            name: np.bincount(self.candidates.queries[gone], minlength=size)
-            for name, gone in removed.items()
+            name: np.bincount(self.candidates.queries[is_removed], minlength=size)
+            for name, is_removed in removals.items()
         }
         for query in empty.tolist():
             reasons = ", ".join(
                 f"{counts[query]} by {name}" for name, counts in by.items() if counts[query]
             )
-            of_query = self.task.documents.at(self.positives[1][self.positives[0] == query])
+            positive_texts = self.task.documents.at(self.positives[1][self.positives[0] == query])
             (text,) = self.task.queries.range(self.first + query, self.first + query + 1)
             reason = (
-                f"{found[query]} candidates in the range of ranks, removed: {reasons}"
+                f"{candidate_counts[query]} candidates in the range of ranks, removed: {reasons}"
                 if reasons
                 else "no candidate was found"
             )
-            yield {"query": text, "positives": of_query, "reason": reason}
+            yield {"query": text, "positives": positive_texts, "reason": reason}
 
-    def worst(self, above: Bool[np.ndarray, " candidate"]) -> list[dict[str, Any]]:
-        """The candidates furthest above the positive, with texts."""
-        difference = np.where(above, self.scores - self.lowest[self.candidates.queries], -np.inf)
-        order = np.argsort(-difference, kind="stable")[: min(WORST, int(above.sum()))]
-        found = []
+    def worst(self, is_suspect: Bool[np.ndarray, " candidate"]) -> list[dict[str, Any]]:
+        """Returns the candidates with the largest scores above the positive, with texts."""
+        difference = np.where(
+            is_suspect, self.scores - self.lowest[self.candidates.queries], -np.inf
+        )
+        order = np.argsort(-difference, kind="stable")[: min(WORST, int(is_suspect.sum()))]
+        pairs_with_texts = []
         for place in order.tolist():
             query = int(self.candidates.queries[place])
-            of_query = np.flatnonzero(self.positives[0] == query)
-            positive = int(of_query[np.argmin(self.of_positives[of_query])])
+            positive_places = np.flatnonzero(self.positives[0] == query)
+            positive = int(positive_places[np.argmin(self.positive_scores[positive_places])])
             [text], [lowest, candidate] = (
                 self.task.queries.range(self.first + query, self.first + query + 1),
                 self.task.documents.at(
                     np.array([self.positives[1][positive], self.candidates.documents[place]])
                 ),
             )
-            scores = _rounded(np.array([self.of_positives[positive], self.scores[place]]))
-            found.append(
+            scores = _round_scores(np.array([self.positive_scores[positive], self.scores[place]]))
+            pairs_with_texts.append(
                 {
                     "query": text,
                     "positive": lowest,
@@ -254,44 +272,44 @@ class _Written:
                     "candidate_score": scores[1],
                 }
             )
-        return found
+        return pairs_with_texts
 
 
 def _counts(
-    candidates: Candidates, passed: list[InRange], removed: Filters, written: _Written
+    candidates: Candidates, ranges: list[InRange], removals: Filters, output: _ShardOutput
 ) -> dict[str, Any]:
-    above = written.scores > written.lowest[candidates.queries]
-    negatives = candidates.sources[written.chosen]
-    with_negatives = written.counts[written.positives[0]] > 0
-    identity = sum(int(each.forbidden.sum()) for each in passed)
+    is_suspect = output.scores > output.lowest[candidates.queries]
+    negatives = candidates.sources[output.chosen_places]
+    with_negatives = output.counts[output.positives[0]] > 0
+    identity = sum(int(ranks.forbidden.sum()) for ranks in ranges)
     return {
-        "queries": written.last - written.first,
-        "pairs": len(written.of_positives),
+        "queries": output.last - output.first,
+        "pairs": len(output.positive_scores),
         "candidates": {
             name: int((candidates.sources == source).sum()) for source, name in enumerate(SOURCES)
         },
         "removed": {
             "known_positive_or_twin": identity,
-            "skip_top": sum(int(each.skipped.sum()) for each in passed),
+            "skip_top": sum(int(ranks.skip_counts.sum()) for ranks in ranges),
         }
-        | {name: int(gone.sum()) for name, gone in removed.items()},
+        | {name: int(is_removed.sum()) for name, is_removed in removals.items()},
         "negatives": {
             name: int((negatives == source).sum()) for source, name in enumerate(SOURCES)
         },
         "pairs_written": int(with_negatives.sum()),
-        "queries_without_negatives": int((written.counts == 0).sum()),
+        "queries_without_negatives": int((output.counts == 0).sum()),
         "suspected": {
-            "candidates": int(above.sum()),
-            "queries": len(np.unique(candidates.queries[above])),
-            "written": int(above[written.chosen].sum()),
+            "candidates": int(is_suspect.sum()),
+            "queries": len(np.unique(candidates.queries[is_suspect])),
+            "written": int(is_suspect[output.chosen_places].sum()),
         },
         "sum_of_scores": {
-            "positive": float(written.of_positives.sum(dtype=np.float64)),
-            "negative": float(written.scores[written.chosen].sum(dtype=np.float64)),
+            "positive": float(output.positive_scores.sum(dtype=np.float64)),
+            "negative": float(output.scores[output.chosen_places].sum(dtype=np.float64)),
         },
-        "worst": written.worst(above),
+        "worst": output.worst(is_suspect),
     }
 
 
-def _rounded(scores: Float32[np.ndarray, " pair"]) -> list[float]:
+def _round_scores(scores: Float32[np.ndarray, " pair"]) -> list[float]:
     return np.round(scores.astype(np.float64), 6).tolist()

@@ -1,5 +1,6 @@
-"""Queries and documents as vectors of one model, on disk in blocks: encoded once, by all ranks
-together, and read block by block.
+"""Vectors of queries and documents by one model, in blocks on disk.
+
+All ranks encode them together once, and read them block by block.
 """
 
 from collections.abc import Iterator
@@ -19,15 +20,16 @@ from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import TopK, Vectors
 
-QUERIES_A_SHARD = 2048
-"""Queries that are encoded, searched and filtered together. The same for any number of ranks, and
-so is what comes out.
+QUERIES_PER_SHARD = 2048
+"""The number of queries that are encoded, searched and filtered together.
+
+It does not depend on the number of ranks, so the result does not either.
 """
 _OPEN_BLOCKS = 256
 
 
 class Space:
-    """Where a model puts the task's texts, and how near they are to each other there."""
+    """The vectors of the task's texts by one model, and scores between them."""
 
     def __init__(
         self,
@@ -45,11 +47,12 @@ class Space:
         )
 
     def encode_all(self) -> None:
-        """Encodes what is not there yet. To be called on all ranks: they share out each block, and
-        the first writes it.
+        """Encodes the missing blocks.
+
+        All ranks must call it: they share the texts of each block, and the first rank writes it.
         """
         on_first_rank(lambda: self._folder.mkdir(parents=True, exist_ok=True))
-        self._encode("query", self.task.queries, QUERIES_A_SHARD)
+        self._encode("query", self.task.queries, QUERIES_PER_SHARD)
         self._encode("document", self.task.documents, self._block_size)
 
     def _encode(self, role: Role, texts: StoredTexts, size: int) -> None:
@@ -75,7 +78,7 @@ class Space:
                 on_first_rank(partial(vectors.save, self._folder, _name(role, block)))
 
     def _blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """First document and vectors of each block."""
+        """Yields the first document and the vectors of each block."""
         for block in range(-(-len(self.task.documents) // self._block_size)):
             yield block * self._block_size, self._document_block(block)
 
@@ -85,19 +88,24 @@ class Space:
     def pair_scores(
         self, shard: int, queries: Int64[np.ndarray, " pair"], documents: Int64[np.ndarray, " pair"]
     ) -> Float32[np.ndarray, " pair"]:
-        """The score of each pair of a query of the shard, counted from its first, and a document.
-        Queries come in ascending order.
+        """Returns the score of each pair of a query and a document.
+
+        Queries are numbered within the shard and must ascend.
         """
         vectors, scores = self._queries(shard), np.empty(len(queries), np.float32)
         for first, block in self._blocks():
-            own = np.flatnonzero((documents >= first) & (documents < first + self._block_size))
-            if own.size:
-                scores[own] = vectors.pair_scores(block, queries[own], documents[own] - first)
+            in_block = np.flatnonzero((documents >= first) & (documents < first + self._block_size))
+            if in_block.size:
+                scores[in_block] = vectors.pair_scores(
+                    block, queries[in_block], documents[in_block] - first
+                )
         return scores
 
     def nearest(self, shard: int, k: int) -> TopK:
-        """Scores and numbers of the k nearest documents of each query of the shard, best first;
-        minus infinity and -1 where there are fewer. A document without a vector is near to nothing.
+        """Returns scores and numbers of the k nearest documents per query of the shard, best first.
+
+        Where there are fewer documents, they are minus infinity and -1. A document without a vector
+        is never found.
         """
         search = self._queries(shard).search(k, self.encoder.device)
         for first, block in self._blocks():

@@ -1,6 +1,4 @@
-"""What is mined: the distinct queries and documents of the data, which document answers which
-query, and which may therefore be no negative.
-"""
+"""The texts of a mining job: distinct queries and documents, positives, and forbidden pairs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +30,10 @@ _ARRAYS = (
 
 @dataclass(frozen=True)
 class Task:
-    """Queries and documents by number, without repetitions, in the order of the data.
+    """Numbered queries and documents, without repetitions, in the order of the data.
 
-    A form is the identity of a text's normal form, without case, punctuation and runs of white
-    space: texts of one form are twins.
+    A form is the identity of a text's normal form, which has no case, punctuation or repeated white
+    space. Texts with the same form are twins.
     """
 
     queries: StoredTexts
@@ -45,28 +43,28 @@ class Task:
     document_identities: Int64[np.ndarray, " document"]
     document_forms: Int64[np.ndarray, " document"]
     pair_queries: Int64[np.ndarray, " pair"]
-    """Query of each distinct training pair, in ascending order."""
+    """The query of each distinct training pair, in ascending order."""
     pair_documents: Int64[np.ndarray, " pair"]
-    """Its positive."""
+    """The positive of each of these pairs."""
     known_queries: Int64[np.ndarray, " known"]
-    """Form of a query, ascending, and beside it the form of a text that is no negative for it: its
-    positives', and its own.
-    """
+    """Forms of queries, in ascending order."""
     known_documents: Int64[np.ndarray, " known"]
+    """For each of these, the form of a text that cannot be its negative: a positive, or the query
+    itself.
+    """
 
     def positives(
         self, first: int, last: int
     ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
-        """The training pairs of queries `first` up to `last`: queries counted from `first`, and
-        documents.
+        """Returns the training pairs of queries `first` up to `last`: queries and documents.
+
+        Queries are counted from `first`.
         """
         start, stop = np.searchsorted(self.pair_queries, [first, last])
         return self.pair_queries[start:stop] - first, self.pair_documents[start:stop]
 
-    def of_queries(self, numbers: Int64[np.ndarray, " query"]) -> "Task":
-        """The task of these queries alone, in ascending order; what is known of all others stays
-        known.
-        """
+    def select_queries(self, numbers: Int64[np.ndarray, " query"]) -> "Task":
+        """Returns the task of these queries only, in ascending order; all known pairs remain."""
         queries, pairs = matches(numbers, self.pair_queries)
         return replace(
             self,
@@ -80,23 +78,26 @@ class Task:
     def forbidden(
         self, first: int, last: int
     ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
-        """All pairs of the queries `first` up to `last`, counted from `first`, with documents that
-        are no negatives for them, in ascending order.
+        """Returns all pairs of queries `first` up to `last` with documents that cannot be
+        negatives.
 
-        Those are the known positives of the query and of its twins, the twins of these, and twins
-        of the query itself.
+        These are the known positives of the query and of its twins, the twins of these documents,
+        and twins of the query itself. Queries are counted from `first`; pairs are in ascending
+        order.
         """
-        queries, known = matches(self.query_forms[first:last], self.known_queries)
+        queries, known_pairs = matches(self.query_forms[first:last], self.known_queries)
         order = np.argsort(self.document_forms, kind="stable")
-        of_known, places = matches(self.known_documents[known], self.document_forms[order])
-        keys = np.unique(queries[of_known] * len(self.documents) + order[places])
+        places_known, places = matches(
+            self.known_documents[known_pairs], self.document_forms[order]
+        )
+        keys = np.unique(queries[places_known] * len(self.documents) + order[places])
         return keys // len(self.documents), keys % len(self.documents)
 
 
 def matches(
     values: Int64[np.ndarray, " value"], ascending: Int64[np.ndarray, " other"]
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
-    """Places of all pairs of equal numbers.
+    """Returns the places of all pairs of equal numbers.
 
     >>> [places.tolist() for places in matches(np.array([7, 5]), np.array([5, 5, 6, 7]))]
     [[0, 1, 1], [3, 0, 1]]
@@ -113,45 +114,59 @@ def matches(
 
 
 def write_task(folder: Path, rows: Rows, corpus: Iterable[str]) -> None:
-    """Writes the task of training `rows` and a corpus, to which all positives are added. Raises
-    BadData when there are no two documents.
+    """Writes the task of training `rows` and a corpus; all positives are added to the corpus.
+
+    Raises BadData when there are fewer than two documents.
     """
-    asked = _Numbered(folder / "queries.arrow")
-    found = _Numbered(folder / "documents.arrow")
+    queries_file = _NumberedTexts(folder / "queries.arrow")
+    documents_file = _NumberedTexts(folder / "documents.arrow")
     queries, documents, positive_forms = [], [], []
-    with asked.writer, found.writer:
+    with queries_file.writer, documents_file.writer:
         for text in corpus:
-            found.number(text)
+            documents_file.number(text)
         for query, positive in _pairs(rows):
-            queries.append(asked.number(query))
-            documents.append(found.number(positive))
-            positive_forms.append(found.forms[documents[-1]])
-    if len(found.forms) < 2:
+            queries.append(queries_file.number(query))
+            documents.append(documents_file.number(positive))
+            positive_forms.append(documents_file.forms[documents[-1]])
+    if len(documents_file.forms) < 2:
         raise BadData(
-            f"{rows.report.source}: the corpus has a single document, so there is no other to be a"
-            " negative; name more with --corpus"
+            f"{rows.report.source}: the corpus has a single document, so none can be a negative;"
+            " give more documents with --corpus"
         )
-    query_forms, document_forms = np.array(asked.forms, np.int64), np.array(found.forms, np.int64)
+    query_forms, document_forms = (
+        np.array(queries_file.forms, np.int64),
+        np.array(documents_file.forms, np.int64),
+    )
     pairs = np.unique(np.array([queries, documents], np.int64), axis=1)
-    own = np.unique(query_forms)
-    known = np.unique(
+    own_forms = np.unique(query_forms)
+    known_pairs = np.unique(
         np.concatenate(
             [
                 np.stack([query_forms[queries], np.array(positive_forms, np.int64)]),
-                np.stack([own, own]),
+                np.stack([own_forms, own_forms]),
             ],
             1,
         ),
         axis=1,
     )
-    identities = (np.fromiter(each.numbers, np.int64, len(each.numbers)) for each in (asked, found))
+    identities = (
+        np.fromiter(texts.numbers, np.int64, len(texts.numbers))
+        for texts in (queries_file, documents_file)
+    )
     partial = folder / ".task.partial.npz"
     np.savez(
         partial,
         **dict(
             zip(
                 _ARRAYS,
-                (next(identities), query_forms, next(identities), document_forms, *pairs, *known),
+                (
+                    next(identities),
+                    query_forms,
+                    next(identities),
+                    document_forms,
+                    *pairs,
+                    *known_pairs,
+                ),
                 strict=True,
             )
         ),
@@ -160,7 +175,7 @@ def write_task(folder: Path, rows: Rows, corpus: Iterable[str]) -> None:
 
 
 def read_task(folder: Path) -> Task:
-    """What `write_task` wrote into `folder`."""
+    """Reads the task that `write_task` has written to `folder`."""
     with np.load(folder / "task.npz", allow_pickle=False) as arrays:
         return Task(
             StoredTexts(folder / "queries.arrow"),
@@ -170,18 +185,20 @@ def read_task(folder: Path) -> Task:
 
 
 def is_written(folder: Path) -> bool:
-    """Whether `folder` holds a whole task."""
+    """Returns true when `folder` holds a complete task."""
     return (folder / "task.npz").is_file()
 
 
 def corpus_texts(
-    sources: Sequence[str], rows: Rows, further: str | None, max_bad_rows_ratio: float
+    sources: Sequence[str], rows: Rows, further_corpus: str | None, max_bad_rows_ratio: float
 ) -> Iterator[str]:
-    """Documents to search: the corpus of each BEIR folder, the positives and negatives of all rows,
-    and those of the file or folder `further`.
+    """Yields the documents to search.
+
+    These are the corpus of each BEIR folder, the positives and negatives of all rows, and the
+    documents of the file or folder `further_corpus`.
     """
     for name in [source for source in sources if is_beir_folder(Path(source))] + (
-        [further] if further else []
+        [further_corpus] if further_corpus else []
     ):
         for document in read_corpus(Path(name), ReadReport(name), max_bad_rows_ratio):
             yield document.full_text
@@ -190,8 +207,8 @@ def corpus_texts(
         yield from (text for texts in batch.column("negatives").to_pylist() for text in texts)
 
 
-class _Numbered:
-    """Texts written to a file and numbered, each once."""
+class _NumberedTexts:
+    """Writes texts to a file and numbers them; each text occurs once."""
 
     def __init__(self, path: Path) -> None:
         self.writer = TextWriter(path)
@@ -208,8 +225,9 @@ class _Numbered:
 
 
 def _pairs(rows: Rows) -> Iterator[tuple[str, str]]:
-    """Queries and positives; a scored pair counts when its score is in the upper half of the range
-    of all such scores.
+    """Yields queries and positives.
+
+    A scored pair counts as positive when its score is in the upper half of the range of all scores.
     """
     all_labels = (
         labels

@@ -1,6 +1,4 @@
-"""Who scores pairs: the miner itself, another bi-encoder or late-interaction model, or any function
-of texts, as a cross-encoder is.
-"""
+"""Scorers of pairs: an embedding model, a cross-encoder, or any other function of texts."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from trainer.errors import BadModel
-from trainer.mining.spaces import QUERIES_A_SHARD
+from trainer.mining.spaces import QUERIES_PER_SHARD
 from trainer.mining.task import Task
 from trainer.models.encoder import PairEncoder
 from trainer.retrieval.rerank import score_pairs
@@ -17,16 +15,18 @@ from trainer.strategies.devices import Precision
 PairScorer = Callable[
     [int, Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]], Float32[np.ndarray, " pair"]
 ]
-"""(shard, queries counted from its first, in ascending order, documents) to the score of each pair:
-`Space.pair_scores` is one.
+"""(shard, queries, documents) to the score of each pair, as `Space.pair_scores`.
+
+Queries are numbered within the shard and ascend.
 """
 TextScorer = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[Sequence[float]]]
 """(queries, the documents of each) to the score of each document with its query."""
 
 
-def of_texts(score: TextScorer, task: Task) -> PairScorer:
-    """A scorer of pairs from one of texts. It is called by one rank alone, of several that each
-    have a shard, so it may not wait for others.
+def pair_scorer(score: TextScorer, task: Task) -> PairScorer:
+    """Returns a scorer of numbered pairs from a scorer of texts.
+
+    Each rank calls it for its own shard, so `score` must not wait for other ranks.
     """
 
     def scorer(
@@ -34,31 +34,31 @@ def of_texts(score: TextScorer, task: Task) -> PairScorer:
     ) -> Float32[np.ndarray, " pair"]:
         if not len(queries):
             return np.empty(0, np.float32)
-        asked, counts = np.unique(queries, return_counts=True)
+        query_numbers, counts = np.unique(queries, return_counts=True)
         ends = np.cumsum(counts).tolist()
         texts = task.documents.at(documents)
         lists = [texts[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
-        scores = score(task.queries.at(shard * QUERIES_A_SHARD + asked), lists)
-        return np.concatenate([np.asarray(some, np.float32) for some in scores])
+        scores = score(task.queries.at(shard * QUERIES_PER_SHARD + query_numbers), lists)
+        return np.concatenate([np.asarray(query_scores, np.float32) for query_scores in scores])
 
     return scorer
 
 
 def by_pair_encoder(encoder: PairEncoder, precision: Precision) -> TextScorer:
-    """The scores of a model that reads pairs, each rank's own."""
+    """Returns a scorer that uses a cross-encoder. Each rank scores its own pairs."""
 
     def score(
         queries: Sequence[str], documents: Sequence[Sequence[str]]
     ) -> Sequence[Sequence[float]]:
         pairs = [
             (query, document)
-            for query, of_query in zip(queries, documents, strict=True)
-            for document in of_query
+            for query, query_documents in zip(queries, documents, strict=True)
+            for document in query_documents
         ]
-        ends = np.cumsum([len(of_query) for of_query in documents])
+        ends = np.cumsum([len(query_documents) for query_documents in documents])
         return [
-            some.tolist()
-            for some in np.split(
+            query_scores.tolist()
+            for query_scores in np.split(
                 score_pairs(encoder, pairs, precision=precision, one_rank=True), ends[:-1]
             )
         ]
@@ -73,12 +73,12 @@ def check_scores(
     shard: int,
     task: Task,
 ) -> None:
-    """Raises BadModel naming the first query with a score that is not finite."""
+    """Raises BadModel, which quotes the first query with a score that is not finite."""
     wrong = np.flatnonzero(~np.isfinite(scores))
     if wrong.size:
-        (query,) = task.queries.at(shard * QUERIES_A_SHARD + queries[wrong[:1]])
+        (query,) = task.queries.at(shard * QUERIES_PER_SHARD + queries[wrong[:1]])
         raise BadModel(
-            f"{who} gives {wrong.size} of {len(scores)} pairs a score that is not finite, the first"
-            f" for the query {query[:80]!r}; its weights are damaged or overflow: try --precision"
+            f"{who} gives {wrong.size} of {len(scores)} pairs a score that is not finite, first for"
+            f" the query {query[:80]!r}; its weights are damaged or overflow: try --precision"
             " fp32, or another teacher"
         )

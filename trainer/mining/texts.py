@@ -1,4 +1,4 @@
-"""Texts on disk, by number: as many as there are, in little memory."""
+"""Numbered texts on disk, in little memory."""
 
 import copy
 import os
@@ -15,7 +15,7 @@ _FLUSH_TEXTS, _FLUSH_CHARACTERS = 4096, 8_000_000
 
 
 class TextWriter:
-    """Appends texts to a file, which is there under its name once it is whole."""
+    """Appends texts to a file, which gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -25,7 +25,7 @@ class TextWriter:
         self.count = 0
 
     def add(self, text: str) -> None:
-        """Takes one more text."""
+        """Appends a text."""
         self._pending.append(text)
         self._characters += len(text)
         self.count += 1
@@ -67,26 +67,26 @@ class StoredTexts:
         return len(self._column)
 
     def select(self, numbers: Int64[np.ndarray, " text"]) -> "StoredTexts":
-        """The texts of these numbers by themselves, in memory."""
-        chosen = copy.copy(self)
-        chosen._column = pa.chunked_array([pa.array(self.at(numbers), type=pa.large_string())])
-        return chosen
+        """Returns only the texts with these numbers, in memory."""
+        selection = copy.copy(self)
+        selection._column = pa.chunked_array([pa.array(self.at(numbers), type=pa.large_string())])
+        return selection
 
     def range(self, first: int, last: int) -> list[str]:
-        """Texts number `first` up to `last`."""
+        """Returns the texts from number `first` up to `last` (exclusive)."""
         return self._column.slice(first, max(0, last - first)).to_pylist()
 
     def at(self, numbers: Int64[np.ndarray, " text"]) -> list[str]:
-        """The texts of these numbers, in that order."""
+        """Returns the texts with these numbers, in this order."""
         if len(numbers) < self._column.num_chunks:
             return [self._column[number].as_py() for number in numbers.tolist()]
         texts = np.empty(len(numbers), object)
         ends = np.cumsum([len(chunk) for chunk in self._column.chunks])
         chunks = np.searchsorted(ends, numbers, side="right")
-        for chunk in np.unique(chunks).tolist():  # `take` of the column would copy all of it first
-            there, some = self._column.chunk(chunk), chunks == chunk
-            texts[some] = there.take(
-                pa.array(numbers[some] - (ends[chunk] - len(there)))
+        for chunk in np.unique(chunks).tolist():  # `take` on the column would copy all
+            chunk_texts, in_chunk = self._column.chunk(chunk), chunks == chunk
+            texts[in_chunk] = chunk_texts.take(
+                pa.array(numbers[in_chunk] - (ends[chunk] - len(chunk_texts)))
             ).to_pylist()
-        found: list[str] = texts.tolist()
-        return found
+        result: list[str] = texts.tolist()
+        return result

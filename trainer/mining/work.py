@@ -1,11 +1,11 @@
-"""The folder of a mining job: what it was begun with, what of it is done, and that nobody else is
-at it.
+"""The folder of a mining job: its manifest, its progress, and its lock.
 
-train.jsonl                 one line a training pair: query, positive, negatives, scores (the
-positive's first) without-negatives.jsonl     one line a query that nothing was left for, and why
-report.json                 what was mined from and with, counts, worst pairs; written last: a
-folder that has it is whole work/                       manifest, texts, vectors, finished shards;
-gone once the job is done
+train.jsonl                 one line per training pair: query, positive, negatives, scores (first
+                            that of the positive)
+without-negatives.jsonl     one line per query without negatives, with the reason
+report.json                 models, data, rules, counts, worst pairs; written last, so a folder that
+                            has it is complete
+work/                       manifest, texts, vectors, finished shards; removed at the end
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from trainer.errors import BadFolder
 from trainer.storage.atomic import write_text
 from trainer.storage.locks import LOCK, lock_folder
 
-NEGATIVES, WITHOUT, REPORT = "train.jsonl", "without-negatives.jsonl", "report.json"
+NEGATIVES, WITHOUT_NEGATIVES, REPORT = "train.jsonl", "without-negatives.jsonl", "report.json"
 _MANIFEST, _WORK = "manifest.json", "work"
-_OURS = {NEGATIVES, WITHOUT, REPORT, LOCK, _WORK, "report.html"}
+_JOB_FILES = {NEGATIVES, WITHOUT_NEGATIVES, REPORT, LOCK, _WORK, "report.html"}
 _IN_USE = (
     "another process is mining in {folder}: {holder}; wait for it, or choose another place with -o"
 )
 
 MiningManifest = dict[str, Any]
-"""What a job is begun with: everything that its outcome depends on."""
+"""Everything that the result of a job depends on."""
 
 
 class WorkFolder:
-    """The folder of one job."""
+    """The folder of a mining job."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -40,25 +40,25 @@ class WorkFolder:
 
     @property
     def is_done(self) -> bool:
-        """Whether the job came to its end."""
+        """True when the job is finished."""
         return self.report_path.is_file()
 
     def begin(self, manifest: MiningManifest, replace: bool) -> None:
-        """Makes the folder for the job of `manifest`, or finds it there, finished or not. To be
-        called by the holder of the lock.
+        """Prepares the folder for the job of `manifest`; an existing job continues.
 
-        Raises BadFolder when the folder holds another job (naming what differs) or other files;
-        with `replace` another job is removed.
+        The caller must hold the lock. Raises BadFolder when the folder holds other files, or
+        another job and `replace` is false; the message names the differences. With `replace` the
+        other job is removed.
         """
-        there = {entry.name for entry in self.path.iterdir()} - {LOCK}
-        if there - _OURS:
+        names = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        if names - _JOB_FILES:
             raise BadFolder(
-                f"{self.path} holds files that are not of `nearfar mine`"
-                f" ({', '.join(sorted(there - _OURS)[:3])}); choose another place with -o"
+                f"{self.path} holds files that `nearfar mine` has not written"
+                f" ({', '.join(sorted(names - _JOB_FILES)[:3])}); choose another place with -o"
             )
-        if there and replace:
+        if names and replace:
             self.clear()
-        elif there:
+        elif names:
             self._check_same(manifest)
         if not self.is_done and not (self.work / _MANIFEST).exists():
             self.work.mkdir(exist_ok=True)
@@ -67,33 +67,30 @@ class WorkFolder:
     def _check_same(self, manifest: MiningManifest) -> None:
         path = self.report_path if self.is_done else self.work / _MANIFEST
         if not path.exists():
-            if (
-                self.path / NEGATIVES
-            ).exists():  # of a person, or of a job whose --replace was killed
+            # The file may be a user's own, or of a job that was killed during --replace.
+            if (self.path / NEGATIVES).exists():
                 raise BadFolder(
-                    f"{self.path / NEGATIVES} is there, and nothing says that `nearfar mine` wrote"
-                    " it; choose another place with -o, or move it away, or give --replace to"
+                    f"{self.path / NEGATIVES} exists, but `nearfar mine` may not have written it;"
+                    " choose another place with -o, or move the file away, or give --replace to"
                     " write over it"
                 )
-            return  # killed before it had begun
+            return  # the job was killed before it began
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            before = content["made_with"] if self.is_done else content
+            old = content["made_with"] if self.is_done else content
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadFolder(
-                f"{path} is damaged ({type(error).__name__}); start anew with --replace"
+                f"{path} is damaged ({type(error).__name__}); start again with --replace"
             ) from error
-        if changed := differences(before, json.loads(json.dumps(manifest))):
+        if changes := differences(old, json.loads(json.dumps(manifest))):
             raise BadFolder(
                 f"{self.path} holds another job, {'finished' if self.is_done else 'unfinished'}:"
-                f" {'; '.join(changed)}. Give what it was begun with, or another place with -o, or"
-                " --replace to mine anew"
+                f" {'; '.join(changes)}. Use the settings of that job, or another place with -o, or"
+                " give --replace to mine again"
             )
 
     def check_apart(self, source: str | None) -> None:
-        """Raises BadFolder where what is read lies among what is written: it would be gone before
-        it is read.
-        """
+        """Raises BadFolder when a source lies in the folder: the job could write over it."""
         if (
             source is not None
             and Path(source).exists()
@@ -105,23 +102,26 @@ class WorkFolder:
             )
 
     def clear(self) -> None:
-        """Removes what the job has written."""
-        self.report_path.unlink(missing_ok=True)  # first: without it the folder is not whole
-        for name in _OURS - {LOCK, _WORK, REPORT}:
+        """Removes the files of the job."""
+        self.report_path.unlink(missing_ok=True)  # first: without it the folder is incomplete
+        for name in _JOB_FILES - {LOCK, _WORK, REPORT}:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def shard(self, number: int, suffix: str) -> Path:
-        """A file of one finished shard: `.jsonl` its lines, `.without.jsonl` its queries without
-        negatives, `.json`, written last, its counts.
+        """Returns the path of a file of one shard.
+
+        `.jsonl` holds its lines, `.without.jsonl` its queries without negatives, and `.json`, which
+        is written last, its counts.
         """
         return self.work / f"shard-{number:06}{suffix}"
 
 
 @contextlib.contextmanager
 def job_lock(path: Path) -> Iterator[None]:
-    """Within it this process alone works in the folder, which is made where it is not there. Raises
-    BadFolder when another does, or it cannot be made.
+    """Context in which only this process works in the folder; creates the folder if necessary.
+
+    Raises BadFolder when another process works in it, or it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -134,9 +134,8 @@ def job_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two manifests. Of files it is what they hold that counts, wherever they
-    lie.
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Returns the differences between two manifests. Files are compared by their content.
 
     >>> differences(
     ...     {"depth": 50, "model": {"source": "a", "sha256": "ab"}},
@@ -144,26 +143,26 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     ... )
     ['depth was 50, is 20']
     """
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{name} was {_short(before)}, is {_short(now)}"]
-    hidden = set()
-    if before.get("sha256") and now.get("sha256"):
-        hidden = {"source", "sha256"}
-        if before["sha256"] != now["sha256"]:
-            return [f"{name} was {_described(before)}, is {_described(now)}"]
-    keys = [key for key in dict.fromkeys([*before, *now]) if key not in hidden]
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{name} was {_short(old)}, is {_short(new)}"]
+    ignored_keys = set()
+    if old.get("sha256") and new.get("sha256"):
+        ignored_keys = {"source", "sha256"}
+        if old["sha256"] != new["sha256"]:
+            return [f"{name} was {_describe(old)}, is {_describe(new)}"]
+    keys = [key for key in dict.fromkeys([*old, *new]) if key not in ignored_keys]
     return [
-        found
+        difference
         for key in keys
-        for found in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        for difference in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     ]
 
 
-def _described(files: dict[str, Any]) -> str:
+def _describe(files: dict[str, Any]) -> str:
     return f"{files.get('source')} (sha256 {str(files.get('sha256'))[:8]})"
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
-        return _described(value)
+        return _describe(value)
     return "nothing" if value is None else str(value)

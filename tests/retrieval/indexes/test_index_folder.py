@@ -255,5 +255,5 @@ def test_other_model_is_refused_but_lower_precision_is_not(encoder, toy_folder, 
         index.fit_encoder(encoder)
     with pytest.raises(BadModel, match=r"other vectors.*search with toy"):
         index.fit_encoder(read_encoder(str(toy_folder("distilbert"))))
-    with pytest.raises(BadModel, match="5 numbers each"):
+    with pytest.raises(BadModel, match="have 5 dimensions"):
         index.search(np.ones((1, 5), np.float32), 3)

@@ -502,7 +502,7 @@ def test_other_model_is_refused(encoder, toy_folder, copy):
         index.fit_encoder(toy_late_interaction(str(toy_folder("distilbert"))))
     with pytest.raises(BadModel, match="vectors with 8 dimensions"):
         index.fit_encoder(toy_late_interaction(str(toy_folder("bert")), 8))
-    with pytest.raises(BadModel, match="vectors with 5 dimensions"):
+    with pytest.raises(BadModel, match="vectors of 5 numbers"):
         index.search(np.ones((1, 2, 5), np.float32), 3)
     with pytest.raises(BadModel, match="other vectors"):
         add(copy, Encoding(toy_late_interaction(str(toy_folder("distilbert")))), iter(NEW))
