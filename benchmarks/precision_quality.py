@@ -20,7 +20,7 @@ def fit(precision: str, runs: Path, recipe: str, overrides: list[str]) -> tuple[
     """The fine-tuned system of one run of the real command, and its seconds."""
     import numpy as np
 
-    from trainer.evaluation.results import read_evaluation
+    from trainer.evaluation.evaluation_file import read_evaluation
 
     name = f"precision-{precision}"
     command = [

@@ -21,6 +21,7 @@ from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
 from trainer.evaluation.evaluate import evaluate_bm25
+from trainer.evaluation.evaluation_file import write_evaluation
 from trainer.evaluation.results import (
     BASE,
     FINE_TUNED,
@@ -29,7 +30,6 @@ from trainer.evaluation.results import (
     Selection,
     SystemResult,
     compare,
-    write_evaluation,
 )
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.models.encoder import Encoder

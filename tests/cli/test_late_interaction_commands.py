@@ -15,7 +15,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
-from trainer.evaluation.results import read_evaluation
+from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import (
     LateInteractionSettings,
@@ -303,6 +303,6 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     with pytest.raises(BadModel, match="vectors with 32 dimensions|one per text"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
-    with pytest.raises(BadData, match="holds 3 documents and .* has 4"):
+    with pytest.raises(BadData, match="holds 3 documents, but .* has 4"):
         call("evaluate", model, "--data", beir, "--index", tmp_path / "idx")
     assert encoded == [], "refused before anything was encoded"

@@ -12,7 +12,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadModel
-from trainer.evaluation.results import read_evaluation
+from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.cross_encoder import (
     CrossEncoderSettings,
     build_cross_encoder,

@@ -13,7 +13,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
-from trainer.evaluation.results import read_evaluation
+from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.cut import read_cut
 from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder

@@ -10,8 +10,9 @@ from trainer.batch import identity
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import evaluate, evaluate_bm25, evaluate_run
+from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
 from trainer.evaluation.metrics import METRICS
-from trainer.evaluation.results import SystemResult, compare, read_evaluation, write_evaluation
+from trainer.evaluation.results import SystemResult, compare
 from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 from trainer.models.dense import read_encoder
 from trainer.report.read import read_run

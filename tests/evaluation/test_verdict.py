@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.evaluation.results import (
-    Selection,
-    SystemResult,
-    compare,
-    read_evaluation,
-    write_evaluation,
-)
+from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
+from trainer.evaluation.results import Selection, SystemResult, compare
 from trainer.evaluation.verdict import verdict
 
 QUERIES = tuple(f"q{number}" for number in range(40))

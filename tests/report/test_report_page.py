@@ -13,7 +13,8 @@ import pytest
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
-from trainer.evaluation.results import SystemResult, compare, write_evaluation
+from trainer.evaluation.evaluation_file import write_evaluation
+from trainer.evaluation.results import SystemResult, compare
 from trainer.report.comparison_charts import change_histogram
 from trainer.report.line_chart import Line, line_chart
 from trainer.report.query_changes import query_changes

@@ -87,7 +87,7 @@ def evaluate(
     _check_out(out)
     with terminal.loading_libraries():
         from trainer.evaluation.evaluate_models import evaluate_models
-        from trainer.evaluation.results import write_evaluation
+        from trainer.evaluation.evaluation_file import write_evaluation
 
     comparison = evaluate_models(
         models,

@@ -1,1 +1,1 @@
-"""Measures search against judged queries and compares systems."""
+"""Measurement of search on judged queries, and comparison of systems."""

@@ -1,4 +1,4 @@
-"""How well an index finds the right documents: what is lost to searching everything exactly."""
+"""Measurement of search by an index, to compare it with exact search."""
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
@@ -10,8 +10,10 @@ from trainer.strategies.devices import Precision
 
 
 def check_fits(encoder: VectorEncoder, index: Index, judged_set: RetrievalSet) -> None:
-    """Raises BadData when the index cannot be of the set's documents, BadModel when it is of
-    another model: before anything is encoded.
+    """Checks an index before anything is encoded.
+
+    Raises BadData when its documents cannot be those of the set, and BadModel when it is of another
+    model.
     """
     _check_count(index, judged_set)
     index.fit_encoder(encoder)
@@ -20,8 +22,8 @@ def check_fits(encoder: VectorEncoder, index: Index, judged_set: RetrievalSet) -
 def _check_count(index: Index, judged_set: RetrievalSet) -> None:
     if index.manifest.count != len(judged_set.documents):
         raise BadData(
-            f"{index.folder} holds {index.manifest.count:,} documents and {judged_set.name} has"
-            f" {len(judged_set.documents):,}; build the index of the set's own corpus"
+            f"{index.folder} holds {index.manifest.count:,} documents, but {judged_set.name} has"
+            f" {len(judged_set.documents):,}; build an index of the set's own corpus"
         )
 
 
@@ -32,8 +34,10 @@ def index_run(
     k: int,
     precision: Precision = "fp32",
 ) -> RetrievalRun:
-    """The first k documents that the index gives for each query. Raises BadData when it holds other
-    documents than the set, BadModel for another model.
+    """Returns the first k documents of the index per query.
+
+    Raises BadData when the index holds documents that are not in the set, and BadModel when it is
+    of another model.
     """
     _check_count(index, judged_set)
     hits_per_query = hits(index, encoder, judged_set.queries, k, precision)
@@ -41,11 +45,13 @@ def index_run(
         query: {hit.document.id: hit.score for hit in hits}
         for query, hits in zip(judged_set.query_ids, hits_per_query, strict=True)
     }
-    known = frozenset(judged_set.document_ids)
-    foreign = (document for hits in run.values() for document in hits if document not in known)
+    document_ids = frozenset(judged_set.document_ids)
+    foreign = (
+        document for hits in run.values() for document in hits if document not in document_ids
+    )
     if document := next(foreign, None):
         raise BadData(
-            f"{index.folder} holds a document {document!r} that {judged_set.name} has not; build"
-            " the index of the set's own corpus"
+            f"{index.folder} holds a document {document!r} that is not in {judged_set.name}; build"
+            " an index of the set's own corpus"
         )
     return run

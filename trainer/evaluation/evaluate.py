@@ -1,4 +1,4 @@
-"""Measures systems on a set of judged queries."""
+"""Measurement of systems on a set of judged queries."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,12 +15,10 @@ from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import nearest_documents
 
 CANDIDATES = 20
-"""How many of BM25's documents a cross-encoder orders while it is trained and measured by itself,
-where nothing else is said.
-"""
+"""The default number of BM25's documents that a cross-encoder re-ranks in validation and tests."""
 
 FirstStage = Callable[[RetrievalSet], RetrievalRun]
-"""What finds the documents of each query that a cross-encoder puts in order."""
+"""Finds the documents per query that a cross-encoder re-ranks."""
 
 _TOP = 10
 
@@ -34,9 +32,7 @@ def evaluate(
     micro_batch_tokens: int | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
-    """How well the encoder finds the right documents: every query against every document, exactly,
-    the first k counted.
-    """
+    """Measures an encoder by exact search of all documents; the first k per query count."""
     run = retrieve(encoder, judged_set, k + 1, precision, micro_batch_tokens)
     return evaluate_run(run, judged_set, name, k, metrics)
 
@@ -51,8 +47,9 @@ def evaluate_reranking(
     micro_batch_tokens: int | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
-    """How well a cross-encoder, which cannot look at every document, orders those of a first stage:
-    else the first CANDIDATES that BM25 finds.
+    """Measures a cross-encoder, which re-ranks the documents of a first search.
+
+    Without `first_stage`, these are the first CANDIDATES documents by BM25.
     """
     run = first_stage(judged_set) if first_stage is not None else bm25_run(judged_set, CANDIDATES)
     depth = max(map(len, run.values()), default=0)
@@ -67,7 +64,7 @@ def retrieve(
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
 ) -> RetrievalRun:
-    """The k best documents of each query among all, by exact search."""
+    """Returns the k best documents per query, by exact search."""
     documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
     queries = encode_queries(encoder, judged_set.queries, micro_batch_tokens, precision)
     scores, rows = nearest_documents(queries, documents, k, encoder.device)
@@ -91,8 +88,9 @@ def rerank_run(
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
 ) -> RetrievalRun:
-    """A run with each query's first `depth` documents in the cross-encoder's order. BadData when no
-    query has a candidate.
+    """Returns a run in which a cross-encoder has re-ranked the first `depth` documents per query.
+
+    Raises BadData when no query has a candidate.
     """
     queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
     documents = dict(zip(judged_set.document_ids, judged_set.documents, strict=True))
@@ -102,7 +100,7 @@ def rerank_run(
 def evaluate_bm25(
     judged_set: RetrievalSet, k: int = 100, name: str = "BM25", metrics: Sequence[str] = METRICS
 ) -> SystemResult:
-    """How well search by words does on the same set."""
+    """Measures search by BM25 on the set."""
     return evaluate_run(bm25_run(judged_set, k + 1), judged_set, name, k, metrics)
 
 
@@ -113,13 +111,11 @@ def evaluate_run(
     k: int = 100,
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
-    """Metrics of any run on the queries of `judged_set` that have judgements.
+    """Measures a run on the queries of `judged_set` that have judgements.
 
-    As in BEIR, a document whose id is the query's own is left out (there the query is itself a
-    document of the corpus), unless the judgements name it, which shows that the ids are alike by
-    chance only. Then the best k count.
-
-    Raises BadData when no query has a judgement.
+    As in BEIR, a document with the same id as the query is left out: it may be the query itself. If
+    the judgements contain that id, the ids are equal by chance, and the document counts. Then the
+    best k documents count. Raises BadData when no query has a judgement.
     """
     qrels = {
         query: judged_set.qrels[query]

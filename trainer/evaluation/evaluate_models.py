@@ -1,4 +1,4 @@
-"""Models measured side by side on judged queries, by their names."""
+"""Measurement of several models, given by name, on the same judged queries."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _DOCUMENTS = 101
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """What was measured, and the queries and documents that it was measured on."""
+    """An evaluation of models, with the queries and documents that were used."""
 
     evaluation: Evaluation
     judged_set: RetrievalSet
@@ -49,13 +49,12 @@ def evaluate_models(
     precision: devices.Precision | Literal["auto"] = "auto",
     tell: Callable[[str], None] = lambda line: None,
 ) -> ModelComparison:
-    """Measures models by exact search, and compares each, and BM25, with the first by a paired
-    test.
+    """Measures models by exact search, and compares BM25 and each model with the first one.
 
-    `index` is an index of the set's corpus by the only model; it is measured beside exact search.
-    `reranker` names a cross-encoder, measured behind each model on its first `rerank_depth`
-    documents. `layers` and `dimensions` cut the models, as matryoshka trains them. Raises BadRecipe
-    for a model that is named twice.
+    `index` is an index of the set's corpus by the only model; it is measured in addition to exact
+    search. `reranker` names a cross-encoder, which re-ranks the first `rerank_depth` documents of
+    each model. `layers` and `dimensions` cut models that were trained with matryoshka. Raises
+    BadRecipe when a model is named twice.
     """
     _check_models(models, index)
     accelerator = devices.find_accelerator()
@@ -110,9 +109,7 @@ class _Measurement:
     def __call__(
         self, encoder: VectorEncoder, name: str, index: Index | None = None
     ) -> Iterator[SystemResult]:
-        """The results of exact search, of the index, and of the cross-encoder behind the last of
-        them.
-        """
+        """Yields the results of exact search, of the index, and of re-ranking the last of these."""
         k = max(_DOCUMENTS, self.rerank_depth if self.cross_encoder is not None else 0)
         run = retrieve(encoder, self.judged_set, k, self.precision)
         yield evaluate_run(run, self.judged_set, name)

@@ -11,7 +11,7 @@ _BLOCK_DRAWS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """The difference between two systems over the same queries."""
+    """The difference between two systems on the same queries."""
 
     difference: float
     """The mean of second - first."""
@@ -32,8 +32,8 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The bounds of the mean by the percentile bootstrap over queries (Efron & Tibshirani 1993,
-    chapter 13).
+    """Returns the bounds of the mean by the percentile bootstrap over queries (Efron & Tibshirani
+    1993, chapter 13).
 
     The queries are drawn with replacement `resamples` times. The bounds cut off
     (1 - confidence) / 2 of the means at each end.

@@ -1,6 +1,6 @@
 """An evaluation on a terminal: the verdict, a table, the paired tests and a few searches.
 
-Every text that comes from outside is shown with its control characters written out.
+Control characters in texts and names are made visible.
 """
 
 from typing import TYPE_CHECKING
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 _NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 _HITS = 3
-"""Documents of each query in an example."""
+"""The number of documents per query in an example."""
 _WIDTH = 70
-"""Characters of a document in an example."""
+"""The number of characters of a document in an example."""
 
 
 def result_parts(
     evaluation: Evaluation | None, selection: Selection, test: "RetrievalSet | None"
 ) -> list[Table | Text]:
-    """The result of a run: the verdict, and where test queries were measured, the table, the paired
-    tests and three searches.
+    """Returns the result of a run for the terminal.
+
+    It has the verdict and, if test queries were measured, the table, the paired tests and three
+    searches.
     """
     parts: list[Table | Text] = [verdict_line(evaluation, selection)]
     if evaluation is None or test is None:
@@ -39,15 +41,16 @@ def result_parts(
 
 
 def verdict_line(evaluation: Evaluation | None, selection: Selection | None = None) -> Text:
-    """The verdict on a run: the first line of its result."""
+    """Returns the verdict on a run, which is the first line of its result."""
     outcome = verdict(evaluation, selection)
     color = "green" if outcome is not None and outcome.success else "yellow"
     return Text(visible(str(outcome or "")), style=f"bold {color}")
 
 
 def comparison_table(evaluation: Evaluation) -> Table:
-    """One row per system, one column per metric; the main metric has the 95 % interval of its mean.
-    At most 80 columns wide.
+    """Returns a table with one row per system and one column per metric.
+
+    The main metric has the 95 % interval of its mean. The table is at most 80 columns wide.
     """
     queries = len(evaluation.systems[0].query_ids)
     title = (
@@ -82,17 +85,18 @@ def comparison_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_lines(evaluation: Evaluation) -> list[Text]:
-    """The difference of the last system to each other one, the one next to it first, with the
-    interval and the p-value of the paired test.
+    """Returns the difference of the last system to each other one, the nearest in the table first.
+
+    Each line has the interval and the p-value of the paired test.
     """
     return [_comparison_line(comparison) for comparison in reversed(evaluation.comparisons)]
 
 
 def search_examples(test: "RetrievalSet", *systems: SystemResult, count: int = 3) -> Text:
-    """The first documents that each system finds for `count` queries, right ones ticked.
+    """Returns the first documents of each system for `count` queries, with right ones marked.
 
-    The queries are those whose texts have the smallest identities, so their results had no
-    influence on the choice.
+    The queries are those whose texts have the smallest identities, so the choice does not depend on
+    their results.
     """
     texts = dict(zip(test.query_ids, test.queries, strict=True))
     documents = dict(zip(test.document_ids, test.documents, strict=True))
@@ -151,7 +155,7 @@ def _label(metric: str) -> str:
 
 
 def _short(name: str, limit: int = 20) -> str:
-    """A name cut at its front, where paths are alike. Of two stages, joined by a plus, each is cut.
+    """Returns a name cut at its front, where paths are similar; of "a + b", each part is cut.
 
     >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short(
     ...     "sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model"

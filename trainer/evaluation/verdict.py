@@ -1,6 +1,6 @@
-"""The verdict on a run: did training help, on what evidence, and what to do next.
+"""The verdict on a run: whether training helped, the evidence, and what to do next.
 
-The terminal and the report both print it, so it is decided here and nowhere else.
+The terminal and the report both print it.
 """
 
 from dataclasses import dataclass
@@ -31,26 +31,23 @@ _SEARCH_WITH_BM25 = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One outcome in words. `headline` and `advice` are plain text and may hold names from the
-    outside: escape them where they are shown.
-    """
+    """A verdict in words. `headline` and `advice` may contain names of models: escape them."""
 
     success: bool
-    """Whether the model is proven better than every system it was compared with."""
+    """True when the model is proven better than every other system."""
     headline: str
     """What was measured, in one or two sentences."""
     advice: str
-    """What to do next; empty where there is nothing to do."""
+    """What to do next; may be empty."""
 
     def __str__(self) -> str:
         return f"{self.headline} Next: {self.advice}." if self.advice else self.headline
 
 
 def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -> Verdict | None:
-    """The verdict on a run from its test queries, or from the validation scores alone.
+    """Returns the verdict on a run from its test queries, or from its validation scores alone.
 
-    `selection` is only read where there is no evaluation, which holds its own. Returns None where
-    neither says anything.
+    `selection` is used only without an evaluation, which has its own. Without both, it is None.
     """
     if evaluation is not None:
         selection = evaluation.selection
@@ -62,7 +59,7 @@ def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -
 
 
 def strongest_rival(evaluation: Evaluation) -> SystemResult | None:
-    """The best of the systems that the last one is compared with: base model or BM25."""
+    """Returns the best system other than the last one: base model or BM25."""
     rivals = [system for system in evaluation.systems[:-1] if MAIN_METRIC in system.metrics]
     return max(rivals, key=SystemResult.mean, default=None)
 
@@ -140,7 +137,7 @@ def _system(evaluation: Evaluation | None, name: str) -> SystemResult | None:
 
 
 def _comparison(evaluation: Evaluation, rival: SystemResult) -> Comparison | None:
-    """The paired test of the last system against a rival, by the main metric."""
+    """Returns the paired test of the last system against a rival, by the main metric."""
     key = (rival.name, MAIN_METRIC)
     return next(
         (
@@ -153,7 +150,7 @@ def _comparison(evaluation: Evaluation, rival: SystemResult) -> Comparison | Non
 
 
 def _queries(evaluation: Evaluation) -> str:
-    """On which queries the figures were measured, and whether they were trained on."""
+    """Describes the measured queries, and says whether they were training queries."""
     count, leaks = len(evaluation.systems[-1].query_ids), evaluation.leaked_queries
     on = f"on {count:,} {evaluation.split} queries"
     if leaks is None:
@@ -165,7 +162,7 @@ def _queries(evaluation: Evaluation) -> str:
 
 
 def _leak_advice(evaluation: Evaluation) -> str:
-    """How to mend test queries that were trained on; empty where there are none."""
+    """Returns what to do about test queries that were trained on; empty without such queries."""
     if not evaluation.leaked_queries:
         return ""
     return "take the test queries out of data.train, or name others as data.test, and train again"

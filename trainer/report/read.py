@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadData, BadFolder
-from trainer.evaluation.results import Evaluation, Selection, read_evaluation, selection_from
+from trainer.evaluation.evaluation_file import read_evaluation, selection_from
+from trainer.evaluation.results import Evaluation, Selection
 from trainer.runtime.run_folder import read_log
 from trainer.storage.locks import is_locked
 
