@@ -97,7 +97,7 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> Ru
 
 def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     """Reads the data and builds the model, writing nothing into the run folder."""
-    students.locate_others(recipe)
+    students.locate_other_models(recipe)
     hardware.prepare_machine(recipe.machine)
     with phase("the data", kind="reading"):
         data = data_sets(recipe.data, recipe.seed, all_negatives=recipe.refresh_section is not None)
@@ -106,7 +106,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     with phase("loading the model"):
         encoder = _initial_encoder(recipe, data)
     with phase("preparing the teacher"):
-        teachers = students.teachers(recipe, data.train, replace)
+        teachers = students.load_teachers(recipe, data.train, replace)
     job = Job(recipe, plan, data, encoder, teachers, steps)
     expect(job.phases)
     say(job.summary)

@@ -96,7 +96,7 @@ class TestOnMachine:
         )
 
     def test_contradiction_of_recipe_and_machine_file_is_refused(self):
-        with pytest.raises(BadMachine, match=r"machine\.precision=fp32 and the machine file bf16"):
+        with pytest.raises(BadMachine, match=r"precision=fp32, but the machine file says bf16"):
             hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
 
 

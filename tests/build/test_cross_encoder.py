@@ -209,7 +209,7 @@ def test_validation_ranks_the_results_of_the_first_stage(
 def test_missing_first_stage_is_named_before_training(overrides):
     run = load_recipe("recipes/cross-encoder.yaml", [*overrides, "validation.first_stage=/nowhere"])
     with pytest.raises(BadModel, match="/nowhere"):
-        students.locate_others(run)
+        students.locate_other_models(run)
 
 
 def test_lengths_checked_before_a_run_are_those_of_pairs(overrides):

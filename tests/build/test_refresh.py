@@ -78,7 +78,7 @@ class TestRefused:
 
     def test_first_step_after_the_last_is_refused(self):
         with pytest.raises(
-            BadRecipe, match=r"refresh.first_step=5 is never reached: the run has 5 steps"
+            BadRecipe, match=r"refresh.first_step=5 is never reached, because the run has 5 steps"
         ):
             boundaries(RefreshSection(first_step=5), 5)
 

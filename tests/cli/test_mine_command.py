@@ -227,7 +227,7 @@ def test_killed_job_continues_and_writes_the_same_bytes(
         lambda self, folder, name: saved.append(name) or save(self, folder, name),
     )
     monkeypatch.setattr(
-        Miner, "mine", lambda self, number: mined.append(number) or mine_shard(self, number)
+        Miner, "mine_shard", lambda self, number: mined.append(number) or mine_shard(self, number)
     )
     call(*arguments)
     went_on = len(saved), len(mined)
@@ -252,7 +252,7 @@ def test_finished_job_is_not_repeated(model, pairs, tmp_path):
 def test_other_job_in_the_folder_is_refused_with_the_difference(model, toy_folder, pairs, tmp_path):
     call("mine", model, pairs, "-o", tmp_path / "mined", *EASY)
     with pytest.raises(
-        BadFolder, match=r"another job, finished: options.depth was 100, is 30. Give"
+        BadFolder, match=r"another job, finished: options.depth was 100, is 30. Use"
     ):
         call("mine", model, pairs, "-o", tmp_path / "mined", *EASY, "--depth", 30)
     with pytest.raises(

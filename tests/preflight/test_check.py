@@ -249,7 +249,7 @@ def test_gradient_check_keeps_the_teacher(toy, late_folder):
 
 
 def test_teacher_is_checked(toy, toy_folder, tmp_path, capsys):
-    from trainer.build.students import kept_in
+    from trainer.build.students import vectors_folder
     from trainer.data.rows import Row
     from trainer.models.dense import read_encoder
     from trainer.recipe.load import load_recipe
@@ -258,7 +258,7 @@ def test_teacher_is_checked(toy, toy_folder, tmp_path, capsys):
     taught = [*toy, f"teacher={{kind: distribution, models: [{toy_folder('bert')}]}}"]
     run = load_recipe(RECIPE, taught)
     taught_vectors(
-        kept_in(run, str(toy_folder("bert"))),
+        vectors_folder(run, str(toy_folder("bert"))),
         read_encoder(str(toy_folder("bert"))),
         [Row("another query", "another text")],
         0,

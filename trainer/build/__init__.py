@@ -1,1 +1,1 @@
-"""Turns a recipe into objects: the only place that sees both."""
+"""Builds the objects of a run from a recipe: no other package knows both."""

@@ -1,4 +1,4 @@
-"""What a recipe and its data must not say together."""
+"""Checks that a recipe and its data fit together."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -15,8 +15,9 @@ from trainer.recipe.schema.objective import (
 
 
 def check_objective(run: Recipe, rows: Rows, mixture: Mixture | None = None) -> None:
-    """Raises BadData or BadRecipe where the rows lack what the objective, mining or a batch needs.
-    Of each data set the first row is checked, and the number of scores of all rows.
+    """Raises BadData or BadRecipe when the rows lack what the objective, mining or a batch needs.
+
+    It checks the first row of each data set, and the number of scores of all rows.
     """
     check_refresh(run)
     for source, first in _first_rows(run, rows, mixture):
@@ -28,22 +29,22 @@ def check_objective(run: Recipe, rows: Rows, mixture: Mixture | None = None) -> 
     ):
         raise BadData(
             f"{row.source}: {len(row.labels or ())} scores for {1 + len(row.negatives)}"
-            " candidates, and the objective compares the scores of all; give every row a list of"
-            " one score per candidate, the positive's first"
+            " candidates, but the objective needs a score of each; give every row a list with one"
+            " score per candidate, the positive's first"
         )
     if mixture:
         mixture.check_batch(run.optimization.batch_size)
 
 
 def _first_rows(run: Recipe, rows: Rows, mixture: Mixture | None) -> Iterator[tuple[str, Row]]:
-    """The name and first row of each data set."""
+    """Yields the name and the first row of each data set."""
     sizes = mixture.sizes if mixture else (len(rows),)
     for source, first in zip(run.data.sources, accumulate(sizes, initial=0), strict=False):
         yield source.source, rows[first]
 
 
 def _check_scores(run: Recipe, source: str, first: Row) -> None:
-    """Raises BadData unless the data set has the scores that the objective takes, and no others."""
+    """Raises BadData unless the data set has exactly the scores that the objective needs."""
     objective, scores = run.objective, len(first.labels or ())
     candidates = 1 + len(first.negatives)
     match objective:
@@ -59,19 +60,19 @@ def _check_scores(run: Recipe, source: str, first: Row) -> None:
             if scores != candidates:
                 raise BadData(
                     f"objective.graded=true needs a score of every candidate, the positive's first,"
-                    f" and {source} has {scores} for {candidates}; give them in the column `scores`"
+                    f" but {source} has {scores} for {candidates}; give them in the column `scores`"
                     " (`score` for single pairs), or set objective.graded to false"
                 )
             return
     if objective.reads_scores and objective.compares_own_candidates and scores != candidates:
         raise BadData(
             f"objective.kind={objective.kind} needs the teacher's score of every candidate,"
-            f" the positive's first, and {source} has {scores} for {candidates} candidates;"
+            f" the positive's first, but {source} has {scores} for {candidates} candidates;"
             " give them as a list in the column `scores`"
         )
     if scores == 1:
         raise BadData(
-            f"{source} holds scored pairs, and objective.kind={objective.kind} would take every"
-            " pair for a positive; use objective.kind=cosent (or pointwise with"
-            " objective.graded=true), or a file of the positive pairs alone, without scores"
+            f"{source} holds scored pairs, but objective.kind={objective.kind} would treat every"
+            " pair as a positive; use objective.kind=cosent (or pointwise with"
+            " objective.graded=true), or a file with only the positive pairs and without scores"
         )

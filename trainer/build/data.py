@@ -1,4 +1,4 @@
-"""The data of a recipe: what a run learns from, is validated on and is tested on."""
+"""The data of a recipe: training rows, validation queries and test queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ from trainer.recipe.schema.families import Recipe
 
 @dataclass(frozen=True)
 class DataSets:
-    """What a run learns from, is validated on, and is tested on."""
+    """The training rows, validation queries and test queries of a run."""
 
     train: Rows
     validation: RetrievalSet
     test: RetrievalSet | None
     mixture: Mixture | None = None
-    """How `train` combines several data sets; None where it is one set."""
+    """How `train` combines several data sets; None for a single one."""
 
 
 def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
-    """Reads all data of a recipe. Each row has as many negatives as are used, or all of them.
+    """Reads all data of a recipe. Each row has the negatives that are used, or all of them.
 
-    Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe where only some sets
-    have a weight.
+    Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe when only some data
+    sets have a weight.
     """
     weights = [source.weight for source in data.sources]
     check_weights(weights)
@@ -79,20 +79,20 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
 
 
 def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
-    """The one BEIR folder that is trained on, if it has this split."""
+    """Returns the source if it is a single BEIR folder that has this split, else None."""
     folder = Path(sources[0].source)
     has_split = len(sources) == 1 and is_beir_folder(folder) and split in beir_splits(folder)
     return sources[0].source if has_split else None
 
 
 def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
-    """How many of the held-out queries are training queries too, word for word."""
+    """Returns how many of the held-out queries are also training queries, word for word."""
     train_queries = rows.identities("query")
     return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
 
 
 def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
-    """What the data of the recipe is: enough to notice that it has changed."""
+    """Returns a fingerprint of the recipe's data, by which a change is noticed."""
     train, refresh = run.data.train, run.refresh_section
     sources = {
         "validation": run.data.validation,
@@ -110,8 +110,9 @@ def pair_data(
     steps: int,
     refresher: Refresh | None = None,
 ) -> PairData:
-    """Training steps in their order, tokenised as the encoder's contract says; `refresher` mines
-    their negatives (`trainer.build.refresh`).
+    """Returns the training steps in order, tokenised according to the encoder's contract.
+
+    `refresher` mines their negatives (`trainer.build.refresh`).
     """
     family, positives = family_of(run), known_positives(data.train)
     steps_in_order = Steps(

@@ -1,5 +1,6 @@
-"""What the section `machine` decides: device, precision, and tokens per micro-batch. It changes
-nothing that is learned.
+"""The section `machine` of a recipe: device, precision and tokens per micro-batch.
+
+It does not change what is learned.
 """
 
 import logging
@@ -18,19 +19,17 @@ from trainer.strategies import devices
 from trainer.strategies.machine.plan import Plan
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Padded tokens per micro-batch. A CPU keeps their activations in its cache, a GPU is full."""
+"""Padded tokens per micro-batch: the activations fit in a CPU's cache, and use a whole GPU."""
 
 LONGEST_MEASURED = 8192
-"""Tokens of the text that memory is measured with; a model may take longer ones."""
+"""The largest number of tokens per text with which memory is measured."""
 
 
 def prepare_machine(machine: MachineSection) -> None:
     """Sets the threads of this process, and silences messages of libraries."""
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
-    logging.getLogger("pytorch_lightning").setLevel(
-        logging.WARNING
-    )  # its greetings; what matters is in our own lines
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=FutureWarning)
     warnings.filterwarnings(
         "ignore",
@@ -42,8 +41,9 @@ def prepare_machine(machine: MachineSection) -> None:
 
 
 def on_machine(run: Recipe, plan: Plan) -> Recipe:
-    """The recipe with the machine file's device and precision in its section `machine`. Raises
-    BadMachine where both name one, and they differ.
+    """Returns the recipe with the device and precision of the machine file in section `machine`.
+
+    Raises BadMachine when the recipe and the file give different values.
     """
     machine = run.machine
     machine = machine.model_copy(
@@ -60,40 +60,39 @@ def _agreed_value(key: str, in_recipe: str, in_file: str | None) -> str:
         return in_recipe
     if in_recipe not in ("auto", in_file):
         raise BadMachine(
-            f"the recipe says machine.{key}={in_recipe} and the machine file {in_file}; set"
+            f"the recipe says machine.{key}={in_recipe}, but the machine file says {in_file}; set"
             f" machine.{key}=auto, or change the machine file"
         )
     return in_file
 
 
 def accelerator(machine: MachineSection) -> devices.Accelerator:
-    """`cpu`, `cuda` or `mps`. Raises BadRecipe when the recipe asks for what this machine lacks."""
+    """Returns `cpu`, `cuda` or `mps`. Raises BadRecipe when this machine lacks the one requested."""
     return devices.find_accelerator(machine.accelerator)
 
 
 def device(machine: MachineSection) -> torch.device:
-    """Where this process computes: of several GPUs the one that is its own."""
+    """Returns the device of this process; with several GPUs, the one that belongs to it."""
     return devices.own_device(machine.accelerator)
 
 
 def precision(machine: MachineSection) -> devices.Precision:
-    """The precision that the recipe names, or the one that suits the hardware."""
+    """Returns the precision of the recipe, or the best one for the hardware."""
     return devices.choose_precision(machine.precision, accelerator(machine))
 
 
 def micro_batch_tokens(machine: MachineSection) -> int:
-    """Padded tokens per pass through the encoder."""
+    """Returns the number of padded tokens per pass through the encoder."""
     if machine.micro_batch_tokens != "auto":
         return machine.micro_batch_tokens
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
 
 
 def micro_batching(machine: MachineSection, encoder: Encoder, processes: int) -> tuple[int, int]:
-    """Padded tokens per pass through the encoder, and of how many tokens per step the activations
-    are kept. What the recipe leaves open is measured.
+    """Returns the padded tokens per pass, and the tokens per step whose activations are kept.
 
-    The activations that are kept fit in the free memory, shared among the processes of this
-    machine. On a GPU a micro-batch takes at most a quarter of that.
+    Values that are "auto" in the recipe are measured. The kept activations fit in the free memory,
+    which the processes of this machine share. On a GPU, a micro-batch uses at most a quarter of it.
     """
     tokens = micro_batch_tokens(machine)
     measured_tokens = machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"
@@ -101,7 +100,7 @@ def micro_batching(machine: MachineSection, encoder: Encoder, processes: int) ->
         return tokens, machine.kept_tokens
     longest = encoder.contract.document_max_length_tokens
     length = min(longest, LONGEST_MEASURED)
-    # Few tokens would pay for the copies of the weights that autocast makes.
+    # With fewer tokens, the copies of weights by autocast would dominate the measurement.
     count = max(1, CPU_TOKENS // length)
     texts = Texts.of([[0] * length] * count, range(count))
     with autocast(encoder.device, precision(machine)):

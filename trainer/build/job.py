@@ -1,4 +1,4 @@
-"""Everything that a run has before its first step."""
+"""A training job before its first step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Job:
 
     @property
     def phases(self) -> dict[str, int]:
-        """How many phases of each kind are to come, from which the time left is estimated."""
+        """The number of phases of each kind, from which the remaining time is estimated."""
         interval = validation_interval(self.recipe, len(self.data.train), self.steps)
         phases = {"validation": 1 - (-self.steps // interval), "training": 1}
         if (section := self.recipe.refresh_section) is not None:
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def summary(self) -> str:
-        """Data, model, steps and machine in four lines."""
+        """Four lines that describe data, model, steps and machine."""
         recipe, data, optimization = self.recipe, self.data, self.recipe.optimization
         weights = list(self.encoder.parameters())
         trained_weights = sum(weight.numel() for weight in weights if weight.requires_grad)

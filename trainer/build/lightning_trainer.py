@@ -1,4 +1,4 @@
-"""Lightning's trainer for a recipe."""
+"""The Lightning trainer of a recipe."""
 
 from collections.abc import Sequence
 
@@ -25,8 +25,9 @@ def lightning_trainer(
     plan: Plan = SINGLE,
     base_score: float | None = None,
 ) -> lightning.Trainer:
-    """Lightning's trainer with our log and progress, early stopping where the recipe asks for
-    it, and `extra` callbacks. `base_score` is the validation score to beat, from before training.
+    """Returns a Lightning trainer with log, progress, early stopping and `extra` callbacks.
+
+    `base_score` is the validation score before training.
     """
     progress = TrainingProgress(run.optimization.batch_size, steps, base_score)
     callbacks = [progress, *extra]
@@ -34,17 +35,14 @@ def lightning_trainer(
         callbacks.append(
             EarlyStopping(VALIDATION_SCORE, mode="max", patience=run.validation.patience)
         )
+    accelerator = hardware.accelerator(run.machine)
     return lightning.Trainer(
-        accelerator=hardware.accelerator(run.machine),
-        strategy=lightning_strategy(plan, hardware.accelerator(run.machine)),
+        accelerator=accelerator,
+        strategy=lightning_strategy(plan, accelerator),
         devices=plan.ranks_per_node,
         num_nodes=plan.nodes,
         use_distributed_sampler=False,
-        plugins=[
-            lightning_precision(
-                plan, hardware.precision(run.machine), hardware.accelerator(run.machine)
-            )
-        ],
+        plugins=[lightning_precision(plan, hardware.precision(run.machine), accelerator)],
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=validation_interval(run, samples, steps),

@@ -1,4 +1,4 @@
-"""A recipe's optimizer settings and Lightning module."""
+"""The optimizer settings and the Lightning module of a recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from trainer.strategies.machine.plan import SINGLE, Plan
 
 
 def optimizer_settings(settings: OptimizationSection, total_steps: int) -> OptimizerSettings:
-    """Rates filled in where the recipe leaves them to the main one; warm-up in steps."""
+    """Returns the optimizer settings; missing rates are the main one, and warm-up is in steps."""
     warmup = (
         settings.warmup_steps
         if settings.warmup_steps is not None
@@ -39,10 +39,10 @@ def optimizer_settings(settings: OptimizationSection, total_steps: int) -> Optim
 
 
 def total_steps(settings: OptimizationSection, samples: int) -> int:
-    """Optimizer steps of a run: `max_steps`, or as many as `epochs` passes over the rows need, the
-    last batch filled with rows of one pass more.
+    """Returns the number of optimizer steps: `max_steps`, or those of `epochs` passes.
 
-    Raises BadData when the rows do not fill one batch.
+    The last batch is filled with rows of a further pass. Raises BadData when the rows do not fill
+    one batch.
     """
     if samples < settings.batch_size:
         raise BadData(
@@ -57,7 +57,7 @@ def total_steps(settings: OptimizationSection, samples: int) -> int:
 
 
 def validation_interval(run: Recipe, samples: int, steps: int) -> int:
-    """Optimizer steps between two validations: by default those of one pass over the rows."""
+    """Returns the number of steps between two validations (default: one pass over the rows)."""
     one_pass = steps_for_passes(samples, run.optimization.batch_size, 1)
     return min(run.validation.every_steps or one_pass, steps)
 
@@ -67,13 +67,13 @@ def lightning_module(
     encoder: Encoder,
     steps: int,
     plan: Plan = SINGLE,
-    taught_by: Sequence[Teacher] = (),
+    teachers: Sequence[Teacher] = (),
 ) -> Retriever:
-    """The Lightning module of a recipe around an encoder; `taught_by` are its teachers
-    (`trainer.build.students.teachers`).
+    """Returns the Lightning module that trains an encoder with its `teachers`
+    (`trainer.build.students.load_teachers`).
     """
     family = family_of(run)
-    learning = family.learning(run, encoder, taught_by)
+    learning = family.learning(run, encoder, teachers)
     tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node
     )

@@ -1,4 +1,4 @@
-"""The objective of a model that gives vectors: which type it is, with which settings."""
+"""Builds the objective of a model that gives vectors from its settings."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -29,8 +29,8 @@ from trainer.scores import Score, dot
 def build_objective(
     settings: VectorObjective, score: Score = dot, exclusions: Sequence[Exclusion] = ()
 ) -> tuple[Objective, Temperature]:
-    """The objective with its settings and the family's score, and its temperature."""
-    fixed = Temperature(1.0, is_learned=False)
+    """Returns the objective with the score of the family, and its temperature."""
+    constant_temperature = Temperature(1.0, is_learned=False)
     match settings:
         case ContrastiveObjective():
             hardness = Hardness(**settings.hardness.model_dump()) if settings.hardness else None
@@ -40,12 +40,12 @@ def build_objective(
             distillation = Distillation(EmbeddingScores(score), settings.teacher_temperature)
             return distillation, Temperature(settings.temperature, is_learned=False)
         case MarginMseObjective():
-            return MarginMse(EmbeddingScores(score)), fixed
+            return MarginMse(EmbeddingScores(score)), constant_temperature
         case CosentObjective():
             return Cosent(EmbeddingScores(score)), Temperature(
                 settings.temperature, is_learned=False
             )
         case TripletObjective():
-            return Triplet(EmbeddingScores(score), settings.margin), fixed
+            return Triplet(EmbeddingScores(score), settings.margin), constant_temperature
         case _:
             assert_never(settings)

@@ -1,4 +1,4 @@
-"""The section `refresh` of a recipe as objects: hard negatives that are mined while training."""
+"""Builds the section `refresh` of a recipe: hard negatives that are mined during training."""
 
 import re
 from collections.abc import Iterator
@@ -20,8 +20,9 @@ from trainer.recipe.schema.refresh import RefreshSection
 
 
 def check_refresh(run: Recipe) -> None:
-    """Raises BadRecipe where the rules of mining contradict each other, and BadData where the
-    file of further documents does not exist.
+    """Raises BadRecipe when the rules of mining contradict each other.
+
+    Raises BadData when the file of further documents does not exist.
     """
     settings = run.refresh_section
     if settings is None:
@@ -35,7 +36,7 @@ def check_refresh(run: Recipe) -> None:
 
 
 def mining_rules(settings: RefreshSection, seed: int) -> MiningRules:
-    """The rules of mining. Raises BadRecipe where they contradict each other."""
+    """Returns the rules of mining. Raises BadRecipe when they contradict each other."""
     rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus"})
     try:
         return MiningRules(**rules, seed=seed)
@@ -48,7 +49,7 @@ def mining_rules(settings: RefreshSection, seed: int) -> MiningRules:
 
 
 def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
-    """All documents that may be mined; none without `refresh`."""
+    """Returns all documents that may become negatives; none without `refresh`."""
     settings = run.refresh_section
     if settings is None:
         return iter(())
@@ -61,18 +62,19 @@ def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
 
 
 def boundaries(settings: RefreshSection, steps: int) -> Boundaries:
-    """When negatives are mined. Raises BadRecipe where that is never."""
+    """Returns the steps at which negatives are mined. Raises BadRecipe when there are none."""
     if settings.first_step >= steps:
         raise BadRecipe(
-            f"refresh.first_step={settings.first_step} is never reached: the run has {steps} "
-            f"steps; set it lower"
+            f"refresh.first_step={settings.first_step} is never reached, because the run has"
+            f" {steps} steps; use a lower value"
         )
     return Boundaries(settings.first_step, settings.every_steps)
 
 
 def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None:
-    """What mines negatives while training, with its texts written into `folder`, which all ranks
-    must see. None without `refresh`. Call it on all ranks.
+    """Returns the callback that mines negatives during training, or None without `refresh`.
+
+    It writes the texts to `folder`, which all ranks must see. All ranks must call it.
     """
     settings = run.refresh_section
     if settings is None:
@@ -90,8 +92,9 @@ def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None
 
 
 def written_bytes(run: Recipe, rows: Rows, encoder: Encoder, document_tokens: float) -> int:
-    """About how much mining writes to the disk: the texts of all documents and their vectors in
-    float32. `document_tokens`: the mean number per document.
+    """Estimates the bytes that mining writes: texts of all documents and vectors in float32.
+
+    `document_tokens` is the mean number of tokens per document.
     """
     if run.refresh_section is None:
         return 0
@@ -104,7 +107,7 @@ def written_bytes(run: Recipe, rows: Rows, encoder: Encoder, document_tokens: fl
 
 
 def explanation(run: Recipe, rows: Rows, steps: int) -> str:
-    """How often and among how many documents negatives are mined, in one line."""
+    """Returns one line that says when and among how many documents negatives are mined."""
     settings = run.refresh_section
     assert settings is not None
     spans = boundaries(settings, steps).spans(settings.first_step, steps)

@@ -1,6 +1,4 @@
-"""What a recipe says of students and teachers, as objects: where a student starts, who teaches it,
-and the loss that comes of it.
-"""
+"""Builds students and teachers of a recipe: the teachers' vectors, and the loss of the student."""
 
 import hashlib
 from collections.abc import Sequence
@@ -48,13 +46,14 @@ from trainer.runtime.console import say
 from trainer.scores import Score
 
 ROLES: tuple[Role, Role] = ("query", "document")
-_TEXTS_OF_A_ROLE = 2048
-"""Looked at for principal directions: several times as many as there are numbers in a vector."""
+_MAX_TEXTS_PER_ROLE = 2048
+"""Texts for principal directions: several times the number of dimensions of a vector."""
 
 
-def check_whole(run: BaseVectorRecipe, encoder: VectorEncoder) -> None:
-    """Raises BadRecipe where the widest vectors or most layers that matryoshka trains are not the
-    model's own, BadModel for layers of one without.
+def check_matryoshka(run: BaseVectorRecipe, encoder: VectorEncoder) -> None:
+    """Raises BadRecipe when the largest width or depth of matryoshka is not that of the model.
+
+    Raises BadModel when it names layers and the model has none.
     """
     if run.matryoshka is None:
         return
@@ -62,22 +61,22 @@ def check_whole(run: BaseVectorRecipe, encoder: VectorEncoder) -> None:
     layers = [depth for depth in run.matryoshka.depth_weights if depth is not None]
     if dimensions and max(dimensions) != encoder.dimensions:
         raise BadRecipe(
-            f"matryoshka.dimensions={dimensions}: the model's vectors have "
-            f"{encoder.dimensions} numbers, and that width must be the "
-            "largest trained, or the numbers behind it would stay as they are"
+            f"matryoshka.dimensions={dimensions}: the model's vectors have {encoder.dimensions}"
+            f" dimensions, and some of them would not be trained; make {encoder.dimensions} the"
+            " largest value"
         )
     if layers and max(layers) != depth_of(encoder):
         raise BadRecipe(
-            f"matryoshka.layers={layers}: the model has {depth_of(encoder)} layers, and "
-            f"that number must be the largest trained, or the layers "
-            "behind it would stay as they are; for a model of fewer layers set model.layers"
+            f"matryoshka.layers={layers}: the model has {depth_of(encoder)} layers, and some of"
+            f" them would not be trained; make {depth_of(encoder)} the largest value, or set"
+            " model.layers for a model with fewer layers"
         )
 
 
-def encode_of(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
-    """The encoder, or its embeddings at all depths that matryoshka trains.
+def training_encode(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
+    """Returns the encoder, or the function that gives its embeddings at all trained depths.
 
-    Raises BadModel where it has no such layers.
+    Raises BadModel when the encoder does not have these layers.
     """
     nest = run.matryoshka
     if nest is None or nest.layers is None:
@@ -85,40 +84,41 @@ def encode_of(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
     return AtDepths(encoder, nest.layers)
 
 
-def some_texts(rows: Rows, role: Role) -> list[str]:
-    """Up to 2 048 distinct queries or positives, those of the smallest identities: the same
-    whatever the order of the rows.
+def sample_texts(rows: Rows, role: Role) -> list[str]:
+    """Returns up to 2048 distinct queries or positives, which do not depend on the order of rows.
+
+    They are those with the smallest identities.
     """
     _, first = np.unique(
         rows.identities("query" if role == "query" else "positive"), return_index=True
     )
-    chosen = (rows[int(row)] for row in first[:_TEXTS_OF_A_ROLE])
-    return [row.query if role == "query" else row.positive for row in chosen]
+    rows_of_texts = (rows[int(row)] for row in first[:_MAX_TEXTS_PER_ROLE])
+    return [row.query if role == "query" else row.positive for row in rows_of_texts]
 
 
-def locate_others(run: Recipe) -> None:
-    """Raises BadModel for a teacher, or the first stage of validation, that is not there, before
-    anything slow.
+def locate_other_models(run: Recipe) -> None:
+    """Raises BadModel when a teacher or the first stage of validation cannot be found.
+
+    Call it before slow work.
     """
-    others = (*run.teacher_models, *([] if run.first_stage is None else [run.first_stage]))
-    for name in others:
+    names = (*run.teacher_models, *([] if run.first_stage is None else [run.first_stage]))
+    for name in names:
         locate(name)
 
 
-def teachers(run: Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
-    """The teachers of a recipe, with what they make of the training texts; `replace`: also where
-    what is kept was made of something else.
+def load_teachers(run: Recipe, rows: Rows, replace: bool = False) -> list[Teacher]:
+    """Returns the teachers of a recipe, with their vectors of the training texts.
 
-    Raises BadModel, BadFolder where it was and is not to be replaced, and BadRecipe for a teacher
-    of the wrong family.
+    `replace` allows replacing stored vectors of another teacher or other data; without it, they
+    raise BadFolder. Raises BadModel, and BadRecipe for a teacher of the wrong family.
     """
     if not isinstance(run, BaseVectorRecipe) or run.teacher is None:
         return []
     return [_teacher(run, name, rows, replace) for name in run.teacher.models]
 
 
-def kept_in(run: BaseRecipe, name: str) -> Path:
-    """Where the vectors of the teacher of this name are kept: apart from those of every other."""
+def vectors_folder(run: BaseRecipe, name: str) -> Path:
+    """Returns the folder for the vectors of this teacher; each teacher has its own."""
     place = hashlib.sha256(
         str(Path(name).resolve() if Path(name).is_dir() else name).encode()
     ).hexdigest()[:8]
@@ -129,12 +129,12 @@ def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Tea
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
     if isinstance(run.teacher, VectorsTeacher) and model.vectors.UNIT != "text":
         raise BadRecipe(
-            f"teacher.kind=vectors learns one vector per text, and {name} gives one per"
+            f"teacher.kind=vectors needs one vector per text, but {name} gives one per"
             f" {model.vectors.UNIT}; set teacher.kind to distribution"
         )
     tokens = hardware.micro_batch_tokens(run.machine)
-    found = taught_vectors(
-        kept_in(run, name),
+    embeddings = taught_vectors(
+        vectors_folder(run, name),
         model,
         rows,
         run.data.negatives_per_query,
@@ -144,9 +144,9 @@ def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Tea
         partial(searched_texts, run, rows),
     )
     return Teacher(
-        once_per_batch(found.embeddings),
+        once_per_batch(embeddings.embeddings),
         model.vectors.score(),
-        found.dimensions,
+        embeddings.dimensions,
     )
 
 
@@ -155,37 +155,38 @@ def with_students(
     objective: Objective,
     score: Score,
     encoder: VectorEncoder,
-    taught_by: Sequence[Teacher],
+    teachers: Sequence[Teacher],
     normalize: bool,
 ) -> tuple[Objective, nn.Module | None]:
-    """The objective with what the teachers teach beside it, at all widths and depths where the
-    recipe says so; and a layer to be trained with it. With `normalize`, the first numbers of a
-    vector are brought to length 1.
+    """Adds the lesson of the teachers and the widths and depths of matryoshka to an objective.
 
-    Raises BadRecipe for widths or depths that the model does not have.
+    Returns the objective, and the layer that is trained with it, if any. With `normalize`, the
+    first dimensions of a vector are scaled to length 1. Raises BadRecipe for widths or depths that
+    the model does not have.
     """
     head = None
     if run.teacher is not None:
-        head = _head(run, encoder, taught_by)
-        lesson = _lesson(run.teacher, score, tuple(taught_by), head)
+        head = _head(run, encoder, teachers)
+        lesson = _lesson(run.teacher, score, tuple(teachers), head)
         teacher = run.teacher
         objective = LessonObjective(objective, lesson, teacher.weight, teacher.objective_weight)
     if (nest := run.matryoshka) is not None:
-        check_whole(run, encoder)
+        check_matryoshka(run, encoder)
         widths, depths = nest.width_weights, nest.depth_weights
         objective = Matryoshka(objective, widths, depths, normalize)
     return objective, head
 
 
 def _head(
-    run: BaseVectorRecipe, encoder: VectorEncoder, taught_by: Sequence[Teacher]
+    run: BaseVectorRecipe, encoder: VectorEncoder, teachers: Sequence[Teacher]
 ) -> nn.Module | None:
-    """From the student's width to the teacher's where vectors are learned and the widths differ;
-    drawn from the recipe's seed.
+    """Returns a layer from the student's width to the teacher's, drawn from the recipe's seed.
+
+    It is None unless the student learns vectors of another width.
     """
-    if not isinstance(run.teacher, VectorsTeacher) or taught_by[0].dimensions == encoder.dimensions:
+    if not isinstance(run.teacher, VectorsTeacher) or teachers[0].dimensions == encoder.dimensions:
         return None
-    head = Projection(encoder.dimensions, taught_by[0].dimensions, bias=False)
+    head = Projection(encoder.dimensions, teachers[0].dimensions, bias=False)
     nn.init.orthogonal_(head.weight, generator=torch.Generator().manual_seed(run.seed))
     return head
 

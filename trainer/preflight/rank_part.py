@@ -52,7 +52,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     output = folder / f"rank-{os.environ.get('RANK', '0')}"
     recipe = _in_micro_batches(recipe, global_batch, output)
     # The teachers are used before the process group is started, because each rank uses them alone.
-    teachers = students.teachers(recipe, Rows.of([_row(line) for line in rows]))
+    teachers = students.load_teachers(recipe, Rows.of([_row(line) for line in rows]))
     module = lightning_module(recipe, encoder, 1, plan, teachers)
     reference = {}
     if is_first_rank(os.environ):

@@ -30,7 +30,7 @@ def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
     for name in settings.teacher_models:
         with findings.catch("teacher"):
             teacher, tasks = read_model(name), list[str]()
-            folder = students.kept_in(settings, name)
+            folder = students.vectors_folder(settings, name)
             to_do(folder, needed_vectors(teacher, texts), run.replace, tasks.append)
             if not tasks:
                 text = f"its vectors of the training texts are already in {folder}"

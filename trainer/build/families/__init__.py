@@ -1,3 +1,4 @@
-"""What a recipe of each family is made of. A new family is a new file and one line of the
-registry.
+"""The parts of a run that depend on the family of models.
+
+A new family needs a new file and one line in the registry.
 """

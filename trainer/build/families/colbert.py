@@ -1,4 +1,4 @@
-"""What a recipe of kind colbert is made of."""
+"""The parts of a run of kind colbert."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,14 +23,14 @@ from trainer.scores import Score, kernel_maxsim, maxsim, plain_maxsim, xtr
 
 
 class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
-    """Models of one vector per token (late interaction)."""
+    """Builds runs of models with one vector per token (late interaction)."""
 
     def build_model(self, run: ColBERTRecipe) -> LateInteractionEncoder:
-        """A transformer with a projection of each token."""
+        """Builds a transformer with a projection of each token."""
         return build_late_interaction_encoder(late_interaction_settings(run.model))
 
     def score(self, run: ColBERTRecipe) -> Score:
-        """MaxSim. Raises BadRecipe for kernels that are not there."""
+        """Returns MaxSim. Raises BadRecipe when the requested kernels are not available."""
         match run.machine.maxsim:
             case "auto" | "pieces":
                 return maxsim
@@ -51,7 +51,9 @@ class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
     def objective(
         self, run: ColBERTRecipe, encoder: LateInteractionEncoder
     ) -> tuple[Objective, Temperature]:
-        """The objective of the recipe, XTR's scores where it says so, and its temperature."""
+        """Returns the objective of the recipe, with XTR's scores if requested, and its
+        temperature.
+        """
         objective, temperature = super().objective(run, encoder)
         settings = run.objective
         if isinstance(settings, ColBERTContrastiveObjective) and settings.xtr_top_k is not None:
@@ -61,7 +63,7 @@ class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
 
 
 def late_interaction_settings(model: ColBERTModel) -> LateInteractionSettings:
-    """The settings of a model of one vector per token."""
+    """Returns the settings of a model with one vector per token."""
     late = model.late_interaction
     return LateInteractionSettings(
         **shared_settings(model),

@@ -1,4 +1,4 @@
-"""What a recipe of kind cross_encoder is made of."""
+"""The parts of a run of kind cross_encoder."""
 
 import math
 from collections.abc import Sequence
@@ -44,56 +44,56 @@ from trainer.retrieval.bm25 import bm25_run
 
 
 class CrossEncoderFamily(RecipeFamily[CrossEncoderRecipe, CrossEncoder]):
-    """Models of one score per pair of query and document."""
+    """Builds runs of models with one score per pair of query and document."""
 
     def build_model(self, run: CrossEncoderRecipe) -> CrossEncoder:
-        """A transformer with a head of one score."""
+        """Builds a transformer with a head that gives one score."""
         return build_cross_encoder(CrossEncoderSettings(**shared_settings(run.model)))
 
     def learning(
         self, run: CrossEncoderRecipe, encoder: CrossEncoder, teachers: Sequence[Teacher]
     ) -> Learning:
-        """The objective; the head has its own learning rate."""
+        """Returns the objective; the head has its own learning rate."""
         objective, temperature = build_pair_objective(run.objective)
         return Learning(objective, temperature, is_head=encoder.is_head)
 
     def encode(self, run: CrossEncoderRecipe, encoder: CrossEncoder) -> Encode:
-        """The encoder."""
+        """Returns the encoder."""
         return encoder
 
     def collate(
-        self, run: CrossEncoderRecipe, encoder: CrossEncoder, known: PositivesByQuery
+        self, run: CrossEncoderRecipe, encoder: CrossEncoder, positives: PositivesByQuery
     ) -> Collate:
-        """Pairs of a query and each of its documents."""
+        """Returns the function that makes batches of pairs of a query and a document."""
         return partial(
             collate_pairs,
             tokenize=encoder.tokenize,
             tokenize_pairs=encoder.tokenize_pairs,
-            known_positives=known,
+            known_positives=positives,
             negatives_per_query=run.negatives_per_query,
         )
 
     def evaluate(self, run: CrossEncoderRecipe) -> Evaluate:
-        """How the encoder orders what the first stage finds, which is looked up once per set."""
+        """Returns the function that measures re-ranking; the first stage searches each set once."""
         return partial(
             evaluate_reranking,
-            first_stage=_Once(first_stage(run)),
+            first_stage=_CachedFirstStage(first_stage(run)),
             precision=hardware.precision(run.machine),
             micro_batch_tokens=hardware.micro_batch_tokens(run.machine),
         )
 
     def random_negatives(
-        self, run: CrossEncoderRecipe, rows: Rows, known: PositivesByQuery
+        self, run: CrossEncoderRecipe, rows: Rows, positives: PositivesByQuery
     ) -> RandomNegatives | None:
-        """What draws the negatives of rows, where the recipe asks for it."""
+        """Returns the sampler of random negatives, if the recipe has any."""
         count = run.random_negatives
-        return RandomNegatives(rows, known, run.seed, count) if count else None
+        return RandomNegatives(rows, positives, run.seed, count) if count else None
 
 
 def ranking_loss(
     objective: PointwiseObjective | PairwiseObjective | ListwiseObjective | LambdaLossObjective,
 ) -> tuple[RankingLoss, Grades]:
-    """The loss, and between which numbers it takes grades."""
+    """Returns the loss, and the range of grades that it accepts."""
     match objective:
         case PointwiseObjective():
             return ranking_losses.binary_cross_entropy, (0.0, 1.0)
@@ -108,25 +108,23 @@ def ranking_loss(
 
 
 def build_pair_objective(settings: CrossEncoderObjective) -> tuple[Objective, Temperature]:
-    """The objective of a cross-encoder with its settings, and its temperature."""
-    fixed = Temperature(1.0, is_learned=False)
+    """Returns the objective of a cross-encoder, and its temperature."""
+    constant_temperature = Temperature(1.0, is_learned=False)
     match settings:
         case RankingObjective():
             function, grades = ranking_loss(settings)
-            return Ranking(function, grades if settings.graded else None), fixed
+            return Ranking(function, grades if settings.graded else None), constant_temperature
         case DistillationObjective():
             distillation = Distillation(gather_pair_scores, settings.teacher_temperature)
             return distillation, Temperature(settings.temperature, is_learned=False)
         case MarginMseObjective():
-            return MarginMse(gather_pair_scores), fixed
+            return MarginMse(gather_pair_scores), constant_temperature
         case _:
             assert_never(settings)
 
 
 def first_stage(run: CrossEncoderRecipe) -> FirstStage:
-    """What finds the documents of each query that a cross-encoder is to put in order: BM25, or a
-    model, in float32 whatever the machine.
-    """
+    """Returns the search whose documents a cross-encoder re-ranks: BM25, or a model in float32."""
     validation = run.validation
     name, depth = validation.first_stage, validation.rerank_depth or CANDIDATES
     if name is None:
@@ -144,8 +142,8 @@ def first_stage(run: CrossEncoderRecipe) -> FirstStage:
     return by_model
 
 
-class _Once:
-    """A first stage that searches each set once."""
+class _CachedFirstStage:
+    """A first stage that searches each set only once."""
 
     def __init__(self, search: FirstStage) -> None:
         self._search = search

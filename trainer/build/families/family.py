@@ -1,4 +1,4 @@
-"""What a family of models adds to a run, whatever its kind."""
+"""The base class for the parts of a run that depend on the family of models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ from trainer.recipe.schema.model import FullTuning, LoraTuning, ModelSection
 RecipeType = TypeVar("RecipeType")
 EncoderType = TypeVar("EncoderType")
 Collate = Callable[[Sequence[Row]], Batch]
-"""Rows to a batch."""
+"""Makes a batch of rows."""
 PositivesByQuery = Mapping[int, frozenset[int]]
-"""The identity of a query to those of all its positives."""
+"""The identity of a query to the identities of all its positives."""
 
 
 @runtime_checkable
@@ -37,59 +37,62 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class Learning:
-    """What is learned, and with which weights beside the encoder's."""
+    """The objective of a run, and the weights that are trained in addition to the encoder's."""
 
     objective: Objective
     temperature: Temperature
     head: nn.Module | None = None
-    """A layer that is trained beside the encoder and not saved."""
+    """A layer that is trained with the encoder and not saved."""
     is_head: Callable[[str], bool] = is_projection
-    """Whether the encoder's parameter of this name has the learning rate of heads."""
+    """True for the name of an encoder's parameter that has the learning rate of heads."""
 
 
 class RecipeFamily(ABC, Generic[RecipeType, EncoderType]):
-    """What recipes of one kind are made of."""
+    """Builds the parts of runs of one kind."""
 
     @abstractmethod
     def build_model(self, run: RecipeType) -> EncoderType:
-        """The model that a recipe trains, in training mode. Raises BadModel."""
+        """Builds the model that a recipe trains, in training mode. Raises BadModel."""
 
     @abstractmethod
     def learning(
         self, run: RecipeType, encoder: EncoderType, teachers: Sequence[Teacher]
     ) -> Learning:
-        """What the recipe learns. Raises BadRecipe where that does not fit the model."""
+        """Returns what the recipe learns. Raises BadRecipe when it does not fit the model."""
 
     @abstractmethod
     def encode(self, run: RecipeType, encoder: EncoderType) -> Encode:
-        """What the objective calls: the encoder, or what gives more than its embeddings."""
+        """Returns the function that the objective calls: the encoder, or one that gives more."""
 
     @abstractmethod
-    def collate(self, run: RecipeType, encoder: EncoderType, known: PositivesByQuery) -> Collate:
-        """What makes a batch of rows. `known` are all positives of each query."""
+    def collate(
+        self, run: RecipeType, encoder: EncoderType, positives: PositivesByQuery
+    ) -> Collate:
+        """Returns the function that makes a batch of rows; `positives` are all known positives."""
 
     @abstractmethod
     def evaluate(self, run: RecipeType) -> Evaluate:
-        """What measures a model of the family, in the precision of the machine."""
+        """Returns the function that measures a model, in the precision of the machine."""
 
     def start(self, run: RecipeType, encoder: EncoderType, rows: Rows) -> None:
-        """Gives new weights their values where they depend on the data: the same on every rank,
-        every time. Raises BadData or BadRecipe where that cannot be.
+        """Sets new weights that depend on the data; the values are the same on every rank.
+
+        Raises BadData or BadRecipe when this is impossible.
         """
         self.check(run, encoder)
 
     def check(self, run: RecipeType, encoder: EncoderType) -> None:
-        """Raises BadRecipe where the recipe does not fit the model."""
+        """Raises BadRecipe when the recipe does not fit the model."""
 
     def random_negatives(
-        self, run: RecipeType, rows: Rows, known: PositivesByQuery
+        self, run: RecipeType, rows: Rows, positives: PositivesByQuery
     ) -> RandomNegatives | None:
-        """What draws the negatives of rows, where the recipe asks for it."""
+        """Returns the sampler of random negatives, if the recipe has any."""
         return None
 
 
 class SharedSettings(TypedDict):
-    """The arguments that the settings of all families have."""
+    """The settings that all families have."""
 
     backbone: str
     query_prompt: str | None
@@ -102,7 +105,7 @@ class SharedSettings(TypedDict):
 
 
 def shared_settings(model: ModelSection) -> SharedSettings:
-    """The keys that the section `model` of every family has."""
+    """Returns the settings in the section `model` that all families have."""
     return {
         "backbone": model.backbone,
         "query_prompt": model.query_prompt,

@@ -1,4 +1,4 @@
-"""Which family a recipe belongs to. A new family is one line here."""
+"""The family of a recipe. A new family is one line here."""
 
 from typing import Any, assert_never
 
@@ -18,7 +18,7 @@ from trainer.recipe.schema.families import (
 
 
 def family_of(run: Recipe) -> RecipeFamily[Any, Any]:
-    """What recipes of this kind are made of."""
+    """Returns the family of a recipe."""
     match run:
         case BiEncoderRecipe():
             return BiEncoder()
@@ -31,8 +31,9 @@ def family_of(run: Recipe) -> RecipeFamily[Any, Any]:
 
 
 def build_model(run: Recipe) -> Encoder:
-    """The model that a recipe trains, in training mode, its new weights drawn from the seed. Raises
-    BadModel.
+    """Builds the model that a recipe trains, in training mode. Raises BadModel.
+
+    New weights are drawn from the recipe's seed.
     """
     lightning.seed_everything(run.seed, verbose=False)
     encoder: Encoder = family_of(run).build_model(run)

@@ -1,4 +1,4 @@
-"""What the families of models that give vectors have in common."""
+"""The parts of a run that all families of embedding models share."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -31,22 +31,21 @@ VectorEncoderType = TypeVar("VectorEncoderType", bound=VectorEncoder)
 
 
 class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
-    """Recipes of models that give vectors: one score for every query and document of the batch."""
+    """Builds runs of models that give vectors; every query and document of a batch are compared."""
 
     @abstractmethod
     def score(self, run: VectorRecipeType) -> Score:
-        """How a query is compared with a document, computed as the machine wishes. Raises BadRecipe
-        for kernels that are not there.
+        """Returns the score of queries and documents, with the kernels that the machine requests.
+
+        Raises BadRecipe when these are not available.
         """
 
     def is_normalized(self, encoder: VectorEncoderType) -> bool:
-        """Whether the first numbers of a vector are brought to length 1 where they are trained to
-        be used alone.
-        """
+        """Returns true when matryoshka scales the first dimensions of a vector to length 1."""
         return False
 
     def exclusions(self, run: VectorRecipeType, encoder: VectorEncoderType) -> list[Exclusion]:
-        """What leaves out negatives that are probably right."""
+        """Returns the exclusions of negatives that are probably right answers."""
         objective, exclusions = run.objective, list[Exclusion]()
         if isinstance(objective, ContrastiveObjective):
             if run.refresh is not None:
@@ -58,14 +57,14 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
     def objective(
         self, run: VectorRecipeType, encoder: VectorEncoderType
     ) -> tuple[Objective, Temperature]:
-        """The objective of the recipe, and its temperature."""
+        """Returns the objective of the recipe, and its temperature."""
         exclusions = self.exclusions(run, encoder)
         return build_objective(run.objective, self.score(run), exclusions)
 
     def learning(
         self, run: VectorRecipeType, encoder: VectorEncoderType, teachers: Sequence[Teacher]
     ) -> Learning:
-        """The objective, with what the teachers teach, at all widths and depths."""
+        """Returns the objective with the lesson of the teachers, at all widths and depths."""
         objective, temperature = self.objective(run, encoder)
         objective, head = students.with_students(
             run, objective, self.score(run), encoder, teachers, self.is_normalized(encoder)
@@ -73,26 +72,26 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
         return Learning(objective, temperature, head)
 
     def encode(self, run: VectorRecipeType, encoder: VectorEncoderType) -> Encode:
-        """The encoder, or its embeddings at all depths that matryoshka trains."""
-        return students.encode_of(run, encoder)
+        """Returns the encoder, or the function that gives embeddings at all trained depths."""
+        return students.training_encode(run, encoder)
 
     def check(self, run: VectorRecipeType, encoder: VectorEncoderType) -> None:
-        """Raises BadRecipe where matryoshka does not fit the model."""
-        students.check_whole(run, encoder)
+        """Raises BadRecipe when matryoshka does not fit the model."""
+        students.check_matryoshka(run, encoder)
 
     def collate(
-        self, run: VectorRecipeType, encoder: VectorEncoderType, known: PositivesByQuery
+        self, run: VectorRecipeType, encoder: VectorEncoderType, positives: PositivesByQuery
     ) -> Collate:
-        """Queries and documents by themselves."""
+        """Returns the function that makes batches of separate queries and documents."""
         return partial(
             collate,
             tokenize=encoder.tokenize,
-            known_positives=known,
+            known_positives=positives,
             negatives_per_query=run.negatives_per_query,
         )
 
     def evaluate(self, run: VectorRecipeType) -> Evaluate:
-        """Search of the whole corpus."""
+        """Returns the function that measures search of the whole corpus."""
         return partial(
             evaluate,
             precision=hardware.precision(run.machine),
