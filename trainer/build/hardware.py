@@ -67,7 +67,7 @@ def _agreed_value(key: str, in_recipe: str, in_file: str | None) -> str:
 
 
 def accelerator(machine: MachineSection) -> devices.Accelerator:
-    """Returns `cpu`, `cuda` or `mps`. Raises BadRecipe when this machine lacks the one requested."""
+    """Returns `cpu`, `cuda` or `mps`. Raises BadRecipe if this machine lacks the one requested."""
     return devices.find_accelerator(machine.accelerator)
 
 
