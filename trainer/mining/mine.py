@@ -13,7 +13,8 @@ from typing import Any
 from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_turns, rank
 from trainer.errors import BadData
 from trainer.mining.choose import MiningRules
-from trainer.mining.shard import WORST, Miner
+from trainer.mining.shard import Miner
+from trainer.mining.shard_output import WORST
 from trainer.mining.spaces import QUERIES_PER_SHARD, Space
 from trainer.mining.task import Task
 from trainer.mining.teacher import PairScorer
