@@ -133,45 +133,29 @@ def write_task(folder: Path, rows: Rows, corpus: Iterable[str]) -> None:
             f"{rows.report.source}: the corpus has a single document, so none can be a negative;"
             " give more documents with --corpus"
         )
-    query_forms, document_forms = (
-        np.array(queries_file.forms, np.int64),
+    query_forms = np.array(queries_file.forms, np.int64)
+    known_pairs = _known_pairs(query_forms, queries, positive_forms)
+    arrays = (
+        queries_file.identities(),
+        query_forms,
+        documents_file.identities(),
         np.array(documents_file.forms, np.int64),
-    )
-    pairs = np.unique(np.array([queries, documents], np.int64), axis=1)
-    own_forms = np.unique(query_forms)
-    known_pairs = np.unique(
-        np.concatenate(
-            [
-                np.stack([query_forms[queries], np.array(positive_forms, np.int64)]),
-                np.stack([own_forms, own_forms]),
-            ],
-            1,
-        ),
-        axis=1,
-    )
-    identities = (
-        np.fromiter(texts.numbers, np.int64, len(texts.numbers))
-        for texts in (queries_file, documents_file)
+        *np.unique(np.array([queries, documents], np.int64), axis=1),
+        *known_pairs,
     )
     partial = folder / ".task.partial.npz"
-    np.savez(
-        partial,
-        **dict(
-            zip(
-                _ARRAYS,
-                (
-                    next(identities),
-                    query_forms,
-                    next(identities),
-                    document_forms,
-                    *pairs,
-                    *known_pairs,
-                ),
-                strict=True,
-            )
-        ),
-    )
+    np.savez(partial, **dict(zip(_ARRAYS, arrays, strict=True)))
     partial.replace(folder / "task.npz")
+
+
+def _known_pairs(
+    query_forms: Int64[np.ndarray, " query"], queries: list[int], positive_forms: list[int]
+) -> Int64[np.ndarray, "two known"]:
+    """Returns the forms of queries with the forms of their positives, and with their own forms."""
+    own_forms = np.unique(query_forms)
+    with_positives = np.stack([query_forms[queries], np.array(positive_forms, np.int64)])
+    with_themselves = np.stack([own_forms, own_forms])
+    return np.unique(np.concatenate([with_positives, with_themselves], 1), axis=1)
 
 
 def read_task(folder: Path) -> Task:
@@ -214,6 +198,9 @@ class _NumberedTexts:
         self.writer = TextWriter(path)
         self.numbers: dict[int, int] = {}
         self.forms: list[int] = []
+
+    def identities(self) -> Int64[np.ndarray, " text"]:
+        return np.fromiter(self.numbers, np.int64, len(self.numbers))
 
     def number(self, text: str) -> int:
         name = identity(text)

@@ -114,22 +114,19 @@ def build_dense_index(
 ) -> DenseManifest:
     """Writes the index of `documents` into `folder`, and returns its manifest.
 
-    If this fails, `folder` is unchanged. A flat index needs little memory; hnsw and ivf hold all
-    vectors in memory. `layers` says that the encoder has only that many first layers of the model.
-    Raises BadFolder when `folder` is not empty (with `replace`: holds something other than an
-    index), and BadData when there is no document.
+    If this fails, `folder` is unchanged. Except for a flat index, memory holds all vectors.
+    `layers` is the number of the model's layers that the encoder has. Raises BadFolder as
+    `new_index` does, and BadData when there is no document.
     """
     encoder = encoding.encoder
     with new_index(Path(folder), replace) as partial:
-        stored_documents = write_documents(
-            documents, partial / "documents.jsonl", partial / "offsets.npy"
-        )
-        count = len(stored_documents)
+        on_disk = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
+        count = len(on_disk)
         vectors = np.lib.format.open_memmap(
             partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions)
         )
         start = 0
-        for block in document_blocks(encoding, stored_documents):
+        for block in document_blocks(encoding, on_disk):
             vectors[start : start + len(block.documents)] = block.vectors.rows
             start += len(block.documents)
         vectors.flush()
