@@ -50,6 +50,7 @@ SOME = [
     ("deep and nested", "dot", "full", "partly kept"),
     ("deep", "maxsim", "full", "partly kept"),
     ("listwise", JOINT, "lora", "partly kept"),
+    ("kl", JOINT, "full", "whole"),
     ("lambda-loss", JOINT, "full", "micro-batched"),
 ]
 CASES = ALL if WHOLE else SOME
@@ -102,7 +103,7 @@ def one_step(folder, kind, case, spoil=1.0):
 
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
-    learned = objective not in ("margin-mse", *TAUGHT) and score != JOINT
+    learned = objective not in ("margin-mse", *TAUGHT) and (score != JOINT or objective == "kl")
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(
         encoder,
