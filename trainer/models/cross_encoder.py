@@ -33,7 +33,7 @@ CARD = ModelCard(
 pipeline_tag: text-ranking
 tags: [cross-encoder, sentence-transformers, text-classification, nearfar]""",
     title="A cross-encoder",
-    use="""Trained with nearfar. It scores a query and a document together; the higher, the better the document answers the query, and only the order means
+    use="""Written by nearfar. It scores a query and a document together; the higher, the better the document answers the query, and only the order means
 something. `nearfar search --rerank` and `nearfar evaluate --rerank` use this folder as it is, and so does sentence-transformers:
 
 ```python

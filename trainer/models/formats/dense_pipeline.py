@@ -14,7 +14,7 @@ CARD = ModelCard(
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, nearfar]""",
     title="A text-embedding model",
-    use="""Trained with nearfar. `nearfar encode` and `nearfar search` use this folder as it is, and so does sentence-transformers:
+    use="""Written by nearfar. `nearfar encode` and `nearfar search` use this folder as it is, and so does sentence-transformers:
 
 ```python
 from sentence_transformers import SentenceTransformer

@@ -12,7 +12,7 @@ CARD = ModelCard(
 pipeline_tag: sentence-similarity
 tags: [ColBERT, PyLate, sentence-transformers, nearfar]""",
     title="A late-interaction (ColBERT) model",
-    use="""Trained with nearfar. `nearfar index` and `nearfar search` use this folder as it is, PyLate and sentence-transformers 6 read it too:
+    use="""Written by nearfar. `nearfar index` and `nearfar search` use this folder as it is, PyLate and sentence-transformers 6 read it too:
 
 ```python
 from sentence_transformers import MultiVectorEncoder
