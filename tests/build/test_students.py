@@ -147,14 +147,14 @@ class TestNarrowed:
         encoder = read_encoder(str(toy_folder("bert")))
         whole, short = (
             encode(encoder, SENTENCES, "query"),
-            encode(encoder.narrowed(10), SENTENCES, "query"),
+            encode(encoder.with_dimensions(10), SENTENCES, "query"),
         )
         assert np.allclose(
             short, whole[:, :10] / np.linalg.norm(whole[:, :10], axis=1, keepdims=True), atol=1e-6
         )
         assert encoder.dimensions == 32
         assert encode(encoder, SENTENCES, "query").shape == (4, 32)
-        assert next(encoder.parameters()) is next(encoder.narrowed(10).parameters())
+        assert next(encoder.parameters()) is next(encoder.with_dimensions(10).parameters())
 
     def test_more_dimensions_than_exist_are_refused(self, toy_folder):
         with pytest.raises(BadModel, match="can only be cut"):
@@ -265,7 +265,7 @@ class TestLoss:
                     run.model_copy(update={"matryoshka": None}), toy_folder, [teacher_of()]
                 )
                 del shallow.backbone.encoder.layer[depth:]
-                part = plain(batch, shallow.narrowed(width), temperature).loss
+                part = plain(batch, shallow.with_dimensions(width), temperature).loss
                 (of_depth * of_width * part).backward()
                 wanted += of_depth * of_width * part.item()
                 for name, parameter in shallow.named_parameters():

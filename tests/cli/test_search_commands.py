@@ -203,7 +203,9 @@ def test_other_layers_than_those_of_the_index_are_refused(model, beir, tmp_path)
         ("index", model, beir / "corpus.jsonl", "-o", tmp_path / "new"),
         ("evaluate", model, "--data", beir),
     ):
-        with pytest.raises(BadModel, match="3 layers were asked for; the model has 2") as refused:
+        with pytest.raises(
+            BadModel, match="3 layers were requested, but the model has 2"
+        ) as refused:
             call(*verb, "--layers", 3, stdin=b"a disk\n")
         assert refused.value.exit_code == 2
     assert not (tmp_path / "new").exists()
@@ -219,7 +221,7 @@ def test_other_layers_than_those_of_the_index_are_refused(model, beir, tmp_path)
         with pytest.raises(
             BadModel,
             match=(
-                "2 layers were asked for; the model has 1; the index .* with the first 2 layers of"
+                "2 layers were requested, but the model has 1; .*the index .* with the first 2 layers of"
                 f" {model}"
             ),
         ):

@@ -125,7 +125,7 @@ def test_positions_after_the_pad_row_limit_the_length(copy, family):
     assert texts.lengths.tolist() == [64]
     assert encoder(texts).isfinite().all()
     with pytest.raises(
-        BadModel, match="65 tokens was asked for; the backbone has positions for 64"
+        BadModel, match="65 tokens was requested, but the backbone has only 64 positions"
     ):
         build_dense_encoder(DenseSettings(backbone=str(folder), query_max_length_tokens=65))
 

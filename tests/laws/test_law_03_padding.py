@@ -77,4 +77,4 @@ def test_padding_is_excluded_and_not_multiplied_by_zero(pooling):
     hidden, real = torch.randn(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
     poisoned = hidden.masked_fill(~real[..., None], float("nan"))
     torch.testing.assert_close(pool(pooling, poisoned, real), pool(pooling, hidden, real))
-    assert pool(pooling, poisoned, real, excluded=1).isfinite().all()
+    assert pool(pooling, poisoned, real, excluded_tokens=1).isfinite().all()

@@ -238,7 +238,7 @@ class TestRefused:
         config = AutoConfig.from_pretrained(toy_folder("bert"), num_labels=3)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(toy_folder("bert")).save_pretrained(tmp_path)
-        with pytest.raises(BadModel, match="3 numbers a pair"):
+        with pytest.raises(BadModel, match="3 numbers per pair"):
             read_cross_encoder(str(tmp_path))
 
     def test_cross_encoder_without_its_head_is_refused(self, toy_folder, tmp_path):

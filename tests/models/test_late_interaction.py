@@ -127,7 +127,7 @@ def test_query_that_ends_in_a_mask_token_is_attended(toy_folder):
     ids = encoder.tokenize(["disk [MASK]"], "query").tokens.tolist()
     mask, end = encoder.tokenizer.mask_token_id, encoder.tokenizer.sep_token_id
     assert ids[ids.index(end) - 1] == mask
-    written = encoder._written(torch.tensor([ids]))[0].tolist()
+    written = encoder._before_filling(torch.tensor([ids]))[0].tolist()
     assert written == [place <= ids.index(end) for place in range(16)]
 
 

@@ -1,4 +1,6 @@
-"""One score per pair: a transformer reads query and document together (Nogueira & Cho 2019)."""
+"""Models with one score per pair: a transformer reads query and document together (Nogueira & Cho
+2019).
+"""
 
 import inspect
 from collections.abc import Sequence
@@ -45,9 +47,7 @@ scores = model.predict([("a question", "a document"), ("a question", "another do
 
 
 class CrossEncoder(PairEncoder):
-    """(Query, document) pairs to one score each, any real number: the higher, the better the
-    document answers the query.
-    """
+    """Gives one score per (query, document) pair; a higher score means a better answer."""
 
     CARD = CARD
 
@@ -72,26 +72,26 @@ class CrossEncoder(PairEncoder):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the head was drawn at random when the model was loaded."""
+        """True when the head is new and random."""
         return self._has_new_head
 
     @property
     def output(self) -> str:
-        """What the model gives, in words."""
+        """A phrase that describes the output of the model."""
         return "one score per pair"
 
     def uncut_document_lengths(
         self, queries: Sequence[str], documents: Sequence[str]
     ) -> Int[Tensor, " document"]:
-        """Tokens of each pair; a longer one counts one token more than the model takes."""
+        """Returns the number of tokens per pair; the maximum plus one for longer pairs."""
         limit = self.contract.document_max_length_tokens
         return self.pairs_of(limit + 1).tokenize(queries, documents).lengths
 
     def write_pipeline(self, folder: Path) -> None:
-        """Writes nothing: a sequence classifier is whole by its config.json."""
+        """Writes nothing: config.json fully describes a sequence classifier."""
 
     def pairs_of(self, max_length_tokens: int) -> PairTokenizer:
-        """What makes pairs of at most this length."""
+        """Returns the tokenizer of pairs with at most this length."""
         contract = self.contract
         return pair_tokenizer(
             self.tokenizer,
@@ -102,14 +102,15 @@ class CrossEncoder(PairEncoder):
         )
 
     def tokenize_pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:
-        """Tokens of pair i, of query i and document i. May be called from any thread."""
+        """Returns the tokens of each query with its document. Any thread may call it."""
         return self._pairs.tokenize(queries, documents)
 
     def forward(self, texts: Texts) -> Float[Tensor, " text"]:
-        """One score per pair, in float32 or better also under autocast. It does not depend on the
-        other pairs in `texts`.
+        """Returns one score per pair, in float32 or better, also under autocast.
+
+        It does not depend on the other pairs.
         """
-        ids, real = (padded.to(self.device) for padded in texts.pad())
+        ids, real = (tensor.to(self.device) for tensor in texts.pad())
         inputs = {"input_ids": ids}
         if ids.numel() != texts.tokens.numel():
             inputs["attention_mask"] = real.long()
@@ -121,41 +122,41 @@ class CrossEncoder(PairEncoder):
         return exact(self.backbone(**inputs).logits.squeeze(-1))
 
     def whole_modules(self) -> tuple[str, ...]:
-        """The head and what lies between it and the transformer."""
+        """Returns the names of the head and of the modules between it and the transformer."""
         return self._heads
 
     def is_head(self, name: str) -> bool:
-        """Whether the parameter of this name is the head's."""
+        """Returns true for the name of a parameter of the head."""
         name = name.removeprefix("backbone.").removeprefix("base_model.model.")
         return any(name.startswith(f"{head}.") for head in self._heads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEncoderSettings(ModelSettings):
-    """What a cross-encoder is built from: nothing beside what every family is built from."""
+    """The settings of a cross-encoder: only those that all families have."""
 
 
 def build_cross_encoder(settings: CrossEncoderSettings) -> CrossEncoder:
-    """The cross-encoder that the settings describe, in training mode; its head is trained whole.
+    """Builds the cross-encoder that the settings describe, in training mode. Raises BadModel.
 
-    Starts from any encoder (the head is new then) or from a cross-encoder of one score. Raises
-    BadModel.
+    It starts from any encoder, with a new head, or from a cross-encoder with one score. The head is
+    fully trained.
     """
     return build_for_training(FAMILY, settings)
 
 
 def read_cross_encoder(path_or_name: str) -> CrossEncoder:
-    """The cross-encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
+    """Reads the cross-encoder of a folder or name, in evaluation mode. Raises BadModel.
 
-    Reads our folders, sentence-transformers', plain Hugging Face sequence classifiers of one label,
-    and an adapter of ours. Raises BadModel.
+    It reads folders of nearfar, sentence-transformers and Hugging Face (sequence classifiers with
+    one label), and adapters of nearfar. Adapters are merged.
     """
     return read(FAMILY, path_or_name)
 
 
 @dataclass(frozen=True, slots=True)
 class CrossLayout(FolderLayout):
-    """What the folder of a cross-encoder, or of a backbone for one, says."""
+    """The settings in the folder of a cross-encoder, or of its backbone."""
 
     has_head: bool = False
 

@@ -1,5 +1,6 @@
-"""A smaller model cut out of one that was trained for it (`matryoshka`): its first layers, the
-beginnings of its vectors. It is saved as any model is.
+"""Cuts a smaller model out of one that was trained with matryoshka.
+
+It has the first layers, and the first dimensions of vectors. It is saved like any model.
 """
 
 from dataclasses import dataclass
@@ -18,23 +19,21 @@ CutEncoder = TypeVar("CutEncoder", bound=Encoder)
 
 
 def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> VectorEncoder:
-    """As `read_model`; of the backbone only the first layers, of each vector only the first
-    numbers. None: all.
+    """Reads a model with its first `layers` and the first `dimensions` of its vectors (None: all).
 
-    Raises BadModel where there are fewer, and for a width where the model gives one vector per
-    token.
+    Raises BadModel when there are fewer, or for dimensions of a model with token vectors.
     """
     encoder = read_model(path_or_name)
     if layers is not None:
         encoder = first_layers(encoder, layers)
     if dimensions is None:
         return encoder
-    return encoder.narrowed_for_good(dimensions)
+    return encoder.cut_to_dimensions(dimensions)
 
 
 @dataclass(frozen=True)
 class CutModel:
-    """A smaller model as it was written. It prints as one line."""
+    """A smaller model that was written. It prints as one line."""
 
     folder: Path
     weights: int
@@ -51,8 +50,10 @@ def write_cut(
     dimensions: int | None = None,
     replace: bool = False,
 ) -> CutModel:
-    """Writes what `read_cut` returns to a model folder. Raises BadRecipe when nothing is to be cut,
-    BadFolder when `folder` holds something (with `replace`: something other than a model).
+    """Writes the model that `read_cut` returns to a folder.
+
+    Raises BadRecipe when nothing is to be cut, and BadFolder when `folder` exists (with `replace`:
+    holds something other than a model).
     """
     if layers is None and dimensions is None:
         raise BadRecipe("nothing is to be cut; give --layers, --dimensions, or both")
@@ -69,15 +70,15 @@ def write_cut(
 
 
 def first_layers(encoder: CutEncoder, layers: int) -> CutEncoder:
-    """The encoder, read for use, cut to its first layers. Raises BadModel for more than there
-    are.
-    """
-    whole = depth_of(encoder)
-    if layers > whole:
-        raise BadModel(f"{layers} layers were asked for; the model has {whole}")
+    """Returns the encoder with its first layers only. Raises BadModel when it has fewer."""
+    depth = depth_of(encoder)
+    if layers > depth:
+        raise BadModel(
+            f"{layers} layers were requested, but the model has {depth}; give a smaller number"
+        )
     del blocks(encoder.backbone)[layers:]
     for config in (encoder.pristine_config, encoder.backbone.config):
         shorten(config, range(layers))  # type: ignore[arg-type]
-    kept = (encoder.contract.layers or tuple(range(whole)))[:layers]
-    encoder.contract = encoder.contract.model_copy(update={"layers": kept})
+    layer_numbers = (encoder.contract.layers or tuple(range(depth)))[:layers]
+    encoder.contract = encoder.contract.model_copy(update={"layers": layer_numbers})
     return encoder

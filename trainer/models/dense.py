@@ -1,4 +1,4 @@
-"""One vector per text: backbone, pooling, an optional projection, normalisation."""
+"""Models with one vector per text: backbone, pooling, optional projection, normalisation."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from trainer.vectors.vectors import Vectors
 
 
 class DenseEncoder(VectorEncoder):
-    """Texts to one vector each."""
+    """Encodes texts into one vector each."""
 
     vectors = DenseVectors
     CARD = dense_pipeline.CARD
@@ -58,8 +58,8 @@ class DenseEncoder(VectorEncoder):
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text dimension"]:
-        """One vector per text, of length 1 where the contract says so."""
-        vectors = pool(self.contract.pooling, hidden_states, real, self._excluded(texts))
+        """Returns one vector per text, of length 1 if the contract says so."""
+        vectors = pool(self.contract.pooling, hidden_states, real, self._excluded_tokens(texts))
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
         vectors = vectors[:, : self.contract.dimensions]
@@ -67,12 +67,13 @@ class DenseEncoder(VectorEncoder):
 
     @property
     def has_layers(self) -> bool:
-        """Whether the backbone is a transformer, not a table of token vectors."""
+        """True when the backbone is a transformer, false for a table of token vectors."""
         return not isinstance(self.backbone, TokenTable)
 
     def for_search(self, vectors: Vectors) -> Vectors:
-        """The vectors whose dot products are the model's similarity: of length 1 where the contract
-        compares by cosine.
+        """Returns vectors whose dot product is the similarity of the model.
+
+        For cosine similarity, they have length 1.
         """
         if self.contract.similarity == "dot" or self.contract.normalize:
             return vectors
@@ -87,60 +88,65 @@ class DenseEncoder(VectorEncoder):
         else:
             dense_pipeline.write_static_pipeline(folder, self.contract, self.projection)
 
-    def narrowed(self, dimensions: int) -> Self:
-        """An encoder of the same weights that gives the first `dimensions` numbers of each vector,
-        brought to length 1 again where whole ones are. Meant for models that were trained with
-        `matryoshka`. Raises BadModel for more than there are.
+    def with_dimensions(self, dimensions: int) -> Self:
+        """Returns an encoder with the same weights that gives only the first `dimensions` per
+        vector.
+
+        Vectors of length 1 are normalised again. It is meant for models that were trained with
+        matryoshka. Raises BadModel when vectors have fewer dimensions.
         """
         if dimensions > self.contract.dimensions:
             raise BadModel(
-                f"vectors of {dimensions} numbers were asked for; the model's have"
-                f" {self.contract.dimensions}, and can only be cut"
+                f"vectors with {dimensions} dimensions were requested, but the model's have"
+                f" {self.contract.dimensions} and can only be cut; give a smaller number"
             )
         return self._with(contract=self.contract.model_copy(update={"dimensions": dimensions}))
 
     @torch.no_grad()
-    def narrowed_for_good(self, dimensions: int) -> Self:
-        """As `narrowed`, without the weights of the other numbers: of a table the first columns are
-        kept, else the first rows of a projection, which is added where there is none.
+    def cut_to_dimensions(self, dimensions: int) -> Self:
+        """As `with_dimensions`, but without the weights of the other dimensions.
+
+        The first columns of a table, or the first rows of a projection, remain. Without a
+        projection, one is added.
         """
-        narrow = self.narrowed(dimensions)
+        narrow = self.with_dimensions(dimensions)
         if dimensions == self.dimensions:
             return narrow
-        whole = self.projection
-        if whole is None and isinstance(self.backbone, TokenTable):
+        full_projection = self.projection
+        if full_projection is None and isinstance(self.backbone, TokenTable):
             narrow.backbone = TokenTable(self.backbone.embedding.weight[:, :dimensions].clone())
             return narrow.eval()
-        if whole is None:
+        if full_projection is None:
             projection = Projection.of(torch.eye(dimensions, self.dimensions))
         else:
             projection = Projection(
-                whole.in_features, dimensions, whole.bias is not None, whole.activation
+                full_projection.in_features,
+                dimensions,
+                full_projection.bias is not None,
+                full_projection.activation,
             )
             projection.load_state_dict(
-                {name: value[:dimensions] for name, value in whole.state_dict().items()}
+                {name: value[:dimensions] for name, value in full_projection.state_dict().items()}
             )
         narrow.projection = projection.to(self.device)
         return narrow.eval()
 
     def without_projection(self) -> Self:
-        """An encoder of the same weights that gives the vectors its projection is applied to."""
+        """Returns an encoder with the same weights and without the projection."""
         width = self.contract.dimensions if self.projection is None else self.projection.in_features
         return self._with(
             projection=None, contract=self.contract.model_copy(update={"dimensions": width})
         )
 
     def _with(self, **changes: Any) -> Self:
-        other = copy.copy(self)
-        other._modules = dict(self._modules)
+        copied_encoder = copy.copy(self)
+        copied_encoder._modules = dict(self._modules)
         for name, value in changes.items():
-            setattr(other, name, value)
-        return other
+            setattr(copied_encoder, name, value)
+        return copied_encoder
 
-    def _excluded(self, texts: Texts) -> int:
-        """Leading tokens that pooling leaves out: special ones and the prompt, where the contract
-        excludes the prompt.
-        """
+    def _excluded_tokens(self, texts: Texts) -> int:
+        """Returns the number of leading tokens (special ones, prompt) that pooling excludes."""
         if self.contract.include_prompt or texts.prompt_tokens == 0:
             return 0
         return self._leading_special_tokens + texts.prompt_tokens
@@ -148,32 +154,33 @@ class DenseEncoder(VectorEncoder):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(ModelSettings):
-    """What a model of one vector per text is built from. None: as the folder says, else as
-    described.
+    """The settings of a model with one vector per text.
+
+    None means the value of the folder, or else the default.
     """
 
     pooling: PoolingKind | None = None
-    """Else last_token for decoders, mean for the rest."""
+    """The default is last_token for decoders, and mean for others."""
     projection_dimensions: int | None = None
-    """Width of a linear layer behind pooling. Else there is none."""
+    """The dimensions of a linear layer after pooling (default: no layer)."""
     normalize: bool | None = None
-    """Else true."""
+    """The default is true."""
 
 
 def build_dense_encoder(settings: DenseSettings) -> DenseEncoder:
-    """The encoder that the settings describe, in training mode.
+    """Builds the encoder that the settings describe, in training mode. Raises BadModel.
 
-    A stored pipeline that compares by cosine without normalising is trained with normalisation: the
-    scores are the same, and training takes the dot product. Raises BadModel.
+    A stored pipeline may compare by cosine without normalising. Then training normalises: the
+    scores are the same, and the objective can use the dot product.
     """
     return build_for_training(replace(FAMILY, read_layout=_layout_to_train), settings)
 
 
 def read_encoder(path_or_name: str) -> DenseEncoder:
-    """The encoder in a folder, or of a name, for use: adapters merged, in evaluation mode.
+    """Reads the encoder of a folder or name, in evaluation mode. Raises BadModel.
 
-    Reads our folders, sentence-transformers', plain Hugging Face ones, and a LoRA adapter that
-    names its base. Raises BadModel.
+    It reads folders of nearfar, sentence-transformers and Hugging Face, and LoRA adapters that name
+    their base model. Adapters are merged.
     """
     return read(FAMILY, path_or_name)
 
@@ -224,11 +231,12 @@ def around(
     name: str,
     layers: tuple[int, ...] | None = None,
 ) -> DenseEncoder:
-    """The encoder around a backbone that is loaded; `layers` are those it has of the model called
-    `name`, None: all.
+    """Builds an encoder from a loaded backbone.
+
+    `layers` are those of the model `name` that the backbone has; None: all.
     """
-    stored = None if layout.projection is None else Projection.read(layout.projection)
-    projection = backbone.projection(stored, settings.projection_dimensions)
+    stored_projection = None if layout.projection is None else Projection.read(layout.projection)
+    projection = backbone.projection(stored_projection, settings.projection_dimensions)
     normalize = first_given(settings.normalize, layout.normalize, True)
     contract = DenseContract(
         **backbone.contract_fields(layout, settings, name, layers),

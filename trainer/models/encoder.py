@@ -1,7 +1,6 @@
-"""What models of every family share: a backbone, a tokenizer, perhaps a projection, and the
-contract that holds them together.
+"""The base classes of models: a backbone, a tokenizer, an optional projection, and a contract.
 
-A family adds a subclass of `VectorEncoder`, or of `Encoder` where it scores pairs of texts.
+A family adds a subclass of `VectorEncoder`, or of `PairEncoder` if it scores pairs of texts.
 """
 
 from abc import ABC, abstractmethod
@@ -43,9 +42,9 @@ class Encoder(nn.Module, ABC):
 
     contract: TextContract
     CARD: ClassVar[ModelCard]
-    """What the README of a saved model says of the family."""
+    """The text about the family in the README of a saved model."""
     PROJECTION_FOLDER: ClassVar[str] = "1_Dense"
-    """Where the projection is beside an adapter."""
+    """The folder of the projection in the folder of an adapter."""
 
     def __init__(
         self,
@@ -64,38 +63,40 @@ class Encoder(nn.Module, ABC):
 
     @property
     def dimensions(self) -> int:
-        """Width of a vector."""
+        """The number of dimensions of a vector."""
         return self.contract.dimensions
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def output(self) -> str:
-        """What the model gives, in words."""
+        """A phrase that describes the output of the model."""
         return f"vectors of {self.dimensions} dimensions"
 
     @property
     def has_layers(self) -> bool:
-        """Whether the backbone is a stack of layers, of which some can be left out."""
+        """True when the backbone has layers, of which some can be left out."""
         return True
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the output means nothing before training."""
+        """True when the output is random before training."""
         return False
 
     def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
-        """Tokens of `texts`, the role's prompt before each, cut to the role's length. May be called
-        from any thread.
+        """Returns the tokens of `texts` with the prompt of the role, cut to its maximum length.
+
+        Any thread may call it.
         """
         return self._roles[role].tokenize(texts)
 
     def uncut_lengths(self, texts: Sequence[str], role: Role) -> Int[Tensor, " text"]:
-        """Tokens of each text, prompt and special tokens included. A text that is longer than the
-        model takes counts one token more than it takes.
+        """Returns the number of tokens per text, with prompt and special tokens.
+
+        A text that is too long has the maximum number plus one.
         """
         limit = self.contract.max_length_tokens(role)
         longer = role_tokenizer(self.tokenizer, self.contract.prompt(role), limit + 1)
@@ -104,20 +105,19 @@ class Encoder(nn.Module, ABC):
     def uncut_document_lengths(
         self, queries: Sequence[str], documents: Sequence[str]
     ) -> Int[Tensor, " document"]:
-        """As `uncut_lengths`, of documents, each read together with its query where the model does
-        so.
-        """
+        """As `uncut_lengths` for documents; a cross-encoder reads each with its query."""
         return self.uncut_lengths(documents, "document")
 
     def whole_modules(self) -> tuple[str, ...]:
-        """Names of the backbone's modules that are trained whole beside a LoRA adapter."""
+        """Returns the names of modules that are fully trained in addition to a LoRA adapter."""
         return ()
 
     def forward(self, texts: Texts) -> Float[Tensor, "text ..."]:
-        """One embedding per text, float32 also under autocast, the same whatever else is in
-        `texts`.
+        """Returns one embedding per text, in float32 also under autocast.
+
+        It does not depend on the other texts.
         """
-        ids, real = (padded.to(self.device) for padded in texts.pad())
+        ids, real = (tensor.to(self.device) for tensor in texts.pad())
         hidden_states = self.backbone(
             input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)
         ).last_hidden_state
@@ -126,7 +126,7 @@ class Encoder(nn.Module, ABC):
     def attention_mask(
         self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
     ) -> Int[Tensor, "text length"] | None:
-        """Which tokens are attended to; None: all."""
+        """Returns the mask of the tokens that are attended to; None: all."""
         return None if ids.numel() == texts.tokens.numel() else real.long()
 
     def embed(
@@ -136,51 +136,51 @@ class Encoder(nn.Module, ABC):
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text ..."]:
-        """The embeddings that are made of the backbone's vectors of `texts`."""
+        """Returns the embeddings, given the output of the backbone."""
         raise NotImplementedError
 
     @abstractmethod
     def write_pipeline(self, folder: Path) -> None:
-        """Writes what other libraries need beside weights and tokenizer."""
+        """Writes the files that other libraries need in addition to weights and tokenizer."""
 
 
 class VectorEncoder(Encoder):
-    """Texts to vectors, which are compared with each other."""
+    """A model that encodes texts into vectors."""
 
     vectors: ClassVar[type[Vectors]]
-    """What the model gives, and how it is stored, compared and searched."""
+    """The type of the vectors: how they are stored, compared and searched."""
 
     def for_search(self, vectors: Vectors) -> Vectors:
-        """The vectors in the form that a search compares."""
+        """Returns the vectors in the form for search."""
         return vectors
 
     def vectors_per_text(self, role: Role, mean_tokens: float) -> float:
-        """How many vectors a text of the role has on average, if texts have `mean_tokens`
-        tokens.
-        """
+        """Returns the mean number of vectors per text, given the mean number of tokens."""
         return 1.0
 
-    def narrowed(self, dimensions: int) -> Self:
-        """An encoder of the same weights that gives the first `dimensions` numbers of each vector.
-        Raises BadModel where they mean nothing, or there are fewer.
+    def with_dimensions(self, dimensions: int) -> Self:
+        """Returns an encoder with the same weights that gives only the first `dimensions` per
+        vector.
+
+        Raises BadModel when this is impossible, or when vectors have fewer dimensions.
         """
         raise BadModel(
             f"the model gives one vector per {self.vectors.UNIT}, whose first numbers mean nothing"
             " by themselves; leave out --dimensions"
         )
 
-    def narrowed_for_good(self, dimensions: int) -> Self:
-        """As `narrowed`, and the weights behind the other numbers are gone."""
-        return self.narrowed(dimensions)
+    def cut_to_dimensions(self, dimensions: int) -> Self:
+        """As `with_dimensions`, but without the weights of the other dimensions."""
+        return self.with_dimensions(dimensions)
 
 
 class PairEncoder(Encoder):
-    """Pairs of a query and a document to one score each."""
+    """A model that scores pairs of a query and a document."""
 
     @abstractmethod
     def tokenize_pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:
-        """Tokens of pair i, of query i and document i. May be called from any thread."""
+        """Returns the tokens of each query with its document. Any thread may call it."""
 
     @abstractmethod
     def is_head(self, name: str) -> bool:
-        """Whether the parameter of this name belongs to the head, which may start at random."""
+        """Returns true for the name of a parameter of the head, which may be new."""

@@ -16,22 +16,22 @@ EncoderKind = TypeVar("EncoderKind", bound=Encoder)
 
 
 def read_any(path_or_name: str) -> Encoder:
-    """The model in a folder, or of a name, for use. Raises BadModel."""
+    """Reads the model of a folder or name, for use. Raises BadModel."""
     return _read(Encoder, path_or_name)  # type: ignore[type-abstract]
 
 
 def read_model(path_or_name: str) -> VectorEncoder:
-    """As `read_any`, of a model that gives vectors. Raises BadModel for one that scores pairs."""
+    """Reads a model that gives vectors. Raises BadModel for one that scores pairs."""
     return _read(VectorEncoder, path_or_name)  # type: ignore[type-abstract]
 
 
 def read_reranker(path_or_name: str) -> PairEncoder:
-    """As `read_any`, of a model that scores pairs. Raises BadModel for one that gives vectors."""
+    """Reads a model that scores pairs. Raises BadModel for one that gives vectors."""
     return _read(PairEncoder, path_or_name)  # type: ignore[type-abstract]
 
 
 def _read(kind: type[EncoderKind], path_or_name: str) -> EncoderKind:
-    """Where no family of this kind recognizes the folder, the last one says what is wrong."""
+    """If no family of this kind recognizes the folder, the last one raises the error."""
     folder = locate(path_or_name)
     families = [family for family in FAMILIES if issubclass(family.model, kind)]
     family = next((family for family in families if family.recognizes(folder)), families[-1])

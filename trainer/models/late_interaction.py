@@ -1,5 +1,7 @@
-"""One vector per token: backbone, projection, length 1, and rows of zeros for what is not scored
-(ColBERT, Khattab & Zaharia 2020).
+"""Models with one vector per token (ColBERT, Khattab & Zaharia 2020).
+
+A projection follows the backbone, and vectors are scaled to length 1. Tokens that do not count have
+rows of zeros.
 """
 
 import string
@@ -30,14 +32,14 @@ from trainer.scores import exact
 from trainer.vectors.tokens import TokenVectors
 
 DIMENSIONS, QUERY_TOKENS, DOCUMENT_TOKENS = 128, 32, 180
-"""ColBERT's own, where neither recipe nor folder says otherwise."""
+"""The defaults of ColBERT."""
 MARKERS = ("[unused0]", "[unused1]")
 PROMPTS = ("query: ", "document: ")
-"""Where neither folder nor settings name a marker, and the vocabulary has none."""
+"""The default prompts, when there are no markers in the folder, the settings or the vocabulary."""
 
 
 class LateInteractionEncoder(VectorEncoder):
-    """Texts to one vector per token."""
+    """Encodes texts into one vector per token."""
 
     vectors = TokenVectors
     CARD = late_interaction_pipeline.CARD
@@ -61,15 +63,16 @@ class LateInteractionEncoder(VectorEncoder):
     def attention_mask(
         self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
     ) -> Int[Tensor, "text length"] | None:
-        """Which tokens are attended to: all real ones, those that fill a query up only where the
-        contract says so; None: all.
+        """Returns the mask of the tokens that are attended to; None: all.
+
+        Tokens that expand a query are attended to only if the contract says so.
         """
-        attended = (
+        mask = (
             real
             if self.contract.attend_to_expansion or texts.role != "query"
-            else real & self._written(ids)
+            else real & self._before_filling(ids)
         )
-        return None if attended.all() else attended.long()
+        return None if mask.all() else mask.long()
 
     def embed(
         self,
@@ -78,19 +81,18 @@ class LateInteractionEncoder(VectorEncoder):
         ids: Int[Tensor, "text length"],
         real: Bool[Tensor, "text length"],
     ) -> Float[Tensor, "text length dimension"]:
-        """One vector of length 1 a token, in float32 or better; zeros for padding, and for the
-        tokens of documents that the contract skips.
+        """Returns one vector of length 1 per token, in float32 or better.
+
+        Padding, and tokens of documents that the contract skips, have zeros.
         """
         assert self.projection is not None
         vectors = functional.normalize(exact(self.projection(hidden_states)), dim=-1)
-        return vectors.masked_fill(~self.scored(ids, real, texts.role)[..., None], 0.0)
+        return vectors.masked_fill(~self.has_vector(ids, real, texts.role)[..., None], 0.0)
 
-    def scored(
+    def has_vector(
         self, ids: Int[Tensor, "text token"], real: Bool[Tensor, "text token"], role: str | None
     ) -> Bool[Tensor, "text token"]:
-        """Which tokens have a vector: all real ones of a query, those of a document that are not
-        skipped.
-        """
+        """Returns the mask of the tokens that have a vector; documents have skipped tokens."""
         return (
             real
             if role == "query"
@@ -99,7 +101,7 @@ class LateInteractionEncoder(VectorEncoder):
         )
 
     def vectors_per_text(self, role: Role, mean_tokens: float) -> float:
-        """One per token; a query that is filled up has as many as it may."""
+        """Returns the mean number of tokens, or the maximum length for expanded queries."""
         is_filled = role == "query" and self.contract.query_expansion
         return float(self.contract.query_max_length_tokens) if is_filled else mean_tokens
 
@@ -110,47 +112,47 @@ class LateInteractionEncoder(VectorEncoder):
             folder, self.contract, self.projection
         )
 
-    def _written(self, ids: Int[Tensor, "text token"]) -> Bool[Tensor, "text token"]:
-        """True up to the last token that is not filling."""
+    def _before_filling(self, ids: Int[Tensor, "text token"]) -> Bool[Tensor, "text token"]:
+        """Returns the mask that is true up to the last token that does not expand the query."""
         place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
         return place <= ((ids != self._filling_id) * place).amax(1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LateInteractionSettings(ModelSettings):
-    """What a model of one vector per token is built from. None: as the folder says, else as
-    described.
+    """The settings of a model with one vector per token.
+
+    None means the value of the folder, or else the default.
     """
 
     projection_dimensions: int | None = None
-    """Width of a vector. Else 128."""
+    """The number of dimensions of a vector (default 128)."""
     query_marker: str | None = None
-    """Token before every query, '' for none. Else BERT's [unused0] if there is one."""
+    """The token before every query, '' for none (default [unused0], if the vocabulary has it)."""
     document_marker: str | None = None
-    """Token before every document, '' for none. Else BERT's [unused1] if there is one."""
+    """The token before every document, '' for none (default [unused1], as above)."""
     query_expansion: bool | None = None
-    """Fill queries up with mask tokens and score those too. Else true where there is a mask
-    token.
-    """
+    """Expand queries with mask tokens that count, too (default: if there is a mask token)."""
     attend_to_expansion: bool | None = None
-    """Other tokens attend to these mask tokens. Else false."""
+    """Other tokens attend to these mask tokens (default false)."""
     skip_punctuation: bool | None = None
-    """Punctuation in documents has no vector. Else true."""
+    """Punctuation in documents has no vector (default true)."""
 
 
 def build_late_interaction_encoder(settings: LateInteractionSettings) -> LateInteractionEncoder:
-    """The encoder that the settings describe, in training mode.
+    """Builds the encoder that the settings describe, in training mode.
 
-    Starts from any backbone, a sentence-transformers model (its pooling is left out), or a
-    late-interaction model in PyLate's, sentence-transformers', Stanford's or our layout. Raises
-    BadModel.
+    It starts from any backbone, a sentence-transformers model (without its pooling), or a
+    late-interaction model in the layout of PyLate, sentence-transformers, Stanford or nearfar.
+    Raises BadModel.
     """
     return build_for_training(FAMILY, settings)
 
 
 def read_late_encoder(path_or_name: str) -> LateInteractionEncoder:
-    """The late-interaction model in a folder, or of a name, for use: adapters merged, in evaluation
-    mode. Raises BadModel.
+    """Reads the late-interaction model of a folder or name, in evaluation mode. Raises BadModel.
+
+    Adapters are merged.
     """
     return read(FAMILY, path_or_name)
 
@@ -159,7 +161,7 @@ def _check_readable(folder: Path, layout: LateLayout) -> None:
     if layout.projection is None:
         raise BadModel(
             f"{folder} holds an encoder without the projection of a late-interaction model; train"
-            " one from it with a recipe of kind colbert"
+            " such a model from it with a recipe of kind colbert"
         )
 
 
@@ -191,23 +193,38 @@ def _assemble(
     assert projection is not None
     tokenizer = backbone.tokenizer
     tokenizer.padding_side = "right"  # PyLate puts the marker at the second place of the padded row
+    contract = _contract(backbone, layout, settings, name, layers, projection.out_features)
+    return LateInteractionEncoder(
+        backbone.model, projection, contract, tokenizer, backbone.pristine_config
+    )
+
+
+def _contract(
+    backbone: LoadedBackbone,
+    layout: LateLayout,
+    settings: LateInteractionSettings,
+    name: str,
+    layers: tuple[int, ...] | None,
+    dimensions: int,
+) -> LateInteractionContract:
+    tokenizer = backbone.tokenizer
     has_markers = all(token_id(tokenizer, marker) is not None for marker in MARKERS)
     markers = MARKERS if has_markers else ("", "")
-    asked = (settings.query_marker, layout.query_marker)
-    answered = (settings.document_marker, layout.document_marker)
-    unmarked = not has_markers and asked == answered == (None, None)
-    skipped = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}
-    contract = LateInteractionContract(
+    query_markers = (settings.query_marker, layout.query_marker)
+    document_markers = (settings.document_marker, layout.document_marker)
+    lacks_markers = not has_markers and query_markers == document_markers == (None, None)
+    skip_lists = {None: layout.skipped_tokens, True: tuple(string.punctuation), False: ()}
+    return LateInteractionContract(
         **backbone.contract_fields(
             layout,
             settings,
             name,
             layers,
-            prompts=PROMPTS if unmarked else ("", ""),
+            prompts=PROMPTS if lacks_markers else ("", ""),
             lengths=(None, None) if layout.bounded_lengths else (QUERY_TOKENS, DOCUMENT_TOKENS),
         ),
-        query_marker=first_given(*asked, markers[0]),
-        document_marker=first_given(*answered, markers[1]),
+        query_marker=first_given(*query_markers, markers[0]),
+        document_marker=first_given(*document_markers, markers[1]),
         query_expansion=first_given(
             settings.query_expansion, layout.query_expansion, tokenizer.mask_token_id is not None
         ),
@@ -216,20 +233,17 @@ def _assemble(
         ),
         skipped_tokens=tuple(
             word
-            for word in first_given(skipped[settings.skip_punctuation], tuple(string.punctuation))
+            for word in first_given(
+                skip_lists[settings.skip_punctuation], tuple(string.punctuation)
+            )
             if _is_token(tokenizer, word)
         ),
-        dimensions=projection.out_features,
-    )
-    return LateInteractionEncoder(
-        backbone.model, projection, contract, tokenizer, backbone.pristine_config
+        dimensions=dimensions,
     )
 
 
 def _is_token(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
-    """Whether the vocabulary holds the word; the stand-in for unknown ones is not skipped for
-    it.
-    """
+    """Returns true when the vocabulary holds the word; the unknown token does not count."""
     return token_id(tokenizer, word) not in (None, tokenizer.unk_token_id)
 
 

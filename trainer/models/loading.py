@@ -1,4 +1,4 @@
-"""Building a model for training and reading one for use, the same for every family."""
+"""Builds models for training and reads models for use, for all families."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,32 +24,33 @@ Layers = tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class Family(Generic[Settings, Layout, Contract, Model]):
-    """What is particular to one family of models."""
+    """The parts that differ between families of models."""
 
     model: type[Model]
     settings: type[Settings]
     contract: type[Contract]
     recognizes: Callable[[Path], bool]
-    """Whether a folder holds a model of this family, or the adapter of one."""
+    """Returns true for a folder with a model of this family, or its adapter."""
     read_layout: Callable[[Path], Layout]
-    """What a folder says about itself."""
+    """Reads the settings in a folder."""
     check_readable: Callable[[Path, Layout], None]
     """Raises BadModel when a folder holds no trained model of this family."""
     with_adapter: Callable[[Layout, Contract | None, Path], Layout]
-    """The layout of a base model, used as the contract beside an adapter says, with what lies
-    beside the adapter.
-    """
+    """Adds the contract and the files of an adapter folder to the layout of its base model."""
     assemble: Callable[[Layout, Settings, str, Layers], Model]
-    """A model from what its folder says; what the settings say takes precedence. The string names
-    the backbone; the last argument says which of that backbone's layers the folder still has.
+    """Builds a model from its folder and settings, which take precedence.
+
+    The string is the name of the backbone. The last argument is the layers of it that the folder
+    has.
     """
 
 
 def build_for_training(
     family: Family[Settings, Layout, Contract, Model], settings: Settings
 ) -> Model:
-    """A model that starts from `settings.backbone`, in training mode, with a new adapter where LoRA
-    is asked for. New weights are drawn from torch's generator. Raises BadModel.
+    """Builds a model that starts from `settings.backbone`, in training mode. Raises BadModel.
+
+    If requested, it has a new LoRA adapter. New weights are drawn from torch's generator.
     """
     layout = family.read_layout(locate(settings.backbone))
     model = family.assemble(layout, settings, public_name(settings.backbone), None)
@@ -66,8 +67,9 @@ def build_for_training(
 
 
 def read(family: Family[Settings, Layout, Contract, Model], path_or_name: str) -> Model:
-    """The model in a folder, or of a name, for use: adapters merged, in evaluation mode. Raises
-    BadModel.
+    """Reads the model of a folder or name, in evaluation mode. Raises BadModel.
+
+    Adapters are merged.
     """
     folder = locate(path_or_name)
     if (folder / adapters.CONFIG).exists() and not (folder / "config.json").exists():
@@ -86,7 +88,7 @@ def read(family: Family[Settings, Layout, Contract, Model], path_or_name: str) -
 
 
 def _read_adapter(family: Family[Settings, Layout, Contract, Model], folder: Path) -> Model:
-    """The base model that the adapter names, with the adapter merged in."""
+    """Reads the base model that the adapter names, and merges the adapter."""
     contract = family.contract.read(folder)
     base = adapters.adapter_base(folder, family.contract.ADAPTER_HAS_HEAD)
     layout = family.with_adapter(family.read_layout(locate_public(base)), contract, folder)
@@ -100,12 +102,12 @@ def _read_adapter(family: Family[Settings, Layout, Contract, Model], folder: Pat
 def _as_stored(
     family: Family[Settings, Layout, Contract, Model], backbone: str, layers: Layers = None
 ) -> Settings:
-    """Settings that leave everything to the folder."""
+    """Returns settings that leave everything to the folder."""
     return family.settings(backbone=backbone, layers=layers, dropout=None, lora=None)
 
 
 def required_contract(folder: Path, contract: Contract | None) -> Contract:
-    """The contract beside an adapter. Raises BadModel where there is none."""
+    """Returns the contract of an adapter folder. Raises BadModel if there is none."""
     if contract is None:
         raise BadModel(
             f"{folder} has no {FILE}, so it is not known how its model prepares texts; take the"
@@ -115,22 +117,24 @@ def required_contract(folder: Path, contract: Contract | None) -> Contract:
 
 
 def public_name(path_or_name: str) -> str:
-    """The name itself, or the last part of a folder's path: where a folder lies on this machine is
-    private.
-    """
+    """Returns the name itself, or the last part of a folder's path, because paths are private."""
     path = Path(path_or_name).expanduser()
     return path.resolve().name if path.is_dir() else path_or_name
 
 
-def _check_contract(folder: Path, stored: TextContract | None, actual: TextContract) -> None:
-    """Raises BadModel where the contract in a folder differs from what its files say."""
-    if stored is None or stored == actual:
+def _check_contract(
+    folder: Path, stored_contract: TextContract | None, actual: TextContract
+) -> None:
+    """Raises BadModel when the contract in a folder does not fit its other files."""
+    if stored_contract is None or stored_contract == actual:
         return
     field = next(
-        name for name in type(actual).model_fields if getattr(stored, name) != getattr(actual, name)
+        name
+        for name in type(actual).model_fields
+        if getattr(stored_contract, name) != getattr(actual, name)
     )
     raise BadModel(
-        f"{folder}: nearfar.json says {field} = {getattr(stored, field)}, its files say"
+        f"{folder}: nearfar.json says {field} = {getattr(stored_contract, field)}, its files say"
         f" {getattr(actual, field)}; a file was exchanged after training: take the whole folder"
         " from where it was saved"
     )

@@ -1,4 +1,4 @@
-"""What a model is built from for training, as plain arguments."""
+"""Settings from which a model is built for training."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What models of every family are built from. None means: as the folder of the backbone says.
+    """The settings of all families. None means the value in the folder of the backbone.
 
     The defaults are those of a recipe.
     """

@@ -1,8 +1,7 @@
-"""A table of token vectors in a transformer's place: the fastest model there is on a CPU, in the
-layout of sentence-transformers' StaticEmbedding.
+"""Static models: a table of token vectors in place of a transformer, which is very fast on a CPU.
 
-A text's vector is the mean of its tokens' (pooling `mean`), no token sees another, and special
-tokens do not count.
+The layout is that of StaticEmbedding in sentence-transformers. The vector of a text is the mean of
+its token vectors (pooling `mean`); special tokens do not count.
 """
 
 import json
@@ -23,11 +22,11 @@ from trainer.models.parts.principal import principal_directions
 from trainer.models.tokenizers import texts as tokenization
 
 LONGEST_TOKENS = 2**20
-"""No text is cut: sentence-transformers cuts none here either."""
+"""The maximum length: no text is cut, as in sentence-transformers."""
 
 
 class TokenTable(nn.Module):
-    """One vector a token, whatever stands around it; called as a backbone is."""
+    """A table with one vector per token, which is called like a backbone."""
 
     def __init__(self, weight: Float[Tensor, "token dimension"]) -> None:
         super().__init__()
@@ -41,12 +40,12 @@ class TokenTable(nn.Module):
         input_ids: Int[Tensor, "text length"],
         attention_mask: Int[Tensor, "text length"] | None = None,
     ) -> Any:
-        """The rows of the table as `last_hidden_state`; pooling leaves padding out."""
+        """Returns the rows of the table as `last_hidden_state`; pooling excludes padding."""
         return SimpleNamespace(last_hidden_state=self.embedding(input_ids))
 
 
 class StaticBackbone(LoadedBackbone):
-    """A table and its tokenizer, ready for an encoder as a backbone is."""
+    """A table with its tokenizer, ready for an encoder like any backbone."""
 
     def __init__(self, table: TokenTable, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model: Any = table
@@ -58,25 +57,27 @@ class StaticBackbone(LoadedBackbone):
 
     @property
     def longest(self) -> int:
-        """More than any text has."""
+        """A number larger than the length of any text."""
         return LONGEST_TOKENS
 
-    def length(self, wanted: int | None, stored: int | None, default: int | None = None) -> int:
-        """All of a text. Raises BadModel for another length: sentence-transformers cuts no text of
-        a static model, and would give other vectors.
+    def length(
+        self, setting: int | None, folder_value: int | None, default: int | None = None
+    ) -> int:
+        """Returns the maximum length, which is not limited.
+
+        Raises BadModel for another length: sentence-transformers cuts no text of a static model, so
+        it would give other vectors.
         """
-        if wanted is not None and wanted != LONGEST_TOKENS:
+        if setting is not None and setting != LONGEST_TOKENS:
             raise BadModel(
-                f"a maximum length of {wanted} tokens was asked for; a static model takes texts"
+                f"a maximum length of {setting} tokens was asked for; a static model takes texts"
                 " whole: leave it out"
             )
         return LONGEST_TOKENS
 
     @classmethod
     def read(cls, folder: Path) -> "StaticBackbone":
-        """The table in `folder`. Raises BadModel where it is not one, or does not fit its
-        tokenizer.
-        """
+        """Reads the table in `folder`. Raises BadModel when it or its tokenizer is invalid."""
         check_links(folder)
         weights = inside(folder, "model.safetensors")
         if not weights.is_file():
@@ -95,13 +96,13 @@ class StaticBackbone(LoadedBackbone):
 
 
 def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer without what it puts around a text: a mean would count it."""
+    """Returns the tokenizer without special tokens, which a mean would count."""
     backend: Any = tokenizer.backend_tokenizer
     return _plain(backend.to_str(), tokenizer.pad_token)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes `tokenizer.json`, which sentence-transformers reads, and which token pads."""
+    """Writes `tokenizer.json`, which sentence-transformers reads, and the name of the pad token."""
     backend: Any = tokenizer.backend_tokenizer
     (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tokenizer.pad_token}
@@ -125,19 +126,20 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _plain(content: str, pad: str | None) -> PreTrainedTokenizerBase:
-    """Without special tokens, truncation and padding. Padding is masked, so where no token is named
-    for it the first will do.
+    """Returns a tokenizer without special tokens, truncation and padding.
+
+    Padding is masked, so any token can be the pad token: the first one is the default.
     """
     backend = Tokenizer.from_str(
         json.dumps(
             json.loads(content) | {"post_processor": None, "truncation": None, "padding": None}
         )
     )
-    known = (
+    pad_token = (
         pad if pad is not None and backend.token_to_id(pad) is not None else backend.id_to_token(0)
     )
     tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=known, clean_up_tokenization_spaces=False
+        tokenizer_object=backend, pad_token=pad_token, clean_up_tokenization_spaces=False
     )
     return tokenizer
 
@@ -145,23 +147,22 @@ def _plain(content: str, pad: str | None) -> PreTrainedTokenizerBase:
 def table_of(
     vectors: Float[Tensor, "token width"], dimensions: int, pad_token_id: int
 ) -> TokenTable:
-    """The table that starts as `vectors`, brought to `dimensions` by principal components, frequent
-    tokens weighing less.
+    """Returns a table with `vectors` reduced to `dimensions` principal components.
 
-    A token's weight is a / (a + p), a = 1e-4 (SIF, Arora et al. 2017, equation 2), with p by Zipf's
-    law from its place in the vocabulary, which lists frequent tokens first (as Model2Vec does,
-    Tulkens & van Dongen 2024). The row of the pad token is zero: so is the vector of a text without
-    tokens.
+    Frequent tokens weigh less. The weight of a token is a / (a + p), a = 1e-4 (SIF, Arora et al.
+    2017, equation 2). p follows Zipf's law for the place in the vocabulary, which lists frequent
+    tokens first (as in Model2Vec, Tulkens & van Dongen 2024). The pad token has a row of zeros, so
+    the vector of a text without tokens is zero.
     """
     if dimensions > vectors.shape[1]:
         raise BadModel(
             f"model.static.dimensions={dimensions}: the backbone's vectors have {vectors.shape[1]}"
             " numbers; ask for at most so many"
         )
-    centred = vectors.float() - vectors.float().mean(0)
-    reduced = centred @ principal_directions(centred, dimensions).T
+    centred_vectors = vectors.float() - vectors.float().mean(0)
+    table = centred_vectors @ principal_directions(centred_vectors, dimensions).T
     share = 1 / torch.arange(2, len(vectors) + 2, dtype=torch.float64)
     weights = 1e-4 / (1e-4 + share / share.sum())
-    reduced = reduced * weights[:, None].float()
-    reduced[pad_token_id] = 0.0
-    return TokenTable(reduced)
+    table = table * weights[:, None].float()
+    table[pad_token_id] = 0.0
+    return TokenTable(table)

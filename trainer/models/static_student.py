@@ -1,6 +1,4 @@
-"""A static student made from a transformer: its table starts as what the transformer makes of every
-single token.
-"""
+"""Builds a static student from a transformer, whose vectors of single tokens start the table."""
 
 import sys
 from dataclasses import dataclass
@@ -30,13 +28,13 @@ _TOKENS_AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class StaticSettings:
-    """What a static model is built from. None: as the backbone has it."""
+    """The settings of a static model. None means the value of the backbone."""
 
     backbone: str
     dimensions: int = 256
-    """Width of a vector."""
+    """The number of dimensions of a vector."""
     start: Start = "vocabulary"
-    """The table starts as the backbone's vectors of single tokens, each a text of its own, or as
+    """Whether the table starts as the backbone's vectors of single tokens, each as a text, or as
     its input embeddings.
     """
     normalize: bool | None = None
@@ -45,8 +43,9 @@ class StaticSettings:
 
 
 def build_static_encoder(settings: StaticSettings) -> DenseEncoder:
-    """The encoder that the settings describe, in training mode. Raises BadModel where the backbone
-    is static itself, or narrower than the vectors asked for.
+    """Builds the encoder that the settings describe, in training mode.
+
+    Raises BadModel when the backbone is static itself, or has fewer dimensions.
     """
     source = _start(settings.backbone, settings.start)
     tokenizer = without_special_tokens(source.tokenizer)
@@ -56,18 +55,18 @@ def build_static_encoder(settings: StaticSettings) -> DenseEncoder:
         query_prompt=source.contract.query_prompt,
         document_prompt=source.contract.document_prompt,
     )
-    wanted = DenseSettings(
+    dense_settings = DenseSettings(
         backbone=settings.backbone,
         normalize=settings.normalize,
         query_prompt=settings.query_prompt,
         document_prompt=settings.document_prompt,
     )
     backbone = StaticBackbone(table, tokenizer)
-    return around(backbone, layout, wanted, public_name(settings.backbone)).train()
+    return around(backbone, layout, dense_settings, public_name(settings.backbone)).train()
 
 
 class _Start(NamedTuple):
-    """What a table is made of."""
+    """The parts from which a table is made."""
 
     vectors: Float[Tensor, "token width"]
     tokenizer: PreTrainedTokenizerBase
@@ -101,16 +100,14 @@ def _start(backbone: str, start: Start) -> _Start:
 
 @torch.inference_mode()
 def vocabulary_vectors(source: DenseEncoder) -> Float[Tensor, "token width"]:
-    """The encoder's vector of each token of its vocabulary, a text of its own between the special
-    tokens.
-    """
-    before, after = tokenization.special_tokens(source.tokenizer)
+    """Returns the encoder's vector of each token of its vocabulary, as a text of its own."""
+    leading_ids, trailing_ids = tokenization.special_tokens(source.tokenizer)
     texts = Texts.of(
-        [[*before, token, *after] for token in range(len(source.tokenizer))],
+        [[*leading_ids, token, *trailing_ids] for token in range(len(source.tokenizer))],
         range(len(source.tokenizer)),
         source.tokenizer.pad_token_id,
     )
-    found = torch.cat(
+    vectors = torch.cat(
         [source(texts.select(rows)) for rows in micro_batches(texts.lengths, _TOKENS_AT_ONCE)]
     )
-    return found.clone()
+    return vectors.clone()

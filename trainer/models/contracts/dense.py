@@ -1,4 +1,4 @@
-"""The contract of a model of one vector per text."""
+"""The contract of a model with one vector per text."""
 
 from typing import Literal
 
@@ -10,9 +10,7 @@ PoolingKind = Literal["mean", "cls", "last_token", "weighted_mean"]
 
 
 class DenseContract(TextContract):
-    """How texts become one vector each. Changing a field changes every vector, so a folder carries
-    it beside the weights.
-    """
+    """How texts become one vector each. Every field changes the vectors."""
 
     pooling: PoolingKind = Field(description="token vectors to one vector")
     include_prompt: bool = Field(

@@ -1,4 +1,4 @@
-"""The contract of a model of one vector per token."""
+"""The contract of a model with one vector per token."""
 
 from typing import Literal
 
@@ -35,5 +35,5 @@ class LateInteractionContract(TextContract):
     )
 
     def marker(self, role: Role) -> str:
-        """The token put before every text of `role`."""
+        """Returns the token that is put before every text of `role`."""
         return self.query_marker if role == "query" else self.document_marker

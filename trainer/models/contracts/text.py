@@ -1,4 +1,4 @@
-"""The contract: everything that must be the same in training and in use, in one versioned file."""
+"""The contract: everything that must be equal in training and in use, in one versioned file."""
 
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -15,12 +15,12 @@ ContractKind = TypeVar("ContractKind", bound="TextContract")
 
 
 class TextContract(BaseModel):
-    """What models of every family fix: prompts, lengths, the tokenizer, the width of a vector."""
+    """The contract of all families: prompts, lengths, tokenizer and dimensions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     KIND: ClassVar[str | None] = None
     ADAPTER_HAS_HEAD: ClassVar[bool] = False
-    """Whether modules that are trained whole lie beside a LoRA adapter."""
+    """True when the folder of a LoRA adapter also holds modules that are fully trained."""
 
     version: Literal[1] = Field(1, description="of this file's form")
     backbone: str = Field(description="what the training started from, as a name")
@@ -43,11 +43,11 @@ class TextContract(BaseModel):
     )
 
     def prompt(self, role: Role) -> str:
-        """What is put before every text of `role`."""
+        """Returns the text that is put before every text of `role`."""
         return self.query_prompt if role == "query" else self.document_prompt
 
     def max_length_tokens(self, role: Role) -> int:
-        """Longer texts of `role` are cut to so many tokens, special tokens counted."""
+        """Returns the maximum length of texts of `role`, including special tokens."""
         return self.query_max_length_tokens if role == "query" else self.document_max_length_tokens
 
     def write(self, folder: Path) -> None:
@@ -63,21 +63,22 @@ class TextContract(BaseModel):
 
     @classmethod
     def read(cls: type[ContractKind], folder: Path) -> ContractKind | None:
-        """The contract of `folder`, None where there is none; BadModel when it is of another
-        version or not one.
+        """Reads the contract of `folder`, or returns None if there is none.
+
+        Raises BadModel when it is invalid, of another version or of another kind of model.
         """
         if not (folder / FILE).is_file():
             return None
         content = read_json(folder, FILE)
         if content.get("kind") != cls.KIND:
-            found, wanted = content.get("kind") or "dense", cls.KIND or "dense"
+            kind, expected_kind = content.get("kind") or "dense", cls.KIND or "dense"
             raise BadModel(
-                f"{folder} holds a model of kind {str(found)[:40]}, where one of kind {wanted} is"
-                " asked for; give one of that kind, or its backbone"
+                f"{folder} holds a model of kind {str(kind)[:40]}, but one of kind {expected_kind}"
+                " is needed; give one of that kind, or its backbone"
             )
         if content.get("version") != 1:
             raise BadModel(
-                f"{folder / FILE} is of version {content.get('version')!r} and this nearfar reads"
+                f"{folder / FILE} has version {content.get('version')!r}, but this nearfar reads"
                 " version 1; use the nearfar that wrote it, or a newer one"
             )
         try:
@@ -86,6 +87,6 @@ class TextContract(BaseModel):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise BadModel(
-                f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed by hand or is"
-                " not ours"
+                f"{folder / FILE}: `{place}`: {first['msg']}; the file was changed or was not"
+                " written by nearfar: copy the model again"
             ) from error

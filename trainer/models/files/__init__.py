@@ -1,1 +1,1 @@
-"""Where a model folder is, and what of it is safe to read."""
+"""Finds model folders, and checks which files are safe to read."""

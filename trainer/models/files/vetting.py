@@ -1,8 +1,8 @@
-"""Looks a model folder over before any library opens it.
+"""Checks a model folder before any library opens it.
 
-A model folder may come from anybody. Weights are read from safetensors alone and only after their
-header has been found sound; no file is followed out of the folder; keys of a configuration that
-could load code are removed. Nothing else in the package opens a foreign file.
+A model folder may come from anybody. Weights are read only from safetensors, and only after a check
+of the header. Links out of the folder are refused. Keys of a configuration that could load code are
+removed. No other module opens files of foreign models.
 """
 
 import json
@@ -41,12 +41,13 @@ _ITEM_BYTES = {
 _LOADS_CODE = re.compile(
     r"auto_map|trust_remote_code|_?attn_implementation\w*|_?experts_implementation\w*|use_kernels|kernel_config|custom_pipelines"
 )
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name` where `name` is a plain name and what it points to lies in `folder` (or in
-    the hub cache's own `blobs`).
+    """Returns `folder / name` after a check that the file lies in `folder`.
+
+    A link to the `blobs` of the hub cache is allowed. Raises BadModel.
     """
     if not _PLAIN_NAME.fullmatch(name) or ".." in name:
         raise BadModel(
@@ -57,9 +58,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """BadModel when a file of `folder`, or of a folder directly in it, is a link that leads out of
-    it.
-    """
+    """Raises BadModel when a file in `folder` or one folder below is a link out of `folder`."""
     for entry in [*folder.glob("*"), *folder.glob("*/*")]:
         if entry.is_symlink():
             _not_leading_out(folder, entry)
@@ -70,9 +69,9 @@ def _not_leading_out(folder: Path, path: Path) -> Path:
     snapshots = [
         holder.parent for holder in (folder, folder.parent) if holder.parent.name == "snapshots"
     ]
-    allowed = [folder.resolve(), *((holder.parent / "blobs").resolve() for holder in snapshots)]
+    roots = [folder.resolve(), *((holder.parent / "blobs").resolve() for holder in snapshots)]
     target = path.resolve()
-    if not any(target.is_relative_to(root) for root in allowed):
+    if not any(target.is_relative_to(root) for root in roots):
         raise BadModel(
             f"{path} is a link that leads out of {folder}; copy the file itself into the folder if"
             " you trust it"
@@ -81,7 +80,7 @@ def _not_leading_out(folder: Path, path: Path) -> Path:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a small file of `folder`."""
+    """Returns the JSON object in a small file of `folder`."""
     content = _parse_json(inside(folder, name))
     if not isinstance(content, dict):
         raise BadModel(
@@ -91,7 +90,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def read_json_list(folder: Path, name: str) -> list[Any]:
-    """The JSON list in a small file of `folder`."""
+    """Returns the JSON list in a small file of `folder`."""
     content = _parse_json(inside(folder, name))
     if not isinstance(content, list):
         raise BadModel(
@@ -104,7 +103,8 @@ def _parse_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON_BYTES:
             raise BadModel(
-                f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MB, which no configuration is"
+                f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MB, too large for a"
+                " configuration; it is not opened"
             )
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -112,8 +112,7 @@ def _parse_json(path: Path) -> Any:
 
 
 def without_code(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a model's configuration without any key that could load code or a kernel, at any
-    depth.
+    """Returns a copy of a configuration without keys, at any depth, that could load code.
 
     >>> without_code(
     ...     {
@@ -124,17 +123,17 @@ def without_code(config: dict[str, Any]) -> dict[str, Any]:
     ... )
     {'hidden_size': 8, 'text': {'heads': 2}}
     """
-    return {key: _cleaned(value) for key, value in config.items() if not _LOADS_CODE.fullmatch(key)}
+    return {key: _clean(value) for key, value in config.items() if not _LOADS_CODE.fullmatch(key)}
 
 
-def _cleaned(value: Any) -> Any:
+def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return without_code(value)
-    return [_cleaned(item) for item in value] if isinstance(value, list) else value
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model's weights; BadModel where there are none."""
+    """Returns the safetensors files of the model's weights. Raises BadModel without any."""
     if (folder / "model.safetensors").exists():
         names = ["model.safetensors"]
     elif (folder / "model.safetensors.index.json").exists():
@@ -155,23 +154,23 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _no_weights(folder: Path) -> str:
-    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
-    if not pickled:
+    pickle_files = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLE_SUFFIXES)
+    if not pickle_files:
         return (
             f"{folder} holds no model.safetensors (and no model.safetensors.index.json); is the"
             " download complete?"
         )
     return (
-        f"{folder} holds its weights as {', '.join(pickled[:3])}, a format that can run code when"
-        " it is opened, so it is not. "
-        "If you trust where it came from, convert it once: "
+        f"{folder} holds its weights as {', '.join(pickle_files[:3])}, a format that can run code"
+        " when it is opened, so it is not opened. "
+        "If you trust its source, convert it once: "
         'python -c "from transformers import AutoModel;'
         f' AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"'
     )
 
 
 def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    """The tensors in a safetensors file, opened only after its header was found sound."""
+    """Returns the tensors in a safetensors file, after a check of its header."""
     check_safetensors(path)
     try:
         return load_file(path)
@@ -180,15 +179,16 @@ def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def check_safetensors(path: Path) -> None:
-    """BadModel unless the header of `path` is small, well formed, and its tensors tile the rest of
-    the file without overlap.
+    """Raises BadModel unless the header of `path` is small and correct.
+
+    Its tensors must fill the rest of the file without overlap.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(LARGEST_HEADER_BYTES, size - 8):
             raise BadModel(
-                f"{path} says its header has {header_bytes} bytes, which cannot be; the file is"
+                f"{path} says its header has {header_bytes} bytes, which is impossible; the file is"
                 " damaged or hostile"
             )
         try:
@@ -211,15 +211,13 @@ def check_safetensors(path: Path) -> None:
         end = stop
     if end != size - 8 - header_bytes:
         raise BadModel(
-            f"{path} should hold {end} bytes of weights and holds {size - 8 - header_bytes}; is the"
-            " download complete?"
+            f"{path} should hold {end} bytes of weights, but holds {size - 8 - header_bytes};"
+            " download it again"
         )
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    """Where a tensor's bytes start and stop, after checking that they are as many as its shape
-    needs.
-    """
+    """Returns the start and end of a tensor's bytes; checks that their number fits the shape."""
     match entry:
         case {
             "dtype": str(dtype),
@@ -233,6 +231,6 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
             if counts and start <= stop and stop - start == math.prod(shape) * _ITEM_BYTES[dtype]:
                 return start, stop
     raise BadModel(
-        f"{path}: the place or shape of tensor {name[:80]!r} makes no sense; the file is damaged or"
+        f"{path}: the place or shape of tensor {name[:80]!r} is invalid; the file is damaged or"
         " hostile"
     )

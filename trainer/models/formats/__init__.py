@@ -1,1 +1,1 @@
-"""The folder layouts that other libraries read."""
+"""Folder layouts that other libraries read."""

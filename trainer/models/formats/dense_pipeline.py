@@ -1,4 +1,4 @@
-"""Writes a model of one vector per text as a pipeline of sentence-transformers."""
+"""Writes a model with one vector per text as a pipeline of sentence-transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _CLASSIC_NAMES = {
 def write_dense_pipeline(
     folder: Path, contract: DenseContract, projection: Projection | None, width: int
 ) -> None:
-    """Transformer, pooling, perhaps a projection and normalisation."""
+    """Writes transformer, pooling, and optional projection and normalisation."""
     (folder / "1_Pooling").mkdir()
     write_readable_json(folder / "1_Pooling" / "config.json", _pooling_config(contract, width))
     _write(folder, ["Transformer", "Pooling"], contract, projection)
@@ -45,8 +45,9 @@ def write_dense_pipeline(
 def write_static_pipeline(
     folder: Path, contract: DenseContract, projection: Projection | None
 ) -> None:
-    """A table of token vectors, perhaps a projection and normalisation, as sentence-transformers of
-    any version since 3.2 reads them.
+    """Writes a table of token vectors, and optional projection and normalisation.
+
+    sentence-transformers reads it since version 3.2.
     """
     _write(folder, ["StaticEmbedding"], contract, projection)
 
@@ -71,13 +72,16 @@ def _write(
 
 
 def _pooling_config(contract: DenseContract, width: int) -> dict[str, Any]:
-    """The classic booleans, which servers read, and the new name; both are understood by
-    sentence-transformers of any version.
+    """Returns the classic booleans, which servers read, and the new name.
+
+    Every version of sentence-transformers understands one of them.
     """
-    name = next(theirs for theirs, ours in KINDS.items() if ours == contract.pooling)
+    name = next(
+        their_name for their_name, our_name in KINDS.items() if our_name == contract.pooling
+    )
     booleans = {
-        f"pooling_mode_{theirs}": ours == contract.pooling
-        for ours, theirs in _CLASSIC_NAMES.items()
+        f"pooling_mode_{their_name}": our_name == contract.pooling
+        for our_name, their_name in _CLASSIC_NAMES.items()
     }
     return {
         "word_embedding_dimension": width,

@@ -1,6 +1,4 @@
-"""Writes an encoder as a folder that nearfar, sentence-transformers (old and new), PyLate and
-servers read.
-"""
+"""Writes an encoder as a folder for nearfar, sentence-transformers, PyLate and servers."""
 
 import os
 import re
@@ -28,16 +26,15 @@ _MODEL_FILES = re.compile(
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model"
     r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|Dense|Normalize)"
 )
-"""Names of what is written into the folder of a model, and into those inside it."""
+"""Names of the files and folders of a model."""
 
 
 def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
-    """Writes the encoder: merged weights, tokenizer, contract, the files other readers need, and
-    the adapter alone under `adapter/`.
+    """Writes the encoder: merged weights, tokenizer, contract, files for other libraries,
+    `adapter/`.
 
-    The folder appears whole or not at all, and with `replace` what was there stays until then. The
-    encoder in training is not changed. Raises BadFolder where `check_model_folder` does, before and
-    after.
+    The folder is complete or missing; with `replace`, the old one stays until then. The encoder is
+    not changed. Raises BadFolder as `check_model_folder` does, before and after.
     """
     check_model_folder(folder, replace)
     with atomic_folder(folder) as partial:
@@ -46,8 +43,9 @@ def save_encoder(encoder: Encoder, folder: Path, replace: bool = False) -> None:
 
 
 def check_model_folder(folder: Path, replace: bool) -> None:
-    """Raises BadFolder when a model cannot be written to `folder`, which holds something (with
-    `replace`: something other than a model of ours).
+    """Raises BadFolder when a model cannot be written to `folder`.
+
+    It may not exist; with `replace`, it may hold a model that nearfar has written.
     """
     if not os.path.lexists(folder):
         return
@@ -57,10 +55,10 @@ def check_model_folder(folder: Path, replace: bool) -> None:
             " with --replace"
         )
     check_replaceable(folder, "model")
-    there = list(folder.rglob("*"))
+    entries = list(folder.rglob("*"))
     strange = sorted(
         str(path.relative_to(folder))
-        for path in there
+        for path in entries
         if path.is_symlink() or not _MODEL_FILES.fullmatch(path.name)
     )
     if strange:
@@ -68,7 +66,7 @@ def check_model_folder(folder: Path, replace: bool) -> None:
             f"{folder} holds {strange[0]!r}, which is not of a model, and --replace will not remove"
             " it; move it away, or give another name"
         )
-    if there and not _is_ours(folder):
+    if entries and not _is_ours(folder):
         raise BadFolder(
             f"{folder} is not the whole folder of a model that nearfar wrote, and --replace will"
             " not remove it; give another name"
@@ -107,8 +105,9 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _write_transformer(encoder: Encoder, folder: Path) -> None:
-    """Weights, configuration and tokenizer. Raises BadModel where the tokenizer does not come back
-    from its files.
+    """Writes weights, configuration and tokenizer.
+
+    Raises BadModel when the tokenizer cannot be read back from its files.
     """
     contract, config = encoder.contract, encoder.pristine_config
     write_safetensors(folder / _WEIGHTS, lora.merged_state(encoder.backbone), {"format": "pt"})

@@ -1,4 +1,4 @@
-"""Writes a late-interaction model as PyLate and sentence-transformers read it."""
+"""Writes a late-interaction model for PyLate and sentence-transformers."""
 
 from pathlib import Path
 
@@ -25,8 +25,9 @@ scores = model.similarity(model.encode_query(["a question"]), model.encode_docum
 def write_late_interaction_pipeline(
     folder: Path, contract: LateInteractionContract, projection: Projection
 ) -> None:
-    """Transformer and projection under the settings of PyLate 1.x; sentence-transformers 6 reads
-    that too, and adds mask and normalisation itself.
+    """Writes transformer and projection with the settings of PyLate 1.x.
+
+    sentence-transformers 6 reads them, too, and adds mask and normalisation.
     """
     write_modules(folder, {"": "Transformer", "1_Dense": "Dense"})
     projection.write(folder / "1_Dense")

@@ -1,4 +1,4 @@
-"""What the files of a model folder say, whatever the family of the model."""
+"""The settings in a model folder, for all families."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from trainer.models.contracts.text import TextContract
 
 @dataclass(frozen=True, slots=True)
 class FolderLayout:
-    """Where the backbone is, and how texts are prepared; None where the folder says nothing."""
+    """The folder of the backbone, and how texts are prepared; None for missing settings."""
 
     backbone: Path
     lower_case: bool = False

@@ -8,20 +8,20 @@ from trainer.models.contracts.text import TextContract
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the README says of one family of models."""
+    """The README of one family of models."""
 
     header: str
     """The lines of metadata that model hubs read, in YAML."""
     title: str
     use: str
-    """Who reads the folder, and how, in Markdown."""
+    """Which libraries read the folder, and how, in Markdown."""
     has_lengths_apart: bool = False
-    """Whether other libraries know only the longer of the two maximum lengths."""
+    """True when other libraries know only the longer of the two maximum lengths."""
 
     def text(self, contract: TextContract, adapter: bool) -> str:
-        """The README of a model with this contract; `adapter`: a LoRA adapter lies beside it.
+        """Returns the README of a model with this contract, and with a LoRA adapter if `adapter`.
 
-        Every string that is not ours stands as JSON in a code block.
+        Foreign strings are written as JSON in a code block.
         """
         facts = (
             json.dumps(contract.model_dump(exclude={"version", "tokenizer_fingerprint"}), indent=2)

@@ -1,4 +1,4 @@
-"""The files in which sentence-transformers of any version finds the parts of a model."""
+"""Files in which sentence-transformers finds the parts of a model."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def write_modules(folder: Path, kinds: Mapping[str, str]) -> None:
 
 
 def write_settings(folder: Path, contract: TextContract, similarity: str, **settings: Any) -> None:
-    """Writes prompts and similarity, and the further `settings` of a family."""
+    """Writes prompts, similarity, and other `settings` of a family."""
     common = {
         "__version__": {
             "sentence_transformers": "3.0.0",
@@ -43,5 +43,5 @@ def write_settings(folder: Path, contract: TextContract, similarity: str, **sett
 
 
 def write_readable_json(path: Path, content: Any) -> None:
-    """Writes JSON that a person can read."""
+    """Writes indented JSON."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

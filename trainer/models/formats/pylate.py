@@ -1,5 +1,5 @@
-"""What a folder says about late interaction: PyLate's layout, sentence-transformers' own,
-Stanford's, or nothing but an encoder to start from.
+"""Reads the folder of a late-interaction model in the layout of PyLate, sentence-transformers or
+Stanford; or that of an encoder from which training starts.
 """
 
 import re
@@ -33,7 +33,7 @@ _PYLATE_LENGTHS = (32, 180)
 
 @dataclass(frozen=True, slots=True)
 class LateLayout(FolderLayout):
-    """What the folder of a late-interaction model, or of a backbone for one, says."""
+    """The settings in the folder of a late-interaction model, or of its backbone."""
 
     projection: Projection | None = None
     query_marker: str | None = None
@@ -42,10 +42,10 @@ class LateLayout(FolderLayout):
     attend_to_expansion: bool | None = None
     skipped_tokens: tuple[str, ...] | None = None
     bounded_lengths: bool = False
-    """Where no length is said, it is all that backbone and tokenizer allow, not ColBERT's."""
+    """True: the default length is the maximum of backbone and tokenizer, not that of ColBERT."""
 
     def as_contract_says(self, contract: LateInteractionContract, projection: Projection) -> Self:
-        """This backbone, used as `contract` says."""
+        """Returns the layout with the settings of `contract`."""
         fields = contract.model_dump(
             exclude={"version", "kind", "backbone", "layers", "dimensions", "tokenizer_fingerprint"}
         )
@@ -53,8 +53,9 @@ class LateLayout(FolderLayout):
 
 
 def read_late_layout(folder: Path) -> LateLayout:
-    """What `folder` says about itself. Raises BadModel for a model that is none of these, or does
-    more than a projection and normalisation.
+    """Reads the settings in `folder`.
+
+    Raises BadModel for a model in another layout, or with more than projection and normalisation.
     """
     if not (folder / "modules.json").exists():
         stanford = (folder / METADATA).exists() or (
@@ -63,9 +64,8 @@ def read_late_layout(folder: Path) -> LateLayout:
         )
         return _stanford(folder) if stanford else LateLayout(folder)
     parts = _parts(folder)
-    if (
-        "Pooling" in parts
-    ):  # one vector a text: what its tokens have learned is a good start all the same
+    # The backbone of a model with one vector per text is a good start, too.
+    if "Pooling" in parts:
         dense = read_layout(folder)
         return LateLayout(
             dense.backbone,
@@ -75,8 +75,8 @@ def read_late_layout(folder: Path) -> LateLayout:
         )
     if "Dense" not in parts:
         raise BadModel(
-            f"{folder / 'modules.json'}: neither pooling nor a projection; it is no"
-            " late-interaction model"
+            f"{folder / 'modules.json'} has neither pooling nor a projection, so this is not a"
+            " late-interaction model; give another model"
         )
     layout = LateLayout(
         parts["Transformer"], projection=Projection.read(parts["Dense"], "token_embeddings")
@@ -94,9 +94,7 @@ def read_late_layout(folder: Path) -> LateLayout:
 
 
 def is_late_interaction(folder: Path) -> bool:
-    """Whether `folder` holds a late-interaction model, or the adapter of one, rather than one with
-    a single vector a text.
-    """
+    """Returns true when `folder` holds a late-interaction model or its adapter."""
     if (folder / FILE).is_file():
         return LateInteractionContract.describes(folder)
     if (folder / "modules.json").exists():
@@ -133,9 +131,7 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _pylate(layout: LateLayout, config: dict[str, Any]) -> LateLayout:
-    """PyLate 1.x keeps its settings in config_sentence_transformers.json; what is not there has
-    PyLate's defaults.
-    """
+    """Adds the settings of PyLate 1.x, in config_sentence_transformers.json, or its defaults."""
     prompts = config.get("prompts") or {}
     return replace(
         layout,
@@ -154,19 +150,12 @@ def _pylate(layout: LateLayout, config: dict[str, Any]) -> LateLayout:
 def _sentence_transformers(
     layout: LateLayout, parts: dict[str, Path], pipeline: dict[str, Any]
 ) -> LateLayout:
-    """sentence-transformers 6 keeps lengths and expansion with the transformer, the skip list with
-    the mask, and markers as the start of prompts.
+    """Adds the settings of sentence-transformers 6.
+
+    Lengths and expansion are with the transformer, the skip list is with the mask, and markers are
+    the beginning of prompts.
     """
-    mask = read_json(parts["MultiVectorMask"], "config.json")
-    if (
-        mask.get("keep_only_token_ids")
-        or mask.get("skiplist_tasks", ["document"]) != ["document"]
-        or "Normalize" not in parts
-    ):
-        raise BadModel(
-            f"{layout.backbone}: scores other tokens than all of queries and those of documents"
-            " outside a skip list, or vectors of any length"
-        )
+    mask = _read_mask(layout, parts)
     name = next(
         (
             name
@@ -206,8 +195,22 @@ def _sentence_transformers(
     )
 
 
+def _read_mask(layout: LateLayout, parts: dict[str, Path]) -> dict[str, Any]:
+    mask = read_json(parts["MultiVectorMask"], "config.json")
+    if (
+        mask.get("keep_only_token_ids")
+        or mask.get("skiplist_tasks", ["document"]) != ["document"]
+        or "Normalize" not in parts
+    ):
+        raise BadModel(
+            f"{layout.backbone}: scores other tokens than all of queries and those of documents"
+            " outside a skip list, or vectors of any length"
+        )
+    return mask
+
+
 def _stanford(folder: Path) -> LateLayout:
-    """Backbone and projection in one file of weights, settings in artifact.metadata."""
+    """Reads a model of Stanford's library: one file of weights, settings in artifact.metadata."""
     metadata = read_json(folder, METADATA) if (folder / METADATA).exists() else {}
     config = metadata["config"] if isinstance(metadata.get("config"), dict) else metadata
     weight = next(
@@ -219,7 +222,10 @@ def _stanford(folder: Path) -> LateLayout:
         None,
     )
     if weight is None:
-        raise BadModel(f"{folder} says it is a ColBERT model and its weights hold no linear.weight")
+        raise BadModel(
+            f"{folder} claims to be a ColBERT model, but its weights have no linear.weight; copy"
+            " the model again"
+        )
     return LateLayout(
         folder,
         projection=Projection.of(weight),
@@ -243,5 +249,5 @@ def _length(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _words(value: Any, otherwise: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else otherwise
+def _words(value: Any, default: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else default

@@ -1,7 +1,7 @@
-"""What a model folder says about itself: pooling, normalisation, projection, prompts, lengths.
+"""Reads the settings in a model folder: pooling, normalisation, projection, prompts, lengths.
 
-Understands plain Hugging Face folders, sentence-transformers folders old and new, and our own.
-Module types are names to compare with, nothing is imported by them.
+Folders may be of Hugging Face, sentence-transformers or nearfar. Module types are only compared;
+nothing is imported by name.
 """
 
 import re
@@ -31,12 +31,12 @@ KINDS: dict[str, PoolingKind] = {
     "lasttoken": "last_token",
     "weightedmean": "weighted_mean",
 }
-"""sentence-transformers' names of the poolings to ours."""
+"""The names of poolings in sentence-transformers, and ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class DenseLayout(FolderLayout):
-    """What the folder of a model with one vector per text says."""
+    """The settings in the folder of a model with one vector per text."""
 
     is_pipeline: bool = False
     pooling: PoolingKind | None = None
@@ -48,7 +48,7 @@ class DenseLayout(FolderLayout):
     """`backbone` holds a table of token vectors (`trainer.models.static`)."""
 
     def as_contract_says(self, contract: DenseContract) -> Self:
-        """The same backbone, used as `contract` says."""
+        """Returns the layout with the settings of `contract`."""
         fields = contract.model_dump(
             include={*TEXT_FIELDS, "pooling", "include_prompt", "normalize", "similarity"}
         )
@@ -56,8 +56,9 @@ class DenseLayout(FolderLayout):
 
 
 def read_layout(folder: Path) -> DenseLayout:
-    """What `folder` says about itself; BadModel for a pipeline that is not transformer, pooling,
-    one dense layer, normalisation.
+    """Reads the settings in `folder`.
+
+    Raises BadModel for a pipeline other than transformer, pooling, one dense layer, normalisation.
     """
     if not (folder / "modules.json").exists():
         return DenseLayout(folder)
@@ -91,7 +92,7 @@ def read_layout(folder: Path) -> DenseLayout:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """Kind of module to its folder, in the order of the pipeline."""
+    """Returns the folder of each kind of module, in the order of the pipeline."""
     parts: dict[str, Path] = {}
     for entry in read_json_list(folder, "modules.json"):
         name, place = (
@@ -126,11 +127,11 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
-    said = config.get("pooling_mode")
+    pooling_mode = config.get("pooling_mode")
     modes = (
-        [said]
-        if isinstance(said, str)
-        else said or [mode for key, mode in _CLASSIC.items() if config.get(key)] or ["mean"]
+        [pooling_mode]
+        if isinstance(pooling_mode, str)
+        else pooling_mode or [mode for key, mode in _CLASSIC.items() if config.get(key)] or ["mean"]
     )
     if len(modes) != 1 or modes[0] not in KINDS:
         raise BadModel(
@@ -156,9 +157,7 @@ def _with_lengths(layout: DenseLayout) -> DenseLayout:
 
 
 def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
-    """Prompts under the names that sentence-transformers looks for; `default_prompt_name` where a
-    role has none of its own.
-    """
+    """Adds the prompts by the names of sentence-transformers, or the default prompt."""
     if not (folder / "config_sentence_transformers.json").exists():
         return replace(layout, similarity="cosine")
     config = read_json(folder, "config_sentence_transformers.json")
@@ -184,7 +183,7 @@ def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
 
 
 def _check_agrees(layout: DenseLayout, contract: DenseContract, folder: Path) -> None:
-    """Raises BadModel where the files written for other readers contradict the contract."""
+    """Raises BadModel when the files for other libraries contradict the contract."""
     for key in ("pooling", "normalize", "include_prompt"):
         if getattr(layout, key) != getattr(contract, key):
             raise BadModel(

@@ -1,7 +1,7 @@
-"""Loads a Hugging Face encoder or decoder as the backbone of an embedding model.
+"""Loads a Hugging Face encoder or decoder as the backbone of a model.
 
-Transformers is handed a cleaned configuration and tensors, never the folder: nothing in a folder
-can make it fetch, import or unpickle.
+Transformers gets a cleaned configuration and tensors, never the folder. So nothing in a folder can
+make it fetch, import or unpickle.
 """
 
 import inspect
@@ -24,16 +24,17 @@ from trainer.models.files.vetting import (
     weight_files,
     without_code,
 )
-from trainer.models.parts.kept_layers import check_all_used, renumbered, shorten
+from trainer.models.parts.kept_layers import check_all_used, renumber_layers, shorten
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    """The configuration in `folder`, without the keys that could load code; BadModel for an
-    architecture that needs its own code.
+    """Returns the configuration in `folder`, without keys that could load code.
+
+    Raises BadModel for an architecture that needs its own code.
     """
     if not (folder / "config.json").exists():
-        found = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) or "nothing"
-        raise BadModel(f"{folder} is not a model folder: it has no config.json (found: {found})")
+        names = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) or "nothing"
+        raise BadModel(f"{folder} is not a model folder: it has no config.json (found: {names})")
     check_links(folder)
     raw = read_json(folder, "config.json")
     config = without_code(raw)
@@ -52,19 +53,19 @@ def read_config(folder: Path) -> PretrainedConfig:
             " its full precision"
         )
     try:
-        made = CONFIG_MAPPING[kind](**config)
+        built_config = CONFIG_MAPPING[kind](**config)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise BadModel(
             f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}"
         ) from error
     text = (
-        hasattr(made, "vocab_size")
-        and hasattr(made, "hidden_size")
-        and not hasattr(made, "vision_config")
+        hasattr(built_config, "vocab_size")
+        and hasattr(built_config, "hidden_size")
+        and not hasattr(built_config, "vision_config")
     )
-    if not text or type(made) not in MODEL_MAPPING or made.is_encoder_decoder:
+    if not text or type(built_config) not in MODEL_MAPPING or built_config.is_encoder_decoder:
         raise BadModel(f"{folder}: {kind} is not an encoder or decoder of text")
-    return made
+    return built_config
 
 
 def load_backbone(
@@ -73,16 +74,17 @@ def load_backbone(
     quantize_4bit: bool = False,
     layers: Sequence[int] | None = None,
 ) -> PreTrainedModel:
-    """The transformer in `folder` in float32, in evaluation mode, without the pooler that nothing
-    here uses; of its `layers` these only (None: all).
+    """Loads the transformer in `folder`, in float32 and evaluation mode, without its unused pooler.
+
+    Of its layers, only `layers` are loaded (None: all).
     """
     model_class: Any = MODEL_MAPPING[type(config)]
-    more = (
+    model_arguments = (
         {"add_pooling_layer": False}
         if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
         else {}
     )
-    model, missing = load_into(model_class, folder, config, quantize_4bit, more, layers)
+    model, missing = load_into(model_class, folder, config, quantize_4bit, model_arguments, layers)
     if missing:
         raise BadModel(
             f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, the first:"
@@ -96,16 +98,17 @@ def load_into(
     folder: Path,
     config: PretrainedConfig,
     quantize_4bit: bool = False,
-    more: Mapping[str, Any] | None = None,
+    model_arguments: Mapping[str, Any] | None = None,
     layers: Sequence[int] | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model of this class with the weights in `folder`, in float32 and evaluation mode, and the
-    names of the weights that the folder lacks.
+    """Returns a model of this class with the weights in `folder`, and the names of missing weights.
+
+    The model is in float32 and evaluation mode.
     """
     config.use_cache = False
     arguments: dict[str, Any] = {
         "attn_implementation": "sdpa" if model_class._supports_sdpa else "eager",
-        **(more or {}),
+        **(model_arguments or {}),
     }
     if quantize_4bit:
         arguments |= {
@@ -115,7 +118,7 @@ def load_into(
     weights = _read_weights(folder)
     if layers is not None:
         shorten(config, layers)
-        weights = renumbered(weights, layers)
+        weights = renumber_layers(weights, layers)
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
@@ -143,8 +146,9 @@ def _read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def _four_bits() -> Any:
-    """QLoRA's form of the frozen weights: 4-bit NormalFloat, quantised twice, multiplied in
-    bfloat16 (Dettmers et al. 2023).
+    """Returns QLoRA's format of the frozen weights (Dettmers et al. 2023).
+
+    It is 4-bit NormalFloat with double quantisation; products are in bfloat16.
     """
     if not torch.cuda.is_available():
         raise BadModel(
@@ -168,9 +172,7 @@ def _four_bits() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load report: what matters of them becomes an error of
-    ours.
-    """
+    """Context without transformers' progress bars and reports."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -184,7 +186,7 @@ def _quiet() -> Iterator[None]:
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
-    """Sets every dropout probability of `config`, attention's included."""
+    """Sets every dropout probability of `config`, also that of attention."""
     for name, value in config.to_dict().items():
         if (
             ("dropout" in name or name.endswith("pdrop"))
@@ -195,8 +197,9 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
 
 
 def recompute_layers(backbone: PreTrainedModel) -> None:
-    """Keeps no activations inside the layers; they are computed again in the backward pass.
-    BadModel where the architecture cannot.
+    """Recomputes the activations of each layer in the backward pass.
+
+    Raises BadModel when the architecture does not support it.
     """
     if not backbone.supports_gradient_checkpointing:
         raise BadModel(
@@ -212,9 +215,7 @@ def recompute_layers(backbone: PreTrainedModel) -> None:
 
 
 def is_decoder(config: PretrainedConfig) -> bool:
-    """Whether the architecture attends to earlier tokens only, so that its last token is the one
-    that has seen the text.
-    """
+    """Returns true when tokens attend only to earlier ones; the last one has seen the text."""
     causal = (
         type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         and type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING
@@ -223,14 +224,15 @@ def is_decoder(config: PretrainedConfig) -> bool:
 
 
 def embedding_rows(backbone: PreTrainedModel) -> int:
-    """How many token ids the backbone has an embedding for."""
+    """Returns the number of token ids that have an embedding."""
     table: Any = backbone.get_input_embeddings()
     return int(table.num_embeddings)
 
 
 def longest_input(backbone: PreTrainedModel) -> int:
-    """How many tokens the position embeddings allow. Those with a padding row count from behind it
-    (RoBERTa, MPNet).
+    """Returns the number of tokens that the position embeddings allow.
+
+    Embeddings with a padding row begin after it (RoBERTa, MPNet).
     """
     table = getattr(getattr(backbone.base_model, "embeddings", None), "position_embeddings", None)
     if isinstance(table, nn.Embedding):

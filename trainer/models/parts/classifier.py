@@ -1,6 +1,4 @@
-"""A transformer with one number behind it: Hugging Face's sequence classifiers, which is how
-cross-encoders are kept.
-"""
+"""Hugging Face's sequence classifiers with one output, the format of cross-encoders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +24,13 @@ ARCHITECTURE = "ForSequenceClassification"
 
 
 class ExactLinear(nn.Linear):
-    """An `nn.Linear` in float32 or better also under autocast: a score rounded to bfloat16 has
-    three digits, and documents that differ would tie.
+    """An `nn.Linear` in float32 or better, also under autocast.
+
+    A score in bfloat16 has only three digits, so that different documents would have equal scores.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """x W^T + b over the last axis."""
+        """Returns x W^T + b over the last axis."""
         with torch.autocast(input.device.type, enabled=False):
             return functional.linear(
                 exact(input), exact(self.weight), None if self.bias is None else exact(self.bias)
@@ -51,7 +50,7 @@ def is_cross_encoder(folder: Path) -> bool:
 
 
 def check_gives_vectors(folder: Path) -> None:
-    """BadModel for a cross-encoder, where a model that gives vectors is asked for."""
+    """Raises BadModel for a cross-encoder, which gives no vectors."""
     if is_cross_encoder(folder):
         raise BadModel(
             f"{folder} is a cross-encoder: it scores a query and a document together and has no"
@@ -61,14 +60,15 @@ def check_gives_vectors(folder: Path) -> None:
 
 
 def one_score(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration of a classifier of one number. BadModel where it is one of several
-    already.
+    """Returns the configuration of a classifier with one output.
+
+    Raises BadModel when it already has several outputs.
     """
     names: list[str] = config.architectures or []
     if any(name.endswith(ARCHITECTURE) for name in names) and config.num_labels != 1:
         raise BadModel(
-            f"the model gives {config.num_labels} numbers a pair, where one score is wanted; take a"
-            " cross-encoder of one, or its backbone"
+            f"the model gives {config.num_labels} numbers per pair, but one score is needed; use a"
+            " cross-encoder with one score, or its backbone"
         )
     config.num_labels = 1
     return config
@@ -80,16 +80,15 @@ def load_classifier(
     quantize_4bit: bool = False,
     layers: Sequence[int] | None = None,
 ) -> PreTrainedModel:
-    """The transformer in `folder` with a head of one number: its own, or a fresh one drawn from
-    torch's generator where it has none. Raises BadModel.
+    """Loads the transformer in `folder` with a head that gives one number. Raises BadModel.
 
-    What lies between transformer and head, such as BERT's pooler, is drawn too where the folder
-    lacks it.
+    If the folder has no head, it is drawn from torch's generator, with the layers before it, such
+    as BERT's pooler.
     """
     if quantize_4bit:
         raise BadModel(
-            "`model.tuning.quantize_4bit` is not there for cross-encoders, whose head is trained"
-            " whole; set it to false"
+            "`model.tuning.quantize_4bit` is not available for cross-encoders, whose head is fully"
+            " trained; set it to false"
         )
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise BadModel(
@@ -99,12 +98,14 @@ def load_classifier(
     model_class: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     model, missing = load_into(model_class, folder, one_score(config), layers=layers)
     heads = whole_modules(model)
-    lost = [name for name in missing if not any(name.startswith(f"{head}.") for head in heads)]
-    if lost or (missing and is_cross_encoder(folder)):
-        first = ", ".join((lost or missing)[:3])
+    missing_weights = [
+        name for name in missing if not any(name.startswith(f"{head}.") for head in heads)
+    ]
+    if missing_weights or (missing and is_cross_encoder(folder)):
+        first = ", ".join((missing_weights or missing)[:3])
         raise BadModel(
-            f"{folder}: {len(lost or missing)} weights of {model_class.__name__} are missing, the"
-            f" first: {first}"
+            f"{folder}: {len(missing_weights or missing)} weights of {model_class.__name__} are"
+            f" missing, the first: {first}"
         )
     for layer in (
         layer
@@ -117,9 +118,7 @@ def load_classifier(
 
 
 def whole_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the modules with weights that are not the transformer itself: the head, and BERT's
-    pooler before it.
-    """
+    """Returns the names of the modules outside the transformer: the head, and BERT's pooler."""
     prefix = model.base_model_prefix
     heads = [
         name

@@ -1,9 +1,8 @@
-"""The first layers of a backbone as a model of their own, trained beside the whole in one pass.
-`trainer.models.cut` makes the model itself.
+"""Embeddings after several depths of a backbone, for training with matryoshka.
 
-Such a model is its architecture with fewer layers. So what the architecture does behind its last
-layer (decoders and ModernBERT normalise there) is done behind each of these too, and the vectors
-are those of the model that is saved.
+`trainer.models.cut` writes the first layers as a model. Some architectures apply a module after the
+last layer, such as the final norm of decoders and ModernBERT. It is applied after each depth, so
+that the vectors are those of the smaller model.
 """
 
 from collections.abc import Sequence
@@ -20,30 +19,29 @@ from trainer.models.parts.lora import blocks
 
 
 def depth_of(encoder: Encoder) -> int:
-    """How many layers the backbone has. Raises BadModel for a static model, which has none."""
+    """Returns the number of layers of the backbone. Raises BadModel for a static model."""
     if not encoder.has_layers:
         raise BadModel(
-            "a static model is a table of token vectors and has no layers that could be left out"
+            "a static model is a table of token vectors without layers; leave the layers out"
         )
     return int(encoder.pristine_config.num_hidden_layers)
 
 
 class AtDepths:
-    """Texts to their embeddings after each of `depths` layers, end to end in the last axis, by one
-    pass through the backbone.
+    """Encodes texts at several depths in one pass; embeddings are concatenated in the last axis.
 
-    Raises BadModel where the architecture does more behind its last layer than to call one module.
+    Raises BadModel when the architecture applies more than one module after its last layer.
     """
 
     def __init__(self, encoder: Encoder, depths: Sequence[int]) -> None:
-        self.encoder, self.depths, self._whole = encoder, depths, depth_of(encoder)
+        self.encoder, self.depths, self._full_depth = encoder, depths, depth_of(encoder)
         self._closing = _closing(encoder)
 
     def __call__(self, texts: Texts) -> Float[Tensor, "text ..."]:
-        """One embedding a text and depth."""
+        """Returns the embeddings of all depths per text."""
         encoder = self.encoder
-        ids, real = (padded.to(encoder.device) for padded in texts.pad())
-        found = encoder.backbone(
+        ids, real = (tensor.to(encoder.device) for tensor in texts.pad())
+        outputs = encoder.backbone(
             input_ids=ids,
             attention_mask=encoder.attention_mask(texts, ids, real),
             output_hidden_states=True,
@@ -53,38 +51,43 @@ class AtDepths:
             if self._closing is not None
             else nn.Identity()
         )
-        hidden = [
-            found.last_hidden_state if depth == self._whole else close(found.hidden_states[depth])
+        hidden_states = [
+            outputs.last_hidden_state
+            if depth == self._full_depth
+            else close(outputs.hidden_states[depth])
             for depth in self.depths
         ]
-        return torch.cat([encoder.embed(each, texts, ids, real) for each in hidden], -1)
+        return torch.cat([encoder.embed(states, texts, ids, real) for states in hidden_states], -1)
 
 
 def _closing(encoder: Encoder) -> str | None:
-    """The name of the module that makes the backbone's output of that of its last layer; None: they
-    are one. Seen by watching one text pass.
+    """Returns the name of the module that is applied to the output of the last layer, or None.
+
+    It is found by hooks while the backbone encodes one text.
     """
     last, backbone = blocks(encoder.backbone)[-1], encoder.backbone
-    passed: list[tuple[str, Any, Any]] = []
+    calls: list[tuple[str, Any, Any]] = []
     handles = [
         module.register_forward_hook(
-            lambda _, given, made, name=name: passed.append((name, given, made))
+            lambda _, inputs, module_output, name=name: calls.append((name, inputs, module_output))
         )
         for name, module in backbone.named_modules()
     ]
-    ids, _ = (padded.to(encoder.device) for padded in encoder.tokenize(["a"], "document").pad())
+    ids, _ = (tensor.to(encoder.device) for tensor in encoder.tokenize(["a"], "document").pad())
     try:
         with torch.no_grad():
             output = backbone(input_ids=ids).last_hidden_state
     finally:
         for handle in handles:
             handle.remove()
-    of_last = next(made for name, _, made in passed if backbone.get_submodule(name) is last)
-    before = of_last[0] if isinstance(of_last, tuple) else of_last
-    if before is output:
+    last_output = next(
+        module_output for name, _, module_output in calls if backbone.get_submodule(name) is last
+    )
+    last_hidden_states = last_output[0] if isinstance(last_output, tuple) else last_output
+    if last_hidden_states is output:
         return None
-    for name, given, made in passed:
-        if made is output and given and given[0] is before:
+    for name, inputs, module_output in calls:
+        if module_output is output and inputs and inputs[0] is last_hidden_states:
             return name
     raise BadModel(
         f"{type(backbone).__name__} does more behind its last layer than to call one module, so its"

@@ -1,8 +1,7 @@
-"""A student of fewer layers: those of a backbone that are kept, chosen before its weights are
-loaded.
+"""Students with fewer layers: some layers of a backbone are kept, before its weights are loaded.
 
-The configuration and the names of the weights are changed, so what is loaded is an ordinary,
-shallower model of its architecture: it is saved, and read by others, as any model is.
+The configuration and the names of the weights are changed. So the result is an ordinary model with
+fewer layers, which is saved and read like any other model.
 """
 
 import re
@@ -14,14 +13,14 @@ from transformers import PretrainedConfig
 
 from trainer.errors import BadModel
 
-_NUMBERED = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+_LAYER_NUMBER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
 def kept_layers(wish: int | Sequence[int], layers: int) -> tuple[int, ...]:
-    """The numbers of the layers to keep, from 0: those named, or so many evenly spaced ones, the
-    first and the last among them.
+    """Returns the numbers of the layers to keep, from 0.
 
-    Raises BadModel for numbers that are not there, twice there, or not in order.
+    `wish` is a list of numbers, or how many evenly spaced layers to keep, with the first and last.
+    Raises BadModel for numbers that do not exist, are repeated, or do not ascend.
 
     >>> kept_layers(3, 12), kept_layers([0, 5], 12)
     ((0, 6, 11), (0, 5))
@@ -29,41 +28,42 @@ def kept_layers(wish: int | Sequence[int], layers: int) -> tuple[int, ...]:
     if isinstance(wish, int):
         if wish > layers:
             raise BadModel(
-                f"model.layers={wish}: the backbone has {layers} layers; ask for at most so many"
+                f"model.layers={wish}: the backbone has {layers} layers; give at most {layers}"
             )
         return tuple(int((layers - 1) * number / max(1, wish - 1) + 0.5) for number in range(wish))
     wrong = [number for number in wish if not 0 <= number < layers]
     if wrong:
         raise BadModel(
-            f"model.layers names layer {wrong[0]}, and the backbone has layers 0 to {layers - 1}"
+            f"model.layers names layer {wrong[0]}, but the backbone has layers 0 to {layers - 1}"
         )
     if not wish or list(wish) != sorted(set(wish)):
         raise BadModel(
-            f"model.layers={list(wish)} must name at least one layer, each once and in rising"
+            f"model.layers={list(wish)} must name at least one layer, each once and in ascending"
             f" order, e.g. [0, {layers - 1}]"
         )
     return tuple(wish)
 
 
 def shorten(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Makes `config` that of the model with these layers only."""
-    before = config.num_hidden_layers
+    """Changes `config` to that of the model with these layers only."""
+    old_count = config.num_hidden_layers
     for name in ("layer_types", "mlp_layer_types"):
         kinds = getattr(config, name, None)
-        if isinstance(kinds, list | tuple) and len(kinds) == before:
+        if isinstance(kinds, list | tuple) and len(kinds) == old_count:
             setattr(config, name, [kinds[layer] for layer in layers])
     config.num_hidden_layers = len(layers)
 
 
-def renumbered(
+def renumber_layers(
     weights: Mapping[str, Shaped[Tensor, "..."]], layers: Sequence[int]
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """The weights without those of other layers, the kept ones numbered from 0: the first number in
-    a name is its layer's.
+    """Returns the weights of the kept layers, numbered from 0, and those outside of layers.
+
+    The first number in a name is that of the layer.
 
     >>> import torch
     >>> list(
-    ...     renumbered(
+    ...     renumber_layers(
     ...         {"layer.0.w": torch.ones(1), "layer.2.w": torch.ones(1), "norm.w": torch.ones(1)},
     ...         [2],
     ...     )
@@ -71,34 +71,33 @@ def renumbered(
     ['layer.0.w', 'norm.w']
     """
     places = {layer: place for place, layer in enumerate(layers)}
-    found: dict[str, Tensor] = {}
+    kept_weights: dict[str, Tensor] = {}
     for name, value in weights.items():
-        match = _NUMBERED.match(name)
+        match = _LAYER_NUMBER.match(name)
         if match is None:
-            found[name] = value
+            kept_weights[name] = value
         elif int(match[2]) in places:
-            found[f"{match[1]}{places[int(match[2])]}{match[3]}"] = value
-    return found
+            kept_weights[f"{match[1]}{places[int(match[2])]}{match[3]}"] = value
+    return kept_weights
 
 
-def check_all_used(layers: Sequence[int], unused: Iterable[str]) -> None:
-    """Raises BadModel where the first layer has no place for weights of the layer that is put
-    there; `unused` are the names of weights left over.
+def check_all_used(layers: Sequence[int], unused_names: Iterable[str]) -> None:
+    """Raises BadModel when the first layer lacks a weight that the kept layer has.
 
-    ModernBERT's first layer is such a one: it has no norm before its attention, and each of the
-    others has.
+    For example, ModernBERT's first layer has no norm before its attention, unlike the others.
+    `unused_names` are the names of weights that were not loaded.
     """
-    lost = sorted(
+    lost_names = sorted(
         name
-        for name in unused
+        for name in unused_names
         if layers[0] != 0
         and name.endswith(".weight")
-        and (match := _NUMBERED.match(name))
+        and (match := _LAYER_NUMBER.match(name))
         and match[2] == "0"
     )
-    if lost:
+    if lost_names:
         raise BadModel(
             f"model.layers={list(layers)}: the first layer of this architecture is unlike the"
-            f" others, and has no place for {lost[0].split('.0.', 1)[1]} of layer {layers[0]}; keep"
-            " layer 0 too"
+            f" others, and has no weight {lost_names[0].split('.0.', 1)[1]} as layer {layers[0]};"
+            " keep layer 0 too"
         )

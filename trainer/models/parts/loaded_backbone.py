@@ -1,4 +1,4 @@
-"""The backbone and the tokenizer of a folder, loaded and checked against each other."""
+"""Loads the backbone and the tokenizer of a folder, and checks that they fit together."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from trainer.models.tokenizers import texts as tokenization
 
 Value = TypeVar("Value")
 Load = Callable[[Path, PretrainedConfig, bool, Sequence[int] | None], PreTrainedModel]
-"""(folder, configuration, whether in 4 bits, layers to keep or None) to a transformer."""
+"""Loads a transformer from (folder, configuration, 4 bits or not, layers to keep or None)."""
 
 
 class LoadedBackbone:
@@ -54,30 +54,38 @@ class LoadedBackbone:
         """The number of tokens that both backbone and tokenizer allow."""
         return min(backbones.longest_input(self.model), self.tokenizer.model_max_length)
 
-    def length(self, wanted: int | None, stored: int | None, default: int | None = None) -> int:
-        """The maximum length in tokens: the one wanted, else the one stored in the folder, else
-        `default`, else all that is allowed.
+    def length(
+        self, setting: int | None, folder_value: int | None, default: int | None = None
+    ) -> int:
+        """Returns the maximum length in tokens: `setting`, else the folder's, else `default`.
 
-        Raises BadModel when the backbone has too few positions for the length wanted.
+        Without all of these, it is the limit of backbone and tokenizer. Raises BadModel when the
+        backbone has too few positions for `setting`.
         """
-        allowed = backbones.longest_input(self.model)
-        if wanted is not None and wanted > allowed:
+        limit = backbones.longest_input(self.model)
+        if setting is not None and setting > limit:
             raise BadModel(
-                f"a maximum length of {wanted} tokens was asked for; the backbone has positions for"
-                f" {allowed}"
+                f"a maximum length of {setting} tokens was requested, but the backbone has only"
+                f" {limit} positions; use at most {limit}"
             )
-        return wanted if wanted is not None else min(stored or default or self.longest, allowed)
+        return (
+            setting if setting is not None else min(folder_value or default or self.longest, limit)
+        )
 
-    def projection(self, stored: Projection | None, dimensions: int | None) -> Projection | None:
-        """The stored projection, or a new one where another number of dimensions is wanted."""
-        fitting = stored is not None and dimensions in (None, stored.out_features)
+    def projection(
+        self, folder_value: Projection | None, dimensions: int | None
+    ) -> Projection | None:
+        """Returns the folder's projection, or a new one for another number of dimensions."""
+        fitting = folder_value is not None and dimensions in (None, folder_value.out_features)
         projection = (
-            stored if fitting or dimensions is None else Projection.fresh(self.width, dimensions)
+            folder_value
+            if fitting or dimensions is None
+            else Projection.fresh(self.width, dimensions)
         )
         if projection is not None and projection.in_features != self.width:
             raise BadModel(
-                f"the projection takes vectors of {projection.in_features} numbers, the backbone"
-                f" gives {self.width}"
+                f"the projection takes vectors with {projection.in_features} dimensions, but the"
+                f" backbone gives {self.width}; use the backbone that belongs to it"
             )
         return projection
 
@@ -90,10 +98,10 @@ class LoadedBackbone:
         prompts: tuple[str, str] = ("", ""),
         lengths: tuple[int | None, int | None] = (None, None),
     ) -> dict[str, Any]:
-        """The fields of a contract that every family has: as the settings say, else as the folder
-        says, else the `prompts` and `lengths` given, of queries and of documents.
+        """Returns the fields of a contract that every family has.
 
-        `layers` are those that the folder still has of the model called `name`.
+        Values come from the settings, else from the folder, else from `prompts` and `lengths` (of
+        queries and of documents). `layers` are those of the model `name` that the folder has.
         """
         return {
             "backbone": name,
@@ -113,5 +121,5 @@ class LoadedBackbone:
 
 
 def first_given(*values: Value | None) -> Value:
-    """The first value that is not None."""
+    """Returns the first value that is not None."""
     return next(value for value in values if value is not None)

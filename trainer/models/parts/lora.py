@@ -30,17 +30,17 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def linear_layers(backbone: nn.Module) -> list[str]:
-    """Names of all linear layers inside the transformer's blocks."""
-    prefix, found = _named_blocks(backbone)
+    """Returns the names of all linear layers in the transformer's blocks."""
+    prefix, block_list = _named_blocks(backbone)
     return [
         f"{prefix}.{name}"
-        for name, module in found.named_modules()
+        for name, module in block_list.named_modules()
         if isinstance(module, nn.Linear)
     ]
 
 
 def blocks(backbone: nn.Module) -> nn.ModuleList:
-    """The transformer's blocks: the longest list of modules the backbone has."""
+    """Returns the transformer's blocks: the longest list of modules in the backbone."""
     return _named_blocks(backbone)[1]
 
 
@@ -58,22 +58,24 @@ def _named_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda item: len(item[1]))
 
 
-def add_lora(backbone: PreTrainedModel, lora: Lora, whole: Sequence[str] = ()) -> PeftModel:
-    """The backbone with its weights frozen and a fresh adapter on every target layer; at first it
-    changes nothing (B is zero).
+def add_lora(
+    backbone: PreTrainedModel, lora: Lora, trained_modules: Sequence[str] = ()
+) -> PeftModel:
+    """Freezes the backbone and adds a new adapter to every target layer.
 
-    Modules of the names in `whole` are trained as they are, beside the adapter.
+    At first the adapter changes nothing (B is zero). The modules in `trained_modules` are fully
+    trained.
     """
     names = linear_layers(backbone)
     targets = list(lora.target_modules) if lora.target_modules is not None else names
-    known = [
+    known_targets = [
         target
         for target in targets
         if any(
             name == target or name.endswith(f".{target}") for name, _ in backbone.named_modules()
         )
     ]
-    if missing := sorted(set(targets) - set(known)):
+    if missing := sorted(set(targets) - set(known_targets)):
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise BadModel(
             f"`model.tuning.target_modules`: the backbone has no layer {missing[0]!r}; its linear"
@@ -92,11 +94,11 @@ def add_lora(backbone: PreTrainedModel, lora: Lora, whole: Sequence[str] = ()) -
         for parameter in backbone.parameters():
             parameter.requires_grad = False
     model = _adapted_by(backbone, config)
-    for _, layer in _adapted(model):
+    for _, layer in _adapter_layers(model):
         layer.cast_input_dtype_enabled = (
             False  # autocast decides: peft would cast to float32 and back on every call
         )
-    for name in whole:
+    for name in trained_modules:
         model.get_base_model().get_submodule(name).requires_grad_(True)
     return model
 
@@ -107,7 +109,7 @@ def _adapted_by(backbone: PreTrainedModel, config: PeftConfig) -> PeftModel:
         return get_peft_model(backbone, config)
 
 
-def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:
+def _adapter_layers(model: nn.Module) -> list[tuple[str, LoraLayer]]:
     return [
         (name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)
     ]
@@ -115,7 +117,7 @@ def _adapted(model: nn.Module) -> list[tuple[str, LoraLayer]]:
 
 @torch.no_grad()
 def _base_weight(layer: Any) -> Float[Tensor, "output input"]:
-    """The frozen weight of an adapted layer in float32, out of its 4 bits where it is quantised."""
+    """Returns the frozen weight of an adapted layer in float32, also from 4 bits."""
     weight = layer.get_base_layer().weight
     if hasattr(weight, "quant_state"):
         import bitsandbytes
@@ -126,50 +128,50 @@ def _base_weight(layer: Any) -> Float[Tensor, "output input"]:
 
 @torch.no_grad()
 def _merged_weight(layer: LoraLayer) -> Float[Tensor, "output input"]:
-    """W + scale B A (or DoRA's form of it) of one layer. The layer in training is not touched: a
-    copy is merged by peft.
+    """Returns W + scale B A (or DoRA's variant) of one layer.
+
+    A copy of the layer is merged by peft; the layer itself is not changed.
     """
     base: Any = layer.get_base_layer()
     plain = nn.Linear(base.in_features, base.out_features, bias=False, device=base.weight.device)
     plain.weight.copy_(_base_weight(layer))
     original = layer._modules.pop("base_layer")
     try:
-        merged: Any = copy.deepcopy(layer)
+        merged_layer: Any = copy.deepcopy(layer)
     finally:
         layer._modules["base_layer"] = original
-    merged._modules["base_layer"] = plain
-    merged.merge(safe_merge=True)
+    merged_layer._modules["base_layer"] = plain
+    merged_layer.merge(safe_merge=True)
     return plain.weight.detach()
 
 
 @torch.no_grad()
 def merged_state(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
-    """The backbone's weights with every adapter merged in, under the names of the plain backbone;
-    the live model stays as it is.
+    """Returns the backbone's weights with all adapters merged, by the names of the plain backbone.
+
+    The model is not changed.
     """
     if not isinstance(backbone, PeftModel):
         return {
             name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()
         }
     plain = backbone.get_base_model()
-    merged = {f"{name}.weight": layer for name, layer in _adapted(plain)}
+    merged_layers = {f"{name}.weight": layer for name, layer in _adapter_layers(plain)}
     state: dict[str, Tensor] = {}
     for name, value in plain.state_dict().items():
         if ".lora_" in name or ".base_layer.weight." in name:
             continue
         name = name.replace(".base_layer.", ".")
-        value = _merged_weight(merged[name]) if name in merged else value.detach()
+        value = _merged_weight(merged_layers[name]) if name in merged_layers else value.detach()
         state[name] = value.cpu().contiguous()
     return state
 
 
 @torch.no_grad()
 def adapter_changed(model: nn.Module) -> float:
-    """The largest relative change of any adapted weight, ||W' - W|| / ||W||; 0 when the adapter
-    does nothing.
-    """
+    """Returns the largest relative change ||W' - W|| / ||W|| of an adapted weight."""
     changes = [0.0]
-    for _, layer in _adapted(model):
+    for _, layer in _adapter_layers(model):
         base = _base_weight(layer)
         changes.append(
             ((_merged_weight(layer) - base).norm() / base.norm().clamp_min(1e-30)).item()
@@ -178,10 +180,8 @@ def adapter_changed(model: nn.Module) -> float:
 
 
 def check_adapter_learned(model: nn.Module) -> None:
-    """BadModel when an encoder or backbone has an adapter that changed nothing, so that what is
-    saved would be the base model.
-    """
-    if _adapted(model) and not adapter_changed(model) > 0.0:
+    """Raises BadModel when an adapter changed nothing, so that the base model would be saved."""
+    if _adapter_layers(model) and not adapter_changed(model) > 0.0:
         raise BadModel(
             "LoRA changed nothing: after training every adapted weight equals the base model's. Is"
             " the learning rate above 0, are there steps, and do the target modules take part in"
@@ -189,30 +189,34 @@ def check_adapter_learned(model: nn.Module) -> None:
         )
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str, whole: Sequence[str] = ()) -> None:
-    """The adapter alone as a PEFT folder, naming `base` as what it belongs to, with the modules of
-    the names in `whole` beside it.
+def save_adapter(
+    model: PeftModel, folder: Path, base: str, trained_modules: Sequence[str] = ()
+) -> None:
+    """Writes only the adapter, as a PEFT folder with the base model `base`.
+
+    It also holds the modules in `trained_modules`.
     """
     folder.mkdir()
-    found = get_peft_model_state_dict(model, save_embedding_layers=False)
-    found |= {
+    adapter_state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    adapter_state |= {
         f"base_model.model.{module}.{name}": value
-        for module in whole
+        for module in trained_modules
         for name, value in model.get_base_model().get_submodule(module).state_dict().items()
     }
-    weights = {name: value.detach().cpu().contiguous() for name, value in found.items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in adapter_state.items()}
     write_safetensors(folder / WEIGHTS, weights, {"format": "pt"})
     config = copy.deepcopy(model.peft_config["default"])
-    if whole:
-        config.modules_to_save, config.task_type = list(whole), "SEQ_CLS"
+    if trained_modules:
+        config.modules_to_save, config.task_type = list(trained_modules), "SEQ_CLS"
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.save_pretrained(str(folder))
 
 
 def adapter_base(folder: Path, with_head: bool = False) -> str:
-    """The hub name of the model that the adapter in `folder` was trained on; BadModel for anything
-    but LoRA, and perhaps a head beside it.
+    """Returns the hub name of the base model of the adapter in `folder`.
+
+    Raises BadModel for an adapter that is not LoRA, with a head if `with_head`.
     """
     config = read_json(folder, CONFIG)
     if config.get("peft_type") != "LORA":
@@ -238,22 +242,23 @@ def adapter_base(folder: Path, with_head: bool = False) -> str:
 
 
 def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The backbone with the adapter in `folder` merged in; BadModel with the difference of keys
-    when it belongs to another base.
+    """Returns the backbone with the adapter in `folder` merged in.
+
+    Raises BadModel, with the difference of keys, when the adapter belongs to another base model.
     """
     weights = inside(folder, WEIGHTS)
     if not weights.is_file():
         raise BadModel(f"{folder} has an {CONFIG} but no {WEIGHTS}")
     state = read_tensors(weights)
-    known = set(LoraConfig.__dataclass_fields__) - {
+    known_keys = set(LoraConfig.__dataclass_fields__) - {
         "auto_mapping",
         "runtime_config",
         "base_model_name_or_path",
     }
-    given = {key: value for key, value in read_json(folder, CONFIG).items() if key in known}
+    settings = {key: value for key, value in read_json(folder, CONFIG).items() if key in known_keys}
     try:
         config: PeftConfig = LoraConfig(
-            **given | {"inference_mode": True, "init_lora_weights": True}
+            **settings | {"inference_mode": True, "init_lora_weights": True}
         )
         model = _adapted_by(backbone, config)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -267,22 +272,22 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def _check_keys(
     folder: Path,
-    expected: dict[str, Shaped[Tensor, "..."]],
-    found: dict[str, Shaped[Tensor, "..."]],
+    reference: dict[str, Shaped[Tensor, "..."]],
+    actual: dict[str, Shaped[Tensor, "..."]],
 ) -> None:
     missing, foreign = (
-        sorted(expected.keys() - found.keys()),
-        sorted(found.keys() - expected.keys()),
+        sorted(reference.keys() - actual.keys()),
+        sorted(actual.keys() - reference.keys()),
     )
     shapes = [
-        (f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}")
-        for key in expected.keys() & found.keys()
-        if found[key].shape != expected[key].shape
+        (f"{key} {tuple(actual[key].shape)} instead of {tuple(reference[key].shape)}")
+        for key in reference.keys() & actual.keys()
+        if actual[key].shape != reference[key].shape
     ]
     if missing or foreign or shapes:
         parts = [
-            f"{len(keys)} {what}, the first: {keys[0]}"
-            for what, keys in (
+            f"{len(keys)} {problem}, the first: {keys[0]}"
+            for problem, keys in (
                 ("missing", missing),
                 ("unknown", foreign),
                 (("of another shape"), sorted(shapes)),

@@ -1,4 +1,4 @@
-"""A linear layer after pooling, as sentence-transformers' Dense module keeps it."""
+"""A linear layer after pooling, stored as a Dense module of sentence-transformers."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from trainer.models.files.vetting import inside, read_json, read_tensors
 from trainer.storage.atomic import write_safetensors
 
 Activation = Literal["Identity", "Tanh"]
-_WRITTEN: dict[Activation, str] = {
+_ACTIVATION_PATHS: dict[Activation, str] = {
     "Identity": "torch.nn.modules.linear.Identity",
     "Tanh": "torch.nn.modules.activation.Tanh",
 }
 
 
 class Projection(nn.Linear):
-    """activation(W x + b)."""
+    """Computes activation(W x + b)."""
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool, activation: Activation = "Identity"
@@ -30,21 +30,19 @@ class Projection(nn.Linear):
         self.is_new = False
 
     def forward(self, input: Float[Tensor, "*row width"]) -> Float[Tensor, "*row dimension"]:
-        """The projected vectors."""
-        projected = super().forward(input)
+        """Returns the projected vectors."""
+        output = super().forward(input)
         match self.activation:
             case "Identity":
-                return projected
+                return output
             case "Tanh":
-                return torch.tanh(projected)
+                return torch.tanh(output)
             case _:
                 assert_never(self.activation)
 
     @classmethod
     def fresh(cls, in_features: int, out_features: int) -> Self:
-        """A new projection without bias: orthogonal, so that at first it keeps as much of every
-        angle as its width allows.
-        """
+        """Returns a new orthogonal projection without bias, which preserves angles best."""
         projection = cls(in_features, out_features, bias=False)
         projection.is_new = True
         nn.init.orthogonal_(projection.weight)
@@ -52,21 +50,44 @@ class Projection(nn.Linear):
 
     @classmethod
     def of(cls, weight: Float[Tensor, "dimension width"]) -> Self:
-        """The layer without bias that has this weight."""
+        """Returns the layer without bias that has this weight."""
         projection = cls(weight.shape[1], weight.shape[0], bias=False)
         projection.load_state_dict({"weight": weight.float()})
         return projection
 
     @classmethod
     def read(cls, folder: Path, of: str = "sentence_embedding") -> Self:
-        """The Dense module in `folder`; BadModel where it does more than a linear layer with
-        Identity or Tanh on the vectors named `of`.
+        """Reads the Dense module in `folder`.
+
+        Raises BadModel when it is not a linear layer with Identity or Tanh on the vectors `of`.
         """
+        sizes, has_bias, activation = cls._read_config(folder, of)
+        weights = inside(folder, "model.safetensors")
+        if not weights.is_file():
+            raise BadModel(
+                f"{folder} holds no model.safetensors; weights in any other format are not opened"
+            )
+        projection = cls(*sizes, bias=has_bias, activation=activation)
+        state = {
+            name.removeprefix("linear."): value.float()
+            for name, value in read_tensors(weights).items()
+        }
+        try:
+            projection.load_state_dict(state)
+        except RuntimeError as error:
+            raise BadModel(
+                f"{weights} does not fit the config.json beside it: {str(error)[:200]}"
+            ) from error
+        return projection
+
+    @staticmethod
+    def _read_config(folder: Path, of: str) -> tuple[tuple[int, int], bool, Activation]:
+        """Reads both sizes, whether there is a bias, and the activation."""
         config = read_json(folder, "config.json")
         activation = next(
             (
                 name
-                for name, path in _WRITTEN.items()
+                for name, path in _ACTIVATION_PATHS.items()
                 if config.get("activation_function") in (path, f"torch.nn.{name}")
             ),
             None,
@@ -86,28 +107,8 @@ class Projection(nn.Linear):
                 f"{folder / 'config.json'}: only a linear layer with Identity or Tanh on {of} is"
                 " read"
             )
-        weights = inside(folder, "model.safetensors")
-        if not weights.is_file():
-            raise BadModel(
-                f"{folder} holds no model.safetensors; weights in any other format are not opened"
-            )
-        projection = cls(
-            sizes[0],  # type: ignore[arg-type]
-            sizes[1],  # type: ignore[arg-type]
-            bias=config.get("bias") is not False,
-            activation=activation,
-        )
-        state = {
-            name.removeprefix("linear."): value.float()
-            for name, value in read_tensors(weights).items()
-        }
-        try:
-            projection.load_state_dict(state)
-        except RuntimeError as error:
-            raise BadModel(
-                f"{weights} does not fit the config.json beside it: {str(error)[:200]}"
-            ) from error
-        return projection
+        in_features, out_features = sizes
+        return (in_features, out_features), config.get("bias") is not False, activation  # type: ignore[return-value]
 
     def write(self, folder: Path) -> None:
         """Writes the layer as a Dense module."""
@@ -116,7 +117,7 @@ class Projection(nn.Linear):
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bias": self.bias is not None,
-            "activation_function": _WRITTEN[self.activation],
+            "activation_function": _ACTIVATION_PATHS[self.activation],
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         state = {

@@ -1,1 +1,1 @@
-"""Texts and pairs of texts to tokens, with prompts and markers."""
+"""Tokenizers of texts and pairs of texts, with prompts and markers."""

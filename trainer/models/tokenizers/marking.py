@@ -1,6 +1,4 @@
-"""Tokens as late interaction wants them: a marker that tells queries from documents, and queries
-filled up with mask tokens.
-"""
+"""Tokenizers of late interaction: a marker per role, and queries expanded with mask tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +15,8 @@ from trainer.models.tokenizers.texts import RoleTokenizer, leading_special_token
 
 @dataclass(frozen=True, slots=True)
 class MarkedTokenizer(RoleTokenizer):
-    """Puts the marker behind the first special tokens, and with `width` fills every text up to so
-    many tokens with `filling_id`.
+    """Puts the marker after the first special tokens; expands every text to `width` with
+    `filling_id`.
     """
 
     role: Role
@@ -28,21 +26,21 @@ class MarkedTokenizer(RoleTokenizer):
     filling_id: int
 
     def tokenize(self, texts: Sequence[str]) -> Texts:
-        """The tokens of marker, prompt and text, cut to the role's length with all of these
-        counted.
-        """
-        found = replace(RoleTokenizer.tokenize(self, texts), role=self.role)
+        """Returns the tokens of marker, prompt and text, cut to the maximum length of the role."""
+        role_texts = replace(RoleTokenizer.tokenize(self, texts), role=self.role)
         if self.marker_id is not None:
-            found = _with_marker(found, self.marker_id, self.marker_place)
-        return found if self.width is None else _filled_up(found, self.width, self.filling_id)
+            role_texts = _with_marker(role_texts, self.marker_id, self.marker_place)
+        return (
+            role_texts
+            if self.width is None
+            else _filled_up(role_texts, self.width, self.filling_id)
+        )
 
 
 def marked_tokenizer(
     tokenizer: PreTrainedTokenizerBase, contract: LateInteractionContract, role: Role
 ) -> MarkedTokenizer:
-    """The part of `tokenizer` that one role needs. Raises BadModel for a marker that is no
-    token.
-    """
+    """Returns the tokenizer of one role. Raises BadModel for a marker that is not a token."""
     marker = contract.marker(role)
     marker_id = token_id(tokenizer, marker) if marker else None
     if marker and marker_id is None:
@@ -71,23 +69,21 @@ def marked_tokenizer(
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """The id of a token as the vocabulary writes it, or without the space behind it (as PyLate's
-    files have it); None where there is none.
-    """
+    """Returns the id of a token, also without a space after it as in PyLate's files, or None."""
     backend = (
         tokenizer.backend_tokenizer
     )  # whose whole vocabulary takes 0.2 s to list, of 250 000 tokens
-    found = backend.token_to_id(token)
-    return backend.token_to_id(token.strip()) if found is None else found
+    id_as_written = backend.token_to_id(token)
+    return backend.token_to_id(token.strip()) if id_as_written is None else id_as_written
 
 
 def filling_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What queries are filled up with: the mask token, else padding."""
+    """Returns the id that expands queries: the mask token, else padding."""
     return tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
 
 
 def _with_marker(texts: Texts, marker: int, place: int) -> Texts:
-    """`marker` behind the first `place` tokens of every text (behind all of a shorter one)."""
+    """Puts `marker` after the first `place` tokens of every text, or after all of a shorter one."""
     count = torch.arange(len(texts) + 1)
     at = texts.offsets[:-1] + texts.lengths.clamp(max=place) + count[:-1]
     old = torch.ones(len(texts.tokens) + len(texts), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""(Query, document) pairs to token ids, as the tokenizer of a cross-encoder joins them."""
+"""Tokenizers of (query, document) pairs for cross-encoders."""
 
 import copy
 from collections.abc import Sequence
@@ -16,33 +16,35 @@ from trainer.models.tokenizers.texts import RoleTokenizer, role_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class PairTokenizer:
-    """Tokenises each distinct text once and puts pairs together: `before`, query, `between`,
-    document, `after`.
+    """Tokenises each distinct text once, and joins pairs: `prefix_ids`, query, `between_ids`,
+    document, `suffix_ids`.
     """
 
     query: RoleTokenizer
     document: RoleTokenizer
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    first_between: int
-    """How many tokens of `between` belong to the first part of the pair, by the tokenizer's token
-    types.
-    """
+    prefix_ids: tuple[int, ...]
+    between_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    first_part_between: int
+    """The number of tokens of `between_ids` that have the token type of the query."""
     max_length_tokens: int
     truncation_side: Literal["left", "right"]
 
     def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:
-        """Pair i is of query i and document i, cut to the length of a pair; identified by both
-        texts, never empty.
+        """Returns pairs of query i and document i, cut to the maximum length.
+
+        Their identity depends on both texts. A pair has at least one token.
         """
-        asked, answers = self._each(self.query, queries), self._each(self.document, documents)
+        query_ids, answers = (
+            self._ids_by_text(self.query, queries),
+            self._ids_by_text(self.document, documents),
+        )
         lists, seconds = [], []
         for query, document in zip(queries, documents, strict=True):
-            first, second = self._cut(asked[query], answers[document])
-            seconds.append(len(self.before) + len(first) + self.first_between)
+            first, second = self._cut(query_ids[query], answers[document])
+            seconds.append(len(self.prefix_ids) + len(first) + self.first_part_between)
             lists.append(
-                [*self.before, *first, *self.between, *second, *self.after]
+                [*self.prefix_ids, *first, *self.between_ids, *second, *self.suffix_ids]
                 or [self.query.stand_in_id]
             )
         names = {text: identity(text) for text in {*queries, *documents}}
@@ -55,23 +57,26 @@ class PairTokenizer:
         )
 
     @staticmethod
-    def _each(tokenizer: RoleTokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
+    def _ids_by_text(tokenizer: RoleTokenizer, texts: Sequence[str]) -> dict[str, list[int]]:
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, tokenizer.ids(distinct), strict=True)) if distinct else {}
 
     def _cut(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
-        """The longer of the two is cut until both are equally long, then both: as the Hugging Face
-        tokenizers do ("longest_first").
-        """
-        room = self.max_length_tokens - len(self.before) - len(self.between) - len(self.after)
+        """Cuts the longer text until both are equally long, then both ("longest_first")."""
+        room = (
+            self.max_length_tokens
+            - len(self.prefix_ids)
+            - len(self.between_ids)
+            - len(self.suffix_ids)
+        )
         if len(first) + len(second) <= room:
             return first, second
         if len(first) <= len(second):
-            kept = min(len(first), room // 2)
-            lengths = kept, room - kept
+            shorter_length = min(len(first), room // 2)
+            lengths = shorter_length, room - shorter_length
         else:
-            kept = min(len(second), room // 2)
-            lengths = room - kept, kept
+            shorter_length = min(len(second), room // 2)
+            lengths = room - shorter_length, shorter_length
         return self._part(first, lengths[0]), self._part(second, lengths[1])
 
     def _part(self, ids: list[int], length: int) -> list[int]:
@@ -85,19 +90,20 @@ def pair_tokenizer(
     query_max_length_tokens: int,
     max_length_tokens: int,
 ) -> PairTokenizer:
-    """What of `tokenizer` makes pairs of at most `max_length_tokens`, frozen. BadModel where the
-    special tokens leave no room for both texts.
+    """Returns a tokenizer of pairs with at most `max_length_tokens`.
+
+    Raises BadModel when the special tokens leave no room for both texts.
     """
     backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
-    joined = backend.encode("a", "a")
-    places = list(joined.sequence_ids)
+    pair_encoding = backend.encode("a", "a")
+    places = list(pair_encoding.sequence_ids)
     first, second = places.index(0), places.index(1)
     end_of_first = len(places) - places[::-1].index(0)
     end_of_second = len(places) - places[::-1].index(1)
-    between = joined.ids[end_of_first:second]
-    specials = first + len(between) + len(places) - end_of_second
+    between_ids = pair_encoding.ids[end_of_first:second]
+    specials = first + len(between_ids) + len(places) - end_of_second
     if max_length_tokens < specials + 2:
         raise BadModel(
             f"pairs of at most {max_length_tokens} tokens leave no room beside {specials} special"
@@ -115,10 +121,10 @@ def pair_tokenizer(
     return PairTokenizer(
         query=query,
         document=document,
-        before=tuple(joined.ids[:first]),
-        between=tuple(between),
-        after=tuple(joined.ids[end_of_second:]),
-        first_between=joined.type_ids[end_of_first:second].count(0),
+        prefix_ids=tuple(pair_encoding.ids[:first]),
+        between_ids=tuple(between_ids),
+        suffix_ids=tuple(pair_encoding.ids[end_of_second:]),
+        first_part_between=pair_encoding.type_ids[end_of_first:second].count(0),
         max_length_tokens=max_length_tokens,
         truncation_side="left" if tokenizer.truncation_side == "left" else "right",
     )

@@ -1,7 +1,7 @@
-"""Texts to token ids, the same in training and in use.
+"""Tokenizers of texts, which are the same in training and in use.
 
-Each role has its own frozen copy of the tokenizer with its own truncation, so any thread may
-tokenise while another computes.
+Each role has its own frozen copy with its own truncation, so any thread may tokenise while another
+computes.
 """
 
 import hashlib
@@ -22,9 +22,7 @@ from trainer.models.files.vetting import inside, read_json, without_code
 
 FIRST_CHARACTERS_PER_TOKEN = 64
 MOST_CHARACTERS = 1_000_000
-"""What lies beyond is never looked at: a text is cut there even if the first million characters
-hold fewer tokens than allowed.
-"""
+"""The number of characters after which a text is cut, even if it has fewer tokens than allowed."""
 _UNTOUCHED_CHARACTERS = 256
 _VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(txt|json)|[A-Za-z0-9_.-]+\.model")
 _TOKENIZER_FILE = re.compile(
@@ -41,7 +39,7 @@ _PROBES = (
 
 @dataclass(frozen=True, slots=True)
 class RoleTokenizer:
-    """Tokenises the texts of one role: prompt put before, cut to the role's length, never empty."""
+    """Tokenises the texts of one role, with its prompt and maximum length."""
 
     backend: Tokenizer
     prompt: str
@@ -51,25 +49,21 @@ class RoleTokenizer:
     stand_in_id: int
 
     def tokenize(self, texts: Sequence[str]) -> Texts:
-        """The tokens of `prompt + text`, special tokens included; of a text without any token, the
-        stand-in alone.
-        """
+        """Returns the tokens of `prompt + text` with special tokens; never none."""
         lists = [ids or [self.stand_in_id] for ids in self.ids(texts)]
         return Texts.of(
             lists, [identity(text) for text in texts], self.pad_token_id, self.prompt_tokens
         )
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of `prompt + text`, cut to the role's length; none for a text without any
-        token.
-        """
+        """Returns the token ids of `prompt + text`, cut to the maximum length; may be empty."""
         return self._ids([self.prompt + text for text in texts])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         limit = max(4096, self.max_length_tokens * FIRST_CHARACTERS_PER_TOKEN)
         short = [text if len(text) <= limit else "" for text in texts]
         try:
-            found = [encoding.ids for encoding in self.backend.encode_batch_fast(short)]
+            id_lists = [encoding.ids for encoding in self.backend.encode_batch_fast(short)]
         except (
             TypeError,
             UnicodeEncodeError,
@@ -77,12 +71,13 @@ class RoleTokenizer:
             return self._ids([text.encode("utf-8", "replace").decode() for text in texts])
         return [
             ids if len(text) <= limit else self._start_of(text, limit)
-            for text, ids in zip(texts, found, strict=True)
+            for text, ids in zip(texts, id_lists, strict=True)
         ]
 
     def _start_of(self, text: str, limit: int) -> list[int]:
-        """Ids of a very long text from no more of it than they need: the cut must lie well behind
-        the last token kept.
+        """Returns the ids of a very long text, which is read only as far as necessary.
+
+        The text is cut well after the last token that is used.
         """
         text = text[:MOST_CHARACTERS]
         while True:
@@ -99,19 +94,20 @@ class RoleTokenizer:
 def role_tokenizer(
     tokenizer: PreTrainedTokenizerBase, prompt: str, max_length_tokens: int, markers: int = 0
 ) -> RoleTokenizer:
-    """The part of `tokenizer` that one role needs, frozen; it leaves room for so many markers.
-    BadModel where there is none for a text.
+    """Returns the tokenizer of one role, which leaves room for `markers` markers.
+
+    Raises BadModel when there is no room for a text.
     """
     plain = _plain_copy(tokenizer)
-    specials, of_prompt = (
+    specials, prompt_count = (
         len(plain.encode("").ids),
         (len(plain.encode(prompt, add_special_tokens=False).ids) if prompt else 0),
     )
-    if max_length_tokens <= specials + of_prompt + markers:
+    if max_length_tokens <= specials + prompt_count + markers:
         parts = [
             f"{specials} special tokens",
             *["1 marker"] * markers,
-            *([f"a prompt of {of_prompt}"] if of_prompt else []),
+            *([f"a prompt of {prompt_count}"] if prompt_count else []),
         ]
         raise BadModel(
             f"a maximum length of {max_length_tokens} tokens leaves no room for a text beside"
@@ -124,38 +120,39 @@ def role_tokenizer(
         token for token in (tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None
     )
     return RoleTokenizer(
-        backend, prompt, of_prompt, max_length_tokens, tokenizer.pad_token_id, stand_in
+        backend, prompt, prompt_count, max_length_tokens, tokenizer.pad_token_id, stand_in
     )
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many special tokens the tokenizer puts before a text."""
+    """Returns the number of special tokens before a text."""
     return _specials(_plain_copy(tokenizer))[0]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids of the special tokens that the tokenizer puts before and after a text."""
+    """Returns the ids of the special tokens before and after a text."""
     backend = _plain_copy(tokenizer)
-    before, after = _specials(backend)
+    leading_count, trailing_count = _specials(backend)
     ids = backend.encode("a").ids
-    return ids[:before], ids[len(ids) - after :]
+    return ids[:leading_count], ids[len(ids) - trailing_count :]
 
 
 def read_tokenizer(
     folder: Path, config: PretrainedConfig, lower_case: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`; BadModel where there is none, or none that works without foreign
-    code.
+    """Reads the tokenizer in `folder`.
+
+    Raises BadModel when there is none, or none that works without foreign code.
     """
-    with TemporaryDirectory() as staged:
-        if not _stage(folder, Path(staged)):
+    with TemporaryDirectory() as staging_folder:
+        if not _stage(folder, Path(staging_folder)):
             raise BadModel(
                 f"{folder} has no tokenizer: no tokenizer.json and no vocabulary; copy them from"
                 " the model it was made from"
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                staged, config=config, local_files_only=True, trust_remote_code=False
+                staging_folder, config=config, local_files_only=True, trust_remote_code=False
             )
         except (
             OSError,
@@ -182,28 +179,30 @@ def read_tokenizer(
     return tokenizer
 
 
-def _stage(folder: Path, staged: Path) -> bool:
-    """Links the tokenizer's own files into an empty folder, with a tokenizer_config.json that can
-    name neither code nor other files.
+def _stage(folder: Path, staging_folder: Path) -> bool:
+    """Links the tokenizer's files into an empty folder; returns true when there is a vocabulary.
 
-    Whether there is a vocabulary: without one transformers would make up an empty tokenizer.
+    The new tokenizer_config.json names neither code nor other files. Without a vocabulary,
+    transformers would invent an empty tokenizer.
     """
     names = [path.name for path in folder.glob("*") if path.is_file()]
     for name in filter(_TOKENIZER_FILE.fullmatch, names):
-        (staged / name).symlink_to(inside(folder, name).resolve())
+        (staging_folder / name).symlink_to(inside(folder, name).resolve())
     if (folder / "tokenizer_config.json").exists():
         settings = without_code(read_json(folder, "tokenizer_config.json"))
-        kept = {
+        safe_settings = {
             key: value
             for key, value in settings.items()
             if not key.endswith(("_file", "_path", "files"))
         }
-        (staged / "tokenizer_config.json").write_text(json.dumps(kept), encoding="utf-8")
+        (staging_folder / "tokenizer_config.json").write_text(
+            json.dumps(safe_settings), encoding="utf-8"
+        )
     return any(map(_VOCABULARY.fullmatch, names))
 
 
 def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
-    """BadModel when the tokenizer gives ids that the model has no embedding for."""
+    """Raises BadModel when the tokenizer gives ids for which the model has no embedding."""
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= rows:
         raise BadModel(
@@ -213,9 +212,7 @@ def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -
 
 
 def give_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the end-of-text token the pad token where there is none, as in many decoders. Padding
-    is masked: any token will do.
-    """
+    """Sets a missing pad token to the end-of-text token. Padding is masked, so any token works."""
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise BadModel(
@@ -226,24 +223,22 @@ def give_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the tokenizer end every text with its end-of-text token, where it has one and does not
-    do so already.
+    """Makes the tokenizer append its end-of-text token to every text, if it has one.
 
-    A decoder's last token has seen the whole text; that it is always the same token is what models
-    with last-token pooling are trained with.
+    Models with last-token pooling are trained so: the last token has seen the whole text.
     """
     eos, backend = tokenizer.eos_token_id, tokenizer.backend_tokenizer
-    before, after = _specials(_plain_copy(tokenizer))
+    leading_count, trailing_count = _specials(_plain_copy(tokenizer))
     if eos is None:
         return
     ids = _plain_copy(tokenizer).encode("a").ids
-    if after and ids[-1] == eos:
+    if trailing_count and ids[-1] == eos:
         return
     around = [
         str(tokenizer.convert_ids_to_tokens(token))
-        for token in [*ids[:before], *ids[len(ids) - after :], eos]
+        for token in [*ids[:leading_count], *ids[len(ids) - trailing_count :], eos]
     ]
-    pieces = [*around[:before], "$A", *around[before:]]
+    pieces = [*around[:leading_count], "$A", *around[leading_count:]]
     template = processors.TemplateProcessing(
         single=" ".join(pieces),
         special_tokens=[
@@ -256,9 +251,7 @@ def append_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A name of what the tokenizer does: SHA-256 of its vocabulary and of the ids of a few probe
-    texts.
-    """
+    """Returns the SHA-256 of the vocabulary and of the ids of a few texts."""
     backend = _plain_copy(tokenizer)
     probes = [encoding.ids for encoding in backend.encode_batch(list(_PROBES))]
     content = json.dumps([sorted(backend.get_vocab().items()), probes])
@@ -266,7 +259,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer's backend on its own, without truncation and padding."""
+    """Returns a copy of the tokenizer's backend, without truncation and padding."""
     backend: Any = tokenizer.backend_tokenizer
     copy = Tokenizer.from_str(backend.to_str())
     copy.no_truncation()
@@ -275,11 +268,11 @@ def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def _specials(backend: Tokenizer) -> tuple[int, int]:
-    """How many special tokens stand before and after a text."""
+    """Returns the numbers of special tokens before and after a text."""
     mask = backend.encode("a").special_tokens_mask
     plain = len(backend.encode("a", add_special_tokens=False).ids)
-    before = mask.index(0) if 0 in mask else 0
-    return before, len(mask) - before - plain
+    leading_count = mask.index(0) if 0 in mask else 0
+    return leading_count, len(mask) - leading_count - plain
 
 
 def _lower_case_first(backend: Tokenizer) -> None:

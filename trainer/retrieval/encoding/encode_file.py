@@ -75,7 +75,7 @@ def encode_texts(
     with phase("loading the model"):
         encoder = read_encoder(model)
     encoder = (encoder if layers is None else first_layers(encoder, layers)).to(accelerator)
-    encoder = encoder if dimensions is None else encoder.narrowed(dimensions)
+    encoder = encoder if dimensions is None else encoder.with_dimensions(dimensions)
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), encoder.dimensions)}
     with _binary_file(out) as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -90,7 +90,7 @@ class Index(ABC):
             )
         dimensions = self.manifest.dimensions
         if self.UNIT == "document" and encoder.dimensions > dimensions:
-            encoder = encoder.narrowed(dimensions)
+            encoder = encoder.with_dimensions(dimensions)
         if encoder.dimensions != dimensions:
             problem: str | None = (
                 f"vectors with {encoder.dimensions} dimensions, but those of the index have"
