@@ -266,7 +266,7 @@ def test_contradicting_options_are_refused(model, beir, tmp_path):
         BadModel, match="one vector per document, but the model gives one per token"
     ):
         call("search", tmp_path / "flat", "disk", "--model", model)
-    with pytest.raises(BadFolder, match="not of token vectors"):
+    with pytest.raises(BadFolder, match="give an index of token vectors"):
         call("delete", tmp_path / "flat", "doc0")
     call("index", model, beir, "-o", tmp_path / "idx")
     with pytest.raises(BadModel, match="one per text|vectors with 32 dimensions"):

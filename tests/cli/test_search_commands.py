@@ -221,7 +221,7 @@ def test_other_layers_than_those_of_the_index_are_refused(model, beir, tmp_path)
         with pytest.raises(
             BadModel,
             match=(
-                "2 layers were requested, but the model has 1; .*the index .* with the first 2 layers of"
+                "2 layers were requested, but the model has 1; .* with the first 2 layers of"
                 f" {model}"
             ),
         ):

@@ -17,9 +17,10 @@ from late_interaction_toys import toy_late_interaction
 
 from trainer.errors import BadFolder
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.encoding.encode import encode
+from trainer.retrieval.encoding.encode import Encoding, encode
 from trainer.retrieval.indexes.manifest import belongs_to_index
-from trainer.retrieval.token_index.build import Encoding, add, build_token_index, delete
+from trainer.retrieval.token_index.build import build_token_index
+from trainer.retrieval.token_index.change import add, delete
 from trainer.retrieval.token_index.index import TokenIndex
 from trainer.retrieval.token_index.manifest import TokenManifest, changing
 
@@ -124,7 +125,7 @@ def test_index_killed_while_adding_keeps_its_former_documents(
     assert found(folder, encoder) == before
     assert add(folder, Encoding(encoder), NEW).count == 40
     assert len(found(folder, encoder)) == 40
-    assert {path.name for path in folder.iterdir()} == TokenManifest.read(folder).needed() | {
+    assert {path.name for path in folder.iterdir()} == TokenManifest.read(folder).needed_files() | {
         "manifest.json"
     }
 
@@ -151,7 +152,7 @@ def test_index_killed_after_the_change_has_the_new_documents(built, encoder, tmp
     }
     left = (
         {path.name for path in folder.iterdir()}
-        - TokenManifest.read(folder).needed()
+        - TokenManifest.read(folder).needed_files()
         - {"manifest.json"}
     )
     assert left == {"deleted-1-2.npy"}

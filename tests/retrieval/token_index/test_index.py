@@ -17,15 +17,17 @@ from verbs import change_manifest
 
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.retrieval.corpus import Document
-from trainer.retrieval.encoding.encode import encode
+from trainer.retrieval.encoding.encode import Encoding, encode
 from trainer.retrieval.indexes import manifest, place
 from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.manifest import MANIFEST
 from trainer.retrieval.indexes.searcher import hits
 from trainer.retrieval.token_index import build as late_build
+from trainer.retrieval.token_index import change as late_change
 from trainer.retrieval.token_index import effort as late_effort
 from trainer.retrieval.token_index import index as late_index
-from trainer.retrieval.token_index.build import Encoding, add, build_token_index, delete
+from trainer.retrieval.token_index.build import build_token_index
+from trainer.retrieval.token_index.change import add, delete
 from trainer.retrieval.token_index.codes import Codec
 from trainer.retrieval.token_index.index import TokenIndex
 from trainer.storage.atomic import move_into_place
@@ -118,8 +120,8 @@ def test_compressed_index_finds_most_and_is_much_smaller(encoder, built):
 
 def test_search_effort_is_measured_or_set_by_hand(encoder, built):
     index = TokenIndex.open(built / "compressed")
-    assert index.manifest.approximate["share_of_best_10"] >= late_effort.ENOUGH
-    assert late_effort.measured_effort(index, encoder).items() <= index.manifest.approximate.items()
+    assert index.manifest.approximate["share_of_best_10"] >= late_effort.TARGET_SHARE
+    assert late_effort.measure_effort(index, encoder).items() <= index.manifest.approximate.items()
     everything, _ = index.search(questions(encoder), 10, 10_000, 10_000)
     usual, _ = index.search(questions(encoder), 10)
     hasty, _ = index.search(questions(encoder), 10, 1, 1)
@@ -396,7 +398,7 @@ def test_documents_added_one_by_one_are_found_in_few_segments(encoder, tmp_path)
             manifest.segments[0].documents,
             sum(segment.documents for segment in manifest.segments),
         ] == [100, 125]
-        assert {path.name for path in folder.iterdir()} == manifest.needed() | {MANIFEST}
+        assert {path.name for path in folder.iterdir()} == manifest.needed_files() | {MANIFEST}
     whole = tmp_path / "whole"
     build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:125]), whole, "exact")
     assert ids(TokenIndex.open(tmp_path / "exact"), encoder) == ids(TokenIndex.open(whole), encoder)
@@ -422,7 +424,7 @@ def test_index_with_more_than_half_deleted_is_rewritten(encoder, copy):
     assert TokenIndex.open(copy).manifest.segments[0].documents == 300
     manifest = delete(copy, ["d150"])
     assert [(segment.documents, segment.deleted) for segment in manifest.segments] == [(149, 0)]
-    assert {path.name for path in copy.iterdir()} == manifest.needed() | {MANIFEST}
+    assert {path.name for path in copy.iterdir()} == manifest.needed_files() | {MANIFEST}
     index = TokenIndex.open(copy)
     assert [index.document(row) for row in index.live_rows().tolist()] == DOCUMENTS[151:]
 
@@ -432,13 +434,13 @@ def test_search_effort_is_measured_again_when_the_index_has_grown(encoder, tmp_p
     build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS[:100]), folder)
     monkeypatch.setattr(
         late_build,
-        "measured_effort",
+        "measure_effort",
         lambda index, encoder: (
             measured.append(index.manifest.count) or {"probes": 3.0, "candidates": 9.0}
         ),
     )
     kept = add(folder, Encoding(encoder), iter(NEW)).approximate
-    assert (measured, kept["candidates"]) == ([], late_effort.FEWEST)
+    assert (measured, kept["candidates"]) == ([], late_effort.MIN_CANDIDATES)
     assert add(folder, Encoding(encoder), iter(DOCUMENTS[100:200])).approximate["candidates"] == 9
     assert measured == [202]
 
@@ -660,7 +662,7 @@ def test_pooling_keeps_one_of_n_vectors(encoder, built, tmp_path):
 
 def test_block_size_changes_nothing(encoder, built, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.retrieval.encoding.encode._MOST_DOCUMENTS", 7)
-    monkeypatch.setattr(late_build, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(late_change, "_TOKENS_AT_ONCE", 100)
     for kind in KINDS:
         build_token_index(Encoding(encoder), "toy", iter(DOCUMENTS), tmp_path / kind, kind)
         some, others = TokenIndex.open(tmp_path / kind), TokenIndex.open(built / kind)

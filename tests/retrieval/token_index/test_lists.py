@@ -44,7 +44,7 @@ def test_lists_have_each_document_of_a_centroid_once_in_order(data):
 def test_gathered_candidates_equal_the_double_loop(data, probes):
     ids, offsets, deleted, similarities = drawn(data)
     lists = TokenLists.of(ids, offsets, CENTROIDS, deleted)
-    found = lists.gathered(similarities, probes, len(deleted))
+    found = lists.document_scores(similarities, probes, len(deleted))
     for row in range(len(deleted)):
         wanted = 0.0
         for near in similarities:

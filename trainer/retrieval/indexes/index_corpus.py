@@ -20,6 +20,7 @@ from trainer.retrieval.indexes.index import Index, IndexManifest
 from trainer.retrieval.indexes.manifest import read_content
 from trainer.retrieval.indexes.place import check_index_folder
 from trainer.retrieval.token_index import build as token_index
+from trainer.retrieval.token_index import change
 from trainer.retrieval.token_index.index import TokenIndex
 from trainer.retrieval.token_index.manifest import Bits, TokenManifest
 from trainer.strategies import devices
@@ -176,7 +177,7 @@ def add_documents(
         encoder = model_of_index(index, manifest, model).to(accelerator)
     encoding = Encoding(encoder, devices.choose_precision(precision, accelerator))
     documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
-    manifest = token_index.add(index, encoding, documents)
+    manifest = change.add(index, encoding, documents)
     return IndexSummary(index, manifest, _left_out(report))
 
 
@@ -185,7 +186,7 @@ def delete_documents(index: Path, ids: Iterable[str]) -> IndexSummary:
 
     If an id is not in the index, none is deleted.
     """
-    return IndexSummary(index, token_index.delete(index, ids), {})
+    return IndexSummary(index, change.delete(index, ids), {})
 
 
 def model_of_index(

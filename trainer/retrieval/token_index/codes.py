@@ -1,19 +1,15 @@
-"""Token vectors in a few bytes each: a centroid, what the tokens of one document have in common
-beside it, and the rest in a product code.
+"""Codes of token vectors: a centroid, a mean per document, and a product code per token.
 
-After ColBERTv2 (Santhanam et al. 2022), with two differences that bring everything a search needs
-to 1/8 of float16 at 2 bits a number.
+They follow ColBERTv2 (Santhanam et al. 2022), with two differences. With 2 bits per component, an
+index takes 1/8 of float16, overhead included.
 
-- ColBERTv2 rounds each number of the residual by itself to 2 bits, which fills the eighth alone and
-  leaves nothing for the centroids' numbers.
-  Here a byte stands for several numbers together, by a product quantizer (Jegou et al. 2011), which
-  is nearer for the same bytes; numbers that
-  vary little share a byte with more others than those that vary much.
-- The tokens of a document are about one thing, and lie on the same side of their centroids. The
-  mean of a document's residuals is coded once
-  for all its tokens, by the same code books, and a token's code stands for what is left: an eighth
-  to a fifth less to code, for a byte in
-  a hundred.
+- ColBERTv2 rounds each component of a residual to 2 bits, which leaves no space for the numbers of
+  centroids. Here, one byte stands for several components, by a product quantizer (Jegou et al.
+  2011). It has a smaller error for the same bytes. A byte stands for more components if they vary
+  little.
+- The tokens of a document lie on the same side of their centroids. So the mean residual of a
+  document is encoded once, by the same code books, and the codes of tokens hold the rest. This
+  saves 1/8 to 1/5 of the error for one byte in a hundred.
 """
 
 from dataclasses import dataclass
@@ -30,28 +26,29 @@ from trainer.retrieval.indexes.manifest import CODEC_FILES, readable
 from trainer.vectors.ragged import document_ranges
 from trainer.vectors.tokens import TokenVectors
 
-MOST_CENTROIDS = 1 << 16
+MAX_CENTROIDS = 1 << 16
 _WORDS = 256
-_POINTS_A_CENTROID = 48
+_POINTS_PER_CENTROID = 48
 _ROUNDS = 8
 _TOKENS_AT_ONCE = 1 << 16
 _PRODUCTS_AT_ONCE = 1 << 20
 
 
 class Codes(NamedTuple):
-    """What stands for the vectors of some documents."""
+    """The codes of the vectors of some documents."""
 
     ids: UInt16[np.ndarray, " token"]
     """The number of the nearest centroid."""
     residuals: UInt8[np.ndarray, "token byte"]
     means: UInt8[np.ndarray, "document byte"]
-    """Of each document's residuals."""
+    """The code of the mean residual per document."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Between token vectors of length 1 and their codes. Vectors are rotated first, into as many
-    places as the bytes have, some of them always zero.
+    """Encodes token vectors of length 1 into codes, and decodes them.
+
+    Vectors are rotated first, into the number of places that the bytes have; some places are zero.
     """
 
     centroids: Float32[np.ndarray, "centroid place"]
@@ -59,23 +56,23 @@ class Codec:
     rotation: Float32[np.ndarray, "dimension place"]
     books: Float32[np.ndarray, "byte word part"]
     spread: float
-    """How many times as far apart the residuals of tokens are as the means of documents: these are
-    multiplied by it before they are coded.
+    """The ratio of the spread of residuals to that of document means, which are multiplied by it
+    before they are encoded.
     """
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of a residual."""
+        """The number of bytes per residual."""
         return len(self.books)
 
     def rotate(
         self, vectors: Float[np.ndarray, "*row dimension"]
     ) -> Float32[np.ndarray, "*row place"]:
-        """Vectors as they stand to decoded ones: dot products are those of before."""
+        """Returns rotated vectors; dot products with decoded vectors stay the same."""
         return vectors.astype(np.float32) @ self.rotation
 
     def encode(self, documents: TokenVectors) -> Codes:
-        """The codes of documents; none may be without a token."""
+        """Returns the codes of documents, each of which must have a token."""
         ids = np.empty(len(documents.rows), np.uint16)
         residuals, means = (
             np.empty((count, self.code_bytes), np.uint8) for count in (len(ids), len(documents))
@@ -83,19 +80,19 @@ class Codec:
         for first, last in document_ranges(documents.offsets, _TOKENS_AT_ONCE):
             tokens = slice(documents.offsets[first], documents.offsets[last])
             offsets = documents.offsets[first : last + 1] - documents.offsets[first]
-            left = self.rotate(documents.rows[tokens])
-            ids[tokens] = _nearest(left, self.centroids)
-            left -= self.centroids[ids[tokens]]
-            means[first:last] = self._words(self.spread * _means(left, offsets))
-            left -= np.repeat(self.decode_means(means[first:last]), np.diff(offsets), axis=0)
-            residuals[tokens] = self._words(left)
+            remainders = self.rotate(documents.rows[tokens])
+            ids[tokens] = _nearest(remainders, self.centroids)
+            remainders -= self.centroids[ids[tokens]]
+            means[first:last] = self._words(self.spread * _means(remainders, offsets))
+            remainders -= np.repeat(self.decode_means(means[first:last]), np.diff(offsets), axis=0)
+            residuals[tokens] = self._words(remainders)
         return Codes(ids, residuals, means)
 
     def decode(
         self, codes: Codes, lengths: Int64[np.ndarray, " document"]
     ) -> Float32[np.ndarray, "token place"]:
-        """The rotated vectors, nearly; of length 1."""
-        vectors = self._decoded(codes.residuals)
+        """Returns the rotated vectors approximately, with length 1."""
+        vectors = self._decode_words(codes.residuals)
         vectors += self.centroids[codes.ids]
         vectors += np.repeat(self.decode_means(codes.means), lengths, axis=0)
         vectors /= np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None].clip(min=1e-12)
@@ -104,11 +101,11 @@ class Codec:
     def decode_means(
         self, means: UInt8[np.ndarray, "document byte"]
     ) -> Float32[np.ndarray, "document place"]:
-        """The means of documents' residuals, nearly; rotated."""
-        return self._decoded(means) / np.float32(self.spread)
+        """Returns the means of documents' residuals approximately, rotated."""
+        return self._decode_words(means) / np.float32(self.spread)
 
     def save(self, folder: Path) -> None:
-        """Writes its files into `folder`; centroids and books in float16."""
+        """Writes the files of the codec; centroids and books are in float16."""
         np.save(
             folder / "centroids.npy",
             (self.centroids @ self.rotation.T).astype(np.float16),
@@ -120,7 +117,7 @@ class Codec:
 
     @classmethod
     def load(cls, folder: Path, dimensions: int) -> Self:
-        """The codec in `folder`. Raises BadFolder when its files do not belong together."""
+        """Reads the codec in `folder`. Raises BadFolder when its files do not belong together."""
         arrays = []
         try:
             for name in CODEC_FILES:
@@ -133,7 +130,7 @@ class Codec:
         centroids, rotation, books, spread = arrays
         fits = (
             centroids.ndim == 2
-            and len(centroids) <= MOST_CENTROIDS
+            and len(centroids) <= MAX_CENTROIDS
             and books.ndim == 3
             and books.shape[1] == _WORDS
         )
@@ -155,7 +152,7 @@ class Codec:
         )
 
     def _words(self, vectors: Float32[np.ndarray, "row place"]) -> UInt8[np.ndarray, "row byte"]:
-        """Of each part of each vector, the nearest word of its book."""
+        """Returns the nearest word of the book for each part of each vector."""
         parts = np.ascontiguousarray(
             vectors.reshape(len(vectors), *self.books.shape[::2]).swapaxes(0, 1)
         )
@@ -163,7 +160,9 @@ class Codec:
             [_nearest(part, book) for part, book in zip(parts, self.books, strict=True)], axis=1
         ).astype(np.uint8)
 
-    def _decoded(self, codes: UInt8[np.ndarray, "row byte"]) -> Float32[np.ndarray, "row place"]:
+    def _decode_words(
+        self, codes: UInt8[np.ndarray, "row byte"]
+    ) -> Float32[np.ndarray, "row place"]:
         vectors: Float32[np.ndarray, "row place"] = self._quantizer.decode(
             np.ascontiguousarray(codes)
         )
@@ -185,46 +184,48 @@ def train(
     centroids: int,
     code_bytes: int,
 ) -> Codec:
-    """A codec of `centroids` learned from a sample of token vectors, with `code_bytes` bytes for a
-    residual learned from some whole `documents`.
+    """Trains a codec with `centroids` centroids and `code_bytes` bytes per residual.
 
-    Centroids by k-means; then a rotation onto the principal directions of the residuals beside
-    their documents' means, dealt out so that the bytes have equally much to say (after Ge et al.
-    2013, section 3.2.2); then the words of each byte by k-means.
+    K-means on a sample of `vectors` gives the centroids. Then residuals of `documents` without
+    their means are rotated to their principal directions, which are distributed so that all bytes
+    have equal information (after Ge et al. 2013, section 3.2.2). K-means gives the words of each
+    byte.
     """
     import faiss
 
-    found = faiss.Kmeans(
+    kmeans = faiss.Kmeans(
         vectors.shape[1],
         centroids,
         niter=_ROUNDS,
         seed=13,
         min_points_per_centroid=1,
-        max_points_per_centroid=_POINTS_A_CENTROID,
+        max_points_per_centroid=_POINTS_PER_CENTROID,
     )
-    found.train(vectors)
-    assert found.centroids is not None
+    kmeans.train(vectors)
+    assert kmeans.centroids is not None
     # Rounded as they will be read, so that codes are made with the numbers they are read with.
-    rounded = found.centroids.astype(np.float16).astype(np.float32)
-    left = documents.rows.astype(np.float32)
-    left -= rounded[_nearest(left, rounded)]
-    means = _means(left, documents.offsets)
-    left -= np.repeat(means, documents.lengths, axis=0)
+    stored_centroids = kmeans.centroids.astype(np.float16).astype(np.float32)
+    remainders = documents.rows.astype(np.float32)
+    remainders -= stored_centroids[_nearest(remainders, stored_centroids)]
+    means = _means(remainders, documents.offsets)
+    remainders -= np.repeat(means, documents.lengths, axis=0)
     spread = float(
         np.sqrt(
-            np.square(left).sum(1).mean() / np.square(means).sum(1).mean().clip(min=1e-12)
+            np.square(remainders).sum(1).mean() / np.square(means).sum(1).mean().clip(min=1e-12)
         ).clip(1)
     )
-    left = np.concatenate([left, spread * means])
-    left = np.resize(
-        left, (max(len(left), _WORDS), left.shape[1])
+    remainders = np.concatenate([remainders, spread * means])
+    remainders = np.resize(
+        remainders, (max(len(remainders), _WORDS), remainders.shape[1])
     )  # a few vectors are repeated: a book wants 256
-    rotation = _rotation(left, code_bytes)
+    rotation = _rotation(remainders, code_bytes)
     quantizer = faiss.ProductQuantizer(rotation.shape[1], code_bytes, 8)
     quantizer.cp.min_points_per_centroid = 1
-    quantizer.train(np.ascontiguousarray(left @ rotation))
+    quantizer.train(np.ascontiguousarray(remainders @ rotation))
     books = faiss.vector_to_array(quantizer.centroids).reshape(code_bytes, _WORDS, -1)
-    return Codec(rounded @ rotation, rotation, books.astype(np.float16).astype(np.float32), spread)
+    return Codec(
+        stored_centroids @ rotation, rotation, books.astype(np.float16).astype(np.float32), spread
+    )
 
 
 def _means(
@@ -239,30 +240,32 @@ def _means(
 def _nearest(
     vectors: Float32[np.ndarray, "row place"], points: Float32[np.ndarray, "point place"]
 ) -> Int64[np.ndarray, " row"]:
-    """The number of the point that is nearest to each vector, by ||v - p||^2 = ||v||^2 - 2 (v . p -
-    ||p||^2 / 2). FAISS takes several times as long.
+    """Returns the number of the nearest point per vector.
+
+    It uses ||v - p||^2 = ||v||^2 - 2 (v . p - ||p||^2 / 2). FAISS takes several times as long.
 
     >>> _nearest(np.float32([[0.9, 0.2], [-2, 0]]), np.float32([[0, 0], [1, 0], [-1, 0]])).tolist()
     [1, 2]
     """
-    whole, of_points = torch.from_numpy(vectors), torch.from_numpy(points)
-    halves = -of_points.square().sum(1) / 2
+    vector_tensor, point_tensor = torch.from_numpy(vectors), torch.from_numpy(points)
+    halves = -point_tensor.square().sum(1) / 2
     step = max(1, _PRODUCTS_AT_ONCE // len(points))
-    found = np.empty(len(vectors), np.int64)
-    room = torch.empty(min(step, len(vectors)), len(points))
+    numbers = np.empty(len(vectors), np.int64)
+    buffer = torch.empty(min(step, len(vectors)), len(points))
     for start in range(0, len(vectors), step):
-        some = whole[start : start + step]
-        found[start : start + step] = (
-            torch.addmm(halves, some, of_points.T, out=room[: len(some)]).numpy().argmax(1)
+        block = vector_tensor[start : start + step]
+        numbers[start : start + step] = (
+            torch.addmm(halves, block, point_tensor.T, out=buffer[: len(block)]).numpy().argmax(1)
         )  # PyTorch's takes twice as long
-    return found
+    return numbers
 
 
 def _rotation(
     residuals: Float32[np.ndarray, "token dimension"], code_bytes: int
 ) -> Float32[np.ndarray, "dimension place"]:
-    """Columns: the principal directions, each in a place of some byte so that the products of
-    variances are about equal; the rest zeros.
+    """Returns the principal directions as columns, distributed over the bytes.
+
+    The products of variances per byte are about equal; other columns are zero.
     """
     variances, directions = np.linalg.eigh(np.atleast_2d(np.cov(residuals.T.astype(np.float64))))
     part = -(-len(variances) // code_bytes)
@@ -270,10 +273,10 @@ def _rotation(
         np.log(variances.clip(min=1e-12) / variances.clip(min=1e-12).min()) + 0.1
     )  # positive: who has more directions has more to say
     rotation = np.zeros((len(variances), code_bytes * part), np.float32)
-    taken, sums = np.zeros(code_bytes, np.int64), np.zeros(code_bytes)
+    counts, sums = np.zeros(code_bytes, np.int64), np.zeros(code_bytes)
     for direction in np.argsort(-variances):
-        byte = int(np.where(taken < part, sums, np.inf).argmin())
-        rotation[:, byte * part + taken[byte]] = directions[:, direction]
-        taken[byte] += 1
+        byte = int(np.where(counts < part, sums, np.inf).argmin())
+        rotation[:, byte * part + counts[byte]] = directions[:, direction]
+        counts[byte] += 1
         sums[byte] += share[direction]
     return rotation

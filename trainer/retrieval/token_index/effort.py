@@ -1,6 +1,4 @@
-"""How hard a compressed index has to look: found by measuring when it is built, as much as its
-documents need.
-"""
+"""Measures the search effort that a compressed index needs, when it is built."""
 
 import numpy as np
 
@@ -9,48 +7,55 @@ from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.token_index.index import TokenIndex
 
 PROBES = 16
-"""Lists that are looked into for each token of a query. More cost little and find no more: 4 and 64
-differ in one of a hundred documents.
+"""The number of lists per query token. More lists cost little and find no more: 4 and 64 differ in
+one of 100 documents.
 """
-ENOUGH = 0.995
-"""Candidates are doubled until this share of the ten best is found, of those that four times MOST
-candidates and of the probes find.
+TARGET_SHARE = 0.995
+"""Candidates are doubled until the search finds this share of the ten best documents.
+
+The reference is a search with four times `PROBES` and `MAX_CANDIDATES`.
 """
-FEWEST, MOST = 256, 1024
+MIN_CANDIDATES, MAX_CANDIDATES = 256, 1024
 _QUERIES, _CHARACTERS = 64, 80
 
 
-def measured_effort(index: TokenIndex, encoder: VectorEncoder) -> dict[str, float]:
-    """Probes and candidates of a search, and the share of the ten best that they find of those
-    which far more find.
+def measure_effort(index: TokenIndex, encoder: VectorEncoder) -> dict[str, float]:
+    """Returns probes and candidates of a search, and the share of the ten best that it finds.
 
-    Measured on a few words out of the middle of some documents, encoded as queries, without the
-    document itself. Vectors of the documents would not do: a query has markers and masks that no
-    document has, and is harder to find documents for.
+    Queries are a few words from the middle of some documents, without the document itself as a
+    result. Document vectors would not do: queries have markers and mask tokens, and are harder.
     """
-    there = index.live_rows()
-    rows = there[np.unique(np.linspace(0, len(there) - 1, _QUERIES).astype(np.int64))].tolist()
+    live_rows = index.live_rows()
+    rows = live_rows[
+        np.unique(np.linspace(0, len(live_rows) - 1, _QUERIES).astype(np.int64))
+    ].tolist()
     texts = [index.document(row).full_text for row in rows]
     queries = encode(encoder, [text[len(text) // 3 :][:_CHARACTERS] for text in texts], "query")
-    asked = [(row, queries[place]) for place, row in enumerate(rows) if queries.lengths[place]]
+    query_vectors = [
+        (row, queries[place]) for place, row in enumerate(rows) if queries.lengths[place]
+    ]
 
-    def found(probes: int, candidates: int) -> list[set[int]]:
+    def best_rows(probes: int, candidates: int) -> list[set[int]]:
         return [
             {
-                other
-                for other in index.search(query[None], 11, probes, candidates)[1][0].tolist()
-                if other not in (row, -1)
+                neighbour
+                for neighbour in index.search(query[None], 11, probes, candidates)[1][0].tolist()
+                if neighbour not in (row, -1)
             }
-            for row, query in asked
+            for row, query in query_vectors
         ]
 
-    wanted = found(4 * PROBES, 4 * MOST)
-    candidates = FEWEST
+    reference = best_rows(4 * PROBES, 4 * MAX_CANDIDATES)
+    candidates = MIN_CANDIDATES
     while True:
-        got = found(PROBES, candidates)
-        shares = [len(some & all) / len(all) for some, all in zip(got, wanted, strict=True) if all]
+        found_rows = best_rows(PROBES, candidates)
+        shares = [
+            len(rows_found & best) / len(best)
+            for rows_found, best in zip(found_rows, reference, strict=True)
+            if best
+        ]
         share = float(np.mean(shares)) if shares else 1.0
-        if share >= ENOUGH or candidates >= MOST:
+        if share >= TARGET_SHARE or candidates >= MAX_CANDIDATES:
             return {
                 "probes": float(PROBES),
                 "candidates": float(candidates),

@@ -1,4 +1,4 @@
-"""Why a document was found: which of its tokens each token of the query met."""
+"""Explains a hit: the token of the document that each token of the query matched."""
 
 from dataclasses import dataclass
 
@@ -15,48 +15,49 @@ from trainer.strategies.devices import Precision
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A token of the query, the token of the document that is nearest to it, and how near."""
+    """A token of the query, the nearest token of the document, and their similarity."""
 
     query_token: str
     document_token: str
     similarity: float
     filling: bool
-    """Whether the query's token is one of those that fill it up."""
+    """True when the token of the query only expands it."""
 
 
 def explain(
     encoder: Encoder, question: str, document: str, precision: Precision = "fp32"
 ) -> list[Match]:
-    """One match for each token of the question that is scored, in their order; the similarities add
-    up to the document's score.
+    """Returns one match per token of the question that counts, in their order.
 
-    The document is encoded anew from its text, so the sum is the exact score also where the index
-    holds less than that.
+    The similarities add up to the score of the document. The document is encoded again from its
+    text, so the sum is exact also for a compressed index.
     """
     with inference(encoder, precision):
-        query_tokens, query, written = _scored(encoder, question, "query")
-        document_tokens, vectors, _ = _scored(encoder, document, "document")
+        query_tokens, query, text_tokens = _scored_tokens(encoder, question, "query")
+        document_tokens, vectors, _ = _scored_tokens(encoder, document, "document")
         if not document_tokens:
             return []
         best = (query @ vectors.T).max(1)
     return [
-        Match(token, document_tokens[nearest], similarity, place >= written)
+        Match(token, document_tokens[nearest], similarity, place >= text_tokens)
         for place, (token, nearest, similarity) in enumerate(
             zip(query_tokens, best.indices.tolist(), best.values.tolist(), strict=True)
         )
     ]
 
 
-def _scored(
+def _scored_tokens(
     encoder: Encoder, text: str, role: Role
 ) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
-    """The tokens of a text that count, as the vocabulary writes them, their vectors, and how many
-    there are before the filling.
-    """
+    """Returns the tokens that count, their vectors, and their number without expansion."""
     texts: Texts = encoder.tokenize([text], role)
     vectors = encoder(texts.to(encoder.device))[0].float()
-    there = vectors.any(-1)
-    ids = texts.pad()[0][0][there.cpu()].tolist()
+    is_scored = vectors.any(-1)
+    ids = texts.pad()[0][0][is_scored.cpu()].tolist()
     filling = filling_id(encoder.tokenizer)
-    written = max((place for place, id in enumerate(ids, 1) if id != filling), default=0)
-    return [str(encoder.tokenizer.convert_ids_to_tokens(id)) for id in ids], vectors[there], written
+    text_tokens = max((place for place, token in enumerate(ids, 1) if token != filling), default=0)
+    return (
+        [str(encoder.tokenizer.convert_ids_to_tokens(token)) for token in ids],
+        vectors[is_scored],
+        text_tokens,
+    )

@@ -9,8 +9,9 @@ from jaxtyping import Shaped
 
 
 class GrowingArray:
-    """Rows are appended; the header says how many they are once the file is closed. NumPy's headers
-    leave room for any number of rows.
+    """Appends rows to a file; closing it writes the number of rows into the header.
+
+    NumPy's headers have space for any number of rows.
     """
 
     def __init__(self, path: Path, kind: type, *row_shape: int) -> None:
@@ -21,7 +22,7 @@ class GrowingArray:
         self._write_header()
 
     def append(self, rows: Shaped[np.ndarray, "..."]) -> None:
-        """Adds `rows`, converted to the kind of number of the file."""
+        """Appends `rows`, converted to the number type of the file."""
         assert rows.shape[1:] == self._row_shape
         self._file.write(np.ascontiguousarray(rows, dtype=self._kind).tobytes())
         self.rows += len(rows)
@@ -40,9 +41,9 @@ class GrowingArray:
         self._file.close()
 
     def _write_header(self) -> None:
-        described = {
+        header = {
             "shape": (self.rows, *self._row_shape),
             "fortran_order": False,
             "descr": np.lib.format.dtype_to_descr(self._kind),
         }
-        np.lib.format.write_array_header_1_0(self._file, described)
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,13 +1,16 @@
-"""An index of token vectors, opened for search.
+"""An index of token vectors, open for search.
 
-manifest.json       model, kind, settings, segments, and size and fingerprint of every other file
-probe.npy           token vectors of a fixed text by the model that made the index, to know it by
-documents-N.jsonl   id, title and text of every document of segment N; offsets-N.npy says where each
-begins lengths-N.npy       how many vectors each has vectors-N.npy       exact: float16, one row a
-token ids-N.npy           compressed: each token's nearest centroid (uint16); codes-N.npy the rest
-of it, and means-N.npy         what the tokens of a document have in common (uint8) centroids.npy,
-rotation.npy, books.npy, spread.npy     compressed: what these stand for, the same for all segments
-deleted-N-M.npy     rows of segment N that are not there any more
+manifest.json       model, kind, settings, segments, and size and hash of every other file
+probe.npy           token vectors of a fixed text, by which the model of the index is recognised
+documents-N.jsonl   id, title and text of every document of segment N
+offsets-N.npy       where each line of documents-N.jsonl begins
+lengths-N.npy       number of vectors per document
+vectors-N.npy       exact: one row per token (float16)
+ids-N.npy           compressed: the nearest centroid per token (uint16)
+codes-N.npy         compressed: the code of the residual per token (uint8)
+means-N.npy         compressed: the code of the mean residual per document (uint8)
+centroids.npy, rotation.npy, books.npy, spread.npy     compressed: the codec of all segments
+deleted-N-M.npy     deleted rows of segment N
 """
 
 from pathlib import Path
@@ -37,22 +40,23 @@ PROBE = (
 )
 _PROBE_TOLERANCE = 0.05
 """Relative distance; bf16 stays below 0.02, another model is above 0.1."""
-_CANDIDATES_A_HIT = 4
+_CANDIDATES_PER_HIT = 4
 _TOKENS_AT_ONCE = 1 << 15
-_LOOKED_AT = 8
-"""Documents that are compared by their means, for each that is decoded."""
+_MEANS_PER_CANDIDATE = 8
+"""The number of documents that are scored by their means, per document that is decoded."""
 
 
-class Found(NamedTuple):
-    """Documents found for each query."""
+class FoundDocuments(NamedTuple):
+    """The documents found per query."""
 
     scores: Float32[np.ndarray, "query rank"]
     rows: Int64[np.ndarray, "query rank"]
 
 
 class TokenIndex(Index):
-    """An index folder of token vectors, opened. Vectors stay on disk. Rows count through all
-    segments, deleted documents included.
+    """An open index of token vectors, which stay on disk.
+
+    Rows are counted through all segments, with deleted documents.
     """
 
     UNIT = "token"
@@ -71,19 +75,21 @@ class TokenIndex(Index):
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The index in `folder`. Raises BadFolder when it is not one of token vectors, or a file of
-        it is missing, cut or altered.
+        """Opens the index in `folder`.
+
+        Raises BadFolder when it holds no index of token vectors, or when a file is missing,
+        truncated or altered.
         """
         return open_consistent(Path(folder), TokenManifest.read, cls)
 
     def segment(self, segment: Segment) -> OpenSegment:
-        """A segment of this index, opened, whether the manifest names it already or not."""
+        """Opens a segment, which may not be in the manifest yet."""
         return OpenSegment(
             self.folder, segment, self.manifest.kind, self.manifest.dimensions, self.codec
         )
 
     def live_rows(self) -> Int64[np.ndarray, " row"]:
-        """Rows of the documents that were not deleted."""
+        """Returns the rows of the documents that are not deleted."""
         return np.concatenate(
             [
                 segment.live_rows + first
@@ -93,15 +99,15 @@ class TokenIndex(Index):
 
     @property
     def tokens(self) -> int:
-        """Vectors of the documents that were not deleted."""
+        """The number of vectors of the documents that are not deleted."""
         return sum(
             int(np.diff(segment.offsets)[segment.live_rows].sum()) for segment in self.segments
         )
 
     def _difference(self, encoder: VectorEncoder) -> str | None:
-        wanted, found = self._probe, probe_vectors(encoder)
-        if found.shape == wanted.shape and bool(
-            np.linalg.norm(found - wanted) <= _PROBE_TOLERANCE * np.linalg.norm(wanted)
+        reference, actual = self._probe, probe_vectors(encoder)
+        if actual.shape == reference.shape and bool(
+            np.linalg.norm(actual - reference) <= _PROBE_TOLERANCE * np.linalg.norm(reference)
         ):
             return None
         return "other vectors than the model that made the index"
@@ -113,13 +119,12 @@ class TokenIndex(Index):
         probes: int | None = None,
         candidates: int | None = None,
     ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
-        """Scores and rows of the k best documents of each query, best first (row -1: none found);
-        rows of zeros in a query do not count.
+        """Returns scores and rows of the k best documents per query, best first (row -1: none).
 
-        Exact for kind exact. For compressed, `probes` lists are looked into for each query token,
-        and `candidates` documents are decoded; where they are not given, those of the manifest
-        hold. Four candidates for each of k are the least. Raises BadModel for vectors of another
-        length, BadData for a query all of zeros.
+        Rows of zeros in a query do not count. An exact index is searched exactly. In a compressed
+        index, each query token probes `probes` lists, and `candidates` documents are decoded, at
+        least four per result. The defaults are in the manifest. Raises BadModel when the number of
+        dimensions is wrong, and BadData for a query that has only zeros.
         """
         if queries.shape[2] != self.manifest.dimensions:
             raise BadModel(
@@ -128,79 +133,93 @@ class TokenIndex(Index):
             )
         check_queries(queries)
         if self.codec is None or len(queries) == 0:
-            found = (
-                [self._exact(queries, k)]
+            results = (
+                [self._search_exact(queries, k)]
                 if self.codec is None
-                else [Found(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
+                else [FoundDocuments(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
             )
         else:
-            found = [
-                self._compressed(
+            results = [
+                self._search_compressed(
                     query[None],
                     k,
                     probes or self.probes,
-                    max(candidates or self.candidates, _CANDIDATES_A_HIT * k),
+                    max(candidates or self.candidates, _CANDIDATES_PER_HIT * k),
                 )
                 for query in queries
             ]
-        scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+        scores, rows = (np.concatenate(part) for part in zip(*results, strict=True))
         return scores, np.where(np.isneginf(scores), -1, rows)
 
     def document(self, row: int) -> Document:
-        """The document of a row."""
+        """Returns the document of a row."""
         segment = int(np.searchsorted(self._firsts, row, side="right")) - 1
         return self.segments[segment].documents[row - int(self._firsts[segment])]
 
-    def _exact(self, queries: Float[np.ndarray, "query query_token dimension"], k: int) -> Found:
+    def _search_exact(
+        self, queries: Float[np.ndarray, "query query_token dimension"], k: int
+    ) -> FoundDocuments:
         search = MaxSimSearch(queries, min(k, int(self._firsts[-1])))
         for first, segment in zip(self._firsts, self.segments, strict=False):
             documents = segment.exact
-            search.add(documents.rows, documents.offsets, int(first), segment.deleted)
-        return Found(*search.best())
+            search.add(documents.rows, documents.offsets, int(first), segment.is_deleted)
+        return FoundDocuments(*search.best())
 
-    def _compressed(
+    def _search_compressed(
         self,
         query: Float[np.ndarray, "1 query_token dimension"],
         k: int,
         probes: int,
         candidates: int,
-    ) -> Found:
-        """Documents by the lists of their tokens' nearest centroids and by their means; then the
-        vectors of the best of them, decoded.
+    ) -> FoundDocuments:
+        """Ranks documents by lists and means, and scores the best of them by their decoded vectors.
 
-        After PLAID (Santhanam et al. 2022), whose middle step compares all tokens of a document by
-        their centroids: that orders documents no better than the lists do and takes as long as
-        decoding; means order them far better and take no time.
+        PLAID (Santhanam et al. 2022) has another middle step: it compares all tokens of a document
+        by their centroids. That ranks no better than the lists and takes as long as decoding. Means
+        rank much better, in almost no time.
         """
         assert self.codec is not None
         tokens, starts = flat_queries(self.codec.rotate(query))
         similarities = linear(tokens, torch.from_numpy(self.codec.centroids)).numpy()
         near = np.concatenate(
             [
-                _near(segment, similarities, probes, _LOOKED_AT * candidates, tokens.sum(0).numpy())
+                _near(
+                    segment,
+                    similarities,
+                    probes,
+                    _MEANS_PER_CANDIDATE * candidates,
+                    tokens.sum(0).numpy(),
+                )
                 for segment in self.segments
             ]
         )
-        chosen = _largest(near, candidates)
-        chosen = chosen[near[chosen] > -np.inf]
+        candidate_rows = _largest(near, candidates)
+        candidate_rows = candidate_rows[near[candidate_rows] > -np.inf]
         parts = []
         for first, segment in zip(self._firsts, self.segments, strict=False):
-            rows = chosen[(chosen >= first) & (chosen < first + segment.segment.documents)] - first
+            rows = (
+                candidate_rows[
+                    (candidate_rows >= first) & (candidate_rows < first + segment.segment.documents)
+                ]
+                - first
+            )
             for start, stop in document_ranges(
                 offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE
             ):
-                some = rows[start:stop]
-                decoded = segment.decoded(some)
+                block = rows[start:stop]
+                decoded_vectors = segment.decode(block)
                 parts.append(
-                    Found(
-                        maxsim_scores(tokens, starts, decoded.rows, decoded.offsets),
-                        (some + first)[None],
+                    FoundDocuments(
+                        maxsim_scores(
+                            tokens, starts, decoded_vectors.rows, decoded_vectors.offsets
+                        ),
+                        (block + first)[None],
                     )
                 )
         return (
-            Found(*merge_rankings(parts, k))
+            FoundDocuments(*merge_rankings(parts, k))
             if parts
-            else Found(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
+            else FoundDocuments(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
         )
 
 
@@ -211,27 +230,27 @@ def _near(
     documents: int,
     query: Float32[np.ndarray, " place"],
 ) -> Float32[np.ndarray, " row"]:
-    """How near the documents of a segment are: by the lists of centroids, and the nearest
-    `documents` of them by their means too; others -inf.
+    """Returns approximate scores of the documents of a segment.
 
-    A document's mean is a part of each of its tokens, whichever of them a query's token finds: it
-    adds its product with the sum of the query's tokens.
+    All are scored by the lists of centroids, and the best `documents` also by their means; the
+    others get minus infinity. The mean is a part of every token of a document, so it adds its
+    product with the sum of the query's tokens.
     """
-    near = segment.lists.gathered(similarities, probes, segment.segment.documents)
-    near[segment.deleted] = -np.inf
+    near = segment.lists.document_scores(similarities, probes, segment.segment.documents)
+    near[segment.is_deleted] = -np.inf
     rows = _largest(near, documents)
-    found = np.full_like(near, -np.inf)
-    found[rows] = near[rows] + segment.means_of(rows) @ query
-    return found
+    results = np.full_like(near, -np.inf)
+    results[rows] = near[rows] + segment.means_of(rows) @ query
+    return results
 
 
 def _largest(values: Float32[np.ndarray, " row"], count: int) -> Int64[np.ndarray, " chosen"]:
-    """Places of the `count` largest values, in order of place."""
+    """Returns the places of the `count` largest values, in order of place."""
     if count >= len(values):
         return np.arange(len(values))
     return np.sort(np.argpartition(-values, count)[:count]) if count else np.empty(0, np.int64)
 
 
 def probe_vectors(encoder: VectorEncoder) -> Float32[np.ndarray, "token dimension"]:
-    """What the model is known by."""
+    """Returns the vectors by which a model is recognised."""
     return encode_documents(encoder, [PROBE]).rows

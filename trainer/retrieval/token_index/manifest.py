@@ -1,4 +1,4 @@
-"""`manifest.json` of an index of token vectors, and how it is exchanged: whole or not at all."""
+"""`manifest.json` of an index of token vectors, and how it is replaced."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,12 +26,14 @@ TokenIndexKind = Literal["exact", "compressed"]
 Bits = Literal[1, 2, 4]
 _MOST_EFFORT = 1 << 32
 PARTS = {"exact": ("vectors",), "compressed": ("ids", "codes", "means")}
-"""The arrays of a segment: a row a token; in means, a row a document."""
+"""The arrays of a segment: one row per token; in means, one row per document."""
 
 
 class Segment(BaseModel):
-    """Documents that were added together. Its files carry its number and never change; what was
-    deleted since is in a file of its own.
+    """Documents that were added together.
+
+    The names of its files contain its number, and the files never change. A separate file lists the
+    deleted rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -39,11 +41,11 @@ class Segment(BaseModel):
     number: PositiveInt
     documents: PositiveInt
     tokens: PositiveInt
-    """Vectors of all its documents, after pooling."""
+    """The number of vectors of all its documents, after pooling."""
     deleted: NonNegativeInt = 0
-    """How many of its documents are not there any more."""
+    """The number of its deleted documents."""
     deleted_in: PositiveInt | None = None
-    """The number of the change that deleted last."""
+    """The number of the last change that deleted documents."""
 
     @model_validator(mode="after")
     def _deleted_fits(self) -> Self:
@@ -55,7 +57,7 @@ class Segment(BaseModel):
         return self
 
     def files(self, kind: TokenIndexKind) -> tuple[str, ...]:
-        """The names of its files."""
+        """Returns the names of its files."""
         names = [
             "documents-{}.jsonl",
             "offsets-{}.npy",
@@ -69,40 +71,44 @@ class Segment(BaseModel):
 
     @property
     def deleted_file(self) -> str:
-        """The name of the file with the rows that were deleted."""
+        """The name of the file with the deleted rows."""
         return f"deleted-{self.number}-{self.deleted_in}.npy"
 
 
 class TokenManifest(AnyManifest):
-    """What an index of token vectors says about itself."""
+    """Context in which only this process may change an index; gives its manifest.
+
+    At the end, files that the manifest does not need are removed. Readers that have the index open
+    are not affected. Raises BadFolder while another process or thread changes the index.
+    """
 
     kind: TokenIndexKind
     dimensions: PositiveInt
     bits: Bits | None
-    """Of each number of a compressed vector, everything counted."""
+    """Bits per component of a compressed vector, overhead included."""
     pool_factor: PositiveInt
     changes: PositiveInt
-    """How often the index was written or changed: the next change takes the next number."""
+    """The number of changes so far; the next change has the next number."""
     approximate: dict[str, float]
-    """Probes and candidates of a search, the share of the ten best that they find, measured when
-    there were so many `tokens`, and the mean squared error of the first documents' vectors; empty
-    for exact.
+    """Probes and candidates of a search, the share of the ten best that it finds, the number of
+    tokens when this was measured, and the mean squared error of the first documents. Empty for
+    exact.
     """
     segments: tuple[Segment, ...] = Field(strict=False, min_length=1)
 
     @property
     def count(self) -> int:
-        """Documents that are there."""
+        """The number of documents that are not deleted."""
         return sum(segment.documents - segment.deleted for segment in self.segments)
 
     @property
     def tokens(self) -> int:
-        """Vectors on disk, those of deleted documents included."""
+        """The number of vectors on disk, including those of deleted documents."""
         return sum(segment.tokens for segment in self.segments)
 
     @property
     def search_bytes(self) -> int:
-        """What a search needs beside the texts of the documents."""
+        """The number of bytes that a search needs, without the texts of the documents."""
         return sum(
             record.bytes for name, record in self.files.items() if not name.startswith("documents")
         )
@@ -114,7 +120,7 @@ class TokenManifest(AnyManifest):
 
     @property
     def summary(self) -> str:
-        """What the index holds, in one line."""
+        """One line that describes the content of the index."""
         share = self.share_of_float16  # above 1 for a few documents: the centroids have one size
         ratio = f"1/{1 / share:.1f} of" if share <= 1 else f"{share:,.1f} times"
         return (
@@ -122,38 +128,43 @@ class TokenManifest(AnyManifest):
             f" dimensions, {self.search_bytes / 1e6:,.1f} MB, {ratio} float16"
         )
 
-    def needed(self) -> set[str]:
-        """The names of all files but the manifest."""
-        shared = {"probe.npy", *(CODEC_FILES if self.kind == "compressed" else ())}
-        return shared.union(*(segment.files(self.kind) for segment in self.segments))
+    def needed_files(self) -> set[str]:
+        """Returns the names of all files except the manifest."""
+        shared_files = {"probe.npy", *(CODEC_FILES if self.kind == "compressed" else ())}
+        return shared_files.union(*(segment.files(self.kind) for segment in self.segments))
 
-    def described(self, folder: Path) -> Self:
-        """The same with a record of every file; those already on record are not read again, for
-        they never change.
+    def with_file_records(self, folder: Path) -> Self:
+        """Returns the manifest with a record of every file.
+
+        Files with a record are not read again, because they never change.
         """
-        wanted = self.needed() - self.files.keys()
-        new = describe_files(folder, sorted(wanted))
-        if missing := wanted - new.keys():
+        new_names = self.needed_files() - self.files.keys()
+        new = describe_files(folder, sorted(new_names))
+        if missing := new_names - new.keys():
             raise BadFolder(f"{folder / min(missing)} is gone; nothing was changed")
-        kept = {name: record for name, record in self.files.items() if name in self.needed()}
-        return self.model_copy(update={"files": kept | new})
+        old_records = {
+            name: record for name, record in self.files.items() if name in self.needed_files()
+        }
+        return self.model_copy(update={"files": old_records | new})
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The manifest in `folder`. Raises BadFolder when there is none, or it is damaged, or of
-        one vector a document.
+        """Reads the manifest in `folder`.
+
+        Raises BadFolder when there is none, it is damaged, or it is of an index with one vector per
+        document.
         """
         content = read_content(folder)
         if content.get("kind") not in TOKEN_KINDS:
             raise BadFolder(
-                f"{folder} is an index of one vector a document, kind {content.get('kind')!r}; not"
-                " of token vectors"
+                f"{folder} is an index with one vector per document (kind"
+                f" {content.get('kind')!r}); give an index of token vectors"
             )
         manifest = parse_manifest(cls, content, folder)
         manifest._check_effort(folder)
         numbers = [segment.number for segment in manifest.segments]
         if (
-            set(manifest.files) != manifest.needed()
+            set(manifest.files) != manifest.needed_files()
             or len(set(numbers)) < len(numbers)
             or (manifest.kind == "compressed") != (manifest.bits is not None)
         ):
@@ -167,15 +178,16 @@ class TokenManifest(AnyManifest):
         for setting in ("probes", "candidates") if self.kind == "compressed" else ():
             value = self.approximate.get(setting)
             if value is None or not (1 <= value <= _MOST_EFFORT and value.is_integer()):
-                said = "does not say" if value is None else f"says {value:g} for"
+                statement = "does not say" if value is None else f"says {value:g} for"
                 raise BadFolder(
-                    f"{folder / MANIFEST} is damaged: it {said} {setting}, a whole number from 1 to"
-                    f" {_MOST_EFFORT}; build the index again with `nearfar index`"
+                    f"{folder / MANIFEST} is damaged: it {statement} {setting}, a whole number"
+                    f" from 1 to {_MOST_EFFORT}; build the index again with `nearfar index`"
                 )
 
     def write(self, folder: Path) -> None:
-        """Makes this the manifest of `folder`: all files are on disk before, and the change is
-        whole or not at all, whenever the process ends.
+        """Writes this manifest to `folder`, after all files are on disk.
+
+        So a change is complete or has no effect, whenever the process ends.
         """
         for name in self.files:
             flush_to_disk(folder / name)
@@ -195,7 +207,7 @@ def changing(folder: Path) -> Iterator[TokenManifest]:
         try:
             yield TokenManifest.read(folder)
         finally:
-            needed = TokenManifest.read(folder).needed() | {MANIFEST}
+            needed_files = TokenManifest.read(folder).needed_files() | {MANIFEST}
             for path in folder.iterdir():
-                if path.name not in needed and belongs_to_index(path.name):
+                if path.name not in needed_files and belongs_to_index(path.name):
                     path.unlink()

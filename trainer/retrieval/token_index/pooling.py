@@ -1,4 +1,4 @@
-"""Fewer vectors for a document: those that say nearly the same become one (Clavié et al. 2024,
+"""Pooling of token vectors: similar vectors of a document are merged (Clavié et al. 2024,
 hierarchical clustering).
 """
 
@@ -10,10 +10,9 @@ from trainer.vectors.tokens import TokenVectors
 
 
 def merge_similar_tokens(tokens: TokenVectors, factor: int) -> TokenVectors:
-    """About one vector in `factor` for every text: clusters of similar vectors, each replaced by
-    its mean, scaled to length 1.
+    """Returns 1/`factor` of the vectors per text, rounded up.
 
-    A text of n vectors keeps n / factor of them, rounded up.
+    Clusters of similar vectors are replaced by their mean, scaled to length 1.
     """
     if factor == 1:
         return tokens
@@ -30,12 +29,12 @@ def merge_similar_tokens(tokens: TokenVectors, factor: int) -> TokenVectors:
 def _pool(
     vectors: Float32[np.ndarray, "token dimension"], clusters: int
 ) -> Float32[np.ndarray, "cluster dimension"]:
-    """Ward's method (1963): again and again the two clusters whose union adds least to the sum of
-    squared distances from the means.
+    """Clusters by Ward's method (1963).
 
-    For clusters of a and b vectors that is a b / (a + b) times the squared distance of their means.
-    Distances of a union follow from those of its parts (Lance & Williams 1967); each cluster's
-    nearest is kept, and found anew only where it was one of the two.
+    It repeatedly merges the two clusters whose union has the smallest increase of the sum of
+    squared distances to the means. For clusters of a and b vectors, this is a b / (a + b) times the
+    squared distance of their means. Distances of a union follow from those of its parts (Lance &
+    Williams 1967). The nearest cluster of each is stored, and searched again only if it was merged.
     """
     sizes = np.ones(len(vectors), np.float32)
     distances = np.maximum(
@@ -43,27 +42,27 @@ def _pool(
     )  # half the squared distance of vectors of length 1
     np.fill_diagonal(distances, np.inf)
     member_of = np.arange(len(vectors))
-    nearest, least = distances.argmin(1), distances.min(1)
+    nearest, smallest = distances.argmin(1), distances.min(1)
     for _ in range(len(vectors) - clusters):
-        one = int(least.argmin())
-        other = int(nearest[one])
+        first = int(smallest.argmin())
+        second = int(nearest[first])
         union = (
-            (sizes[one] + sizes) * distances[one]
-            + (sizes[other] + sizes) * distances[other]
-            - sizes * least[one]
+            (sizes[first] + sizes) * distances[first]
+            + (sizes[second] + sizes) * distances[second]
+            - sizes * smallest[first]
         )
-        union /= sizes[one] + sizes[other] + sizes
-        sizes[one] += sizes[other]
-        sizes[other] = 0  # not there any more
-        member_of[member_of == other] = one
-        union[sizes == 0] = union[one] = np.inf
-        distances[one] = distances[:, one] = union
-        distances[other] = distances[:, other] = least[other] = np.inf
-        stale = np.flatnonzero(((nearest == one) | (nearest == other)) & (sizes > 0))
-        nearest[stale], least[stale] = distances[stale].argmin(1), distances[stale].min(1)
-        nearer = union < least
-        nearest[nearer], least[nearer] = one, union[nearer]
+        union /= sizes[first] + sizes[second] + sizes
+        sizes[first] += sizes[second]
+        sizes[second] = 0  # not there any more
+        member_of[member_of == second] = first
+        union[sizes == 0] = union[first] = np.inf
+        distances[first] = distances[:, first] = union
+        distances[second] = distances[:, second] = smallest[second] = np.inf
+        stale = np.flatnonzero(((nearest == first) | (nearest == second)) & (sizes > 0))
+        nearest[stale], smallest[stale] = distances[stale].argmin(1), distances[stale].min(1)
+        nearer = union < smallest
+        nearest[nearer], smallest[nearer] = first, union[nearer]
     sums = np.zeros_like(vectors)
     np.add.at(sums, member_of, vectors)
-    pooled = sums[sizes > 0]
-    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True).clip(min=1e-12)
+    merged_vectors = sums[sizes > 0]
+    return merged_vectors / np.linalg.norm(merged_vectors, axis=1, keepdims=True).clip(min=1e-12)

@@ -1,6 +1,4 @@
-"""One segment of an index of token vectors, opened: its documents, and their vectors as they are
-stored.
-"""
+"""An open segment of an index of token vectors: its documents and stored vectors."""
 
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +16,10 @@ from trainer.vectors.tokens import TokenVectors
 
 
 class OpenSegment:
-    """Rows count from 0 within the segment. Vectors and codes stay on disk; centroid lists are made
-    at the first search, which reads all ids.
+    """An open segment. Rows are counted from 0; vectors and codes stay on disk.
 
-    That search raises BadFolder for an id beyond the centroids: of a large file, opening compares
-    samples only.
+    The first search reads all ids to make the lists of centroids. It raises BadFolder for an id
+    that is too large: opening checks only samples of large files.
     """
 
     def __init__(
@@ -47,9 +44,9 @@ class OpenSegment:
                 f"{lengths} counts {self.offsets[-1]} vectors, the manifest says {tokens}; build"
                 " the index again"
             )
-        self.deleted = _deleted(folder, segment)
+        self.is_deleted = _read_deleted(folder, segment)
         self.parts: tuple[str, ...] = PARTS[kind]
-        """The names of its arrays."""
+        """The names of the arrays."""
         if codec is None:
             self.vectors = read_array(
                 folder / f"vectors-{number}.npy", (tokens, dimensions), np.float16
@@ -66,33 +63,33 @@ class OpenSegment:
 
     @property
     def live(self) -> int:
-        """How many of its documents were not deleted."""
+        """The number of documents that are not deleted."""
         return self.segment.documents - self.segment.deleted
 
     @cached_property
     def lists(self) -> TokenLists:
-        """Which documents have a token near a centroid."""
+        """The documents that have a token near each centroid."""
         assert self._codec is not None
         _check_ids(self.ids, len(self._codec.centroids), self._ids_file)
-        return TokenLists.of(self.ids, self.offsets, len(self._codec.centroids), self.deleted)
+        return TokenLists.of(self.ids, self.offsets, len(self._codec.centroids), self.is_deleted)
 
     @property
     def live_rows(self) -> Int64[np.ndarray, " row"]:
-        """The rows of its documents that were not deleted."""
-        return np.flatnonzero(~self.deleted)
+        """The rows of the documents that are not deleted."""
+        return np.flatnonzero(~self.is_deleted)
 
     @property
     def exact(self) -> TokenVectors:
-        """All vectors of an exact index, still on disk."""
+        """All vectors of an exact index, memory-mapped."""
         return TokenVectors(self.vectors, self.offsets)
 
     def means_of(self, rows: Int64[np.ndarray, " row"]) -> Float32[np.ndarray, "row place"]:
-        """The mean residual of some documents of a compressed index, rotated."""
+        """Returns the mean residuals of some documents of a compressed index, rotated."""
         assert self._codec is not None
         return self._codec.decode_means(self.means[rows])
 
-    def decoded(self, rows: Int64[np.ndarray, " row"]) -> TokenVectors:
-        """The vectors of some documents of a compressed index, rotated."""
+    def decode(self, rows: Int64[np.ndarray, " row"]) -> TokenVectors:
+        """Returns the vectors of some documents of a compressed index, rotated."""
         assert self._codec is not None
         tokens = tokens_of(self.offsets, rows)
         lengths = np.diff(self.offsets)[rows]
@@ -103,15 +100,15 @@ class OpenSegment:
 
 
 def _check_ids(ids: UInt16[np.ndarray, " token"], centroids: int, path: Path) -> None:
-    if (most := int(ids.max())) >= centroids:
+    if (largest_id := int(ids.max())) >= centroids:
         raise BadFolder(
-            f"{path} was altered: it names centroid {most} of {centroids}, counted from 0; build"
-            " the index again, or copy the folder anew"
+            f"{path} was altered: it names centroid {largest_id} of {centroids}, counted from 0;"
+            " build the index again, or copy the folder again"
         )
 
 
-def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:
-    deleted = np.zeros(segment.documents, dtype=bool)
+def _read_deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:
+    is_deleted = np.zeros(segment.documents, dtype=bool)
     if segment.deleted_in is not None:
         path = folder / segment.deleted_file
         rows = read_array(path, (segment.deleted,), np.int64)
@@ -119,5 +116,5 @@ def _deleted(folder: Path, segment: Segment) -> Bool[np.ndarray, " document"]:
             raise BadFolder(
                 f"{path} names documents that the segment has not; build the index again"
             )
-        deleted[rows] = True
-    return deleted
+        is_deleted[rows] = True
+    return is_deleted
