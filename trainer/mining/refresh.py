@@ -73,10 +73,10 @@ class Refresh(lightning.Callback):
         self._state: dict[str, Any] = {}
 
     def setup(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+        self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
         """Stores the trainer, whose model mines."""
-        self._trainer = trainer
+        self._trainer = lightning_trainer
 
     def state_dict(self) -> dict[str, Any]:
         """Returns `{"step": 200, "sha256": ...}`; before the first boundary, it is empty."""

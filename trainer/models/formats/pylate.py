@@ -150,11 +150,7 @@ def _pylate(layout: LateLayout, config: dict[str, Any]) -> LateLayout:
 def _sentence_transformers(
     layout: LateLayout, parts: dict[str, Path], pipeline: dict[str, Any]
 ) -> LateLayout:
-    """Adds the settings of sentence-transformers 6.
-
-    Lengths and expansion are with the transformer, the skip list is with the mask, and markers are
-    the beginning of prompts.
-    """
+    """Adds the settings of sentence-transformers 6, in which markers are a part of prompts."""
     mask = _read_mask(layout, parts)
     name = next(
         (
@@ -203,8 +199,8 @@ def _read_mask(layout: LateLayout, parts: dict[str, Path]) -> dict[str, Any]:
         or "Normalize" not in parts
     ):
         raise BadModel(
-            f"{layout.backbone}: scores other tokens than all of queries and those of documents"
-            " outside a skip list, or vectors of any length"
+            f"{layout.backbone}: only a model that normalises vectors, and scores all tokens of"
+            " queries and those of documents outside a skip list, can be read; give another model"
         )
     return mask
 

@@ -203,7 +203,7 @@ def train(
     )
     kmeans.train(vectors)
     assert kmeans.centroids is not None
-    # Rounded as they will be read, so that codes are made with the numbers they are read with.
+    # Centroids are rounded as on disk, so that vectors are encoded and decoded with equal numbers.
     stored_centroids = kmeans.centroids.astype(np.float16).astype(np.float32)
     remainders = documents.rows.astype(np.float32)
     remainders -= stored_centroids[_nearest(remainders, stored_centroids)]
@@ -215,9 +215,8 @@ def train(
         ).clip(1)
     )
     remainders = np.concatenate([remainders, spread * means])
-    remainders = np.resize(
-        remainders, (max(len(remainders), _WORDS), remainders.shape[1])
-    )  # a few vectors are repeated: a book wants 256
+    # Vectors are repeated if there are few: a book needs 256.
+    remainders = np.resize(remainders, (max(len(remainders), _WORDS), remainders.shape[1]))
     rotation = _rotation(remainders, code_bytes)
     quantizer = faiss.ProductQuantizer(rotation.shape[1], code_bytes, 8)
     quantizer.cp.min_points_per_centroid = 1
