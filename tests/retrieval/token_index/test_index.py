@@ -558,7 +558,7 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     ("change", "message"),
     [
         ({"format": 2}, "format 2"),
-        ({"kind": "fuzzy"}, "one vector a document"),
+        ({"kind": "fuzzy"}, "one vector per document"),
         ({"dimensions": 0}, "damaged"),
         ({"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}}, "lists other files"),
         ({"loader": "os.system"}, "damaged"),
