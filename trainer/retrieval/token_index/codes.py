@@ -209,11 +209,8 @@ def train(
     remainders -= stored_centroids[_nearest(remainders, stored_centroids)]
     means = _means(remainders, documents.offsets)
     remainders -= np.repeat(means, documents.lengths, axis=0)
-    spread = float(
-        np.sqrt(
-            np.square(remainders).sum(1).mean() / np.square(means).sum(1).mean().clip(min=1e-12)
-        ).clip(1)
-    )
+    mean_square = np.square(means).sum(1).mean().clip(min=1e-12)
+    spread = float(np.sqrt(np.square(remainders).sum(1).mean() / mean_square).clip(1))
     remainders = np.concatenate([remainders, spread * means])
     # Vectors are repeated if there are few: a book needs 256.
     remainders = np.resize(remainders, (max(len(remainders), _WORDS), remainders.shape[1]))

@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
+from torch import Tensor
 
 from trainer.errors import BadModel
 from trainer.kernels.matmul import linear
@@ -180,29 +181,11 @@ class TokenIndex(Index):
         """
         assert self.codec is not None
         tokens, starts = flat_queries(self.codec.rotate(query))
-        similarities = linear(tokens, torch.from_numpy(self.codec.centroids)).numpy()
-        near = np.concatenate(
-            [
-                _near(
-                    segment,
-                    similarities,
-                    probes,
-                    _MEANS_PER_CANDIDATE * candidates,
-                    tokens.sum(0).numpy(),
-                )
-                for segment in self.segments
-            ]
-        )
-        candidate_rows = _largest(near, candidates)
-        candidate_rows = candidate_rows[near[candidate_rows] > -np.inf]
+        all_rows = self._candidate_rows(self.codec, tokens, probes, candidates)
         parts = []
         for first, segment in zip(self._firsts, self.segments, strict=False):
-            rows = (
-                candidate_rows[
-                    (candidate_rows >= first) & (candidate_rows < first + segment.segment.documents)
-                ]
-                - first
-            )
+            last = first + segment.segment.documents
+            rows = all_rows[(all_rows >= first) & (all_rows < last)] - first
             for start, stop in document_ranges(
                 offsets_of(np.diff(segment.offsets)[rows]), _TOKENS_AT_ONCE
             ):
@@ -221,6 +204,18 @@ class TokenIndex(Index):
             if parts
             else FoundDocuments(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64))
         )
+
+    def _candidate_rows(
+        self, codec: Codec, tokens: Float[Tensor, "token place"], probes: int, candidates: int
+    ) -> Int64[np.ndarray, " row"]:
+        """Returns the rows of the documents to decode, by lists and means."""
+        similarities = linear(tokens, torch.from_numpy(codec.centroids)).numpy()
+        query, documents = tokens.sum(0).numpy(), _MEANS_PER_CANDIDATE * candidates
+        near = np.concatenate(
+            [_near(segment, similarities, probes, documents, query) for segment in self.segments]
+        )
+        rows = _largest(near, candidates)
+        return rows[near[rows] > -np.inf]
 
 
 def _near(
