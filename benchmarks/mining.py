@@ -100,7 +100,7 @@ def ours(
 
     from trainer.data.rows import Row, Rows
     from trainer.mining import spaces
-    from trainer.mining.choose import Options
+    from trainer.mining.choose import MiningRules
     from trainer.mining.mine import mine_shards
     from trainer.mining.task import read_task, write_task
     from trainer.mining.work import NEGATIVES as OUTPUT
@@ -120,7 +120,7 @@ def ours(
         device = "cpu"
 
     rows = Rows.of(Row(query, positive) for query, positive in zip(asked, found, strict=False))
-    options = Options(
+    options = MiningRules(
         negatives=NEGATIVES, depth=DEPTH, percent_of_positive=0, relative_margin=RELATIVE_MARGIN
     )
     with tempfile.TemporaryDirectory(dir=job["folder"]) as temporary:

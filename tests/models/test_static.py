@@ -100,7 +100,7 @@ def test_static_model_of_sentence_transformers_is_read_and_trained(tmp_path):
 class TestRefused:
     def test_more_dimensions_than_exist_are_refused(self, toy_folder):
         model = StaticSettings(backbone=str(toy_folder("bert")), dimensions=64)
-        with pytest.raises(BadModel, match="have 32 numbers"):
+        with pytest.raises(BadModel, match="have only 32 dimensions"):
             build_static_encoder(model)
 
     def test_static_model_of_a_static_model_is_refused(self, toy_folder, tmp_path):

@@ -70,8 +70,8 @@ class StaticBackbone(LoadedBackbone):
         """
         if setting is not None and setting != LONGEST_TOKENS:
             raise BadModel(
-                f"a maximum length of {setting} tokens was asked for; a static model takes texts"
-                " whole: leave it out"
+                f"a maximum length of {setting} tokens was requested, but a static model does not"
+                " cut texts; leave it out"
             )
         return LONGEST_TOKENS
 
@@ -156,8 +156,8 @@ def table_of(
     """
     if dimensions > vectors.shape[1]:
         raise BadModel(
-            f"model.static.dimensions={dimensions}: the backbone's vectors have {vectors.shape[1]}"
-            " numbers; ask for at most so many"
+            f"model.static.dimensions={dimensions}: the backbone's vectors have only"
+            f" {vectors.shape[1]} dimensions; give at most {vectors.shape[1]}"
         )
     centred_vectors = vectors.float() - vectors.float().mean(0)
     table = centred_vectors @ principal_directions(centred_vectors, dimensions).T

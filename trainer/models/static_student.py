@@ -34,9 +34,7 @@ class StaticSettings:
     dimensions: int = 256
     """The number of dimensions of a vector."""
     start: Start = "vocabulary"
-    """Whether the table starts as the backbone's vectors of single tokens, each as a text, or as
-    its input embeddings.
-    """
+    """The table starts as the backbone's vectors of single tokens, or as its input embeddings."""
     normalize: bool | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None

@@ -69,7 +69,7 @@ class ScreenedSearch:
             raise ValueError(f"k is {k}; ask for at least one document")
         self._queries, self._k, self._device = queries, k, torch.device(device)
         self.is_rounded = len(queries) >= _FEW_QUERIES and _rounds(self._device)
-        """Whether products are computed in bfloat16."""
+        """True when products are computed in bfloat16."""
         self._query_factors = self._to_device(queries)
         self._query_lengths = _lengths(queries)
         self._roundings = _rounding(queries) if self.is_rounded else np.zeros(len(queries))

@@ -56,9 +56,7 @@ class TextContract(BaseModel):
 
     @classmethod
     def describes(cls, folder: Path) -> bool:
-        """Whether `folder` has a contract of this kind. Raises BadModel for a file that is no
-        JSON.
-        """
+        """Returns true when `folder` has a contract of this kind. Raises BadModel for bad JSON."""
         return (folder / FILE).is_file() and read_json(folder, FILE).get("kind") == cls.KIND
 
     @classmethod

@@ -38,9 +38,7 @@ class ExactLinear(nn.Linear):
 
 
 def is_cross_encoder(folder: Path) -> bool:
-    """Whether `folder` says of itself that it scores pairs: by its contract, or by its architecture
-    where it has no contract.
-    """
+    """Returns true when the contract or architecture in `folder` is of a cross-encoder."""
     if (folder / FILE).is_file():
         return CrossEncoderContract.describes(folder)
     if not (folder / "config.json").is_file():

@@ -186,10 +186,10 @@ def _merge(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
 def _check_growth(index: Path, codec: Codec, tokens: int) -> None:
     if centroid_count(tokens) > _MOST_GROWTH * len(codec.centroids):
         raise BadData(
-            f"{index} was built for far fewer documents: {len(codec.centroids)} centroids, and"
-            f" {tokens:,} token vectors want {centroid_count(tokens)}, so searches would miss most"
-            " of them; nothing was added: build it anew from all documents with `nearfar index"
-            " --replace`"
+            f"{index} was built for far fewer documents: it has {len(codec.centroids)} centroids,"
+            f" but {tokens:,} token vectors need {centroid_count(tokens)}, so searches would miss"
+            " most of them; nothing was added: build it again from all documents with `nearfar"
+            " index --replace`"
         )
 
 
@@ -199,7 +199,7 @@ def _check_error(index: Path, error: float, manifest: TokenManifest) -> None:
         raise BadData(
             f"{index} was built from too few documents, or from others: the codes learned from them"
             f" give these back with a squared error of {error:.2f} instead of {first_error:.2f}, so"
-            " searches would miss them; nothing was added: build it anew from all documents with"
+            " searches would miss them; nothing was added: build it again from all documents with"
             " `nearfar index --replace`"
         )
 

@@ -141,7 +141,7 @@ class TokenManifest(AnyManifest):
         new_names = self.needed_files() - self.files.keys()
         new = describe_files(folder, sorted(new_names))
         if missing := new_names - new.keys():
-            raise BadFolder(f"{folder / min(missing)} is gone; nothing was changed")
+            raise BadFolder(f"{folder / min(missing)} is missing; nothing was changed")
         old_records = {
             name: record for name, record in self.files.items() if name in self.needed_files()
         }
