@@ -93,7 +93,7 @@ def nearfar(job: dict[str, Any]) -> dict[str, Any]:
     encoder: Any = StoredVectors(
         Path(job["vectors"]), [*judged.documents, *judged.queries], PROBE, read_model(job["model"])
     )
-    queries = encoder.vectors.select(judged_rows(judged)).to_padded()
+    queries = encoder.stored.select(judged_rows(judged)).to_padded()
     settings = {
         name: value
         for name, value in (("probes", job["probes"]), ("candidates", job["candidates"]))

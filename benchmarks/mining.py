@@ -105,19 +105,20 @@ def ours(
     from trainer.mining.task import read_task, write_task
     from trainer.mining.work import NEGATIVES as OUTPUT
     from trainer.mining.work import WorkFolder
+    from trainer.vectors.dense import DenseVectors
 
-    class Ready(spaces.DenseSpace):
+    class Ready(spaces.Space):
         """The space of a model whose vectors are there."""
 
-        def _vectors(self, texts: list[str], role: str) -> Any:
-            first, ready = int(texts[0].split()[1]), queries if role == "query" else documents
-            mapped = np.load(
-                ready.filename, mmap_mode="r"
-            )  # let go of at once: pages of the benchmark's own file are not the miner's memory
-            return np.array(mapped[first : first + len(texts)])
+        def _encode(self, role: Any, texts: Any, size: int) -> None:
+            path = (queries if role == "query" else documents).filename
+            for block, first in enumerate(range(0, len(texts), size)):
+                # Let go of at once: pages of the benchmark's own file are not the miner's memory.
+                rows = np.array(np.load(path, mmap_mode="r")[first : first + size])
+                DenseVectors(rows).save(self._folder, f"{role}-{block:06}")
 
     class Device:
-        device = "cpu"
+        device, vectors = "cpu", DenseVectors
 
     rows = Rows.of(Row(query, positive) for query, positive in zip(asked, found, strict=False))
     options = MiningRules(
