@@ -184,7 +184,7 @@ def own_micro_batches(
     progress.advance(remaining_texts)
 
 
-def mix(cuts: list[Int[Tensor, " row"]]) -> list[Int[Tensor, " row"]]:
+def mix(cuts: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
     """Returns micro-batches in an order in which long and short texts alternate.
 
     Micro-batches are sorted by length, so texts per second would grow from the first to the last,
