@@ -326,8 +326,8 @@ def test_all_faults_are_named_in_one_run(toy, tmp_path, capsys):
         (
             ["machine.accelerator=cuda"],
             (
-                r"wrong +recipe and machine: the recipe says machine.accelerator=cuda and the"
-                r" machine file cpu"
+                r"wrong +recipe and machine: the recipe says machine.accelerator=cuda, but"
+                r" the machine file says cpu"
             ),
         ),
         (["machine.precision=fp16"], r"wrong +memory: precision fp16 needs a GPU"),
