@@ -176,10 +176,8 @@ def _measure_rivals(job: Job) -> list[SystemResult]:
 
 
 def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
-    recipe = job.recipe
     with phase(f"{name} model on test queries", kind="test"):
-        evaluate = family_of(recipe).evaluate(recipe)
-        return evaluate(encoder.to(hardware.device(recipe.machine)), test, name=name)
+        return job.evaluate(encoder.to(hardware.device(job.recipe.machine)), test, name=name)
 
 
 def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:

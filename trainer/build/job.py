@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from trainer.build import hardware
 from trainer.build.data import DataSets
+from trainer.build.families.family import Evaluate
+from trainer.build.families.registry import family_of
 from trainer.build.module import validation_interval
 from trainer.models.encoder import Encoder
 from trainer.objectives.teachers import Teacher
@@ -22,6 +25,11 @@ class Job:
     encoder: Encoder
     teachers: Sequence[Teacher]
     steps: int
+
+    @cached_property
+    def evaluate(self) -> Evaluate:
+        """The function that measures a model of the family; a first stage searches once."""
+        return family_of(self.recipe).evaluate(self.recipe)
 
     @property
     def phases(self) -> dict[str, int]:
