@@ -152,6 +152,15 @@ def gather_texts(texts: Sequence[str]) -> list[str]:
     return [text for rank_texts in texts_per_rank for text in rank_texts]
 
 
+def integers_of_first_rank(compute: Callable[[], Sequence[int]]) -> list[int]:
+    """Returns on every rank the integers that the first one computes.
+
+    The others may look later, or at a file system that is behind.
+    """
+    numbers = compute() if rank() == 0 else []
+    return [int(number) for number in gather_texts([str(number) for number in numbers])]
+
+
 def on_first_rank(action: Callable[[], ReturnValue]) -> ReturnValue | None:
     """Runs `action` on the first rank only and returns its result there, None on other ranks.
 

@@ -26,7 +26,7 @@ def by_sorting(queries, documents, k):
     return np.take_along_axis(scores, rows, 1), rows
 
 
-def of_kind(kind, texts, seed=0):
+def small_vectors(kind, texts, seed=0):
     """Vectors of small whole numbers, of texts of several lengths where tokens have vectors."""
     lengths = np.arange(texts) % 3 + 1 if kind is TokenVectors else np.ones(texts, np.int64)
     rows = np.random.default_rng(seed).integers(-3, 4, (int(lengths.sum()), 4)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_documents_may_be_a_memory_map(tmp_path):
 
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_empty_documents_and_queries_give_empty_results(kind):
-    some, none = of_kind(kind, 3), of_kind(kind, 0)
+    some, none = small_vectors(kind, 3), small_vectors(kind, 0)
     assert nearest_documents(some, none, 5)[1].shape == (3, 0)
     assert nearest_documents(none, some, 5)[1].shape == (0, 3)
 
@@ -78,12 +78,12 @@ def test_empty_documents_and_queries_give_empty_results(kind):
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_k_below_one_is_refused(kind):
     with pytest.raises(ValueError, match="at least one document"):
-        nearest_documents(of_kind(kind, 1), of_kind(kind, 1), 0)
+        nearest_documents(small_vectors(kind, 1), small_vectors(kind, 1), 0)
 
 
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_search_of_blocks_equals_search_of_everything(kind):
-    queries, documents = of_kind(kind, 70), of_kind(kind, 90, seed=1)
+    queries, documents = small_vectors(kind, 70), small_vectors(kind, 90, seed=1)
     search = queries.search(7)
     for start in range(0, 90, 40):
         search.add(documents.select(np.arange(start, min(start + 40, 90))), start)
@@ -93,7 +93,7 @@ def test_search_of_blocks_equals_search_of_everything(kind):
 
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_scores_of_pairs_are_those_of_the_search(kind):
-    queries, documents = of_kind(kind, 3), of_kind(kind, 5, seed=1)
+    queries, documents = small_vectors(kind, 3), small_vectors(kind, 5, seed=1)
     scores, rows = nearest_documents(queries, documents, 5)
     pairs = queries.pair_scores(documents, np.repeat(np.arange(3), 5), rows.ravel())
     np.testing.assert_array_equal(pairs.reshape(3, 5), scores)
@@ -103,7 +103,7 @@ def test_scores_of_pairs_are_those_of_the_search(kind):
 
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_search_agrees_with_the_score_of_training(kind):
-    queries, documents = of_kind(kind, 3), of_kind(kind, 5, seed=1)
+    queries, documents = small_vectors(kind, 3), small_vectors(kind, 5, seed=1)
     wanted = kind.score()(
         torch.from_numpy(queries.to_padded()), torch.from_numpy(documents.to_padded())
     ).numpy()
@@ -113,7 +113,7 @@ def test_search_agrees_with_the_score_of_training(kind):
 
 @pytest.mark.parametrize("kind", [DenseVectors, TokenVectors])
 def test_vectors_are_stored_and_joined_as_they_were(kind, tmp_path):
-    vectors = of_kind(kind, 7)
+    vectors = small_vectors(kind, 7)
     assert not kind.is_saved(tmp_path, "document-000001")
     vectors.save(tmp_path, "document-000001")
     assert kind.is_saved(tmp_path, "document-000001")
@@ -131,7 +131,7 @@ def test_vectors_are_stored_and_joined_as_they_were(kind, tmp_path):
 def test_text_without_a_token_is_empty():
     vectors = TokenVectors(np.ones((3, 2), np.float32), offsets_of(np.array([1, 0, 2])))
     assert vectors.empty_texts().tolist() == [1]
-    assert of_kind(DenseVectors, 3).empty_texts().tolist() == []
+    assert small_vectors(DenseVectors, 3).empty_texts().tolist() == []
 
 
 @pytest.mark.gpu

@@ -6,11 +6,16 @@ ranks.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.collectives import gather_texts, on_every_rank, on_first_rank, own_turns, rank
+from trainer.collectives import (
+    integers_of_first_rank,
+    on_every_rank,
+    on_first_rank,
+    own_turns,
+)
 from trainer.errors import BadData
 from trainer.mining.choose import MiningRules
 from trainer.mining.shard import Miner
@@ -43,7 +48,7 @@ def mine_shards(
         task, space, options, teacher.pair_scores if isinstance(teacher, Space) else teacher
     )
     shards = -(-len(task.queries) // QUERIES_PER_SHARD)
-    missing = _decided_by_first(
+    missing = integers_of_first_rank(
         lambda: [shard for shard in range(shards) if not folder.shard(shard, ".json").exists()]
     )
     if missing:
@@ -53,14 +58,6 @@ def mine_shards(
     on_every_rank(lambda: _mine_own(miner, folder, missing))
     report = on_first_rank(lambda: _merge(folder, manifest, shards))
     return report or json.loads(folder.report_path.read_text(encoding="utf-8"))
-
-
-def _decided_by_first(numbers: Callable[[], list[int]]) -> list[int]:
-    """Returns the numbers of the first rank: others may see another state of the file system."""
-    return [
-        int(number)
-        for number in gather_texts([str(number) for number in numbers()] if rank() == 0 else [])
-    ]
 
 
 def _mine_own(miner: Miner, folder: WorkFolder, missing: list[int]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from trainer.collectives import gather_texts, on_first_rank, rank
+from trainer.collectives import integers_of_first_rank, on_first_rank
 from trainer.mining.task import Task
 from trainer.mining.texts import StoredTexts
 from trainer.models.contracts.text import Role
@@ -58,18 +58,13 @@ class Space:
     def _encode(self, role: Role, texts: StoredTexts, size: int) -> None:
         encode = encode_queries if role == "query" else encode_documents
         blocks = range(-(-len(texts) // size))
-        numbers = [
-            int(number)
-            for number in gather_texts(
-                [
-                    str(block)
-                    for block in blocks
-                    if not self._kind.is_saved(self._folder, _name(role, block))
-                ]
-                if rank() == 0
-                else []
-            )
-        ]
+        numbers = integers_of_first_rank(
+            lambda: [
+                block
+                for block in blocks
+                if not self._kind.is_saved(self._folder, _name(role, block))
+            ]
+        )
         count = sum(min(size, len(texts) - block * size) for block in numbers)
         with phase("encoding queries" if role == "query" else "encoding documents", count, "texts"):
             for block in numbers:

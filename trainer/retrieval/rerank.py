@@ -10,7 +10,6 @@ from jaxtyping import Float32
 from trainer.batch import Texts
 from trainer.collectives import sum_over_ranks
 from trainer.errors import BadData, BadModel
-from trainer.microbatches import micro_batches
 from trainer.models.encoder import PairEncoder
 from trainer.progress import Phase, phase
 from trainer.retrieval.encoding.encode import (
@@ -80,13 +79,7 @@ def _scores(
     encoder: PairEncoder, texts: Texts, budget: int, one_rank: bool, progress: Phase
 ) -> Float32[np.ndarray, " pair"]:
     scores = torch.zeros(len(texts), device=encoder.device)
-    all_micro_batches = (
-        (rows, encoder(texts.select(rows).to(encoder.device)))
-        for rows in micro_batches(texts.lengths, budget)
-    )
-    for rows, batch_scores in (
-        all_micro_batches if one_rank else own_micro_batches(encoder, texts, budget, progress)
-    ):
+    for rows, batch_scores in own_micro_batches(encoder, texts, budget, progress, one_rank):
         scores[rows.to(encoder.device)] = batch_scores.float()
     return (scores if one_rank else sum_over_ranks(scores)).cpu().numpy()
 

@@ -164,21 +164,21 @@ def _encoded_slices(
 
 
 def own_micro_batches(
-    encoder: Encoder, texts: Texts, budget: int, progress: Phase
+    encoder: Encoder, texts: Texts, budget: int, progress: Phase, one_rank: bool = False
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row ..."]]]:
     """Yields this rank's micro-batches: rows of `texts` and their embeddings.
 
     Each text is given by one rank. All ranks compute equally many micro-batches, because all of
     them must gather sharded weights together; a surplus one is computed but not given. `progress`
-    counts the texts of all ranks.
+    counts the texts of all ranks. With `one_rank`, this rank computes all of them alone.
     """
     cuts, remaining_texts = mix(micro_batches(texts.lengths, budget)), len(texts)
-    for number in own_rounds(len(cuts)):
+    for number in range(len(cuts)) if one_rank else own_rounds(len(cuts)):
         rows = cuts[number % len(cuts)]
         embeddings = encoder(texts.select(rows).to(encoder.device))
         if number < len(cuts):
             yield rows, embeddings
-        count = min(remaining_texts, all_rows(len(rows)))
+        count = min(remaining_texts, len(rows) if one_rank else all_rows(len(rows)))
         progress.advance(count)
         remaining_texts -= count
     progress.advance(remaining_texts)
