@@ -1,7 +1,7 @@
 """Re-ranking: a cross-encoder reorders the best documents of a first search."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from trainer.retrieval.encoding.encode import (
     default_micro_batch_tokens,
     inference,
     own_micro_batches,
+    tokenized_slices,
 )
 from trainer.strategies.devices import Precision
 
@@ -37,27 +38,16 @@ def score_pairs(
     """
     distinct = list(dict.fromkeys(pairs))
     scores = np.empty(len(distinct), dtype=np.float32)
-    slices = [
-        distinct[start : start + _PAIRS_AT_ONCE]
-        for start in range(0, len(distinct), _PAIRS_AT_ONCE)
-    ]
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
+    start = 0
     with (
         phase("scoring pairs", len(distinct), "pairs") as progress,
         inference(encoder, precision),
-        ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer,
     ):
-        waiting = [tokenizer.submit(_tokens, encoder, pairs_slice) for pairs_slice in slices[:1]]
-        for number, pairs_slice in enumerate(slices):
-            texts = waiting.pop().result()
-            waiting = [
-                tokenizer.submit(_tokens, encoder, following)
-                for following in slices[number + 1 : number + 2]
-            ]
-            start = number * _PAIRS_AT_ONCE
-            scores[start : start + len(pairs_slice)] = _scores(
-                encoder, texts, budget, one_rank, progress
-            )
+        for texts in tokenized_slices(distinct, _PAIRS_AT_ONCE, partial(_tokens, encoder)):
+            stop = start + len(texts)
+            scores[start:stop] = _scores(encoder, texts, budget, one_rank, progress)
+            start = stop
     if not np.isfinite(scores).all():
         query, document = distinct[int((~np.isfinite(scores)).nonzero()[0][0])]
         raise BadModel(

@@ -2,10 +2,10 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from trainer.retrieval.corpus import Document
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 
+TextOrPair = TypeVar("TextOrPair")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _STRIDE = 0.6180339887  # the golden ratio: its multiples spread evenly
 _MOST_DOCUMENTS = 1 << 16
@@ -156,7 +157,8 @@ def _encoded_slices(
     progress: Phase,
 ) -> Iterator[Vectors]:
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
-    for part in tokenized_slices(encoder, texts, role, encoder.vectors.TEXTS_PER_BLOCK):
+    size = encoder.vectors.TEXTS_PER_BLOCK
+    for part in tokenized_slices(texts, size, lambda texts: encoder.tokenize(texts, role)):
         rank_micro_batches = own_micro_batches(encoder, part, budget, progress)
         yield encoder.vectors.from_micro_batches(
             rank_micro_batches, len(part), encoder.dimensions, encoder.device
@@ -197,16 +199,16 @@ def mix(cuts: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
 
 
 def tokenized_slices(
-    encoder: Encoder, texts: list[str], role: Role, texts_at_once: int
+    items: list[TextOrPair], size: int, tokenize: Callable[[list[TextOrPair]], Texts]
 ) -> Iterator[Texts]:
-    """Yields tokenised slices of the texts; a thread tokenises the next slice meanwhile."""
-    slices = [texts[start : start + texts_at_once] for start in range(0, len(texts), texts_at_once)]
+    """Yields tokenised slices of `size` texts or pairs; a thread tokenises the next meanwhile."""
+    slices = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer:
-        waiting = tokenizer.submit(encoder.tokenize, slices[0], role) if slices else None
+        waiting = tokenizer.submit(tokenize, slices[0]) if slices else None
         for following in [*slices[1:], None][: len(slices)]:
             assert waiting is not None
             ready = waiting.result()
-            waiting = tokenizer.submit(encoder.tokenize, following, role) if following else None
+            waiting = tokenizer.submit(tokenize, following) if following else None
             yield ready
 
 
