@@ -45,7 +45,7 @@ from trainer.runtime.best import KeepBest
 from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder, write_json
 from trainer.runtime.stop import GracefulStop
-from trainer.runtime.trackers import check_trackers
+from trainer.runtime.tracking.trackers import check_trackers
 from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.process_group import process_group
 

@@ -23,7 +23,7 @@ from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
 from trainer.report.run_page import write_report
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.trackers import tracker_loggers
+from trainer.runtime.tracking.trackers import tracker_loggers
 
 class Toy(lightning.LightningModule):
     def __init__(self):

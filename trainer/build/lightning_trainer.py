@@ -11,7 +11,7 @@ from trainer.recipe.schema.families import Recipe
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import VALIDATION_SCORE, TrainingProgress
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.trackers import tracker_loggers
+from trainer.runtime.tracking.trackers import tracker_loggers
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
 from trainer.strategies.machine.plan import SINGLE, Plan
 

@@ -1,4 +1,4 @@
-"""Experiment trackers as Lightning loggers. If a tracker fails, the run continues.
+"""Experiment trackers as Lightning loggers. If a tracker fails or hangs, the run continues.
 
 A tracker gets a copy of `log.jsonl`, which is complete in any case. The files of a tracker are in
 the run folder.
@@ -6,19 +6,23 @@ the run folder.
 
 import netrc
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import Logger
 
+from trainer.collectives import rank
 from trainer.errors import BadRecipe
-from trainer.runtime.environment import redact, redact_tree
+from trainer.runtime.environment import redact_tree
+from trainer.runtime.tracking.best_effort import BestEffort, warn_of_tracker
 
-CONNECT_TIMEOUT_SECONDS = 30.0
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
+
+CONNECT_TIMEOUT_SECONDS = 10.0
 
 
 @runtime_checkable
@@ -58,75 +62,13 @@ def tracker_loggers(
 ) -> list[Logger]:
     """Returns one logger per tracker, which writes into `run_folder`.
 
-    `config` is the recipe, from which secrets are removed. Raises BadRecipe.
+    `config` is the recipe, from which secrets are removed. All ranks but the first have none.
+    Raises BadRecipe.
     """
     check_trackers(trackers)
+    if rank() > 0:
+        return []
     return [_logger(tracker, run_folder, name, redact_tree(dict(config))) for tracker in trackers]
-
-
-class BestEffort(Logger):
-    """Forwards every call to another logger until it fails; then it warns once and does nothing."""
-
-    def __init__(
-        self, label: str, make: Callable[[], Logger], finish: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__()
-        self.label = label
-        self._finish = finish
-        self.has_failed = False
-        self.inner: Logger | None = None
-        self.inner = self._attempt(make)
-
-    @property
-    def name(self) -> str:
-        """The kind of the tracker."""
-        return self.label
-
-    @property
-    def version(self) -> str:
-        """The empty string: a run folder has one run."""
-        return ""
-
-    @property
-    def experiment(self) -> Any:
-        """The tracker's own object, created on first use; None if the tracker has failed."""
-        return self._attempt(lambda: getattr(self.inner, "experiment", None))
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Forwards the metrics."""
-        self._forward("log_metrics", dict(metrics), step)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Forwards the hyperparameters, without secrets."""
-        self._forward("log_hyperparams", redact_tree(params), *args, **kwargs)
-
-    def save(self) -> None:
-        """Forwards the call."""
-        self._forward("save")
-
-    def finalize(self, status: str) -> None:
-        """Forwards the status, and calls the tracker's own end."""
-        self._forward("finalize", status)
-        if self._finish is not None:
-            self._attempt(self._finish)
-
-    def _forward(self, method: str, *args: Any, **kwargs: Any) -> None:
-        self._attempt(lambda: getattr(self.inner, method)(*args, **kwargs))
-
-    def _attempt(self, action: Callable[[], Any]) -> Any:
-        if self.has_failed:
-            return None
-        try:
-            return action()
-        except Exception as error:  # noqa: BLE001 - training continues in any case
-            self.has_failed = True
-            reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
-            warnings.warn(
-                f"tracker {self.label} failed and is not used any more ({reason}); log.jsonl stays"
-                " complete",
-                stacklevel=3,
-            )
-            return None
 
 
 def has_wandb_key() -> bool:
@@ -158,12 +100,39 @@ def _logger(
 ) -> Logger:
     if tracker.kind == "tensorboard":
         return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
+    # W&B's own usage data: with a server that hangs, they hold the end of the run up by 20 seconds.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Imported here and not in the thread of the tracker: a process that is forked in the middle of
+    # an import would have half of the modules.
+    import wandb  # noqa: F401
+
     project = tracker.project
     return BestEffort("wandb", lambda: _wandb(project, run_folder, name, config), _finish_wandb)
 
 
 def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    """Returns the logger of W&B.
+    """Returns the logger of W&B, which only writes files if the server cannot be used."""
+    mode = os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline")
+    logger = _wandb_logger(project, run_folder, name, config, mode)
+    try:
+        _ = logger.experiment
+    except Exception as error:
+        if mode == "offline":
+            raise
+        warn_of_tracker(
+            f"the server of wandb cannot be used; `wandb sync {run_folder}/wandb/offline-run-*`"
+            " sends the run later",
+            error,
+        )
+        logger = _wandb_logger(project, run_folder, name, config, "offline")
+        _ = logger.experiment
+    return logger
+
+
+def _wandb_logger(
+    project: str, run_folder: Path, name: str, config: dict[str, Any], mode: str
+) -> "WandbLogger":
+    """Returns a logger that connects on first use.
 
     W&B gets only metrics and the recipe: no code, command line, git remote, console output or
     package list.
@@ -172,7 +141,7 @@ def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) ->
     from pytorch_lightning.loggers import WandbLogger
 
     settings = wandb.Settings(
-        mode=os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline"),
+        mode=mode,
         save_code=False,
         console="off",
         disable_git=True,

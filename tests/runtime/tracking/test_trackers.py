@@ -1,10 +1,8 @@
 """Trackers: what they write, and that they cannot harm a run."""
 
-import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,9 @@ from pytorch_lightning.loggers import Logger
 
 from trainer.errors import BadRecipe
 from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
-from trainer.runtime import trackers
-from trainer.runtime.trackers import BestEffort, check_trackers, has_wandb_key, tracker_loggers
+from trainer.runtime.tracking import trackers
+from trainer.runtime.tracking.best_effort import BestEffort
+from trainer.runtime.tracking.trackers import check_trackers, has_wandb_key, tracker_loggers
 
 
 class Dies(Logger):
@@ -34,29 +33,28 @@ class Dies(Logger):
         raise AssertionError("must not be called once the tracker has failed")
 
 
-def test_tracker_that_fails_is_named_once_and_not_used_again():
+def test_tracker_that_fails_is_named_once_and_not_used_again(capsys):
     inner = Dies()
     logger = BestEffort("dies", lambda: inner)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for step in range(5):
-            logger.log_metrics({"train/loss": 1.0}, step)
-        logger.log_hyperparams({"a": 1})
-        logger.finalize("success")
+    for step in range(5):
+        logger.log_metrics({"train/loss": 1.0}, step)
+    logger.log_hyperparams({"a": 1})
+    logger.finalize("success")
     assert inner.calls == 2
-    assert len(caught) == 1
-    assert "tracker dies failed" in str(caught[0].message)
-    assert "secret-word" not in str(caught[0].message)
+    warning = capsys.readouterr().err
+    assert warning.count("tracker dies failed") == 1
+    assert "secret-word" not in warning
 
 
-def test_tracker_that_cannot_be_created_does_not_stop_the_run():
+def test_tracker_that_cannot_be_created_does_not_stop_the_run(capsys):
     def fail() -> Logger:
         raise RuntimeError("no server")
 
-    with pytest.warns(UserWarning, match="no server"):
-        logger = BestEffort("remote", fail)
+    logger = BestEffort("remote", fail)
     logger.log_metrics({"train/loss": 1.0}, 0)
-    assert logger.experiment is None
+    logger.finalize("success")
+    assert logger.has_failed
+    assert "no server" in capsys.readouterr().err
 
 
 def test_tensorboard_writes_metrics_and_recipe_into_the_run_folder(tmp_path):
@@ -101,7 +99,7 @@ WANDB_RUN = """
 import sys
 from pathlib import Path
 from trainer.recipe.schema.machine import WandbTracker
-from trainer.runtime.trackers import tracker_loggers
+from trainer.runtime.tracking.trackers import tracker_loggers
 folder = Path(sys.argv[1])
 (logger,) = tracker_loggers((WandbTracker(project="tests"),), folder, "a-run", {"seed": 13})
 for step in range(3):
@@ -134,33 +132,3 @@ def test_wandb_without_a_key_is_offline_and_in_the_run_folder(tmp_path):
     assert b"train/loss" in log.read_bytes()
     names = {path.name for path in offline.rglob("*") if path.is_file()}
     assert not names & {"requirements.txt", "wandb-metadata.json", "output.log"}, names
-
-
-def test_wandb_server_that_refuses_does_not_stop_the_run(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    source = WANDB_RUN.replace("assert not logger.has_failed", "assert logger.has_failed")
-    assert source != WANDB_RUN
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    environment = {
-        **clean,
-        "HOME": str(tmp_path),
-        "WANDB_API_KEY": "0" * 40,
-        "WANDB_BASE_URL": "http://127.0.0.1:9",
-    }
-    source = source.replace(
-        "folder = ",
-        "import trainer.runtime.trackers as trackers\n"
-        "trackers.CONNECT_TIMEOUT_SECONDS = 3.0\nfolder = ",
-    )
-    result = subprocess.run(
-        [sys.executable, "-W", "always", "-c", source, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "ended" in result.stdout.splitlines(), json.dumps([result.stdout, result.stderr])
-    assert result.stderr.count("tracker wandb failed") == 1
-    assert "CommError" in result.stderr, "it failed for another reason than the server"
-    assert "0" * 40 not in result.stderr

@@ -1,0 +1,1 @@
+"""Experiment trackers, which can neither stop a run nor make it wait."""
