@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runtime.environment import redact, redact_command, redact_tree
+from trainer.storage.redaction import redact, redact_command, redact_tree
 
 CANARY = "c4narySecretc4nary"
 RUN = """

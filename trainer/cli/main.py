@@ -7,6 +7,7 @@ import atexit
 import os
 import select
 import sys
+import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -106,6 +107,7 @@ def main() -> NoReturn:
     Other exit codes are 2 for invalid arguments, 130 on Ctrl-C, and 1 with a traceback for a bug.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _replace_closed_streams()
     with console():
         _run()
     sys.exit(0)
@@ -125,6 +127,9 @@ def _run() -> None:
         if not end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             _leave_at_once()
         raise
+    except Exception:  # noqa: BLE001 - a bug of ours, printed here: without secrets
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _leave_at_once() -> NoReturn:
@@ -137,6 +142,20 @@ def _leave_at_once() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _replace_closed_streams() -> None:
+    """Opens the null device for each standard stream that the caller has closed.
+
+    Otherwise, the next file that is opened would get its descriptor and all that libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _reader_gone() -> bool:

@@ -24,8 +24,8 @@ from trainer.pipeline.state import (
     write_record,
 )
 from trainer.recipe.nearest import nearest, question
-from trainer.runtime.environment import redact_command
 from trainer.storage.locks import FolderLock
+from trainer.storage.redaction import redact_command
 
 CONTINUE = {("mine",), ("data", "prepare")}
 """Commands that continue in the folder of a stopped run. The others begin with an empty folder."""

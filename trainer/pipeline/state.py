@@ -19,10 +19,10 @@ from typing import Any
 
 from trainer.errors import BadFolder
 from trainer.pipeline.keys import KeyedStage, changes
-from trainer.runtime.environment import redact_command, redact_tree
 from trainer.runtime.run_folder import write_json
 from trainer.storage.atomic import write_link
 from trainer.storage.locks import FolderLock, lock_folder
+from trainer.storage.redaction import redact_command, redact_tree
 
 _IN_USE = (
     "{folder} is in use by a pipeline: {holder}; wait for it, or stop it (a stage continues after"

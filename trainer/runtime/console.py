@@ -2,7 +2,7 @@
 
 On a terminal one live line shows the current phase, how much of it is done, and how long it will
 take. Without a terminal, a plain line is printed every ten seconds. Only the first rank prints. The
-text of a run is also stored in its folder, without secrets.
+text of a run is also stored in its folder. Secrets are removed from all of it.
 """
 
 import atexit
@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from trainer.progress import listening
 from trainer.runtime.display import Display, LineWriter
+from trainer.storage.redaction import RedactedStream, redact, redact_values
 from trainer.strategies.machine.own_rank import is_first_rank
 
 if TYPE_CHECKING:
@@ -29,18 +30,23 @@ _display: ContextVar[Display | None] = ContextVar("display", default=None)
 
 @contextmanager
 def console() -> Iterator[None]:
-    """Within the block, the first rank shows progress.
+    """Within the block, the first rank shows progress, and no secret is printed.
 
     Its text is also stored in a file after a call of `keep_console`.
     """
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout = cast(TextIO, RedactedStream(stdout, redact_values))
     if not is_first_rank(os.environ):
-        yield
+        sys.stderr = cast(TextIO, RedactedStream(stderr, redact))
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = stdout, stderr
         return
-    stream = sys.stderr
-    current = Display(stream)
+    current = Display(stderr)
     token = _display.set(current)
     atexit.register(current.close)  # ranks exit without unwinding their stack
-    sys.stderr = lines = LineWriter(current, stream)
+    sys.stderr = lines = LineWriter(current, stderr)
     try:
         with listening(current):
             yield
@@ -51,7 +57,7 @@ def console() -> Iterator[None]:
         raise
     finally:
         lines.finish()
-        sys.stderr = stream
+        sys.stdout, sys.stderr = stdout, stderr
         _display.reset(token)
         current.close()
         atexit.unregister(current.close)
@@ -67,7 +73,10 @@ def say(text: str) -> None:
 
 
 def show(*parts: "RenderableType") -> None:
-    """Prints a result to standard output, on the first rank only."""
+    """Prints a result to standard output, on the first rank only.
+
+    The result of a run is in its folder too, so a run does not fail if it cannot be printed.
+    """
     from rich.console import Console
 
     if not _is_first():
@@ -78,7 +87,14 @@ def show(*parts: "RenderableType") -> None:
         copy = StringIO()
         _print(Console(file=copy, width=100, color_system=None), parts)
         current.transcript.add(copy.getvalue().rstrip("\n"))
-    _print(Console(), parts)
+    try:
+        _print(Console(), parts)
+        sys.stdout.flush()
+    except OSError as error:
+        if current is None or not current.transcript.is_in_file:
+            raise
+        current.line(f"warning: the result cannot be printed: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(output: "Console", parts: "Sequence[RenderableType]") -> None:
@@ -86,6 +102,7 @@ def _print(output: "Console", parts: "Sequence[RenderableType]") -> None:
     from rich.text import Text
 
     for part in parts:
+        part = redact_values(part) if isinstance(part, str) else part
         output.print(part, soft_wrap=isinstance(part, str | Text) and not output.is_terminal)
 
 

@@ -4,14 +4,15 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from io import TextIOBase
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from trainer.progress import Phase
-from trainer.runtime.environment import redact
 from trainer.runtime.forecast import Forecast
 from trainer.runtime.status_line import status_line
+from trainer.storage.redaction import redact
 from trainer.storage.visible import visible
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
@@ -58,22 +59,25 @@ class Display:
         self._forecast.expect(phases)
 
     def line(self, text: str) -> None:
-        """Prints a line above the live line."""
+        """Prints a line above the live line, without secrets."""
+        text = redact(text)
         if os.getpid() != self._process:  # a forked worker has neither the live line nor the lock
             self._write(text)
             return
         with self._lock:
             self.transcript.add(text)
-            if self._live is None:
-                self._write(text)
+            if self._live is not None:
+                with suppress(OSError):  # the terminal is closed: the run continues
+                    self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._write(text)
 
     def pause(self) -> None:
         """Removes the live line until the next phase begins, so that others can print."""
         with self._lock:
             if self._live is not None:
-                self._live.stop()
+                with suppress(OSError):
+                    self._live.stop()
                 self._live = None
 
     def close(self) -> None:
@@ -94,9 +98,11 @@ class Display:
             if phase is None:
                 self.pause()
                 return
-            text = status_line(phase, seconds - self._start, self._forecast.seconds_left(phase))
+            seconds_left = self._forecast.seconds_left(phase)
+            text = redact(status_line(phase, seconds - self._start, seconds_left))
             if self._is_terminal:
-                self._show_live(text)
+                with suppress(OSError):
+                    self._show_live(text)
             if seconds >= self._next_plain and phase.seconds >= SHORT_PHASE_SECONDS:
                 self._next_plain = seconds + PLAIN_SECONDS
                 self.transcript.add(text)
@@ -113,11 +119,9 @@ class Display:
         self._live.update(line, refresh=True)
 
     def _write(self, text: str) -> None:
-        try:
+        with suppress(OSError, ValueError):  # closed, or on a full disk: the run continues
             self._stream.write(text + "\n")
             self._stream.flush()
-        except (OSError, ValueError):  # the stream is closed or the disk is full: the run continues
-            pass
 
 
 class Transcript:
@@ -130,6 +134,11 @@ class Transcript:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._file: TextIO | None = None
+
+    @property
+    def is_in_file(self) -> bool:
+        """True if the lines are in a file."""
+        return self._file is not None
 
     def keep_in(self, path: Path) -> None:
         """Writes all former and further lines to a file."""
@@ -170,10 +179,12 @@ class LineWriter(TextIOBase):
         super().__init__()
         self._display, self._stream = display, stream
         self._rest = ""
+        self._lock = threading.Lock()
 
     def write(self, text: str) -> int:
         """Prints complete lines. Only the last version of a line that was rewritten is printed."""
-        *lines, self._rest = (self._rest + text).split("\n")
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._display.line(line.rstrip("\r").rpartition("\r")[2])
         return len(text)

@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from trainer.errors import BadFolder, Interrupted
-from trainer.runtime.environment import REDACTION, describe_environment, redact
+from trainer.runtime.environment import describe_environment
 from trainer.storage.atomic import write_text
 from trainer.storage.locks import LOCK, FolderLock, holder_of, is_locked, lock_folder
+from trainer.storage.redaction import REDACTION, redact
 
 Status = Literal["done", "stopped", "failed"]
 _IN_USE = "{folder} is in use by a run: {holder}; wait for it, stop it, or choose another name=NAME"

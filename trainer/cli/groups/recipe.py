@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 import typer
 
 from trainer.cli.options import shared
+from trainer.storage.redaction import redact
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def check(file: shared.RecipeFile, overrides: shared.Overrides = None) -> None:
     from trainer.recipe.load import load_recipe
 
     lines = [f"{file}: ok", *_essentials(load_recipe(file, overrides or []))]
-    typer.echo("\n".join(map(visible, lines)))
+    typer.echo(redact("\n".join(map(visible, lines))))
 
 
 @app.command()
 def show(file: shared.RecipeFile, overrides: shared.Overrides = None) -> None:
-    """Print the complete recipe as it will run.
+    """Print the complete recipe as it will run, without secrets.
 
     It includes all overrides and defaults. The output is itself a recipe.
     """
     from trainer.recipe.load import dump_recipe, load_recipe
 
-    typer.echo(dump_recipe(load_recipe(file, overrides or [])), nl=False)
+    typer.echo(redact(dump_recipe(load_recipe(file, overrides or []))), nl=False)
 
 
 @app.command()

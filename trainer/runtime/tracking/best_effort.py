@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from trainer.runtime.console import say
-from trainer.runtime.environment import redact, redact_tree
+from trainer.storage.redaction import redact, redact_tree
 
 END_TIMEOUT_SECONDS = 20.0
 """How long the end of a run waits for a tracker."""

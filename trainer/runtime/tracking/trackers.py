@@ -16,8 +16,8 @@ from pytorch_lightning.loggers import Logger
 
 from trainer.collectives import rank
 from trainer.errors import BadRecipe
-from trainer.runtime.environment import redact_tree
 from trainer.runtime.tracking.best_effort import BestEffort, warn_of_tracker
+from trainer.storage.redaction import redact_tree, without_user
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -100,6 +100,9 @@ def _logger(
 ) -> Logger:
     if tracker.kind == "tensorboard":
         return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
+    # The server gets the key, never a password in its address, which the client writes to its logs.
+    if "WANDB_BASE_URL" in os.environ:
+        os.environ["WANDB_BASE_URL"] = without_user(os.environ["WANDB_BASE_URL"])
     # W&B's own usage data: with a server that hangs, they hold the end of the run up by 20 seconds.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # Imported here and not in the thread of the tracker: a process that is forked in the middle of
