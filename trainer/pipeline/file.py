@@ -5,28 +5,30 @@ The file cannot run or import anything: a command is a list of words for `nearfa
 a shell.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
 from trainer.errors import BadPipeline
 from trainer.recipe.nearest import nearest, question
+from trainer.recipe.raw_recipe import RawRecipe
 from trainer.recipe.schema.section import Section
+from trainer.recipe.section_problems import joined, matching, validated
 from trainer.recipe.shipped import recipe_file
-from trainer.recipe.yaml_text import Place, Tree, key_name, parse, parse_word, read_text
+from trainer.recipe.yaml_text import Place, key_name, parse, parse_word, read_text
 
 FOLDER = "folder"
 """The output that every stage has without declaring it: its own folder."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")]
+_NAME_ADVICE = (
+    "cannot be a name; a name begins with a letter and contains only letters, digits, - and _"
+)
+Name = Annotated[str, matching(r"[A-Za-z][A-Za-z0-9_-]{0,49}", _NAME_ADVICE)]
 _SHELL = {"|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1"}
-_NAME_ADVICE = "a name begins with a letter and contains only letters, digits, - and _"
 
 
 class Stage(Section):
@@ -71,7 +73,7 @@ class Stage(Section):
 class Pipeline(Section):
     """Stages that use each other's outputs."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+    name: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _NAME_ADVICE)] = Field(
         description="name of the pipeline; the folder of all stages is `<output>/<name>`"
     )
     output: str = Field("runs", description="folder of all runs")
@@ -105,21 +107,13 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
         raise BadPipeline(f"{path} is a recipe, not a pipeline; `nearfar fit {path}` runs it")
     for override in overrides:
         _override(tree.value, override)
-    try:
-        pipeline = Pipeline.model_validate_json(json.dumps(tree.value))
-    except ValidationError as error:
-        raise _one_error(
-            path,
-            [
-                _problem(details, tree, path)
-                for details in error.errors(include_url=False, include_context=False)
-            ],
-        ) from error
+    raw = RawRecipe.of_tree(tree.value, tree, str(path))
+    pipeline = validated(Pipeline, raw, BadPipeline, "pipeline")
     if problems := [
-        f"{path}:{tree.lines[place]}: {key_name(place)}{reason}"
+        f"{raw.origin(place)}: {key_name(place)}{reason}"
         for place, reason in _contradictions(pipeline)
     ]:
-        raise _one_error(path, problems)
+        raise BadPipeline(joined(problems, f"pipeline {path}"))
     return pipeline
 
 
@@ -140,59 +134,6 @@ def _override(values: dict[str, object], override: str) -> None:
         (shared_values, key.removeprefix("values.")) if key.startswith("values.") else (values, key)
     )
     target[name] = text if target is values else parse_word(text)
-
-
-def _one_error(path: Path, problems: Iterable[str]) -> BadPipeline:
-    """Returns a single error that lists all problems."""
-    problems = list(dict.fromkeys(problems))
-    if len(problems) == 1:
-        return BadPipeline(problems[0])
-    return BadPipeline(
-        f"{len(problems)} problems in pipeline {path}\n"
-        + "\n".join(f"  {problem}" for problem in problems)
-    )
-
-
-def _problem(details: ErrorDetails, tree: Tree, path: Path) -> str:
-    """Describes one problem: its line, its key and what is valid there."""
-    # pydantic adds a last step `[key]` for a refused key of a map, and a step for the type of a
-    # union member. Neither is a place in the file.
-    place: Place = ()
-    for step in details["loc"]:
-        if (*place, step) in tree.lines or details["type"] == "missing":
-            place = (*place, step)
-    line = next(
-        (
-            tree.lines[place[:depth]]
-            for depth in range(len(place), 0, -1)
-            if place[:depth] in tree.lines
-        ),
-        None,
-    )
-    location = f"{path}:{line}" if line else str(path)
-    key = key_name(place) or "the pipeline"
-    match details["type"]:
-        case "extra_forbidden":
-            section = Stage if len(place) > 1 else Pipeline
-            parent = "".join(f"{step}." for step in place[:-1])
-            suggestion = question(
-                [parent + name for name in nearest(str(place[-1]), section.model_fields)]
-            )
-            return (
-                f"{location}: {key} is not a"
-                f" key{suggestion or '; valid keys are ' + ', '.join(section.model_fields)}"
-            )
-        case "missing":
-            section = Stage if len(place) > 1 else Pipeline
-            description = section.model_fields[str(place[-1])].description
-            return f"{location}: {key} is missing: {description}"
-        case "string_pattern_mismatch":
-            return f"{location}: {key}: {details['input']!r:.60} cannot be a name; {_NAME_ADVICE}"
-        case _:
-            return (
-                f"{location}: {key}: {details['input']!r:.60} is not valid here;"
-                f" {details['msg'][:1].lower()}{details['msg'][1:]}"
-            )
 
 
 def _contradictions(pipeline: Pipeline) -> Iterable[tuple[Place, str]]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from trainer.recipe.yaml_text import Place, YamlValue
+from trainer.recipe.yaml_text import Place, Tree, YamlValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,11 @@ class RawRecipe:
     """The origin of each place: `file:line`, or the command line."""
     name: str
     """The name of the file in messages."""
+
+    @classmethod
+    def of_tree(cls, values: dict[str, YamlValue], tree: Tree, name: str) -> "RawRecipe":
+        """Returns the values of a file; `tree` has the line of each place."""
+        return cls(values, {place: f"{name}:{line}" for place, line in tree.lines.items()}, name)
 
     def at(self, place: Place) -> YamlValue:
         """Returns the value at a place, or None if there is none."""
