@@ -11,7 +11,7 @@ setup(
     packages=[*find_packages(include=["trainer", "trainer.*"]), *RECIPES],
     package_dir=RECIPES,
     package_data={
-        "trainer": ["py.typed", "report/templates/*"],
+        "trainer": ["py.typed", "report/templates/*", "slurm/job.sh"],
         **{name: ["*.yaml"] for name in RECIPES},
     },
 )

@@ -30,6 +30,10 @@ class BadMachine(NearfarError):
     """Raised when the machine file or the launcher's variables cannot be used."""
 
 
+class BadJob(NearfarError):
+    """Raised when a Slurm profile, or a job that is to be submitted, cannot be used."""
+
+
 class OtherRankFailed(NearfarError):
     """Raised on a rank when another rank has failed, which reports the cause."""
 

@@ -25,6 +25,9 @@ def current(root: Path) -> dict[str, str]:
             root / "docs/README.md", "decisions", decisions.decisions_list(root)
         ),
         "docs/style.md": with_block(root / "docs/style.md", "layers", layers.layers_block(root)),
+        "docs/slurm.md": with_block(
+            root / "docs/slurm.md", "profile keys", recipe_keys.key_tables(profile_schema())
+        ),
         "docs/equality.md": with_block(
             root / "docs/equality.md", "worst figures", equality.worst_figures(root)
         ),
@@ -68,3 +71,10 @@ def recipe_schema() -> dict[str, Any]:
     from trainer.recipe.explain import json_schema
 
     return json_schema()
+
+
+def profile_schema() -> dict[str, Any]:
+    """The JSON Schema of a Slurm profile."""
+    from trainer.slurm.profile import Profile
+
+    return Profile.model_json_schema()

@@ -69,6 +69,11 @@ def recipe_page(schema: Mapping[str, Any]) -> str:
     )
 
 
+def key_tables(schema: Mapping[str, Any]) -> str:
+    """One table for each section of a file."""
+    return "\n".join(section.text for section in _sections(schema, "", schema.get("$defs", {})))
+
+
 def _shared(families: list[list[Section]]) -> list[Section]:
     """What is the same in all families: of each section the rows that all of them have."""
     first, *others = ({section.title: section for section in family} for family in families)

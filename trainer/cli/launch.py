@@ -73,7 +73,7 @@ def launch(
     """Train a model from a recipe, or mine hard negatives, with the processes of a machine file."""
     words = overrides or []
     job = (
-        _mining_job(words, replace)
+        mining_job(words, replace)
         if recipe == Path("mine")
         else _training_job(recipe, words, replace)
     )
@@ -118,7 +118,7 @@ def _training_job(recipe: Path, overrides: list[str], replace: bool) -> _Job:
     )
 
 
-def _mining_job(words: list[str], replace: bool) -> _Job:
+def mining_job(words: list[str], replace: bool) -> _Job:
     """Parses the words like `nearfar mine`, and checks that the models exist."""
     from trainer.models.files.locate import locate
 

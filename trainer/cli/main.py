@@ -27,6 +27,7 @@ from trainer.cli import (
     search,
 )
 from trainer.cli.groups import data, recipe
+from trainer.cli.jobs import submit
 from trainer.errors import Interrupted, NearfarError
 from trainer.runtime.console import console
 from trainer.storage.visible import visible
@@ -63,6 +64,7 @@ for verb, summary in (
     (fit.fit, "Train a model from a recipe, and show whether it got better."),
     (check.check, "Check a run before it is submitted."),
     (launch.launch, "Train or mine on the processes of a machine file."),
+    (submit.submit, "Run a recipe or a mining job on a Slurm cluster."),
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
     (evaluate.evaluate, "Measure models on judged queries, and compare them."),
     (cut.cut, "Write the smaller model inside a matryoshka model."),
@@ -74,7 +76,7 @@ for verb, summary in (
     (search.search, "Print the documents that answer a question."),
     (report.report, "Write the report page of a run again."),
 ):
-    settings = launch.ANY_WORDS if verb is launch.launch else None
+    settings = launch.ANY_WORDS if verb in (launch.launch, submit.submit) else None
     app.command(short_help=summary, context_settings=settings)(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")

@@ -17,7 +17,7 @@ from trainer.errors import BadPipeline
 from trainer.recipe.nearest import nearest, question
 from trainer.recipe.raw_recipe import RawRecipe
 from trainer.recipe.schema.section import Section
-from trainer.recipe.section_problems import joined, matching, validated
+from trainer.recipe.section_problems import join_problems, matching, validate_file
 from trainer.recipe.shipped import recipe_file
 from trainer.recipe.yaml_text import Place, key_name, parse, parse_word, read_text
 
@@ -107,13 +107,13 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
         raise BadPipeline(f"{path} is a recipe, not a pipeline; `nearfar fit {path}` runs it")
     for override in overrides:
         _override(tree.value, override)
-    raw = RawRecipe.of_tree(tree.value, tree, str(path))
-    pipeline = validated(Pipeline, raw, BadPipeline, "pipeline")
+    raw = RawRecipe.from_tree(tree.value, tree, str(path))
+    pipeline = validate_file(Pipeline, raw, BadPipeline, "pipeline")
     if problems := [
         f"{raw.origin(place)}: {key_name(place)}{reason}"
         for place, reason in _contradictions(pipeline)
     ]:
-        raise BadPipeline(joined(problems, f"pipeline {path}"))
+        raise BadPipeline(join_problems(problems, f"pipeline {path}"))
     return pipeline
 
 

@@ -37,7 +37,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise BadRecipe(
             f"recipe {file} {content}; a recipe is a map with at least name, model and data"
         )
-    return _recipe(RawRecipe.of_tree(copy.deepcopy(tree.value), tree, str(file)), overrides)
+    return _recipe(RawRecipe.from_tree(copy.deepcopy(tree.value), tree, str(file)), overrides)
 
 
 def recipe_from_values(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -17,7 +17,7 @@ class RawRecipe:
     """The name of the file in messages."""
 
     @classmethod
-    def of_tree(cls, values: dict[str, YamlValue], tree: Tree, name: str) -> "RawRecipe":
+    def from_tree(cls, values: dict[str, YamlValue], tree: Tree, name: str) -> "RawRecipe":
         """Returns the values of a file; `tree` has the line of each place."""
         return cls(values, {place: f"{name}:{line}" for place, line in tree.lines.items()}, name)
 

@@ -1,5 +1,5 @@
-"""Describes the problems of a file that is not a recipe but is made of sections, such as a pipeline:
-their place, their key and what is valid there.
+"""Describes the problems of files with sections that are not recipes, such as pipelines: their
+place, their key and what is valid there.
 """
 
 import json
@@ -30,7 +30,7 @@ def matching(pattern: str, advice: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def validated(
+def validate_file(
     root: type[_File], raw: RawRecipe, error_class: type[Exception], file_kind: str
 ) -> _File:
     """Returns the values of a file as its class. Raises `error_class` that lists all problems.
@@ -43,10 +43,10 @@ def validated(
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     problems = [_problem(problem, raw, root, file_kind) for problem in details]
-    raise error_class(joined(problems, f"{file_kind} {raw.name}"))
+    raise error_class(join_problems(problems, f"{file_kind} {raw.name}"))
 
 
-def joined(problems: Iterable[str], file: str) -> str:
+def join_problems(problems: Iterable[str], file: str) -> str:
     """Returns a single message that lists all problems of a file."""
     problems = list(dict.fromkeys(problems))
     if len(problems) == 1:
@@ -79,8 +79,8 @@ def _problem(details: ErrorDetails, raw: RawRecipe, root: type[Section], file_ki
             return f"{origin}: {key} is missing: {description}"
         case "value_error":
             reason = details["msg"].removeprefix("Value error, ")
-            given = f"{key}: {details['input']!r:.60} " if place else ""
-            return f"{origin}: {given}{reason}"
+            prefix = f"{key}: {details['input']!r:.60} " if place else ""
+            return f"{origin}: {prefix}{reason}"
         case _:
             return (
                 f"{origin}: {key}: {details['input']!r:.60} is not valid here;"

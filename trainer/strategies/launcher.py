@@ -102,7 +102,7 @@ def _meeting_point(
         raise BadMachine(
             f"{plan.nodes} nodes: start this on each of them, with --node-rank 0 to"
             f" {plan.nodes - 1} and --main-address HOST (the name of node 0); under Slurm"
-            " launch/slurm/fit.sbatch does it"
+            " `nearfar submit` does it"
         )
     if node_rank >= plan.nodes:
         raise BadMachine(

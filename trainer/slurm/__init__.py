@@ -1,0 +1,1 @@
+"""Slurm jobs: a profile of a cluster, the script of a job, and its submission."""
