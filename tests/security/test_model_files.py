@@ -8,12 +8,12 @@ import shutil
 import socket
 import struct
 import time
-import tracemalloc
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+from peak_memory import peak_memory
 from toy_models import SENTENCES
 
 from trainer.errors import BadModel
@@ -168,23 +168,20 @@ def test_s02_header_of_a_hundred_megabytes_is_refused_quickly_in_little_memory(t
     path = tensor_file(tmp_path / "model.safetensors", b'{"a":', length=said)
     with path.open("r+b") as file:
         file.truncate(101 * 2**20)
-    tracemalloc.start()
     start = time.perf_counter()
-    with pytest.raises(BadModel, match=f"says its header has {said} bytes"):
-        check_safetensors(path)
+    refused_in_little_memory(path, f"says its header has {said} bytes")
     assert time.perf_counter() - start < 1
-    assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
-    tracemalloc.stop()
 
 
-def test_s02_largest_allowed_header_is_read_within_a_second(tmp_path):
-    header = b"{" + b'"a":[' * 3 + b"[]," * 1_390_000 + b"[]]]]}"
-    path = tensor_file(tmp_path / "model.safetensors", header)
-    tracemalloc.start()
-    with pytest.raises(BadModel):
+def test_s02_largest_allowed_header_is_refused_in_little_memory(tmp_path):
+    header = b'{"a":[' + b"[]," * 1_390_000 + b"[]]}"
+    refused_in_little_memory(tensor_file(tmp_path / "model.safetensors", header), "place or shape")
+
+
+def refused_in_little_memory(path, match):
+    with peak_memory() as peak, pytest.raises(BadModel, match=match):
         check_safetensors(path)
-    assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
-    tracemalloc.stop()
+    assert peak.bytes < 200 * 2**20
 
 
 @pytest.mark.parametrize("size", [0, 3, 7])
@@ -470,3 +467,53 @@ def test_s06_good_sharded_index_is_read(victim):
     )
     texts = before.tokenize(SENTENCES, "query")
     assert torch.equal(read_encoder(str(victim))(texts), before(texts))
+
+
+# ---------------------------------------------------------------- S13
+
+
+CONTRADICTIONS = {
+    "ten million layers": {"num_hidden_layers": 10**7},
+    "ten million layers as a float": {"num_hidden_layers": 1e7},
+    "ten million layers in a part": {"text_config": {"num_hidden_layers": 10**7}},
+    "as many layers as are allowed": {"num_hidden_layers": 1_000},
+    "a few more layers": {"num_hidden_layers": 12},
+    "fewer layers": {"num_hidden_layers": 1},
+    "negative layers": {"num_hidden_layers": -1},
+    "a huge vocabulary": {"vocab_size": 10**9},
+    "a wide model": {"hidden_size": 2**20},
+    "an impossible width": {"hidden_size": 2**40},
+    "a wide layer": {"intermediate_size": 10**8},
+    "many positions": {"max_position_embeddings": 10**9},
+    "no width": {"hidden_size": 0},
+    "text for a number": {"hidden_size": "32"},
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_s13_sizes_that_contradict_the_header_are_refused_before_anything_is_built(victim, name):
+    change(victim / "config.json", **CONTRADICTIONS[name])
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        with pytest.raises(BadModel, match=r"config\.json"):
+            read_encoder(str(victim))
+        seconds = time.perf_counter() - start
+    assert seconds < 1
+    assert peak.bytes < 200 * 2**20
+
+
+def test_s13_weights_are_not_read_if_the_configuration_contradicts_them(victim):
+    """A file of a gigabyte, of which only the header is read."""
+    change(victim / "config.json", num_hidden_layers=3)
+    path = victim / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    end = len(content) - 8 - length
+    header["more"] = entry(end, end + 2**30, shape=(2**28,))
+    tensor_file(path, header, content[8 + length :])
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + 2**30)
+    with peak_memory() as peak, pytest.raises(BadModel, match=r"layer\.2|layers"):
+        read_encoder(str(victim))
+    assert peak.bytes < 200 * 2**20

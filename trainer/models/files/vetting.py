@@ -178,8 +178,8 @@ def read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
         raise BadModel(f"{path} cannot be read as safetensors: {str(error)[:200]}") from error
 
 
-def check_safetensors(path: Path) -> None:
-    """Raises BadModel unless the header of `path` is small and correct.
+def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor. Raises BadModel unless the header is small and correct.
 
     Its tensors must fill the rest of the file without overlap.
     """
@@ -214,6 +214,7 @@ def check_safetensors(path: Path) -> None:
             f"{path} should hold {end} bytes of weights, but holds {size - 8 - header_bytes};"
             " download it again"
         )
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
@@ -25,6 +26,17 @@ from trainer.models.files.vetting import (
     without_code,
 )
 from trainer.models.parts.kept_layers import check_all_used, renumber_layers, shorten
+from trainer.models.parts.size_check import check_counts, check_sizes
+
+_CONFIG_ERRORS = (
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    ArithmeticError,
+    StrictDataclassError,
+)
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -37,6 +49,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         raise BadModel(f"{folder} is not a model folder: it has no config.json (found: {names})")
     check_links(folder)
     raw = read_json(folder, "config.json")
+    check_counts(folder, raw)
     config = without_code(raw)
     kind = config.pop("model_type", None)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -54,7 +67,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     try:
         built_config = CONFIG_MAPPING[kind](**config)
-    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except _CONFIG_ERRORS as error:
         raise BadModel(
             f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}"
         ) from error
@@ -105,6 +118,7 @@ def load_into(
 
     The model is in float32 and evaluation mode.
     """
+    check_sizes(folder, config, model_class)
     config.use_cache = False
     arguments: dict[str, Any] = {
         "attn_implementation": "sdpa" if model_class._supports_sdpa else "eager",
