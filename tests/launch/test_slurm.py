@@ -45,16 +45,31 @@ def finish(submit, slurm, tmp_path):
     """A function that submits words, and returns the exit code of the job and what it printed."""
 
     def run(kind, *words, changes=()):
-        result = submit(kind, *words, changes=changes)
-        assert result.returncode == 0, result.stderr
-        job = re.search(r"job (\d+)", result.stdout)[1]
-        ends = time.monotonic() + 240
-        while not (ended := ENDED.search(asked(slurm, "scontrol", "show", "job", job))):
-            assert time.monotonic() < ends, output(tmp_path)[-3000:]
-            time.sleep(0.3)  # sbatch --wait looks every half minute only
+        job = number_of(submit(kind, *words, changes=changes))
+        ended = wait_for(lambda: ENDED.search(state(slurm, job)), tmp_path)
         return int(ended[1]), output(tmp_path)
 
     return run
+
+
+def number_of(result):
+    """The number of the job that was submitted."""
+    assert result.returncode == 0, result.stderr
+    return re.search(r"job (\d+)", result.stdout)[1]
+
+
+def state(slurm, job):
+    """What Slurm knows of a job."""
+    return asked(slurm, "scontrol", "show", "job", job)
+
+
+def wait_for(condition, folder):
+    """The first true value of the condition."""
+    ends = time.monotonic() + 240
+    while not (value := condition()):
+        assert time.monotonic() < ends, output(folder)[-3000:]
+        time.sleep(0.3)  # sbatch --wait looks every half minute only
+    return value
 
 
 def asked(slurm, *command):
@@ -124,3 +139,54 @@ def test_exit_code_is_that_of_the_node_which_failed_first(finish, toy_run, tmp_p
     assert "Terminating" in printed, "the other node waited"
     assert code == 2, printed[-3000:]
     assert not folder.exists()
+
+
+STAND_IN = """#!/usr/bin/env python3
+import os, pathlib, signal, sys, time
+signals = []
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: signals.append(number))
+start = os.environ.get("SLURM_RESTART_COUNT", "0")
+task, node = os.environ["SLURM_ARRAY_TASK_ID"], os.environ["SLURM_NODEID"]
+pathlib.Path(sys.argv[0]).with_name(f"task{task}-node{node}-start{start}").touch()
+end = time.time() + (60 if start == "0" else 0)
+while time.time() < end and not signals:
+    time.sleep(0.05)
+sys.exit(85 if signals else 0)
+"""
+
+
+@pytest.fixture
+def array(submit, slurm, toy_run, tmp_path):
+    """Two tasks of an array on two nodes each, whose launchers only wait for a signal."""
+    arguments, _ = toy_run
+    python = tmp_path / "stand-in"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    sweep = ["--sweep", "seed=1,2"]
+    words = ["recipes/quickstart.yaml", *arguments, *sweep]
+    job = number_of(submit("ddp", *words, changes=[f"python={python}"]))
+    wait_for(lambda: len(list(tmp_path.glob("task*"))) == 4, tmp_path)
+    return job
+
+
+def test_preempted_task_alone_is_started_again(array, slurm, tmp_path):
+    """Its number is that of the whole array, if it is the last task that Slurm has started."""
+    tasks = dict(re.findall(r"JobId=(\d+) .*?ArrayTaskId=(\d+)", state(slurm, array), re.DOTALL))
+    task = tasks[array]
+    asked(slurm, "scancel", "--signal=USR1", "--batch", f"{array}_{task}")
+    wait_for(lambda: "Restarts=1" in state(slurm, array), tmp_path)
+    asked(slurm, "scontrol", "update", f"JobId={array}_{task}", "StartTime=now")
+    wait_for(lambda: (tmp_path / f"task{task}-node1-start1").exists(), tmp_path)
+    wait_for(lambda: "JobState=COMPLETED" in state(slurm, array), tmp_path)
+    assert len(re.findall(r"Restarts=0", state(slurm, array))) == 1
+    assert len(list(tmp_path.glob("task*"))) == 6
+    asked(slurm, "scancel", array)
+
+
+def test_cancelled_job_is_not_started_again(array, slurm, tmp_path):
+    """Though its launchers save, and end with 85."""
+    asked(slurm, "scancel", array)
+    wait_for(lambda: output(tmp_path).count("ends with code 85") == 2, tmp_path)
+    wait_for(lambda: state(slurm, array).count("JobState=CANCELLED") == 2, tmp_path)
+    assert "is started again" not in output(tmp_path)
