@@ -177,7 +177,7 @@ def test_preempted_task_alone_is_started_again(array, slurm, tmp_path):
     asked(slurm, "scancel", "--signal=USR1", "--batch", f"{array}_{task}")
     wait_for(lambda: "Restarts=1" in state(slurm, array), tmp_path)
     asked(slurm, "scontrol", "update", f"JobId={array}_{task}", "StartTime=now")
-    wait_for(lambda: (tmp_path / f"task{task}-node1-start1").exists(), tmp_path)
+    wait_for((tmp_path / f"task{task}-node1-start1").exists, tmp_path)
     wait_for(lambda: "JobState=COMPLETED" in state(slurm, array), tmp_path)
     assert len(re.findall(r"Restarts=0", state(slurm, array))) == 1
     assert len(list(tmp_path.glob("task*"))) == 6
