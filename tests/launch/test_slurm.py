@@ -33,8 +33,9 @@ def submit(slurm, tmp_path):
 
     def run(kind, *words, changes=()):
         options = [word for change in changes for word in ("--set", change)]
-        machine = f"launch/accelerate/cpu-2-{kind}.yaml"
-        arguments = ["--machine", machine, "--slurm", profile, "--nodes", 2, *options, *words]
+        if kind is not None:
+            options += ["--machine", f"launch/accelerate/cpu-2-{kind}.yaml", "--nodes", 2]
+        arguments = ["--slurm", profile, *options, *words]
         return nearfar("submit", *arguments, folder=REPOSITORY, environment=slurm)
 
     return run
@@ -190,3 +191,30 @@ def test_cancelled_job_is_not_started_again(array, slurm, tmp_path):
     wait_for(lambda: output(tmp_path).count("ends with code 85") == 2, tmp_path)
     wait_for(lambda: state(slurm, array).count("JobState=CANCELLED") == 2, tmp_path)
     assert "is started again" not in output(tmp_path)
+
+
+PIPELINE = """
+name: two
+stages:
+  first:
+    command: nearfar data check PAIRS --rejected ${bad}
+    outputs: {bad: bad.jsonl}
+  second:
+    command: nearfar data check PAIRS --rejected ${bad}
+    outputs: {bad: bad.jsonl}
+    after: [first]
+"""
+
+
+def test_stages_of_a_pipeline_run_one_after_another(submit, slurm, toy_run, tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(PIPELINE.replace("PAIRS", str(tmp_path / "pairs.jsonl")))
+    words = ["pipeline", file, f"output={tmp_path}/runs"]
+    result = submit(None, *words)
+    assert result.returncode == 0, result.stderr
+    first, second = re.findall(r"job (\d+), two-(?:first|second);", result.stdout)
+    assert f"Dependency=afterok:{first}" in state(slurm, second)
+    wait_for(lambda: ENDED.search(state(slurm, second)), tmp_path)
+    assert "ExitCode=0:0" in state(slurm, second), output(tmp_path)
+    assert output(tmp_path).count("done in ") == 2
+    assert submit(None, *words).returncode == 2, "all stages are done"

@@ -64,7 +64,7 @@ def values() -> list[str]:
 def header_of(field: str, value: str) -> list[str]:
     """The options of sbatch of a job with this value. Raises if it is refused."""
     options: dict[str, Any] = {"gpus_per_node": 1, "signal_seconds": 30}
-    job = BatchJob("x", 1, Path("/"), ())
+    job = BatchJob("x", 1, ())
     match field:
         case "name":
             job = replace(job, name=value)
@@ -97,7 +97,7 @@ def test_values_without_a_check_cannot_leave_an_option() -> None:
     for value in ("a b", "a\n#SBATCH --wrap=x", "a#b", "a'b", 'a"b', "a\\b", "$(x)", "a;b"):
         profile = Profile.model_construct(**(dict(Profile()) | {"account": value}))
         with pytest.raises(BadJob):
-            render(BatchJob("x", 1, Path("/"), ()), profile)
+            render(BatchJob("x", 1, ()), profile)
 
 
 def test_quoting_alone_keeps_each_value_one_word(values: list[str], tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def make_case(values: list[str], root: Path, python: str) -> Case:
     profile = Profile(environment=environment, container=container, python=python)
     variables = [f"{name}={value}" for name, value in environment.items()]
     return Case(
-        render(BatchJob("x", 1, folder, words, sweep=((), last)), profile),
+        render(BatchJob("x", 1, ("launch", *words), sweep=((), last), folder=folder), profile),
         folder,
         [f"--container-image={image}", f"--container-mounts={folder}:{folder},{','.join(mounts)}"],
         ["-m", "trainer", "launch", "--node-rank", "0", *words, *last],

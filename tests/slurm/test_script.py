@@ -12,7 +12,7 @@ from trainer.errors import BadJob
 from trainer.slurm.profile import Container, Profile
 from trainer.slurm.script import BatchJob, render
 
-JOB = BatchJob("toy", 2, Path("/work"), ("--machine", "m.yaml", "recipe.yaml", "seed=1"))
+JOB = BatchJob("toy", 2, ("launch", "--machine", "m.yaml", "recipe.yaml"), folder=Path("/work"))
 
 
 def options(job: BatchJob, profile: Profile) -> dict[str, str]:
@@ -75,13 +75,13 @@ exit "$SRUN_CODE"
 """
 PROGRAMS = {
     "srun": SRUN,
-    "python": '#!/bin/sh\nexit "$5"\n',  # -m trainer launch --node-rank CODE
+    "python": '#!/bin/sh\nexit "$5"\n',  # -m trainer launch --node-rank CODE ...
     "scontrol": '#!/bin/sh\n[ "$1" = requeue ] && echo "requeue $2" >>calls\necho node1\n',
     "squeue": '#!/bin/sh\necho "$STATE"\n',
 }
 
 
-def run(folder: Path, profile: Profile, **variables: str) -> tuple[int, str]:
+def run(folder: Path, profile: Profile, job: BatchJob = JOB, **variables: str) -> tuple[int, str]:
     """(exit code of the script, what it asked of scontrol), with programs that stand for Slurm."""
     for name, text in PROGRAMS.items():
         (folder / name).write_text(text)
@@ -96,13 +96,18 @@ def run(folder: Path, profile: Profile, **variables: str) -> tuple[int, str]:
         **variables,
     }
     environment.setdefault("SRUN_CODE", max(environment["CODES"].split(), key=int, default="0"))
-    script = render(replace(JOB, folder=folder), profile)
+    script = render(replace(job, folder=folder), profile)
     bash = subprocess.run(["bash"], input=script, env=environment, text=True, capture_output=True)
     calls = folder / "calls"
     return bash.returncode, calls.read_text() if calls.exists() else ""
 
 
 PYTHON = Profile(python="python")
+
+
+def test_stage_of_a_pipeline_gets_no_node_and_no_address(tmp_path: Path) -> None:
+    job = BatchJob("x", 1, ("pipeline", "--only", "3"))
+    assert run(tmp_path, PYTHON, job) == (3, "")
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "86", "87", "88", "89", "137"])

@@ -39,7 +39,9 @@ def test_dry_run_prints_a_script_that_bash_can_read(place: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stderr == "no cluster answers here, so only bash has checked this script\n"
     assert "#SBATCH --job-name=quickstart\n#SBATCH --nodes=2\n" in result.stdout
-    assert """words=(--machine two.yaml quickstart 'data.train=it'"'"'s')\n""" in result.stdout
+    assert (
+        """words=(launch --machine two.yaml quickstart 'data.train=it'"'"'s')\n""" in result.stdout
+    )
     subprocess.run(["bash", "-n"], input=result.stdout, text=True, check=True)
     assert not (place / "logs").exists()
 
@@ -49,6 +51,30 @@ def test_sweep_is_one_array(place: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "#SBATCH --array=0-1\n#SBATCH --dependency=afterok:12\n" in result.stdout
     assert "\n1) words+=(seed=2 name=quickstart-seed-2) ;;\n" in result.stdout
+
+
+PIPELINE = """
+name: two
+stages:
+  a:
+    command: nearfar data check pairs.jsonl --rejected ${bad}
+    outputs: {bad: bad.jsonl}
+  b:
+    command: nearfar data check ${a.bad}
+"""
+
+
+def test_pipeline_is_a_job_for_each_stage_that_is_not_done(place: Path) -> None:
+    (place / "pairs.jsonl").write_text('{"query": "a", "positive": "b"}\n')
+    (place / "two.yaml").write_text(PIPELINE)
+    words = ["--slurm", "cpu.yaml", "pipeline", "two.yaml", "output=out"]
+    environment = {"PATH": str(place / "bin")}
+    result = nearfar("submit", *words, "--dry-run", folder=place, environment=environment)
+    assert result.returncode == 0, result.stderr
+    scripts = result.stdout.split("#!/usr/bin/env bash\n")[1:]
+    names = [script.partition("--job-name=")[2].partition("\n")[0] for script in scripts]
+    assert names == ["two-a", "two-b"]
+    assert "\nwords=(pipeline two.yaml output=out --only b)\n" in scripts[1]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +97,7 @@ def test_sweep_is_one_array(place: Path) -> None:
         (["mine", "a", "b", "-o", "c", "--sweep", "seed=1"], "--sweep is for recipes"),
         (["mine", "/nowhere", "b", "-o", "c"], "there is no model folder /nowhere"),
         (["mine", "a"], "Missing argument"),
+        (["pipeline", "my.yaml"], "--machine, --nodes and --sweep are not for a pipeline"),
     ],
 )
 def test_mistake_is_refused_before_anything_is_started(

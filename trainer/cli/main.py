@@ -64,7 +64,7 @@ for verb, summary in (
     (fit.fit, "Train a model from a recipe, and show whether it got better."),
     (check.check, "Check a run before it is submitted."),
     (launch.launch, "Train or mine on the processes of a machine file."),
-    (submit.submit, "Run a recipe or a mining job on a Slurm cluster."),
+    (submit.submit, "Run a recipe, a mining job or a pipeline on a Slurm cluster."),
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
     (evaluate.evaluate, "Measure models on judged queries, and compare them."),
     (cut.cut, "Write the smaller model inside a matryoshka model."),

@@ -12,6 +12,9 @@ restarts=${SLURM_RESTART_COUNT:-0}
 read -r main_node < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((10000 + SLURM_JOB_ID % 20000)) # two jobs of one node do not meet
 say() { echo "$(date +%FT%T) job $job: $*"; }
+if [[ ${words[0]} == launch ]]; then
+    words=(launch --nodes "$SLURM_NNODES" --main-address "$main_node:$port" "${words[@]:1}")
+fi
 say "restart $restarts, $SLURM_NNODES node(s) $SLURM_JOB_NODELIST, which meet at $main_node:$port"
 
 # A collective of NCCL that hangs ends its rank, which first writes down its last collectives.
@@ -41,14 +44,15 @@ trap 'rm -f "$codes"' EXIT
 # USR1 must not end a launcher that cannot handle it yet.
 # shellcheck disable=SC2016  # $SLURM_NODEID differs from node to node and is read there
 srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=0 --wait="$wait_seconds" "${container[@]}" \
-    env "${defaults[@]}" "${environment[@]}" bash -c 'codes=$1 python=$2; shift 2
+    env "${defaults[@]}" "${environment[@]}" bash -c 'codes=$1 python=$2 verb=$3; shift 3
         trap : INT TERM
         trap "" USR1
-        "$python" -m trainer launch --node-rank "$SLURM_NODEID" "$@" && exit
+        if [[ $verb == launch ]]; then set -- --node-rank "$SLURM_NODEID" "$@"; fi
+        "$python" -m trainer "$verb" "$@" && exit
         code=$?
         echo "$code" >>"$codes"
         exit "$code"' \
-    node "$codes" "$python" --nodes "$SLURM_NNODES" --main-address "$main_node:$port" "${words[@]}" &
+    node "$codes" "$python" "${words[@]}" &
 step=$!
 trap pass_on USR1 TERM
 trap : INT

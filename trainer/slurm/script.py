@@ -7,7 +7,7 @@ each quoted as one word. The code of the script is the same in every job.
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.errors import BadJob
@@ -20,18 +20,19 @@ _OPTION = re.compile(r"[A-Za-z0-9._@,:/=+&|*()\[\]%-]*")
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a job runs: `nearfar launch` on each of its nodes."""
+    """What a job runs on each of its nodes."""
 
     name: str
     nodes: int
-    folder: Path
-    """Folder in which the job runs."""
     words: tuple[str, ...]
-    """The words after `nearfar launch`."""
+    """The words after `nearfar`. `launch` also gets the number of its node, and the address of the
+    first one."""
     sweep: tuple[tuple[str, ...], ...] = ()
     """Further words for each task of an array; empty for a single job."""
     dependencies: tuple[str, ...] = ()
     """Numbers of the jobs that must succeed before."""
+    folder: Path = field(default_factory=Path.cwd)
+    """Folder in which the job runs."""
 
 
 def render(job: BatchJob, profile: Profile) -> str:

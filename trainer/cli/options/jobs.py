@@ -5,6 +5,23 @@ from typing import Annotated
 
 import typer
 
+Work = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE|mine|pipeline",
+        help="recipe file, or `mine` or `pipeline` and the arguments of that command",
+        show_default=False,
+    ),
+]
+MachineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--machine",
+        metavar="FILE",
+        help="machine file, e.g. launch/accelerate/ddp.yaml; required except for a pipeline",
+        show_default=False,
+    ),
+]
 SlurmProfile = Annotated[
     Path,
     typer.Option(
