@@ -22,6 +22,14 @@ class BadData(NearfarError):
     """Raised when a data set cannot be read, or lacks what the objective needs."""
 
 
+class BadText(BadData):
+    """Raised when the tokenizer fails at a text, which is in `text`."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
 class BadModel(NearfarError):
     """Raised when a model cannot be loaded safely, or does not fit the recipe."""
 

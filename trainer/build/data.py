@@ -125,5 +125,6 @@ def pair_data(
         mixture=data.mixture,
         random_negatives=family.random_negatives(run, data.train, positives),
         refresher=refresher,
+        max_bad_rows_ratio=run.data.max_bad_rows_ratio,
     )
     return PairData(steps_in_order, data.validation)

@@ -1,9 +1,10 @@
 """Training batches for Lightning, computed from the global step, tokenised on a second thread."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -19,7 +20,9 @@ from trainer.data.order import batch_samples, check_batch_divisible, own_part
 from trainer.data.random_negatives import RandomNegatives
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
+from trainer.errors import BadText, TooManyBadRows
 
+_log = logging.getLogger("nearfar.data")
 Item = TypeVar("Item")
 RowTransform = Callable[[Row], Row]
 """Gives the row that a batch contains, e.g. with mined negatives."""
@@ -60,6 +63,9 @@ class Steps:
     """Mines negatives during training; None: no mining."""
     rank: int = 0
     ranks: int = 1
+    max_bad_rows_ratio: float = 0.001
+    bad_rows: set[str] = field(default_factory=set, compare=False)
+    """Sources of the rows that this rank has set aside."""
 
     def __post_init__(self) -> None:
         check_batch_divisible(self.batch_size, self.ranks)
@@ -74,18 +80,52 @@ class Steps:
         return self.mixture.batch_samples(self.seed, step, self.batch_size)
 
     def batch(self, step: int, transform: RowTransform = lambda row: row) -> Batch:
-        """Returns the part of this rank of the global batch of one step."""
+        """Returns the part of this rank of the global batch of one step.
+
+        A row with a text at which the tokenizer fails is set aside: the next row takes its place.
+        """
         samples = self.samples(step)
+        while True:
+            try:
+                return self.collate(self._own_rows(step, samples, transform))
+            except BadText as error:
+                samples = self._set_aside(error, samples, transform)
+
+    def _own_rows(
+        self, step: int, samples: Int[np.ndarray, " sample"], transform: RowTransform
+    ) -> list[Row]:
         if self.random_negatives is None:
             own_samples = own_part(samples, self.rank, self.ranks)
-            return self.collate([transform(self.rows[int(sample)]) for sample in own_samples])
+            return [transform(self.rows[int(sample)]) for sample in own_samples]
         places = own_part(np.arange(len(samples)), self.rank, self.ranks)
-        return self.collate(
-            [
-                self.random_negatives.row_with_negatives(step, samples, int(place))
-                for place in places
-            ]
-        )
+        return [
+            self.random_negatives.row_with_negatives(step, samples, int(place)) for place in places
+        ]
+
+    def _set_aside(
+        self, error: BadText, samples: Int[np.ndarray, " sample"], transform: RowTransform
+    ) -> Int[np.ndarray, " sample"]:
+        """Returns the samples without the rows that contain the text of the error.
+
+        Raises TooManyBadRows if the set-aside rows exceed the budget.
+        """
+        substitutes = samples.copy()
+        for place, sample in enumerate(samples):
+            row = transform(self.rows[int(sample)])
+            if error.text in (row.query, row.positive, *row.negatives):
+                substitutes[place] = (sample + 1) % len(self.rows)
+                if row.source not in self.bad_rows:
+                    _log.warning("%s: set aside: %s", row.source, error)
+                self.bad_rows.add(row.source)
+        if len(self.bad_rows) > self.max_bad_rows_ratio * len(self.rows):
+            raise TooManyBadRows(
+                f"{len(self.bad_rows)} of {len(self.rows)} rows could not be tokenized, and"
+                f" data.max_bad_rows_ratio={self.max_bad_rows_ratio:g} allows"
+                f" {int(self.max_bad_rows_ratio * len(self.rows))}; at {row.source}, {error}"
+            ) from error
+        if (substitutes == samples).all():
+            raise error
+        return substitutes
 
     def __iter__(self) -> Iterator[Batch]:
         if self.refresher is None:

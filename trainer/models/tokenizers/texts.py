@@ -17,8 +17,10 @@ from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer.batch import Texts, identity
-from trainer.errors import BadModel
+from trainer.errors import BadModel, BadText
 from trainer.models.files.vetting import inside, read_json, without_code
+from trainer.models.tokenizers.regexes import check_regexes, is_panic, panics
+from trainer.storage.visible import visible
 
 FIRST_CHARACTERS_PER_TOKEN = 64
 MOST_CHARACTERS = 1_000_000
@@ -56,8 +58,21 @@ class RoleTokenizer:
         )
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of `prompt + text`, cut to the maximum length; may be empty."""
-        return self._ids([self.prompt + text for text in texts])
+        """Returns the token ids of `prompt + text`, cut to the maximum length; may be empty.
+
+        Raises BadText if the tokenizer fails at a text.
+        """
+        try:
+            return self._ids([self.prompt + text for text in texts])
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            text = next(text for text in texts if panics(self._ids, [self.prompt + text]))
+            raise BadText(
+                f"the tokenizer fails at the text {visible(text, 80)!r}"
+                f" ({_first_line(error)}); correct or remove the text, or take another model",
+                text,
+            ) from None
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         limit = max(4096, self.max_length_tokens * FIRST_CHARACTERS_PER_TOKEN)
@@ -144,6 +159,7 @@ def read_tokenizer(
 
     Raises BadModel when there is none, or none that works without foreign code.
     """
+    check_regexes(folder)
     with TemporaryDirectory() as staging_folder:
         if not _stage(folder, Path(staging_folder)):
             raise BadModel(
@@ -154,15 +170,10 @@ def read_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(
                 staging_folder, config=config, local_files_only=True, trust_remote_code=False
             )
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ImportError,
-            RecursionError,
-        ) as error:
+            _plain_copy(tokenizer).encode_batch(list(_PROBES))
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
             raise BadModel(
                 f"{folder} has no tokenizer that can be read ({_first_line(error)}); it needs"
                 " tokenizer.json"
