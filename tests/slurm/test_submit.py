@@ -115,7 +115,6 @@ def test_mistake_is_refused_before_anything_is_started(
     ("machine", "profile", "expected"),
     [
         ("zero2", Profile(gpus_per_node=4), ("zero2", 8, 4)),
-        ("ddp", Profile(cpus_per_task=3), ("ddp", 6, 3)),
         ("cpu-2-fsdp2", Profile(), ("fsdp2", 4, 2)),
         ("gpu-1", Profile(gpus_per_node=1), None),
     ],
@@ -129,8 +128,8 @@ def test_processes_are_those_of_the_nodes(
 
 
 def test_number_of_processes_must_be_known(repository: Path) -> None:
-    with pytest.raises(BadJob, match="set gpus_per_node or cpus_per_task"):
-        plan_job(repository / "launch/accelerate/ddp.yaml", Profile(), 2)
+    with pytest.raises(BadJob, match="the profile has gpus_per_node: 0; set it"):
+        plan_job(repository / "launch/accelerate/ddp.yaml", Profile(cpus_per_task=8), 2)
 
 
 def test_profile_must_have_the_gpus_of_the_machine_file(tmp_path: Path) -> None:

@@ -65,13 +65,18 @@ while [[ $has_signal ]]; do # a signal ends `wait`, but not the step
 done
 read -r first_code <"$codes" && code=$first_code
 
-# 85: preempted, and a checkpoint is written. A job that a user cancels is no longer RUNNING.
-if ((code == 85)) && [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; then
-    if ((restarts < max_requeues)); then
-        say "preempted; it is started again and resumes"
-        scontrol requeue "$job"
+# 85: preempted, and a checkpoint is written. Slurm would also start a job again that its user has
+# cancelled; it is no longer RUNNING then.
+if ((code == 85)); then
+    ask() { squeue --noheader --jobs="$job" --format=%T; }
+    state=$(ask || { sleep 20 && ask; } || echo "in an unknown state")
+    if [[ $state != RUNNING ]]; then
+        say "preempted, but not started again: Slurm says that it is $state"
+    elif ((restarts >= max_requeues)); then
+        say "preempted, but not started again: this was restart $restarts of at most $max_requeues"
     else
-        say "preempted, but not started again: restart $restarts of at most $max_requeues"
+        say "preempted; it is started again and resumes"
+        scontrol requeue "$job" || say "Slurm did not start it again; submit it once more to resume"
     fi
 fi
 say "ends with code $code"

@@ -22,13 +22,13 @@ def plan_job(machine: Path, profile: Profile, nodes: int | None) -> Plan:
     """
     file = dict(read_machine_file(machine))
     if file.get("num_processes") == "auto":
-        per_node = profile.gpus_per_node or profile.cpus_per_task
-        if per_node is None:
+        if not profile.gpus_per_node:
             raise BadJob(
-                f"{machine} starts one process per GPU or core (num_processes: auto), but the"
-                " profile says neither; set gpus_per_node or cpus_per_task"
+                f"{machine} starts one process per GPU (num_processes: auto), but the profile has"
+                " gpus_per_node: 0; set it, or take a file with a number of processes, e.g."
+                " launch/accelerate/cpu-2-ddp.yaml"
             )
-        file["num_processes"] = per_node * int(file.get("num_machines") or 1)
+        file["num_processes"] = profile.gpus_per_node * int(file.get("num_machines") or 1)
         file.setdefault("use_cpu", None)  # as for `auto`: any device
     plan = make_plan(file, str(machine))
     kind = str(file["distributed_type"] or "NO").upper()
