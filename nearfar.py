@@ -198,21 +198,22 @@ def fit(
     recipe: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | Sequence[str] = (),
     replace: bool = False,
+    resume: bool = False,
 ) -> RunResult:
     """Trains a model by a recipe: a file, the name of one that comes with nearfar, or the content
     of one as a dictionary.
 
     `overrides` changes its keys: {"optimization.epochs": 2}, or ["optimization.epochs=2"]. With
-    `replace`, a former run of the same name is moved aside. Ctrl-C, or interrupting a notebook,
-    raises Interrupted with everything saved.
+    `replace`, a former run of the same name is moved aside; with `resume`, it is continued from its
+    newest checkpoint. Ctrl-C, or interrupting a notebook, raises Interrupted with everything saved.
     """
     settings = _recipe(recipe, overrides)
     from trainer.runtime.start import start_process
 
-    plan = start_process(Path(settings.output) / settings.name, replace)
-    from trainer.run import run_recipe
+    plan = start_process(Path(settings.output) / settings.name, replace, resume)
+    from trainer.run import Former, run_recipe
 
-    return run_recipe(settings, plan, replace)
+    return run_recipe(settings, plan, Former(replace, resume))
 
 
 def evaluate(

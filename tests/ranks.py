@@ -21,7 +21,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     # A fork starts in milliseconds, with the shape checks of the parent.
     context = multiprocessing.get_context("fork")
     answers: Any = context.SimpleQueue()
-    port = _free_port()
+    port = free_port()
     processes = [
         context.Process(
             target=_work, args=(rank, ranks, port, answers, function, arguments), daemon=True
@@ -80,7 +80,7 @@ def _work(
         os._exit(0)  # without the threads and exit handlers of the parent
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

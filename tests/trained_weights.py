@@ -11,7 +11,8 @@ def largest_change(run_folder: Path, start: nn.Module) -> float:
     """The largest change of any weight from `start`, the encoder as it was before training, to the
     best validation.
     """
-    trained = load_file(run_folder / "checkpoints/best/trainable.safetensors")
+    step = json.loads((run_folder / "status.json").read_text())["selection"]["best_step"]
+    trained = load_file(run_folder / f"checkpoints/best/step-{step:09}.safetensors")
     return max(
         float((trained[f"encoder.{name}"] - weight).abs().max())
         for name, weight in start.named_parameters()

@@ -17,8 +17,9 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainer.errors import BadMachine, OtherRankFailed
+from trainer.errors import BadMachine, NearfarError, OtherRankFailed
 from trainer.scores import exact
+from trainer.stopping import Stop, in_step, request_stop, requested_stop
 
 ReturnValue = TypeVar("ReturnValue")
 MAX, MIN, SUM = distributed.ReduceOp.MAX, distributed.ReduceOp.MIN, distributed.ReduceOp.SUM
@@ -28,6 +29,16 @@ _all_gather = (
 _reduce_scatter = (
     getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
 )
+
+
+class Control:
+    """The group for agreements and for waiting: on gloo, with its own long time-out.
+
+    NCCL ends a process whose collective takes ten minutes, and waiting for the first rank can take
+    longer. None: the default group.
+    """
+
+    group: "distributed.ProcessGroup | None" = None
 
 
 def ranks() -> int:
@@ -131,8 +142,8 @@ def all_reduce_integers(numbers: list[int], operation: Any) -> list[int]:
     """Returns the elementwise maximum, minimum or sum of integers over the ranks."""
     if ranks() == 1:
         return numbers
-    values = torch.tensor(numbers, device=_device())
-    distributed.all_reduce(values, operation)
+    values = torch.tensor(numbers, device="cpu" if Control.group else _device())
+    distributed.all_reduce(values, operation, group=Control.group)
     return values.tolist()
 
 
@@ -148,17 +159,18 @@ def gather_texts(texts: Sequence[str]) -> list[str]:
     if ranks() == 1:
         return list(texts)
     texts_per_rank: list[Any] = [None] * ranks()
-    distributed.all_gather_object(texts_per_rank, list(texts))
+    distributed.all_gather_object(texts_per_rank, list(texts), group=Control.group)
     return [text for rank_texts in texts_per_rank for text in rank_texts]
 
 
 def integers_of_first_rank(compute: Callable[[], Sequence[int]]) -> list[int]:
     """Returns on every rank the integers that the first one computes.
 
-    The others may look later, or at a file system that is behind.
+    The others may look later, or at a file system that is behind. If `compute` fails, an exception
+    is raised on all ranks.
     """
-    numbers = compute() if rank() == 0 else []
-    return [int(number) for number in gather_texts([str(number) for number in numbers])]
+    numbers = on_first_rank(compute) or []
+    return [int(number) for number in gather_texts([str(int(number)) for number in numbers])]
 
 
 def on_first_rank(action: Callable[[], ReturnValue]) -> ReturnValue | None:
@@ -172,24 +184,65 @@ def on_first_rank(action: Callable[[], ReturnValue]) -> ReturnValue | None:
 def on_every_rank(action: Callable[[], ReturnValue]) -> ReturnValue:
     """Runs `action` on every rank and returns its result on this rank.
 
-    All ranks wait for the slowest. If `action` fails on one rank, an exception is raised on all.
-    `action` itself must not wait for other ranks.
+    All ranks wait for the slowest. If `action` fails on one rank, or follows a request to stop
+    there, an exception is raised on all. `action` itself must not wait for other ranks.
     """
     error, result = None, None
     try:
-        result = action()
+        with in_step(with_others=False):
+            result = action()
     except Exception as raised:  # noqa: BLE001 - raised again below, once the others know
         error = raised
-    messages = gather_texts(["" if error is None else f"{type(error).__name__}: {error}"])
+    messages = gather_texts([_message(error)])
     if error is not None:
         raise error
-    if messages[0]:
-        raise OtherRankFailed("the first rank has failed; its message says why")
+    _raise_error_of_other_rank(messages)
+    return cast(ReturnValue, result)
+
+
+_STOP = "stop:"
+
+
+def _message(error: Exception | None) -> str:
+    """Returns what the other ranks must know about the error of this one."""
+    if error is None:
+        return ""
+    stop = requested_stop()
+    if stop and isinstance(error, NearfarError) and type(error) is type(stop.error()):
+        return f"{_STOP}{stop.value}"
+    code = error.exit_code if isinstance(error, NearfarError) else 1
+    return f"{code}:{type(error).__name__}: {error}"
+
+
+def _raise_error_of_other_rank(messages: Sequence[str]) -> None:
+    """Raises an exception if the action of another rank has failed or was stopped."""
+    stops = [message.removeprefix(_STOP) for message in messages if message.startswith(_STOP)]
+    if stops:
+        stop = Stop(max(map(int, stops)))
+        request_stop(stop)
+        raise stop.error()
     if any(messages):
         number = next(number for number, message in enumerate(messages) if message)
+        code, _, message = messages[number].partition(":")
         # The message is repeated because the launcher may end that rank before it prints it.
-        raise OtherRankFailed(f"rank {number} has failed: {messages[number]}")
-    return cast(ReturnValue, result)
+        text = f"rank {number} has failed: {message}" if number else FIRST_HAS_FAILED
+        raise OtherRankFailed(text, int(code))
+
+
+FIRST_HAS_FAILED = "the first rank has failed; its message says why"
+
+
+def agree(*numbers: int) -> list[int]:
+    """Returns the largest of each number over the ranks, after a stop point of all ranks.
+
+    If any rank was asked to stop, the same error is raised on all: Preempted, Interrupted or
+    NoSpace. All ranks must call it.
+    """
+    stop, *largest = all_reduce_integers([int(requested_stop()), *numbers], MAX)
+    if stop:
+        request_stop(Stop(stop))
+        raise Stop(stop).error()
+    return largest
 
 
 def check_same(text: str, subject: str) -> None:

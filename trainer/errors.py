@@ -45,9 +45,17 @@ class BadJob(NearfarError):
 class OtherRankFailed(NearfarError):
     """Raised on a rank when another rank has failed, which reports the cause."""
 
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 class BadFolder(NearfarError):
     """Raised when a run or index folder is in use, not empty, read-only or of another kind."""
+
+
+class BadCheckpoint(NearfarError):
+    """Raised when a run cannot continue: its checkpoints are damaged, or belong to another run."""
 
 
 class BadPipeline(NearfarError):
@@ -76,6 +84,18 @@ class TooManyBadRows(NearfarError):
     """Raised when more rows are bad than `data.max_bad_rows_ratio` allows."""
 
     exit_code = 87
+
+
+class Preempted(NearfarError):
+    """Raised when a signal ended a run early. What was trained is in a checkpoint."""
+
+    exit_code = 85
+
+
+class NoSpace(NearfarError):
+    """Raised when a run cannot store its checkpoints or its model."""
+
+    exit_code = 89
 
 
 class Interrupted(NearfarError):

@@ -12,10 +12,24 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Protocol, TypeVar, runtime_checkable
 
+from trainer.stopping import stop_point
+
 ItemType = TypeVar("ItemType")
 _ITEMS_PER_ADVANCE = 500
 _RECENT = 30
 """Number of the latest advances from which a rate is computed."""
+
+
+class Activity:
+    """The time at which this process last began, advanced or ended a phase."""
+
+    latest = time.monotonic()
+
+    @classmethod
+    def note(cls) -> None:
+        """Records that the process is working, and follows a request to stop."""
+        cls.latest = time.monotonic()
+        stop_point()
 
 
 class Phase:
@@ -42,7 +56,8 @@ class Phase:
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Counts `count` more units as done."""
+        """Counts `count` more units as done. It is a stop point (`trainer.stopping`)."""
+        Activity.note()
         self.position += count if self.total is None else min(count, self.total - self.position)
         self.note = self.note if note is None else note
         self._recent.append((self.position, self.own_seconds))
@@ -76,6 +91,7 @@ class Phase:
         return (self.total - self.position) / rate
 
     def __enter__(self) -> "Phase":
+        Activity.note()
         self.parent = _current.get()
         self._start = time.monotonic()
         if self.parent is not None:
@@ -91,6 +107,7 @@ class Phase:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        Activity.latest = time.monotonic()
         if self.parent is not None:
             self.parent._inner = None
             self.parent._nested_seconds += self.seconds

@@ -5,27 +5,28 @@ and the first alone writes and speaks.
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware, students
-from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries, pair_data
+from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries
 from trainer.build.families.registry import build_model, family_of
+from trainer.build.identity import run_identity
 from trainer.build.job import Job
-from trainer.build.lightning_trainer import lightning_trainer
-from trainer.build.module import lightning_module, total_steps
-from trainer.build.refresh import refresh
-from trainer.collectives import check_same, on_first_rank
+from trainer.build.module import total_steps
+from trainer.build.resume import checkpoint_to_continue
+from trainer.checkpoints.folder import CheckpointFolder
+from trainer.collectives import check_same, integers_of_first_rank, on_first_rank, rank
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
 from trainer.evaluation.evaluate import evaluate_bm25
-from trainer.evaluation.evaluation_file import write_evaluation
+from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
 from trainer.evaluation.results import (
     BASE,
     FINE_TUNED,
-    MAIN_METRIC,
     Evaluation,
     Selection,
     SystemResult,
@@ -34,20 +35,19 @@ from trainer.evaluation.results import (
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
-from trainer.models.formats.folder import save_encoder
-from trainer.models.parts.lora import check_adapter_learned
-from trainer.modules.retriever import NonFiniteStep
 from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.run_page import write_report
-from trainer.runtime.best import KeepBest
+from trainer.runtime.attempts import has_run
 from trainer.runtime.console import keep_console, say
-from trainer.runtime.run_folder import RunFolder, write_json
-from trainer.runtime.stop import GracefulStop
+from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.tracking.trackers import check_trackers
+from trainer.runtime.watch import watching
+from trainer.stopping import shield
 from trainer.strategies.machine.plan import SINGLE, Plan
-from trainer.strategies.process_group import process_group
+from trainer.strategies.process_group import default_store, process_group
+from trainer.training import ModelTraining
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,22 +77,38 @@ class RunResult:
         return "\n".join(str(part) for part in parts if part is not None)
 
 
-def run_recipe(recipe: Recipe, plan: Plan = SINGLE, replace: bool = False) -> RunResult:
+@dataclass(frozen=True)
+class Former:
+    """What happens to a former run of the same name. By default, it is refused."""
+
+    replace: bool = False
+    """It is moved aside."""
+    resume: bool = False
+    """It is continued from its newest checkpoint. Without any, it starts again."""
+    accept_changes: bool = False
+    """It is continued although its data or settings have changed, and the changes are recorded."""
+
+
+def run_recipe(recipe: Recipe, plan: Plan = SINGLE, former: Former = Former()) -> RunResult:
     """Carries out a recipe on one process of a plan (`trainer.runtime.start.start_process`).
 
-    With `replace`, a former run of the same name is moved aside. Raises Interrupted when Ctrl-C
-    ended it early, with everything saved.
+    Raises Interrupted when Ctrl-C ended it early, with everything saved, and Preempted when a
+    signal did, with a checkpoint to continue from.
     """
     check_batch_divisible(recipe.optimization.batch_size, plan.ranks)
     check_trackers(recipe.trackers)
     recipe_yaml = dump_recipe(recipe)
     recipe = hardware.on_machine(recipe, plan)
-    with process_group(plan, hardware.accelerator(recipe.machine)):
+    with watching() as watch, process_group(plan, hardware.accelerator(recipe.machine)):
+        watch.hang_seconds = 60.0 * recipe.machine.hang_minutes
+        watch.rank, watch.store = rank(), default_store()
         check_same(recipe_yaml, "recipe")
-        job = _prepare(recipe, plan, replace)
-        with _run_folder(job, recipe_yaml, replace) as folder:
+        job = _prepare(recipe, plan, former.replace)
+        with _run_folder(job, recipe_yaml, former) as folder:
             on_first_rank(lambda: keep_console(folder.path))
-            return _carry_out(job, folder)
+            watch.watch_folder(folder.path)
+            watch.before_exit = folder.finish_at_once
+            return _carry_out(job, folder, former)
 
 
 def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
@@ -126,108 +142,79 @@ def _initial_encoder(recipe: Recipe, data: DataSets) -> Encoder:
     return encoder
 
 
-def _run_folder(job: Job, recipe_yaml: str, replace: bool) -> RunFolder:
-    """The new run folder, made and locked by the first rank."""
+def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
+    """The new run folder, or that of the run to continue, locked by the first rank."""
     recipe = job.recipe
     path = Path(recipe.output) / recipe.name
-    folder = on_first_rank(
-        lambda: RunFolder.create(
-            path,
-            recipe_yaml,
-            sys.argv,
-            data_fingerprint(recipe, len(job.data.train)),
-            replace,
-        )
-    )
-    return folder or RunFolder.for_other_rank(path)
+
+    def open_folder() -> RunFolder:
+        if former.resume and has_run(path):
+            return RunFolder.reopen(path, sys.argv)
+        fingerprint = data_fingerprint(recipe, len(job.data.train))
+        return RunFolder.create(path, recipe_yaml, sys.argv, fingerprint, former.replace)
+
+    return on_first_rank(open_folder) or RunFolder.for_other_rank(path)
 
 
-def _carry_out(job: Job, folder: RunFolder) -> RunResult:
+def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
-    rivals = _measure_rivals(job)
-    selection, is_interrupted = _train(job, folder)
-    evaluation = None
-    if not is_interrupted and job.data.test is not None:
-        evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
-    say(f"the model is in {folder.model}")
-    folder.finish("stopped" if is_interrupted else "done", selection=asdict(selection))
-    with phase("writing the report"):
-        report = on_first_rank(lambda: write_report(folder.path))
-    say(f"report: {report}")
-    if is_interrupted:
-        content = "the model as it was before training" if selection.base_won else "the best so far"
-        raise Interrupted(f"before the end, by Ctrl-C; {folder.model} holds {content}")
+    checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
+    identity = run_identity(job.recipe, len(job.data.train))
+    checkpoint = checkpoint_to_continue(checkpoints, identity, folder, former.accept_changes)
+    rivals = _measure_rivals(job, folder)
+    training = ModelTraining(job, folder, checkpoints, identity, checkpoint)
+    training.run()
+    selection = training.selection
+    with shield() if training.is_interrupted else nullcontext():
+        training.save()
+        evaluation = None
+        if not training.is_interrupted and job.data.test is not None:
+            evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
+        say(f"the model is in {folder.model}")
+        _finish(folder, training)
     return RunResult(folder.path, selection, evaluation, job.data.test)
 
 
-def _measure_rivals(job: Job) -> list[SystemResult]:
+def _finish(folder: RunFolder, training: ModelTraining) -> None:
+    """Writes the report. Raises Interrupted if Ctrl-C has ended the training."""
+    selection = training.selection
+    if training.is_interrupted:
+        folder.finish("stopped", exit_code=Interrupted.exit_code, selection=asdict(selection))
+    else:
+        folder.finish("done", exit_code=0, selection=asdict(selection))
+    with phase("writing the report"):
+        report = on_first_rank(lambda: write_report(folder.path))
+    say(f"report: {report}")
+    if training.is_interrupted:
+        content = "the model as it was before training" if selection.base_won else "the best so far"
+        raise Interrupted(
+            f"before the end, by Ctrl-C; {folder.model} holds {content}. Continue with --resume"
+        )
+
+
+def _measure_rivals(job: Job, folder: RunFolder) -> list[SystemResult]:
     """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without
-    any.
+    any. A continued run reads what was measured before.
     """
     test = job.data.test
     if test is None:
         return []
+    (is_measured,) = integers_of_first_rank(lambda: [folder.baselines_path.exists()])
+    if is_measured:
+        return list(read_evaluation(folder.baselines_path).systems)
     with phase("BM25 on test queries", kind="BM25"):
         bm25 = on_first_rank(lambda: evaluate_bm25(test))
     systems = [] if bm25 is None else [bm25]
     if not job.encoder.is_untrained:
         systems.append(_measure(job, job.encoder, test, BASE))
-    return systems
+    on_first_rank(lambda: write_evaluation(compare(test, "test", systems), folder.baselines_path))
+    # Read back also now, so that a continued run compares the same rounded values.
+    return list(read_evaluation(folder.baselines_path).systems)
 
 
 def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
     with phase(f"{name} model on test queries", kind="test"):
         return job.evaluate(encoder.to(hardware.device(job.recipe.machine)), test, name=name)
-
-
-def _train(job: Job, folder: RunFolder) -> tuple[Selection, bool]:
-    """Trains and writes `model/`. Returns how its weights were chosen, and whether Ctrl-C ended the
-    training early.
-    """
-    recipe, data = job.recipe, job.data
-    module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
-    with phase("validation before training", kind="validation"):
-        scores = module.validate(data.validation)
-    base_score = None if job.encoder.is_untrained else scores[MAIN_METRIC]
-    best, stop = KeepBest(folder.checkpoints / "best"), GracefulStop()
-    refresher = refresh(recipe, data.train, folder.path / "refresh", job.steps)
-    callbacks = [best, stop, *([refresher] if refresher else [])]
-    loop = lightning_trainer(
-        recipe, folder, job.steps, len(data.train), callbacks, job.plan, base_score
-    )
-    for logger in loop.loggers:
-        logger.log_metrics({f"validation/{name}": score for name, score in scores.items()}, step=0)
-    try:
-        loop.fit(module, datamodule=pair_data(recipe, data, job.encoder, job.steps, refresher))
-    except NonFiniteStep as error:
-        record = error.record
-        on_first_rank(lambda: write_json(folder.path / "non_finite.json", record))
-        raise
-    is_interrupted = stop.is_requested and loop.global_step < job.steps
-    selection = Selection(base_score, best.score, best.step)
-    if selection.base_won:
-        expect({})  # it has been measured already
-    if best.score is not None:
-        from_base = f", {base_score:.3f} before training" if base_score is not None else ""
-        say(f"best validation nDCG@10 {best.score:.3f} at step {best.step}{from_base}")
-    with phase("saving the model"):
-        _save(job, folder, best, selection, check_learned=not is_interrupted)
-    return selection, is_interrupted
-
-
-def _save(
-    job: Job, folder: RunFolder, best: KeepBest, selection: Selection, check_learned: bool
-) -> None:
-    """Writes `model/`: the weights of the best validation, or those from before training where no
-    validation was better.
-    """
-    encoder = build_model(job.recipe)  # the one in training may be shared out among ranks
-    best.restore(encoder)
-    if check_learned:
-        check_adapter_learned(encoder)
-    if selection.base_won:
-        encoder = _initial_encoder(job.recipe, job.data)
-    on_first_rank(lambda: save_encoder(encoder, folder.model))
 
 
 def _evaluate(

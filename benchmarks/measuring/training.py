@@ -64,8 +64,7 @@ def train_ours(
     from trainer.build.families.registry import build_model
     from trainer.build.lightning_trainer import lightning_trainer
     from trainer.build.module import lightning_module, total_steps
-    from trainer.runtime.best import KeepBest
-    from trainer.runtime.stop import GracefulStop
+    from trainer.checkpoints.best import KeepBest
 
     hardware.prepare_machine(run_recipe.machine)
     data = data_sets(run_recipe.data, run_recipe.seed)
@@ -83,7 +82,6 @@ def train_ours(
         module = lightning_module(run_recipe, encoder, steps)
         callbacks = [
             KeepBest(folder.checkpoints / "best"),
-            GracefulStop(),
             our_callback(record),
         ]
         trainer = lightning_trainer(run_recipe, folder, steps, len(data.train), callbacks)

@@ -33,7 +33,6 @@ from trainer.data.mined_negatives import Boundaries
 from trainer.data.order import batch_samples
 from trainer.errors import BadFolder
 from trainer.mining.shard import Miner
-from trainer.runtime.stop import GracefulStop
 
 LIMITLESS = replace(OPTIONS, margin=None)
 
@@ -292,21 +291,6 @@ def test_negatives_of_other_weights_are_not_used_at_a_boundary(uninterrupted, ba
     assert read_hashes(tmp_path / "refresh") != read_hashes(whole)
     assert train(tmp_path / "refresh", backbone, first=3, checkpoint=checkpoint)[0] == losses[3:]
     assert read_hashes(tmp_path / "refresh") == read_hashes(whole)
-
-
-def test_interrupt_while_mining_ends_the_run_after_the_next_step(backbone, tmp_path, monkeypatch):
-    plain, stop = Miner.mine_shard, GracefulStop()
-
-    def mine(self, shard):
-        if (tmp_path / "refresh/step-000000000").exists():
-            os.kill(os.getpid(), signal.SIGINT)
-        return plain(self, shard)
-
-    monkeypatch.setattr(Miner, "mine_shard", mine)
-    losses = train(tmp_path / "refresh", backbone, extra=[stop])[0]
-    assert stop.is_requested
-    assert len(losses) == EVERY_STEPS + 1
-    assert sorted(tables(tmp_path / "refresh")) == [0, EVERY_STEPS]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadFolder, Interrupted
-from trainer.runtime.run_folder import RunFolder, check_run_folder, read_log
+from trainer.runtime.log import read_log
+from trainer.runtime.run_folder import RunFolder, check_run_folder
 from trainer.storage.locks import LOCK
 
 RECIPE = "name: a-run\nseed: 13\n"
@@ -41,6 +42,7 @@ def test_folder_has_recipe_environment_and_status(tmp_path):
         LOCK,
         "recipe.yaml",
         "environment.json",
+        "attempts.json",
         "status.json",
     }
 
@@ -65,7 +67,8 @@ def test_error_is_recorded_and_raised(tmp_path, error, status):
 def test_former_run_is_never_overwritten(tmp_path, status):
     create(tmp_path / "a-run").finish(status)
     before = everything_under(tmp_path)
-    with pytest.raises(BadFolder, match=r"already contains a .*name=NAME.*--replace") as caught:
+    message = r"already contains a .*--resume.*--replace.*name=NAME"
+    with pytest.raises(BadFolder, match=message) as caught:
         create(tmp_path / "a-run")
     assert caught.value.exit_code == 2
     assert everything_under(tmp_path) == before

@@ -109,8 +109,9 @@ def pair_data(
     encoder: Encoder,
     steps: int,
     refresher: Refresh | None = None,
+    first: int = 0,
 ) -> PairData:
-    """Returns the training steps in order, tokenised according to the encoder's contract.
+    """Returns the training steps from `first` on, tokenised according to the encoder's contract.
 
     `refresher` mines their negatives (`trainer.build.refresh`).
     """
@@ -120,7 +121,7 @@ def pair_data(
         family.collate(run, encoder, positives),
         run.seed,
         run.optimization.batch_size,
-        first=0,
+        first=first,
         last=steps,
         mixture=data.mixture,
         random_negatives=family.random_negatives(run, data.train, positives),

@@ -32,10 +32,14 @@ class Job:
         return family_of(self.recipe).evaluate(self.recipe)
 
     @property
+    def validation_interval(self) -> int:
+        """The number of steps between two validations."""
+        return validation_interval(self.recipe, len(self.data.train), self.steps)
+
+    @property
     def phases(self) -> dict[str, int]:
         """The number of phases of each kind, from which the remaining time is estimated."""
-        interval = validation_interval(self.recipe, len(self.data.train), self.steps)
-        phases = {"validation": 1 - (-self.steps // interval), "training": 1}
+        phases = {"validation": 1 - (-self.steps // self.validation_interval), "training": 1}
         if (section := self.recipe.refresh_section) is not None:
             phases["mining negatives"] = -(-self.steps // section.every_steps)
         if self.data.test is not None:

@@ -17,26 +17,55 @@ Replace = Annotated[
         ),
     ),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help=(
+            "continue a former run of the same name from its newest checkpoint, on any number of"
+            " processes; start if there is none"
+        ),
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="with --resume: continue although data or settings have changed, and record it",
+    ),
+]
 
 
 def fit(
     recipe: shared.RecipeFile,
     overrides: shared.Overrides = None,
     replace: Replace = False,
+    resume: Resume = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Train a model from a recipe, and compare it with the base model and BM25 on test queries."""
     from trainer.progress import phase
     from trainer.recipe.load import load_recipe
+    from trainer.runtime.attempts import read_status
+    from trainer.runtime.console import say
+    from trainer.runtime.watch import watching
 
+    if replace and resume:
+        raise typer.BadParameter("--replace starts again and --resume continues; give one of them")
     settings = load_recipe(recipe, overrides or [])
-    with phase("loading the libraries"):
-        from trainer.runtime.start import start_process
+    folder = Path(settings.output) / settings.name
+    if resume and read_status(folder).get("status") == "done":
+        say(f"{folder} is finished; nothing is left to do")
+        return
+    with watching():  # first of all: a signal that comes before it would end the process
+        with phase("loading the libraries"):
+            from trainer.runtime.start import start_process
 
-        plan = start_process(Path(settings.output) / settings.name, replace)
+            plan = start_process(folder, replace, resume)
 
-        from trainer.evaluation.table import result_parts  # imported after start_process: heavy
-        from trainer.run import run_recipe
-        from trainer.runtime.console import show
+            from trainer.evaluation.table import result_parts  # after start_process: heavy
+            from trainer.run import Former, run_recipe
+            from trainer.runtime.console import show
 
-    result = run_recipe(settings, plan, replace)
+        result = run_recipe(settings, plan, Former(replace, resume, accept_changes))
     show(*result_parts(result.evaluation, result.selection, result.test))

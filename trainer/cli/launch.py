@@ -3,7 +3,12 @@
 Both are checked before any rank is started.
 """
 
-from collections.abc import Callable
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +22,7 @@ from trainer.cli.options import shared
 if TYPE_CHECKING:
     from trainer.strategies.machine.plan import Plan
 
+PREEMPTION_CODE, PREEMPTING_SIGNALS = 85, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ANY_WORDS = {"ignore_unknown_options": True}
 """Options that launch does not have belong to the command that it starts."""
 
@@ -40,6 +46,10 @@ Words = Annotated[
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="as for `nearfar fit` or `nearfar mine`")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="as for `nearfar fit`; a mining job always continues"),
+]
 NodeRank = Annotated[
     int | None,
     typer.Option(
@@ -66,25 +76,57 @@ def launch(
     machine: shared.MachineFile,
     overrides: Words = None,
     replace: Replace = False,
+    resume: Resume = False,
     nodes: shared.Nodes = None,
     node_rank: NodeRank = None,
     main_address: MainAddress = None,
 ) -> None:
     """Train a model from a recipe, or mine hard negatives, with the processes of a machine file."""
-    words = overrides or []
+    with _preempted_by_signals():
+        _launch(recipe, machine, overrides or [], replace, resume, (nodes, node_rank, main_address))
+
+
+def _launch(
+    recipe: Path,
+    machine: Path,
+    words: list[str],
+    replace: bool,
+    resume: bool,
+    nodes: tuple[int | None, int | None, str | None],
+) -> None:
     job = (
         mining_job(words, replace)
         if recipe == Path("mine")
-        else _training_job(recipe, words, replace)
+        else _training_job(recipe, words, replace, resume)
     )
     from trainer.strategies.launcher import plan_launch
 
-    start = plan_launch(machine, nodes, node_rank, main_address)
+    start = plan_launch(machine, *nodes)
     job.check(start.plan)
     if start.plan.kind == "single":
         start.prepare_single_process()
         return job.run_alone()
-    raise typer.Exit(start.start([*job.words, *(["--replace"] if replace else [])]))
+    begin = time.time()
+    code = start.start([*job.words, *(["--replace"] if replace else [])])
+    raise typer.Exit(job.exit_code(code, begin))
+
+
+@contextmanager
+def _preempted_by_signals() -> Iterator[None]:
+    """Within the block, a signal ends the process with the code of a preempted run.
+
+    The launcher of the ranks, or the run itself, takes the signals over as soon as it starts.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = PREEMPTING_SIGNALS if is_main else ()
+    former = {
+        number: signal.signal(number, lambda *_: os._exit(PREEMPTION_CODE)) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @dataclass(frozen=True)
@@ -97,24 +139,45 @@ class _Job:
     """Raises an error if the command cannot run with a plan."""
     run_alone: Callable[[], None]
     """Runs the command in this process."""
+    folder: Path | None = None
+    """The run folder, if there is one."""
+
+    def exit_code(self, code: int, begin: float) -> int:
+        """Returns the exit code of the run, which knows better than the launcher why it ended.
+
+        `code` is that of the launcher. It stays if the run did not end after `begin`.
+        """
+        from trainer.runtime.attempts import read_status
+
+        if self.folder is None or not code:
+            return code
+        path = self.folder / "status.json"
+        if path.exists() and path.stat().st_mtime >= begin - 1:
+            return int(read_status(self.folder).get("exit_code", code))
+        # A signal before the first step: there is nothing to save.
+        return PREEMPTION_CODE if code - 128 in PREEMPTING_SIGNALS else code
 
 
-def _training_job(recipe: Path, overrides: list[str], replace: bool) -> _Job:
+def _training_job(recipe: Path, overrides: list[str], replace: bool, resume: bool) -> _Job:
     from trainer.data.order import check_batch_divisible
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
 
+    if replace and resume:
+        raise typer.BadParameter("--replace starts again and --resume continues; give one of them")
     if unknown := [word for word in overrides if word.startswith("-")]:
         raise typer.BadParameter(f"No such option: {unknown[0].partition('=')[0]}")
     settings = load_recipe(recipe, overrides)
     # Every node checks the folder, because a node that continued alone would wait for the others.
     # The folder is created after all ranks of all nodes are connected, so no node is too late.
-    check_run_folder(Path(settings.output) / settings.name, replace)
+    folder = Path(settings.output) / settings.name
+    check_run_folder(folder, replace, resume)
     batch_size = settings.optimization.batch_size
     return _Job(
-        ["fit", str(recipe), *overrides],
+        ["fit", str(recipe), *overrides, *(["--resume"] if resume else [])],
         lambda plan: check_batch_divisible(batch_size, plan.ranks),
-        lambda: fit(recipe, overrides, replace),
+        lambda: fit(recipe, overrides, replace, resume),
+        folder,
     )
 
 

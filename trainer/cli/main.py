@@ -28,7 +28,7 @@ from trainer.cli import (
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import submit
-from trainer.errors import Interrupted, NearfarError
+from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.runtime.console import console
 from trainer.storage.visible import visible
 
@@ -119,31 +119,47 @@ def _run() -> None:
     try:
         app(prog_name="nearfar")
     except NearfarError as error:
-        message = f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}"
-        from trainer.strategies.machine.own_rank import let_first_rank_speak
-
-        let_first_rank_speak(os.environ)
-        print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
-        sys.exit(error.exit_code)
+        _report(error)
+        _end(error.exit_code)
     except SystemExit as end:
-        if not end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            _leave_at_once()
+        if isinstance(end.code, int | None):
+            _end(end.code or 0)
         raise
     except Exception:  # noqa: BLE001 - a bug of ours, printed here: without secrets
+        # Before the interpreter shuts down, for which NCCL would wait for the other ranks.
         traceback.print_exc()
-        sys.exit(1)
+        _end(1)
 
 
-def _leave_at_once() -> NoReturn:
-    """Ends one of several ranks without shutting down the interpreter.
+def _report(error: NearfarError) -> None:
+    """Prints an error, after those that explain it. One rank says that all have stopped."""
+    from trainer.strategies.machine.own_rank import is_first_rank, wait_to_speak
+
+    has_stopped = isinstance(error, Interrupted | Preempted)
+    if has_stopped and not is_first_rank(os.environ):
+        return
+    if _has_other_ranks():
+        wait_to_speak(os.environ, isinstance(error, OtherRankFailed))
+    message = f"{'stopped' if has_stopped else 'error'}: {error}"
+    print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
+
+
+def _has_other_ranks() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process. One of several ranks ends without shutting down the interpreter.
 
     A thread of gloo or of autograd that needs the interpreter during its shutdown aborts the
     process. On a busy machine, a successful run would then occasionally end with exit code 134.
     """
+    if not _has_other_ranks():
+        sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _replace_closed_streams() -> None:

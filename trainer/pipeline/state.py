@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer.errors import BadFolder
 from trainer.pipeline.keys import KeyedStage, changes
-from trainer.runtime.run_folder import write_json
+from trainer.runtime.attempts import write_json
 from trainer.storage.atomic import write_link
 from trainer.storage.locks import FolderLock, lock_folder
 from trainer.storage.redaction import redact_command, redact_tree

@@ -21,7 +21,7 @@ from trainer.data.rows import Row, Rows
 from trainer.models.encoder import Encoder
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import Recipe
-from trainer.runtime.run_folder import write_json
+from trainer.runtime.attempts import write_json
 from trainer.strategies.machine.environment import plan_from_environment
 from trainer.strategies.machine.own_rank import is_first_rank, local_rank
 from trainer.strategies.machine.plan import check_requirements

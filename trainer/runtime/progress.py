@@ -36,6 +36,7 @@ class TrainingProgress(lightning.Callback):
         """Begins the phase."""
         steps = phase("training", self.total_steps, "steps", rate=(self.batch_size, "pairs"))
         self._training = self._phases.enter_context(steps)
+        self._training.position = lightning_trainer.global_step  # of a continued run
 
     def on_train_batch_end(
         self,

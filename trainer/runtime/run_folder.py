@@ -1,7 +1,9 @@
 """`runs/<name>/`: a folder that is created once, locked by one process and never overwritten.
 
     recipe.yaml  environment.json  log.jsonl  evaluation.json  report.html  status.json
-    checkpoints/  model/
+    attempts.json  checkpoints/  model/
+
+`attempts.json` lists every start of the run. An attempt without an end goes on, or was killed.
 
 The process of a run keeps a file lock, which ends with the process in every case. So a folder
 without a lock has no live run.
@@ -17,22 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from trainer.errors import BadFolder, Interrupted
+from trainer.errors import BadFolder, Interrupted, NearfarError, Preempted
+from trainer.runtime.attempts import add_attempt, read_attempts, update_attempt, write_json
 from trainer.runtime.environment import describe_environment
 from trainer.storage.atomic import write_text
 from trainer.storage.locks import LOCK, FolderLock, holder_of, is_locked, lock_folder
 from trainer.storage.redaction import REDACTION, redact
 
-Status = Literal["done", "stopped", "failed"]
+Status = Literal["done", "stopped", "preempted", "failed"]
 _IN_USE = "{folder} is in use by a run: {holder}; wait for it, stop it, or choose another name=NAME"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a small JSON file atomically, without secrets."""
-    # A path of the command line that is not UTF-8 contains lone surrogates, which UTF-8 files
-    # cannot contain.
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_text(path, redact(text).encode("utf-8", "replace").decode())
 
 
 @dataclass
@@ -82,10 +77,30 @@ class RunFolder:
             write_json(
                 run.environment_path, {**describe_environment(command), "data": data_fingerprint}
             )
+            add_attempt(path, command)
         except OSError as error:
             raise BadFolder(
                 f"cannot write to the run folder {path}: {error.strerror}; choose another folder"
                 " with output=FOLDER"
+            ) from error
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path, command: Sequence[str]) -> "RunFolder":
+        """Locks the folder of a run that is to continue, and records the attempt.
+
+        Raises BadFolder if a live run uses it, or if it cannot be written to.
+        """
+        path = Path(path)
+        check_run_folder(path, resume=True)
+        try:
+            run = cls(path, lock_folder(path, _IN_USE))
+            add_attempt(path, command)
+            run.status_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise BadFolder(
+                f"cannot write to the run folder {path}: {error.strerror}; make room there, or"
+                " check its permissions"
             ) from error
         return run
 
@@ -115,6 +130,21 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def status_path(self) -> Path:
+        """How the latest attempt ended; missing while it goes on, and if it was killed."""
+        return self.path / "status.json"
+
+    @property
+    def identity_path(self) -> Path:
+        """What the run is made of: a continued run must be made of the same."""
+        return self.path / "identity.json"
+
+    @property
+    def baselines_path(self) -> Path:
+        """Results on the test queries from before training."""
+        return self.path / "baselines.json"
+
+    @property
     def report_path(self) -> Path:
         """The report page."""
         return self.path / "report.html"
@@ -142,10 +172,36 @@ class RunFolder:
             **details,
         }
         try:
-            write_json(self.path / "status.json", record)
+            write_json(self.status_path, record)
+            keys = ("status", "exit_code", "error")
+            update_attempt(
+                self.path, {"ended": end, **{key: record[key] for key in keys if key in record}}
+            )
+        except OSError:
+            if status == "done":
+                raise
+            # The run ends with its own error: the disk is full, or the folder is gone.
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+    def finish_at_once(self, error: str, exit_code: int) -> None:
+        """Writes `status.json` when the process ends without returning to the run."""
+        self.finish(
+            "preempted" if exit_code == Preempted.exit_code else "failed",
+            error=error,
+            exit_code=exit_code,
+        )
+
+    def note(self, **details: Any) -> None:
+        """Adds details to the record of this attempt."""
+        if self._lock is not None:
+            update_attempt(self.path, details)
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """All attempts, the first one first."""
+        return read_attempts(self.path)
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -158,15 +214,19 @@ class RunFolder:
     ) -> None:
         if error is None:
             self.finish("done")
-        else:
-            is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
-            self.finish(
-                "stopped" if is_stop else "failed", error=f"{type(error).__name__}: {error}"
-            )
+            return
+        is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
+        status: Status = "stopped" if is_stop else "failed"
+        self.finish(
+            "preempted" if isinstance(error, Preempted) else status,
+            error=f"{type(error).__name__}: {error}",
+            exit_code=error.exit_code if isinstance(error, NearfarError) else 1,
+        )
 
 
-def check_run_folder(path: Path, replace: bool = False) -> None:
-    """Raises BadFolder if `path` cannot become a run folder. Writes nothing.
+def check_run_folder(path: Path, replace: bool = False, resume: bool = False) -> None:
+    """Raises BadFolder if `path` cannot become a run folder. Writes nothing. With `resume`, it may
+    contain a run.
 
     It should be called before data is read, which can take minutes.
     """
@@ -194,29 +254,11 @@ def check_run_folder(path: Path, replace: bool = False) -> None:
             f"{path} contains files that are not a run of nearfar"
             f" ({', '.join(sorted(contents)[:3])}, ...); choose another name=NAME"
         )
-    if not replace:
+    if not replace and not resume:
         raise BadFolder(
-            f"{path} already contains {_describe(path)}; choose another name=NAME, or pass"
-            " --replace to move it aside and start a new one"
+            f"{path} already contains {_describe(path)}; pass --resume to continue it, --replace to"
+            " move it aside and start a new one, or choose another name=NAME"
         )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a `log.jsonl` in order.
-
-    Lines that a crash or a full disk has cut off are skipped.
-    """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
 
 
 def _exists(path: Path) -> bool:
@@ -251,5 +293,6 @@ def _describe(path: Path) -> str:
     return {
         "done": "a finished run",
         "stopped": "a run that was stopped",
+        "preempted": "a run that was preempted",
         "failed": "a run that failed",
     }.get(str(status), "a run")

@@ -5,10 +5,13 @@ from typing import Any
 import pytorch_lightning as lightning
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies.strategy import _ForwardRedirection
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from trainer.errors import NearfarError
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -24,6 +27,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
         self.cluster_environment = cluster_environment
         self._reshard_after_forward = reshard_after_forward
+        self._forward_redirection = _WholeForward()
 
     def setup(self, lightning_trainer: lightning.Trainer) -> None:
         """Sets up the module and shards it, unless validation before training has done so."""
@@ -55,6 +59,44 @@ class FullyShardedStrategy(ModelParallelStrategy):
             return self._forward_redirection(
                 self.model, self.lightning_module, "validation_step", *args, **kwargs
             )
+
+
+class _WholeForward(_ForwardRedirection):
+    """Runs a step as the module's `forward`, to its end even if the run is stopped inside it.
+
+    FSDP2 shards the weights again at the end of a forward pass. The error is raised after that.
+    """
+
+    def __call__(
+        self,
+        wrapper_module: nn.Module,
+        original_module: lightning.LightningModule,
+        method_name: str,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        errors: list[NearfarError] = []
+        method = getattr(original_module, method_name)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(*args, **kwargs)
+            except NearfarError as error:
+                errors.append(error)
+                return None
+
+        former = vars(original_module).get(method_name)
+        setattr(original_module, method_name, step)
+        try:
+            result = super().__call__(wrapper_module, original_module, method_name, *args, **kwargs)
+        finally:
+            if former is None:
+                delattr(original_module, method_name)
+            else:
+                setattr(original_module, method_name, former)
+        if errors:
+            raise errors[0]
+        return result
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 PORT = 29500
 """Default port at which the ranks of several nodes connect."""
 SHUTDOWN_SECONDS = 600
-"""Seconds after Ctrl-C in which the ranks finish their step and save, before they are killed."""
+"""Seconds after a signal in which the ranks finish their step and save, before they are killed."""
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""Signals that the launcher passes on to the ranks. SIGUSR1 would end it otherwise."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def rank_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:
     defaults = {
         "OMP_NUM_THREADS": str(threads),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": SIGNALS,
     }
     return {**defaults, **environ, **_device_environment(plan)}
 

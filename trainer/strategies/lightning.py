@@ -1,8 +1,9 @@
 """Turns a plan into Lightning's strategy and precision plugin."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+import pytorch_lightning as lightning
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
@@ -53,3 +54,35 @@ def lightning_precision(
     from trainer.strategies.zero import ZeroPrecision
 
     return ZeroPrecision(precision, device)
+
+
+def single_environment(plan: Plan) -> list[LightningEnvironment]:
+    """Returns the environment of a single process, for `Trainer(plugins=[...])`.
+
+    Otherwise Lightning would find a Slurm job by itself, store a pickle and requeue the job.
+    """
+    return [LightningEnvironment()] if plan.kind == "single" else []
+
+
+def leave_signals_alone(lightning_trainer: lightning.Trainer) -> None:
+    """Prevents the trainer from replacing signal handlers; `trainer.runtime.watch` has them.
+
+    Lightning's handler of SIGTERM ends the process with exit code 0, or waits for other ranks in
+    the middle of a step.
+    """
+    lightning_trainer._signal_connector = _NoSignals()  # type: ignore[assignment]
+
+
+class _NoSignals:
+    """Stands in for Lightning's `_SignalConnector`."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None:
+        """Does nothing."""
+
+    def teardown(self) -> None:
+        """Does nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -4,12 +4,20 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
 
+from trainer.collectives import Control
+from trainer.errors import OtherRankFailed
+from trainer.stopping import in_step
 from trainer.strategies.machine.own_rank import local_rank
 from trainer.strategies.machine.plan import Plan
+
+CONTROL_TIMEOUT = timedelta(days=7)
+"""Time that a rank waits for an agreement. A rank that hangs is noticed by the watch instead."""
 
 
 @contextmanager
@@ -29,12 +37,37 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
         distributed.init_process_group("nccl", device_id=own_device)
     else:
         distributed.init_process_group("gloo")
+    Control.group = distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     try:
-        yield
-        distributed.barrier()
+        with in_step():
+            yield
+        distributed.barrier(group=Control.group)
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and _is_connection_lost(error):
+            raise OtherRankFailed(
+                "the connection to another rank was lost, because it has ended; its own message"
+                " says why. Continue with --resume"
+            ) from error
+        # Ending an NCCL group in order would wait for the others, and hide the error.
+        if device == "cuda" and distributed.is_initialized():
+            distributed.distributed_c10d._abort_process_group()
+        raise
     finally:
+        Control.group = None
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _is_connection_lost(error: RuntimeError) -> bool:
+    text = str(error)
+    return "onnection closed by peer" in text or "onnection reset by peer" in text
+
+
+def default_store() -> Any:
+    """Returns the store through which the ranks have found each other; None for one process."""
+    if not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()
 
 
 def torchrun_variables(environ: Mapping[str, str]) -> dict[str, str]:

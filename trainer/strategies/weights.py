@@ -18,7 +18,7 @@ def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shap
     All ranks must call it, and get the same. With `trained_only=False`, frozen parameters and the
     buffers of the state dictionary are included.
     """
-    _reshard(module)
+    reshard(module)
     weights: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters(remove_duplicate=trained_only):
         if parameter.requires_grad or not trained_only:
@@ -34,7 +34,7 @@ def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shap
     return weights
 
 
-def _reshard(module: nn.Module) -> None:
+def reshard(module: nn.Module) -> None:
     """Frees the weights that FSDP2 gathered last, so that reads see the optimizer's weights."""
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from trainer.recipe.schema.data import DataSection
-from trainer.recipe.schema.machine import MachineSection, Tracker
+from trainer.recipe.schema.machine import CheckpointSection, MachineSection, Tracker
 from trainer.recipe.schema.model import (
     ModelSection,
     VectorModel,
@@ -57,6 +57,9 @@ class BaseRecipe(Section):
     validation: ValidationSection = Field(ValidationSection(), description=VALIDATION)
     machine: MachineSection = Field(
         MachineSection(), description="how this machine runs the training"
+    )
+    checkpoints: CheckpointSection = Field(
+        CheckpointSection(), description="when the state of the training is saved"
     )
     trackers: tuple[Tracker, ...] = Field(
         (), description="trackers that get the metrics of log.jsonl, e.g. [{kind: wandb}]"

@@ -1,8 +1,8 @@
-"""The sections `machine` and `trackers`, which do not change the result of the training."""
+"""The sections `machine`, `checkpoints` and `trackers`, which do not change what is learned."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from trainer.recipe.schema.section import NonNegativeInt, Section
 
@@ -41,6 +41,23 @@ class MachineSection(Section):
         ),
     )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
+    hang_minutes: PositiveFloat = Field(
+        30.0, description="minutes without progress after which a run ends with exit code 88"
+    )
+
+
+class CheckpointSection(Section):
+    """When the state of the training is saved, so that `--resume` can continue it."""
+
+    every_minutes: PositiveFloat | None = Field(
+        10.0, description="minutes between checkpoints; null: no limit"
+    )
+    every_steps: PositiveInt | None = Field(
+        None, description="steps between checkpoints; null: no limit"
+    )
+    keep_last: Annotated[int, Field(ge=2)] = Field(
+        2, description="number of checkpoints to keep; the best weights are always kept"
+    )
 
 
 class WandbTracker(Section):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainer.batch import Texts
-from trainer.collectives import all_rows, own_rounds, ranks
+from trainer.collectives import agree, all_rows, own_rounds, ranks
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
 from trainer.models.contracts.text import Role
@@ -176,6 +176,8 @@ def own_micro_batches(
     """
     cuts, remaining_texts = mix(micro_batches(texts.lengths, budget)), len(texts)
     for number in range(len(cuts)) if one_rank else own_rounds(len(cuts)):
+        if not one_rank:
+            agree()
         rows = cuts[number % len(cuts)]
         embeddings = encoder(texts.select(rows).to(encoder.device))
         if number < len(cuts):

@@ -6,6 +6,9 @@ Imports no torch.
 import time
 from collections.abc import Mapping
 
+OTHER_RANK_SECONDS, CONSEQUENCE_SECONDS = 3.0, 8.0
+"""Delay of errors of ranks other than 0, and of ranks that lost the connection to another one."""
+
 
 def is_first_rank(environ: Mapping[str, str]) -> bool:
     """Returns True for rank 0, the process that prints."""
@@ -20,12 +23,12 @@ def local_rank(environ: Mapping[str, str]) -> int:
     return int(environ.get("LOCAL_RANK", "0"))
 
 
-def let_first_rank_speak(environ: Mapping[str, str], patience_seconds: float = 10.0) -> None:
-    """Waits `patience_seconds` on all ranks except rank 0. It is called before an error is printed.
+def wait_to_speak(environ: Mapping[str, str], is_consequence: bool) -> None:
+    """Waits until the error of this rank should be printed.
 
-    A launcher ends all ranks as soon as one has failed. Without the wait, rank 0 could be ended
-    before it has printed its error. A rank that still runs after the wait has an error that rank 0
-    does not have, and prints it.
+    A launcher ends all ranks as soon as one has ended, so the rank that prints first is the one
+    that is read. An error of this rank comes first, on rank 0 at once. An error that only says that
+    another rank has failed comes last. `is_consequence` says which of the two this is.
     """
-    if not is_first_rank(environ):
-        time.sleep(patience_seconds)
+    seconds = 0.0 if is_first_rank(environ) else OTHER_RANK_SECONDS
+    time.sleep(seconds + (CONSEQUENCE_SECONDS if is_consequence else 0.0))

@@ -1,0 +1,199 @@
+"""R07 to R10, R35, R39: a signal to one rank stops all ranks at the same step, with a checkpoint
+and exit code 85.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from killable import Command, Run
+
+
+@pytest.fixture
+def run(tmp_path, toy_folder):
+    return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=400")
+
+
+def wait_for_step(command, run, name, step):
+    log = run.path(name) / "log.jsonl"
+    command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
+
+
+def latest_step(run, name):
+    return int((run.path(name) / "checkpoints/latest").resolve().name.removeprefix("step-"))
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_signal_to_one_rank_stops_all_ranks(run, number, ranks):
+    if ranks == 4 and number != signal.SIGTERM:
+        ranks = 2  # quicker; the signals differ only in how they are received
+    command = Command(*run.words("a"), ranks=ranks)
+    wait_for_step(command, run, "a", 6)
+    steps_at_signal = len(run.losses("a"))
+    command.send(number, rank=ranks - 1)
+    assert command.wait() == [85] * ranks, command.text()[-3000:]
+    steps = len(run.losses("a"))
+    assert steps == latest_step(run, "a")
+    # The log is read before the signal is sent, and the thread needs a moment to pass it on.
+    assert steps - steps_at_signal < 60
+    status = run.status("a")
+    assert (status["status"], status["exit_code"]) == ("preempted", 85)
+    assert command.text().count("stopped: ") == 1
+    assert "Traceback" not in command.text()
+
+
+def test_second_signal_during_the_save_tears_nothing(run):
+    command = Command(*run.words("a"))
+    wait_for_step(command, run, "a", 6)
+    for _ in range(40):
+        command.send(signal.SIGTERM)
+        time.sleep(0.005)
+    assert command.wait() == [85]
+    assert not [*(run.path("a") / "checkpoints").glob(".*.partial")]
+    command = Command(*run.words("a", "--resume"))
+    wait_for_step(command, run, "a", latest_step(run, "a") + 2)
+    command.send(signal.SIGKILL)
+
+
+def test_interrupt_saves_the_model_and_the_run_can_go_on(run):
+    command = Command(*run.words("a"), ranks=2)
+    wait_for_step(command, run, "a", 6)
+    command.send(signal.SIGINT)
+    assert command.wait() == [130, 130], command.text()[-3000:]
+    assert (run.path("a") / "model/model.safetensors").is_file()
+    assert run.status("a")["status"] == "stopped"
+    step = latest_step(run, "a")
+    command = Command(*run.words("a", "--resume"))
+    wait_for_step(command, run, "a", step + 3)
+    command.send(signal.SIGTERM)
+    assert command.wait() == [85]
+
+
+def test_second_interrupt_ends_the_process_at_once(run):
+    def hang(rank):
+        from trainer.modules.retriever import Retriever
+
+        Retriever.training_step = lambda *_: time.sleep(60)
+
+    command = Command(*run.words("a"), before=hang)
+    command.wait_for(lambda: "validation" in command.text() or "training" in command.text())
+    time.sleep(2)
+    command.send(signal.SIGINT)
+    time.sleep(1)
+    assert command.is_alive(), "the first interrupt must not kill"
+    command.send(signal.SIGINT)
+    assert command.wait(seconds=5) == [130]
+
+
+def test_signal_while_test_queries_are_measured_stops_the_run(run):
+    def slow(rank):
+        from trainer.retrieval.encoding import encode
+
+        original = encode.own_micro_batches
+
+        def slow_micro_batches(*arguments, **keywords):
+            for item in original(*arguments, **keywords):
+                time.sleep(1)
+                yield item
+
+        encode.own_micro_batches = slow_micro_batches
+
+    command = Command(*run.words("a", "machine.micro_batch_tokens=32"), before=slow)
+    command.wait_for(lambda: "steps of 8 queries" in command.text())
+    time.sleep(3)
+    start = time.monotonic()
+    command.send(signal.SIGTERM)
+    assert command.wait() == [85], command.text()[-3000:]
+    assert time.monotonic() - start < 10
+
+
+def test_signal_during_validation_stops_before_its_end(run):
+    def slow(rank):
+        from trainer.retrieval.encoding import encode
+
+        original = encode.own_micro_batches
+
+        def slow_micro_batches(*arguments, **keywords):
+            for item in original(*arguments, **keywords):
+                if (run.path("a") / "slow").exists():
+                    time.sleep(0.5)
+                yield item
+
+        encode.own_micro_batches = slow_micro_batches
+
+    words = ["optimization.max_steps=12", "validation.every_steps=6"]
+    assert Command(*run.words("whole", *words)).wait() == [0]
+    command = Command(*run.words("a", *words), ranks=2, before=slow)
+    wait_for_step(command, run, "a", 2)
+    (run.path("a") / "slow").touch()
+    wait_for_step(command, run, "a", 5)
+    time.sleep(1)
+    command.send(signal.SIGTERM, rank=1)
+    assert command.wait() == [85, 85], command.text()[-3000:]
+    assert latest_step(run, "a") == 6
+    (run.path("a") / "slow").unlink()
+    command = Command(*run.words("a", "--resume", *words))
+    assert command.wait() == [0]
+    scores = [r["validation/ndcg@10"] for r in run.log("a") if "validation/ndcg@10" in r]
+    expected = [r["validation/ndcg@10"] for r in run.log("whole") if "validation/ndcg@10" in r]
+    assert scores == pytest.approx(expected, abs=1e-3)
+
+
+def test_rank_without_its_launcher_ends_by_itself(run, tmp_path):
+    """R35: the parent of the ranks is killed with -9."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+
+    def launch():
+        command = Command(*run.words("a"), ranks=2)
+        (tmp_path / "ids").write_text(" ".join(str(p.pid) for p in command.processes))
+        time.sleep(600)
+
+    launcher = context.Process(target=launch)
+    launcher.start()
+    log = run.path("a") / "log.jsonl"
+    ends = time.monotonic() + 60
+    while not (log.exists() and '"step": 6,' in log.read_text()):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.join()
+    ids = list(map(int, (tmp_path / "ids").read_text().split()))
+    ends = time.monotonic() + 30
+    while any(_is_running(process) for process in ids):
+        assert time.monotonic() < ends, "the ranks train on as orphans"
+        time.sleep(0.1)
+    assert run.status("a")["exit_code"] == 85
+    assert latest_step(run, "a") == len(run.losses("a"))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_planted_fault_makes_the_comparison_fail(run):
+    """A run that forgets the optimizer at a resume does not pass for an uninterrupted one."""
+
+    def forget(rank):
+        from trainer.checkpoints import callback
+
+        callback.restore_moments = lambda *_: None
+
+    words = ["optimization.max_steps=12"]
+    assert Command(*run.words("whole", *words)).wait() == [0]
+    command = Command(*run.words("a", *words))
+    wait_for_step(command, run, "a", 5)
+    command.send(signal.SIGTERM)
+    assert command.wait() == [85]
+    assert Command(*run.words("a", "--resume", *words), before=forget).wait() == [0]
+    assert run.losses("a") != run.losses("whole")
+    whole, other = run.weights("whole"), run.weights("a")
+    assert not all(torch.equal(whole[name], other[name]) for name in whole)

@@ -1,0 +1,88 @@
+"""What a run is made of, by which a continued run notices that something has changed."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.build.data import data_fingerprint
+from trainer.errors import NearfarError
+from trainer.models.files.locate import locate
+from trainer.recipe.schema.families import Recipe
+
+_FREE_SECTIONS = ("name", "output", "machine", "checkpoints", "trackers")
+"""What may change between two attempts, because it does not change what is learned."""
+_MODEL_FILES = (".json", ".txt", ".model", ".safetensors")
+_WHOLE_BYTES, _BLOCK, _BLOCKS = 64 << 20, 1 << 20, 64
+VERSION = "nearfar version"
+
+
+def run_identity(recipe: Recipe, training_rows: int) -> dict[str, str]:
+    """Returns the settings of a recipe, and fingerprints of its data and of its base model.
+
+    A file is known by its content, so it may be elsewhere in the next attempt.
+    """
+    data = dict(_leaves("data", data_fingerprint(recipe, training_rows)))
+    names = {value for key, value in data.items() if key.endswith("source")}
+    settings = {
+        key: value
+        for key, value in _leaves("", recipe.model_dump(mode="json"))
+        if key.split(".")[0] not in _FREE_SECTIONS and value not in names
+    }
+    fingerprints = {key: value for key, value in data.items() if not key.endswith("source")}
+    base = str(recipe.model.backbone)
+    if digest := _model_digest(base):
+        settings = {key: value for key, value in settings.items() if value != json.dumps(base)}
+        fingerprints["model.backbone and its tokenizer"] = digest
+    return settings | fingerprints | {VERSION: importlib.metadata.version("nearfar")}
+
+
+def identity_changes(former: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Returns one line per difference.
+
+    >>> identity_changes({"seed": "1", "a": "0"}, {"seed": "2", "a": "0"})
+    ['seed: 1 before, now 2']
+    """
+    keys = dict.fromkeys((*former, *current))
+    values = {key: (former.get(key, "missing"), current.get(key, "missing")) for key in keys}
+    return [f"{key}: {old} before, now {new}" for key, (old, new) in values.items() if old != new]
+
+
+def _leaves(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yields the values of nested dictionaries and lists by their places."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            yield from _leaves(f"{place}.{key}" if place else str(key), inner)
+    else:
+        yield place, json.dumps(value)
+
+
+def _model_digest(name: str) -> str | None:
+    """Returns a SHA-256 over the files of a model, or None if there is none of that name.
+
+    Of a file above 64 MB, 64 blocks of 1 MB are read, evenly spread, so that a start stays quick.
+    """
+    try:
+        folder = locate(name)
+    except NearfarError:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _MODEL_FILES and path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+            _add_content(digest, path)
+    return digest.hexdigest()
+
+
+def _add_content(digest: Any, path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_BYTES:
+            digest.update(file.read())
+            return
+        for number in range(_BLOCKS):
+            file.seek(number * (size - _BLOCK) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))

@@ -1,0 +1,63 @@
+"""`attempts.json` and `status.json` of a run: every start, and how the latest one ended."""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainer.storage.atomic import write_text
+from trainer.storage.redaction import redact, redact_command
+
+ATTEMPTS, STATUS = "attempts.json", "status.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a small JSON file atomically, without secrets."""
+    # A path of the command line that is not UTF-8 contains lone surrogates, which UTF-8 files
+    # cannot contain.
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, redact(text).encode("utf-8", "replace").decode())
+
+
+def add_attempt(folder: Path, command: Sequence[str]) -> None:
+    """Adds the start of this process to the attempts of a run."""
+    attempt = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "command": redact_command(command),
+    }
+    write_json(folder / ATTEMPTS, [*read_attempts(folder), attempt])
+
+
+def update_attempt(folder: Path, details: dict[str, Any]) -> None:
+    """Adds details to the latest attempt of a run."""
+    *former, latest = read_attempts(folder) or [{}]
+    write_json(folder / ATTEMPTS, [*former, {**latest, **details}])
+
+
+def read_attempts(folder: Path) -> list[dict[str, Any]]:
+    """Returns the attempts of a run, the first one first; none for an old or damaged folder."""
+    try:
+        attempts = json.loads((folder / ATTEMPTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [attempt for attempt in attempts if isinstance(attempt, dict)]
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Returns `status.json` of a run; empty while it goes on, or if it was killed."""
+    try:
+        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def has_run(folder: Path) -> bool:
+    """Returns whether a folder contains a run that `--resume` can continue."""
+    return (folder / "environment.json").is_file()

@@ -1,0 +1,260 @@
+"""A thread that watches over a run: signals, the launcher, the run folder, and progress.
+
+Python runs a signal handler only between two instructions of the main thread, which may wait for
+other ranks for minutes. The thread is told about a signal at once, through a pipe.
+"""
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from trainer.progress import Activity
+from trainer.stopping import Stop, clear_request, request_stop, requested_stop
+from trainer.strategies.machine.own_rank import is_first_rank
+
+SIGNALS = {
+    signal.SIGINT: Stop.CTRL_C,
+    signal.SIGTERM: Stop.SIGNAL_TERM,
+    signal.SIGUSR1: Stop.SIGNAL_USR1,
+    signal.SIGHUP: Stop.SIGNAL_HANGUP,
+}
+HANG, INTERRUPT_CODE = 88, 130
+LOOK_SECONDS = 1.0
+"""Time between two looks of the thread."""
+GRACE_SECONDS = 20.0
+"""Time until a process that has nothing to save ends, though it has reached no stop point."""
+HANG_SECONDS = 1800.0
+"""Default time without any progress of any rank after which a run ends."""
+_STOP_KEY, _HANG_KEY, _ACTIVITY_KEY = "nearfar/stop", "nearfar/hang", "nearfar/activity"
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The key-value store through which ranks find each other."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def add(self, key: str, amount: int) -> int: ...
+
+
+@dataclass
+class Watch:
+    """What the thread watches. The run adds to it as it goes on."""
+
+    hang_seconds: float = HANG_SECONDS
+    folder: Path | None = None
+    """The run folder."""
+    store: Store | None = None
+    """The store of the ranks; None for a single process."""
+    rank: int = 0
+    has_nothing_to_save: bool = True
+    """Whether the process may end at once if no stop point is reached."""
+    before_exit: Callable[[str, int], None] | None = None
+    """Called with a message and the exit code before the thread ends the process."""
+    _parent: int = field(default_factory=os.getppid)
+    _request_time: float | None = None
+    _folder_id: int | None = None
+    _presses: int = 0
+    _activity: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
+    _own_activity: float = 0.0
+
+    def look(self, numbers: bytes) -> None:
+        """Handles the signals with these numbers, and looks at everything once."""
+        for number in numbers:
+            self._handle(SIGNALS.get(signal.Signals(number), Stop.NO_REQUEST))
+        if _has_launcher() and os.getppid() != self._parent:
+            request_stop(Stop.LAUNCHER_GONE)
+        self._look_at_folder()
+        self._look_at_store()
+        self._look_at_request()
+        self._look_at_progress()
+
+    def watch_folder(self, folder: Path) -> None:
+        """Watches a run folder, which must exist."""
+        self._folder_id, self.folder = folder.stat().st_ino, folder
+
+    def _handle(self, stop: Stop) -> None:
+        if stop is Stop.CTRL_C:
+            self._presses += 1
+            if self._presses > 1 or self._request_time is not None:
+                os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
+                os._exit(INTERRUPT_CODE)
+            if is_first_rank(os.environ):
+                _say("\nstopping after this step; press again to quit immediately\n")
+        elif stop and self._request_time is None and is_first_rank(os.environ):
+            _say(f"\n{signal_name(stop)} received: saving a checkpoint, then stopping\n")
+        request_stop(stop)
+
+    def _look_at_folder(self) -> None:
+        if self.folder is None:
+            return
+        try:
+            is_gone = self.folder.stat().st_ino != self._folder_id
+        except (FileNotFoundError, NotADirectoryError):
+            is_gone = True
+        except OSError:
+            is_gone = False  # a file system that does not answer may come back
+        if is_gone:
+            request_stop(Stop.FOLDER_GONE)
+
+    def _look_at_store(self) -> None:
+        """Shares the request and the activity of this rank with the others."""
+        if self.store is None:
+            return
+        try:
+            if stop := requested_stop():
+                self.store.set(_STOP_KEY, str(stop.value))
+            elif self.store.check([_STOP_KEY]):
+                request_stop(Stop(int(self.store.get(_STOP_KEY))))
+            if self.store.check([_HANG_KEY]):
+                self._end_hang()
+            is_active = Activity.latest > self._own_activity
+            self._own_activity = Activity.latest
+            count = self.store.add(_ACTIVITY_KEY, int(is_active))
+            if count != self._activity[0]:
+                self._activity = count, time.monotonic()
+        except (RuntimeError, OSError):
+            # The store is in the launcher or on the first rank, and has ended with it.
+            self.store = None
+
+    def _look_at_request(self) -> None:
+        stop = requested_stop()
+        if not stop:
+            self._request_time = None
+            return
+        self._request_time = self._request_time or time.monotonic()
+        waiting = time.monotonic() - self._request_time
+        if stop is not Stop.CTRL_C and self.has_nothing_to_save and waiting > GRACE_SECONDS:
+            error = stop.error()
+            self._exit(f"stopped: {error}", error.exit_code)
+
+    def _look_at_progress(self) -> None:
+        latest = self._activity[1] if self.store is not None else Activity.latest
+        if time.monotonic() - latest > self.hang_seconds:
+            if self.store is not None:
+                with contextlib.suppress(RuntimeError, OSError):
+                    self.store.set(_HANG_KEY, str(self.rank))
+                    time.sleep(2 * LOOK_SECONDS)  # the other ranks write their stacks too
+            self._end_hang()
+
+    def _end_hang(self) -> None:
+        stacks = self.write_stacks("no progress")
+        self._exit(
+            f"error: rank {self.rank} has seen no progress of any rank for"
+            f" {self.hang_seconds:.0f} seconds, so the run ends; its stacks are in {stacks}."
+            " Continue with --resume",
+            HANG,
+        )
+
+    def write_stacks(self, reason: str) -> Path | None:
+        """Writes the stacks of all threads of this rank into the run folder, and returns the
+        file. Without a folder, they go to standard error.
+        """
+        with contextlib.suppress(OSError):
+            if self.folder is not None:
+                path = self.folder / "stacks" / f"rank-{self.rank}.txt"
+                path.parent.mkdir(exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {reason}\n")
+                    file.flush()
+                    faulthandler.dump_traceback(file, all_threads=True)
+                return path
+            faulthandler.dump_traceback(all_threads=True)
+        return None
+
+    def _exit(self, message: str, code: int) -> None:
+        _say(f"{message}\n")
+        with contextlib.suppress(Exception):
+            if self.before_exit is not None:
+                self.before_exit(message, code)
+        os._exit(code)
+
+
+class _Current:
+    watch: Watch | None = None
+
+
+def current_watch() -> Watch | None:
+    """Returns the watch of this process, or None outside `watching`."""
+    return _Current.watch
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Watch]:
+    """Within the block, signals become requests to stop, and a thread watches over the run.
+
+    Outside the main thread, where Python does not allow signal handlers, nothing is watched. An
+    outer block stays in charge. The former handlers are restored at the end.
+    """
+    if _Current.watch is not None or threading.current_thread() is not threading.main_thread():
+        yield _Current.watch or Watch()
+        return
+    watch, end = Watch(), threading.Event()
+    Activity.latest = time.monotonic()
+    clear_request()
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    former_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # A signal that is ignored stays so: nohup ignores SIGHUP.
+    handled_signals = [
+        number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    former = {number: signal.signal(number, _ignore) for number in handled_signals}
+    thread = threading.Thread(target=_run, args=(watch, reader, end), name="watch", daemon=True)
+    thread.start()
+    _Current.watch = watch
+    try:
+        yield watch
+    finally:
+        _Current.watch = None
+        end.set()
+        # None: the former handler was not installed from Python, so only the default can be used.
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(former_fd)
+        os.write(writer, b"\0")  # the thread wakes up
+        thread.join()
+        os.close(reader)
+        os.close(writer)
+        clear_request()
+
+
+def signal_name(stop: Stop) -> str:
+    """Returns the name of the signal that led to a request.
+
+    >>> signal_name(Stop.SIGNAL_TERM)
+    'SIGTERM'
+    """
+    return next((number.name for number, reason in SIGNALS.items() if reason is stop), stop.name)
+
+
+def _run(watch: Watch, reader: int, end: threading.Event) -> None:
+    while not end.is_set():
+        readable, _, _ = select.select([reader], [], [], LOOK_SECONDS)
+        numbers = os.read(reader, 64) if readable else b""
+        if not end.is_set():
+            watch.look(numbers.replace(b"\0", b""))
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """The handler in Python. The thread has read the number from the pipe."""
+
+
+def _has_launcher() -> bool:
+    """Returns whether a launcher has started this process as one of several ranks."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _say(text: str) -> None:
+    """Writes to standard error without its buffer, which the main thread may be writing to."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

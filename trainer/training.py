@@ -1,0 +1,221 @@
+"""The training of a run: from the weights before it, or from a checkpoint, to `model/`."""
+
+import copy
+import errno
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.build.data import pair_data
+from trainer.build.job import Job
+from trainer.build.lightning_trainer import lightning_trainer
+from trainer.build.module import lightning_module
+from trainer.build.refresh import refresh
+from trainer.checkpoints.best import KeepBest
+from trainer.checkpoints.callback import SaveCheckpoints, SaveTimes
+from trainer.checkpoints.folder import BEST, Checkpoint, CheckpointFolder
+from trainer.checkpoints.writer import CheckpointWriter, read_state, stored_names
+from trainer.collectives import on_first_rank, rank
+from trainer.errors import BadCheckpoint, Interrupted, NoSpace
+from trainer.evaluation.results import MAIN_METRIC, Selection
+from trainer.mining.refresh import Refresh
+from trainer.models.formats.folder import save_encoder
+from trainer.models.parts.lora import check_adapter_learned
+from trainer.modules.retriever import NonFiniteStep, Retriever
+from trainer.progress import expect, phase
+from trainer.runtime.attempts import write_json
+from trainer.runtime.console import say
+from trainer.runtime.run_folder import RunFolder
+from trainer.runtime.watch import current_watch
+from trainer.stopping import in_step
+from trainer.strategies.resuming import continue_after
+from trainer.strategies.training_state import WEIGHT, trained_parameters
+
+_TRIES, _RETRY_SECONDS = 3, 5.0
+
+
+class ModelTraining:
+    """Trains the model of a job, from its checkpoint if there is one, and saves it."""
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        checkpoints: CheckpointFolder,
+        identity: dict[str, str],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.job, self.folder, self._identity = job, folder, identity
+        self._checkpoints, self._checkpoint = checkpoints, checkpoint
+        self.best = KeepBest(folder.checkpoints / BEST, job.recipe.validation.patience)
+        self.base_score: float | None = None
+        self.is_interrupted = False
+        """Whether Ctrl-C ended the training before its last step."""
+        self._refresher: Refresh | None = None
+        # A model that ranks share out is never whole again, so the first rank keeps a copy.
+        is_shared_out = job.plan.kind in ("fsdp2", "zero3")
+        self._encoder = copy.deepcopy(job.encoder) if is_shared_out and rank() == 0 else job.encoder
+
+    @property
+    def selection(self) -> Selection:
+        """How the weights of `model/` are chosen."""
+        return Selection(self.base_score, self.best.score, self.best.step)
+
+    def run(self) -> None:
+        """Trains up to the last step, or to Ctrl-C. Raises Preempted after a signal."""
+        job, recipe = self.job, self.job.recipe
+        module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
+        writer = CheckpointWriter(self._checkpoints)
+        saving = SaveCheckpoints(
+            writer, self.best, _save_times(recipe.checkpoints), self._state, self._checkpoint
+        )
+        self._refresher = refresh(recipe, job.data.train, self.folder.path / "refresh", job.steps)
+        callbacks = [self.best, saving, *([self._refresher] if self._refresher else [])]
+        first, scores = self._begin(module)
+        loop = lightning_trainer(
+            recipe,
+            self.folder,
+            job.steps,
+            len(job.data.train),
+            callbacks,
+            job.plan,
+            self._best_score,
+        )
+        for logger in loop.loggers:
+            metrics = {f"validation/{metric}": score for metric, score in scores.items()}
+            logger.log_metrics(metrics, step=max(0, first - 1))
+        data = pair_data(recipe, job.data, job.encoder, job.steps, self._refresher, first)
+        if first < job.steps and not self.best.is_patience_over:
+            continue_after(loop, first)
+            self._fit(loop, module, data)
+        self.is_interrupted |= saving.is_interrupted and loop.global_step < job.steps
+
+    def _fit(self, loop: Any, module: Retriever, data: Any) -> None:
+        watch = current_watch()
+        try:
+            if watch is not None:
+                watch.has_nothing_to_save = False
+            with in_step():
+                loop.fit(module, datamodule=data)
+        except Interrupted:
+            self.is_interrupted = True
+        except NonFiniteStep as error:
+            record = error.record
+            on_first_rank(lambda: write_json(self.folder.path / "non_finite.json", record))
+            raise
+        finally:
+            if watch is not None:
+                watch.has_nothing_to_save = True
+
+    def _begin(self, module: Retriever) -> tuple[int, Mapping[str, float]]:
+        """Validates before the first step, or reads the checkpoint.
+
+        Returns the first step, and the validation scores if there are new ones.
+        """
+        if self._checkpoint is None:
+            scores = self._validate(module, "validation before training")
+            self.base_score = None if self.job.encoder.is_untrained else scores[MAIN_METRIC]
+            self.best.keep_base(module)
+            return 0, scores
+        step, state = self._checkpoint.step, self._checkpoint.state
+        self.best.load_state_dict(state["best"])
+        self.base_score = state["base_score"]
+        if self._refresher is not None:
+            self._refresher.load_state_dict(state["refresh"])
+        _read_weights(module, self._checkpoint)
+        if state["is_validated"] or not self._is_validation_due(step):
+            return step, {}
+        scores = self._validate(module, f"validation at step {step}")
+        self.best.record(scores[MAIN_METRIC], step, module)
+        return step, scores
+
+    def _validate(self, module: Retriever, name: str) -> Mapping[str, float]:
+        with phase(name, kind="validation"):
+            return module.validate(self.job.data.validation)
+
+    @property
+    def _best_score(self) -> float | None:
+        scores = [score for score in (self.base_score, self.best.score) if score is not None]
+        return max(scores, default=None)
+
+    def _is_validation_due(self, step: int) -> bool:
+        return step == self.job.steps or step % self.job.validation_interval == 0
+
+    def _state(self) -> dict[str, Any]:
+        """Returns what a checkpoint stores in addition to the state of the trainer."""
+        log = self.folder.log_path
+        return {
+            "base_score": self.base_score,
+            "refresh": self._refresher.state_dict() if self._refresher is not None else {},
+            "identity": self._identity,
+            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "ranks": self.job.plan.ranks,
+            "strategy": self.job.plan.kind,
+        }
+
+    def save(self) -> None:
+        """Writes `model/`: the weights of the best validation, or those from before training where
+        no validation was better.
+
+        The frozen weights are those in memory, so base and adapter belong together even if the
+        files of the base have changed. Raises NoSpace if no disk takes the model.
+        """
+        selection = self.selection
+        if selection.base_won:
+            expect({})  # it has been measured already
+        if self.best.score is not None:
+            base = f", {self.base_score:.3f} before training" if self.base_score is not None else ""
+            say(f"best validation nDCG@10 {self.best.score:.3f} at step {self.best.step}{base}")
+        with phase("saving the model"):
+            on_first_rank(self._save)
+
+    def _save(self) -> None:
+        self.best.restore(self._encoder)
+        if not self.is_interrupted:
+            check_adapter_learned(self._encoder)
+        if self.selection.base_won:
+            self.best.restore(self._encoder, base=True)
+        has_former = self.folder.model.exists()  # of an attempt that Ctrl-C has ended
+        for attempt in range(_TRIES):
+            try:
+                return save_encoder(self._encoder, self.folder.model, replace=has_former)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                say(f"warning: the model cannot be written ({error.strerror}); trying again")
+                time.sleep(_RETRY_SECONDS * (attempt + 1))
+        raise NoSpace(
+            f"there is no room for the model in {self.folder.model}; {self._rescue()}make room and"
+            " run the same command with --resume"
+        )
+
+    def _rescue(self) -> str:
+        """Saves the model in the folder for temporary files, and says where."""
+        folder = Path(tempfile.mkdtemp(prefix=f"nearfar-{self.job.recipe.name}-")) / "model"
+        try:
+            save_encoder(self._encoder, folder)
+        except OSError:
+            return ""
+        return f"the model is in {folder} instead; move it to a safe place, or "
+
+
+def _save_times(section: Any) -> SaveTimes:
+    minutes = section.every_minutes
+    return SaveTimes(section.every_steps, None if minutes is None else 60.0 * minutes)
+
+
+def _read_weights(module: Retriever, checkpoint: Checkpoint) -> None:
+    """Reads the trained weights into a module that is not shared out among ranks yet."""
+    weights = {f"{WEIGHT}/{name}": parameter.data for name, parameter in trained_parameters(module)}
+    stored_weights = {
+        name for name in stored_names(checkpoint.path) if name.startswith(f"{WEIGHT}/")
+    }
+    if different := sorted(weights.keys() ^ stored_weights):
+        raise BadCheckpoint(
+            f"{checkpoint.path} has other weights than this recipe trains: {len(different)} differ,"
+            f" first {different[0].removeprefix(f'{WEIGHT}/')}; continue with the recipe that it"
+            " was written for, or start again with --replace"
+        )
+    read_state(checkpoint.path, weights)
