@@ -26,6 +26,7 @@ from trainer.mining.teacher import PairScorer
 from trainer.mining.work import NEGATIVES, WITHOUT_NEGATIVES, MiningManifest, WorkFolder
 from trainer.progress import phase
 from trainer.storage.atomic import atomic_file, write_text
+from trainer.storage.manifest import digest_files
 
 FORMAT = 1
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -103,7 +104,8 @@ def _merge(folder: WorkFolder, manifest: MiningManifest, shards: int) -> dict[st
     _concatenate(
         [folder.shard(shard, ".jsonl") for shard in range(shards)], folder.path / NEGATIVES
     )
-    report = {"format": FORMAT, "made_with": manifest, **counts}
+    files = digest_files(folder.path, [NEGATIVES])
+    report = {"format": FORMAT, "made_with": manifest, "files": files, **counts}
     write_text(folder.report_path, json.dumps(report, indent=1, ensure_ascii=False))
     shutil.rmtree(folder.work)
     return report

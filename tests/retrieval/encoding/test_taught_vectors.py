@@ -295,7 +295,7 @@ class TestMadeByAnotherRunMeanwhile:
         (tmp_path / "whole" / "document-vectors.npy").unlink()
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("mine")
-        for name, message in (("whole", "is incomplete"), ("mine", "holds something else")):
+        for name, message in (("whole", "npy is missing"), ("mine", "holds something else")):
             there = tmp_path / f"at-{name}"
             with pytest.raises(BadFolder, match=message):
                 taught_vectors(

@@ -15,6 +15,7 @@ from trainer.data.readers.beir import (
 from trainer.data.readers.columns import Columns, RowMaker, assign_roles, is_blank
 from trainer.data.readers.hub import check_hub_name, is_saved_folder, read_hub, read_saved_folder
 from trainer.data.readers.json_lines import Record, read_json_lines
+from trainer.data.readers.mined import check_mined_file
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.readers.table import read_columnar, read_delimited
 from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs
@@ -114,6 +115,7 @@ def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Rec
                 f"{path} is of no known layout; expected a file that ends in {', '.join(LAYOUTS)}"
                 " (or .jsonl.gz, .csv.gz, .tsv.gz)."
             )
+        check_mined_file(path)
         report.layout, reader = LAYOUTS[suffix.lower()]
         return reader(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():

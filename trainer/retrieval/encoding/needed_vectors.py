@@ -55,7 +55,7 @@ class NeededVectors:
 def needed_vectors(teacher: VectorEncoder, names: Identities) -> NeededVectors:
     """Describes the vectors of this teacher for the texts with these identities."""
     content = {
-        "version": 1,
+        "version": 2,
         "fingerprint": teacher_fingerprint(teacher),
         "contract": teacher.contract.model_dump(mode="json"),
         "tokens": teacher.vectors.UNIT == "token",

@@ -1,7 +1,8 @@
 """Files in which the vectors of a teacher are stored.
 
-teacher.json             fingerprint of the teacher's weights and contract, the contract,
-                         and whether the teacher gives one vector per text or per token
+teacher.json             fingerprint of the teacher's weights and contract, the contract, whether
+                         the teacher gives one vector per text or per token, and size and SHA-256
+                         of each file
 query-names.npy, ...     identities of the texts, sorted
 query-vectors.npy, ...   one row per text in that order, or one row per token (float16)
 query-offsets.npy, ...   for token vectors: where the rows of each text begin
@@ -20,6 +21,8 @@ from trainer.errors import BadFolder
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.token_index.growing_array import GrowingArray
+from trainer.storage.atomic import write_text
+from trainer.storage.manifest import Damaged, digest_files, verify_files
 from trainer.vectors.vectors import Vectors
 
 FILE = "teacher.json"
@@ -77,6 +80,22 @@ class TaughtFiles:
         self.unsorted_path.unlink()
 
 
+def write_content(folder: Path, content: dict[str, Any]) -> None:
+    """Writes `teacher.json`, with the records of all files in `folder`."""
+    files = digest_files(folder, [path.name for path in folder.iterdir()])
+    write_text(folder / FILE, json.dumps({**content, "files": files}, indent=2) + "\n")
+
+
+def check_unaltered(folder: Path) -> None:
+    """Reads all files. Raises BadFolder if one is missing, truncated or altered."""
+    try:
+        verify_files(folder, stored_content(folder)["files"])
+    except Damaged as error:
+        raise BadFolder(
+            f"{error}; remove {folder}, and the teacher's vectors are computed again"
+        ) from error
+
+
 def stored_content(folder: Path) -> dict[str, Any]:
     """Returns the content of `teacher.json`.
 
@@ -86,7 +105,8 @@ def stored_content(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if (
-            content["version"] == 1
+            content["version"] == 2
+            and isinstance(content["files"], dict)
             and isinstance(content["tokens"], bool)
             and isinstance(content["fingerprint"], str)
         ):

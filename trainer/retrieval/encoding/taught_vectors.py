@@ -3,7 +3,6 @@
 `trainer.retrieval.encoding.taught_files` describes the files.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,10 +33,11 @@ from trainer.retrieval.encoding.needed_vectors import (
     needed_vectors,
 )
 from trainer.retrieval.encoding.taught_files import (
-    FILE,
     TEXTS_AT_ONCE,
     TaughtFiles,
+    check_unaltered,
     stored_content,
+    write_content,
 )
 from trainer.storage.atomic import folder_state, move_if_free, move_into_place, partial_folder
 from trainer.vectors.vectors import Vectors
@@ -102,7 +102,13 @@ class TaughtVectors:
                 f"the teacher has not encoded {missing} of {len(identities)} texts of a batch;"
                 " start the run again"
             )
-        return torch.from_numpy(self.vectors[role].select(places).to_padded())
+        vectors = torch.from_numpy(self.vectors[role].select(places).to_padded())
+        if not vectors.isfinite().all():
+            raise BadData(
+                "the stored vectors of the teacher are not finite; remove their folder, and they"
+                " are computed again"
+            )
+        return vectors
 
 
 def taught_vectors(
@@ -185,6 +191,7 @@ def _compare(folder: Path, requirement: NeededVectors) -> tuple[int, str | None]
     content, names = stored_content(folder), requirement.names
     texts = sum(map(len, names.values()))
     if content["fingerprint"] == requirement.content["fingerprint"]:
+        check_unaltered(folder)
         stored_vectors = TaughtVectors.open(folder, requirement.kind)
         counts = {role: stored_vectors.count_differences(role, names[role]) for role in ROLES}
         missing, superfluous = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
@@ -249,9 +256,7 @@ def _publish(
     If another run has written `folder` since, its vectors are used. Raises BadFolder when they do
     not fit.
     """
-    (partial_path / FILE).write_text(
-        json.dumps(requirement.content, indent=2) + "\n", encoding="utf-8"
-    )
+    write_content(partial_path, requirement.content)
     if state_before is not None and folder_state(folder) == state_before:
         move_into_place(partial_path, folder)
         return
