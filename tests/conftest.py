@@ -15,6 +15,9 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,9 @@ import torch
 from toy_models import toy_folder  # noqa: F401  # a fixture
 
 REPOSITORY = Path(__file__).parent.parent
+if "NEARFAR_CACHE" not in os.environ:  # one for all workers and the processes that they start
+    os.environ["NEARFAR_CACHE"] = tempfile.mkdtemp(prefix="nearfar-tests-")
+    atexit.register(shutil.rmtree, os.environ["NEARFAR_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,8 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     job = Job(recipe, plan, data, encoder, teachers, steps)
     expect(job.phases)
     say(job.summary)
+    for remark in data.remarks:
+        say(remark)
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
             say(
@@ -150,7 +152,7 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
     def open_folder() -> RunFolder:
         if former.resume and has_run(path):
             return RunFolder.reopen(path, sys.argv)
-        fingerprint = data_fingerprint(recipe, len(job.data.train))
+        fingerprint = data_fingerprint(recipe, len(job.data.train), job.data.digests)
         return RunFolder.create(path, recipe_yaml, sys.argv, fingerprint, former.replace)
 
     return on_first_rank(open_folder) or RunFolder.for_other_rank(path)
@@ -159,7 +161,7 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
 def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
-    identity = run_identity(job.recipe, len(job.data.train))
+    identity = run_identity(job.recipe, len(job.data.train), job.data.digests)
     checkpoint = checkpoint_to_continue(checkpoints, identity, folder, former.accept_changes)
     rivals = _measure_rivals(job, folder)
     training = ModelTraining(job, folder, checkpoints, identity, checkpoint)

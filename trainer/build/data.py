@@ -1,8 +1,7 @@
 """The data of a recipe: training rows, validation queries and test queries."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +9,13 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.build.families.registry import family_of
-from trainer.data.fingerprint import fingerprint_sources
+from trainer.data.cache.read import CachedReader, cached_hold_out
+from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.beir import beir_splits, is_beir_folder
-from trainer.data.readers.read import read_rows
-from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set, retrieval_set_from_rows
+from trainer.data.retrieval_set import RetrievalSet, retrieval_set_from_rows
 from trainer.data.rows import Rows, known_positives
-from trainer.data.splits import hold_out
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.data import DataSection, Source
@@ -33,6 +31,10 @@ class DataSets:
     test: RetrievalSet | None
     mixture: Mixture | None = None
     """How `train` combines several data sets; None for a single one."""
+    digests: SourceDigests = field(default_factory=SourceDigests)
+    """The SHA-256 of each source that was read."""
+    remarks: tuple[str, ...] = ()
+    """A line per source of which rows or texts were dropped."""
 
 
 def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
@@ -43,28 +45,27 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
     """
     weights = [source.weight for source in data.sources]
     check_weights(weights)
-    read = partial(
-        read_rows,
-        split="train",
-        max_bad_rows_ratio=data.max_bad_rows_ratio,
-        negatives_per_query=None if all_negatives else data.negatives_per_query,
-    )
+    reader = CachedReader(data.max_bad_rows_ratio)
+    negatives = None if all_negatives else data.negatives_per_query
     sets = [
-        read(source.source, columns=data.columns if source.columns is None else source.columns)
+        reader.rows(
+            source.source,
+            data.columns if source.columns is None else source.columns,
+            negatives_per_query=negatives,
+        )
         for source in data.sources
     ]
     rows = concatenate(sets)
-    held_out = partial(
-        read_retrieval_set, columns=data.columns, max_bad_rows_ratio=data.max_bad_rows_ratio
-    )
     validation_source, test_source = (
         data.validation or _split_of(data.sources, "dev"),
         data.test or _split_of(data.sources, "test"),
     )
     if validation_source:
-        validation = held_out(validation_source, "dev", max_queries=data.validation_max_queries)
+        validation = reader.retrieval_set(
+            validation_source, data.columns, "dev", data.validation_max_queries
+        )
     else:
-        rows, validation_rows = hold_out(
+        rows, validation_rows = cached_hold_out(
             rows, data.validation_ratio, data.validation_max_queries, seed
         )
         validation = retrieval_set_from_rows(validation_rows, "validation")
@@ -73,9 +74,10 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
         if len(sets) > 1
         else None
     )
-    return DataSets(
-        rows, validation, held_out(test_source, "test") if test_source else None, mixture
-    )
+    test = reader.retrieval_set(test_source, data.columns, "test") if test_source else None
+    reports = {id(report): report for report in [*reader.reports, rows.report]}.values()
+    remarks = tuple(report.remark for report in reports if report.remark)
+    return DataSets(rows, validation, test, mixture, reader.digests, remarks)
 
 
 def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
@@ -91,8 +93,13 @@ def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
     return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
 
 
-def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
-    """Returns a fingerprint of the recipe's data, by which a change is noticed."""
+def data_fingerprint(
+    run: Recipe, training_rows: int, digests: SourceDigests | None = None
+) -> dict[str, Any]:
+    """Returns a fingerprint of the recipe's data, by which a change is noticed.
+
+    With `digests`, it is that of the data that were read.
+    """
     train, refresh = run.data.train, run.refresh_section
     sources = {
         "validation": run.data.validation,
@@ -100,7 +107,7 @@ def data_fingerprint(run: Recipe, training_rows: int) -> dict[str, Any]:
         "corpus": refresh.corpus if refresh is not None else None,
     }
     names = train if isinstance(train, str) else [source.source for source in train]
-    return fingerprint_sources(names, training_rows, sources)
+    return fingerprint_sources(names, training_rows, sources, digests or SourceDigests())
 
 
 def pair_data(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.build.data import data_fingerprint
+from trainer.data.fingerprint import SourceDigests
 from trainer.errors import NearfarError
 from trainer.models.files.locate import locate
 from trainer.recipe.schema.families import Recipe
@@ -19,12 +20,14 @@ _WHOLE_BYTES, _BLOCK, _BLOCKS = 64 << 20, 1 << 20, 64
 VERSION = "nearfar version"
 
 
-def run_identity(recipe: Recipe, training_rows: int) -> dict[str, str]:
+def run_identity(
+    recipe: Recipe, training_rows: int, digests: SourceDigests | None = None
+) -> dict[str, str]:
     """Returns the settings of a recipe, and fingerprints of its data and of its base model.
 
     A file is known by its content, so it may be elsewhere in the next attempt.
     """
-    data = dict(_leaves("data", data_fingerprint(recipe, training_rows)))
+    data = dict(_leaves("data", data_fingerprint(recipe, training_rows, digests)))
     names = {value for key, value in data.items() if key.endswith("source")}
     settings = {
         key: value

@@ -5,29 +5,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import BadData
+
+
+class SourceDigests:
+    """The SHA-256 of data sources. That of each source is computed once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str | None] = {}
+
+    def digest(self, source: str) -> str | None:
+        """Returns the SHA-256 over the files of a source, as of its first call.
+
+        It is None if the source is not on this machine, such as a hub data set.
+        """
+        if source not in self._digests:
+            self._digests[source] = _sha256(Path(source))
+        return self._digests[source]
+
+    def fingerprint(self, source: str) -> dict[str, str | None]:
+        """Returns the name of a source and its SHA-256."""
+        return {"source": source, "sha256": self.digest(source)}
+
+    def check_unchanged(self, source: str) -> None:
+        """Raises BadData if the source has changed since its digest was computed."""
+        if _sha256(Path(source)) != self.digest(source):
+            raise BadData(
+                f"{source} was changed while it was read; start again when it is complete"
+            )
+
 
 def fingerprint_sources(
-    train: str | Sequence[str], training_rows: int, sources: Mapping[str, str | None]
+    train: str | Sequence[str],
+    training_rows: int,
+    sources: Mapping[str, str | None],
+    digests: SourceDigests,
 ) -> dict[str, Any]:
     """Returns the number of training rows, and the fingerprints of all data sources.
 
     `sources` are the sources by their role, such as `validation`.
     """
+    fingerprint = digests.fingerprint
     return {
         "training_rows": training_rows,
-        "train": (
-            fingerprint_of(train) if isinstance(train, str) else [*map(fingerprint_of, train)]
-        ),
-        **{role: fingerprint_of(source) for role, source in sources.items() if source},
+        "train": fingerprint(train) if isinstance(train, str) else [*map(fingerprint, train)],
+        **{role: fingerprint(source) for role, source in sources.items() if source},
     }
 
 
 def fingerprint_of(source: str) -> dict[str, str | None]:
-    """Returns the name of a source and the SHA-256 over its files.
-
-    The SHA-256 is None if the source is not on this machine, such as a hub data set.
-    """
-    return {"source": source, "sha256": _sha256(Path(source))}
+    """Returns the name of a source and the SHA-256 over its files."""
+    return SourceDigests().fingerprint(source)
 
 
 def _sha256(source: Path) -> str | None:

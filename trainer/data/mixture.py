@@ -216,7 +216,12 @@ def concatenate(sets: Sequence[Rows]) -> Rows:
         rows_read=sum(rows.report.rows_read for rows in sets),
         rows_kept=sum(len(rows) for rows in sets),
     )
-    return replace(sets[0], table=pa.concat_tables([rows.table for rows in sets]), report=report)
+    return replace(
+        sets[0],
+        table=pa.concat_tables([rows.table for rows in sets]),
+        report=report,
+        sha256=sum((rows.sha256 for rows in sets), ()) if all(rows.sha256 for rows in sets) else (),
+    )
 
 
 def build_mixture(

@@ -24,8 +24,8 @@ class RetrievalSet:
     name: str
     query_ids: tuple[str, ...]
     queries: tuple[str, ...]
-    document_ids: tuple[str, ...]
-    documents: tuple[str, ...]
+    document_ids: Sequence[str]
+    documents: Sequence[str]
     qrels: dict[str, dict[str, int]]
 
 
@@ -42,13 +42,19 @@ def read_retrieval_set(
     negatives. If there are more than `max_queries` queries, a subset is selected by hash; it is the
     same in every run. Raises BadData or TooManyBadRows.
     """
+    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio)
+    return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
+
+
+def read_set_and_report(
+    source: str, split: Split, columns: Mapping[str, str] | None, max_bad_rows_ratio: float
+) -> tuple[RetrievalSet, ReadReport]:
+    """Returns the retrieval set with all queries, and the report of reading it."""
     folder = Path(source)
     if is_beir_folder(folder):
-        retrieval_set = _read_beir(folder, split, max_bad_rows_ratio)
-    else:
-        rows = read_rows(source, columns, split, max_bad_rows_ratio)
-        retrieval_set = retrieval_set_from_rows(rows, f"{folder.name.split('.')[0]} {split}")
-    return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
+        return _read_beir(folder, split, max_bad_rows_ratio)
+    rows = read_rows(source, columns, split, max_bad_rows_ratio)
+    return retrieval_set_from_rows(rows, f"{folder.name.split('.')[0]} {split}"), rows.report
 
 
 def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
@@ -101,7 +107,9 @@ def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSe
     )
 
 
-def _read_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> RetrievalSet:
+def _read_beir(
+    folder: Path, split: Split, max_bad_rows_ratio: float
+) -> tuple[RetrievalSet, ReadReport]:
     """Reads the set without blank documents and queries, and without their judgements."""
     report = ReadReport(str(folder), layout="BEIR folder")
     judgements, queries, documents = judged_texts(
@@ -119,7 +127,7 @@ def _read_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> Retriev
             f"{folder}: qrels/{split}.tsv has no query with a relevant document; give a split with"
             " at least one score above 0."
         )
-    return RetrievalSet(
+    retrieval_set = RetrievalSet(
         name=f"{folder.name} {split}",
         query_ids=tuple(qrels),
         queries=tuple(queries[key] for key in qrels),
@@ -127,3 +135,4 @@ def _read_beir(folder: Path, split: Split, max_bad_rows_ratio: float) -> Retriev
         documents=tuple(documents.values()),
         qrels=qrels,
     )
+    return retrieval_set, report

@@ -1,10 +1,10 @@
 """`Row` and `Rows`: training pairs, stored on disk so that millions of them take little memory."""
 
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -56,16 +56,20 @@ class Rows(Sequence[Row]):
     report: ReadReport = field(default_factory=lambda: ReadReport("memory"))
     row_numbers: Int[np.ndarray, " row"] | None = None
     """The rows of the table that belong to this sequence, in order; None means all."""
+    sha256: tuple[str, ...] = ()
+    """The SHA-256 of each file that the table consists of; empty if they are not known."""
 
     @classmethod
     def of(cls, rows: Iterable[Row], report: ReadReport | None = None) -> "Rows":
         """Writes the rows of any iterable to a temporary file, which is deleted with them."""
-        writer = RowWriter()
-        for row in rows:
-            writer.add(row)
+        with tempfile.TemporaryDirectory(prefix="nearfar-rows-") as folder:
+            path = Path(folder) / "rows.arrow"
+            with RowWriter(path) as writer:
+                for row in rows:
+                    writer.add(row)
+            table = map_table(path)
         return cls(
-            writer.finish(),
-            report or ReadReport("memory", rows_read=writer.count, rows_kept=writer.count),
+            table, report or ReadReport("memory", rows_read=writer.count, rows_kept=writer.count)
         )
 
     def __len__(self) -> int:
@@ -110,6 +114,15 @@ class Rows(Sequence[Row]):
                 yield batch.filter(pa.array(is_selected[start : start + len(batch)]))
             start += len(batch)
 
+    def texts(self, role: str) -> Iterator[str]:
+        """Yields the "query" or "positive" of each row, in order, without building the rows."""
+        if self.row_numbers is None:
+            for batch in self.table.select([role]).to_batches():
+                yield from batch.column(0).to_pylist()
+        else:
+            column = self.table.column(role)
+            yield from (column[number].as_py() for number in self.row_numbers.tolist())
+
     def identities(self, role: str) -> Int[np.ndarray, " row"]:
         """Returns the identity (`trainer.batch.identity`) of each row's "query" or "positive"."""
         return self._select_values(self.table.column(f"{role}_identity").to_numpy())
@@ -129,16 +142,28 @@ class Rows(Sequence[Row]):
 
 
 class RowWriter:
-    """Appends rows to a temporary Arrow file, a few thousand at a time."""
+    """Appends rows to an Arrow file, a few thousand at a time. It is a context manager that closes
+    the file.
+    """
 
-    def __init__(self) -> None:
-        handle, path = tempfile.mkstemp(prefix="nearfar-rows-", suffix=".arrow")
-        os.close(handle)
-        self._path = Path(path)
-        self._file = pa.ipc.new_file(path, _SCHEMA)
+    def __init__(self, path: Path) -> None:
+        self._file = pa.ipc.new_file(str(path), _SCHEMA)
         self._pending: list[tuple[Any, ...]] = []
         self._characters = 0
         self.count = 0
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._flush()
+        self._file.close()
 
     def add(self, row: Row) -> None:
         """Appends one row."""
@@ -158,22 +183,6 @@ class RowWriter:
         if len(self._pending) >= _FLUSH_ROWS or self._characters >= _FLUSH_CHARACTERS:
             self._flush()
 
-    def finish(self) -> pa.Table:
-        """Returns the memory-mapped table of all rows. Its file is unlinked, and deleted with the
-        table.
-        """
-        self._flush()
-        self._file.close()
-        try:
-            return pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-        finally:
-            self._path.unlink()
-
-    def discard(self) -> None:
-        """Deletes the file, after an error."""
-        self._file.close()
-        self._path.unlink()
-
     def _flush(self) -> None:
         if self._pending:
             columns = list(zip(*self._pending, strict=True))
@@ -183,6 +192,11 @@ class RowWriter:
             ]
             self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
             self._pending, self._characters = [], 0
+
+
+def map_table(path: Path) -> pa.Table:
+    """Returns the table of an Arrow file. It is memory-mapped, also if the file is unlinked."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def count_duplicate_pairs(table: pa.Table) -> int:

@@ -3,8 +3,10 @@
 There is no random state: the order comes from hashes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -14,6 +16,7 @@ from trainer.data.near_duplicates import find_near_identical, normal_form, word_
 from trainer.data.order import permute
 from trainer.data.rows import Rows
 from trainer.errors import BadData
+from trainer.progress import count_items
 
 
 def connected_groups(*keys: Int[np.ndarray, " item"]) -> Int[np.ndarray, " item"]:
@@ -90,9 +93,33 @@ def split_by_document(
     return splits
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that are held out for validation, and those that remain for training."""
+
+    train: Int[np.ndarray, " _"]
+    validation: Int[np.ndarray, " _"]
+    near_duplicates: int
+    """Number of rows in neither part: their query is near-identical to a validation query."""
+
+
 def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Rows, Rows]:
-    """Returns training rows, and validation rows with about `ratio` of the queries (at most
-    `max_queries`).
+    """Returns training rows, and validation rows (see `choose_held_out`)."""
+    return divide(rows, choose_held_out(rows, ratio, max_queries, seed))
+
+
+def divide(rows: Rows, held_out: HeldOut) -> tuple[Rows, Rows]:
+    """Returns training rows and validation rows. Rows in neither part are noted in the report."""
+    if held_out.near_duplicates:
+        rows.report.notes.append(
+            f"{held_out.near_duplicates} training rows were left out, because their query is"
+            " near-identical to a validation query"
+        )
+    return rows.select(held_out.train), rows.select(held_out.validation)
+
+
+def choose_held_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> HeldOut:
+    """Chooses validation rows with about `ratio` of the queries (at most `max_queries`).
 
     Rows that share a query or a document, directly or through other rows, stay in the same part.
     Queries are compared in normal form, without word order and articles. Training rows whose query
@@ -100,13 +127,12 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
     split.
     """
     is_validation = _validation_rows(rows, ratio, max_queries, seed)
-    validation = rows.select(np.flatnonzero(is_validation))
-    train_positions = np.flatnonzero(~is_validation)
-    train = rows.select(train_positions)
+    train = np.flatnonzero(~is_validation)
     near_duplicates = [
         position
         for position, _ in find_near_identical(
-            (row.query for row in train), dict.fromkeys(row.query for row in validation)
+            compress(_counted_texts(rows, "query", "comparing queries"), ~is_validation),
+            dict.fromkeys(compress(rows.texts("query"), is_validation)),
         )
     ]
     if len(near_duplicates) == len(train):
@@ -114,12 +140,9 @@ def hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Row
             f"{rows.report.source}: all its queries are near-identical, so none can be held out;"
             " give data.validation=FILE."
         )
-    if near_duplicates:
-        rows.report.notes.append(
-            f"{len(near_duplicates)} training rows were left out, because their query is"
-            " near-identical to a validation query"
-        )
-    return rows.select(np.delete(train_positions, near_duplicates)), validation
+    return HeldOut(
+        np.delete(train, near_duplicates), np.flatnonzero(is_validation), len(near_duplicates)
+    )
 
 
 def _validation_rows(
@@ -129,10 +152,20 @@ def _validation_rows(
     or all.
     """
     queries = np.fromiter(
-        (identity(" ".join(sorted(word_set(row.query)))) for row in rows), np.int64, len(rows)
+        (
+            identity(" ".join(sorted(word_set(query))))
+            for query in _counted_texts(rows, "query", "grouping queries")
+        ),
+        np.int64,
+        len(rows),
     )
     documents = np.fromiter(
-        (identity(normal_form(row.positive)) for row in rows), np.int64, len(rows)
+        (
+            identity(normal_form(positive))
+            for positive in _counted_texts(rows, "positive", "grouping documents")
+        ),
+        np.int64,
+        len(rows),
     )
     groups, group = np.unique(connected_groups(queries, documents), return_inverse=True)
     distinct_queries, first_rows = np.unique(queries, return_index=True)
@@ -147,6 +180,10 @@ def _validation_rows(
             " data.validation=FILE."
         )
     return is_selected[group]
+
+
+def _counted_texts(rows: Rows, role: str, name: str) -> Iterator[str]:
+    return count_items(rows.texts(role), name, "rows", len(rows))
 
 
 def _group_order(

@@ -1,5 +1,6 @@
 """`read_rows`: reads training rows from a file, a folder or the hub, in any layout."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainer.data.readers.json_lines import Record, read_json_lines
 from trainer.data.readers.mined import check_mined_file
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.readers.table import read_columnar, read_delimited
-from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs
+from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs, map_table
 from trainer.errors import BadData
 from trainer.progress import count_items
 
@@ -60,34 +61,57 @@ def read_rows(
 
     Raises BadData for a source that cannot be read, and TooManyBadRows.
     """
+    with tempfile.TemporaryDirectory(prefix="nearfar-rows-") as folder:
+        path = Path(folder) / "rows.arrow"
+        report = write_rows(
+            path, source, columns, split, max_bad_rows_ratio, negatives_per_query, on_bad
+        )
+        return Rows(map_table(path), report)
+
+
+def write_rows(
+    path: Path,
+    source: str,
+    columns: Mapping[str, str] | None,
+    split: Split,
+    max_bad_rows_ratio: float,
+    negatives_per_query: int | None,
+    on_bad: Callable[[BadRow], None] | None = None,
+) -> ReadReport:
+    """Writes the rows of a source to an Arrow file, in bounded memory; see `read_rows`."""
     report = ReadReport(source, on_bad=on_bad)
     if is_beir_folder(Path(source)):
         rows = _beir_rows(Path(source), split, report)
     else:
         records = _open_records(source, split, report)
         rows = _record_rows(records, dict(columns or {}), report, negatives_per_query)
-    return _store_rows(rows, report, max_bad_rows_ratio)
-
-
-def _store_rows(rows: Iterator[Row], report: ReadReport, max_bad_rows_ratio: float) -> Rows:
-    """Writes the rows to a temporary file, and completes the report."""
-    writer = RowWriter()
-    try:
-        for row in count_items(rows, f"reading {report.source}", "rows"):
+    with RowWriter(path) as writer:
+        for row in count_items(rows, f"reading {source}", "rows"):
             writer.add(row)
         report.check_budget(max_bad_rows_ratio)
         if not writer.count:
             raise BadData(
-                f"{report.source}: none of its {report.rows_read} rows can be used"
-                f" ({_reason(report)}). Check the file with `nearfar data check`."
+                f"{source}: none of its {report.rows_read} rows can be used ({_reason(report)})."
+                " Check the file with `nearfar data check`."
             )
-    except BaseException:
-        writer.discard()
-        raise
-    stored_rows = Rows(writer.finish(), report)
-    report.rows_kept = len(stored_rows)
-    report.duplicate_rows = count_duplicate_pairs(stored_rows.table)
-    return stored_rows
+    report.rows_kept = writer.count
+    report.duplicate_rows = count_duplicate_pairs(map_table(path))
+    return report
+
+
+def has_known_layout(path: Path) -> bool:
+    """Returns True for a file or folder here that is of a layout that can be read."""
+    if path.is_dir():
+        return is_beir_folder(path) or is_saved_folder(path)
+    return path.is_file() and _file_suffix(path) in LAYOUTS
+
+
+def _file_suffix(path: Path) -> str:
+    """Returns the suffix that tells the layout of a file; "" for one that cannot be read."""
+    if path.suffix != ".gz":
+        return path.suffix.lower()
+    suffix = Path(path.stem).suffix.lower()
+    return "" if suffix in (".parquet", ".arrow", ".feather") else suffix
 
 
 def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
@@ -105,18 +129,13 @@ def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Rec
         report.layout = "saved data set"
         return read_saved_folder(path, split)
     if path.exists():
-        suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-        if (
-            suffix.lower() not in LAYOUTS
-            or (path.suffix == ".gz" and suffix.lower() in (".parquet", ".arrow", ".feather"))
-            or not path.is_file()
-        ):
+        if not has_known_layout(path):
             raise BadData(
                 f"{path} is of no known layout; expected a file that ends in {', '.join(LAYOUTS)}"
                 " (or .jsonl.gz, .csv.gz, .tsv.gz)."
             )
         check_mined_file(path)
-        report.layout, reader = LAYOUTS[suffix.lower()]
+        report.layout, reader = LAYOUTS[_file_suffix(path)]
         return reader(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():
         raise BadData(f"{source} does not exist; check the path.")

@@ -1,8 +1,9 @@
 """The report of reading a data source: counts, and the bad rows with their reasons."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from trainer.errors import BadData, TooManyBadRows
 
@@ -79,6 +80,45 @@ class ReadReport:
     def bad_count(self) -> int:
         """The number of rows that were set aside, for any reason."""
         return sum(self.bad.values())
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the report without its source, as values for JSON."""
+        values = asdict(replace(self, on_bad=None))
+        del values["source"], values["on_bad"]
+        return values
+
+    @classmethod
+    def from_facts(cls, source: str, facts: Mapping[str, Any]) -> "ReadReport":
+        """Returns the report of which `facts` are the values; others are ignored."""
+        values = {entry.name: facts[entry.name] for entry in fields(cls) if entry.name in facts}
+        values["bad_rows"] = [BadRow(**bad) for bad in facts["bad_rows"]]
+        values["columns"] = {role: tuple(names) for role, names in facts["columns"].items()}
+        values["ignored_columns"] = tuple(facts["ignored_columns"])
+        return cls(source, **values)
+
+    @property
+    def remark(self) -> str:
+        """One line that says which rows and texts were dropped, and why; "" if none were.
+
+        >>> ReadReport("a.jsonl", rows_read=9, bad={"not JSON": 2}, duplicate_rows=1).remark
+        'a.jsonl: 9 rows, bad rows set aside: 2 (not JSON), duplicate pairs: 1'
+        """
+        counts = {
+            "bad rows set aside": self.bad_count,
+            "blank rows dropped": self.blank_rows_dropped,
+            "blank texts dropped": self.blank_texts_dropped,
+            "negatives dropped that are the positive": self.own_negatives_dropped,
+            f"texts cut to {MAX_TEXT_CHARACTERS:,} characters": self.truncated_texts,
+            "records dropped that repeat an id": self.duplicate_ids,
+            "duplicate pairs": self.duplicate_rows,
+        }
+        parts = [f"{name}: {count:,}" for name, count in counts.items() if count]
+        if self.bad:
+            parts[0] += f" ({', '.join(self.bad)})"
+        if parts:
+            parts = [f"{self.rows_read:,} rows, {', '.join(parts)}"]
+        parts += self.notes
+        return f"{self.source}: {'; '.join(parts)}" if parts else ""
 
     def check_budget(self, max_bad_rows_ratio: float) -> None:
         """Raises TooManyBadRows when more than this share of the rows was set aside."""

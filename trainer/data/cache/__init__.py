@@ -1,0 +1,1 @@
+"""Rows and retrieval sets that are parsed once, stored as Arrow files and memory-mapped."""

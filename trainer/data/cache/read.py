@@ -1,0 +1,134 @@
+"""Reads training rows, held-out rows and retrieval sets through the cache.
+
+The key of an entry has the SHA-256 of all bytes of the source, which is computed at each start.
+Sizes and times of files are not used: a file with other content and a restored time would give
+stale rows.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.data.cache.entry import Build, Entry, EntryKey
+from trainer.data.cache.folder import find_or_build
+from trainer.data.cache.stored_set import load_set, write_set
+from trainer.data.fingerprint import SourceDigests
+from trainer.data.readers.read import Split, has_known_layout, write_rows
+from trainer.data.readers.report import ReadReport
+from trainer.data.retrieval_set import RetrievalSet, read_set_and_report, select_queries
+from trainer.data.rows import Rows
+from trainer.data.splits import HeldOut, choose_held_out, divide, hold_out
+
+_ROWS, _PARTS = "rows.arrow", "parts.arrow"
+_NO_PART, _TRAIN, _VALIDATION = 0, 1, 2
+
+
+class CachedReader:
+    """Reads the data sources of one run. The digest of each source is computed once."""
+
+    def __init__(self, max_bad_rows_ratio: float) -> None:
+        self.digests = SourceDigests()
+        self.reports: list[ReadReport] = []
+        """The report of each source that was read, in order."""
+        self._max_bad_rows_ratio = max_bad_rows_ratio
+
+    def rows(
+        self,
+        source: str,
+        columns: Mapping[str, str],
+        split: Split = "train",
+        negatives_per_query: int | None = None,
+    ) -> Rows:
+        """Returns the rows of a source (see `trainer.data.readers.read.read_rows`).
+
+        Raises BadData or TooManyBadRows.
+        """
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            ratio = self._max_bad_rows_ratio
+            path = folder / _ROWS
+            return write_rows(path, source, columns, split, ratio, negatives_per_query).facts()
+
+        options = {"split": split, "columns": columns, "negatives_per_query": negatives_per_query}
+        entry = self._read(source, {"kind": "rows", **options}, build)
+        return Rows(entry.tables[_ROWS], self.reports[-1], sha256=tuple(entry.sha256.values()))
+
+    def retrieval_set(
+        self,
+        source: str,
+        columns: Mapping[str, str],
+        split: Split,
+        max_queries: int | None = None,
+    ) -> RetrievalSet:
+        """Returns the retrieval set of a source (see `read_retrieval_set`).
+
+        Raises BadData or TooManyBadRows.
+        """
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            ratio = self._max_bad_rows_ratio
+            retrieval_set, report = read_set_and_report(source, split, columns, ratio)
+            write_set(folder, retrieval_set)
+            return {**report.facts(), "name": retrieval_set.name}
+
+        options = {"split": split, "columns": columns}
+        entry = self._read(source, {"kind": "retrieval set", **options}, build)
+        retrieval_set = load_set(entry.tables, entry.facts["name"])
+        return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
+
+    def _read(self, source: str, options: Mapping[str, Any], build: Build) -> Entry:
+        """Returns the entry of a source. Adds its report to `reports`."""
+        sha256 = self.digests.digest(source) if has_known_layout(Path(source)) else None
+        if sha256 is None:  # a hub data set, or a source that cannot be read
+            entry = find_or_build(None, build, source)
+        else:
+            key = {"source": Path(source).name, "sha256": sha256, **options, "code": _code()}
+
+            def build_from_unchanged(folder: Path) -> Mapping[str, Any]:
+                facts = build(folder)
+                self.digests.check_unchanged(source)
+                return facts
+
+            entry = find_or_build(key, build_from_unchanged, source)
+        report = ReadReport.from_facts(source, entry.facts)
+        report.check_budget(self._max_bad_rows_ratio)
+        self.reports.append(report)
+        return entry
+
+
+def cached_hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Rows, Rows]:
+    """Returns training rows and validation rows (see `trainer.data.splits.hold_out`)."""
+    if not rows.sha256:
+        return hold_out(rows, ratio, max_queries, seed)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        held_out = choose_held_out(rows, ratio, max_queries, seed)
+        parts = np.full(len(rows), _NO_PART, np.int8)
+        parts[held_out.train], parts[held_out.validation] = _TRAIN, _VALIDATION
+        table = pa.table({"part": parts})
+        with pa.ipc.new_file(str(folder / _PARTS), table.schema) as file:
+            file.write_table(table)
+        return {}
+
+    options = {"ratio": ratio, "max_queries": max_queries, "seed": seed}
+    key: EntryKey = {"kind": "held out", "rows": rows.sha256, **options, "code": _code()}
+    entry = find_or_build(key, build, rows.report.source)
+    parts = entry.tables[_PARTS].column("part").to_numpy()
+    train, validation = (np.flatnonzero(parts == part) for part in (_TRAIN, _VALIDATION))
+    return divide(rows, HeldOut(train, validation, int((parts == _NO_PART).sum())))
+
+
+@cache
+def _code() -> str:
+    """Returns a digest of the code that reads data, and the version of the Unicode tables."""
+    digest = hashlib.sha256(unicodedata.unidata_version.encode())
+    package = Path(__file__).parents[2]
+    for path in [package / "batch.py", *sorted((package / "data").rglob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
