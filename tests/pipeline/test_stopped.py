@@ -85,9 +85,7 @@ def test_pipeline_killed_in_a_stage_continues(fitting, nearfar, begun) -> None:
     assert "fit: to run: it started and did not finish" in ended.stdout
     assert re.findall(r"^(\w+): done in", ended.stdout, re.MULTILINE) == ["fit", "after"]
     assert Path("runs/fitting/fit/latest/run/model/config.json").is_file()
-    assert len(list(Path("runs/fitting/fit").glob("*.unfinished-*/run/environment.json"))) == 1, (
-        "what was left is kept aside"
-    )
+    assert not list(Path("runs/fitting/fit").glob("*.unfinished-*")), "it went on in its folder"
 
 
 def test_second_pipeline_is_refused_while_a_stage_still_runs(fitting, nearfar, begun) -> None:
@@ -126,16 +124,3 @@ def test_ctrl_c_is_passed_on_once_and_the_fit_saves(fitting, nearfar, begun) -> 
     assert not list(Path("runs/fitting/fit").glob("*.json"))
     again = nearfar("pipeline", "f.yaml", "--dry-run")
     assert "fit    to run: it started and did not finish" in again.stdout
-
-
-def test_termination_reaches_the_stage(fitting, begun) -> None:
-    fitting(1_000_000)
-    running, lock = begun("pipeline", "f.yaml"), Path("runs/fitting/.lock")
-    wait_for(lambda: lock.is_file() and '"fit"' in lock.read_text())
-    child = stage_process()
-    running.send_signal(signal.SIGTERM)
-    _, error = running.communicate(timeout=120)
-    assert running.returncode == 128 + signal.SIGTERM
-    assert "by signal 15; the same command continues from there" in error
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)

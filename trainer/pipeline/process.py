@@ -18,8 +18,8 @@ _POLL_SECONDS = 0.1
 
 
 class Relay:
-    """Forwards SIGINT, SIGTERM and SIGHUP to the running stage, so that it can end properly, and
-    stores the first signal.
+    """Forwards SIGINT, SIGTERM, SIGUSR1 and SIGHUP to the running stage, so that it can end
+    properly, and stores the first signal.
 
     The stage has its own process group. Otherwise Ctrl-C at the terminal would reach it twice, and
     a second Ctrl-C means that it ends at once.
@@ -31,7 +31,7 @@ class Relay:
         self._former_handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Relay":
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             numbers.append(signal.SIGHUP)
         self._former_handlers = {number: signal.signal(number, self._handle) for number in numbers}
@@ -68,11 +68,12 @@ def run(
 ) -> int:
     """Runs `nearfar <words>` and returns its exit code, or 128 + the signal that ended it.
 
-    The output is written to `log` and copied to `show`. The process inherits the `lock`, so the
+    The output is appended to `log` and copied to `show`. The process inherits the `lock`, so the
     folder stays locked while it runs even if the pipeline is killed. `on_start` is called with the
     process id.
     """
-    with log.open("wb") as output, log.open("rb") as log_reader:
+    with log.open("ab") as output, log.open("rb") as log_reader:
+        log_reader.seek(0, os.SEEK_END)
         # The process writes to the log and not to our terminal. So the log is complete and the
         # stage continues if the pipeline is killed.
         process = subprocess.Popen(

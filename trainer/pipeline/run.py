@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from trainer.errors import BadPipeline, Interrupted, StageFailed
+from trainer.errors import BadPipeline, Interrupted, Preempted, StageFailed
 from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import needs, order
 from trainer.pipeline.keys import KeyedStage, add_key, add_keys, changes
@@ -27,7 +27,8 @@ from trainer.recipe.nearest import nearest, question
 from trainer.storage.locks import FolderLock
 from trainer.storage.redaction import redact_command
 
-CONTINUE = {("mine",), ("data", "prepare")}
+TRAIN: set[tuple[str, ...]] = {("fit",), ("launch",)}
+CONTINUE = {*TRAIN, ("mine",), ("data", "prepare")}
 """Commands that continue in the folder of a stopped run. The others begin with an empty folder."""
 
 
@@ -87,8 +88,9 @@ def run_all(
 
     `single_stage` runs only that stage. `start` runs that stage again with all that depend on it.
     Raises `BadFolder` if another process runs the pipeline, `StageFailed` with the exit code of the
-    stage, `BadPipeline` if a stage succeeded and an output is missing, and `Interrupted` on Ctrl-C.
-    After each of these, the same call continues with the first stage that is not done.
+    stage, `BadPipeline` if a stage succeeded and an output is missing, `Interrupted` on Ctrl-C, and
+    `Preempted` if another signal ended the pipeline or a stage early. After each of these, the same
+    call continues with the first stage that is not done.
     """
     names = order(pipeline)
     with lock_pipeline(pipeline.folder) as lock, Relay() as relay:
@@ -109,7 +111,7 @@ def run_all(
             elif single_stage in (None, name):
                 _say(
                     f"[{number}/{len(names)}] {name}: to run: {reason}\n$"
-                    f" {redact_command(stage.command)}"
+                    f" {redact_command(_command(stage))}"
                 )
                 _run_stage(pipeline, stage, stages, lock, relay)
             elif single_stage in with_dependents(pipeline, name):
@@ -164,7 +166,7 @@ def script_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) ->
             )
         lines += [
             shlex.join(["mkdir", "-p", str(stage.folder)]),
-            shlex.join(stage.command),
+            shlex.join(_command(stage)),
             shlex.join([*this_pipeline, "--accept", stage.name]),
         ]
     return lines
@@ -172,7 +174,17 @@ def script_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) ->
 
 def _continues(stage: KeyedStage) -> bool:
     """Returns True if the command of a stage continues in the folder of a stopped run."""
-    return any(tuple(stage.command[1 : 1 + len(verb)]) == verb for verb in CONTINUE)
+    return _is_one_of(stage, CONTINUE) and "--replace" not in stage.command
+
+
+def _command(stage: KeyedStage) -> list[str]:
+    """Returns the command of a stage; training continues from its checkpoints, if there are any."""
+    is_training = _is_one_of(stage, TRAIN) and not {"--replace", "--resume"} & {*stage.command}
+    return [*stage.command, *(["--resume"] if is_training else [])]
+
+
+def _is_one_of(stage: KeyedStage, verbs: set[tuple[str, ...]]) -> bool:
+    return any(tuple(stage.command[1 : 1 + len(verb)]) == verb for verb in verbs)
 
 
 def _run_stage(
@@ -186,10 +198,13 @@ def _run_stage(
     start = time.monotonic()
     start_time = datetime.now().astimezone().isoformat(timespec="seconds")
     write_process = partial(_write_process, lock, stage.name)
-    code = run(stage.command[1:], stage.log, relay, lock, write_process, sys.stdout.buffer)
+    code = run(_command(stage)[1:], stage.log, relay, lock, write_process, sys.stdout.buffer)
     lock.write_holder()
     if code != 0:
-        _check_not_stopped(relay, stage.name)
+        if code in (Preempted.exit_code, 128 + (relay.first_signal or 0)):
+            _check_not_stopped(relay, stage.name)
+        if code == Preempted.exit_code:
+            raise Preempted(f"at stage {stage.name}; the same command continues from there")
         log_end = "".join(f"\n  {line}" for line in last_lines(stage.log))
         raise StageFailed(
             f"stage {stage.name} ended with exit code {code}; the end of {stage.log}:{log_end}",
@@ -231,17 +246,15 @@ def _check_outputs(stage: KeyedStage) -> None:
 
 
 def _check_not_stopped(relay: Relay, name: str) -> None:
-    """Ends the pipeline after a signal: exit code 130 for Ctrl-C, else 128 + its number."""
+    """Ends the pipeline after a signal: exit code 130 for Ctrl-C, else 85."""
     match relay.first_signal:
         case None:
             return
         case 2:
             raise Interrupted(f"at stage {name}, by Ctrl-C; the same command continues from there")
         case number:
-            raise StageFailed(
-                f"stopped at stage {name} by signal {number}; the same command continues from"
-                " there",
-                128 + number,
+            raise Preempted(
+                f"at stage {name} by signal {number}; the same command continues from there"
             )
 
 
