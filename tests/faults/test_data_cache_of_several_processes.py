@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from killable import Command, Run
 from ranks import on_ranks
 
 from trainer.build.data import data_sets
@@ -47,12 +48,18 @@ def read(section: DataSection) -> tuple[int, list[int], int]:
         train = data_sets(section, seed=1).train
     finally:
         cached_reading.write_rows = write_rows
+    inodes = mapped_rows(os.getpid(), os.environ["NEARFAR_CACHE"])
+    return count, inodes, int(train.identities("positive").sum())
+
+
+def mapped_rows(process: int | None, cache: str) -> list[int]:
+    """The inodes of the rows in the cache that a process has mapped."""
     inodes = {
         int(line.split()[4])
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if line.endswith("/content/rows.arrow") and os.environ["NEARFAR_CACHE"] in line
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines()
+        if line.endswith("/content/rows.arrow") and cache in line
     }
-    return count, sorted(inodes), int(train.identities("positive").sum())
+    return sorted(inodes)
 
 
 def test_ranks_of_a_node_parse_once_and_share_the_file(section):
@@ -61,6 +68,39 @@ def test_ranks_of_a_node_parse_once_and_share_the_file(section):
     assert inodes[0] == inodes[1]
     assert len(inodes[0]) == 1
     assert sums[0] == sums[1]
+
+
+def test_run_on_two_ranks_and_the_next_start_share_the_rows(tmp_path, toy_folder):
+    run, cache = Run(tmp_path, toy_folder("bert"), "bi-encoder-full"), tmp_path / "cache"
+    inodes = []
+    for name in ("first", "second"):
+        words = run.words(name, "optimization.max_steps=400")
+        command = Command(*words, ranks=2, environment={"NEARFAR_CACHE": str(cache)})
+        log = run.path(name) / "log.jsonl"
+        command.wait_for(lambda log=log: log.exists() and '"train/loss"' in log.read_text())
+        inodes += [mapped_rows(process.pid, str(cache)) for process in command.processes]
+        command.send(signal.SIGKILL)
+        command.wait()
+    assert len(inodes[0]) == 1
+    assert inodes == [inodes[0]] * 4
+
+
+def test_ranks_with_different_data_are_refused(tmp_path, toy_folder):
+    """Each rank sees a file of its own under one name."""
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full")
+    train = tmp_path / "own.jsonl"
+    train.symlink_to("/proc/self/fd/77")
+    text = (tmp_path / "train.jsonl").read_text()
+
+    def open_own_file(rank: int) -> None:
+        path = tmp_path / f"rank-{rank}.jsonl"
+        path.write_text(text.replace("machine", "machinery") if rank else text)
+        os.dup2(os.open(path, os.O_RDONLY), 77)
+
+    words = run.words("a", f"data.train={train}")
+    command = Command(*words, ranks=2, before=open_own_file)
+    assert command.wait() == [2, 2], command.text()
+    assert "different versions of the data" in command.text()
 
 
 def test_processes_that_start_at_once_build_one_entry(section, tmp_path):

@@ -32,6 +32,23 @@ arrow = pyarrow.default_memory_pool()
 held += arrow.bytes_allocated() + counting
 print(json.dumps({"rows": len(rows), "peak": peak + arrow.max_memory(), "for_all_rows": held}))
 """
+STARTED = """
+import json, os, sys, tracemalloc
+import pyarrow
+os.environ["NEARFAR_CACHE"] = sys.argv[1] + ".cache"
+from trainer.build.data import data_sets, leaked_queries
+from trainer.data.rows import known_positives
+from trainer.recipe.schema.data import DataSection
+section = DataSection(train=sys.argv[1])
+data_sets(section, seed=1)
+tracemalloc.start()
+data = data_sets(section, seed=1)  # the next start
+positives = known_positives(data.train)
+leaked_queries(data.train, data.validation)
+held, peak = tracemalloc.get_traced_memory()
+rows = len(data.train) + len(data.validation.queries)
+print(json.dumps({"rows": rows, "peak": peak + pyarrow.default_memory_pool().max_memory()}))
+"""
 
 
 def measured(program: str, path: Path, repository: Path) -> dict:  # type: ignore[type-arg]
@@ -61,19 +78,36 @@ def test_r23_line_of_1_gb_is_rejected(tmp_path: Path, repository: Path) -> None:
     assert found["mb"] < 150
 
 
+def write_rows(path: Path, count: int) -> Path:
+    with path.open("w") as file:
+        file.writelines(
+            f'{{"query": "how is thing {at} done", "positive": "thing {at} is done so"}}\n'
+            for at in range(count)
+        )
+    return path
+
+
+def test_r23_start_with_ten_million_cached_rows_fits_in_little_memory(
+    tmp_path: Path, repository: Path
+) -> None:
+    """Two files tell what a row costs at a start that finds the rows in the cache."""
+    counts = (10_000, 20_000)
+    peaks = []
+    for count in counts:
+        found = measured(STARTED, write_rows(tmp_path / f"{count}.jsonl", count), repository)
+        assert found["rows"] == count
+        peaks.append(found["peak"])
+    bytes_per_row = (peaks[1] - peaks[0]) / (counts[1] - counts[0])
+    assert 16 < bytes_per_row < 50, "16 bytes are the known positives"
+
+
 def test_r23_ten_million_rows_fit_in_little_memory(tmp_path: Path, repository: Path) -> None:
     """Two files tell what a row costs in Python, numpy and Arrow; ten million of them, and what is
     held while writing, stay below the bound.
     """
     measurements = []
     for count in (5_000, 15_000):  # both are more than what is written at once
-        path = tmp_path / f"{count}.jsonl"
-        with path.open("w") as file:
-            file.writelines(
-                f'{{"query": "how is thing {at} done", "positive": "thing {at} is done so"}}\n'
-                for at in range(count)
-            )
-        found = measured(HELD, path, repository)
+        found = measured(HELD, write_rows(tmp_path / f"{count}.jsonl", count), repository)
         assert found["rows"] == count
         measurements.append(found)
     bytes_per_row = (measurements[1]["for_all_rows"] - measurements[0]["for_all_rows"]) / 10_000

@@ -89,8 +89,12 @@ def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str |
 
 def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
     """Returns how many of the held-out queries are also training queries, word for word."""
-    train_queries = rows.identities("query")
-    return int(np.isin([identity(query) for query in held_out.queries], train_queries).sum())
+    queries = np.array([identity(query) for query in held_out.queries])
+    leaks = [
+        np.intersect1d(batch.column(0).to_numpy(), queries)
+        for batch in rows.batches(["query_identity"])
+    ]
+    return int(np.isin(queries, np.concatenate(leaks)).sum())
 
 
 def data_fingerprint(

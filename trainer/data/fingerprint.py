@@ -27,6 +27,10 @@ class SourceDigests:
         """Returns the name of a source and its SHA-256."""
         return {"source": source, "sha256": self.digest(source)}
 
+    def __str__(self) -> str:
+        """The sources with their digests, which must be equal on all ranks."""
+        return "\n".join(f"{source} {digest}" for source, digest in self._digests.items())
+
     def check_unchanged(self, source: str) -> None:
         """Raises BadData if the source has changed since its digest was computed."""
         if _sha256(Path(source)) != self.digest(source):
