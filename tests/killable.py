@@ -135,7 +135,8 @@ class Run:
     """A run of a toy model that a test stops and continues."""
 
     def __init__(self, folder: Path, backbone: Path, recipe: str, *words: str) -> None:
-        self.parent, self._recipe = folder, recipe
+        self.parent, self.backbone, self._recipe = folder, backbone, recipe
+        self.name = ""
         train, held_out = folder / "train.jsonl", folder / "held-out.jsonl"
         _write(train, [(f"the {text}", f"a {text} of the machine") for text in TEXTS[:96]])
         _write(held_out, [(text, f"a {text}") for text in TEXTS[80:104]])

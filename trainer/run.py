@@ -5,7 +5,9 @@ and the first alone writes and speaks.
 """
 
 import sys
-from contextlib import nullcontext
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,10 +45,11 @@ from trainer.runtime.attempts import has_run
 from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.tracking.trackers import check_trackers
-from trainer.runtime.watch import watching
+from trainer.runtime.watch import Watch, watching
 from trainer.stopping import shield
 from trainer.strategies.machine.plan import SINGLE, Plan
-from trainer.strategies.process_group import default_store, process_group
+from trainer.strategies.process_group import default_store, is_connection_lost, process_group
+from trainer.strategies.weights import own_weights
 from trainer.training import ModelTraining
 
 
@@ -108,7 +111,19 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, former: Former = Former()) -
             on_first_rank(lambda: keep_console(folder.path))
             watch.watch_folder(folder.path)
             watch.before_exit = folder.finish_at_once
-            return _carry_out(job, folder, former)
+            with _stacks_of_other_errors(watch):
+                return _carry_out(job, folder, former)
+
+
+@contextmanager
+def _stacks_of_other_errors(watch: Watch) -> Iterator[None]:
+    """Writes the stacks of this rank into the run folder if another rank was lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_connection_lost(error):
+            watch.write_stacks(traceback.format_exc())
+        raise
 
 
 def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
@@ -141,6 +156,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
 def _initial_encoder(recipe: Recipe, data: DataSets) -> Encoder:
     """The encoder as it is before the first step: the same each time."""
     encoder = build_model(recipe)
+    own_weights(encoder)
     family_of(recipe).start(recipe, encoder, data.train)
     return encoder
 

@@ -8,7 +8,13 @@ from killable import Command, Run
 
 @pytest.fixture
 def run(tmp_path, toy_folder):
-    return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.learning_rate=0.0001")
+    return Run(
+        tmp_path,
+        toy_folder("bert"),
+        "bi-encoder-full",
+        "optimization.learning_rate=0.0001",
+        "objective.temperature=0.5",
+    )
 
 
 def stop_at(run, name, step, ranks, strategy="ddp"):

@@ -102,8 +102,11 @@ class SaveCheckpoints(lightning.Callback):
     def on_train_end(
         self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Saves the last state."""
-        self._save_at_last(lightning_trainer, pl_module)
+        """Saves the last state. If that fails, the model is still in memory, and is saved next."""
+        try:
+            self._save_at_last(lightning_trainer, pl_module)
+        except NoSpace as error:
+            say(f"warning: {error}")
 
     def on_exception(
         self,

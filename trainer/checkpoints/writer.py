@@ -97,7 +97,7 @@ class CheckpointWriter:
             future.result()
             own_files = self.folder.partial(step).glob(f"shard-{rank() + 1:05}-*.safetensors")
             files = digest_files(self.folder.partial(step), [path.name for path in own_files])
-        except Exception as failure:  # noqa: BLE001 - reported below, on all ranks
+        except BaseException as failure:  # noqa: BLE001 - PyTorch's own is not an Exception
             error = _reason(failure)
         save = self._publish(self._gather((error, files)), step, state, start_time)
         (self.last,) = self._gather(save)[:1]

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -64,10 +65,17 @@ def write_safetensors(
     """Writes a safetensors file atomically, with the mode of the umask. The function of safetensors
     always uses mode 0600.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_file(path) as partial:
-        save_file(dict(tensors), partial, metadata=dict(metadata))
+        try:
+            save_file(dict(tensors), partial, metadata=dict(metadata))
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_link(link: Path, target: str) -> None:

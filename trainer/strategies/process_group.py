@@ -43,7 +43,7 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
             yield
         distributed.barrier(group=Control.group)
     except BaseException as error:
-        if isinstance(error, RuntimeError) and _is_connection_lost(error):
+        if isinstance(error, RuntimeError) and is_connection_lost(error):
             raise OtherRankFailed(
                 "the connection to another rank was lost, because it has ended; its own message"
                 " says why. Continue with --resume"
@@ -58,7 +58,8 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-def _is_connection_lost(error: RuntimeError) -> bool:
+def is_connection_lost(error: RuntimeError) -> bool:
+    """Returns whether an error of a collective says that another rank has ended."""
     text = str(error)
     return "onnection closed by peer" in text or "onnection reset by peer" in text
 

@@ -34,6 +34,17 @@ def full_weights(module: nn.Module, trained_only: bool = True) -> dict[str, Shap
     return weights
 
 
+@torch.no_grad()
+def own_weights(module: nn.Module) -> None:
+    """Copies weights that are read from a file as they are needed into memory of their own.
+
+    Otherwise a file that is changed during the training would change the frozen weights.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 def reshard(module: nn.Module) -> None:
     """Frees the weights that FSDP2 gathered last, so that reads see the optimizer's weights."""
     for submodule in module.modules():
