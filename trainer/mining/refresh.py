@@ -35,7 +35,7 @@ from trainer.mining.task import Task
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.runtime.console import say
-from trainer.storage.atomic import atomic_folder
+from trainer.storage.atomic import atomic_folder, write_bytes, write_text
 from trainer.strategies.between_steps import run_between_steps
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"
@@ -204,10 +204,8 @@ class Refresh(lightning.Callback):
 
     def _write(self, negatives: bytes, report: dict[str, Any]) -> None:
         with atomic_folder(self.place(report["step"])) as partial:
-            (partial / NEGATIVES).write_bytes(negatives)
-            (partial / REPORT).write_text(
-                json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8"
-            )
+            write_bytes(partial / NEGATIVES, negatives)
+            write_text(partial / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
 
     def _say(
         self,

@@ -15,6 +15,7 @@ from trainer.data.rows import Rows
 from trainer.errors import BadData
 from trainer.mining.texts import StoredTexts, TextWriter
 from trainer.retrieval.corpus import read_corpus
+from trainer.storage.atomic import atomic_file
 
 _ARRAYS = (
     "query_identities",
@@ -143,9 +144,8 @@ def write_task(folder: Path, rows: Rows, corpus: Iterable[str]) -> None:
         *np.unique(np.array([queries, documents], np.int64), axis=1),
         *known_pairs,
     )
-    partial = folder / ".task.partial.npz"
-    np.savez(partial, **dict(zip(_ARRAYS, arrays, strict=True)))
-    partial.replace(folder / "task.npz")
+    with atomic_file(folder / "task.npz") as partial, partial.open("wb") as file:
+        np.savez(file, **dict(zip(_ARRAYS, arrays, strict=True)))
 
 
 def _known_pairs(

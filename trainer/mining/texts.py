@@ -1,7 +1,6 @@
 """Numbered texts on disk, in little memory."""
 
 import copy
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,6 +8,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
+
+from trainer.storage.atomic import atomic_file
 
 _SCHEMA = pa.schema([("text", pa.large_string())])
 _FLUSH_TEXTS, _FLUSH_CHARACTERS = 4096, 8_000_000
@@ -18,8 +19,8 @@ class TextWriter:
     """Appends texts to a file, which gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
-        self._file = pa.ipc.new_file(self._partial, _SCHEMA)
+        self._place = atomic_file(path)
+        self._file = pa.ipc.new_file(self._place.__enter__(), _SCHEMA)
         self._pending: list[str] = []
         self._characters = 0
         self.count = 0
@@ -44,10 +45,7 @@ class TextWriter:
         if error is None:
             self._flush()
         self._file.close()
-        if error is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink()
+        self._place.__exit__(kind, error, trace)
 
     def _flush(self) -> None:
         if self._pending:

@@ -20,6 +20,7 @@ from trainer.models.files.vetting import check_links, inside, read_json, read_te
 from trainer.models.parts.loaded_backbone import LoadedBackbone
 from trainer.models.parts.principal import principal_directions
 from trainer.models.tokenizers import texts as tokenization
+from trainer.storage.atomic import write_text
 
 LONGEST_TOKENS = 2**20
 """The maximum length: no text is cut, as in sentence-transformers."""
@@ -104,11 +105,9 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes `tokenizer.json`, which sentence-transformers reads, and the name of the pad token."""
     backend: Any = tokenizer.backend_tokenizer
-    (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
+    write_text(folder / "tokenizer.json", backend.to_str())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tokenizer.pad_token}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
 
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from trainer.errors import BadFolder
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
@@ -57,6 +58,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically."""
     with atomic_file(path) as partial:
         partial.write_bytes(content)
+
+
+def write_array(path: Path, array: "np.ndarray | np.generic") -> None:
+    """Writes an array in NumPy's format atomically."""
+    import numpy as np
+
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_safetensors(

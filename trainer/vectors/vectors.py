@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int, Int64, Shaped
 from torch import Tensor
 
 from trainer.scores import Score
-from trainer.storage.atomic import atomic_file
+from trainer.storage.atomic import write_array
 
 TopK = tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]
 """Scores and rows of the best documents per query, best first.
@@ -136,8 +136,7 @@ class Vectors(ABC):
     def save(self, folder: Path, name: str) -> None:
         """Writes each array to a file of its own in `folder`."""
         for part, array in self.arrays.items():
-            with atomic_file(folder / f"{name}-{part}.npy") as partial, partial.open("wb") as file:
-                np.save(file, array)
+            write_array(folder / f"{name}-{part}.npy", array)
 
     @classmethod
     def is_saved(cls, folder: Path, name: str) -> bool:

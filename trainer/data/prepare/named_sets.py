@@ -9,7 +9,7 @@ from trainer.data.prepare.azure_cli import azure_cli_set
 from trainer.data.prepare.azure_cli_wheel import check_wheel, download_wheel
 from trainer.data.prepare.beir import HUB_SETS, BeirSet, fetch_beir
 from trainer.errors import BadData, BadFolder
-from trainer.storage.atomic import atomic_folder
+from trainer.storage.atomic import atomic_file, atomic_folder, write_text
 
 MARKER = "source.json"
 """Name, version and counts of a prepared folder. It is written last, so the folder is complete."""
@@ -65,14 +65,11 @@ def _write_folder(target: Path, data: BeirSet) -> Path:
                     "query-id\tcorpus-id\tscore",
                     *(f"{query}\t{document}\t{score}" for query, document, score in judgements),
                 ]
-                (temporary / "qrels" / f"{split}.tsv").write_text(
-                    "\n".join(lines) + "\n", encoding="utf-8"
-                )
+                write_text(temporary / "qrels" / f"{split}.tsv", "\n".join(lines) + "\n")
                 counts[f"{split}_queries"] = len({query for query, _, _ in judgements})
-        (temporary / "README.txt").write_text(data.readme, encoding="utf-8")
-        (temporary / MARKER).write_text(
-            json.dumps(data.source | {"counts": counts}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_text(temporary / "README.txt", data.readme)
+        marker = json.dumps(data.source | {"counts": counts}, indent=2)
+        write_text(temporary / MARKER, f"{marker}\n")
         if target.is_dir():
             target.rmdir()  # raises if it has content by now
     return target
@@ -80,7 +77,7 @@ def _write_folder(target: Path, data: BeirSet) -> Path:
 
 def _write_lines(path: Path, records: Iterable[dict[str, str]]) -> int:
     """Writes JSON Lines; the number of lines."""
-    with path.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         return sum(
             1 for record in records if file.write(json.dumps(record, ensure_ascii=False) + "\n")
         )

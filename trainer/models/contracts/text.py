@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import read_json
+from trainer.storage.atomic import write_text
 
 FILE = "nearfar.json"
 
@@ -52,7 +53,7 @@ class TextContract(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes `nearfar.json` into `folder`."""
-        (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_text(folder / FILE, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def describes(cls, folder: Path) -> bool:

@@ -18,7 +18,7 @@ from trainer.models.files.vetting import read_json
 from trainer.models.formats.pipeline import write_readable_json
 from trainer.models.parts import lora
 from trainer.models.tokenizers import texts as tokenization
-from trainer.storage.atomic import atomic_folder, check_replaceable, write_safetensors
+from trainer.storage.atomic import atomic_folder, check_replaceable, write_safetensors, write_text
 
 _WEIGHTS = "model.safetensors"
 _MODEL_FILES = re.compile(
@@ -97,7 +97,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
     if has_adapter:
         _write_adapter(encoder, folder / "adapter")
     card = encoder.CARD.text(contract, adapter=has_adapter)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from trainer.models.contracts.text import TextContract
+from trainer.storage.atomic import write_text
 
 PIPELINE = "config_sentence_transformers.json"
 
@@ -44,4 +45,4 @@ def write_settings(folder: Path, contract: TextContract, similarity: str, **sett
 
 def write_readable_json(path: Path, content: Any) -> None:
     """Writes indented JSON."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
-from trainer.storage.atomic import write_safetensors
+from trainer.storage.atomic import write_safetensors, write_text
 
 Activation = Literal["Identity", "Tanh"]
 _ACTIVATION_PATHS: dict[Activation, str] = {
@@ -119,7 +119,7 @@ class Projection(nn.Linear):
             "bias": self.bias is not None,
             "activation_function": _ACTIVATION_PATHS[self.activation],
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         state = {
             f"linear.{name}": value.detach().cpu().contiguous()
             for name, value in self.state_dict().items()

@@ -21,7 +21,7 @@ from trainer.errors import BadFolder
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.token_index.growing_array import GrowingArray
-from trainer.storage.atomic import write_text
+from trainer.storage.atomic import write_array, write_text
 from trainer.storage.manifest import Damaged, digest_files, verify_files
 from trainer.vectors.vectors import Vectors
 
@@ -66,7 +66,7 @@ class TaughtFiles:
         rows = np.load(self.unsorted_path, mmap_mode="r", allow_pickle=False)
         unsorted_texts = self.kind.from_rows(rows, np.concatenate(self.lengths))
         order = np.argsort(names, kind="stable")
-        np.save(self.folder / f"{self.role}-names.npy", names[order], allow_pickle=False)
+        write_array(self.folder / f"{self.role}-names.npy", names[order])
         path = self.folder / f"{self.role}-vectors.npy"
         with GrowingArray(path, self.kind.COMPACT, rows.shape[1]) as sorted_file:
             for start in range(0, len(order), TEXTS_AT_ONCE):
@@ -76,7 +76,7 @@ class TaughtFiles:
         vectors = self.kind.from_rows(sorted_rows, unsorted_texts.lengths[order])
         for part_name, array in vectors.arrays.items():
             if part_name != "vectors":
-                np.save(self.folder / f"{self.role}-{part_name}.npy", array, allow_pickle=False)
+                write_array(self.folder / f"{self.role}-{part_name}.npy", array)
         self.unsorted_path.unlink()
 
 

@@ -29,6 +29,7 @@ from trainer.retrieval.indexes.manifest import (
 )
 from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, read_array, write_documents
+from trainer.storage.atomic import write_array
 from trainer.vectors.dense import DenseVectors
 from trainer.vectors.vectors import TopK
 
@@ -130,7 +131,7 @@ def build_dense_index(
             vectors[start : start + len(block.documents)] = block.vectors.rows
             start += len(block.documents)
         vectors.flush()
-        np.save(partial / "probe.npy", _probe(encoder), allow_pickle=False)
+        write_array(partial / "probe.npy", _probe(encoder))
         settings: dict[str, float] = {}
         if kind != "flat":
             index, settings = approximate.build_approximate(kind, vectors)

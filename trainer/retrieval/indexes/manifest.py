@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from trainer.errors import BadFolder
+from trainer.storage.atomic import write_text
 
 DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 
@@ -23,8 +24,12 @@ TOKEN_KINDS = ("exact", "compressed")
 """
 CODEC_FILES = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
 """The files of the codec that compresses token vectors."""
+_TOKEN_PARTS = (
+    rf"{'|'.join(map(re.escape, CODEC_FILES))}"
+    r"|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl)"
+)
 _TOKEN_INDEX_FILES = re.compile(
-    rf"(manifest\.new|\.manifest\.json\.[0-9a-f]{{8}}\.partial|{'|'.join(map(re.escape, CODEC_FILES))}|(vectors|offsets|lengths|ids|codes|means|documents|deleted-\d+)-\d+\.(npy|jsonl))"  # noqa: E501 - one pattern
+    rf"manifest\.new|{_TOKEN_PARTS}|\.(manifest\.json|{_TOKEN_PARTS})\.[0-9a-f]{{8}}\.partial"
 )
 _SEAL = "sha256"
 _BLOCK = 1 << 20
@@ -98,7 +103,7 @@ class DenseManifest(AnyManifest):
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`."""
-        (folder / MANIFEST).write_text(self.to_sealed_json(), encoding="utf-8")
+        write_text(folder / MANIFEST, self.to_sealed_json())
 
     @classmethod
     def read(cls, folder: Path) -> "DenseManifest":

@@ -18,6 +18,7 @@ from trainer.errors import BadData, BadFolder
 from trainer.progress import count_items
 from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes.manifest import readable
+from trainer.storage.atomic import atomic_file, write_array
 from trainer.vectors.ragged import document_ranges
 
 _BYTES_AT_ONCE = 1 << 20
@@ -84,7 +85,7 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
     Raises BadData when there is no document.
     """
     starts = [0]
-    with path.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         for document in count_items(documents, "reading the corpus", "documents"):
             line = json.dumps(asdict(document)).encode("ascii") + b"\n"
             starts.append(starts[-1] + len(line))
@@ -95,7 +96,7 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
             " a .txt file with one document per line"
         )
     array = np.array(starts, dtype=np.int64)
-    np.save(offsets, array, allow_pickle=False)
+    write_array(offsets, array)
     return StoredDocuments(path, array)
 
 

@@ -21,6 +21,7 @@ from trainer.retrieval.token_index.manifest import (
     TokenManifest,
 )
 from trainer.retrieval.token_index.pooling import merge_similar_tokens
+from trainer.storage.atomic import write_array
 from trainer.vectors.tokens import TokenVectors
 
 
@@ -44,7 +45,7 @@ def build_token_index(
     `new_index` does, and BadData without documents or for one without a token that counts.
     """
     with new_index(Path(folder), replace) as partial:
-        np.save(partial / "probe.npy", probe_vectors(encoding.encoder), allow_pickle=False)
+        write_array(partial / "probe.npy", probe_vectors(encoding.encoder))
         texts, offsets = partial / "documents-1.jsonl", partial / "offsets-1.npy"
         documents_on_disk = write_documents(documents, texts, offsets)
         segment = write_vectors(partial, 1, documents_on_disk, encoding, pool_factor)
@@ -100,9 +101,5 @@ def write_vectors(
             merged_tokens = merge_similar_tokens(tokens, pool_factor)
             vectors.append(merged_tokens.rows)
             lengths.append(merged_tokens.lengths)
-    np.save(
-        folder / f"lengths-{number}.npy",
-        np.concatenate(lengths).astype(np.uint32),
-        allow_pickle=False,
-    )
+    write_array(folder / f"lengths-{number}.npy", np.concatenate(lengths).astype(np.uint32))
     return Segment(number=number, documents=len(documents_on_disk), tokens=vectors.rows)

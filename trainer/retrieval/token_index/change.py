@@ -21,6 +21,7 @@ from trainer.retrieval.token_index.manifest import (
     changing,
 )
 from trainer.retrieval.token_index.segment import OpenSegment
+from trainer.storage.atomic import write_array
 from trainer.vectors.ragged import document_ranges, offsets_of, tokens_of
 
 _TOKENS_AT_ONCE = 1 << 18
@@ -164,7 +165,7 @@ def _merge(folder: Path, number: int, segments: list[OpenSegment]) -> Segment:
             for segment, rows in zip(segments, rows_per_segment, strict=True)
         ]
     )
-    np.save(folder / f"lengths-{number}.npy", lengths.astype(np.uint32), allow_pickle=False)
+    write_array(folder / f"lengths-{number}.npy", lengths.astype(np.uint32))
     for part in segments[0].parts:
         array = getattr(segments[0], part)
         with GrowingArray(
@@ -218,7 +219,7 @@ def _delete_rows(index: Path, segment: OpenSegment, rows: list[int], number: int
     new_segment = segment.segment.model_copy(
         update={"deleted": len(deleted_rows), "deleted_in": number}
     )
-    np.save(index / new_segment.deleted_file, deleted_rows.astype(np.int64), allow_pickle=False)
+    write_array(index / new_segment.deleted_file, deleted_rows.astype(np.int64))
     return new_segment
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 
 from trainer.errors import BadFolder
 from trainer.retrieval.indexes.manifest import CODEC_FILES, readable
+from trainer.storage.atomic import write_array
 from trainer.vectors.ragged import document_ranges
 from trainer.vectors.tokens import TokenVectors
 
@@ -106,14 +107,11 @@ class Codec:
 
     def save(self, folder: Path) -> None:
         """Writes the files of the codec; centroids and books are in float16."""
-        np.save(
-            folder / "centroids.npy",
-            (self.centroids @ self.rotation.T).astype(np.float16),
-            allow_pickle=False,
-        )
-        np.save(folder / "rotation.npy", self.rotation, allow_pickle=False)
-        np.save(folder / "books.npy", self.books.astype(np.float16), allow_pickle=False)
-        np.save(folder / "spread.npy", np.float32(self.spread), allow_pickle=False)
+        centroids = (self.centroids @ self.rotation.T).astype(np.float16)
+        write_array(folder / "centroids.npy", centroids)
+        write_array(folder / "rotation.npy", self.rotation)
+        write_array(folder / "books.npy", self.books.astype(np.float16))
+        write_array(folder / "spread.npy", np.float32(self.spread))
 
     @classmethod
     def load(cls, folder: Path, dimensions: int) -> Self:
