@@ -11,7 +11,7 @@ LOCKED := --no-deps --only-binary :all: --require-hashes
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-pylate quickstart test test-all laws check bench docs format lock clean
+.PHONY: help setup setup-dev setup-pylate quickstart test test-all soak laws check bench docs format lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -36,6 +36,9 @@ test-all: .venv/.dev ## the same, with the whole matrix of law 2 (some 25 minute
 	NEARFAR_WHOLE_MATRIX=docs/equality.csv OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_law_02_ranks.py tests/laws/test_law_02_strategies.py $(ARGS)
 	$(BIN)/python tools/check_docs.py --write
 	$(MAKE) test
+
+soak: .venv/.dev ## the tests that take a quarter of an hour or more, which the others leave out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)
 
 laws: .venv/.dev ## only the invariants of tests/laws
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/laws $(ARGS)
