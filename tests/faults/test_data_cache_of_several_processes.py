@@ -1,6 +1,7 @@
 """Several processes build one entry of the data cache at once, and processes are killed at it."""
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ from killable import Command, Run
 from ranks import on_ranks
 
 from trainer.build.data import data_sets
+from trainer.data.cache import folder as cache_folder
 from trainer.data.cache import read as cached_reading
 from trainer.recipe.schema.data import DataSection
 
@@ -139,8 +141,10 @@ def test_killed_builder_leaves_nothing_that_is_read(section, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
-def test_waiting_process_builds_when_the_builder_is_killed(section):
-    started, answers = FORK.Event(), FORK.SimpleQueue()
+@pytest.fixture
+def builder(section):
+    """A process that holds the lock of the rows and gets no further."""
+    started = FORK.Event()
 
     def build_for_ever() -> None:
         def write_rows(*_):
@@ -150,15 +154,40 @@ def test_waiting_process_builds_when_the_builder_is_killed(section):
         cached_reading.write_rows = write_rows
         data_sets(section, seed=1)
 
-    builder = FORK.Process(target=build_for_ever, daemon=True)
-    builder.start()
+    process = FORK.Process(target=build_for_ever, daemon=True)
+    process.start()
     assert started.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_waiting_process_builds_when_the_builder_is_killed(section, builder):
+    answers = FORK.SimpleQueue()
     waiting = FORK.Process(target=lambda: answers.put(read(section)), daemon=True)
     waiting.start()
     time.sleep(3)  # several times as long as reading takes
     assert answers.empty()
-    assert builder.pid is not None
-    os.kill(builder.pid, signal.SIGKILL)
+    builder.kill()
     assert answers.get()[0] == 1
-    for process in (builder, waiting):
-        process.join()
+    waiting.join()
+
+
+def test_builder_that_writes_nothing_is_not_waited_for(section, builder, monkeypatch, caplog):
+    monkeypatch.setattr(cache_folder, "_STALLED_SECONDS", 1)
+    with caplog.at_level(logging.WARNING):
+        count, inodes, _ = read(section)
+    assert builder.is_alive()
+    assert (count, inodes) == (1, [])
+    assert f"process {builder.pid} on" in caplog.text
+    assert "has written nothing" in caplog.text
+
+
+def test_run_that_waits_for_a_builder_stops_on_a_signal(section, builder, tmp_path, toy_folder):
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full")
+    words = run.words("a", f"data.train={section.train}")
+    command = Command(*words, environment={"NEARFAR_CACHE": os.environ["NEARFAR_CACHE"]})
+    time.sleep(2)
+    command.send(signal.SIGTERM)
+    assert command.wait(30) == [85], command.text()
+    assert f"waiting for process {builder.pid}" in command.text()

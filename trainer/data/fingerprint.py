@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadData
+from trainer.progress import Activity
+
+_BLOCK = 1 << 22
 
 
 class SourceDigests:
@@ -69,6 +72,10 @@ def _sha256(source: Path) -> str | None:
     for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
         if path.is_file():
             digest.update(str(path.relative_to(source)).encode() + b"\0")
+            content = hashlib.sha256()
             with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+                while block := file.read(_BLOCK):
+                    content.update(block)
+                    Activity.note()
+            digest.update(content.digest())
     return digest.hexdigest()
