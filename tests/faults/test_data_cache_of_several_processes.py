@@ -183,11 +183,13 @@ def test_builder_that_writes_nothing_is_not_waited_for(section, builder, monkeyp
     assert "has written nothing" in caplog.text
 
 
-def test_run_that_waits_for_a_builder_stops_on_a_signal(section, builder, tmp_path, toy_folder):
+def test_run_that_waits_for_a_builder_is_no_hang_and_stops_on_a_signal(
+    section, builder, tmp_path, toy_folder
+):
     run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full")
-    words = run.words("a", f"data.train={section.train}")
+    words = run.words("a", f"data.train={section.train}", "machine.hang_minutes=0.05")
     command = Command(*words, environment={"NEARFAR_CACHE": os.environ["NEARFAR_CACHE"]})
-    time.sleep(2)
+    time.sleep(7)
     command.send(signal.SIGTERM)
     assert command.wait(30) == [85], command.text()
     assert f"waiting for process {builder.pid}" in command.text()

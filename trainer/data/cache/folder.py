@@ -127,7 +127,7 @@ def _wait(folder: Path, subject: str, holder: str) -> None:
                 raise TimeoutError(
                     f"{holder_of(folder)} has written nothing for {_STALLED_SECONDS // 60} minutes"
                 )
-            progress.advance(0)  # a stop point
+            progress.advance(0)  # this process does not hang
             time.sleep(_POLL_SECONDS)
 
 
