@@ -84,8 +84,7 @@ class CachedReader:
 
     def _read(self, source: str, options: Mapping[str, Any], build: Build) -> Entry:
         """Returns the entry of a source. Adds its report to `reports`."""
-        sha256 = self.digests.digest(source) if has_known_layout(Path(source)) else None
-        if sha256 is None:  # a hub data set, or a source that cannot be read
+        if (sha256 := self._digest(source)) is None:
             entry = find_or_build(None, build, source)
         else:
             key = {"source": Path(source).name, "sha256": sha256, **options, "code": _code()}
@@ -101,10 +100,19 @@ class CachedReader:
         self.reports.append(report)
         return entry
 
+    def _digest(self, source: str) -> str | None:
+        """Returns the SHA-256 of a source. It is None for a hub data set, and for a source that
+        cannot be read: reading it raises the error.
+        """
+        try:
+            return self.digests.digest(source) if has_known_layout(Path(source)) else None
+        except OSError:
+            return None
+
 
 def cached_hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tuple[Rows, Rows]:
     """Returns training rows and validation rows (see `trainer.data.splits.hold_out`)."""
-    if not rows.sha256:
+    if not rows.sha256 or rows.row_numbers is not None:
         return hold_out(rows, ratio, max_queries, seed)
 
     def build(folder: Path) -> Mapping[str, Any]:
