@@ -8,6 +8,7 @@ import shutil
 import forked
 import pytest
 import torch
+from killable import Command, Run
 from safetensors.torch import load_file, save_file
 
 from trainer.cli.fit import fit
@@ -136,3 +137,28 @@ def test_infinite_gradient_ends_the_command_with_86(tmp_path, toy_folder, data, 
     assert torch.tensor(float(record["loss"])).isfinite()
     assert record["gradient_norm"] in ("inf", "nan")
     assert "no weight was changed" in str(raised.value)
+
+
+def break_second_rank(rank):
+    """The loss of rank 1 alone is NaN at step 5."""
+    from trainer.modules.retriever import Retriever
+
+    training_step = Retriever.training_step
+
+    def broken_step(self, *arguments):
+        loss = training_step(self, *arguments)
+        return loss * float("nan") if rank == 1 and self.global_step == 5 else loss
+
+    Retriever.training_step = broken_step
+
+
+def test_nan_on_one_rank_alone_ends_all_ranks_with_86(tmp_path, toy_folder):
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full")
+    command = Command(*run.words("a"), ranks=2, before=break_second_rank)
+    assert command.wait() == [86, 86], command.text()
+    assert json.loads((run.path("a") / "non_finite.json").read_text())["rows"]
+    assert len(run.losses("a")) == 5, "the update of the step was made"
+    weights = run.weights("a")
+    assert weights
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert not (run.path("a") / "model").exists()

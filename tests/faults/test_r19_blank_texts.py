@@ -4,10 +4,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trainer.data.readers.read import read_rows
 from trainer.errors import BadData
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.retrieval.encoding.encode import encode
 
 BLANK = ["", " ", "\t\n", "\u00a0", "\u200b", "\u3000", "\u2060 \ufeff", None]
 
@@ -54,3 +57,13 @@ def test_r19_data_with_blank_texts_only_are_refused(tmp_path: Path) -> None:
                 {"query": "q", "positive": " "},
             )
         )
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "qwen3"])
+def test_r19_blank_text_that_is_encoded_has_a_finite_vector(toy_folder, family: str) -> None:
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)))).eval()
+    texts = [text for text in BLANK if text is not None]
+    vectors = encode(encoder, texts, "document").rows
+    assert len(vectors) == len(texts)
+    assert np.isfinite(vectors).all()
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from peak_memory import peak_memory
 
 from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import MAX_TEXT_CHARACTERS
@@ -17,8 +18,9 @@ def test_r24_very_long_text_is_truncated_with_one_warning(
     path = tmp_path / "long.jsonl"
     record = json.dumps({"query": "q", "positive": "word " * 1_000_000})
     path.write_text(f"{record}\n" * 3)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), peak_memory() as peak:
         rows = read_rows(str(path))
+    assert peak.bytes < 200 * 2**20
     assert {len(row.positive) for row in rows} == {MAX_TEXT_CHARACTERS}
     assert rows.report.truncated_texts == 3
     assert [record.getMessage() for record in caplog.records] == [
