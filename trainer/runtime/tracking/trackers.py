@@ -6,6 +6,7 @@ the run folder.
 
 import netrc
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 from trainer.collectives import rank
 from trainer.errors import BadRecipe
 from trainer.runtime.tracking.best_effort import BestEffort, warn_of_tracker
+from trainer.storage.atomic import write_text
 from trainer.storage.redaction import redact_tree, without_user
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) ->
 def _wandb_logger(
     project: str, run_folder: Path, name: str, config: dict[str, Any], mode: str
 ) -> "WandbLogger":
-    """Returns a logger that connects on first use.
+    """Returns a logger that connects on first use. A continued run is the same run for W&B.
 
     W&B gets only metrics and the recipe: no code, command line, git remote, console output or
     package list.
@@ -156,8 +158,23 @@ def _wandb_logger(
         x_save_requirements=False,
     )
     return WandbLogger(
-        name=name, save_dir=run_folder, project=project, config=config, settings=settings
+        name=name,
+        id=_run_id(run_folder),
+        resume="allow" if mode == "online" else None,
+        save_dir=run_folder,
+        project=project,
+        config=config,
+        settings=settings,
     )
+
+
+def _run_id(run_folder: Path) -> str:
+    """Returns the id of the run for W&B, which is the same when the run is continued."""
+    path = run_folder / "wandb" / "run-id.txt"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _finish_wandb() -> None:
