@@ -177,6 +177,7 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
 
 def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
+    folder.note(steps=job.steps)
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
     identity = run_identity(job.recipe, len(job.data.train), job.data.digests)
     checkpoint = checkpoint_to_continue(checkpoints, identity, folder, former.accept_changes)

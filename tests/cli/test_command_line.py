@@ -21,6 +21,7 @@ from trainer.recipe.load import load_recipe
 VERBS = (
     "fit",
     "launch",
+    "submit",
     "pipeline",
     "check",
     "evaluate",
@@ -31,6 +32,7 @@ VERBS = (
     "add",
     "delete",
     "search",
+    "runs",
     "report",
     "data",
     "recipe",

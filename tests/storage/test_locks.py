@@ -61,6 +61,17 @@ def wait_until_free(folder, seconds=10):
     return not is_locked(folder)
 
 
+def test_process_that_only_checks_does_not_keep_a_run_from_starting(tmp_path):
+    (tmp_path / ".lock").touch()
+    checker = subprocess.Popen(
+        ["flock", "--shared", tmp_path / ".lock", "-c", "echo ready; sleep 0.03"],
+        stdout=subprocess.PIPE,
+    )
+    assert checker.stdout.readline() == b"ready\n"
+    lock_folder(tmp_path, IN_USE).release()
+    checker.wait()
+
+
 def test_second_lock_is_refused_and_names_the_holder(tmp_path, start):
     process, _ = start("file")
     before = (tmp_path / ".lock").read_bytes()

@@ -27,7 +27,7 @@ from trainer.cli import (
     search,
 )
 from trainer.cli.groups import data, recipe
-from trainer.cli.jobs import submit
+from trainer.cli.jobs import runs, submit
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.runtime.console import console
 from trainer.storage.visible import visible
@@ -74,6 +74,7 @@ for verb, summary in (
     (index.add, "Add documents to an index."),
     (index.delete, "Delete documents from an index."),
     (search.search, "Print the documents that answer a question."),
+    (runs.runs, "Show what runs, what waits, and how runs ended."),
     (report.report, "Write the report page of a run again."),
 ):
     settings = launch.ANY_WORDS if verb in (launch.launch, submit.submit) else None

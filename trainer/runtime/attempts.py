@@ -42,20 +42,28 @@ def update_attempt(folder: Path, details: dict[str, Any]) -> None:
 
 def read_attempts(folder: Path) -> list[dict[str, Any]]:
     """Returns the attempts of a run, the first one first; none for an old or damaged folder."""
-    try:
-        attempts = json.loads((folder / ATTEMPTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    attempts = _read_json(folder / ATTEMPTS)
+    if not isinstance(attempts, list):
         return []
     return [attempt for attempt in attempts if isinstance(attempt, dict)]
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Returns `status.json` of a run; empty while it goes on, or if it was killed."""
+    return read_json_object(folder / STATUS)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; empty if the file is missing or damaged."""
+    content = _read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _read_json(path: Path) -> Any:
     try:
-        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def has_run(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from trainer.errors import BadFolder
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks."""
+_TRIES, _RETRY_SECONDS = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def lock_folder(folder: Path, in_use: str) -> FolderLock:
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor)
     except BlockingIOError as error:
         os.close(descriptor)
         raise BadFolder(in_use.format(folder=folder, holder=holder_of(folder))) from error
@@ -87,13 +89,25 @@ def lock_folder(folder: Path, in_use: str) -> FolderLock:
     return lock
 
 
+def _take(descriptor: int) -> None:
+    """Locks a file. Tries again for a while, as `is_locked` has the lock for a moment too."""
+    for attempt in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if attempt + 1 == _TRIES:
+                raise
+            time.sleep(_RETRY_SECONDS)
+
+
 def is_locked(folder: Path) -> bool:
     """Returns True if a live process has the lock of a folder.
 
     On a file system without locks it returns False.
     """
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

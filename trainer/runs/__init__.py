@@ -1,0 +1,1 @@
+"""An overview of all runs in a folder, for `nearfar runs`."""
