@@ -7,6 +7,8 @@ gradient of a single process (law 2).
 """
 
 import hashlib
+import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -245,14 +247,33 @@ def agree(*numbers: int) -> list[int]:
     return largest
 
 
-def check_same(text: str, subject: str) -> None:
-    """Raises BadMachine on every rank if `text` differs between ranks."""
-    numbers = [int(byte) for byte in hashlib.sha256(text.encode()).digest()]
-    if all_reduce_integers(numbers, MIN) != all_reduce_integers(numbers, MAX):
+def check_same(text: str | None, subject: str) -> None:
+    """Raises BadMachine on every rank if `text` differs between ranks, and names those.
+
+    A rank that gives None is not compared.
+    """
+    digest = "" if text is None else hashlib.sha256(text.encode()).hexdigest()
+    answers = gather_texts([socket.gethostname(), digest])
+    hosts, digests = answers[::2], answers[1::2]
+    if odd := odd_ranks([digest or None for digest in digests]):
+        places = ", ".join(f"rank {number} on {hosts[number]}" for number in odd)
         raise BadMachine(
-            f"the ranks were started with different versions of the {subject}; start all of them"
-            " with the same command and the same files"
+            f"the ranks were started with different versions of the {subject}: not like most ranks"
+            f" is {places}; start all of them with the same command and the same files"
         )
+
+
+def odd_ranks(values: Sequence[str | None]) -> list[int]:
+    """Returns the ranks whose value, one per rank, is not the most frequent one.
+
+    If several are, the first of them counts. None is not compared.
+
+    >>> odd_ranks(["b", "a", "a", None]), odd_ranks(["b", "a"])
+    ([0], [1])
+    """
+    counts = Counter(value for value in values if value is not None)
+    usual = max(counts, key=lambda value: counts[value], default=None)
+    return [number for number, value in enumerate(values) if value not in (None, usual)]
 
 
 def _device() -> torch.device:

@@ -4,6 +4,7 @@
 and the first alone writes and speaks.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,12 +16,12 @@ from trainer.build import checks as recipe_checks
 from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries
 from trainer.build.families.registry import build_model, family_of
-from trainer.build.identity import run_identity
+from trainer.build.identity import model_digest, run_identity
 from trainer.build.job import Job
 from trainer.build.module import total_steps
 from trainer.build.resume import checkpoint_to_continue
 from trainer.checkpoints.folder import CheckpointFolder
-from trainer.collectives import check_same, integers_of_first_rank, on_first_rank, rank
+from trainer.collectives import check_same, integers_of_first_rank, on_first_rank, rank, ranks
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted
@@ -41,12 +42,14 @@ from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.run_page import write_report
-from trainer.runtime.attempts import has_run
+from trainer.runtime.attempts import has_run, write_json
 from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.tracking.trackers import check_trackers
 from trainer.runtime.watch import Watch, watching
 from trainer.stopping import shield
+from trainer.strategies.machine.nodes import Nodes, check_nodes
+from trainer.strategies.machine.own_rank import local_rank
 from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.process_group import default_store, is_connection_lost, process_group
 from trainer.strategies.weights import own_weights
@@ -106,9 +109,10 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, former: Former = Former()) -
         watch.hang_seconds = 60.0 * recipe.machine.hang_minutes
         watch.rank, watch.store = rank(), default_store()
         check_same(recipe_yaml, "recipe")
+        nodes = _check_nodes(recipe, Path(recipe.output) / recipe.name)
         job = _prepare(recipe, plan, former.replace)
         with _run_folder(job, recipe_yaml, former) as folder:
-            on_first_rank(lambda: keep_console(folder.path))
+            on_first_rank(lambda: _begin_folder(folder, nodes))
             watch.watch_folder(folder.path)
             watch.before_exit = folder.finish_at_once
             with _stacks_of_other_errors(watch):
@@ -124,6 +128,26 @@ def _stacks_of_other_errors(watch: Watch) -> Iterator[None]:
         if is_connection_lost(error):
             watch.write_stacks(traceback.format_exc())
         raise
+
+
+def _check_nodes(recipe: Recipe, path: Path) -> Nodes | None:
+    """Compares the nodes, and the base model on them; None for a single process."""
+    if ranks() == 1:
+        return None
+    with phase("checking the nodes"):
+        nodes = check_nodes(path, hardware.device(recipe.machine))
+        is_first = local_rank(os.environ) == 0  # one rank per node reads the files
+        check_same(model_digest(str(recipe.model.backbone)) if is_first else None, "base model")
+    for line in (*nodes.warnings, nodes.summary):
+        say(line)
+    return nodes
+
+
+def _begin_folder(folder: RunFolder, nodes: Nodes | None) -> None:
+    """Stores the console and the nodes of this attempt."""
+    keep_console(folder.path)
+    if nodes is not None:
+        write_json(folder.path / "nodes.json", nodes.record())
 
 
 def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:

@@ -36,7 +36,7 @@ def run_identity(
     }
     fingerprints = {key: value for key, value in data.items() if not key.endswith("source")}
     base = str(recipe.model.backbone)
-    if digest := _model_digest(base):
+    if digest := model_digest(base):
         settings = {key: value for key, value in settings.items() if value != json.dumps(base)}
         fingerprints["model.backbone and its tokenizer"] = digest
     return settings | fingerprints | {VERSION: importlib.metadata.version("nearfar")}
@@ -63,7 +63,7 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, str]]:
         yield place, json.dumps(value)
 
 
-def _model_digest(name: str) -> str | None:
+def model_digest(name: str) -> str | None:
     """Returns a SHA-256 over the files of a model, or None if there is none of that name.
 
     Of a file above 64 MB, 64 blocks of 1 MB are read, evenly spread, so that a start stays quick.

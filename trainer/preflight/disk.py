@@ -13,6 +13,7 @@ from trainer.preflight.data import Lengths
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
+from trainer.strategies.machine.nodes import existing_ancestor
 
 BESIDES_WEIGHTS = 100 * 2**20
 """Bytes for tokenizer, log, report and the files of trackers."""
@@ -67,7 +68,4 @@ def model_bytes(encoder: nn.Module) -> int:
 
 def free_bytes(path: Path) -> int:
     """Returns the free bytes for this user on the disk of `path`, which need not exist."""
-    ancestor = path.absolute()
-    while not ancestor.exists():
-        ancestor = ancestor.parent
-    return shutil.disk_usage(ancestor).free
+    return shutil.disk_usage(existing_ancestor(path)).free

@@ -1,6 +1,7 @@
 """The plan of a run: its processes, and how they share weights and gradients. Imports no torch."""
 
 from dataclasses import dataclass
+from socket import gethostname
 from typing import Literal
 
 from trainer.errors import BadMachine
@@ -49,6 +50,6 @@ def check_requirements(plan: Plan) -> None:
         if gpus < plan.ranks_per_node:
             raise BadMachine(
                 f"the machine file is for {plan.ranks_per_node} GPUs per node (use_cpu: false), but"
-                f" PyTorch finds {gpus or 'none'} on this machine; use a file with use_cpu: true,"
-                " such as launch/accelerate/cpu-2-ddp.yaml, or fewer processes"
+                f" PyTorch finds {gpus or 'none'} on this machine ({gethostname()}); use a file"
+                " with use_cpu: true, such as launch/accelerate/cpu-2-ddp.yaml, or fewer processes"
             )
