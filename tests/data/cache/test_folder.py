@@ -1,6 +1,7 @@
 """The folder of the cache: where it is, what is removed, and what happens if it is unusable."""
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import time
@@ -72,6 +73,30 @@ def test_folder_that_cannot_be_written_gives_a_warning_and_the_data(folder, monk
     assert numbers(entry) == list(range(1000))
     assert entry.sha256 == {}
     assert f"{folder}/rows cannot be used" in caplog.text
+
+
+def test_entry_of_a_read_only_folder_is_used(monkeypatch, tmp_path):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith(("test_", "pytest-", "popen-")):  # closed to other users
+            folder.chmod(0o755)
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path))
+    find_or_build({"a": 1}, build, "numbers")
+    for folder in tmp_path.rglob("*"):
+        folder.chmod(0o555)
+
+    def read() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        assert numbers(find_or_build({"a": 1}, refuse, "numbers")) == list(range(1000))
+        assert numbers(find_or_build({"a": 2}, build, "numbers")) == list(range(1000))
+
+    process = multiprocessing.get_context("fork").Process(target=read)
+    process.start()
+    process.join()
+    for folder in tmp_path.rglob("*"):
+        folder.chmod(0o755)
+    assert process.exitcode == 0
+    assert len(list((tmp_path / "rows").iterdir())) == 1
 
 
 def test_full_disk_gives_a_warning_and_the_data(monkeypatch, caplog, tmp_path):
