@@ -65,11 +65,24 @@ def fingerprint_of(source: str) -> dict[str, str | None]:
     return SourceDigests().fingerprint(source)
 
 
+def _files(source: Path) -> list[Path]:
+    """Returns the files of a source. Those of a BEIR folder are the ones that are read, so a run
+    may write into the same folder.
+    """
+    if not source.is_dir():
+        return [source]
+    paths = sorted(source.rglob("*"))
+    if not any((source / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz")):
+        return paths
+    names = {f"{name}.jsonl{suffix}" for name in ("corpus", "queries") for suffix in ("", ".gz")}
+    return [path for path in paths if path.relative_to(source).parts[0] in {*names, "qrels"}]
+
+
 def _sha256(source: Path) -> str | None:
     if not source.exists():
         return None
     digest = hashlib.sha256()
-    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+    for path in _files(source):
         if path.is_file():
             digest.update(str(path.relative_to(source)).encode() + b"\0")
             content = hashlib.sha256()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from twins import texts_of
 
 from trainer.build.data import DataSets, data_fingerprint, data_sets
@@ -95,6 +96,10 @@ def beir_folder(folder: Path) -> Path:
 def sections(tmp_path: Path) -> dict[str, DataSection]:
     scored = str(scored_lines(tmp_path / "scored.jsonl"))
     plain = str(plain_lines(tmp_path / "plain.jsonl"))
+    saved = Dataset.from_dict(
+        dict(zip(("query", "positive"), zip(*PAIRS, strict=True), strict=True))
+    )
+    saved.save_to_disk(str(tmp_path / "saved"))
     shared = {"max_bad_rows_ratio": 0.1, "validation_ratio": 0.2}
     return {
         "a file": DataSection(train=scored, negatives_per_query=2, test=plain, **shared),
@@ -102,6 +107,7 @@ def sections(tmp_path: Path) -> dict[str, DataSection]:
             train=(Source(source=scored, weight=2.0), Source(source=plain, weight=1.0)), **shared
         ),
         "a folder": DataSection(train=str(beir_folder(tmp_path / "beir"))),
+        "a saved data set": DataSection(train=str(tmp_path / "saved"), validation_ratio=0.2),
     }
 
 
@@ -140,7 +146,7 @@ def content(retrieval_set: RetrievalSet | None) -> list[object]:
     return [*astuple(replace(retrieval_set, **texts)), order]
 
 
-@pytest.mark.parametrize("name", ["a file", "a mixture", "a folder"])
+@pytest.mark.parametrize("name", ["a file", "a mixture", "a folder", "a saved data set"])
 def test_cached_data_give_the_same_batches_and_sets(name, tmp_path, monkeypatch, parsed):
     section = sections(tmp_path)[name]
     monkeypatch.setenv("NEARFAR_CACHE", "off")
@@ -202,6 +208,21 @@ def test_code_that_reads_data_is_part_of_the_key(tmp_path, monkeypatch, parsed):
     monkeypatch.setattr(cached_reading, "_code", lambda: "another version")
     data_sets(section, seed=3)
     assert len(parsed) == 2
+
+
+def test_run_may_write_into_the_folder_of_its_data(tmp_path, parsed):
+    folder = beir_folder(tmp_path / "beir")
+    section = DataSection(train=str(folder))
+    data_sets(section, seed=3)
+    parsed.clear()
+    (folder / "runs").mkdir()
+    (folder / "runs" / "log.jsonl").write_text("{}")
+    data_sets(section, seed=3)
+    assert not parsed
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("queries0\tcorpus5\t1\n")
+    assert len(data_sets(section, seed=3).train) == 31
+    assert parsed
 
 
 def test_changed_file_of_the_same_size_and_time_is_read_again(tmp_path):
