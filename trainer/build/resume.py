@@ -11,6 +11,7 @@ from trainer.runtime.attempts import write_json
 from trainer.runtime.console import say
 from trainer.runtime.log import cut_log
 from trainer.runtime.run_folder import RunFolder
+from trainer.runtime.tracking.course import keep_course
 
 _MOST_LINES = 12
 """Differences that a message lists."""
@@ -47,6 +48,8 @@ def _prepare(
     checkpoint, damages = checkpoints.newest_valid()
     for damage in damages:
         say(f"warning: a checkpoint is skipped: {damage}")
+    if folder.log_path.exists():
+        keep_course(folder.path)
     if checkpoint is None:
         cut_log(folder.log_path, 0)
         if len(folder.attempts) > 1:

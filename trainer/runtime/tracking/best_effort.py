@@ -23,9 +23,15 @@ class BestEffort(Logger):
     """
 
     def __init__(
-        self, label: str, make: Callable[[], Logger], finish: Callable[[], None] | None = None
+        self,
+        label: str,
+        make: Callable[[], Logger],
+        finish: Callable[[], None] | None = None,
+        latest_steps: Mapping[str, int] | None = None,
     ) -> None:
+        """`latest_steps` are the latest steps that a former attempt has logged, by metric."""
         super().__init__()
+        self._latest_steps = latest_steps or {}
         self.label = label
         self.has_failed = False
         self._make, self._finish = make, finish
@@ -44,9 +50,14 @@ class BestEffort(Logger):
         return ""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Forwards the metrics."""
-        values = dict(metrics)
-        self._forward(lambda logger: logger.log_metrics(values, step))
+        """Forwards the metrics, without those of steps that a former attempt has logged."""
+        values = {
+            name: value
+            for name, value in metrics.items()
+            if step is None or step > self._latest_steps.get(name, -1)
+        }
+        if values:
+            self._forward(lambda logger: logger.log_metrics(values, step))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Forwards the hyperparameters, without secrets."""

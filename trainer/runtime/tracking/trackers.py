@@ -6,8 +6,9 @@ the run folder.
 
 import netrc
 import os
-import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from pytorch_lightning.loggers import Logger
 from trainer.collectives import rank
 from trainer.errors import BadRecipe
 from trainer.runtime.tracking.best_effort import BestEffort, warn_of_tracker
-from trainer.storage.atomic import write_text
+from trainer.runtime.tracking.course import Course, read_course
 from trainer.storage.redaction import redact_tree, without_user
 
 if TYPE_CHECKING:
@@ -68,9 +69,11 @@ def tracker_loggers(
     Raises BadRecipe.
     """
     check_trackers(trackers)
-    if rank() > 0:
+    if rank() > 0 or not trackers:
         return []
-    return [_logger(tracker, run_folder, name, redact_tree(dict(config))) for tracker in trackers]
+    course = read_course(run_folder)
+    clean = redact_tree(dict(config))
+    return [_logger(tracker, run_folder, name, clean, course) for tracker in trackers]
 
 
 def has_wandb_key() -> bool:
@@ -98,10 +101,11 @@ def has_wandb_key() -> bool:
 
 
 def _logger(
-    tracker: TrackerSettings, run_folder: Path, name: str, config: dict[str, Any]
+    tracker: TrackerSettings, run_folder: Path, name: str, config: dict[str, Any], course: Course
 ) -> Logger:
     if tracker.kind == "tensorboard":
-        return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config))
+        make = partial(_tensorboard, run_folder, config)
+        return BestEffort("tensorboard", make, latest_steps=course.latest_steps)
     # The server gets the key, never a password in its address, which the client writes to its logs.
     if "WANDB_BASE_URL" in os.environ:
         os.environ["WANDB_BASE_URL"] = without_user(os.environ["WANDB_BASE_URL"])
@@ -111,70 +115,68 @@ def _logger(
     # an import would have half of the modules.
     import wandb  # noqa: F401
 
-    project = tracker.project
-    return BestEffort("wandb", lambda: _wandb(project, run_folder, name, config), _finish_wandb)
+    settings = _WandbRun(tracker.project, run_folder, name, config, course.run_id)
+    return BestEffort("wandb", settings.logger, _finish_wandb, course.latest_steps)
 
 
-def _wandb(project: str, run_folder: Path, name: str, config: dict[str, Any]) -> Logger:
-    """Returns the logger of W&B, which only writes files if the server cannot be used."""
-    mode = os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline")
-    logger = _wandb_logger(project, run_folder, name, config, mode)
-    try:
-        _ = logger.experiment
-    except Exception as error:
-        if mode == "offline":
-            raise
-        warn_of_tracker(
-            f"the server of wandb cannot be used; `wandb sync {run_folder}/wandb/offline-run-*`"
-            " sends the run later",
-            error,
+@dataclass(frozen=True)
+class _WandbRun:
+    """A run of W&B, which all attempts continue."""
+
+    project: str
+    run_folder: Path
+    name: str
+    config: dict[str, Any]
+    run_id: str
+
+    def logger(self) -> Logger:
+        """Returns the logger of W&B, which only writes files if the server cannot be used."""
+        mode = os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline")
+        logger = self._connecting_logger(mode)
+        try:
+            _ = logger.experiment
+        except Exception as error:
+            if mode == "offline":
+                raise
+            warn_of_tracker(
+                f"the server of wandb cannot be used; `wandb sync"
+                f" {self.run_folder}/wandb/offline-run-*` sends the run later",
+                error,
+            )
+            logger = self._connecting_logger("offline")
+            _ = logger.experiment
+        return logger
+
+    def _connecting_logger(self, mode: str) -> "WandbLogger":
+        """Returns a logger that connects on first use.
+
+        W&B gets only metrics and the recipe: no code, command line, git remote, console output or
+        package list.
+        """
+        import wandb
+        from pytorch_lightning.loggers import WandbLogger
+
+        settings = wandb.Settings(
+            mode=mode,
+            save_code=False,
+            console="off",
+            disable_git=True,
+            disable_job_creation=True,
+            init_timeout=CONNECT_TIMEOUT_SECONDS,
+            login_timeout=CONNECT_TIMEOUT_SECONDS,
+            finish_timeout=CONNECT_TIMEOUT_SECONDS,
+            x_disable_meta=True,
+            x_save_requirements=False,
         )
-        logger = _wandb_logger(project, run_folder, name, config, "offline")
-        _ = logger.experiment
-    return logger
-
-
-def _wandb_logger(
-    project: str, run_folder: Path, name: str, config: dict[str, Any], mode: str
-) -> "WandbLogger":
-    """Returns a logger that connects on first use. A continued run is the same run for W&B.
-
-    W&B gets only metrics and the recipe: no code, command line, git remote, console output or
-    package list.
-    """
-    import wandb
-    from pytorch_lightning.loggers import WandbLogger
-
-    settings = wandb.Settings(
-        mode=mode,
-        save_code=False,
-        console="off",
-        disable_git=True,
-        disable_job_creation=True,
-        init_timeout=CONNECT_TIMEOUT_SECONDS,
-        login_timeout=CONNECT_TIMEOUT_SECONDS,
-        finish_timeout=CONNECT_TIMEOUT_SECONDS,
-        x_disable_meta=True,
-        x_save_requirements=False,
-    )
-    return WandbLogger(
-        name=name,
-        id=_run_id(run_folder),
-        resume="allow" if mode == "online" else None,
-        save_dir=run_folder,
-        project=project,
-        config=config,
-        settings=settings,
-    )
-
-
-def _run_id(run_folder: Path) -> str:
-    """Returns the id of the run for W&B, which is the same when the run is continued."""
-    path = run_folder / "wandb" / "run-id.txt"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8").strip()
+        return WandbLogger(
+            name=self.name,
+            id=self.run_id,
+            resume="allow" if mode == "online" else None,
+            save_dir=self.run_folder,
+            project=self.project,
+            config=self.config,
+            settings=settings,
+        )
 
 
 def _finish_wandb() -> None:

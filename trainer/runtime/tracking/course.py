@@ -1,0 +1,61 @@
+"""`tracking.json`: what a continued run must know so that its trackers see one run.
+
+The log is cut off at the checkpoint that a run continues from. A tracker cannot forget steps, so
+what it was told before is not told again.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.runtime.attempts import write_json
+
+_FILE, _LOG = "tracking.json", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of a run as its trackers know it."""
+
+    run_id: str
+    """The id of the run, the same in all attempts."""
+    latest_steps: dict[str, int] = field(default_factory=dict)
+    """The latest step that was logged, by metric."""
+
+
+def read_course(run_folder: Path) -> Course:
+    """Returns the course of a run. A new run gets an id, which is stored."""
+    try:
+        content = json.loads((run_folder / _FILE).read_text(encoding="utf-8"))
+        return Course(str(content["run_id"]), dict(content["latest_steps"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        course = Course(secrets.token_hex(4))
+        write_json(run_folder / _FILE, asdict(course))
+        return course
+
+
+def keep_course(run_folder: Path) -> None:
+    """Stores the latest steps of the log, before it is cut off."""
+    course = read_course(run_folder)
+    latest = dict(course.latest_steps)
+    for record in _records(run_folder / _LOG):
+        for name in record.keys() - {"step", "time_seconds"}:
+            latest[name] = max(latest.get(name, -1), int(record["step"] or 0))
+    write_json(run_folder / _FILE, asdict(Course(course.run_id, latest)))
+
+
+def _records(log: Path) -> Iterator[dict[str, Any]]:
+    """Yields the records of a log one after the other, as it may be long."""
+    if not log.exists():
+        return
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict):
+                yield record
