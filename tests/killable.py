@@ -184,6 +184,9 @@ class Run:
         assert [record["step"] for record in records] == list(range(len(records)))
         return [record["train/loss"] for record in records]
 
+    def attempts(self, name: str) -> list[dict[str, Any]]:
+        return json.loads((self.path(name) / "attempts.json").read_text())
+
     def status(self, name: str) -> dict[str, Any]:
         return json.loads((self.path(name) / "status.json").read_text())
 
