@@ -1,5 +1,5 @@
-"""R01, R33: SIGKILL at random instants, a fifth of them inside a save. The end is bitwise that of an
-uninterrupted run, and its trackers have seen one run.
+"""R01, R33: SIGKILL at random instants, a fifth of them inside a save. The end is bitwise that of
+an uninterrupted run, and its trackers have seen one run.
 """
 
 import random

@@ -1,7 +1,7 @@
 """`tracking.json`: what a continued run must know so that its trackers see one run.
 
-The log is cut off at the checkpoint that a run continues from. A tracker cannot forget steps, so
-what it was told before is not told again.
+The log is cut off at the checkpoint that a run continues from. TensorBoard forgets the steps after
+it too. W&B cannot, so what it was told before is not told again.
 """
 
 import json
@@ -24,27 +24,30 @@ class Course:
     """The id of the run, the same in all attempts."""
     latest_steps: dict[str, int] = field(default_factory=dict)
     """The latest step that was logged, by metric."""
+    first_step: int = 0
+    """The step at which this attempt continues."""
 
 
 def read_course(run_folder: Path) -> Course:
     """Returns the course of a run. A new run gets an id, which is stored."""
     try:
         content = json.loads((run_folder / _FILE).read_text(encoding="utf-8"))
-        return Course(str(content["run_id"]), dict(content["latest_steps"]))
+        steps = dict(content["latest_steps"])
+        return Course(str(content["run_id"]), steps, int(content["first_step"]))
     except (OSError, ValueError, KeyError, TypeError):
         course = Course(secrets.token_hex(4))
         write_json(run_folder / _FILE, asdict(course))
         return course
 
 
-def keep_course(run_folder: Path) -> None:
-    """Stores the latest steps of the log, before it is cut off."""
+def keep_course(run_folder: Path, first_step: int) -> None:
+    """Stores the latest steps of the log, before it is cut off at `first_step`."""
     course = read_course(run_folder)
     latest = dict(course.latest_steps)
     for record in _records(run_folder / _LOG):
         for name in record.keys() - {"step", "time_seconds"}:
             latest[name] = max(latest.get(name, -1), int(record["step"] or 0))
-    write_json(run_folder / _FILE, asdict(Course(course.run_id, latest)))
+    write_json(run_folder / _FILE, asdict(Course(course.run_id, latest, first_step)))
 
 
 def _records(log: Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ import netrc
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -104,8 +103,7 @@ def _logger(
     tracker: TrackerSettings, run_folder: Path, name: str, config: dict[str, Any], course: Course
 ) -> Logger:
     if tracker.kind == "tensorboard":
-        make = partial(_tensorboard, run_folder, config)
-        return BestEffort("tensorboard", make, latest_steps=course.latest_steps)
+        return BestEffort("tensorboard", lambda: _tensorboard(run_folder, config, course))
     # The server gets the key, never a password in its address, which the client writes to its logs.
     if "WANDB_BASE_URL" in os.environ:
         os.environ["WANDB_BASE_URL"] = without_user(os.environ["WANDB_BASE_URL"])
@@ -185,11 +183,15 @@ def _finish_wandb() -> None:
     wandb.finish()
 
 
-def _tensorboard(run_folder: Path, config: dict[str, Any]) -> Logger:
+def _tensorboard(run_folder: Path, config: dict[str, Any], course: Course) -> Logger:
     from pytorch_lightning.loggers import TensorBoardLogger
 
     logger = TensorBoardLogger(
-        save_dir=run_folder, name="tensorboard", version="", default_hp_metric=False
+        save_dir=run_folder,
+        name="tensorboard",
+        version="",
+        default_hp_metric=False,
+        purge_step=course.first_step or None,
     )
     logger.log_hyperparams(config)
     return logger
