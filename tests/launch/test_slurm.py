@@ -1,5 +1,6 @@
 """`nearfar submit` for real: two nodes of a Slurm cluster on this machine train one model."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from forked import nearfar
 
 REPOSITORY = Path(__file__).parents[2]
 
+STEPS = 40
+"""Steps of a run that is preempted on its way."""
 WAIT_SECONDS = 60
 """How long a job lets the other nodes go on when one has failed."""
 ENDED = re.compile(r"JobState=(?:COMPLETED|FAILED|CANCELLED|TIMEOUT) .*?ExitCode=(\d+)", re.DOTALL)
@@ -64,6 +67,13 @@ def state(slurm, job):
     return asked(slurm, "scontrol", "show", "job", job)
 
 
+def wait_for_requeue(slurm, job, folder):
+    """Waits until a job can be started again. Slurm 22.05 fails a job that starts at once then."""
+    requeued = re.compile(r"JobState=PENDING.*Restarts=1", re.DOTALL)
+    wait_for(lambda: requeued.search(state(slurm, job)), folder)
+    time.sleep(3)
+
+
 def wait_for(condition, folder):
     """The first true value of the condition."""
     ends = time.monotonic() + 240
@@ -92,14 +102,43 @@ def test_job_that_slurm_refuses_is_not_submitted(submit, slurm, toy_run, tmp_pat
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2"])
-def test_two_nodes_train_one_model(kind, finish, toy_run):
+def test_two_nodes_train_one_model(finish, toy_run):
     arguments, folder = toy_run
-    code, printed = finish(kind, "recipes/quickstart.yaml", *arguments)
+    code, printed = finish("zero2", "recipes/quickstart.yaml", *arguments)
     assert code == 0, printed[-3000:]
-    assert f"{kind} on 4 ranks" in printed
+    assert "zero2 on 4 ranks" in printed
     assert printed.count("the model is in") == 1
     assert (folder / "model/model.safetensors").is_file()
+
+
+def test_preempted_run_is_started_again_and_ends_like_an_uninterrupted_one(
+    submit, finish, slurm, toy_run, tmp_path
+):
+    arguments, folder = toy_run
+    words = ["recipes/quickstart.yaml", *arguments, f"optimization.max_steps={STEPS}"]
+    code, printed = finish("ddp", *words, "name=uninterrupted")
+    assert code == 0, printed[-3000:]
+    job = number_of(submit("ddp", *words))
+    log = folder / "log.jsonl"
+    wait_for(lambda: log.exists() and '"step": 9,' in log.read_text(), tmp_path)
+    asked(slurm, "scancel", "--signal=USR1", "--batch", job)
+    wait_for_requeue(slurm, job, tmp_path)
+    assert json.loads((folder / "status.json").read_text())["exit_code"] == 85
+    assert 10 <= len(losses(folder)) < STEPS
+    asked(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
+    ended = wait_for(lambda: ENDED.search(state(slurm, job)), tmp_path)
+    assert ended[1] == "0", state(slurm, job) + output(tmp_path)[-3000:]
+    other = folder.with_name("uninterrupted")
+    assert losses(folder) == losses(other)
+    assert len(losses(folder)) == STEPS
+    weights = "model/model.safetensors"
+    assert (folder / weights).read_bytes() == (other / weights).read_bytes()
+
+
+def losses(folder):
+    """The exact loss of each step, in the order of the log."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
 def test_two_nodes_mine_together(finish, toy_run, toy_folder, tmp_path):
@@ -111,18 +150,18 @@ def test_two_nodes_mine_together(finish, toy_run, toy_folder, tmp_path):
     assert len((mined / "train.jsonl").read_text().splitlines()) == 64
 
 
-def test_existing_run_ends_the_job_at_once(finish, toy_run):
-    """Every node looks: were it the first alone, the others would wait for it until they are
-    killed, and the job end with 137.
+def test_mistake_that_every_node_finds_ends_the_job_at_once(finish, toy_run, tmp_path):
+    """Were it the first node alone, the others would wait for it until they are killed, and the job
+    end with 137.
     """
     arguments, folder = toy_run
-    folder.mkdir(parents=True)
-    (folder / "environment.json").write_text("{}")
+    words = ["recipes/quickstart.yaml", *arguments, f"data.train={tmp_path}/none.jsonl"]
     start = time.monotonic()
-    code, printed = finish("ddp", "recipes/quickstart.yaml", *arguments)
+    code, printed = finish("ddp", *words)
     assert code == 2, printed[-3000:]
-    assert "pass --replace" in printed
+    assert "none.jsonl" in printed
     assert time.monotonic() - start < WAIT_SECONDS
+    assert not folder.exists()
 
 
 def test_exit_code_is_that_of_the_node_which_failed_first(finish, toy_run, tmp_path):
@@ -176,7 +215,7 @@ def test_preempted_task_alone_is_started_again(array, slurm, tmp_path):
     tasks = dict(re.findall(r"JobId=(\d+) .*?ArrayTaskId=(\d+)", state(slurm, array), re.DOTALL))
     task = tasks[array]
     asked(slurm, "scancel", "--signal=USR1", "--batch", f"{array}_{task}")
-    wait_for(lambda: "Restarts=1" in state(slurm, array), tmp_path)
+    wait_for_requeue(slurm, f"{array}_{task}", tmp_path)
     asked(slurm, "scontrol", "update", f"JobId={array}_{task}", "StartTime=now")
     wait_for((tmp_path / f"task{task}-node1-start1").exists, tmp_path)
     wait_for(lambda: "JobState=COMPLETED" in state(slurm, array), tmp_path)

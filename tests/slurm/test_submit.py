@@ -40,7 +40,8 @@ def test_dry_run_prints_a_script_that_bash_can_read(place: Path) -> None:
     assert result.stderr == "no cluster answers here, so only bash has checked this script\n"
     assert "#SBATCH --job-name=quickstart\n#SBATCH --nodes=2\n" in result.stdout
     assert (
-        """words=(launch --machine two.yaml quickstart 'data.train=it'"'"'s')\n""" in result.stdout
+        """words=(launch --resume --machine two.yaml quickstart 'data.train=it'"'"'s')\n"""
+        in result.stdout
     )
     subprocess.run(["bash", "-n"], input=result.stdout, text=True, check=True)
     assert not (place / "logs").exists()

@@ -153,7 +153,7 @@ class _Job:
             return code
         path = self.folder / "status.json"
         if path.exists() and path.stat().st_mtime >= begin - 1:
-            return int(read_status(self.folder).get("exit_code", code))
+            return int(read_status(self.folder).get("exit_code", code)) or code
         # A signal before the first step: there is nothing to save.
         return PREEMPTION_CODE if code - 128 in PREEMPTING_SIGNALS else code
 

@@ -110,6 +110,8 @@ def main() -> NoReturn:
     Other exit codes are 2 for invalid arguments, 130 on Ctrl-C, and 1 with a traceback for a bug.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # torch's C++ code warns of the end of other ranks, and advises against what we need.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _replace_closed_streams()
     with console():
         _run()

@@ -25,7 +25,7 @@ def training_job(
     for changes in runs or [()]:
         settings = load_recipe(recipe, [*overrides, *changes])
         check_batch_divisible(settings.optimization.batch_size, plan.ranks)
-    words = ("launch", "--machine", str(machine), str(recipe), *overrides)
+    words = ("launch", "--resume", "--machine", str(machine), str(recipe), *overrides)
     return BatchJob(name, plan.nodes, words, tuple(runs))
 
 

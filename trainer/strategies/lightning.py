@@ -23,7 +23,13 @@ def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
         case "single":
             return "auto"
         case "ddp":
-            return DDPStrategy(cluster_environment=environment, gradient_as_bucket_view=True)
+            # Else, gradients get another layout after the first step of a process, and sums over
+            # more than two ranks differ after a resume.
+            return DDPStrategy(
+                cluster_environment=environment,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=True,
+            )
         case "fsdp2":
             from trainer.strategies.fully_sharded import FullyShardedStrategy
 
