@@ -134,3 +134,52 @@ def test_trackers_see_one_run_in_all_its_attempts(tmp_path, toy_folder):
     assert steps == sorted(set(steps))
     assert set(steps) == set(range(40))
     assert len(run.losses("a")) == 40
+
+
+def forget_moments():
+    from trainer.checkpoints import callback
+
+    callback.restore_moments = lambda *_: None
+
+
+def draw_dropout_from_the_state_of_the_process():
+    torch.manual_seed = lambda _: None
+
+
+def begin_the_order_of_data_again():
+    import trainer.training as module
+
+    original = module.pair_data
+    module.pair_data = lambda *arguments: _from_the_beginning(original(*arguments))
+
+
+def _from_the_beginning(data):
+    steps, count = data.steps, data.steps.first
+    original = type(steps).samples
+    type(steps).samples = lambda self, step: original(self, step - count)
+    return data
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        forget_moments,
+        draw_dropout_from_the_state_of_the_process,
+        begin_the_order_of_data_again,
+        lambda: None,
+    ],
+)
+def test_planted_fault_makes_the_comparison_fail(tmp_path, toy_folder, plant):
+    """The comparison is able to fail: for each part of the state that a run could forget."""
+    words = ["model.dropout=0.1", "optimization.max_steps=12", "validation.every_steps=100"]
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words)
+    assert Command(*run.words("whole")).wait() == [0]
+    command = Command(*run.words("a"))
+    log = run.path("a") / "log.jsonl"
+    command.wait_for(lambda: log.exists() and '"step": 4,' in log.read_text())
+    command.send(signal.SIGTERM)
+    assert command.wait() == [85]
+    command = Command(*run.words("a", "--resume"), before=lambda rank: plant())
+    assert command.wait() == [0], command.text()[-3000:]
+    is_faultless = plant.__name__ == "<lambda>"
+    assert (run.losses("a") == run.losses("whole")) is is_faultless

@@ -131,7 +131,7 @@ def rank_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:
     defaults = {
         "OMP_NUM_THREADS": str(threads),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": SIGNALS,
+        "PET_SIGNALS_TO_HANDLE": SIGNALS,  # torchrun reads its options from PET_*
     }
     return {**defaults, **environ, **_device_environment(plan)}
 
