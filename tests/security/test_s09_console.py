@@ -143,7 +143,7 @@ def test_s09_run_leaves_no_secret_in_its_folder_or_on_the_console(tmp_path, repo
     assert CANARY not in ended.stdout + ended.stderr
     folder = tmp_path / "canaries"
     for pattern in ("model/README.md", "wandb/offline-*/*.wandb", "tensorboard/*", "console.txt"):
-        assert list(folder.glob(pattern)), pattern
+        assert list(folder.glob(pattern)), (pattern, ended.stderr)
     for path in folder.rglob("*"):
         assert CANARY not in str(path)
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path

@@ -129,6 +129,8 @@ class _WandbRun:
 
     def logger(self) -> Logger:
         """Returns the logger of W&B, which only writes files if the server cannot be used."""
+        import wandb
+
         mode = os.environ.get("WANDB_MODE", "online" if has_wandb_key() else "offline")
         logger = self._connecting_logger(mode)
         try:
@@ -141,6 +143,8 @@ class _WandbRun:
                 f" {self.run_folder}/wandb/offline-run-*` sends the run later",
                 error,
             )
+            # The client's process would go on with the settings of the first attempt.
+            wandb.teardown()
             logger = self._connecting_logger("offline")
             _ = logger.experiment
         return logger
