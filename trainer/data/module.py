@@ -112,19 +112,20 @@ class Steps:
         substitutes = samples.copy()
         for place, sample in enumerate(samples):
             row = transform(self.rows[int(sample)])
-            if error.text in (row.query, row.positive, *row.negatives):
-                substitutes[place] = (sample + 1) % len(self.rows)
-                if row.source not in self.bad_rows:
-                    _log.warning("%s: set aside: %s", row.source, error)
+            if error.text not in (row.query, row.positive, *row.negatives):
+                continue
+            substitutes[place] = (sample + 1) % len(self.rows)
+            if row.source not in self.bad_rows:
+                _log.warning("%s: set aside: %s", row.source, error)
                 self.bad_rows.add(row.source)
+        if (substitutes == samples).all():
+            raise error
         if len(self.bad_rows) > self.max_bad_rows_ratio * len(self.rows):
             raise TooManyBadRows(
                 f"{len(self.bad_rows)} of {len(self.rows)} rows could not be tokenized, and"
                 f" data.max_bad_rows_ratio={self.max_bad_rows_ratio:g} allows"
-                f" {int(self.max_bad_rows_ratio * len(self.rows))}; at {row.source}, {error}"
+                f" {int(self.max_bad_rows_ratio * len(self.rows))}. The latest: {error}"
             ) from error
-        if (substitutes == samples).all():
-            raise error
         return substitutes
 
     def __iter__(self) -> Iterator[Batch]:
