@@ -177,6 +177,7 @@ def test_exit_code_is_that_of_the_node_which_failed_first(finish, toy_run, tmp_p
     code, printed = finish("ddp", "recipes/quickstart.yaml", *arguments, changes=changes)
     assert "no GPU here" in printed
     assert "Terminating" in printed, "the other node waited"
+    assert "started again" not in printed
     assert code == 2, printed[-3000:]
     assert not folder.exists()
 
