@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import forked
+import torch
 from ranks import free_port
 from safetensors.torch import load_file
 
@@ -198,3 +199,12 @@ TEXTS = [f"{first} {second} {third}" for first in WORDS for second in WORDS for 
 def _write(path: Path, pairs: list[tuple[str, str]]) -> None:
     lines = [json.dumps({"query": query, "positive": positive}) for query, positive in pairs]
     path.write_text("\n".join(lines) + "\n")
+
+
+def check_same(run: Run, name: str, other: str) -> None:
+    """Asserts that two runs have the same weights, moments and losses, bit for bit."""
+    weights, expected = run.weights(name), run.weights(other)
+    assert weights.keys() == expected.keys()
+    different = [key for key in weights if not torch.equal(weights[key], expected[key])]
+    assert not different, different
+    assert run.losses(name) == run.losses(other)

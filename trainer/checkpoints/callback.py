@@ -164,6 +164,7 @@ class SaveCheckpoints(lightning.Callback):
                 self.writer.wait()
                 assert self.writer.last is not None
                 if self.writer.last.error is None:
+                    say(f"checkpoint saved after step {self.writer.last.step:,}")
                     return
                 if attempt + 1 < MOST_FAILURES:
                     time.sleep(_RETRY_SECONDS)

@@ -25,7 +25,9 @@ def check_disk(findings: Findings, run: PlannedRun, encoder: Encoder, other_byte
     `other_bytes` are written in addition to model and checkpoints.
     """
     folder = Path(run.recipe.output) / run.recipe.name
-    amount, free = model_bytes(encoder) + other_bytes, free_bytes(folder)
+    kept_checkpoints = run.recipe.checkpoints.keep_last
+    amount = model_bytes(encoder, kept_checkpoints) + other_bytes
+    free = free_bytes(folder)
     text = f"the run writes up to {format_bytes(amount)}"
     if amount <= free:
         findings.add("ok", "disk", f"{text}; {format_bytes(free)} are free")
@@ -53,17 +55,18 @@ def mining_bytes(
         return 0
 
 
-def model_bytes(encoder: nn.Module) -> int:
+def model_bytes(encoder: nn.Module, kept_checkpoints: int) -> int:
     """Returns the bytes of all files of weights.
 
-    These are the model in float32, the best weights, the former best weights while they are
-    replaced, and an adapter.
+    These are the model in float32, an adapter, the checkpoints with two moments per weight and one
+    that is being written, and for each of them and before training the best weights.
     """
     weights = sum(parameter.numel() for parameter in encoder.parameters())
     trained_weights = sum(
         parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad
     )
-    return 4 * (weights + 3 * trained_weights) + BESIDES_WEIGHTS
+    checkpoints = kept_checkpoints + 1
+    return 4 * (weights + (3 * checkpoints + checkpoints + 2) * trained_weights) + BESIDES_WEIGHTS
 
 
 def free_bytes(path: Path) -> int:
