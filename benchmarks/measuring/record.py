@@ -14,7 +14,14 @@ from measuring.summary import EXPLANATION, summarised
 
 RESULTS = Path(__file__).parents[1] / "results"
 QUIET_WAIT_RATIO = 0.03
-_PACKAGES = ("torch", "transformers", "peft", "pytorch-lightning", "sentence-transformers")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "sentence-transformers",
+    "accelerate",
+)
 
 
 def machine() -> dict[str, Any]:
