@@ -59,6 +59,7 @@ def test_packaged_model_that_is_not_installed_is_searched_on_the_hub(monkeypatch
         ("a/../b", "there is no model folder"),
         ("https://example.org/model", "this is not a hub name"),
         ("file:///etc", "this is not a hub name"),
+        ("http://169.254.169.254/latest", "this is not a hub name"),
         (
             "nobody/nothing",
             (
