@@ -116,9 +116,9 @@ class SaveCheckpoints(lightning.Callback):
     ) -> None:
         """Saves the state if the run was asked to stop. After an error, the last one stays."""
         if isinstance(exception, Preempted | Interrupted):
-            self._save_at_last(
-                lightning_trainer, pl_module, is_validated=not lightning_trainer.validating
-            )
+            is_validated = not lightning_trainer.validating
+            self._save_at_last(lightning_trainer, pl_module, is_validated)
+            say(f"checkpoint saved after step {lightning_trainer.global_step:,}")
 
     def _is_save_due(self, step: int) -> bool:
         if self.writer.is_busy:
@@ -164,7 +164,6 @@ class SaveCheckpoints(lightning.Callback):
                 self.writer.wait()
                 assert self.writer.last is not None
                 if self.writer.last.error is None:
-                    say(f"checkpoint saved after step {self.writer.last.step:,}")
                     return
                 if attempt + 1 < MOST_FAILURES:
                     time.sleep(_RETRY_SECONDS)

@@ -256,8 +256,8 @@ def check_run_folder(path: Path, replace: bool = False, resume: bool = False) ->
         )
     if not replace and not resume:
         raise BadFolder(
-            f"{path} already contains {_describe(path)}; pass --resume to continue it, --replace to"
-            " move it aside and start a new one, or choose another name=NAME"
+            f"{path} already contains {_describe(path)}; pass --resume to continue it if it is not"
+            " finished, --replace to move it aside and start a new one, or choose another name=NAME"
         )
 
 
