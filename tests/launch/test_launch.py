@@ -15,7 +15,7 @@ import pytest
 import torch
 import typer
 
-from trainer.cli.launch import launch
+from trainer.cli.launch import _Job, launch
 from trainer.errors import BadMachine, BadRecipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -303,3 +303,12 @@ def test_first_ctrl_c_lets_the_ranks_finish_and_the_second_ends_them(presses, tm
     assert running.returncode == 130, errors
     assert "Traceback" not in errors
     assert output.split() == (["saved", "saved"] if presses == 1 else [])
+
+
+@pytest.mark.parametrize(("recorded", "code"), [(85, 85), (0, 1)])
+def test_failed_launcher_never_ends_with_0(recorded, code, tmp_path):
+    """A run that failed after it was done, e.g. while its report was written, has failed."""
+    begin = time.time()
+    (tmp_path / "status.json").write_text(json.dumps({"exit_code": recorded}))
+    job = _Job(["fit"], check=lambda plan: None, run_alone=lambda: None, folder=tmp_path)
+    assert job.exit_code(1, begin) == code
