@@ -77,6 +77,7 @@ def _run(
     if folder is not None:
         os.chdir(folder)
     sys.argv = ["nearfar", *words]
+    sys.orig_argv = [sys.executable, "-m", "trainer", *words]
     from trainer.cli.main import main
 
     main()

@@ -4,6 +4,9 @@ A message says what was given, why it cannot work, and what to do. Any other exc
 ours: the command ends with exit code 1 and a traceback.
 """
 
+OUT_OF_MEMORY = "out_of_memory"
+"""The reason in `status.json` and `attempts.json`, and the key of the step and its tokens there."""
+
 
 class NearfarError(Exception):
     """Base class of errors whose cause is the input, the recipe or the machine.
@@ -48,6 +51,16 @@ class OtherRankFailed(NearfarError):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class OutOfMemory(NearfarError):
+    """Raised when the training does not fit into memory, also after a second start with half the
+    tokens per micro-batch.
+    """
+
+    def __init__(self, message: str, record: dict[str, int]) -> None:
+        super().__init__(message)
+        self.details = {"reason": OUT_OF_MEMORY, OUT_OF_MEMORY: record}
 
 
 class BadFolder(NearfarError):

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from trainer.checkpoints.callback import SaveCheckpoints, SaveTimes
 from trainer.checkpoints.folder import BEST, Checkpoint, CheckpointFolder
 from trainer.checkpoints.writer import CheckpointWriter, read_state, stored_names
 from trainer.collectives import on_first_rank, rank
-from trainer.errors import BadCheckpoint, Interrupted, NoSpace
+from trainer.errors import OUT_OF_MEMORY, BadCheckpoint, Interrupted, NoSpace, OutOfMemory
 from trainer.evaluation.results import MAIN_METRIC, Selection
 from trainer.mining.refresh import Refresh
 from trainer.models.formats.folder import save_encoder
@@ -27,6 +28,7 @@ from trainer.modules.retriever import NonFiniteStep, Retriever
 from trainer.progress import expect, phase
 from trainer.runtime.attempts import write_json
 from trainer.runtime.console import say
+from trainer.runtime.memory import is_out_of_memory
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.watch import current_watch
 from trainer.stopping import in_step
@@ -105,9 +107,40 @@ class ModelTraining:
             record = error.record
             on_first_rank(lambda: write_json(self.folder.path / "non_finite.json", record))
             raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            lack = self._out_of_memory(module, loop.global_step)
+            if watch is not None:
+                watch.end_other_ranks(lack)
+            raise lack from error
         finally:
             if watch is not None:
                 watch.has_nothing_to_save = True
+
+    def _out_of_memory(self, module: Retriever, step: int) -> OutOfMemory:
+        """Returns the error for a step without enough memory, with its tokens."""
+        batching, batch = module.micro_batching, module.batch
+        texts = (batch.queries, batch.documents) if batch is not None else ()
+        lengths = [length for role in texts for length in role.lengths.tolist()] or [0]
+        record = {
+            "step": step + 1,
+            "batch_tokens": sum(lengths),
+            "longest_text_tokens": max(lengths),
+            "micro_batch_tokens": batching.tokens or sum(lengths),
+            "kept_tokens": batching.kept_tokens or 0,
+        }
+        former = [attempt.get(OUT_OF_MEMORY) for attempt in self.folder.attempts[-2:-1]]
+        sizes = [f" ({tokens['micro_batch_tokens']:,} before)" for tokens in former if tokens]
+        return OutOfMemory(
+            f"rank {rank()} on {socket.gethostname()} is out of memory at step {step + 1}: its"
+            f" batch has {sum(lengths):,} tokens, and the longest text {max(lengths):,}, in"
+            f" micro-batches of {record['micro_batch_tokens']:,} padded tokens{''.join(sizes)}, and"
+            f" the activations of {record['kept_tokens']:,} were kept. Lower"
+            " machine.micro_batch_tokens, machine.kept_tokens or model.document_max_length_tokens,"
+            " or use more ranks, and continue with --resume",
+            record,
+        )
 
     def _begin(self, module: Retriever) -> tuple[int, Mapping[str, float]]:
         """Validates before the first step, or reads the checkpoint.

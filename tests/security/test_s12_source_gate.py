@@ -125,7 +125,8 @@ class Gate(ast.NodeVisitor):
         self.called.add(node.func)
         name = self.name(node.func)
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-        if name in FORBIDDEN_CALLS or name.startswith(FORBIDDEN_PREFIXES):
+        is_own_start = name == "os.execv" and self.name(node.args[0]) == "sys.executable"
+        if name in FORBIDDEN_CALLS or (name.startswith(FORBIDDEN_PREFIXES) and not is_own_start):
             self.report(node, f"call of {name}")
         if name in LOADERS_OF_PICKLES and not self.is_safe_load(name, keywords):
             self.report(node, f"{name} may unpickle")
@@ -268,6 +269,7 @@ def test_planted_danger_is_caught(source: str):
         "import importlib\nimportlib.import_module('trainer.cli.fit')",
         "import re\nre.compile('x')",
         "model.eval()",
+        "import os, sys\nos.execv(sys.executable, [sys.executable, *words])",
         "import subprocess\nsubprocess.run(['git', 'status'], shell=False)",
         (
             "from transformers import AutoModel\nAutoModel.from_pretrained('x',"

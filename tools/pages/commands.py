@@ -83,7 +83,9 @@ def exit_codes_page() -> str:
     ]
     rows = [
         (
-            "of the stage" if "__init__" in vars(each) else each.exit_code,
+            "of the stage"
+            if "exit_code" in inspect.signature(each.__init__).parameters
+            else each.exit_code,
             f"`{each.__name__}`",
             " ".join((inspect.getdoc(each) or "").split()).replace("|", "\\|"),
         )

@@ -1,6 +1,7 @@
 """Saves checkpoints between two steps, and ends a run there when it was asked to stop."""
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytorch_lightning as lightning
 from trainer.checkpoints.best import KeepBest
 from trainer.checkpoints.folder import Checkpoint
 from trainer.checkpoints.writer import CheckpointWriter, read_state, stored_names
-from trainer.collectives import MAX, all_reduce_integers, rank
+from trainer.collectives import MAX, all_reduce_integers, rank, ranks
 from trainer.errors import Interrupted, NoSpace, Preempted
 from trainer.runtime.console import say
+from trainer.runtime.memory import is_out_of_memory
 from trainer.stopping import Stop, request_stop, requested_stop, shield
 from trainer.strategies.resuming import loss_scale, set_loss_scale, set_schedules
 from trainer.strategies.training_state import empty_moments, restore_moments, training_state
@@ -54,6 +56,8 @@ class SaveCheckpoints(lightning.Callback):
         self._saved_step = checkpoint.step if checkpoint is not None else 0
         self._saved_at = time.monotonic()
         self._failures = 0
+        self._is_updating = False
+        """Whether weights may have changed in a step that is not counted yet."""
 
     def on_train_start(
         self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -72,6 +76,7 @@ class SaveCheckpoints(lightning.Callback):
 
     def on_train_batch_end(self, lightning_trainer: lightning.Trainer, *_: Any) -> None:
         """Agrees with the other ranks on what happens before the next step."""
+        self._is_updating = False
         stop, is_due, failures = all_reduce_integers(
             [
                 int(requested_stop()),
@@ -85,6 +90,10 @@ class SaveCheckpoints(lightning.Callback):
         if self._stop is Stop.CTRL_C:
             self.is_interrupted = True
             lightning_trainer.should_stop = True
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """Notes that the update begins."""
+        self._is_updating = True
 
     def on_train_batch_start(
         self,
@@ -114,11 +123,22 @@ class SaveCheckpoints(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Saves the state if the run was asked to stop. After an error, the last one stays."""
+        """Saves the state if the run was asked to stop, or if memory was missing before an update.
+
+        After another error, and with several ranks, the last checkpoint counts.
+        """
         if isinstance(exception, Preempted | Interrupted):
-            is_validated = not lightning_trainer.validating
-            self._save_at_last(lightning_trainer, pl_module, is_validated)
+            self._save_at_last(lightning_trainer, pl_module, not lightning_trainer.validating)
             say(f"checkpoint saved after step {lightning_trainer.global_step:,}")
+        elif is_out_of_memory(exception) and ranks() == 1 and not self._is_updating:
+            traceback.clear_frames(exception.__traceback__)  # they hold the activations
+            try:
+                if lightning_trainer.global_step > self._saved_step:
+                    self._save_at_last(
+                        lightning_trainer, pl_module, not lightning_trainer.validating
+                    )
+            except Exception as error:  # noqa: BLE001 - the first error ends the run
+                say(f"warning: the state could not be saved ({error}); the last checkpoint counts")
 
     def _is_save_due(self, step: int) -> bool:
         if self.writer.is_busy:

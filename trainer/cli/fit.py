@@ -1,11 +1,14 @@
 """`nearfar fit`: trains a model from a recipe and measures whether it got better."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainer.cli.options import shared
+from trainer.cli.terminal import StartAgain
+from trainer.errors import OutOfMemory
 
 Replace = Annotated[
     bool,
@@ -46,7 +49,7 @@ def fit(
     """Train a model from a recipe, and compare it with the base model and BM25 on test queries."""
     from trainer.progress import phase
     from trainer.recipe.load import load_recipe
-    from trainer.runtime.attempts import read_status
+    from trainer.runtime.attempts import read_attempts, read_status, words_with_less_memory
     from trainer.runtime.console import say
     from trainer.runtime.watch import watching
 
@@ -67,5 +70,12 @@ def fit(
             from trainer.run import Former, run_recipe
             from trainer.runtime.console import show
 
-        result = run_recipe(settings, plan, Former(replace, resume, accept_changes))
+        try:
+            result = run_recipe(settings, plan, Former(replace, resume, accept_changes))
+        except OutOfMemory as error:
+            words = words_with_less_memory(sys.argv[1:], error.details, read_attempts(folder))
+            if plan.kind != "single" or words is None:
+                raise
+            say(f"warning: {error}")
+            raise StartAgain(words) from error
     show(*result_parts(result.evaluation, result.selection, result.test))

@@ -5,23 +5,27 @@ Both are checked before any rank is started.
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trainer.cli.fit import fit
 from trainer.cli.mine import mine
 from trainer.cli.options import shared
+from trainer.cli.terminal import StartAgain
 
 if TYPE_CHECKING:
     from trainer.strategies.machine.plan import Plan
 
+STATUS_SECONDS = 10.0
+"""Time in which the end of a run appears on the other nodes."""
 PREEMPTION_CODE, PREEMPTING_SIGNALS = 85, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ANY_WORDS = {"ignore_unknown_options": True}
 """Options that launch does not have belong to the command that it starts."""
@@ -108,7 +112,18 @@ def _launch(
         return job.run_alone()
     begin = time.time()
     code = start.start([*job.words, *(["--replace"] if replace else [])])
-    raise typer.Exit(job.exit_code(code, begin))
+    if code:
+        status = job.status(begin, STATUS_SECONDS if start.plan.nodes > 1 else 0.0)
+        if job.folder and (retry := _words_with_less_memory(job.folder, status)):
+            raise StartAgain(retry)
+        code = job.exit_code(code, status)
+    raise typer.Exit(code)
+
+
+def _words_with_less_memory(folder: Path, status: dict[str, Any]) -> list[str] | None:
+    from trainer.runtime.attempts import read_attempts, words_with_less_memory
+
+    return words_with_less_memory(sys.argv[1:], status, read_attempts(folder))
 
 
 @contextmanager
@@ -142,20 +157,27 @@ class _Job:
     folder: Path | None = None
     """The run folder, if there is one."""
 
-    def exit_code(self, code: int, begin: float) -> int:
-        """Returns the exit code of the run, which knows better than the launcher why it ended.
-
-        `code` is that of the launcher. It stays if the run did not end after `begin`.
-        """
+    def status(self, begin: float, wait_seconds: float = 0.0) -> dict[str, Any]:
+        """Returns `status.json`, or nothing if the run did not end after `begin`."""
         from trainer.runtime.attempts import read_status
 
-        if self.folder is None or not code:
-            return code
-        path = self.folder / "status.json"
-        if path.exists() and path.stat().st_mtime >= begin - 1:
-            return int(read_status(self.folder).get("exit_code", code)) or code
+        if self.folder is None:
+            return {}
+        path, end = self.folder / "status.json", time.monotonic() + wait_seconds
+        while not (is_new := path.exists() and path.stat().st_mtime >= begin - 1):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.5)
+        return read_status(self.folder) if is_new else {}
+
+    def exit_code(self, code: int, status: dict[str, Any]) -> int:
+        """Returns the exit code of the run, which knows better than the launcher why it ended.
+
+        `code` is that of the launcher. It stays if the run has no status.
+        """
         # A signal before the first step: there is nothing to save.
-        return PREEMPTION_CODE if code - 128 in PREEMPTING_SIGNALS else code
+        is_preempted = self.folder is not None and code - 128 in PREEMPTING_SIGNALS
+        return int(status.get("exit_code", PREEMPTION_CODE if is_preempted else code)) or code
 
 
 def _training_job(recipe: Path, overrides: list[str], replace: bool, resume: bool) -> _Job:

@@ -28,8 +28,10 @@ from trainer.cli import (
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import runs, submit
+from trainer.cli.terminal import StartAgain
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.runtime.console import console
+from trainer.storage.redaction import redact_command
 from trainer.storage.visible import visible
 
 READER_GONE = 141
@@ -114,13 +116,20 @@ def main() -> NoReturn:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _replace_closed_streams()
     with console():
-        _run()
+        words = _run()
+    if words is not None:
+        before_words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+        os.execv(sys.executable, [sys.executable, *before_words, *words])  # noqa: S606 - no shell
     sys.exit(0)
 
 
-def _run() -> None:
+def _run() -> list[str] | None:
+    """Runs the command. Returns the words of the one that must follow in its place."""
     try:
         app(prog_name="nearfar")
+    except StartAgain as again:
+        print(f"starting again: nearfar {redact_command(again.words)}", file=sys.stderr)
+        return again.words
     except NearfarError as error:
         _report(error)
         _end(error.exit_code)
@@ -132,6 +141,7 @@ def _run() -> None:
         # Before the interpreter shuts down, for which NCCL would wait for the other ranks.
         traceback.print_exc()
         _end(1)
+    return None
 
 
 def _report(error: NearfarError) -> None:

@@ -6,6 +6,14 @@ from contextlib import AbstractContextManager
 from trainer.progress import phase
 
 
+class StartAgain(Exception):
+    """Raised to start the command again in this process, with other words."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(*words)
+        self.words = words
+
+
 def tell(line: str) -> None:
     """Prints a line on standard error."""
     print(line, file=sys.stderr, flush=True)

@@ -65,10 +65,13 @@ class Retriever(LightningModule):
         self.validate = validate
         self.head = head
         self.is_head = is_head
+        self.batch: Batch | None = None
+        """The batch of the latest step."""
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """Returns the loss of one global batch, the same on every rank."""
         encode = self.micro_batching.for_step(self.global_step)
+        self.batch = batch
         outcome = self.objective(batch, encode, self.temperature())
         self.current = Step(outcome.loss.detach(), batch.sample_ids)
         metrics = {"loss": outcome.loss, **outcome.metrics, "temperature": self.temperature()}

@@ -3,11 +3,12 @@
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import OUT_OF_MEMORY
 from trainer.storage.atomic import write_text
 from trainer.storage.redaction import redact, redact_command
 
@@ -64,6 +65,38 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def words_with_less_memory(
+    words: Sequence[str], status: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
+) -> list[str] | None:
+    """Returns the words of a command that continues a run with half the tokens in memory.
+
+    `status` is that of the latest of the attempts. It is None if the run did not end for a lack of
+    memory, or if the attempt before ended so too.
+    """
+    if status.get("reason") != OUT_OF_MEMORY:
+        return None
+    if len(attempts) > 1 and attempts[-2].get("reason") == OUT_OF_MEMORY:
+        return None
+    tokens = status[OUT_OF_MEMORY]
+    verb, *arguments = [word for word in words if word not in ("--replace", "--resume")]
+    return [
+        *(verb, "--resume", *arguments),
+        f"machine.micro_batch_tokens={max(1, tokens['micro_batch_tokens'] // 2)}",
+        f"machine.kept_tokens={tokens['kept_tokens'] // 2}",
+    ]
+
+
+def describe_run(folder: Path) -> str:
+    """Returns how the run in a folder ended, in words."""
+    return {
+        None: "a run that was killed before its end",
+        "done": "a finished run",
+        "stopped": "a run that was stopped",
+        "preempted": "a run that was preempted",
+        "failed": "a run that failed",
+    }.get(read_status(folder).get("status"), "a run")
 
 
 def has_run(folder: Path) -> bool:

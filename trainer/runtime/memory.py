@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from pytorch_lightning.utilities.memory import is_oom_error
 from torch import Tensor, nn
 
 from trainer.batch import Texts
@@ -35,6 +36,11 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
         encode(texts)
     stored_bytes = sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
     return stored_bytes / (len(texts) * int(texts.lengths.max()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that memory could not be allocated, on a GPU or elsewhere."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
 
 
 def available_bytes(device: torch.device, processes: int = 1) -> int:

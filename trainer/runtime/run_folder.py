@@ -9,7 +9,6 @@ The process of a run keeps a file lock, which ends with the process in every cas
 without a lock has no live run.
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -19,8 +18,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from trainer.errors import BadFolder, Interrupted, NearfarError, Preempted
-from trainer.runtime.attempts import add_attempt, read_attempts, update_attempt, write_json
+from trainer.errors import (
+    BadFolder,
+    Interrupted,
+    NearfarError,
+    OutOfMemory,
+    Preempted,
+)
+from trainer.runtime.attempts import (
+    add_attempt,
+    describe_run,
+    read_attempts,
+    update_attempt,
+    write_json,
+)
 from trainer.runtime.environment import describe_environment
 from trainer.storage.atomic import write_text
 from trainer.storage.locks import LOCK, FolderLock, holder_of, is_locked, lock_folder
@@ -173,10 +184,9 @@ class RunFolder:
         }
         try:
             write_json(self.status_path, record)
-            keys = ("status", "exit_code", "error")
-            update_attempt(
-                self.path, {"ended": end, **{key: record[key] for key in keys if key in record}}
-            )
+            skipped_keys = ("seconds", "selection")
+            details = {key: record[key] for key in record if key not in skipped_keys}
+            update_attempt(self.path, details)
         except OSError:
             if status == "done":
                 raise
@@ -185,12 +195,13 @@ class RunFolder:
             if self._lock is not None:
                 self._lock.release()
 
-    def finish_at_once(self, error: str, exit_code: int) -> None:
+    def finish_at_once(self, error: str, exit_code: int, **details: Any) -> None:
         """Writes `status.json` when the process ends without returning to the run."""
         self.finish(
             "preempted" if exit_code == Preempted.exit_code else "failed",
             error=error,
             exit_code=exit_code,
+            **details,
         )
 
     def note(self, **details: Any) -> None:
@@ -221,6 +232,7 @@ class RunFolder:
             "preempted" if isinstance(error, Preempted) else status,
             error=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, NearfarError) else 1,
+            **(error.details if isinstance(error, OutOfMemory) else {}),
         )
 
 
@@ -256,8 +268,9 @@ def check_run_folder(path: Path, replace: bool = False, resume: bool = False) ->
         )
     if not replace and not resume:
         raise BadFolder(
-            f"{path} already contains {_describe(path)}; pass --resume to continue it if it is not"
-            " finished, --replace to move it aside and start a new one, or choose another name=NAME"
+            f"{path} already contains {describe_run(path)}; pass --resume to continue it if it is"
+            " not finished, --replace to move it aside and start a new one, or choose another"
+            " name=NAME"
         )
 
 
@@ -283,16 +296,3 @@ def _check_can_be_made(path: Path) -> None:
             f"{path} cannot be created: {parent} is read-only; choose another folder with"
             " output=FOLDER"
         )
-
-
-def _describe(path: Path) -> str:
-    try:
-        status = json.loads((path / "status.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a run that was killed before its end"
-    return {
-        "done": "a finished run",
-        "stopped": "a run that was stopped",
-        "preempted": "a run that was preempted",
-        "failed": "a run that failed",
-    }.get(str(status), "a run")

@@ -6,6 +6,7 @@ other ranks for minutes. The thread is told about a signal at once, through a pi
 
 import contextlib
 import faulthandler
+import json
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from trainer.errors import OutOfMemory
 from trainer.progress import Activity
 from trainer.stopping import Stop, clear_request, request_stop, requested_stop
 from trainer.strategies.machine.own_rank import is_first_rank
@@ -35,6 +37,7 @@ GRACE_SECONDS = 20.0
 HANG_SECONDS = 1800.0
 """Default time without any progress of any rank after which a run ends."""
 _STOP_KEY, _HANG_KEY, _ACTIVITY_KEY = "nearfar/stop", "nearfar/hang", "nearfar/activity"
+_MEMORY_KEY = "nearfar/out of memory"
 
 
 @runtime_checkable
@@ -59,14 +62,15 @@ class Watch:
     rank: int = 0
     has_nothing_to_save: bool = True
     """Whether the process may end at once if no stop point is reached."""
-    before_exit: Callable[[str, int], None] | None = None
-    """Called with a message and the exit code before the thread ends the process."""
+    before_exit: Callable[..., None] | None = None
+    """Called with a message, the exit code and details before the thread ends the process."""
     _parent: int = field(default_factory=os.getppid)
     _request_time: float | None = None
     _folder_id: int | None = None
     _presses: int = 0
     _activity: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
     _own_activity: float = 0.0
+    _has_failed: bool = False
 
     def look(self, numbers: bytes) -> None:
         """Handles the signals with these numbers, and looks at everything once."""
@@ -118,6 +122,9 @@ class Watch:
                 request_stop(Stop(int(self.store.get(_STOP_KEY))))
             if self.store.check([_HANG_KEY]):
                 self._end_hang()
+            if self.store.check([_MEMORY_KEY]) and not self._has_failed:
+                failure = json.loads(self.store.get(_MEMORY_KEY))
+                self._exit(failure["error"], OutOfMemory.exit_code, **failure["details"])
             is_active = Activity.latest > self._own_activity
             self._own_activity = Activity.latest
             count = self.store.add(_ACTIVITY_KEY, int(is_active))
@@ -156,6 +163,15 @@ class Watch:
             HANG,
         )
 
+    def end_other_ranks(self, error: OutOfMemory) -> None:
+        """Ends the ranks that would wait for this one, which is out of memory."""
+        self._has_failed = True
+        if self.store is not None:
+            with contextlib.suppress(RuntimeError, OSError):
+                failure = {"error": f"error: {error}", "details": error.details}
+                self.store.set(_MEMORY_KEY, json.dumps(failure))
+                time.sleep(2 * LOOK_SECONDS)
+
     def write_stacks(self, reason: str) -> Path | None:
         """Writes the stacks of all threads of this rank into the run folder, and returns the
         file. Without a folder, they go to standard error.
@@ -172,11 +188,12 @@ class Watch:
             faulthandler.dump_traceback(all_threads=True)
         return None
 
-    def _exit(self, message: str, code: int) -> None:
-        _say(f"{message}\n")
+    def _exit(self, message: str, code: int, **details: Any) -> None:
+        if is_first_rank(os.environ) or code == HANG:  # only stacks differ between ranks
+            _say(f"{message}\n")
         with contextlib.suppress(Exception):
             if self.before_exit is not None:
-                self.before_exit(message, code)
+                self.before_exit(message, code, **details)
         os._exit(code)
 
 
