@@ -71,7 +71,12 @@ class ModelTraining:
         module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
         writer = CheckpointWriter(self._checkpoints)
         saving = SaveCheckpoints(
-            writer, self.best, _save_times(recipe.checkpoints), self._state, self._checkpoint
+            writer,
+            self.best,
+            _save_times(recipe.checkpoints),
+            self._state,
+            self._checkpoint,
+            is_ddp=job.plan.kind == "ddp",
         )
         self._refresher = refresh(recipe, job.data.train, self.folder.path / "refresh", job.steps)
         callbacks = [self.best, saving, *([self._refresher] if self._refresher else [])]

@@ -17,7 +17,7 @@ from trainer.errors import Interrupted, NoSpace, Preempted
 from trainer.runtime.console import say
 from trainer.runtime.memory import is_out_of_memory
 from trainer.stopping import Stop, request_stop, requested_stop, shield
-from trainer.strategies.resuming import loss_scale, set_loss_scale, set_schedules
+from trainer.strategies.resuming import arrange_gradients, loss_scale, set_loss_scale, set_schedules
 from trainer.strategies.training_state import empty_moments, restore_moments, training_state
 
 MOST_FAILURES = 3
@@ -47,11 +47,12 @@ class SaveCheckpoints(lightning.Callback):
         times: SaveTimes,
         extra_state: Callable[[], dict[str, Any]],
         checkpoint: Checkpoint | None = None,
+        is_ddp: bool = False,
     ) -> None:
         self.writer, self.best, self.times = writer, best, times
         self.is_interrupted = False
         """Whether Ctrl-C ended the training."""
-        self._extra_state, self._checkpoint = extra_state, checkpoint
+        self._extra_state, self._checkpoint, self._is_ddp = extra_state, checkpoint, is_ddp
         self._stop, self._is_due = Stop.NO_REQUEST, False
         self._saved_step = checkpoint.step if checkpoint is not None else 0
         self._saved_at = time.monotonic()
@@ -99,9 +100,13 @@ class SaveCheckpoints(lightning.Callback):
         self,
         lightning_trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
-        *_: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Stops, or saves, before the next step."""
+        is_first = self._checkpoint is not None and batch_idx == 0
+        if is_first and self._is_ddp and ranks() > 2:
+            arrange_gradients(lightning_trainer, batch)
         if self._stop:
             request_stop(self._stop)
             raise self._stop.error()

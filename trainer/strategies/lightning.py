@@ -23,13 +23,7 @@ def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
         case "single":
             return "auto"
         case "ddp":
-            # Else, gradients get another layout after the first step of a process, and sums of more
-            # than two numbers differ after a resume. It costs one small all-reduce per step.
-            return DDPStrategy(
-                cluster_environment=environment,
-                gradient_as_bucket_view=True,
-                find_unused_parameters=plan.ranks > 2,
-            )
+            return DDPStrategy(cluster_environment=environment, gradient_as_bucket_view=True)
         case "fsdp2":
             from trainer.strategies.fully_sharded import FullyShardedStrategy
 

@@ -37,6 +37,24 @@ def set_schedules(lightning_trainer: lightning.Trainer, step: int) -> None:
         schedule._last_lr = rates
 
 
+def arrange_gradients(lightning_trainer: lightning.Trainer, batch: Any) -> None:
+    """Makes DDP add gradients in the order in which an uninterrupted run adds them.
+
+    After the first backward pass of a process, DDP arranges the gradients anew, in the order in
+    which they come. With more than two ranks, sums then round differently. This runs the pass of
+    `batch` once and throws its gradients away. All ranks must call it before their first step.
+    """
+    strategy: Any = lightning_trainer.strategy
+    module: Any = lightning_trainer.lightning_module
+    optimizer = lightning_trainer.optimizers[0]
+    module.log = module.log_dict = lambda *_, **__: None
+    try:
+        strategy.backward(strategy.training_step(batch, 0), optimizer)
+    finally:
+        del module.log, module.log_dict
+    optimizer.zero_grad()
+
+
 def loss_scale(lightning_trainer: lightning.Trainer) -> dict[str, float | int | bool]:
     """Returns the state of the loss scaling of fp16; empty for other precisions."""
     scaler = _scaler(lightning_trainer)
