@@ -67,7 +67,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import trainer.run
     from trainer.build.data import data_sets
     from trainer.data.order import batch_samples
-    from trainer.data.rows import known_positives
     from trainer.errors import Preempted
     from trainer.stopping import Stop, request_stop
     from trainer.strategies.machine.plan import SINGLE
@@ -82,8 +81,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         found["imports_megabytes"], found["peak_megabytes"] = megabytes, peak_memory_megabytes()
 
     if job["reading"]:
-        train = data_sets(settings.data, settings.seed).train
-        found["positives"] = len(known_positives(train))
+        data = data_sets(settings.data, settings.seed)
+        train, found["pairs"] = data.train, len(data.known_positives.queries)
         rows = [train[int(sample)] for sample in batch_samples(SEED, 0, len(train), BATCH)]
         assert len(rows) == BATCH
         note()

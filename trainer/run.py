@@ -169,7 +169,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     for remark in data.remarks:
         say(remark)
     for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
+        if held_out is not None and (leaks := leaked_queries(data.known_positives, held_out)):
             say(
                 f"warning: {leaks:,} of {len(held_out.queries):,} {name} queries are training"
                 " queries too; what is measured on them proves nothing"
@@ -276,7 +276,7 @@ def _evaluate(
         systems = [*rivals, _measure(job, read_any(str(folder.model)), test, FINE_TUNED)]
 
     def write() -> Evaluation:
-        leaks = leaked_queries(job.data.train, test)
+        leaks = leaked_queries(job.data.known_positives, test)
         evaluation = compare(test, "test", systems, leaked_queries=leaks, selection=selection)
         write_evaluation(evaluation, folder.evaluation_path)
         return evaluation

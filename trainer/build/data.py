@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.build.families.registry import family_of
-from trainer.data.cache.read import CachedReader, cached_hold_out
+from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_positives
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.beir import beir_splits, is_beir_folder
 from trainer.data.retrieval_set import RetrievalSet, retrieval_set_from_rows
-from trainer.data.rows import Rows, known_positives
+from trainer.data.rows import KnownPositives, Rows
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.data import DataSection, Source
@@ -35,6 +36,11 @@ class DataSets:
     """The SHA-256 of each source that was read."""
     remarks: tuple[str, ...] = ()
     """A line per source of which rows or texts were dropped."""
+
+    @cached_property
+    def known_positives(self) -> KnownPositives:
+        """The known positives of each training query."""
+        return cached_known_positives(self.train)
 
 
 def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
@@ -87,14 +93,10 @@ def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str |
     return sources[0].source if has_split else None
 
 
-def leaked_queries(rows: Rows, held_out: RetrievalSet) -> int:
+def leaked_queries(positives: KnownPositives, held_out: RetrievalSet) -> int:
     """Returns how many of the held-out queries are also training queries, word for word."""
     queries = np.array([identity(query) for query in held_out.queries])
-    leaks = [
-        np.intersect1d(batch.column(0).to_numpy(), queries)
-        for batch in rows.batches(["query_identity"])
-    ]
-    return int(np.isin(queries, np.concatenate(leaks)).sum())
+    return int(positives.has_queries(queries).sum())
 
 
 def data_fingerprint(
@@ -126,7 +128,7 @@ def pair_data(
 
     `refresher` mines their negatives (`trainer.build.refresh`).
     """
-    family, positives = family_of(run), known_positives(data.train)
+    family, positives = family_of(run), data.known_positives
     steps_in_order = Steps(
         data.train,
         family.collate(run, encoder, positives),

@@ -8,7 +8,7 @@ from typing import Any
 from trainer.errors import BadData
 from trainer.progress import Activity
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 class SourceDigests:

@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from trainer.batch import identity
 from trainer.data.readers.report import ReadReport
@@ -214,32 +214,38 @@ def count_duplicate_pairs(table: pa.Table) -> int:
 
 
 class KnownPositives(Mapping[int, frozenset[int]]):
-    """Query identity to identities of its positives, in two sorted arrays (16 bytes per pair)."""
+    """Query identity to identities of its positives, in two arrays sorted by query (16 bytes per
+    pair).
+    """
 
     def __init__(
         self, queries: Int[np.ndarray, " pair"], positives: Int[np.ndarray, " pair"]
     ) -> None:
-        order = np.argsort(queries, kind="stable")
-        self._queries, self._positives = queries[order], positives[order]
+        self.queries, self.positives = queries, positives
+
+    def has_queries(self, queries: Int[np.ndarray, " query"]) -> Bool[np.ndarray, " query"]:
+        """Returns True for each of these identities that is a query."""
+        places = np.searchsorted(self.queries, queries).clip(max=len(self.queries) - 1)
+        return self.queries[places] == queries
 
     def __getitem__(self, query: int) -> frozenset[int]:
         first, last = (
-            int(np.searchsorted(self._queries, query, side)) for side in ("left", "right")
+            int(np.searchsorted(self.queries, query, side)) for side in ("left", "right")
         )
         if first == last:
             raise KeyError(query)
-        return frozenset(self._positives[first:last].tolist())
+        return frozenset(self.positives[first:last].tolist())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.unique(self._queries).tolist())
+        return iter(np.unique(self.queries).tolist())
 
     def sizes(self) -> Int[np.ndarray, " query"]:
         """Returns the number of distinct positives of each query."""
-        pairs = np.unique(np.stack([self._queries, self._positives]), axis=1)
+        pairs = np.unique(np.stack([self.queries, self.positives]), axis=1)
         return np.unique(pairs[0], return_counts=True)[1]
 
     def __len__(self) -> int:
-        return len(np.unique(self._queries))
+        return len(np.unique(self.queries))
 
 
 def known_positives(rows: Sequence[Row]) -> KnownPositives:
@@ -249,12 +255,11 @@ def known_positives(rows: Sequence[Row]) -> KnownPositives:
     >>> known[identity("q")] == {identity("a"), identity("b")}
     True
     """
-    if isinstance(rows, Rows):
-        return KnownPositives(rows.identities("query"), rows.identities("positive"))
-    pairs = np.array(
-        [(identity(row.query), identity(row.positive)) for row in rows], dtype=np.int64
-    ).reshape(-1, 2)
-    return KnownPositives(pairs[:, 0], pairs[:, 1])
+    if not isinstance(rows, Rows):
+        rows = Rows.of(rows)
+    queries = rows.identities("query")
+    order = np.argsort(queries, kind="stable")
+    return KnownPositives(queries[order], rows.identities("positive")[order])
 
 
 def _row(table: pa.Table, at: int) -> Row:

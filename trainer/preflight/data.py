@@ -38,7 +38,7 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     pairs, queries = f"{len(data.train):,} training pairs", len(data.validation.queries)
     findings.add("ok", "data", f"{pairs}, {queries:,} validation queries{test}")
     for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (leaks := leaked_queries(data.train, held_out)):
+        if held_out is not None and (leaks := leaked_queries(data.known_positives, held_out)):
             findings.add(
                 "warning",
                 "data",

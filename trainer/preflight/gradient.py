@@ -15,7 +15,6 @@ from trainer.build.data import DataSets
 from trainer.build.families.registry import family_of
 from trainer.data.order import batch_samples
 from trainer.data.random_negatives import RandomNegatives
-from trainer.data.rows import known_positives
 from trainer.errors import BadMachine
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun, Request
@@ -121,7 +120,7 @@ def _write_rows(folder: Path, recipe: Recipe, plan: Plan, data: DataSets) -> Non
     """Some rows from the start of the run's own order, with all known positives of their
     queries.
     """
-    positives = known_positives(data.train)
+    positives = data.known_positives
     rows_per_rank = min(ROWS_PER_RANK, recipe.optimization.batch_size // plan.ranks)
     samples = batch_samples(recipe.seed, 0, len(data.train), rows_per_rank * plan.ranks)
     negatives = family_of(recipe).random_negatives(recipe, data.train, positives)

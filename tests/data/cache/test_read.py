@@ -112,7 +112,8 @@ def sections(tmp_path: Path) -> dict[str, DataSection]:
 
 
 def batches(data: DataSets, negatives: int) -> list[torch.Tensor | tuple[str, ...]]:
-    known = known_positives(data.train)
+    known = data.known_positives
+    assert dict(known) == dict(known_positives([*data.train]))
     steps = Steps(
         data.train,
         lambda rows: collate(rows, lambda texts, _: texts_of(texts), known, negatives),

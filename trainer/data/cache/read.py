@@ -22,10 +22,10 @@ from trainer.data.fingerprint import SourceDigests
 from trainer.data.readers.read import Split, has_known_layout, write_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import RetrievalSet, read_set_and_report, select_queries
-from trainer.data.rows import Rows
+from trainer.data.rows import KnownPositives, Rows, known_positives
 from trainer.data.splits import HeldOut, choose_held_out, divide, hold_out
 
-_ROWS, _PARTS = "rows.arrow", "parts.arrow"
+_ROWS, _PARTS, _POSITIVES = "rows.arrow", "parts.arrow", "positives.arrow"
 _NO_PART, _TRAIN, _VALIDATION = 0, 1, 2
 
 
@@ -119,17 +119,44 @@ def cached_hold_out(rows: Rows, ratio: float, max_queries: int, seed: int) -> tu
         held_out = choose_held_out(rows, ratio, max_queries, seed)
         parts = np.full(len(rows), _NO_PART, np.int8)
         parts[held_out.train], parts[held_out.validation] = _TRAIN, _VALIDATION
-        table = pa.table({"part": parts})
-        with pa.ipc.new_file(str(folder / _PARTS), table.schema) as file:
-            file.write_table(table)
+        _write_columns(folder / _PARTS, {"part": parts})
         return {}
 
     options = {"ratio": ratio, "max_queries": max_queries, "seed": seed}
     key: EntryKey = {"kind": "held out", "rows": rows.sha256, **options, "code": _code()}
     entry = find_or_build(key, build, rows.report.source)
-    parts = entry.tables[_PARTS].column("part").to_numpy()
+    parts = entry.tables[_PARTS].column("part").chunk(0).to_numpy()
     train, validation = (np.flatnonzero(parts == part) for part in (_TRAIN, _VALIDATION))
     return divide(rows, HeldOut(train, validation, int((parts == _NO_PART).sum())))
+
+
+def cached_known_positives(rows: Rows) -> KnownPositives:
+    """Returns the known positives of each query (see `trainer.data.rows.known_positives`)."""
+    if not rows.sha256:
+        return known_positives(rows)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        positives = known_positives(rows)
+        _write_columns(
+            folder / _POSITIVES, {"query": positives.queries, "positive": positives.positives}
+        )
+        return {}
+
+    numbers = rows.row_numbers
+    selection = None if numbers is None else hashlib.sha256(numbers.data).hexdigest()
+    options = {"rows": rows.sha256, "selection": selection}
+    key: EntryKey = {"kind": "known positives", **options, "code": _code()}
+    table = find_or_build(key, build, rows.report.source).tables[_POSITIVES]
+    return KnownPositives(*(column.chunk(0).to_numpy() for column in table.columns))
+
+
+def _write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Writes an Arrow file in which each column is one array, so that it is mapped without a
+    copy.
+    """
+    table = pa.table(dict(columns))
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
 
 
 @cache
