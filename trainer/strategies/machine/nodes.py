@@ -49,6 +49,8 @@ LEAST_FREE_BYTES = 100 << 20
 LEAST_MEMORY_RATIO = 0.5
 """Smallest free share of a GPU's memory, relative to the GPU with the largest."""
 MOST_SKEW_SECONDS = 2.0
+MOST_FAULTS = 8
+"""Faults that a message lists; a bad node has one per rank."""
 PROBE_SECONDS = 10.0
 """Time in which a file of the first rank must appear on all nodes."""
 
@@ -63,7 +65,7 @@ class NodeReport:
     device: str
     free_memory_bytes: int
     memory_bytes: int
-    """Free and total memory of its GPU; 0 without report."""
+    """Free and total memory of its GPU; 0 without one."""
     free_bytes: dict[str, int]
     """Free disk space per folder."""
     versions: dict[str, str]
@@ -133,7 +135,8 @@ def check_nodes(run_folder: Path, device: torch.device) -> Nodes:
         texts = gather_texts([json.dumps(asdict(own_report))])
     reports = tuple(NodeReport(**json.loads(text)) for text in texts)
     if faults := node_faults(reports):
-        raise BadMachine("; ".join(faults))
+        surplus = len(faults) - MOST_FAULTS
+        raise BadMachine("; ".join(faults[:MOST_FAULTS]) + f"; and {surplus} more" * (surplus > 0))
     return Nodes(reports, _all_reduce_speed(device) / 1e9)
 
 
