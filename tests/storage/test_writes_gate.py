@@ -82,7 +82,7 @@ def _written_by(call: ast.Call) -> str:
     if method in METHODS and (owner or method == "save_file"):
         return method
     if method in OPENERS:
-        values = [*call.args, *(keyword.value for keyword in call.keywords)]
+        values = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
         modes = [value.value for value in values if isinstance(value, ast.Constant)]
         if any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
             return method
@@ -134,6 +134,7 @@ def test_planted_write_is_noticed(source):
     "source",
     [
         "path.open()",
+        "path.open(errors='replace')",
         "path.open('rb')",
         "write_text(path, 'x')",
         "os.open(path, os.O_RDONLY)",
