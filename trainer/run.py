@@ -24,7 +24,7 @@ from trainer.checkpoints.folder import CheckpointFolder
 from trainer.collectives import check_same, integers_of_first_rank, on_first_rank, rank, ranks
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.errors import Interrupted
+from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.evaluation.evaluate import evaluate_bm25
 from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
 from trainer.evaluation.results import (
@@ -115,18 +115,24 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, former: Former = Former()) -
             on_first_rank(lambda: _begin_folder(folder, nodes))
             watch.watch_folder(folder.path)
             watch.before_exit = folder.finish_at_once
-            with _stacks_of_other_errors(watch):
+            with _failures_are_told(watch):
                 return _carry_out(job, folder, former)
 
 
 @contextmanager
-def _stacks_of_other_errors(watch: Watch) -> Iterator[None]:
-    """Writes the stacks of this rank into the run folder if another rank was lost."""
+def _failures_are_told(watch: Watch) -> Iterator[None]:
+    """Tells the other ranks about an error of this one. If another rank was lost, it writes the
+    stacks of this one into the run folder.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if is_connection_lost(error):
+    except (Preempted, Interrupted, OtherRankFailed):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_connection_lost(error):
             watch.write_stacks(traceback.format_exc())
+        else:
+            watch.tell_failure(error, error.exit_code if isinstance(error, NearfarError) else 1)
         raise
 
 

@@ -37,7 +37,9 @@ GRACE_SECONDS = 20.0
 HANG_SECONDS = 1800.0
 """Default time without any progress of any rank after which a run ends."""
 _STOP_KEY, _HANG_KEY, _ACTIVITY_KEY = "nearfar/stop", "nearfar/hang", "nearfar/activity"
-_MEMORY_KEY = "nearfar/out of memory"
+_MEMORY_KEY, _FAILURE_KEY = "nearfar/out of memory", "nearfar/failure"
+FAILURE_SECONDS = 15.0
+"""Time until a rank ends that has not noticed by itself that another one has failed."""
 
 
 @runtime_checkable
@@ -71,6 +73,7 @@ class Watch:
     _activity: tuple[int, float] = field(default_factory=lambda: (0, time.monotonic()))
     _own_activity: float = 0.0
     _has_failed: bool = False
+    _failure_time: float | None = None
 
     def look(self, numbers: bytes) -> None:
         """Handles the signals with these numbers, and looks at everything once."""
@@ -125,6 +128,8 @@ class Watch:
             if self.store.check([_MEMORY_KEY]) and not self._has_failed:
                 failure = json.loads(self.store.get(_MEMORY_KEY))
                 self._exit(failure["error"], OutOfMemory.exit_code, **failure["details"])
+            if self.store.check([_FAILURE_KEY]) and not self._has_failed:
+                self._follow_failure(json.loads(self.store.get(_FAILURE_KEY)))
             is_active = Activity.latest > self._own_activity
             self._own_activity = Activity.latest
             count = self.store.add(_ACTIVITY_KEY, int(is_active))
@@ -171,6 +176,22 @@ class Watch:
                 failure = {"error": f"error: {error}", "details": error.details}
                 self.store.set(_MEMORY_KEY, json.dumps(failure))
                 time.sleep(2 * LOOK_SECONDS)
+
+    def tell_failure(self, error: BaseException, code: int) -> None:
+        """Tells the other ranks that this one has failed. They may wait for it in a collective."""
+        self._has_failed = True
+        if self.store is not None:
+            failure = {"rank": self.rank, "error": f"{type(error).__name__}: {error}", "code": code}
+            with contextlib.suppress(RuntimeError, OSError):
+                self.store.set(_FAILURE_KEY, json.dumps(failure))
+
+    def _follow_failure(self, failure: dict[str, Any]) -> None:
+        """Ends the process some time after another rank has failed, if it has not ended by then."""
+        self._failure_time = self._failure_time or time.monotonic()
+        if time.monotonic() - self._failure_time > FAILURE_SECONDS:
+            message = f"error: rank {failure['rank']} has failed: {failure['error']}"
+            self.write_stacks(message)
+            self._exit(message, failure["code"])
 
     def write_stacks(self, reason: str) -> Path | None:
         """Writes the stacks of all threads of this rank into the run folder, and returns the
