@@ -65,6 +65,8 @@ def test_interrupt_saves_the_model_and_the_run_can_go_on(run):
     assert command.wait() == [130, 130], command.text()[-3000:]
     assert (run.path("a") / "model/model.safetensors").is_file()
     assert run.status("a")["status"] == "stopped"
+    validated = [record["step"] for record in run.log("a") if "validation/ndcg@10" in record]
+    assert validated[-1] == len(run.losses("a")) - 1, "the last weights were not validated"
     step = latest_step(run, "a")
     command = Command(*run.words("a", "--resume"))
     wait_for_step(command, run, "a", step + 3)

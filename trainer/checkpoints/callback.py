@@ -16,7 +16,7 @@ from trainer.collectives import MAX, all_reduce_integers, rank, ranks
 from trainer.errors import Interrupted, NoSpace, Preempted
 from trainer.runtime.console import say
 from trainer.runtime.memory import is_out_of_memory
-from trainer.stopping import Stop, request_stop, requested_stop, shield
+from trainer.stopping import Stop, clear_request, request_stop, requested_stop, shield
 from trainer.strategies.resuming import arrange_gradients, loss_scale, set_loss_scale, set_schedules
 from trainer.strategies.training_state import empty_moments, restore_moments, training_state
 
@@ -89,6 +89,7 @@ class SaveCheckpoints(lightning.Callback):
         self._stop, self._is_due = Stop(stop), bool(is_due)
         self._report_failures(failures)
         if self._stop is Stop.CTRL_C:
+            clear_request()  # followed: the validation of this step is not interrupted
             self.is_interrupted = True
             lightning_trainer.should_stop = True
 
