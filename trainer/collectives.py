@@ -156,6 +156,17 @@ def sum_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     return values
 
 
+def gather_objects(value: Any, group: "distributed.ProcessGroup | None") -> list[Any]:
+    """Returns the small objects of all ranks of a group, in rank order. A thread may call it with a
+    group of its own.
+    """
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * ranks()
+    distributed.all_gather_object(values, value, group=group)
+    return values
+
+
 def gather_texts(texts: Sequence[str]) -> list[str]:
     """Returns the texts of all ranks, in rank order."""
     if ranks() == 1:

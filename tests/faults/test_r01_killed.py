@@ -12,20 +12,34 @@ from killable import Command, Run, check_same
 KILLS, SOAK_KILLS = 20, 200
 
 
+def linger(rank):
+    """A save takes long enough to be killed inside: between its files and its name."""
+    from trainer.checkpoints import folder
+
+    write_manifest = folder.write_manifest
+
+    def write_late(*arguments):
+        time.sleep(0.02)
+        write_manifest(*arguments)
+        time.sleep(0.02)
+
+    folder.write_manifest = write_late
+
+
 def kill(run, name, number):
     """Starts or continues the run and kills it: while it starts, inside a save, or in a step.
 
     Returns False if it ended before.
     """
-    command = Command(*run.words(name, "--resume"))
+    command = Command(*run.words(name, "--resume"), before=linger if number % 5 == 1 else None)
     checkpoints, log = run.path(name) / "checkpoints", run.path(name) / "log.jsonl"
     match number % 5:
         case 0:
-            time.sleep(random.uniform(0.0, 1.0))
+            time.sleep(random.uniform(0.0, 0.6))
         case 1:
             while command.is_alive() and not [*checkpoints.glob(".step-*")]:
                 time.sleep(0.0005)
-            time.sleep(random.uniform(0.0, 0.005))
+            time.sleep(random.uniform(0.0, 0.04))
         case _:
             command.wait_for(lambda: not command.is_alive() or "pairs" in command.text())
             lines, more = _lines(log), random.randint(1, 8)
@@ -45,7 +59,7 @@ def _lines(path):
 def kill_often(run, kills):
     random.seed(1)
     words = run.words("whole")
-    assert Command(*words).wait() == [0]
+    assert Command(*words).wait(1800) == [0]
     number = 0
     while number < kills:
         assert kill(run, "killed", number), f"the run was over after {number} kills"
@@ -58,13 +72,13 @@ def kill_often(run, kills):
 
 @pytest.mark.slow
 def test_killed_run_ends_bitwise_as_an_uninterrupted_one(tmp_path, toy_folder):
-    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=100"]
+    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=160"]
     kill_often(Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words), KILLS)
 
 
 @pytest.mark.soak
 def test_run_killed_200_times_ends_bitwise_as_an_uninterrupted_one(tmp_path, toy_folder):
-    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=900"]
+    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=1500"]
     kill_often(Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words), SOAK_KILLS)
 
 

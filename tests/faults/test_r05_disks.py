@@ -62,7 +62,7 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_saved(run, tmp_path):
 
 @needs_root
 def test_disk_that_stays_full_ends_the_run_with_89(run, tmp_path):
-    with small_disk(tmp_path / "disk", 8) as disk:
+    with small_disk(tmp_path / "disk", 160) as disk:  # several ranks want 100 MB at the start
         words = [f"output={disk}", "checkpoints.every_steps=5"]
         command = Command(*run.words("a", *words), ranks=2)
         checkpoints = disk / "a/checkpoints"

@@ -311,4 +311,4 @@ def test_failed_launcher_never_ends_with_0(recorded, code, tmp_path):
     begin = time.time()
     (tmp_path / "status.json").write_text(json.dumps({"exit_code": recorded}))
     job = _Job(["fit"], check=lambda plan: None, run_alone=lambda: None, folder=tmp_path)
-    assert job.exit_code(1, begin) == code
+    assert job.exit_code(1, job.status(begin)) == code

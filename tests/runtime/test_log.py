@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.runtime.log import JsonlLogger, read_log
+from trainer.runtime.log import JsonlLogger
+from trainer.runtime.log_file import read_log
 
 
 def test_record_is_one_line_on_disk_before_the_call_returns(tmp_path):

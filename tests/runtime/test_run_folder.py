@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadFolder, Interrupted
-from trainer.runtime.log import read_log
+from trainer.runtime.log_file import read_log
 from trainer.runtime.run_folder import RunFolder, check_run_folder
 from trainer.storage.locks import LOCK
 

@@ -9,7 +9,7 @@ from trainer.collectives import integers_of_first_rank
 from trainer.errors import BadCheckpoint, BadFolder
 from trainer.runtime.attempts import write_json
 from trainer.runtime.console import say
-from trainer.runtime.log import cut_log
+from trainer.runtime.log_file import cut_log
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.tracking.course import keep_course
 

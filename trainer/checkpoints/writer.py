@@ -21,7 +21,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from trainer.checkpoints.folder import CheckpointFolder
-from trainer.collectives import Control, rank, ranks
+from trainer.collectives import Control, gather_objects, rank, ranks
 from trainer.storage.manifest import digest_files
 
 _TIMEOUT = timedelta(hours=6)
@@ -99,8 +99,8 @@ class CheckpointWriter:
             files = digest_files(self.folder.partial(step), [path.name for path in own_files])
         except BaseException as failure:  # noqa: BLE001 - PyTorch's own is not an Exception
             error = _reason(failure)
-        save = self._publish(self._gather((error, files)), step, state, start_time)
-        (self.last,) = self._gather(save)[:1]
+        save = self._publish(gather_objects((error, files), self._group), step, state, start_time)
+        (self.last,) = gather_objects(save, self._group)[:1]
         self.failures = self.failures + 1 if self.last.error else 0
 
     def _publish(
@@ -122,13 +122,6 @@ class CheckpointWriter:
         is_gone = not self.folder.path.parent.is_dir()
         seconds = time.monotonic() - start_time
         return Save(step, seconds, size, errors[0] if errors else None, is_gone)
-
-    def _gather(self, value: Any) -> list[Any]:
-        if self._group is None:
-            return [value]
-        values: list[Any] = [None] * ranks()
-        distributed.all_gather_object(values, value, group=self._group)
-        return values
 
 
 def stored_names(path: Path) -> set[str]:

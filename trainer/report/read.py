@@ -10,7 +10,7 @@ from typing import Any
 from trainer.errors import BadData, BadFolder
 from trainer.evaluation.evaluation_file import read_evaluation, selection_from
 from trainer.evaluation.results import Evaluation, Selection
-from trainer.runtime.log import read_log
+from trainer.runtime.log_file import read_log
 from trainer.storage.locks import is_locked
 
 

@@ -14,45 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a `log.jsonl` in order.
-
-    Lines that a crash or a full disk has cut off are skipped.
-    """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
-
-
-_LONGEST_RECORD = 1 << 16
-
-
-def cut_log(path: Path, size: int) -> None:
-    """Removes everything after the first `size` bytes of a log."""
-    if path.exists() and path.stat().st_size > size:
-        os.truncate(path, size)
-
-
-def _latest_seconds(path: Path) -> float:
-    """Returns the time of the last record of a log that is continued; 0 for a new one."""
-    if not path.is_file():
-        return 0.0
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
-        lines = file.read().splitlines()
-    try:
-        return float(json.loads(lines[-1])["time_seconds"])
-    except (ValueError, KeyError, TypeError, IndexError):
-        return 0.0
+from trainer.runtime.log_file import latest_seconds
 
 
 class JsonlLogger(Logger):
@@ -68,7 +30,7 @@ class JsonlLogger(Logger):
         super().__init__()
         self.path = Path(path)
         self._file = -1
-        self._start = time.monotonic() - _latest_seconds(self.path)
+        self._start = time.monotonic() - latest_seconds(self.path)
         self._cut_short = False
         self._has_warned = False
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed, nn
 
+from trainer.collectives import all_rows, own_rows
 from trainer.strategies.weights import reshard
 
 WEIGHT, UPDATES, MOMENTS = "weight", "step", ("exp_avg", "exp_avg_sq")
@@ -128,9 +129,9 @@ def _restore_zero(module: nn.Module, optimizer: Any, tensors: dict[str, Tensor])
             value = value.to(part.device).flatten()
             if hasattr(parameter, "ds_id"):
                 size = parameter.ds_tensor.numel()
-                padded_value = value.new_zeros(size * distributed.get_world_size())
+                padded_value = value.new_zeros(all_rows(size))
                 padded_value[: len(value)] = value
-                own_part = padded_value.narrow(0, size * distributed.get_rank(), size)
+                own_part = padded_value[own_rows(size)]
                 optimizer.set_local_hp_param(own_part, parameter, None if kind == WEIGHT else kind)
             elif (fragment := parameter._hp_mapping) is not None:
                 _hp_part(part, fragment).copy_(_lp_part(value, fragment))

@@ -6,12 +6,11 @@ it too. W&B cannot, so what it was told before is not told again.
 
 import json
 import secrets
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trainer.runtime.attempts import write_json
+from trainer.runtime.log_file import log_records
 
 _FILE, _LOG = "tracking.json", "log.jsonl"
 
@@ -44,21 +43,7 @@ def keep_course(run_folder: Path, first_step: int) -> None:
     """Stores the latest steps of the log, before it is cut off at `first_step`."""
     course = read_course(run_folder)
     latest = dict(course.latest_steps)
-    for record in _records(run_folder / _LOG):
+    for record in log_records(run_folder / _LOG):
         for name in record.keys() - {"step", "time_seconds"}:
             latest[name] = max(latest.get(name, -1), int(record["step"] or 0))
     write_json(run_folder / _FILE, asdict(Course(course.run_id, latest, first_step)))
-
-
-def _records(log: Path) -> Iterator[dict[str, Any]]:
-    """Yields the records of a log one after the other, as it may be long."""
-    if not log.exists():
-        return
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict):
-                yield record
