@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from trainer.build.data import data_fingerprint
@@ -12,11 +11,11 @@ from trainer.data.fingerprint import SourceDigests
 from trainer.errors import NearfarError
 from trainer.models.files.locate import locate
 from trainer.recipe.schema.families import Recipe
+from trainer.storage.manifest import add_sample
 
 _FREE_SECTIONS = ("name", "output", "machine", "checkpoints", "trackers")
 """What may change between two attempts, because it does not change what is learned."""
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors")
-_WHOLE_BYTES, _BLOCK, _BLOCKS = 64 << 20, 1 << 20, 64
 VERSION = "nearfar version"
 
 
@@ -66,7 +65,7 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, str]]:
 def model_digest(name: str) -> str | None:
     """Returns a SHA-256 over the files of a model, or None if there is none of that name.
 
-    Of a file above 64 MB, 64 blocks of 1 MB are read, evenly spread, so that a start stays quick.
+    Large files count with a sample of their bytes, so that a start stays quick.
     """
     try:
         folder = locate(name)
@@ -76,16 +75,5 @@ def model_digest(name: str) -> str | None:
     for path in sorted(folder.rglob("*")):
         if path.suffix in _MODEL_FILES and path.is_file():
             digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-            _add_content(digest, path)
+            add_sample(digest, path)
     return digest.hexdigest()
-
-
-def _add_content(digest: Any, path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= _WHOLE_BYTES:
-            digest.update(file.read())
-            return
-        for number in range(_BLOCKS):
-            file.seek(number * (size - _BLOCK) // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK))

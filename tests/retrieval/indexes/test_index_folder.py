@@ -185,7 +185,7 @@ def test_changed_byte_at_either_end_of_a_large_file_is_noticed(copy, monkeypatch
     """With blocks of 8 bytes, every file here counts as large."""
     from trainer.retrieval.indexes import manifest
 
-    monkeypatch.setattr(manifest, "_BLOCK", 8)
+    monkeypatch.setattr("trainer.storage.manifest._BLOCK", 8)
     path = copy / "vectors.npy"
     whole, before = path.read_bytes(), manifest._fingerprint(path)
     for place in (0, len(whole) - 1):

@@ -538,8 +538,8 @@ def test_id_beyond_the_centroids_is_noticed_outside_the_checked_samples(
     """With four blocks of 64 bytes, every file here counts as large."""
     folder = shutil.copytree(built / "compressed", tmp_path / "index")
     names = TokenIndex.open(folder).manifest.files
-    monkeypatch.setattr(manifest, "_BLOCK", 64)
-    monkeypatch.setattr(manifest, "_BLOCKS", 4)
+    monkeypatch.setattr("trainer.storage.manifest._BLOCK", 64)
+    monkeypatch.setattr("trainer.storage.manifest._BLOCKS", 4)
     change_manifest(
         folder,
         files={

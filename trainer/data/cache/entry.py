@@ -1,7 +1,5 @@
 """An entry of the cache: Arrow files, facts about them, and a manifest that shows damage."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from trainer.storage.manifest import (
     MANIFEST,
     Damaged,
     digest_files,
+    digest_of,
     read_manifest,
     verify_files,
     write_manifest,
@@ -61,8 +60,3 @@ def open_entry(folder: Path, key: EntryKey) -> Entry | None:
     verify_files(folder, files)
     sha256 = {name: record["sha256"] for name, record in files.items()}
     return Entry({name: map_table(folder / name) for name in files}, content["facts"], sha256)
-
-
-def digest_of(content: Any) -> str:
-    """Returns the SHA-256 of a value as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,6 @@ from trainer.data.cache.entry import (
     Build,
     Entry,
     EntryKey,
-    digest_of,
     open_entry,
     write_entry_manifest,
 )
@@ -25,7 +24,7 @@ from trainer.errors import BadFolder
 from trainer.progress import phase
 from trainer.storage.atomic import atomic_folder
 from trainer.storage.locks import holder_of, is_locked, lock_folder
-from trainer.storage.manifest import MANIFEST, Damaged
+from trainer.storage.manifest import MANIFEST, Damaged, digest_of
 
 VARIABLE, OFF = "NEARFAR_CACHE", "off"
 _CONTENT = "content"

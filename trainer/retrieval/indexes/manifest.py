@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 
 from trainer.errors import BadFolder
 from trainer.storage.atomic import write_text
+from trainer.storage.manifest import add_sample, digest_of
 
 DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 
@@ -32,8 +33,6 @@ _TOKEN_INDEX_FILES = re.compile(
     rf"manifest\.new|{_TOKEN_PARTS}|\.(manifest\.json|{_TOKEN_PARTS})\.[0-9a-f]{{8}}\.partial"
 )
 _SEAL = "sha256"
-_BLOCK = 1 << 20
-_BLOCKS = 64
 _TRIES = 10
 _Model = TypeVar("_Model", bound=BaseModel)
 _Manifest = TypeVar("_Manifest", bound="AnyManifest")
@@ -70,7 +69,7 @@ class AnyManifest(BaseModel):
         content = self.model_dump(mode="json")
         return (
             json.dumps(
-                content | {_SEAL: _seal(content)}, indent=2, ensure_ascii=False, allow_nan=False
+                content | {_SEAL: digest_of(content)}, indent=2, ensure_ascii=False, allow_nan=False
             )
             + "\n"
         )
@@ -157,7 +156,7 @@ def read_content(folder: Path) -> dict[str, Any]:
             " 1; build the index again"
         )
     seal = content.pop(_SEAL, None)  # old indexes have none
-    if seal is not None and seal != _seal(content):
+    if seal is not None and seal != digest_of(content):
         raise BadFolder(
             f"{path} was altered since the index was built; build it again with `nearfar index`, or"
             " copy the folder again"
@@ -167,10 +166,6 @@ def read_content(folder: Path) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number")
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def parse_manifest(model: type[_Model], content: Mapping[str, Any], folder: Path) -> _Model:
@@ -267,19 +262,9 @@ def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, File
 
 
 def _fingerprint(path: Path) -> str:
-    """Returns the SHA-256 of a file.
-
-    Of a file above 64 MB only 64 blocks of 1 MB are read, evenly spread from the first to the last,
-    so that an index opens quickly.
+    """Returns the SHA-256 of a file, or of a sample of a large one, so that an index opens
+    quickly.
     """
-    digest, size = hashlib.sha256(), path.stat().st_size
-    starts = (
-        range(0, size, _BLOCK)
-        if size <= _BLOCKS * _BLOCK
-        else [part * (size - _BLOCK) // (_BLOCKS - 1) for part in range(_BLOCKS)]
-    )
-    with path.open("rb") as file:
-        for start in starts:
-            file.seek(start)
-            digest.update(file.read(_BLOCK))
+    digest = hashlib.sha256()
+    add_sample(digest, path)
     return digest.hexdigest()
