@@ -209,10 +209,12 @@ def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
     folder.note(steps=job.steps)
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
-    identity = run_identity(job.recipe, len(job.data.train), job.data.digests)
-    checkpoint = checkpoint_to_continue(checkpoints, identity, folder, former.accept_changes)
+    identity = on_first_rank(  # which alone compares and stores it
+        lambda: run_identity(job.recipe, len(job.data.train), job.data.digests)
+    )
+    checkpoint = checkpoint_to_continue(checkpoints, identity or {}, folder, former.accept_changes)
     rivals = _measure_rivals(job, folder)
-    training = ModelTraining(job, folder, checkpoints, identity, checkpoint)
+    training = ModelTraining(job, folder, checkpoints, identity or {}, checkpoint)
     training.run()
     selection = training.selection
     with shield() if training.is_interrupted else nullcontext():

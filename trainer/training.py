@@ -26,6 +26,7 @@ from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
 from trainer.modules.retriever import NonFiniteStep, Retriever
 from trainer.progress import expect, phase
+from trainer.recipe.schema.machine import CheckpointSection
 from trainer.runtime.attempts import write_json
 from trainer.runtime.console import say
 from trainer.runtime.memory import is_out_of_memory
@@ -239,7 +240,7 @@ class ModelTraining:
         return f"the model is in {folder} instead; move it to a safe place, or "
 
 
-def _save_times(section: Any) -> SaveTimes:
+def _save_times(section: CheckpointSection) -> SaveTimes:
     minutes = section.every_minutes
     return SaveTimes(section.every_steps, None if minutes is None else 60.0 * minutes)
 

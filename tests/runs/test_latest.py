@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 
-from trainer.runs.latest import Latest, read_latest, read_tail
+from trainer.runs.latest import Latest, read_latest
+from trainer.runtime.log_file import read_tail
 
 CODE = """
 import sys

@@ -48,8 +48,7 @@ def _prepare(
     checkpoint, damages = checkpoints.newest_valid()
     for damage in damages:
         say(f"warning: a checkpoint is skipped: {damage}")
-    if folder.log_path.exists():
-        keep_course(folder.path, checkpoint.step if checkpoint is not None else 0)
+    keep_course(folder.path, checkpoint.step if checkpoint is not None else 0)
     if checkpoint is None:
         cut_log(folder.log_path, 0)
         if len(folder.attempts) > 1:

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as lightning
 
 from trainer.checkpoints.best import KeepBest
-from trainer.checkpoints.folder import Checkpoint
+from trainer.checkpoints.folder import LATEST, Checkpoint
 from trainer.checkpoints.writer import CheckpointWriter, read_state, stored_names
 from trainer.collectives import MAX, all_reduce_integers, rank, ranks
 from trainer.errors import Interrupted, NoSpace, Preempted
@@ -218,5 +218,5 @@ class SaveCheckpoints(lightning.Callback):
 
 
 def _latest_text(folder: Path) -> str:
-    latest = folder / "latest"
+    latest = folder / LATEST
     return f"the last one is {latest.resolve().name}; " if latest.exists() else ""

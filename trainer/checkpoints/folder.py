@@ -17,6 +17,7 @@ from typing import Any
 from trainer.errors import BadCheckpoint
 from trainer.storage.atomic import flush_to_disk, move_into_place, write_link
 from trainer.storage.manifest import (
+    MANIFEST,
     Damaged,
     digest_file,
     read_manifest,
@@ -120,7 +121,7 @@ class CheckpointFolder:
         recent, old = self._split()
         for path in old:
             # The manifest first: without it, a folder that is removed in part is no checkpoint.
-            (path / "manifest.json").unlink(missing_ok=True)
+            (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
         needed_files: set[str] = set()
         for path in recent:

@@ -4,17 +4,16 @@ A log can have hundreds of megabytes, so only its end is read. Files may be dama
 unknown author: what cannot be read counts as missing.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.runtime.log_file import read_tail
 from trainer.storage.manifest import MANIFEST, Damaged, read_manifest
 
 _LOSS, _SCORE = "train/loss", "validation/ndcg@10"
-_TAIL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -48,31 +47,9 @@ def read_latest(folder: Path, status: Mapping[str, Any]) -> Latest:
     return Latest(steps[-1]["step"] + 1, _number(steps[-1][_LOSS]), _largest(scores))
 
 
-def read_tail(path: Path, size: int = _TAIL_BYTES) -> list[dict[str, Any]]:
-    """Returns the records in the last `size` bytes of a `log.jsonl`, in order."""
-    try:
-        if not path.is_file():  # e.g. a pipe that nobody writes to
-            return []
-        with path.open("rb") as file:
-            start = max(0, path.stat().st_size - size)
-            file.seek(start)
-            lines = file.read(size).splitlines()
-    except OSError:
-        return []
-    records = (_parse(line) for line in (lines[1:] if start else lines))
-    return [record for record in records if isinstance(record, dict)]
-
-
 def is_count(value: Any) -> bool:
     """Returns whether a value of a JSON file is a whole number that is not negative."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _checkpoint_state(folder: Path) -> Mapping[str, Any]:

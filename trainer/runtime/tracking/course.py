@@ -40,7 +40,12 @@ def read_course(run_folder: Path) -> Course:
 
 
 def keep_course(run_folder: Path, first_step: int) -> None:
-    """Stores the latest steps of the log, before it is cut off at `first_step`."""
+    """Stores the latest steps of the log, before it is cut off at `first_step`.
+
+    Does nothing if no tracker has seen the run.
+    """
+    if not (run_folder / _FILE).exists():
+        return
     course = read_course(run_folder)
     latest = dict(course.latest_steps)
     for record in log_records(run_folder / _LOG):
