@@ -183,7 +183,7 @@ class Contender:
         uninterrupted run. Of a step that was done twice, the last
         time counts: what came before was lost with its process.
         """
-        steps, whole = dict(self.notes(name)), dict(self.notes("whole"))
+        steps, uninterrupted = dict(self.notes(name)), dict(self.notes("whole"))
         repeated = left_out = 0
         for epoch in range(2):
             length = PAIRS // BATCH
@@ -192,7 +192,11 @@ class Contender:
             )
             repeated += sum(times - 1 for times in seen.values())
             left_out += PAIRS - len(seen)
-        return {"repeated": repeated, "left_out": left_out, "is_order_equal": steps == whole}
+        return {
+            "repeated": repeated,
+            "left_out": left_out,
+            "is_order_equal": steps == uninterrupted,
+        }
 
     def flipped_byte(self) -> None:
         attempt = self.start("flipped")

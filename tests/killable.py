@@ -15,7 +15,7 @@ from typing import Any
 
 import forked
 import torch
-from ranks import free_port
+from ranks import free_port, launcher_variables
 from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).parents[1]
@@ -100,15 +100,7 @@ def _variables(rank: int, ranks: int, port: int, strategy: str) -> dict[str, str
     if ranks == 1 and strategy == "ddp":
         return {}
     return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-        "TORCHELASTIC_RESTART_COUNT": "0",
+        **launcher_variables(rank, ranks, port),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_MIXED_PRECISION": "no",
         "ACCELERATE_USE_CPU": "True",
@@ -166,6 +158,11 @@ class Run:
 
     def path(self, name: str) -> Path:
         return self.parent / name
+
+    def wait_for_step(self, command: Command, name: str, step: int, seconds: float = 60.0) -> None:
+        """Waits until a running command has logged a step."""
+        log, text = self.path(name) / "log.jsonl", f'"step": {step},'
+        command.wait_for(lambda: log.exists() and text in log.read_text(), seconds)
 
     def weights(self, name: str) -> dict[str, Any]:
         """The weights and moments after the last step."""

@@ -57,17 +57,7 @@ def _work(
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-    }
+    os.environ |= launcher_variables(rank, ranks, port)
     try:
         torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
         # Pickled here: shared memory would end with this process.
@@ -78,6 +68,21 @@ def _work(
         answers.put((rank, False, traceback.format_exc()))
     finally:
         os._exit(0)  # without the threads and exit handlers of the parent
+
+
+def launcher_variables(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What torchrun exports to a rank of one node."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
 
 
 def free_port() -> int:

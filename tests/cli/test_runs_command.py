@@ -51,9 +51,9 @@ def test_runs_are_shown_as_they_are(run):
     command.send(signal.SIGTERM)
     assert command.wait() == [85]
 
-    found = rows(run.parent)
-    assert list(found) == ["stopped", "killed", "finished"]
-    finished, killed, stopped = (found[name] for name in ("finished", "killed", "stopped"))
+    overviews = rows(run.parent)
+    assert list(overviews) == ["stopped", "killed", "finished"]
+    finished, killed, stopped = (overviews[name] for name in ("finished", "killed", "stopped"))
     assert finished["state"] == "done"
     assert (finished["step"], finished["total_steps"], finished["resume_count"]) == (24, 24, 0)
     assert finished["loss"] == run.losses("finished")[-1]
@@ -95,10 +95,10 @@ def test_old_and_damaged_folders_are_shown(tmp_path):
         for name in ("environment.json", "attempts.json", "status.json", "log.jsonl", ".lock"):
             write(folder / name, damage)
         write(folder / "checkpoints/latest/manifest.json", damage)
-    found = rows(tmp_path)
-    assert set(found) == {"old", *(f"damaged-{number}" for number in range(7))}
-    assert (found["old"]["state"], found["old"]["seconds"]) == ("done", 60.0)
-    assert {row["state"] for name, row in found.items() if name != "old"} == {"killed"}
+    overviews = rows(tmp_path)
+    assert set(overviews) == {"old", *(f"damaged-{number}" for number in range(7))}
+    assert (overviews["old"]["state"], overviews["old"]["seconds"]) == ("done", 60.0)
+    assert {row["state"] for name, row in overviews.items() if name != "old"} == {"killed"}
     assert all(len(line) <= 80 for line in table(tmp_path).splitlines()[:9])
 
 

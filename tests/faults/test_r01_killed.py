@@ -91,8 +91,7 @@ def test_trackers_see_one_run_in_all_its_attempts(tmp_path, toy_folder):
     environment = {"WANDB_MODE": "offline"}
     for step in (4, 11, 18, 25):
         command = Command(*run.words("a", "--resume"), environment=environment)
-        log = run.path("a") / "log.jsonl"
-        command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())  # noqa: B023
+        run.wait_for_step(command, "a", step)
         command.send(signal.SIGTERM if step % 2 else signal.SIGKILL)
         command.wait()
     command = Command(*run.words("a", "--resume"), environment=environment)

@@ -52,11 +52,6 @@ def run(tmp_path, toy_folder):
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words)
 
 
-def wait_for_step(command, run, name, step):
-    log = run.path(name) / "log.jsonl"
-    command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
-
-
 @needs_a_disk
 def test_training_goes_on_when_a_checkpoint_cannot_be_saved(run, tmp_path):
     with small_disk(tmp_path / "disk", 8) as disk:
@@ -93,7 +88,7 @@ def test_disk_that_stays_full_ends_the_run_with_89(run, tmp_path):
 def test_read_only_checkpoint_folder_is_refused_before_the_first_step(run, tmp_path):
     words = ["optimization.max_steps=6"]
     command = Command(*run.words("a", *words))
-    wait_for_step(command, run, "a", 3)
+    run.wait_for_step(command, "a", 3)
     command.send(15)
     command.wait()
     checkpoints = run.path("a") / "checkpoints"
@@ -130,7 +125,7 @@ def test_checkpoints_on_another_disk_than_the_temporary_folder_are_never_partial
 
 def test_run_whose_folder_is_moved_away_stops_with_89(run):
     command = Command(*run.words("a", "optimization.max_steps=20000"), ranks=2)
-    wait_for_step(command, run, "a", 10)
+    run.wait_for_step(command, "a", 10)
     run.path("a").rename(run.parent / "elsewhere")
     assert command.wait(60) == [89, 89], command.text()[-3000:]
     assert "the run folder was removed" in command.text()

@@ -16,11 +16,6 @@ def run(tmp_path, toy_folder):
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=400")
 
 
-def wait_for_step(command, run, name, step):
-    log = run.path(name) / "log.jsonl"
-    command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
-
-
 def latest_step(run, name):
     return int((run.path(name) / "checkpoints/latest").resolve().name.removeprefix("step-"))
 
@@ -31,7 +26,7 @@ def test_signal_to_one_rank_stops_all_ranks(run, number, ranks):
     if ranks == 4 and number != signal.SIGTERM:
         ranks = 2  # quicker; the signals differ only in how they are received
     command = Command(*run.words("a"), ranks=ranks)
-    wait_for_step(command, run, "a", 6)
+    run.wait_for_step(command, "a", 6)
     steps_at_signal = len(run.losses("a"))
     command.send(number, rank=ranks - 1)
     assert command.wait() == [85] * ranks, command.text()[-3000:]
@@ -47,20 +42,20 @@ def test_signal_to_one_rank_stops_all_ranks(run, number, ranks):
 
 def test_second_signal_during_the_save_tears_nothing(run):
     command = Command(*run.words("a"))
-    wait_for_step(command, run, "a", 6)
+    run.wait_for_step(command, "a", 6)
     for _ in range(40):
         command.send(signal.SIGTERM)
         time.sleep(0.005)
     assert command.wait() == [85]
     assert not [*(run.path("a") / "checkpoints").glob(".*.partial")]
     command = Command(*run.words("a", "--resume"))
-    wait_for_step(command, run, "a", latest_step(run, "a") + 2)
+    run.wait_for_step(command, "a", latest_step(run, "a") + 2)
     command.send(signal.SIGKILL)
 
 
 def test_interrupt_saves_the_model_and_the_run_can_go_on(run):
     command = Command(*run.words("a"), ranks=2)
-    wait_for_step(command, run, "a", 6)
+    run.wait_for_step(command, "a", 6)
     command.send(signal.SIGINT)
     assert command.wait() == [130, 130], command.text()[-3000:]
     assert (run.path("a") / "model/model.safetensors").is_file()
@@ -69,7 +64,7 @@ def test_interrupt_saves_the_model_and_the_run_can_go_on(run):
     assert validated[-1] == len(run.losses("a")) - 1, "the last weights were not validated"
     step = latest_step(run, "a")
     command = Command(*run.words("a", "--resume"))
-    wait_for_step(command, run, "a", step + 3)
+    run.wait_for_step(command, "a", step + 3)
     command.send(signal.SIGTERM)
     assert command.wait() == [85]
 
@@ -129,9 +124,9 @@ def test_signal_during_validation_stops_before_its_end(run):
     words = ["optimization.max_steps=12", "validation.every_steps=6"]
     assert Command(*run.words("whole", *words)).wait() == [0]
     command = Command(*run.words("a", *words), ranks=2, before=slow)
-    wait_for_step(command, run, "a", 2)
+    run.wait_for_step(command, "a", 2)
     (run.path("a") / "slow").touch()
-    wait_for_step(command, run, "a", 5)
+    run.wait_for_step(command, "a", 5)
     time.sleep(1)
     command.send(signal.SIGTERM, rank=1)
     assert command.wait() == [85, 85], command.text()[-3000:]

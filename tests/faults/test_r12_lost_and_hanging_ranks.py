@@ -13,14 +13,9 @@ def run(tmp_path, toy_folder):
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=2000")
 
 
-def wait_for_step(command, run, name, step):
-    log = run.path(name) / "log.jsonl"
-    command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
-
-
 def test_ranks_end_when_one_of_them_is_killed(run):
     command = Command(*run.words("a"), ranks=4)
-    wait_for_step(command, run, "a", 5)
+    run.wait_for_step(command, "a", 5)
     command.send(signal.SIGKILL, rank=2)
     start = time.monotonic()
     codes = command.wait(90)
@@ -132,10 +127,10 @@ def test_no_rank_waits_in_a_collective_of_training_while_the_first_one_works(run
 
 def test_killed_run_leaves_its_folder_free(run):
     command = Command(*run.words("a"))
-    wait_for_step(command, run, "a", 5)
+    run.wait_for_step(command, "a", 5)
     os.kill(command.processes[0].pid, signal.SIGKILL)
     command.wait()
     command = Command(*run.words("a", "--resume", "optimization.max_steps=2000"))
-    wait_for_step(command, run, "a", 12)
+    run.wait_for_step(command, "a", 12)
     command.send(signal.SIGTERM)
     assert command.wait() == [85]

@@ -20,8 +20,7 @@ def run(tmp_path, toy_folder):
 def stop_at(run, name, step, ranks, strategy="ddp"):
     """Runs until a step, and stops there by SIGTERM to one rank."""
     command = Command(*run.words(name, "--resume"), ranks=ranks, strategy=strategy)
-    log = run.path(name) / "log.jsonl"
-    command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())
+    run.wait_for_step(command, name, step)
     command.send(signal.SIGTERM, rank=ranks - 1)
     assert command.wait() == [85] * ranks, command.text()[-3000:]
 

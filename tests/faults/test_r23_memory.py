@@ -13,8 +13,8 @@ from trainer.data.readers.read import read_rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = read_rows(sys.argv[1], max_bad_rows_ratio=0.9)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = {"mb": (after - before) / 1024, "rows": len(rows)}
-print(json.dumps(found | {"bad": rows.report.bad, "last": rows[-1].query}))
+measurement = {"mb": (after - before) / 1024, "rows": len(rows)}
+print(json.dumps(measurement | {"bad": rows.report.bad, "last": rows[-1].query}))
 """
 HELD = """
 import json, sys, tracemalloc
@@ -68,13 +68,13 @@ def test_r23_line_of_1_gb_is_rejected(tmp_path: Path, repository: Path) -> None:
         file.write(b'{"query": "first", "positive": "p"}\n{"query": "')
         file.seek(2**30, 1)  # a hole: takes no room on disk
         file.write(b'"}\n{"query": "last", "positive": "p"}\n')
-    found = measured(GROWN, path, repository)
-    assert (found["rows"], found["last"], found["bad"]) == (
+    measurement = measured(GROWN, path, repository)
+    assert (measurement["rows"], measurement["last"], measurement["bad"]) == (
         2,
         "last",
         {"line longer than 32 MB": 1},
     )
-    assert found["mb"] < 150
+    assert measurement["mb"] < 150
 
 
 def write_rows(path: Path, count: int) -> Path:
@@ -109,9 +109,9 @@ def test_r23_ten_million_rows_fit_in_little_memory(tmp_path: Path, repository: P
     """
     measurements = []
     for count in (5_000, 15_000):  # both are more than what is written at once
-        found = measured(HELD, write_rows(tmp_path / f"{count}.jsonl", count), repository)
-        assert found["rows"] == count
-        measurements.append(found)
+        measurement = measured(HELD, write_rows(tmp_path / f"{count}.jsonl", count), repository)
+        assert measurement["rows"] == count
+        measurements.append(measurement)
     bytes_per_row = (measurements[1]["for_all_rows"] - measurements[0]["for_all_rows"]) / 10_000
     mapped_bytes_per_row = (
         16  # the two identities, which the count of duplicates touches in the mapped file

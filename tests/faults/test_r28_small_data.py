@@ -85,8 +85,8 @@ def test_fewer_rows_than_a_batch_names_a_batch_size_that_works(tmp_path, toy_fol
     ("rows", "message"), [(0, "train.jsonl has no rows"), (10, "do not fill one batch of 64")]
 )
 def test_small_data_are_refused_the_same_on_all_ranks(tmp_path, toy_folder, rows, message):
-    given = settings(toy_folder("bert"), file_of(rows, tmp_path), tmp_path / "runs")
-    command = Command("fit", RECIPE, *given, ranks=2)
+    arguments = settings(toy_folder("bert"), file_of(rows, tmp_path), tmp_path / "runs")
+    command = Command("fit", RECIPE, *arguments, ranks=2)
     assert command.wait(60) == [2, 2], command.text()
     assert message in command.text()
     assert not (tmp_path / "runs").exists()

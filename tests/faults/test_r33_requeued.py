@@ -18,10 +18,10 @@ def test_r33_requeued_run_is_one_run_for_its_log_and_tracker(tmp_path, toy_folde
         "validation.every_steps=1000",
         "trackers=[{kind: wandb, project: tests}]",
     )
-    log, steps = run.path("a") / "log.jsonl", 0
+    steps = 0
     for _ in range(times):
         command = Command(*run.words("a", "--resume"))
-        command.wait_for(lambda: log.exists() and f'"step": {steps + 2},' in log.read_text())  # noqa: B023
+        run.wait_for_step(command, "a", steps + 2)
         command.send(signal.SIGTERM)
         assert command.wait() == [85], command.text()
         assert len(run.losses("a")) > steps

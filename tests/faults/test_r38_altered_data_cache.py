@@ -65,14 +65,14 @@ def write_list(path: Path) -> None:
 def test_r38_damaged_entry_is_built_again(name, damage, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
     data = section(tmp_path / "x.jsonl")
-    wanted = [*data_sets(data, seed=1).train]
+    expected = [*data_sets(data, seed=1).train]
     for path in (tmp_path / "cache").rglob(name):
         damage(path)
     with caplog.at_level(logging.WARNING):
-        assert [*data_sets(data, seed=1).train] == wanted
+        assert [*data_sets(data, seed=1).train] == expected
     assert "it is built again from the data" in caplog.text
     caplog.clear()
-    assert [*data_sets(data, seed=1).train] == wanted
+    assert [*data_sets(data, seed=1).train] == expected
     assert not caplog.text
 
 

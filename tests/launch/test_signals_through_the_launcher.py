@@ -13,11 +13,9 @@ MACHINE = ["--machine", "launch/accelerate/cpu-2-ddp.yaml"]
 
 def test_preempted_run_ends_the_launcher_with_85_and_continues(tmp_path, toy_folder):
     run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=400")
-    log = run.path("a") / "log.jsonl"
     for number, step in ((signal.SIGUSR1, 5), (signal.SIGTERM, 12)):
         command = Command("launch", *run.words("a")[1:], *MACHINE, "--resume")
-        text = f'"step": {step},'
-        command.wait_for(lambda: log.exists() and text in log.read_text(), seconds=120)  # noqa: B023
+        run.wait_for_step(command, "a", step, seconds=120)
         command.send(number)
         assert command.wait() == [85], command.text()[-3000:]
         assert run.status("a")["exit_code"] == 85

@@ -30,8 +30,7 @@ def test_state_of_every_part_is_restored(tmp_path, toy_folder, name):
     assert Command(*run.words("whole"), ranks=ranks).wait() == [0] * ranks
     for step in (5, 11, 17):
         command = Command(*run.words("killed", "--resume"), ranks=ranks)
-        log = run.path("killed") / "log.jsonl"
-        command.wait_for(lambda: log.exists() and f'"step": {step},' in log.read_text())  # noqa: B023
+        run.wait_for_step(command, "killed", step)
         command.send(signal.SIGKILL)
         command.wait()
     command = Command(*run.words("killed", "--resume"), ranks=ranks)
@@ -80,8 +79,7 @@ def test_planted_fault_makes_the_comparison_fail(tmp_path, toy_folder, plant):
     run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words)
     assert Command(*run.words("whole")).wait() == [0]
     command = Command(*run.words("a"))
-    log = run.path("a") / "log.jsonl"
-    command.wait_for(lambda: log.exists() and '"step": 4,' in log.read_text())
+    run.wait_for_step(command, "a", 4)
     command.send(signal.SIGTERM)
     assert command.wait() == [85]
     command = Command(*run.words("a", "--resume"), before=lambda rank: plant())

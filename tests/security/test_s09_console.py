@@ -46,8 +46,10 @@ main.main()
 
 
 def clean_environment(home):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return {**kept, "HOME": str(home), "HF_HOME": str(home / "hub")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("WANDB")
+    }
+    return {**environment, "HOME": str(home), "HF_HOME": str(home / "hub")}
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -86,13 +88,13 @@ def test_s09_bug_prints_no_secret(tmp_path, repository, rank):
     ],
 )
 def test_s09_refused_command_prints_no_secret(tmp_path, repository, toy_folder, words, message):
-    given = [word.replace("SECRET", f"{CANARY}-word") for word in words]
+    words = [word.replace("SECRET", f"{CANARY}-word") for word in words]
     ended = forked.nearfar(
         "fit",
         "recipes/bi-encoder-lora.yaml",
         f"model.backbone={toy_folder('bert')}",
         f"output={tmp_path}",
-        *given,
+        *words,
         folder=repository,
         environment=SECRETS,
     )

@@ -28,12 +28,14 @@ SLURM = {
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Slurm's variables, and a `scontrol` that leaves a mark."""
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "requeued"}\n')
-    scontrol.chmod(0o755)
-    return {**SLURM, "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    """Slurm's variables, and programs of Slurm that leave a mark."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("scontrol", "srun", "scancel"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\necho "$0 $@" >> {tmp_path / "called"}\n')
+        program.chmod(0o755)
+    return {**SLURM, "PATH": f"{programs}:{os.environ['PATH']}"}
 
 
 def test_s15_lightning_would_take_these_variables_for_slurm(monkeypatch):
@@ -46,14 +48,14 @@ def test_s15_lightning_would_take_these_variables_for_slurm(monkeypatch):
 def test_s15_signal_under_slurm_saves_our_checkpoint_alone(tmp_path, toy_folder, cluster, number):
     run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=400")
     command = Command(*run.words("a"), environment=cluster)
-    log = run.path("a") / "log.jsonl"
-    command.wait_for(lambda: log.exists() and '"step": 6,' in log.read_text())
+    run.wait_for_step(command, "a", 6)
     command.send(number)
     assert command.wait() == [85], command.text()
     assert (run.path("a") / "checkpoints" / "latest").exists()
-    assert not (tmp_path / "requeued").exists()
+    assert not (tmp_path / "called").exists()
+    assert run.attempts("a")[0]["job"] == SLURM["SLURM_JOB_ID"]
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert not [name for name in names if name.endswith((".ckpt", ".pt", ".bin", ".pkl"))]
+    assert not [name for name in names if name.endswith((".ckpt", ".pt", ".pth", ".bin", ".pkl"))]
     for path in tmp_path.rglob("*"):
         if path.is_file() and toy_folder("bert") not in path.parents:
             start = path.read_bytes()[:4]

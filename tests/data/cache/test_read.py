@@ -158,8 +158,8 @@ def test_cached_data_give_the_same_batches_and_sets(name, tmp_path, monkeypatch,
         parsed.clear()
         data = data_sets(section, seed=3)
         assert bool(parsed) == parses
-        wanted = batches(plain, section.negatives_per_query)
-        for value, other in zip(batches(data, section.negatives_per_query), wanted, strict=True):
+        expected = batches(plain, section.negatives_per_query)
+        for value, other in zip(batches(data, section.negatives_per_query), expected, strict=True):
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         assert content(data.validation) == content(plain.validation)
         if plain.test is not None:
@@ -245,11 +245,11 @@ def test_fingerprint_of_the_run_is_that_of_the_rows_that_were_read(tmp_path):
     run = BiEncoderRecipe(
         name="run", model=BiEncoderModel(backbone="toy"), data=DataSection(train=str(path))
     )
-    wanted = fingerprint_of(str(path))
+    expected = fingerprint_of(str(path))
     data = data_sets(run.data, seed=3)
     path.write_text(path.read_text() + "\n")
     fingerprint = data_fingerprint(run, len(data.train), data.digests)
-    assert fingerprint["train"] == wanted != fingerprint_of(str(path))
+    assert fingerprint["train"] == expected != fingerprint_of(str(path))
 
 
 def test_unreadable_source_has_the_same_error_as_without_the_cache(tmp_path, cache, monkeypatch):
