@@ -37,7 +37,7 @@ GRACE_SECONDS = 20.0
 HANG_SECONDS = 1800.0
 """Default time without any progress of any rank after which a run ends."""
 _STOP_KEY, _HANG_KEY, _ACTIVITY_KEY = "nearfar/stop", "nearfar/hang", "nearfar/activity"
-_MEMORY_KEY, _FAILURE_KEY = "nearfar/out of memory", "nearfar/failure"
+_FAILURE_KEY = "nearfar/failure"
 FAILURE_SECONDS = 15.0
 """Time until a rank ends that has not noticed by itself that another one has failed."""
 
@@ -125,9 +125,6 @@ class Watch:
                 request_stop(Stop(int(self.store.get(_STOP_KEY))))
             if self.store.check([_HANG_KEY]):
                 self._end_hang()
-            if self.store.check([_MEMORY_KEY]) and not self._has_failed:
-                failure = json.loads(self.store.get(_MEMORY_KEY))
-                self._exit(failure["error"], OutOfMemory.exit_code, **failure["details"])
             if self.store.check([_FAILURE_KEY]) and not self._has_failed:
                 self._follow_failure(json.loads(self.store.get(_FAILURE_KEY)))
             is_active = Activity.latest > self._own_activity
@@ -168,30 +165,35 @@ class Watch:
             HANG,
         )
 
-    def end_other_ranks(self, error: OutOfMemory) -> None:
-        """Ends the ranks that would wait for this one, which is out of memory."""
-        self._has_failed = True
-        if self.store is not None:
-            with contextlib.suppress(RuntimeError, OSError):
-                failure = {"error": f"error: {error}", "details": error.details}
-                self.store.set(_MEMORY_KEY, json.dumps(failure))
-                time.sleep(2 * LOOK_SECONDS)
-
     def tell_failure(self, error: BaseException, code: int) -> None:
         """Tells the other ranks that this one has failed. They may wait for it in a collective."""
-        self._has_failed = True
+        text = f"error: rank {self.rank} has failed: {type(error).__name__}: {error}"
+        self._tell({"message": text, "code": code})
+
+    def end_other_ranks(self, error: OutOfMemory) -> None:
+        """Ends the ranks that would wait for this one, which is out of memory, before it ends."""
+        details = {"details": error.details, "ends_at_once": True}
+        self._tell({"message": f"error: {error}", "code": error.exit_code, **details})
         if self.store is not None:
-            failure = {"rank": self.rank, "error": f"{type(error).__name__}: {error}", "code": code}
+            time.sleep(2 * LOOK_SECONDS)
+
+    def _tell(self, failure: dict[str, Any]) -> None:
+        """Shares the first failure of this rank with the others."""
+        if self.store is not None and not self._has_failed:
             with contextlib.suppress(RuntimeError, OSError):
                 self.store.set(_FAILURE_KEY, json.dumps(failure))
+        self._has_failed = True
 
     def _follow_failure(self, failure: dict[str, Any]) -> None:
-        """Ends the process some time after another rank has failed, if it has not ended by then."""
+        """Ends the process after another rank has failed: at once, or if it has not noticed the
+        lost connection by itself after some time.
+        """
         self._failure_time = self._failure_time or time.monotonic()
+        if failure.get("ends_at_once"):
+            self._exit(failure["message"], failure["code"], **failure["details"])
         if time.monotonic() - self._failure_time > FAILURE_SECONDS:
-            message = f"error: rank {failure['rank']} has failed: {failure['error']}"
-            self.write_stacks(message)
-            self._exit(message, failure["code"])
+            self.write_stacks(failure["message"])
+            self._exit(failure["message"], failure["code"])
 
     def write_stacks(self, reason: str) -> Path | None:
         """Writes the stacks of all threads of this rank into the run folder, and returns the
