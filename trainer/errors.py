@@ -100,9 +100,15 @@ class TooManyBadRows(NearfarError):
 
 
 class Preempted(NearfarError):
-    """Raised when a signal ended a run early. What was trained is in a checkpoint."""
+    """Raised when a signal ended a run early. Its steps, if there are any, are in a checkpoint."""
 
     exit_code = 85
+
+
+class Hang(NearfarError):
+    """The end of a run in which no process made progress. The stacks are in the run folder."""
+
+    exit_code = 88
 
 
 class NoSpace(NearfarError):

@@ -47,13 +47,18 @@ class _State:
     """The request of this process, and whether its stop points count."""
 
     request = Stop.NO_REQUEST
+    former_request = Stop.NO_REQUEST
     has_partners = False
     is_shielded = False
 
 
 def request_stop(stop: Stop) -> None:
-    """Records a request. A later, weaker one does not replace it."""
-    _State.request = max(_State.request, stop)
+    """Records a request. A weaker one than the latest, or than one that was followed, counts not.
+
+    Another rank may still tell of a request that all ranks have followed already.
+    """
+    if stop > _State.former_request:
+        _State.request = max(_State.request, stop)
 
 
 def requested_stop() -> Stop:
@@ -62,8 +67,13 @@ def requested_stop() -> Stop:
 
 
 def clear_request() -> None:
-    """Forgets the request, once it has been followed."""
-    _State.request = Stop.NO_REQUEST
+    """Forgets all requests, before and after a run."""
+    _State.request = _State.former_request = Stop.NO_REQUEST
+
+
+def follow_request(stop: Stop) -> None:
+    """Ends a request that the ranks have agreed to follow, so that no stop point raises for it."""
+    _State.request, _State.former_request = Stop.NO_REQUEST, stop
 
 
 def stop_point() -> None:
@@ -78,7 +88,7 @@ def stop_point() -> None:
 @contextmanager
 def in_step(with_others: bool = True) -> Iterator[None]:
     """Within the block, the ranks work in step, so they must stop together
-    (`trainer.collectives.stop_together`). With `with_others=False`, none waits for this one.
+    (`trainer.collectives.agree`). With `with_others=False`, none waits for this one.
     """
     former, _State.has_partners = _State.has_partners, with_others
     try:

@@ -1,7 +1,6 @@
 """The training of a run: from the weights before it, or from a checkpoint, to `model/`."""
 
 import copy
-import errno
 import socket
 import tempfile
 import time
@@ -33,6 +32,7 @@ from trainer.runtime.memory import is_out_of_memory
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.watch import current_watch
 from trainer.stopping import in_step
+from trainer.storage.atomic import DISK_FULL
 from trainer.strategies.resuming import continue_after
 from trainer.strategies.training_state import WEIGHT, trained_parameters
 
@@ -221,7 +221,7 @@ class ModelTraining:
             try:
                 return save_encoder(self._encoder, self.folder.model, replace=has_former)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if error.errno not in DISK_FULL:
                     raise
                 say(f"warning: the model cannot be written ({error.strerror}); trying again")
                 time.sleep(_RETRY_SECONDS * (attempt + 1))

@@ -69,6 +69,29 @@ def test_interrupt_saves_the_model_and_the_run_can_go_on(run):
     assert command.wait() == [85]
 
 
+def test_interrupt_on_ranks_lets_a_long_validation_end(run):
+    """The other ranks tell of the request for as long as the validation takes."""
+
+    def slow(rank):
+        from trainer.modules.retriever import Retriever
+
+        original = Retriever.validation_step
+
+        def step(self, *arguments):
+            time.sleep(4 if self.global_step else 0)
+            return original(self, *arguments)
+
+        Retriever.validation_step = step
+
+    words = ["validation.every_steps=1000"]
+    command = Command(*run.words("a", *words), ranks=2, before=slow)
+    run.wait_for_step(command, "a", 6)
+    command.send(signal.SIGINT)
+    assert command.wait() == [130, 130], command.text()[-3000:]
+    validated = [record["step"] for record in run.log("a") if "validation/ndcg@10" in record]
+    assert validated[-1] == len(run.losses("a")) - 1, "the last weights were not validated"
+
+
 def test_second_interrupt_ends_the_process_at_once(run):
     def hang(rank):
         from trainer.modules.retriever import Retriever

@@ -27,7 +27,12 @@ def run_identity(
     A file is known by its content, so it may be elsewhere in the next attempt.
     """
     data = dict(_leaves("data", data_fingerprint(recipe, training_rows, digests)))
-    names = {value for key, value in data.items() if key.endswith("source")}
+    # A hub data set has no digest, so its name stays.
+    names = {
+        value
+        for key, value in data.items()
+        if key.endswith(".source") and data[f"{key.removesuffix('.source')}.sha256"] != "null"
+    }
     settings = {
         key: value
         for key, value in _leaves("", recipe.model_dump(mode="json"))

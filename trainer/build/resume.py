@@ -76,6 +76,7 @@ def _check_identity(identity: Mapping[str, str], folder: RunFolder, accept_chang
         )
     if differences:
         say("warning: continuing with changes: " + "; ".join(differences[:_MOST_LINES]))
+    if conflicts:
         folder.note(accepted_changes=differences)
         folder.baselines_path.unlink(missing_ok=True)
     write_json(path, dict(identity))

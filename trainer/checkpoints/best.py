@@ -36,7 +36,7 @@ class KeepBest(lightning.Callback):
         self.validations_without_improvement = 0
         self._digests: dict[str, str] = {}
         self._waiting_weights: dict[int, NamedWeights] = {}
-        """NamedWeights that the disk did not take."""
+        """Weights that the disk did not take."""
 
     def keep_base(self, module: lightning.LightningModule) -> None:
         """Writes the weights from before training. All ranks must call it."""

@@ -16,7 +16,7 @@ from trainer.collectives import MAX, all_reduce_integers, rank, ranks
 from trainer.errors import Interrupted, NoSpace, Preempted
 from trainer.runtime.console import say
 from trainer.runtime.memory import is_out_of_memory
-from trainer.stopping import Stop, clear_request, request_stop, requested_stop, shield
+from trainer.stopping import Stop, follow_request, request_stop, requested_stop, shield
 from trainer.strategies.resuming import arrange_gradients, loss_scale, set_loss_scale, set_schedules
 from trainer.strategies.training_state import empty_moments, restore_moments, training_state
 
@@ -89,7 +89,7 @@ class SaveCheckpoints(lightning.Callback):
         self._stop, self._is_due = Stop(stop), bool(is_due)
         self._report_failures(failures)
         if self._stop is Stop.CTRL_C:
-            clear_request()  # followed: the validation of this step is not interrupted
+            follow_request(self._stop)  # the validation of this step is not interrupted
             self.is_interrupted = True
             lightning_trainer.should_stop = True
 
@@ -197,10 +197,8 @@ class SaveCheckpoints(lightning.Callback):
 
     def _report_failures(self, failures: int) -> None:
         if failures > self._failures:
-            assert self.writer.last is not None or rank() != 0
-            reason = (
-                self.writer.last.error if self.writer.last is not None else "see the first rank"
-            )
+            last = self.writer.last
+            reason = last.error if last is not None and last.error else "another rank knows why"
             say(f"warning: a checkpoint could not be saved ({reason}); training goes on")
         self._failures = failures
         if failures >= MOST_FAILURES:

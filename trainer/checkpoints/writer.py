@@ -4,7 +4,6 @@ PyTorch's distributed checkpoints do the work. Each rank writes what it holds; a
 ranks have is written once. Nothing is pickled to the disk.
 """
 
-import errno
 import threading
 import time
 import warnings
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 from trainer.checkpoints.folder import CheckpointFolder
 from trainer.collectives import Control, gather_objects, rank, ranks
+from trainer.storage.atomic import DISK_FULL
 from trainer.storage.manifest import digest_files
 
 _TIMEOUT = timedelta(hours=6)
@@ -155,10 +155,10 @@ def _check_tensors(tensors: Mapping[str, Any]) -> None:
 
 
 def _reason(failure: BaseException) -> str:
-    """Returns the text of an error, or of the one that PyTorch has inner_failures."""
+    """Returns the text of an error, or of the one that PyTorch has wrapped."""
     inner_failures = getattr(failure, "failures", None)
     if inner_failures:
         failure = next(iter(inner_failures.values()))[0]
-    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC:
+    if isinstance(failure, OSError) and failure.errno in DISK_FULL:
         return "no space left on the disk"
     return f"{type(failure).__name__}: {failure}"

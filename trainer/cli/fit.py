@@ -58,7 +58,10 @@ def fit(
     settings = load_recipe(recipe, overrides or [])
     folder = Path(settings.output) / settings.name
     if resume and read_status(folder).get("status") == "done":
-        say(f"{folder} is finished; nothing is left to do")
+        say(
+            f"{folder} is finished; nothing is left to do. For a run with other settings, choose"
+            " another name=NAME, or start again with --replace"
+        )
         return
     with watching():  # first of all: a signal that comes before it would end the process
         with phase("loading the libraries"):

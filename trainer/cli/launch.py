@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainer.cli.fit import fit
+from trainer.cli.fit import AcceptChanges, fit
 from trainer.cli.mine import mine
 from trainer.cli.options import shared
 from trainer.cli.terminal import StartAgain
@@ -81,27 +81,28 @@ def launch(
     overrides: Words = None,
     replace: Replace = False,
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
     nodes: shared.Nodes = None,
     node_rank: NodeRank = None,
     main_address: MainAddress = None,
 ) -> None:
     """Train a model from a recipe, or mine hard negatives, with the processes of a machine file."""
     with _preempted_by_signals():
-        _launch(recipe, machine, overrides or [], replace, resume, (nodes, node_rank, main_address))
+        former = _Former(replace, resume, accept_changes)
+        _launch(recipe, machine, overrides or [], former, (nodes, node_rank, main_address))
 
 
 def _launch(
     recipe: Path,
     machine: Path,
     words: list[str],
-    replace: bool,
-    resume: bool,
+    former: "_Former",
     nodes: tuple[int | None, int | None, str | None],
 ) -> None:
     job = (
-        mining_job(words, replace)
+        mining_job(words, former.replace)
         if recipe == Path("mine")
-        else _training_job(recipe, words, replace, resume)
+        else _training_job(recipe, words, former)
     )
     from trainer.strategies.launcher import plan_launch
 
@@ -111,7 +112,7 @@ def _launch(
         start.prepare_single_process()
         return job.run_alone()
     begin = time.time()
-    code = start.start([*job.words, *(["--replace"] if replace else [])])
+    code = start.start([*job.words, *former.options(is_training=job.folder is not None)])
     if code:
         status = job.status(begin, STATUS_SECONDS if start.plan.nodes > 1 else 0.0)
         if job.folder and (retry := _words_with_less_memory(job.folder, status)):
@@ -142,6 +143,22 @@ def _preempted_by_signals() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@dataclass(frozen=True)
+class _Former:
+    """What happens to a former run or mining job of the same name."""
+
+    replace: bool
+    resume: bool
+    accept_changes: bool
+
+    def options(self, is_training: bool) -> list[str]:
+        """Returns the options of the command that each rank runs."""
+        flags = {"--replace": self.replace}
+        if is_training:
+            flags |= {"--resume": self.resume, "--accept-changes": self.accept_changes}
+        return [flag for flag, is_set in flags.items() if is_set]
 
 
 @dataclass(frozen=True)
@@ -180,12 +197,12 @@ class _Job:
         return int(status.get("exit_code", PREEMPTION_CODE if is_preempted else code)) or code
 
 
-def _training_job(recipe: Path, overrides: list[str], replace: bool, resume: bool) -> _Job:
+def _training_job(recipe: Path, overrides: list[str], former: _Former) -> _Job:
     from trainer.data.order import check_batch_divisible
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
 
-    if replace and resume:
+    if former.replace and former.resume:
         raise typer.BadParameter("--replace starts again and --resume continues; give one of them")
     if unknown := [word for word in overrides if word.startswith("-")]:
         raise typer.BadParameter(f"No such option: {unknown[0].partition('=')[0]}")
@@ -193,12 +210,12 @@ def _training_job(recipe: Path, overrides: list[str], replace: bool, resume: boo
     # Every node checks the folder, because a node that continued alone would wait for the others.
     # The folder is created after all ranks of all nodes are connected, so no node is too late.
     folder = Path(settings.output) / settings.name
-    check_run_folder(folder, replace, resume)
+    check_run_folder(folder, former.replace, former.resume)
     batch_size = settings.optimization.batch_size
     return _Job(
-        ["fit", str(recipe), *overrides, *(["--resume"] if resume else [])],
+        ["fit", str(recipe), *overrides],
         lambda plan: check_batch_divisible(batch_size, plan.ranks),
-        lambda: fit(recipe, overrides, replace, resume),
+        lambda: fit(recipe, overrides, former.replace, former.resume, former.accept_changes),
         folder,
     )
 

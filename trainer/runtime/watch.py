@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from trainer.errors import OutOfMemory
+from trainer.errors import Hang, Interrupted, OutOfMemory
 from trainer.progress import Activity
 from trainer.stopping import Stop, clear_request, request_stop, requested_stop
 from trainer.strategies.machine.own_rank import is_first_rank
@@ -29,7 +29,6 @@ SIGNALS = {
     signal.SIGUSR1: Stop.SIGNAL_USR1,
     signal.SIGHUP: Stop.SIGNAL_HANGUP,
 }
-HANG, INTERRUPT_CODE = 88, 130
 LOOK_SECONDS = 1.0
 """Time between two looks of the thread."""
 GRACE_SECONDS = 20.0
@@ -95,11 +94,12 @@ class Watch:
             self._presses += 1
             if self._presses > 1 or self._request_time is not None:
                 os.write(2, b"\x1b[0m\x1b[?25h\n" if sys.stderr.isatty() else b"\n")
-                os._exit(INTERRUPT_CODE)
+                os._exit(Interrupted.exit_code)
             if is_first_rank(os.environ):
                 _say("\nstopping after this step; press again to quit immediately\n")
         elif stop and self._request_time is None and is_first_rank(os.environ):
-            _say(f"\n{signal_name(stop)} received: saving a checkpoint, then stopping\n")
+            act = "stopping" if self.has_nothing_to_save else "saving a checkpoint, then stopping"
+            _say(f"\n{signal_name(stop)} received: {act}\n")
         request_stop(stop)
 
     def _look_at_folder(self) -> None:
@@ -160,9 +160,10 @@ class Watch:
         stacks = self.write_stacks("no progress")
         self._exit(
             f"error: rank {self.rank} has seen no progress of any rank for"
-            f" {self.hang_seconds:.0f} seconds, so the run ends; its stacks are in {stacks}."
+            f" {self.hang_seconds:.0f} seconds, so the run ends; its stacks are"
+            f" {'above' if stacks is None else f'in {stacks}'}."
             " Continue with --resume",
-            HANG,
+            Hang.exit_code,
         )
 
     def tell_failure(self, error: BaseException, code: int) -> None:
@@ -212,7 +213,7 @@ class Watch:
         return None
 
     def _exit(self, message: str, code: int, **details: Any) -> None:
-        if is_first_rank(os.environ) or code == HANG:  # only stacks differ between ranks
+        if is_first_rank(os.environ) or code == Hang.exit_code:  # only stacks differ between ranks
             _say(f"{message}\n")
         with contextlib.suppress(Exception):
             if self.before_exit is not None:
@@ -245,10 +246,8 @@ def watching() -> Iterator[Watch]:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     former_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     # A signal that is ignored stays so: nohup ignores SIGHUP.
-    handled_signals = [
-        number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    former = {number: signal.signal(number, _ignore) for number in handled_signals}
+    signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, _ignore) for number in signals}
     thread = threading.Thread(target=_run, args=(watch, reader, end), name="watch", daemon=True)
     thread.start()
     _Current.watch = watch
@@ -274,7 +273,7 @@ def signal_name(stop: Stop) -> str:
     >>> signal_name(Stop.SIGNAL_TERM)
     'SIGTERM'
     """
-    return next((number.name for number, reason in SIGNALS.items() if reason is stop), stop.name)
+    return next(number.name for number, reason in SIGNALS.items() if reason is stop)
 
 
 def _run(watch: Watch, reader: int, end: threading.Event) -> None:
@@ -286,7 +285,7 @@ def _run(watch: Watch, reader: int, end: threading.Event) -> None:
 
 
 def _ignore(number: int, frame: Any) -> None:
-    """The handler in Python. The thread has read the number from the pipe."""
+    """The handler in Python: the thread reads the number from the pipe."""
 
 
 def _has_launcher() -> bool:

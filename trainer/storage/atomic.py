@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a file size that is used up."""
 _NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 """Errors of file systems that cannot flush a folder, or do not allow to read it."""
 

@@ -40,7 +40,7 @@ def empty_moments(
 ) -> dict[str, Shaped[Tensor, "..."]]:
     """Returns tensors to read the moments into, for those parameters that have some in `names`.
 
-    DeepSpeed also needs the weights, from which it has made a copy of its own_part.
+    DeepSpeed also needs the weights, from which it has made a copy of its own.
     """
     kinds = (UPDATES, *MOMENTS) + ((WEIGHT,) if is_zero(optimizer) else ())
     tensors: dict[str, Tensor] = {}

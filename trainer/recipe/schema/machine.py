@@ -50,10 +50,10 @@ class CheckpointSection(Section):
     """When the state of the training is saved, so that `--resume` can continue it."""
 
     every_minutes: PositiveFloat | None = Field(
-        10.0, description="minutes between checkpoints; null: no limit"
+        10.0, description="minutes between checkpoints; null: not by time"
     )
     every_steps: PositiveInt | None = Field(
-        None, description="steps between checkpoints; null: no limit"
+        None, description="steps between checkpoints; null: not by steps"
     )
     keep_last: Annotated[int, Field(ge=2)] = Field(
         2, description="number of checkpoints to keep; the best weights are always kept"
