@@ -14,6 +14,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other one spoils CUDA for forks
 
 import atexit
 import shutil
@@ -28,6 +29,12 @@ REPOSITORY = Path(__file__).parent.parent
 if "NEARFAR_CACHE" not in os.environ:  # one for all workers and the processes that they start
     os.environ["NEARFAR_CACHE"] = tempfile.mkdtemp(prefix="nearfar-tests-")
     atexit.register(shutil.rmtree, os.environ["NEARFAR_CACHE"], ignore_errors=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs, except from `-m gpu`: the tests fork, and CUDA cannot be used again in a fork."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import typer
 
 from trainer.cli.launch import _Job, launch
 from trainer.errors import BadMachine, BadRecipe
+from trainer.strategies.launcher import rank_environment
+from trainer.strategies.machine.plan import Plan
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = Path("recipes/bi-encoder-lora.yaml")
@@ -272,6 +274,31 @@ def test_file_for_several_processes_runs_ddp_with_one_per_node(tmp_path, monkeyp
             main_address="a",
         )
     assert seen[2:6] == ["--num_processes", "2", "--num_machines", "2"]
+
+
+COUNT_THREADS = """
+import os
+from tokenizers import Tokenizer, models
+tokenizer = Tokenizer(models.WordLevel({"a": 0}, "a"))
+before = len(os.listdir("/proc/self/task"))
+tokenizer.encode_batch(["a"] * 1000)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_cores_are_shared_out_among_ranks(monkeypatch):
+    monkeypatch.setattr("trainer.strategies.launcher._cores", lambda: 12)
+    environ = rank_environment(Plan("ddp", 8, 2, 4), {"OMP_NUM_THREADS": "1"})
+    assert (environ["OMP_NUM_THREADS"], environ["RAYON_NUM_THREADS"]) == ("1", "3")
+    for threads in ("3", "5"):
+        counted = subprocess.run(
+            [sys.executable, "-c", COUNT_THREADS],
+            env={"RAYON_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert counted.stdout.strip() == threads
 
 
 # ---------------------------------------------------------------- how it ends

@@ -127,9 +127,10 @@ def rank_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:
     It divides the cores among the ranks. It also contains the device of the machine file, which
     accelerate exports only to a single process.
     """
-    threads = max(1, _cores() // plan.ranks_per_node)
+    threads = str(max(1, _cores() // plan.ranks_per_node))
     defaults = {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": threads,
+        "RAYON_NUM_THREADS": threads,  # of the tokenizer
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
         "PET_SIGNALS_TO_HANDLE": SIGNALS,  # torchrun reads its options from PET_*
     }

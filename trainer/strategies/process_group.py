@@ -13,7 +13,7 @@ from torch import distributed
 from trainer.collectives import Control
 from trainer.errors import OtherRankFailed
 from trainer.stopping import in_step
-from trainer.strategies.machine.own_rank import local_rank
+from trainer.strategies.machine.own_rank import local_rank, srun_counts
 from trainer.strategies.machine.plan import Plan
 
 CONTROL_TIMEOUT = timedelta(days=7)
@@ -43,14 +43,14 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
             yield
         distributed.barrier(group=Control.group)
     except BaseException as error:
+        # Ending an NCCL group in order would wait for the others, and hide the error.
+        if device == "cuda" and distributed.is_initialized():
+            distributed.distributed_c10d._abort_process_group()
         if isinstance(error, RuntimeError) and is_connection_lost(error):
             raise OtherRankFailed(
                 "the connection to another rank was lost, because it has ended; its own message"
                 " says why. Continue with --resume"
             ) from error
-        # Ending an NCCL group in order would wait for the others, and hide the error.
-        if device == "cuda" and distributed.is_initialized():
-            distributed.distributed_c10d._abort_process_group()
         raise
     finally:
         Control.group = None
@@ -78,14 +78,14 @@ def torchrun_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if "RANK" in environ or "SLURM_PROCID" not in environ:
         return {}
+    ranks, nodes = srun_counts(environ)
+    is_alone = ranks == nodes
     return {
         "RANK": environ["SLURM_PROCID"],
-        "LOCAL_RANK": environ["SLURM_LOCALID"],
-        "GROUP_RANK": environ["SLURM_NODEID"],
-        "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_WORLD_SIZE": str(
-            int(environ["SLURM_STEP_NUM_TASKS"]) // int(environ.get("SLURM_STEP_NUM_NODES", "1"))
-        ),
+        "LOCAL_RANK": "0" if is_alone else environ["SLURM_LOCALID"],
+        "GROUP_RANK": environ["SLURM_PROCID"] if is_alone else environ["SLURM_NODEID"],
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks // nodes),
         "MASTER_ADDR": environ.get(
             "MASTER_ADDR", first_host(environ.get("SLURM_STEP_NODELIST", socket.gethostname()))
         ),

@@ -105,7 +105,8 @@ def _zero_value(optimizer: Any, parameter: Any, kind: str) -> Tensor | None:
         return None
     if hasattr(parameter, "ds_id"):
         return optimizer.get_full_hp_param(parameter, None if kind == WEIGHT else kind)
-    full = torch.zeros(parameter.numel(), device=flat_weights.device)
+    # On the parameter's device, where ranks can add it; an offloaded state is elsewhere.
+    full = torch.zeros(parameter.numel(), device=parameter.device)
     if (fragment := parameter._hp_mapping) is not None:
         part = flat_weights if kind == WEIGHT else state[kind]
         _lp_part(full, fragment).copy_(_hp_part(part, fragment))

@@ -117,6 +117,23 @@ def test_srun_variables_become_those_of_torchrun():
     assert torchrun_variables(TORCHRUN | environ) == {}
 
 
+def test_rank_that_sees_its_own_gpu_alone_is_the_only_one_of_its_node():
+    """`srun --gpus-per-task=1`: the GPU of each rank is number 0, whatever its local rank."""
+    environ = {
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NUM_NODES": "2",
+    }
+    for gpus, ranks_per_node, own in (("0", 1, "0"), ("0,1", 2, "1"), ("", 2, "1")):
+        environ["CUDA_VISIBLE_DEVICES"] = gpus
+        variables, plan = torchrun_variables(environ), plan_from_environment(environ)
+        assert (plan.ranks, plan.ranks_per_node) == (4, ranks_per_node)
+        assert variables["LOCAL_WORLD_SIZE"] == str(ranks_per_node)
+        assert (variables["RANK"], variables["LOCAL_RANK"]) == ("3", own)
+
+
 def test_offload_and_auto_in_a_deepspeed_file_are_read(tmp_path):
     settings = {
         "zero_optimization": {

@@ -15,6 +15,7 @@ from trainer.strategies.machine.machine_file import (
     make_plan,
     read_machine_file,
 )
+from trainer.strategies.machine.own_rank import srun_counts
 from trainer.strategies.machine.plan import Plan
 
 
@@ -90,7 +91,7 @@ def _counts(environ: Mapping[str, str]) -> tuple[int, int]:
         ranks = int(environ["WORLD_SIZE"])
         return ranks, max(1, ranks // int(environ.get("LOCAL_WORLD_SIZE", ranks)))
     if "SLURM_STEP_NUM_TASKS" in environ and "ACCELERATE_MIXED_PRECISION" not in environ:
-        return int(environ["SLURM_STEP_NUM_TASKS"]), int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+        return srun_counts(environ)
     return 1, 1
 
 

@@ -23,6 +23,19 @@ def local_rank(environ: Mapping[str, str]) -> int:
     return int(environ.get("LOCAL_RANK", "0"))
 
 
+def srun_counts(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Returns the numbers of ranks and nodes for ranks that srun has started.
+
+    With `srun --gpus-per-task=1`, each rank sees its own GPU alone, as number 0. Each then counts
+    as the only rank of a node, since libraries take the number of a rank on its node for that of
+    its GPU.
+    """
+    ranks = int(environ["SLURM_STEP_NUM_TASKS"])
+    gpus = environ.get("CUDA_VISIBLE_DEVICES", "")
+    has_own_gpu = gpus != "" and "," not in gpus
+    return ranks, ranks if has_own_gpu else int(environ.get("SLURM_STEP_NUM_NODES", "1"))
+
+
 def wait_to_speak(environ: Mapping[str, str], is_consequence: bool) -> None:
     """Waits until the error of this rank should be printed.
 
