@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 300
 STRATEGIES: dict[str, dict[str, str]] = {
     "ddp": {},
     "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "hsdp": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},  # on two nodes
     "zero1": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
     "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
@@ -100,7 +101,7 @@ def _variables(rank: int, ranks: int, port: int, strategy: str) -> dict[str, str
     if ranks == 1 and strategy == "ddp":
         return {}
     return {
-        **launcher_variables(rank, ranks, port),
+        **launcher_variables(rank, ranks, port, nodes=2 if strategy == "hsdp" else 1),
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_MIXED_PRECISION": "no",
         "ACCELERATE_USE_CPU": "True",

@@ -70,14 +70,15 @@ def _work(
         os._exit(0)  # without the threads and exit handlers of the parent
 
 
-def launcher_variables(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun exports to a rank of one node."""
+def launcher_variables(rank: int, ranks: int, port: int, nodes: int = 1) -> dict[str, str]:
+    """What torchrun exports to a rank."""
+    ranks_per_node = ranks // nodes
     return {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank % ranks_per_node),
         "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "GROUP_RANK": "0",
+        "LOCAL_WORLD_SIZE": str(ranks_per_node),
+        "GROUP_RANK": str(rank // ranks_per_node),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",

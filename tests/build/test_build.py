@@ -16,7 +16,7 @@ from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import BiEncoderRecipe, ColBERTRecipe, CrossEncoderRecipe
 from trainer.recipe.schema.machine import MachineSection
-from trainer.recipe.schema.model import BiEncoderModel, ColBERTModel, CrossEncoderModel
+from trainer.recipe.schema.model import BiEncoderModel, ColBERTModel, CrossEncoderModel, LoraTuning
 from trainer.recipe.schema.objective import (
     BiEncoderContrastiveObjective,
     CosentObjective,
@@ -98,6 +98,17 @@ class TestOnMachine:
     def test_contradiction_of_recipe_and_machine_file_is_refused(self):
         with pytest.raises(BadMachine, match=r"precision=fp32, but the machine file says bf16"):
             hardware.on_machine(self.run(precision="fp32"), Plan("ddp", 2, 1, 2, precision="bf16"))
+
+    @pytest.mark.parametrize("kind", ["fsdp2", "zero3"])
+    def test_sharded_weights_in_4_bits_are_refused(self, kind):
+        def run(quantize_4bit):
+            model = BiEncoderModel(backbone="b", tuning=LoraTuning(quantize_4bit=quantize_4bit))
+            return self.run().model_copy(update={"model": model})
+
+        with pytest.raises(BadMachine, match=f"for {kind}.*quantize_4bit=true.*for DDP"):
+            hardware.on_machine(run(True), Plan(kind, 2, 1, 2))
+        hardware.on_machine(run(False), Plan(kind, 2, 1, 2))
+        hardware.on_machine(run(True), Plan("ddp", 2, 1, 2))
 
 
 class TestMicroBatching:

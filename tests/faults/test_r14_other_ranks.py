@@ -36,6 +36,7 @@ def finish(run, name, ranks=1, strategy="ddp"):
         [(4, "ddp"), (2, "ddp"), (1, "ddp"), (4, "ddp")],
         [(2, "ddp"), (2, "fsdp2"), (2, "zero2"), (2, "ddp")],
         [(2, "zero3"), (4, "zero1"), (2, "zero3")],
+        [(4, "hsdp"), (2, "fsdp2"), (4, "hsdp"), (2, "zero2")],
     ],
     ids=lambda path: "-".join(f"{kind}{ranks}" for ranks, kind in path),
 )

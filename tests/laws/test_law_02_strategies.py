@@ -40,6 +40,7 @@ from trainer.strategies.machine.plan import Plan
 from trainer.strategies.weights import full_weights
 
 KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+KINDS_AND_RANKS = [*((kind, count) for kind in KINDS for count in (2, 4)), ("hsdp", 4)]
 WHOLE = os.environ.get("NEARFAR_WHOLE_MATRIX")
 SOME = [
     ("contrastive", "dot", "lora", "partly kept"),
@@ -72,6 +73,8 @@ def plan_of(kind):
         from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
 
         settings = deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
+    if kind == "hsdp":  # two nodes, each with a copy of the weights
+        return Plan("fsdp2", ranks(), 2, ranks() // 2, None, "cpu")
     return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)
 
 
@@ -172,12 +175,11 @@ def table():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "count"), KINDS_AND_RANKS)
 def test_step_has_the_gradient_of_one_process(toy_folder, alone, table, kind, count):
     if kind.startswith("zero"):
         pytest.importorskip("deepspeed")
-    cases = CASES if WHOLE or count == 2 else CASES[:1]
+    cases = CASES if WHOLE or count == 2 or kind == "hsdp" else CASES[:1]
     found = on_ranks(count, steps_of, toy_folder("bert"), kind, cases)
     for number, case in enumerate(cases):
         wanted_loss, wanted = alone(case)
@@ -213,9 +215,9 @@ def test_norm_after_the_last_layer_is_applied_to_the_first_layers(toy_folder, ki
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_loss_times_the_ranks_is_caught(toy_folder, alone, kind):
-    _, gradient = on_ranks(2, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
+@pytest.mark.parametrize(("kind", "count"), [("ddp", 2), ("fsdp2", 2), ("hsdp", 4)])
+def test_loss_times_the_ranks_is_caught(toy_folder, alone, kind, count):
+    _, gradient = on_ranks(count, steps_of, toy_folder("bert"), kind, SOME[:1], 2.0)[0][0]
     assert likeness(gradient, alone(SOME[0])[1])[0] == pytest.approx(2, abs=1e-3)
 
 

@@ -4,6 +4,7 @@ wrong gradient is not let through.
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import forked
 import pytest
 import torch
 import typer
+from killable import Command
+from ranks import free_port
 
 from trainer.cli.check import check
 from trainer.preflight.check import check_run
@@ -173,6 +176,7 @@ def test_error_of_a_failed_rank_is_shown(toy, tmp_path):
             plan,
             data,
             120,
+            Findings(),
         )
 
 
@@ -382,6 +386,39 @@ def test_run_on_several_nodes_is_checked_from_one(toy):
     assert findings["batch"].text == "8 queries per step, 2 on each rank"
     assert findings["gradient"].severity == "skipped"
     assert "the run is for 2 nodes" in findings["gradient"].text
+    assert "--node-rank 0 to 1 and --main-address HOST" in findings["gradient"].text
+
+
+def check_on_two_nodes(tmp_path, toy, environment=None):
+    """Exit code and output of `nearfar check` on each of two nodes with one rank. The second has
+    some other variables.
+    """
+    machine = tmp_path / "machine.yaml"
+    machine.write_text((MACHINES / "cpu-2-ddp.yaml").read_text().replace("es: 2", "es: 1"))
+    words = ["check", RECIPE, *toy, "--machine", machine, "--nodes", 2]
+    words += ["--main-address", f"127.0.0.1:{free_port()}", "--node-rank"]
+    nodes = [Command(*words, 0), Command(*words, 1, environment=environment)]
+    return [(node.wait()[0], node.text()) for node in nodes]
+
+
+@pytest.mark.slow
+def test_several_nodes_are_checked_from_all_of_them(tmp_path, toy):
+    (code, first), (other_code, other) = check_on_two_nodes(tmp_path, toy)
+    assert (code, other_code) == (0, 0), first + other
+    assert re.search(r"ok +nodes: 2 ranks on 1 node, with the same versions: all-reduce", first)
+    assert re.search(r"ok +gradient on 2 ranks \(ddp\) against one: norm ratio (1.0|0.9)", first)
+    assert "ok       gradient: its comparison is printed on the first machine" in other
+
+
+@pytest.mark.slow
+def test_node_with_other_code_is_named_on_all_of_them(tmp_path, toy):
+    shutil.copytree(REPOSITORY / "trainer", tmp_path / "trainer")
+    (tmp_path / "trainer/losses.py").open("a").write("\n")
+    environment = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(tmp_path)}
+    for code, text in check_on_two_nodes(tmp_path, toy, environment):
+        assert code == 2, text
+        assert re.search(r"wrong +gradient: the 2 ranks ended with exit code 2 ", text)
+        assert re.search(r"rank [01] on .* has code of nearfar", text)
 
 
 def test_long_texts_are_counted(toy, capsys):

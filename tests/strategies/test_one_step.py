@@ -23,6 +23,7 @@ MACHINES = {
     name: f"launch/accelerate/cpu-2-{name}.yaml" for name in ("ddp", "fsdp2", "zero1", "zero2")
 }
 MACHINES["zero3"] = "tests/strategies/cpu-2-zero3-nothing-whole.yaml"
+MACHINES["hsdp"] = "tests/strategies/cpu-4-hsdp.yaml"
 EXACT = [name for name in CASES if name not in ("bf16", "non-finite")]
 
 
@@ -38,10 +39,9 @@ def launched(toy_folder, repository, tmp_path_factory):
             output = tmp_path_factory.mktemp(machine)
             done = launch(repository, MACHINES[machine], str(toy_folder("bert")), str(output))
             assert done.returncode == 0, done.stderr[-3000:]
-            seen[machine] = (
-                [torch.load(output / f"rank-{rank}-of-2.pt", weights_only=True) for rank in (0, 1)],
-                done.stderr,
-            )
+            files = sorted(output.glob("rank-*.pt"))
+            assert len(files) == plan_from_file(Path(MACHINES[machine])).ranks
+            seen[machine] = [torch.load(file, weights_only=True) for file in files], done.stderr
         return seen[machine]
 
     return of
@@ -134,7 +134,9 @@ def test_half_precision_is_the_same_with_all_strategies(launched, alone, machine
     # Mostly equal to the last bit. But a strategy may lay a weight at another address, where a sum
     # of float32 rounds the other way and a bf16
     # number beside it moves by 2^-8 of itself: small against what bf16 costs all over.
-    assert float((found - reference).norm()) < rounding / 20
+    # Other ranks have other micro-batches, which round differently.
+    as_many_ranks = len(launched(machine)[0]) == len(launched("ddp")[0])
+    assert float((found - reference).norm()) < rounding / (20 if as_many_ranks else 5)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -157,10 +159,12 @@ def test_vectors_before_training_are_the_same(launched, machine):
     """Validation goes through the strategy before and after training; before it, the model is the
     base model on all of them.
     """
-    for mine, ddp in zip(launched(machine)[0], launched("ddp")[0], strict=True):
-        before, after = mine["lora, whole"]["vectors"]
-        torch.testing.assert_close(before, ddp["lora, whole"]["vectors"][0])
-        assert not torch.allclose(before, after)
+    queries = []
+    for name in (machine, "ddp"):
+        vectors = [of_rank["lora, whole"]["vectors"] for of_rank in launched(name)[0]]
+        queries.append(torch.cat([before for before, _ in vectors]))
+        assert not any(torch.allclose(before, after) for before, after in vectors)
+    torch.testing.assert_close(*queries)
 
 
 @pytest.mark.parametrize("machine", MACHINES)

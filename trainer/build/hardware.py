@@ -16,7 +16,7 @@ from trainer.recipe.schema.machine import MachineSection
 from trainer.retrieval.encoding.encode import autocast
 from trainer.runtime import memory
 from trainer.strategies import devices
-from trainer.strategies.machine.plan import Plan
+from trainer.strategies.machine.plan import Plan, check_quantized_weights
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Padded tokens per micro-batch: the activations fit in a CPU's cache, and use a whole GPU."""
@@ -43,9 +43,11 @@ def prepare_machine(machine: MachineSection) -> None:
 def on_machine(run: Recipe, plan: Plan) -> Recipe:
     """Returns the recipe with the device and precision of the machine file in section `machine`.
 
-    Raises BadMachine when the recipe and the file give different values.
+    Raises BadMachine when the recipe and the file give different values, or do not fit together.
     """
     machine = run.machine
+    if getattr(run.model.tuning, "quantize_4bit", False):
+        check_quantized_weights(plan)
     machine = machine.model_copy(
         update={
             "accelerator": _agreed_value("accelerator", machine.accelerator, plan.accelerator),

@@ -34,12 +34,16 @@ def check(
     overrides: shared.Overrides = None,
     replace: ForReplacement = False,
     nodes: shared.Nodes = None,
+    node_rank: shared.NodeRank = None,
+    main_address: shared.MainAddress = None,
     no_probe: NoProbe = False,
     probe_timeout_seconds: ProbeTimeout = 600,
     as_rank: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Check a run before it is submitted: recipe, machine, data, model, memory, disk, and the
     gradient on the real ranks. Nothing is trained or written.
+
+    For several machines, start it on each of them, like `nearfar launch`.
     """
     if as_rank is not None:
         from trainer.preflight.rank_part import take_part
@@ -49,7 +53,7 @@ def check(
     from trainer.preflight.check import check_run
     from trainer.preflight.planned_run import Request
 
-    request = Request(recipe, machine, overrides or [], replace, nodes)
+    request = Request(recipe, machine, overrides or [], replace, nodes, node_rank, main_address)
     findings = check_run(request, None if no_probe else probe_timeout_seconds, _show)
     if findings.faults:
         print(f"{findings.faults} problem{'s' if findings.faults > 1 else ''} found")

@@ -22,6 +22,7 @@ from trainer.cli.options import shared
 from trainer.cli.terminal import StartAgain
 
 if TYPE_CHECKING:
+    from trainer.recipe.schema.families import Recipe
     from trainer.strategies.machine.plan import Plan
 
 STATUS_SECONDS = 10.0
@@ -54,25 +55,6 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="as for `nearfar fit`; a mining job always continues"),
 ]
-NodeRank = Annotated[
-    int | None,
-    typer.Option(
-        "--node-rank",
-        min=0,
-        metavar="N",
-        help="number of this machine, from 0; required with several machines",
-        show_default=False,
-    ),
-]
-MainAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--main-address",
-        metavar="HOST[:PORT]",
-        help="address of machine 0, the same on every machine; required with several machines",
-        show_default=False,
-    ),
-]
 
 
 def launch(
@@ -83,8 +65,8 @@ def launch(
     resume: Resume = False,
     accept_changes: AcceptChanges = False,
     nodes: shared.Nodes = None,
-    node_rank: NodeRank = None,
-    main_address: MainAddress = None,
+    node_rank: shared.NodeRank = None,
+    main_address: shared.MainAddress = None,
 ) -> None:
     """Train a model from a recipe, or mine hard negatives, with the processes of a machine file."""
     with _preempted_by_signals():
@@ -198,7 +180,6 @@ class _Job:
 
 
 def _training_job(recipe: Path, overrides: list[str], former: _Former) -> _Job:
-    from trainer.data.order import check_batch_divisible
     from trainer.recipe.load import load_recipe
     from trainer.runtime.run_folder import check_run_folder
 
@@ -211,13 +192,21 @@ def _training_job(recipe: Path, overrides: list[str], former: _Former) -> _Job:
     # The folder is created after all ranks of all nodes are connected, so no node is too late.
     folder = Path(settings.output) / settings.name
     check_run_folder(folder, former.replace, former.resume)
-    batch_size = settings.optimization.batch_size
     return _Job(
         ["fit", str(recipe), *overrides],
-        lambda plan: check_batch_divisible(batch_size, plan.ranks),
+        lambda plan: _check_plan(settings, plan),
         lambda: fit(recipe, overrides, former.replace, former.resume, former.accept_changes),
         folder,
     )
+
+
+def _check_plan(recipe: "Recipe", plan: "Plan") -> None:
+    from trainer.data.order import check_batch_divisible
+    from trainer.strategies.machine.plan import check_quantized_weights
+
+    check_batch_divisible(recipe.optimization.batch_size, plan.ranks)
+    if getattr(recipe.model.tuning, "quantize_4bit", False):
+        check_quantized_weights(plan)
 
 
 def mining_job(words: list[str], replace: bool) -> _Job:

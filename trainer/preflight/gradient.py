@@ -18,9 +18,9 @@ from trainer.data.random_negatives import RandomNegatives
 from trainer.errors import BadMachine
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun, Request
-from trainer.preflight.rank_part import LIKENESS, ROWS
+from trainer.preflight.rank_part import LIKENESS, NODES, ROWS
 from trainer.recipe.schema.families import Recipe
-from trainer.strategies.launcher import rank_environment
+from trainer.strategies.launcher import plan_launch, rank_environment
 from trainer.strategies.machine.plan import Plan
 from trainer.strategies.probe import GradientComparison
 
@@ -46,23 +46,27 @@ def check_gradient(
         return
     obstacle = "--no-probe was given"
     if timeout_seconds is not None:
-        obstacle = _obstacle(findings, run, run.plan)
+        obstacle = _obstacle(findings, request, run, run.plan)
     if obstacle or timeout_seconds is None:
         findings.add("skipped", "gradient", obstacle)
         return
     with findings.catch("gradient"):
-        comparison = run_probe(request, run, run.plan, data, timeout_seconds)
-        add_comparison(findings, run.plan, comparison)
+        comparison = run_probe(request, run, run.plan, data, timeout_seconds, findings)
+        if comparison is None:
+            findings.add("ok", "gradient", "its comparison is printed on the first machine")
+        else:
+            add_comparison(findings, run.plan, comparison)
 
 
-def _obstacle(findings: Findings, run: PlannedRun, plan: Plan) -> str:
+def _obstacle(findings: Findings, request: Request, run: PlannedRun, plan: Plan) -> str:
     """Returns the reason why the ranks cannot be started, or "" if they can."""
     if findings.faults:
         return "it is checked only if there is no other problem"
-    if plan.nodes > 1:
+    if plan.nodes > 1 and request.main_address is None:
         return (
-            f"the run is for {plan.nodes} nodes, which cannot be started from this one; start"
-            " `nearfar launch` with optimization.max_steps=1 on them"
+            f"the run is for {plan.nodes} nodes; to compare them and their gradient, start the same"
+            f" check on each, with --node-rank 0 to {plan.nodes - 1} and --main-address HOST (the"
+            " name of node 0)"
         )
     return "" if run.plan_fits_here else "it cannot be checked on this machine"
 
@@ -90,9 +94,15 @@ def add_comparison(findings: Findings, plan: Plan, comparison: GradientCompariso
 
 
 def run_probe(
-    request: Request, run: PlannedRun, plan: Plan, data: DataSets, timeout_seconds: int
-) -> GradientComparison:
-    """Compares the gradients of one step on all ranks and in one process.
+    request: Request,
+    run: PlannedRun,
+    plan: Plan,
+    data: DataSets,
+    timeout_seconds: int,
+    findings: Findings,
+) -> GradientComparison | None:
+    """Compares the gradients of one step on all ranks and in one process, and the nodes if there
+    are several. Only the first node has the results; on others, it returns None.
 
     Raises BadMachine with the ranks' output if a rank fails or if they take too long.
     """
@@ -108,11 +118,17 @@ def run_probe(
                 " ended; raise --probe-timeout-seconds, or check whether they can connect to each"
                 f" other. They printed:\n{message}"
             )
-        if code or not (folder / LIKENESS).exists():
+        is_first = not request.node_rank
+        if code or (is_first and not (folder / LIKENESS).exists()):
             raise BadMachine(
                 f"the {plan.ranks} ranks ended with exit code {code} before they computed a"
                 f" gradient. They printed:\n{message}"
             )
+        if not is_first:
+            return None
+        if (folder / NODES).exists():
+            for severity, text in json.loads((folder / NODES).read_text(encoding="utf-8")):
+                findings.add(severity, "nodes", text)
         return GradientComparison(**json.loads((folder / LIKENESS).read_text(encoding="utf-8")))
 
 
@@ -138,11 +154,11 @@ def _write_rows(folder: Path, recipe: Recipe, plan: Plan, data: DataSets) -> Non
 
 
 def _command(request: Request, plan: Plan, folder: Path) -> list[str]:
-    machine = str(request.machine)
-    options = ["--config_file", machine, "--num_processes", str(plan.ranks)]
-    if plan.ranks > 1:
+    place = (request.nodes, request.node_rank, request.main_address)
+    options = plan_launch(request.machine, *place).options()
+    if plan.ranks > 1 and plan.nodes == 1:
         options += ["--main_process_port", "0"]  # any free port, since another run may be active
-    verb = ["check", str(request.recipe), *request.overrides, "--machine", machine]
+    verb = ["check", str(request.recipe), *request.overrides, "--machine", str(request.machine)]
     verb += ["--as-rank", str(folder)]
     return [sys.executable, "-c", _LAUNCHER, *options, "--module", "trainer", *verb]
 

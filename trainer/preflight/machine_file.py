@@ -45,7 +45,10 @@ def _check_file(findings: Findings, path: Path, nodes: int | None) -> Plan | Non
         place = f"{plan.nodes} nodes" if plan.nodes > 1 else "one node"
         ranks = f"{plan.ranks} rank{'s' * (plan.ranks > 1)}"
         device = plan.accelerator or "any device"
-        findings.add("ok", "machine", f"{path}: {plan.kind}, {ranks} on {place}, {device}")
+        copies = ""
+        if plan.kind == "fsdp2" and plan.weight_copies > 1:
+            copies = f", {plan.weight_copies} copies of the weights"
+        findings.add("ok", "machine", f"{path}: {plan.kind}, {ranks} on {place}, {device}{copies}")
         return plan
     return None
 

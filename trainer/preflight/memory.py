@@ -172,7 +172,7 @@ def _zero_needs(plan: Plan, weights: int, trained_weights: int) -> list[Need]:
 
 def _share(plan: Plan, weights: int) -> int:
     """Returns the number of weights per rank if they are divided evenly, rounded up."""
-    return -(-weights // plan.ranks)
+    return -(-weights // (plan.ranks_per_copy if plan.kind == "fsdp2" else plan.ranks))
 
 
 def _gathered_at_once(encoder: nn.Module) -> int:

@@ -19,6 +19,10 @@ class Request:
     """Whether the run will be started with `--replace`."""
     nodes: int | None = None
     """The number of machines; None: as in the machine file."""
+    node_rank: int | None = None
+    """The number of this machine, from 0."""
+    main_address: str | None = None
+    """The address of machine 0. With it, the ranks of all machines are started."""
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.runtime.attempts import write_json
 from trainer.strategies.machine.environment import plan_from_environment
+from trainer.strategies.machine.nodes import check_nodes
 from trainer.strategies.machine.own_rank import is_first_rank, local_rank
 from trainer.strategies.machine.plan import check_requirements
 from trainer.strategies.probe import compare_gradients, one_step_gradient, plain_gradient
 from trainer.strategies.process_group import process_group
 
-ROWS, LIKENESS = "rows.json", "likeness.json"
-"""Files in the folder of the probe: the input of the ranks, and the result of the first rank."""
+ROWS, LIKENESS, NODES = "rows.json", "likeness.json", "nodes.json"
+"""Files in the folder of the probe: the input of the ranks, and the results of the first rank."""
 
 
 def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
@@ -49,6 +50,7 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
     _start_adapters(encoder)
     rows = json.loads((folder / ROWS).read_text(encoding="utf-8"))
     global_batch = _batch(rows, encoder, recipe)
+    run_folder = Path(recipe.output) / recipe.name
     output = folder / f"rank-{os.environ.get('RANK', '0')}"
     recipe = _in_micro_batches(recipe, global_batch, output)
     # The teachers are used before the process group is started, because each rank uses them alone.
@@ -62,11 +64,21 @@ def take_part(path: Path, overrides: Sequence[str], folder: Path) -> None:
             module, lambda: module.objective(global_batch, encode, module.temperature()).loss
         )
     with process_group(plan, device):
+        if plan.nodes > 1:
+            _compare_nodes(run_folder, hardware.device(recipe.machine), folder)
         own_rows = [rows[int(row)] for row in own_part(np.arange(len(rows)), rank(), ranks())]
         gradient = one_step_gradient(module, _batch(own_rows, encoder, recipe), plan, device)
         on_first_rank(
             lambda: write_json(folder / LIKENESS, asdict(compare_gradients(gradient, reference)))
         )
+
+
+def _compare_nodes(run_folder: Path, device: torch.device, folder: Path) -> None:
+    """Writes findings about the nodes. Raises BadMachine on all ranks, naming each bad node."""
+    # The checks themselves use GPU memory, on some GPUs more than on others.
+    nodes = check_nodes(run_folder, device, compares_memory=False)
+    findings = [("ok", nodes.summary), *(("warning", text) for text in nodes.warnings)]
+    on_first_rank(lambda: (folder / NODES).write_text(json.dumps(findings), encoding="utf-8"))
 
 
 def _exact(recipe: Recipe) -> Recipe:

@@ -1,4 +1,7 @@
-"""FSDP2: every rank stores a slice of every weight, and gathers a block's weights to run it."""
+"""FSDP2: every rank stores a slice of every weight, and gathers a block's weights to run it.
+
+On several nodes, each node has a copy of the weights, which its ranks share (HSDP).
+"""
 
 from typing import Any
 
@@ -8,10 +11,11 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.strategy import _ForwardRedirection
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from trainer.errors import NearfarError
+from trainer.strategies.machine.plan import Plan
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -21,12 +25,10 @@ class FullyShardedStrategy(ModelParallelStrategy):
     The gradient of a rank is therefore that of DDP. FSDP2 averages the gradients over the ranks.
     """
 
-    def __init__(
-        self, ranks: int, reshard_after_forward: bool, cluster_environment: ClusterEnvironment
-    ) -> None:
-        super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
+    def __init__(self, plan: Plan, cluster_environment: ClusterEnvironment) -> None:
+        super().__init__(data_parallel_size=plan.ranks, tensor_parallel_size=1)
         self.cluster_environment = cluster_environment
-        self._reshard_after_forward = reshard_after_forward
+        self._plan = plan
         self._forward_redirection = _WholeForward()
 
     def setup(self, lightning_trainer: lightning.Trainer) -> None:
@@ -36,11 +38,22 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.accelerator.setup(lightning_trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         self.model.to(self.root_device)
-        shard(self.model, self.device_mesh["data_parallel"], self._reshard_after_forward)
+        shard(self.model, self._mesh(), self._plan.reshard_after_forward)
         self.barrier()
         if lightning_trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(lightning_trainer)
         self.setup_precision_plugin()
+
+    def _mesh(self) -> DeviceMesh:
+        """Returns the mesh of all ranks: one row per copy of the weights, if there are several."""
+        copies = self._plan.weight_copies
+        if copies == 1:
+            return self.device_mesh["data_parallel"]
+        return init_device_mesh(
+            self.root_device.type,
+            (copies, self._plan.ranks_per_copy),
+            mesh_dim_names=("replicate", "shard"),
+        )
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the step in the module's `forward`, where FSDP2 gathers weights outside blocks."""

@@ -35,14 +35,14 @@ class Launch:
     def start(self, words: Sequence[str]) -> int:
         """Runs `nearfar` with these words on the ranks of this node; returns the exit code."""
         os.environ.update(rank_environment(self.plan, os.environ))
-        return run_ranks([*self._options(), "--module", "trainer", *words])
+        return run_ranks([*self.options(), "--module", "trainer", *words])
 
     def prepare_single_process(self) -> None:
         """Sets the variables in this process that accelerate would export to a single process."""
         os.environ.update(_device_environment(self.plan))
         os.environ["ACCELERATE_MIXED_PRECISION"] = self.plan.precision or "no"
 
-    def _options(self) -> list[str]:
+    def options(self) -> list[str]:
         """Returns options of `accelerate launch` in addition to those of the machine file."""
         counts = {"--num_processes": self.plan.ranks, "--num_machines": self.plan.nodes}
         meeting_point = {

@@ -27,7 +27,7 @@ def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
         case "fsdp2":
             from trainer.strategies.fully_sharded import FullyShardedStrategy
 
-            return FullyShardedStrategy(plan.ranks, plan.reshard_after_forward, environment)
+            return FullyShardedStrategy(plan, environment)
         case "zero1" | "zero2" | "zero3":
             set_deepspeed_device(device)
             from trainer.strategies.zero import ZeroStrategy

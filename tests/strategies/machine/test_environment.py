@@ -35,6 +35,15 @@ FSDP = ACCELERATE | {
     "FSDP_RESHARD_AFTER_FORWARD": "false",
     "FSDP_OFFLOAD_PARAMS": "false",
 }
+FLAT = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "1",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "1",
+    "PARALLELISM_CONFIG_TP_SIZE": "1",
+    "PARALLELISM_CONFIG_CP_BACKEND": "torch",
+    "PARALLELISM_CONFIG_SP_SEQ_LENGTH_IS_VARIABLE": "True",
+}
+"""What accelerate exports for a file that has only dp_replicate_size: 1."""
 DEEPSPEED = ACCELERATE | {
     "ACCELERATE_USE_DEEPSPEED": "true",
     "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1",
@@ -62,6 +71,8 @@ def machine_file(folder: Path, **changes: object) -> Path:
         (ACCELERATE, "ddp", {}),
         (ACCELERATE | {"ACCELERATE_MIXED_PRECISION": "bf16"}, "ddp", {"precision": "bf16"}),
         (FSDP, "fsdp2", {"reshard_after_forward": False}),
+        (FSDP, "fsdp2", {"weight_copies": 2, "ranks_per_copy": 2}),
+        (FSDP | FLAT, "fsdp2", {"weight_copies": 1, "ranks_per_copy": 4}),
         (DEEPSPEED, "zero1", {}),
         (
             {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"},
@@ -75,6 +86,12 @@ def test_launchers_give_their_plans(environ, kind, more):
     assert (plan.kind, plan.ranks, plan.nodes, plan.ranks_per_node) == (kind, 4, 2, 2)
     assert {name: getattr(plan, name) for name in more} == more
     assert not is_first_rank(environ)
+
+
+def test_ranks_alone_on_their_nodes_share_one_copy_of_the_weights():
+    for ranks_per_node, copies in (("4", 1), ("2", 2), ("1", 1)):
+        plan = plan_from_environment(FSDP | {"LOCAL_WORLD_SIZE": ranks_per_node})
+        assert plan.weight_copies == copies
 
 
 def test_start_without_a_launcher_is_a_single_process():
@@ -165,6 +182,7 @@ def test_offload_and_auto_in_a_deepspeed_file_are_read(tmp_path):
     assert "auto" not in json.dumps(plan.deepspeed)
 
 
+TWO_FSDP = {"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2}}
 REFUSED = {
     "unknown strategy": ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM.*use NO, MULTI_GPU"),
     "one process after all": (
@@ -198,9 +216,21 @@ REFUSED = {
     "fp8": ({"mixed_precision": "fp8"}, "fp8"),
     "fp16 on a CPU": ({"mixed_precision": "fp16"}, "needs a GPU"),
     "ranks do not fit nodes": ({"num_processes": 3}, "multiple of num_machines"),
-    "two-dimensional": (
-        {"parallelism_config": {"parallelism_config_tp_size": 2}},
-        "parallelism_config",
+    "copies without FSDP": (
+        {"parallelism_config": {"parallelism_config_dp_replicate_size": 2}},
+        "parallelism_config is not supported",
+    ),
+    "tensors in parallel": (
+        TWO_FSDP | {"parallelism_config": {"parallelism_config_tp_size": 2}},
+        "parallelism_config_tp_size is not supported",
+    ),
+    "copies that do not fit": (
+        TWO_FSDP | {"parallelism_config": {"parallelism_config_dp_replicate_size": 3}},
+        "3 copies.*but there are 4 processes.*remove the section",
+    ),
+    "shards that do not fit": (
+        TWO_FSDP | {"parallelism_config": {"parallelism_config_dp_shard_size": 2}},
+        "1 copies.*shared by 2 processes.*whose product is 4",
     ),
     "compiled": ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "dynamo_config"),
 }

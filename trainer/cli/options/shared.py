@@ -62,6 +62,25 @@ Nodes = Annotated[
         show_default=False,
     ),
 ]
+NodeRank = Annotated[
+    int | None,
+    typer.Option(
+        "--node-rank",
+        min=0,
+        metavar="N",
+        help="number of this machine, from 0; required with several machines",
+        show_default=False,
+    ),
+]
+MainAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--main-address",
+        metavar="HOST[:PORT]",
+        help="address of machine 0, the same on every machine; required with several machines",
+        show_default=False,
+    ),
+]
 IndexModel = Annotated[
     str | None,
     typer.Option(

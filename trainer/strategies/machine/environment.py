@@ -50,9 +50,7 @@ def _as_machine_file(environ: Mapping[str, str]) -> tuple[MachineFile, str]:
         "mixed_precision": environ.get("ACCELERATE_MIXED_PRECISION"),
         "use_cpu": True if environ.get("ACCELERATE_USE_CPU") == "True" else None,
         "dynamo_config": {"dynamo_backend": environ.get("ACCELERATE_DYNAMO_BACKEND", "no")},
-        "parallelism_config": (
-            {"used": True} if environ.get("ACCELERATE_USE_PARALLELISM_CONFIG") == "true" else {}
-        ),
+        "parallelism_config": _lower(environ, "PARALLELISM_CONFIG_"),
         "deepspeed_config": (
             _lower(environ, "ACCELERATE_DEEPSPEED_")
             | {

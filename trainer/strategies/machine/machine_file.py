@@ -58,11 +58,7 @@ def make_plan(file: MachineFile, source: str) -> Plan:
         "NO" if file["distributed_type"] is False else str(file["distributed_type"]).upper()
     )  # YAML reads NO without quotes as false
     nodes = _count(file, "num_machines", source)
-    ranks = (
-        _processes_per_node() * nodes
-        if file.get("num_processes") == "auto"
-        else _count(file, "num_processes", source)
-    )
+    ranks = _count_processes(file, nodes, source)
     if kind == "MULTI_CPU" or (kind == "NO" and ranks > 1):
         raise BadMachine(
             f"{source}: accelerate starts one process only for MULTI_CPU, NO and --cpu: it ignores"
@@ -81,10 +77,11 @@ def make_plan(file: MachineFile, source: str) -> Plan:
             " num_processes to a multiple of num_machines"
         )
     _refuse_other_sections(file, source)
-    settings, reshard, half_precision = None, True, None
+    settings, reshard, replicas, half_precision = None, True, None, None
     strategy: StrategyKind = "single" if ranks == 1 else "ddp"
     if kind == "FSDP":
         strategy, reshard = "fsdp2", _fsdp2(file.get("fsdp_config") or {}, source)
+        replicas = _replicas(file.get("parallelism_config") or {}, ranks, source)
     elif kind == "DEEPSPEED":
         section = file.get("deepspeed_config") or {}
         settings = deepspeed_settings(section, source)
@@ -92,7 +89,9 @@ def make_plan(file: MachineFile, source: str) -> Plan:
         _check_deepspeed_launcher(section, nodes, source)
     device = _device(kind, file)
     precision = _precision(file.get("mixed_precision"), half_precision, device, source)
-    return Plan(strategy, ranks, nodes, ranks // nodes, precision, device, settings, reshard)
+    return Plan(
+        strategy, ranks, nodes, ranks // nodes, precision, device, settings, reshard, replicas
+    )
 
 
 def _check_deepspeed_launcher(section: Mapping[str, Any], nodes: int, source: str) -> None:
@@ -109,18 +108,17 @@ def _zero(settings: DeepSpeedSettings) -> StrategyKind:
     return kinds[settings["zero_optimization"]["stage"]]
 
 
-def _processes_per_node() -> int:
-    """Returns the number of processes for `auto`, as torchrun counts them.
+def _count_processes(file: MachineFile, nodes: int, source: str) -> int:
+    """Returns `num_processes`, where `auto` counts as in torchrun.
 
-    It is the number of GPUs of this machine, or of its cores if it has no GPU.
+    It is the number of GPUs of this machine, or of its cores if it has no GPU, times `nodes`.
     """
+    if file.get("num_processes") != "auto":
+        return _count(file, "num_processes", source)
     import torch
 
-    return (
-        torch.accelerator.device_count()
-        if torch.accelerator.is_available()
-        else torch._utils.cpu_count() or 1
-    )
+    has_gpu = torch.accelerator.is_available()
+    return nodes * (torch.accelerator.device_count() if has_gpu else torch._utils.cpu_count() or 1)
 
 
 def _count(file: MachineFile, key: str, source: str) -> int:
@@ -200,13 +198,37 @@ def _fsdp2(section: Mapping[str, Any], source: str) -> bool:
     return reshard != "false"
 
 
+def _replicas(section: Mapping[str, Any], ranks: int, source: str) -> int | None:
+    """Returns the number of copies of the weights; None without the section.
+
+    As in accelerate, a size that is missing is 1. Only that of the shards may be left out.
+    """
+    sizes = {key.removeprefix("parallelism_config_"): value for key, value in section.items()}
+    replicate, shard = "dp_replicate_size", "dp_shard_size"
+    for name in sizes.keys() - {replicate, shard}:
+        if name.endswith("_size") and str(sizes[name]) != "1":
+            raise BadMachine(
+                f"{source}: parallelism_config_{name} is not supported, as every rank has a part of"
+                f" the batch of its own; remove it. Supported: {replicate} and {shard}"
+            )
+    if not sizes:
+        return None
+    replicas, shards = _count(sizes, replicate, source), _count(sizes, shard, source)
+    if ranks % replicas or shards not in (1, ranks // replicas):
+        raise BadMachine(
+            f"{source}: parallelism_config asks for {replicas} copies of the weights, each shared"
+            f" by {shards} processes, but there are {ranks} processes; write sizes whose product"
+            f" is {ranks}, or remove the section, which means one copy per node"
+        )
+    return replicas
+
+
 def _refuse_other_sections(file: MachineFile, source: str) -> None:
     dynamo = (file.get("dynamo_config") or {}).get("dynamo_backend", "no")
-    unsupported_sections = [
-        name
-        for name in ("megatron_lm_config", "parallelism_config", "fp8_config", "mpirun_config")
-        if file.get(name)
-    ]
+    names = ["megatron_lm_config", "fp8_config", "mpirun_config"]
+    if str(file["distributed_type"]).upper() != "FSDP":
+        names.append("parallelism_config")
+    unsupported_sections = [name for name in names if file.get(name)]
     if str(dynamo).lower() != "no":
         unsupported_sections.append("dynamo_config")
     if unsupported_sections:

@@ -124,23 +124,24 @@ class Nodes:
         }
 
 
-def check_nodes(run_folder: Path, device: torch.device) -> Nodes:
+def check_nodes(run_folder: Path, device: torch.device, compares_memory: bool = True) -> Nodes:
     """Compares what all ranks find on their nodes, before the run folder is created.
 
     All ranks must call it. Raises BadMachine on all of them, naming each bad node and what to do.
+    `compares_memory` looks for GPUs that another program uses.
     """
     skew = _clock_skew()
     with _probe(run_folder) as probe:
         own_report = on_every_rank(lambda: _report(probe, device, skew))
         texts = gather_texts([json.dumps(asdict(own_report))])
     reports = tuple(NodeReport(**json.loads(text)) for text in texts)
-    if faults := node_faults(reports):
+    if faults := node_faults(reports, compares_memory):
         surplus = len(faults) - MOST_FAULTS
         raise BadMachine("; ".join(faults[:MOST_FAULTS]) + f"; and {surplus} more" * (surplus > 0))
     return Nodes(reports, _all_reduce_speed(device) / 1e9)
 
 
-def node_faults(reports: Sequence[NodeReport]) -> list[str]:
+def node_faults(reports: Sequence[NodeReport], compares_memory: bool = True) -> list[str]:
     """Returns a sentence per fault, with rank and host."""
     return [
         *_different_versions(reports),
@@ -156,7 +157,7 @@ def node_faults(reports: Sequence[NodeReport]) -> list[str]:
             for folder, free in report.free_bytes.items()
             if free < LEAST_FREE_BYTES
         ),
-        *_used_memory(reports),
+        *(_used_memory(reports) if compares_memory else ()),
     ]
 
 

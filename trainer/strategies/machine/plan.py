@@ -27,10 +27,39 @@ class Plan:
     deepspeed: DeepSpeedSettings | None = None
     reshard_after_forward: bool = True
     """FSDP2 only: whether gathered weights are freed between forward and backward pass."""
+    replicas: int | None = None
+    """FSDP2 only: copies of the sharded weights. None: `weight_copies` decides."""
+
+    @property
+    def weight_copies(self) -> int:
+        """FSDP2 only: copies of the weights, each sharded among as many ranks.
+
+        There is one per node, so that weights are gathered within a node and only gradients cross
+        the network. If a node has one rank, all ranks share one copy.
+        """
+        if self.replicas is not None:
+            return self.replicas
+        return self.nodes if self.ranks_per_node > 1 else 1
+
+    @property
+    def ranks_per_copy(self) -> int:
+        """FSDP2 only: ranks that share one copy of the weights."""
+        return self.ranks // self.weight_copies
 
 
 SINGLE = Plan("single", 1, 1, 1)
 """The plan of a single process."""
+
+
+def check_quantized_weights(plan: Plan) -> None:
+    """Raises BadMachine if the plan shards the weights, which must not be in 4 bits then."""
+    if plan.kind in ("fsdp2", "zero3"):
+        raise BadMachine(
+            f"the machine file is for {plan.kind}, which shards the weights among processes, but"
+            " model.tuning.quantize_4bit=true packs them into bytes; nobody has trained this"
+            " combination yet, so its result is not known. Use a machine file for DDP, since 4-bit"
+            " weights need an eighth of the memory, or set model.tuning.quantize_4bit=false"
+        )
 
 
 def check_requirements(plan: Plan) -> None:
