@@ -97,10 +97,11 @@ clean: ## remove the environments, caches and build output; data/ and runs/ stay
 	@touch $@
 	@echo "Ready: $(BIN)/nearfar --help"
 
-.venv/.dev: .venv/.base requirements/dev.txt
+.venv/.dev: .venv/.base requirements/dev.txt requirements/triton.txt
 	@$(BIN)/python tools/forget_broken.py
 	@echo "[dev] tools for tests and checks"
 	@$(PIP) $(LOCKED) --no-binary deepspeed -r requirements/dev.txt  # it has no wheel; pure Python, so nothing is compiled
+	@$(BIN)/python -c "import triton" 2>/dev/null || $(PIP) $(LOCKED) -r requirements/triton.txt  # 280 MB
 	@$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@
 

@@ -3,6 +3,7 @@ scores a whole batch or each query's own candidates.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
@@ -48,39 +49,34 @@ def maxsim(
     """Late interaction: the sum over the query's tokens of the largest dot product with any token
     of the document (Khattab and Zaharia 2020).
 
-    A token vector of zeros is padding: it is neither matched nor summed over. The products are
-    computed for a few documents at a time, and the backward pass needs only the places of the
-    maxima (`trainer.kernels.maxsim`). Value and gradient are equal to those of `plain_maxsim`.
+    A token vector of zeros is padding: it is neither matched nor summed over. On an NVIDIA GPU with
+    Triton, one kernel computes the scores (`trainer.kernels.maxsim_triton`); elsewhere the products
+    are computed for a few documents at a time (`trainer.kernels.maxsim`). The backward pass needs
+    only the positions of the maxima. Value and gradient are equal to those of `plain_maxsim`.
 
     >>> query = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     >>> maxsim(query, torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[-1.0, -1.0], [0.0, 0.0]]])).tolist()
     [[5.0, -2.0]]
     """
-    return _in_groups(queries, documents)
+    dtype = torch.promote_types(queries.dtype, documents.dtype)
+    if not has_kernel(queries.device) or dtype == torch.float64:
+        return maxsim_in_pieces(queries, documents)
+    from trainer.kernels.maxsim_triton import triton_maxsim
+
+    return _in_groups(triton_maxsim, queries.to(dtype), documents.to(dtype))
 
 
-def kernel_maxsim(
+def has_kernel(device: torch.device) -> bool:
+    """True where Triton computes MaxSim: on an NVIDIA GPU, if it is installed."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def maxsim_in_pieces(
     queries: Float[Tensor, "*#leading query query_token dimension"],
     documents: Float[Tensor, "*#leading document document_token dimension"],
 ) -> Float[Tensor, "*#leading query document"]:
-    """`maxsim` computed by the Triton kernels of the package late-interaction-kernels, on an NVIDIA
-    GPU. It scores a whole batch or each query's own candidates.
-    """
-    import late_interaction_kernels as kernels
-
-    with torch.autocast(queries.device.type, enabled=False):
-        queries, documents = exact(queries), exact(documents)
-        own_candidates = queries.ndim == 4
-        if own_candidates:
-            queries = queries.squeeze(1)
-        scores = kernels.maxsim(
-            queries,
-            documents,
-            q_mask=queries.any(-1),
-            d_mask=documents.any(-1),
-            backward="unified",  # the default may sum gradients in half precision
-        )
-        return scores.unsqueeze(1) if own_candidates else scores
+    """`maxsim` computed in tiles, on a GPU too."""
+    return _in_groups(tiled_maxsim, exact(queries), exact(documents))
 
 
 def xtr(
@@ -97,25 +93,29 @@ def xtr(
     >>> xtr(query, torch.tensor([[[2.0, 2.0, 0.0]], [[1.0, 3.0, 0.0]], [[1.0, 1.0, 0.0]]])).tolist()
     [[2.0, 3.0, 0.0]]
     """
-    return _in_groups(queries[..., :-1], documents[..., :-1], queries[..., -1].detach())
+    # The kernel's products are rounded otherwise than those that gave the limits.
+    return _in_groups(
+        tiled_maxsim,
+        exact(queries[..., :-1]),
+        exact(documents[..., :-1]),
+        exact(queries[..., -1].detach()),
+    )
 
 
 def _in_groups(
+    score: Callable[..., Float[Tensor, "group query document"]],
     queries: Float[Tensor, "*#leading query query_token dimension"],
     documents: Float[Tensor, "*#leading document document_token dimension"],
-    limits: Float[Tensor, "*#leading query query_token"] | None = None,
+    *limits: Float[Tensor, "*#leading query query_token"],
 ) -> Float[Tensor, "*#leading query document"]:
+    """Calls a function of groups of texts, with all leading axes as one."""
+    leading = torch.broadcast_shapes(queries.shape[:-3], documents.shape[:-3])
+    groups = [
+        vectors.expand(*leading, *vectors.shape[-axes:]).reshape(-1, *vectors.shape[-axes:])
+        for vectors, axes in ((queries, 3), (documents, 3), *((limit, 2) for limit in limits))
+    ]
     with torch.autocast(queries.device.type, enabled=False):
-        leading = torch.broadcast_shapes(queries.shape[:-3], documents.shape[:-3])
-        inputs = [
-            exact(vectors).expand(*leading, *vectors.shape[-3:]).reshape(-1, *vectors.shape[-3:])
-            for vectors in (queries, documents)
-        ]
-        if limits is not None:
-            inputs.append(
-                exact(limits).expand(*leading, *limits.shape[-2:]).reshape(-1, *limits.shape[-2:])
-            )
-        return tiled_maxsim(*inputs).reshape(*leading, queries.shape[-3], documents.shape[-3])
+        return score(*groups).reshape(*leading, queries.shape[-3], documents.shape[-3])
 
 
 def plain_maxsim(

@@ -25,6 +25,7 @@ from trainer.recipe.schema.objective import (
     PairwiseObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection
+from trainer.scores import maxsim, maxsim_in_pieces, plain_maxsim
 from trainer.strategies.machine.plan import Plan
 
 
@@ -150,15 +151,17 @@ def test_guide_with_another_tokenizer_is_refused(toy_folder):
     assert len(BiEncoder().exclusions(same, encoder)) == 2
 
 
-def test_kernels_without_a_gpu_are_refused():
+@pytest.mark.parametrize(
+    ("name", "score"), [("auto", maxsim), ("pieces", maxsim_in_pieces), ("plain", plain_maxsim)]
+)
+def test_recipe_chooses_how_maxsim_is_computed(name, score):
     run = ColBERTRecipe(
         name="x",
         model=ColBERTModel(backbone="b"),
         data=DataSection(train="t"),
-        machine=MachineSection(accelerator="cpu", maxsim="kernels"),
+        machine=MachineSection(accelerator="cpu", maxsim=name),
     )
-    with pytest.raises(BadRecipe, match=r"machine\.maxsim=kernels needs an NVIDIA GPU"):
-        ColBERT().score(run)
+    assert ColBERT().score(run) is score
 
 
 class TestTaught:

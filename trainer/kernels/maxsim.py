@@ -48,7 +48,7 @@ class _TiledMaxSim(torch.autograd.Function):
         shape = (*queries.shape[:3], documents.shape[1])
         positions = is_counted = None
         if any(ctx.needs_input_grad):
-            dtype = _smallest_dtype(documents.shape[2])
+            dtype = smallest_dtype(documents.shape[2])
             positions = torch.empty(shape, dtype=dtype, device=queries.device)
             if limits is not None:
                 is_counted = torch.empty(shape, dtype=torch.bool, device=queries.device)
@@ -101,7 +101,7 @@ class _TiledMaxSim(torch.autograd.Function):
         return grad_queries, grad_documents, None
 
 
-def _smallest_dtype(size: int) -> torch.dtype:
+def smallest_dtype(size: int) -> torch.dtype:
     """The smallest integer type for positions below `size`."""
     dtypes = (torch.uint8, torch.int16, torch.int32)
     return next(dtype for dtype in dtypes if size <= torch.iinfo(dtype).max)

@@ -1,13 +1,10 @@
 """The parts of a run of kind colbert."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import assert_never
 
-from trainer.build import hardware
 from trainer.build.families.family import shared_settings
 from trainer.build.families.vectors import VectorFamily
-from trainer.errors import BadRecipe
 from trainer.models.late_interaction import (
     LateInteractionEncoder,
     LateInteractionSettings,
@@ -19,7 +16,7 @@ from trainer.objectives.objective import Objective
 from trainer.recipe.schema.families import ColBERTRecipe
 from trainer.recipe.schema.model import ColBERTModel
 from trainer.recipe.schema.objective import ColBERTContrastiveObjective
-from trainer.scores import Score, kernel_maxsim, maxsim, plain_maxsim, xtr
+from trainer.scores import Score, maxsim, maxsim_in_pieces, plain_maxsim, xtr
 
 
 class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
@@ -30,21 +27,14 @@ class ColBERT(VectorFamily[ColBERTRecipe, LateInteractionEncoder]):
         return build_late_interaction_encoder(late_interaction_settings(run.model))
 
     def score(self, run: ColBERTRecipe) -> Score:
-        """Returns MaxSim. Raises BadRecipe when the requested kernels are not available."""
+        """Returns MaxSim."""
         match run.machine.maxsim:
-            case "auto" | "pieces":
+            case "auto":
                 return maxsim
+            case "pieces":
+                return maxsim_in_pieces
             case "plain":
                 return plain_maxsim
-            case "kernels":
-                has_gpu = hardware.accelerator(run.machine) == "cuda"
-                if not has_gpu or find_spec("late_interaction_kernels") is None:
-                    raise BadRecipe(
-                        "machine.maxsim=kernels needs an NVIDIA GPU and the package"
-                        " late-interaction-kernels (pip install 'nearfar[kernels]'); use"
-                        " machine.maxsim=auto"
-                    )
-                return kernel_maxsim
             case _:
                 assert_never(run.machine.maxsim)
 

@@ -33,11 +33,11 @@ class MachineSection(Section):
             " again, which takes 1/3 more time; auto: as many as fit into memory"
         ),
     )
-    maxsim: Literal["auto", "pieces", "plain", "kernels"] = Field(
+    maxsim: Literal["auto", "pieces", "plain"] = Field(
         "auto",
         description=(
-            "how ColBERT's score is computed: in pieces, directly by the formula, or by"
-            " late-interaction-kernels on an NVIDIA GPU; auto: in pieces"
+            "how ColBERT's score is computed: in pieces, or directly by the formula; auto: by a"
+            " Triton kernel on an NVIDIA GPU, elsewhere in pieces"
         ),
     )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
