@@ -264,9 +264,8 @@ def gradient_of(
     encoder: nn.Module, batch: Batch, objective: str, score: str, micro: str
 ) -> tuple[float, Tensor]:
     """Loss and gradient (one vector) as this rank finds them, a learned temperature included."""
-    log_temperature = (
-        torch.tensor([TEMPERATURE], dtype=next(encoder.parameters()).dtype).log().requires_grad_()
-    )
+    weight = next(encoder.parameters())
+    log_temperature = weight.new_full((1,), math.log(TEMPERATURE)).requires_grad_()
     encode = in_microbatches(encode_of(encoder, objective), **MICRO_BATCHES[micro])  # type: ignore[arg-type]
     loss = objective_of(objective, score)(batch, encode, log_temperature.exp()[0]).loss
     found = torch.autograd.grad(
@@ -275,7 +274,7 @@ def gradient_of(
         allow_unused=True,
         materialize_grads=True,
     )
-    return float(loss.detach()), torch.cat([each.flatten() for each in found]).double()
+    return float(loss.detach()), torch.cat([each.flatten() for each in found]).double().cpu()
 
 
 def likeness(found: Tensor, wanted: Tensor) -> tuple[float, float]:

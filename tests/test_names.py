@@ -28,6 +28,7 @@ OTHER_TESTS = {
     "docs",
     "benchmarks",
     "launch",
+    "pretend",
 }
 """Folders of tests that belong to no folder of the package."""
 MAX_FILES, MAX_FILE_LINES, MAX_FUNCTION_LINES = 13, 300, 45

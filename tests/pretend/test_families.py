@@ -1,0 +1,93 @@
+"""Every architecture on the pretend device: embeddings and gradients are those of the CPU, and a
+recomputation draws the dropout of the first pass.
+"""
+
+import pytest
+import torch
+from late_interaction_toys import make_marked_bert, new_encoder
+from matrix import batch_of, trained
+from pretend_device import DEVICE, on_pretend_device
+from toy_models import FAMILIES
+
+from trainer.microbatches import in_microbatches
+from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.models.settings import Lora
+from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.ranking import Ranking
+from trainer.objectives.ranking_losses import softmax_cross_entropy
+from trainer.scores import dot, maxsim
+
+CONTRASTIVE = Contrastive(dot)
+
+
+def dense(folder, **settings):
+    return build_dense_encoder(DenseSettings(backbone=str(folder), **settings))
+
+
+def cross_encoder(folder, **settings):
+    return build_cross_encoder(CrossEncoderSettings(backbone=str(folder), **settings))
+
+
+KINDS = {
+    "dense": (dense, CONTRASTIVE),
+    "late interaction": (new_encoder, Contrastive(maxsim)),
+    "cross-encoder": (cross_encoder, Ranking(softmax_cross_entropy)),
+}
+
+
+def loss_and_gradient(encoder, objective=CONTRASTIVE, kept_tokens=None):
+    loss = objective(batch_of(encoder), in_microbatches(encoder, 80, kept_tokens), 0.2).loss
+    gradients = torch.autograd.grad(loss, list(trained(encoder).values()), materialize_grads=True)
+    return loss.detach().cpu(), torch.cat([gradient.flatten() for gradient in gradients]).cpu()
+
+
+def nearly_equal(one, other):
+    return all(
+        torch.allclose(*pair, rtol=1e-8, atol=1e-10) for pair in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_architecture_gives_the_results_of_the_cpu(toy_folder, family):
+    folder = toy_folder(family)
+
+    def work():
+        encoder = dense(folder).double()
+        expected = loss_and_gradient(encoder)
+        return float(expected[1].norm()), nearly_equal(
+            loss_and_gradient(encoder.to(DEVICE)), expected
+        )
+
+    norm, is_equal = on_pretend_device(work)
+    assert norm > 1e-3
+    assert is_equal
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4, dropout=0.2)], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputation_on_the_device_draws_the_same_dropout(
+    toy_folder, tmp_path, kind, lora, monkeypatch
+):
+    build, objective = KINDS[kind]
+    folder = toy_folder("bert")
+    if kind == "late interaction":
+        folder = tmp_path / "marked"
+        make_marked_bert(folder)
+
+    def recomputations_equal_the_first_pass():
+        encoder = build(folder, dropout=0.1, lora=lora).double().to(DEVICE)
+        with_dropout = loss_and_gradient(encoder, objective)
+        recomputed = loss_and_gradient(encoder, objective, kept_tokens=0)
+        partly_recomputed = loss_and_gradient(encoder, objective, kept_tokens=160)
+        encoder.eval()
+        is_active = not nearly_equal(loss_and_gradient(encoder, objective), with_dropout)
+        assert is_active
+        return nearly_equal(recomputed, with_dropout), nearly_equal(partly_recomputed, with_dropout)
+
+    def without_seeds_of_the_device():
+        monkeypatch.setattr(torch.pretend, "manual_seed_all", lambda _: None)
+        return recomputations_equal_the_first_pass()
+
+    assert on_pretend_device(recomputations_equal_the_first_pass) == (True, True)
+    assert on_pretend_device(without_seeds_of_the_device) == (False, False)
