@@ -14,7 +14,6 @@ from trainer.batch import Batch
 from trainer.data.module import PairData
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.modules.retriever import Retriever
-from trainer.runtime.progress import TrainingProgress
 
 
 class Records(Logger):
@@ -27,10 +26,7 @@ class Records(Logger):
         self.records: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        # The speed is never the same.
-        self.records.append(
-            {name: value for name, value in metrics.items() if name != "train/pairs_per_second"}
-        )
+        self.records.append(dict(metrics))
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass
@@ -80,7 +76,7 @@ def fit(
         gradient_clip_val=0.5,
         log_every_n_steps=1,
         logger=records,
-        callbacks=[TrainingProgress(8, len(batches)), _AfterStep(after_step)],
+        callbacks=[_AfterStep(after_step)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from late_interaction_toys import TEXTS, make_marked_bert, new_encoder
 from mining_toys import NO_LIMITS, generate_pairs, run_job
-from pretend_device import DEVICE, on_pretend_device
+from pretend_device import DEVICE, UPLOADS, WAITS, on_pretend_device, reset_counts
 from toy_models import SENTENCES
 
 from trainer.data.retrieval_set import RetrievalSet
@@ -20,8 +20,8 @@ from trainer.models.dense import read_encoder
 from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.encoding.taught_vectors import taught_vectors
 from trainer.retrieval.rerank import score_pairs
+from trainer.vectors import device_copies
 from trainer.vectors.dense import DenseVectors
-from trainer.vectors.screened_search import ScreenedSearch
 from trainer.vectors.vectors import nearest_documents
 
 PAIRS = [(query, document) for query in SENTENCES for document in TEXTS]
@@ -75,16 +75,33 @@ def test_exact_search_is_that_of_the_cpu():
         generator.standard_normal((rows, 16)).astype(np.float32) for rows in (70, 9000)
     )
 
-    def search(device):
-        torch_search = ScreenedSearch(queries, 7, device)
-        torch_search.add(documents, 0)
-        return torch_search.best()
-
-    expected, found = on_both(search)
+    expected, found = on_both(
+        lambda device: nearest_documents(DenseVectors(queries), DenseVectors(documents), 7, device)
+    )
     assert all(map(np.array_equal, expected, found))
-    scores, rows = nearest_documents(DenseVectors(queries), DenseVectors(documents), 7)
-    np.testing.assert_array_equal(rows, found[1])
-    np.testing.assert_allclose(scores, found[0], rtol=1e-6)
+
+
+def test_documents_stay_on_the_device_between_searches(monkeypatch):
+    monkeypatch.setattr(device_copies, "has_room", lambda device: True)
+    generator = np.random.default_rng(0)
+    queries, documents = (
+        DenseVectors(generator.standard_normal((rows, 16)).astype(np.float32))
+        for rows in (70, 40_000)
+    )
+
+    def search():
+        counts = []
+        for _ in range(2):
+            reset_counts()
+            nearest_documents(queries, documents, 7, DEVICE)
+            counts.append((sum(UPLOADS.values()), sum(WAITS.values())))
+        return counts
+
+    blocks, of_queries, per_block = 3, 2, 2  # one wait for the pairs' number, one for the pairs
+    assert on_pretend_device(search) == [
+        (blocks + of_queries, per_block * blocks),
+        (of_queries, per_block * blocks),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["dense", "late interaction"])

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.vectors import screened_search
+from trainer.vectors import device_search, screened_search
+from trainer.vectors.device_search import DeviceSearch
 from trainer.vectors.screened_search import ScreenedSearch, pair_scores
 
 
@@ -20,8 +21,12 @@ def few_queries_are_rounded():
     screened_search._FEW_QUERIES = before
 
 
-def best(queries, documents, k, block=None):
-    search = ScreenedSearch(queries, k)
+def on_device(queries, k):
+    return DeviceSearch(queries, k, torch.device("cpu"))
+
+
+def best(queries, documents, k, block=None, new_search=ScreenedSearch):
+    search = new_search(queries, k)
     for start in range(0, len(documents), block or len(documents)):
         search.add(documents[start : start + (block or len(documents))], start)
     return search.best()
@@ -48,13 +53,14 @@ def by_sorting(queries, documents, k):
     st.integers(1, 45),
     st.integers(1, 70),
     st.integers(0, 10**6),
+    st.sampled_from([ScreenedSearch, on_device]),
 )
-def test_search_equals_a_full_sort_even_with_ties(queries, documents, k, block, seed):
+def test_search_equals_a_full_sort_even_with_ties(queries, documents, k, block, seed, new_search):
     generator = np.random.default_rng(seed)
     a, b = (
         generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, documents)
     )
-    scores, rows = best(a, b, k, block)
+    scores, rows = best(a, b, k, block, new_search)
     there = min(k, documents)
     wanted = by_sorting(a, b, k)
     np.testing.assert_array_equal(rows[:, :there], wanted[1])
@@ -63,12 +69,12 @@ def test_search_equals_a_full_sort_even_with_ties(queries, documents, k, block, 
     assert np.isneginf(scores[:, there:]).all()
 
 
-def near_ties(seed=0):
+def near_ties(difference=1e-3):
     """Documents so alike that bfloat16, and the sums of a product of matrices, put them in another
     order.
     """
-    generator = np.random.default_rng(seed)
-    documents = generator.normal(size=(1, 64)) + 1e-3 * generator.normal(size=(4000, 64))
+    generator = np.random.default_rng(0)
+    documents = generator.normal(size=(1, 64)) + difference * generator.normal(size=(4000, 64))
     queries = documents[:40] + 0.3 * generator.normal(size=(40, 64))
     return tuple(
         (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
@@ -94,7 +100,7 @@ def products(request, monkeypatch):
     product = torch.mm
     if request.param == "rounded":
         monkeypatch.setattr(torch, "mm", lambda a, b, out: out.copy_(product(a.float(), b.float())))
-        monkeypatch.setattr(screened_search, "_rounds", lambda device: True)
+        monkeypatch.setattr(screened_search, "_is_bfloat16_fast", lambda: True)
     return request.param
 
 
@@ -153,6 +159,16 @@ def test_case_with_the_largest_rounding_is_hard(monkeypatch, products):
     assert (best(queries, documents, 20)[1] != by_sorting(queries, documents, 20)[1]).any()
 
 
+@pytest.mark.parametrize("error", [device_search.FLOAT32_ERROR, 0.0])
+def test_search_on_a_device_allows_for_the_error_of_its_products(monkeypatch, error):
+    """Without the allowance, documents among the best are lost."""
+    monkeypatch.setattr(device_search, "FLOAT32_ERROR", error)
+    monkeypatch.setattr(device_search, "_SCORES_AT_ONCE", 7 * 900)
+    queries, documents = near_ties(1e-6)
+    _, rows = best(queries, documents, 20, block=900, new_search=on_device)
+    assert np.array_equal(rows, by_sorting(queries, documents, 20)[1]) == (error > 0)
+
+
 def test_documents_with_negative_scores_are_searched(products):
     """Numbers in bfloat16 below zero are in another order as integers."""
     queries, documents = near_ties()
@@ -196,7 +212,7 @@ def test_products_of_this_processor_are_within_the_bound(seed, queries, document
     )
     search = ScreenedSearch(a, 1)
     search.add(b, 0)
-    product = torch.mm(search._query_factors, search._to_device(b).T).double().numpy()
+    product = torch.mm(search._query_factors, search._factors(b).T).double().numpy()
     exact = a.astype(np.float64) @ b.astype(np.float64).T
     allowed = search._error[:, None] + (2.0**-8 * np.abs(exact) if search.is_rounded else 0.0)
     assert (np.abs(product - exact) <= allowed).all()

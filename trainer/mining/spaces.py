@@ -40,10 +40,12 @@ class Space:
         precision: Precision = "fp32",
     ) -> None:
         self.encoder, self.task, self._folder = encoder, task, folder
-        self._kind, self._block_size = encoder.vectors, encoder.vectors.TEXTS_PER_BLOCK
+        kind = self._kind = encoder.vectors
+        self._block_size = kind.TEXTS_PER_BLOCK
         self._micro_batch_tokens, self._precision = micro_batch_tokens, precision
+        # Without `self`, so that copies of the blocks on a GPU are freed together with the space.
         self._document_block = lru_cache(maxsize=_OPEN_BLOCKS)(
-            lambda block: self._kind.load(folder, _name("document", block))
+            lambda block: kind.load(folder, _name("document", block))
         )
 
     def encode_all(self) -> None:

@@ -13,6 +13,8 @@ from trainer.collectives import sum_over_ranks
 from trainer.errors import BadModel
 from trainer.scores import Score, dot
 from trainer.vectors import screened_search
+from trainer.vectors.device_copies import DeviceCopies
+from trainer.vectors.device_search import DeviceSearch
 from trainer.vectors.screened_search import DOCUMENTS_AT_ONCE, Extent, ScreenedSearch
 from trainer.vectors.vectors import Search, Vectors
 
@@ -38,6 +40,7 @@ class DenseVectors(Vectors):
     _extents: dict[tuple[int, bool], Extent] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _copies: DeviceCopies = field(default_factory=DeviceCopies, repr=False, compare=False)
 
     @classmethod
     def score(cls) -> Score:
@@ -114,7 +117,10 @@ class DenseVectors(Vectors):
 
     def search(self, k: int, device: torch.device | str = "cpu") -> Search:
         """Returns a search for the k documents with the largest dot product per query."""
-        return _DenseSearch(ScreenedSearch(self.to_padded(), k, device))
+        device = torch.device(device)
+        if device.type == "cpu":
+            return _DenseSearch(ScreenedSearch(self.to_padded(), k))
+        return _DeviceDenseSearch(DeviceSearch(self.to_padded(), k, device), device)
 
     def pair_scores(
         self,
@@ -132,6 +138,10 @@ class DenseVectors(Vectors):
             self._extents[start, is_rounded] = Extent.of(block, is_rounded)
         return self._extents[start, is_rounded]
 
+    def copy(self, start: int, device: torch.device) -> Float[Tensor, "block dimension"]:
+        """Returns the block that begins with text `start` on a device; it may stay there."""
+        return self._copies.get(slice(start, start + DOCUMENTS_AT_ONCE), self.rows, device)
+
 
 @dataclass(frozen=True)
 class _DenseSearch:
@@ -142,6 +152,21 @@ class _DenseSearch:
             extent = documents.extent(start, self.search.is_rounded)
             block = documents.rows[start : start + DOCUMENTS_AT_ONCE]
             self.search.add(block, first_row + start, extent)
+
+    def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        return self.search.best()
+
+
+@dataclass(frozen=True)
+class _DeviceDenseSearch:
+    search: DeviceSearch
+    device: torch.device
+
+    def add(self, documents: DenseVectors, first_row: int) -> None:
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            block = documents.rows[start : start + DOCUMENTS_AT_ONCE]
+            longest = documents.extent(start, is_rounded=False).longest
+            self.search.add(block, first_row + start, longest, documents.copy(start, self.device))
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         return self.search.best()

@@ -24,7 +24,7 @@ def group_maxima(
         0, (group_documents, group_count)
     )
     if scores.dtype != torch.bfloat16:
-        return score_groups.amax(0).T.cpu().numpy()
+        return score_groups.amax(0).T.numpy()
     bits = integer_bits(score_groups)
     maxima = bits.max(0)
     if ((maxima > 0).sum(0) < k).any():
@@ -36,10 +36,6 @@ def pairs_reaching(
     scores: Float[Tensor, "document query"], limits: Float32[np.ndarray, " query"]
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]]:
     """Returns queries, documents and scores of all pairs whose score reaches the query's limit."""
-    if scores.device.type != "cpu":
-        pairs = (scores >= torch.from_numpy(limits).to(scores.device)).nonzero()
-        rows, queries = pairs.T.cpu().numpy()
-        return queries, rows, scores[pairs[:, 0], pairs[:, 1]].cpu().numpy()
     if scores.dtype == torch.bfloat16:
         bits, is_negative = integer_bits(scores), limits <= 0
         # The largest number in bfloat16 that is not above the limit. For zero, which has two signs,

@@ -7,6 +7,7 @@ computed from its pair of vectors alone, so results do not depend on blocks, thr
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,13 @@ DOCUMENTS_AT_ONCE = 1 << 14
 _FEW_QUERIES = 64
 """Fewer queries than this are multiplied in float32: to round the documents would take longer."""
 _DOCUMENTS_PER_PRODUCT = 1 << 12
-_SCORES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
+_SCORES_AT_ONCE = 1 << 22
 _MEMBERS = 16
-_FLOAT32, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-8
+FLOAT32_ERROR, _BFLOAT16 = 1.01 * 2.0**-24, 1.01 * 2.0**-8
 """The largest relative error of a rounded number, plus 1 percent for products of such errors."""
+
+ScoredPairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Queries, rows of documents and scores."""
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
@@ -41,7 +45,7 @@ class Extent:
     def of(cls, vectors: Float32[np.ndarray, "vector dimension"], is_rounded: bool) -> "Extent":
         """Returns the extent of vectors that are multiplied in bfloat16 if `is_rounded`."""
         return cls(
-            float(_lengths(vectors).max(initial=0.0)),
+            float(lengths_of(vectors).max(initial=0.0)),
             float(_rounding(vectors).max(initial=0.0)) if is_rounded else 0.0,
         )
 
@@ -59,19 +63,14 @@ class ScreenedSearch:
     ([[3, 0], [1, 3]], [[2.0, 1.0], [3.0, 2.0]])
     """
 
-    def __init__(
-        self,
-        queries: Float32[np.ndarray, "query dimension"],
-        k: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, queries: Float32[np.ndarray, "query dimension"], k: int) -> None:
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one document")
-        self._queries, self._k, self._device = queries, k, torch.device(device)
-        self.is_rounded = len(queries) >= _FEW_QUERIES and _rounds(self._device)
+        self._queries, self._k = queries, k
+        self.is_rounded = len(queries) >= _FEW_QUERIES and _is_bfloat16_fast()
         """True when products are computed in bfloat16."""
-        self._query_factors = self._to_device(queries)
-        self._query_lengths = _lengths(queries)
+        self._query_factors = self._factors(queries)
+        self._query_lengths = lengths_of(queries)
         self._roundings = _rounding(queries) if self.is_rounded else np.zeros(len(queries))
         self._largest = np.full((len(queries), k), -np.inf, np.float32)
         """Per query, the k largest of the maxima of groups of documents: k documents reach the
@@ -81,11 +80,7 @@ class ScreenedSearch:
         """Per query, the largest possible error of a product so far, without the rounding of the
         product itself.
         """
-        self._candidates: list[
-            tuple[
-                Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Float32[np.ndarray, " pair"]
-            ]
-        ] = []
+        self._candidates: list[ScoredPairs] = []
 
     def add(
         self,
@@ -102,20 +97,20 @@ class ScreenedSearch:
             extent = Extent.of(documents, self.is_rounded)
         # With rounded q' and d': |q'd' - qd| <= |q' - q||d| + |q'||d' - d|. The error of the sum of
         # `dimension` products in float32 is added.
-        sums = 2 * documents.shape[1] * _FLOAT32 * extent.longest * self._query_lengths
+        sums = 2 * documents.shape[1] * FLOAT32_ERROR * extent.longest * self._query_lengths
         error = (
             self._roundings * extent.longest + 1.01 * self._query_lengths * extent.rounding + sums
         )
         self._error = np.maximum(self._error, error)
         # Validation runs inside the trainer's autocast.
-        with torch.autocast(self._device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
                 self._add(documents[start : start + DOCUMENTS_AT_ONCE], first_row + start)
 
     def _add(self, documents: Float32[np.ndarray, "document dimension"], first_row: int) -> None:
-        factors = self._to_device(documents)
+        factors = self._factors(documents)
         width = min(_DOCUMENTS_PER_PRODUCT, len(documents))
-        step = max(1, _SCORES_AT_ONCE.get(self._device.type, _SCORES_AT_ONCE["cuda"]) // width)
+        step = max(1, _SCORES_AT_ONCE // width)
         # One buffer for all products: new memory pages would take as long as a product.
         buffer = factors.new_empty(min(step, len(self._queries)) * width)
         for start in range(0, len(self._queries), step):
@@ -127,12 +122,10 @@ class ScreenedSearch:
                 buffer,
             )
 
-    def _to_device(
+    def _factors(
         self, vectors: Float32[np.ndarray, "vector dimension"]
     ) -> Float[Tensor, "vector dimension"]:
-        return torch.from_numpy(vectors).to(
-            self._device, torch.bfloat16 if self.is_rounded else torch.float32
-        )
+        return torch.from_numpy(vectors).to(torch.bfloat16 if self.is_rounded else torch.float32)
 
     def _screen(
         self,
@@ -191,20 +184,26 @@ class ScreenedSearch:
 
         Where there are fewer than k documents, the score is minus infinity and the row -1.
         """
-        best_scores = np.full((len(self._queries), self._k), -np.inf, np.float32)
-        best_rows = np.full((len(self._queries), self._k), -1, np.int64)
-        if self._candidates:
-            queries, rows, scores = (
-                np.concatenate(arrays) for arrays in zip(*self._candidates, strict=True)
-            )
-            order = best_first(scores, rows)
-            order = order[stable_order(queries[order], len(self._queries))]
-            queries, rows, scores = queries[order], rows[order], scores[order]
-            ranks = np.arange(len(queries)) - np.searchsorted(queries, queries)
-            in_top_k = ranks < self._k
-            best_scores[queries[in_top_k], ranks[in_top_k]] = scores[in_top_k]
-            best_rows[queries[in_top_k], ranks[in_top_k]] = rows[in_top_k]
+        return best_of_pairs(self._candidates, len(self._queries), self._k)
+
+
+def best_of_pairs(
+    candidates: Sequence[ScoredPairs], count: int, k: int
+) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    """Returns the k best scores and rows of `count` queries."""
+    best_scores = np.full((count, k), -np.inf, np.float32)
+    best_rows = np.full((count, k), -1, np.int64)
+    if not candidates:
         return best_scores, best_rows
+    queries, rows, scores = (np.concatenate(arrays) for arrays in zip(*candidates, strict=True))
+    order = best_first(scores, rows)
+    order = order[stable_order(queries[order], count)]
+    queries, rows, scores = queries[order], rows[order], scores[order]
+    ranks = np.arange(len(queries)) - np.searchsorted(queries, queries)
+    in_top_k = ranks < k
+    best_scores[queries[in_top_k], ranks[in_top_k]] = scores[in_top_k]
+    best_rows[queries[in_top_k], ranks[in_top_k]] = rows[in_top_k]
+    return best_scores, best_rows
 
 
 def pair_scores(
@@ -240,7 +239,7 @@ def pair_scores(
     )
 
 
-def _lengths(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.ndarray, " vector"]:
+def lengths_of(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.ndarray, " vector"]:
     """Returns the length of each vector."""
     return np.sqrt(np.einsum("vd,vd->v", vectors, vectors))
 
@@ -251,8 +250,6 @@ def _rounding(vectors: Float32[np.ndarray, "vector dimension"]) -> Float32[np.nd
     return 1.01 * (exact - exact.bfloat16().float()).norm(dim=1).numpy()
 
 
-def _rounds(device: torch.device) -> bool:
-    """Returns true when products on `device` are several times as fast in bfloat16."""
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+def _is_bfloat16_fast() -> bool:
+    """Returns true when products on this processor are several times as fast in bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
