@@ -289,4 +289,4 @@ def _place() -> str:
         if not library_place and any(folder in path for folder in _LIBRARIES):
             library_place = f" ({path.rpartition('/site-packages/')[2]}:{frame.f_lineno})"
         frame = frame.f_back
-    return f"the test{library_place}"
+    return f"outside the package{library_place}"

@@ -14,6 +14,7 @@ from trainer.batch import Batch
 from trainer.data.module import PairData
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.modules.retriever import Retriever
+from trainer.runtime.progress import TrainingProgress
 
 
 class Records(Logger):
@@ -26,7 +27,10 @@ class Records(Logger):
         self.records: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.records.append(dict(metrics))
+        # The speed is never the same.
+        self.records.append(
+            {name: value for name, value in metrics.items() if name != "train/pairs_per_second"}
+        )
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass
@@ -76,7 +80,7 @@ def fit(
         gradient_clip_val=0.5,
         log_every_n_steps=1,
         logger=records,
-        callbacks=[_AfterStep(after_step)],
+        callbacks=[TrainingProgress(8, len(batches)), _AfterStep(after_step)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -216,8 +216,8 @@ def _tile(
     with torch.set_grad_enabled(with_graph):
         scores = score(queries, documents)
         if pairs is not None:
-            rows, columns = (place.to(scores.device) for place in pairs)
-            scores = scores.index_put((rows, columns), scores.new_tensor(-torch.inf))
+            rows, columns = torch.stack(pairs).to(scores.device)
+            scores = scores.index_put((rows, columns), scores.new_full((), -torch.inf))
             excluded_counts = rows.new_zeros(len(queries)).scatter_add_(
                 0, rows, torch.ones_like(rows)
             )

@@ -2,6 +2,8 @@ import gzip
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware
@@ -25,6 +27,7 @@ from trainer.recipe.schema.objective import (
     PairwiseObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection
+from trainer.runtime import memory
 from trainer.scores import maxsim, maxsim_in_pieces, plain_maxsim
 from trainer.strategies.machine.plan import Plan
 
@@ -129,6 +132,38 @@ class TestMicroBatching:
         )
         assert alone[0] == shared[0] == hardware.CPU_TOKENS
         assert 4 * shared[1] < alone[1]
+
+    @pytest.mark.parametrize(
+        ("layers", "width", "tokens"), [(6, 384, 65_000), (12, 768, 16_384), (24, 1024, 16_384)]
+    )
+    def test_small_models_have_larger_micro_batches_on_a_gpu(self, layers, width, tokens):
+        config = BertConfig(
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            hidden_size=width,
+            intermediate_size=4 * width,
+        )
+        with torch.device("meta"):
+            model = BertModel(config, add_pooling_layer=False)
+        assert hardware.tokens_for_gpu(model) == pytest.approx(tokens, rel=0.02)
+
+    def test_memory_limits_micro_batches_on_a_gpu(self, toy_folder, monkeypatch):
+        """A quarter of the free memory for one, and room for one that is recomputed."""
+        encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
+        gpu = property(lambda _: torch.device("cuda"))
+        monkeypatch.setattr(type(encoder), "device", gpu)
+        monkeypatch.setattr(hardware, "accelerator", lambda _: "cuda")
+        cost = memory.ActivationCost(per_token=10.0, per_micro_batch=1000.0)
+        monkeypatch.setattr(hardware, "document_activation_cost", lambda *_: cost)
+        for free_bytes, tokens in ((100_000.0, 2_400), (1e9, hardware.MOST_GPU_TOKENS)):
+            monkeypatch.setattr(memory, "free_activation_bytes", lambda *_, free=free_bytes: free)
+            found, kept_tokens = hardware.micro_batching(MachineSection(), encoder, 1)
+            assert found == tokens
+            assert kept_tokens == cost.fitting_tokens(
+                free_bytes - cost.total(tokens, tokens), tokens
+            )
+            both = cost.total(kept_tokens, tokens) + cost.total(tokens, tokens)
+            assert 0.9 * free_bytes < both < free_bytes + cost.per_micro_batch
 
 
 def test_guide_with_another_tokenizer_is_refused(toy_folder):

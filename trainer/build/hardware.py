@@ -7,8 +7,8 @@ import logging
 import warnings
 
 import torch
+from torch import nn
 
-from trainer.batch import Texts
 from trainer.errors import BadMachine
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.families import Recipe
@@ -18,9 +18,15 @@ from trainer.runtime import memory
 from trainer.strategies import devices
 from trainer.strategies.machine.plan import Plan, check_quantized_weights
 
-CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Padded tokens per micro-batch: the activations fit in a CPU's cache, and use a whole GPU."""
-
+CPU_TOKENS, GPU_TOKENS, MOST_GPU_TOKENS = 2048, 16384, 65536
+"""Tokens per micro-batch: the activations fit in a CPU's cache, and use a whole GPU. On a GPU, a
+small model has up to the largest number.
+"""
+PRODUCTS_PER_WEIGHT_TENSOR = 7e9
+"""Multiplications per weight tensor and micro-batch that keep a GPU busy while its kernels are
+started. An estimate for an H100 and not measured: forward they take 40 microseconds, and about four
+kernels per weight tensor take 5 microseconds each to start. BERT-base has as many at 16 384 tokens.
+"""
 LONGEST_MEASURED = 8192
 """The largest number of tokens per text with which memory is measured."""
 
@@ -91,22 +97,42 @@ def micro_batch_tokens(machine: MachineSection) -> int:
 
 
 def micro_batching(machine: MachineSection, encoder: Encoder, processes: int) -> tuple[int, int]:
-    """Returns the padded tokens per pass, and the tokens per step whose activations are kept.
+    """Returns the tokens per pass, and the tokens per step whose activations are kept.
 
-    Values that are "auto" in the recipe are measured. The kept activations fit in the free memory,
-    which the processes of this machine share. On a GPU, a micro-batch uses at most a quarter of it.
+    Values that are "auto" in the recipe are measured. The activations fit in the free memory, which
+    the processes of this machine share. On a GPU, a micro-batch uses at most a quarter of it.
     """
     tokens = micro_batch_tokens(machine)
-    measured_tokens = machine.micro_batch_tokens == "auto" and encoder.device.type == "cuda"
-    if machine.kept_tokens != "auto" and not measured_tokens:
+    is_gpu = encoder.device.type == "cuda"
+    measures_tokens = machine.micro_batch_tokens == "auto" and is_gpu
+    if machine.kept_tokens != "auto" and not measures_tokens:
         return tokens, machine.kept_tokens
-    longest = encoder.contract.document_max_length_tokens
-    length = min(longest, LONGEST_MEASURED)
-    # With fewer tokens, the copies of weights by autocast would dominate the measurement.
-    count = max(1, CPU_TOKENS // length)
-    texts = Texts.of([[0] * length] * count, range(count))
+    cost = document_activation_cost(machine, encoder)
+    free_bytes = memory.free_activation_bytes(encoder, processes)
+    if measures_tokens:
+        longest = encoder.contract.document_max_length_tokens
+        largest = cost.largest_micro_batch(free_bytes / 4)
+        tokens = min(tokens_for_gpu(encoder), max(longest, largest))
+    if machine.kept_tokens != "auto":
+        return tokens, machine.kept_tokens
+    # On a CPU, the share of the memory is so small that a recomputed micro-batch fits beside it.
+    recomputed_bytes = cost.total(tokens, tokens) if is_gpu else 0.0
+    return tokens, cost.fitting_tokens(free_bytes - recomputed_bytes, tokens)
+
+
+def document_activation_cost(machine: MachineSection, encoder: Encoder) -> memory.ActivationCost:
+    """Returns the bytes of activations of the longest documents, in the precision of the run."""
+    length = min(encoder.contract.document_max_length_tokens, LONGEST_MEASURED)
     with autocast(encoder.device, precision(machine)):
-        fitting_tokens = memory.kept_tokens(encoder, encoder, texts, processes)
-    if measured_tokens:
-        tokens = min(tokens, max(longest, fitting_tokens // 4))
-    return tokens, fitting_tokens if machine.kept_tokens == "auto" else machine.kept_tokens
+        return memory.activation_cost(encoder, encoder, length, CPU_TOKENS)
+
+
+def tokens_for_gpu(encoder: nn.Module) -> int:
+    """Returns the tokens per micro-batch with which starting kernels does not limit the speed.
+
+    The smaller the products with a weight tensor are per token, the more tokens there are.
+    """
+    tables = {module.weight for module in encoder.modules() if isinstance(module, nn.Embedding)}
+    sizes = [weight.numel() for weight in encoder.parameters() if weight not in tables]
+    busy_tokens = PRODUCTS_PER_WEIGHT_TENSOR * len(sizes) / max(1, sum(sizes))
+    return int(min(MOST_GPU_TOKENS, max(GPU_TOKENS, busy_tokens)))

@@ -115,7 +115,7 @@ def _similarities(
     """All products; minus infinity where the document has padding."""
     rows, columns = queries.flatten(1, 2), documents.flatten(1, 2)
     bias = None
-    if is_padding.any():
+    if is_padding.device.type != "cpu" or is_padding.any():  # on a GPU, to look would be to wait
         zeros = torch.zeros(is_padding.shape, dtype=rows.dtype, device=rows.device)
         bias = zeros.masked_fill_(is_padding, -torch.inf).flatten(1)
     if len(rows) == 1:
@@ -160,8 +160,8 @@ def _gradients(
         tokens, documents.flatten(0, 2), per_sample_weights=weights, mode="sum"
     )
     sorted_tokens, order = tokens.flatten().sort()
-    ends = torch.bincount(sorted_tokens, minlength=documents.shape[:3].numel()).cumsum(0)
-    offsets = torch.cat([ends.new_zeros(1), ends])
+    all_tokens = torch.arange(documents.shape[:3].numel() + 1, device=tokens.device)
+    offsets = torch.searchsorted(sorted_tokens, all_tokens)
     grad_documents = functional.embedding_bag(
         order // count,
         queries.flatten(0, 2),
@@ -187,9 +187,10 @@ def _tiles(
     lengths = (~is_padding * numbers).amax(2).clamp_(min=1)
     if len(queries) > 1:
         step = max(1, max_products // max(1, query_tokens * is_padding.shape[1:].numel()))
+        longest = lengths.amax(1).tolist()
         for start in range(0, len(queries), step):
             groups = slice(start, start + step)
-            yield groups, slice(None), slice(None), int(lengths[groups].max())
+            yield groups, slice(None), slice(None), max(longest[groups])
         return
     order = lengths[0].argsort(stable=True)
     sorted_lengths = lengths[0][order].tolist()

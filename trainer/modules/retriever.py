@@ -5,7 +5,6 @@ A bi-encoder, ColBERT, a cross-encoder and a student differ only in their encode
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from trainer.errors import BadModel, NonFinite
 from trainer.microbatches import MicroBatching
 from trainer.modules.optimizer import OptimizerSettings, adamw, is_projection
 from trainer.objectives.objective import Objective
+from trainer.scores import exact
 from trainer.strategies.gradients import clip_to_global_norm
 
 
@@ -67,16 +67,17 @@ class Retriever(LightningModule):
         self.is_head = is_head
         self.batch: Batch | None = None
         """The batch of the latest step."""
+        self.metrics: dict[str, Tensor] = {}
+        """The metrics of the latest step, without graphs, on the device."""
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """Returns the loss of one global batch, the same on every rank."""
         encode = self.micro_batching.for_step(self.global_step)
         self.batch = batch
-        outcome = self.objective(batch, encode, self.temperature())
-        self.current = Step(outcome.loss.detach(), batch.sample_ids)
-        metrics = {"loss": outcome.loss, **outcome.metrics, "temperature": self.temperature()}
-        self.log_dict({f"train/{name}": value.detach() for name, value in metrics.items()})
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        temperature = self.temperature()
+        outcome = self.objective(batch, encode, temperature)
+        metrics = {"loss": outcome.loss, **outcome.metrics, "temperature": temperature}
+        self.metrics = {name: value.detach() for name, value in metrics.items()}
         return outcome.loss
 
     def configure_gradient_clipping(  # DeepSpeed's optimizer is not one of PyTorch's
@@ -85,19 +86,19 @@ class Retriever(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips to the global norm. Raises `NonFiniteStep` before the update if the loss or the
-        norm is not finite.
+        """Clips to the global norm, and logs the step. Raises `NonFiniteStep` before the update if
+        the loss or the norm is not finite.
         """
         self._check_all_learn(optimizer)
-        norm = float(clip_to_global_norm(optimizer, gradient_clip_val))
-        norm_is_fine = math.isfinite(norm) or self._scales_the_loss()
-        if not (torch.isfinite(self.current.loss) and norm_is_fine):
-            raise NonFiniteStep(self.global_step, self.current, norm)
-        self.gradient_norm = norm
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Logs the gradient norm of the update."""
-        self.log("train/gradient_norm", self.gradient_norm)
+        norm = clip_to_global_norm(optimizer, gradient_clip_val)
+        metrics = to_numbers({**self.metrics, "gradient_norm": norm})
+        norm_is_fine = math.isfinite(metrics["gradient_norm"]) or self._scales_the_loss()
+        if not (math.isfinite(metrics["loss"]) and norm_is_fine):
+            assert self.batch is not None
+            raise NonFiniteStep(self.global_step, metrics, self.batch)
+        metrics["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        # As tensors on the CPU, which Lightning leaves there.
+        self.log_dict({f"train/{name}": torch.tensor(value) for name, value in metrics.items()})
 
     def validation_step(self, validation_set: Any, _: int) -> None:
         """Logs the retrieval metrics of a validation set."""
@@ -138,26 +139,26 @@ class Retriever(LightningModule):
         return getattr(plugin, "scaler", None) is not None or plugin.precision == "16-mixed"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The loss and rows of a step, kept until its update."""
-
-    loss: Float[Tensor, ""]
-    sample_ids: tuple[str, ...]
+def to_numbers(metrics: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:
+    """Returns the metrics as numbers. All of them are copied from the device at once."""
+    loss = exact(metrics["loss"])
+    values = torch.stack([value.to(loss) for value in metrics.values()])
+    return dict(zip(metrics, values.tolist(), strict=True))
 
 
 class NonFiniteStep(NonFinite):
     """The loss or gradient of a step is not finite. The record contains the step and its rows."""
 
-    def __init__(self, step: int, current: Step, gradient_norm: float) -> None:
+    def __init__(self, step: int, metrics: Mapping[str, float], batch: Batch) -> None:
+        loss, gradient_norm = metrics["loss"], metrics["gradient_norm"]
         super().__init__(
-            f"step {step + 1}: the loss is {float(current.loss)} and the gradient norm is"
+            f"step {step + 1}: the loss is {loss} and the gradient norm is"
             f" {gradient_norm}; no weight was changed. Check the rows listed in non_finite.json; a"
             " lower optimization.learning_rate or machine.precision=fp32 often helps."
         )
         self.record = {
             "step": step + 1,
-            "loss": str(float(current.loss)),
+            "loss": str(loss),
             "gradient_norm": str(gradient_norm),
-            "rows": gather_texts(current.sample_ids),
+            "rows": gather_texts(batch.sample_ids),
         }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trainer import losses
 from trainer.batch import Batch
-from trainer.collectives import SUM, all_reduce_integers, gather
+from trainer.collectives import gather, sum_over_ranks
 from trainer.log_partition import log_partition
 from trainer.microbatches import Encode
 from trainer.objectives.exclusions import Exclusion, excluded_documents
@@ -44,12 +44,12 @@ class Contrastive:
                 self.hardness,
             )  # fmt: skip
             loss = losses.info_nce(positive_scores, hard.log_z)
-            return Outcome(loss, {"negatives_left_out": loss.new_tensor(hard.excluded_count)})
+            return Outcome(loss, {"negatives_left_out": hard.excluded_count.to(loss)})
         log_z = log_partition(
             queries, documents, self.score, temperature, excluded_pairs, symmetric=self.symmetric
         )
         loss = losses.info_nce(positive_scores, log_z.queries)
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
-        (pairs,) = all_reduce_integers([int(log_z.excluded_counts.sum())], SUM)
-        return Outcome(loss, {"masked_false_negatives": loss.new_tensor(pairs)})
+        excluded_count = sum_over_ranks(log_z.excluded_counts.sum())
+        return Outcome(loss, {"masked_false_negatives": excluded_count.to(loss)})

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from trainer.collectives import SUM, all_reduce_integers, all_rows, gather, sum_over_ranks
+from trainer.collectives import all_rows, gather, sum_over_ranks
 from trainer.log_partition import (
     ExcludedPairs,
     ScoreLimits,
@@ -48,7 +48,7 @@ class HardLogPartition(NamedTuple):
     """The partition over the positive and the negatives that count."""
 
     log_z: Float[Tensor, " all_queries"]
-    excluded_count: int
+    excluded_count: Int[Tensor, ""]
     """Number of pairs of a query and a negative that do not count, over all ranks."""
 
 
@@ -101,8 +101,8 @@ def hard_log_partition(
         number = all_rows(len(documents)) - sum_over_ranks(plain.excluded_counts.clone())
         log_number = number.to(log_z).log().clamp_min(_LOG_OF_ZERO)
         log_z = scaled_log_z(1 + hardness.beta) - scaled_log_z(hardness.beta) + log_number
-    (pairs,) = all_reduce_integers([int(plain.excluded_counts.sum())], SUM)
-    return HardLogPartition(torch.logaddexp(positive_scores, log_z), pairs - len(positive_scores))
+    excluded_count = sum_over_ranks(plain.excluded_counts.sum()) - len(positive_scores)
+    return HardLogPartition(torch.logaddexp(positive_scores, log_z), excluded_count)
 
 
 @torch.no_grad()
@@ -129,9 +129,10 @@ def _limits(
     for rows, columns in tiles(all_queries, own_documents, 0):
         scores = score(all_queries[rows], own_documents[columns])
         if (pairs := non_negatives.in_tile(rows, columns)) is not None:
-            scores[pairs[0].to(scores.device), pairs[1].to(scores.device)] = -torch.inf
+            excluded_rows, excluded_columns = torch.stack(pairs).to(scores.device)
+            scores[excluded_rows, excluded_columns] = -torch.inf
         if upper is not None:
-            scores[scores >= upper[rows, None]] = -torch.inf
+            scores.masked_fill_(scores >= upper[rows, None], -torch.inf)
         best[rows] = torch.cat([best[rows], scores], 1).topk(hardness.top_k).values
     best_of_ranks = gather(best[None]).transpose(0, 1).flatten(1)
     lowest = best_of_ranks.topk(hardness.top_k).values[:, -1]

@@ -1,5 +1,6 @@
 """Estimates the memory of each rank: weights, gradients, optimizer state and activations."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -7,7 +8,6 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from trainer.batch import Texts
 from trainer.build import hardware
 from trainer.models.encoder import Encoder
 from trainer.preflight.data import Lengths
@@ -15,7 +15,6 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
 from trainer.recipe.schema.machine import MachineSection
-from trainer.retrieval.encoding.encode import autocast
 from trainer.runtime import memory
 from trainer.strategies.fully_sharded import transformer_blocks
 from trainer.strategies.machine.plan import Plan
@@ -105,11 +104,6 @@ def _activations(
     documents_per_query = documents.texts / queries.texts
     tokens_per_query = queries.mean_tokens + documents_per_query * documents.mean_tokens
     step_tokens = run.recipe.optimization.batch_size // plan.ranks * tokens_per_query
-    longest = encoder.contract.document_max_length_tokens
-    with autocast(encoder.device, hardware.precision(machine)):
-        bytes_per_token = memory.activation_bytes_per_token(
-            encoder, encoder, Texts.of([[0] * longest], [0])
-        )
     limit_is_known = run.plan_fits_here or machine.kept_tokens != "auto"
     micro_batch, limit = hardware.micro_batching(machine, encoder, plan.ranks_per_node)
     tokens = max(
@@ -117,7 +111,8 @@ def _activations(
     )
     note = "" if limit_is_known else ", if memory allows it"
     part = f"activations ({tokens:,.0f} of the {step_tokens:,.0f} tokens of a step{note})"
-    return Need(part, int(bytes_per_token * tokens))
+    cost = hardware.document_activation_cost(machine, encoder)
+    return Need(part, int(cost.total(math.ceil(tokens), micro_batch)))
 
 
 def weight_needs(plan: Plan, encoder: nn.Module) -> list[Need]:

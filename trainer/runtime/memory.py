@@ -1,5 +1,6 @@
-"""Computes how many tokens' activations fit into memory, from bytes per token and free bytes."""
+"""Computes how many tokens' activations fit into memory, from what they cost and free bytes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,17 +10,62 @@ from torch import Tensor, nn
 from trainer.batch import Texts
 from trainer.microbatches import Encode, release_freed_memory
 
-MEMORY_SHARE = {"cpu": 1 / 16, "cuda": 0.5}
-"""The share of the available memory for kept activations. The rest is for the recomputed
-micro-batch, the loss and, on a CPU, other programs.
+MEMORY_SHARE = {"cpu": 1 / 16, "cuda": 0.85}
+"""The share of the available memory for activations. On a CPU, the rest is for the recomputed
+micro-batch, the loss and other programs; on a GPU, for the loss and temporary results.
 """
 _BYTES_PER_TRAINED_WEIGHT = 16  # the gradient, two moments, and space for the update
 
 
-def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) -> float:
-    """Returns the bytes per padded token that `encode(texts)` stores for the backward pass, without
-    weights.
+@dataclass(frozen=True)
+class ActivationCost:
+    """The bytes of activations that the backward pass needs.
+
+    >>> cost = ActivationCost(per_token=10.0, per_micro_batch=100.0)
+    >>> cost.total(50, micro_batch_tokens=20), cost.fitting_tokens(800.0, micro_batch_tokens=20)
+    (800.0, 53)
+    >>> cost.largest_micro_batch(800.0)
+    70
     """
+
+    per_token: float
+    per_micro_batch: float
+    """Independent of tokens, such as copies of the weights that autocast makes."""
+
+    def total(self, tokens: int, micro_batch_tokens: int) -> float:
+        """Returns the bytes of that many tokens."""
+        micro_batches = -(-tokens // micro_batch_tokens)
+        return self.per_token * tokens + self.per_micro_batch * micro_batches
+
+    def fitting_tokens(self, free_bytes: float, micro_batch_tokens: int) -> int:
+        """Returns the number of tokens that fit into memory in full micro-batches."""
+        token_bytes = self.per_token + self.per_micro_batch / micro_batch_tokens
+        return max(0, int(free_bytes / token_bytes))
+
+    def largest_micro_batch(self, free_bytes: float) -> int:
+        """Returns the number of tokens of the largest micro-batch that fits into memory."""
+        return max(0, int((free_bytes - self.per_micro_batch) / self.per_token))
+
+
+def activation_cost(module: nn.Module, encode: Encode, length: int, tokens: int) -> ActivationCost:
+    """Returns the cost of texts of `length` tokens, from micro-batches of two sizes.
+
+    The larger one has about `tokens` tokens, at least one text, and the other half of them. Their
+    difference is what tokens cost, and the rest is per micro-batch.
+    """
+    texts = tokens // (2 * length)
+    sizes = [(texts, length), (2 * texts, length)] if texts else [(1, -(-length // 2)), (1, length)]
+    small, large = (
+        stored_bytes(module, encode, Texts.of([[0] * length] * count, range(count)))
+        for count, length in sizes
+    )
+    small_tokens, large_tokens = (count * length for count, length in sizes)
+    per_token = max(1.0, (large - small) / max(1, large_tokens - small_tokens))
+    return ActivationCost(per_token, max(0.0, small - per_token * small_tokens))
+
+
+def stored_bytes(module: nn.Module, encode: Encode, texts: Texts) -> int:
+    """Returns the bytes that `encode(texts)` stores for the backward pass, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     activations: dict[int, Tensor] = {}
 
@@ -34,8 +80,7 @@ def activation_bytes_per_token(module: nn.Module, encode: Encode, texts: Texts) 
 
     with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
         encode(texts)
-    stored_bytes = sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
-    return stored_bytes / (len(texts) * int(texts.lengths.max()))
+    return sum(tensor.untyped_storage().nbytes() for tensor in activations.values())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,25 +91,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 def available_bytes(device: torch.device, processes: int = 1) -> int:
     """Returns the free memory of a GPU, or the share of one process in the free CPU memory."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the allocator holds without need counts as free
         return torch.cuda.mem_get_info(device)[0]
+    release_freed_memory()
     return min(_free_system_bytes(), _free_container_bytes()) // processes
 
 
-def kept_tokens(module: nn.Module, encode: Encode, texts: Texts, processes: int = 1) -> int:
-    """Returns the number of padded tokens whose activations fit into memory beside weights,
-    gradients and optimizer state.
+def free_activation_bytes(module: nn.Module, processes: int = 1) -> float:
+    """Returns the bytes for activations beside weights, gradients and optimizer state.
+
+    The weights are in memory already.
     """
     device = next(module.parameters()).device
     trained_weights = sum(
         parameter.numel() for parameter in module.parameters() if parameter.requires_grad
     )
     share = MEMORY_SHARE.get(device.type, MEMORY_SHARE["cpu"])
-    free_bytes = (
-        share * available_bytes(device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained_weights
-    )
-    token_bytes = activation_bytes_per_token(module, encode, texts)
-    release_freed_memory()
-    return max(0, int(free_bytes / token_bytes))
+    return share * available_bytes(device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained_weights
 
 
 def _free_system_bytes() -> int:

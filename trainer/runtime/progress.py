@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 
 from trainer.progress import Phase, phase
 from trainer.runtime.console import say
@@ -54,7 +55,8 @@ class TrainingProgress(lightning.Callback):
         if rate is not None:
             note += f"  learning rate {float(rate):.1e}"
         self._training.advance(lightning_trainer.global_step - self._training.position, note)
-        pl_module.log("train/pairs_per_second", self.pairs_per_second)
+        # Lightning would copy a plain number to the device, and back for the log.
+        pl_module.log("train/pairs_per_second", torch.tensor(self.pairs_per_second))
 
     def on_validation_start(
         self, lightning_trainer: lightning.Trainer, pl_module: lightning.LightningModule

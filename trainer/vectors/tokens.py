@@ -75,17 +75,20 @@ class TokenVectors(Vectors):
                 )
             places, is_vector = micro_batch_places.to(device), embeddings.any(-1)
             counts[places] = is_vector.sum(1)
-            rank_rows.append((places, embeddings[is_vector].float()))
+            # To select by the mask would make the CPU wait for a GPU twice.
+            tokens = is_vector.flatten().nonzero().squeeze(1)
+            rank_rows.append((places, embeddings.flatten(0, 1)[tokens].float()))
         counts = sum_over_ranks(counts)
         starts = counts.cumsum(0) - counts
-        vectors = torch.zeros(int(counts.sum()), dimensions, device=device)
+        host_counts = counts.cpu()
+        vectors = torch.zeros(int(host_counts.sum()), dimensions, device=device)
         for places, rows in rank_rows:
             lengths = counts[places]
-            token_places = torch.arange(len(rows), device=device) - (
-                lengths.cumsum(0) - lengths
-            ).repeat_interleave(lengths)
-            vectors[starts[places].repeat_interleave(lengths) + token_places] = rows
-        return cls.from_rows(sum_over_ranks(vectors).cpu().numpy(), counts.cpu().numpy())
+            # Where each text begins in `vectors`, minus where it begins in `rows`.
+            shifts = starts[places] - (lengths.cumsum(0) - lengths)
+            shifts = shifts.repeat_interleave(lengths, output_size=len(rows))
+            vectors[shifts + torch.arange(len(rows), device=device)] = rows
+        return cls.from_rows(sum_over_ranks(vectors).cpu().numpy(), host_counts.numpy())
 
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:

@@ -23,7 +23,8 @@ class MachineSection(Section):
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto",
         description=(
-            "padded tokens per pass through the encoder; auto: 2048 on a CPU, up to 16384 on a GPU"
+            "padded tokens per pass through the encoder; auto: 2048 on a CPU, 16384 to 65536 on a"
+            " GPU if they fit, the more the smaller the model"
         ),
     )
     kept_tokens: NonNegativeInt | Literal["auto"] = Field(
