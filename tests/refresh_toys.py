@@ -105,6 +105,7 @@ def train(
     boundaries=AT,
     options=OPTIONS,
     extra=(),
+    precision="fp32",
 ):
     """Steps `first` up to `stop` of `STEPS`: (losses, texts of each step, final weights,
     checkpoint, weights before each mining).
@@ -118,7 +119,7 @@ def train(
         )
     )
     refresh = RecordingRefresh(
-        folder, read_task(folder / "task"), boundaries, options, ROW_NEGATIVES, micro
+        folder, read_task(folder / "task"), boundaries, options, ROW_NEGATIVES, micro, precision
     )
     encoder = encoder_of(backbone, score, "full", dtype)
     make = partial(

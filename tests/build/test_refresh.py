@@ -10,6 +10,8 @@ from matrix import encoder_of
 
 from trainer.batch import identity
 from trainer.build import checks as recipe_checks
+from trainer.build import hardware
+from trainer.build import refresh as build_refresh
 from trainer.build.data import data_sets
 from trainer.build.families.registry import family_of
 from trainer.build.refresh import boundaries, explanation, searched_texts
@@ -102,6 +104,14 @@ class TestRefused:
             main()
         assert ended.value.code == 2
         assert "give a larger refresh.depth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("accelerator", "precision"), [("cpu", "fp32"), ("cuda", "bf16")])
+def test_run_on_a_gpu_mines_in_its_precision(monkeypatch, tmp_path, accelerator, precision):
+    monkeypatch.setattr(hardware, "accelerator", lambda machine: accelerator)
+    run = run_of(machine={"precision": "bf16"})
+    refresh = build_refresh.refresh(run, rows_of(), tmp_path, 2000)
+    assert refresh.precision == precision
 
 
 def test_positive_may_be_padding_only_with_mined_negatives(toy_folder):

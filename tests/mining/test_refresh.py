@@ -33,6 +33,7 @@ from trainer.data.mined_negatives import Boundaries
 from trainer.data.order import batch_samples
 from trainer.errors import BadFolder
 from trainer.mining.shard import Miner
+from trainer.retrieval.encoding import encode as encoding
 
 LIMITLESS = replace(OPTIONS, margin=None)
 
@@ -346,6 +347,21 @@ def test_steps_before_the_first_boundary_use_the_negatives_of_the_data(backbone,
     for step, documents in enumerate(texts):
         rows = [documents[start : start + each] for start in range(0, len(documents), each)]
         assert all(row[0] == row[2] for row in rows) == (step < 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_vectors_are_computed_in_the_precision_that_was_asked_for(
+    backbone, tmp_path, monkeypatch, precision
+):
+    precisions, autocast = [], encoding.autocast
+
+    def recorded(device, name):
+        precisions.append(name)
+        return autocast(device, name)
+
+    monkeypatch.setattr(encoding, "autocast", recorded)
+    train(tmp_path / "refresh", backbone, precision=precision)
+    assert set(precisions) == {precision}
 
 
 def test_random_negatives_are_drawn_again_at_each_boundary(backbone, tmp_path):

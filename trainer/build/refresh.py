@@ -86,9 +86,12 @@ def refresh(run: Recipe, rows: Rows, folder: Path, steps: int) -> Refresh | None
         write_task(place, rows, searched_texts(run, rows))
 
     on_first_rank(write)
-    tokens = hardware.micro_batch_tokens(run.machine)
-    rules = mining_rules(settings, run.seed)
-    return Refresh(folder, read_task(place), at, rules, run.data.negatives_per_query, tokens)
+    machine, own_negatives = run.machine, run.data.negatives_per_query
+    rules, tokens = mining_rules(settings, run.seed), hardware.micro_batch_tokens(machine)
+    # In float32, the negatives are the same on any number of ranks; on a GPU it is too slow.
+    on_gpu = hardware.accelerator(machine) == "cuda"
+    precision = hardware.precision(machine) if on_gpu else "fp32"
+    return Refresh(folder, read_task(place), at, rules, own_negatives, tokens, precision)
 
 
 def written_bytes(run: Recipe, rows: Rows, encoder: Encoder, document_tokens: float) -> int:

@@ -37,6 +37,7 @@ from trainer.progress import phase
 from trainer.runtime.console import say
 from trainer.storage.atomic import atomic_folder, write_bytes, write_text
 from trainer.strategies.between_steps import run_between_steps
+from trainer.strategies.devices import Precision
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"
 
@@ -58,8 +59,9 @@ class Refresh(lightning.Callback):
         options: MiningRules,
         own_negatives: int,
         micro_batch_tokens: int | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        self.folder, self.boundaries = Path(folder), boundaries
+        self.folder, self.boundaries, self.precision = Path(folder), boundaries, precision
         self._task, self._options, self._own_negatives, self._micro_batch_tokens = (
             task,
             options,
@@ -186,7 +188,7 @@ class Refresh(lightning.Callback):
         # A killed process may have left vectors of other weights.
         on_first_rank(lambda: shutil.rmtree(work, ignore_errors=True))
         try:
-            space = Space(encoder, task, work, self._micro_batch_tokens, "fp32")
+            space = Space(encoder, task, work, self._micro_batch_tokens, self.precision)
             space.encode_all()
             miner = Miner(task, space, options)
             shard_numbers = own_turns(-(-len(task.queries) // QUERIES_PER_SHARD))
