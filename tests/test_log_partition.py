@@ -105,7 +105,7 @@ class TestKeptTiles:
             (queries, documents),
         )
 
-        monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
+        monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", KEPT[kept])
         found = log_partition(
             queries,
             documents,
@@ -121,7 +121,7 @@ class TestKeptTiles:
 
     def test_kept_tiles_are_not_computed_again(self, score, small_tiles, monkeypatch):
         def calls(kept):
-            monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
+            monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", KEPT[kept])
             watched = Watched(score)
             loss = log_partition(*embeddings(score), watched, 0.3).queries.sum()
             before = watched.calls
@@ -137,7 +137,7 @@ class TestKeptTiles:
     def test_kept_tiles_are_bounded_and_freed_after_the_backward_pass(
         self, score, kept, small_tiles, monkeypatch
     ):
-        monkeypatch.setattr(partition, "KEPT_NUMBERS", KEPT[kept])
+        monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", KEPT[kept])
         watched = Watched(score)
         found = log_partition(*embeddings(score), watched, 0.3)
         everything = QUERIES * DOCUMENTS * TOKENS[score][0]

@@ -92,7 +92,7 @@ class TestHardness:
             list(encoder.parameters()),
         )
         monkeypatch.setattr(partition, "TILE_SCORES", {"cpu": 16, "cuda": 16})
-        monkeypatch.setattr(partition, "KEPT_NUMBERS", 20)
+        monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", 20)
         found = value_and_gradient(
             Contrastive(dot, hardness=hardness)(batch, encoder, TEMPERATURE),
             list(encoder.parameters()),

@@ -90,7 +90,7 @@ class TestBatchDistribution:
             [queries, documents],
         )
         monkeypatch.setattr(partition, "TILE_SCORES", {"cpu": 24, "cuda": 24})
-        monkeypatch.setattr(partition, "KEPT_NUMBERS", 10)
+        monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", 10)
         found = divergence.kl_over_batch(
             queries, documents, score, 0.4, lambda some, others: taught[some, others]
         )
@@ -106,7 +106,7 @@ class TestBatchDistribution:
         """Between forward and backward pass autograd holds embeddings alone: numbers for each text,
         not for each pair.
         """
-        monkeypatch.setattr(partition, "KEPT_NUMBERS", 0)
+        monkeypatch.setitem(partition.KEPT_NUMBERS, "cpu", 0)
         queries, documents = (torch.randn(count, 4, requires_grad=True) for count in (200, 400))
         kept = []
 
