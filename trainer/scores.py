@@ -67,8 +67,12 @@ def maxsim(
 
 
 def has_kernel(device: torch.device) -> bool:
-    """True where Triton computes MaxSim: on an NVIDIA GPU, if it is installed."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    """True where Triton computes MaxSim: on a GPU, if it is installed and right there."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from trainer.kernels.maxsim_triton import is_right_on
+
+    return is_right_on(device)
 
 
 def maxsim_in_pieces(

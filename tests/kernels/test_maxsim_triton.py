@@ -14,9 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import alike, value_and_gradient
 
-pytest.importorskip("triton", reason="Triton is not installed (there are no wheels for this OS)")
+pytest.importorskip(
+    "triton", "3.7", reason="needs Triton 3.7 or newer; older ones cannot interpret"
+)
 
-from trainer.kernels.maxsim_triton import flat_maxsim, triton_maxsim
+from trainer.kernels import maxsim_triton
+from trainer.kernels.maxsim_triton import flat_maxsim, is_right_on, triton_maxsim
 from trainer.scores import plain_maxsim
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, test_scores.py runs them")
@@ -144,6 +147,44 @@ class TestInterpreted:
         torch.testing.assert_close(found, plain_maxsim(queries, padded), atol=1e-5, rtol=1e-5)
         part = flat_maxsim(queries, rows, offsets[2:])
         torch.testing.assert_close(part, found[:, 2:])
+
+
+@on_cpu
+class TestChecked:
+    """The trial that decides whether a GPU uses the kernels."""
+
+    @pytest.fixture(autouse=True)
+    def without_former_results(self):
+        is_right_on.cache_clear()
+        yield
+        is_right_on.cache_clear()
+
+    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+    def test_right_kernels_are_used(self, mode):
+        with mode():
+            assert is_right_on(torch.device("cpu"))
+
+    @pytest.mark.parametrize("part", ["scores", "gradient"])
+    def test_wrong_kernels_are_not_used(self, monkeypatch, part):
+        """TF32 alone has errors of this size."""
+
+        def wrong(queries, documents):
+            rounded = queries * (1 + 4e-5)
+            if part == "gradient":
+                rounded = queries + (rounded - queries) * 1.0 - (rounded - queries).detach()
+            return triton_maxsim(rounded, documents)
+
+        monkeypatch.setattr(maxsim_triton, "triton_maxsim", wrong)
+        with pytest.warns(UserWarning, match=r"in pieces, .* fail on cpu \(relative errors"):
+            assert not is_right_on(torch.device("cpu"))
+
+    def test_kernels_that_cannot_be_compiled_are_not_used(self, monkeypatch):
+        def compile_without_compiler(queries, documents):
+            raise RuntimeError("Failed to find C compiler")
+
+        monkeypatch.setattr(maxsim_triton, "triton_maxsim", compile_without_compiler)
+        with pytest.warns(UserWarning, match="Failed to find C compiler"):
+            assert not is_right_on(torch.device("cpu"))
 
 
 class _NoRead(TorchDispatchMode):

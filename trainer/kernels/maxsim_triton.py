@@ -11,6 +11,10 @@ NVIDIA GPUs. They have not run on a GPU yet, so the sizes of the tiles are not m
 those that fit into the shared memory and the registers of all GPUs since 2020.
 """
 
+import warnings
+from collections.abc import Callable
+from functools import cache
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -18,12 +22,16 @@ import triton
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton.runtime.errors import TritonError
 
 from trainer.kernels import maxsim_programs as programs
-from trainer.kernels.maxsim import smallest_dtype
+from trainer.kernels.maxsim import smallest_dtype, tiled_maxsim
 
+_SEED = 15
+"""No query token of the trial has two document tokens with nearly equal products."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+_TOLERANCE = 1e-5
 _PRECISION = "ieee" if torch.version.hip else "tf32x3"
 _QUERY_ROWS = 64
 
@@ -52,6 +60,46 @@ def flat_maxsim(
     """
     queries, rows = queries.contiguous(), rows.contiguous()
     return _scores(queries[None], rows, offsets[:-1], offsets.diff(), 0)[0]
+
+
+@cache
+def is_right_on(device: torch.device) -> bool:
+    """Returns true when the kernels give the scores and gradients of a CPU on this device.
+
+    Otherwise it warns, and says why. The first call compiles the kernels.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            references, results = _trial(tiled_maxsim, "cpu"), _trial(triton_maxsim, device)
+    except (RuntimeError, OSError, SubprocessError, TritonError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        errors = [
+            float((result.cpu() - reference).abs().max() / reference.abs().max())
+            for result, reference in zip(results, references, strict=True)
+        ]
+        if max(errors) <= _TOLERANCE:
+            return True
+        reason = f"relative errors of scores and gradients up to {max(errors):.1g}"
+    warnings.warn(
+        f"MaxSim is computed in pieces, which is slower: its Triton kernels fail on {device}"
+        f" ({reason:.500})",
+        stacklevel=2,
+    )
+    return False
+
+
+def _trial(score: Callable[[Tensor, Tensor], Tensor], device: torch.device | str) -> list[Tensor]:
+    """Returns scores, and gradients of queries and documents, of a few random texts."""
+    generator = torch.Generator().manual_seed(_SEED)
+    queries, documents = (
+        torch.randn(1, *shape, generator=generator) for shape in ((3, 33, 128), (5, 70, 128))
+    )
+    documents[0, 1, 40:], queries[0, 2, 20:] = 0, 0
+    weights = torch.randn(1, 3, 5, generator=generator).to(device)
+    inputs = [vectors.to(device).requires_grad_() for vectors in (queries, documents)]
+    scores = score(*inputs)
+    return [scores.detach(), *torch.autograd.grad((scores * weights).sum(), inputs)]
 
 
 class _TritonMaxSim(torch.autograd.Function):
