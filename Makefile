@@ -54,8 +54,8 @@ format: .venv/.dev ## bring the style in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev ## every script of benchmarks/, one after the other (long)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: .venv/.dev ## every script of benchmarks/ but that for a GPU, one after the other (long)
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 docs: .venv/.dev ## write the generated pages anew, then check links, commands and paths in every page
 	$(BIN)/python tools/check_docs.py --write
