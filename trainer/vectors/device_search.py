@@ -1,7 +1,7 @@
 """Exact search by dot product on a device, with the results of `trainer.vectors.screened_search`.
 
-The device computes products in float32 and selects the pairs that may be among the best; their
-scores are computed again as on a CPU, pair by pair.
+The device computes products in float32 and selects the pairs that may be among the best. Their
+scores are computed as on a CPU, pair by pair.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from trainer.vectors.device_copies import upload
@@ -27,8 +27,8 @@ _SCORES_AT_ONCE = 1 << 26
 class DeviceSearch:
     """Finds the k best documents per query, in blocks of documents.
 
-    The host waits once per block, and scores the selected pairs of one block while the device
-    multiplies the next.
+    The host waits once per block, for the pairs. `documents` stay in memory until `best`, which
+    computes the scores.
 
     >>> search = DeviceSearch(np.eye(2, dtype="float32"), 1, torch.device("cpu"))
     >>> search.add(np.float32([[1, 0], [0, 3]]), first_row=0)
@@ -50,9 +50,10 @@ class DeviceSearch:
         self._longest = 0.0
         self._largest = self._factors.new_full((len(queries), k), -torch.inf)
         """Per query, the k largest products so far."""
-        self._selection: list[tuple[np.ndarray, int, np.ndarray, np.ndarray]] = []
-        """Documents, their first row, and the pairs of queries and documents to be scored."""
-        self._candidates: list[ScoredPairs] = []
+        self._limits = self._factors.new_full((len(queries),), -torch.inf)
+        """Per query, the smallest product that a document among the k best can have."""
+        self._blocks: list[tuple[np.ndarray, int, np.ndarray]] = []
+        """Documents, their first row, and pairs: queries, documents and the bits of products."""
 
     def add(
         self,
@@ -73,49 +74,48 @@ class DeviceSearch:
         step = max(1, _SCORES_AT_ONCE // max(1, len(documents)))
         # Validation runs inside the trainer's autocast.
         with torch.autocast(self._device.type, enabled=False), _float32_products():
-            masks = [
-                self._select(slice(start, start + step), factors)
-                for start in range(0, len(self._queries), step)
-            ]
-        self._score_pairs()
-        for number, mask in enumerate(masks):
-            queries, rows = mask.nonzero().cpu().numpy().T
-            self._selection.append((documents, first_row, queries + number * step, rows))
+            for start in range(0, len(self._queries), step):
+                products = self._factors[start : start + step] @ factors.T
+                limits = self._raise_limits(slice(start, start + step), products)
+                pairs = (products >= limits[:, None]).nonzero()
+                queries, rows = pairs.T
+                bits = products[queries, rows].view(torch.int32).long()
+                # One array, so one copy.
+                columns = torch.stack([queries + start, rows, bits])
+                self._blocks.append((documents, first_row, columns.cpu().numpy()))
 
-    def _select(
-        self, part: slice, documents: Float[Tensor, "document dimension"]
-    ) -> Bool[Tensor, "query_part document"]:
-        """Returns which documents may be among the k best of some queries.
+    def _raise_limits(
+        self, part: slice, products: Float[Tensor, "query_part document"]
+    ) -> Float[Tensor, " query_part"]:
+        """Updates and returns the limits of some queries.
 
         k documents have at least the k-th largest product, so k scores are at least that minus the
         error. A document among the best has at least that product minus twice the error.
         """
-        products = self._factors[part] @ documents.T
-        largest = products.topk(min(self._k, len(documents)), dim=1).values
+        largest = products.topk(min(self._k, products.shape[1]), dim=1).values
         largest = torch.cat([self._largest[part], largest], 1).topk(self._k, dim=1).values
-        self._largest[part] = largest
-        kth_product = largest[:, -1]
+        self._largest[part], kth_product = largest, largest[:, -1]
         # 1 percent and the last term are for the rounding of this line itself.
-        limit = (
+        self._limits[part] = (
             kth_product
             - 2.02 * self._longest * self._errors[part]
             - 4 * FLOAT32_ERROR * kth_product.abs()
         )
-        return products >= limit[:, None]
-
-    def _score_pairs(self) -> None:
-        for documents, first_row, queries, rows in self._selection:
-            scores = pair_scores(self._queries, documents, queries, rows)
-            self._candidates.append((queries, rows + first_row, scores))
-        self._selection.clear()
+        return self._limits[part]
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         """Returns scores and rows, best first; equal scores are in the order of their rows.
 
         Where there are fewer than k documents, the score is minus infinity and the row -1.
         """
-        self._score_pairs()
-        return best_of_pairs(self._candidates, len(self._queries), self._k)
+        limits, candidates = self._limits.cpu().numpy(), list[ScoredPairs]()
+        for documents, first_row, (queries, rows, bits) in self._blocks:
+            products = bits.astype(np.int32).view(np.float32)
+            is_near = products >= limits[queries]  # limits have risen since
+            queries, rows = queries[is_near], rows[is_near]
+            scores = pair_scores(self._queries, documents, queries, rows)
+            candidates.append((queries, rows + first_row, scores))
+        return best_of_pairs(candidates, len(self._queries), self._k)
 
 
 @contextlib.contextmanager
