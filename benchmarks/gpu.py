@@ -107,8 +107,8 @@ def run_stage(
             print(f"{stage.name}: {name} skipped, the time of the stage is spent", flush=True)
             continue
         results[name] = attempt(case, room)
-        gc.collect()
         if setting.is_cuda:
+            gc.collect()
             torch.cuda.empty_cache()
         save()
         print(f"{stage.name}: {name}: {line(results[name])}", flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from pretend_device import DEVICE, on_pretend_device
@@ -25,8 +26,13 @@ def failures(results: dict[str, Any]) -> dict[str, str]:
 
 
 def test_all_stages_run_in_small_and_once(
-    benchmark: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: Load,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Compiled layers cannot have the shape checks of the tests in them.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     gpu, output = benchmark("gpu"), tmp_path / "results" / "gpu.json"
     words = ["--small", "--output", str(output)]
     results = gpu.main(words)

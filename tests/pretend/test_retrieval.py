@@ -115,10 +115,11 @@ def test_evaluation_is_that_of_the_cpu(toy_folder, late_folder, kind):
 
 
 def test_reranking_is_that_of_the_cpu(toy_folder):
+    folder = toy_folder("bert")
+
     def measure(device):
         torch.manual_seed(1)
-        encoder = build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert"))))
-        encoder.to(device)
+        encoder = build_cross_encoder(CrossEncoderSettings(backbone=str(folder))).to(device)
         result = evaluate_reranking(encoder, JUDGED, k=3)
         return score_pairs(encoder, PAIRS, 60), result.metrics["ndcg@10"]
 
