@@ -66,10 +66,15 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     """`function(*arguments)` on each of `ranks` processes that share a gloo process group: those of
     the tests (`tests/ranks.py`).
     """
+    return from_tests("ranks").on_ranks(ranks, function, *arguments)
+
+
+def from_tests(name: str) -> Any:
+    """A module of the tests."""
     tests = str(Path(__file__).parents[2] / "tests")
     if tests not in sys.path:
         sys.path.append(tests)
-    return importlib.import_module("ranks").on_ranks(ranks, function, *arguments)
+    return importlib.import_module(name)
 
 
 def seconds_since_start(job: Mapping[str, Any]) -> float:

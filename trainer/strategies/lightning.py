@@ -23,7 +23,11 @@ def lightning_strategy(plan: Plan, device: str) -> Strategy | str:
         case "single":
             return "auto"
         case "ddp":
-            return DDPStrategy(cluster_environment=environment, gradient_as_bucket_view=True)
+            return DDPStrategy(
+                cluster_environment=environment,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # at every step; no buffer of a model changes
+            )
         case "fsdp2":
             from trainer.strategies.fully_sharded import FullyShardedStrategy
 
@@ -68,9 +72,11 @@ def leave_signals_alone(lightning_trainer: lightning.Trainer) -> None:
     """Prevents the trainer from replacing signal handlers; `trainer.runtime.watch` has them.
 
     Lightning's handler of SIGTERM ends the process with exit code 0, or waits for other ranks in
-    the middle of a step.
+    the middle of a step. It also asks all ranks at every step, for which it waits for the GPU.
     """
     lightning_trainer._signal_connector = _NoSignals()  # type: ignore[assignment]
+    loop = lightning_trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 class _NoSignals:
