@@ -24,6 +24,7 @@ from trainer.recipe.schema.machine import MachineSection
 from trainer.retrieval.encoding.encode import autocast
 from trainer.scores import dot
 from trainer.strategies.gradients import clip_to_global_norm
+from trainer.strategies.machine.plan import SINGLE
 
 DATASHEET_TFLOPS = 989
 TUNINGS: dict[str, Lora | None] = {"full": None, "LoRA": Lora(rank=16)}
@@ -105,7 +106,7 @@ def speed(
     automatic, kept = (
         (2048, 4096)  # it has no addresses by which memory could be measured
         if setting.is_pretend
-        else hardware.micro_batching(MachineSection(), encoder, 1)
+        else hardware.micro_batching(MachineSection(), encoder, SINGLE)
     )
     kept = int(kept * choice.share)
     tokens = choice.tokens or automatic

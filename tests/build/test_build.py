@@ -29,7 +29,7 @@ from trainer.recipe.schema.objective import (
 from trainer.recipe.schema.training import OptimizationSection
 from trainer.runtime import memory
 from trainer.scores import maxsim, maxsim_in_pieces, plain_maxsim
-from trainer.strategies.machine.plan import Plan
+from trainer.strategies.machine.plan import SINGLE, Plan
 
 
 def run_of(**sections):
@@ -119,16 +119,16 @@ class TestMicroBatching:
     def test_explicit_numbers_are_used(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         assert hardware.micro_batching(
-            MachineSection(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, 1
+            MachineSection(micro_batch_tokens=77, kept_tokens=5, precision="fp32"), encoder, SINGLE
         ) == (77, 5)
 
     def test_available_memory_decides_by_default(self, toy_folder):
         encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert"))))
         alone, shared = (
             hardware.micro_batching(
-                MachineSection(precision="fp32", accelerator="cpu"), encoder, count
+                MachineSection(precision="fp32", accelerator="cpu"), encoder, plan
             )
-            for count in (1, 8)
+            for plan in (SINGLE, Plan("ddp", 8, 1, 8))
         )
         assert alone[0] == shared[0] == hardware.CPU_TOKENS
         assert 4 * shared[1] < alone[1]
@@ -157,7 +157,7 @@ class TestMicroBatching:
         monkeypatch.setattr(hardware, "document_activation_cost", lambda *_: cost)
         for free_bytes, tokens in ((100_000.0, 2_400), (1e9, hardware.MOST_GPU_TOKENS)):
             monkeypatch.setattr(memory, "free_activation_bytes", lambda *_, free=free_bytes: free)
-            found, kept_tokens = hardware.micro_batching(MachineSection(), encoder, 1)
+            found, kept_tokens = hardware.micro_batching(MachineSection(), encoder, SINGLE)
             assert found == tokens
             assert kept_tokens == cost.fitting_tokens(
                 free_bytes - cost.total(tokens, tokens), tokens

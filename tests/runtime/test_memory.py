@@ -86,6 +86,13 @@ def test_free_bytes_are_a_share_beside_the_optimizer(monkeypatch):
         assert free_bytes == 160_000 / 16 / processes - optimizer_bytes
 
 
+def test_ranks_that_share_the_weights_have_more_free_bytes(monkeypatch):
+    """Each keeps a quarter of the 266 weights and of their state."""
+    monkeypatch.setattr(memory, "available_bytes", lambda device, processes: 160_000)
+    free_bytes = memory.free_activation_bytes(Wide(constant=10), ranks_per_copy=4)
+    assert free_bytes == (160_000 + 4 * 266 * 3 / 4) / 16 - 16 * 266 / 4
+
+
 def test_allocator_of_a_gpu_grows_its_blocks_unless_the_user_has_set_it_up():
     name = "PYTORCH_CUDA_ALLOC_CONF"
     for given, expected in (

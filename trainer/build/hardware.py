@@ -96,7 +96,7 @@ def micro_batch_tokens(machine: MachineSection) -> int:
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS
 
 
-def micro_batching(machine: MachineSection, encoder: Encoder, processes: int) -> tuple[int, int]:
+def micro_batching(machine: MachineSection, encoder: Encoder, plan: Plan) -> tuple[int, int]:
     """Returns the tokens per pass, and the tokens per step whose activations are kept.
 
     Values that are "auto" in the recipe are measured. The activations fit in the free memory, which
@@ -108,7 +108,7 @@ def micro_batching(machine: MachineSection, encoder: Encoder, processes: int) ->
     if machine.kept_tokens != "auto" and not measures_tokens:
         return tokens, machine.kept_tokens
     cost = document_activation_cost(machine, encoder)
-    free_bytes = memory.free_activation_bytes(encoder, processes)
+    free_bytes = memory.free_activation_bytes(encoder, plan.ranks_per_node, plan.ranks_per_copy)
     if measures_tokens:
         longest = encoder.contract.document_max_length_tokens
         largest = cost.largest_micro_batch(free_bytes / 4)

@@ -75,7 +75,7 @@ def lightning_module(
     family = family_of(run)
     learning = family.learning(run, encoder, teachers)
     tokens, kept_tokens = hardware.micro_batching(
-        run.machine, encoder.to(hardware.device(run.machine)), plan.ranks_per_node
+        run.machine, encoder.to(hardware.device(run.machine)), plan
     )
     settings = optimizer_settings(run.optimization, steps)
     return Retriever(

@@ -105,7 +105,7 @@ def _activations(
     tokens_per_query = queries.mean_tokens + documents_per_query * documents.mean_tokens
     step_tokens = run.recipe.optimization.batch_size // plan.ranks * tokens_per_query
     limit_is_known = run.plan_fits_here or machine.kept_tokens != "auto"
-    micro_batch, limit = hardware.micro_batching(machine, encoder, plan.ranks_per_node)
+    micro_batch, limit = hardware.micro_batching(machine, encoder, plan)
     tokens = max(
         min(step_tokens, limit if limit_is_known else step_tokens), min(step_tokens, micro_batch)
     )

@@ -97,17 +97,18 @@ def available_bytes(device: torch.device, processes: int = 1) -> int:
     return min(_free_system_bytes(), _free_container_bytes()) // processes
 
 
-def free_activation_bytes(module: nn.Module, processes: int = 1) -> float:
+def free_activation_bytes(module: nn.Module, processes: int = 1, ranks_per_copy: int = 1) -> float:
     """Returns the bytes for activations beside weights, gradients and optimizer state.
 
-    The weights are in memory already.
+    All weights are in memory already. Later, `ranks_per_copy` ranks share one copy of them.
     """
-    device = next(module.parameters()).device
-    trained_weights = sum(
-        parameter.numel() for parameter in module.parameters() if parameter.requires_grad
-    )
+    parameters = list(module.parameters())
+    device = parameters[0].device
+    weight_bytes = sum(parameter.nbytes for parameter in parameters)
+    trained_weights = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     share = MEMORY_SHARE.get(device.type, MEMORY_SHARE["cpu"])
-    return share * available_bytes(device, processes) - _BYTES_PER_TRAINED_WEIGHT * trained_weights
+    later_bytes = available_bytes(device, processes) + weight_bytes * (1 - 1 / ranks_per_copy)
+    return share * later_bytes - _BYTES_PER_TRAINED_WEIGHT * trained_weights / ranks_per_copy
 
 
 def _free_system_bytes() -> int:

@@ -91,7 +91,11 @@ def test_launchers_give_their_plans(environ, kind, more):
 def test_ranks_alone_on_their_nodes_share_one_copy_of_the_weights():
     for ranks_per_node, copies in (("4", 1), ("2", 2), ("1", 1)):
         plan = plan_from_environment(FSDP | {"LOCAL_WORLD_SIZE": ranks_per_node})
-        assert plan.weight_copies == copies
+        assert (plan.weight_copies, plan.ranks_per_copy) == (copies, 4 // copies)
+    for environ in (TORCHRUN, ACCELERATE, DEEPSPEED):
+        assert plan_from_environment(environ).ranks_per_copy == 1
+    zero3 = DEEPSPEED | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+    assert plan_from_environment(zero3).ranks_per_copy == 4
 
 
 def test_start_without_a_launcher_is_a_single_process():

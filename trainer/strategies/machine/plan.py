@@ -43,8 +43,10 @@ class Plan:
 
     @property
     def ranks_per_copy(self) -> int:
-        """FSDP2 only: ranks that share one copy of the weights."""
-        return self.ranks // self.weight_copies
+        """Ranks that share one copy of weights, gradients and optimizer state; 1: each has all."""
+        if self.kind == "fsdp2":
+            return self.ranks // self.weight_copies
+        return self.ranks if self.kind == "zero3" else 1
 
 
 SINGLE = Plan("single", 1, 1, 1)
