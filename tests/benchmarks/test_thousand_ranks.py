@@ -4,7 +4,6 @@ A step sends queries and never documents, its collectives are as many on any num
 its memory grows with what is gathered. docs/scaling.md calculates with the same formulas.
 """
 
-import functools
 import multiprocessing
 from collections.abc import Callable
 from types import ModuleType
@@ -25,15 +24,8 @@ def thousand_ranks(benchmark: Callable[[str], ModuleType]) -> ModuleType:
     return benchmark("thousand_ranks")
 
 
-@functools.cache
-def _in_a_fork(measure: Any, case: Any) -> dict[str, Any]:
-    """The process group of a step is one per process."""
-    answers = FORK.SimpleQueue()
-    process = FORK.Process(target=lambda: answers.put(measure(case)), daemon=True)
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
-    return answers.get()
+_STEPS: dict[str, dict[str, Any]] = {}
+"""What is counted for each case, once for all tests."""
 
 
 @pytest.fixture
@@ -41,9 +33,22 @@ def step(thousand_ranks: ModuleType) -> Callable[..., dict[str, Any]]:
     """What a rank does in a step, by the arguments of a case."""
 
     def found(*arguments: Any, **more: Any) -> dict[str, Any]:
-        return _in_a_fork(thousand_ranks.step_of_rank, thousand_ranks.Case(*arguments, **more))
+        case = thousand_ranks.Case(*arguments, **more)
+        if repr(case) not in _STEPS:
+            _STEPS[repr(case)] = _in_a_fork(thousand_ranks.step_of_rank, case)
+        return _STEPS[repr(case)]
 
     return found
+
+
+def _in_a_fork(measure: Callable[[Any], dict[str, Any]], case: Any) -> dict[str, Any]:
+    """The process group of a step is one per process."""
+    answers = FORK.SimpleQueue()
+    process = FORK.Process(target=lambda: answers.put(measure(case)), daemon=True)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    return answers.get()
 
 
 def calls(found: dict[str, Any]) -> dict[tuple[str, bool], int]:
