@@ -14,6 +14,7 @@ A backend is registered for a whole process and remains. So tests call `on_prete
 forks.
 """
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -140,6 +141,7 @@ _module = _Module()
 
 
 def _with_device(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    gc.freeze()  # what the parent has made is not looked through in every collection
     _setup_privateuseone_for_python_backend("pretend", backend_module=_module)
     torch.inference_mode = torch.no_grad  # in inference mode, no view of another tensor is possible
     with (

@@ -41,7 +41,7 @@ from trainer.scores import dot, maxsim
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 NO_VALIDATION = RetrievalSet("none", (), (), (), (), {})
-STEPS = 3
+STEPS = 2
 Counts = tuple[int, dict[str, Counter[str]]]
 """The number of micro-batches, and waits and uploads by place."""
 

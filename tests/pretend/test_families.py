@@ -7,7 +7,6 @@ import torch
 from late_interaction_toys import new_encoder
 from matrix import batch_of, trained
 from pretend_device import DEVICE, on_pretend_device
-from toy_models import FAMILIES
 
 from trainer.microbatches import in_microbatches
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
@@ -48,7 +47,9 @@ def nearly_equal(one, other):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "mpnet", "modernbert", "distilbert", "qwen2"]
+)
 def test_architecture_gives_the_results_of_the_cpu(toy_folder, family):
     folder = toy_folder(family)
 
@@ -64,28 +65,27 @@ def test_architecture_gives_the_results_of_the_cpu(toy_folder, family):
     assert is_equal
 
 
-def recomputations_equal_the_first_pass(folder, kind, lora, replays=True):
-    """Of all micro-batches, and of a part; without `replays`, no seed reaches the device."""
+def recomputation_equals_the_first_pass(folder, kind, lora, replays=True):
+    """Without `replays`, no seed reaches the device."""
     if not replays:
         torch.pretend.manual_seed_all = lambda _: None
     build, objective = KINDS[kind]
     encoder = build(folder, dropout=0.1, lora=lora).double().to(DEVICE)
     with_dropout = loss_and_gradient(encoder, objective)
-    recomputed = [loss_and_gradient(encoder, objective, kept_tokens) for kept_tokens in (0, 160)]
+    recomputed = loss_and_gradient(encoder, objective, kept_tokens=160)
     encoder.eval()
     is_active = not nearly_equal(loss_and_gradient(encoder, objective), with_dropout)
     assert is_active
-    return [nearly_equal(each, with_dropout) for each in recomputed]
+    return nearly_equal(recomputed, with_dropout)
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4, dropout=0.2)], ids=["full", "lora"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_recomputation_on_the_device_draws_the_same_dropout(toy_folder, kind, lora):
     folder = toy_folder("bert")
-    found = on_pretend_device(recomputations_equal_the_first_pass, folder, kind, lora)
-    assert found == [True, True]
+    assert on_pretend_device(recomputation_equals_the_first_pass, folder, kind, lora)
 
 
 def test_dropout_that_is_not_replayed_is_noticed(toy_folder):
     arguments = toy_folder("bert"), "dense", None, False
-    assert on_pretend_device(recomputations_equal_the_first_pass, *arguments) == [False, False]
+    assert not on_pretend_device(recomputation_equals_the_first_pass, *arguments)
