@@ -5,7 +5,7 @@ them with CPU tensors is refused, as on a GPU. Results are those of the CPU, so 
 can be compared. Every wait of the CPU for the device and every upload is counted, with the line of
 the package that caused it. Random numbers come from a generator of the device.
 
-It differs from CUDA in these points: arithmetic is that of the CPU; autocast has no effect; nothing
+It differs from CUDA in these points: arithmetic is that of the CPU; there is no autocast; nothing
 runs asynchronously; `torch.cuda` and NCCL have no part in it; indexing by a CPU tensor, which CUDA
 allows, is refused; and `torch.inference_mode` is `torch.no_grad`. It needs the experimental
 backends in Python of PyTorch.
@@ -144,12 +144,7 @@ def _with_device(function: Callable[..., Any], arguments: tuple[Any, ...]) -> An
     gc.freeze()  # what the parent has made is not looked through in every collection
     _setup_privateuseone_for_python_backend("pretend", backend_module=_module)
     torch.inference_mode = torch.no_grad  # in inference mode, no view of another tensor is possible
-    with (
-        torch.library._scoped_library("aten", "IMPL") as library,
-        torch.library._scoped_library("_", "IMPL") as all_operations,
-    ):
-        # Autocast has no effect.
-        all_operations.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    with torch.library._scoped_library("aten", "IMPL") as library:
         # `Tensor.new_tensor` switches the mode off.
         library.impl("empty.memory_format", _empty, "PrivateUse1")
         library.impl("empty_strided", _empty_strided, "PrivateUse1")

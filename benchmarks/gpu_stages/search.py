@@ -52,9 +52,9 @@ def encode_rate(setting: Setting, late_interaction: bool) -> dict[str, float]:
     texts = [
         " ".join(generator.choice(WORDS, length)) + f" {row}" for row, length in enumerate(lengths)
     ]
-    encode(encoder, texts[:200], "document", precision="bf16")
+    encode(encoder, texts[:200], "document", precision=setting.precision)
     found = setting.seconds_and_peak(
-        lambda: encode(encoder, texts, "document", precision="bf16"), repeats=1
+        lambda: encode(encoder, texts, "document", precision=setting.precision), repeats=1
     )
     return {"texts/s": len(texts) / found["seconds"], **found}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.batch import Batch, Texts
+from trainer.strategies.devices import Precision
 
 Case = Callable[[], Any]
 """One measurement. It returns a number, a text, or a dictionary of them."""
@@ -37,6 +38,11 @@ class Setting:
     @property
     def is_pretend(self) -> bool:
         return self.device.type not in ("cuda", "cpu")
+
+    @property
+    def precision(self) -> Precision:
+        """The pretend device has no autocast."""
+        return "fp32" if self.is_pretend else "bf16"
 
     def wait(self) -> None:
         if self.is_cuda:

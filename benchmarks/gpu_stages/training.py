@@ -136,13 +136,13 @@ def one_step(
     kept: int,
     objective: Objective | None = None,
 ) -> tuple[Callable[[], None], list[Any]]:
-    """A step as the trainer runs it in bf16, and the losses of the steps so far."""
+    """A step as the trainer runs it, and the losses of the steps so far."""
     temperature = Temperature(0.05, is_learned=True).to(setting.device)
     optimizer: Any = adamw(encoder, temperature, OPTIMIZER)["optimizer"]
     loss_of, losses = objective or Contrastive(dot), list[Any]()
 
     def step() -> None:
-        with autocast(setting.device, "bf16"):
+        with autocast(setting.device, setting.precision):
             encode = in_microbatches(encoder, tokens, kept, 0, len(losses))
             loss = loss_of(batch, encode, temperature()).loss
         loss.backward()  # type: ignore[no-untyped-call]
