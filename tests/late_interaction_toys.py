@@ -176,6 +176,7 @@ class ToyLateInteraction(VectorEncoder):
     """
 
     vectors = TokenVectors
+    is_padded = True
 
     def __init__(self, dense: DenseEncoder, dimensions: int = 16) -> None:
         nn.Module.__init__(self)

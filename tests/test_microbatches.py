@@ -1,5 +1,6 @@
 """Micro-batches and encoding in chunks. That chunks change no gradient is law 1."""
 
+import itertools
 import resource
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as some
 from twins import SmallEncoder, alike, texts_of, value_and_gradient
 
 from trainer import microbatches as chunks
-from trainer.microbatches import in_microbatches, micro_batches
+from trainer.microbatches import in_microbatches, micro_batches, token_count
 
 WORDS = ("delete", "az", "listalldisks", "createvault", "az", "show", "delete", "q")
 
@@ -20,32 +21,60 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+LENGTHS = some.lists(some.integers(1, 50), min_size=1, max_size=40)
+
+
 class TestMicroBatches:
-    @given(some.lists(some.integers(1, 50), min_size=1, max_size=40), some.integers(1, 200))
-    @settings(max_examples=200, deadline=None)
+    @pytest.mark.parametrize("is_padded", [False, True])
+    @given(LENGTHS, some.integers(1, 200))
+    @settings(max_examples=100, deadline=None)
     def test_micro_batches_have_each_row_once_longest_first_within_the_budget(
-        self, lengths, tokens
+        self, is_padded, lengths, tokens
     ):
-        cuts = micro_batches(torch.tensor(lengths), tokens)
+        counts = torch.tensor(lengths)
+        cuts = micro_batches(counts, tokens, is_padded)
         rows = [row for cut in cuts for row in cut.tolist()]
         assert sorted(rows) == list(range(len(lengths)))
         assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
         for cut in cuts:
             assert len(cut) > 0
-            assert len(cut) == 1 or len(cut) * max(lengths[row] for row in cut.tolist()) <= tokens
+            assert len(cut) == 1 or token_count(counts[cut], is_padded) <= tokens
 
-    @given(some.lists(some.integers(1, 50), min_size=2, max_size=40), some.integers(1, 200))
+    @given(LENGTHS, some.integers(1, 200))
     @settings(max_examples=100, deadline=None)
-    def test_micro_batches_are_full(self, lengths, tokens):
-        cuts = micro_batches(torch.tensor(lengths), tokens)
-        assert all((len(cut) + 1) * lengths[int(cut[0])] > tokens for cut in cuts[:-1])
+    def test_micro_batches_without_padding_are_as_few_as_possible(self, lengths, tokens):
+        fewest, room = 0, 0
+        for length in sorted(lengths, reverse=True):
+            if length > room:
+                fewest, room = fewest + 1, max(tokens, length)
+            room -= length
+        assert len(micro_batches(torch.tensor(lengths), tokens)) == fewest
 
-    def test_micro_batches_have_little_padding(self):
-        lengths = torch.randint(5, 200, (500,))
-        padded = sum(len(cut) * int(lengths[cut].max()) for cut in micro_batches(lengths, 2048))
-        unsorted = sum(len(part) * int(part.max()) for part in lengths.split(20))
-        assert padded < 1.1 * int(lengths.sum())
-        assert unsorted > 1.5 * int(lengths.sum())
+    def test_micro_batches_without_padding_have_similar_sizes(self):
+        lengths = torch.randint(5, 60, (500,), generator=torch.manual_seed(0))
+        sizes = [int(lengths[cut].sum()) for cut in micro_batches(lengths, 4096)]
+        assert len(sizes) == -(-int(lengths.sum()) // 4096)
+        assert min(sizes) > 0.9 * max(sizes)
+
+    @given(some.lists(some.integers(1, 300), min_size=1, max_size=9), some.integers(1, 900))
+    @settings(max_examples=60, deadline=None)
+    def test_micro_batches_with_padding_take_the_least_time(self, lengths, tokens):
+        def time(cuts):
+            return sum(token_count(cut, True) + chunks.CUT_OVERHEAD for cut in cuts)
+
+        ordered = torch.tensor(sorted(lengths, reverse=True))
+        divisions = [
+            ordered.tensor_split(ends)
+            for count in range(len(lengths))
+            for ends in itertools.combinations(range(1, len(lengths)), count)
+        ]
+        least = min(
+            time(cuts)
+            for cuts in divisions
+            if all(len(cut) == 1 or token_count(cut, True) <= tokens for cut in cuts)
+        )
+        counts = torch.tensor(lengths)
+        assert time([counts[cut] for cut in micro_batches(counts, tokens, True)]) == least
 
     def test_texts_of_one_length_keep_their_order(self):
         assert [cut.tolist() for cut in micro_batches(torch.tensor([3, 3, 3]), 6)] == [[0, 1], [2]]

@@ -1,15 +1,17 @@
 """The data types of training: `Texts` (what is encoded), `Batch` (the texts of one optimizer step)
 and the identities of texts.
 
-Texts stay ragged from the tokenizer to the encoder. Padding exists only inside one micro-batch, on
-the device.
+Texts stay ragged from the tokenizer to the encoder, and most encoders need no padding at all
+(`trainer.models.parts.packed`).
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -72,13 +74,13 @@ class Texts:
     ) -> Self:
         """Builds texts from lists of token ids, one list per text."""
         lengths = torch.tensor([0, *map(len, token_lists)])
-        tokens = torch.tensor(
-            [token for tokens in token_lists for token in tokens], dtype=torch.long
-        )
+        offsets = lengths.cumsum(0)
+        # NumPy reads an iterator five times as fast as PyTorch reads a list.
+        tokens = np.fromiter(chain.from_iterable(token_lists), np.int64, int(offsets[-1]))
         return cls(
-            tokens,
-            lengths.cumsum(0),
-            torch.tensor(identities, dtype=torch.long),
+            torch.from_numpy(tokens),
+            offsets,
+            torch.from_numpy(np.fromiter(identities, np.int64, len(identities))),
             pad_token_id,
             prompt_tokens,
         )

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -23,23 +24,75 @@ An embedding is one vector, or one vector per token with rows of zeros as paddin
 """
 
 
-def micro_batches(lengths: Int[Tensor, " text"], tokens: int) -> list[Int[Tensor, " row"]]:
-    """Divides rows into micro-batches of at most `tokens` padded tokens.
+CUT_OVERHEAD = 200
+"""The time of a further micro-batch of padded texts, in tokens that take as long."""
 
-    A text that is longer than that gets its own micro-batch. Texts are sorted by length, so that
-    there is little padding. The longest come first, so that a lack of memory shows at once.
+
+def micro_batches(
+    lengths: Int[Tensor, " text"], tokens: int, is_padded: bool = False
+) -> list[Int[Tensor, " row"]]:
+    """Divides rows into micro-batches of at most `tokens` tokens, counted with padding if there is.
+
+    A text that is longer than that gets its own micro-batch. Texts are sorted by length, the
+    longest first, so that a lack of memory shows at once. Without padding, micro-batches have
+    similar numbers of tokens. With padding, they are those that take the least time.
 
     >>> [rows.tolist() for rows in micro_batches(torch.tensor([2, 9, 3, 3]), tokens=8)]
+    [[1], [2, 3, 0]]
+    >>> [rows.tolist() for rows in micro_batches(torch.tensor([2, 9, 3, 3]), 8, is_padded=True)]
     [[1], [2, 3], [0]]
     """
     order = lengths.argsort(descending=True, stable=True)
-    cuts, start = [], 0
-    sorted_lengths = lengths[order].tolist()
-    for end, _ in enumerate(sorted_lengths):
-        if (end + 1 - start) * sorted_lengths[start] > tokens and end > start:
-            cuts.append(order[start:end])
-            start = end
-    return [*cuts, order[start:]]
+    sorted_lengths = lengths[order].numpy()
+    ends = (_padded_ends if is_padded else _even_ends)(sorted_lengths, tokens)
+    return list(order.tensor_split(ends[:-1]))
+
+
+def _even_ends(lengths: Int[np.ndarray, " text"], tokens: int) -> list[int]:
+    """Returns where micro-batches without padding end: as few as possible, and of similar size."""
+    sums = lengths.cumsum()
+    tokens = min(tokens, int(sums[-1]))
+    ends = _full_ends(sums, tokens)
+    too_small = int(sums[-1]) // len(ends) - 1
+    while tokens - too_small > 1 + tokens // 64:  # the smallest limit that needs no more of them
+        limit = (too_small + tokens) // 2
+        fuller_ends = _full_ends(sums, limit)
+        if len(fuller_ends) > len(ends):
+            too_small = limit
+        else:
+            tokens, ends = limit, fuller_ends
+    return ends
+
+
+def _full_ends(sums: Int[np.ndarray, " text"], tokens: int) -> list[int]:
+    """Returns where micro-batches end if each takes as many texts as `tokens` allow."""
+    ends: list[int] = []
+    while not ends or ends[-1] < len(sums):
+        start = ends[-1] if ends else 0
+        limit = tokens + (sums[start - 1] if start else 0)
+        ends.append(max(start + 1, int(sums.searchsorted(limit, side="right"))))
+    return ends
+
+
+def _padded_ends(lengths: Int[np.ndarray, " text"], tokens: int) -> list[int]:
+    """Returns where micro-batches with padding end, so that padding and `CUT_OVERHEAD` together are
+    least, by dynamic programming.
+    """
+    least_time = np.zeros(len(lengths) + 1)
+    starts: list[int] = []
+    first = 0
+    for end in range(1, len(lengths) + 1):
+        while first < end - 1 and (end - first) * lengths[first] > tokens:
+            first += 1
+        counts = (end - np.arange(first, end)) * lengths[first:end]
+        times = least_time[first:end] + counts + CUT_OVERHEAD
+        starts.append(first + int(times.argmin()))
+        least_time[end] = times.min()
+    ends, end = [], len(lengths)
+    while end:
+        ends.append(end)
+        end = starts[end - 1]
+    return ends[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,53 +101,61 @@ class MicroBatching:
 
     encode: Encode
     tokens: int | None
-    """Most padded tokens per micro-batch; None: one micro-batch."""
+    """Most tokens per micro-batch; None: one micro-batch."""
     kept_tokens: int | None = None
-    """Most padded tokens per step whose activations are kept; None: all."""
+    """Most tokens per step whose activations are kept; None: all."""
     seed: int = 0
+    is_padded: bool = False
+    """Tokens are counted with padding, because the encoder takes no packed texts."""
 
     def for_step(self, step: int) -> Encode:
         """Returns `encode` in micro-batches for one step, counted from 0."""
-        return in_microbatches(self.encode, self.tokens, self.kept_tokens, self.seed, step)
+        return in_microbatches(
+            self.encode, self.tokens, self.kept_tokens, self.seed, step, self.is_padded
+        )
+
+
+_recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def in_microbatches(
-    encode: Encode, tokens: int | None, kept_tokens: int | None = None, seed: int = 0, step: int = 0
+    encode: Encode,
+    tokens: int | None,
+    kept_tokens: int | None = None,
+    seed: int = 0,
+    step: int = 0,
+    is_padded: bool = False,
 ) -> Encode:
-    """Returns `encode` for one step, in micro-batches of at most `tokens` padded tokens.
+    """Returns `encode` for one step, in micro-batches of at most `tokens` tokens.
 
     A text that occurs twice is encoded once. The embeddings and the gradient are those of the whole
-    batch at once (law 1). Micro-batches keep their activations until `kept_tokens` padded tokens
-    are kept (None: all do). The others run again in the backward pass, which is GradCache (Gao et
-    al. 2021) inside one ordinary backward pass. The random state of a micro-batch depends only on
-    seed, step, rank and its number. So both passes draw the same dropout on every device, and no
-    random state is saved.
+    batch at once (law 1). Micro-batches keep their activations until `kept_tokens` tokens are kept
+    (None: all do). The others run again in the backward pass, which is GradCache (Gao et al. 2021)
+    inside one ordinary backward pass. The random state of a micro-batch depends only on seed, step,
+    rank and its number, so both passes draw the same dropout on every device.
 
-    All ranks run the same number of micro-batches and recompute the same ones, because sharded
-    weights are gathered for each micro-batch by all ranks together.
+    All ranks run and recompute equally many micro-batches, because they gather sharded weights
+    together.
     """
     room, numbers = kept_tokens, count()
+    tokens = tokens or sys.maxsize
 
-    def encode_part(texts: Texts, number: int) -> Float[Tensor, "text ..."]:
+    def encode_part(texts: Texts, number: int, is_kept: bool = True) -> Float[Tensor, "text ..."]:
+        if not is_kept:
+            release_freed_memory()
         torch.manual_seed(random_seed(seed, step, rank(), number))
         return encode(texts)
-
-    def recompute(texts: Texts, number: int) -> Float[Tensor, "text ..."]:
-        release_freed_memory()
-        return encode_part(texts, number)
 
     def encode_in_microbatches(texts: Texts) -> Float[Tensor, "text ..."]:
         nonlocal room
         first, place = _distinct_texts(texts)
         lengths = texts.lengths[first]
-        cuts = micro_batches(lengths, tokens) if tokens else [torch.arange(len(first))]
-        cuts = _same_count_on_all_ranks(cuts)
-        is_kept, room = _keep_while_there_is_room(cuts, lengths, room)
+        cuts = _same_count_on_all_ranks(micro_batches(lengths, tokens, is_padded))
+        costs = [token_count(lengths[cut], is_padded) for cut in cuts]
+        is_kept, room = _keep_while_there_is_room(costs, room)
         parts = [(texts.select(first[cut]), next(numbers)) for cut in cuts]
         embeddings = [
-            encode_part(*part)
-            if keeps_activations
-            else checkpoint(recompute, *part, use_reentrant=False, preserve_rng_state=False)
+            encode_part(*part) if keeps_activations else _recompute(encode_part, *part, False)
             for part, keeps_activations in zip(parts, is_kept, strict=True)
         ]
         row_of_text = torch.cat(cuts)[: len(first)].argsort()[place]
@@ -110,15 +171,17 @@ def _distinct_texts(texts: Texts) -> tuple[Int[Tensor, " distinct"], Int[Tensor,
     return first.scatter_reduce_(0, place, torch.arange(len(texts)), "amin"), place
 
 
-def _keep_while_there_is_room(
-    cuts: list[Int[Tensor, " _"]], lengths: Int[Tensor, " distinct"], room: int | None
-) -> tuple[list[bool], int | None]:
+def token_count(lengths: Int[Tensor, " text"], is_padded: bool) -> int:
+    """Returns the number of tokens of texts, with padding to the longest if `is_padded`."""
+    return len(lengths) * int(lengths.max()) if is_padded else int(lengths.sum())
+
+
+def _keep_while_there_is_room(costs: list[int], room: int | None) -> tuple[list[bool], int | None]:
     """Returns which micro-batches keep their activations, and the tokens that this rank can still
     keep (None: no limit). The choice is the same on all ranks.
     """
     is_kept = []
-    for cut in cuts:
-        cost = len(cut) * int(lengths[cut].max())
+    for cost in costs:
         is_kept.append(room is None or cost <= room)
         if room is not None and is_kept[-1]:
             room -= cost

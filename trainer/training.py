@@ -141,7 +141,7 @@ class ModelTraining:
         return OutOfMemory(
             f"rank {rank()} on {socket.gethostname()} is out of memory at step {step + 1}: its"
             f" batch has {sum(lengths):,} tokens, and the longest text {max(lengths):,}, in"
-            f" micro-batches of {record['micro_batch_tokens']:,} padded tokens{''.join(sizes)}, and"
+            f" micro-batches of {record['micro_batch_tokens']:,} tokens{''.join(sizes)}, and"
             f" the activations of {record['kept_tokens']:,} were kept. Lower"
             " machine.micro_batch_tokens, machine.kept_tokens or model.document_max_length_tokens,"
             " or use more ranks, and continue with --resume",

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from torch.nn import functional
-from toy_models import DECODERS, SENTENCES
+from toy_models import FAMILIES, SENTENCES
 from twins import alike, value_and_gradient
 
-from trainer.kernels import cpu_attention
-from trainer.kernels.cpu_attention import NAME, plain_attention
+from trainer.kernels import attention as attention_kernel
+from trainer.kernels import cpu_attention, packed_attention
+from trainer.kernels.cpu_attention import plain_attention
 from trainer.models.dense import DenseSettings, build_dense_encoder
 
 SHAPE = (3, 2, 5, 4)
@@ -134,14 +135,14 @@ class TestChoice:
         """Whether the plain form was taken, and the outcome."""
         taken = []
         monkeypatch.setattr(
-            cpu_attention,
+            attention_kernel,
             "plain_attention",
             lambda *given: taken.append(1) or plain_attention(*given),
         )
         query, key, value = (tensor.detach().to(dtype) for tensor in heads(torch.float32, tokens))
         if keys:
             key, value = key[:, :keys], value[:, :keys]
-        out, _ = cpu_attention.cpu_attention(Layer(), query, key, value, mask, **settings)
+        out, _ = attention_kernel.attention(Layer(), query, key, value, mask, **settings)
         return bool(taken), out, (query, key, value)
 
     @pytest.mark.parametrize(("dtype", "longest"), [(torch.float32, 40), (torch.bfloat16, 512)])
@@ -176,42 +177,30 @@ class TestChoice:
         assert out.is_contiguous()
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen3", "llama"],
-)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_whole_backbones_give_the_same_vectors_and_gradients(toy_folder, family, monkeypatch):
+    """Plain and fused attention, in whichever form the backbone takes texts."""
     encoder = build_dense_encoder(
         DenseSettings(backbone=str(toy_folder(family)), lora=None)
     ).train()
     texts = encoder.tokenize(SENTENCES, "document")
-    assert int(texts.lengths.max()) <= 60
-    monkeypatch.setitem(cpu_attention._MAX_TOKENS, torch.float32, 512)
     parameters = list(encoder.parameters())
+    module = attention_kernel if encoder.is_padded else packed_attention
     taken = []
     monkeypatch.setattr(
-        cpu_attention, "plain_attention", lambda *given: taken.append(1) or plain_attention(*given)
+        module, "plain_attention", lambda *given: taken.append(1) or plain_attention(*given)
     )
 
-    def learned():
+    def learned(longest):
+        monkeypatch.setitem(cpu_attention._MAX_TOKENS, torch.float32, longest)
         vectors = encoder(texts)
         return value_and_gradient(
             (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum(), parameters
         )
 
-    found = learned()
-    if encoder.backbone.config._attn_implementation != NAME:
-        assert family not in (
-            "bert",
-            "roberta",
-            "xlm-roberta",
-            "modernbert",
-        ), "the usual encoders take it"
-        pytest.skip(f"{family} does not use the fused form, so there is nothing to exchange")
+    plain = learned(512)
     count = len(taken)
-    encoder.backbone.set_attn_implementation("sdpa")
-    fused = learned()
+    assert bool(count) == (family != "mpnet"), "MPNet has attention of its own"
+    fused = learned(0)
     assert len(taken) == count
-    assert alike(found, fused, 1e-4)
-    if family not in DECODERS:
-        assert count > 0, "the plain form was taken"
+    assert alike(plain, fused, 1e-4)

@@ -2,11 +2,18 @@
 micro-batch.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from toy_models import DECODERS, FAMILIES, SENTENCES
 
+from trainer.batch import Texts
+from trainer.kernels import attention
 from trainer.models.dense import DenseEncoder, DenseSettings, build_dense_encoder
+from trainer.models.parts.packed import micro_batch
+from trainer.models.parts.pooling import pool
 
 
 def vectors_and_gradient(encoder: DenseEncoder, batches):
@@ -56,25 +63,41 @@ def test_padding_changes_no_vector_and_no_gradient(toy_folder, family, pooling, 
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DECODERS])
-def test_ignored_mask_is_caught(toy_folder, family):
-    """The planted error: attention to padding. If this did not change vectors, the law above would
-    prove nothing.
+def test_attention_to_other_texts_is_caught(toy_folder, family, monkeypatch):
+    """The planted error: attention to padding, or to other texts of the micro-batch. If this did
+    not change vectors, the law above would prove nothing.
     """
     encoder = double(toy_folder, family, "cls")
     texts = encoder.tokenize(SENTENCES, "document")
     right = encoder(texts)
-    backbone = encoder.backbone.forward
-    encoder.backbone.forward = lambda input_ids, attention_mask: backbone(
-        input_ids, torch.ones_like(attention_mask)
-    )
+    if encoder.is_padded:
+        backbone = encoder.backbone.forward
+        encoder.backbone.forward = lambda attention_mask, **inputs: backbone(
+            attention_mask=torch.ones_like(attention_mask), **inputs
+        )
+    else:
+        packed = attention.packed_attention
+
+        def as_one_text(query, key, value, packing, *rest):
+            total = len(packing.positions)
+            one_text = replace(
+                packing,
+                lengths=np.array([total]),
+                offsets=torch.tensor([0, total]),
+                keys=torch.tensor([total]),
+            )
+            return packed(query, key, value, one_text, *rest)
+
+        monkeypatch.setattr(attention, "packed_attention", as_one_text)
     assert (encoder(texts) - right).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last_token", "weighted_mean"])
-def test_padding_is_excluded_and_not_multiplied_by_zero(pooling):
-    from trainer.models.parts.pooling import pool
-
-    hidden, real = torch.randn(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
-    poisoned = hidden.masked_fill(~real[..., None], float("nan"))
-    torch.testing.assert_close(pool(pooling, poisoned, real), pool(pooling, hidden, real))
-    assert pool(pooling, poisoned, real, excluded_tokens=1).isfinite().all()
+def test_prompt_is_excluded_and_not_multiplied_by_zero(pooling):
+    batch = micro_batch(Texts.of([[1, 2, 3], [1, 2]], [1, 2]), torch.device("cpu"))
+    hidden = torch.randn(5, 3)
+    is_prompt = torch.tensor([True, False, False, True, False])
+    poisoned = hidden.masked_fill(is_prompt[:, None], float("nan"))
+    vectors = pool(pooling, hidden, batch, excluded_tokens=1)
+    torch.testing.assert_close(pool(pooling, poisoned, batch, excluded_tokens=1), vectors)
+    assert vectors.isfinite().all()

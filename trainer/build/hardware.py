@@ -90,7 +90,7 @@ def precision(machine: MachineSection) -> devices.Precision:
 
 
 def micro_batch_tokens(machine: MachineSection) -> int:
-    """Returns the number of padded tokens per pass through the encoder."""
+    """Returns the number of tokens per pass through the encoder."""
     if machine.micro_batch_tokens != "auto":
         return machine.micro_batch_tokens
     return CPU_TOKENS if accelerator(machine) == "cpu" else GPU_TOKENS

@@ -12,11 +12,13 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.microbatches import MicroBatching
 from trainer.models.encoder import Encoder
+from trainer.models.parts.rounded import round_frozen_weights
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.training import OptimizationSection
+from trainer.retrieval.encoding.encode import AUTOCAST_DTYPES
 from trainer.strategies.machine.plan import SINGLE, Plan
 
 
@@ -74,13 +76,16 @@ def lightning_module(
     """
     family = family_of(run)
     learning = family.learning(run, encoder, teachers)
+    _round_frozen_weights(run, encoder, plan)
     tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan
     )
     settings = optimizer_settings(run.optimization, steps)
     return Retriever(
         encoder,
-        MicroBatching(family.encode(run, encoder), tokens, kept_tokens, run.seed),
+        MicroBatching(
+            family.encode(run, encoder), tokens, kept_tokens, run.seed, encoder.is_padded
+        ),
         learning.objective,
         learning.temperature,
         optimizer=replace(settings, is_fused=hardware.precision(run.machine) != "fp16"),
@@ -88,6 +93,18 @@ def lightning_module(
         head=learning.head,
         is_head=learning.is_head,
     )
+
+
+def _round_frozen_weights(run: Recipe, encoder: Encoder, plan: Plan) -> None:
+    """Rounds weights that LoRA leaves as they are to the run's precision.
+
+    DoRA needs their exact norms. FSDP2 and ZeRO expect one format for all weights.
+    """
+    dtype = AUTOCAST_DTYPES.get(hardware.precision(run.machine))
+    tuning = run.model.tuning
+    is_plain_lora = tuning.kind == "lora" and not tuning.dora
+    if dtype is not None and is_plain_lora and plan.kind in ("single", "ddp"):
+        round_frozen_weights(encoder.backbone, dtype)
 
 
 def _validation_metrics(

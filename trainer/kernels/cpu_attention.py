@@ -6,17 +6,10 @@ products are faster up to about 40 tokens (`benchmarks/cpu_attention.py`). The m
 probabilities, which plain products store, is small because micro-batches are small.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-from transformers.modeling_utils import AttentionInterface
+from torch import Tensor
 
-NAME = "nearfar_cpu"
 _MAX_TOKENS = {torch.bfloat16: 512, torch.float32: 40}
 """The largest number of tokens for which plain products are faster."""
 
@@ -25,7 +18,7 @@ def plain_attention(
     query: Float[Tensor, "text head query width"],
     key: Float[Tensor, "text head key width"],
     value: Float[Tensor, "text head key width"],
-    attention_mask: Bool[Tensor, "text head_or_1 query key"] | None,
+    attention_mask: Bool[Tensor, "#text #head #query key"] | None,
     scale: float,
 ) -> Float[Tensor, "text head query width"]:
     """softmax(scale Q K^T) V over the keys in the mask (Vaswani et al. 2017, equation 1)."""
@@ -43,45 +36,6 @@ def plain_attention(
     return torch.matmul(probabilities, value).masked_fill(~has_keys, 0.0)
 
 
-def cpu_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    **settings: Any,
-) -> tuple[Tensor, None]:
-    """Plain attention where it is faster and equal, transformers' fused form everywhere else."""
-    causal = settings.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    use_plain = (
-        query.device.type == "cpu"
-        and query.shape[-2] <= _MAX_TOKENS.get(query.dtype, 0)
-        and query.shape[1] == key.shape[1]
-        and dropout == 0.0
-        and (attention_mask.dtype == torch.bool if attention_mask is not None else not causal)
-        and settings.get("position_bias") is None
-    )
-    if not use_plain:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, **settings
-        )
-    scale = settings.get("scaling") or query.shape[-1] ** -0.5
-    with torch.autocast("cpu", enabled=False):
-        return (
-            plain_attention(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(),
-            None,
-        )
-
-
-AttentionInterface.register(NAME, cpu_attention)
-AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-
-
-def use_cpu_attention(backbone: PreTrainedModel) -> bool:
-    """Makes a backbone with fused attention use `cpu_attention`; returns False for any other."""
-    if backbone.config._attn_implementation != "sdpa":
-        return False
-    backbone.set_attn_implementation(NAME)
-    return True
+def plain_is_faster(query: Float[Tensor, "text head query width"]) -> bool:
+    """Returns whether plain products are faster than the fused form, without dropout."""
+    return query.device.type == "cpu" and query.shape[-2] <= _MAX_TOKENS.get(query.dtype, 0)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -26,6 +25,7 @@ from trainer.models.parts.classifier import (
     whole_modules,
 )
 from trainer.models.parts.loaded_backbone import LoadedBackbone
+from trainer.models.parts.packed import by_length, pack_inside, padded_inputs
 from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
 from trainer.scores import exact
@@ -61,6 +61,8 @@ class CrossEncoder(PairEncoder):
     ) -> None:
         roles = role_tokenizers(tokenizer, contract)
         super().__init__(backbone, None, tokenizer, roles, pristine_config)
+        if not self.is_padded:
+            pack_inside(backbone)  # type: ignore[arg-type]
         self.contract: CrossEncoderContract = contract
         self._has_new_head = has_new_head
         self._pairs = self.pairs_of(contract.document_max_length_tokens)
@@ -110,16 +112,17 @@ class CrossEncoder(PairEncoder):
 
         It does not depend on the other pairs.
         """
-        ids, real = (tensor.to(self.device) for tensor in texts.pad())
-        inputs = {"input_ids": ids}
-        if ids.numel() != texts.tokens.numel():
-            inputs["attention_mask"] = real.long()
-        if self._takes_types and texts.second is not None:
-            place = torch.arange(ids.shape[1], device=self.device)
-            inputs["token_type_ids"] = (
-                (place >= texts.second.to(self.device)[:, None]) & real
-            ).long()
-        return exact(self.backbone(**inputs).logits.squeeze(-1))
+        order, inverse = by_length(texts)
+        batch = self.micro_batch(texts if order is None else texts.select(order))
+        inputs = padded_inputs(batch)
+        if not self.is_padded:
+            inputs["packing"] = batch.packing
+        if self._takes_types and batch.texts.second is not None:
+            second = batch.texts.second.repeat_interleave(batch.texts.lengths)
+            types = batch.packing.positions >= second.to(batch.device)
+            inputs["token_type_ids"] = batch.packing.pad(types[:, None].long())[..., 0]
+        scores = exact(self.backbone(**inputs).logits.squeeze(-1))
+        return scores if inverse is None else scores[inverse.to(batch.device)]
 
     def whole_modules(self) -> tuple[str, ...]:
         """Returns the names of the head and of the modules between it and the transformer."""

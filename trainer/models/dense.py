@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ from trainer.models.formats.sentence_transformers import DenseLayout, read_layou
 from trainer.models.loading import Family, build_for_training, read
 from trainer.models.parts.classifier import check_gives_vectors
 from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
+from trainer.models.parts.packed import MicroBatch
 from trainer.models.parts.pooling import pool
 from trainer.models.parts.projection import Projection
 from trainer.models.settings import ModelSettings
@@ -51,19 +52,48 @@ class DenseEncoder(VectorEncoder):
         self.contract: DenseContract = contract
         self._leading_special_tokens = tokenization.leading_special_tokens(tokenizer)
 
+    def forward(self, texts: Texts) -> Float[Tensor, "text dimension"]:
+        """Returns one vector per text, in float32 also under autocast.
+
+        It does not depend on the other texts.
+        """
+        is_mean = self.contract.pooling == "mean" and not self._excluded_tokens(texts)
+        if not (is_mean and isinstance(self.backbone, TokenTable)):
+            return super().forward(texts)
+        sizes = [len(texts.tokens), len(texts.offsets)]
+        numbers = torch.cat([texts.tokens, texts.offsets]).to(self.device, non_blocking=True)
+        tokens, offsets = numbers.split(sizes)  # after a single transfer
+        return self._finish(self.backbone(tokens, offsets))
+
+    def hidden_states(
+        self, batch: MicroBatch, with_layer_inputs: bool = False
+    ) -> list[Float[Tensor, "token width"]]:
+        """Returns the output of the backbone, or before it also the input of each layer.
+
+        Of a table it is the vector of each token.
+        """
+        if not isinstance(self.backbone, TokenTable):
+            return super().hidden_states(batch, with_layer_inputs)
+        each_token = torch.arange(len(batch.tokens) + 1, device=batch.device)
+        return [self.backbone(batch.tokens, each_token)]
+
     def embed(
-        self,
-        hidden_states: Float[Tensor, "text length width"],
-        texts: Texts,
-        ids: Int[Tensor, "text length"],
-        real: Bool[Tensor, "text length"],
+        self, hidden_states: Float[Tensor, "token width"], batch: MicroBatch
     ) -> Float[Tensor, "text dimension"]:
         """Returns one vector per text, of length 1 if the contract says so."""
-        vectors = pool(self.contract.pooling, hidden_states, real, self._excluded_tokens(texts))
+        excluded_tokens = self._excluded_tokens(batch.texts)
+        return self._finish(pool(self.contract.pooling, hidden_states, batch, excluded_tokens))
+
+    def _finish(self, vectors: Float[Tensor, "text width"]) -> Float[Tensor, "text dimension"]:
         if self.projection is not None:
             vectors = self.projection(vectors).to(vectors.dtype)
         vectors = vectors[:, : self.contract.dimensions]
         return functional.normalize(vectors, dim=-1) if self.contract.normalize else vectors
+
+    @property
+    def is_padded(self) -> bool:
+        """True when the backbone takes no packed texts, so that padding costs time."""
+        return self.has_layers and super().is_padded
 
     @property
     def has_layers(self) -> bool:

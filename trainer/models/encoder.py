@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -17,6 +17,14 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.contracts.text import Role, TextContract
 from trainer.models.formats.model_card import ModelCard
+from trainer.models.parts.packed import (
+    MicroBatch,
+    by_length,
+    micro_batch,
+    packed_inputs,
+    packed_position,
+    padded_inputs,
+)
 from trainer.models.parts.projection import Projection
 from trainer.models.tokenizers.texts import RoleTokenizer, role_tokenizer
 from trainer.vectors.vectors import Vectors
@@ -60,6 +68,11 @@ class Encoder(nn.Module, ABC):
         self.tokenizer = tokenizer
         self.pristine_config = pristine_config
         self._roles = roles
+
+    @property
+    def is_padded(self) -> bool:
+        """True when the backbone takes no packed texts, so that padding costs time."""
+        return packed_position(self.backbone) is None
 
     @property
     def dimensions(self) -> int:
@@ -117,24 +130,36 @@ class Encoder(nn.Module, ABC):
 
         It does not depend on the other texts.
         """
-        ids, real = (tensor.to(self.device) for tensor in texts.pad())
-        hidden_states = self.backbone(
-            input_ids=ids, attention_mask=self.attention_mask(texts, ids, real)
-        ).last_hidden_state
-        return self.embed(hidden_states, texts, ids, real)
+        order, inverse = by_length(texts)
+        batch = self.micro_batch(texts if order is None else texts.select(order))
+        embeddings = self.embed(self.hidden_states(batch)[-1], batch)
+        return embeddings if inverse is None else embeddings[inverse.to(batch.device)]
 
-    def attention_mask(
-        self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
-    ) -> Int[Tensor, "text length"] | None:
-        """Returns the mask of the tokens that are attended to; None: all."""
-        return None if ids.numel() == texts.tokens.numel() else real.long()
+    def micro_batch(self, texts: Texts) -> MicroBatch:
+        """Prepares texts, sorted from long to short, on the device of the weights."""
+        return micro_batch(texts, self.device, self.key_counts(texts))
+
+    def hidden_states(
+        self, batch: MicroBatch, with_layer_inputs: bool = False
+    ) -> list[Float[Tensor, "token width"]]:
+        """Returns the output of the backbone, or before it also the input of each layer."""
+        first_position = packed_position(self.backbone)
+        if first_position is None:
+            inputs = padded_inputs(batch)
+        else:
+            inputs = packed_inputs(batch.tokens, batch.packing, first_position)
+        outputs = self.backbone(**inputs, output_hidden_states=with_layer_inputs)
+        states = [*(outputs.hidden_states or ())[:-1], outputs.last_hidden_state]
+        if first_position is None:
+            return [batch.packing.unpad(state) for state in states]
+        return [state[0, : len(batch.tokens)] for state in states]
+
+    def key_counts(self, texts: Texts) -> Int[Tensor, " text"] | None:
+        """Returns how many tokens of each text, from its first, are attended to; None: all."""
+        return None
 
     def embed(
-        self,
-        hidden_states: Float[Tensor, "text length width"],
-        texts: Texts,
-        ids: Int[Tensor, "text length"],
-        real: Bool[Tensor, "text length"],
+        self, hidden_states: Float[Tensor, "token width"], batch: MicroBatch
     ) -> Float[Tensor, "text ..."]:
         """Returns the embeddings, given the output of the backbone."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -24,6 +24,7 @@ from trainer.models.formats import late_interaction_pipeline
 from trainer.models.formats.pylate import LateLayout, is_late_interaction, read_late_layout
 from trainer.models.loading import Family, build_for_training, read, required_contract
 from trainer.models.parts.loaded_backbone import LoadedBackbone, first_given
+from trainer.models.parts.packed import MicroBatch
 from trainer.models.parts.projection import Projection
 from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
@@ -58,28 +59,23 @@ class LateInteractionEncoder(VectorEncoder):
         super().__init__(backbone, projection, tokenizer, roles, pristine_config)
         self.contract: LateInteractionContract = contract
         self._filling_id = filling_id(tokenizer)
-        self._skipped_ids = [token_id(tokenizer, token) for token in contract.skipped_tokens]
+        skipped_ids = [token_id(tokenizer, token) for token in contract.skipped_tokens]
+        self.register_buffer("_skipped_ids", torch.tensor(skipped_ids), persistent=False)
 
-    def attention_mask(
-        self, texts: Texts, ids: Int[Tensor, "text length"], real: Bool[Tensor, "text length"]
-    ) -> Int[Tensor, "text length"] | None:
-        """Returns the mask of the tokens that are attended to; None: all.
+    def key_counts(self, texts: Texts) -> Int[Tensor, " text"] | None:
+        """Returns how many tokens of each text, from its first, are attended to; None: all.
 
         Tokens that expand a query are attended to only if the contract says so.
         """
-        mask = (
-            real
-            if self.contract.attend_to_expansion or texts.role != "query"
-            else real & self._before_filling(ids)
-        )
-        return None if mask.all() else mask.long()
+        if self.contract.attend_to_expansion or texts.role != "query":
+            return None
+        places = torch.arange(1, len(texts.tokens) + 1)
+        last = (texts.tokens != self._filling_id) * places
+        ends = torch.segment_reduce(last.double(), "max", lengths=texts.lengths).long()
+        return (ends - texts.offsets[:-1]).clamp(min=0)
 
     def embed(
-        self,
-        hidden_states: Float[Tensor, "text length width"],
-        texts: Texts,
-        ids: Int[Tensor, "text length"],
-        real: Bool[Tensor, "text length"],
+        self, hidden_states: Float[Tensor, "token width"], batch: MicroBatch
     ) -> Float[Tensor, "text length dimension"]:
         """Returns one vector of length 1 per token, in float32 or better.
 
@@ -87,18 +83,10 @@ class LateInteractionEncoder(VectorEncoder):
         """
         assert self.projection is not None
         vectors = functional.normalize(exact(self.projection(hidden_states)), dim=-1)
-        return vectors.masked_fill(~self.has_vector(ids, real, texts.role)[..., None], 0.0)
-
-    def has_vector(
-        self, ids: Int[Tensor, "text token"], real: Bool[Tensor, "text token"], role: str | None
-    ) -> Bool[Tensor, "text token"]:
-        """Returns the mask of the tokens that have a vector; documents have skipped tokens."""
-        return (
-            real
-            if role == "query"
-            else real
-            & ~torch.isin(ids, torch.tensor(self._skipped_ids, dtype=ids.dtype, device=ids.device))
-        )
+        if batch.texts.role != "query":
+            is_skipped = torch.isin(batch.tokens, self.get_buffer("_skipped_ids"))
+            vectors = vectors.masked_fill(is_skipped[:, None], 0.0)
+        return batch.packing.pad(vectors)
 
     def vectors_per_text(self, role: Role, mean_tokens: float) -> float:
         """Returns the mean number of tokens, or the maximum length for expanded queries."""
@@ -111,11 +99,6 @@ class LateInteractionEncoder(VectorEncoder):
         late_interaction_pipeline.write_late_interaction_pipeline(
             folder, self.contract, self.projection
         )
-
-    def _before_filling(self, ids: Int[Tensor, "text token"]) -> Bool[Tensor, "text token"]:
-        """Returns the mask that is true up to the last token that does not expand the query."""
-        place = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        return place <= ((ids != self._filling_id) * place).amax(1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,22 +27,23 @@ LONGEST_TOKENS = 2**20
 
 
 class TokenTable(nn.Module):
-    """A table with one vector per token, which is called like a backbone."""
+    """A table with one vector per token, in the place of a backbone."""
 
     def __init__(self, weight: Float[Tensor, "token dimension"]) -> None:
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(weight.contiguous(), freeze=False)
+        self.embedding = nn.EmbeddingBag.from_pretrained(
+            weight.contiguous(), freeze=False, mode="mean", include_last_offset=True
+        )
         self.config = SimpleNamespace(
             hidden_size=weight.shape[1], max_position_embeddings=LONGEST_TOKENS
         )
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "text length"],
-        attention_mask: Int[Tensor, "text length"] | None = None,
-    ) -> Any:
-        """Returns the rows of the table as `last_hidden_state`; pooling excludes padding."""
-        return SimpleNamespace(last_hidden_state=self.embedding(input_ids))
+        self, tokens: Int[Tensor, " token"], offsets: Int[Tensor, " text_plus_one"]
+    ) -> Float[Tensor, "text dimension"]:
+        """Returns the mean vector of the tokens of each text."""
+        means: Tensor = self.embedding(tokens, offsets)
+        return means
 
 
 class StaticBackbone(LoadedBackbone):

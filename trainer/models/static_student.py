@@ -106,6 +106,9 @@ def vocabulary_vectors(source: DenseEncoder) -> Float[Tensor, "token width"]:
         source.tokenizer.pad_token_id,
     )
     vectors = torch.cat(
-        [source(texts.select(rows)) for rows in micro_batches(texts.lengths, _TOKENS_AT_ONCE)]
+        [
+            source(texts.select(rows))
+            for rows in micro_batches(texts.lengths, _TOKENS_AT_ONCE, source.is_padded)
+        ]
     )
     return vectors.clone()

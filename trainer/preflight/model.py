@@ -24,7 +24,8 @@ def check_model(findings: Findings, run: PlannedRun) -> Encoder | None:
             "ok",
             "model",
             f"{settings.model.backbone}, {settings.model.tuning.kind}: {trained_weights:,} of"
-            f" {weights:,} weights are trained; {encoder.output}, and the tokenizer fits",
+            f" {weights:,} weights are trained; {encoder.output}, and the tokenizer fits;"
+            f" {'padded texts' if encoder.is_padded else 'no padding'}",
         )
         return encoder
     return None

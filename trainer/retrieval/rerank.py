@@ -33,12 +33,12 @@ def score_pairs(
     """Returns one score per (query, document) pair, in the order given.
 
     A pair that occurs twice is scored once. Pairs are tokenised in slices, one slice ahead of the
-    model, and cut into micro-batches of at most `micro_batch_tokens` padded tokens. Ranks share the
+    model, and cut into micro-batches of at most `micro_batch_tokens` tokens. Ranks share the
     micro-batches, unless `one_rank` is true. Raises BadModel when a score is not finite.
     """
     distinct = list(dict.fromkeys(pairs))
     scores = np.empty(len(distinct), dtype=np.float32)
-    budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
+    budget = micro_batch_tokens or default_micro_batch_tokens(encoder)
     start = 0
     with (
         phase("scoring pairs", len(distinct), "pairs") as progress,

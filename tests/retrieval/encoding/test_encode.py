@@ -30,10 +30,10 @@ def encoder(toy_folder):
 
 @pytest.fixture
 def seen(encoder):
-    """What went through the encoder: texts and padded tokens of each micro-batch."""
+    """What went through the encoder: texts and tokens of each micro-batch."""
     calls = []
     encoder.register_forward_pre_hook(
-        lambda _, given: calls.append((len(given[0]), given[0].pad()[0].numel()))
+        lambda _, given: calls.append((len(given[0]), len(given[0].tokens)))
     )
     return calls
 
@@ -64,12 +64,22 @@ def test_duplicate_text_is_encoded_once(encoder, seen):
     np.testing.assert_array_equal(vectors[0], vectors[TEXTS.index(SENTENCES[0], 1)])
 
 
-def test_micro_batches_respect_the_budget_with_little_padding(encoder, seen):
+def test_micro_batches_respect_the_budget(encoder, seen):
     encode(encoder, TEXTS, "document", micro_batch_tokens=64)
-    tokens = int(encoder.tokenize(sorted(set(TEXTS)), "document").offsets[-1])
     assert len(seen) > 3
-    assert all(padded <= 64 or count == 1 for count, padded in seen)
-    assert sum(padded for _, padded in seen) < 1.25 * tokens
+    assert all(tokens <= 64 or count == 1 for count, tokens in seen)
+
+
+def test_only_tokens_go_through_the_linear_layers(encoder):
+    """There is no padding but for rounding up to one of few sizes, by at most an eighth."""
+    rows = []
+    encoder.backbone.encoder.layer[0].intermediate.dense.register_forward_pre_hook(
+        lambda _, given: rows.append(given[0].numel() // given[0].shape[-1])
+    )
+    encode(encoder, TEXTS, "document")
+    texts = encoder.tokenize(sorted(set(TEXTS)), "document")
+    assert len(set(texts.lengths.tolist())) > 4
+    assert len(texts.tokens) <= sum(rows) <= 9 / 8 * len(texts.tokens)
 
 
 def test_tokenizer_runs_in_another_thread(encoder, monkeypatch):

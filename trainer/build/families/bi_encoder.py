@@ -55,7 +55,8 @@ class BiEncoder(VectorFamily[BiEncoderRecipe, DenseEncoder]):
                 " the same tokenizer, such as a larger model of the same family or the model before"
                 " training"
             )
-        in_parts = in_microbatches(guide, hardware.micro_batch_tokens(run.machine))
+        tokens = hardware.micro_batch_tokens(run.machine)
+        in_parts = in_microbatches(guide, tokens, is_padded=guide.is_padded)
         return [*exclusions, once_per_batch(Outscoring(in_parts, objective.guide_margin))]
 
     def start(self, run: BiEncoderRecipe, encoder: DenseEncoder, rows: Rows) -> None:

@@ -16,6 +16,7 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.encoder import Encoder
 from trainer.models.parts.lora import blocks
+from trainer.models.parts.packed import by_length
 
 
 def depth_of(encoder: Encoder) -> int:
@@ -40,24 +41,20 @@ class AtDepths:
     def __call__(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """Returns the embeddings of all depths per text."""
         encoder = self.encoder
-        ids, real = (tensor.to(encoder.device) for tensor in texts.pad())
-        outputs = encoder.backbone(
-            input_ids=ids,
-            attention_mask=encoder.attention_mask(texts, ids, real),
-            output_hidden_states=True,
-        )
+        order, inverse = by_length(texts)
+        batch = encoder.micro_batch(texts if order is None else texts.select(order))
+        layer_inputs = encoder.hidden_states(batch, with_layer_inputs=True)
         close = (
             encoder.backbone.get_submodule(self._closing)
             if self._closing is not None
             else nn.Identity()
         )
         hidden_states = [
-            outputs.last_hidden_state
-            if depth == self._full_depth
-            else close(outputs.hidden_states[depth])
+            layer_inputs[-1] if depth == self._full_depth else close(layer_inputs[depth])
             for depth in self.depths
         ]
-        return torch.cat([encoder.embed(states, texts, ids, real) for states in hidden_states], -1)
+        embeddings = torch.cat([encoder.embed(states, batch) for states in hidden_states], -1)
+        return embeddings if inverse is None else embeddings[inverse.to(batch.device)]
 
 
 def _closing(encoder: Encoder) -> str | None:
@@ -73,7 +70,7 @@ def _closing(encoder: Encoder) -> str | None:
         )
         for name, module in backbone.named_modules()
     ]
-    ids, _ = (tensor.to(encoder.device) for tensor in encoder.tokenize(["a"], "document").pad())
+    ids = encoder.tokenize(["a"], "document").tokens[None].to(encoder.device)
     try:
         with torch.no_grad():
             output = backbone(input_ids=ids).last_hidden_state

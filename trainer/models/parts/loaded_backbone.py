@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 from transformers import PretrainedConfig, PreTrainedModel
 
 from trainer.errors import BadModel
-from trainer.kernels.cpu_attention import use_cpu_attention
+from trainer.kernels.attention import use_attention
 from trainer.kernels.cpu_linear import use_onednn
 from trainer.models.formats.layout import FolderLayout
 from trainer.models.parts import backbone as backbones
 from trainer.models.parts.kept_layers import kept_layers, shorten
+from trainer.models.parts.packed import use_packing
 from trainer.models.parts.projection import Projection
 from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
@@ -45,7 +46,8 @@ class LoadedBackbone:
             backbones.set_dropout(config, dropout)
         self.model: PreTrainedModel = load(folder, config, quantize_4bit, self.layers)
         use_onednn(self.model)
-        use_cpu_attention(self.model)
+        use_attention(self.model)
+        use_packing(self.model)
         tokenization.check_matches(self.tokenizer, backbones.embedding_rows(self.model), folder)
         self.width: int = self.model.config.hidden_size
 

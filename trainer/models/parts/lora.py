@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
+from trainer.models.parts.rounded import exact_weight
 from trainer.models.settings import Lora
 from trainer.storage.atomic import write_safetensors
 
@@ -67,7 +68,7 @@ def add_lora(
     trained.
     """
     names = linear_layers(backbone)
-    targets = list(lora.target_modules) if lora.target_modules is not None else names
+    targets = names if lora.target_modules is None else list(lora.target_modules)
     known_targets = [
         target
         for target in targets
@@ -95,9 +96,8 @@ def add_lora(
             parameter.requires_grad = False
     model = _adapted_by(backbone, config)
     for _, layer in _adapter_layers(model):
-        layer.cast_input_dtype_enabled = (
-            False  # autocast decides: peft would cast to float32 and back on every call
-        )
+        # Autocast decides: peft would cast to float32 and back on every call.
+        layer.cast_input_dtype_enabled = False
     for name in trained_modules:
         model.get_base_model().get_submodule(name).requires_grad_(True)
     return model
@@ -118,7 +118,7 @@ def _adapter_layers(model: nn.Module) -> list[tuple[str, LoraLayer]]:
 @torch.no_grad()
 def _base_weight(layer: Any) -> Float[Tensor, "output input"]:
     """Returns the frozen weight of an adapted layer in float32, also from 4 bits."""
-    weight = layer.get_base_layer().weight
+    weight = exact_weight(layer.get_base_layer())
     if hasattr(weight, "quant_state"):
         import bitsandbytes
 

@@ -1,60 +1,93 @@
 """Pooling of token vectors into one vector per text.
 
-Padding and, if requested, the prompt are excluded, not multiplied by zero.
+The prompt is excluded if requested, not multiplied by zero.
 """
 
 from typing import assert_never
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.models.contracts.dense import PoolingKind
+from trainer.models.parts.packed import MicroBatch
 
 
 def pool(
     kind: PoolingKind,
-    hidden_states: Float[Tensor, "text length width"],
-    real: Bool[Tensor, "text length"],
+    hidden_states: Float[Tensor, "token width"],
+    batch: MicroBatch,
     excluded_tokens: int = 0,
 ) -> Float[Tensor, "text width"]:
     """Returns one vector per text, in float32 or better, without the first `excluded_tokens`.
 
-    Padding must be on the right. mean: the sum over tokens / their number. cls: the first token.
-    last_token: the last token. weighted_mean: token i has weight i, counted from 1 with the prompt
-    (Muennighoff 2022, eq. 2). A text that has only excluded tokens is pooled over all of them.
+    mean: the sum over tokens / their number. cls: the first token. last_token: the last token.
+    weighted_mean: token i has weight i, counted from 1 with the prompt (Muennighoff 2022, eq. 2). A
+    text that has only excluded tokens is pooled over all of them.
 
-    >>> hidden, real = torch.tensor([[[2.0], [5.0], [9.0]]]), torch.tensor([[True, True, False]])
-    >>> [pool(kind, hidden, real).item() for kind in ("mean", "cls", "last_token", "weighted_mean")]
+    >>> from trainer.batch import Texts
+    >>> from trainer.models.parts.packed import micro_batch
+    >>> batch = micro_batch(Texts.of([[1, 2]], [1]), torch.device("cpu"))
+    >>> hidden = torch.tensor([[2.0], [5.0]])
+    >>> kinds = ("mean", "cls", "last_token", "weighted_mean")
+    >>> [pool(kind, hidden, batch).item() for kind in kinds]
     [3.5, 2.0, 5.0, 4.0]
     """
-    wide = torch.promote_types(hidden_states.dtype, torch.float32)
-    used = _without_first(real, excluded_tokens) if excluded_tokens else real
+    wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    first = _first_tokens(batch, excluded_tokens)
     match kind:
         case "mean":
-            total = hidden_states.masked_fill(~used[..., None], 0.0).sum(1, dtype=wide)
-            return total / used.sum(1, keepdim=True)
+            tokens, offsets = _used_tokens(batch, first)
+            return functional.embedding_bag(
+                tokens, wide, offsets, mode="mean", include_last_offset=True
+            )
         case "cls":
-            return _at(hidden_states, used.int().argmax(1)).to(wide)
+            return wide[batch.offsets[:-1] if first is None else first.to(batch.device)]
         case "last_token":
-            return _at(hidden_states, real.sum(1) - 1).to(wide)
+            return wide[batch.offsets[1:] - 1]
         case "weighted_mean":
-            weights = torch.arange(1, real.shape[1] + 1, device=real.device, dtype=wide) * used
-            total = (hidden_states.masked_fill(~used[..., None], 0.0) * weights[..., None]).sum(1)
-            return total / weights.sum(1, keepdim=True)
+            return _weighted_mean(wide, batch, first)
         case _:
             assert_never(kind)
 
 
-def _at(
-    hidden_states: Float[Tensor, "text length width"], position: Int[Tensor, " text"]
+def _weighted_mean(
+    hidden_states: Float[Tensor, "token width"],
+    batch: MicroBatch,
+    first: Int[Tensor, " text"] | None,
 ) -> Float[Tensor, "text width"]:
-    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), position]
+    tokens, offsets = _used_tokens(batch, first)
+    weights = (batch.packing.positions[tokens] + 1).to(hidden_states.dtype)
+    total, weight = (
+        functional.embedding_bag(
+            tokens,
+            rows,
+            offsets,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+        for rows in (hidden_states, torch.ones_like(hidden_states[:, :1]))
+    )
+    return total / weight
 
 
-def _without_first(
-    real: Bool[Tensor, "text length"], excluded_tokens: int
-) -> Bool[Tensor, "text length"]:
-    used = real.clone()
-    used[:, :excluded_tokens] = False
-    return torch.where(used.any(1, keepdim=True), used, real)
+def _first_tokens(batch: MicroBatch, excluded_tokens: int) -> Int[Tensor, " text"] | None:
+    """Returns the first token of each text that pooling uses, on the CPU; None: all are used."""
+    if excluded_tokens == 0:
+        return None
+    lengths, starts = batch.texts.lengths, batch.texts.offsets[:-1]
+    return starts + torch.where(lengths > excluded_tokens, excluded_tokens, 0)
+
+
+def _used_tokens(
+    batch: MicroBatch, first: Int[Tensor, " text"] | None
+) -> tuple[Int[Tensor, " used"], Int[Tensor, " text_plus_one"]]:
+    """Returns the tokens that pooling uses, and where those of each text begin among them."""
+    if first is None:
+        return torch.arange(len(batch.tokens), device=batch.device), batch.offsets
+    counts = batch.texts.offsets[1:] - first
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    tokens = torch.arange(int(offsets[-1])) + (first - offsets[:-1]).repeat_interleave(counts)
+    return tokens.to(batch.device), offsets.to(batch.device)

@@ -23,14 +23,14 @@ class MachineSection(Section):
     micro_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto",
         description=(
-            "padded tokens per pass through the encoder; auto: 2048 on a CPU, 16384 to 65536 on a"
+            "tokens per pass through the encoder; auto: 2048 on a CPU, 16384 to 65536 on a"
             " GPU if they fit, the more the smaller the model"
         ),
     )
     kept_tokens: NonNegativeInt | Literal["auto"] = Field(
         "auto",
         description=(
-            "padded tokens per step whose activations are kept; other activations are computed"
+            "tokens per step whose activations are kept; other activations are computed"
             " again, which takes 1/3 more time; auto: as many as fit into memory"
         ),
     )

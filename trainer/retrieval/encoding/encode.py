@@ -1,4 +1,4 @@
-"""Encoding of texts with little padding; a thread tokenises while the model computes."""
+"""Encoding of texts; a thread tokenises while the model computes."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 
 TextOrPair = TypeVar("TextOrPair")
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _STRIDE = 0.6180339887  # the golden ratio: its multiples spread evenly
 _MOST_DOCUMENTS = 1 << 16
 _MOST_NUMBERS = 4096 * 180 * 128
@@ -44,7 +44,7 @@ def encode(
 
     A text that occurs twice is encoded once. Texts are tokenised in slices, one slice ahead of the
     model. Within a slice, texts are sorted by length and cut into micro-batches of at most
-    `micro_batch_tokens` padded tokens (default 2048 on a CPU, 65536 on a GPU). Ranks share the
+    `micro_batch_tokens` tokens (default 2048 on a CPU, 65536 on a GPU). Ranks share the
     micro-batches. In addition to the result, memory holds two slices. The encoder computes in
     inference mode; afterwards its modes are as before.
 
@@ -156,7 +156,7 @@ def _encoded_slices(
     micro_batch_tokens: int | None,
     progress: Phase,
 ) -> Iterator[Vectors]:
-    budget = micro_batch_tokens or default_micro_batch_tokens(encoder.device)
+    budget = micro_batch_tokens or default_micro_batch_tokens(encoder)
     size = encoder.vectors.TEXTS_PER_BLOCK
     for part in tokenized_slices(texts, size, lambda texts: encoder.tokenize(texts, role)):
         rank_micro_batches = own_micro_batches(encoder, part, budget, progress)
@@ -174,12 +174,13 @@ def own_micro_batches(
     them must gather sharded weights together; a surplus one is computed but not given. `progress`
     counts the texts of all ranks. With `one_rank`, this rank computes all of them alone.
     """
-    cuts, remaining_texts = mix(micro_batches(texts.lengths, budget)), len(texts)
+    cuts = mix(micro_batches(texts.lengths, budget, encoder.is_padded))
+    remaining_texts = len(texts)
     for number in range(len(cuts)) if one_rank else own_rounds(len(cuts)):
         if not one_rank:
             agree()
         rows = cuts[number % len(cuts)]
-        embeddings = encoder(texts.select(rows).to(encoder.device))
+        embeddings = encoder(texts.select(rows))
         if number < len(cuts):
             yield rows, embeddings
         count = min(remaining_texts, len(rows) if one_rank else all_rows(len(rows)))
@@ -214,9 +215,11 @@ def tokenized_slices(
             yield ready
 
 
-def default_micro_batch_tokens(device: torch.device) -> int:
-    """Returns the default number of padded tokens per micro-batch."""
-    return 2048 if device.type == "cpu" else 65536
+def default_micro_batch_tokens(encoder: Encoder) -> int:
+    """Returns the default number of tokens per micro-batch."""
+    if not encoder.has_layers:
+        return 1 << 20  # a table of vectors has no activations that a cache should hold
+    return 2048 if encoder.device.type == "cpu" else 65536
 
 
 def check_finite(vectors: Vectors, precision: Precision) -> None:
@@ -231,7 +234,9 @@ def check_finite(vectors: Vectors, precision: Precision) -> None:
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Returns the context in which a model computes in `precision`."""
-    return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
+    return torch.autocast(
+        device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,212 @@
+"""Runs a backbone over packed texts: one row of tokens without padding.
+
+Backbones of transformers take it by plain arguments: position ids that begin anew at each text, and
+a `Packing` that reaches the attention function (`trainer.kernels.attention`). Whether a backbone
+can do it is tried once (`use_packing`). Others get padded texts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from trainer.batch import Texts
+from trainer.kernels.attention import NAME
+from trainer.kernels.packing import Packing
+
+_TOLERANCE = 1e-4
+"""The largest difference between packed and padded outputs, as a share of the largest output."""
+_PROBE_LENGTHS = (40, 23, 23, 7, 2, 1)
+_LONGEST_PROBE = 600
+_ROUNDED_BITS = 4
+"""Row counts and lengths are rounded up to multiples of their highest power of two / 2^this."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Texts that go through a backbone together, sorted from long to short, on its device."""
+
+    texts: Texts
+    """On the CPU."""
+    tokens: Int[Tensor, " token"]
+    offsets: Int[Tensor, " text_plus_one"]
+    """The first token of each text."""
+    packing: Packing
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.tokens.device
+
+
+def by_length(texts: Texts) -> tuple[Int[Tensor, " text"] | None, Int[Tensor, " text"] | None]:
+    """Returns the order of texts from long to short, and its inverse; None: they are sorted."""
+    lengths = texts.lengths
+    if bool((lengths[1:] <= lengths[:-1]).all()):
+        return None, None
+    order = lengths.argsort(descending=True, stable=True)
+    return order, order.argsort()
+
+
+def micro_batch(
+    texts: Texts, device: torch.device, key_counts: Int[Tensor, " text"] | None = None
+) -> MicroBatch:
+    """Prepares texts, sorted from long to short, and moves them to `device`.
+
+    Of each text, the first `key_counts` tokens are attended to; None: all.
+    """
+    lengths, total = texts.lengths.numpy(), len(texts.tokens)
+    fill = rounded_up(total) - total
+    positions = torch.arange(total) - texts.offsets[:-1].repeat_interleave(texts.lengths)
+    parts = [texts.tokens, positions, texts.offsets, *([] if key_counts is None else [key_counts])]
+    # One tensor, so that there is one transfer to the device.
+    numbers = torch.cat(parts).to(device, non_blocking=True)
+    tokens, positions, offsets, *keys = numbers.split([len(part) for part in parts])
+    packing = Packing(
+        lengths=lengths,
+        offsets=offsets,
+        positions=positions,
+        max_length=max(rounded_up(int(lengths[0])), fill),
+        fill=fill,
+        keys=keys[0] if keys else offsets.diff(),
+        key_counts=None if key_counts is None else key_counts.numpy(),
+    )
+    return MicroBatch(texts, tokens, offsets, packing)
+
+
+def rounded_up(number: int) -> int:
+    """Returns `number` rounded up to one of few values, at most an eighth larger.
+
+    Matrix products of a new shape cost time: oneDNN builds a kernel for each.
+
+    >>> [rounded_up(number) for number in (1, 31, 33, 1000, 1025)]
+    [1, 31, 34, 1024, 1152]
+    """
+    step = 1 << max(0, (number - 1).bit_length() - _ROUNDED_BITS)
+    return -(-number // step) * step
+
+
+def packed_inputs(
+    tokens: Int[Tensor, " token"], packing: Packing, first_position: int
+) -> dict[str, Any]:
+    """Returns the arguments of a backbone for packed texts.
+
+    The attention mask has four axes, so transformers makes no other. It is not read.
+    """
+    fill = (0, packing.fill)
+    return {
+        "input_ids": functional.pad(tokens, fill)[None],
+        "position_ids": functional.pad(packing.positions, fill)[None] + first_position,
+        "attention_mask": tokens.new_ones(1, 1, 1, 1),
+        "packing": packing,
+    }
+
+
+def padded_inputs(batch: MicroBatch) -> dict[str, Any]:
+    """Returns the arguments of a backbone for padded texts, made on the device."""
+    packing, mask = batch.packing, None
+    if int(packing.own_keys.min()) < packing.longest:
+        columns = torch.arange(packing.longest, device=batch.device)
+        mask = (columns < packing.keys[:, None]).long()
+    ids = packing.pad(batch.tokens[:, None], batch.texts.pad_token_id)[..., 0]
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def pack_inside(classifier: PreTrainedModel) -> None:
+    """Makes a classifier with a head for padded texts pack them inside its transformer.
+
+    This happens when it is called with a `packing`.
+    """
+    classifier.base_model.register_forward_pre_hook(_pack, with_kwargs=True)
+    classifier.base_model.register_forward_hook(_pad, with_kwargs=True)
+
+
+def _pack(
+    transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    packing: Packing | None = kwargs.get("packing")
+    if packing is None:
+        return None
+    ids = args[0] if args else kwargs["input_ids"]
+    kwargs |= packed_inputs(packing.unpad(ids), packing, _first_position(transformer))
+    types = kwargs.get("token_type_ids")
+    if types is not None:
+        kwargs["token_type_ids"] = functional.pad(packing.unpad(types), (0, packing.fill))[None]
+    return (), kwargs
+
+
+def _pad(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    packing: Packing | None = kwargs.get("packing")
+    if packing is None:
+        return None
+    rows = output.last_hidden_state[0, : len(packing.positions)]
+    output.last_hidden_state = packing.pad(rows)
+    pooler = getattr(transformer, "pooler", None)
+    if pooler is not None:
+        output.pooler_output = pooler(output.last_hidden_state)
+    return output
+
+
+def packed_position(backbone: Any) -> int | None:
+    """Returns the position of a text's first token, or None if the backbone takes padded texts."""
+    return getattr(backbone, "packed_position", None)
+
+
+def use_packing(backbone: PreTrainedModel) -> bool:
+    """Makes a backbone take packed texts, if that gives the vectors of padded ones."""
+    position = _tried_position(backbone)
+    vars(backbone)["packed_position"] = position
+    return position is not None
+
+
+@torch.no_grad()
+def _tried_position(backbone: PreTrainedModel) -> int | None:
+    """Returns the position of a text's first token, or None if the backbone must have padding.
+
+    It packs if it gives packed texts the vectors of padded ones. This is tried on texts of
+    different lengths, one of them longer than a sliding window.
+    """
+    if backbone.config._attn_implementation != NAME:
+        return None
+    transformer: Any = backbone.base_model
+    position = _first_position(transformer)
+    batch = micro_batch(_probes(transformer, position), transformer.device)
+    modes = [(module, module.training) for module in transformer.modules()]
+    transformer.eval()
+    try:
+        inputs = packed_inputs(batch.tokens, batch.packing, position)
+        rows = transformer(**inputs).last_hidden_state[0]
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+        return None
+    else:
+        reference = batch.packing.unpad(transformer(**padded_inputs(batch)).last_hidden_state)
+        difference = (rows[: len(reference)] - reference).abs().max()
+        return position if difference <= _TOLERANCE * reference.abs().max() else None
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
+def _first_position(transformer: nn.Module) -> int:
+    """Returns the position of a text's first token; RoBERTa's come after a row of padding."""
+    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+def _probes(transformer: PreTrainedModel, position: int) -> Texts:
+    config: Any = transformer.config
+    longest = (getattr(config, "max_position_embeddings", None) or _LONGEST_PROBE) - position
+    window = getattr(config, "sliding_window", None) or 0
+    lengths = [min(max(_PROBE_LENGTHS[0], 2 * window + 3), _LONGEST_PROBE), *_PROBE_LENGTHS[1:]]
+    pad = config.pad_token_id
+    words = [token for token in range(min(config.vocab_size, 50)) if token != pad]
+    lists = [
+        [words[(7 * place + row) % len(words)] for place in range(min(longest, length))]
+        for row, length in enumerate(lengths)
+    ]
+    return Texts.of(lists, range(len(lists)), pad or 0)
