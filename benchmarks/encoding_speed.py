@@ -1,5 +1,5 @@
 """Encoding: texts per second against SentenceTransformer.encode as it comes (batches of 32), and
-the same vectors.
+the same vectors. `--former FOLDER` also measures the code of that checkout.
 """
 
 import argparse
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import run
-from measuring.contest import Results, on_each_set, speed_rows, take_turns
+from measuring.contest import Results, former_jobs, on_each_set, speed_rows, take_turns
 from measuring.data import documents, model_folder
 from measuring.encoding import ours, speed
 from measuring.record import noise, table
@@ -60,6 +60,7 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
             contender: {**same, "who": who, "precision": precision, "vectors": paths[contender]}
             for contender, (who, precision) in CONTENDERS.items()
         }
+        jobs |= former_jobs(jobs, arguments.former)
         results = take_turns(__file__, name, jobs, arguments.turns, "texts", timeout_seconds=900)
         mine, other, default = (np.load(paths[contender]) for contender in CONTENDERS)
     difference = float(np.abs(mine - other).max())
@@ -93,4 +94,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(__file__, measure, main, data="azure-cli,pycode", texts=2000, turns=3, threads=0, tokens=0)
+    run(
+        __file__,
+        measure,
+        main,
+        data="azure-cli,pycode",
+        texts=2000,
+        turns=3,
+        threads=0,
+        tokens=0,
+        former="",
+    )

@@ -5,6 +5,7 @@ Same rows in the same order, same model, same LoRA (or all weights), batch, loss
 lengths; no evaluation, nothing saved. A batch above 64 (`--batch 1024`) they compute with their
 cached loss, in mini-batches of 32 as it comes; ours by its defaults. Ours runs as `nearfar fit`
 does. The losses of every step must agree in float32 to 1e-5, or the script ends with an error.
+`--former FOLDER` also measures the code of that checkout.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.children import run
-from measuring.contest import Results, on_each_set, speed_rows, take_turns
+from measuring.contest import Results, former_jobs, on_each_set, speed_rows, take_turns
 from measuring.data import (
     SEED,
     TEMPERATURE,
@@ -216,6 +217,7 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
             for contender, (who, precision) in CONTENDERS.items()
             if arguments.only in ("all", precision)
         }
+        jobs |= former_jobs(jobs, arguments.former)
         results = take_turns(
             __file__, name, jobs, arguments.turns, "pairs", timeout_seconds=3600 if large else 900
         )
@@ -290,4 +292,5 @@ if __name__ == "__main__":
         long_steps=0,
         threads=0,
         only="all",
+        former="",
     )

@@ -5,6 +5,7 @@ starves the other.
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,12 +18,14 @@ _START = "started"
 
 
 def child(script: str, job: Mapping[str, Any], timeout_seconds: float = 600.0) -> dict[str, Any]:
-    """What `script` reports for `job`, run in a new process, under `job["python"]` if it has one.
-    Raises RuntimeError with its last words when it fails.
+    """What `script` reports for `job`, run in a new process, under `job["python"]` if it has one,
+    and by the code in `job["checkout"]` if it has one. Raises RuntimeError with its last words when
+    it fails.
     """
+    root = Path(job.get("checkout") or Path(__file__).parents[2])
     command = [
         job.get("python") or sys.executable,
-        script,
+        str(root / "benchmarks" / Path(script).name),
         "--job",
         json.dumps({**job, _START: time.monotonic()}),
     ]
@@ -32,7 +35,8 @@ def child(script: str, job: Mapping[str, Any], timeout_seconds: float = 600.0) -
         text=True,
         timeout=timeout_seconds,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or not lines:

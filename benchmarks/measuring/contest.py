@@ -41,6 +41,15 @@ def take_turns(
     return results
 
 
+def former_jobs(jobs: Mapping[str, dict[str, Any]], checkout: str) -> dict[str, dict[str, Any]]:
+    """Our own jobs once more, by the code in another checkout; none without one."""
+    return {
+        contender.replace("nearfar", "former"): {**job, "checkout": checkout}
+        for contender, job in jobs.items()
+        if checkout and job["who"] == "ours"
+    }
+
+
 def speed_rows(
     results: Results, base: str, unit: str, further: tuple[str, ...]
 ) -> tuple[list[str], list[list[str]]]:
