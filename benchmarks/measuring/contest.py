@@ -44,7 +44,11 @@ def take_turns(
 def former_jobs(jobs: Mapping[str, dict[str, Any]], checkout: str) -> dict[str, dict[str, Any]]:
     """Our own jobs once more, by the code in another checkout; none without one."""
     return {
-        contender.replace("nearfar", "former"): {**job, "checkout": checkout}
+        contender.replace("nearfar", "former"): {
+            **job,
+            **{key: f"{job[key]}-former" for key in ("folder", "vectors") if key in job},
+            "checkout": checkout,
+        }
         for contender, job in jobs.items()
         if checkout and job["who"] == "ours"
     }

@@ -22,7 +22,7 @@ _TOLERANCE = 1e-4
 """The largest difference between packed and padded outputs, as a share of the largest output."""
 _PROBE_LENGTHS = (40, 23, 23, 7, 2, 1)
 _LONGEST_PROBE = 600
-_ROUNDED_BITS = 4
+_ROUNDED_BITS = 5
 """Row counts and lengths are rounded up to multiples of their highest power of two / 2^this."""
 
 
@@ -79,12 +79,12 @@ def micro_batch(
 
 
 def rounded_up(number: int) -> int:
-    """Returns `number` rounded up to one of few values, at most an eighth larger.
+    """Returns `number` rounded up to one of few values, at most a sixteenth larger.
 
     Matrix products of a new shape cost time: oneDNN builds a kernel for each.
 
     >>> [rounded_up(number) for number in (1, 31, 33, 1000, 1025)]
-    [1, 31, 34, 1024, 1152]
+    [1, 31, 34, 1024, 1088]
     """
     step = 1 << max(0, (number - 1).bit_length() - _ROUNDED_BITS)
     return -(-number // step) * step

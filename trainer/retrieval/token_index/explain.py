@@ -51,7 +51,7 @@ def _scored_tokens(
 ) -> tuple[list[str], Float[Tensor, "token dimension"], int]:
     """Returns the tokens that count, their vectors, and their number without expansion."""
     texts: Texts = encoder.tokenize([text], role)
-    vectors = encoder(texts.to(encoder.device))[0].float()
+    vectors = encoder(texts)[0].float()
     is_scored = vectors.any(-1)
     ids = texts.pad()[0][0][is_scored.cpu()].tolist()
     filling = filling_id(encoder.tokenizer)
