@@ -70,6 +70,7 @@ def _varlen_kernel() -> Callable[..., Any] | None:
     return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(parameters) else None
 
 
+@torch.compiler.disable
 def _in_groups(
     query: Tensor,
     key: Tensor,

@@ -41,6 +41,13 @@ class MachineSection(Section):
             " Triton kernel on an NVIDIA GPU, elsewhere in pieces"
         ),
     )
+    compile_layers: bool = Field(
+        False,
+        description=(
+            "compile each layer with torch.compile, in one process or with DDP: one or two minutes"
+            " at the start, then fewer memory accesses per step; never measured on a GPU"
+        ),
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
     hang_minutes: PositiveFloat = Field(
         30.0, description="minutes without progress after which a run ends with exit code 88"
