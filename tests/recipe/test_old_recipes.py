@@ -29,6 +29,7 @@ LATER_KEYS = {
     "checkpoints.every_minutes",
     "checkpoints.every_steps",
     "checkpoints.keep_last",
+    "machine.compile_layers",
     "machine.hang_minutes",
 }
 """Keys that these files are older than; none of them changes what is learned."""
