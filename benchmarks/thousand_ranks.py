@@ -48,10 +48,10 @@ RANKS_PER_NODE, COUNTED, TIMED, STEPS = 8, 2, 3, 4
 LENGTHS = (4, 16)
 SCORES = {"dot": dot, "maxsim": maxsim}
 STRATEGIES: dict[str, Callable[[int, int, int], Plan]] = {
-    "ddp": lambda count, nodes, of_node: Plan("ddp", count, nodes, of_node, None, "cpu"),
-    "hsdp": lambda count, nodes, of_node: Plan("fsdp2", count, nodes, of_node, None, "cpu"),
-    "fsdp2": lambda count, nodes, of_node: Plan(
-        "fsdp2", count, nodes, of_node, None, "cpu", replicas=1
+    "ddp": lambda count, nodes, node_ranks: Plan("ddp", count, nodes, node_ranks, None, "cpu"),
+    "hsdp": lambda count, nodes, node_ranks: Plan("fsdp2", count, nodes, node_ranks, None, "cpu"),
+    "fsdp2": lambda count, nodes, node_ranks: Plan(
+        "fsdp2", count, nodes, node_ranks, None, "cpu", replicas=1
     ),
 }
 """FSDP2 with a copy of the weights per node, and with one among all ranks."""
@@ -74,7 +74,7 @@ class Case:
         return STRATEGIES[self.strategy](self.ranks, self.ranks // per_node, per_node)
 
 
-def batch_of_rank(case: Case) -> Batch:
+def rank_batch(case: Case) -> Batch:
     """Random texts, of which no two are the same."""
     generator = torch.Generator().manual_seed(0)
 
@@ -120,7 +120,7 @@ def average(_: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torc
     return future
 
 
-def step_of_rank(case: Case) -> dict[str, Any]:
+def rank_step(case: Case) -> dict[str, Any]:
     """Everything about a step of rank 0. Starts a process group, once per process."""
     warnings.filterwarnings("ignore")
     plan = case.plan()
@@ -155,7 +155,7 @@ def step_of_rank(case: Case) -> dict[str, Any]:
         enable_model_summary=False,
     )
     leave_signals_alone(loop)
-    batches = [batch_of_rank(case)] * STEPS
+    batches = [rank_batch(case)] * STEPS
     loop.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return asdict(case) | counted(observer, module, encoder)
 
@@ -240,7 +240,7 @@ def main(arguments: argparse.Namespace) -> None:
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     names = Case.__dataclass_fields__
-    return step_of_rank(Case(**{name: value for name, value in job.items() if name in names}))
+    return rank_step(Case(**{name: value for name, value in job.items() if name in names}))
 
 
 if __name__ == "__main__":

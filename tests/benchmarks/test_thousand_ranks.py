@@ -35,7 +35,7 @@ def step(thousand_ranks: ModuleType) -> Callable[..., dict[str, Any]]:
     def found(*arguments: Any, **more: Any) -> dict[str, Any]:
         case = thousand_ranks.Case(*arguments, **more)
         if repr(case) not in _STEPS:
-            _STEPS[repr(case)] = _in_a_fork(thousand_ranks.step_of_rank, case)
+            _STEPS[repr(case)] = _in_a_fork(thousand_ranks.rank_step, case)
         return _STEPS[repr(case)]
 
     return found

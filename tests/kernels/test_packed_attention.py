@@ -34,9 +34,8 @@ def rows(packing, heads=HEADS, dtype=torch.float64):
 def text_by_text(query, key, value, packing, scale, is_causal, window):
     """The attention of each text alone, by PyTorch."""
     outputs = []
-    keys = packing.lengths if packing.key_counts is None else packing.key_counts
     ends = packing.lengths.cumsum()
-    for start, end, count in zip(ends - packing.lengths, ends, keys, strict=True):
+    for start, end, count in zip(ends - packing.lengths, ends, packing.key_counts, strict=True):
         place = torch.arange(end - start)
         mask = (place < count).expand(len(place), -1)
         if is_causal:

@@ -84,6 +84,7 @@ def test_attention_to_other_texts_is_caught(toy_folder, family, monkeypatch):
                 packing,
                 lengths=np.array([total]),
                 offsets=torch.tensor([0, total]),
+                key_counts=np.array([total]),
                 keys=torch.tensor([total]),
             )
             return packed(query, key, value, one_text, *rest)

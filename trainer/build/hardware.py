@@ -132,7 +132,8 @@ def tokens_for_gpu(encoder: nn.Module) -> int:
 
     The smaller the products with a weight tensor are per token, the more tokens there are.
     """
-    tables = {module.weight for module in encoder.modules() if isinstance(module, nn.Embedding)}
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    tables = {module.weight for module in encoder.modules() if isinstance(module, kinds)}
     sizes = [weight.numel() for weight in encoder.parameters() if weight not in tables]
     busy_tokens = PRODUCTS_PER_WEIGHT_TENSOR * len(sizes) / max(1, sum(sizes))
     return int(min(MOST_GPU_TOKENS, max(GPU_TOKENS, busy_tokens)))

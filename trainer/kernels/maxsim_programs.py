@@ -145,12 +145,9 @@ def grad_queries(
     total = tl.zeros([tile_rows, tile_dimensions], tl.float32)
     for number in range(document_count):
         document = group.to(tl.int64) * document_count + number
-        position = tl.load(
-            positions + document * row_count + row, mask=in_range, other=document_tokens
-        ).to(tl.int32)
-        counts = in_range & (position < document_tokens)
-        line = document * query_count + row // query_tokens
-        weight = tl.load(weights + line, mask=counts, other=0.0)
+        position, counts, weight = _chosen_tokens(
+            positions, weights, document, row, query_count, query_tokens, document_tokens
+        )
         vectors = tl.load(
             documents
             + (document * document_tokens + position)[:, None] * dimensions
@@ -166,6 +163,21 @@ def grad_queries(
         total,
         mask=in_range[:, None] & (dimension < dimensions)[None, :],
     )
+
+
+@program
+def _chosen_tokens(
+    positions, weights, document, row, query_count, query_tokens, document_tokens
+):  # fmt: skip
+    """The token of a document that each query token chose, whether it counts, and its weight."""
+    row_count = query_count * query_tokens
+    in_range = row < row_count
+    position = tl.load(
+        positions + document * row_count + row, mask=in_range, other=document_tokens
+    ).to(tl.int32)
+    counts = in_range & (position < document_tokens)
+    line = document * query_count + row // query_tokens
+    return position, counts, tl.load(weights + line, mask=counts, other=0.0)
 
 
 @program
@@ -189,13 +201,9 @@ def grad_documents(
     total = tl.zeros([tile_tokens, tile_dimensions], tl.float32)
     for first in range(0, tl.where(has_tokens, row_count, 0), tile_rows):
         row = first + tl.arange(0, tile_rows)
-        in_range = row < row_count
-        position = tl.load(
-            positions + document * row_count + row, mask=in_range, other=document_tokens
-        ).to(tl.int32)
-        counts = in_range & (position < document_tokens)
-        line = document * query_count + row // query_tokens
-        weight = tl.load(weights + line, mask=counts, other=0.0)
+        position, counts, weight = _chosen_tokens(
+            positions, weights, document, row, query_count, query_tokens, document_tokens
+        )
         vectors = tl.load(
             queries
             + (document // document_count * row_count + row)[:, None] * dimensions

@@ -42,7 +42,7 @@ def packed_attention(
     reach = -1 if sliding_window is None else sliding_window - 1
     window = (reach, 0 if is_causal else reach)
     varlen = _varlen_kernel() if device == "cuda" and query.dtype in _VARLEN_DTYPES else None
-    if varlen is None or dropout or packing.key_counts is not None:
+    if varlen is None or dropout or packing.has_unattended:
         return _in_groups(query, key, value, packing, scale, window, dropout)
     output: Tensor = varlen(
         query.transpose(0, 1),

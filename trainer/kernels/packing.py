@@ -33,6 +33,10 @@ class Packing:
     """Where each text of a packed micro-batch begins and ends. Longer texts come first."""
 
     lengths: Int[np.ndarray, " text"]
+    key_counts: Int[np.ndarray, " text"]
+    """The number of tokens of each text, from its first, that are attended to."""
+    keys: Int[Tensor, " text"]
+    """The same on the device."""
     offsets: Int[Tensor, " text_plus_one"]
     """The first row of each text, on the device."""
     positions: Int[Tensor, " row"]
@@ -41,10 +45,6 @@ class Packing:
     """The length of the longest text, rounded up to one of few values."""
     fill: int
     """The number of rows without a token, which fill up to one of few sizes."""
-    keys: Int[Tensor, " text"]
-    """The number of tokens of each text that are attended to, on the device."""
-    key_counts: Int[np.ndarray, " text"] | None = None
-    """The same on the CPU; None: all."""
 
     @property
     def longest(self) -> int:
@@ -69,10 +69,10 @@ class Packing:
         total = len(self.positions)
         return first.repeat_interleave(self.counts, output_size=total) + self.positions
 
-    @property
-    def own_keys(self) -> Int[np.ndarray, " text"]:
-        """The number of tokens of each text that are attended to."""
-        return self.lengths if self.key_counts is None else self.key_counts
+    @cached_property
+    def has_unattended(self) -> bool:
+        """Whether some tokens are not attended to."""
+        return bool((self.key_counts < self.lengths).any())
 
     def pad(
         self, rows: Shaped[Tensor, "row width"], value: int = 0
@@ -97,7 +97,7 @@ class Packing:
                 self.lengths[part],
                 self.counts[part],
                 self.keys[part],
-                int(self.own_keys[part].min()),
+                int(self.key_counts[part].min()),
             )
             for part in group_texts(self.lengths)
         )

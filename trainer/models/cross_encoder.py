@@ -25,7 +25,7 @@ from trainer.models.parts.classifier import (
     whole_modules,
 )
 from trainer.models.parts.loaded_backbone import LoadedBackbone
-from trainer.models.parts.packed import by_length, pack_inside, padded_inputs
+from trainer.models.parts.packed import MicroBatch, pack_inside, padded_inputs
 from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers.pairs import PairTokenizer, pair_tokenizer
 from trainer.scores import exact
@@ -112,8 +112,9 @@ class CrossEncoder(PairEncoder):
 
         It does not depend on the other pairs.
         """
-        order, inverse = by_length(texts)
-        batch = self.micro_batch(texts if order is None else texts.select(order))
+        return self.encode_sorted(texts, self._scores)
+
+    def _scores(self, batch: MicroBatch) -> Float[Tensor, " text"]:
         inputs = padded_inputs(batch)
         if not self.is_padded:
             inputs["packing"] = batch.packing
@@ -121,8 +122,7 @@ class CrossEncoder(PairEncoder):
             second = batch.texts.second.repeat_interleave(batch.texts.lengths)
             types = batch.packing.positions >= second.to(batch.device)
             inputs["token_type_ids"] = batch.packing.pad(types[:, None].long())[..., 0]
-        scores = exact(self.backbone(**inputs).logits.squeeze(-1))
-        return scores if inverse is None else scores[inverse.to(batch.device)]
+        return exact(self.backbone(**inputs).logits.squeeze(-1))
 
     def whole_modules(self) -> tuple[str, ...]:
         """Returns the names of the head and of the modules between it and the transformer."""

@@ -4,7 +4,7 @@ A family adds a subclass of `VectorEncoder`, or of `PairEncoder` if it scores pa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -19,7 +19,6 @@ from trainer.models.contracts.text import Role, TextContract
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.parts.packed import (
     MicroBatch,
-    by_length,
     micro_batch,
     packed_inputs,
     packed_position,
@@ -130,14 +129,21 @@ class Encoder(nn.Module, ABC):
 
         It does not depend on the other texts.
         """
-        order, inverse = by_length(texts)
-        batch = self.micro_batch(texts if order is None else texts.select(order))
-        embeddings = self.embed(self.hidden_states(batch)[-1], batch)
-        return embeddings if inverse is None else embeddings[inverse.to(batch.device)]
+        return self.encode_sorted(
+            texts, lambda batch: self.embed(self.hidden_states(batch)[-1], batch)
+        )
 
-    def micro_batch(self, texts: Texts) -> MicroBatch:
-        """Prepares texts, sorted from long to short, on the device of the weights."""
-        return micro_batch(texts, self.device, self.key_counts(texts))
+    def encode_sorted(
+        self, texts: Texts, encode: Callable[[MicroBatch], Float[Tensor, "text ..."]]
+    ) -> Float[Tensor, "text ..."]:
+        """Returns the embeddings that `encode` gives for the texts, sorted from long to short and
+        on the device of the weights, in the order of `texts`.
+        """
+        lengths = texts.lengths
+        if bool((lengths[1:] <= lengths[:-1]).all()):
+            return encode(micro_batch(texts, self.device, self.key_counts(texts)))
+        order = lengths.argsort(descending=True, stable=True)
+        return self.encode_sorted(texts.select(order), encode)[order.argsort().to(self.device)]
 
     def hidden_states(
         self, batch: MicroBatch, with_layer_inputs: bool = False

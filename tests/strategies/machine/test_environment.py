@@ -28,6 +28,13 @@ TORCHRUN = {
     "MASTER_ADDR": "n1",
     "MASTER_PORT": "29500",
 }
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NUM_NODES": "2",
+}
 ACCELERATE = TORCHRUN | {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
 FSDP = ACCELERATE | {
     "ACCELERATE_USE_FSDP": "true",
@@ -125,30 +132,15 @@ def test_single_process_is_the_first_of_its_node(repository, tmp_path):
 
 
 def test_srun_variables_become_those_of_torchrun():
-    environ = {
-        "SLURM_PROCID": "3",
-        "SLURM_LOCALID": "1",
-        "SLURM_NODEID": "1",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NUM_NODES": "2",
-        "SLURM_STEP_NODELIST": "n[1-2]",
-        "SLURM_JOB_ID": "20007",
-    }
+    environ = SRUN | {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_JOB_ID": "20007"}
     assert torchrun_variables(environ) == TORCHRUN | {"MASTER_ADDR": "n1", "MASTER_PORT": "15007"}
     assert torchrun_variables(TORCHRUN | environ) == {}
 
 
 def test_rank_that_sees_its_own_gpu_alone_is_the_only_one_of_its_node():
     """`srun --gpus-per-task=1`: the GPU of each rank is number 0, whatever its local rank."""
-    environ = {
-        "SLURM_PROCID": "3",
-        "SLURM_LOCALID": "1",
-        "SLURM_NODEID": "1",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NUM_NODES": "2",
-    }
     for gpus, ranks_per_node, own in (("0", 1, "0"), ("0,1", 2, "1"), ("", 2, "1")):
-        environ["CUDA_VISIBLE_DEVICES"] = gpus
+        environ = SRUN | {"CUDA_VISIBLE_DEVICES": gpus}
         variables, plan = torchrun_variables(environ), plan_from_environment(environ)
         assert (plan.ranks, plan.ranks_per_node) == (4, ranks_per_node)
         assert variables["LOCAL_WORLD_SIZE"] == str(ranks_per_node)

@@ -246,9 +246,23 @@ def embedding_rows(backbone: PreTrainedModel) -> int:
 def longest_input(backbone: PreTrainedModel) -> int:
     """Returns the number of tokens that the position embeddings allow.
 
-    Embeddings with a padding row begin after it (RoBERTa, MPNet).
+    Positions before the first token do not count.
     """
-    table = getattr(getattr(backbone.base_model, "embeddings", None), "position_embeddings", None)
-    if isinstance(table, nn.Embedding):
-        return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    table = _position_table(backbone)
+    if table is not None:
+        return table.num_embeddings - first_position(backbone)
     return int(getattr(backbone.config, "max_position_embeddings", None) or 2**20)
+
+
+def first_position(backbone: Any) -> int:
+    """Returns the position of a text's first token, which comes after a row of padding (RoBERTa,
+    MPNet).
+    """
+    table = _position_table(backbone)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def _position_table(backbone: Any) -> nn.Embedding | None:
+    embeddings = getattr(backbone.base_model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    return table if isinstance(table, nn.Embedding) else None

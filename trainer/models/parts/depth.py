@@ -16,7 +16,7 @@ from trainer.batch import Texts
 from trainer.errors import BadModel
 from trainer.models.encoder import Encoder
 from trainer.models.parts.lora import blocks
-from trainer.models.parts.packed import by_length
+from trainer.models.parts.packed import MicroBatch
 
 
 def depth_of(encoder: Encoder) -> int:
@@ -40,9 +40,10 @@ class AtDepths:
 
     def __call__(self, texts: Texts) -> Float[Tensor, "text ..."]:
         """Returns the embeddings of all depths per text."""
+        return self.encoder.encode_sorted(texts, self._embed)
+
+    def _embed(self, batch: MicroBatch) -> Float[Tensor, "text ..."]:
         encoder = self.encoder
-        order, inverse = by_length(texts)
-        batch = encoder.micro_batch(texts if order is None else texts.select(order))
         layer_inputs = encoder.hidden_states(batch, with_layer_inputs=True)
         close = (
             encoder.backbone.get_submodule(self._closing)
@@ -53,8 +54,7 @@ class AtDepths:
             layer_inputs[-1] if depth == self._full_depth else close(layer_inputs[depth])
             for depth in self.depths
         ]
-        embeddings = torch.cat([encoder.embed(states, batch) for states in hidden_states], -1)
-        return embeddings if inverse is None else embeddings[inverse.to(batch.device)]
+        return torch.cat([encoder.embed(states, batch) for states in hidden_states], -1)
 
 
 def _closing(encoder: Encoder) -> str | None:

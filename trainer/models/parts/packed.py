@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from trainer.batch import Texts
 from trainer.kernels.attention import NAME
 from trainer.kernels.packing import Packing
+from trainer.models.parts.backbone import embedding_rows, first_position, longest_input
 
 _TOLERANCE = 1e-4
 """The largest difference between packed and padded outputs, as a share of the largest output."""
@@ -33,23 +34,12 @@ class MicroBatch:
     texts: Texts
     """On the CPU."""
     tokens: Int[Tensor, " token"]
-    offsets: Int[Tensor, " text_plus_one"]
-    """The first token of each text."""
     packing: Packing
 
     @property
     def device(self) -> torch.device:
         """The device of the tensors."""
         return self.tokens.device
-
-
-def by_length(texts: Texts) -> tuple[Int[Tensor, " text"] | None, Int[Tensor, " text"] | None]:
-    """Returns the order of texts from long to short, and its inverse; None: they are sorted."""
-    lengths = texts.lengths
-    if bool((lengths[1:] <= lengths[:-1]).all()):
-        return None, None
-    order = lengths.argsort(descending=True, stable=True)
-    return order, order.argsort()
 
 
 def micro_batch(
@@ -59,23 +49,24 @@ def micro_batch(
 
     Of each text, the first `key_counts` tokens are attended to; None: all.
     """
-    lengths, total = texts.lengths.numpy(), len(texts.tokens)
+    lengths, total = texts.lengths, len(texts.tokens)
     fill = rounded_up(total) - total
-    positions = torch.arange(total) - texts.offsets[:-1].repeat_interleave(texts.lengths)
-    parts = [texts.tokens, positions, texts.offsets, *([] if key_counts is None else [key_counts])]
+    positions = torch.arange(total) - texts.offsets[:-1].repeat_interleave(lengths)
+    keys = lengths if key_counts is None else key_counts
+    parts = [texts.tokens, positions, texts.offsets, keys]
     # One tensor, so that there is one transfer to the device.
     numbers = torch.cat(parts).to(device, non_blocking=True)
-    tokens, positions, offsets, *keys = numbers.split([len(part) for part in parts])
+    tokens, positions, offsets, keys_on_device = numbers.split([len(part) for part in parts])
     packing = Packing(
-        lengths=lengths,
+        lengths=lengths.numpy(),
+        key_counts=keys.numpy(),
         offsets=offsets,
+        keys=keys_on_device,
         positions=positions,
         max_length=max(rounded_up(int(lengths[0])), fill),
         fill=fill,
-        keys=keys[0] if keys else offsets.diff(),
-        key_counts=None if key_counts is None else key_counts.numpy(),
     )
-    return MicroBatch(texts, tokens, offsets, packing)
+    return MicroBatch(texts, tokens, packing)
 
 
 def rounded_up(number: int) -> int:
@@ -90,17 +81,15 @@ def rounded_up(number: int) -> int:
     return -(-number // step) * step
 
 
-def packed_inputs(
-    tokens: Int[Tensor, " token"], packing: Packing, first_position: int
-) -> dict[str, Any]:
-    """Returns the arguments of a backbone for packed texts.
+def packed_inputs(tokens: Int[Tensor, " token"], packing: Packing, position: int) -> dict[str, Any]:
+    """Returns the arguments of a backbone for packed texts, whose first token is at `position`.
 
     The attention mask has four axes, so transformers makes no other. It is not read.
     """
     fill = (0, packing.fill)
     return {
         "input_ids": functional.pad(tokens, fill)[None],
-        "position_ids": functional.pad(packing.positions, fill)[None] + first_position,
+        "position_ids": functional.pad(packing.positions, fill)[None] + position,
         "attention_mask": tokens.new_ones(1, 1, 1, 1),
         "packing": packing,
     }
@@ -109,7 +98,7 @@ def packed_inputs(
 def padded_inputs(batch: MicroBatch) -> dict[str, Any]:
     """Returns the arguments of a backbone for padded texts, made on the device."""
     packing, mask = batch.packing, None
-    if int(packing.own_keys.min()) < packing.longest:
+    if int(packing.key_counts.min()) < packing.longest:
         columns = torch.arange(packing.longest, device=batch.device)
         mask = (columns < packing.keys[:, None]).long()
     ids = packing.pad(batch.tokens[:, None], batch.texts.pad_token_id)[..., 0]
@@ -132,7 +121,7 @@ def _pack(
     if packing is None:
         return None
     ids = args[0] if args else kwargs["input_ids"]
-    kwargs |= packed_inputs(packing.unpad(ids), packing, _first_position(transformer))
+    kwargs |= packed_inputs(packing.unpad(ids), packing, first_position(transformer))
     types = kwargs.get("token_type_ids")
     if types is not None:
         kwargs["token_type_ids"] = functional.pad(packing.unpad(types), (0, packing.fill))[None]
@@ -173,8 +162,8 @@ def _tried_position(backbone: PreTrainedModel) -> int | None:
     if backbone.config._attn_implementation != NAME:
         return None
     transformer: Any = backbone.base_model
-    position = _first_position(transformer)
-    batch = micro_batch(_probes(transformer, position), transformer.device)
+    position = first_position(transformer)
+    batch = micro_batch(_probes(transformer), transformer.device)
     modes = [(module, module.training) for module in transformer.modules()]
     transformer.eval()
     try:
@@ -191,20 +180,12 @@ def _tried_position(backbone: PreTrainedModel) -> int | None:
             module.training = is_training
 
 
-def _first_position(transformer: nn.Module) -> int:
-    """Returns the position of a text's first token; RoBERTa's come after a row of padding."""
-    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else int(padding) + 1
-
-
-def _probes(transformer: PreTrainedModel, position: int) -> Texts:
-    config: Any = transformer.config
-    longest = (getattr(config, "max_position_embeddings", None) or _LONGEST_PROBE) - position
-    window = getattr(config, "sliding_window", None) or 0
-    lengths = [min(max(_PROBE_LENGTHS[0], 2 * window + 3), _LONGEST_PROBE), *_PROBE_LENGTHS[1:]]
-    pad = config.pad_token_id
-    words = [token for token in range(min(config.vocab_size, 50)) if token != pad]
+def _probes(transformer: PreTrainedModel) -> Texts:
+    longest = min(longest_input(transformer), _LONGEST_PROBE)
+    window = getattr(transformer.config, "sliding_window", None) or 0
+    lengths = [max(_PROBE_LENGTHS[0], 2 * window + 3), *_PROBE_LENGTHS[1:]]
+    pad: int | None = transformer.config.pad_token_id
+    words = [token for token in range(min(embedding_rows(transformer), 50)) if token != pad]
     lists = [
         [words[(7 * place + row) % len(words)] for place in range(min(longest, length))]
         for row, length in enumerate(lengths)

@@ -43,9 +43,9 @@ def pool(
                 tokens, wide, offsets, mode="mean", include_last_offset=True
             )
         case "cls":
-            return wide[batch.offsets[:-1] if first is None else first.to(batch.device)]
+            return wide[batch.packing.offsets[:-1] if first is None else first.to(batch.device)]
         case "last_token":
-            return wide[batch.offsets[1:] - 1]
+            return wide[batch.packing.offsets[1:] - 1]
         case "weighted_mean":
             return _weighted_mean(wide, batch, first)
         case _:
@@ -86,7 +86,7 @@ def _used_tokens(
 ) -> tuple[Int[Tensor, " used"], Int[Tensor, " text_plus_one"]]:
     """Returns the tokens that pooling uses, and where those of each text begin among them."""
     if first is None:
-        return torch.arange(len(batch.tokens), device=batch.device), batch.offsets
+        return torch.arange(len(batch.tokens), device=batch.device), batch.packing.offsets
     counts = batch.texts.offsets[1:] - first
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     tokens = torch.arange(int(offsets[-1])) + (first - offsets[:-1]).repeat_interleave(counts)
