@@ -13,14 +13,14 @@ from trainer.collectives import (
     MIN,
     SUM,
     all_reduce_integers,
-    check_same,
     gather,
     gather_texts,
+    logsumexp_over_ranks,
     on_first_rank,
     rank,
     ranks,
 )
-from trainer.errors import BadMachine, OtherRankFailed
+from trainer.errors import OtherRankFailed
 from trainer.microbatches import in_microbatches
 from trainer.models.encoder import VectorEncoder
 from trainer.vectors.dense import DenseVectors
@@ -76,6 +76,29 @@ def test_gradient_that_is_not_contiguous_is_gathered():
     assert torch.equal(torch.cat(found), 2 * weights)
 
 
+def log_sum():
+    """The log-sum-exp of numbers of all ranks, weighted differently on each, and its gradient.
+
+    Some are too large or too small for exp.
+    """
+    smallest = -1e30 if rank() else 2.0
+    values = torch.tensor([1.0 + rank(), 900.0 * rank(), smallest], dtype=torch.float64)
+    result = logsumexp_over_ranks(values.requires_grad_())
+    (result * (10.0 ** rank())).sum().backward()
+    return values.detach(), result.detach(), values.grad
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_log_sum_over_ranks_has_the_gradient_of_all_ranks(count):
+    found = on_ranks(count, log_sum)
+    values = torch.stack([own for own, _, _ in found]).requires_grad_()
+    expected = values.logsumexp(0)
+    (expected * sum(10.0**each for each in range(count))).sum().backward()
+    for number, (_, result, gradient) in enumerate(found):
+        torch.testing.assert_close(result, expected.detach())
+        torch.testing.assert_close(gradient, values.grad[number])
+
+
 def agreement():
     return [all_reduce_integers([rank(), 5], how) for how in (MAX, MIN, SUM)], gather_texts(
         [f"row {rank()}"]
@@ -97,20 +120,6 @@ def failing():
 
 def test_failure_of_the_first_rank_ends_all():
     assert on_ranks(3, failing) == ["ZeroDivisionError", "OtherRankFailed", "OtherRankFailed"]
-
-
-def recipes(*texts):
-    try:
-        check_same(texts[rank()], "recipe")
-    except BadMachine as error:
-        return str(error)
-    return "the same"
-
-
-def test_ranks_with_different_recipes_are_refused_on_all():
-    assert on_ranks(2, recipes, "seed: 1", "seed: 1") == ["the same"] * 2
-    for message in on_ranks(2, recipes, "seed: 1", "seed: 2"):
-        assert "different versions of the recipe" in message
 
 
 def calls():

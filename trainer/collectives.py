@@ -6,20 +6,17 @@ FSDP2 and DeepSpeed then take the mean over ranks. The result is the sum of the 
 gradient of a single process (law 2).
 """
 
-import hashlib
-import socket
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainer.errors import BadMachine, NearfarError, OtherRankFailed
+from trainer.errors import NearfarError, OtherRankFailed
 from trainer.scores import exact
 from trainer.stopping import Stop, in_step, request_stop, requested_stop
 
@@ -84,7 +81,7 @@ def own_rows(rows: int) -> slice:
 
 @dataclass
 class Traffic:
-    """Bytes that this rank has received through `gather` and its backward pass."""
+    """Bytes that this rank has received through collectives with gradient: forward, backward."""
 
     forward: int = 0
     backward: int = 0
@@ -138,6 +135,41 @@ class _Gather(torch.autograd.Function):
         _reduce_scatter(own_gradient, gradient.contiguous())
         TRAFFIC.backward += (ranks() - 1) * own_gradient.nbytes
         return own_gradient
+
+
+def logsumexp_over_ranks(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Returns log(sum of exp(values) over the ranks), with gradient."""
+    if ranks() == 1:
+        return values
+    largest = values.detach().clone()
+    distributed.all_reduce(largest, MAX)
+    TRAFFIC.forward += _sum_bytes(largest)
+    return largest + sum_with_gradient((values - largest).exp()).log()
+
+
+def sum_with_gradient(values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Returns the sum over the ranks, with gradient."""
+    return _Sum.apply(values) if ranks() > 1 else values
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks. It is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        TRAFFIC.forward += _sum_bytes(values)
+        return sum_over_ranks(values.clone())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        TRAFFIC.backward += _sum_bytes(gradient)
+        return sum_over_ranks(gradient.clone(memory_format=torch.contiguous_format))
+
+
+def _sum_bytes(values: Tensor) -> int:
+    """Returns the bytes received by an all-reduce, which scatters sums and gathers them."""
+    return 2 * (ranks() - 1) * values.nbytes // ranks()
 
 
 def all_reduce_integers(numbers: list[int], operation: Any) -> list[int]:
@@ -256,35 +288,6 @@ def agree(*numbers: int) -> list[int]:
         request_stop(Stop(stop))
         raise Stop(stop).error()
     return largest
-
-
-def check_same(text: str | None, subject: str) -> None:
-    """Raises BadMachine on every rank if `text` differs between ranks, and names those.
-
-    A rank that gives None is not compared.
-    """
-    digest = "" if text is None else hashlib.sha256(text.encode()).hexdigest()
-    answers = gather_texts([socket.gethostname(), digest])
-    hosts, digests = answers[::2], answers[1::2]
-    if odd := odd_ranks([digest or None for digest in digests]):
-        places = ", ".join(f"rank {number} on {hosts[number]}" for number in odd)
-        raise BadMachine(
-            f"the ranks were started with different versions of the {subject}: not like most ranks"
-            f" is {places}; start all of them with the same command and the same files"
-        )
-
-
-def odd_ranks(values: Sequence[str | None]) -> list[int]:
-    """Returns the ranks whose value, one per rank, is not the most frequent one.
-
-    If several are, the first of them counts. None is not compared.
-
-    >>> odd_ranks(["b", "a", "a", None]), odd_ranks(["b", "a"])
-    ([0], [1])
-    """
-    counts = Counter(value for value in values if value is not None)
-    usual = max(counts, key=lambda value: counts[value], default=None)
-    return [number for number, value in enumerate(values) if value not in (None, usual)]
 
 
 def _device() -> torch.device:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.collectives import gather
+from trainer.collectives import gather, logsumexp_over_ranks
 from trainer.scores import Score, exact
 
 TilePairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
@@ -105,7 +105,7 @@ def log_partition(
     rows, columns, excluded_counts = _Tiles.apply(
         all_queries, exact(documents), score, excluded_pairs, limits, stride
     )
-    query_log_z = gather(rows[None]).logsumexp(0)
+    query_log_z = logsumexp_over_ranks(rows)
     return LogPartition(query_log_z, gather(columns) if symmetric else None, excluded_counts)
 
 

@@ -21,7 +21,7 @@ from trainer.build.job import Job
 from trainer.build.module import total_steps
 from trainer.build.resume import checkpoint_to_continue
 from trainer.checkpoints.folder import CheckpointFolder
-from trainer.collectives import check_same, integers_of_first_rank, on_first_rank, rank, ranks
+from trainer.collectives import integers_of_first_rank, on_first_rank, rank, ranks
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
@@ -51,6 +51,7 @@ from trainer.stopping import shield
 from trainer.strategies.machine.nodes import Nodes, check_nodes
 from trainer.strategies.machine.own_rank import local_rank
 from trainer.strategies.machine.plan import SINGLE, Plan
+from trainer.strategies.machine.same_input import check_same
 from trainer.strategies.process_group import default_store, is_connection_lost, process_group
 from trainer.strategies.weights import own_weights
 from trainer.training import ModelTraining

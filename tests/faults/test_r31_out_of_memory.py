@@ -65,7 +65,7 @@ def test_second_lack_of_memory_ends_the_run(run):
     command = Command(*run.words("a"), **with_limit(run, 20))
     assert command.wait() == [2], command.text()[-3000:]
     assert [attempt["reason"] for attempt in attempts(run, "a")] == ["out_of_memory"] * 2
-    assert "in micro-batches of 32 padded tokens (64 before), and the" in command.text()
+    assert "in micro-batches of 32 tokens (64 before), and the" in command.text()
     assert run.status("a")["out_of_memory"]["micro_batch_tokens"] == 32
     assert "Traceback" not in command.text()
 

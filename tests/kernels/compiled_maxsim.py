@@ -42,8 +42,9 @@ def compile_for(architecture, name, tiles):
     print(json.dumps(result))
 
 
-for capability in map(int, sys.argv[1:]):
-    compile_for(capability, "forward", forward_tiles(32, 128, torch.float32))
-    compile_for(capability, "forward", forward_tiles(32, 768, torch.float32))
-    compile_for(capability, "grad_queries", gradient_tiles(180, 128))
-    compile_for(capability, "grad_documents", gradient_tiles(180, 128))
+if __name__ == "__main__":
+    for capability in map(int, sys.argv[1:]):
+        compile_for(capability, "forward", forward_tiles(32, 128, torch.float32))
+        compile_for(capability, "forward", forward_tiles(32, 768, torch.float32))
+        compile_for(capability, "grad_queries", gradient_tiles(180, 128))
+        compile_for(capability, "grad_documents", gradient_tiles(180, 128))

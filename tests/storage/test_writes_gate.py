@@ -22,6 +22,7 @@ ALLOWED = {
     "models/tokenizers/texts.py": ({"write_text"}, TEMPORARY),
     "pipeline/process.py": ({"open"}, APPENDED),
     "preflight/gradient.py": ({"open", "write_text"}, TEMPORARY),
+    "preflight/rank_part.py": ({"write_text"}, TEMPORARY),
     "preflight/recipe_file.py": ({"write_text"}, TEMPORARY),
     "mining/refresh.py": ({"np.save"}, "into memory"),
     "retrieval/indexes/approximate.py": ({"write_index"}, IN_ATOMIC_FOLDER),

@@ -5,6 +5,7 @@ import torch
 from hypothesis import strategies as given
 
 from trainer.errors import BadData
+from trainer.vectors import maxsim_device_search, tokens
 from trainer.vectors.maxsim_search import MaxSimSearch
 from trainer.vectors.ragged import offsets_of
 from trainer.vectors.tokens import TokenVectors
@@ -116,3 +117,43 @@ def test_autocast_changes_nothing():
     with torch.autocast("cpu", torch.bfloat16):
         found = best(queries, documents, 3)
     assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+class TestOnADevice:
+    """In Triton's interpreter, on the CPU."""
+
+    @pytest.fixture(autouse=True)
+    def kernel_on_the_cpu(self, monkeypatch):
+        pytest.importorskip("triton", reason="Triton is not installed")
+        monkeypatch.setattr(tokens, "has_kernel", lambda device: True)
+
+    @pytest.mark.parametrize("tokens_at_once", [8, 1 << 18])
+    def test_results_are_those_of_the_cpu(self, monkeypatch, tokens_at_once):
+        """Whole numbers, so that ties abound and sums are exact whatever their order."""
+        monkeypatch.setattr(tokens, "TOKENS_AT_ONCE", tokens_at_once)
+        monkeypatch.setattr(maxsim_device_search, "_QUERIES_AT_ONCE", 3)
+        random = np.random.default_rng(0)
+        lengths = np.array([2, 0, 5, 1, 1, 3, 0, 6])
+        documents = TokenVectors(
+            random.integers(-2, 3, (lengths.sum(), 3)).astype(np.float16), offsets_of(lengths)
+        )
+        queries = TokenVectors(
+            random.integers(-2, 3, (10, 3)).astype(np.float32), np.array([0, 1, 5, 8, 10])
+        )
+        for k in (3, 10):
+            search = queries.search(k, "cpu")
+            assert isinstance(search.maxsim, maxsim_device_search.MaxSimDeviceSearch)
+            search.add(documents, 0)
+            search.add(documents, len(documents))
+            expected = MaxSimSearch(queries.to_padded(), k)
+            for first_row in (0, len(documents)):
+                expected.add(documents.rows, documents.offsets, first_row)
+            for found, wanted in zip(search.best(), expected.best(), strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+    def test_bad_searches_are_refused(self):
+        queries = TokenVectors(np.ones((1, 2), np.float32), np.array([0, 1, 1]))
+        with pytest.raises(BadData, match="query 2 of 2 has no token"):
+            queries.search(1, "cpu")
+        with pytest.raises(ValueError, match="at least one"):
+            queries.search(0, "cpu")

@@ -36,7 +36,8 @@ def packed_attention(
     With a sliding window of w, token i attends to j only if |i - j| < w.
     """
     device = query.device.type
-    if torch.is_autocast_enabled(device):  # rotated queries and keys are in float32
+    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
+        # Rotated queries and keys are in float32. Autocast leaves float64 as it is.
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reach = -1 if sliding_window is None else sliding_window - 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from trainer.collectives import check_same, on_first_rank, rank
+from trainer.collectives import on_first_rank, rank
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.readers.read import Split, read_rows
 from trainer.errors import BadRecipe
@@ -27,6 +27,7 @@ from trainer.progress import phase
 from trainer.strategies import devices
 from trainer.strategies.machine.environment import plan_from_environment
 from trainer.strategies.machine.plan import check_requirements
+from trainer.strategies.machine.same_input import check_same
 from trainer.strategies.process_group import process_group
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.collectives import gather
+from trainer.collectives import sum_with_gradient
 from trainer.log_partition import gather_queries, log_partition, tiles
 from trainer.scores import Score, exact
 
@@ -39,7 +39,7 @@ def kl_over_batch(
     partition = log_partition(queries, documents, score, temperature)
     all_queries = gather_queries(queries, temperature)
     terms = _TeacherTerms.apply(all_queries, exact(documents), score, teacher_shares)
-    return partition.queries + gather(terms[None]).sum(0)
+    return partition.queries + sum_with_gradient(terms)
 
 
 def log_shares(

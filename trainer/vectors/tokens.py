@@ -1,7 +1,7 @@
 """Vectors of models that give one vector per token, stored without padding."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Self
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from trainer.collectives import sum_over_ranks
 from trainer.errors import BadModel
-from trainer.scores import Score, maxsim
+from trainer.scores import Score, has_kernel, maxsim
+from trainer.vectors.device_copies import DeviceCopies, upload
+from trainer.vectors.maxsim_device_search import TOKENS_AT_ONCE, MaxSimDeviceSearch
 from trainer.vectors.maxsim_search import MaxSimSearch, flat_queries, maxsim_scores
-from trainer.vectors.ragged import offsets_of, tokens_of
+from trainer.vectors.ragged import document_ranges, offsets_of, tokens_of
 from trainer.vectors.vectors import Search, Vectors
 
 
@@ -39,6 +41,7 @@ class TokenVectors(Vectors):
 
     rows: Float[np.ndarray, "token dimension"]
     offsets: Int64[np.ndarray, " text_plus_one"]
+    _copies: DeviceCopies = field(default_factory=DeviceCopies, repr=False, compare=False)
 
     @classmethod
     def score(cls) -> Score:
@@ -145,6 +148,9 @@ class TokenVectors(Vectors):
 
     def search(self, k: int, device: torch.device | str = "cpu") -> Search:
         """Returns a search for the k documents with the largest MaxSim per query."""
+        device = torch.device(device)
+        if has_kernel(device):
+            return _DeviceTokenSearch(MaxSimDeviceSearch(self.to_padded(), k, device), device)
         return _TokenSearch(MaxSimSearch(self.to_padded(), k))
 
     def pair_scores(
@@ -164,6 +170,16 @@ class TokenVectors(Vectors):
             scores[start:stop] = maxsim_scores(tokens, starts, selection.rows, selection.offsets)[0]
         return scores
 
+    def copy(
+        self, first: int, last: int, device: torch.device
+    ) -> tuple[Float[Tensor, "token dimension"], Int64[Tensor, " text_plus_one"]]:
+        """Returns rows and offsets of the texts from `first` to `last` on a device; the rows may
+        stay there.
+        """
+        start, stop = int(self.offsets[first]), int(self.offsets[last])
+        rows = self._copies.get(slice(start, stop), self.rows, device)
+        return rows, upload(self.offsets[first : last + 1] - start, device)
+
 
 @dataclass(frozen=True)
 class _TokenSearch:
@@ -171,6 +187,20 @@ class _TokenSearch:
 
     def add(self, documents: TokenVectors, first_row: int) -> None:
         self.maxsim.add(documents.rows, documents.offsets, first_row)
+
+    def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+        return self.maxsim.best()
+
+
+@dataclass(frozen=True)
+class _DeviceTokenSearch:
+    maxsim: MaxSimDeviceSearch
+    device: torch.device
+
+    def add(self, documents: TokenVectors, first_row: int) -> None:
+        for first, last in document_ranges(documents.offsets, TOKENS_AT_ONCE):
+            rows, offsets = documents.copy(first, last, self.device)
+            self.maxsim.add(rows, offsets, first_row + first)
 
     def best(self) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
         return self.maxsim.best()

@@ -21,7 +21,6 @@ from trainer.collectives import (
     MAX,
     all_reduce_integers,
     gather_texts,
-    odd_ranks,
     on_every_rank,
     on_first_rank,
     rank,
@@ -29,6 +28,7 @@ from trainer.collectives import (
 )
 from trainer.errors import BadMachine
 from trainer.strategies.machine.own_rank import local_rank
+from trainer.strategies.machine.same_input import odd_ranks
 
 PACKAGES = (
     "nearfar",
