@@ -84,8 +84,8 @@ def encode(job: dict[str, Any]) -> dict[str, Any]:
 def nearfar(job: dict[str, Any]) -> dict[str, Any]:
     from measuring.stored_vectors import StoredVectors
 
+    from trainer.data.readers.corpus import Document
     from trainer.models.families import read_model
-    from trainer.retrieval.corpus import Document
     from trainer.retrieval.token_index.build import Encoding, build_token_index
     from trainer.retrieval.token_index.index import PROBE, TokenIndex
 

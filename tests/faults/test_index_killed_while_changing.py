@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from late_interaction_toys import toy_late_interaction
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadFolder
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, encode
 from trainer.retrieval.indexes.manifest import belongs_to_index
 from trainer.retrieval.token_index.build import build_token_index

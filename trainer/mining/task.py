@@ -10,11 +10,11 @@ from jaxtyping import Int64
 from trainer.batch import identity
 from trainer.data.near_duplicates import normal_form
 from trainer.data.readers.beir import is_beir_folder
+from trainer.data.readers.corpus import read_corpus
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Rows
 from trainer.errors import BadData
 from trainer.mining.texts import StoredTexts, TextWriter
-from trainer.retrieval.corpus import read_corpus
 from trainer.storage.atomic import atomic_file
 
 _ARRAYS = (

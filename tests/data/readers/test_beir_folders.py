@@ -92,7 +92,7 @@ def test_ids_may_be_numbers_but_not_missing(tmp_path: Path) -> None:
     )
     assert read_retrieval_set(str(folder), "test").documents == ("seven",)
     broken = make_folder(tmp_path / "broken", corpus=[{"text": "no id"}], test="q1\td1\t1\n")
-    with pytest.raises(BadData, match="corpus.jsonl:1: the field _id is missing"):
+    with pytest.raises(TooManyBadRows, match="corpus.jsonl:1: the field '_id' is missing"):
         read_retrieval_set(str(broken), "test")
 
 

@@ -12,7 +12,7 @@ from trainer.data.readers.json_lines import Record, read_json_lines
 from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import BadRow
 from trainer.data.rows import Row
-from trainer.errors import BadData, NearfarError
+from trainer.errors import BadData, NearfarError, TooManyBadRows
 
 
 def write(path: Path, *records: object) -> Path:
@@ -87,7 +87,7 @@ def test_scores_must_fit_the_candidates(tmp_path: Path, scores: list[int]) -> No
     if len(scores) == 1:
         assert read_rows(str(path))[0].labels == (1.0,)
     else:
-        with pytest.raises(BadData, match="one per candidate"):
+        with pytest.raises(TooManyBadRows, match="one score per candidate"):
             read_rows(str(path))
 
 

@@ -6,9 +6,9 @@ from phases import Phases
 from ranks import on_ranks
 from toy_models import SENTENCES
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel
 from trainer.progress import listening
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode
 from trainer.vectors.ragged import offsets_of, tokens_of
 from trainer.vectors.tokens import TokenVectors

@@ -8,10 +8,10 @@ from encoded import encode
 from phases import Phases
 from verbs import change_manifest
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadFolder, BadModel
 from trainer.models.dense import read_encoder
 from trainer.progress import listening
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding
 from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
 from trainer.retrieval.indexes.manifest import FILES, MANIFEST, DenseManifest, describe_files

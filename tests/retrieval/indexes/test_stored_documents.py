@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadFolder
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes import stored_documents
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_documents
 

@@ -15,8 +15,8 @@ from late_interaction_toys import toy_late_interaction
 from phases import when_encoded
 from verbs import change_manifest
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadFolder, BadModel
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, encode
 from trainer.retrieval.indexes import manifest, place
 from trainer.retrieval.indexes.dense import DenseIndex

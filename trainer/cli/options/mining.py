@@ -136,7 +136,7 @@ FurtherCorpus = Annotated[
     typer.Option(
         "--corpus",
         metavar="CORPUS",
-        help=("further documents to search: JSON Lines, a .txt file, or a folder in BEIR layout"),
+        help="further documents to search: a file as for `nearfar index`, or a BEIR folder",
         show_default=False,
     ),
 ]

@@ -21,8 +21,8 @@ CorpusFile = Annotated[
     typer.Argument(
         metavar="CORPUS",
         help=(
-            "JSON Lines with a field `text` (optional: `_id` and `title`), a .txt file with one"
-            " document per line, or a folder in BEIR layout"
+            "JSON Lines, CSV, TSV, Parquet or Arrow with a column `text` (optional: `_id` and"
+            " `title`), a .txt file with one document per line, or a folder in BEIR layout"
         ),
         show_default=False,
     ),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from trainer.batch import identity
 from trainer.data.readers.columns import is_blank, text_problem
 from trainer.data.readers.json_lines import Record, read_json_lines, read_lines
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
+from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.errors import BadData
 from trainer.progress import count_items
 
@@ -93,13 +93,12 @@ def read_texts(
             " qrels/<split>.tsv."
         )
     texts: dict[str, str] = {}
-    errors = FieldErrors(str(path))
     for record in count_items(read_json_lines(path), f"reading {path}", "lines"):
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        key, text = _id_and_text(record, errors)
+        key, text = _id_and_text(record, report)
         if key is None:
             continue
         if ids is not None and key not in ids:
@@ -111,28 +110,27 @@ def read_texts(
             report.set_aside(BadRow(record.source, problem))
             continue
         texts[key] = "" if is_blank(text) else report.truncate(text, record.source)
-    errors.raise_if_any()
     report.same_text_under_two_ids += len(texts) - len({identity(text) for text in texts.values()})
     return texts
 
 
-def _id_and_text(record: Record, errors: FieldErrors) -> tuple[str | None, str]:
-    """Returns the id and text of a record. If a field is invalid, `errors` names it and there is no
-    id.
-    """
+def _id_and_text(record: Record, report: ReadReport) -> tuple[str | None, str]:
+    """Returns the id and text of a record. One with an invalid field is set aside and has no id."""
     values = record.values
     key = values.get("_id", values.get("id"))
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if not isinstance(key, str) or not key:
-        errors.add(record.source, f"the field _id is {type_name(key)}, expected a text")
+        reason = f"the field '_id' is {type_name(key)}, expected a text"
+        report.set_aside(BadRow(record.source, reason))
         return None, ""
     text, title = values.get("text", values.get("title")), values.get("title")
     for name, value in (("text", text), ("title", title)):
         if not (
             isinstance(value, str) or (value is None and (name == "title" or "text" in values))
         ):
-            errors.add(record.source, f"the field {name} is {type_name(value)}, expected a text")
+            reason = f"the field {name!r} is {type_name(value)}, expected a text"
+            report.set_aside(BadRow(record.source, reason))
             return None, ""
     title = title if "text" in values else None
     return key, f"{title} {text or ''}" if title and title.strip() else text or ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.readers.json_lines import Record
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
+from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.data.rows import Row
 from trainer.errors import BadData
 
@@ -132,21 +132,14 @@ class RowMaker:
 
     def __init__(self, columns: Columns, report: ReadReport, max_negatives: int | None) -> None:
         self._columns, self._report, self._max_negatives = columns, report, max_negatives
-        self._errors = FieldErrors(report.source)
 
     def rows(self, record: Record) -> list[Row]:
         """Returns the rows of one record, one per positive; none for a blank or bad record."""
         try:
             return self._rows(record)
-        except _FieldError as error:
-            self._errors.add(record.source, str(error))
-        except _BadText as error:
-            self._report.set_aside(BadRow(record.source, str(error)))
+        except _BadField as error:
+            self._report.set_aside(BadRow(record.source, *error.args))
         return []
-
-    def finish(self) -> None:
-        """Raises BadData if fields are missing or of the wrong type."""
-        self._errors.raise_if_any()
 
     def _rows(self, record: Record) -> list[Row]:
         columns, report = self._columns, self._report
@@ -185,22 +178,18 @@ class RowMaker:
         """Returns the texts of a column. Null is a blank text."""
         if name not in record.values:
             if must_exist:
-                raise _FieldError(f"the field {name!r} is missing")
+                raise _BadField(f"the field {name!r} is missing")
             return []
         value = record.values[name]
         items: Sequence[Any] = value if isinstance(value, list) and allow_list else [value]
         texts = [_text(item, name) for item in items]
         if problem := next(filter(None, map(text_problem, texts)), ""):
-            raise _BadText(f"{problem} in {name!r}")
+            raise _BadField(f"{problem} in {name!r}")
         return [self._report.truncate(text, record.source) for text in texts]
 
 
-class _FieldError(Exception):
-    """A field that is missing or of the wrong type."""
-
-
-class _BadText(Exception):
-    """A text that cannot be encoded."""
+class _BadField(Exception):
+    """A field that is missing or cannot be used: the reason and, if there are any, details."""
 
 
 def _text(value: object, name: str) -> str:
@@ -217,9 +206,9 @@ def _text(value: object, name: str) -> str:
         )
     if not isinstance(value, str):
         content = repr(value)
-        raise _FieldError(
-            f"the field {name!r} is {type_name(value)}, expected a text:"
-            f" {content[:60]}{'...' if len(content) > 60 else ''}"
+        raise _BadField(
+            f"the field {name!r} is {type_name(value)}, expected a text",
+            content[:60] + ("..." if len(content) > 60 else ""),
         )
     return value
 
@@ -229,7 +218,7 @@ def _scores(record: Record, name: str | None, positives: int, negatives: int) ->
     value = record.values.get(name) if name else None
     if value is None or value == "":
         if name:
-            raise _FieldError(f"the field {name!r} is missing")
+            raise _BadField(f"the field {name!r} is missing")
         return []
     values = value if isinstance(value, list) else [value]
     try:
@@ -237,11 +226,11 @@ def _scores(record: Record, name: str | None, positives: int, negatives: int) ->
     except (TypeError, ValueError):
         scores = []
     if len(scores) != len(values) or not all(map(math.isfinite, scores)):
-        raise _FieldError(f"the field {name!r} is {str(value)[:60]!r}, expected a finite number")
+        raise _BadField(f"the field {name!r} is not a finite number", repr(value)[:60])
     if len(scores) != 1 and (positives != 1 or len(scores) != 1 + negatives):
-        raise _FieldError(
-            f"the field {name!r} has {len(scores)} scores for {positives} positives and {negatives}"
-            " negatives; give one per candidate"
+        raise _BadField(
+            f"the field {name!r} needs one score per candidate",
+            f"{len(scores)} scores for {positives} positives and {negatives} negatives",
         )
     return scores
 

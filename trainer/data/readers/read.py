@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trainer.data.readers.beir import (
     Judgement,
@@ -24,15 +24,24 @@ from trainer.errors import BadData
 from trainer.progress import count_items
 
 Split = Literal["train", "dev", "test"]
-LAYOUTS: dict[str, tuple[str, Callable[[Path], Iterator[Record | BadRow]]]] = {
-    ".jsonl": ("JSON Lines", read_json_lines),
-    ".json": ("JSON Lines", read_json_lines),
-    ".ndjson": ("JSON Lines", read_json_lines),
-    ".csv": ("CSV", lambda path: read_delimited(path, tabs=False)),
-    ".tsv": ("TSV", lambda path: read_delimited(path, tabs=True)),
-    ".parquet": ("Parquet", read_columnar),
-    ".arrow": ("Arrow", read_columnar),
-    ".feather": ("Arrow", read_columnar),
+
+
+class FileLayout(NamedTuple):
+    """The name of a file layout, and the function that yields the records of such a file."""
+
+    name: str
+    read: Callable[[Path], Iterator[Record | BadRow]]
+
+
+LAYOUTS = {
+    ".jsonl": FileLayout("JSON Lines", read_json_lines),
+    ".json": FileLayout("JSON Lines", read_json_lines),
+    ".ndjson": FileLayout("JSON Lines", read_json_lines),
+    ".csv": FileLayout("CSV", lambda path: read_delimited(path, tabs=False)),
+    ".tsv": FileLayout("TSV", lambda path: read_delimited(path, tabs=True)),
+    ".parquet": FileLayout("Parquet", read_columnar),
+    ".arrow": FileLayout("Arrow", read_columnar),
+    ".feather": FileLayout("Arrow", read_columnar),
 }
 _RECORDS_FOR_COLUMNS = 100
 """So many first records are searched for column names."""
@@ -55,7 +64,7 @@ def read_rows(
         columns: role to column name, for columns that are not recognised by name.
         split: the part of a folder or hub data set.
         max_bad_rows_ratio: the largest share of bad rows (0 to 1). Bad rows are set aside and
-            count_items in `.report`.
+            counted in `.report`.
         negatives_per_query: the largest number of negatives per row; None keeps all.
         on_bad: called with each bad row.
 
@@ -103,15 +112,15 @@ def has_known_layout(path: Path) -> bool:
     """Returns True for a file or folder here that is of a layout that can be read."""
     if path.is_dir():
         return is_beir_folder(path) or is_saved_folder(path)
-    return path.is_file() and _file_suffix(path) in LAYOUTS
+    return path.is_file() and layout_of(path) is not None
 
 
-def _file_suffix(path: Path) -> str:
-    """Returns the suffix that tells the layout of a file; "" for one that cannot be read."""
+def layout_of(path: Path) -> FileLayout | None:
+    """Returns the layout that the suffix of a file tells, or None if there is none."""
     if path.suffix != ".gz":
-        return path.suffix.lower()
+        return LAYOUTS.get(path.suffix.lower())
     suffix = Path(path.stem).suffix.lower()
-    return "" if suffix in (".parquet", ".arrow", ".feather") else suffix
+    return None if suffix in (".parquet", ".arrow", ".feather") else LAYOUTS.get(suffix)
 
 
 def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Record | BadRow]:
@@ -129,14 +138,14 @@ def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Rec
         report.layout = "saved data set"
         return read_saved_folder(path, split)
     if path.exists():
-        if not has_known_layout(path):
+        if (layout := layout_of(path)) is None:
             raise BadData(
                 f"{path} is of no known layout; expected a file that ends in {', '.join(LAYOUTS)}"
                 " (or .jsonl.gz, .csv.gz, .tsv.gz)."
             )
         check_mined_file(path)
-        report.layout, reader = LAYOUTS[_file_suffix(path)]
-        return reader(path)
+        report.layout = layout.name
+        return layout.read(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():
         raise BadData(f"{source} does not exist; check the path.")
     check_hub_name(source)
@@ -173,7 +182,6 @@ def _record_rows(
             report.set_aside(record)
         else:
             yield from maker.rows(record)
-    maker.finish()
 
 
 def _note_columns(report: ReadReport, columns: Columns, names: Mapping[str, None]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from trainer.errors import BadData, TooManyBadRows
+from trainer.errors import TooManyBadRows
 
 MAX_TEXT_CHARACTERS = 200_000
 """Longer texts are truncated when read: no encoder here takes more, and memory stays bounded."""
@@ -125,12 +125,18 @@ class ReadReport:
         if self.bad_count <= max_bad_rows_ratio * self.rows_read:
             return
         examples = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
+        other_columns = (
+            ", name other columns (--column query=NAME, in a recipe data.columns={query: NAME})"
+            if self.columns
+            else ""
+        )
         raise TooManyBadRows(
             f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a"
             f" share of {max_bad_rows_ratio:g} allows"
             f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nCorrect"
-            " them (`nearfar data check SOURCE --rejected FILE` lists all), or allow a larger"
-            " share: --max-bad-rows-ratio on the command line, data.max_bad_rows_ratio in a recipe."
+            f" them (`nearfar data check SOURCE --rejected FILE` lists all){other_columns}, or"
+            " allow a larger share: --max-bad-rows-ratio on the command line,"
+            " data.max_bad_rows_ratio in a recipe."
         )
 
 
@@ -141,31 +147,3 @@ def type_name(value: object) -> str:
     ('missing', 'a list')
     """
     return "missing" if value is None else f"a {type(value).__name__}"
-
-
-class FieldErrors:
-    """Rows with a missing field or a field of the wrong type.
-
-    Such rows are no noise: the columns were misunderstood. Reading therefore stops after three.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.problems: list[str] = []
-
-    def add(self, row: str, problem: str) -> None:
-        """Stores the problem of one row. Raises BadData at the third."""
-        self.problems.append(f"  {row}: {problem}")
-        if len(self.problems) == 3:
-            self.raise_if_any()
-
-    def raise_if_any(self) -> None:
-        """Raises BadData that names the fields and the rows, if there are any."""
-        if self.problems:
-            raise BadData(
-                f"{self.source}: rows lack a field or have one of the wrong type:\n"
-                + "\n".join(self.problems)
-                + "\nEvery row needs a query and a positive that are texts. Correct the file, or"
-                " name other columns: --column query=NAME on the command line,"
-                " data.columns={query: NAME} in a recipe."
-            )

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from trainer.batch import Texts
 from trainer.collectives import agree, all_rows, own_rounds, ranks
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import Encoder, VectorEncoder
 from trainer.progress import Phase, phase
-from trainer.retrieval.corpus import Document
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 

@@ -15,9 +15,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float32
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode_documents
 from trainer.retrieval.indexes import approximate
 from trainer.retrieval.indexes.index import Index

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from numpy import ndarray
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.corpus import Document
 from trainer.vectors.vectors import TopK
 
 

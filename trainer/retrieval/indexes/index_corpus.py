@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainer.data.readers.corpus import read_corpus
 from trainer.data.readers.report import ReadReport
 from trainer.errors import BadModel, BadRecipe
 from trainer.models.cut import read_cut
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
-from trainer.retrieval.corpus import read_corpus
 from trainer.retrieval.encoding.encode import Encoding
 from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
 from trainer.retrieval.indexes.index import Index, IndexManifest

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadFolder
 from trainer.progress import count_items
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.indexes.manifest import readable
 from trainer.storage.atomic import atomic_file, write_array
 from trainer.vectors.ragged import document_ranges

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.readers.corpus import Document
 from trainer.progress import phase
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding, document_blocks
 from trainer.retrieval.indexes.place import new_index
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, write_documents

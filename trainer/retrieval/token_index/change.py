@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.batch import identity
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import Encoding
 from trainer.retrieval.indexes.stored_documents import write_documents
 from trainer.retrieval.token_index.build import with_effort, write_vectors

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.kernels.matmul import linear
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.corpus import Document
 from trainer.retrieval.encoding.encode import encode_documents
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.manifest import open_consistent

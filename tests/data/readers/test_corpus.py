@@ -1,10 +1,12 @@
 import gzip
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from trainer.data.readers.corpus import Document, read_corpus
 from trainer.data.readers.report import ReadReport
 from trainer.errors import BadData, TooManyBadRows
-from trainer.retrieval.corpus import Document, read_corpus
 
 
 def read(path, ratio=0.001, id_prefix=""):
@@ -37,6 +39,19 @@ def test_plain_text_has_one_document_per_line_even_compressed(tmp_path):
     assert report.blank_rows_dropped == 1
 
 
+def test_tables_have_one_document_per_row(tmp_path):
+    table = pa.table({"_id": ["a", "b"], "title": ["Disks", None], "text": ["Delete one.", "two"]})
+    pa.parquet.write_table(table, tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text('_id,title,text\na,Disks,Delete one.\nb,,"two"\n')
+    for name in ("x.parquet", "x.csv"):
+        assert read(tmp_path / name)[0] == [
+            Document("a", "Disks", "Delete one."),
+            Document("b", "", "two"),
+        ]
+    (tmp_path / "y.tsv").write_text("text\none\ntwo\n")
+    assert [document.id for document in read(tmp_path / "y.tsv")[0]] == ["2", "3"]
+
+
 def test_prefix_is_added_only_to_ids_that_are_line_numbers(tmp_path):
     (tmp_path / "x.txt").write_text("one\ntwo\n")
     assert [document.id for document in read(tmp_path / "x.txt", id_prefix="new-")[0]] == [
@@ -65,7 +80,9 @@ def test_blank_and_repeated_documents_are_left_out_and_counted(tmp_path):
 
 def test_wrong_fields_are_named_with_their_lines(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"_id": "a", "body": "one"}\n{"_id": "b", "text": ["x"]}\n')
-    with pytest.raises(BadData, match=r"(?s)x\.jsonl:1.*text is missing.*body.*x\.jsonl:2.*a list"):
+    with pytest.raises(
+        TooManyBadRows, match=r"(?s)x\.jsonl:1.*'text' is missing.*body.*x\.jsonl:2.*a list"
+    ):
         read(tmp_path / "x.jsonl")
 
 

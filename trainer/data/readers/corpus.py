@@ -8,8 +8,9 @@ from typing import Any
 from trainer.batch import identity
 from trainer.data.readers.beir import is_beir_folder
 from trainer.data.readers.columns import is_blank, text_problem
-from trainer.data.readers.json_lines import NumberedLine, read_json_lines, read_lines
-from trainer.data.readers.report import BadRow, FieldErrors, ReadReport, type_name
+from trainer.data.readers.json_lines import NumberedLine, Record, read_json_lines, read_lines
+from trainer.data.readers.read import layout_of
+from trainer.data.readers.report import BadRow, ReadReport, type_name
 
 _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 
@@ -39,12 +40,13 @@ def read_corpus(
 ) -> Iterator[Document]:
     """Yields the documents of a file.
 
-    It may be the corpus.jsonl of a BEIR folder, a JSON Lines file with a field `text` or
-    `document`, or a .txt file with one document per line. Ids are `_id` or `id`, else `id_prefix`
-    and the line number. Blank documents and repeated ids are left out; `report` counts them.
+    It may be a BEIR folder, of which corpus.jsonl is read; a JSON Lines, CSV, TSV, Parquet or Arrow
+    file with a column `text` or `document`; or a .txt file with one document per line. Ids are
+    `_id` or `id`, else `id_prefix` and the number of the line or row. Blank documents and repeated
+    ids are left out; `report` counts them.
 
-    Raises BadData for a file that cannot be read or lacks the fields, and TooManyBadRows at the end
-    when too many lines were unreadable.
+    Raises BadData for a file that cannot be read, and TooManyBadRows at the end when too many rows
+    could not be used.
     """
     path = path / "corpus.jsonl" if path.is_dir() and is_beir_folder(path) else path
     path = (
@@ -52,13 +54,8 @@ def read_corpus(
         if not path.exists() and path.with_name(f"{path.name}.gz").is_file()
         else path
     )
-    plain = path.name.removesuffix(".gz").endswith(".txt")
     seen_identities: set[int] = set()
-    for document in (
-        _plain_documents(path, report, id_prefix)
-        if plain
-        else _json_documents(path, report, id_prefix)
-    ):
+    for document in _documents(path, report, id_prefix):
         if is_blank(document.full_text):
             report.blank_rows_dropped += 1
         elif identity(document.id) in seen_identities:
@@ -68,6 +65,14 @@ def read_corpus(
             report.rows_kept += 1
             yield document
     report.check_budget(max_bad_rows_ratio)
+
+
+def _documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
+    if path.name.removesuffix(".gz").endswith(".txt"):
+        return _plain_documents(path, report, id_prefix)
+    layout = layout_of(path)
+    records = read_json_lines(path) if layout is None else layout.read(path)
+    return _record_documents(records, report, id_prefix)
 
 
 def _plain_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
@@ -83,9 +88,10 @@ def _plain_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator
             report.set_aside(line)
 
 
-def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:
-    errors = FieldErrors(str(path))
-    for record in read_json_lines(path):
+def _record_documents(
+    records: Iterator[Record | BadRow], report: ReadReport, id_prefix: str
+) -> Iterator[Document]:
+    for record in records:
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)
@@ -97,18 +103,15 @@ def _json_documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[
         }
         wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
         if wrong:
-            errors.add(
-                record.source,
-                f"the field {wrong} is {type_name(fields[wrong])}, expected a text (its fields:"
-                f" {', '.join(list(record.values)[:10])})",
-            )
+            reason = f"the field {wrong!r} is {type_name(fields[wrong])}, expected a text"
+            names = ", ".join(list(record.values)[:10])
+            report.set_aside(BadRow(record.source, reason, f"its fields: {names}"))
         elif problem := next(filter(None, map(text_problem, fields.values())), None):
             report.set_aside(BadRow(record.source, problem))
         else:
             yield Document(
                 fields["id"], fields["title"], report.truncate(fields["text"], record.source)
             )
-    errors.raise_if_any()
 
 
 def _id(values: dict[str, Any], source: str, prefix: str) -> Any:
