@@ -221,6 +221,7 @@ def evaluate(
     data: str | Path,
     split: Literal["train", "dev", "test"] = "test",
     *,
+    corpus: str | Path | None = None,
     bm25: bool = True,
     max_queries: int | None = None,
     rerank: str | Path | None = None,
@@ -229,7 +230,8 @@ def evaluate(
     """Measures models on judged queries, and compares each, and BM25, with the first by a paired
     test.
 
-    `data` is a folder in BEIR layout or a file of pairs. `rerank` names a cross-encoder that is
+    `data` is a folder in BEIR layout, or a file of pairs, which needs a `corpus` of all documents:
+    without one, only the answers in the file are searched. `rerank` names a cross-encoder that is
     measured behind each model.
     """
     from trainer.evaluation.evaluate_models import evaluate_models
@@ -239,6 +241,7 @@ def evaluate(
         [str(name) for name in names],
         str(data),
         split=split,
+        corpus=None if corpus is None else str(corpus),
         bm25=bm25,
         max_queries=max_queries,
         reranker=None if rerank is None else str(rerank),

@@ -175,12 +175,8 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     say(job.summary)
     for remark in data.remarks:
         say(remark)
-    for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (leaks := leaked_queries(data.known_positives, held_out)):
-            say(
-                f"warning: {leaks:,} of {len(held_out.queries):,} {name} queries are training"
-                " queries too; what is measured on them proves nothing"
-            )
+    for warning in data.warnings:
+        say(f"warning: {warning}")
     return job
 
 
@@ -208,7 +204,7 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
 
 def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
-    folder.note(steps=job.steps)
+    folder.note(steps=job.steps, validation_limitation=job.data.validation.limitation)
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
     identity = on_first_rank(  # which alone compares and stores it
         lambda: run_identity(job.recipe, len(job.data.train), job.data.digests)

@@ -64,7 +64,8 @@ class ModelTraining:
     @property
     def selection(self) -> Selection:
         """How the weights of `model/` are chosen."""
-        return Selection(self.base_score, self.best.score, self.best.step)
+        limitation = self.job.data.validation.limitation
+        return Selection(self.base_score, self.best.score, self.best.step, limitation)
 
     def run(self) -> None:
         """Trains up to the last step, or to Ctrl-C. Raises Preempted after a signal."""
@@ -206,7 +207,9 @@ class ModelTraining:
             expect({})  # it has been measured already
         if self.best.score is not None:
             base = f", {self.base_score:.3f} before training" if self.base_score is not None else ""
-            say(f"best validation nDCG@10 {self.best.score:.3f} at step {self.best.step}{base}")
+            limitation = f", {selection.limitation}" if selection.limitation else ""
+            score = f"{self.best.score:.3f} at step {self.best.step}{base}{limitation}"
+            say(f"best validation nDCG@10 {score}")
         with phase("saving the model"):
             on_first_rank(self._save)
 

@@ -29,6 +29,7 @@ LATER_KEYS = {
     "checkpoints.every_minutes",
     "checkpoints.every_steps",
     "checkpoints.keep_last",
+    "data.corpus",
     "machine.compile_layers",
     "machine.hang_minutes",
 }

@@ -1,6 +1,6 @@
 """The data of a recipe: training rows, validation queries and test queries."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,11 @@ from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.beir import beir_splits, is_beir_folder
-from trainer.data.retrieval_set import RetrievalSet, retrieval_set_from_rows
+from trainer.data.retrieval_set import (
+    RetrievalSet,
+    check_takes_corpus,
+    retrieval_set_from_rows,
+)
 from trainer.data.rows import KnownPositives, Rows
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
@@ -42,6 +46,23 @@ class DataSets:
         """The known positives of each training query."""
         return cached_known_positives(self.train)
 
+    @property
+    def warnings(self) -> Iterator[str]:
+        """Why scores on validation or test queries say too little."""
+        for name, held_out in (("validation", self.validation), ("test", self.test)):
+            if held_out is None:
+                continue
+            if held_out.limitation:
+                yield (
+                    f"the {name} queries are {held_out.limitation}. Name a file of all documents as"
+                    " data.corpus"
+                )
+            if leaks := leaked_queries(self.known_positives, held_out):
+                yield (
+                    f"{leaks:,} of {len(held_out.queries):,} {name} queries are training queries"
+                    " too; what is measured on them proves nothing"
+                )
+
 
 def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
     """Reads all data of a recipe. Each row has the negatives that are used, or all of them.
@@ -66,24 +87,41 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
         data.validation or _split_of(data.sources, "dev"),
         data.test or _split_of(data.sources, "test"),
     )
+    corpus = _corpus(data.corpus, reader, validation_source, test_source)
     if validation_source:
         validation = reader.retrieval_set(
-            validation_source, data.columns, "dev", data.validation_max_queries
+            validation_source, data.columns, "dev", data.validation_max_queries, corpus
         )
     else:
         rows, validation_rows = cached_hold_out(
             rows, data.validation_ratio, data.validation_max_queries, seed
         )
-        validation = retrieval_set_from_rows(validation_rows, "validation")
+        validation = retrieval_set_from_rows(validation_rows, "validation", corpus)
     mixture = (
         build_mixture(sets, rows, weights, data.mixing == "one_source_per_batch")
         if len(sets) > 1
         else None
     )
-    test = reader.retrieval_set(test_source, data.columns, "test") if test_source else None
+    test = None
+    if test_source:
+        test = reader.retrieval_set(test_source, data.columns, "test", corpus=corpus)
     reports = {id(report): report for report in [*reader.reports, rows.report]}.values()
     remarks = tuple(report.remark for report in reports if report.remark)
     return DataSets(rows, validation, test, mixture, reader.digests, remarks)
+
+
+def _corpus(
+    name: str | None, reader: CachedReader, validation_source: str | None, test_source: str | None
+) -> dict[str, str] | None:
+    """Returns text and id of the documents of a corpus. Raises BadData if it would not be searched.
+
+    It is searched, too, if validation rows are held out of the training rows.
+    """
+    if name is None:
+        return None
+    if validation_source is not None:
+        check_takes_corpus(name, validation_source, *filter(None, [test_source]))
+    return reader.document_ids(name)
 
 
 def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
@@ -110,6 +148,7 @@ def data_fingerprint(
     sources = {
         "validation": run.data.validation,
         "test": run.data.test,
+        "evaluation_corpus": run.data.corpus,
         "corpus": refresh.corpus if refresh is not None else None,
     }
     names = train if isinstance(train, str) else [source.source for source in train]

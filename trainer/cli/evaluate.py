@@ -29,6 +29,18 @@ JudgedQueries = Annotated[
         show_default=False,
     ),
 ]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="FILE",
+        help=(
+            "also search these documents: a file as for `nearfar index`, or a folder in BEIR"
+            " layout; without it, only the documents of SOURCE are searched"
+        ),
+        show_default=False,
+    ),
+]
 MaxQueries = Annotated[
     int | None,
     typer.Option(
@@ -68,6 +80,7 @@ Examples = Annotated[
 def evaluate(
     models: Models,
     data: JudgedQueries,
+    corpus: Corpus = None,
     split: shared.SplitName = "test",
     column: shared.ColumnNames = None,
     max_queries: MaxQueries = None,
@@ -94,6 +107,7 @@ def evaluate(
         data,
         split=split,
         columns=shared.columns_of(column),
+        corpus=corpus,
         max_queries=max_queries,
         bm25=bm25,
         index=index,
@@ -127,5 +141,7 @@ def _show(comparison: "ModelComparison", examples: int) -> None:
     console.print(comparison_table(comparison.evaluation))
     for line in comparison_lines(comparison.evaluation):
         console.print(line)
+    if comparison.evaluation.limitation:
+        console.print("Name a file of all documents with --corpus.")
     if examples and len(systems) > 1:
         console.print(search_examples(comparison.judged_set, *systems[-2:], count=examples))

@@ -1,17 +1,22 @@
 """`RetrievalSet`: the queries, documents and judgements on which retrieval is evaluated."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
 from trainer.data.readers.beir import is_beir_folder, read_qrels
 from trainer.data.readers.columns import is_blank
+from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
 from trainer.errors import BadData
+
+_log = logging.getLogger("nearfar.data")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class RetrievalSet:
     document_ids: Sequence[str]
     documents: Sequence[str]
     qrels: dict[str, dict[str, int]]
+    limitation: str = ""
+    """Why figures that are measured on this set are too high; "" for the search of a corpus."""
 
 
 def read_retrieval_set(
@@ -35,53 +42,89 @@ def read_retrieval_set(
     columns: Mapping[str, str] | None = None,
     max_queries: int | None = None,
     max_bad_rows_ratio: float = 0.001,
+    corpus: str | None = None,
 ) -> RetrievalSet:
     """Reads the retrieval set of a split of a data set in any layout.
 
-    A BEIR folder gives its whole corpus. The corpus of any other source is all its positives and
-    negatives. If there are more than `max_queries` queries, a subset is selected by hash; it is the
-    same in every run. Raises BadData or TooManyBadRows.
+    A BEIR folder gives its whole corpus. The documents of any other source are all its positives
+    and negatives, and those of the file or BEIR folder `corpus`. If there are more than
+    `max_queries` queries, a subset is selected by hash; it is the same in every run. Raises BadData
+    or TooManyBadRows.
     """
-    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio)
+    document_ids = None
+    if corpus is not None:
+        check_takes_corpus(corpus, source)
+        document_ids = read_document_ids(corpus, ReadReport(corpus), max_bad_rows_ratio)
+    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio, document_ids)
     return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
 
 
+def check_takes_corpus(corpus: str, *sources: str) -> None:
+    """Raises BadData if all sources are BEIR folders, so that the corpus would not be searched."""
+    if all(is_beir_folder(Path(source)) for source in sources):
+        folders = " and ".join(dict.fromkeys(sources))
+        raise BadData(
+            f"the corpus {corpus} would not be searched, because the BEIR layout of {folders} has"
+            " its own; leave data.corpus or --corpus out."
+        )
+
+
 def read_set_and_report(
-    source: str, split: Split, columns: Mapping[str, str] | None, max_bad_rows_ratio: float
+    source: str,
+    split: Split,
+    columns: Mapping[str, str] | None,
+    max_bad_rows_ratio: float,
+    corpus: Mapping[str, str] | None = None,
 ) -> tuple[RetrievalSet, ReadReport]:
     """Returns the retrieval set with all queries, and the report of reading it."""
     folder = Path(source)
     if is_beir_folder(folder):
         return _read_beir(folder, split, max_bad_rows_ratio)
     rows = read_rows(source, columns, split, max_bad_rows_ratio)
-    return retrieval_set_from_rows(rows, f"{folder.name.split('.')[0]} {split}"), rows.report
+    return retrieval_set_from_rows(rows, set_name(source, split), corpus), rows.report
 
 
-def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
-    """Builds a retrieval set from rows: each distinct query with its positives. The corpus is every
-    distinct positive and negative.
+def set_name(source: str, split: Split) -> str:
+    """Returns the name of a set for tables: that of its file or folder, and its split."""
+    return f"{Path(source).name.split('.')[0]} {split}"
 
-    A scored row is a positive when its score is in the upper half of the range of all scores.
 
-    >>> retrieval_set_from_rows([Row("q", "a", ("b",)), Row("q", "c")], "toy").qrels
+def retrieval_set_from_rows(
+    rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None = None
+) -> RetrievalSet:
+    """Builds a retrieval set from rows: each distinct query with its positives.
+
+    The documents are those of `corpus` (text to id), then every distinct positive and negative that
+    is not among them. Equal texts are one document. A scored row is a positive when its score is in
+    the upper half of the range of all scores. `name` ends with the name of the split.
+
+    >>> rows = [Row("q", "a", ("b",)), Row("q", "c")]
+    >>> retrieval_set_from_rows(rows, "toy test").qrels
     {'q0': {'d0': 1, 'd2': 1}}
+    >>> retrieval_set_from_rows(rows, "toy test", {"x": "1", "c": "2"}).document_ids
+    ('1', '2', 'd0', 'd1')
     """
     queries: dict[str, str] = {}
-    documents: dict[str, str] = {}
+    documents = dict(corpus or {})
     qrels: dict[str, dict[str, int]] = {}
-    scores = [row.labels[0] for row in rows if row.labels is not None]
-    middle = (min(scores) + max(scores)) / 2 if scores and min(scores) < max(scores) else 0.0
+    known_ids = frozenset(documents.values())
+    query_ids, document_ids = (_new_ids(prefix, known_ids) for prefix in "qd")
+    middle = _middle_score(rows)
     for row in rows:
         for document in (row.positive, *row.negatives):
-            documents.setdefault(document, f"d{len(documents)}")
+            if document not in documents:
+                documents[document] = next(document_ids)
         if row.labels is None or row.labels[0] > middle:
-            query = queries.setdefault(row.query, f"q{len(queries)}")
-            qrels.setdefault(query, {})[documents[row.positive]] = 1
+            if row.query not in queries:
+                queries[row.query] = next(query_ids)
+            qrels.setdefault(queries[row.query], {})[documents[row.positive]] = 1
     if not qrels:
         raise BadData(
             f"{name}: no row has a positive, so retrieval cannot be evaluated; give rows with"
             " different scores, or without scores."
         )
+    if corpus is not None:
+        _warn_of_new_answers(name, qrels, known_ids)
     return RetrievalSet(
         name,
         tuple(queries.values()),
@@ -89,6 +132,45 @@ def retrieval_set_from_rows(rows: Sequence[Row], name: str) -> RetrievalSet:
         tuple(documents.values()),
         tuple(documents),
         qrels,
+        _limitation(rows, name, len(documents)) if corpus is None else "",
+    )
+
+
+def _middle_score(rows: Sequence[Row]) -> float:
+    """Returns the middle of the range of all scores; 0 if they are equal, or if there are none."""
+    scores = [row.labels[0] for row in rows if row.labels is not None]
+    return (min(scores) + max(scores)) / 2 if scores and min(scores) < max(scores) else 0.0
+
+
+def _new_ids(prefix: str, known_ids: Set[str]) -> Iterator[str]:
+    """Yields ids that no document of the corpus has: a query with the id of a document would be
+    taken for that document.
+    """
+    names = (f"{prefix}{number}" for number in count())
+    return (name for name in names if name not in known_ids)
+
+
+def _warn_of_new_answers(
+    name: str, qrels: Mapping[str, Mapping[str, int]], known_ids: Set[str]
+) -> None:
+    answers = {document for grades in qrels.values() for document in grades}
+    if new_answers := answers - known_ids:
+        _log.warning(
+            "%s: %d of its %d answers are not in the corpus, and were added to it. If they should"
+            " be there, compare the texts: that of a document is its title, a space and its text.",
+            name,
+            len(new_answers),
+            len(answers),
+        )
+
+
+def _limitation(rows: Sequence[Row], name: str, documents: int) -> str:
+    """Says that the search is among the documents of the rows alone."""
+    split = name.split()[-1].replace("dev", "validation")
+    kinds = "answers and negatives" if any(row.negatives for row in rows) else "answers"
+    return (
+        f"searched among the {documents:,} {kinds} of the {split} set alone, not a whole corpus:"
+        " figures are too high"
     )
 
 

@@ -39,6 +39,7 @@ def evaluate_models(
     *,
     split: Split = "test",
     columns: Mapping[str, str] | None = None,
+    corpus: str | None = None,
     max_queries: int | None = None,
     bm25: bool = True,
     index: Path | None = None,
@@ -51,16 +52,16 @@ def evaluate_models(
 ) -> ModelComparison:
     """Measures models by exact search, and compares BM25 and each model with the first one.
 
-    `index` is an index of the set's corpus by the only model; it is measured in addition to exact
-    search. `reranker` names a cross-encoder, which re-ranks the first `rerank_depth` documents of
-    each model. `layers` and `dimensions` cut models that were trained with matryoshka. Raises
-    BadRecipe when a model is named twice.
+    `corpus` has documents that are searched too. `index` is an index of the set's documents by the
+    only model; it is measured in addition to exact search. `reranker` names a cross-encoder, which
+    re-ranks the first `rerank_depth` documents of each model. `layers` and `dimensions` cut models
+    that were trained with matryoshka. Raises BadRecipe when a model is named twice.
     """
     _check_models(models, index)
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
     cross_encoder = read_reranker(reranker).to(accelerator) if reranker is not None else None
-    judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries)
+    judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries, corpus=corpus)
     measure = _Measurement(judged_set, numbers, cross_encoder, reranker, rerank_depth, tell)
     systems: list[SystemResult] = []
     for model in reversed(models):

@@ -4,7 +4,8 @@ The file is one JSON object:
 
     {"format": 1, "set": name, "split": name, "documents": count,
      "leaked_queries": count or null,
-     "selection": {"base_score": x, "best_score": x, "best_step": n} or null,
+     "limitation": why figures are too high, or "",
+     "selection": {"base_score": x, "best_score": x, "best_step": n, "limitation": text} or null,
      "query_ids": [...],
      "queries": {query id: text},
      "texts": {document id: beginning of its text},          every document in a "top"
@@ -17,8 +18,8 @@ The file is one JSON object:
                       "better": count, "equal": count, "worse": count}]}
 
 "low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table; the last
-one is compared with each other one. Values and scores are rounded to six decimals. "leaked_queries"
-and "selection" may be missing, as in old files.
+one is compared with each other one. Values and scores are rounded to six decimals.
+"leaked_queries", "limitation" and "selection" may be missing, as in old files.
 """
 
 import json
@@ -58,6 +59,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "split": evaluation.split,
         "documents": evaluation.documents,
         "leaked_queries": evaluation.leaked_queries,
+        "limitation": evaluation.limitation,
         "selection": asdict(evaluation.selection) if evaluation.selection else None,
         "query_ids": list(evaluation.systems[0].query_ids) if evaluation.systems else [],
         "queries": evaluation.queries,
@@ -93,6 +95,7 @@ def read_evaluation(path: Path) -> Evaluation:
             {str(document): str(text) for document, text in content["texts"].items()},
             None if leaks is None else int(leaks),
             selection_from(content.get("selection")),
+            str(content.get("limitation", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadData(
@@ -114,7 +117,7 @@ def selection_from(entry: Mapping[str, Any] | None) -> Selection | None:
     base, best = (
         None if entry[key] is None else float(entry[key]) for key in ("base_score", "best_score")
     )
-    return Selection(base, best, int(entry["best_step"]))
+    return Selection(base, best, int(entry["best_step"]), str(entry.get("limitation", "")))
 
 
 def _systems(

@@ -76,6 +76,8 @@ class Selection:
     """The best score of trained weights; None when none were validated."""
     best_step: int
     """The number of optimizer steps at the best score."""
+    limitation: str = ""
+    """Why the scores are too high (`RetrievalSet.limitation`)."""
 
     @property
     def base_won(self) -> bool:
@@ -100,18 +102,22 @@ class Evaluation:
     """The number of measured queries that were also training queries; None: unknown."""
     selection: Selection | None = None
     """How the weights of the last system were chosen; None: unknown."""
+    limitation: str = ""
+    """Why the figures are too high (`RetrievalSet.limitation`)."""
 
     def __repr__(self) -> str:
         rows = self._rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join(filter(None, [*lines, visible(self.limitation)]))
 
     def _repr_html_(self) -> str:
         rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows())
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        table = f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        return f"{table}<p>{escape(visible(self.limitation))}</p>" if self.limitation else table
 
     def _rows(self) -> list[list[str]]:
         """Returns the cells of a table: one row per system, one column per metric."""
@@ -160,4 +166,5 @@ def compare(
         {document: text[:_TEXT] for document, text in texts.items() if document in top},
         leaked_queries,
         selection,
+        retrieval_set.limitation,
     )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trainer.batch import identity
 from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
-from trainer.evaluation.verdict import verdict
+from trainer.evaluation.verdict import sentence, verdict
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -85,11 +85,16 @@ def comparison_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_lines(evaluation: Evaluation) -> list[Text]:
-    """Returns the difference of the last system to each other one, the nearest in the table first.
+    """Returns why the figures are too high, if they are, and the difference of the last system to
+    each other one, the nearest in the table first.
 
-    Each line has the interval and the p-value of the paired test.
+    The line of a difference has its interval and the p-value of the paired test.
     """
-    return [_comparison_line(comparison) for comparison in reversed(evaluation.comparisons)]
+    limitation = visible(evaluation.limitation, 300)
+    return [
+        *([Text(sentence(limitation), style="yellow")] if limitation else []),
+        *(_comparison_line(comparison) for comparison in reversed(evaluation.comparisons)),
+    ]
 
 
 def search_examples(test: "RetrievalSet", *systems: SystemResult, count: int = 3) -> Text:

@@ -3,7 +3,7 @@
 The terminal and the report both print it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.evaluation.results import (
     BASE,
@@ -23,6 +23,7 @@ _IMPROVE_TRAINING = (
     "look at the training data (`nearfar data check`), lower optimization.learning_rate, or give"
     " more training pairs"
 )
+_NAME_CORPUS = "name a file of all documents as data.corpus, and measure again"
 _SEARCH_WITH_BM25 = (
     "search with BM25 until the model is ahead of it; take a stronger model.backbone, give more"
     " training pairs, or add hard negatives (`nearfar mine`)"
@@ -52,16 +53,36 @@ def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -
     if evaluation is not None:
         selection = evaluation.selection
     if selection is not None and selection.base_won:
-        return _verdict_for_base(selection, evaluation)
+        return _with_limitations(_verdict_for_base(selection, evaluation), selection, evaluation)
     if evaluation is not None:
-        return _verdict_from_test(evaluation)
-    return _verdict_from_validation(selection) if selection is not None else None
+        return _with_limitations(_verdict_from_test(evaluation), evaluation)
+    if selection is not None:
+        return _with_limitations(_verdict_from_validation(selection), selection)
+    return None
+
+
+def sentence(limitation: str) -> str:
+    """Returns a limitation as a sentence.
+
+    >>> sentence("searched among 5 answers: figures are too high")
+    'Searched among 5 answers: figures are too high.'
+    """
+    return f"{limitation[:1].upper()}{limitation[1:]}."
 
 
 def strongest_rival(evaluation: Evaluation) -> SystemResult | None:
     """Returns the best system other than the last one: base model or BM25."""
     rivals = [system for system in evaluation.systems[:-1] if MAIN_METRIC in system.metrics]
     return max(rivals, key=SystemResult.mean, default=None)
+
+
+def _with_limitations(outcome: Verdict, *results: Selection | Evaluation | None) -> Verdict:
+    """Returns a verdict that also says why the figures of these results are too high."""
+    limitations = [result.limitation for result in results if result and result.limitation]
+    if not limitations:
+        return outcome
+    headline = " ".join([outcome.headline, *map(sentence, limitations)])
+    return replace(outcome, headline=headline, advice=outcome.advice or _NAME_CORPUS)
 
 
 def _verdict_for_base(selection: Selection, evaluation: Evaluation | None) -> Verdict:

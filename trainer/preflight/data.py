@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trainer.build.checks import check_objective
-from trainer.build.data import DataSets, data_sets, leaked_queries
+from trainer.build.data import DataSets, data_sets
 from trainer.build.module import total_steps, validation_interval
 from trainer.build.refresh import explanation
 from trainer.data.readers.read import Split, read_rows
@@ -37,14 +37,8 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
     pairs, queries = f"{len(data.train):,} training pairs", len(data.validation.queries)
     findings.add("ok", "data", f"{pairs}, {queries:,} validation queries{test}")
-    for name, held_out in (("validation", data.validation), ("test", data.test)):
-        if held_out is not None and (leaks := leaked_queries(data.known_positives, held_out)):
-            findings.add(
-                "warning",
-                "data",
-                f"{leaks:,} of {len(held_out.queries):,} {name} queries are training queries too;"
-                " their scores do not show what the model has learned",
-            )
+    for warning in data.warnings:
+        findings.add("warning", "data", warning)
     _check_training(findings, run, data)
     return data
 

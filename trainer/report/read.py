@@ -10,6 +10,7 @@ from typing import Any
 from trainer.errors import BadData, BadFolder
 from trainer.evaluation.evaluation_file import read_evaluation, selection_from
 from trainer.evaluation.results import Evaluation, Selection
+from trainer.runtime.attempts import read_attempts, validation_limitation
 from trainer.runtime.log_file import read_log
 from trainer.storage.locks import is_locked
 
@@ -26,6 +27,8 @@ class Run:
     log: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     selection: Selection | None
+    validation_limitation: str
+    """Why validation scores are too high (`RetrievalSet.limitation`)."""
 
     @property
     def name(self) -> str:
@@ -65,6 +68,7 @@ def read_run(folder: Path) -> Run:
         log=read_log(folder / "log.jsonl"),
         evaluation=_evaluation(folder / "evaluation.json"),
         selection=_selection(status, folder / "status.json"),
+        validation_limitation=validation_limitation(read_attempts(folder)),
     )
 
 

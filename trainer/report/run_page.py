@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.results import BASE, BM25, MAIN_METRIC, Evaluation
-from trainer.evaluation.verdict import verdict
+from trainer.evaluation.verdict import sentence, verdict
 from trainer.report.comparison_charts import change_histogram, interval_chart
 from trainer.report.page import write_page
 from trainer.report.query_changes import QueryChange, query_changes
@@ -38,6 +38,7 @@ def write_report(run_folder: Path) -> Path:
         verdict=verdict(run.evaluation, run.selection),
         scores=_scores(run.evaluation),
         table=_table(run.evaluation),
+        limitation=_limitation(run.evaluation),
         queries=_queries(run.evaluation),
         training=training(run),
         refresh_counts=list(REFRESH.values()),
@@ -159,6 +160,10 @@ def _table(evaluation: Evaluation | None) -> Table | None:
     rows = [(system.name, system.interval()) for system in systems if MAIN_METRIC in system.metrics]
     set_name = evaluation.set_name.removesuffix(f" {evaluation.split}")
     return Table(set_name, metrics, best, Figure(title, "", interval_chart(title, rows)))
+
+
+def _limitation(evaluation: Evaluation | None) -> str:
+    return sentence(evaluation.limitation) if evaluation and evaluation.limitation else ""
 
 
 def _queries(evaluation: Evaluation | None) -> Queries | None:

@@ -103,7 +103,8 @@ def _validation(run: Run) -> Figure | None:
     title = f"Validation {metric_name(MAIN_METRIC)}"
     mark = (step, score, f"best {score:.3f}")
     chart = line_chart(title, [Line(steps, values, dots=True)], mark)
-    return _figure(title, "on held-out queries", chart)
+    limitation = f", {run.validation_limitation}" if run.validation_limitation else ""
+    return _figure(title, f"on held-out queries{limitation}", chart)
 
 
 def _plain_curve(

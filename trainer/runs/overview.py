@@ -16,6 +16,7 @@ from trainer.runtime.attempts import (
     read_attempts,
     read_json_object,
     read_status,
+    validation_limitation,
 )
 from trainer.storage.locks import holder_of, is_locked
 
@@ -45,6 +46,8 @@ class RunOverview:
     exit_code: int | None
     job: str | None
     """The Slurm job of the latest attempt."""
+    score_limitation: str
+    """Why the best nDCG@10 is too high; "" if it is not, or if the folder does not say so."""
     next_command: str | None
     """The command that continues the run, if it has ended early."""
 
@@ -123,6 +126,7 @@ class _RunFiles:
             reason=reason,
             exit_code=code if is_count(code) else None,
             job=self.job,
+            score_limitation=validation_limitation(self.attempts),
             next_command=self._next_command() if has_ended and state != "done" else None,
         )
 

@@ -1,6 +1,6 @@
 """The overview of runs on a terminal. Names and messages of unknown origin are escaped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -36,9 +36,12 @@ def overview_table(runs: Sequence[RunOverview]) -> Table:
     return table
 
 
-def remarks(runs: Iterable[RunOverview]) -> list[Text]:
-    """Returns a line for each run that has ended early, waits or runs; and how to continue it."""
-    lines = []
+def remarks(runs: Sequence[RunOverview]) -> list[Text]:
+    """Returns a line for each reason why scores are too high, and for each run that has ended
+    early, waits or runs; and how to continue it.
+    """
+    limitations = dict.fromkeys(run.score_limitation for run in runs if _score(run).endswith("*"))
+    lines = [Text(f"* {visible(limitation, _LONGEST_REASON)}") for limitation in limitations]
     for run in runs:
         if run.reason is None and run.state == "done":
             continue
@@ -62,11 +65,17 @@ def _cells(run: RunOverview) -> list[Text]:
         Text(run.state, style=_COLORS[run.state]),
         Text(step if run.total_steps is None else f"{step}/{run.total_steps}"),
         Text("-" if latest.loss is None else f"{latest.loss:.4g}"),
-        Text("-" if latest.best_score is None else f"{latest.best_score:.3f}"),
+        Text(_score(run)),
         Text(str(run.resume_count)),
         Text(_day_and_time(run.start)),
         Text("-" if run.seconds is None else _duration(run.seconds)),
     ]
+
+
+def _score(run: RunOverview) -> str:
+    if run.latest.best_score is None:
+        return "-"
+    return f"{run.latest.best_score:.3f}{'*' if run.score_limitation else ''}"
 
 
 def _day_and_time(moment: datetime | None) -> str:

@@ -49,6 +49,14 @@ def read_attempts(folder: Path) -> list[dict[str, Any]]:
     return [attempt for attempt in attempts if isinstance(attempt, dict)]
 
 
+def validation_limitation(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """Returns why the validation scores of a run are too high, as its latest attempt says; "" if
+    they are not, or if no attempt says so.
+    """
+    limitations = (attempt.get("validation_limitation") for attempt in reversed(attempts))
+    return next((text for text in limitations if isinstance(text, str)), "")
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """Returns `status.json` of a run; empty while it goes on, or if it was killed."""
     return read_json_object(folder / STATUS)

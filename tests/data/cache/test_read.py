@@ -49,7 +49,8 @@ def parsed(monkeypatch) -> list[str]:
 
         return call
 
-    for name, place in (("write_rows", 1), ("read_set_and_report", 0), ("choose_held_out", 0)):
+    readers = {"write_rows": 1, "read_set_and_report": 0, "read_document_ids": 0}
+    for name, place in (readers | {"choose_held_out": 0}).items():
         original = getattr(cached_reading, name)
         monkeypatch.setattr(cached_reading, name, counted(original, place))
     return sources
@@ -101,8 +102,11 @@ def sections(tmp_path: Path) -> dict[str, DataSection]:
     )
     saved.save_to_disk(str(tmp_path / "saved"))
     shared = {"max_bad_rows_ratio": 0.1, "validation_ratio": 0.2}
+    corpus = tmp_path / "docs.txt"
+    corpus.write_text("\n".join([*(positive for _, positive in PAIRS), "a further document"]))
     return {
         "a file": DataSection(train=scored, negatives_per_query=2, test=plain, **shared),
+        "a corpus": DataSection(train=scored, test=plain, corpus=str(corpus), **shared),
         "a mixture": DataSection(
             train=(Source(source=scored, weight=2.0), Source(source=plain, weight=1.0)), **shared
         ),
@@ -147,7 +151,9 @@ def content(retrieval_set: RetrievalSet | None) -> list[object]:
     return [*astuple(replace(retrieval_set, **texts)), order]
 
 
-@pytest.mark.parametrize("name", ["a file", "a mixture", "a folder", "a saved data set"])
+@pytest.mark.parametrize(
+    "name", ["a file", "a corpus", "a mixture", "a folder", "a saved data set"]
+)
 def test_cached_data_give_the_same_batches_and_sets(name, tmp_path, monkeypatch, parsed):
     section = sections(tmp_path)[name]
     monkeypatch.setenv("NEARFAR_CACHE", "off")

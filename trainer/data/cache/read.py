@@ -17,11 +17,19 @@ import pyarrow as pa
 
 from trainer.data.cache.entry import Build, Entry, EntryKey
 from trainer.data.cache.folder import find_or_build
-from trainer.data.cache.stored_set import load_set, write_set
+from trainer.data.cache.stored_set import load_ids, load_set, write_ids, write_set
 from trainer.data.fingerprint import SourceDigests
+from trainer.data.readers.beir import is_beir_folder
+from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.read import Split, has_known_layout, write_rows
 from trainer.data.readers.report import ReadReport
-from trainer.data.retrieval_set import RetrievalSet, read_set_and_report, select_queries
+from trainer.data.retrieval_set import (
+    RetrievalSet,
+    read_set_and_report,
+    retrieval_set_from_rows,
+    select_queries,
+    set_name,
+)
 from trainer.data.rows import KnownPositives, Rows, known_positives
 from trainer.data.splits import HeldOut, choose_held_out, divide, hold_out
 
@@ -65,22 +73,44 @@ class CachedReader:
         columns: Mapping[str, str],
         split: Split,
         max_queries: int | None = None,
+        corpus: Mapping[str, str] | None = None,
     ) -> RetrievalSet:
         """Returns the retrieval set of a source (see `read_retrieval_set`).
+
+        `corpus` has the texts and ids of `document_ids`; a BEIR folder does not use it. Raises
+        BadData or TooManyBadRows.
+        """
+        if corpus is not None and not is_beir_folder(Path(source)):
+            rows = self.rows(source, columns, split)
+            retrieval_set = retrieval_set_from_rows(rows, set_name(source, split), corpus)
+        else:
+            retrieval_set = self._stored_set(source, columns, split)
+        return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
+
+    def document_ids(self, corpus: str) -> dict[str, str]:
+        """Returns the id of each distinct text of a corpus (see `read_document_ids`).
 
         Raises BadData or TooManyBadRows.
         """
 
         def build(folder: Path) -> Mapping[str, Any]:
+            report = ReadReport(corpus)
+            write_ids(folder, read_document_ids(corpus, report, self._max_bad_rows_ratio))
+            return report.facts()
+
+        return load_ids(self._read(corpus, {"kind": "corpus"}, build).tables)
+
+    def _stored_set(self, source: str, columns: Mapping[str, str], split: Split) -> RetrievalSet:
+        def build(folder: Path) -> Mapping[str, Any]:
             ratio = self._max_bad_rows_ratio
             retrieval_set, report = read_set_and_report(source, split, columns, ratio)
             write_set(folder, retrieval_set)
-            return {**report.facts(), "name": retrieval_set.name}
+            names = {"name": retrieval_set.name, "limitation": retrieval_set.limitation}
+            return report.facts() | names
 
         options = {"split": split, "columns": columns}
         entry = self._read(source, {"kind": "retrieval set", **options}, build)
-        retrieval_set = load_set(entry.tables, entry.facts["name"])
-        return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
+        return load_set(entry.tables, entry.facts["name"], entry.facts["limitation"])
 
     def _read(self, source: str, options: Mapping[str, Any], build: Build) -> Entry:
         """Returns the entry of a source. Adds its report to `reports`."""
@@ -105,7 +135,8 @@ class CachedReader:
         cannot be read: reading it raises the error.
         """
         try:
-            return self.digests.digest(source) if has_known_layout(Path(source)) else None
+            path = Path(source)
+            return self.digests.digest(source) if path.is_file() or has_known_layout(path) else None
         except OSError:
             return None
 

@@ -54,14 +54,24 @@ def write_set(folder: Path, retrieval_set: RetrievalSet) -> None:
     _write_texts(folder / _QRELS, ("query", "document", "grade"), judgements)
 
 
-def load_set(tables: Mapping[str, pa.Table], name: str) -> RetrievalSet:
+def load_set(tables: Mapping[str, pa.Table], name: str, limitation: str) -> RetrievalSet:
     """Returns the set that `write_set` wrote. Its documents stay on disk."""
     qrels: dict[str, dict[str, int]] = {}
     for query, document, grade in zip(*map(TextColumn, tables[_QRELS].columns), strict=True):
         qrels.setdefault(query, {})[document] = int(grade)
     query_ids, queries = (tuple(column.to_pylist()) for column in tables[_QUERIES].columns)
     document_ids, documents = map(TextColumn, tables[_DOCUMENTS].columns)
-    return RetrievalSet(name, query_ids, queries, document_ids, documents, qrels)
+    return RetrievalSet(name, query_ids, queries, document_ids, documents, qrels, limitation)
+
+
+def write_ids(folder: Path, ids: Mapping[str, str]) -> None:
+    """Writes the id of each text to an Arrow file."""
+    _write_texts(folder / _DOCUMENTS, ("text", "id"), ids.items())
+
+
+def load_ids(tables: Mapping[str, pa.Table]) -> dict[str, str]:
+    """Returns the id of each text that `write_ids` wrote."""
+    return dict(zip(*map(TextColumn, tables[_DOCUMENTS].columns), strict=True))
 
 
 def _write_texts(path: Path, names: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:

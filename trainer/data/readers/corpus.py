@@ -11,6 +11,8 @@ from trainer.data.readers.columns import is_blank, text_problem
 from trainer.data.readers.json_lines import NumberedLine, Record, read_json_lines, read_lines
 from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport, type_name
+from trainer.errors import BadData
+from trainer.progress import count_items
 
 _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 
@@ -33,6 +35,22 @@ class Document:
         'No title.'
         """
         return f"{self.title} {self.text}" if self.title.strip() else self.text
+
+
+def read_document_ids(
+    source: str, report: ReadReport, max_bad_rows_ratio: float = 0.001
+) -> dict[str, str]:
+    """Returns the id of each distinct text of a corpus (see `read_corpus`).
+
+    Of documents with equal texts, the first one counts. Raises BadData if there is no document.
+    """
+    ids: dict[str, str] = {}
+    documents = read_corpus(Path(source), report, max_bad_rows_ratio)
+    for document in count_items(documents, f"reading {source}", "documents"):
+        ids.setdefault(document.full_text, document.id)
+    if not ids:
+        raise BadData(f"{source} has no documents; give a file with at least one.")
+    return ids
 
 
 def read_corpus(

@@ -85,6 +85,15 @@ class DataSection(Section):
             " else no test"
         ),
     )
+    corpus: str | None = Field(
+        None,
+        description=(
+            "documents among which validation and test queries are searched, together with all"
+            " documents of these sets: a JSONL, .txt, CSV, TSV, Parquet or Arrow file, or a BEIR"
+            " folder; a set that is a BEIR folder keeps its own corpus; null: only the documents of"
+            " the set itself, which makes figures too high"
+        ),
+    )
     columns: dict[str, str] = Field(
         {},
         description=(
