@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
 _WORD = re.compile(r"\w+")
@@ -34,37 +34,73 @@ def word_set(text: str) -> frozenset[str]:
     return words - _ARTICLES or words
 
 
+class _WordSets:
+    """Sets of words, of which it finds those that share at least `overlap` of the union with
+    another set (Jaccard).
+
+    Only sets that share one of their rarest words are compared (prefix filtering, Chaudhuri et al.
+    2006): this is quick for many sets, and misses none.
+    """
+
+    def __init__(self, frequency: Mapping[str, int], overlap: float) -> None:
+        self._frequency, self._overlap = frequency, overlap
+        self._sets_by_word: dict[str, list[frozenset[str]]] = defaultdict(list)
+
+    def add(self, words: frozenset[str]) -> None:
+        """Adds a set, once."""
+        for word in self._rarest_words(words):
+            self._sets_by_word[word].append(words)
+
+    def matches(self, words: frozenset[str]) -> Iterator[frozenset[str]]:
+        """Yields the near-identical sets; one may come several times."""
+        for word in self._rarest_words(words):
+            for candidate in self._sets_by_word.get(word, ()):
+                if len(words & candidate) >= self._overlap * len(words | candidate) - 1e-9:
+                    yield candidate
+
+    def _rarest_words(self, words: frozenset[str]) -> list[str]:
+        by_frequency = sorted(words, key=lambda word: (self._frequency.get(word, 0), word))
+        return by_frequency[: len(words) - ceil(self._overlap * len(words) - 1e-9) + 1]
+
+
 def find_near_identical(
     texts: Iterable[str], references: Iterable[str], overlap: float = 0.9
 ) -> list[tuple[int, str]]:
     """Finds texts that are near-identical to a reference: (position of the text, the reference).
 
     Two texts are near-identical when their word sets share at least `overlap` of their union
-    (Jaccard). Only texts that share one of their rarest words are compared (prefix filtering,
-    Chaudhuri et al. 2006): this is quick for many texts, and misses none. Only the references are
-    held in memory.
+    (Jaccard). Only the references are held in memory.
 
     >>> find_near_identical(["Create a disk", "Delete disk"], ["create disk!", "Show disk"])
     [(0, 'create disk!')]
     """
     reference_of = {word_set(reference): reference for reference in references}
-    frequency = Counter(word for words in reference_of for word in words)
-
-    def rarest_words(words: frozenset[str]) -> list[str]:
-        by_frequency = sorted(words, key=lambda word: (frequency[word], word))
-        return by_frequency[: len(words) - ceil(overlap * len(words) - 1e-9) + 1]
-
-    sets_by_word: dict[str, list[frozenset[str]]] = defaultdict(list)
+    word_sets = _WordSets(Counter(word for words in reference_of for word in words), overlap)
     for words in reference_of:
-        for word in rarest_words(words):
-            sets_by_word[word].append(words)
+        word_sets.add(words)
     matches = []
     for position, words in enumerate(map(word_set, texts)):
-        candidates = (
-            candidate for word in rarest_words(words) for candidate in sets_by_word.get(word, ())
-        )
-        for candidate in candidates:
-            if len(words & candidate) >= overlap * len(words | candidate) - 1e-9:
-                matches.append((position, reference_of[candidate]))
-                break
+        if (match := next(word_sets.matches(words), None)) is not None:
+            matches.append((position, reference_of[match]))
     return matches
+
+
+def near_identical_pairs(texts: Iterable[str], overlap: float = 0.9) -> list[tuple[int, int]]:
+    """Returns positions of near-identical texts: each with those before it, or with the first one
+    of the same words.
+
+    >>> near_identical_pairs(["Create a disk", "Delete disk", "create disk!"])
+    [(0, 2)]
+    """
+    sets = [word_set(text) for text in texts]
+    word_sets = _WordSets(Counter(word for words in set(sets) for word in words), overlap)
+    first_position: dict[frozenset[str], int] = {}
+    pairs = []
+    for position, words in enumerate(sets):
+        if words in first_position:
+            pairs.append((first_position[words], position))
+            continue
+        pairs += [(first_position[match], position) for match in {*word_sets.matches(words)}]
+        first_position[words] = position
+        word_sets.add(words)
+    return pairs

@@ -108,8 +108,8 @@ def retrieval_set_from_rows(
     documents = dict(corpus or {})
     qrels: dict[str, dict[str, int]] = {}
     known_ids = frozenset(documents.values())
-    query_ids, document_ids = (_new_ids(prefix, known_ids) for prefix in "qd")
-    middle = _middle_score(rows)
+    query_ids, document_ids = (new_ids(prefix, known_ids) for prefix in "qd")
+    middle = middle_score(rows)
     for row in rows:
         for document in (row.positive, *row.negatives):
             if document not in documents:
@@ -136,13 +136,13 @@ def retrieval_set_from_rows(
     )
 
 
-def _middle_score(rows: Sequence[Row]) -> float:
+def middle_score(rows: Sequence[Row]) -> float:
     """Returns the middle of the range of all scores; 0 if they are equal, or if there are none."""
     scores = [row.labels[0] for row in rows if row.labels is not None]
     return (min(scores) + max(scores)) / 2 if scores and min(scores) < max(scores) else 0.0
 
 
-def _new_ids(prefix: str, known_ids: Set[str]) -> Iterator[str]:
+def new_ids(prefix: str, known_ids: Set[str]) -> Iterator[str]:
     """Yields ids that no document of the corpus has: a query with the id of a document would be
     taken for that document.
     """

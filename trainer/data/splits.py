@@ -79,7 +79,15 @@ def split_by_document(
         zip(query_numbers.tolist(), group_numbers.tolist(), strict=True)
     ).items():
         queries_by_group.setdefault(group, []).append(queries[query])
-    groups = list(queries_by_group.values())
+    return fill_splits(list(queries_by_group.values()), sizes)
+
+
+def fill_splits(groups: Sequence[Sequence[str]], sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """Returns the members of each split of `sizes`. All other members are in "train".
+
+    A group stays in one split. Groups are taken in the order of the hash of their first member. No
+    split is larger than its size.
+    """
     splits: dict[str, list[str]] = {name: [] for name in (*sizes, "train")}
     for position in in_hash_order([group[0] for group in groups]):
         group_queries = groups[position]

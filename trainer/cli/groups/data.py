@@ -1,4 +1,4 @@
-"""`nearfar data prepare` and `nearfar data check`."""
+"""`nearfar data prepare`, `nearfar data split` and `nearfar data check`."""
 
 import json
 from pathlib import Path
@@ -53,6 +53,45 @@ BadRowsFile = Annotated[
         show_default=False,
     ),
 ]
+PairSource = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAIRS", help="a file of pairs, or the name of a hub data set", show_default=False
+    ),
+]
+SplitFolder = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--folder", metavar="FOLDER", help="the data set is written here", show_default=False
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="FILE",
+        help=(
+            "all documents that users search: a file as for `nearfar index`, or a folder in BEIR"
+            " layout; without it, the corpus is the documents of the pairs"
+        ),
+        show_default=False,
+    ),
+]
+DevShare = Annotated[
+    float, typer.Option("--dev", metavar="SHARE", help="share of the queries for validation")
+]
+TestShare = Annotated[
+    float, typer.Option("--test", metavar="SHARE", help="share of the queries for the test")
+]
+SharedDocuments = Annotated[
+    bool,
+    typer.Option(
+        "--shared-documents", help="a document may answer queries of training and of test"
+    ),
+]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="replace a data set that is in FOLDER already")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the summary as one JSON object")]
 
 
@@ -70,6 +109,41 @@ def prepare(name: SetName, folder: Folder = Path("data"), wheel: Wheel = None) -
     counts = (prepared_source(target) or {}).get("counts", {})
     contents = [f"{count:,} {noun.replace('_', ' ')}" for noun, count in counts.items()]
     typer.echo(f"{target}: {'already there' if exists else 'written'}: {', '.join(contents)}")
+
+
+@app.command()
+def split(
+    source: PairSource,
+    folder: SplitFolder,
+    corpus: Corpus = None,
+    dev: DevShare = 0.1,
+    test: TestShare = 0.1,
+    shared_documents: SharedDocuments = False,
+    column: shared.ColumnNames = None,
+    max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
+    replace: Replace = False,
+) -> None:
+    """Split pairs into train, dev and test without leaks, and write a folder in BEIR layout.
+
+    Queries that share an answer or are near-identical are in one split. The splits depend only on
+    the texts.
+    """
+    from trainer.data.prepare.split import SplitRules, split_pairs
+
+    result = split_pairs(
+        source,
+        folder,
+        SplitRules(dev, test, shared_documents),
+        corpus=corpus,
+        columns=shared.columns_of(column),
+        max_bad_rows_ratio=max_bad_rows_ratio,
+        replace=replace,
+    )
+    for line in result.lines:
+        typer.echo(line)
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{folder}: written; train on it with data.train={folder}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.data.near_duplicates import find_near_identical, normal_form
 from trainer.data.prepare.azure_cli_wheel import SHA256, VERSION, Command, read_commands
-from trainer.data.prepare.beir import BeirSet
+from trainer.data.prepare.beir_folder import BeirSet
 from trainer.data.splits import split_by_document
 
 TEST_QUERIES, DEV_QUERIES = 1500, 500

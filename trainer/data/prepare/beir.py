@@ -1,10 +1,8 @@
 """Downloads the BEIR data sets (Thakur et al. 2021) from the hub, through `datasets`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
+from trainer.data.prepare.beir_folder import BeirSet
 from trainer.data.readers.hub import load_from_hub
 
 HUB_SETS: tuple[str, ...] = (
@@ -19,19 +17,6 @@ HUB_SETS: tuple[str, ...] = (
 )
 HUB_SETS += ("nq", "quora", "scidocs", "scifact", "trec-covid", "webis-touche2020")
 _SPLITS = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
-
-
-@dataclass(frozen=True)
-class BeirSet:
-    """The content of a BEIR folder, to be written."""
-
-    corpus: Iterable[dict[str, str]]
-    queries: Iterable[dict[str, str]]
-    qrels: dict[str, list[tuple[str, str, int]]]
-    """Split to (query id, document id, score)."""
-    readme: str
-    source: dict[str, Any] = field(default_factory=dict)
-    """Name and version, for `source.json`."""
 
 
 def fetch_beir(name: str) -> BeirSet:
