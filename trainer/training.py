@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.build.compiled_layers import compile_if_faster
 from trainer.build.data import pair_data
 from trainer.build.job import Job
 from trainer.build.lightning_trainer import lightning_trainer
@@ -56,6 +57,7 @@ class ModelTraining:
         self.base_score: float | None = None
         self.is_interrupted = False
         """Whether Ctrl-C ended the training before its last step."""
+        self._is_compiled = False
         self._refresher: Refresh | None = None
         # A model that ranks share out is never whole again, so the first rank keeps a copy.
         is_shared_out = job.plan.kind in ("fsdp2", "zero3")
@@ -71,6 +73,13 @@ class ModelTraining:
         """Trains up to the last step, or to Ctrl-C. Raises Preempted after a signal."""
         job, recipe = self.job, self.job.recipe
         module = lightning_module(recipe, job.encoder, job.steps, job.plan, job.teachers)
+        self._refresher = refresh(recipe, job.data.train, self.folder.path / "refresh", job.steps)
+        checkpoint = self._checkpoint
+        first = 0 if checkpoint is None else checkpoint.step
+        data = pair_data(recipe, job.data, job.encoder, job.steps, self._refresher, first)
+        # Compiled layers round differently, so a continued run keeps the decision.
+        former = None if checkpoint is None else checkpoint.state.get("is_compiled", False)
+        self._is_compiled = compile_if_faster(job, data.steps, former)
         writer = CheckpointWriter(self._checkpoints)
         saving = SaveCheckpoints(
             writer,
@@ -80,9 +89,8 @@ class ModelTraining:
             self._checkpoint,
             is_ddp=job.plan.kind == "ddp",
         )
-        self._refresher = refresh(recipe, job.data.train, self.folder.path / "refresh", job.steps)
         callbacks = [self.best, saving, *([self._refresher] if self._refresher else [])]
-        first, scores = self._begin(module)
+        scores = self._begin(module)
         loop = lightning_trainer(
             recipe,
             self.folder,
@@ -95,7 +103,6 @@ class ModelTraining:
         for logger in loop.loggers:
             metrics = {f"validation/{metric}": score for metric, score in scores.items()}
             logger.log_metrics(metrics, step=max(0, first - 1))
-        data = pair_data(recipe, job.data, job.encoder, job.steps, self._refresher, first)
         if first < job.steps and not self.best.is_patience_over:
             continue_after(loop, first)
             self._fit(loop, module, data)
@@ -149,16 +156,16 @@ class ModelTraining:
             record,
         )
 
-    def _begin(self, module: Retriever) -> tuple[int, Mapping[str, float]]:
+    def _begin(self, module: Retriever) -> Mapping[str, float]:
         """Validates before the first step, or reads the checkpoint.
 
-        Returns the first step, and the validation scores if there are new ones.
+        Returns the validation scores if there are new ones.
         """
         if self._checkpoint is None:
             scores = self._validate(module, "validation before training")
             self.base_score = None if self.job.encoder.is_untrained else scores[MAIN_METRIC]
             self.best.keep_base(module)
-            return 0, scores
+            return scores
         step, state = self._checkpoint.step, self._checkpoint.state
         self.best.load_state_dict(state["best"])
         self.base_score = state["base_score"]
@@ -166,10 +173,10 @@ class ModelTraining:
             self._refresher.load_state_dict(state["refresh"])
         _read_weights(module, self._checkpoint)
         if state["is_validated"] or not self._is_validation_due(step):
-            return step, {}
+            return {}
         scores = self._validate(module, f"validation at step {step}")
         self.best.record(scores[MAIN_METRIC], step, module)
-        return step, scores
+        return scores
 
     def _validate(self, module: Retriever, name: str) -> Mapping[str, float]:
         with phase(name, kind="validation"):
@@ -193,6 +200,7 @@ class ModelTraining:
             "log_bytes": log.stat().st_size if log.exists() else 0,
             "ranks": self.job.plan.ranks,
             "strategy": self.job.plan.kind,
+            "is_compiled": self._is_compiled,
         }
 
     def save(self) -> None:

@@ -93,10 +93,14 @@ def trainer_of(plan):
     )
 
 
-def one_step(folder, kind, case, spoil=1.0):
-    """Loss, and the gradient of all that is trained, after one step under a strategy."""
+def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
+    """Loss, and the gradient of all that is trained, after one step under a strategy.
+
+    `change` may change the encoder before.
+    """
     objective, score, tuning, micro = case
     encoder = encoder_of(folder, score, tuning)
+    change(encoder)
     seen = []
 
     def spoilt(batch, encode, temperature):

@@ -4,6 +4,8 @@ It does not change what is learned.
 """
 
 import logging
+import os
+import shutil
 import warnings
 
 import torch
@@ -54,6 +56,8 @@ def on_machine(run: Recipe, plan: Plan) -> Recipe:
     machine = run.machine
     if getattr(run.model.tuning, "quantize_4bit", False):
         check_quantized_weights(plan)
+    if machine.compile_layers is True and (obstacle := compilation_obstacle(plan)):
+        raise BadMachine(f"machine.compile_layers=true: {obstacle}, or set it to false")
     machine = machine.model_copy(
         update={
             "accelerator": _agreed_value("accelerator", machine.accelerator, plan.accelerator),
@@ -61,6 +65,19 @@ def on_machine(run: Recipe, plan: Plan) -> Recipe:
         }
     )
     return run.model_copy(update={"machine": machine})
+
+
+def compilation_obstacle(plan: Plan) -> str | None:
+    """Returns why layers cannot be compiled under this plan or on this machine, and what to do."""
+    if plan.kind not in ("single", "ddp"):
+        return f"compiled layers were never tried under {plan.kind}; take a machine file for DDP"
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return (
+            f"compiling layers needs a C++ compiler, and there is no {compiler}; install one, name"
+            " it in CXX"
+        )
+    return None
 
 
 def _agreed_value(key: str, in_recipe: str, in_file: str | None) -> str:

@@ -1,7 +1,5 @@
 """The optimizer settings and the Lightning module of a recipe."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,10 +9,9 @@ from trainer.build.families.family import Evaluate
 from trainer.build.families.registry import family_of
 from trainer.data.order import steps_for_passes
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.errors import BadData, BadMachine
+from trainer.errors import BadData
 from trainer.microbatches import MicroBatching
 from trainer.models.encoder import Encoder
-from trainer.models.parts.lora import blocks
 from trainer.models.parts.rounded import round_frozen_weights
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever
@@ -83,8 +80,6 @@ def lightning_module(
     tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan
     )
-    if run.machine.compile_layers:
-        _compile_layers(encoder, plan)
     settings = optimizer_settings(run.optimization, steps)
     return Retriever(
         encoder,
@@ -110,26 +105,6 @@ def _round_frozen_weights(run: Recipe, encoder: Encoder, plan: Plan) -> None:
     is_plain_lora = tuning.kind == "lora" and not tuning.dora
     if dtype is not None and is_plain_lora and plan.kind in ("single", "ddp"):
         round_frozen_weights(encoder.backbone, dtype)
-
-
-def _compile_layers(encoder: Encoder, plan: Plan) -> None:
-    """Compiles each layer of the backbone at its first call, once for all numbers of tokens.
-
-    Raises BadMachine under FSDP2 and ZeRO, where nobody has tried it, and without a C++ compiler.
-    """
-    if plan.kind not in ("single", "ddp"):
-        raise BadMachine(
-            f"machine.compile_layers was never tried under {plan.kind}; set it to false, or take a"
-            " machine file for DDP"
-        )
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise BadMachine(
-            f"machine.compile_layers needs a C++ compiler, and there is no {compiler}; install one,"
-            " name it in CXX, or set machine.compile_layers to false"
-        )
-    for layer in blocks(encoder.backbone) if encoder.has_layers else ():
-        layer.compile(dynamic=True)
 
 
 def _validation_metrics(

@@ -41,11 +41,12 @@ class MachineSection(Section):
             " Triton kernel on an NVIDIA GPU, elsewhere in pieces"
         ),
     )
-    compile_layers: bool = Field(
+    compile_layers: bool | Literal["auto"] = Field(
         False,
         description=(
-            "compile each layer with torch.compile, in one process or with DDP: one or two minutes"
-            " at the start, then fewer memory accesses per step; never measured on a GPU"
+            "compile each layer with torch.compile, in one process or with DDP, which takes one or"
+            " two minutes at the start; it gains little on a CPU and was not measured on a GPU;"
+            " auto: a long run measures one layer and compiles if that pays back"
         ),
     )
     threads: PositiveInt | None = Field(None, description="CPU threads; null: all cores")
