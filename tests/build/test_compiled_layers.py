@@ -5,7 +5,7 @@ import signal
 import pytest
 from killable import Command, Run
 
-from trainer.build import hardware
+from trainer.build import compiled_layers, hardware
 from trainer.errors import BadMachine
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import BiEncoderRecipe
@@ -76,3 +76,15 @@ def test_continued_run_keeps_the_decision(tmp_path, toy_folder):
     command = Command(*words, environment=SWITCHED_OFF)
     assert command.wait() == [0], command.text()[-3000:]
     assert "layers are compiled, as before" in command.text()
+
+
+def measure_in_a_short_run(rank):
+    compiled_layers.LEAST_SECONDS = 0.0
+
+
+def test_ranks_take_one_decision(tmp_path, toy_folder):
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-lora", *SHORT)
+    words = run.words("a", "machine.compile_layers=auto")
+    command = Command(*words, ranks=2, environment=SWITCHED_OFF, before=measure_in_a_short_run)
+    assert command.wait() == [0, 0], command.text()[-3000:]
+    assert command.text().count("ms per layer") == 1
