@@ -33,13 +33,13 @@ def limit_micro_batches(module, tokens: int, first_step: int) -> None:
 
     original = module.MicroBatching.for_step
 
-    def for_step(self, step):
+    def for_step(self, step, divisions=()):
         def encode(texts):
             if step >= first_step and len(texts) * int(texts.lengths.max()) > tokens:
                 torch.empty(1 << 60, dtype=torch.uint8)
             return self.encode(texts)
 
-        return original(replace(self, encode=encode), step)
+        return original(replace(self, encode=encode), step, divisions)
 
     module.MicroBatching.for_step = for_step
 

@@ -282,11 +282,14 @@ def _waits(operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) 
 
 
 def _place() -> str:
-    """Returns the innermost line of the package, and that of the library which it called."""
+    """Returns the innermost line of the package, and that of the library which it called.
+
+    The line that calls `trainer.batch.to_device` counts, not the one inside it.
+    """
     frame, library_place = sys._getframe(1), ""
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(_PACKAGE):
+        if path.startswith(_PACKAGE) and frame.f_code.co_name != "to_device":
             return f"trainer/{path.removeprefix(_PACKAGE)}:{frame.f_lineno}{library_place}"
         if not library_place and any(folder in path for folder in _LIBRARIES):
             library_place = f" ({path.rpartition('/site-packages/')[2]}:{frame.f_lineno})"

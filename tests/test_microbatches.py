@@ -9,10 +9,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from late_interaction_toys import new_encoder
+from matrix import batch_of, trained
+from ranks import on_ranks
 from twins import SmallEncoder, alike, texts_of, value_and_gradient
 
 from trainer import microbatches as chunks
-from trainer.microbatches import in_microbatches, micro_batches, token_count
+from trainer.collectives import rank
+from trainer.microbatches import (
+    MicroBatching,
+    divide_texts,
+    in_microbatches,
+    micro_batches,
+    token_count,
+)
+from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.models.static_student import StaticSettings, build_static_encoder
 
 WORDS = ("delete", "az", "listalldisks", "createvault", "az", "show", "delete", "q")
 
@@ -174,3 +187,108 @@ class TestInChunks:
         assert (encode(queries) - encode(prompted)).abs().max() > 1e-3, (
             "nothing is carried over from one call to the next"
         )
+
+
+def dense(folder):
+    return build_dense_encoder(DenseSettings(backbone=str(folder), dropout=0.2))
+
+
+def late(folder):
+    return new_encoder(folder, dropout=0.2)
+
+
+def cross_encoder(folder):
+    return build_cross_encoder(CrossEncoderSettings(backbone=str(folder), dropout=0.2))
+
+
+def static(folder):
+    return build_static_encoder(StaticSettings(backbone=str(folder), dimensions=12))
+
+
+ENCODERS = {
+    "dense": (dense, "bert"),
+    "padded": (dense, "mpnet"),
+    "late interaction": (late, "bert"),
+    "cross-encoder": (cross_encoder, "bert"),
+    "static": (static, "bert"),
+}
+
+
+class TestPreparation:
+    """A batch whose micro-batches were made ahead of the step gives the same bits."""
+
+    @staticmethod
+    def results(encoder, kept_tokens, is_prepared):
+        """Embeddings and gradients, and the sizes of the micro-batches that came with numbers."""
+        sizes = []
+
+        def record(_, inputs):
+            if inputs[0].numbers is not None:
+                sizes.append(len(inputs[0]))
+
+        hook = encoder.register_forward_pre_hook(record)
+        batching = MicroBatching(encoder, 60, kept_tokens, 3, encoder.is_padded, encoder.pack)
+        batch = batch_of(encoder)
+        if is_prepared:
+            batch = batching.prepare(batch)
+        encode = batching.for_step(2, batch.divisions)
+        embeddings = [encode(texts) for texts in (batch.queries, batch.documents)]
+        loss = sum((part.flatten() * torch.arange(part.numel())).sum() for part in embeddings)
+        gradients = torch.autograd.grad(loss, list(trained(encoder).values()), allow_unused=True)
+        hook.remove()
+        return [*embeddings, *gradients], sizes
+
+    @pytest.mark.parametrize("kept_tokens", [None, 70], ids=["kept", "recomputed"])
+    @pytest.mark.parametrize("name", ENCODERS)
+    def test_prepared_batch_gives_the_same_bits(self, toy_folder, name, kept_tokens):
+        build, family = ENCODERS[name]
+        encoder = build(toy_folder(family))
+        results, sizes = self.results(encoder, kept_tokens, is_prepared=True)
+        references, no_sizes = self.results(encoder, kept_tokens, is_prepared=False)
+        assert len(sizes) > 3
+        assert no_sizes == []
+        assert any(gradient is not None and gradient.any() for gradient in references[2:])
+        for result, reference in zip(results, references, strict=True):
+            assert (result is reference is None) or torch.equal(result, reference)
+
+    def test_texts_of_another_batch_are_divided_in_the_step(self):
+        encoder, texts, others = SmallEncoder(), texts_of(WORDS), texts_of(["az", "show"])
+        encode = in_microbatches(encoder, 24, divisions=[divide_texts(texts, 24)])
+        assert torch.equal(encode(others), in_microbatches(SmallEncoder(), 24)(others))
+
+    def test_division_has_each_distinct_text_once_longest_first(self):
+        texts = texts_of(WORDS)
+        division = divide_texts(texts, 24)
+        identities = torch.cat([part.identities for part in division.micro_batches])
+        lengths = torch.cat([part.lengths for part in division.micro_batches]).tolist()
+        assert len(division.micro_batches) > 1
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(identities) == len(set(WORDS))
+        assert torch.equal(identities[division.rows], texts.identities)
+
+
+def results_of_ranks(words_of_ranks, is_prepared):
+    encoder, texts = SmallEncoder(dropout=0.5), texts_of(words_of_ranks[rank()])
+    divisions = [divide_texts(texts, 14)] if is_prepared else []
+    encode = in_microbatches(encoder, 14, kept_tokens=28, seed=4, divisions=divisions)
+    embeddings = encode(texts)
+    (embeddings * torch.arange(embeddings.numel()).view_as(embeddings)).sum().backward()
+    gradients = [parameter.grad for parameter in encoder.parameters()]
+    return list(encoder.encoded), [embeddings.detach(), *gradients]
+
+
+LONG = ("deletethisdisk", "andthismachine", "showallofthem", "makeadatabase")
+
+
+@pytest.mark.parametrize("short", [("az", "show", "q"), ("az",)], ids=["halved", "repeated"])
+def test_rank_with_fewer_prepared_micro_batches_encodes_as_many(short):
+    """The largest ones are halved, or the first is repeated, as without preparation."""
+    prepared, references = (
+        on_ranks(2, results_of_ranks, (LONG, short), way) for way in (True, False)
+    )
+    for (sizes, results), (reference_sizes, expected) in zip(prepared, references, strict=True):
+        assert sizes == reference_sizes
+        assert all(map(torch.equal, results, expected))
+    (long_sizes, _), (short_sizes, _) = prepared
+    assert len(long_sizes) == len(short_sizes) > len(LONG)
+    assert micro_batches(texts_of(short).lengths, 14)[0].numel() == len(short)

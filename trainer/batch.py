@@ -1,5 +1,5 @@
-"""The data types of training: `Texts` (what is encoded), `Batch` (the texts of one optimizer step)
-and the identities of texts.
+"""The data types of training: `Texts` (what is encoded), `Batch` (the texts of one optimizer step),
+`Division` (texts in micro-batches) and the identities of texts.
 
 Texts stay ragged from the tokenizer to the encoder, and most encoders need no padding at all
 (`trainer.models.parts.packed`).
@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -63,6 +63,10 @@ class Texts:
     """The role that the texts were tokenised for, if the encoder treats the two differently."""
     second: Int[Tensor, " text"] | None = None
     """Only if each text is a (query, document) pair: the token at which the document begins."""
+    numbers: Int[Tensor, " number"] | None = None
+    """Only of a micro-batch that is ready: all that a device needs, in one tensor
+    (`trainer.models.parts.packed.with_numbers`).
+    """
 
     @classmethod
     def of(
@@ -107,7 +111,12 @@ class Texts:
         tokens = self.tokens[self.offsets[rows].repeat_interleave(lengths) + places]
         second = None if self.second is None else self.second[rows]
         return replace(
-            self, tokens=tokens, offsets=offsets, identities=self.identities[rows], second=second
+            self,
+            tokens=tokens,
+            offsets=offsets,
+            identities=self.identities[rows],
+            second=second,
+            numbers=None,
         )
 
     def pad(self) -> tuple[Int[Tensor, "text length"], Bool[Tensor, "text length"]]:
@@ -131,6 +140,16 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """Texts in micro-batches: each distinct text once, sorted from long to short."""
+
+    texts: Texts
+    micro_batches: tuple[Texts, ...]
+    rows: Int[Tensor, " text"]
+    """The row of each of `texts` in all micro-batches, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The texts of one optimizer step: every query of the global batch with its candidates.
 
@@ -148,6 +167,8 @@ class Batch:
     """Scores of each query's own candidates, from the data (CoSENT) or from a teacher."""
     sample_ids: tuple[str, ...] = ()
     """The origin of each row as `file:line`, for messages about a step that failed."""
+    divisions: tuple[Division, ...] = ()
+    """The micro-batches of queries and documents, if they were made ahead of the step."""
 
     def __post_init__(self) -> None:
         if len(self.queries) == 0 or len(self.documents) % len(self.queries):
@@ -165,6 +186,18 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Returns a copy on `device`. Lightning calls this method by its name."""
         return _move_to(record=self, device=device, non_blocking=non_blocking)
+
+
+def to_device(values: Shaped[Tensor, "*axis"], device: torch.device) -> Shaped[Tensor, "*axis"]:
+    """Returns a copy of values in main memory on `device`. The CPU does not wait for it."""
+    return pin_for(values, device).to(device, non_blocking=True)
+
+
+def pin_for(values: Shaped[Tensor, "*axis"], device: torch.device) -> Shaped[Tensor, "*axis"]:
+    """Returns the values in pinned memory if `device` is a GPU, which reads nothing else by itself:
+    without it, the CPU waits for all work of the GPU before it copies.
+    """
+    return values.pin_memory() if device.type == "cuda" else values
 
 
 def _move_to(record, device, non_blocking):  # type: ignore[no-untyped-def]

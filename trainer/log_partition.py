@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.batch import to_device
 from trainer.collectives import gather, logsumexp_over_ranks
 from trainer.scores import Score, exact
 
@@ -221,7 +222,7 @@ def _tile(
     with torch.set_grad_enabled(with_graph):
         scores = score(queries, documents)
         if pairs is not None:
-            rows, columns = torch.stack(pairs).to(scores.device)
+            rows, columns = to_device(torch.stack(pairs), scores.device)
             scores = scores.index_put((rows, columns), scores.new_full((), -torch.inf))
             excluded_counts = rows.new_zeros(len(queries)).scatter_add_(
                 0, rows, torch.ones_like(rows)

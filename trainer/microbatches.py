@@ -2,8 +2,8 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainer.batch import Texts
+from trainer.batch import Batch, Division, Texts, to_device
 from trainer.collectives import MAX, MIN, all_reduce_integers, rank
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
@@ -22,6 +22,8 @@ Encode = Callable[[Texts], Float[Tensor, "text ..."]]
 
 An embedding is one vector, or one vector per token with rows of zeros as padding.
 """
+Pack = Callable[[Texts], Texts]
+"""A function that returns the texts of a micro-batch with their `numbers`."""
 
 
 CUT_OVERHEAD = 200
@@ -107,12 +109,43 @@ class MicroBatching:
     seed: int = 0
     is_padded: bool = False
     """Tokens are counted with padding, because the encoder takes no packed texts."""
+    pack: Pack | None = None
+    """Makes the numbers of a micro-batch ahead of the step; None: `encode` makes them."""
 
-    def for_step(self, step: int) -> Encode:
-        """Returns `encode` in micro-batches for one step, counted from 0."""
-        return in_microbatches(
-            self.encode, self.tokens, self.kept_tokens, self.seed, step, self.is_padded
+    def prepare(self, batch: Batch) -> Batch:
+        """Returns the batch with its texts divided into micro-batches, so that the step need not do
+        it. Any thread may call it.
+        """
+        divisions = (
+            divide_texts(texts, self.tokens, self.is_padded, self.pack)
+            for texts in (batch.queries, batch.documents)
         )
+        return replace(batch, divisions=tuple(divisions))
+
+    def for_step(self, step: int, divisions: Sequence[Division] = ()) -> Encode:
+        """Returns `encode` in micro-batches for one step, counted from 0. Texts without one of the
+        `divisions` are divided when they are encoded.
+        """
+        return in_microbatches(
+            self.encode,
+            self.tokens,
+            self.kept_tokens,
+            self.seed,
+            step,
+            self.is_padded,
+            divisions,
+        )
+
+
+def divide_texts(
+    texts: Texts, tokens: int | None, is_padded: bool = False, pack: Pack | None = None
+) -> Division:
+    """Returns each distinct text once, in micro-batches of at most `tokens` tokens (None: one)."""
+    first, place = _distinct_texts(texts)
+    cuts = micro_batches(texts.lengths[first], tokens or sys.maxsize, is_padded)
+    parts = [texts.select(first[cut]) for cut in cuts]
+    packed_parts = parts if pack is None else map(pack, parts)
+    return Division(texts, tuple(packed_parts), torch.cat(cuts).argsort()[place])
 
 
 _recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -125,6 +158,7 @@ def in_microbatches(
     seed: int = 0,
     step: int = 0,
     is_padded: bool = False,
+    divisions: Sequence[Division] = (),
 ) -> Encode:
     """Returns `encode` for one step, in micro-batches of at most `tokens` tokens.
 
@@ -138,7 +172,6 @@ def in_microbatches(
     together.
     """
     room, numbers = kept_tokens, count()
-    tokens = tokens or sys.maxsize
 
     def encode_part(texts: Texts, number: int, is_kept: bool = True) -> Float[Tensor, "text ..."]:
         if not is_kept:
@@ -148,18 +181,18 @@ def in_microbatches(
 
     def encode_in_microbatches(texts: Texts) -> Float[Tensor, "text ..."]:
         nonlocal room
-        first, place = _distinct_texts(texts)
-        lengths = texts.lengths[first]
-        cuts = _same_count_on_all_ranks(micro_batches(lengths, tokens, is_padded))
-        costs = [token_count(lengths[cut], is_padded) for cut in cuts]
+        ready = (division for division in divisions if division.texts is texts)
+        division = next(ready, None) or divide_texts(texts, tokens, is_padded)
+        parts = _same_count_on_all_ranks(division.micro_batches)
+        costs = [token_count(part.lengths, is_padded) for part in parts]
         is_kept, room = _keep_while_there_is_room(costs, room)
-        parts = [(texts.select(first[cut]), next(numbers)) for cut in cuts]
         embeddings = [
-            encode_part(*part) if keeps_activations else _recompute(encode_part, *part, False)
+            encode_part(part, next(numbers))
+            if keeps_activations
+            else _recompute(encode_part, part, next(numbers), False)
             for part, keeps_activations in zip(parts, is_kept, strict=True)
         ]
-        row_of_text = torch.cat(cuts)[: len(first)].argsort()[place]
-        return _join(embeddings)[row_of_text.to(embeddings[0].device)]
+        return _join(embeddings)[to_device(division.rows, embeddings[0].device)]
 
     return encode_in_microbatches
 
@@ -214,18 +247,20 @@ def release_freed_memory() -> None:
         _trim(0)
 
 
-def _same_count_on_all_ranks(cuts: list[Int[Tensor, " _"]]) -> list[Int[Tensor, " _"]]:
+def _same_count_on_all_ranks(micro_batches: Sequence[Texts]) -> list[Texts]:
     """Halves the largest micro-batches until there are as many as on the rank with the most.
 
     If every micro-batch has a single text, the first one is repeated and its result is not used.
     """
-    (count_on_all_ranks,) = all_reduce_integers([len(cuts)], MAX)
-    while len(cuts) < count_on_all_ranks:
-        largest = max(range(len(cuts)), key=lambda number: len(cuts[number]))
-        if len(cuts[largest]) == 1:
-            return cuts + [cuts[0]] * (count_on_all_ranks - len(cuts))
-        cuts[largest : largest + 1] = cuts[largest].tensor_split(2)
-    return cuts
+    parts = list(micro_batches)
+    (count_on_all_ranks,) = all_reduce_integers([len(parts)], MAX)
+    while len(parts) < count_on_all_ranks:
+        largest = max(range(len(parts)), key=lambda number: len(parts[number]))
+        if len(parts[largest]) == 1:
+            return parts + [parts[0]] * (count_on_all_ranks - len(parts))
+        halves = torch.arange(len(parts[largest])).tensor_split(2)
+        parts[largest : largest + 1] = map(parts[largest].select, halves)
+    return parts
 
 
 def _join(parts: list[Float[Tensor, "_ ..."]]) -> Float[Tensor, "text ..."]:

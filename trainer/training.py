@@ -76,7 +76,8 @@ class ModelTraining:
         self._refresher = refresh(recipe, job.data.train, self.folder.path / "refresh", job.steps)
         checkpoint = self._checkpoint
         first = 0 if checkpoint is None else checkpoint.step
-        data = pair_data(recipe, job.data, job.encoder, job.steps, self._refresher, first)
+        prepare = module.micro_batching.prepare
+        data = pair_data(recipe, job.data, job.encoder, job.steps, self._refresher, first, prepare)
         # Compiled layers round differently, so a continued run keeps the decision.
         former = None if checkpoint is None else checkpoint.state.get("is_compiled", False)
         self._is_compiled = compile_if_faster(job, data.steps, former)

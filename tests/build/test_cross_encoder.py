@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -117,6 +118,24 @@ def overrides(toy_folder, tmp_path):
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
+
+
+def test_batches_of_a_run_are_prepared_on_the_thread_that_tokenizes(overrides):
+    run = load_recipe("recipes/cross-encoder.yaml", overrides)
+    data, encoder = data_sets(run.data, run.seed), build_model(run)
+    batching, threads = lightning_module(run, encoder, 2).micro_batching, []
+
+    def prepare(batch):
+        threads.append(threading.current_thread().name)
+        return batching.prepare(batch)
+
+    batch = next(iter(pair_data(run, data, encoder, 2, prepare=prepare).train_dataloader()))
+    assert set(threads) == {"tokenizer"}
+    queries, documents = batch.divisions
+    assert queries.texts is batch.queries
+    assert documents.texts is batch.documents
+    assert documents.micro_batches
+    assert all(part.numbers is not None for part in documents.micro_batches)
 
 
 def test_batches_of_a_run_have_random_pairs(overrides):

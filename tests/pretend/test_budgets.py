@@ -68,7 +68,7 @@ def counts_of_a_step(build: Any, objective: Any, folder: Path, tokens: int) -> C
     passes = count_passes(encoder)
     module = Retriever(
         encoder,
-        MicroBatching(encoder, tokens),
+        MicroBatching(encoder, tokens, pack=encoder.pack),
         objective,
         Temperature(0.1, is_learned=True),
         OptimizerSettings(1e-3, 1e-3, 1e-3, 0.05, "linear", warmup_steps=1, total_steps=6),
@@ -81,7 +81,8 @@ def counts_of_a_step(build: Any, objective: Any, folder: Path, tokens: int) -> C
         passes.append(0)
         reset_counts()
 
-    fit(module, [batch_of(encoder)] * STEPS, NO_VALIDATION, DEVICE, record)
+    batch = module.micro_batching.prepare(batch_of(encoder))  # as on the thread that tokenizes
+    fit(module, [batch] * STEPS, NO_VALIDATION, DEVICE, record)
     return results[-1]
 
 

@@ -66,13 +66,21 @@ def records_of(folder, name, device, steps=2):
     measure = partial(evaluate_reranking, first_stage=None) if is_cross_encoder else evaluate
     module = Retriever(
         encoder,
-        MicroBatching(AtDepths(encoder, [2, 1]) if objective is NESTED else encoder, 80, 160),
+        MicroBatching(
+            AtDepths(encoder, [2, 1]) if objective is NESTED else encoder,
+            80,
+            160,
+            pack=encoder.pack,
+        ),
         objective,
         Temperature(0.1, is_learned=not is_cross_encoder),
         OptimizerSettings(1e-3, 2e-3, 1e-2, 0.05, "linear", warmup_steps=1, total_steps=6),
         lambda held_out: {"ndcg": float(measure(encoder, held_out).metrics["ndcg@10"].mean())},
     )
-    return fit(module, [batch_of(encoder)] * steps, HELD_OUT, device)
+    batch = batch_of(encoder)
+    if device != "cpu":
+        batch = module.micro_batching.prepare(batch)
+    return fit(module, [batch] * steps, HELD_OUT, device)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,6 +1,6 @@
 """The data of a recipe: training rows, validation queries and test queries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.batch import identity
+from trainer.batch import Batch, identity
 from trainer.build.families.registry import family_of
 from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_positives
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
@@ -162,15 +162,18 @@ def pair_data(
     steps: int,
     refresher: Refresh | None = None,
     first: int = 0,
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> PairData:
     """Returns the training steps from `first` on, tokenised according to the encoder's contract.
 
-    `refresher` mines their negatives (`trainer.build.refresh`).
+    `refresher` mines their negatives (`trainer.build.refresh`). `prepare` does what else can be
+    done ahead of the step (`MicroBatching.prepare`).
     """
     family, positives = family_of(run), data.known_positives
+    collate = family.collate(run, encoder, positives)
     steps_in_order = Steps(
         data.train,
-        family.collate(run, encoder, positives),
+        lambda rows: prepare(collate(rows)),
         run.seed,
         run.optimization.batch_size,
         first=first,

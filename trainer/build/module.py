@@ -84,7 +84,12 @@ def lightning_module(
     return Retriever(
         encoder,
         MicroBatching(
-            family.encode(run, encoder), tokens, kept_tokens, run.seed, encoder.is_padded
+            family.encode(run, encoder),
+            tokens,
+            kept_tokens,
+            run.seed,
+            encoder.is_padded,
+            encoder.pack,
         ),
         learning.objective,
         learning.temperature,

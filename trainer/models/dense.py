@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer.batch import Texts
+from trainer.batch import Texts, to_device
 from trainer.errors import BadModel
 from trainer.models.contracts.dense import DenseContract, PoolingKind
 from trainer.models.encoder import VectorEncoder, role_tokenizers
@@ -61,8 +61,11 @@ class DenseEncoder(VectorEncoder):
         if not (is_mean and isinstance(self.backbone, TokenTable)):
             return super().forward(texts)
         sizes = [len(texts.tokens), len(texts.offsets)]
-        numbers = torch.cat([texts.tokens, texts.offsets]).to(self.device, non_blocking=True)
-        tokens, offsets = numbers.split(sizes)  # after a single transfer
+        numbers = texts.numbers
+        if numbers is None:
+            numbers = torch.cat([texts.tokens, texts.offsets])
+        # One transfer; the numbers of a transformer begin with those of a table.
+        tokens, offsets = to_device(numbers[: sum(sizes)], self.device).split(sizes)
         return self._finish(self.backbone(tokens, offsets))
 
     def hidden_states(

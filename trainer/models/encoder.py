@@ -23,6 +23,7 @@ from trainer.models.parts.packed import (
     packed_inputs,
     packed_position,
     padded_inputs,
+    with_numbers,
 )
 from trainer.models.parts.projection import Projection
 from trainer.models.tokenizers.texts import RoleTokenizer, role_tokenizer
@@ -139,11 +140,20 @@ class Encoder(nn.Module, ABC):
         """Returns the embeddings that `encode` gives for the texts, sorted from long to short and
         on the device of the weights, in the order of `texts`.
         """
+        if texts.numbers is not None:
+            return encode(micro_batch(texts, self.device))
         lengths = texts.lengths
         if bool((lengths[1:] <= lengths[:-1]).all()):
-            return encode(micro_batch(texts, self.device, self.key_counts(texts)))
+            return self.encode_sorted(self.pack(texts), encode)
         order = lengths.argsort(descending=True, stable=True)
         return self.encode_sorted(texts.select(order), encode)[order.argsort().to(self.device)]
+
+    def pack(self, texts: Texts) -> Texts:
+        """Returns texts, sorted from long to short, with what the device needs of them.
+
+        Training calls it ahead of the step. Any thread may call it.
+        """
+        return with_numbers(texts, self.device, self.key_counts(texts))
 
     def hidden_states(
         self, batch: MicroBatch, with_layer_inputs: bool = False

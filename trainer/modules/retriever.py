@@ -72,7 +72,7 @@ class Retriever(LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """Returns the loss of one global batch, the same on every rank."""
-        encode = self.micro_batching.for_step(self.global_step)
+        encode = self.micro_batching.for_step(self.global_step, batch.divisions)
         self.batch = batch
         temperature = self.temperature()
         outcome = self.objective(batch, encode, temperature)
@@ -91,6 +91,8 @@ class Retriever(LightningModule):
         """
         self._check_all_learn(optimizer)
         norm = clip_to_global_norm(optimizer, gradient_clip_val)
+        # The only wait for the device in a step. Later, or once for several steps, it would be too
+        # late: the update would already have used a gradient that is not finite.
         metrics = to_numbers({**self.metrics, "gradient_norm": norm})
         norm_is_fine = math.isfinite(metrics["gradient_norm"]) or self._scales_the_loss()
         if not (math.isfinite(metrics["loss"]) and norm_is_fine):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer import losses
-from trainer.batch import Batch
+from trainer.batch import Batch, to_device
 from trainer.collectives import gather
 from trainer.microbatches import Encode
 from trainer.objectives.exclusions import known_names
@@ -101,6 +101,6 @@ class Triplet:
         scores = self.candidate_scores(batch, encode)
         documents = batch.documents.identities.unflatten(0, (len(batch.queries), -1))
         is_known = (documents[:, :, None] == known_names(batch)[:, None, :]).any(2)
-        mask = gather(is_known).to(scores.device)
+        mask = to_device(gather(is_known), scores.device)
         loss = losses.triplet(scores, self.margin, mask)
         return Outcome(loss, {"masked_false_negatives": mask[:, 1:].sum().to(scores)})

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from trainer.batch import to_device
 from trainer.collectives import all_rows, gather, sum_over_ranks
 from trainer.log_partition import (
     ExcludedPairs,
@@ -129,7 +130,7 @@ def _limits(
     for rows, columns in tiles(all_queries, own_documents, 0):
         scores = score(all_queries[rows], own_documents[columns])
         if (pairs := non_negatives.in_tile(rows, columns)) is not None:
-            excluded_rows, excluded_columns = torch.stack(pairs).to(scores.device)
+            excluded_rows, excluded_columns = to_device(torch.stack(pairs), scores.device)
             scores[excluded_rows, excluded_columns] = -torch.inf
         if upper is not None:
             scores.masked_fill_(scores >= upper[rows, None], -torch.inf)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainer.batch import Batch
+from trainer.batch import Batch, to_device
 from trainer.collectives import gather, gather_texts
 from trainer.errors import BadData
 from trainer.microbatches import Encode
@@ -53,7 +53,7 @@ class Ranking:
         else:
             relevance = torch.zeros_like(scores)
             relevance[:, 0] = 1.0
-            excluded_mask = gather(_is_other_positive(batch)).to(scores.device)
+            excluded_mask = to_device(gather(_is_other_positive(batch)), scores.device)
         loss = self.loss(scores, relevance, excluded_mask)
         return Outcome(loss, {"masked_false_negatives": excluded_mask.sum().to(scores)})
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from trainer.batch import to_device
+
 _FREE_RATIO = 0.25
 """The share of a GPU's memory that copies leave free."""
 
@@ -33,10 +35,7 @@ class DeviceCopies:
 
 def upload(values: Shaped[np.ndarray, "*axis"], device: torch.device) -> Shaped[Tensor, "*axis"]:
     """Returns a copy on the device. The host does not wait for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)), device)
 
 
 def has_room(device: torch.device) -> bool:

@@ -5,7 +5,7 @@ a `Packing` that reaches the attention function (`trainer.kernels.attention`). W
 can do it is tried once (`use_packing`). Others get padded texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from trainer.batch import Texts
+from trainer.batch import Texts, pin_for, to_device
 from trainer.kernels.attention import NAME
 from trainer.kernels.packing import Packing
 from trainer.models.parts.backbone import embedding_rows, first_position, longest_input
@@ -42,26 +42,41 @@ class MicroBatch:
         return self.tokens.device
 
 
+def with_numbers(
+    texts: Texts, device: torch.device, key_counts: Int[Tensor, " text"] | None = None
+) -> Texts:
+    """Returns texts, sorted from long to short, with the numbers that `device` needs of them, end
+    to end: tokens, offsets, positions of tokens in their texts, and key counts.
+
+    Of each text, the first `key_counts` tokens are attended to; None: all. One tensor makes one
+    transfer to the device. It is in pinned memory if that is a GPU.
+    """
+    lengths, total = texts.lengths, len(texts.tokens)
+    positions = torch.arange(total) - texts.offsets[:-1].repeat_interleave(lengths)
+    keys = lengths if key_counts is None else key_counts
+    numbers = pin_for(torch.cat([texts.tokens, texts.offsets, positions, keys]), device)
+    # The tokens are a part of the same tensor, so that they are in memory once.
+    return replace(texts, tokens=numbers[:total], numbers=numbers)
+
+
 def micro_batch(
     texts: Texts, device: torch.device, key_counts: Int[Tensor, " text"] | None = None
 ) -> MicroBatch:
-    """Prepares texts, sorted from long to short, and moves them to `device`.
-
-    Of each text, the first `key_counts` tokens are attended to; None: all.
+    """Moves texts, sorted from long to short, to `device`, after `with_numbers` where they have no
+    numbers yet.
     """
-    lengths, total = texts.lengths, len(texts.tokens)
+    if texts.numbers is None:
+        return micro_batch(with_numbers(texts, device, key_counts), device)
+    lengths, total, count = texts.lengths, len(texts.tokens), len(texts)
     fill = rounded_up(total) - total
-    positions = torch.arange(total) - texts.offsets[:-1].repeat_interleave(lengths)
-    keys = lengths if key_counts is None else key_counts
-    parts = [texts.tokens, positions, texts.offsets, keys]
-    # One tensor, so that there is one transfer to the device.
-    numbers = torch.cat(parts).to(device, non_blocking=True)
-    tokens, positions, offsets, keys_on_device = numbers.split([len(part) for part in parts])
+    tokens, offsets, positions, keys = to_device(texts.numbers, device).split(
+        [total, count + 1, total, count]
+    )
     packing = Packing(
         lengths=lengths.numpy(),
-        key_counts=keys.numpy(),
+        key_counts=texts.numbers[-count:].numpy(),
         offsets=offsets,
-        keys=keys_on_device,
+        keys=keys,
         positions=positions,
         max_length=max(rounded_up(int(lengths[0])), fill),
         fill=fill,
