@@ -140,7 +140,10 @@ class MicroBatching:
 def divide_texts(
     texts: Texts, tokens: int | None, is_padded: bool = False, pack: Pack | None = None
 ) -> Division:
-    """Returns each distinct text once, in micro-batches of at most `tokens` tokens (None: one)."""
+    """Returns each distinct text once, in micro-batches of at most `tokens` tokens (None: one).
+
+    `pack` makes the numbers of each micro-batch; None: it has none.
+    """
     first, place = _distinct_texts(texts)
     cuts = micro_batches(texts.lengths[first], tokens or sys.maxsize, is_padded)
     parts = [texts.select(first[cut]) for cut in cuts]
@@ -247,12 +250,12 @@ def release_freed_memory() -> None:
         _trim(0)
 
 
-def _same_count_on_all_ranks(micro_batches: Sequence[Texts]) -> list[Texts]:
+def _same_count_on_all_ranks(own_parts: Sequence[Texts]) -> list[Texts]:
     """Halves the largest micro-batches until there are as many as on the rank with the most.
 
     If every micro-batch has a single text, the first one is repeated and its result is not used.
     """
-    parts = list(micro_batches)
+    parts = list(own_parts)
     (count_on_all_ranks,) = all_reduce_integers([len(parts)], MAX)
     while len(parts) < count_on_all_ranks:
         largest = max(range(len(parts)), key=lambda number: len(parts[number]))

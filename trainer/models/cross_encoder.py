@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer.batch import Texts
+from trainer.batch import Texts, to_device
 from trainer.errors import BadModel
 from trainer.models.contracts.cross_encoder import CrossEncoderContract
 from trainer.models.encoder import PairEncoder, role_tokenizers
@@ -120,7 +120,7 @@ class CrossEncoder(PairEncoder):
             inputs["packing"] = batch.packing
         if self._takes_types and batch.texts.second is not None:
             second = batch.texts.second.repeat_interleave(batch.texts.lengths)
-            types = batch.packing.positions >= second.to(batch.device)
+            types = batch.packing.positions >= to_device(second, batch.device)
             inputs["token_type_ids"] = batch.packing.pad(types[:, None].long())[..., 0]
         return exact(self.backbone(**inputs).logits.squeeze(-1))
 

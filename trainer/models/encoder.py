@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from trainer.batch import Texts
+from trainer.batch import Texts, to_device
 from trainer.errors import BadModel
 from trainer.models.contracts.text import Role, TextContract
 from trainer.models.formats.model_card import ModelCard
@@ -146,7 +146,8 @@ class Encoder(nn.Module, ABC):
         if bool((lengths[1:] <= lengths[:-1]).all()):
             return self.encode_sorted(self.pack(texts), encode)
         order = lengths.argsort(descending=True, stable=True)
-        return self.encode_sorted(texts.select(order), encode)[order.argsort().to(self.device)]
+        embeddings = self.encode_sorted(texts.select(order), encode)
+        return embeddings[to_device(order.argsort(), self.device)]
 
     def pack(self, texts: Texts) -> Texts:
         """Returns texts, sorted from long to short, with what the device needs of them.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.batch import to_device
 from trainer.models.contracts.dense import PoolingKind
 from trainer.models.parts.packed import MicroBatch
 
@@ -43,7 +44,9 @@ def pool(
                 tokens, wide, offsets, mode="mean", include_last_offset=True
             )
         case "cls":
-            return wide[batch.packing.offsets[:-1] if first is None else first.to(batch.device)]
+            return wide[
+                batch.packing.offsets[:-1] if first is None else to_device(first, batch.device)
+            ]
         case "last_token":
             return wide[batch.packing.offsets[1:] - 1]
         case "weighted_mean":
@@ -90,4 +93,4 @@ def _used_tokens(
     counts = batch.texts.offsets[1:] - first
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     tokens = torch.arange(int(offsets[-1])) + (first - offsets[:-1]).repeat_interleave(counts)
-    return tokens.to(batch.device), offsets.to(batch.device)
+    return to_device(tokens, batch.device), to_device(offsets, batch.device)
