@@ -57,7 +57,8 @@ def folder(repository: Path, toy_folder, tmp_path_factory: pytest.TempPathFactor
     _write(
         folder / "my.jsonl", [{"query": query, "positive": positive} for query, positive in pairs]
     )
-    _write(folder / "corpus.jsonl", documents)
+    for name in ("corpus.jsonl", "docs.jsonl"):
+        _write(folder / name, documents)
     _write(folder / "my_beir_folder" / "corpus.jsonl", documents)
     _write(folder / "my_beir_folder" / "queries.jsonl", queries[:20])
     qrels = ["query-id\tcorpus-id\tscore", *(f"q{number}\t{number}\t1" for number in range(20))]

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from trainer.cli.groups.data import app
 from trainer.data.prepare.named_sets import prepare
 from trainer.data.readers.beir import read_qrels
+from trainer.data.readers.corpus import read_corpus
 from trainer.data.readers.read import read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import read_retrieval_set
-from trainer.errors import BadData
+from trainer.errors import BadData, TooManyBadRows
 
 NAMES = [
     "../../etc/passwd",
@@ -118,6 +119,10 @@ def test_s11_quotations_in_errors_are_escaped(tmp_path: Path) -> None:
         read_rows(str(path))
     assert "\x1b" not in str(raised.value)
     path.write_text(json.dumps({"query": ["\x1b[2J"], "positive": "x"}) + "\n")
-    with pytest.raises(BadData) as raised:
+    with pytest.raises(TooManyBadRows) as excess:
         read_rows(str(path))
-    assert "\x1b" not in str(raised.value)
+    assert "\x1b" not in str(excess.value)
+    path.write_text(json.dumps({"\x1b[2J": "x"}) + "\n")
+    with pytest.raises(TooManyBadRows) as excess:
+        [*read_corpus(path, ReadReport("hostile"))]
+    assert "\x1b" not in str(excess.value)

@@ -122,7 +122,7 @@ def _record_documents(
         wrong = next((name for name, value in fields.items() if not isinstance(value, str)), None)
         if wrong:
             reason = f"the field {wrong!r} is {type_name(fields[wrong])}, expected a text"
-            names = ", ".join(list(record.values)[:10])
+            names = ", ".join(map(repr, list(record.values)[:10]))
             report.set_aside(BadRow(record.source, reason, f"its fields: {names}"))
         elif problem := next(filter(None, map(text_problem, fields.values())), None):
             report.set_aside(BadRow(record.source, problem))
