@@ -1,6 +1,5 @@
 """Micro-batches and recomputation: a batch of any size needs only the memory of a few texts."""
 
-import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import Batch, Division, Texts, to_device
 from trainer.collectives import MAX, MIN, all_reduce_integers, rank
+from trainer.kernels.freed_memory import release_freed_memory
 
 Encode = Callable[[Texts], Float[Tensor, "text ..."]]
 """Any function from texts to one embedding per text.
@@ -234,20 +234,6 @@ def random_seed(*path: int) -> int:
     False
     """
     return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0])
-
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-
-def release_freed_memory() -> None:
-    """Returns freed memory of the C library to the system, if tensors are in main memory.
-
-    Micro-batches differ in shape, and each leaves gaps that the next does not fit into. At a batch
-    size of 1 024, half of a step's peak memory is such gaps. One call per micro-batch costs no
-    measurable time.
-    """
-    if _trim is not None and not torch.cuda.is_initialized():
-        _trim(0)
 
 
 def _same_count_on_all_ranks(own_parts: Sequence[Texts]) -> list[Texts]:

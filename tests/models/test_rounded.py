@@ -10,7 +10,12 @@ from twins import value_and_gradient
 from trainer.build.module import lightning_module
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.parts.lora import adapter_changed, merged_state
-from trainer.models.parts.rounded import RoundedLinear, exact_weight, round_frozen_weights
+from trainer.models.parts.rounded import (
+    RoundedLinear,
+    exact_weight,
+    round_frozen_weights,
+    rounded_weights,
+)
 from trainer.models.settings import Lora
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import BiEncoderRecipe
@@ -94,3 +99,32 @@ def test_weights_are_rounded_where_nothing_else_changes(
     lightning_module(run, encoder, 4, Plan(kind, 1, 1, 1))
     layers = [layer for layer in encoder.modules() if isinstance(layer, RoundedLinear)]
     assert bool(layers) == is_rounded
+
+
+@pytest.mark.parametrize("lora", [None, Lora(), Lora(dora=True)], ids=["full", "LoRA", "DoRA"])
+def test_vectors_are_those_of_weights_that_autocast_rounds(toy_folder, lora):
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")), lora=lora)).eval()
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    texts = encoder.tokenize(SENTENCES, "document")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = encoder(texts)
+        with rounded_weights(encoder, torch.bfloat16):
+            formats = {layer.weight.dtype for layer in linear_layers(encoder)}
+            assert torch.equal(encoder(texts), expected)
+    is_dora = lora is not None and lora.dora
+    assert formats == {torch.float32 if is_dora else torch.bfloat16}
+
+
+def linear_layers(encoder):
+    return [layer for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
+
+
+def test_weights_are_exact_again_after_an_error(encoders):
+    encoder, _ = encoders
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    with pytest.raises(ValueError, match="stop"), rounded_weights(encoder, torch.bfloat16):
+        raise ValueError("stop")
+    assert {layer.weight.dtype for layer in linear_layers(encoder)} == {torch.float32}
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())

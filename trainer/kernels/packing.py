@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-GROUP_OVERHEAD = 64**2
-"""The time of a further group, in products of a query and a key that take as long."""
+GROUP_OVERHEAD, PADDING_OVERHEAD = 8192, 80
+"""The time of a further group, and of a row of a group with padding, which is copied, in products
+of a query and a key that take as long.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,25 @@ class Packing:
         )
 
 
-def group_texts(lengths: Int[np.ndarray, " text"], overhead: int = GROUP_OVERHEAD) -> list[slice]:
+def group_texts(lengths: Int[np.ndarray, " text"]) -> list[slice]:
     """Divides texts, sorted from long to short, into the groups that take the least time.
 
-    A group takes `texts * longest ** 2 + overhead`. The best division is found by dynamic
-    programming over the different lengths.
+    A group takes `texts * longest ** 2 + GROUP_OVERHEAD`, and `PADDING_OVERHEAD` more per row if
+    its texts differ in length. The best division is found by dynamic programming over the
+    different lengths.
 
-    >>> group_texts(np.array([100, 99, 10, 10, 9]))
-    [slice(0, 2, None), slice(2, 5, None)]
+    >>> group_texts(np.array([200] * 9 + [10, 10, 9]))
+    [slice(0, 9, None), slice(9, 12, None)]
     """
     starts = np.flatnonzero(np.diff(lengths, prepend=-1))
     squares, ends = lengths[starts] ** 2, np.append(starts[1:], len(lengths))
+    rows = np.append(0, lengths.cumsum())
     least_time, first = np.zeros(len(starts) + 1), []
     for number, end in enumerate(ends, 1):
-        times = least_time[:number] + (end - starts[:number]) * squares[:number] + overhead
+        begin = starts[:number]
+        copies = PADDING_OVERHEAD * (rows[end] - rows[begin])
+        copies[-1] = 0
+        times = least_time[:number] + (end - begin) * squares[:number] + GROUP_OVERHEAD + copies
         first.append(int(times.argmin()))
         least_time[number] = times[first[-1]]
     parts, number = [], len(starts)

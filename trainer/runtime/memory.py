@@ -8,7 +8,8 @@ from pytorch_lightning.utilities.memory import is_oom_error
 from torch import Tensor, nn
 
 from trainer.batch import Texts
-from trainer.microbatches import Encode, release_freed_memory
+from trainer.kernels.freed_memory import release_freed_memory
+from trainer.microbatches import Encode
 
 MEMORY_SHARE = {"cpu": 1 / 16, "cuda": 0.85}
 """The share of the available memory for activations. On a CPU, the rest is for the recomputed

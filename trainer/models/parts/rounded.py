@@ -1,10 +1,13 @@
-"""Frozen linear layers in the format that computes.
+"""Linear layers whose weights are rounded once, in the format that computes.
 
-Autocast rounds a frozen float32 weight on every call. Rounded once, it gives the same numbers,
-takes half of the device's memory, and the rounding takes no time. The exact weight stays in main
+Autocast rounds a float32 weight on every call. Rounded once, it gives the same numbers, and the
+rounding takes no time. This is done for frozen weights in training, where it also takes half of the
+device's memory, and for all weights in inference. The exact weight of a frozen layer stays in main
 memory for merging adapters and for work in float32.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,3 +52,28 @@ def exact_weight(layer: nn.Module) -> Tensor:
     """Returns the weight of a linear layer before it was rounded, on the layer's device."""
     weight: Any = layer.weight
     return layer.exact_weight.to(weight.device) if isinstance(layer, RoundedLinear) else weight
+
+
+@contextmanager
+def rounded_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Context in which linear layers see their float32 weights rounded to `dtype`.
+
+    The parameters stay as they are. Sharded weights are left to autocast, and those of DoRA, which
+    needs their exact norms.
+    """
+    is_dora = any("lora_magnitude_vector" in name for name, _ in module.named_parameters())
+    layers = [
+        layer
+        for layer in (() if is_dora else module.modules())
+        if type(layer) in (nn.Linear, OneDnnLinear)
+        and type(layer.weight) is nn.Parameter
+        and layer.weight.dtype == torch.float32
+        and layer.weight.numel() > 0
+    ]
+    for layer in layers:
+        vars(layer)["weight"] = layer.weight.detach().to(dtype)  # found before the parameter
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["weight"]

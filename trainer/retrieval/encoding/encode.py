@@ -17,8 +17,10 @@ from trainer.collectives import agree, all_rows, own_rounds, ranks
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel
 from trainer.microbatches import micro_batches
+from trainer.kernels.freed_memory import keep_freed_memory
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import Encoder, VectorEncoder
+from trainer.models.parts.rounded import rounded_weights
 from trainer.progress import Phase, phase
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
@@ -247,8 +249,15 @@ def inference(encoder: Encoder, precision: Precision) -> Iterator[None]:
     # Buffers that FSDP2 creates in inference mode could not be written in training. A single
     # process has no such buffers.
     without_gradient = torch.inference_mode() if ranks() == 1 else torch.no_grad()
+    dtype = AUTOCAST_DTYPES.get(precision)
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     try:
-        with without_gradient, autocast(encoder.device, precision):
+        with (
+            without_gradient,
+            autocast(encoder.device, precision),
+            rounded_weights(encoder, dtype) if dtype else contextlib.nullcontext(),
+        ):
             yield
     finally:
         for module, mode in modes:
