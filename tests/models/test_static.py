@@ -97,6 +97,28 @@ def test_static_model_of_sentence_transformers_is_read_and_trained(tmp_path):
     assert trained.contract.normalize, "compared by cosine, so trained with it"
 
 
+def test_texts_are_cut_where_the_tokenizer_file_says(tmp_path):
+    tokenizer = word_pieces()
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    theirs = SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=10)], device="cpu"
+    )
+    theirs.save(str(tmp_path / "theirs"))
+    ours = read_encoder(str(tmp_path / "theirs"))
+    save_encoder(ours, tmp_path / "ours")
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    expected = theirs.encode(TEXTS)
+    assert ours.contract.document_max_length_tokens == 3
+    assert np.abs(encode(ours, TEXTS, "document") - expected).max() < 1e-5
+    assert np.abs(again.encode(TEXTS) - expected).max() < 1e-5
+    with pytest.raises(BadModel, match="at the 3 tokens that its tokenizer"):
+        build_dense_encoder(
+            DenseSettings(
+                backbone=str(tmp_path / "ours"), lora=None, document_max_length_tokens=100
+            )
+        )
+
+
 class TestRefused:
     def test_more_dimensions_than_exist_are_refused(self, toy_folder):
         model = StaticSettings(backbone=str(toy_folder("bert")), dimensions=64)

@@ -23,7 +23,7 @@ from trainer.models.tokenizers import texts as tokenization
 from trainer.storage.atomic import write_text
 
 LONGEST_TOKENS = 2**20
-"""The maximum length: no text is cut, as in sentence-transformers."""
+"""The maximum length if the tokenizer's file has none: no text is cut."""
 
 
 class TokenTable(nn.Module):
@@ -59,23 +59,27 @@ class StaticBackbone(LoadedBackbone):
 
     @property
     def longest(self) -> int:
-        """A number larger than the length of any text."""
-        return LONGEST_TOKENS
+        """The number of tokens at which the tokenizer cuts a text, also in other libraries."""
+        longest: int = self.tokenizer.model_max_length
+        return longest
 
     def length(
         self, setting: int | None, folder_value: int | None, default: int | None = None
     ) -> int:
-        """Returns the maximum length, which is not limited.
+        """Returns the maximum length of the tokenizer's file.
 
-        Raises BadModel for another length: sentence-transformers cuts no text of a static model, so
-        it would give other vectors.
+        Raises BadModel for another length: sentence-transformers reads no other, so it would give
+        other vectors.
         """
-        if setting is not None and setting != LONGEST_TOKENS:
+        if setting is not None and setting != self.longest:
             raise BadModel(
-                f"a maximum length of {setting} tokens was requested, but a static model does not"
-                " cut texts; leave it out"
+                f"a maximum length of {setting} tokens was requested, but a static model cuts texts"
+                f" at the {self.longest} tokens that its tokenizer.json says; leave it out"
+                if self.longest < LONGEST_TOKENS
+                else f"a maximum length of {setting} tokens was requested, but a static model does"
+                " not cut texts; leave it out"
             )
-        return LONGEST_TOKENS
+        return self.longest
 
     @classmethod
     def read(cls, folder: Path) -> "StaticBackbone":
@@ -100,12 +104,14 @@ class StaticBackbone(LoadedBackbone):
 def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Returns the tokenizer without special tokens, which a mean would count."""
     backend: Any = tokenizer.backend_tokenizer
-    return _plain(backend.to_str(), tokenizer.pad_token)
+    return _plain(json.loads(backend.to_str()) | {"truncation": None}, tokenizer.pad_token)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes `tokenizer.json`, which sentence-transformers reads, and the name of the pad token."""
-    backend: Any = tokenizer.backend_tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    if tokenizer.model_max_length < LONGEST_TOKENS:
+        backend.enable_truncation(tokenizer.model_max_length)
     write_text(folder / "tokenizer.json", backend.to_str())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": tokenizer.pad_token}
     write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
@@ -120,26 +126,31 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     )
     pad = settings.get("pad_token")
     try:
-        return _plain(path.read_text(encoding="utf-8"), pad if isinstance(pad, str) else None)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return _plain(content, pad if isinstance(pad, str) else None)
     except Exception as error:
         raise BadModel(f"{path} cannot be read as a tokenizer: {str(error)[:200]}") from error
 
 
-def _plain(content: str, pad: str | None) -> PreTrainedTokenizerBase:
-    """Returns a tokenizer without special tokens, truncation and padding.
+def _plain(content: dict[str, Any], pad: str | None) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer without special tokens and padding; a truncation is its maximum length.
 
     Padding is masked, so any token can be the pad token: the first one is the default.
     """
+    truncation = content.get("truncation") or {"max_length": LONGEST_TOKENS, "direction": "Right"}
+    if truncation["direction"] != "Right":
+        raise BadModel("it cuts the beginning of a text; only the end can be cut")
     backend = Tokenizer.from_str(
-        json.dumps(
-            json.loads(content) | {"post_processor": None, "truncation": None, "padding": None}
-        )
+        json.dumps(content | {"post_processor": None, "truncation": None, "padding": None})
     )
     pad_token = (
         pad if pad is not None and backend.token_to_id(pad) is not None else backend.id_to_token(0)
     )
     tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=pad_token, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        pad_token=pad_token,
+        clean_up_tokenization_spaces=False,
+        model_max_length=truncation["max_length"],
     )
     return tokenizer
 

@@ -62,7 +62,7 @@ def rounded_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     needs their exact norms.
     """
     is_dora = any("lora_magnitude_vector" in name for name, _ in module.named_parameters())
-    layers = [
+    layers: list[Any] = [
         layer
         for layer in (() if is_dora else module.modules())
         if type(layer) in (nn.Linear, OneDnnLinear)

@@ -16,8 +16,8 @@ from trainer.batch import Texts
 from trainer.collectives import agree, all_rows, own_rounds, ranks
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel
-from trainer.microbatches import micro_batches
 from trainer.kernels.freed_memory import keep_freed_memory
+from trainer.microbatches import micro_batches
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import Encoder, VectorEncoder
 from trainer.models.parts.rounded import rounded_weights
