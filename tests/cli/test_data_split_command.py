@@ -201,6 +201,9 @@ def test_bad_input_is_refused_and_nothing_is_written(words, problem, pairs, tmp_
 
 def test_bad_sources_are_refused(pairs, tmp_path):
     split(pairs, "-o", tmp_path / "mine")
+    corpus = write(tmp_path / "docs.jsonl", [{"_id": "a\tb", "text": "x"}])
+    ended = nearfar("data", "split", pairs, "--corpus", corpus, "-o", tmp_path / "new")
+    assert (ended.returncode, "the id 'a\\tb' cannot be used" in ended.stderr) == (2, True)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(pairs.read_text() + '{"query": "q"}\n')
     for source, code, problem in (

@@ -52,10 +52,21 @@ def read_judged_pairs(
             if data_set.documents.setdefault(document.full_text, document) is not document:
                 data_set.equal_documents += 1
     data_set.corpus_documents = len(data_set.documents)
+    _check_ids(data_set)
     _add_rows(data_set, rows)
     if not data_set.pairs:
         raise BadData(f"{source}: no pair has a score in the upper half; give pairs that answer")
     return data_set
+
+
+def _check_ids(data_set: JudgedPairs) -> None:
+    """Raises BadData for an id that cannot stand in a line of qrels, which tabs divide."""
+    for document in data_set.documents.values():
+        if not document.id or set(document.id) & set("\t\r\n"):
+            raise BadData(
+                f"{data_set.corpus}: the id {document.id!r} cannot be used, because it is empty or"
+                " has a tab or a line break; change it, or leave the ids out"
+            )
 
 
 def _add_rows(data_set: JudgedPairs, rows: Rows) -> None:
