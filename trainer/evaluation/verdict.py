@@ -62,12 +62,12 @@ def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -
 
 
 def sentence(limitation: str) -> str:
-    """Returns a limitation as a sentence.
+    """Returns a limitation as a sentence; "" without one.
 
     >>> sentence("searched among 5 answers: figures are too high")
     'Searched among 5 answers: figures are too high.'
     """
-    return f"{limitation[:1].upper()}{limitation[1:]}."
+    return f"{limitation[0].upper()}{limitation[1:]}." if limitation else ""
 
 
 def strongest_rival(evaluation: Evaluation) -> SystemResult | None:

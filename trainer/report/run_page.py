@@ -38,7 +38,7 @@ def write_report(run_folder: Path) -> Path:
         verdict=verdict(run.evaluation, run.selection),
         scores=_scores(run.evaluation),
         table=_table(run.evaluation),
-        limitation=_limitation(run.evaluation),
+        limitation=sentence(run.evaluation.limitation) if run.evaluation else "",
         queries=_queries(run.evaluation),
         training=training(run),
         refresh_counts=list(REFRESH.values()),
@@ -160,10 +160,6 @@ def _table(evaluation: Evaluation | None) -> Table | None:
     rows = [(system.name, system.interval()) for system in systems if MAIN_METRIC in system.metrics]
     set_name = evaluation.set_name.removesuffix(f" {evaluation.split}")
     return Table(set_name, metrics, best, Figure(title, "", interval_chart(title, rows)))
-
-
-def _limitation(evaluation: Evaluation | None) -> str:
-    return sentence(evaluation.limitation) if evaluation and evaluation.limitation else ""
 
 
 def _queries(evaluation: Evaluation | None) -> Queries | None:
