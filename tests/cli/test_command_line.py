@@ -198,6 +198,36 @@ class TestEnding:
         assert CliRunner().invoke(command_line.app, arguments).exit_code == 2
 
     @pytest.mark.parametrize(
+        ("words", "suggestion"),
+        [
+            ("fit quickstart --epochs 3", "did you mean optimization.epochs?"),
+            ("fit quickstart --epoch 3", "did you mean optimization.epochs?"),
+            ("fit quickstart --optimization.epochs=3", "did you mean optimization.epochs?"),
+            ("check quickstart --batch-size 8", "did you mean optimization.batch_size?"),
+            ("recipe show quickstart --lr 1e-4", "write optimization.learning_rate"),
+            ("launch --machine m.yaml quickstart --device cuda", "write machine.accelerator"),
+        ],
+    )
+    def test_setting_written_as_an_option_is_named(self, words: str, suggestion: str) -> None:
+        result = CliRunner().invoke(command_line.app, words.split())
+        assert result.exit_code == 2
+        message = " ".join(re.sub("[│╭╰─╮╯]", " ", result.stderr).split())
+        assert f"A setting of the recipe is written KEY=VALUE, no dashes; {suggestion}" in message
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *("fit x --zzzzzz", "fit x --resum", "fit x --replac", "fit x --accept-change"),
+            *("check x --node-ran 1", "check x --machin m.yaml", "check x --no-prob"),
+            *("check x --main-adress host", "search docs/index what --lr 3"),
+        ],
+    )
+    def test_other_unknown_option_gets_no_advice_about_recipes(self, words: str) -> None:
+        result = CliRunner().invoke(command_line.app, words.split())
+        assert "No such option" in result.stderr
+        assert "KEY=VALUE, no dashes" not in result.stderr
+
+    @pytest.mark.parametrize(
         ("error", "code", "begins"),
         [
             (BadData("x"), 2, "error: x"),

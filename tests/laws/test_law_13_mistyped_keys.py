@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import BadRecipe
-from trainer.recipe import problems
+from trainer.recipe import keys
 from trainer.recipe.keys import Key, all_keys
 from trainer.recipe.load import load_recipe
 
@@ -106,5 +106,5 @@ def test_answer_without_the_nearest_key_is_caught(
     """The planted error: the first key of the recipe in place of the nearest one."""
     recipe = {**LEAST, "data": {"train": "pairs.jsonl", "valdation": "dev.jsonl"}}
     assert suggests(message_of(recipe, tmp_path), "data.valdation", "data.validation")
-    monkeypatch.setattr(problems, "nearest_keys", lambda *_: [KEYS[0].name])
+    monkeypatch.setattr(keys, "nearest_keys", lambda *_: [KEYS[0].name])
     assert not suggests(message_of(recipe, tmp_path), "data.valdation", "data.validation")

@@ -5,6 +5,7 @@
 
 import atexit
 import os
+import re
 import select
 import sys
 import traceback
@@ -38,6 +39,10 @@ READER_GONE = 141
 """The exit code of a Unix command whose output is no longer read: 128 + SIGPIPE."""
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""The error of the command line for invalid arguments of a verb. typer has no name for it."""
+
+
 class _Verbs(TyperGroup):
     """The verbs in the order of a user's work.
 
@@ -53,6 +58,10 @@ class _Verbs(TyperGroup):
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(READER_GONE) from None
+        except _UsageError as error:
+            if advice := _setting_advice(error):
+                error.message, error.possibilities = error.message + advice, None
+            raise
         return result
 
 
@@ -173,6 +182,26 @@ def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _setting_advice(error: Any) -> str:
+    """Returns how a setting of the recipe is written that was given as an option, or ""."""
+    option = re.fullmatch(r"No such option: -+([\w.-]+)", error.message)
+    arguments = error.ctx.command.params if error.ctx is not None else []
+    if option is None or not any("KEY=VALUE" in str(argument.metavar) for argument in arguments):
+        return ""
+    from trainer.recipe.keys import all_keys, suggestion_for
+    from trainer.recipe.nearest import nearest
+    from trainer.recipe.other_names import advice
+
+    *parent, name = option[1].replace("-", "_").split(".")
+    names = {key.path[-1] for key in all_keys() if not key.sections}
+    options = [word for argument in arguments for word in argument.opts]
+    is_mistyped = nearest(f"--{option[1]}", options, likeness=0.75)
+    if not advice(name) and (is_mistyped or not nearest(name, names, likeness=0.75)):
+        return ""
+    suggestion = suggestion_for(name, tuple(parent))
+    return f". A setting of the recipe is written KEY=VALUE, no dashes{suggestion}"
 
 
 def _replace_closed_streams() -> None:

@@ -11,8 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from trainer.errors import BadRecipe
-from trainer.recipe.keys import Key, Path, all_keys, kind_of, nearest_keys, sections_in
-from trainer.recipe.nearest import question
+from trainer.recipe.keys import Key, Path, all_keys, kind_of, sections_in, suggestion_for
 from trainer.recipe.schema.families import FAMILIES, Recipe
 from trainer.recipe.schema.section import Section
 from trainer.recipe.type_text import default_text, one_of, type_text
@@ -30,7 +29,7 @@ def explain_keys(name: str | None = None) -> str:
     if name is not None and not keys:
         *parent, last = name.split(".")
         raise BadRecipe(
-            f"a recipe has no key {name}{question(nearest_keys(last, tuple(parent)))} (`nearfar"
+            f"a recipe has no key {name}{suggestion_for(last, tuple(parent))} (`nearfar"
             " recipe explain` lists every key)"
         )
     if keys and keys[0].variant and keys[0].path[-1] == "kind":

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 from pydantic.fields import FieldInfo
 
-from trainer.recipe.nearest import nearest
+from trainer.recipe.nearest import nearest, question
+from trainer.recipe.other_names import advice
 from trainer.recipe.schema.families import DEFAULT_KIND, FAMILIES, RecipeClass
 from trainer.recipe.schema.section import Section
 from trainer.recipe.yaml_text import Place
@@ -135,6 +136,17 @@ def nearest_keys(name: str, parent: Path = (), kind: str | None = None) -> list[
     siblings = {path[-1]: full for full, path in paths.items() if path[:-1] == parent}
     same_name = [full for full, path in paths.items() if path[-1] == name]
     if near := [*same_name, *(siblings[match] for match in nearest(name, siblings))]:
-        return near[:3]
+        return list(dict.fromkeys(near))[:3]
     similar = nearest(name, {path[-1] for path in paths.values()}, likeness=0.75)
     return [full for match in similar for full, path in paths.items() if path[-1] == match][:3]
+
+
+def suggestion_for(name: str, parent: Path = (), kind: str | None = None) -> str:
+    """Returns `; ` and what to write instead of the unknown key `name` under `parent`, or "".
+
+    >>> suggestion_for("batch_size")
+    '; did you mean optimization.batch_size?'
+    >>> suggestion_for("num_train_epochs")
+    '; write optimization.epochs'
+    """
+    return advice(name) or question(nearest_keys(name, parent, kind))

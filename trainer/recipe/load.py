@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from trainer.errors import BadRecipe
 from trainer.recipe.keys import default_kind, kind_of, sections_in
-from trainer.recipe.nearest import nearest, question
+from trainer.recipe.other_names import nearest_value
 from trainer.recipe.overrides import put_in, setting
 from trainer.recipe.problems import problems, surplus
 from trainer.recipe.raw_recipe import RawRecipe, short_text
@@ -72,7 +72,7 @@ def _family(raw: RawRecipe, settings: Sequence[tuple[Place, YamlValue]]) -> Reci
     origin = "command line" if kinds else raw.origin(("kind",))
     raise BadRecipe(
         f"{origin}: kind: {short_text(kind)} is not one of {', '.join(FAMILIES)}"
-        f"{question(nearest(str(kind), FAMILIES))}"
+        f"{nearest_value(str(kind), FAMILIES)}"
     )
 
 

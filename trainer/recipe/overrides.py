@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.errors import BadRecipe
 from trainer.recipe.keys import default_kind, field_at, kind_of, nearest_keys, sections_in
+from trainer.recipe.other_names import advice
 from trainer.recipe.raw_recipe import RawRecipe, short_text
 from trainer.recipe.schema.families import RecipeClass
 from trainer.recipe.yaml_text import Place, YamlValue, key_name, parse, parse_word
@@ -16,10 +17,11 @@ def setting(override: str) -> tuple[Place, YamlValue]:
     """Returns place and value of an override. Raises BadRecipe without `=` or with an empty key."""
     key, equals, text = override.partition("=")
     if not equals:
-        keys = nearest_keys(key.split(".")[-1])
+        name = key.split(".")[-1]
+        keys = nearest_keys(name)
         raise BadRecipe(
             f"{COMMAND_LINE}: {override} has no '='; write key=value, such as"
-            f" {(keys or ['optimization.epochs'])[0]}=..."
+            f" {(keys or ['optimization.epochs'])[0]}=...{advice(name)}"
         )
     steps = key.strip().split(".")
     if not all(steps):

@@ -11,13 +11,14 @@ from trainer.recipe.keys import (
     all_keys,
     field_at,
     kind_of,
-    nearest_keys,
     path_of,
     paths_of,
     sections_in,
     sections_of,
+    suggestion_for,
 )
 from trainer.recipe.nearest import nearest, question
+from trainer.recipe.other_names import nearest_value
 from trainer.recipe.raw_recipe import RawRecipe, short_text
 from trainer.recipe.schema.families import FAMILIES, RecipeClass
 from trainer.recipe.schema.section import Section
@@ -132,7 +133,7 @@ def _sentence(details: ErrorDetails, spot: _Spot, family: RecipeClass) -> str:
     if spot.field is None:
         return f"{key or 'the recipe'}: {details['msg']}"
     suggestion = (
-        question(nearest(spot.value, choices(spot.field.annotation)))
+        nearest_value(spot.value, choices(spot.field.annotation))
         if isinstance(spot.value, str)
         else ""
     )
@@ -175,7 +176,7 @@ def _no_variant(spot: _Spot, section: dict[str, YamlValue], family: RecipeClass)
     if owners:
         advice = f"give one of {', '.join(kinds)}, or change the recipe's kind"
         return _belongs(f"{key}: {kind}", owners, family, advice)
-    suggestion = question(nearest(str(kind), kinds))
+    suggestion = nearest_value(str(kind), kinds)
     return f"{key}: {short_text(kind)} is not one of {', '.join(kinds)}{suggestion}"
 
 
@@ -196,8 +197,8 @@ def _no_key(spot: _Spot, family: RecipeClass) -> str:
         return _belongs(key, owners, family, "remove it, or change the kind")
     names = list(spot.section.model_fields)
     near = nearest(path[-1], names) if len(path) < len(spot.place) else []
-    suggestion = question([key_name((*spot.place[:-1], name)) for name in near]) or question(
-        nearest_keys(path[-1], path[:-1], kind)
+    suggestion = question([key_name((*spot.place[:-1], name)) for name in near]) or suggestion_for(
+        path[-1], path[:-1], kind
     )
     return f"{key} is not a key" + (
         suggestion or f"; the keys here are {', '.join(names)} (`nearfar recipe explain` lists all)"
