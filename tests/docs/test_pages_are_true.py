@@ -58,7 +58,9 @@ def test_pages_are_true(repository: Path):
 
 
 def test_untrue_page_ends_the_command_with_1(repository: Path, copied_pages: Path):
-    (copied_pages / "docs" / "log.md").write_text("`trainer.nothing`\n", encoding="utf-8")
+    page = copied_pages / "docs" / "log.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text("`trainer.nothing`\n" + text, encoding="utf-8")
     answer = check_docs(repository, copied_pages)
     assert answer.returncode == 1
     assert answer.stdout == "docs/log.md:1: no trainer.nothing in the code\n"
