@@ -99,3 +99,9 @@ def test_missing_files_and_folders_are_refused(tmp_path):
     for path in (tmp_path / "nothing.jsonl", tmp_path):
         with pytest.raises(BadData, match="cannot be read"):
             read(path)
+
+
+def test_mistyped_file_is_answered_with_the_right_one(tmp_path):
+    (tmp_path / "docs.jsonl").touch()
+    with pytest.raises(BadData, match=r"No such file.*; did you mean .*/docs\.jsonl\?$"):
+        read(tmp_path / "doc.jsonl")

@@ -108,3 +108,24 @@ def test_unknown_layouts_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadData, match=reason):
             read_rows(str(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "suggestion"),
+    [
+        ("data/pair.jsonl", "data/pairs.jsonl"),
+        ("data/pairs", "data/pairs.jsonl"),
+        ("datta/pairs/x.y/z", None),
+        ("./dat/pairs", "data/pairs.jsonl"),
+    ],
+)
+def test_mistyped_source_is_answered_with_the_right_one(
+    source: str, suggestion: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/pairs.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadData) as raised:
+        read_rows(source)
+    advice = f"did you mean {suggestion}?" if suggestion else "Check the path."
+    assert advice in str(raised.value)

@@ -1,5 +1,6 @@
 """From a name to a folder: packages, folders, and names that lead nowhere."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -139,3 +140,40 @@ except BadModel as error:
     assert message.startswith("model nobody/nothing: no folder nobody/nothing here")
     assert "the hub could not be reached; give a folder" in message
     assert float(seconds) < 20
+
+
+@pytest.mark.parametrize("name", ["runs/quikstart/model", "runs/quikstart", "./runs/quikstart"])
+def test_mistyped_folder_is_answered_with_the_right_one(name, tmp_path, monkeypatch):
+    (tmp_path / "runs/quickstart/model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadModel, match=r"did you mean runs/quickstart(/model)?\?"):
+        locate(name)
+
+
+def test_similar_folder_is_named_before_the_hub_is_asked(tmp_path):
+    """The hub is at an address on this machine where nobody listens."""
+    (tmp_path / "google/bert-base-cased").mkdir(parents=True)
+    code = """
+from trainer.models.files.locate import locate
+locate("google/bert-base-uncased")
+"""
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    note, *_, error = ended.stderr.strip().splitlines()
+    assert note == (
+        "google/bert-base-uncased does not exist here; did you mean google/bert-base-cased?"
+        " Asking the hub"
+    )
+    assert "the hub could not be reached" in error

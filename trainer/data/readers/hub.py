@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.data.readers.json_lines import Record
 from trainer.errors import BadData
+from trainer.storage.near_paths import nearest_path, tell_before_hub
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(:[\w.-]{1,96})?")
 _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "val"), "test": ("test",)}
@@ -61,8 +62,8 @@ def check_hub_name(source: str) -> None:
     if ".." in source or not _NAME.fullmatch(source):
         raise BadData(
             f"{source!r} is neither an existing file or folder nor the name of a hub data set"
-            " (owner/name). Check the path. Addresses (https://, file://) are not read: download"
-            " the file first."
+            f" (owner/name){nearest_path(source) or '. Check the path.'} Addresses (https://,"
+            " file://) are not read: download the file first."
         )
 
 
@@ -91,10 +92,13 @@ def read_hub(source: str, split: str) -> Iterator[Record]:
     """Yields every row of a split of a hub data set. Raises BadData if it cannot be downloaded."""
     check_hub_name(source)
     name, _, configuration = source.partition(":")
+    suggestion = nearest_path(source)
+    tell_before_hub(source, suggestion)
+    subject = f"{source!r} is no file or folder here"
     data_set = load_from_hub(
         name,
         configuration or None,
-        subject=f"{source!r} is no file or folder here, and",
+        subject=f"{subject}{suggestion} It" if suggestion else f"{subject}, and",
         advice="Check the name; without a network, download the data and name the file.",
     )
     return _records(_select_split(data_set, split, source), source)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from trainer.data.readers.report import BadRow
 from trainer.errors import BadData
+from trainer.storage.near_paths import nearest_path
 
 MAX_LINE_BYTES = 32 * 2**20
 """A longer line is skipped; it is never held in memory."""
+_READ_ADVICE = ". Check that it exists and that you may read it."
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -45,8 +47,7 @@ def read_lines(path: Path) -> Iterator[NumberedLine | BadRow]:
         if isinstance(error, gzip.BadGzipFile):
             raise BadData(f"{path} is not a whole .gz file: {error}. Download it again.") from error
         raise BadData(
-            f"{path} cannot be read: {error.strerror or error}. Check that it exists and that you"
-            " may read it."
+            f"{path} cannot be read: {error.strerror or error}{nearest_path(path) or _READ_ADVICE}"
         ) from error
 
 

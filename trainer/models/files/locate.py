@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainer.errors import BadModel
 from trainer.models.files.packaged import PACKAGED_MODELS, packaged_folder
+from trainer.storage.near_paths import nearest_path, tell_before_hub
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")
 _MODEL_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -35,9 +36,9 @@ def locate(name: str) -> Path:
     if "://" in name or not is_hub_name(name):
         raise BadModel(
             f"there is no model folder {name}, and this is not a hub name (owner/model); give one"
-            " of the two"
+            f" of the two{nearest_path(path)}"
         )
-    return locate_public(name)
+    return packaged_folder(name) or _from_hub(name, nearest_path(path))
 
 
 def locate_public(name: str) -> Path:
@@ -64,7 +65,8 @@ def _fetch(name: str, local_files_only: bool) -> Path:
     )
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, suggestion: str = "") -> Path:
+    """Returns the folder of a hub name. `suggestion` is a local path that may be meant instead."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -74,7 +76,8 @@ def _from_hub(name: str) -> Path:
     )
 
     places = (
-        f"no folder {name} here ({Path.cwd()}), not in the hub cache ({constants.HF_HUB_CACHE})"
+        f"no folder {name} here ({Path.cwd()}{suggestion}), not in the hub cache"
+        f" ({constants.HF_HUB_CACHE})"
     )
     try:
         snapshot = _fetch(name, local_files_only=True)
@@ -87,6 +90,7 @@ def _from_hub(name: str) -> Path:
             f"model {name}: {places}, and HF_HUB_OFFLINE forbids the hub; give a folder, or unset"
             f" it{_offline_advice()}"
         )
+    tell_before_hub(name, suggestion)
     try:
         return _fetch(name, local_files_only=False)
     except GatedRepoError as error:
