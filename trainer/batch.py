@@ -189,8 +189,8 @@ class Batch:
 
 
 def to_device(values: Shaped[Tensor, "*axis"], device: torch.device) -> Shaped[Tensor, "*axis"]:
-    """Returns a copy of values in main memory on `device`. The CPU does not wait for it."""
-    return pin_for(values, device).to(device, non_blocking=True)
+    """Returns a copy of values in main memory on `device`. The CPU does not wait for a GPU."""
+    return pin_for(values, device).to(device, non_blocking=device.type == "cuda")
 
 
 def pin_for(values: Shaped[Tensor, "*axis"], device: torch.device) -> Shaped[Tensor, "*axis"]:

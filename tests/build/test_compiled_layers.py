@@ -1,12 +1,16 @@
 """When layers are compiled; that they learn the same is tested in `tests/laws`."""
 
+import os
 import signal
 
 import pytest
 from killable import Command, Run
+from toy_models import SENTENCES
 
 from trainer.build import compiled_layers, hardware
 from trainer.errors import BadMachine
+from trainer.models.dense import DenseSettings, build_dense_encoder
+from trainer.models.parts.compiled import plain_seconds_per_token
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import BiEncoderRecipe
 from trainer.recipe.schema.machine import MachineSection
@@ -82,9 +86,36 @@ def measure_in_a_short_run(rank):
     compiled_layers.LEAST_SECONDS = 0.0
 
 
-def test_ranks_take_one_decision(tmp_path, toy_folder):
+def without_a_compiler_on_the_second_rank(rank):
+    measure_in_a_short_run(rank)
+    if rank == 1:
+        os.environ["CXX"] = "no-such-compiler"
+
+
+@pytest.mark.parametrize(
+    ("before", "trials"),
+    [(measure_in_a_short_run, 1), (without_a_compiler_on_the_second_rank, 0)],
+)
+def test_ranks_take_one_decision(tmp_path, toy_folder, before, trials):
     run = Run(tmp_path, toy_folder("bert"), "bi-encoder-lora", *SHORT)
     words = run.words("a", "machine.compile_layers=auto")
-    command = Command(*words, ranks=2, environment=SWITCHED_OFF, before=measure_in_a_short_run)
+    command = Command(*words, ranks=2, environment=SWITCHED_OFF, before=before)
     assert command.wait() == [0, 0], command.text()[-3000:]
-    assert command.text().count("ms per layer") == 1
+    assert command.text().count("ms per layer") == trials
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_layer_is_measured_without_a_trace_in_the_encoder(toy_folder, family):
+    """MPNet gives its layers a bias that all of them share, and that is trained."""
+    encoder = build_dense_encoder(DenseSettings(backbone=str(toy_folder(family)), lora=None))
+    texts = encoder.tokenize(SENTENCES, "document")
+    assert plain_seconds_per_token(encoder, texts, 64) > 0
+    assert all(weight.grad is None for weight in encoder.parameters())
+
+
+def test_trial_sees_rows_as_they_are_before_negatives_are_mined(tmp_path, toy_folder):
+    settings = (*SHORT, "refresh.every_steps=3", "refresh.first_step=3", "refresh.negatives=1")
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *settings)
+    command = Command(*run.words("a", "machine.compile_layers=auto"), environment=SWITCHED_OFF)
+    assert command.wait() == [0], command.text()[-3000:]
+    assert "layers were not compiled: 6 steps" in command.text()

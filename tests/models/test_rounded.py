@@ -1,6 +1,8 @@
 """Frozen weights that are rounded once give what autocast gives by rounding on each call."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -119,6 +121,21 @@ def test_vectors_are_those_of_weights_that_autocast_rounds(toy_folder, lora):
 
 def linear_layers(encoder):
     return [layer for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
+
+
+def test_threads_leave_exact_weights(encoders):
+    encoder, _ = encoders
+    barrier = threading.Barrier(3)
+
+    def enter(_):
+        for _ in range(20):
+            barrier.wait()
+            with rounded_weights(encoder, torch.bfloat16):
+                pass
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(enter, range(3)))
+    assert {layer.weight.dtype for layer in linear_layers(encoder)} == {torch.float32}
 
 
 def test_weights_are_exact_again_after_an_error(encoders):

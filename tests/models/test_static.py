@@ -2,6 +2,8 @@
 vectors; and its own models read here.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,18 @@ def test_static_model_of_sentence_transformers_is_read_and_trained(tmp_path):
     )
     trained = build_dense_encoder(DenseSettings(backbone=str(tmp_path / "model"), lora=None))
     assert trained.contract.normalize, "compared by cosine, so trained with it"
+
+
+def test_truncation_of_an_older_file_has_no_direction(tmp_path):
+    theirs = SentenceTransformer(
+        modules=[StaticEmbedding(word_pieces(), embedding_dim=10)], device="cpu"
+    )
+    theirs.save(str(tmp_path / "model"))
+    (path,) = (tmp_path / "model").rglob("tokenizer.json")
+    truncation = {"max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    content = json.loads(path.read_text(encoding="utf-8")) | {"truncation": truncation}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert read_encoder(str(tmp_path / "model")).contract.query_max_length_tokens == 3
 
 
 def test_texts_are_cut_where_the_tokenizer_file_says(tmp_path):

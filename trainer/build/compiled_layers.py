@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from trainer.batch import Texts
 from trainer.build import hardware
 from trainer.build.job import Job
-from trainer.collectives import integers_of_first_rank
+from trainer.collectives import MAX, all_reduce_integers, integers_of_first_rank
 from trainer.data.module import Steps
 from trainer.models.parts.compiled import (
     LayerTimes,
@@ -73,14 +73,16 @@ def compile_if_faster(job: Job, steps: Steps, former: bool | None = None) -> boo
     setting = job.recipe.machine.compile_layers
     if setting == "auto":
         obstacle = hardware.compilation_obstacle(job.plan)
-        if former and obstacle is not None:
-            say(f"warning: layers were compiled before, and are not now: {obstacle}")
+        has_obstacle = bool(all_reduce_integers([int(obstacle is not None)], MAX)[0])
+        if former and has_obstacle:
+            reason = obstacle or "another machine of the run cannot compile"
+            say(f"warning: layers were compiled before, and are not now: {reason}")
         elif former:
             say("layers are compiled, as before")
-        elif former is None and obstacle is None and job.encoder.has_layers:
+        elif former is None and not has_obstacle and job.encoder.has_layers:
             with phase("measuring a layer"):
                 former = bool(integers_of_first_rank(lambda: [_measure(job, steps)])[0])
-        setting = bool(former) and obstacle is None
+        setting = bool(former) and not has_obstacle
     if setting:
         compile_layers(job.encoder)
     return setting
@@ -89,7 +91,13 @@ def compile_if_faster(job: Job, steps: Steps, former: bool | None = None) -> boo
 def _measure(job: Job, steps: Steps) -> bool:
     """Returns the decision, and says why."""
     rows = min(_SAMPLE_ROWS, steps.batch_size)
-    sample = replace(steps, batch_size=rows).batch(steps.first)
+    sample_steps = replace(steps, batch_size=rows, bad_rows=set())
+    refresher = steps.refresher
+    sample = (
+        sample_steps.batch(steps.first)
+        if refresher is None
+        else sample_steps.batch(steps.first, refresher.without_mining)
+    )
     row_tokens = (len(sample.queries.tokens) + len(sample.documents.tokens)) / rows
     step_tokens = row_tokens * steps.batch_size / job.plan.ranks
     with autocast(job.encoder.device, hardware.precision(job.recipe.machine)):

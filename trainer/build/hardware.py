@@ -71,7 +71,7 @@ def compilation_obstacle(plan: Plan) -> str | None:
     """Returns why layers cannot be compiled under this plan or on this machine, and what to do."""
     if plan.kind not in ("single", "ddp"):
         return f"compiled layers were never tried under {plan.kind}; take a machine file for DDP"
-    compiler = os.environ.get("CXX", "g++")
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:
         return (
             f"compiling layers needs a C++ compiler, and there is no {compiler}; install one, name"

@@ -40,6 +40,9 @@ class NegativeRefresher(Protocol):
         It is called on all ranks between two steps, before any of these batches is made.
         """
 
+    def without_mining(self, row: Row) -> Row:
+        """Returns the row as it is before the first boundary."""
+
 
 @dataclass(frozen=True)
 class Steps:

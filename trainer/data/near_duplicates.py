@@ -86,12 +86,13 @@ def find_near_identical(
 
 
 def near_identical_pairs(texts: Iterable[str], overlap: float = 0.9) -> list[tuple[int, int]]:
-    """Returns positions of near-identical texts: each with those before it, or with the first one
-    of the same words.
+    """Returns positions of near-identical texts, at most one pair per text: those that join texts
+    into one group, directly or through other texts.
 
     >>> near_identical_pairs(["Create a disk", "Delete disk", "create disk!"])
     [(0, 2)]
     """
+    group: dict[int, int] = {}
     sets = [word_set(text) for text in texts]
     word_sets = _WordSets(Counter(word for words in set(sets) for word in words), overlap)
     first_position: dict[frozenset[str], int] = {}
@@ -100,7 +101,22 @@ def near_identical_pairs(texts: Iterable[str], overlap: float = 0.9) -> list[tup
         if words in first_position:
             pairs.append((first_position[words], position))
             continue
-        pairs += [(first_position[match], position) for match in {*word_sets.matches(words)}]
+        for match in word_sets.matches(words):
+            match_root = _root(group, first_position[match])
+            root = _root(group, position)
+            if match_root != root:
+                group[match_root] = root
+                pairs.append((first_position[match], position))
         first_position[words] = position
         word_sets.add(words)
     return pairs
+
+
+def _root(group: dict[int, int], member: int) -> int:
+    """Returns the root of a member's group, and makes its way there shorter (Tarjan 1975)."""
+    root = member
+    while root in group:
+        root = group[root]
+    while member in group:
+        group[member], member = root, group[member]
+    return root

@@ -7,7 +7,11 @@ from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.readers.beir import is_beir_folder, read_qrels
+from trainer.data.readers.beir import (
+    has_documents_of_pairs_alone,
+    is_beir_folder,
+    read_qrels,
+)
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.read import Split, judged_texts, read_rows
@@ -132,7 +136,7 @@ def retrieval_set_from_rows(
         tuple(documents.values()),
         tuple(documents),
         qrels,
-        _limitation(rows, name, len(documents)) if corpus is None else "",
+        _limitation(len(documents), _own_documents(rows, name)) if corpus is None else "",
     )
 
 
@@ -164,13 +168,16 @@ def _warn_of_new_answers(
         )
 
 
-def _limitation(rows: Sequence[Row], name: str, documents: int) -> str:
-    """Says that the search is among the documents of the rows alone."""
+def _own_documents(rows: Sequence[Row], name: str) -> str:
     split = name.split()[-1].replace("dev", "validation")
     kinds = "answers and negatives" if any(row.negatives for row in rows) else "answers"
+    return f"{kinds} of the {split} set"
+
+
+def _limitation(count: int, documents: str) -> str:
+    """Says that the search is among few documents."""
     return (
-        f"searched among the {documents:,} {kinds} of the {split} set alone, not a whole corpus:"
-        " figures are too high"
+        f"searched among the {count:,} {documents} alone, not a whole corpus: figures are too high"
     )
 
 
@@ -216,5 +223,8 @@ def _read_beir(
         document_ids=tuple(documents),
         documents=tuple(documents.values()),
         qrels=qrels,
+        limitation=_limitation(len(documents), "documents of the pairs")
+        if has_documents_of_pairs_alone(folder)
+        else "",
     )
     return retrieval_set, report

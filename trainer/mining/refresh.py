@@ -95,9 +95,7 @@ class Refresh(lightning.Callback):
         """
         boundary = self.boundaries.latest(step)
         if boundary is None:
-            return lambda row: add_mined_negatives(
-                row, self._own_negatives, (), self._options.negatives
-            )
+            return self.without_mining
         if boundary == step:
             assert isinstance(steps.rows, Rows)
             samples = [
@@ -119,6 +117,10 @@ class Refresh(lightning.Callback):
         else:
             mined_negatives = on_every_rank(lambda: self._stored_negatives(boundary, step))
         return lambda row: self._add_negatives(row, mined_negatives, boundary)
+
+    def without_mining(self, row: Row) -> Row:
+        """Returns the row as it is before the first boundary."""
+        return add_mined_negatives(row, self._own_negatives, (), self._options.negatives)
 
     def place(self, boundary: int) -> Path:
         """Returns the folder of the negatives of a boundary."""

@@ -137,8 +137,8 @@ def _plain(content: dict[str, Any], pad: str | None) -> PreTrainedTokenizerBase:
 
     Padding is masked, so any token can be the pad token: the first one is the default.
     """
-    truncation = content.get("truncation") or {"max_length": LONGEST_TOKENS, "direction": "Right"}
-    if truncation["direction"] != "Right":
+    truncation = content.get("truncation") or {"max_length": LONGEST_TOKENS}
+    if truncation.get("direction", "Right") != "Right":
         raise BadModel("it cuts the beginning of a text; only the end can be cut")
     backend = Tokenizer.from_str(
         json.dumps(content | {"post_processor": None, "truncation": None, "padding": None})

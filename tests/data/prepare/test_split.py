@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trainer.data.near_duplicates import near_identical_pairs, normal_form, word_set
 from trainer.data.prepare.split import SplitRules, split_pairs
 from trainer.data.readers.read import read_rows
+from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import BadData, BadRecipe
 
 WORDS = st.sampled_from(["a", "the", "disk", "vault", "key", "queue", "zone", "image", "Disk!"])
@@ -99,6 +100,27 @@ def test_large_groups_are_in_no_split_more_often_than_small_ones(tmp_path: Path)
     for queries in result.splits.values():
         large = sum(query.startswith("large") for query in queries)
         assert 0.85 < large / len(queries) < 0.95, "nine tenths of all queries"
+
+
+def test_reversed_pairs_are_in_one_split(tmp_path: Path) -> None:
+    """As among duplicate questions, of which each is the answer of the other."""
+    pairs = [(f"left {number}", f"right {number}") for number in range(60)]
+    pairs += [(right, left) for left, right in pairs]
+    result = split_pairs(write(tmp_path / "pairs.csv", pairs), tmp_path / "mine")
+    assert all(result.split_of[query] == result.split_of[text] for query, text in pairs)
+    assert len(set(result.split_of.values())) == 3
+
+
+def test_folder_without_a_corpus_marks_its_figures(tmp_path: Path) -> None:
+    pairs = [(f"question {number}", f"answer {number}") for number in range(30)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"text {number}\n" for number in range(99)), encoding="utf-8")
+    source = write(tmp_path / "pairs.csv", pairs)
+    split_pairs(source, tmp_path / "alone")
+    split_pairs(source, tmp_path / "whole", corpus=str(corpus))
+    alone, whole = (read_retrieval_set(str(tmp_path / name)) for name in ("alone", "whole"))
+    assert alone.limitation.startswith("searched among the 30 documents of the pairs alone")
+    assert (whole.limitation, len(whole.documents)) == ("", 129)
 
 
 @pytest.mark.parametrize(("dev", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1.0)])

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.data.readers.beir import MARKER
 from trainer.storage.atomic import atomic_file, atomic_folder, write_text
-
-MARKER = "source.json"
-"""Name, version and counts of a prepared folder. It is written last, so the folder is complete."""
 
 
 @dataclass(frozen=True)

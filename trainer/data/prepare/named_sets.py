@@ -7,7 +7,8 @@ from typing import Any
 from trainer.data.prepare.azure_cli import azure_cli_set
 from trainer.data.prepare.azure_cli_wheel import check_wheel, download_wheel
 from trainer.data.prepare.beir import HUB_SETS, fetch_beir
-from trainer.data.prepare.beir_folder import MARKER, write_beir_folder
+from trainer.data.prepare.beir_folder import write_beir_folder
+from trainer.data.readers.beir import MARKER
 from trainer.errors import BadData, BadFolder
 
 

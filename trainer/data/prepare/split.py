@@ -10,9 +10,10 @@ from jaxtyping import Int
 from trainer.batch import identity
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.near_duplicates import near_identical_pairs, normal_form
-from trainer.data.prepare.beir_folder import MARKER, BeirSet, write_beir_folder
+from trainer.data.prepare.beir_folder import BeirSet, write_beir_folder
 from trainer.data.prepare.judged_pairs import JudgedPairs, read_judged_pairs
 from trainer.data.prepare.split_result import SplitResult
+from trainer.data.readers.beir import MARKER
 from trainer.data.splits import connected_groups, fill_splits
 from trainer.errors import BadFolder, BadRecipe
 from trainer.storage.atomic import check_replaceable
@@ -105,12 +106,12 @@ def query_groups(
 ) -> Int[np.ndarray, " query"]:
     """Returns a number per query, which is the same for queries that must stay together.
 
-    These share a document in `pairs` (texts of query and document, in normal form), or are
-    near-identical (positions), directly or through other queries.
+    These share a document in `pairs` (texts of query and document, in normal form), are the
+    document of the other one, or are near-identical (positions), directly or through other queries.
 
-    >>> pairs = [("a", "x"), ("b", "X!"), ("d", "z")]
-    >>> query_groups(["a", "b", "c", "d"], pairs, [(1, 2)]).tolist()
-    [0, 0, 0, 3]
+    >>> pairs = [("a", "x"), ("b", "X!"), ("d", "z"), ("e", "d")]
+    >>> query_groups(["a", "b", "c", "d", "e"], pairs, [(1, 2)]).tolist()
+    [0, 0, 0, 3, 3]
     """
     position = {query: number for number, query in enumerate(queries)}
     first_position: dict[int, int] = {}
@@ -118,6 +119,8 @@ def query_groups(
     for query, document in pairs:
         form = identity(normal_form(document))
         links.append((position[query], first_position.setdefault(form, position[query])))
+    for query, number in position.items() if pairs else ():
+        links.append((number, first_position.get(identity(normal_form(query)), number)))
     return connected_groups(*np.array(links, np.int64).T)[: len(queries)]
 
 

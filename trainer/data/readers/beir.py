@@ -1,5 +1,6 @@
 """Reads BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv; each may end in .gz."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -11,6 +12,11 @@ from trainer.data.readers.json_lines import Record, read_json_lines, read_lines
 from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.errors import BadData
 from trainer.progress import count_items
+
+MARKER = "source.json"
+"""What a folder that `nearfar data` wrote was made of. It is written last, so the folder is
+complete.
+"""
 
 
 class Judgement(NamedTuple):
@@ -25,6 +31,15 @@ class Judgement(NamedTuple):
 def is_beir_folder(folder: Path) -> bool:
     """Returns True for a folder with a corpus in BEIR layout."""
     return _member(folder, "corpus.jsonl") is not None
+
+
+def has_documents_of_pairs_alone(folder: Path) -> bool:
+    """Returns True for a folder that `nearfar data split` wrote without a corpus."""
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "pairs" in content and content.get("corpus") is None
 
 
 def beir_splits(folder: Path) -> list[str]:

@@ -100,7 +100,8 @@ def _first_layer_call(encoder: Encoder, texts: Texts) -> _LayerCall:
 
     handle = blocks(encoder.backbone)[0].register_forward_pre_hook(end, with_kwargs=True)
     try:
-        encoder(texts)
+        with torch.no_grad():  # arguments of all layers, such as MPNet's bias, need no gradient
+            encoder(texts)
     except _LayerCall as call:
         return call
     finally:

@@ -59,7 +59,7 @@ def rounded_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Context in which linear layers see their float32 weights rounded to `dtype`.
 
     The parameters stay as they are. Sharded weights are left to autocast, and those of DoRA, which
-    needs their exact norms.
+    needs their exact norms. Threads that use a module at once must all use this context.
     """
     is_dora = any("lora_magnitude_vector" in name for name, _ in module.named_parameters())
     layers: list[Any] = [
@@ -70,10 +70,10 @@ def rounded_weights(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         and layer.weight.dtype == torch.float32
         and layer.weight.numel() > 0
     ]
-    for layer in layers:
-        vars(layer)["weight"] = layer.weight.detach().to(dtype)  # found before the parameter
     try:
+        for layer in layers:
+            vars(layer)["weight"] = layer.weight.detach().to(dtype)  # found before the parameter
         yield
     finally:
         for layer in layers:
-            del vars(layer)["weight"]
+            vars(layer).pop("weight", None)
