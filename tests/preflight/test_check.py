@@ -352,6 +352,31 @@ def test_fault_is_found(toy, changes, said, capsys):
     assert "1 problem found" in output
 
 
+def test_run_of_one_process_is_checked_without_a_machine_file(toy, capsys):
+    check(RECIPE, overrides=toy)
+    output = capsys.readouterr().out
+    assert "no machine file: one process, as for `nearfar fit`" in output
+    assert "8 queries per step, 8 on each rank" in output
+    assert "skipped  gradient: one process has no other ranks to compare" in output
+    checked = {what for verdict, what in lines_of(output) if verdict == "ok"}
+    assert checked >= {"recipe", "machine", "data", "objective", "model", "memory", "disk"}
+
+
+def test_fault_of_a_run_of_one_process_is_found(toy, capsys):
+    with pytest.raises(typer.Exit) as ended:
+        check(RECIPE, overrides=[*toy, "data.train=nowhere.jsonl"])
+    assert ended.value.exit_code == 2
+    assert re.search("wrong +data: nowhere.jsonl does not exist", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "options", [{"nodes": 2}, {"node_rank": 0}, {"main_address": "127.0.0.1:1"}]
+)
+def test_nodes_need_a_machine_file(toy, options):
+    with pytest.raises(typer.BadParameter, match="give --machine FILE"):
+        check(RECIPE, overrides=toy, **options)
+
+
 def test_findings_are_returned_and_shown_when_they_are_made(toy):
     shown = []
     request = Request(RECIPE, MACHINES / "cpu-2-ddp.yaml", [*toy, "objective={kind: cosent}"])

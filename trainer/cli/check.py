@@ -10,6 +10,18 @@ from trainer.cli.options import shared
 if TYPE_CHECKING:
     from trainer.preflight.findings import Finding
 
+MachineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--machine",
+        metavar="FILE",
+        help=(
+            "machine file, e.g. launch/accelerate/ddp.yaml (default: one process, as for"
+            " `nearfar fit`)"
+        ),
+        show_default=False,
+    ),
+]
 ForReplacement = Annotated[
     bool, typer.Option("--replace", help="the run will be started with --replace")
 ]
@@ -30,7 +42,7 @@ ProbeTimeout = Annotated[
 
 def check(
     recipe: shared.RecipeFile,
-    machine: shared.MachineFile,
+    machine: MachineFile = None,
     overrides: shared.Overrides = None,
     replace: ForReplacement = False,
     nodes: shared.Nodes = None,
@@ -41,7 +53,8 @@ def check(
     as_rank: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Check a run before it is submitted: recipe, machine, data, model, memory, disk, and the
-    gradient on the real ranks. Nothing is trained or written.
+    gradient on the real ranks. Nothing is trained or written. Without --machine, the run is one
+    process, whose gradient needs no comparison.
 
     For several machines, start it on each of them, like `nearfar launch`.
     """
@@ -50,6 +63,10 @@ def check(
 
         take_part(recipe, overrides or [], as_rank)
         return
+    if machine is None and (nodes, node_rank, main_address) != (None, None, None):
+        raise typer.BadParameter(
+            "--nodes, --node-rank and --main-address need a machine file; give --machine FILE"
+        )
     from trainer.preflight.check import check_run
     from trainer.preflight.planned_run import Request
 

@@ -60,6 +60,8 @@ def check_gradient(
 
 def _obstacle(findings: Findings, request: Request, run: PlannedRun, plan: Plan) -> str:
     """Returns the reason why the ranks cannot be started, or "" if they can."""
+    if request.machine is None:
+        return "one process has no other ranks to compare; for several, give --machine FILE"
     if findings.faults:
         return "it is checked only if there is no other problem"
     if plan.nodes > 1 and request.main_address is None:
@@ -155,6 +157,7 @@ def _write_rows(folder: Path, recipe: Recipe, plan: Plan, data: DataSets) -> Non
 
 def _command(request: Request, plan: Plan, folder: Path) -> list[str]:
     place = (request.nodes, request.node_rank, request.main_address)
+    assert request.machine is not None, "without a machine file there are no ranks to start"
     options = plan_launch(request.machine, *place).options()
     if plan.ranks > 1 and plan.nodes == 1:
         options += ["--main_process_port", "0"]  # any free port, since another run may be active

@@ -14,7 +14,7 @@ from trainer.runtime.run_folder import check_run_folder
 from trainer.runtime.tracking.trackers import check_trackers
 from trainer.strategies.launcher import on_nodes, read_by_accelerate
 from trainer.strategies.machine.machine_file import plan_from_file
-from trainer.strategies.machine.plan import Plan, check_requirements
+from trainer.strategies.machine.plan import SINGLE, Plan, check_requirements
 
 
 def check_machine(
@@ -24,12 +24,17 @@ def check_machine(
 
     Returns the run that both describe, or None without a recipe.
     """
-    plan = _check_file(findings, request.machine, request.nodes)
+    plan: Plan | None = SINGLE
+    ranks: int | None = SINGLE.ranks
+    if request.machine is None:
+        findings.add("ok", "machine", "no machine file: one process, as for `nearfar fit`")
+    else:
+        plan = _check_file(findings, request.machine, request.nodes)
+        ranks = plan.ranks if plan is not None else _ranks_in(request.machine)
     plan_fits_here = plan is not None and _check_this_machine(findings, plan)
     if recipe is None:
         return None
     run = PlannedRun(recipe, sections, plan, plan_fits_here, request.replace)
-    ranks = plan.ranks if plan is not None else _ranks_in(request.machine)
     _check_batch(findings, run, ranks)
     _check_run_folder(findings, run)
     with findings.catch("trackers"):

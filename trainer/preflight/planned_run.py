@@ -13,7 +13,8 @@ class Request:
     """The arguments of a check."""
 
     recipe: Path
-    machine: Path
+    machine: Path | None = None
+    """The machine file; None: one process."""
     overrides: Sequence[str] = field(default=())
     replace: bool = False
     """Whether the run will be started with `--replace`."""
