@@ -16,16 +16,19 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL",
-        help="folders or names of models; each is compared with the first",
+        help="folders or names of models, or run folders; each is compared with the first",
         show_default=False,
     ),
 ]
 JudgedQueries = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--data",
         metavar="SOURCE",
-        help="judged queries: a folder in BEIR layout, a data file or a hub data set",
+        help=(
+            "judged queries: a folder in BEIR layout, a data file or a hub data set (default: the"
+            " test set of the first run folder)"
+        ),
         show_default=False,
     ),
 ]
@@ -79,7 +82,7 @@ Examples = Annotated[
 
 def evaluate(
     models: Models,
-    data: JudgedQueries,
+    data: JudgedQueries = None,
     corpus: Corpus = None,
     split: shared.SplitName = "test",
     column: shared.ColumnNames = None,
@@ -102,11 +105,12 @@ def evaluate(
         from trainer.evaluation.evaluate_models import evaluate_models
         from trainer.evaluation.evaluation_file import write_evaluation
 
+    models, data, corpus, columns = _inputs(models, data, corpus, shared.columns_of(column))
     comparison = evaluate_models(
         models,
         data,
         split=split,
-        columns=shared.columns_of(column),
+        columns=columns,
         corpus=corpus,
         max_queries=max_queries,
         bm25=bm25,
@@ -121,6 +125,23 @@ def evaluate(
     if out is not None:
         write_evaluation(comparison.evaluation, out)
     _show(comparison, examples)
+
+
+def _inputs(
+    models: list[str], data: str | None, corpus: str | None, columns: dict[str, str]
+) -> tuple[list[str], str, str | None, dict[str, str]]:
+    """Returns models, judged queries, corpus and columns, with what the recipe of a run adds.
+
+    Options count more than the recipe.
+    """
+    from trainer.runs.run_model import judged_queries_of, model_of
+
+    if data is None:
+        queries = judged_queries_of(models)
+        data, corpus = queries.source, corpus or queries.corpus
+        columns = {**queries.columns, **columns}
+        terminal.tell(f"no --data: measuring on {data}, the test set of {queries.run}")
+    return [model_of(model) for model in models], data, corpus, columns
 
 
 def _check_out(out: Path | None) -> None:
