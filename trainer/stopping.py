@@ -50,6 +50,7 @@ class _State:
     former_request = Stop.NO_REQUEST
     has_partners = False
     is_shielded = False
+    was_asked_to_end = False
 
 
 def request_stop(stop: Stop) -> None:
@@ -57,6 +58,7 @@ def request_stop(stop: Stop) -> None:
 
     Another rank may still tell of a request that all ranks have followed already.
     """
+    _State.was_asked_to_end |= stop == Stop.SIGNAL_TERM
     if stop > _State.former_request:
         _State.request = max(_State.request, stop)
 
@@ -64,6 +66,11 @@ def request_stop(stop: Stop) -> None:
 def requested_stop() -> Stop:
     """Returns the request of this process that a stop point must follow."""
     return Stop.NO_REQUEST if _State.is_shielded else _State.request
+
+
+def was_asked_to_end() -> bool:
+    """Returns whether this process has ever got SIGTERM."""
+    return _State.was_asked_to_end
 
 
 def clear_request() -> None:

@@ -3,12 +3,15 @@ rank, nobody waits.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 import yaml
+from killable import Command, Run
 
 FILES = {
     "for GPUs on a machine without any": (
@@ -70,3 +73,25 @@ def test_launch_is_refused_with_one_message_and_exit_code_2(repository, tmp_path
     )
     assert done.returncode != 0
     assert not (tmp_path / "quickstart").exists()
+
+
+def test_rank_that_begins_late_does_not_repeat_the_refusal(tmp_path, toy_folder):
+    """The launcher has asked it to end by then."""
+
+    def before(rank):
+        from trainer.build import hardware
+
+        original = hardware.on_machine
+
+        def on_machine(*arguments):
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)  # the signal is noticed on a thread
+            return original(*arguments)
+
+        hardware.on_machine = on_machine
+
+    run = Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "machine.compile_layers=true")
+    command = Command(*run.words("a"), ranks=2, strategy="fsdp2", before=before)
+    assert command.wait() == [2, 2], command.text()[-3000:]
+    assert command.text().count("never tried under fsdp2") == 1

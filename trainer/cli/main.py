@@ -158,12 +158,22 @@ def _report(error: NearfarError) -> None:
     from trainer.strategies.machine.own_rank import is_first_rank, wait_to_speak
 
     has_stopped = isinstance(error, Interrupted | Preempted)
-    if has_stopped and not is_first_rank(os.environ):
+    if not is_first_rank(os.environ) and (has_stopped or _was_refused_before(error)):
         return
     if _has_other_ranks():
         wait_to_speak(os.environ, isinstance(error, OtherRankFailed))
     message = f"{'stopped' if has_stopped else 'error'}: {error}"
     print("\n".join(map(visible, message.split("\n"))), file=sys.stderr)
+
+
+def _was_refused_before(error: NearfarError) -> bool:
+    """Returns whether a launcher ends this rank because another one was refused, and said why.
+
+    Input that is refused is the same on all ranks, of which one may begin later.
+    """
+    from trainer.stopping import was_asked_to_end
+
+    return _has_other_ranks() and error.exit_code == NearfarError.exit_code and was_asked_to_end()
 
 
 def _has_other_ranks() -> bool:
