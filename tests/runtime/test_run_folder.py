@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import BadFolder, Interrupted
+from trainer.errors import BadFolder, Interrupted, OtherRankFailed
 from trainer.runtime.log_file import read_log
 from trainer.runtime.run_folder import RunFolder, check_run_folder
 from trainer.storage.locks import LOCK
@@ -72,6 +72,17 @@ def test_former_run_is_never_overwritten(tmp_path, status):
         create(tmp_path / "a-run")
     assert caught.value.exit_code == 2
     assert everything_under(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OtherRankFailed("rank 1 is gone"), 88), (BadFolder("full"), 2)]
+)
+def test_hang_is_the_reason_for_a_lost_rank_alone(tmp_path, error, code):
+    """The watch ends a process whose run has just failed by itself."""
+    with pytest.raises(type(error)), create(tmp_path / "run") as folder:
+        raise error
+    folder.finish_at_once("no progress", 88)
+    assert json.loads(folder.status_path.read_text())["exit_code"] == code
 
 
 def test_former_run_is_moved_by_replace(tmp_path):

@@ -22,6 +22,7 @@ from trainer.errors import (
     BadFolder,
     Interrupted,
     NearfarError,
+    OtherRankFailed,
     OutOfMemory,
     Preempted,
 )
@@ -52,6 +53,7 @@ class RunFolder:
     _lock: FolderLock | None = field(repr=False)
     _start: float = field(default_factory=time.monotonic, repr=False)
     _is_finished: bool = field(default=False, repr=False)
+    _is_consequence: bool = field(default=False, repr=False)
 
     @classmethod
     def create(
@@ -176,12 +178,8 @@ class RunFolder:
             return
         self._is_finished = True
         end = datetime.now().astimezone().isoformat(timespec="seconds")
-        record = {
-            "status": status,
-            "ended": end,
-            "seconds": round(time.monotonic() - self._start, 1),
-            **details,
-        }
+        seconds = round(time.monotonic() - self._start, 1)
+        record = {"status": status, "ended": end, "seconds": seconds, **details}
         try:
             write_json(self.status_path, record)
             skipped_keys = ("seconds", "selection")
@@ -194,9 +192,11 @@ class RunFolder:
         finally:
             if self._lock is not None:
                 self._lock.release()
+                self._lock = None
 
     def finish_at_once(self, error: str, exit_code: int, **details: Any) -> None:
-        """Writes `status.json` when the process ends without returning to the run."""
+        """Writes `status.json`, also over one that says no more than that another rank failed."""
+        self._is_finished &= not self._is_consequence
         self.finish(
             "preempted" if exit_code == Preempted.exit_code else "failed",
             error=error,
@@ -226,6 +226,7 @@ class RunFolder:
         if error is None:
             self.finish("done")
             return
+        self._is_consequence = isinstance(error, OtherRankFailed)
         is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
         status: Status = "stopped" if is_stop else "failed"
         self.finish(
