@@ -14,7 +14,7 @@ from trainer.batch import Texts
 from trainer.kernels import cpu_attention
 from trainer.kernels.packed_attention import packed_attention
 from trainer.kernels.packing import GROUP_OVERHEAD, PADDING_OVERHEAD, group_texts
-from trainer.models.parts.packed import micro_batch
+from trainer.models.parts.packed import micro_batch, with_numbers
 
 LENGTHS, HEADS, WIDTH = (90, 88, 19, 7, 7, 7, 3, 1), 4, 5
 ATTENDED = (90, 2, 18, 7, 1, 6, 3, 1)
@@ -23,7 +23,8 @@ ATTENDED = (90, 2, 18, 7, 1, 6, 3, 1)
 def packing_of(lengths, key_counts=None):
     texts = Texts.of([[0] * length for length in lengths], range(len(lengths)))
     key_counts = None if key_counts is None else torch.tensor(key_counts)
-    return micro_batch(texts, torch.device("cpu"), key_counts).packing
+    device = torch.device("cpu")
+    return micro_batch(with_numbers(texts, device, key_counts), device).packing
 
 
 def rows(packing, heads=HEADS, dtype=torch.float64):

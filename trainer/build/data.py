@@ -1,10 +1,9 @@
 """The data of a recipe: training rows, validation queries and test queries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
-from trainer.data.readers.beir import beir_splits, is_beir_folder
+from trainer.data.readers.beir import source_of_split
 from trainer.data.retrieval_set import (
     RetrievalSet,
     check_takes_corpus,
@@ -23,7 +22,7 @@ from trainer.data.retrieval_set import (
 from trainer.data.rows import KnownPositives, Rows
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
-from trainer.recipe.schema.data import DataSection, Source
+from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import Recipe
 
 
@@ -83,9 +82,10 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
         for source in data.sources
     ]
     rows = concatenate(sets)
+    training_sets = [source.source for source in data.sources]
     validation_source, test_source = (
-        data.validation or _split_of(data.sources, "dev"),
-        data.test or _split_of(data.sources, "test"),
+        data.validation or source_of_split(training_sets, "dev"),
+        data.test or source_of_split(training_sets, "test"),
     )
     corpus = _corpus(data.corpus, reader, validation_source, test_source)
     if validation_source:
@@ -122,13 +122,6 @@ def _corpus(
     if validation_source is not None:
         check_takes_corpus(name, validation_source, *filter(None, [test_source]))
     return reader.document_ids(name)
-
-
-def _split_of(sources: Sequence[Source], split: Literal["dev", "test"]) -> str | None:
-    """Returns the source if it is a single BEIR folder that has this split, else None."""
-    folder = Path(sources[0].source)
-    has_split = len(sources) == 1 and is_beir_folder(folder) and split in beir_splits(folder)
-    return sources[0].source if has_split else None
 
 
 def leaked_queries(positives: KnownPositives, held_out: RetrievalSet) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.readers.beir import beir_splits, is_beir_folder
+from trainer.data.readers.beir import is_beir_folder, source_of_split
 from trainer.errors import BadModel, BadRecipe
 from trainer.recipe.load import load_recipe
 from trainer.runtime.attempts import describe_run, has_run
@@ -42,9 +42,8 @@ def judged_queries_of(names: Sequence[str]) -> JudgedQueries:
     """
     for name in filter(lambda name: has_run(Path(name)), names):
         data = load_recipe(Path(name) / "recipe.yaml").data
-        train = data.sources[0].source
-        has_split = len(data.sources) == 1 and is_beir_folder(Path(train))
-        source = data.test or (train if has_split and "test" in beir_splits(Path(train)) else None)
+        training_sets = [source.source for source in data.sources]
+        source = data.test or source_of_split(training_sets, "test")
         if source is not None:
             corpus = None if is_beir_folder(Path(source)) else data.corpus  # which has its own
             return JudgedQueries(name, source, corpus, data.columns)

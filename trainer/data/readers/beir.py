@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,13 @@ def beir_splits(folder: Path) -> list[str]:
             for path in (folder / "qrels").glob("*.tsv*")
         }
     )
+
+
+def source_of_split(sources: Sequence[str], split: str) -> str | None:
+    """Returns the training set if it is a single BEIR folder that has this split, else None."""
+    folder = Path(sources[0])
+    has_split = len(sources) == 1 and is_beir_folder(folder) and split in beir_splits(folder)
+    return sources[0] if has_split else None
 
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:

@@ -59,14 +59,12 @@ def with_numbers(
     return replace(texts, tokens=numbers[:total], numbers=numbers)
 
 
-def micro_batch(
-    texts: Texts, device: torch.device, key_counts: Int[Tensor, " text"] | None = None
-) -> MicroBatch:
+def micro_batch(texts: Texts, device: torch.device) -> MicroBatch:
     """Moves texts, sorted from long to short, to `device`, after `with_numbers` where they have no
     numbers yet.
     """
     if texts.numbers is None:
-        return micro_batch(with_numbers(texts, device, key_counts), device)
+        return micro_batch(with_numbers(texts, device), device)
     lengths, total, count = texts.lengths, len(texts.tokens), len(texts)
     fill = rounded_up(total) - total
     tokens, offsets, positions, keys = to_device(texts.numbers, device).split(
