@@ -151,6 +151,37 @@ def test_evaluation_file_is_read_back_and_by_the_report(evaluation, tmp_path):
     )
 
 
+def test_old_file_gets_the_correction_of_its_comparisons(evaluation, tmp_path):
+    path = tmp_path / "evaluation.json"
+    write_evaluation(evaluation, path)
+    content = json.loads(path.read_text())
+    for entry in content["comparisons"]:
+        del entry["corrected_p_value"], entry["detectable"]
+    path.write_text(json.dumps(content))
+    old = read_evaluation(path).comparisons
+    assert [each.corrected_p_value for each in old] == [
+        each.corrected_p_value for each in evaluation.comparisons
+    ]
+    assert old[1].corrected_p_value > old[1].test.p_value
+    assert old[1].detectable is None
+
+
+def test_lines_say_what_is_proven_and_what_could_have_been(evaluation):
+    text = " ".join(shown(*comparison_lines(evaluation)).split())
+    corrected = evaluation.comparisons[1].corrected_p_value
+    assert f"({corrected:.4f} corrected for 2 comparisons); 13 queries better" in text
+    assert "0 worse. Better, proven." in text
+    alike = compare(SET, "test", [result("base", 1, 2), result("fine-tuned", 2, 1, 1)])
+    text = " ".join(shown(*comparison_lines(alike)).split())
+    assert "corrected" not in text, "of one comparison"
+    difference = alike.comparisons[0].detectable
+    assert 0.05 < difference < 0.5
+    assert (
+        f"Nothing is proven: with these queries, a difference of {difference:.3f} is found with a"
+        " probability of 80 %." in text
+    )
+
+
 @pytest.mark.parametrize(
     "damage", ["[]", "{}", '{"format": 2}', "not json", '{"format": 1, "query_ids": 3}']
 )
@@ -176,7 +207,7 @@ def test_table_fits_the_screen(evaluation):
     assert max(map(len, shown(comparison_table(evaluation), width=200).splitlines())) <= 80
     assert "toy test: 20 queries, 49 documents" in text
     assert "nDCG@10 [95 %]" in text
-    assert [line.split()[0] for line in text.splitlines()[-5:-2]] == ["BM25", "base", "fine-tuned"]
+    assert [line.split()[0] for line in text.splitlines()[3:6]] == ["BM25", "base", "fine-tuned"]
     mean = evaluation.systems[2].mean()
     assert f"{mean:.3f} [" in text
     assert "fine-tuned vs base: nDCG@10 +0." in text

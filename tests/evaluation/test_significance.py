@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from trainer.evaluation.significance import bootstrap_interval, paired_test
+from trainer.evaluation.significance import (
+    bootstrap_interval,
+    detectable_difference,
+    holm,
+    paired_test,
+)
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():
@@ -80,3 +85,40 @@ def test_empty_and_unequal_values_are_refused():
         (ValueError, TypeCheckError)
     ):  # the shape annotation sees it first where annotations are checked
         paired_test(np.zeros(3), np.zeros(4))
+
+
+def test_correction_equals_the_textbook_and_keeps_the_order_of_tests():
+    """The example of Holm's method in R's `p.adjust`, computed by hand."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_false_alarms_of_several_comparisons_stay_below_five_percent():
+    """Ten comparisons without a difference: without correction, four evaluations in ten would
+    prove something.
+    """
+    p_values = np.random.default_rng(4).random((2000, 10))
+    assert np.mean([min(row) < 0.05 for row in p_values]) > 0.35
+    assert np.mean([min(holm(row)) < 0.05 for row in p_values.tolist()]) < 0.06
+
+
+@pytest.mark.parametrize("tests", [1, 4])
+def test_detectable_difference_is_found_four_times_in_five(tests):
+    generator = np.random.default_rng(5)
+    spread = generator.normal(0, 0.3, 100_000)
+    zeros = np.zeros(80)
+    sample = 0.3 * (spread[:80] - spread[:80].mean()) / spread[:80].std(ddof=1)
+    difference = detectable_difference(zeros, sample, tests)
+    changes = generator.choice(spread, (400, 80)) + difference
+    found = [paired_test(zeros, row, 1000).p_value < 0.05 / tests for row in changes]
+    assert 0.74 <= np.mean(found) <= 0.86
+
+
+def test_few_queries_detect_nothing():
+    changes = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert detectable_difference(np.zeros(5), changes) is None
+    assert detectable_difference(np.zeros(6), np.append(changes, 0.6)) is not None
+    assert detectable_difference(np.zeros(6), np.append(changes, 0.6), tests=2) is None
+    assert paired_test(np.zeros(5), changes).p_value > 0.05, "all are better, and yet"

@@ -52,6 +52,20 @@ def test_gain_over_bm25_that_chance_could_give_is_not_claimed():
     said = verdict(compare(SET, "test", systems, leaked_queries=0))
     assert not said.success
     assert said.headline.startswith("No proven gain over BM25")
+    assert "Nothing is proven: with these queries, a difference of 0.0" in said.headline
+
+
+def test_gain_counts_only_after_the_correction_for_all_comparisons():
+    """40 differences with p = 0.03: proven alone, but not as one of two comparisons."""
+    changes = np.where(np.arange(40) < 27, 0.1, -0.1)
+    base, tuned = (system(name, 0.5) for name in ("base", "fine-tuned"))
+    tuned.metrics["ndcg@10"] += changes
+    one = compare(SET, "test", [base, tuned])
+    assert 0.025 < one.comparisons[0].test.p_value < 0.05
+    assert verdict(one).success
+    both = compare(SET, "test", [system("BM25", 0.5), base, tuned])
+    assert not verdict(both).success
+    assert both.comparisons[1].test == one.comparisons[0].test
 
 
 def test_loss_on_the_test_queries_is_called_worse():

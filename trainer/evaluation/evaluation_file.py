@@ -15,11 +15,14 @@ The file is one JSON object:
                   "top": {query id: [[document id, score], ... at most 10, best first]}}],
      "comparisons": [{"before": name, "after": name, "metric": metric,
                       "difference": x, "low": x, "high": x, "p_value": p,
-                      "better": count, "equal": count, "worse": count}]}
+                      "better": count, "equal": count, "worse": count,
+                      "corrected_p_value": p, "detectable": x or null}]}
 
 "low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table; the last
 one is compared with each other one. Values and scores are rounded to six decimals.
-"leaked_queries", "limitation" and "selection" may be missing, as in old files.
+"corrected_p_value" is after Holm's correction, and "detectable" the smallest difference that the
+test would have seen. These two, "leaked_queries", "limitation" and "selection" may be missing, as
+in old files.
 """
 
 import json
@@ -33,7 +36,7 @@ from jaxtyping import Float64
 
 from trainer.errors import BadData
 from trainer.evaluation.results import Comparison, Evaluation, Interval, Selection, SystemResult
-from trainer.evaluation.significance import PairedTest
+from trainer.evaluation.significance import PairedTest, holm
 from trainer.storage.atomic import write_text
 
 _FORMAT = 1
@@ -68,6 +71,10 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "comparisons": [
             {"before": comparison.baseline, "after": comparison.system, "metric": comparison.metric}
             | asdict(comparison.test)
+            | {
+                "corrected_p_value": comparison.corrected_p_value,
+                "detectable": comparison.detectable,
+            }
             for comparison in evaluation.comparisons
         ],
     }
@@ -90,7 +97,7 @@ def read_evaluation(path: Path) -> Evaluation:
             str(content["split"]),
             int(content["documents"]),
             _systems(content["systems"], query_ids),
-            tuple(_comparison(entry) for entry in content["comparisons"]),
+            _comparisons(content["comparisons"]),
             {str(query): str(text) for query, text in content["queries"].items()},
             {str(document): str(text) for document, text in content["texts"].items()},
             None if leaks is None else int(leaks),
@@ -151,13 +158,25 @@ def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResul
     return SystemResult(str(entry["name"]), query_ids, metrics, top, summary)
 
 
-def _comparison(entry: Mapping[str, Any]) -> Comparison:
+def _comparisons(entries: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
+    corrected_p_values = holm([float(entry["p_value"]) for entry in entries])
+    return tuple(map(_comparison, entries, corrected_p_values))
+
+
+def _comparison(entry: Mapping[str, Any], corrected_p_value: float) -> Comparison:
     difference, low, high, p_value = (
         float(entry[name]) for name in ("difference", "low", "high", "p_value")
     )
     better, equal, worse = (int(entry[name]) for name in ("better", "equal", "worse"))
-    test = PairedTest(difference, low, high, p_value, better, equal, worse)
-    return Comparison(str(entry["before"]), str(entry["after"]), str(entry["metric"]), test)
+    detectable = entry.get("detectable")
+    return Comparison(
+        str(entry["before"]),
+        str(entry["after"]),
+        str(entry["metric"]),
+        PairedTest(difference, low, high, p_value, better, equal, worse),
+        float(entry.get("corrected_p_value", corrected_p_value)),
+        None if detectable is None else float(detectable),
+    )
 
 
 def _rounded_interval(system: SystemResult, metric: str) -> dict[str, float]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
-from trainer.evaluation.significance import PairedTest, bootstrap_interval, paired_test
+from trainer.evaluation.significance import (
+    CERTAIN,
+    PairedTest,
+    bootstrap_interval,
+    detectable_difference,
+    holm,
+    paired_test,
+)
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -64,6 +71,15 @@ class Comparison:
     """The name of the system that is compared with the baseline."""
     metric: str
     test: PairedTest
+    corrected_p_value: float
+    """The p-value after Holm's correction for all comparisons of the evaluation."""
+    detectable: float | None
+    """The smallest difference that the test would have seen (`detectable_difference`), if known."""
+
+    @property
+    def is_proven(self) -> bool:
+        """True when the difference, in either direction, is proven."""
+        return self.corrected_p_value < CERTAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +160,6 @@ def compare(
     if len(names) != len(dict.fromkeys(names)):
         raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
     *baselines, system = systems
-    comparisons = (
-        Comparison(
-            baseline.name,
-            system.name,
-            metric,
-            paired_test(baseline.metrics[metric], system.metrics[metric]),
-        )
-        for baseline in baselines
-    )
     texts = dict(zip(retrieval_set.document_ids, retrieval_set.documents, strict=True))
     top = {document for result in systems for hits in result.top.values() for document, _ in hits}
     queries = dict(zip(retrieval_set.query_ids, retrieval_set.queries, strict=True))
@@ -161,10 +168,29 @@ def compare(
         split,
         len(texts),
         tuple(systems),
-        tuple(comparisons),
+        compare_systems([(baseline, system) for baseline in baselines], metric),
         {query: queries[query] for query in system.query_ids},
         {document: text[:_TEXT] for document, text in texts.items() if document in top},
         leaked_queries,
         selection,
         retrieval_set.limitation,
+    )
+
+
+def compare_systems(
+    pairs: Sequence[tuple[SystemResult, SystemResult]], metric: str = MAIN_METRIC
+) -> tuple[Comparison, ...]:
+    """Returns the paired tests of pairs (baseline, system), with Holm's correction over all."""
+    tests = [paired_test(first.metrics[metric], second.metrics[metric]) for first, second in pairs]
+    corrected_p_values = holm([test.p_value for test in tests])
+    return tuple(
+        Comparison(
+            first.name,
+            second.name,
+            metric,
+            test,
+            p_value,
+            detectable_difference(first.metrics[metric], second.metrics[metric], len(tests)),
+        )
+        for (first, second), test, p_value in zip(pairs, tests, corrected_p_values, strict=True)
     )

@@ -1,9 +1,17 @@
-"""Confidence intervals of a mean over queries, and a paired test of two systems."""
+"""Confidence intervals of a mean over queries, and paired tests of systems."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
+
+CERTAIN = 0.05
+"""A difference counts as proven when its p-value, after Holm's correction, is below this."""
+
+POWER = 0.8
+"""The probability with which a test sees the detectable difference."""
 
 _BLOCK_DRAWS = 1 << 22
 """Numbers drawn at a time; it bounds the memory."""
@@ -96,3 +104,48 @@ def paired_test(
     counts = [int((changes > 0).sum()), int((changes == 0).sum()), int((changes < 0).sum())]
     p_value = (extreme_patterns + 1) / (resamples + 1)
     return PairedTest(float(changes.mean()), low, high, p_value, *counts)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values of several tests with Holm's correction (Holm 1979), in their order.
+
+    The smallest of m p-values is multiplied by m, the next one by m - 1, and so on. None is smaller
+    than the one before it, or larger than 1. If all below 0.05 are called proven, the probability
+    that one or more are so by chance is at most 0.05.
+
+    >>> holm([0.25, 0.0625, 0.125])
+    [0.25, 0.1875, 0.25]
+    """
+    corrected_p_values = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
+        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
+        corrected_p_values[place] = largest
+    return corrected_p_values
+
+
+def detectable_difference(
+    first: Float[np.ndarray, " query"],
+    second: Float[np.ndarray, " query"],
+    tests: int = 1,
+    power: float = POWER,
+) -> float | None:
+    """Returns the smallest true difference that a paired test of these systems sees with
+    probability `power`, given the spread of the differences per query (Bloom 1995).
+
+    (z(1 - a / 2) + z(power)) * s / sqrt(queries), where z is a quantile of the normal distribution,
+    s the standard deviation of the differences and a = 0.05 / `tests`, the strictest level of
+    Holm's correction. None if the queries are too few for a p-value below a, whatever they give:
+    the smallest p-value of a randomisation test is 2 / 2^queries.
+
+    >>> changes = np.tile([0.0, 0.2], 50)
+    >>> round(detectable_difference(np.zeros(100), changes), 4)
+    0.0282
+    """
+    changes = second.astype(np.float64) - first.astype(np.float64)
+    level = CERTAIN / tests
+    if 2.0 ** (1 - len(changes)) >= level:
+        return None
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
+    return float(quantiles * changes.std(ddof=1) / len(changes) ** 0.5)

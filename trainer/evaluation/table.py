@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trainer.batch import identity
 from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
-from trainer.evaluation.verdict import sentence, verdict
+from trainer.evaluation.verdict import conclusion, sentence, verdict
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -88,12 +88,13 @@ def comparison_lines(evaluation: Evaluation) -> list[Text]:
     """Returns why the figures are too high, if they are, and the difference of the last system to
     each other one, the nearest in the table first.
 
-    The line of a difference has its interval and the p-value of the paired test.
+    The line of a difference has its interval, the p-value of the paired test, and what it proves.
     """
     limitation = visible(evaluation.limitation, 300)
+    tests = len(evaluation.comparisons)
     return [
         *([Text(sentence(limitation), style="yellow")] if limitation else []),
-        *(_comparison_line(comparison) for comparison in reversed(evaluation.comparisons)),
+        *(_comparison_line(comparison, tests) for comparison in reversed(evaluation.comparisons)),
     ]
 
 
@@ -139,13 +140,18 @@ def _append_hits(
         lines.append(f"{rank + 1}. {_snippet(documents.get(document, document), _WIDTH)}\n")
 
 
-def _comparison_line(comparison: Comparison) -> Text:
+def _comparison_line(comparison: Comparison, tests: int) -> Text:
     test = comparison.test
+    correction = (
+        f" ({comparison.corrected_p_value:.4f} corrected for {tests} comparisons)"
+        if tests > 1
+        else ""
+    )
     return Text.assemble(
         (f"{_short(comparison.system)} vs {_short(comparison.baseline)}: ", "bold"),
         f"{_label(comparison.metric)} {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p"
-        f" = {test.p_value:.4f}; {test.better:,} queries better, {test.equal:,} equal,"
-        f" {test.worse:,} worse",
+        f" = {test.p_value:.4f}{correction}; {test.better:,} queries better, {test.equal:,} equal,"
+        f" {test.worse:,} worse. {conclusion(comparison)}",
     )
 
 

@@ -14,9 +14,7 @@ from trainer.evaluation.results import (
     Selection,
     SystemResult,
 )
-
-CERTAIN = 0.05
-"""A difference counts as proven when the p-value of the paired test is below this."""
+from trainer.evaluation.significance import POWER
 
 _METRIC = MAIN_METRIC.replace("ndcg", "nDCG")
 _IMPROVE_TRAINING = (
@@ -68,6 +66,18 @@ def sentence(limitation: str) -> str:
     'Searched among 5 answers: figures are too high.'
     """
     return f"{limitation[0].upper()}{limitation[1:]}." if limitation else ""
+
+
+def conclusion(comparison: Comparison) -> str:
+    """Returns what a paired test proves, and otherwise which difference it would have seen."""
+    if comparison.is_proven:
+        return f"{'Better' if comparison.test.difference > 0 else 'Worse'}, proven."
+    if comparison.detectable is None:
+        return "Nothing is proven: it cannot be with so few queries."
+    return (
+        f"Nothing is proven: with these queries, a difference of {comparison.detectable:.3f} is"
+        f" found with a probability of {POWER:.0%}."
+    ).replace("%", " %")
 
 
 def strongest_rival(evaluation: Evaluation) -> SystemResult | None:
@@ -127,9 +137,11 @@ def _verdict_from_test(evaluation: Evaluation) -> Verdict:
         headline = f"{_METRIC} {model.mean():.3f} {_queries(evaluation)}"
         return Verdict(not fix_leak, headline, fix_leak)
     comparison = _comparison(evaluation, rival)
-    is_proven = comparison is not None and comparison.test.p_value < CERTAIN
+    is_proven = comparison is not None and comparison.is_proven
     is_higher = model.mean() > rival.mean()
     evidence = f"{_evidence(comparison)} {_queries(evaluation)}"
+    if comparison is not None and not is_proven:
+        evidence += f" {conclusion(comparison)}"
     change = f"{rival.mean():.3f} ({rival.name}) to {model.mean():.3f}{evidence}"
     if is_higher and is_proven:
         return Verdict(not fix_leak, f"{_METRIC} rose from {change}", fix_leak)
@@ -193,7 +205,8 @@ def _evidence(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     test = comparison.test
-    p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+    value = comparison.corrected_p_value
+    p = "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
     return (
         f" ({test.difference:+.3f}, 95 % interval {test.low:+.3f} to {test.high:+.3f}, {p})"
     ).replace("-", "−")
