@@ -136,6 +136,18 @@ def test_page_shows_gain_significance_and_queries(run):
     assert "30 steps in 14 s" in text
 
 
+def test_every_table_fits_a_narrow_screen(run):
+    """Each is shown row by row on a phone, or scrolls within its card."""
+    add_evaluation(run, [2] * 20 + [1] * 20, [1] * 20 + [3] * 20)
+    page = write_report(run.path).read_text()
+    tables = re.findall(r"(<div[^>]*>)?(<h3>[^<]*</h3>)?\s*<table([^>]*)>", page)
+    assert len(tables) == 4
+    assert all("stacked" in table or "scroll" in card for card, _, table in tables)
+    cells = re.findall(r'<td class="[^"]*number[^"]*"([^>]*)>', page)
+    assert len(cells) > 10
+    assert all("data-name" in cell for cell in cells), "a number without a heading on a phone"
+
+
 def test_insignificant_difference_is_not_called_a_gain(run):
     add_evaluation(run, [1, 2] * 20, [2, 1] * 19 + [1, 1], bm25=[None] * 40)
     run.finish("done")

@@ -74,6 +74,7 @@ ATTRIBUTES = {
     "class",
     "style",
     "scope",
+    "data-name",
     "open",
     "role",
     "aria-label",
