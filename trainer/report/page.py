@@ -1,9 +1,12 @@
-"""Writes pages from templates. A page contains its style, runs no scripts and sends no requests.
+"""Writes pages from templates. A page contains its style and sends no requests.
 
 The environment makes every printed value printable and escapes it, so a template cannot forget it.
-The content security policy of a page also forbids scripts and requests.
+The content security policy of a page also forbids requests, and every script but ours, which sorts
+the table of all queries.
 """
 
+import base64
+import hashlib
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -48,6 +51,12 @@ def _environment() -> Environment:
         text.yaml_lines,
     )
     environment.filters |= {function.__name__: function for function in filters}
-    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
-    environment.globals["style"] = Markup(style)  # noqa: S704 - our own file
+    style, script = (
+        (_TEMPLATES / file).read_text(encoding="utf-8") for file in ("style.css", "queries.js")
+    )
+    environment.globals |= {
+        "style": Markup(style),  # noqa: S704 - our own file
+        "script": Markup(script),  # noqa: S704 - our own file
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
     return environment

@@ -12,12 +12,13 @@ from trainer.evaluation.verdict import sentence, verdict
 from trainer.report.comparison_charts import change_histogram, interval_chart
 from trainer.report.page import write_page
 from trainer.report.query_changes import QueryChange, query_changes
+from trainer.report.query_table import QueryTable, query_table
 from trainer.report.read import Run, read_run
 from trainer.report.text import duration, metric_name
 from trainer.report.training import REFRESH, Figure, training
 from trainer.report.usage import usage
 
-MOST_CHANGES = 15
+MOST_CHANGES = 8
 _TABLE_METRICS = (MAIN_METRIC, "mrr@10", "map", "recall@10", "recall@100")
 _METRIC = metric_name(MAIN_METRIC)
 
@@ -86,6 +87,7 @@ class Queries:
     worse: list[QueryChange]
     equal: int
     chart: Figure | None
+    table: QueryTable | None
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -175,6 +177,7 @@ def _queries(evaluation: Evaluation | None) -> Queries | None:
         worse=sorted(worse, key=lambda change: change.difference),
         equal=len(changes) - len(better) - len(worse),
         chart=Figure(title, "without unchanged queries", chart) if chart else None,
+        table=query_table(evaluation) if evaluation is not None else None,
     )
 
 

@@ -16,6 +16,8 @@ def printable(value: Any) -> Any:
     """
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
+    if value.isprintable():
+        return value
     text = value.encode("utf-8", "replace").decode("utf-8")
     return "".join(map(_printable_character, text))
 
