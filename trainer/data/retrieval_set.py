@@ -8,8 +8,10 @@ from pathlib import Path
 
 from trainer.batch import identity
 from trainer.data.readers.beir import (
+    QUERIES_OF_USERS,
     has_documents_of_pairs_alone,
     is_beir_folder,
+    kinds_of_pairs,
     read_qrels,
 )
 from trainer.data.readers.columns import is_blank
@@ -181,6 +183,14 @@ def _limitation(count: int, documents: str) -> str:
     )
 
 
+def _limitation_of_folder(folder: Path, count: int) -> str:
+    if has_documents_of_pairs_alone(folder):
+        return _limitation(count, "documents of the pairs")
+    if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
+        return ""
+    return "its queries were made from the documents: figures say little about real questions"
+
+
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
     """Returns the set with at most `max_queries` queries, selected by hash, and the same corpus."""
     if len(retrieval_set.queries) <= max_queries:
@@ -223,8 +233,6 @@ def _read_beir(
         document_ids=tuple(documents),
         documents=tuple(documents.values()),
         qrels=qrels,
-        limitation=_limitation(len(documents), "documents of the pairs")
-        if has_documents_of_pairs_alone(folder)
-        else "",
+        limitation=_limitation_of_folder(folder, len(documents)),
     )
     return retrieval_set, report

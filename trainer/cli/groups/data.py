@@ -1,4 +1,4 @@
-"""`nearfar data prepare`, `nearfar data split` and `nearfar data check`."""
+"""`nearfar data`: prepare, pairs, split and check."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.cli.groups.pairs import pairs
 from trainer.cli.options import shared
 
 app = typer.Typer(no_args_is_help=True, help="Build data sets and check them.")
@@ -109,6 +110,9 @@ def prepare(name: SetName, folder: Folder = Path("data"), wheel: Wheel = None) -
     counts = (prepared_source(target) or {}).get("counts", {})
     contents = [f"{count:,} {noun.replace('_', ' ')}" for noun, count in counts.items()]
     typer.echo(f"{target}: {'already there' if exists else 'written'}: {', '.join(contents)}")
+
+
+app.command()(pairs)
 
 
 @app.command()

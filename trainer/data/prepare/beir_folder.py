@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.readers.beir import MARKER
-from trainer.storage.atomic import atomic_file, atomic_folder, write_text
+from trainer.errors import BadFolder
+from trainer.storage.atomic import atomic_file, atomic_folder, check_replaceable, write_text
+
+ANSWERS = "answers.jsonl"
+"""The answers of an endpoint, from which some queries were made."""
+_FILES = {"corpus.jsonl", "queries.jsonl", "qrels", "README.txt", ANSWERS, MARKER}
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class BeirSet:
     readme: str
     source: dict[str, Any] = field(default_factory=dict)
     """Name and version, for `source.json`."""
+    answers: str = ""
+    """The content of `answers.jsonl`; "" for none."""
 
 
 def write_beir_folder(target: Path, data: BeirSet, replace: bool = False) -> Path:
@@ -43,9 +50,13 @@ def write_beir_folder(target: Path, data: BeirSet, replace: bool = False) -> Pat
                 write_text(temporary / "qrels" / f"{split}.tsv", "\n".join(lines) + "\n")
                 counts[f"{split}_queries"] = len({query for query, _, _ in judgements})
         write_text(temporary / "README.txt", data.readme)
+        if data.answers:
+            write_text(temporary / ANSWERS, data.answers)
         marker = json.dumps(data.source | {"counts": counts}, indent=2)
         write_text(temporary / MARKER, f"{marker}\n")
         if target.is_dir() and not replace:
+            if data.answers:
+                (target / ANSWERS).unlink(missing_ok=True)
             target.rmdir()  # raises if it has content by now
     return target
 
@@ -55,4 +66,20 @@ def _write_lines(path: Path, records: Iterable[dict[str, str]]) -> int:
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         return sum(
             1 for record in records if file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        )
+
+
+def check_beir_target(target: Path, replace: bool) -> None:
+    """Raises BadFolder if the folder has content that may not be replaced.
+
+    A folder that has only answers of an endpoint may be continued.
+    """
+    check_replaceable(target, "data set")
+    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if names - {ANSWERS} and not replace:
+        raise BadFolder(f"{target} is not empty; choose another folder, or replace it: --replace")
+    if foreign := sorted(names - _FILES):
+        raise BadFolder(
+            f"{target} is not replaced, because it has files that this command does not write"
+            f" ({', '.join(foreign[:3])}); choose another folder"
         )

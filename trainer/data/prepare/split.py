@@ -10,15 +10,12 @@ from jaxtyping import Int
 from trainer.batch import identity
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.near_duplicates import near_identical_pairs, normal_form
-from trainer.data.prepare.beir_folder import BeirSet, write_beir_folder
+from trainer.data.prepare.beir_folder import BeirSet, check_beir_target, write_beir_folder
 from trainer.data.prepare.judged_pairs import JudgedPairs, read_judged_pairs
 from trainer.data.prepare.split_result import SplitResult
-from trainer.data.readers.beir import MARKER
 from trainer.data.splits import connected_groups, fill_splits
 from trainer.errors import BadFolder, BadRecipe
-from trainer.storage.atomic import check_replaceable
 
-_FILES = {"corpus.jsonl", "queries.jsonl", "qrels", "README.txt", MARKER}
 _README = """{name}: pairs of {source}, split into train, dev and test by `nearfar data split`.
 
 Queries that are near-identical{or_share} are in one split.
@@ -69,7 +66,7 @@ def split_pairs(
     directly or through other queries. The splits depend only on the texts, not on their order.
     Raises BadData, BadFolder or TooManyBadRows; then nothing is written.
     """
-    _check_target(target, replace)
+    check_beir_target(target, replace)
     data_set = read_judged_pairs(source, corpus, columns, max_bad_rows_ratio)
     queries, sizes = list(data_set.queries), rules.sizes(len(data_set.queries))
     near_identical = near_identical_pairs(queries)
@@ -152,16 +149,3 @@ def _beir_set(
         readme,
         origin,
     )
-
-
-def _check_target(target: Path, replace: bool) -> None:
-    """Raises BadFolder if the folder has content that may not be replaced."""
-    check_replaceable(target, "data set")
-    names = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if names and not replace:
-        raise BadFolder(f"{target} is not empty; choose another folder, or replace it: --replace")
-    if foreign := sorted(names - _FILES):
-        raise BadFolder(
-            f"{target} is not replaced, because it has files that this command does not write"
-            f" ({', '.join(foreign[:3])}); choose another folder"
-        )

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainer.batch import identity
 from trainer.data.readers.columns import is_blank, text_problem
@@ -17,6 +17,8 @@ MARKER = "source.json"
 """What a folder that `nearfar data` wrote was made of. It is written last, so the folder is
 complete.
 """
+QUERIES_OF_USERS = frozenset({"resolution", "thread"})
+"""Kinds of pairs (`nearfar data pairs`) whose queries are real questions."""
 
 
 class Judgement(NamedTuple):
@@ -35,11 +37,23 @@ def is_beir_folder(folder: Path) -> bool:
 
 def has_documents_of_pairs_alone(folder: Path) -> bool:
     """Returns True for a folder that `nearfar data split` wrote without a corpus."""
+    content = _marker(folder)
+    return "pairs" in content and content.get("corpus") is None
+
+
+def kinds_of_pairs(folder: Path) -> tuple[str, ...]:
+    """Returns the kinds of pairs in a folder that `nearfar data pairs` wrote; none for others."""
+    kinds = _marker(folder).get("kinds")
+    return tuple(kinds) if isinstance(kinds, dict) else ()
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    """Returns what a folder was made of; empty if that is not known."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "pairs" in content and content.get("corpus") is None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def beir_splits(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from trainer.data.readers.hub import is_saved_folder, saved_splits
 from trainer.data.readers.read import judged_rows, judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.rows import Rows, count_duplicate_pairs, known_positives
+from trainer.data.summary.kinds import KindSummary, summarize_kinds
 from trainer.errors import BadData, TooManyBadRows
 from trainer.storage.atomic import write_text
 
@@ -81,6 +82,8 @@ class DataSummary:
     leaks: list[Leak]
     corpus_documents: int | None = None
     corpus_words: Spread | None = None
+    kinds: Sequence[KindSummary] = ()
+    """The kinds of pairs, for a folder of `nearfar data pairs`."""
     problem: str = ""
     """Why training on this data would end with `exit_code`; "" if it would not."""
     exit_code: int = 0
@@ -164,6 +167,7 @@ def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Da
         _leaks(parts),
         len(words),
         Spread.of(words),
+        summarize_kinds(folder, complete, queries, documents),
     )
 
 

@@ -21,7 +21,7 @@ def print_summary(summary: DataSummary, console: Console) -> None:
     show(_columns(summary.report))
     console.print(_counts(summary))
     console.print(_lengths(summary))
-    show(_example(summary))
+    show(_kinds(summary) if summary.kinds else _example(summary))
     show(_dropped_texts(summary.report))
     show(_bad_rows(summary.report))
     show(_leaks(summary))
@@ -85,6 +85,12 @@ def _example(summary: DataSummary) -> Iterator[Text]:
         f"First pair\n  query     {visible(pair['query'], 100)}"
         f"\n  positive  {visible(pair['positive'], 100)}"
     )
+
+
+def _kinds(summary: DataSummary) -> Iterator[Text]:
+    for kind in summary.kinds:
+        yield Text(f"{visible(kind.kind, 60)}: {kind.pairs:,} pairs")
+        yield from map(Text, kind.lines)
 
 
 def _dropped_texts(report: ReadReport) -> Iterator[Text]:

@@ -1,0 +1,1 @@
+"""Documents that people write: Markdown, reStructuredText, HTML, plain text, Python and tables."""

@@ -1,0 +1,1 @@
+"""Training pairs that are made from documents alone."""
