@@ -42,7 +42,7 @@ class _PageParser(HTMLParser):
         )
         self._text: list[str] = []
         self._block = ""
-        self._hidden: list[str] = []
+        self._hidden_tags: list[str] = []
         self._title = ""
         self._term = ""
         self._cells: list[str] | None = None
@@ -59,12 +59,12 @@ class _PageParser(HTMLParser):
         ]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._hidden:
+        if self._hidden_tags:
             if tag not in self._void:
-                self._hidden.append(tag)
+                self._hidden_tags.append(tag)
         elif tag in self._no_content:
             self.end_block()
-            self._hidden.append(tag)
+            self._hidden_tags.append(tag)
         elif tag == "br":
             self._text.append("\n")
         elif tag not in self._inline:
@@ -74,9 +74,11 @@ class _PageParser(HTMLParser):
                 self._cells = []
 
     def handle_endtag(self, tag: str) -> None:
-        if self._hidden:
-            if tag in self._hidden:
-                del self._hidden[len(self._hidden) - 1 - self._hidden[::-1].index(tag) :]
+        if self._hidden_tags:
+            if tag in self._hidden_tags:
+                del self._hidden_tags[
+                    len(self._hidden_tags) - 1 - self._hidden_tags[::-1].index(tag) :
+                ]
         elif tag not in self._inline:
             self.end_block()
             if tag == "tr" and self._cells is not None:
@@ -86,7 +88,7 @@ class _PageParser(HTMLParser):
                 self._term = ""
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
+        if not self._hidden_tags:
             self._text.append(data)
 
     def end_block(self) -> None:

@@ -31,15 +31,15 @@ def read_markdown(text: str) -> list[DocumentSection]:
     builder = SectionBuilder(title[2] if title else "")
     tokens = _parser().parse(text[front_matter.end() :] if front_matter else text)
     row: list[str] | None = None
-    for before, token in zip([None, *tokens], tokens, strict=False):
+    for previous_token, token in zip([None, *tokens], tokens, strict=False):
         match token.type:
             case "tr_open":
                 row = []
             case "tr_close":
                 builder.add(" | ".join(row or ()), is_prose=False)
                 row = None
-            case "inline" if before and before.type == "heading_open":
-                builder.add_heading(int(before.tag[1]), _inline_text(token.children or ()))
+            case "inline" if previous_token and previous_token.type == "heading_open":
+                builder.add_heading(int(previous_token.tag[1]), _inline_text(token.children or ()))
             case "inline" if row is not None:
                 row.append(_inline_text(token.children or ()))
             case "inline":

@@ -20,11 +20,11 @@ def read_plain_text(text: str, title: str = "") -> list[DocumentSection]:
     >>> section.headings, section.paragraphs[0].text
     (('Disks',), 'Stop the machine first.')
     """
-    first, *others = plain_paragraphs(text) or [""]
+    first, *other_paragraphs = plain_paragraphs(text) or [""]
     is_title = "\n" not in first and not first.rstrip().endswith((".", "!", "?", ":", ";", ","))
-    if not title and others and is_title and len(first.split()) <= _MAX_TITLE_WORDS:
+    if not title and other_paragraphs and is_title and len(first.split()) <= _MAX_TITLE_WORDS:
         title, first = one_line(first), ""
     builder = SectionBuilder(one_line(title))
-    for paragraph in (first, *others):
+    for paragraph in (first, *other_paragraphs):
         builder.add(paragraph)
     return builder.sections

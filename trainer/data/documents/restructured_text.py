@@ -52,7 +52,7 @@ def _read_block(lines: list[str], builder: SectionBuilder, levels: list[str]) ->
             builder.add_heading(levels.index(style) + 1, _plain(title))
             number += length
         elif directive := _DIRECTIVE.match(line):
-            body, number = _indented(lines, number + 1)
+            body, number = _indented_block(lines, number + 1)
             _read_directive(directive, body, builder, levels)
         else:
             number = _read_paragraph(lines, number, builder, levels)
@@ -60,12 +60,17 @@ def _read_block(lines: list[str], builder: SectionBuilder, levels: list[str]) ->
 
 def _heading(lines: list[str], number: int) -> tuple[str, str, int] | None:
     """Returns the style, the text and the number of lines of a heading that begins here."""
-    line, *others = lines[number : number + 3]
-    if len(others) == 2 and _ADORNMENT.match(line) and line == others[1] and others[0].strip():
-        return line[0] * 2, others[0].strip(), 3
-    is_adorned = bool(others) and _ADORNMENT.match(others[0])
-    if is_adorned and line[0] != " " and len(others[0]) >= max(2, len(line)):
-        return others[0][0], line, 2
+    line, *next_lines = lines[number : number + 3]
+    if (
+        len(next_lines) == 2
+        and _ADORNMENT.match(line)
+        and line == next_lines[1]
+        and next_lines[0].strip()
+    ):
+        return line[0] * 2, next_lines[0].strip(), 3
+    is_adorned = bool(next_lines) and _ADORNMENT.match(next_lines[0])
+    if is_adorned and line[0] != " " and len(next_lines[0]) >= max(2, len(line)):
+        return next_lines[0][0], line, 2
     return None
 
 
@@ -88,18 +93,18 @@ def _read_paragraph(
 ) -> int:
     """Adds what begins here, with what is indented below it; returns the next line's number."""
     if lines[start][0] == " ":  # a quotation
-        body, end = _indented(lines, start)
+        body, end = _indented_block(lines, start)
         _read_block(body, builder, levels)
         return end
     if item := _ITEM.match(lines[start]):
-        body, end = _indented(lines, start + 1)
+        body, end = _indented_block(lines, start + 1)
         _read_block([lines[start][item.end() :], *body], builder, levels)
         return end
     number = start
     while number < len(lines) and lines[number].strip() and lines[number][0] != " ":
         number += 1
     text = "\n".join(lines[start:number])
-    body, end = _indented(lines, number)
+    body, end = _indented_block(lines, number)
     if number == start + 1 and number < len(lines) and lines[number].strip():
         _read_definition(_plain(text), body, builder)
         return end
@@ -126,7 +131,7 @@ def _read_definition(term: str, body: list[str], builder: SectionBuilder) -> Non
             builder.add(part.text, part.is_prose)
 
 
-def _indented(lines: list[str], number: int) -> tuple[list[str], int]:
+def _indented_block(lines: list[str], number: int) -> tuple[list[str], int]:
     """Returns the indented lines from here on, without indentation, and the next line's number."""
     end = number
     while end < len(lines) and (not lines[end].strip() or lines[end][0] == " "):
