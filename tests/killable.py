@@ -84,7 +84,7 @@ class Command:
             raise TimeoutError(f"still running after {seconds} s:\n{self.text()[-3000:]}")
         return [process.exitcode for process in self.processes]
 
-    def wait_for(self, is_reached: Callable[[], Any], seconds: float = 60.0) -> None:
+    def wait_for(self, is_reached: Callable[[], Any], seconds: float = 180.0) -> None:
         """Waits until something is true while the command runs."""
         ends = time.monotonic() + seconds
         while not is_reached():
@@ -160,7 +160,7 @@ class Run:
     def path(self, name: str) -> Path:
         return self.parent / name
 
-    def wait_for_step(self, command: Command, name: str, step: int, seconds: float = 60.0) -> None:
+    def wait_for_step(self, command: Command, name: str, step: int, seconds: float = 180.0) -> None:
         """Waits until a running command has logged a step."""
         log, text = self.path(name) / "log.jsonl", f'"step": {step},'
         command.wait_for(lambda: log.exists() and text in log.read_text(), seconds)

@@ -1,5 +1,7 @@
 """Training batches by global step, made ahead on a thread that ends, and whose errors arrive."""
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -96,6 +98,9 @@ class RecordingRefresher:
             (step, len(self.made), threading.current_thread() is threading.main_thread())
         )
         return lambda row: replace(row, source=f"{row.source} at {step}")
+
+    def without_mining(self, row):
+        raise AssertionError("a test that begins with mining has no rows before it")
 
 
 class TestRefreshed:
@@ -220,11 +225,24 @@ class TestAhead:
         assert next(taking) == 0
         assert tokenizer_threads()
         taking.close()
-        wait_until(lambda: not tokenizer_threads())
+        assert not tokenizer_threads()
 
     def test_thread_ends_after_the_last_item(self):
         assert list(prefetch(range(3), depth=2)) == [0, 1, 2]
-        wait_until(lambda: not tokenizer_threads())
+        assert not tokenizer_threads()
+
+    def test_thread_in_native_code_does_not_abort_the_process_at_its_end(self):
+        """Nobody has closed the iterator: Lightning still holds it when a signal ends a run."""
+        code = (
+            "import itertools, torch\n"
+            "from trainer.data.module import prefetch\n"
+            "many = torch.randn(200_000)\n"
+            "taking = prefetch((many.sort() for _ in itertools.count()), depth=2)\n"
+            "next(taking)\n"
+            "raise SystemExit(85)\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 85, ended.stderr
 
     def test_prefetch_of_no_items_gives_none(self):
         assert list(prefetch([], depth=2)) == []

@@ -4,11 +4,13 @@ and exit code 85.
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from killable import Command, Run
+from killable import REPOSITORY, Command, Run
 
 
 @pytest.fixture
@@ -196,3 +198,19 @@ def _is_running(process: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return False
+
+
+def test_signal_while_the_process_ends_does_not_change_its_code(run):
+    """Slurm starts a job again by its code, and sends more than one signal."""
+    command = [sys.executable, "-m", "trainer", *map(str, run.words("a"))]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("validation at step 5"):
+                process.send_signal(signal.SIGTERM)
+            if line.startswith("stopped:"):
+                break
+        time.sleep(0.05)
+        while process.poll() is None:
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.002)
+    assert process.returncode == 85

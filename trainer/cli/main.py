@@ -7,6 +7,7 @@ import atexit
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -186,6 +187,11 @@ def _end(code: int) -> NoReturn:
     A thread of gloo or of autograd that needs the interpreter during its shutdown aborts the
     process. On a busy machine, a successful run would then occasionally end with exit code 134.
     """
+    if code == Preempted.exit_code:
+        # The interpreter gives up its handlers as it ends. A second signal, which Slurm often
+        # sends, would then end the process with another code, and the job is not started again.
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     if not _has_other_ranks():
         sys.exit(code)
     atexit._run_exitfuncs()

@@ -1,6 +1,7 @@
 """Training batches for Lightning, computed from the global step, tokenised on a second thread."""
 
 import logging
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from trainer.errors import BadText, TooManyBadRows
 
 _log = logging.getLogger("nearfar.data")
 Item = TypeVar("Item")
+JOIN_SECONDS = 10.0
+"""Time that the batch in work has to be finished when no more are wanted."""
 RowTransform = Callable[[Row], Row]
 """Gives the row that a batch contains, e.g. with mined negatives."""
 
@@ -171,7 +174,15 @@ def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
         except BaseException as error:  # noqa: BLE001 - the consumer raises it
             put("error", error)
 
-    threading.Thread(target=work, name="tokenizer", daemon=True).start()
+    thread = threading.Thread(target=work, name="tokenizer", daemon=True)
+
+    def stop() -> None:
+        consumer_stopped.set()
+        thread.join(JOIN_SECONDS)
+
+    # A thread in native code while the interpreter ends would abort the process.
+    atexit.register(stop)
+    thread.start()
     try:
         while True:
             kind, value = ready.get()
@@ -181,7 +192,8 @@ def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
                 raise value
             yield value  # type: ignore[misc]
     finally:
-        consumer_stopped.set()
+        atexit.unregister(stop)
+        stop()
 
 
 class PairData(LightningDataModule):
