@@ -27,13 +27,13 @@ setup-dev: .venv/.dev ## the same, and what the tests and checks need
 setup-pylate: .venv-pylate/.made ## PyLate into .venv-pylate: it needs older libraries than ours (1 minute; for tests/interop and a benchmark)
 
 quickstart: .venv/.base data/azure-cli/corpus.jsonl ## fine-tune on real data, print before and after (10 minutes on 2 cores)
-	$(BIN)/nearfar fit recipes/quickstart.yaml --replace
+	$(BIN)/nearfar fit recipes/quickstart.yaml --replace $(ARGS)
 
 test: .venv/.dev ## all tests, on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-all: .venv/.dev ## the same, with the whole matrix of law 2 (some 25 minutes more); writes docs/equality.*
-	NEARFAR_WHOLE_MATRIX=docs/equality.csv OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_law_02_ranks.py tests/laws/test_law_02_strategies.py $(ARGS)
+	NEARFAR_WHOLE_MATRIX=docs/equality.csv OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws/test_law_02_ranks.py tests/laws/test_law_02_strategies.py tests/laws/test_law_02_compiled.py $(ARGS)
 	$(BIN)/python tools/check_docs.py --write
 	$(MAKE) test
 

@@ -20,10 +20,9 @@ KINDS_AND_RANKS = [("single", 1), ("ddp", 2)]
 TOLERANCE = 1e-5
 
 
-def cases_of(kind):
-    """Under DDP, only with LoRA, unless NEARFAR_WHOLE_MATRIX is set: compiling takes long."""
-    is_whole = kind == "single" or "NEARFAR_WHOLE_MATRIX" in os.environ
-    tunings = TUNINGS if is_whole else ["lora"]
+def cases():
+    """Only with LoRA unless NEARFAR_WHOLE_MATRIX is set, because compiling takes long."""
+    tunings = TUNINGS if "NEARFAR_WHOLE_MATRIX" in os.environ else ["lora"]
     return [("contrastive", "dot", tuning, micro) for tuning in tunings for micro in MICRO_BATCHES]
 
 
@@ -44,7 +43,7 @@ def compiled(toy_folder, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), KINDS_AND_RANKS)
 def test_compiled_step_has_the_gradient_of_plain_layers(toy_folder, compiled, kind, count):
-    for number, case in enumerate(cases_of(kind)):
+    for number, case in enumerate(cases()):
         encoder = encoder_of(toy_folder("bert"), *case[1:3], torch.float64)
         wanted_loss, wanted = gradient_of(encoder, batch_of(encoder), *case[:2], "whole")
         assert len(compiled[kind]) == count
@@ -81,14 +80,14 @@ def steps(folder, kind):
     """
     from test_law_02_strategies import one_step
 
-    encoder = encoder_of(folder, "dot", cases_of(kind)[0][2])
+    encoder = encoder_of(folder, "dot", cases()[0][2])
     before = [weight.clone() for weight in encoder.parameters()]
     times = layer_times(encoder, batch_of(encoder).documents, 200)
     for weight, former in zip(encoder.parameters(), before, strict=True):
         assert weight.grad is None
         assert weight.equal(former)
     results, graphs = [], []
-    for case in cases_of(kind):
+    for case in cases():
         results.append(one_step(folder, kind, case, change=compile_layers))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     return results, graphs, times

@@ -1,7 +1,7 @@
 """Training batches for Lightning, computed from the global step, tokenised on a second thread."""
 
-import logging
 import atexit
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
