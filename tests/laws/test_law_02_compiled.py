@@ -7,6 +7,7 @@ Compiling happens in processes of their own, because the compiler cannot trace t
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,16 @@ from ranks import on_ranks
 
 from trainer.models.parts.compiled import compile_layers, layer_times
 
+IS_WHOLE = "NEARFAR_WHOLE_MATRIX" in os.environ
+"""Whether code is written for the layers, of LoRA and of all weights. It takes minutes. Otherwise
+layers with LoRA are only traced.
+"""
 KINDS_AND_RANKS = [("single", 1), ("ddp", 2)]
 TOLERANCE = 1e-5
 
 
 def cases():
-    """Only with LoRA unless NEARFAR_WHOLE_MATRIX is set, because compiling takes long."""
-    tunings = TUNINGS if "NEARFAR_WHOLE_MATRIX" in os.environ else ["lora"]
+    tunings = TUNINGS if IS_WHOLE else ["lora"]
     return [("contrastive", "dot", tuning, micro) for tuning in tunings for micro in MICRO_BATCHES]
 
 
@@ -67,7 +71,7 @@ def test_layers_are_compiled_once_for_all_lengths(compiled, kind, count):
         assert all(len(numbers) == 1 for numbers in per_tuning), graphs
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not IS_WHOLE, reason="compiling takes minutes; run by make test-all")
 def test_compilation_takes_longer_than_a_layer(compiled):
     times = compiled["single"][0][2]
     layer_seconds = max(times.plain_seconds, times.compiled_seconds)
@@ -76,19 +80,20 @@ def test_compilation_takes_longer_than_a_layer(compiled):
 
 def steps(folder, kind):
     """Loss and gradient of a step for each case, the graphs compiled up to then, and the times of
-    one layer.
+    one layer in the whole matrix.
     """
     from test_law_02_strategies import one_step
 
     encoder = encoder_of(folder, "dot", cases()[0][2])
     before = [weight.clone() for weight in encoder.parameters()]
-    times = layer_times(encoder, batch_of(encoder).documents, 200)
+    times = layer_times(encoder, batch_of(encoder).documents, 200) if IS_WHOLE else None
     for weight, former in zip(encoder.parameters(), before, strict=True):
         assert weight.grad is None
         assert weight.equal(former)
     results, graphs = [], []
+    change = partial(compile_layers, backend="inductor" if IS_WHOLE else "aot_eager")
     for case in cases():
-        results.append(one_step(folder, kind, case, change=compile_layers))
+        results.append(one_step(folder, kind, case, change=change))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     return results, graphs, times
 

@@ -17,10 +17,13 @@ from trainer.models.parts.lora import blocks
 _TURNS = 7
 
 
-def compile_layers(encoder: Encoder) -> None:
-    """Compiles each layer of the backbone at its first call, once for all numbers of tokens."""
+def compile_layers(encoder: Encoder, backend: str = "inductor") -> None:
+    """Compiles each layer of the backbone at its first call, once for all numbers of tokens.
+
+    `backend` is one of torch.compile. "aot_eager" traces the layers, but writes no code for them.
+    """
     for layer in blocks(encoder.backbone) if encoder.has_layers else ():
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, backend=backend)
 
 
 @dataclass(frozen=True)
