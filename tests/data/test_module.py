@@ -15,8 +15,9 @@ from twins import texts_of
 from trainer.data.collate import collate
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.mixture import Mixture
-from trainer.data.module import PairData, Steps, prefetch
+from trainer.data.module import PairData, Steps
 from trainer.data.order import batch_samples
+from trainer.data.prefetch import prefetch
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadRecipe
@@ -235,7 +236,7 @@ class TestAhead:
         """Nobody has closed the iterator: Lightning still holds it when a signal ends a run."""
         code = (
             "import itertools, torch\n"
-            "from trainer.data.module import prefetch\n"
+            "from trainer.data.prefetch import prefetch\n"
             "many = torch.randn(200_000)\n"
             "taking = prefetch((many.sort() for _ in itertools.count()), depth=2)\n"
             "next(taking)\n"

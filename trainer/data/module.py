@@ -1,12 +1,9 @@
 """Training batches for Lightning, computed from the global step, tokenised on a second thread."""
 
-import atexit
 import logging
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,15 +15,13 @@ from trainer.batch import Batch
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.mixture import Mixture
 from trainer.data.order import batch_samples, check_batch_divisible, own_part
+from trainer.data.prefetch import prefetch
 from trainer.data.random_negatives import RandomNegatives
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Row
 from trainer.errors import BadText, TooManyBadRows
 
 _log = logging.getLogger("nearfar.data")
-Item = TypeVar("Item")
-JOIN_SECONDS = 10.0
-"""Time that the batch in work has to be finished when no more are wanted."""
 RowTransform = Callable[[Row], Row]
 """Gives the row that a batch contains, e.g. with mined negatives."""
 
@@ -143,57 +138,6 @@ class Steps:
             # The previous batch has been trained on, so mining uses the current weights.
             transform = self.refresher.mine_before(self, span.start)
             yield from prefetch((self.batch(step, transform) for step in span), depth=4)
-
-
-def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """`items`, of which another thread computes up to `depth` in advance.
-
-    An error on that thread is raised here, after the items before it.
-
-    >>> list(prefetch(range(3), depth=2))
-    [0, 1, 2]
-    """
-    ready: queue.Queue[tuple[str, object]] = queue.Queue(depth)
-    consumer_stopped = threading.Event()
-
-    def put(kind: str, value: object) -> bool:
-        while not consumer_stopped.is_set():
-            try:
-                ready.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # noqa: BLE001 - the consumer raises it
-            put("error", error)
-
-    thread = threading.Thread(target=work, name="tokenizer", daemon=True)
-
-    def stop() -> None:
-        consumer_stopped.set()
-        thread.join(JOIN_SECONDS)
-
-    # A thread in native code while the interpreter ends would abort the process.
-    atexit.register(stop)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if isinstance(value, BaseException) and kind == "error":
-                raise value
-            yield value  # type: ignore[misc]
-    finally:
-        atexit.unregister(stop)
-        stop()
 
 
 class PairData(LightningDataModule):
