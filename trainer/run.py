@@ -15,6 +15,7 @@ from pathlib import Path
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries
+from trainer.build.data_facts.facts import data_facts
 from trainer.build.families.registry import build_model, family_of
 from trainer.build.identity import model_digest, run_identity
 from trainer.build.job import Job
@@ -205,6 +206,8 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
 def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
     folder.note(steps=job.steps, validation_limitation=job.data.validation.limitation)
+    with phase("describing the data"):
+        on_first_rank(lambda: write_json(folder.path / "data.json", data_facts(job)))
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
     identity = on_first_rank(  # which alone compares and stores it
         lambda: run_identity(job.recipe, len(job.data.train), job.data.digests)

@@ -10,6 +10,7 @@ import torch
 from trainer.build import checks as recipe_checks
 from trainer.build import students
 from trainer.build.data import data_sets, pair_data
+from trainer.build.data_facts.lengths import measure_lengths
 from trainer.build.families.registry import build_model
 from trainer.build.module import lightning_module
 from trainer.data.rows import Row, Rows
@@ -17,7 +18,6 @@ from trainer.errors import BadData, BadModel
 from trainer.evaluation import evaluate as evaluation
 from trainer.evaluation.evaluate import retrieve
 from trainer.models.dense import read_encoder
-from trainer.preflight.data import measure_lengths
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import CrossEncoderRecipe
 from trainer.recipe.schema.training import CrossEncoderValidation

@@ -15,8 +15,8 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
 from trainer.evaluation.evaluation_file import write_evaluation
 from trainer.evaluation.results import SystemResult, compare
-from trainer.report.comparison_charts import change_histogram
-from trainer.report.line_chart import Line, line_chart
+from trainer.report.charts.comparison_charts import change_histogram
+from trainer.report.charts.line_chart import Line, line_chart
 from trainer.report.query_changes import query_changes
 from trainer.report.read import read_run
 from trainer.report.run_page import write_report

@@ -204,6 +204,16 @@ def hostile_run(folder: Path, attack: str) -> Path:
         "texts": {attack: attack},
     }
     run.evaluation_path.write_text(json.dumps(evaluation))
+    length = {"texts": 2, "cut_texts": 1, "limit_tokens": 8, "mean_tokens": 4.0, "bin_tokens": 4}
+    facts = {
+        "training": {"pairs": 2, "queries": 2, "documents": 2, "duplicate_pairs": 0},
+        "validation": {"queries": 1, "documents": 2},
+        "test": None,
+        "leaks": [{"split": attack, "kind": attack, "count": 1}],
+        "lengths": {attack: {**length, "bins": [1]}},
+        "remarks": [attack],
+    }
+    (run.path / "data.json").write_text(json.dumps(facts))
     run.model.mkdir()
     (run.model / "README.md").write_text(
         f"`nearfar search` {attack}\n```python\n{attack}\n```\n".encode("utf-8", "replace").decode()

@@ -1,26 +1,20 @@
 """Checks the data of a run: they must be readable and fit the objective. Measures text lengths."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from jaxtyping import Int
-from torch import Tensor
 
 from trainer.build.checks import check_objective
 from trainer.build.data import DataSets, data_sets
+from trainer.build.data_facts.lengths import Lengths, measure_lengths
 from trainer.build.module import total_steps, validation_interval
 from trainer.build.refresh import explanation
 from trainer.data.readers.read import Split, read_rows
 from trainer.data.retrieval_set import read_retrieval_set
-from trainer.data.rows import Row, Rows
 from trainer.errors import NearfarError
 from trainer.models.encoder import Encoder
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.recipe.schema.data import DataSection
 
-SAMPLE_ROWS = 1000
-"""Number of rows whose texts are measured."""
 MANY_CUT_RATIO = 0.1
 """A larger share of texts that are cut gives a warning."""
 
@@ -85,17 +79,6 @@ def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None
 # ---------------------------------------------------------------- lengths
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """The lengths of a sample of texts of one role."""
-
-    texts: int
-    cut_texts: int
-    """Number of texts that are longer than the model's limit."""
-    limit_tokens: int
-    mean_tokens: float
-
-
 def check_lengths(
     findings: Findings, run: PlannedRun, encoder: Encoder, data: DataSets
 ) -> tuple[Lengths, Lengths]:
@@ -113,32 +96,3 @@ def check_lengths(
         else:
             findings.add("ok", "lengths", text)
     return lengths_by_role
-
-
-def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengths, Lengths]:
-    """Returns the lengths of queries and of documents, in a sample spread evenly over the rows.
-
-    `negatives` is the number of negatives per query.
-    """
-    count = min(SAMPLE_ROWS, len(rows))
-    sample = [rows[number * len(rows) // count] for number in range(count)]
-    contract, queries = encoder.contract, [row.query for row in sample]
-    documents = [text for row in sample for text in _documents(row, negatives)]
-    queries_of_documents = [row.query for row in sample for _ in _documents(row, negatives)]
-    return (
-        _lengths(encoder.uncut_lengths(queries, "query"), contract.query_max_length_tokens),
-        _lengths(
-            encoder.uncut_document_lengths(queries_of_documents, documents),
-            contract.document_max_length_tokens,
-        ),
-    )
-
-
-def _documents(row: Row, negatives: int) -> list[str]:
-    """Returns the documents of a row. Its positive replaces negatives drawn from other rows."""
-    return [row.positive, *(row.negatives or (row.positive,) * negatives)[:negatives]]
-
-
-def _lengths(lengths: Int[Tensor, " text"], limit: int) -> Lengths:
-    mean = float(lengths.clamp(max=limit).double().mean())
-    return Lengths(len(lengths), int((lengths > limit).sum()), limit, mean)

@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import nn
 
 from trainer.build.data import DataSets
+from trainer.build.data_facts.lengths import Lengths
 from trainer.build.refresh import written_bytes as refresh_bytes
 from trainer.errors import NearfarError
 from trainer.models.encoder import Encoder
-from trainer.preflight.data import Lengths
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from trainer.build import hardware
+from trainer.build.data_facts.lengths import Lengths
 from trainer.models.encoder import Encoder
-from trainer.preflight.data import Lengths
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes

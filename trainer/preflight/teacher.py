@@ -7,11 +7,11 @@ import numpy as np
 
 from trainer.build import students
 from trainer.build.data import DataSets
+from trainer.build.data_facts.lengths import measure_lengths
 from trainer.build.refresh import searched_texts
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
 from trainer.models.families import read_model
-from trainer.preflight.data import measure_lengths
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes

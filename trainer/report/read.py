@@ -10,6 +10,7 @@ from typing import Any
 from trainer.errors import BadData, BadFolder
 from trainer.evaluation.evaluation_file import read_evaluation, selection_from
 from trainer.evaluation.results import Evaluation, Selection
+from trainer.report.data_section import DataFacts, read_data_facts
 from trainer.runtime.attempts import read_attempts, validation_limitation
 from trainer.runtime.log_file import read_log
 from trainer.storage.locks import is_locked
@@ -27,6 +28,8 @@ class Run:
     log: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     selection: Selection | None
+    data: DataFacts | None
+    """What the data contain; None for a folder of an older version."""
     validation_limitation: str
     """Why validation scores are too high (`RetrievalSet.limitation`)."""
 
@@ -68,6 +71,7 @@ def read_run(folder: Path) -> Run:
         log=read_log(folder / "log.jsonl"),
         evaluation=_evaluation(folder / "evaluation.json"),
         selection=_selection(status, folder / "status.json"),
+        data=read_data_facts(_json_object(folder / "data.json"), folder / "data.json"),
         validation_limitation=validation_limitation(read_attempts(folder)),
     )
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from trainer.evaluation.results import BASE, BM25, MAIN_METRIC, Evaluation
 from trainer.evaluation.verdict import sentence, verdict
-from trainer.report.comparison_charts import change_histogram, interval_chart
+from trainer.report.charts.comparison_charts import change_histogram, interval_chart
+from trainer.report.charts.svg import Figure
+from trainer.report.data_section import COUNTS
 from trainer.report.page import write_page
 from trainer.report.query_changes import QueryChange, query_changes
 from trainer.report.query_table import QueryTable, query_table
 from trainer.report.read import Run, read_run
 from trainer.report.text import duration, metric_name
-from trainer.report.training import REFRESH, Figure, training
+from trainer.report.training import REFRESH, training
 from trainer.report.usage import usage
 
 MOST_CHANGES = 8
@@ -42,6 +44,7 @@ def write_report(run_folder: Path) -> Path:
         limitation=sentence(run.evaluation.limitation) if run.evaluation else "",
         queries=_queries(run.evaluation),
         training=training(run),
+        data_counts=list(COUNTS.values()),
         refresh_counts=list(REFRESH.values()),
         usage=usage(run.folder / "model"),
         environment=list(_flat(run.environment)),

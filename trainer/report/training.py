@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from trainer.evaluation.results import MAIN_METRIC
-from trainer.report.line_chart import Line, line_chart, moving_average
+from trainer.report.charts.line_chart import Line, line_chart, moving_average
+from trainer.report.charts.svg import Figure
 from trainer.report.read import Run
 from trainer.report.text import metric_name
 
@@ -25,15 +26,6 @@ REFRESH = {
     "seconds": "seconds",
 }
 """Logged values of the mining of negatives during training, with their names in the table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A chart with its title."""
-
-    title: str
-    note: str
-    chart: Markup
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`runs/<name>/`: a folder that is created once, locked by one process and never overwritten.
 
-    recipe.yaml  environment.json  log.jsonl  evaluation.json  report.html  status.json
-    attempts.json  nodes.json  checkpoints/  model/
+    recipe.yaml  environment.json  data.json  log.jsonl  evaluation.json  report.html
+    status.json  attempts.json  nodes.json  checkpoints/  model/
 
 `attempts.json` lists every start of the run. An attempt without an end goes on, or was killed.
 

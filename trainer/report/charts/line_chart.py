@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trainer.report.svg import (
+from trainer.report.charts.svg import (
     BOTTOM_MARGIN,
     HEIGHT,
     LEFT_MARGIN,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from trainer.evaluation.results import Interval
-from trainer.report.svg import (
+from trainer.report.charts.svg import (
     LEFT_MARGIN,
     Number,
     Scale,

@@ -7,6 +7,7 @@ formatted here.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -17,6 +18,15 @@ LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 52, 14, 12, 30
 
 Number = int | float
 Scale = Callable[[Number], Number]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its title."""
+
+    title: str
+    note: str
+    chart: Markup
 
 
 def draw(

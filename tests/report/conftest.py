@@ -1,0 +1,53 @@
+"""One short real run that several tests of the report read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import nearfar
+
+TEXTS = [
+    f"{action} {kind} {noun}"
+    for action in ("create", "delete", "show", "list")
+    for kind in ("storage", "virtual", "public", "managed")
+    for noun in ("disk", "account", "database", "machine")
+]
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
+    """Writes JSON Lines, and returns the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def toy_settings(folder: Path, backbone: Path) -> dict:
+    """A recipe of three steps on 49 pairs.
+
+    One pair occurs twice, one document of 16 is long, and of the test queries one is a training
+    query and one differs from it by a word's case.
+    """
+    rows = [{"query": f"the {text}", "positive": f"a {text}"} for text in TEXTS]
+    for row in rows[:48:16]:
+        row["positive"] += " which has many words" * 20
+    leaks = [{"query": query, "positive": "a bird"} for query in ("the show storage disk", "THE "
+             "show storage account")]  # fmt: skip
+    return {
+        "name": "toy",
+        "output": str(folder),
+        "model": {"backbone": str(backbone), "tuning": {"kind": "lora"}},
+        "data": {
+            "train": write_rows(folder / "train.jsonl", [*rows[:48], rows[5]]),
+            "validation": write_rows(folder / "dev.jsonl", rows[48:56]),
+            "test": write_rows(folder / "test.jsonl", [*rows[56:], *leaks]),
+        },
+        "optimization": {"batch_size": 16, "max_steps": 3, "learning_rate": 0.01},
+        "machine": {"accelerator": "cpu", "precision": "fp32"},
+    }
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory, toy_folder) -> Path:
+    """The folder of a finished run. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("toy-run")
+    return nearfar.fit(toy_settings(folder, toy_folder("bert"))).folder

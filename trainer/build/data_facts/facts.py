@@ -1,0 +1,95 @@
+"""`data.json` of a run: what the data of a run contain, for the report and the model card."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from trainer.batch import identity
+from trainer.build.data import DataSets, leaked_queries
+from trainer.build.data_facts.lengths import measure_lengths
+from trainer.build.job import Job
+from trainer.data.near_duplicates import find_near_identical, normal_form
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.data.rows import Rows, count_duplicate_pairs
+
+MOST_COMPARED_PAIRS = 50_000
+"""With more training pairs, near-identical queries are not searched: `nearfar data check` does."""
+
+
+def data_facts(job: Job) -> dict[str, Any]:
+    """Returns counts, lengths, duplicates and leaks, as values for JSON.
+
+    {"training": {"pairs": n, "queries": n, "documents": n, "duplicate_pairs": n},
+     "validation": {"queries": n, "documents": n},       "documents": those that are searched
+     "test": the same, or null without test queries,
+     "leaks": [{"split": "test", "kind": "the same query", "count": n}],
+     "lengths": {"query": `Lengths`, "document": `Lengths`},
+     "remarks": [text]}
+    """
+    data = job.data
+    lengths = measure_lengths(job.encoder, data.train, job.recipe.negatives_per_query)
+    sets = {"validation": data.validation, "test": data.test}
+    return {
+        "training": _training(data),
+        **{
+            name: None if judged_set is None else _counts(judged_set)
+            for name, judged_set in sets.items()
+        },
+        "leaks": [
+            {"split": name, "kind": kind, "count": count}
+            for name, judged_set in sets.items()
+            if judged_set is not None
+            for kind, count in _leaks(data, judged_set)
+            if count
+        ],
+        "lengths": {
+            role: asdict(summary)
+            for role, summary in zip(("query", "document"), lengths, strict=True)
+        },
+        "remarks": list(data.remarks),
+    }
+
+
+def _training(data: DataSets) -> dict[str, int]:
+    return {
+        "pairs": len(data.train),
+        "queries": len(data.known_positives),
+        "documents": len(np.unique(data.train.identities("positive"))),
+        "duplicate_pairs": count_duplicate_pairs(data.train.table),
+    }
+
+
+def _counts(held_out: RetrievalSet) -> dict[str, int]:
+    return {"queries": len(held_out.queries), "documents": len(held_out.documents)}
+
+
+def _leaks(data: DataSets, held_out: RetrievalSet) -> Iterator[tuple[str, int]]:
+    """Yields how many texts of a held-out set are also in the training data, by kind."""
+    yield "the same query", leaked_queries(data.known_positives, held_out)
+    if len(data.train) <= MOST_COMPARED_PAIRS:
+        yield "a near-identical query", _near_identical_queries(data.train, held_out)
+    relevant = {
+        document
+        for grades in held_out.qrels.values()
+        for document, grade in grades.items()
+        if grade > 0
+    }
+    identities = [
+        identity(text)
+        for document, text in zip(held_out.document_ids, held_out.documents, strict=True)
+        if document in relevant
+    ]
+    is_shared = np.isin(np.unique(identities), data.train.identities("positive"))
+    yield "a relevant document that is a positive", int(is_shared.sum())
+
+
+def _near_identical_queries(rows: Rows, held_out: RetrievalSet) -> int:
+    """Returns how many held-out queries are near-identical, but not equal, to training queries."""
+    queries = set(rows.texts("query"))
+    new_queries = [query for query in held_out.queries if query not in queries]
+    forms = set(map(normal_form, queries))
+    different = [query for query in new_queries if normal_form(query) not in forms]
+    near_identical = {place for place, _ in find_near_identical(different, queries)}
+    return len(new_queries) - len(different) + len(near_identical)
