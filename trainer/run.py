@@ -46,7 +46,6 @@ from trainer.report.run_page import write_report
 from trainer.runtime.attempts import has_run, write_json
 from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.tracking.trackers import check_trackers
 from trainer.runtime.watch import Watch, watching
 from trainer.stopping import shield
 from trainer.strategies.machine.nodes import Nodes, check_nodes
@@ -55,6 +54,8 @@ from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.machine.same_input import check_same
 from trainer.strategies.process_group import default_store, is_connection_lost, process_group
 from trainer.strategies.weights import own_weights
+from trainer.tracking.opening import check_trackers
+from trainer.tracking.trackers import run_trackers
 from trainer.training import ModelTraining
 
 
@@ -213,17 +214,19 @@ def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
         lambda: run_identity(job.recipe, len(job.data.train), job.data.digests)
     )
     checkpoint = checkpoint_to_continue(checkpoints, identity or {}, folder, former.accept_changes)
-    rivals = _measure_rivals(job, folder)
-    training = ModelTraining(job, folder, checkpoints, identity or {}, checkpoint)
-    training.run()
-    selection = training.selection
-    with shield() if training.is_interrupted else nullcontext():
-        training.save()
-        evaluation = None
-        if not training.is_interrupted and job.data.test is not None:
-            evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
-        say(f"the model is in {folder.model}")
-        _finish(folder, training)
+    recipe = job.recipe
+    with run_trackers(recipe.trackers, folder.path, recipe.model_dump(mode="json")) as trackers:
+        rivals = _measure_rivals(job, folder)
+        training = ModelTraining(job, folder, checkpoints, identity or {}, checkpoint, trackers)
+        training.run()
+        selection = training.selection
+        with shield() if training.is_interrupted else nullcontext():
+            training.save()
+            evaluation = None
+            if not training.is_interrupted and job.data.test is not None:
+                evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
+            say(f"the model is in {folder.model}")
+            _finish(folder, training)
     return RunResult(folder.path, selection, evaluation, job.data.test)
 
 

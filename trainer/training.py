@@ -4,9 +4,11 @@ import copy
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pytorch_lightning.loggers import Logger
 
 from trainer.build.compiled_layers import compile_if_faster
 from trainer.build.data import pair_data
@@ -50,8 +52,10 @@ class ModelTraining:
         checkpoints: CheckpointFolder,
         identity: dict[str, str],
         checkpoint: Checkpoint | None = None,
+        trackers: Sequence[Logger] = (),
     ) -> None:
         self.job, self.folder, self._identity = job, folder, identity
+        self._trackers = trackers
         self._checkpoints, self._checkpoint = checkpoints, checkpoint
         self.best = KeepBest(folder.checkpoints / BEST, job.recipe.validation.patience)
         self.base_score: float | None = None
@@ -100,6 +104,7 @@ class ModelTraining:
             callbacks,
             job.plan,
             self._best_score,
+            self._trackers,
         )
         for logger in loop.loggers:
             metrics = {f"validation/{metric}": score for metric, score in scores.items()}

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from trainer.errors import BadRecipe
 from trainer.recipe.load import dump_recipe, load_recipe, recipe_from_values
 from trainer.recipe.schema.families import BiEncoderRecipe
-from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
 from trainer.recipe.schema.model import FullTuning
 from trainer.recipe.schema.objective import (
     BiEncoderContrastiveObjective,
     CosentObjective,
     TripletObjective,
 )
+from trainer.recipe.schema.trackers import TensorboardTracker, WandbTracker
 from trainer.recipe.yaml_text import dump, parse, parse_word
 
 LEAST = """\
@@ -149,8 +149,9 @@ class TestMistakes:
 
     def test_item_of_a_list_needs_a_kind(self, write) -> None:
         assert (
-            "trackers.1.kind is missing; give one of wandb, tensorboard; did you mean kind instead"
-            " of knd?" in problem(write(LEAST + "trackers: [{kind: wandb}, {knd: wandb}]"))
+            "trackers.1.kind is missing; give one of wandb, tensorboard, mlflow, trackio; did you"
+            " mean kind instead of knd?"
+            in problem(write(LEAST + "trackers: [{kind: wandb}, {knd: wandb}]"))
         )
         assert "trackers.0.projct is not a key; did you mean trackers.0.project?" in problem(
             write(LEAST + "trackers: [{kind: wandb, projct: x}]")
@@ -206,7 +207,7 @@ class TestMistakes:
                 "trackers=wandb",
                 (
                     'trackers: "wandb" is not allowed here; give a list of maps, each with kind'
-                    " wandb or tensorboard"
+                    " wandb, tensorboard, mlflow or trackio"
                 ),
             ),
             (

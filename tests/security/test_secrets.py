@@ -19,11 +19,11 @@ from pathlib import Path
 import pytorch_lightning as lightning
 import torch
 import yaml
-from trainer.recipe.schema.machine import TensorboardTracker, WandbTracker
+from trainer.recipe.schema.trackers import TensorboardTracker, WandbTracker
 from trainer.report.run_page import write_report
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.tracking.trackers import tracker_loggers
+from trainer.tracking.trackers import run_trackers
 
 class Toy(lightning.LightningModule):
     def __init__(self):
@@ -40,14 +40,14 @@ print("key", __import__("os").environ["WANDB_API_KEY"][-3:])
 try:
     data = {"train": recipe["data"]["train"]}
     with RunFolder.create(folder, yaml.safe_dump(recipe), sys.argv[3:], data) as run:
-        trackers = WandbTracker(), TensorboardTracker()
-        trackers = tracker_loggers(trackers, run.path, "a-run", recipe)
+      settings = WandbTracker(), TensorboardTracker()
+      with run_trackers(settings, run.path, recipe) as trackers:
         loggers = [JsonlLogger(run.log_path), *trackers]
         quiet = dict(enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1)
         trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=loggers,
                                     enable_checkpointing=False, **quiet)
         trainer.fit(Toy(), torch.utils.data.DataLoader(torch.ones(3, 1)))
-        assert all(getattr(logger, "alive", True) for logger in loggers)
+        assert trackers
         raise ConnectionError("no answer from " + recipe["data"]["train"])
 except ConnectionError:
     write_report(folder)

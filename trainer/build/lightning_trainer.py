@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytorch_lightning as lightning
+from pytorch_lightning.loggers import Logger
 
 from trainer.build import hardware
 from trainer.build.module import validation_interval
@@ -10,7 +11,6 @@ from trainer.recipe.schema.families import Recipe
 from trainer.runtime.log import JsonlLogger
 from trainer.runtime.progress import TrainingProgress
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.tracking.trackers import tracker_loggers
 from trainer.strategies.lightning import (
     leave_signals_alone,
     lightning_precision,
@@ -28,8 +28,9 @@ def lightning_trainer(
     extra: Sequence[lightning.Callback],
     plan: Plan = SINGLE,
     base_score: float | None = None,
+    trackers: Sequence[Logger] = (),
 ) -> lightning.Trainer:
-    """Returns a Lightning trainer with log, progress and `extra` callbacks.
+    """Returns a Lightning trainer with log, trackers, progress and `extra` callbacks.
 
     `base_score` is the best validation score so far.
     """
@@ -52,10 +53,7 @@ def lightning_trainer(
         num_sanity_val_steps=0,
         gradient_clip_val=run.optimization.gradient_clip_norm,
         callbacks=[progress, *extra],
-        logger=[
-            JsonlLogger(folder.log_path),
-            *tracker_loggers(run.trackers, folder.path, run.name, run.model_dump(mode="json")),
-        ],
+        logger=[JsonlLogger(folder.log_path), *trackers],
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,

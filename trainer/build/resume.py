@@ -11,7 +11,7 @@ from trainer.runtime.attempts import write_json
 from trainer.runtime.console import say
 from trainer.runtime.log_file import cut_log
 from trainer.runtime.run_folder import RunFolder
-from trainer.runtime.tracking.course import keep_course
+from trainer.tracking.course import keep_course
 
 _MOST_LINES = 12
 """Differences that a message lists."""

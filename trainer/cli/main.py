@@ -27,6 +27,7 @@ from trainer.cli import (
     pipeline,
     report,
     search,
+    sync,
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import runs, submit
@@ -88,6 +89,7 @@ for verb, summary in (
     (search.search, "Print the documents that answer a question."),
     (runs.runs, "Show what runs, what waits, and how runs ended."),
     (report.report, "Write the report page of a run again."),
+    (sync.sync, "Write a run to W&B, TensorBoard, MLflow or Trackio."),
 ):
     settings = launch.ANY_WORDS if verb in (launch.launch, submit.submit) else None
     app.command(short_help=summary, context_settings=settings)(verb)

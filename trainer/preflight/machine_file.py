@@ -11,10 +11,10 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun, Request
 from trainer.recipe.schema.families import Recipe
 from trainer.runtime.run_folder import check_run_folder
-from trainer.runtime.tracking.trackers import check_trackers
 from trainer.strategies.launcher import on_nodes, read_by_accelerate
 from trainer.strategies.machine.machine_file import plan_from_file
 from trainer.strategies.machine.plan import SINGLE, Plan, check_requirements
+from trainer.tracking.opening import check_trackers
 
 
 def check_machine(

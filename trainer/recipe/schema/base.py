@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from trainer.recipe.schema.data import DataSection
-from trainer.recipe.schema.machine import CheckpointSection, MachineSection, Tracker
+from trainer.recipe.schema.machine import CheckpointSection, MachineSection
 from trainer.recipe.schema.model import (
     ModelSection,
     VectorModel,
@@ -26,6 +26,7 @@ from trainer.recipe.schema.teaching import (
     DistributionTeacher,
     MarginsTeacher,
 )
+from trainer.recipe.schema.trackers import Tracker
 from trainer.recipe.schema.training import (
     OptimizationSection,
     ValidationSection,

@@ -1,4 +1,4 @@
-"""The sections `machine`, `checkpoints` and `trackers`, which do not change what is learned."""
+"""The sections `machine` and `checkpoints`, which do not change what is learned."""
 
 from typing import Annotated, Literal
 
@@ -67,19 +67,3 @@ class CheckpointSection(Section):
     keep_last: Annotated[int, Field(ge=2)] = Field(
         2, description="number of checkpoints to keep; the best weights are always kept"
     )
-
-
-class WandbTracker(Section):
-    """Weights & Biases, offline if there is no key."""
-
-    kind: Literal["wandb"] = "wandb"
-    project: str = Field("nearfar", description="W&B project")
-
-
-class TensorboardTracker(Section):
-    """TensorBoard event files in the run folder."""
-
-    kind: Literal["tensorboard"] = "tensorboard"
-
-
-Tracker = Annotated[WandbTracker | TensorboardTracker, Field(discriminator="kind")]

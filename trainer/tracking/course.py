@@ -4,8 +4,10 @@ The log is cut off at the checkpoint that a run continues from. TensorBoard forg
 it too. W&B cannot, so what it was told before is not told again.
 """
 
+import hashlib
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,14 +30,20 @@ class Course:
 
 
 def read_course(run_folder: Path) -> Course:
-    """Returns the course of a run. A new run gets an id, which is stored."""
+    """Returns the course of a run.
+
+    A run without one gets an id, which is stored if the folder can be written to. It is a digest of
+    `environment.json`. So it is the same for a run that was moved, and another for one that was
+    started again.
+    """
     try:
         content = json.loads((run_folder / _FILE).read_text(encoding="utf-8"))
         steps = dict(content["latest_steps"])
         return Course(str(content["run_id"]), steps, int(content["first_step"]))
     except (OSError, ValueError, KeyError, TypeError):
-        course = Course(secrets.token_hex(4))
-        write_json(run_folder / _FILE, asdict(course))
+        course = Course(_new_id(run_folder))
+        with suppress(OSError):
+            write_json(run_folder / _FILE, asdict(course))
         return course
 
 
@@ -52,3 +60,11 @@ def keep_course(run_folder: Path, first_step: int) -> None:
         for name in record.keys() - {"step", "time_seconds"}:
             latest[name] = max(latest.get(name, -1), int(record["step"] or 0))
     write_json(run_folder / _FILE, asdict(Course(course.run_id, latest, first_step)))
+
+
+def _new_id(run_folder: Path) -> str:
+    try:
+        content = (run_folder / "environment.json").read_bytes()
+    except OSError:
+        return secrets.token_hex(4)
+    return hashlib.sha256(content).hexdigest()[:8]

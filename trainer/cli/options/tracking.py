@@ -1,0 +1,28 @@
+"""Options for trackers."""
+
+from typing import Annotated, Literal
+
+import typer
+
+TrackerKind = Literal["wandb", "tensorboard", "mlflow", "trackio"]
+
+Kind = Annotated[
+    TrackerKind | None,
+    typer.Option(
+        "--to", help="tracker (default: the first one in the run's recipe, or wandb)",
+        show_default=False,
+    ),
+]  # fmt: skip
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        metavar="NAME",
+        help="project, or MLflow experiment (default: that of the recipe, or nearfar)",
+        show_default=False,
+    ),
+]
+Entity = Annotated[
+    str | None,
+    typer.Option("--entity", metavar="NAME", help="W&B user or team", show_default=False),
+]

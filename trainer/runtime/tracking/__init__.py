@@ -1,1 +1,0 @@
-"""Experiment trackers, which can neither stop a run nor make it wait."""

@@ -1,0 +1,111 @@
+"""The results of a run or an evaluation, as trackers show them: a summary, tables and files."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.evaluation.results import MAIN_METRIC, Evaluation, Selection
+from trainer.evaluation.verdict import verdict
+from trainer.report.query_changes import QueryChange, query_changes
+from trainer.report.read import read_run
+from trainer.runtime.attempts import read_json_object
+from trainer.tracking.tracked_run import Results, Table, Value
+
+MOST_ROWS = 1_000
+"""The number of rows of a table."""
+_COLUMNS = ("query", "relevant document", "rank before", "rank after", f"change of {MAIN_METRIC}")
+
+
+def results_of_run(folder: Path) -> Results:
+    """Returns the results in a run folder, as far as there are any. Raises BadFolder."""
+    run = read_run(folder)
+    summary = {
+        **summary_of_selection(run.selection),
+        **summary_of_evaluation(run.evaluation),
+        "status": str(run.status.get("status") or "unknown"),
+    }
+    if (words := verdict(run.evaluation, run.selection)) is not None:
+        summary["verdict"] = str(words)
+    tables = changed_queries(run.evaluation) if run.evaluation is not None else {}
+    reports = sorted(folder.glob("refresh/step-*/report.json"))
+    tables |= mined_negatives(reports[-1]) if reports else {}
+    files = {"report": folder / "report.html", "model": folder / "model"}
+    return Results(summary, tables, {name: path for name, path in files.items() if path.exists()})
+
+
+def summary_of_selection(selection: Selection | None) -> dict[str, Value]:
+    """Returns the validation scores that decided which weights were saved."""
+    if selection is None:
+        return {}
+    summary: dict[str, Value] = {"best/step": selection.best_step}
+    if selection.best_score is not None:
+        summary[f"best/validation_{MAIN_METRIC}"] = selection.best_score
+    if selection.base_score is not None:
+        summary[f"best/base_validation_{MAIN_METRIC}"] = selection.base_score
+    return summary
+
+
+def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, Value]:
+    """Returns the means of all systems with the interval of the main metric, and the paired tests.
+
+    The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`, `test/difference_to_base`,
+    `test/p_value_to_base` and so on.
+    """
+    if evaluation is None:
+        return {}
+    split, summary = evaluation.split, dict[str, Value]()
+    for system in evaluation.systems:
+        for metric in system.metrics:
+            summary[f"{split}/{system.name}/{metric}"] = system.mean(metric)
+        if MAIN_METRIC in system.metrics:
+            interval = system.interval()
+            summary[f"{split}/{system.name}/{MAIN_METRIC}_low"] = interval.low
+            summary[f"{split}/{system.name}/{MAIN_METRIC}_high"] = interval.high
+    for comparison in evaluation.comparisons:
+        test, name = comparison.test, f"to_{comparison.baseline}"
+        summary[f"{split}/difference_{name}"] = test.difference
+        summary[f"{split}/difference_{name}_low"] = test.low
+        summary[f"{split}/difference_{name}_high"] = test.high
+        summary[f"{split}/p_value_{name}"] = test.p_value
+    if evaluation.limitation:
+        summary[f"{split}/limitation"] = evaluation.limitation
+    if evaluation.leaked_queries is not None:
+        summary[f"{split}/leaked_queries"] = evaluation.leaked_queries
+    return summary
+
+
+def changed_queries(evaluation: Evaluation) -> dict[str, Table]:
+    """Returns the queries that the last system answers better and worse than the one before it,
+    with the largest change first.
+    """
+    changes = query_changes(evaluation)
+    gained = (change for change in changes if change.difference > 1e-9)
+    lost = (change for change in changes if change.difference < -1e-9)
+    return {"gained_queries": _table(gained), "lost_queries": _table(lost)}
+
+
+def mined_negatives(report: Path) -> dict[str, Table]:
+    """Returns the suspected false negatives among mined negatives, the most similar first."""
+    lines: Sequence[Mapping[str, Any]] = read_json_object(report).get("worst", [])
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    rows = [[_value(line.get(name)) for name in columns] for line in lines[:MOST_ROWS]]
+    return {"suspected_false_negatives": Table(columns, rows)} if rows else {}
+
+
+def _table(changes: Iterable[QueryChange]) -> Table:
+    largest_first = sorted(changes, key=lambda change: -abs(change.difference))
+    rows = [
+        (
+            change.query,
+            change.document,
+            change.rank_before,
+            change.rank_after,
+            round(change.difference, 4),
+        )
+        for change in largest_first[:MOST_ROWS]
+    ]
+    return Table(_COLUMNS, rows)
+
+
+def _value(value: Any) -> Value | None:
+    return value if isinstance(value, int | float | str | None) else str(value)
