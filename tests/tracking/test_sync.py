@@ -149,7 +149,7 @@ def test_summary_has_systems_intervals_and_p(run, synced):
         assert values[name] == pytest.approx(interval["mean"], abs=1e-6)
         assert values[f"{name}_low"] == interval["low"]
     for comparison in evaluation["comparisons"]:
-        assert values[f"test/p_value_to_{comparison['before']}"] == comparison["p_value"]
+        assert values[f"test/p_value_to_{comparison['before']}"] == comparison["corrected_p_value"]
     assert values["status"] == "done"
 
 

@@ -66,7 +66,7 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, Value]:
         summary[f"{split}/difference_{name}"] = test.difference
         summary[f"{split}/difference_{name}_low"] = test.low
         summary[f"{split}/difference_{name}_high"] = test.high
-        summary[f"{split}/p_value_{name}"] = test.p_value
+        summary[f"{split}/p_value_{name}"] = comparison.corrected_p_value
     if evaluation.limitation:
         summary[f"{split}/limitation"] = evaluation.limitation
     if evaluation.leaked_queries is not None:
