@@ -10,7 +10,7 @@ from trainer.recipe.schema.trackers import TensorboardTracker, WandbTracker
 from trainer.tracking import opening
 from trainer.tracking.best_effort import BestEffort
 from trainer.tracking.course import read_course
-from trainer.tracking.opening import check_trackers, describe_run
+from trainer.tracking.opening import check_trackers, description_of_run
 from trainer.tracking.settings import read_trackers
 from trainer.tracking.tracked_run import Results
 from trainer.tracking.trackers import start_trackers
@@ -102,7 +102,7 @@ def test_configuration_has_environment_and_data_but_no_command_or_secret(tmp_pat
     environment = {"command": "nearfar fit", "host": "h", "python": "3.11", "data": {"rows": 5}}
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     recipe = {"data": {"train": "https://me:secret-word@host/pairs.jsonl"}}
-    config = describe_run(tmp_path, recipe).config
+    config = description_of_run(tmp_path, recipe).config
     assert config["environment"] == {"python": "3.11"}
     assert config["data_fingerprint"] == {"rows": 5}
     assert "secret-word" not in json.dumps(config)

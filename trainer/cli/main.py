@@ -27,11 +27,11 @@ from trainer.cli import (
     pipeline,
     report,
     search,
-    sync,
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import runs, submit
 from trainer.cli.terminal import StartAgain
+from trainer.cli.tracking import sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.runtime.console import console
 from trainer.storage.redaction import redact_command

@@ -56,7 +56,7 @@ def import_tracker(tracker: Tracker) -> None:
             assert_never(tracker)
 
 
-def describe_run(run_folder: Path, config: Mapping[str, Any]) -> Description:
+def description_of_run(run_folder: Path, config: Mapping[str, Any]) -> Description:
     """Returns the description of the run in a folder, without secrets.
 
     Its configuration is the recipe, with the environment and the fingerprint of the data.

@@ -9,7 +9,7 @@ from trainer.evaluation.verdict import verdict
 from trainer.report.query_changes import QueryChange, query_changes
 from trainer.report.read import read_run
 from trainer.runtime.attempts import read_json_object
-from trainer.tracking.tracked_run import Results, Table, Value
+from trainer.tracking.tracked_run import Results, ResultTable, SummaryValue
 
 MOST_ROWS = 1_000
 """The number of rows of a table."""
@@ -33,11 +33,11 @@ def results_of_run(folder: Path) -> Results:
     return Results(summary, tables, {name: path for name, path in files.items() if path.exists()})
 
 
-def summary_of_selection(selection: Selection | None) -> dict[str, Value]:
+def summary_of_selection(selection: Selection | None) -> dict[str, SummaryValue]:
     """Returns the validation scores that decided which weights were saved."""
     if selection is None:
         return {}
-    summary: dict[str, Value] = {"best/step": selection.best_step}
+    summary: dict[str, SummaryValue] = {"best/step": selection.best_step}
     if selection.best_score is not None:
         summary[f"best/validation_{MAIN_METRIC}"] = selection.best_score
     if selection.base_score is not None:
@@ -45,7 +45,7 @@ def summary_of_selection(selection: Selection | None) -> dict[str, Value]:
     return summary
 
 
-def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, Value]:
+def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryValue]:
     """Returns the means of all systems with the interval of the main metric, and the paired tests.
 
     The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`, `test/difference_to_base`,
@@ -53,7 +53,7 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, Value]:
     """
     if evaluation is None:
         return {}
-    split, summary = evaluation.split, dict[str, Value]()
+    split, summary = evaluation.split, dict[str, SummaryValue]()
     for system in evaluation.systems:
         for metric in system.metrics:
             summary[f"{split}/{system.name}/{metric}"] = system.mean(metric)
@@ -74,25 +74,26 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, Value]:
     return summary
 
 
-def changed_queries(evaluation: Evaluation) -> dict[str, Table]:
+def changed_queries(evaluation: Evaluation) -> dict[str, ResultTable]:
     """Returns the queries that the last system answers better and worse than the one before it,
     with the largest change first.
     """
     changes = query_changes(evaluation)
-    gained = (change for change in changes if change.difference > 1e-9)
-    lost = (change for change in changes if change.difference < -1e-9)
-    return {"gained_queries": _table(gained), "lost_queries": _table(lost)}
+    return {
+        "gained_queries": _table(change for change in changes if change.difference > 1e-9),
+        "lost_queries": _table(change for change in changes if change.difference < -1e-9),
+    }
 
 
-def mined_negatives(report: Path) -> dict[str, Table]:
+def mined_negatives(report: Path) -> dict[str, ResultTable]:
     """Returns the suspected false negatives among mined negatives, the most similar first."""
     lines: Sequence[Mapping[str, Any]] = read_json_object(report).get("worst", [])
     columns = list(dict.fromkeys(name for line in lines for name in line))
     rows = [[_value(line.get(name)) for name in columns] for line in lines[:MOST_ROWS]]
-    return {"suspected_false_negatives": Table(columns, rows)} if rows else {}
+    return {"suspected_false_negatives": ResultTable(columns, rows)} if rows else {}
 
 
-def _table(changes: Iterable[QueryChange]) -> Table:
+def _table(changes: Iterable[QueryChange]) -> ResultTable:
     largest_first = sorted(changes, key=lambda change: -abs(change.difference))
     rows = [
         (
@@ -104,8 +105,8 @@ def _table(changes: Iterable[QueryChange]) -> Table:
         )
         for change in largest_first[:MOST_ROWS]
     ]
-    return Table(_COLUMNS, rows)
+    return ResultTable(_COLUMNS, rows)
 
 
-def _value(value: Any) -> Value | None:
+def _value(value: Any) -> SummaryValue | None:
     return value if isinstance(value, int | float | str | None) else str(value)

@@ -13,11 +13,11 @@ from trainer.recipe.yaml_text import parse
 _TRACKERS: TypeAdapter[Tracker] = TypeAdapter(Tracker)
 
 
-def tracker_with(kind: str, known: Tracker | None, settings: Mapping[str, Any]) -> Tracker:
+def tracker_with(kind: str, base: Tracker | None, settings: Mapping[str, Any]) -> Tracker:
     """Returns a tracker with further settings, where they are not None. Raises BadRecipe."""
-    before = known.model_dump() if known is not None else {"kind": kind}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return _validate({**before, **given})
+    base_settings = base.model_dump() if base is not None else {"kind": kind}
+    changes = {name: value for name, value in settings.items() if value is not None}
+    return _validate({**base_settings, **changes})
 
 
 def read_trackers(texts: Sequence[str]) -> tuple[Tracker, ...]:

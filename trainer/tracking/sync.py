@@ -18,7 +18,7 @@ from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.trackers import TensorboardTracker, Tracker, WandbTracker
 from trainer.runtime.attempts import has_run, read_json_object, read_status
 from trainer.storage.redaction import redact
-from trainer.tracking.opening import check_trackers, describe_run, import_tracker, open_run
+from trainer.tracking.opening import check_trackers, description_of_run, import_tracker, open_run
 from trainer.tracking.results import results_of_run
 
 SYNC = "sync"
@@ -70,7 +70,7 @@ def sync_run(folder: Path, tracker: Tracker) -> SyncedRun:
     log, recipe = read_values(folder / "log.jsonl"), load_recipe(folder / "recipe.yaml")
     place = folder / SYNC
     description = replace(
-        describe_run(folder, recipe.model_dump(mode="json")),
+        description_of_run(folder, recipe.model_dump(mode="json")),
         folder=place,
         first_step=0,
         source="",
@@ -131,8 +131,8 @@ def _make_room(place: Path, tracker: Tracker) -> None:
 
 def _start_time(folder: Path) -> float:
     """Returns when the run began, in seconds since 1970."""
-    started = read_json_object(folder / "environment.json").get("started")
+    start = read_json_object(folder / "environment.json").get("started")
     try:
-        return datetime.fromisoformat(str(started)).timestamp()
+        return datetime.fromisoformat(str(start)).timestamp()
     except ValueError:
         return (folder / "environment.json").stat().st_mtime

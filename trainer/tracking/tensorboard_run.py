@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from trainer.recipe.schema.trackers import TensorboardTracker
-from trainer.tracking.tracked_run import Description, Results, Table, flat
+from trainer.tracking.tracked_run import Description, Results, ResultTable, flat
 
 
 class TensorboardRun:
@@ -56,7 +56,7 @@ def _parameters(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     }
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: ResultTable) -> str:
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
 

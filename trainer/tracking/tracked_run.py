@@ -11,7 +11,7 @@ from trainer.storage.redaction import redact
 LARGEST_UPLOAD_BYTES = 100 * 2**20
 """Above that, a tracker stores only the path of a file or folder."""
 
-Value = float | int | str
+SummaryValue = float | int | str
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table of the results; texts and numbers."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Value | None]]
+    rows: Sequence[Sequence[SummaryValue | None]]
 
 
 @dataclass(frozen=True)
 class Results:
     """What is known at the end of a run."""
 
-    summary: Mapping[str, Value] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    summary: Mapping[str, SummaryValue] = field(default_factory=dict)
+    tables: Mapping[str, ResultTable] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files and folders by name."""
 

@@ -14,7 +14,7 @@ from trainer.recipe.schema.trackers import TensorboardTracker, Tracker
 from trainer.tracking import best_effort
 from trainer.tracking.best_effort import BestEffort
 from trainer.tracking.course import read_course
-from trainer.tracking.opening import check_trackers, describe_run, import_tracker, open_run
+from trainer.tracking.opening import check_trackers, description_of_run, import_tracker, open_run
 from trainer.tracking.results import results_of_run
 from trainer.tracking.tracked_run import Description, Results
 
@@ -52,7 +52,7 @@ def start_trackers(
     if rank() > 0 or not trackers:
         return []
     latest_steps = read_course(run_folder).latest_steps
-    description = describe_run(run_folder, config)
+    description = description_of_run(run_folder, config)
     return [_best_effort(tracker, description, latest_steps) for tracker in trackers]
 
 

@@ -41,5 +41,5 @@ def _tracker_of(run: Path, kind: str | None, settings: dict[str, str | None]) ->
     path = run / "recipe.yaml"
     trackers = load_recipe(path).trackers if path.is_file() else ()
     kind = kind or next((tracker.kind for tracker in trackers), "wandb")
-    known = next((tracker for tracker in trackers if tracker.kind == kind), None)
-    return tracker_with(kind, known, settings)
+    recipe_tracker = next((tracker for tracker in trackers if tracker.kind == kind), None)
+    return tracker_with(kind, recipe_tracker, settings)
