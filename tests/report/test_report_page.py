@@ -141,7 +141,7 @@ def test_every_table_fits_a_narrow_screen(run):
     add_evaluation(run, [2] * 20 + [1] * 20, [1] * 20 + [3] * 20)
     page = write_report(run.path).read_text()
     tables = re.findall(r"(<div[^>]*>)?(<h3>[^<]*</h3>)?\s*<table([^>]*)>", page)
-    assert len(tables) == 5
+    assert len(tables) == 6
     assert all("stacked" in table or "scroll" in card for card, _, table in tables)
     cells = re.findall(r'<td class="[^"]*number[^"]*"([^>]*)>', page)
     assert len(cells) > 10
@@ -187,6 +187,22 @@ def test_base_model_that_won_is_the_verdict_without_test_queries_too(run):
     run.finish("done", selection={"base_score": 0.886, "best_score": 0.845, "best_step": 12})
     text = text_of(write_report(run.path))
     assert "Training did not help: the best validation nDCG@10 was 0.845 (step 12)" in text
+
+
+def test_changed_settings_are_shown_and_the_rest_is_folded(run):
+    run.recipe_path.write_text(RECIPE + "optimization:\n  learning_rate: 3.0e-3\nseed: 13\n")
+    page = write_report(run.path)
+    text = text_of(page)
+    assert "the default model.backbone a-backbone data.train pairs.jsonl" in text
+    assert "optimization.learning_rate 0.003 The whole recipe" in text
+    assert '<details class="card"><summary>The whole recipe' in page.read_text()
+
+
+def test_recipe_of_another_version_is_shown_as_a_whole(run):
+    run.recipe_path.write_text(RECIPE + "a_key_of_the_future: 3\n")
+    page = write_report(run.path)
+    assert "not the default" not in text_of(page)
+    assert '<details class="card" open><summary>Recipe' in page.read_text()
 
 
 def test_usage_equals_that_of_the_model_card(run):

@@ -49,6 +49,7 @@ ELEMENTS = {
     "code",
     "div",
     "ul",
+    "ol",
     "li",
     "table",
     "thead",

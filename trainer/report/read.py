@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import BadData, BadFolder
+from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation, selection_from
 from trainer.evaluation.results import Evaluation, Selection
+from trainer.recipe.load import load_recipe
+from trainer.recipe.schema.families import Recipe
 from trainer.report.data_section import DataFacts, read_data_facts
 from trainer.runtime.attempts import read_attempts, validation_limitation
 from trainer.runtime.log_file import read_log
@@ -22,6 +24,8 @@ class Run:
 
     folder: Path
     recipe_yaml: str
+    recipe: Recipe | None
+    """None if this version cannot read it."""
     environment: Mapping[str, Any]
     status: Mapping[str, Any]
     is_running: bool
@@ -65,6 +69,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         recipe_yaml=(folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
+        recipe=_recipe(folder / "recipe.yaml"),
         environment=_json_object(folder / "environment.json"),
         status=status,
         is_running=is_locked(folder),
@@ -74,6 +79,13 @@ def read_run(folder: Path) -> Run:
         data=read_data_facts(_json_object(folder / "data.json"), folder / "data.json"),
         validation_limitation=validation_limitation(read_attempts(folder)),
     )
+
+
+def _recipe(path: Path) -> Recipe | None:
+    try:
+        return load_recipe(path)
+    except BadRecipe:
+        return None
 
 
 def _evaluation(path: Path) -> Evaluation | None:

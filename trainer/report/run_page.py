@@ -1,5 +1,6 @@
 """`report.html` of a run: its results, its training, and how to use the model."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 from trainer.evaluation.results import BASE, BM25, MAIN_METRIC, Evaluation
 from trainer.evaluation.verdict import sentence, verdict
+from trainer.recipe.changed_keys import changed_keys
 from trainer.report.charts.comparison_charts import change_histogram, interval_chart
 from trainer.report.charts.svg import Figure
 from trainer.report.data_section import COUNTS
+from trainer.report.next_steps import next_steps
 from trainer.report.page import write_page
 from trainer.report.query_changes import QueryChange, query_changes
 from trainer.report.query_table import QueryTable, query_table
@@ -20,7 +23,7 @@ from trainer.report.text import duration, metric_name
 from trainer.report.training import REFRESH, training
 from trainer.report.usage import usage
 
-MOST_CHANGES = 8
+MOST_CHANGES, MOST_STEPS = 8, 5
 _TABLE_METRICS = (MAIN_METRIC, "mrr@10", "map", "recall@10", "recall@100")
 _METRIC = metric_name(MAIN_METRIC)
 
@@ -39,6 +42,7 @@ def write_report(run_folder: Path) -> Path:
         facts=_facts(run),
         notices=_notices(run),
         verdict=verdict(run.evaluation, run.selection),
+        next_steps=next_steps(run)[:MOST_STEPS],
         scores=_scores(run.evaluation),
         table=_table(run.evaluation),
         limitation=sentence(run.evaluation.limitation) if run.evaluation else "",
@@ -47,6 +51,7 @@ def write_report(run_folder: Path) -> Path:
         data_counts=list(COUNTS.values()),
         refresh_counts=list(REFRESH.values()),
         usage=usage(run.folder / "model"),
+        settings=list(_settings(run)),
         environment=list(_flat(run.environment)),
         metric=_METRIC,
         most_changes=MOST_CHANGES,
@@ -182,6 +187,13 @@ def _queries(evaluation: Evaluation | None) -> Queries | None:
         chart=Figure(title, "without unchanged queries", chart) if chart else None,
         table=query_table(evaluation) if evaluation is not None else None,
     )
+
+
+def _settings(run: Run) -> Iterable[tuple[str, str]]:
+    """Yields name and value of the keys of the recipe that are not at their defaults."""
+    for key, value in changed_keys(run.recipe).items() if run.recipe is not None else ():
+        if key not in ("name", "output"):
+            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
