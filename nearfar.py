@@ -217,7 +217,7 @@ def fit(
 
 
 def evaluate(
-    models: str | Path | Sequence[str | Path],
+    systems: str | Path | Sequence[str | Path],
     data: str | Path,
     split: Literal["train", "dev", "test"] = "test",
     *,
@@ -227,17 +227,20 @@ def evaluate(
     rerank: str | Path | None = None,
     precision: Precision = "auto",
 ) -> Evaluation:
-    """Measures models on judged queries, and compares each, and BM25, with the first by a paired
+    """Measures systems on judged queries, and compares each, and BM25, with the first by a paired
     test.
 
-    `data` is a folder in BEIR layout, or a file of pairs, which needs a `corpus` of all documents:
-    without one, only the answers in the file are searched. `rerank` names a cross-encoder that is
-    measured behind each model.
+    A system is a model, or another one as for `nearfar evaluate`, such as "hybrid:A+bm25". `data`
+    is a folder in BEIR layout, or a file of pairs, which needs a `corpus` of all documents: without
+    one, only the answers in the file are searched. `rerank` names a cross-encoder that is measured
+    behind each system.
     """
-    from trainer.evaluation.evaluate_models import evaluate_models
+    from trainer.evaluation.evaluate_systems import evaluate_systems
+    from trainer.evaluation.systems.open import SystemSettings
+    from trainer.runs.run_model import model_of
 
-    names = [models] if isinstance(models, str | Path) else models
-    return evaluate_models(
+    names = [systems] if isinstance(systems, str | Path) else systems
+    return evaluate_systems(
         [str(name) for name in names],
         str(data),
         split=split,
@@ -245,7 +248,8 @@ def evaluate(
         bm25=bm25,
         max_queries=max_queries,
         reranker=None if rerank is None else str(rerank),
-        precision=precision,
+        settings=SystemSettings(precision),
+        find_model=model_of,
         tell=_tell,
     ).evaluation
 

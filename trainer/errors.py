@@ -99,6 +99,12 @@ class TooManyBadRows(NearfarError):
     exit_code = 87
 
 
+class SystemsFailed(NearfarError):
+    """Raised when some systems of an evaluation could not be measured. The others were."""
+
+    exit_code = 84
+
+
 class Preempted(NearfarError):
     """Raised when a signal ended a run early. Its steps, if there are any, are in a checkpoint."""
 

@@ -299,9 +299,9 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     with pytest.raises(BadRecipe, match="belongs to one model"):
         call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     encoded = []
-    job = "trainer.evaluation.evaluate_models"
-    monkeypatch.setattr(f"{job}.retrieve", lambda *_: encoded.append("model"))
-    monkeypatch.setattr(f"{job}.evaluate_bm25", lambda *_: encoded.append("BM25"))
+    job = "trainer.evaluation.systems.system"
+    monkeypatch.setattr(f"{job}.encode_documents", lambda *_, **__: encoded.append("model"))
+    monkeypatch.setattr(f"{job}.Bm25", lambda *_: encoded.append("BM25"))
     with pytest.raises(BadModel, match="vectors with 32 dimensions|one per text"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")

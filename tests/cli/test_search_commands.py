@@ -271,8 +271,8 @@ def test_evaluate_runs_without_bm25_and_with_fewer_queries(model, beir):
 def test_evaluate_refuses_bad_options_before_it_computes(model, beir):
     with pytest.raises(BadRecipe, match="named twice"):
         call("evaluate", model, model, "--data", beir)
-    with pytest.raises(BadModel):
-        call("evaluate", model, beir / "nothing", "--data", beir)
+    with pytest.raises(BadModel, match="there is no model folder"):
+        call("evaluate", beir / "nothing", "--data", beir)
     with pytest.raises(BadRecipe, match="does not exist"):
         call("evaluate", model, "--data", beir, "--out", beir / "no" / "x.json")
     with pytest.raises(BadData):

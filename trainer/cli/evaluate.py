@@ -1,4 +1,4 @@
-"""`nearfar evaluate`: compares models on judged queries."""
+"""`nearfar evaluate`: compares systems on judged queries."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,14 +9,18 @@ from trainer.cli import terminal
 from trainer.cli.options import shared
 
 if TYPE_CHECKING:
-    from trainer.evaluation.evaluate_models import ModelComparison
+    from trainer.evaluation.evaluate_systems import SystemComparison
 
 
-Models = Annotated[
+Systems = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL",
-        help="folders or names of models, or run folders; each is compared with the first",
+        metavar="SYSTEM",
+        help=(
+            "each is compared with the first: a model (folder, name or run folder), bm25,"
+            " index:FOLDER, run:FILE (a TREC run), hybrid:A+B (reciprocal ranks), weighted:A+B"
+            " (weights chosen on dev) or rerank:A+RERANKER"
+        ),
         show_default=False,
     ),
 ]
@@ -75,13 +79,22 @@ OutFile = Annotated[
         show_default=False,
     ),
 ]
+RunsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-runs",
+        metavar="FOLDER",
+        help="also write the ranking of each system, and the judgements, as trec_eval reads them",
+        show_default=False,
+    ),
+]
 Examples = Annotated[
     int, typer.Option("--examples", min=0, metavar="N", help="print N example searches")
 ]
 
 
 def evaluate(
-    models: Models,
+    systems: Systems,
     data: JudgedQueries = None,
     corpus: Corpus = None,
     split: shared.SplitName = "test",
@@ -92,22 +105,24 @@ def evaluate(
     rerank: shared.Reranker = None,
     rerank_depth: shared.RerankDepth = 100,
     out: OutFile = None,
+    save_runs: RunsFolder = None,
     examples: Examples = 3,
     dimensions: shared.Dimensions = None,
     layers: shared.Layers = None,
     precision: shared.PrecisionName = "auto",
 ) -> None:
-    """Measure models on judged queries, and compare each of them and BM25 with the first one by a
-    paired test.
+    """Measure models and other systems on judged queries, and compare each of them and BM25 with
+    the first one by a paired test.
     """
-    _check_out(out)
+    _check_places(out, save_runs)
     with terminal.loading_libraries():
-        from trainer.evaluation.evaluate_models import evaluate_models
-        from trainer.evaluation.evaluation_file import write_evaluation
+        from trainer.evaluation.evaluate_systems import evaluate_systems
+        from trainer.evaluation.systems.open import SystemSettings
+        from trainer.runs.run_model import model_of
 
-    models, data, corpus, columns = _inputs(models, data, corpus, shared.columns_of(column))
-    comparison = evaluate_models(
-        models,
+    data, corpus, columns = _inputs(systems, data, corpus, shared.columns_of(column))
+    comparison = evaluate_systems(
+        systems,
         data,
         split=split,
         columns=columns,
@@ -116,51 +131,76 @@ def evaluate(
         bm25=bm25,
         index=index,
         reranker=rerank,
-        rerank_depth=rerank_depth,
-        layers=layers,
-        dimensions=dimensions,
-        precision=precision,
+        settings=SystemSettings(precision, layers, dimensions, rerank_depth),
+        find_model=model_of,
         tell=terminal.tell,
     )
-    if out is not None:
-        write_evaluation(comparison.evaluation, out)
+    _write(comparison, out, save_runs)
     _show(comparison, examples)
+    _check_failures(comparison)
 
 
 def _inputs(
-    models: list[str], data: str | None, corpus: str | None, columns: dict[str, str]
-) -> tuple[list[str], str, str | None, dict[str, str]]:
-    """Returns models, judged queries, corpus and columns, with what the recipe of a run adds.
+    systems: list[str], data: str | None, corpus: str | None, columns: dict[str, str]
+) -> tuple[str, str | None, dict[str, str]]:
+    """Returns judged queries, corpus and columns, with what the recipe of a run adds.
 
     Options count more than the recipe.
     """
-    from trainer.runs.run_model import judged_queries_of, model_of
+    from trainer.evaluation.systems.names import parse_system
+    from trainer.runs.run_model import judged_queries_of
 
-    if data is None:
-        queries = judged_queries_of(models)
-        data, corpus = queries.source, corpus or queries.corpus
-        columns = {**queries.columns, **columns}
-        terminal.tell(f"no --data: measuring on {data}, the test set of {queries.run}")
-    return [model_of(model) for model in models], data, corpus, columns
+    if data is not None:
+        return data, corpus, columns
+    names = [name for system in systems for name in parse_system(system).single_systems]
+    queries = judged_queries_of([name.value for name in names if name.kind == "model"])
+    terminal.tell(f"no --data: measuring on {queries.source}, the test set of {queries.run}")
+    return queries.source, corpus or queries.corpus, {**queries.columns, **columns}
 
 
-def _check_out(out: Path | None) -> None:
+def _check_failures(comparison: "SystemComparison") -> None:
+    from trainer.errors import SystemsFailed
+
+    if failures := comparison.evaluation.failures:
+        raise SystemsFailed(
+            f"{', '.join(failure.system for failure in failures)} could not be measured, for the"
+            " reasons above; the figures of the others are complete"
+        )
+
+
+def _write(comparison: "SystemComparison", out: Path | None, save_runs: Path | None) -> None:
+    from trainer.evaluation.evaluation_file import write_evaluation
+    from trainer.evaluation.run_file import write_runs
+
+    if out is not None:
+        write_evaluation(comparison.evaluation, out)
+    if save_runs is not None:
+        for path in write_runs(comparison.runs, comparison.judged_set.qrels, save_runs):
+            terminal.tell(f"wrote {path}")
+
+
+def _check_places(out: Path | None, save_runs: Path | None) -> None:
+    """Checks before anything is computed that the results can be written."""
     from trainer.errors import BadRecipe
 
     if out is not None and not out.absolute().parent.is_dir():
         raise BadRecipe(
             f"--out {out}: the folder {out.absolute().parent} does not exist; create it first"
         )
+    if save_runs is not None:
+        from trainer.evaluation.run_file import make_runs_folder
+
+        make_runs_folder(save_runs)
 
 
-def _show(comparison: "ModelComparison", examples: int) -> None:
+def _show(comparison: "SystemComparison", examples: int) -> None:
     from rich.console import Console
 
     from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 
     console, systems = Console(highlight=False), comparison.evaluation.systems
-    console.print(comparison_table(comparison.evaluation))
-    for line in comparison_lines(comparison.evaluation):
+    console.print(comparison_table(comparison.evaluation, console.width))
+    for line in comparison_lines(comparison.evaluation, console.width):
         console.print(line)
     if comparison.evaluation.limitation:
         console.print("Name a file of all documents with --corpus.")

@@ -1,7 +1,7 @@
 """Measurement of systems on a set of judged queries."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
@@ -12,7 +12,7 @@ from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.retrieval.rerank import rerank
 from trainer.strategies.devices import Precision
-from trainer.vectors.vectors import nearest_documents
+from trainer.vectors.vectors import Vectors, nearest_documents
 
 CANDIDATES = 20
 """The default number of BM25's documents that a cross-encoder re-ranks in validation and tests."""
@@ -66,16 +66,32 @@ def retrieve(
 ) -> RetrievalRun:
     """Returns the k best documents per query, by exact search."""
     documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
-    queries = encode_queries(encoder, judged_set.queries, micro_batch_tokens, precision)
-    scores, rows = nearest_documents(queries, documents, k, encoder.device)
+    queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+    return search_vectors(
+        encoder, documents, judged_set.document_ids, queries, k, precision, micro_batch_tokens
+    )
+
+
+def search_vectors(
+    encoder: VectorEncoder,
+    documents: Vectors,
+    document_ids: Sequence[str],
+    queries: Mapping[str, str],
+    k: int,
+    precision: Precision = "fp32",
+    micro_batch_tokens: int | None = None,
+) -> RetrievalRun:
+    """Returns the k best of encoded documents per query. `queries` are texts by id."""
+    vectors = encode_queries(encoder, list(queries.values()), micro_batch_tokens, precision)
+    scores, rows = nearest_documents(vectors, documents, k, encoder.device)
     return {
         query: {
-            judged_set.document_ids[row]: score
+            document_ids[row]: score
             for row, score in zip(query_rows, query_scores, strict=True)
             if score > -math.inf
         }
         for query, query_rows, query_scores in zip(
-            judged_set.query_ids, rows.tolist(), scores.tolist(), strict=True
+            queries, rows.tolist(), scores.tolist(), strict=True
         )
     }
 
@@ -113,9 +129,21 @@ def evaluate_run(
 ) -> SystemResult:
     """Measures a run on the queries of `judged_set` that have judgements.
 
+    The documents that count are those of `measured_run`. Raises BadData when no query has a
+    judgement.
+    """
+    cut = measured_run(run, judged_set, k)
+    qrels = {query: judged_set.qrels[query] for query in cut}
+    top = {query: list(hits.items())[:_TOP] for query, hits in cut.items()}
+    return SystemResult(name, tuple(qrels), per_query_metrics(cut, qrels, metrics), top)
+
+
+def measured_run(run: RetrievalRun, judged_set: RetrievalSet, k: int = 100) -> RetrievalRun:
+    """Returns the k best documents of each query that has judgements, best first.
+
     As in BEIR, a document with the same id as the query is left out: it may be the query itself. If
-    the judgements contain that id, the ids are equal by chance, and the document counts. Then the
-    best k documents count. Raises BadData when no query has a judgement.
+    the judgements contain that id, the ids are equal by chance, and the document counts. Raises
+    BadData when no query has a judgement.
     """
     qrels = {
         query: judged_set.qrels[query]
@@ -136,5 +164,4 @@ def evaluate_run(
                 {d: score for d, score in hits.items() if d != query or d in judgements}
             )[:k]
         )
-    top = {query: list(hits.items())[:_TOP] for query, hits in cut.items()}
-    return SystemResult(name, tuple(qrels), per_query_metrics(cut, qrels, metrics), top)
+    return cut

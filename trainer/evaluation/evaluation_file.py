@@ -12,7 +12,9 @@ The file is one JSON object:
      "systems": [{"name": name,
                   "metrics": {metric: [one value per query, in the order of query_ids]},
                   "summary": {metric: {"mean": x, "low": x, "high": x}},
-                  "top": {query id: [[document id, score], ... at most 10, best first]}}],
+                  "top": {query id: [[document id, score], ... at most 10, best first]},
+                  "note": a remark on the figures, or ""}],
+     "failures": [{"system": name, "problem": why it was not measured}],
      "comparisons": [{"before": name, "after": name, "metric": metric,
                       "difference": x, "low": x, "high": x, "p_value": p,
                       "better": count, "equal": count, "worse": count,
@@ -21,8 +23,8 @@ The file is one JSON object:
 "low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table; the last
 one is compared with each other one. Values and scores are rounded to six decimals.
 "corrected_p_value" is after Holm's correction, and "detectable" the smallest difference that the
-test would have seen. These two, "leaked_queries", "limitation" and "selection" may be missing, as
-in old files.
+test would have seen. These two, "note", "failures", "leaked_queries", "limitation" and "selection"
+may be missing, as in old files.
 """
 
 import json
@@ -35,7 +37,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from trainer.errors import BadData
-from trainer.evaluation.results import Comparison, Evaluation, Interval, Selection, SystemResult
+from trainer.evaluation.results import (
+    Comparison,
+    Evaluation,
+    Failure,
+    Interval,
+    Selection,
+    SystemResult,
+)
 from trainer.evaluation.significance import PairedTest, holm
 from trainer.storage.atomic import write_text
 
@@ -53,6 +62,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
                 query: [[document, round(score, 6)] for document, score in hits]
                 for query, hits in system.top.items()
             },
+            "note": system.note,
         }
         for system in evaluation.systems
     ]
@@ -68,6 +78,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         "queries": evaluation.queries,
         "texts": evaluation.texts,
         "systems": systems,
+        "failures": [asdict(failure) for failure in evaluation.failures],
         "comparisons": [
             {"before": comparison.baseline, "after": comparison.system, "metric": comparison.metric}
             | asdict(comparison.test)
@@ -103,6 +114,10 @@ def read_evaluation(path: Path) -> Evaluation:
             None if leaks is None else int(leaks),
             selection_from(content.get("selection")),
             str(content.get("limitation", "")),
+            tuple(
+                Failure(str(entry["system"]), str(entry["problem"]))
+                for entry in content.get("failures", [])
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadData(
@@ -155,7 +170,8 @@ def _system(entry: Mapping[str, Any], query_ids: tuple[str, ...]) -> SystemResul
         )
         for metric, interval in entry["summary"].items()
     }
-    return SystemResult(str(entry["name"]), query_ids, metrics, top, summary)
+    note = str(entry.get("note", ""))
+    return SystemResult(str(entry["name"]), query_ids, metrics, top, summary, note)
 
 
 def _comparisons(entries: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:

@@ -49,6 +49,8 @@ class SystemResult:
     top: dict[str, list[tuple[str, float]]]
     summary: dict[str, Interval] = field(default_factory=dict)
     """The interval of each metric, if the file holds it."""
+    note: str = ""
+    """A remark on the figures, such as how weights were chosen."""
 
     def mean(self, metric: str = MAIN_METRIC) -> float:
         """Returns the mean of a metric over all queries."""
@@ -60,6 +62,14 @@ class SystemResult:
             return self.summary[metric]
         low, high = bootstrap_interval(self.metrics[metric])
         return Interval(self.mean(metric), low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A system that could not be measured, and why."""
+
+    system: str
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,8 @@ class Evaluation:
     """How the weights of the last system were chosen; None: unknown."""
     limitation: str = ""
     """Why the figures are too high (`RetrievalSet.limitation`)."""
+    failures: tuple[Failure, ...] = ()
+    """The systems that could not be measured."""
 
     def __repr__(self) -> str:
         rows = self._rows()
@@ -128,12 +140,20 @@ class Evaluation:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join(filter(None, [*lines, visible(self.limitation)]))
+        return "\n".join(filter(None, [*lines, *self._remarks()]))
 
     def _repr_html_(self) -> str:
         rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows())
         table = f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-        return f"{table}<p>{escape(visible(self.limitation))}</p>" if self.limitation else table
+        return table + "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
+
+    def _remarks(self) -> list[str]:
+        """Returns what belongs to the table: its limitation, notes and failures."""
+        notes = [f"{system.name}: {system.note}" for system in self.systems if system.note]
+        failures = [
+            f"{failure.system} was not measured: {failure.problem}" for failure in self.failures
+        ]
+        return [visible(text) for text in (self.limitation, *notes, *failures) if text]
 
     def _rows(self) -> list[list[str]]:
         """Returns the cells of a table: one row per system, one column per metric."""

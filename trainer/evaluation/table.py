@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
 _NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+_COMBINATIONS = ("hybrid: ", "weighted: ")
 _HITS = 3
 """The number of documents per query in an example."""
 _WIDTH = 70
 """The number of characters of a document in an example."""
+_NAME_WIDTH, _LONGEST_NAME = 20, 60
+"""The number of characters of a name, where the screen is narrow and at most."""
 
 
 def result_parts(
@@ -47,10 +50,11 @@ def verdict_line(evaluation: Evaluation | None, selection: Selection | None = No
     return Text(visible(str(outcome or "")), style=f"bold {color}")
 
 
-def comparison_table(evaluation: Evaluation) -> Table:
+def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
     """Returns a table with one row per system and one column per metric.
 
-    The main metric has the 95 % interval of its mean. The table is at most 80 columns wide.
+    The main metric has the 95 % interval of its mean. The table is at most `width` columns wide,
+    but not less than 80. Systems that could not be measured are in the table, without figures.
     """
     queries = len(evaluation.systems[0].query_ids)
     title = (
@@ -77,24 +81,43 @@ def comparison_table(evaluation: Evaluation) -> Table:
             for metric in metrics
         ]
         table.add_row(
-            Text(_short(system.name)),
+            Text(_short(system.name, name_width(width))),
             *cells,
             style="bold" if number == len(evaluation.systems) - 1 else "",
         )
+    for failure in evaluation.failures:
+        name = _short(failure.system, name_width(width))
+        table.add_row(Text(name), "not measured", style="yellow")
     return table
 
 
-def comparison_lines(evaluation: Evaluation) -> list[Text]:
-    """Returns why the figures are too high, if they are, and the difference of the last system to
-    each other one, the nearest in the table first.
+def name_width(width: int) -> int:
+    """Returns the characters of a name in a table that is `width` columns wide."""
+    return max(_NAME_WIDTH, min(_LONGEST_NAME, _NAME_WIDTH + width - 80))
+
+
+def comparison_lines(evaluation: Evaluation, width: int = 80) -> list[Text]:
+    """Returns why the figures are too high, if they are, the notes on systems, and the difference
+    of the last system to each other one, the nearest in the table first.
 
     The line of a difference has its interval, the p-value of the paired test, and what it proves.
     """
     limitation = visible(evaluation.limitation, 300)
-    tests = len(evaluation.comparisons)
+    tests, limit = len(evaluation.comparisons), name_width(width)
+    failures = [
+        Text(f"{visible(failure.system)} was not measured: {failure.problem}", style="yellow")
+        for failure in evaluation.failures
+    ]
+    notes = [
+        Text(f"{_short(system.name, limit)}: {visible(system.note, 300)}", style="dim")
+        for system in evaluation.systems
+        if system.note
+    ]
     return [
         *([Text(sentence(limitation), style="yellow")] if limitation else []),
-        *(_comparison_line(comparison, tests) for comparison in reversed(evaluation.comparisons)),
+        *notes,
+        *failures,
+        *(_comparison_line(test, tests, limit) for test in reversed(evaluation.comparisons)),
     ]
 
 
@@ -140,7 +163,7 @@ def _append_hits(
         lines.append(f"{rank + 1}. {_snippet(documents.get(document, document), _WIDTH)}\n")
 
 
-def _comparison_line(comparison: Comparison, tests: int) -> Text:
+def _comparison_line(comparison: Comparison, tests: int, limit: int) -> Text:
     test = comparison.test
     correction = (
         f" ({comparison.corrected_p_value:.4f} corrected for {tests} comparisons)"
@@ -148,7 +171,7 @@ def _comparison_line(comparison: Comparison, tests: int) -> Text:
         else ""
     )
     return Text.assemble(
-        (f"{_short(comparison.system)} vs {_short(comparison.baseline)}: ", "bold"),
+        (f"{_short(comparison.system, limit)} vs {_short(comparison.baseline, limit)}: ", "bold"),
         f"{_label(comparison.metric)} {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p"
         f" = {test.p_value:.4f}{correction}; {test.better:,} queries better, {test.equal:,} equal,"
         f" {test.worse:,} worse. {conclusion(comparison)}",
@@ -165,22 +188,31 @@ def _label(metric: str) -> str:
     return _NAMES.get(name, name) + at + cut
 
 
-def _short(name: str, limit: int = 20) -> str:
+def _short(name: str, limit: int = _NAME_WIDTH) -> str:
     """Returns a name cut at its front, where paths are similar; of "a + b", each part is cut.
 
     >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short(
     ...     "sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model"
     ... )
-    ('…rs/all-MiniLM-L6-v2', '…M-L6-v2 + …r/model')
+    ('…rs/all-MiniLM-L6-v2', '…LM-L6-v2 + …r/model')
+    >>> _short("hybrid: BM25 + runs/mine/model")
+    'hybrid: BM25 + …odel'
     """
     text = visible(name)
     if len(text) <= limit:
         return text
+    for kind in _COMBINATIONS:
+        if text.startswith(kind):
+            return kind + _short(text.removeprefix(kind), limit - len(kind))
     parts = text.split(" + ")
-    part_limit = (limit - 3 * (len(parts) - 1)) // len(parts)
-    if len(parts) > 1 and part_limit > 1:
-        return " + ".join(_short(part, part_limit) for part in parts)
-    return f"…{text[1 - limit :]}"
+    room = limit - 3 * (len(parts) - 1)
+    if len(parts) == 1 or room // len(parts) < 2:
+        return f"…{text[1 - limit :]}"
+    short_parts = dict[str, str]()
+    for number, part in enumerate(sorted(parts, key=len)):  # what the short ones leave is shared
+        short_parts[part] = _short(part, room // (len(parts) - number))
+        room -= len(short_parts[part])
+    return " + ".join(short_parts[part] for part in parts)
 
 
 def _snippet(text: str, limit: int) -> str:

@@ -1,7 +1,7 @@
 """BM25, the search by words that is the baseline of every learned model."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +48,27 @@ class Bm25:
             rows = _best(scores, k)
             yield rows, scores[rows]
 
+    def run(
+        self, queries: Mapping[str, str], document_ids: Sequence[str], k: int
+    ) -> dict[str, dict[str, float]]:
+        """Returns query id to document id to score of the k best documents, as `bm25_run`.
+
+        `queries` are texts by id.
+        """
+        results = count_items(
+            self.best(list(queries.values()), k),
+            "searching by words",
+            "queries",
+            total=len(queries),
+        )
+        return {
+            query: {
+                document_ids[row]: score
+                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            }
+            for query, (rows, scores) in zip(queries, results, strict=True)
+        }
+
 
 def bm25_run(
     retrieval_set: "RetrievalSet", k: int = 100, k1: float = 0.9, b: float = 0.4
@@ -59,19 +80,8 @@ def bm25_run(
     """
     with phase("indexing words"):
         index = Bm25(retrieval_set.documents, k1, b)
-    results = count_items(
-        index.best(retrieval_set.queries, k),
-        "searching by words",
-        "queries",
-        total=len(retrieval_set.queries),
-    )
-    return {
-        query: {
-            retrieval_set.document_ids[row]: score
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-        }
-        for query, (rows, scores) in zip(retrieval_set.query_ids, results, strict=True)
-    }
+    queries = dict(zip(retrieval_set.query_ids, retrieval_set.queries, strict=True))
+    return index.run(queries, retrieval_set.document_ids, k)
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

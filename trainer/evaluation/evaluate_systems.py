@@ -1,0 +1,217 @@
+"""Measurement of several systems, given by name, on the same judged queries."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+from trainer.data.readers.beir import beir_splits, is_beir_folder
+from trainer.data.readers.read import Split
+from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
+from trainer.errors import BadModel, BadRecipe, NearfarError
+from trainer.evaluation.evaluate import evaluate_run, measured_run
+from trainer.evaluation.metrics import RetrievalRun
+from trainer.evaluation.results import Evaluation, Failure, SystemResult, compare
+from trainer.evaluation.run_file import read_run_file
+from trainer.evaluation.systems.names import SystemName, parse_system
+from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
+from trainer.evaluation.systems.system import Corpus
+from trainer.models.files.locate import locate
+from trainer.retrieval.indexes.index_corpus import open_index
+
+_MOST_DEV_QUERIES = 500
+"""The number of dev queries on which weights are chosen."""
+
+
+@dataclass(frozen=True)
+class SystemComparison:
+    """An evaluation of systems, with what was measured and the rankings of each system."""
+
+    evaluation: Evaluation
+    judged_set: RetrievalSet
+    runs: dict[str, RetrievalRun]
+    """The documents that were measured, by the name of the system."""
+
+
+def evaluate_systems(
+    systems: Sequence[str],
+    data: str,
+    *,
+    split: Split = "test",
+    columns: Mapping[str, str] | None = None,
+    corpus: str | None = None,
+    max_queries: int | None = None,
+    bm25: bool = True,
+    index: Path | None = None,
+    reranker: str | None = None,
+    settings: SystemSettings = DEFAULTS,
+    find_model: Callable[[str], str] = str,
+    tell: Callable[[str], None] = lambda line: None,
+) -> SystemComparison:
+    """Measures systems, and compares BM25 and each other one with the first.
+
+    `corpus` has documents that are searched too. `index` is an index of the set's documents by the
+    only system, which is a model; it is measured in addition to exact search. `reranker` names a
+    cross-encoder, which re-ranks the first documents of each system. `find_model` returns the
+    folder of a model for what a user wrote, such as the folder of a run.
+
+    A system that cannot be measured is among the failures of the evaluation. Raises BadRecipe when
+    a system is written wrongly or named twice, and the error of the systems if all fail.
+    """
+    names = [parse_system(word) for word in systems]
+    has_baseline = bm25 and SystemName("bm25") not in names
+    names = [*([SystemName("bm25")] if has_baseline else []), *_table(names, index, reranker)]
+    attempts = _Attempts(tell, has_baseline)
+    names = attempts.check(names, find_model)
+    judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries, corpus=corpus)
+    dev_set = None
+    if any(name.contains("weighted") for name in names):
+        dev_set = _dev_set(data, split)
+        names = _without_weights(names, data, tell) if dev_set is None else names
+    if index is not None:
+        layers = settings.layers or open_index(index).manifest.layers
+        settings = replace(settings, layers=layers)
+    documents = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
+    opener = SystemOpener(documents, settings, dev_set)
+    _open_options(opener, names, reranker)
+    for number, name in enumerate(names):
+        attempts.measure(name, opener, judged_set)
+        opener.close(names[number + 1 :])
+    return attempts.comparison(judged_set, split)
+
+
+def _table(
+    names: Sequence[SystemName], index: Path | None, reranker: str | None
+) -> Iterator[SystemName]:
+    """Yields the systems in the order of the table, with those that the options ask for.
+
+    The first one is the last row, after those with which it is compared.
+    """
+    if len(set(names)) < len(names):
+        raise BadRecipe(f"a system is named twice: {', '.join(map(str, names))}; name each once")
+    if index is not None and [name.kind for name in names] != ["model"]:
+        raise BadRecipe("an index belongs to one model; give that model alone with --index")
+    for name in reversed(names):
+        yield name
+        last = name
+        if index is not None:
+            last = SystemName("index", str(index), index_model=name.value)
+            yield last
+        if reranker is not None:
+            yield SystemName("rerank", reranker, (last,))
+
+
+def _open_options(opener: SystemOpener, names: Sequence[SystemName], reranker: str | None) -> None:
+    """Opens what options name, before anything is encoded: an error ends the command."""
+    if reranker is not None:
+        opener.reranker(reranker)
+    for name in names:
+        if name.index_model:
+            opener.open(name)
+
+
+def _dev_set(data: str, split: Split) -> RetrievalSet | None:
+    """Returns the dev queries of a BEIR folder; None if it has none, or they are measured."""
+    folder = Path(data)
+    if split == "dev" or not is_beir_folder(folder) or "dev" not in beir_splits(folder):
+        return None
+    return read_retrieval_set(data, "dev", max_queries=_MOST_DEV_QUERIES)
+
+
+def _without_weights(
+    names: Sequence[SystemName], data: str, tell: Callable[[str], None]
+) -> list[SystemName]:
+    tell(
+        f"weighted: {data} has no dev queries beside those that are measured, so no weights can be"
+        " chosen; reciprocal rank fusion (hybrid:) is measured instead"
+    )
+
+    def without_weights(name: SystemName) -> SystemName:
+        return replace(name, kind="hybrid") if name.kind == "weighted" else name
+
+    return list(dict.fromkeys(name.change(without_weights) for name in names))
+
+
+class _Attempts:
+    """The results of systems, and the errors of those that failed."""
+
+    def __init__(self, tell: Callable[[str], None], has_baseline: bool) -> None:
+        self._tell, self._has_baseline = tell, has_baseline
+        self._results: list[SystemResult] = []
+        self._runs: dict[str, RetrievalRun] = {}
+        self._errors: dict[str, NearfarError] = {}
+
+    def check(
+        self, names: Sequence[SystemName], find_model: Callable[[str], str]
+    ) -> list[SystemName]:
+        """Returns the systems whose files exist, with the folders of their models.
+
+        Raises BadData for a malformed run file, and the error of the systems if none is left.
+        """
+        for single in (single for name in names for single in name.single_systems):
+            if single.kind == "run":
+                read_run_file(Path(single.value))
+
+        def check_part(part: SystemName) -> SystemName:
+            if part.kind == "index":
+                open_index(Path(part.value))
+                return replace(part, index_model=part.index_model and find_model(part.index_model))
+            if part.kind == "model":
+                part = replace(part, value=find_model(part.value))
+                locate(part.value)
+            return part
+
+        systems: list[SystemName] = []
+        for name in names:
+            with self._noted_failure(name):
+                systems.append(name.change(check_part))
+        if len(systems) <= int(self._has_baseline):
+            self._raise_error()
+        return systems
+
+    def measure(self, name: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> None:
+        """Measures a system."""
+        self._tell(f"measuring {name}")
+        with self._noted_failure(name):
+            system = opener.open(name)
+            if system.name in self._runs:
+                raise BadRecipe(f"{system.name} is measured already; name each system once")
+            queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+            run = measured_run(system.search(queries, DEPTH), judged_set)
+            notes = filter(None, [system.note, _note_of_missing(run)])
+            result = evaluate_run(run, judged_set, system.name)
+            self._runs[system.name] = run
+            self._results.append(replace(result, note="; ".join(notes)))
+
+    def comparison(self, judged_set: RetrievalSet, split: Split) -> SystemComparison:
+        """Returns the results. Raises the error of the systems if all of them failed."""
+        if self._errors and len(self._results) <= int(self._has_baseline):
+            self._raise_error()
+        failures = tuple(Failure(name, str(error)) for name, error in self._errors.items())
+        evaluation = replace(compare(judged_set, split, self._results), failures=failures)
+        return SystemComparison(evaluation, judged_set, self._runs)
+
+    def _raise_error(self) -> NoReturn:
+        """Raises the error of the systems."""
+        if len(self._errors) == 1:
+            raise next(iter(self._errors.values()))
+        problems = "\n".join(f"{name}: {error}" for name, error in self._errors.items())
+        raise BadModel(f"no system could be measured\n{problems}")
+
+    @contextmanager
+    def _noted_failure(self, name: SystemName) -> Iterator[None]:
+        try:
+            yield
+        except NearfarError as error:
+            if error.exit_code != NearfarError.exit_code:
+                raise
+            self._errors[str(name)] = error
+            self._tell(f"{name} cannot be measured: {error}")
+
+
+def _note_of_missing(run: RetrievalRun) -> str:
+    count = sum(not hits for hits in run.values())
+    return (
+        f"nothing was found for {count:,} of {len(run):,} queries, which count 0" if count else ""
+    )

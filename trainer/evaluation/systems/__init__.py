@@ -1,0 +1,1 @@
+"""Systems: everything that can answer queries with a ranking of the documents of a corpus."""

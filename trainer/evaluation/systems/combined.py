@@ -1,0 +1,77 @@
+"""Systems that combine others: fusion of several, and re-ranking of one."""
+
+from collections.abc import Mapping, Sequence
+
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.evaluation.evaluate import measured_run
+from trainer.evaluation.metrics import RetrievalRun
+from trainer.evaluation.systems.fusion import choose_weights, fuse_ranks, fuse_scores
+from trainer.evaluation.systems.system import Corpus, System
+from trainer.models.encoder import PairEncoder
+from trainer.retrieval.rerank import rerank
+from trainer.strategies.devices import Precision
+
+
+class RankFusion:
+    """Several systems, combined by reciprocal rank fusion."""
+
+    note = ""
+
+    def __init__(self, parts: Sequence[System]) -> None:
+        self.name = f"hybrid: {' + '.join(part.name for part in parts)}"
+        self._parts = parts
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k best documents per query among the first k of each system."""
+        return fuse_ranks([part.search(queries, k) for part in self._parts], k)
+
+
+class ScoreFusion:
+    """Several systems, combined by a weighted sum of their scores.
+
+    The weights are the best ones on judged queries, which must not be those that are measured.
+    """
+
+    def __init__(self, parts: Sequence[System], judged_set: RetrievalSet, k: int) -> None:
+        self.name = f"weighted: {' + '.join(part.name for part in parts)}"
+        self._parts = parts
+        queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+        runs = [measured_run(part.search(queries, k), judged_set, k) for part in parts]
+        self.weights, quality = choose_weights(runs, judged_set.qrels)
+        weights = " + ".join(
+            f"{weight:.1f} {part.name}" for weight, part in zip(self.weights, parts, strict=True)
+        )
+        self.note = (
+            f"weights {weights}, chosen on {len(queries):,} queries of {judged_set.name}, where"
+            f" they have nDCG@10 {quality:.3f}"
+        )
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k best documents per query among the first k of each system."""
+        runs = [part.search(queries, k) for part in self._parts]
+        return fuse_scores(runs, self.weights, k)
+
+
+class RerankedSystem:
+    """A system whose first documents a cross-encoder reorders."""
+
+    def __init__(
+        self,
+        first: System,
+        reranker: str,
+        encoder: PairEncoder,
+        corpus: Corpus,
+        depth: int = 100,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.name, self.note = f"{first.name} + {reranker}", first.note
+        self._first, self._encoder, self._corpus = first, encoder, corpus
+        self._depth, self._precision = depth, precision
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k best documents per query, of which the first `depth` are reordered."""
+        run = self._first.search(queries, max(k, self._depth))
+        documents = dict(zip(self._corpus.ids, self._corpus.texts, strict=True))
+        return rerank(
+            self._encoder, run, queries, documents, self._depth, precision=self._precision
+        )

@@ -1,0 +1,161 @@
+"""What a system is, and the systems that combine no others: model, BM25, index and run file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from trainer.errors import BadData
+from trainer.evaluation.evaluate import search_vectors
+from trainer.evaluation.metrics import RetrievalRun
+from trainer.evaluation.run_file import read_run_file, with_spaces
+from trainer.models.encoder import VectorEncoder
+from trainer.progress import phase
+from trainer.retrieval.bm25 import Bm25
+from trainer.retrieval.encoding.encode import encode_documents
+from trainer.retrieval.indexes.index import Index
+from trainer.retrieval.indexes.searcher import hits
+from trainer.strategies.devices import Precision
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents that a system searches."""
+
+    name: str
+    """What errors call it."""
+    ids: Sequence[str]
+    texts: Sequence[str]
+
+
+@runtime_checkable
+class System(Protocol):
+    """Something that answers queries with a ranking of the documents of a corpus."""
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+
+    @property
+    def note(self) -> str:
+        """A remark that belongs to its figures; may be empty."""
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k best documents per query. `queries` are texts by id."""
+
+
+class ModelSystem:
+    """A model, by exact search. The documents are encoded once."""
+
+    note = ""
+
+    def __init__(
+        self, name: str, encoder: VectorEncoder, corpus: Corpus, precision: Precision = "fp32"
+    ) -> None:
+        self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
+        self._documents = encode_documents(encoder, corpus.texts, precision=precision)
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k nearest documents per query."""
+        return search_vectors(
+            self._encoder, self._documents, self._corpus.ids, queries, k, self._precision
+        )
+
+
+class Bm25System:
+    """Search by words, which needs no model."""
+
+    name, note = "BM25", ""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._ids = corpus.ids
+        with phase("indexing words"):
+            self._index = Bm25(corpus.texts)
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the k best documents per query; fewer if they share no word with it."""
+        return self._index.run(queries, self._ids, k)
+
+
+class IndexSystem:
+    """An index of the corpus, searched with its model."""
+
+    note = ""
+
+    def __init__(
+        self,
+        name: str,
+        index: Index,
+        encoder: VectorEncoder,
+        corpus: Corpus,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Raises BadData when its documents are not those of the corpus, and BadModel when it is of
+        another model.
+        """
+        if index.manifest.count != len(corpus.ids):
+            raise BadData(
+                f"{index.folder} holds {index.manifest.count:,} documents, but {corpus.name} has"
+                f" {len(corpus.ids):,}; build an index of the set's own corpus"
+            )
+        self.name, self._index, self._precision = name, index, precision
+        self._encoder = index.fit_encoder(encoder)
+        self._corpus = corpus
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the first k documents of the index per query.
+
+        Raises BadData for a document that is not in the corpus.
+        """
+        results = hits(self._index, self._encoder, list(queries.values()), k, self._precision)
+        run = {
+            query: {hit.document.id: hit.score for hit in query_hits}
+            for query, query_hits in zip(queries, results, strict=True)
+        }
+        if document := next(iter(_foreign_documents(run, self._corpus)), None):
+            raise BadData(
+                f"{self._index.folder} holds a document {document!r} that is not in"
+                f" {self._corpus.name}; build an index of the set's own corpus"
+            )
+        return run
+
+
+class RunSystem:
+    """The rankings in a run file, made by any other system."""
+
+    def __init__(self, name: str, path: Path, corpus: Corpus) -> None:
+        """Raises BadData for a file that cannot be read, or is of another corpus."""
+        self.name, self._path = name, path
+        self._run = with_spaces(read_run_file(path), (), corpus.ids)
+        documents = {document for results in self._run.values() for document in results}
+        foreign_documents = _foreign_documents(self._run, corpus)
+        if len(foreign_documents) == len(documents):
+            raise BadData(
+                f"{path} has no document of {corpus.name}: its first one is"
+                f" {next(iter(documents))!r}, and the corpus has {corpus.ids[0]!r}; give the run of"
+                " this data set"
+            )
+        self.note = (
+            f"{len(foreign_documents):,} of its {len(documents):,} documents are not in the corpus,"
+            " and count as wrong"
+            if foreign_documents
+            else ""
+        )
+
+    def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        """Returns the results in the file; a query that is not there has none.
+
+        Raises BadData if it has none of the queries.
+        """
+        run = with_spaces(self._run, queries, ())
+        if not run.keys() & queries.keys():
+            raise BadData(
+                f"{self._path} has no result for any of the {len(queries):,} queries: its first"
+                f" query is {next(iter(self._run))!r}, and theirs is {next(iter(queries))!r}; give"
+                " the run of this split"
+            )
+        return {query: run.get(query, {}) for query in queries}
+
+
+def _foreign_documents(run: RetrievalRun, corpus: Corpus) -> set[str]:
+    return {document for results in run.values() for document in results}.difference(corpus.ids)
