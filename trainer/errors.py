@@ -37,6 +37,10 @@ class BadModel(NearfarError):
     """Raised when a model cannot be loaded safely, or does not fit the recipe."""
 
 
+class BadEndpoint(NearfarError):
+    """Raised when an endpoint of a language model cannot be used or does not answer."""
+
+
 class BadMachine(NearfarError):
     """Raised when the machine file or the launcher's variables cannot be used."""
 

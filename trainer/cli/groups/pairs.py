@@ -65,6 +65,59 @@ Replace = Annotated[
     bool, typer.Option("--replace", help="replace a data set that is in FOLDER already")
 ]
 
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help=(
+            "let a language model write questions: address of an OpenAI-compatible endpoint, e.g."
+            " http://127.0.0.1:8000/v1; its key is read from NEARFAR_ENDPOINT_KEY"
+        ),
+        show_default=False,
+    ),
+]
+EndpointModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="model of the endpoint; not needed if it has only one",
+        show_default=False,
+    ),
+]
+QuestionCount = Annotated[
+    int, typer.Option("--questions", min=1, metavar="N", help="questions per passage to ask for")
+]
+MaxPassages = Annotated[
+    int | None,
+    typer.Option(
+        "--max-prompts",
+        min=1,
+        metavar="N",
+        help="ask about at most N passages, chosen by hash (default: all)",
+        show_default=False,
+    ),
+]
+RoundTrip = Annotated[
+    str,
+    typer.Option(
+        "--round-trip",
+        metavar="SEARCH",
+        help="use a question only if this finds its passage again: bm25, or a model",
+    ),
+]
+FoundWithin = Annotated[
+    int, typer.Option("--found-within", min=1, metavar="K", help="... among the first K passages")
+]
+Parallel = Annotated[
+    int, typer.Option("--parallel", min=1, metavar="N", help="prompts that are asked at a time")
+]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0.1, metavar="SECONDS", help="longest time for an answer"),
+]
+
 
 def pairs(
     sources: Sources,
@@ -75,23 +128,42 @@ def pairs(
     dev: DevShare = 0.1,
     test: TestShare = 0.1,
     max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
+    endpoint: Endpoint = None,
+    model: EndpointModel = None,
+    questions: QuestionCount = 2,
+    max_prompts: MaxPassages = None,
+    round_trip: RoundTrip = "bm25",
+    found_within: FoundWithin = 10,
+    parallel: Parallel = 4,
+    timeout: Timeout = 60.0,
     replace: Replace = False,
 ) -> None:
     """Make training pairs from documents that have no questions, and write a folder in BEIR layout.
 
     All pairs of a document are in one split: train, dev or test. The same documents give the same
-    files.
+    files. Answers of an endpoint are stored in FOLDER, so the same command continues.
     """
+    from functools import partial
+
     from trainer.data.pairs.candidates import KINDS
     from trainer.data.pairs.write import PairRules, write_pairs
     from trainer.data.prepare.split import SplitRules
 
+    writer = None
+    if endpoint is not None:
+        from trainer.data.pairs.questions import QuestionRules, question_writer
+        from trainer.evaluation.round_trip import first_documents
+
+        search = partial(first_documents, model=None if round_trip == "bm25" else round_trip)
+        rules = QuestionRules(questions, max_prompts, found_within, parallel)
+        writer = question_writer(endpoint, model, folder, timeout, rules, search)
     result = write_pairs(
         sources,
         folder,
         PairRules(tuple(kind or KINDS), passage_words, SplitRules(dev, test)),
         columns=shared.columns_of(column),
         max_bad_rows_ratio=max_bad_rows_ratio,
+        write_questions=writer,
         replace=replace,
     )
     for line in result.lines:

@@ -56,6 +56,8 @@ class WrittenQuestions:
     by_passage: Question = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     """What was set aside: reason to count."""
+    remarks: Sequence[str] = ()
+    """What the endpoint did, in words."""
     answers: str = ""
     """The stored answers, for `answers.jsonl`."""
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class PairResult:
     """Query to its split."""
     reasons: Mapping[str, int]
     """What was set aside: reason to count."""
+    remarks: Sequence[str] = ()
 
     def counts(self, kind: str) -> dict[str, int]:
         """Returns the number of pairs of a kind in each split."""
@@ -114,6 +117,7 @@ class PairResult:
             if report.remark:
                 yield visible(report.remark)
             yield from (f"  {visible(str(bad))}" for bad in report.bad_rows[:_BAD_FILES])
+        yield from map(visible, self.remarks)
         yield from self.counts_and_samples
 
     @property
@@ -154,7 +158,9 @@ def write_pairs(
     if repeats := len(all_passages) - len(passages):
         reasons["passages that are near-identical to an earlier one"] = repeats
     split_of = _split_by_document(candidates, rules.splits)
-    result = PairResult(reports, len(documents), passages, candidates, split_of, reasons)
+    result = PairResult(
+        reports, len(documents), passages, candidates, split_of, reasons, questions.remarks
+    )
     _check_splits(result, rules.splits)
     try:
         write_beir_folder(target, _beir_set(target.name, sources, result, questions), replace)

@@ -33,7 +33,7 @@ class BeirSet:
 def write_beir_folder(target: Path, data: BeirSet, replace: bool = False) -> Path:
     """Writes the folder under a temporary name and renames it, so that it is never incomplete.
 
-    A former folder with content is replaced only if `replace` is true; else OSError is raised.
+    A former folder with content is replaced only if `replace` is true; else BadFolder is raised.
     """
     with atomic_folder(target) as temporary:
         counts = {
@@ -54,10 +54,7 @@ def write_beir_folder(target: Path, data: BeirSet, replace: bool = False) -> Pat
             write_text(temporary / ANSWERS, data.answers)
         marker = json.dumps(data.source | {"counts": counts}, indent=2)
         write_text(temporary / MARKER, f"{marker}\n")
-        if target.is_dir() and not replace:
-            if data.answers:
-                (target / ANSWERS).unlink(missing_ok=True)
-            target.rmdir()  # raises if it has content by now
+        check_beir_target(target, replace)  # again: it may have content by now
     return target
 
 
