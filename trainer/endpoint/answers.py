@@ -70,7 +70,7 @@ def ask_all(
     none has one; answers until then are stored.
     """
     answers = {prompt: stored_answers.get(endpoint.model, prompt) for prompt in prompts}
-    new_prompts = [prompt for prompt, stored in answers.items() if stored is None]
+    new_prompts = [prompt for prompt in answers if answers[prompt] is None]
     new_answers = _in_parallel(endpoint, new_prompts, parallel, max_answer_tokens)
     failures: list[ChatAnswer] = []
     for prompt, answer in zip(
@@ -102,15 +102,15 @@ def answer_summary(answers: Sequence[ChatAnswer]) -> str:
     """
     retries = Counter(name for answer in answers for name in answer.retries if not answer.failure)
     failures = Counter(answer.failure for answer in answers if answer.failure)
-    answered = len(answers) - failures.total()
-    parts = [f"endpoint: {answered:,} of {len(answers):,} prompts answered"]
+    answer_count = len(answers) - failures.total()
+    parts = [f"endpoint: {answer_count:,} of {len(answers):,} prompts answered"]
     parts[0] += "".join(f", after {name}: {count:,}" for name, count in retries.items())
     parts += [f"no answer, {name}: {count:,}" for name, count in failures.items()]
-    read, written = (
+    prompt_tokens, answer_tokens = (
         sum(getattr(answer, name) for answer in answers)
         for name in ("prompt_tokens", "answer_tokens")
     )
-    return "; ".join([*parts, f"{read:,} tokens read, {written:,} written"])
+    return "; ".join([*parts, f"{prompt_tokens:,} tokens read, {answer_tokens:,} written"])
 
 
 def _in_parallel(

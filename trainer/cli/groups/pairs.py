@@ -1,7 +1,7 @@
 """`nearfar data pairs`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -143,20 +143,14 @@ def pairs(
     All pairs of a document are in one split: train, dev or test. The same documents give the same
     files. Answers of an endpoint are stored in FOLDER, so the same command continues.
     """
-    from functools import partial
-
     from trainer.data.pairs.candidates import KINDS
     from trainer.data.pairs.write import PairRules, write_pairs
     from trainer.data.prepare.split import SplitRules
 
     writer = None
     if endpoint is not None:
-        from trainer.data.pairs.questions import QuestionRules, question_writer
-        from trainer.evaluation.round_trip import first_documents
-
-        search = partial(first_documents, model=None if round_trip == "bm25" else round_trip)
-        rules = QuestionRules(questions, max_prompts, found_within, parallel)
-        writer = question_writer(endpoint, model, folder, timeout, rules, search)
+        rules = (questions, max_prompts, found_within, parallel)
+        writer = _question_writer(endpoint, model, folder, timeout, round_trip, rules)
     result = write_pairs(
         sources,
         folder,
@@ -169,3 +163,20 @@ def pairs(
     for line in result.lines:
         typer.echo(line)
     typer.echo(f"{folder}: written; train on it with data.train={folder}")
+
+
+def _question_writer(
+    endpoint: str,
+    model: str | None,
+    folder: Path,
+    timeout: float,
+    round_trip: str,
+    rules: tuple[int, int | None, int, int],
+) -> Any:
+    from functools import partial
+
+    from trainer.data.pairs.questions import QuestionRules, question_writer
+    from trainer.evaluation.round_trip import first_documents
+
+    search = partial(first_documents, model=None if round_trip == "bm25" else round_trip)
+    return question_writer(endpoint, model, folder, timeout, QuestionRules(*rules), search)
