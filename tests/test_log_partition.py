@@ -100,7 +100,8 @@ class TestKeptTiles:
         columns = scores[:, ::2].logsumexp(0) if symmetric else None
         wanted = value_and_gradient(
             weighted(
-                partition.LogPartition(scores.logsumexp(1), columns, torch.tensor(0)), weights
+                partition.LogPartition(scores.logsumexp(1), columns, torch.tensor(0), queries),
+                weights,
             ),
             (queries, documents),
         )

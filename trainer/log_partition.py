@@ -78,6 +78,8 @@ class LogPartition(NamedTuple):
     """Log-sum-exp over all queries of all ranks, for each query's positive."""
     excluded_counts: Int[Tensor, " all_queries"]
     """Number of documents of this rank that were excluded, for each query."""
+    all_queries: Float[Tensor, "all_queries ..."]
+    """The queries of all ranks, divided by the temperature, without gradient."""
 
 
 def log_partition(
@@ -107,7 +109,8 @@ def log_partition(
         all_queries, exact(documents), score, excluded_pairs, limits, stride
     )
     query_log_z = logsumexp_over_ranks(rows)
-    return LogPartition(query_log_z, gather(columns) if symmetric else None, excluded_counts)
+    log_z_of_positives = gather(columns) if symmetric else None
+    return LogPartition(query_log_z, log_z_of_positives, excluded_counts, all_queries.detach())
 
 
 def gather_queries(

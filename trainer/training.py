@@ -105,6 +105,7 @@ class ModelTraining:
             job.plan,
             self._best_score,
             self._trackers,
+            job.encoder,
         )
         for logger in loop.loggers:
             metrics = {f"validation/{metric}": score for metric, score in scores.items()}

@@ -121,6 +121,15 @@ def test_training_equals_an_explicit_loop(clip):
     )
 
 
+def test_norms_of_layer_groups_make_up_the_gradient_norm():
+    trainer, spy = trainer_of(1)
+    fit(trainer, module_of(SmallEncoder()), [full_batch()])
+    record = spy.records[0]
+    norms = [value for name, value in record.items() if name.startswith("train/gradient_norm_")]
+    assert len(norms) > 1
+    assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(record["train/gradient_norm"])
+
+
 def test_training_metrics_are_logged():
     trainer, spy = trainer_of(1)
     fit(trainer, module_of(SmallEncoder()), [full_batch()])

@@ -65,7 +65,7 @@ class OneStep(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        self.seen["norm"] = float(clip_to_global_norm(optimizer, gradient_clip_val))
+        self.seen["norm"] = float(clip_to_global_norm(optimizer, gradient_clip_val).total)
         if not torch.isfinite(torch.tensor(self.seen["norm"])):
             raise NonFinite("the gradient is not finite")
 

@@ -21,7 +21,7 @@ def sharded_gradient(max_norm):
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     shard(module, mesh, reshard_after_forward=True)
     module(torch.eye(6)[torch.distributed.get_rank()]).sum().backward()
-    norm = clip_to_global_norm(torch.optim.SGD(module.parameters()), max_norm)
+    norm = clip_to_global_norm(torch.optim.SGD(module.parameters()), max_norm).total
     layout = [(value.placements, value.to_local().shape[0]) for value in module.parameters()]
     return norm, [value.grad.full_tensor() for value in module.parameters()], layout
 

@@ -105,6 +105,17 @@ def test_synced_run_has_every_value_of_the_log_once(run, synced):
     assert sum("validation/ndcg@10" in row for row in rows) == 1 + STEPS // 4
 
 
+def test_steps_have_figures_of_negatives_geometry_and_throughput(synced):
+    row = points(synced[0])[5]
+    assert row["train/effective_negatives_per_query"] == 7
+    assert 0 <= row["train/alignment"] <= 4
+    assert row["train/tokens"] > 8
+    assert row["train/tokens_per_second"] > 0
+    assert row["train/padding_ratio"] == 0
+    assert row["train/memory_gigabytes"] > 0.1
+    assert 0 < row["train/matrix_peak_ratio"] < 1
+
+
 def test_second_sync_writes_the_same(run, synced):
     first, second = synced
     assert points(first) == points(second)

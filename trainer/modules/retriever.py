@@ -17,6 +17,7 @@ from trainer.batch import Batch
 from trainer.collectives import gather_texts, ranks
 from trainer.errors import BadModel, NonFinite
 from trainer.microbatches import MicroBatching
+from trainer.modules.layer_groups import layer_groups
 from trainer.modules.optimizer import OptimizerSettings, adamw, is_projection
 from trainer.objectives.objective import Objective
 from trainer.scores import exact
@@ -69,6 +70,7 @@ class Retriever(LightningModule):
         """The batch of the latest step."""
         self.metrics: dict[str, Tensor] = {}
         """The metrics of the latest step, without graphs, on the device."""
+        self._groups: dict[str, list[nn.Parameter]] = {}
 
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """Returns the loss of one global batch, the same on every rank."""
@@ -90,10 +92,13 @@ class Retriever(LightningModule):
         the loss or the norm is not finite.
         """
         self._check_all_learn(optimizer)
-        norm = clip_to_global_norm(optimizer, gradient_clip_val)
+        if not self._groups:
+            self._groups = layer_groups(self, self.is_head)
+        norms = clip_to_global_norm(optimizer, gradient_clip_val, self._groups)
+        norms_of_groups = {f"gradient_norm_{name}": norm for name, norm in norms.groups.items()}
         # The only wait for the device in a step. Later, or once for several steps, it would be too
         # late: the update would already have used a gradient that is not finite.
-        metrics = to_numbers({**self.metrics, "gradient_norm": norm})
+        metrics = to_numbers({**self.metrics, "gradient_norm": norms.total, **norms_of_groups})
         norm_is_fine = math.isfinite(metrics["gradient_norm"]) or self._scales_the_loss()
         if not (math.isfinite(metrics["loss"]) and norm_is_fine):
             assert self.batch is not None

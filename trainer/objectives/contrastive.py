@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from trainer import losses
 from trainer.batch import Batch
-from trainer.collectives import gather, sum_over_ranks
+from trainer.collectives import all_rows, gather, sum_over_ranks
 from trainer.log_partition import log_partition
 from trainer.microbatches import Encode
 from trainer.objectives.exclusions import Exclusion, excluded_documents
+from trainer.objectives.geometry import squared_distances, uniformity
 from trainer.objectives.hard_negatives import Hardness, hard_log_partition
 from trainer.objectives.objective import Outcome, TemperatureValue
 from trainer.objectives.xtr import with_limits
@@ -44,7 +49,8 @@ class Contrastive:
                 self.hardness,
             )  # fmt: skip
             loss = losses.info_nce(positive_scores, hard.log_z)
-            return Outcome(loss, {"negatives_left_out": hard.excluded_count.to(loss)})
+            figures = _figures(queries, documents, hard.all_queries, hard.excluded_count)
+            return Outcome(loss, {"negatives_left_out": hard.excluded_count.to(loss), **figures})
         log_z = log_partition(
             queries, documents, self.score, temperature, excluded_pairs, symmetric=self.symmetric
         )
@@ -52,4 +58,26 @@ class Contrastive:
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
         excluded_count = sum_over_ranks(log_z.excluded_counts.sum())
-        return Outcome(loss, {"masked_false_negatives": excluded_count.to(loss)})
+        figures = _figures(queries, documents, log_z.all_queries, excluded_count)
+        return Outcome(loss, {"masked_false_negatives": excluded_count.to(loss), **figures})
+
+
+@torch.no_grad()
+def _figures(
+    queries: Float[Tensor, "query ..."],
+    documents: Float[Tensor, "document ..."],
+    all_queries: Float[Tensor, "all_queries ..."],
+    excluded_count: Int[Tensor, ""],
+) -> dict[str, Float[Tensor, ""]]:
+    """Returns what the log shows of the negatives, and of embeddings that are one vector per text.
+
+    Like the loss, they are those of the global batch on every rank.
+    """
+    negatives = all_rows(len(documents)) - 1 - excluded_count / len(all_queries)
+    figures = {"effective_negatives_per_query": negatives}
+    if queries.ndim == 2 and len(all_queries) > 1:
+        positives = documents[:: len(documents) // len(queries)]
+        distances = sum_over_ranks(squared_distances(queries, positives))
+        figures["alignment"] = distances / len(all_queries)
+        figures["uniformity"] = uniformity(all_queries)
+    return figures

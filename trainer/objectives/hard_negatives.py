@@ -51,6 +51,8 @@ class HardLogPartition(NamedTuple):
     log_z: Float[Tensor, " all_queries"]
     excluded_count: Int[Tensor, ""]
     """Number of pairs of a query and a negative that do not count, over all ranks."""
+    all_queries: Float[Tensor, "all_queries ..."]
+    """The queries of all ranks, divided by the temperature, without gradient."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def hard_log_partition(
         log_number = number.to(log_z).log().clamp_min(_LOG_OF_ZERO)
         log_z = scaled_log_z(1 + hardness.beta) - scaled_log_z(hardness.beta) + log_number
     excluded_count = sum_over_ranks(plain.excluded_counts.sum()) - len(positive_scores)
-    return HardLogPartition(torch.logaddexp(positive_scores, log_z), excluded_count)
+    log_z = torch.logaddexp(positive_scores, log_z)
+    return HardLogPartition(log_z, excluded_count, plain.all_queries)
 
 
 @torch.no_grad()

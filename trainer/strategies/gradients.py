@@ -1,6 +1,7 @@
 """The norm of a gradient that is sharded among ranks, and clipping by it."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -8,26 +9,47 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-@torch.no_grad()
-def clip_to_global_norm(optimizer: Any, max_norm: float | None) -> Float[Tensor, ""]:
-    """Scales the gradients down so that their norm is at most `max_norm`; returns the norm before.
+class GradientNorms(NamedTuple):
+    """Norms over all ranks, before clipping, the same on every rank."""
 
-    The norm is over all parameters and ranks, the same on every rank. All ranks must call this
-    between the backward pass and the update. In ZeRO, DeepSpeed clips the gradients by the
-    `gradient_clip_val` of the Lightning trainer. The norm is computed here all the same, so that a
-    run can stop before the update.
+    total: Float[Tensor, ""]
+    groups: dict[str, Float[Tensor, ""]]
+    """The norm of each group of weights; empty in ZeRO, which stores the gradient as one piece."""
+
+
+@torch.no_grad()
+def clip_to_global_norm(
+    optimizer: Any,
+    max_norm: float | None,
+    groups: Mapping[str, Sequence[nn.Parameter]] | None = None,
+) -> GradientNorms:
+    """Scales the gradients down so that their norm is at most `max_norm`; returns the norms before.
+
+    All ranks must call this between the backward pass and the update. `groups` have each weight of
+    the optimizer once (None: one group of all). The total is the norm of the norms of the groups,
+    so groups cost nothing. In ZeRO, DeepSpeed clips the gradients by the `gradient_clip_val` of the
+    Lightning trainer. The norm is computed here all the same, so that a run can stop before the
+    update.
     """
     if hasattr(optimizer, "unscale_and_clip_grads"):
-        return _zero_norm(optimizer)
-    parameters = [
-        parameter
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        return GradientNorms(_zero_norm(optimizer), {})
+    if groups is None:
+        groups = {"all": [weight for group in optimizer.param_groups for weight in group["params"]]}
+    norms = {
+        name: _full_norm(nn.utils.get_total_norm(gradients))
+        for name, weights in groups.items()
+        if (gradients := [weight.grad for weight in weights if weight.grad is not None])
+    }
+    total = torch.stack([*norms.values()]).norm()
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        with_gradient = [
+            weight for weights in groups.values() for weight in weights if weight.grad is not None
+        ]
+        nn.utils.clip_grads_with_norm_(with_gradient, max_norm, total)
+    return GradientNorms(total, norms)
+
+
+def _full_norm(norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
