@@ -33,6 +33,8 @@ VERBS = (
     "delete",
     "search",
     "runs",
+    "compare",
+    "sync",
     "report",
     "data",
     "recipe",

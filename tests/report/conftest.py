@@ -40,6 +40,10 @@ def toy_settings(folder: Path, backbone: Path) -> dict:
             "train": write_rows(folder / "train.jsonl", [*rows[:48], rows[5]]),
             "validation": write_rows(folder / "dev.jsonl", rows[48:56]),
             "test": write_rows(folder / "test.jsonl", [*rows[56:], *leaks]),
+            "corpus": write_rows(
+                folder / "corpus.jsonl",
+                [{"_id": str(n), "text": row["positive"]} for n, row in enumerate(rows)],
+            ),
         },
         "optimization": {"batch_size": 16, "max_steps": 3, "learning_rate": 0.01},
         "machine": {"accelerator": "cpu", "precision": "fp32"},

@@ -15,8 +15,8 @@ from trainer.report.run_page import write_report
 def test_run_counts_pairs_repetitions_and_leaks(toy_run):
     facts = json.loads((toy_run / "data.json").read_text())
     assert facts["training"] == {"pairs": 49, "queries": 48, "documents": 48, "duplicate_pairs": 1}
-    assert facts["validation"] == {"queries": 8, "documents": 8}
-    assert facts["test"] == {"queries": 10, "documents": 9}
+    assert facts["validation"] == {"queries": 8, "documents": 64}
+    assert facts["test"] == {"queries": 10, "documents": 65}
     assert facts["leaks"] == [
         {"split": "test", "kind": "the same query", "count": 1},
         {"split": "test", "kind": "a near-identical query", "count": 1},
@@ -33,7 +33,7 @@ def test_run_measures_lengths_of_whole_texts(toy_run):
 def test_report_shows_the_data(toy_run):
     page = (toy_run / "report.html").read_text()
     text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
-    assert "training 49 48 48 1 validation – 8 8 – test – 10 9 –" in text
+    assert "training 49 48 48 1 validation – 8 64 – test – 10 65 –" in text
     assert "1 in test: the same query in training" in text
     assert "Length of documents tokens; 6.1 % cut at 64" in text
 

@@ -29,7 +29,7 @@ from trainer.cli import (
     search,
 )
 from trainer.cli.groups import data, recipe
-from trainer.cli.jobs import runs, submit
+from trainer.cli.jobs import compare, runs, submit
 from trainer.cli.terminal import StartAgain
 from trainer.cli.tracking import sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
@@ -88,6 +88,7 @@ for verb, summary in (
     (index.delete, "Delete documents from an index."),
     (search.search, "Print the documents that answer a question."),
     (runs.runs, "Show what runs, what waits, and how runs ended."),
+    (compare.compare, "Show runs side by side, with paired tests."),
     (report.report, "Write the report page of a run again."),
     (sync.sync, "Write a run to W&B, TensorBoard, MLflow or Trackio."),
 ):
