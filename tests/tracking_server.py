@@ -22,6 +22,7 @@ ANSWER = {
     "model": {"bucket": None, **PROJECT},
     "upsertBucket": {"inserted": True, "bucket": {**RUN, "historyLineCount": 0}},
     "createRunFiles": {"runID": "3", "uploadHeaders": [], "files": []},
+    "project": {"allViews": {"edges": [{"node": {"spec": json.dumps({"version": 7})}}]}},
 }
 
 

@@ -13,6 +13,7 @@ from forked import nearfar
 
 from trainer.errors import BadFolder
 from trainer.recipe.schema.trackers import WandbTracker
+from trainer.tracking.dashboard.panels import SECTIONS
 from trainer.tracking.sync import read_values, sync_run
 
 STEPS = 16
@@ -114,6 +115,24 @@ def test_steps_have_figures_of_negatives_geometry_and_throughput(synced):
     assert row["train/padding_ratio"] == 0
     assert row["train/memory_gigabytes"] > 0.1
     assert 0 < row["train/matrix_peak_ratio"] < 1
+
+
+def test_dashboard_shows_what_a_run_logs(synced):
+    logged = {name for row in synced[0]["history"] for name in row["item"]} | set(
+        summary(synced[0])
+    )
+    tables = {name.rpartition("._type")[0] for name in logged if name.endswith("._type")}
+    names = {metric for section in SECTIONS for panel in section.panels for metric in panel.metrics}
+    missing = {name for name in names - logged - tables if not name.startswith("system/")}
+    only_elsewhere = {  # a run that mines while it trains, and one with a head
+        "refresh/suspected_false_negatives",
+        "tables/suspected_false_negatives",
+        "train/gradient_norm_head",
+        "train/gradient_norm_upper_layers",
+    }
+    assert missing <= only_elsewhere | {
+        name for name in names if name.startswith("test/fine-tuned") or "to_base" in name
+    }
 
 
 def test_second_sync_writes_the_same(run, synced):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pages import commands, decisions, equality, layers, recipe_keys
+from pages import commands, dashboard, decisions, equality, layers, recipe_keys
 
 
 def current(root: Path) -> dict[str, str]:
@@ -27,6 +27,9 @@ def current(root: Path) -> dict[str, str]:
         "docs/style.md": with_block(root / "docs/style.md", "layers", layers.layers_block(root)),
         "docs/slurm.md": with_block(
             root / "docs/slurm.md", "profile keys", recipe_keys.key_tables(profile_schema())
+        ),
+        "docs/tracking.md": with_block(
+            root / "docs/tracking.md", "dashboard", dashboard.dashboard_table()
         ),
         "docs/equality.md": with_block(
             root / "docs/equality.md", "worst figures", equality.worst_figures(root)

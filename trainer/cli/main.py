@@ -31,7 +31,7 @@ from trainer.cli import (
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import compare, runs, submit
 from trainer.cli.terminal import StartAgain
-from trainer.cli.tracking import sync
+from trainer.cli.tracking import dashboard, sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.runtime.console import console
 from trainer.storage.redaction import redact_command
@@ -91,6 +91,7 @@ for verb, summary in (
     (compare.compare, "Show runs side by side, with paired tests."),
     (report.report, "Write the report page of a run again."),
     (sync.sync, "Write a run to W&B, TensorBoard, MLflow or Trackio."),
+    (dashboard.dashboard, "Write the W&B workspace of a project."),
 ):
     settings = launch.ANY_WORDS if verb in (launch.launch, submit.submit) else None
     app.command(short_help=summary, context_settings=settings)(verb)

@@ -1,0 +1,1 @@
+"""A W&B workspace, built from code."""
