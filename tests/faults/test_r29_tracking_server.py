@@ -14,8 +14,8 @@ import wandb  # noqa: F401  # once here, and not in every fork
 from forked import nearfar
 from tracking_server import tracking_server
 
-from trainer.tracking import wandb_run
 from trainer.tracking.best_effort import MAX_WAITING_CALLS, BestEffort
+from trainer.tracking.kinds import wandb_run
 from trainer.tracking.tracked_run import Results
 
 KEY = "c4nary" * 7

@@ -10,11 +10,11 @@ from trainer.recipe.schema.trackers import TensorboardTracker, WandbTracker
 from trainer.tracking import opening
 from trainer.tracking.best_effort import BestEffort
 from trainer.tracking.course import read_course
+from trainer.tracking.kinds.wandb_run import has_wandb_key
 from trainer.tracking.opening import check_trackers, description_of_run
 from trainer.tracking.settings import read_trackers
 from trainer.tracking.tracked_run import Results
 from trainer.tracking.trackers import start_trackers
-from trainer.tracking.wandb_run import has_wandb_key
 
 
 class Dies:

@@ -16,11 +16,11 @@ from trainer.recipe.schema.trackers import (
 from trainer.runtime.attempts import read_json_object
 from trainer.storage.redaction import redact_tree
 from trainer.tracking.course import read_course
-from trainer.tracking.mlflow_run import MlflowRun
-from trainer.tracking.tensorboard_run import TensorboardRun
+from trainer.tracking.kinds.mlflow_run import MlflowRun
+from trainer.tracking.kinds.tensorboard_run import TensorboardRun
+from trainer.tracking.kinds.trackio_run import TrackioRun
+from trainer.tracking.kinds.wandb_run import WandbRun, prepare_wandb
 from trainer.tracking.tracked_run import Description, TrackedRun
-from trainer.tracking.trackio_run import TrackioRun
-from trainer.tracking.wandb_run import WandbRun, prepare_wandb
 
 _PRIVATE = ("command", "host", "process")
 """What trackers are not told of `environment.json`."""

@@ -6,7 +6,7 @@ from typing import Any
 from trainer.errors import BadRecipe, NearfarError
 from trainer.storage.redaction import redact
 from trainer.tracking.dashboard.panels import SECTIONS, Panel
-from trainer.tracking.wandb_run import has_wandb_key, prepare_wandb
+from trainer.tracking.kinds.wandb_run import has_wandb_key, prepare_wandb
 
 NAME = "Nearfar"
 _COLUMNS, _ROWS = 3, 2
@@ -62,8 +62,8 @@ def save_workspace(project: str, entity: str | None, url: str | None) -> str:
 
     try:
         if url is not None:
-            stored = workspaces.Workspace.from_url(url)
-            stored.sections, new = new.sections, stored
+            server_workspace = workspaces.Workspace.from_url(url)
+            server_workspace.sections, new = new.sections, server_workspace
         elif entity is None:
             new.entity = wandb.Api().default_entity
         return str(new.save().url)
