@@ -25,7 +25,7 @@ def main() -> None:
 
 def work(job: dict[str, Any]) -> None:
     """Opens `model` with `settings`; saves it to `save`; writes vectors and scores of `texts`, or
-    loss and gradient of `pairs`, to `out`.
+    loss and gradient of `pairs`, to `out`. Or it runs `code` and writes its `queries`.
     """
     import torch
     from pylate import losses, models, scores
@@ -36,6 +36,10 @@ def work(job: dict[str, Any]) -> None:
     if "save" in job:
         model.save_pretrained(job["save"])
     found = {}
+    if "code" in job:
+        names = {}
+        exec(job["code"], names)
+        found = {"queries": torch.tensor(names["queries"][0])}
     if "texts" in job:
         settings = {"convert_to_tensor": True, "show_progress_bar": False, **job.get("encode", {})}
         queries = model.encode(

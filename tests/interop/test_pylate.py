@@ -6,6 +6,7 @@ serves all tests of this file.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from safetensors.numpy import load_file
 
 from trainer import losses
 from trainer.models.formats.folder import save_encoder
+from trainer.models.formats.library_examples import FOLDER
 from trainer.models.late_interaction import LateInteractionEncoder, read_late_encoder
 from trainer.scores import maxsim
 
@@ -109,6 +111,15 @@ def assert_same(
     np.testing.assert_allclose(
         maxsim_scores(encoder, texts, texts), found["scores"], atol=1e-4, rtol=1e-5
     )
+
+
+def test_example_of_the_model_card_runs(pylate, marked_bert, tmp_path):
+    encoder = new_encoder(marked_bert)
+    save_encoder(encoder, tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text().replace(FOLDER, str(tmp_path / "model"))
+    (code,) = re.findall(r"```python\n(from pylate.*?)```", card, re.DOTALL)
+    found = pylate(tmp_path / "model", code=code)
+    assert_same_vectors(scored_vectors(encoder, ["a question"], "query"), [found["queries"]])
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -16,6 +16,7 @@ from trainer.errors import BadModel
 from trainer.models.contracts.cross_encoder import CrossEncoderContract
 from trainer.models.encoder import PairEncoder, role_tokenizers
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
+from trainer.models.formats.library_examples import pair_examples
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.loading import Family, build_for_training, read, required_contract
 from trainer.models.parts.classifier import (
@@ -43,6 +44,7 @@ from sentence_transformers import CrossEncoder
 model = CrossEncoder("path/to/this/folder")
 scores = model.predict([("a question", "a document"), ("a question", "another document")])
 ```""",  # noqa: E501 - a line of Markdown
+    examples=pair_examples,
 )
 
 

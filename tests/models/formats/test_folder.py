@@ -101,7 +101,7 @@ def test_prompt_cannot_break_out_of_the_model_card(toy_folder, tmp_path):
     )
     card = (tmp_path / "model" / "README.md").read_text()
     assert "<script" not in card
-    assert card.count("```") == 4
+    assert card.count("```") == 8, "the fences of our four blocks"
     assert read_encoder(str(tmp_path / "model")).contract.query_prompt == evil
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.models.contracts.dense import DenseContract
+from trainer.models.formats.library_examples import dense_examples
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.formats.pipeline import write_modules, write_readable_json, write_settings
 from trainer.models.formats.sentence_transformers import KINDS
@@ -22,6 +23,7 @@ model = SentenceTransformer("path/to/this/folder")
 scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
 ```""",  # noqa: E501 - a line of Markdown
     has_lengths_apart=True,
+    examples=dense_examples,
 )
 _CLASSIC_NAMES = {
     "cls": "cls_token",

@@ -96,7 +96,10 @@ def _write(encoder: Encoder, folder: Path) -> None:
     encoder.write_pipeline(folder)
     if has_adapter:
         _write_adapter(encoder, folder / "adapter")
-    card = encoder.CARD.text(contract, adapter=has_adapter)
+    architecture = encoder.pristine_config.model_type if encoder.has_layers else None
+    backbone: Any = encoder.backbone
+    width = 0 if encoder.projection is not None else backbone.config.hidden_size
+    card = encoder.CARD.text(contract, has_adapter, architecture, width)
     write_text(folder / "README.md", card)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from trainer.models.contracts.late_interaction import LateInteractionContract
+from trainer.models.formats.library_examples import late_interaction_examples
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.formats.pipeline import write_modules, write_settings
 from trainer.models.parts.projection import Projection
@@ -19,6 +20,7 @@ from sentence_transformers import MultiVectorEncoder
 model = MultiVectorEncoder("path/to/this/folder")
 scores = model.similarity(model.encode_query(["a question"]), model.encode_document(["a document"]))
 ```""",  # noqa: E501 - a line of Markdown
+    examples=late_interaction_examples,
 )
 
 

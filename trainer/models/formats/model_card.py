@@ -1,6 +1,7 @@
 """The README.md of a saved model."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer.models.contracts.text import TextContract
@@ -17,9 +18,18 @@ class ModelCard:
     """Which libraries read the folder, and how, in Markdown."""
     has_lengths_apart: bool = False
     """True when other libraries know only the longer of the two maximum lengths."""
+    examples: Callable[[TextContract, str | None, int], str] | None = None
+    """How further libraries load the folder, in Markdown: a function of the contract, the
+    architecture (None without a transformer) and the width of a token's vector (0 if a projection
+    follows).
+    """
 
-    def text(self, contract: TextContract, adapter: bool) -> str:
+    def text(
+        self, contract: TextContract, adapter: bool, architecture: str | None = None, width: int = 0
+    ) -> str:
         """Returns the README of a model with this contract, and with a LoRA adapter if `adapter`.
+
+        `architecture` and `width` are those of `examples`.
 
         Foreign strings are written as JSON in a code block.
         """
@@ -28,6 +38,7 @@ class ModelCard:
             .replace("`", "\\u0060")
             .replace("<", "\\u003c")
         )
+        examples = self.examples(contract, architecture, width) if self.examples else ""
         notes = ""
         if adapter:
             notes += (
@@ -45,7 +56,7 @@ class ModelCard:
 # {self.title}
 
 {self.use}
-{notes}
+{examples}{notes}
 ```json
 {facts}
 ```
