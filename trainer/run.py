@@ -219,10 +219,9 @@ def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
         rivals = _measure_rivals(job, folder)
         training = ModelTraining(job, folder, checkpoints, identity or {}, checkpoint, trackers)
         training.run()
-        selection = training.selection
         with shield() if training.is_interrupted else nullcontext():
             training.save()
-            evaluation = None
+            selection, evaluation = training.selection, None
             if not training.is_interrupted and job.data.test is not None:
                 evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
             say(f"the model is in {folder.model}")

@@ -2,10 +2,7 @@
 
 import copy
 import socket
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
@@ -16,15 +13,15 @@ from trainer.build.job import Job
 from trainer.build.lightning_trainer import lightning_trainer
 from trainer.build.module import lightning_module
 from trainer.build.refresh import refresh
+from trainer.build.saving import ModelSaver
 from trainer.checkpoints.best import KeepBest
 from trainer.checkpoints.callback import SaveCheckpoints, SaveTimes
 from trainer.checkpoints.folder import BEST, Checkpoint, CheckpointFolder
 from trainer.checkpoints.writer import CheckpointWriter, read_state, stored_names
 from trainer.collectives import on_first_rank, rank
-from trainer.errors import OUT_OF_MEMORY, BadCheckpoint, Interrupted, NoSpace, OutOfMemory
+from trainer.errors import OUT_OF_MEMORY, BadCheckpoint, Interrupted, OutOfMemory
 from trainer.evaluation.results import MAIN_METRIC, Selection
 from trainer.mining.refresh import Refresh
-from trainer.models.formats.folder import save_encoder
 from trainer.models.parts.lora import check_adapter_learned
 from trainer.modules.retriever import NonFiniteStep, Retriever
 from trainer.progress import expect, phase
@@ -35,11 +32,8 @@ from trainer.runtime.memory import is_out_of_memory
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.watch import current_watch
 from trainer.stopping import in_step
-from trainer.storage.atomic import DISK_FULL
 from trainer.strategies.resuming import continue_after
 from trainer.strategies.training_state import WEIGHT, trained_parameters
-
-_TRIES, _RETRY_SECONDS = 3, 5.0
 
 
 class ModelTraining:
@@ -61,6 +55,8 @@ class ModelTraining:
         self.base_score: float | None = None
         self.is_interrupted = False
         """Whether Ctrl-C ended the training before its last step."""
+        self._share: tuple[float, float | None] = (1.0, None)
+        """The share of the change by training that is saved, and its validation score."""
         self._is_compiled = False
         self._refresher: Refresh | None = None
         # A model that ranks share out is never whole again, so the first rank keeps a copy.
@@ -71,7 +67,7 @@ class ModelTraining:
     def selection(self) -> Selection:
         """How the weights of `model/` are chosen."""
         limitation = self.job.data.validation.limitation
-        return Selection(self.base_score, self.best.score, self.best.step, limitation)
+        return Selection(self.base_score, self.best.score, self.best.step, limitation, *self._share)
 
     def run(self) -> None:
         """Trains up to the last step, or to Ctrl-C. Raises Preempted after a signal."""
@@ -212,10 +208,7 @@ class ModelTraining:
 
     def save(self) -> None:
         """Writes `model/`: the weights of the best validation, or those from before training where
-        no validation was better.
-
-        The frozen weights are those in memory, so base and adapter belong together even if the
-        files of the base have changed. Raises NoSpace if no disk takes the model.
+        no validation was better, or weights between them. Raises NoSpace if no disk takes it.
         """
         selection = self.selection
         if selection.base_won:
@@ -225,37 +218,22 @@ class ModelTraining:
             limitation = f", {selection.limitation}" if selection.limitation else ""
             score = f"{self.best.score:.3f} at step {self.best.step}{base}{limitation}"
             say(f"best validation nDCG@10 {score}")
+        saver = ModelSaver(self.job, self.folder, self.best, self._encoder)
+        on_first_rank(self._check_learned)
+        if self._may_interpolate and self.base_score is not None and self.best.score is not None:
+            self._share = saver.choose_share(self.base_score, self.best.score)
         with phase("saving the model"):
-            on_first_rank(self._save)
+            on_first_rank(lambda: saver.save(0.0 if selection.base_won else self._share[0]))
 
-    def _save(self) -> None:
+    def _check_learned(self) -> None:
         self.best.restore(self._encoder)
         if not self.is_interrupted:
             check_adapter_learned(self._encoder)
-        if self.selection.base_won:
-            self.best.restore(self._encoder, base=True)
-        has_former = self.folder.model.exists()  # of an attempt that Ctrl-C has ended
-        for attempt in range(_TRIES):
-            try:
-                return save_encoder(self._encoder, self.folder.model, replace=has_former)
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                say(f"warning: the model cannot be written ({error.strerror}); trying again")
-                time.sleep(_RETRY_SECONDS * (attempt + 1))
-        raise NoSpace(
-            f"there is no room for the model in {self.folder.model}; {self._rescue()}make room and"
-            " run the same command with --resume"
-        )
 
-    def _rescue(self) -> str:
-        """Saves the model in the folder for temporary files, and says where."""
-        folder = Path(tempfile.mkdtemp(prefix=f"nearfar-{self.job.recipe.name}-")) / "model"
-        try:
-            save_encoder(self._encoder, folder)
-        except OSError:
-            return ""
-        return f"the model is in {folder} instead; move it to a safe place, or "
+    @property
+    def _may_interpolate(self) -> bool:
+        is_wanted = self.job.recipe.validation.interpolate
+        return is_wanted and not self.is_interrupted and not self.selection.base_won
 
 
 def _save_times(section: CheckpointSection) -> SaveTimes:

@@ -26,6 +26,7 @@ VERBS = (
     "check",
     "evaluate",
     "cut",
+    "blend",
     "mine",
     "encode",
     "index",

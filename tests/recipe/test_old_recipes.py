@@ -32,6 +32,7 @@ LATER_KEYS = {
     "data.corpus",
     "machine.compile_layers",
     "machine.hang_minutes",
+    "validation.interpolate",
 }
 """Keys that these files are older than; none of them changes what is learned."""
 

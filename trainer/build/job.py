@@ -14,6 +14,9 @@ from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
 from trainer.strategies.machine.plan import Plan
 
+SHARES = (0.7, 0.5, 0.3)
+"""Shares of the change by training that a run may try to save, in this order."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,6 +45,8 @@ class Job:
         phases = {"validation": 1 - (-self.steps // self.validation_interval), "training": 1}
         if (section := self.recipe.refresh_section) is not None:
             phases["mining negatives"] = -(-self.steps // section.every_steps)
+        if self.recipe.validation.interpolate and not self.encoder.is_untrained:
+            phases["validation"] += len(SHARES)
         if self.data.test is not None:
             phases |= {"BM25": 1, "test": 1 if self.encoder.is_untrained else 2}
         return phases

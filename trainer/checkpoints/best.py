@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.collectives import integers_of_first_rank
 from trainer.errors import BadCheckpoint
+from trainer.models.blend import interpolate
 from trainer.runtime.console import say
 from trainer.runtime.progress import VALIDATION_SCORE
 from trainer.storage.atomic import write_safetensors
@@ -69,13 +70,15 @@ class KeepBest(lightning.Callback):
         """Whether the run ends because the score has not become better."""
         return self.patience is not None and self.validations_without_improvement >= self.patience
 
-    def restore(self, encoder: nn.Module, base: bool = False) -> None:
-        """Copies the best weights into an encoder, or with `base` those from before training.
+    def restore(self, encoder: nn.Module, share: float = 1.0) -> None:
+        """Copies the best weights into an encoder, or those with this share of the change since
+        before training (`interpolate`).
 
         Raises BadCheckpoint if their file was altered. Changes nothing if none were kept.
         """
-        step = 0 if base or self.score is None else self.step
-        weights = self._waiting_weights.get(step) or self._read(step)
+        base = self._weights_of(0) if share < 1 or self.score is None else {}
+        best = self._weights_of(self.step) if share > 0 and self.score is not None else base
+        weights = interpolate(base, best, share)
         for name, parameter in encoder.named_parameters():
             if f"encoder.{name}" in weights:
                 parameter.data.copy_(weights[f"encoder.{name}"])
@@ -123,6 +126,9 @@ class KeepBest(lightning.Callback):
             return False
         self._digests[path.name] = str(digest_file(path)["sha256"])
         return True
+
+    def _weights_of(self, step: int) -> NamedWeights:
+        return self._waiting_weights.get(step) or self._read(step)
 
     def _read(self, step: int) -> NamedWeights:
         path = self.folder / file_name(step)

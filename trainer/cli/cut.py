@@ -1,4 +1,4 @@
-"""`nearfar cut`: writes the smaller model inside a model that was trained with matryoshka."""
+"""`nearfar cut` and `nearfar blend`: write a model that is made from others, without training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from trainer.cli.options import shared
 OutFolder = Annotated[
     Path,
     typer.Option(
-        "-o", "--out", metavar="FOLDER", help="folder of the smaller model", show_default=False
+        "-o", "--out", metavar="FOLDER", help="folder of the model to write", show_default=False
     ),
 ]
 Layers = Annotated[
@@ -35,6 +35,23 @@ Dimensions = Annotated[
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace the model that is in the folder")]
 
+Base = Annotated[
+    str,
+    typer.Argument(
+        metavar="BASE", help="folder or name of the model before training", show_default=False
+    ),
+]
+TunedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="TUNED", help="folder of the model that was trained from it", show_default=False
+    ),
+]
+Share = Annotated[
+    float,
+    typer.Option("--share", min=0.0, max=1.0, help="how far to go from BASE (0) to TUNED (1)"),
+]
+
 
 def cut(
     model: shared.ModelName,
@@ -49,3 +66,20 @@ def cut(
     from trainer.models.cut import write_cut
 
     print(write_cut(model, out, layers, dimensions, replace))
+
+
+def blend(
+    base: Base,
+    tuned_model: TunedModel,
+    out: OutFolder,
+    share: Share = 0.7,
+    replace: Replace = False,
+) -> None:
+    """Write the model between two: its weights are BASE + share (TUNED - BASE).
+
+    It keeps most of what training gained, and loses less on other data (Wortsman et al. 2022).
+    Measure it with `nearfar evaluate`.
+    """
+    from trainer.models.blend import write_blend
+
+    print(write_blend(base, tuned_model, share, out, replace))

@@ -81,6 +81,7 @@ for verb, summary in (
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
     (evaluate.evaluate, "Measure models on judged queries, and compare them."),
     (cut.cut, "Write the smaller model inside a matryoshka model."),
+    (cut.blend, "Write the model between a base model and a tuned one."),
     (mine.mine, "Find hard negatives for training pairs."),
     (encode.encode, "Encode lines of text as vectors."),
     (index.index, "Make a corpus searchable."),

@@ -136,10 +136,12 @@ def selection_from(entry: Mapping[str, Any] | None) -> Selection | None:
     """
     if entry is None:
         return None
-    base, best = (
-        None if entry[key] is None else float(entry[key]) for key in ("base_score", "best_score")
+    base, best, share_score = (
+        None if entry.get(key) is None else float(entry[key])
+        for key in ("base_score", "best_score", "share_score")
     )
-    return Selection(base, best, int(entry["best_step"]), str(entry.get("limitation", "")))
+    limitation, share = str(entry.get("limitation", "")), float(entry.get("share", 1.0))
+    return Selection(base, best, int(entry["best_step"]), limitation, share, share_score)
 
 
 def _systems(

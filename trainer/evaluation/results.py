@@ -104,6 +104,10 @@ class Selection:
     """The number of optimizer steps at the best score."""
     limitation: str = ""
     """Why the scores are too high (`RetrievalSet.limitation`)."""
+    share: float = 1.0
+    """The share of the change by training that was saved, if the base model has not won."""
+    share_score: float | None = None
+    """The validation score with this share; None for the whole change."""
 
     @property
     def base_won(self) -> bool:

@@ -53,9 +53,11 @@ def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -
     if selection is not None and selection.base_won:
         return _with_limitations(_verdict_for_base(selection, evaluation), selection, evaluation)
     if evaluation is not None:
-        return _with_limitations(_verdict_from_test(evaluation), evaluation)
+        outcome = _with_share(_verdict_from_test(evaluation), selection)
+        return _with_limitations(outcome, evaluation)
     if selection is not None:
-        return _with_limitations(_verdict_from_validation(selection), selection)
+        outcome = _with_share(_verdict_from_validation(selection), selection)
+        return _with_limitations(outcome, selection)
     return None
 
 
@@ -84,6 +86,18 @@ def strongest_rival(evaluation: Evaluation) -> SystemResult | None:
     """Returns the best system other than the last one: base model or BM25."""
     rivals = [system for system in evaluation.systems[:-1] if MAIN_METRIC in system.metrics]
     return max(rivals, key=SystemResult.mean, default=None)
+
+
+def _with_share(outcome: Verdict, selection: Selection | None) -> Verdict:
+    """Returns a verdict that also says when only a share of the change was saved."""
+    if selection is None or selection.share_score is None:
+        return outcome
+    note = (
+        f"model/ holds {100 * selection.share:.0f} % of the change by training, which was enough on"
+        f" the validation queries ({selection.share_score:.3f}, all of it"
+        f" {selection.best_score:.3f})."
+    )
+    return replace(outcome, headline=f"{outcome.headline} {note}")
 
 
 def _with_limitations(outcome: Verdict, *results: Selection | Evaluation | None) -> Verdict:

@@ -61,6 +61,13 @@ class ValidationSection(Section):
         None,
         description="stop after this many validations without a better nDCG@10; null: never",
     )
+    interpolate: bool = Field(
+        False,
+        description=(
+            "after training, also measure weights between those from before training and the best"
+            " ones, and save the smallest change that keeps 95 % of the gain"
+        ),
+    )
 
 
 class CrossEncoderValidation(ValidationSection):
