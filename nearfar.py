@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 if TYPE_CHECKING:
     import numpy as np
 
+    from trainer.evaluation.mteb.model import MtebModel
     from trainer.evaluation.results import Evaluation
     from trainer.mining.job import MiningResult
     from trainer.models.encoder import Encoder
@@ -82,6 +83,8 @@ __all__ = [
     "index",
     "load",
     "mine",
+    "mteb_model",
+    "mteb_task",
     "search",
 ]
 
@@ -236,22 +239,48 @@ def evaluate(
     behind each system.
     """
     from trainer.evaluation.evaluate_systems import evaluate_systems
+    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.systems.open import SystemSettings
     from trainer.runs.run_model import model_of
 
     names = [systems] if isinstance(systems, str | Path) else systems
     return evaluate_systems(
         [str(name) for name in names],
-        str(data),
-        split=split,
-        corpus=None if corpus is None else str(corpus),
+        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
         bm25=bm25,
-        max_queries=max_queries,
         reranker=None if rerank is None else str(rerank),
         settings=SystemSettings(precision),
         find_model=model_of,
         tell=_tell,
     ).evaluation
+
+
+def mteb_model(system: str | Path, precision: Precision = "auto") -> MtebModel:
+    """A system as a model of mteb: `mteb.evaluate(nearfar.mteb_model("runs/x/model"), tasks)`.
+
+    It is for retrieval and reranking tasks. Any system will do, such as "bm25" or "hybrid:A+bm25".
+    Needs `pip install 'nearfar[mteb]'`.
+    """
+    from trainer.evaluation.mteb.model import MtebModel
+    from trainer.evaluation.systems.open import SystemSettings
+    from trainer.runs.run_model import model_of
+
+    return MtebModel(str(system), SystemSettings(precision), model_of)
+
+
+def mteb_task(
+    data: str | Path,
+    split: Literal["train", "dev", "test"] = "test",
+    *,
+    corpus: str | Path | None = None,
+    max_queries: int | None = None,
+) -> Any:
+    """Judged queries, as for `evaluate`, as a retrieval task of mteb, which asks no network."""
+    from trainer.evaluation.judged_data import LocalData
+    from trainer.evaluation.mteb.tasks import task_from_set
+
+    documents = None if corpus is None else str(corpus)
+    return task_from_set(LocalData(str(data), split, {}, documents, max_queries).read(), split)
 
 
 def mine(

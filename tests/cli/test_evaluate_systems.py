@@ -179,7 +179,7 @@ def test_bad_words_and_files_are_refused_before_anything_is_read(model, beir, tm
 def test_weights_need_dev_queries_that_are_not_measured(beir):
     ended = call("evaluate", "weighted:bm25+bm25", "--data", beir, "--split", "dev", "--no-bm25")
     assert ended.exit_code == 0
-    assert "has no dev queries beside those that are measured" in ended.stderr
+    assert "have no dev queries beside those that are measured" in ended.stderr
     assert "hybrid: BM25 + BM25" in ended.stdout
 
 

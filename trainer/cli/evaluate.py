@@ -9,7 +9,12 @@ from trainer.cli import terminal
 from trainer.cli.options import shared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate_systems import SystemComparison
+    from trainer.evaluation.judged_data import JudgedData
+    from trainer.evaluation.systems.system import System
 
 
 Systems = Annotated[
@@ -79,6 +84,24 @@ OutFile = Annotated[
         show_default=False,
     ),
 ]
+MtebTask = Annotated[
+    str | None,
+    typer.Option(
+        "--mteb",
+        metavar="TASK",
+        help="in place of --data: a retrieval task of mteb (TASK, TASK:SUBSET, TASK:SUBSET:SPLIT)",
+        show_default=False,
+    ),
+]
+MtebResults = Annotated[
+    Path | None,
+    typer.Option(
+        "--mteb-results",
+        metavar="FOLDER",
+        help="also let mteb measure each system, and write its results files to this folder",
+        show_default=False,
+    ),
+]
 RunsFolder = Annotated[
     Path | None,
     typer.Option(
@@ -106,33 +129,31 @@ def evaluate(
     rerank_depth: shared.RerankDepth = 100,
     out: OutFile = None,
     save_runs: RunsFolder = None,
+    mteb: MtebTask = None,
+    mteb_results: MtebResults = None,
     examples: Examples = 3,
     dimensions: shared.Dimensions = None,
     layers: shared.Layers = None,
     precision: shared.PrecisionName = "auto",
 ) -> None:
-    """Measure models and other systems on judged queries, and compare each of them and BM25 with
-    the first one by a paired test.
-    """
+    """Measure systems on judged queries, and compare each with the first one by a paired test."""
     _check_places(out, save_runs)
     with terminal.loading_libraries():
         from trainer.evaluation.evaluate_systems import evaluate_systems
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.runs.run_model import model_of
 
-    data, corpus, columns = _inputs(systems, data, corpus, shared.columns_of(column))
+    columns = shared.columns_of(column)
+    judged_data = _judged_data(systems, mteb, data, corpus, split, columns, max_queries)
     comparison = evaluate_systems(
         systems,
-        data,
-        split=split,
-        columns=columns,
-        corpus=corpus,
-        max_queries=max_queries,
+        judged_data,
         bm25=bm25,
         index=index,
         reranker=rerank,
         settings=SystemSettings(precision, layers, dimensions, rerank_depth),
         find_model=model_of,
+        on_measured=_mteb_writer(mteb_results, judged_data),
         tell=terminal.tell,
     )
     _write(comparison, out, save_runs)
@@ -140,22 +161,50 @@ def evaluate(
     _check_failures(comparison)
 
 
-def _inputs(
-    systems: list[str], data: str | None, corpus: str | None, columns: dict[str, str]
-) -> tuple[str, str | None, dict[str, str]]:
-    """Returns judged queries, corpus and columns, with what the recipe of a run adds.
+def _judged_data(
+    systems: list[str],
+    mteb: str | None,
+    data: str | None,
+    corpus: str | None,
+    split: shared.Split,
+    columns: dict[str, str],
+    max_queries: int | None,
+) -> "JudgedData":
+    """Returns the judged queries; without `data` or a task, those that the recipe of a run names.
 
     Options count more than the recipe.
     """
+    from trainer.errors import BadRecipe
+    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.systems.names import parse_system
     from trainer.runs.run_model import judged_queries_of
 
-    if data is not None:
-        return data, corpus, columns
-    names = [name for system in systems for name in parse_system(system).single_systems]
-    queries = judged_queries_of([name.value for name in names if name.kind == "model"])
-    terminal.tell(f"no --data: measuring on {queries.source}, the test set of {queries.run}")
-    return queries.source, corpus or queries.corpus, {**queries.columns, **columns}
+    if mteb is not None:
+        from trainer.evaluation.mteb.tasks import MtebData
+
+        if data or corpus:
+            raise BadRecipe(
+                "--mteb has its own queries and documents; leave --data and --corpus out"
+            )
+        return MtebData.find(mteb, split, max_queries)
+    if data is None:
+        names = [name for system in systems for name in parse_system(system).single_systems]
+        queries = judged_queries_of([name.value for name in names if name.kind == "model"])
+        terminal.tell(f"no --data: measuring on {queries.source}, the test set of {queries.run}")
+        data, corpus = queries.source, corpus or queries.corpus
+        columns = {**queries.columns, **columns}
+    return LocalData(data, split, columns, corpus, max_queries)
+
+
+def _mteb_writer(
+    folder: Path | None, data: "JudgedData"
+) -> "Callable[[System, RetrievalSet], None]":
+    """Returns the function that lets mteb measure a system, or one that does nothing."""
+    if folder is None:
+        return lambda system, judged_set: None
+    from trainer.evaluation.mteb.tasks import results_writer
+
+    return results_writer(folder, data, terminal.tell)
 
 
 def _check_failures(comparison: "SystemComparison") -> None:

@@ -1,27 +1,23 @@
 """Measurement of several systems, given by name, on the same judged queries."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.data.readers.beir import beir_splits, is_beir_folder
-from trainer.data.readers.read import Split
-from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
+from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadModel, BadRecipe, NearfarError
 from trainer.evaluation.evaluate import evaluate_run, measured_run
+from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, Failure, SystemResult, compare
 from trainer.evaluation.run_file import read_run_file
 from trainer.evaluation.systems.names import SystemName, parse_system
 from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
-from trainer.evaluation.systems.system import Corpus
+from trainer.evaluation.systems.system import Corpus, System
 from trainer.models.files.locate import locate
 from trainer.retrieval.indexes.index_corpus import open_index
-
-_MOST_DEV_QUERIES = 500
-"""The number of dev queries on which weights are chosen."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +32,23 @@ class SystemComparison:
 
 def evaluate_systems(
     systems: Sequence[str],
-    data: str,
+    data: JudgedData,
     *,
-    split: Split = "test",
-    columns: Mapping[str, str] | None = None,
-    corpus: str | None = None,
-    max_queries: int | None = None,
     bm25: bool = True,
     index: Path | None = None,
     reranker: str | None = None,
     settings: SystemSettings = DEFAULTS,
     find_model: Callable[[str], str] = str,
+    on_measured: Callable[[System, RetrievalSet], None] = lambda system, judged_set: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> SystemComparison:
     """Measures systems, and compares BM25 and each other one with the first.
 
-    `corpus` has documents that are searched too. `index` is an index of the set's documents by the
+    `index` is an index of the set's documents by the
     only system, which is a model; it is measured in addition to exact search. `reranker` names a
     cross-encoder, which re-ranks the first documents of each system. `find_model` returns the
-    folder of a model for what a user wrote, such as the folder of a run.
+    folder of a model for what a user wrote, such as the folder of a run. `on_measured` is called
+    with each system while it is open.
 
     A system that cannot be measured is among the failures of the evaluation. Raises BadRecipe when
     a system is written wrongly or named twice, and the error of the systems if all fail.
@@ -64,11 +58,10 @@ def evaluate_systems(
     names = [*([SystemName("bm25")] if has_baseline else []), *_table(names, index, reranker)]
     attempts = _Attempts(tell, has_baseline)
     names = attempts.check(names, find_model)
-    judged_set = read_retrieval_set(data, split, dict(columns or {}), max_queries, corpus=corpus)
-    dev_set = None
+    judged_set, dev_set = data.read(), None
     if any(name.contains("weighted") for name in names):
-        dev_set = _dev_set(data, split)
-        names = _without_weights(names, data, tell) if dev_set is None else names
+        dev_set = data.read_dev()
+        names = _without_weights(names, judged_set, tell) if dev_set is None else names
     if index is not None:
         layers = settings.layers or open_index(index).manifest.layers
         settings = replace(settings, layers=layers)
@@ -76,9 +69,9 @@ def evaluate_systems(
     opener = SystemOpener(documents, settings, dev_set)
     _open_options(opener, names, reranker)
     for number, name in enumerate(names):
-        attempts.measure(name, opener, judged_set)
+        attempts.measure(name, opener, judged_set, on_measured)
         opener.close(names[number + 1 :])
-    return attempts.comparison(judged_set, split)
+    return attempts.comparison(judged_set, data.split)
 
 
 def _table(
@@ -111,20 +104,12 @@ def _open_options(opener: SystemOpener, names: Sequence[SystemName], reranker: s
             opener.open(name)
 
 
-def _dev_set(data: str, split: Split) -> RetrievalSet | None:
-    """Returns the dev queries of a BEIR folder; None if it has none, or they are measured."""
-    folder = Path(data)
-    if split == "dev" or not is_beir_folder(folder) or "dev" not in beir_splits(folder):
-        return None
-    return read_retrieval_set(data, "dev", max_queries=_MOST_DEV_QUERIES)
-
-
 def _without_weights(
-    names: Sequence[SystemName], data: str, tell: Callable[[str], None]
+    names: Sequence[SystemName], judged_set: RetrievalSet, tell: Callable[[str], None]
 ) -> list[SystemName]:
     tell(
-        f"weighted: {data} has no dev queries beside those that are measured, so no weights can be"
-        " chosen; reciprocal rank fusion (hybrid:) is measured instead"
+        f"weighted: the data of {judged_set.name} have no dev queries beside those that are"
+        " measured, so no weights can be chosen; hybrid: is measured instead (reciprocal ranks)"
     )
 
     def without_weights(name: SystemName) -> SystemName:
@@ -153,24 +138,27 @@ class _Attempts:
             if single.kind == "run":
                 read_run_file(Path(single.value))
 
-        def check_part(part: SystemName) -> SystemName:
-            if part.kind == "index":
-                open_index(Path(part.value))
-                return replace(part, index_model=part.index_model and find_model(part.index_model))
-            if part.kind == "model":
-                part = replace(part, value=find_model(part.value))
-                locate(part.value)
-            return part
-
         systems: list[SystemName] = []
         for name in names:
             with self._noted_failure(name):
-                systems.append(name.change(check_part))
+                system = name.with_models(find_model)
+                for single in system.single_systems:
+                    if single.kind == "index":
+                        open_index(Path(single.value))
+                    if single.kind == "model":
+                        locate(single.value)
+                systems.append(system)
         if len(systems) <= int(self._has_baseline):
             self._raise_error()
         return systems
 
-    def measure(self, name: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> None:
+    def measure(
+        self,
+        name: SystemName,
+        opener: SystemOpener,
+        judged_set: RetrievalSet,
+        on_measured: Callable[[System, RetrievalSet], None],
+    ) -> None:
         """Measures a system."""
         self._tell(f"measuring {name}")
         with self._noted_failure(name):
@@ -183,8 +171,9 @@ class _Attempts:
             result = evaluate_run(run, judged_set, system.name)
             self._runs[system.name] = run
             self._results.append(replace(result, note="; ".join(notes)))
+            on_measured(system, judged_set)
 
-    def comparison(self, judged_set: RetrievalSet, split: Split) -> SystemComparison:
+    def comparison(self, judged_set: RetrievalSet, split: str) -> SystemComparison:
         """Returns the results. Raises the error of the systems if all of them failed."""
         if self._errors and len(self._results) <= int(self._has_baseline):
             self._raise_error()

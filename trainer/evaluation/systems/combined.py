@@ -11,6 +11,11 @@ from trainer.models.encoder import PairEncoder
 from trainer.retrieval.rerank import rerank
 from trainer.strategies.devices import Precision
 
+FUSED_DOCUMENTS = 101
+"""The number of documents of each system that are combined, however many are asked for: others
+would change the scores.
+"""
+
 
 class RankFusion:
     """Several systems, combined by reciprocal rank fusion."""
@@ -22,8 +27,8 @@ class RankFusion:
         self._parts = parts
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
-        """Returns the k best documents per query among the first k of each system."""
-        return fuse_ranks([part.search(queries, k) for part in self._parts], k)
+        """Returns the k best documents per query among the first ones of each system."""
+        return fuse_ranks([part.search(queries, FUSED_DOCUMENTS) for part in self._parts], k)
 
 
 class ScoreFusion:
@@ -32,11 +37,14 @@ class ScoreFusion:
     The weights are the best ones on judged queries, which must not be those that are measured.
     """
 
-    def __init__(self, parts: Sequence[System], judged_set: RetrievalSet, k: int) -> None:
+    def __init__(self, parts: Sequence[System], judged_set: RetrievalSet) -> None:
         self.name = f"weighted: {' + '.join(part.name for part in parts)}"
         self._parts = parts
         queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
-        runs = [measured_run(part.search(queries, k), judged_set, k) for part in parts]
+        runs = [
+            measured_run(part.search(queries, FUSED_DOCUMENTS), judged_set, FUSED_DOCUMENTS)
+            for part in parts
+        ]
         self.weights, quality = choose_weights(runs, judged_set.qrels)
         weights = " + ".join(
             f"{weight:.1f} {part.name}" for weight, part in zip(self.weights, parts, strict=True)
@@ -47,8 +55,8 @@ class ScoreFusion:
         )
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
-        """Returns the k best documents per query among the first k of each system."""
-        runs = [part.search(queries, k) for part in self._parts]
+        """Returns the k best documents per query among the first ones of each system."""
+        runs = [part.search(queries, FUSED_DOCUMENTS) for part in self._parts]
         return fuse_scores(runs, self.weights, k)
 
 

@@ -56,6 +56,16 @@ class SystemName:
         """Returns the name after a change of its parts and then of itself."""
         return function(replace(self, parts=tuple(part.change(function) for part in self.parts)))
 
+    def with_models(self, find_model: Callable[[str], str]) -> "SystemName":
+        """Returns the name with the folder of each model in place of what a user wrote."""
+
+        def with_model(part: SystemName) -> SystemName:
+            if part.kind == "model":
+                return replace(part, value=find_model(part.value))
+            return replace(part, index_model=part.index_model and find_model(part.index_model))
+
+        return self.change(with_model)
+
 
 def parse_system(word: str) -> SystemName:
     """Returns the system with a name. Raises BadRecipe, which says how systems are written.

@@ -76,7 +76,7 @@ class SystemOpener:
                 if self._judged_set is None:
                     raise BadRecipe(f"{name}: there are no judged queries to choose the weights on")
                 parts = [self.open(part) for part in name.parts]
-                return ScoreFusion(parts, self._judged_set, DEPTH)
+                return ScoreFusion(parts, self._judged_set)
             case "rerank":
                 return self._rerank(name)
         if name not in self._single_systems:
