@@ -11,6 +11,7 @@ DATA_SETS = {
     "azure-cli": REPOSITORY / "data" / "azure-cli",
     "pycode": REAL_DATA / "pycode",
     "squad_dev": REAL_DATA / "squad_dev",
+    "tldr": REAL_DATA / "tldr",
 }
 PYLATE = REPOSITORY / ".venv-pylate"
 """PyLate's environment: `make setup-pylate`."""

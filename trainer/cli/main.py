@@ -30,6 +30,7 @@ from trainer.cli import (
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import compare, runs, submit
+from trainer.cli.measure import rag
 from trainer.cli.terminal import StartAgain
 from trainer.cli.tracking import dashboard, sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
@@ -80,6 +81,7 @@ for verb, summary in (
     (submit.submit, "Run a recipe, a mining job or a pipeline on a Slurm cluster."),
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
     (evaluate.evaluate, "Measure models on judged queries, and compare them."),
+    (rag.rag, "Measure what retrieval does for answers."),
     (cut.cut, "Write the smaller model inside a matryoshka model."),
     (cut.blend, "Write the model between a base model and a tuned one."),
     (mine.mine, "Find hard negatives for training pairs."),

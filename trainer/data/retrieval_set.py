@@ -188,7 +188,7 @@ def _limitation_of_folder(folder: Path, count: int) -> str:
         return _limitation(count, "documents of the pairs")
     if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
         return ""
-    return "its queries were made from the documents: figures say little about real questions"
+    return "with queries made from the documents: figures say little about real questions"
 
 
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class StoredAnswers:
     def add(self, model: str, prompt: str, answer: ChatAnswer) -> None:
         """Stores an answer. Raises BadFolder if it cannot be written."""
         key = _key(model, prompt)
-        self._answers[key] = answer
+        self._answers[key] = replace(answer, retries=())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:

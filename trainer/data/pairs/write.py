@@ -22,8 +22,6 @@ from trainer.data.summary.kinds import KindSummary, summarize_kind
 from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.storage.visible import visible
 
-Question = Mapping[str, Sequence[str]]
-"""Key of a passage to the questions that an endpoint wrote for it."""
 _BAD_FILES = 5
 """Files or rows that cannot be read, of which this many are named per source."""
 _README = """{name}: pairs that `nearfar data pairs` made from {sources}.
@@ -53,7 +51,8 @@ class PairRules:
 class WrittenQuestions:
     """Questions that an endpoint wrote, and what happened to the others."""
 
-    by_passage: Question = field(default_factory=dict)
+    by_passage: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Key of a passage to its questions."""
     reasons: Mapping[str, int] = field(default_factory=dict)
     """What was set aside: reason to count."""
     remarks: Sequence[str] = ()

@@ -1,0 +1,1 @@
+"""Retrieval judged by what it does for answers (retrieval-augmented generation)."""
