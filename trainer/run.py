@@ -39,9 +39,11 @@ from trainer.evaluation.results import (
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
+from trainer.models.files.licence import licence_of
 from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
+from trainer.report.model_card import complete_model_card
 from trainer.report.run_page import write_report
 from trainer.runtime.attempts import has_run, write_json
 from trainer.runtime.console import keep_console, say
@@ -237,6 +239,8 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
     else:
         folder.finish("done", exit_code=0, selection=asdict(selection))
     with phase("writing the report"):
+        licence = on_first_rank(lambda: licence_of(str(training.job.recipe.model.backbone)))
+        on_first_rank(lambda: complete_model_card(folder.path, licence))
         report = on_first_rank(lambda: write_report(folder.path))
     say(f"report: {report}")
     if training.is_interrupted:

@@ -8,7 +8,7 @@ from trainer.models.files.packaged import PACKAGED_MODELS, packaged_folder
 from trainer.storage.near_paths import nearest_path, tell_before_hub
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")
-_MODEL_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_MODEL_PATTERNS = ["README.md", "*.json", "*.txt", "*.model", "*.safetensors"]
 _SKIPPED_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "*training_state*", "*.h5", "*.bin"]
 _PATIENCE_SECONDS = 5.0
 

@@ -107,10 +107,10 @@ def dense_examples(contract: TextContract, architecture: str | None, width: int)
     if architecture is None:
         return _table(contract) if is_simple and contract.pooling == "mean" else ""
     if not is_simple:
-        return _servers([_INFINITY]) + _prompt_note(contract)
+        return _servers([_INFINITY])
     vectors = "torch.nn.functional.normalize(vectors, dim=-1)" if contract.normalize else "vectors"
     code = _TRANSFORMERS.replace("{pooling}", str(pooling)).replace("{result}", vectors)
-    return _transformers(code, architecture) + _prompt_note(contract)
+    return _transformers(code, architecture)
 
 
 def pair_examples(contract: TextContract, architecture: str | None, width: int) -> str:
@@ -138,15 +138,6 @@ def _servers(commands: list[str]) -> str:
     return (
         "\nServers; the commands follow their documentation and are not part of nearfar's tests:\n"
         + _block("\n".join(commands), "bash")
-    )
-
-
-def _prompt_note(contract: TextContract) -> str:
-    if not (contract.query_prompt or contract.document_prompt):
-        return ""
-    return (
-        "\nA server puts no prompt before a text. Put `query_prompt` (below) before each query and"
-        " `document_prompt` before each document.\n"
     )
 
 

@@ -44,6 +44,11 @@ class ModelCard:
             notes += (
                 "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n"
             )
+        if contract.query_prompt or contract.document_prompt:
+            notes += (
+                "\nA query begins with `query_prompt` and a document with `document_prompt` (below)."
+                " nearfar and the Python examples put them there; before a server, do it yourself.\n"
+            )
         lengths = {contract.query_max_length_tokens, contract.document_max_length_tokens}
         if self.has_lengths_apart and len(lengths) > 1:
             notes += (
