@@ -10,7 +10,7 @@ from trainer.cli.options import shared
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help=(
             "folders or files of Markdown, reStructuredText, HTML, plain text or Python; tables"
             " (CSV, JSON Lines, ...) of documents or of tickets and chats; or a folder in BEIR"
@@ -32,7 +32,7 @@ Kinds = Annotated[
         metavar="KIND",
         help=(
             "make only pairs of this kind: heading, sentence, definition, docstring, resolution,"
-            " thread; may be repeated (default: all)"
+            " thread, question; may be repeated (default: all)"
         ),
         show_default=False,
     ),
@@ -108,7 +108,10 @@ RoundTrip = Annotated[
     ),
 ]
 FoundWithin = Annotated[
-    int, typer.Option("--found-within", min=1, metavar="K", help="... among the first K passages")
+    int,
+    typer.Option(
+        "--found-within", min=1, metavar="K", help="the round trip searches the first K passages"
+    ),
 ]
 Parallel = Annotated[
     int, typer.Option("--parallel", min=1, metavar="N", help="prompts that are asked at a time")
