@@ -75,6 +75,12 @@ def test_wrong_name_is_refused_with_the_right_form(word, problem):
         parse_system(word)
 
 
+def test_models_of_all_parts_are_found_in_run_folders():
+    name = parse_system("rerank:hybrid:runs/a+bm25+runs/c")
+    folders = name.with_models(lambda model: f"{model}/model")
+    assert str(folders) == "rerank:hybrid:runs/a/model+bm25+runs/c/model"
+
+
 def test_reciprocal_ranks_equal_a_calculation_by_hand():
     first = {"q": {"a": 9.0, "b": 8.0, "c": 7.0}, "only": {"a": 1.0}}
     second = {"q": {"c": 0.3, "d": 0.2}}
@@ -203,6 +209,6 @@ def test_run_of_another_corpus_or_split_is_refused(tmp_path):
     path.write_text("q1 Q0 x 1 0.5 t\nq1 Q0 a 2 0.4 t\n")
     system = RunSystem("x", path, CORPUS)
     assert system.note == "1 of its 2 documents are not in the corpus, and count as wrong"
-    assert system.search({"q1": "", "q2": ""}, 5) == {"q1": {"x": 0.5, "a": 0.4}, "q2": {}}
+    assert system.search({"q1": "", "q2": ""}, 1) == {"q1": {"x": 0.5}, "q2": {}}
     with pytest.raises(BadData, match="no result for any of the 1 queries: its first .* 'q1'"):
         system.search({"q9": ""}, 5)

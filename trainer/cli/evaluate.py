@@ -210,10 +210,12 @@ def _mteb_writer(
 def _check_failures(comparison: "SystemComparison") -> None:
     from trainer.errors import SystemsFailed
 
-    if failures := comparison.evaluation.failures:
+    evaluation = comparison.evaluation
+    if evaluation.failures:
         raise SystemsFailed(
-            f"{', '.join(failure.system for failure in failures)} could not be measured, for the"
-            " reasons above; the figures of the others are complete"
+            f"{', '.join(failure.system for failure in evaluation.failures)} could not be measured,"
+            " for the reasons above; the figures of the others are complete, and compared with"
+            f" {evaluation.systems[-1].name}"
         )
 
 

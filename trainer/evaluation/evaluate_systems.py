@@ -44,11 +44,10 @@ def evaluate_systems(
 ) -> SystemComparison:
     """Measures systems, and compares BM25 and each other one with the first.
 
-    `index` is an index of the set's documents by the
-    only system, which is a model; it is measured in addition to exact search. `reranker` names a
-    cross-encoder, which re-ranks the first documents of each system. `find_model` returns the
-    folder of a model for what a user wrote, such as the folder of a run. `on_measured` is called
-    with each system while it is open.
+    `index` is an index of the set's documents by the only system, which is a model; it is measured
+    in addition to exact search. `reranker` names a cross-encoder, which re-ranks the first
+    documents of each system. `find_model` returns the folder of a model for what a user wrote, such
+    as the folder of a run. `on_measured` is called with each system while it is open.
 
     A system that cannot be measured is among the failures of the evaluation. Raises BadRecipe when
     a system is written wrongly or named twice, and the error of the systems if all fail.
@@ -67,7 +66,11 @@ def evaluate_systems(
         settings = replace(settings, layers=layers)
     documents = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
     opener = SystemOpener(documents, settings, dev_set)
-    _open_options(opener, names, reranker)
+    for name in names:  # what options name is opened before anything is encoded
+        if reranker is not None and name.kind == "rerank":
+            opener.reranker(name.value)
+        if name.index_model:
+            opener.open(name)
     for number, name in enumerate(names):
         attempts.measure(name, opener, judged_set, on_measured)
         opener.close(names[number + 1 :])
@@ -93,15 +96,6 @@ def _table(
             yield last
         if reranker is not None:
             yield SystemName("rerank", reranker, (last,))
-
-
-def _open_options(opener: SystemOpener, names: Sequence[SystemName], reranker: str | None) -> None:
-    """Opens what options name, before anything is encoded: an error ends the command."""
-    if reranker is not None:
-        opener.reranker(reranker)
-    for name in names:
-        if name.index_model:
-            opener.open(name)
 
 
 def _without_weights(

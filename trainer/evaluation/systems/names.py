@@ -60,7 +60,7 @@ class SystemName:
         """Returns the name with the folder of each model in place of what a user wrote."""
 
         def with_model(part: SystemName) -> SystemName:
-            if part.kind == "model":
+            if part.kind in ("model", "rerank"):
                 return replace(part, value=find_model(part.value))
             return replace(part, index_model=part.index_model and find_model(part.index_model))
 

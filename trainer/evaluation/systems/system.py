@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import search_vectors
-from trainer.evaluation.metrics import RetrievalRun
+from trainer.evaluation.metrics import RetrievalRun, rank_documents
 from trainer.evaluation.run_file import read_run_file, with_spaces
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
@@ -143,7 +143,7 @@ class RunSystem:
         )
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
-        """Returns the results in the file; a query that is not there has none.
+        """Returns the k best results in the file per query; a query that is not there has none.
 
         Raises BadData if it has none of the queries.
         """
@@ -154,7 +154,7 @@ class RunSystem:
                 f" query is {next(iter(self._run))!r}, and theirs is {next(iter(queries))!r}; give"
                 " the run of this split"
             )
-        return {query: run.get(query, {}) for query in queries}
+        return {query: dict(rank_documents(run.get(query, {}))[:k]) for query in queries}
 
 
 def _foreign_documents(run: RetrievalRun, corpus: Corpus) -> set[str]:
