@@ -182,6 +182,15 @@ def test_lines_say_what_is_proven_and_what_could_have_been(evaluation):
     )
 
 
+def test_equal_systems_and_few_queries_have_their_own_words():
+    same = compare(SET, "test", [result("base", 1, 2), result("fine-tuned", 1, 2)])
+    assert "0 worse. No query differs." in " ".join(shown(*comparison_lines(same)).split())
+    few = dataclasses.replace(SET, query_ids=SET.query_ids[:5], queries=SET.queries[:5])
+    systems = [result("base", 2, queries=few), result("fine-tuned", 1, queries=few)]
+    text = " ".join(shown(*comparison_lines(compare(few, "test", systems))).split())
+    assert "5 queries better, 0 equal, 0 worse. Nothing is proven: it cannot be with so" in text
+
+
 @pytest.mark.parametrize(
     "damage", ["[]", "{}", '{"format": 2}', "not json", '{"format": 1, "query_ids": 3}']
 )

@@ -74,6 +74,8 @@ def conclusion(comparison: Comparison) -> str:
     """Returns what a paired test proves, and otherwise which difference it would have seen."""
     if comparison.is_proven:
         return f"{'Better' if comparison.test.difference > 0 else 'Worse'}, proven."
+    if comparison.test.better == comparison.test.worse == 0:
+        return "No query differs."
     if comparison.detectable is None:
         return "Nothing is proven: it cannot be with so few queries."
     return (
