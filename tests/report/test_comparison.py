@@ -57,7 +57,7 @@ def test_paired_tests_are_corrected_for_their_number(copy):
     )
     assert comparison.tests[1].test.difference == pytest.approx(0.8)
     assert comparison.headline == (
-        "high has the highest test nDCG@10, 0.900, and is proven better than every other run."
+        "high has the highest test nDCG@10, 0.900, and is proven better than low and middle."
     )
 
 

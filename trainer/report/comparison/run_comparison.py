@@ -87,7 +87,8 @@ class RunComparison:
         ]
         score = f"{best} has the highest test {metric_name(MAIN_METRIC)}, {means[best]:.3f}"
         if not rivals:
-            return f"{score}, and is proven better than every other run."
+            weaker = " and ".join(name for name in means if name != best)
+            return f"{score}, and is proven better than {weaker}."
         return f"{score}, but cannot be told apart from {', '.join(rivals)}."
 
 
