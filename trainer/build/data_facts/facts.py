@@ -77,8 +77,8 @@ def _leaks(data: DataSets, held_out: RetrievalSet) -> Iterator[tuple[str, int]]:
         if grade > 0
     }
     identities = [
-        identity(text)
-        for document, text in zip(held_out.document_ids, held_out.documents, strict=True)
+        identity(held_out.documents[place])
+        for place, document in enumerate(held_out.document_ids)
         if document in relevant
     ]
     is_shared = np.isin(np.unique(identities), data.train.identities("positive"))
