@@ -115,14 +115,14 @@ def test_stage_that_is_repeated_by_hand_begins_with_an_empty_folder(
     pipeline = load_pipeline(Path("m.yaml"))
     assert not [
         line
-        for line in script_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in script_lines(pipeline, plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith("mv")
     ], "it goes on"
     first, second = add_keys(pipeline, ["recipe", "mined"]).values()
     first.record.rename("aside")
     assert [
         line
-        for line in script_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in script_lines(pipeline, plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith(f"mv {second.folder} ")
     ]
     Path("aside").rename(first.record)
@@ -130,7 +130,7 @@ def test_stage_that_is_repeated_by_hand_begins_with_an_empty_folder(
     (folder / "train.jsonl").unlink()
     assert [
         line
-        for line in script_lines(plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
+        for line in script_lines(pipeline, plan(pipeline), ["nearfar", "pipeline", "m.yaml"])
         if line.startswith(f"mv {folder} ")
     ]
 

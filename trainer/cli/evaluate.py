@@ -1,12 +1,13 @@
 """`nearfar evaluate`: compares systems on judged queries."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainer.cli import terminal
-from trainer.cli.options import shared
+from trainer.cli.options import shared, tracking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.evaluate_systems import SystemComparison
     from trainer.evaluation.judged_data import JudgedData
     from trainer.evaluation.systems.system import System
+    from trainer.recipe.schema.trackers import Tracker
 
 
 Systems = Annotated[
@@ -135,9 +137,10 @@ def evaluate(
     dimensions: shared.Dimensions = None,
     layers: shared.Layers = None,
     precision: shared.PrecisionName = "auto",
+    tracker: tracking.Trackers = None,
 ) -> None:
     """Measure systems on judged queries, and compare each with the first one by a paired test."""
-    _check_places(out, save_runs)
+    trackers = _check_places(out, save_runs, tracker or [])
     with terminal.loading_libraries():
         from trainer.evaluation.evaluate_systems import evaluate_systems
         from trainer.evaluation.systems.open import SystemSettings
@@ -157,8 +160,7 @@ def evaluate(
         tell=terminal.tell,
     )
     _write(comparison, out, save_runs)
-    _show(comparison, examples)
-    _check_failures(comparison)
+    _finish(comparison, examples, trackers, out)
 
 
 def _judged_data(
@@ -207,10 +209,20 @@ def _mteb_writer(
     return results_writer(folder, data, terminal.tell)
 
 
-def _check_failures(comparison: "SystemComparison") -> None:
+def _finish(
+    comparison: "SystemComparison",
+    examples: int,
+    trackers: "Sequence[Tracker]",
+    out: Path | None,
+) -> None:
+    """Shows the results, also to trackers. Raises SystemsFailed if a system was not measured."""
     from trainer.errors import SystemsFailed
+    from trainer.tracking.jobs import log_evaluation
 
     evaluation = comparison.evaluation
+    _show(comparison, examples)
+    if trackers:
+        log_evaluation(trackers, evaluation, out.parent if out else Path())
     if evaluation.failures:
         raise SystemsFailed(
             f"{', '.join(failure.system for failure in evaluation.failures)} could not be measured,"
@@ -230,9 +242,12 @@ def _write(comparison: "SystemComparison", out: Path | None, save_runs: Path | N
             terminal.tell(f"wrote {path}")
 
 
-def _check_places(out: Path | None, save_runs: Path | None) -> None:
-    """Checks before anything is computed that the results can be written."""
+def _check_places(
+    out: Path | None, save_runs: Path | None, tracker: list[str]
+) -> "Sequence[Tracker]":
+    """Checks before anything is computed that the results can be written. Returns the trackers."""
     from trainer.errors import BadRecipe
+    from trainer.tracking.settings import read_trackers
 
     if out is not None and not out.absolute().parent.is_dir():
         raise BadRecipe(
@@ -242,6 +257,7 @@ def _check_places(out: Path | None, save_runs: Path | None) -> None:
         from trainer.evaluation.run_file import make_runs_folder
 
         make_runs_folder(save_runs)
+    return read_trackers(tracker)
 
 
 def _show(comparison: "SystemComparison", examples: int) -> None:

@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainer.cli.options import shared
 from trainer.cli.terminal import StartAgain
 from trainer.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from trainer.recipe.schema.families import Recipe
 
 Replace = Annotated[
     bool,
@@ -39,29 +42,42 @@ AcceptChanges = Annotated[
 ]
 
 
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="KEY=VALUE,VALUE",
+        help=(
+            "one run for each value, one after the other; given twice: for each combination. What"
+            " is finished is left out when it is repeated"
+        ),
+        show_default=False,
+    ),
+]
+
+
 def fit(
     recipe: shared.RecipeFile,
     overrides: shared.Overrides = None,
     replace: Replace = False,
     resume: Resume = False,
     accept_changes: AcceptChanges = False,
+    sweep: Sweep = None,
 ) -> None:
     """Train a model from a recipe, and compare it with the base model and BM25 on test queries."""
     from trainer.progress import phase
-    from trainer.recipe.load import load_recipe
-    from trainer.runtime.attempts import read_attempts, read_status, words_with_less_memory
+    from trainer.runtime.attempts import read_attempts, words_with_less_memory
     from trainer.runtime.console import say
     from trainer.runtime.watch import watching
 
     if replace and resume:
         raise typer.BadParameter("--replace starts again and --resume continues; give one of them")
-    settings = load_recipe(recipe, overrides or [])
+    settings = _settings(recipe, overrides or [])
+    if sweep:
+        _fit_all(recipe, overrides or [], sweep, settings)
+        return
     folder = Path(settings.output) / settings.name
-    if resume and read_status(folder).get("status") == "done":
-        say(
-            f"{folder} is finished; nothing is left to do. For a run with other settings, choose"
-            " another name=NAME, or start again with --replace"
-        )
+    if resume and _is_finished(folder):
         return
     with watching():  # first of all: a signal that comes before it would end the process
         with phase("loading the libraries"):
@@ -82,3 +98,58 @@ def fit(
             say(f"warning: {error}")
             raise StartAgain(words) from error
     show(*result_parts(result.evaluation, result.selection, result.test))
+
+
+def _settings(recipe: Path, overrides: list[str]) -> "Recipe":
+    """Returns the resolved recipe. A run that an agent of a W&B sweep has started gets a name of
+    its own.
+    """
+    from trainer.recipe.load import load_recipe
+    from trainer.tracking.course import sweep_run_id
+
+    settings = load_recipe(recipe, overrides)
+    if (run_id := sweep_run_id()) is None:
+        return settings
+    return load_recipe(recipe, [*overrides, f"name={settings.name}-{run_id}"])
+
+
+def _is_finished(folder: Path) -> bool:
+    """Returns whether there is nothing to continue, and says so."""
+    from trainer.runtime.attempts import read_status
+    from trainer.runtime.console import say
+
+    is_finished = read_status(folder).get("status") == "done"
+    if is_finished:
+        say(
+            f"{folder} is finished; nothing is left to do. For a run with other settings, choose"
+            " another name=NAME, or start again with --replace"
+        )
+    return is_finished
+
+
+def _fit_all(recipe: Path, overrides: list[str], sweep: list[str], settings: "Recipe") -> None:
+    """Carries out the runs of a sweep, each in a process of its own, and prints their scores.
+
+    A run that fails is named, and the others go on. The exit code is that of the first one.
+    """
+    import subprocess
+
+    from trainer.runtime.attempts import read_status
+    from trainer.runtime.console import say
+    from trainer.slurm.sweep import sweep_runs
+
+    exit_code, scores, runs = 0, [], sweep_runs(sweep, settings.name)
+    for number, run in enumerate(runs, 1):
+        *changes, name = run
+        say(f"run {number} of {len(runs)}: {' '.join(changes)}")
+        words = ["fit", str(recipe), *overrides, *run, "--resume"]
+        process = subprocess.run([sys.executable, "-m", "trainer", *words], check=False)
+        exit_code = exit_code or process.returncode
+        status = read_status(Path(settings.output) / name.partition("=")[2])
+        score = (status.get("selection") or {}).get("best_score")
+        scores.append((score if isinstance(score, float) else -1.0, " ".join(changes), status))
+    for score, text, status in sorted(scores, key=lambda line: -line[0]):
+        result = f"{score:.3f}" if score >= 0 else str(status.get("status", "not started"))
+        print(f"validation nDCG@10 {result}  {text}")
+    if exit_code:
+        raise typer.Exit(exit_code)

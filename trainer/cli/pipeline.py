@@ -55,7 +55,7 @@ def pipeline(
         _show(stages.folder, steps)
     elif print_commands:
         command = ["nearfar", "pipeline", str(file), *(overrides or [])]
-        typer.echo("\n".join(run.script_lines(steps, command)))
+        typer.echo("\n".join(run.script_lines(stages, steps, command)))
     elif accept is not None:
         typer.echo(f"{accept}: recorded as done in {run.accept(stages, accept).record}")
     else:

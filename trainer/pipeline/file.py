@@ -17,6 +17,7 @@ from trainer.errors import BadPipeline
 from trainer.recipe.nearest import nearest, question
 from trainer.recipe.raw_recipe import RawRecipe
 from trainer.recipe.schema.section import Section
+from trainer.recipe.schema.trackers import Tracker
 from trainer.recipe.section_problems import join_problems, matching, validate_file
 from trainer.recipe.shipped import recipe_file
 from trainer.recipe.yaml_text import Place, key_name, parse, parse_word, read_text
@@ -80,6 +81,13 @@ class Pipeline(Section):
     values: dict[Name, str | int | float | bool] = Field(
         {},
         description="named values that several commands share; values.NAME=VALUE changes one",
+    )
+    trackers: tuple[Tracker, ...] = Field(
+        (),
+        description=(
+            "trackers of every `fit`, `mine` and `evaluate` stage; their group is the name of the"
+            " pipeline. A change runs no stage again"
+        ),
     )
     stages: Annotated[dict[Name, Stage], Field(min_length=1)] = Field(
         description="stages by their names"

@@ -1,5 +1,6 @@
 """Runs the stages that are not done, in order, and records each stage that succeeds."""
 
+import json
 import shlex
 import sys
 import time
@@ -111,7 +112,7 @@ def run_all(
             elif single_stage in (None, name):
                 _say(
                     f"[{number}/{len(names)}] {name}: to run: {reason}\n$"
-                    f" {redact_command(_command(stage))}"
+                    f" {redact_command(_command(stage, pipeline))}"
                 )
                 _run_stage(pipeline, stage, stages, lock, relay)
             elif single_stage in with_dependents(pipeline, name):
@@ -146,7 +147,9 @@ def accept(pipeline: Pipeline, name: str) -> KeyedStage:
     return stage
 
 
-def script_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) -> list[str]:
+def script_lines(
+    pipeline: Pipeline, steps: Sequence[PlannedStage], this_pipeline: Sequence[str]
+) -> list[str]:
     """Returns the lines of a shell script that runs the stages that are not done.
 
     `this_pipeline` is the command line of the pipeline itself.
@@ -166,7 +169,7 @@ def script_lines(steps: Sequence[PlannedStage], this_pipeline: Sequence[str]) ->
             )
         lines += [
             shlex.join(["mkdir", "-p", str(stage.folder)]),
-            shlex.join(_command(stage)),
+            shlex.join(_command(stage, pipeline)),
             shlex.join([*this_pipeline, "--accept", stage.name]),
         ]
     return lines
@@ -177,10 +180,31 @@ def _continues(stage: KeyedStage) -> bool:
     return _is_one_of(stage, CONTINUE) and "--replace" not in stage.command
 
 
-def _command(stage: KeyedStage) -> list[str]:
-    """Returns the command of a stage; training continues from its checkpoints, if there are any."""
-    is_training = _is_one_of(stage, TRAIN) and not {"--replace", "--resume"} & {*stage.command}
-    return [*stage.command, *(["--resume"] if is_training else [])]
+def _command(stage: KeyedStage, pipeline: Pipeline) -> list[str]:
+    """Returns the command of a stage with the trackers of the pipeline; training continues from its
+    checkpoints, if there are any.
+    """
+    continues = _is_one_of(stage, TRAIN) and not {"--replace", "--resume"} & {*stage.command}
+    return [*stage.command, *_tracker_words(stage, pipeline), *(["--resume"] if continues else [])]
+
+
+def _tracker_words(stage: KeyedStage, pipeline: Pipeline) -> list[str]:
+    """Returns the words by which a stage is shown in the trackers of the pipeline.
+
+    They are no part of the stage's key, as they change no result. A stage with its own trackers
+    gets none.
+    """
+    if any(word.startswith(("trackers", "--tracker")) for word in stage.command):
+        return []
+    trackers = [tracker.model_dump(mode="json") for tracker in pipeline.trackers]
+    for tracker in trackers:
+        if "group" in tracker:
+            tracker["group"] = tracker["group"] or pipeline.name
+    if _is_one_of(stage, TRAIN) and trackers:
+        return [f"trackers={json.dumps(trackers)}"]
+    if _is_one_of(stage, {("mine",), ("evaluate",)}):
+        return [word for tracker in trackers for word in ("--tracker", json.dumps(tracker))]
+    return []
 
 
 def _is_one_of(stage: KeyedStage, verbs: set[tuple[str, ...]]) -> bool:
@@ -198,7 +222,8 @@ def _run_stage(
     start = time.monotonic()
     start_time = datetime.now().astimezone().isoformat(timespec="seconds")
     write_process = partial(_write_process, lock, stage.name)
-    code = run(_command(stage)[1:], stage.log, relay, lock, write_process, sys.stdout.buffer)
+    words = _command(stage, pipeline)[1:]
+    code = run(words, stage.log, relay, lock, write_process, sys.stdout.buffer)
     lock.write_holder()
     if code != 0:
         if code in (Preempted.exit_code, 128 + (relay.first_signal or 0)):

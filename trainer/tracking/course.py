@@ -6,6 +6,7 @@ it too. W&B cannot, so what it was told before is not told again.
 
 import hashlib
 import json
+import os
 import secrets
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -62,7 +63,14 @@ def keep_course(run_folder: Path, first_step: int) -> None:
     write_json(run_folder / _FILE, asdict(Course(course.run_id, latest, first_step)))
 
 
+def sweep_run_id() -> str | None:
+    """Returns the id that an agent of a W&B sweep has chosen for this run; None without one."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+
+
 def _new_id(run_folder: Path) -> str:
+    if (run_id := sweep_run_id()) is not None:
+        return run_id
     try:
         content = (run_folder / "environment.json").read_bytes()
     except OSError:

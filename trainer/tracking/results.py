@@ -48,8 +48,8 @@ def summary_of_selection(selection: Selection | None) -> dict[str, SummaryValue]
 def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryValue]:
     """Returns the means of all systems with the interval of the main metric, and the paired tests.
 
-    The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`, `test/difference_to_base`,
-    `test/p_value_to_base` and so on.
+    The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`,
+    `test/fine-tuned/difference_to_base`, `test/fine-tuned/p_value_to_base` and so on.
     """
     if evaluation is None:
         return {}
@@ -62,11 +62,13 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryVal
             summary[f"{split}/{system.name}/{MAIN_METRIC}_low"] = interval.low
             summary[f"{split}/{system.name}/{MAIN_METRIC}_high"] = interval.high
     for comparison in evaluation.comparisons:
-        test, name = comparison.test, f"to_{comparison.baseline}"
-        summary[f"{split}/difference_{name}"] = test.difference
-        summary[f"{split}/difference_{name}_low"] = test.low
-        summary[f"{split}/difference_{name}_high"] = test.high
-        summary[f"{split}/p_value_{name}"] = comparison.corrected_p_value
+        test, baseline = comparison.test, comparison.baseline
+        difference = f"{split}/{comparison.system}/difference_to_{baseline}"
+        summary[difference] = test.difference
+        summary[f"{difference}_low"] = test.low
+        summary[f"{difference}_high"] = test.high
+        p_value = f"{split}/{comparison.system}/p_value_to_{baseline}"
+        summary[p_value] = comparison.corrected_p_value
     if evaluation.limitation:
         summary[f"{split}/limitation"] = evaluation.limitation
     if evaluation.leaked_queries is not None:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from trainer.errors import BadRecipe
 from trainer.recipe.schema.trackers import Tracker
 from trainer.recipe.yaml_text import parse
+from trainer.tracking.opening import check_trackers
 
 _TRACKERS: TypeAdapter[Tracker] = TypeAdapter(Tracker)
 
@@ -22,12 +23,14 @@ def tracker_with(kind: str, base: Tracker | None, settings: Mapping[str, Any]) -
 
 def read_trackers(texts: Sequence[str]) -> tuple[Tracker, ...]:
     """Returns trackers from texts such as `wandb` or `{kind: wandb, group: search}`. Raises
-    BadRecipe.
+    BadRecipe, also for one whose package is not installed.
 
-    >>> [tracker.kind for tracker in read_trackers(["wandb", "{kind: mlflow, project: a}"])]
-    ['wandb', 'mlflow']
+    >>> [tracker.kind for tracker in read_trackers(["wandb", "{kind: wandb, project: a}"])]
+    ['wandb', 'wandb']
     """
-    return tuple(_read(text) for text in texts)
+    trackers = tuple(_read(text) for text in texts)
+    check_trackers(trackers)
+    return trackers
 
 
 def _read(text: str) -> Tracker:

@@ -33,7 +33,7 @@ def run_trackers(
     loggers = start_trackers(trackers, run_folder, config)
 
     def end(is_done: bool) -> None:
-        _end_trackers(loggers, lambda: results_of_run(run_folder), is_done)
+        end_trackers(loggers, lambda: results_of_run(run_folder), is_done)
 
     try:
         yield loggers
@@ -56,15 +56,6 @@ def start_trackers(
     return [_best_effort(tracker, description, latest_steps) for tracker in trackers]
 
 
-def log_job(
-    trackers: Sequence[Tracker], description: Description, results: Callable[[], Results]
-) -> None:
-    """Tells trackers about a job that has no steps, such as an evaluation."""
-    if rank() == 0:
-        loggers = [_best_effort(tracker, description) for tracker in trackers]
-        _end_trackers(loggers, results, is_done=True)
-
-
 def _best_effort(
     tracker: Tracker, description: Description, latest_steps: Mapping[str, int] | None = None
 ) -> BestEffort:
@@ -74,9 +65,10 @@ def _best_effort(
     return BestEffort(tracker.kind, lambda: open_run(tracker, description), latest_steps)
 
 
-def _end_trackers(
+def end_trackers(
     loggers: Sequence[BestEffort], results: Callable[[], Results], is_done: bool
 ) -> None:
+    """Gives the results to all trackers, and waits for them."""
     for logger in loggers:
         logger.end(results, is_done)
     seconds = best_effort.END_TIMEOUT_SECONDS + (_UPLOAD_SECONDS if is_done else 0.0)

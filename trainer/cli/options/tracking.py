@@ -22,6 +22,18 @@ Project = Annotated[
         show_default=False,
     ),
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="KIND",
+        help=(
+            "also show the results in wandb, tensorboard, mlflow or trackio, with settings as in a"
+            " recipe: '{kind: wandb, group: search}'; may be repeated"
+        ),
+        show_default=False,
+    ),
+]
 Entity = Annotated[
     str | None,
     typer.Option("--entity", metavar="NAME", help="W&B user or team", show_default=False),

@@ -69,15 +69,15 @@ SECTIONS = (
             Panel(
                 "Test: fine-tuned minus base, with its 95 % interval",
                 (
-                    "test/difference_to_base_low",
-                    "test/difference_to_base",
-                    "test/difference_to_base_high",
+                    "test/fine-tuned/difference_to_base_low",
+                    "test/fine-tuned/difference_to_base",
+                    "test/fine-tuned/difference_to_base_high",
                 ),
                 "bar",
             ),
             Panel(
                 "p-value against base and BM25",
-                ("test/p_value_to_base", "test/p_value_to_BM25"),
+                ("test/fine-tuned/p_value_to_base", "test/fine-tuned/p_value_to_BM25"),
                 "bar",
             ),
             Panel(
