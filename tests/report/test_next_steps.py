@@ -98,7 +98,7 @@ def test_unproven_gain_suggests_more_data_and_names_what_the_test_sees():
 def test_bm25_that_is_often_better_suggests_hybrid_search():
     mixed = evaluation(BM25=[1.0] * 6 + [0.0] * 34, fine_tuned=[0.5] * 6 + [0.9] * 34)
     (step,) = next_steps(run(evaluation=mixed))
-    assert "hybrid" in step.advice
+    assert "`nearfar evaluate a hybrid:a/model+bm25`" in step.advice
     assert "for 6 of 40 test queries (15%); its mean is 0.150, the model's 0.840" in step.reason
 
 

@@ -132,7 +132,8 @@ def useful_bm25(run: Run) -> Iterator[NextStep]:
     queries, share = int(is_better.sum()), float(is_better.mean())
     if share > BM25_SHARE:
         yield NextStep(
-            "Combine the rankings of the model and of BM25 (hybrid search)",
+            "Combine the rankings of the model and of BM25 (hybrid search);"
+            f" `nearfar evaluate {run.folder} hybrid:{run.folder}/model+bm25` measures it",
             f"BM25 has the higher {_METRIC} for {queries:,} of {len(is_better):,} test queries"
             f" ({share:.0%}); its mean is {bm25.mean():.3f}, the model's {model.mean():.3f}",
         )
