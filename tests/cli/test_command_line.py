@@ -27,6 +27,7 @@ VERBS = (
     "evaluate",
     "rag",
     "cut",
+    "select",
     "blend",
     "mine",
     "encode",

@@ -11,13 +11,13 @@ from trainer.evaluation.run_file import make_runs_folder, read_run_file, write_r
 from trainer.evaluation.systems.combined import RankFusion, ScoreFusion
 from trainer.evaluation.systems.fusion import choose_weights, fuse_ranks, fuse_scores
 from trainer.evaluation.systems.names import FORMS, SystemName, parse_system
-from trainer.evaluation.systems.system import Corpus, RunSystem
+from trainer.evaluation.systems.system import Corpus, Preparation, RunSystem
 
 
 class FixedSystem:
     """A system that gives the same ranking for each query."""
 
-    note = ""
+    note, preparation = "", Preparation()
 
     def __init__(self, name, hits):
         self.name, self.hits = name, hits

@@ -30,7 +30,7 @@ from trainer.cli import (
 )
 from trainer.cli.groups import data, recipe
 from trainer.cli.jobs import compare, runs, submit
-from trainer.cli.measure import rag
+from trainer.cli.measure import rag, selection
 from trainer.cli.terminal import StartAgain
 from trainer.cli.tracking import dashboard, sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
@@ -82,6 +82,7 @@ for verb, summary in (
     (pipeline.pipeline, "Run the stages of a pipeline that are not done."),
     (evaluate.evaluate, "Measure models on judged queries, and compare them."),
     (rag.rag, "Measure what retrieval does for answers."),
+    (selection.select, "Choose a model for your data by quality and cost."),
     (cut.cut, "Write the smaller model inside a matryoshka model."),
     (cut.blend, "Write the model between a base model and a tuned one."),
     (mine.mine, "Find hard negatives for training pairs."),

@@ -30,6 +30,13 @@ class Bm25:
             self._model = bm25s.BM25(method="lucene", k1=k1, b=b)
             self._model.index(corpus, show_progress=False)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the words' scores in memory, without the vocabulary."""
+        if self._model is None:
+            return 0
+        return sum(np.asarray(array).nbytes for array in self._model.scores.values())
+
     def best(self, queries: Sequence[str], k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields the rows and scores of the k best documents per query, best first.
 

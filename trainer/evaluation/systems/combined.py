@@ -6,7 +6,7 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.evaluation.evaluate import measured_run
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.systems.fusion import choose_weights, fuse_ranks, fuse_scores
-from trainer.evaluation.systems.system import Corpus, System
+from trainer.evaluation.systems.system import Corpus, Preparation, System, weight_bytes
 from trainer.models.encoder import PairEncoder
 from trainer.retrieval.rerank import rerank
 from trainer.strategies.devices import Precision
@@ -24,7 +24,7 @@ class RankFusion:
 
     def __init__(self, parts: Sequence[System]) -> None:
         self.name = f"hybrid: {' + '.join(part.name for part in parts)}"
-        self._parts = parts
+        self._parts, self.preparation = parts, _preparation_of(parts)
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query among the first ones of each system."""
@@ -39,7 +39,7 @@ class ScoreFusion:
 
     def __init__(self, parts: Sequence[System], judged_set: RetrievalSet) -> None:
         self.name = f"weighted: {' + '.join(part.name for part in parts)}"
-        self._parts = parts
+        self._parts, self.preparation = parts, _preparation_of(parts)
         queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
         runs = [
             measured_run(part.search(queries, FUSED_DOCUMENTS), judged_set, FUSED_DOCUMENTS)
@@ -75,6 +75,7 @@ class RerankedSystem:
         self.name, self.note = f"{first.name} + {reranker}", first.note
         self._first, self._encoder, self._corpus = first, encoder, corpus
         self._depth, self._precision = depth, precision
+        self.preparation = first.preparation + Preparation(weight_bytes=weight_bytes(encoder))
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query, of which the first `depth` are reordered."""
@@ -83,3 +84,7 @@ class RerankedSystem:
         return rerank(
             self._encoder, run, queries, documents, self._depth, precision=self._precision
         )
+
+
+def _preparation_of(parts: Sequence[System]) -> Preparation:
+    return sum((part.preparation for part in parts), Preparation())

@@ -15,6 +15,7 @@ from trainer.evaluation.systems.system import (
     Corpus,
     IndexSystem,
     ModelSystem,
+    Preparation,
     RunSystem,
     System,
 )
@@ -60,7 +61,7 @@ class SystemOpener:
         self._settings = settings
         self._accelerator = devices.find_accelerator()
         self._precision = devices.choose_precision(self._settings.precision, self._accelerator)
-        self._single_systems: dict[SystemName, System] = {}
+        self._single_systems: dict[SystemName, _Memory] = {}
         self._rerankers: dict[str, PairEncoder] = {}
 
     def open(self, name: SystemName) -> System:
@@ -89,6 +90,11 @@ class SystemOpener:
             with phase("loading the model"):
                 self._rerankers[model] = read_reranker(model).to(self._accelerator)
         return self._rerankers[model]
+
+    def forget_searches(self) -> None:
+        """Makes each system search again for queries that it has answered."""
+        for system in self._single_systems.values():
+            system.forget()
 
     def close(self, names_in_use: Iterable[SystemName]) -> None:
         """Forgets the single systems that are not part of any of these."""
@@ -167,6 +173,13 @@ class _Memory:
     @property
     def note(self) -> str:
         return self._system.note
+
+    @property
+    def preparation(self) -> Preparation:
+        return self._system.preparation
+
+    def forget(self) -> None:
+        self._runs.clear()
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         key = frozenset(queries.items()), k

@@ -1,9 +1,14 @@
 """What a system is, and the systems that combine no others: model, BM25, index and run file."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+from torch import nn
 
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import search_vectors
@@ -28,6 +33,24 @@ class Corpus:
     texts: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What it took to make a corpus searchable, and what searching it needs."""
+
+    seconds: float = 0.0
+    weight_bytes: int = 0
+    """Bytes of the models' weights in memory."""
+    index_bytes: int = 0
+    """Bytes of the documents' vectors or words in memory."""
+
+    def __add__(self, summand: "Preparation") -> "Preparation":
+        return Preparation(
+            self.seconds + summand.seconds,
+            self.weight_bytes + summand.weight_bytes,
+            self.index_bytes + summand.index_bytes,
+        )
+
+
 @runtime_checkable
 class System(Protocol):
     """Something that answers queries with a ranking of the documents of a corpus."""
@@ -39,6 +62,10 @@ class System(Protocol):
     @property
     def note(self) -> str:
         """A remark that belongs to its figures; may be empty."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What it took to make the corpus searchable."""
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query. `queries` are texts by id."""
@@ -53,7 +80,11 @@ class ModelSystem:
         self, name: str, encoder: VectorEncoder, corpus: Corpus, precision: Precision = "fp32"
     ) -> None:
         self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
+        start = time.monotonic()
         self._documents = encode_documents(encoder, corpus.texts, precision=precision)
+        self.preparation = Preparation(
+            time.monotonic() - start, weight_bytes(encoder), bytes_of(self._documents.arrays)
+        )
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k nearest documents per query."""
@@ -68,9 +99,10 @@ class Bm25System:
     name, note = "BM25", ""
 
     def __init__(self, corpus: Corpus) -> None:
-        self._ids = corpus.ids
+        self._ids, start = corpus.ids, time.monotonic()
         with phase("indexing words"):
             self._index = Bm25(corpus.texts)
+        self.preparation = Preparation(time.monotonic() - start, 0, self._index.nbytes)
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query; fewer if they share no word with it."""
@@ -101,6 +133,9 @@ class IndexSystem:
         self.name, self._index, self._precision = name, index, precision
         self._encoder = index.fit_encoder(encoder)
         self._corpus = corpus
+        files = [path for path in index.folder.rglob("*") if path.is_file()]
+        index_bytes = sum(path.stat().st_size for path in files)
+        self.preparation = Preparation(0.0, weight_bytes(encoder), index_bytes)
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the first k documents of the index per query.
@@ -121,7 +156,9 @@ class IndexSystem:
 
 
 class RunSystem:
-    """The rankings in a run file, made by any other system."""
+    """The rankings in a run file, made by any other system. What that one needs is unknown."""
+
+    preparation = Preparation()
 
     def __init__(self, name: str, path: Path, corpus: Corpus) -> None:
         """Raises BadData for a file that cannot be read, or is of another corpus."""
@@ -155,6 +192,16 @@ class RunSystem:
                 " the run of this split"
             )
         return {query: dict(rank_documents(run.get(query, {}))[:k]) for query in queries}
+
+
+def weight_bytes(encoder: nn.Module) -> int:
+    """Returns the bytes of the weights of a model."""
+    return sum(weight.nbytes for weight in encoder.parameters())
+
+
+def bytes_of(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> int:
+    """Returns the bytes of arrays together."""
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _foreign_documents(run: RetrievalRun, corpus: Corpus) -> set[str]:

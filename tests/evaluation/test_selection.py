@@ -1,0 +1,202 @@
+"""Selection among candidates: what is dropped, what cannot be told apart, what is recommended."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from verbs import command_caller
+
+from trainer.cli.evaluate import evaluate
+from trainer.cli.measure.selection import select as select_verb
+from trainer.errors import BadModel, BadRecipe, SystemsFailed
+from trainer.evaluation.judged_data import LocalData
+from trainer.evaluation.results import SystemResult
+from trainer.selection.candidates import Limits, read_candidates
+from trainer.selection.choice import choose, keeps
+from trainer.selection.halving import drop
+from trainer.selection.measure import Cost, Measurement
+from trainer.selection.samples import sample_set
+from trainer.selection.select import select
+
+call = command_caller(select_verb, evaluate)
+QUERIES = 120
+WORDS = ("disk", "storage", "account", "query", "database", "machine", "region", "western")
+
+
+def measured(name, quality, milliseconds, memory=10.0, noise=0.05):
+    """A candidate with a mean nDCG@10 near `quality`."""
+    values = np.clip(
+        quality + noise * np.random.default_rng(len(name)).standard_normal(QUERIES), 0, 1
+    )
+    ids = tuple(f"q{number}" for number in range(QUERIES))
+    cost = Cost(100.0, milliseconds, 2 * milliseconds, memory, 1.0)
+    return Measurement(name, SystemResult(name, ids, {"ndcg@10": values}, {}), cost)
+
+
+class TestDrop:
+    def test_worse_half_is_dropped(self):
+        names = {
+            one.candidate
+            for one in drop(
+                [measured(f"m{number}", 0.5 + 0.1 * number, 10.0) for number in range(4)], Limits()
+            )
+        }
+        assert names == {"m0", "m1"}
+
+    def test_cheaper_candidate_stays_unless_it_is_proven_worse(self):
+        better_half = [
+            measured("best", 0.60, 50.0, noise=0.3),
+            measured("second", 0.60, 40.0, noise=0.3),
+        ]
+        near, far = measured("near", 0.56, 1.0, noise=0.3), measured("far", 0.2, 1.0)
+        lowest = min([*better_half, near], key=lambda one: one.result.mean())
+        assert lowest is near
+        assert not drop([*better_half, near], Limits())
+        (one,) = drop([*better_half, far], Limits())
+        assert one.candidate == "far"
+        assert "(p = 0.000)" in one.reason
+
+    def test_candidate_over_the_limits_is_dropped_first(self):
+        slow, quick = measured("slow", 0.9, 100.0), measured("quick", 0.5, 1.0)
+        (one,) = drop([slow, quick], Limits(latency_ms=50.0))
+        assert one.candidate == "slow"
+        assert "over the limits: 200 ms" in str(one)
+        assert not drop([slow, quick], Limits(latency_ms=1.0)), "none keeps them: all stay"
+
+
+class TestChoice:
+    def test_quickest_of_the_equals_is_recommended(self):
+        best = measured("best", 0.80, 50.0, noise=0.3)
+        equal, worse = measured("equals", 0.795, 5.0, noise=0.3), measured("worse", 0.4, 1.0)
+        choice = choose([best, equal, worse], Limits())
+        assert choice.best is max([best, equal], key=lambda one: one.result.mean())
+        assert choice.group == (equal, best)
+        assert choice.recommendation is equal
+        assert worse in choice.efficient
+
+    def test_limits_exclude_candidates(self):
+        best, small = measured("best", 0.9, 5.0, memory=900.0), measured("small", 0.5, 5.0)
+        assert choose([best, small], Limits(memory_mb=100.0)).recommendation is small
+        assert choose([best, small], Limits(memory_mb=1.0)).recommendation is None
+        assert keeps(best.cost, Limits(latency_ms=10.0, index_mb=1.0))
+        assert not keeps(best.cost, Limits(latency_ms=9.9)), "the slow searches count"
+
+    def test_dominated_candidate_is_not_efficient(self):
+        best, dominated = measured("best", 0.9, 5.0), measured("dominated", 0.5, 6.0)
+        assert choose([best, dominated], Limits()).efficient == (best,)
+
+
+class TestCandidates:
+    def test_file_has_candidates_and_limits(self, tmp_path):
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            "candidates: [bm25, {system: a/model, trained_on: [MS MARCO]}]\n"
+            "limits: {latency_ms: 20, memory_mb: 500}\n"
+        )
+        candidates, limits = read_candidates([str(file)])
+        assert [str(one.system) for one in candidates] == ["bm25", "a/model"]
+        assert candidates[1].has_seen("msmarco")
+        assert limits == Limits(latency_ms=20.0, memory_mb=500.0)
+        assert str(limits) == "latency_ms 20, memory_mb 500"
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("systems: [bm25]", "has no list `candidates`"),
+            ("candidates: [bm25]", "name two or more"),
+            ("candidates: [bm25, bm25]", "bm25 is named twice"),
+            ("candidates: [bm25, {model: a}]", "is neither a system nor a map"),
+            ("candidates: [bm25, {system: a, seen: [b]}]", "'seen' is not known"),
+            ("candidates: [bm25, a]\nlimits: {latency: 3}", "'latency' is not known"),
+            ("candidates: [bm25, a]\nlimits: {latency_ms: fast}", "must be a number above 0"),
+        ],
+    )
+    def test_mistake_in_the_file_is_named(self, tmp_path, text, problem):
+        file = tmp_path / "c.yaml"
+        file.write_text(text)
+        with pytest.raises(BadRecipe, match=problem):
+            read_candidates([str(file)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A BEIR folder in which words decide."""
+    folder = tmp_path_factory.mktemp("data") / "toyset"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:4]]
+    rows = enumerate(texts)
+    corpus = [
+        {"_id": f"d{row}", "title": "", "text": f"a {text} number {row}"} for row, text in rows
+    ]
+    queries = [
+        {"_id": f"q{row}", "text": f"{texts[2 * row]} number {2 * row}"} for row in range(120)
+    ]
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, numbers in (("test", range(110)), ("dev", range(110, 120))):
+        lines = [f"q{number}\td{2 * number}\t1" for number in numbers]
+        (folder / f"qrels/{split}.tsv").write_text(
+            "\n".join(["query-id\tcorpus-id\tscore", *lines, ""])
+        )
+    return folder
+
+
+def test_sample_has_the_judged_and_the_near_documents(folder):
+    judged_set = LocalData(str(folder)).read()
+    sample = sample_set(judged_set, 1 / 3, 30, LocalData(str(folder)).read_dev())
+    assert len(sample.queries) == 37
+    assert len(judged_set.documents) / 3 <= len(sample.documents) < len(judged_set.documents)
+    assert {document for grades in sample.qrels.values() for document in grades} <= set(
+        sample.document_ids
+    )
+    assert {f"d{2 * number}" for number in range(110, 120)} <= set(sample.document_ids)
+    assert "too high" in sample.limitation
+
+
+def test_halving_finds_the_winner_of_all_measurements(folder, toy_folder):
+    models = [str(toy_folder(kind)) for kind in ("bert", "mpnet")]
+    names = ["bm25", *models, f"hybrid:{models[0]}+bm25", f"weighted:{models[1]}+bm25"]
+    candidates, limits = read_candidates(names)
+    data = LocalData(str(folder))
+    told = []
+    quick = select(candidates, data, limits, tell=told.append)
+    whole = select(candidates, data, limits, halving=False)
+    assert len(whole.measurements) == 5
+    assert len(quick.measurements) + len(quick.drops) == 5
+    assert quick.drops, "something was dropped"
+    assert quick.choice.best.candidate == whole.choice.best.candidate
+    final = {one.candidate: one for one in whole.measurements}
+    for one in quick.measurements:
+        assert one.result.mean() == pytest.approx(final[one.candidate].result.mean())
+    costs = {name: one.cost for name, one in final.items()}
+    hybrid = costs[names[3]]
+    assert hybrid.memory_mb == pytest.approx(costs["bm25"].memory_mb + costs[models[0]].memory_mb)
+    assert costs["bm25"].memory_mb == costs["bm25"].index_mb > 0
+    assert all(cost.latency_ms <= cost.latency_p95_ms for cost in costs.values())
+
+
+def test_command_writes_page_and_file(folder, toy_folder, tmp_path):
+    file = tmp_path / "c.yaml"
+    model = toy_folder("bert")
+    file.write_text(f"candidates: [bm25, {{system: '{model}', trained_on: [toyset]}}]\n")
+    printed = call("select", file, "--data", folder, "-o", tmp_path / "out").stdout
+    assert "Recommended: bm25" in printed
+    assert "was trained on" in printed
+    page = (tmp_path / "out/selection.html").read_text()
+    assert "Recommended: bm25" in page
+    assert not re.search(r"(src|href)=\"http", page)
+    record = json.loads((tmp_path / "out/selection.json").read_text())
+    assert record["best"] == record["recommended"] == "bm25"
+    assert record["candidates"][0]["cost"]["latency_ms"] > 0
+
+
+def test_candidate_that_cannot_be_loaded_does_not_stop_the_others(folder, toy_folder, tmp_path):
+    missing, out = str(tmp_path / "missing"), tmp_path / "out"
+    with pytest.raises(SystemsFailed, match="missing could not be measured"):
+        call("select", "bm25", toy_folder("bert"), missing, "--data", folder, "-o", out)
+    record = json.loads((out / "selection.json").read_text())
+    assert len(record["candidates"]) == 2
+    assert [failure["system"] for failure in record["failures"]] == [missing]
+    with pytest.raises(BadModel, match="no candidate could be measured"):
+        call("select", missing, f"{missing}-too", "--data", folder)

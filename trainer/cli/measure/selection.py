@@ -1,0 +1,133 @@
+"""`nearfar select`: chooses a model for one's own data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trainer.cli import terminal
+from trainer.cli.options import shared
+
+if TYPE_CHECKING:
+    from trainer.selection.select import ModelSelection
+
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CANDIDATE...|FILE",
+        help=(
+            "systems as for `nearfar evaluate`, e.g. bm25 MODEL hybrid:MODEL+bm25, or a YAML file"
+            " with a list `candidates` and a map `limits`"
+        ),
+        show_default=False,
+    ),
+]
+JudgedQueries = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="judged queries: a folder in BEIR layout, a data file or a hub data set",
+        show_default=False,
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="FILE",
+        help="also search these documents: a file as for `nearfar index`, or a BEIR folder",
+        show_default=False,
+    ),
+]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queries",
+        min=1,
+        metavar="N",
+        help="measure on N queries, chosen by a hash of their text (default: all)",
+        show_default=False,
+    ),
+]
+Halving = Annotated[
+    bool,
+    typer.Option(
+        "--halving/--no-halving",
+        help="drop the worse half on samples of queries and documents first",
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        help="also write selection.html and selection.json into this folder",
+        show_default=False,
+    ),
+]
+
+
+def select(
+    candidates: Names,
+    data: JudgedQueries,
+    corpus: Corpus = None,
+    split: shared.SplitName = "test",
+    column: shared.ColumnNames = None,
+    max_queries: MaxQueries = None,
+    halving: Halving = True,
+    out: OutFolder = None,
+    precision: shared.PrecisionName = "auto",
+) -> None:
+    """Choose a model for your data: measure what candidates find and what they cost.
+
+    The result names the candidates that cannot be told apart from the best one, and recommends the
+    quickest of them that keeps the limits.
+    """
+    with terminal.loading_libraries():
+        from trainer.evaluation.judged_data import LocalData
+        from trainer.evaluation.systems.open import SystemSettings
+        from trainer.runs.run_model import model_of
+        from trainer.selection.candidates import read_candidates
+        from trainer.selection.page import check_folder
+        from trainer.selection.select import select as choose
+
+    named_candidates, limits = read_candidates(candidates)
+    if out is not None:
+        check_folder(out)
+    judged_data = LocalData(data, split, shared.columns_of(column), corpus, max_queries)
+    selection = choose(
+        named_candidates,
+        judged_data,
+        limits,
+        halving=halving,
+        settings=SystemSettings(precision),
+        find_model=model_of,
+        tell=terminal.tell,
+    )
+    _show(selection, out)
+    _check_failures(selection)
+
+
+def _show(selection: "ModelSelection", out: Path | None) -> None:
+    from rich.console import Console
+
+    from trainer.selection.page import write_selection
+    from trainer.selection.table import selection_lines, selection_table
+
+    console = Console(highlight=False)
+    console.width = max(console.width, 100)
+    console.print(selection_table(selection))
+    for line in selection_lines(selection):
+        console.print(line, markup=False)
+    if out is not None:
+        print(write_selection(selection, out))
+
+
+def _check_failures(selection: "ModelSelection") -> None:
+    from trainer.errors import SystemsFailed
+
+    if selection.failures:
+        names = ", ".join(failure.system for failure in selection.failures)
+        raise SystemsFailed(f"{names} could not be measured; the figures of the others are whole")

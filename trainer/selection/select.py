@@ -1,0 +1,188 @@
+"""Measures candidates in rounds, drops the worse half, and chooses among the rest."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.errors import BadModel, NearfarError
+from trainer.evaluation.judged_data import JudgedData
+from trainer.evaluation.results import Failure
+from trainer.evaluation.systems.names import SystemName
+from trainer.evaluation.systems.open import DEFAULTS, SystemOpener, SystemSettings
+from trainer.evaluation.systems.system import Corpus
+from trainer.models.files.locate import locate
+from trainer.selection.candidates import Limits, SystemCandidate
+from trainer.selection.choice import Choice, choose
+from trainer.selection.halving import LEAST_QUERIES, SHARES, Drop, drop
+from trainer.selection.measure import Measurement, measure
+from trainer.selection.samples import sample_set
+
+NO_LIMITS = Limits()
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ModelSelection:
+    """What was measured, what was dropped, and what follows."""
+
+    judged_set: RetrievalSet
+    limits: Limits
+    measurements: tuple[Measurement, ...]
+    """The candidates that were measured on all queries, the best first."""
+    drops: tuple[Drop, ...]
+    failures: tuple[Failure, ...]
+    """The candidates that could not be measured."""
+    choice: Choice
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def select(
+    candidates: Sequence[SystemCandidate],
+    data: JudgedData,
+    limits: Limits = NO_LIMITS,
+    *,
+    halving: bool = True,
+    settings: SystemSettings = DEFAULTS,
+    find_model: Callable[[str], str] = str,
+    tell: Tell = lambda line: None,
+) -> ModelSelection:
+    """Measures the candidates on judged queries and chooses.
+
+    The weights of a fusion are chosen on dev queries. `find_model` returns the folder of a model
+    for what a user wrote. A candidate that cannot be measured is among the failures; raises
+    BadModel if all are.
+    """
+    start = time.monotonic()
+    judged_set = data.read()
+    has_weights = any(candidate.system.contains("weighted") for candidate in candidates)
+    rounds = _Rounds(judged_set, data.read_dev() if has_weights else None, settings, tell)
+    systems = rounds.check([candidate.system for candidate in candidates], find_model)
+    for share in SHARES if halving else ():
+        if len(systems) > 2 and rounds.is_worthwhile(share):
+            systems = rounds.halve(systems, share, limits)
+    measurements = rounds.measure(systems)
+    return ModelSelection(
+        judged_set,
+        limits,
+        tuple(sorted(measurements, key=lambda measurement: -measurement.result.mean())),
+        tuple(rounds.drops),
+        tuple(Failure(name, str(error)) for name, error in rounds.errors.items()),
+        choose(measurements, limits),
+        tuple(_warnings(candidates, judged_set, data.split)),
+        time.monotonic() - start,
+    )
+
+
+def _warnings(
+    candidates: Sequence[SystemCandidate], judged_set: RetrievalSet, split: str
+) -> Iterator[str]:
+    data_name = judged_set.name.removesuffix(f" {split}").rstrip("/").rpartition("/")[2]
+    for candidate in candidates:
+        if candidate.has_seen(data_name):
+            yield (
+                f"{candidate.system} was trained on {data_name}: its figure proves nothing"
+                " for other queries"
+            )
+    if judged_set.limitation:
+        yield judged_set.limitation
+
+
+class _Rounds:
+    """The rounds of a selection, with the candidates that are dropped or fail on the way."""
+
+    def __init__(
+        self,
+        judged_set: RetrievalSet,
+        dev_set: RetrievalSet | None,
+        settings: SystemSettings,
+        tell: Tell,
+    ) -> None:
+        self._judged_set, self._dev_set = judged_set, dev_set
+        self._settings, self._tell = settings, tell
+        self._queries = 0
+        self._names: dict[SystemName, str] = {}
+        self.drops: list[Drop] = []
+        self.errors: dict[str, NearfarError] = {}
+
+    def check(
+        self, systems: Sequence[SystemName], find_model: Callable[[str], str]
+    ) -> list[SystemName]:
+        """Returns the systems whose models exist, with the folders of these."""
+
+        def check_part(part: SystemName) -> SystemName:
+            if part.kind == "model":
+                part = replace(part, value=find_model(part.value))
+                locate(part.value)
+            return part
+
+        usable_systems = []
+        for system in systems:
+            with self._noted_failure(str(system)):
+                name, system = str(system), system.change(check_part)
+                self._names[system] = name
+                usable_systems.append(system)
+        self._check_any(usable_systems)
+        return usable_systems
+
+    def is_worthwhile(self, share: float) -> bool:
+        """Returns True if a round with this share has enough queries more than the last one."""
+        queries = max(LEAST_QUERIES, round(share * len(self._judged_set.queries)))
+        is_larger = queries >= self._queries + LEAST_QUERIES
+        return is_larger and queries <= len(self._judged_set.queries) / 2
+
+    def halve(
+        self, systems: Sequence[SystemName], share: float, limits: Limits
+    ) -> list[SystemName]:
+        """Measures the systems on a share of queries and documents; returns those that go on."""
+        sample = sample_set(self._judged_set, share, LEAST_QUERIES, self._dev_set)
+        self._queries = len(sample.queries)
+        self._tell(
+            f"{len(systems)} candidates on {len(sample.queries):,} queries and"
+            f" {len(sample.documents):,} documents"
+        )
+        measurements = self._measure(systems, sample)
+        drops = drop(list(measurements.values()), limits)
+        for loss in drops:
+            self._tell(f"  {loss}")
+        self.drops += drops
+        dropped_names = {loss.candidate for loss in drops}
+        return [system for system in measurements if self._names[system] not in dropped_names]
+
+    def measure(self, systems: Sequence[SystemName]) -> list[Measurement]:
+        """Measures the systems on all queries and documents."""
+        self._tell(f"{len(systems)} candidates on all queries and documents")
+        return list(self._measure(systems, self._judged_set).values())
+
+    def _measure(
+        self, systems: Sequence[SystemName], judged_set: RetrievalSet
+    ) -> dict[SystemName, Measurement]:
+        corpus = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
+        opener = SystemOpener(corpus, self._settings, self._dev_set)
+        measurements: dict[SystemName, Measurement] = {}
+        for number, system in enumerate(systems):
+            name = self._names[system]
+            with self._noted_failure(name):
+                measurement = measure(system, opener, judged_set)
+                result = replace(measurement.result, name=name)
+                measurements[system] = replace(measurement, candidate=name, result=result)
+            opener.close(systems[number + 1 :])
+        self._check_any(measurements)
+        return measurements
+
+    def _check_any(self, systems: object) -> None:
+        if not systems:
+            problems = "\n".join(f"{name}: {error}" for name, error in self.errors.items())
+            raise BadModel(f"no candidate could be measured\n{problems}")
+
+    @contextmanager
+    def _noted_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except NearfarError as error:
+            if error.exit_code != NearfarError.exit_code:
+                raise
+            self.errors[name] = error
+            self._tell(f"{name} cannot be measured: {error}")

@@ -1,0 +1,95 @@
+"""A selection on a terminal."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from trainer.evaluation.verdict import conclusion
+from trainer.selection.measure import Measurement
+from trainer.selection.select import ModelSelection
+from trainer.storage.visible import visible
+
+_HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "of index", "")
+_NAME_WIDTH = 60
+
+
+def selection_table(selection: ModelSelection) -> Table:
+    """Returns a table with one row per candidate that was measured on all queries, best first."""
+    judged_set = selection.judged_set
+    title = (
+        f"{visible(judged_set.name, 60)}: {len(judged_set.queries):,} queries,"
+        f" {len(judged_set.documents):,} documents"
+    )
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("", overflow="fold", min_width=24)
+    for name in _HEADER:
+        table.add_column(name, no_wrap=True, justify="right" if name else "left")
+    for measurement in selection.measurements:
+        is_best = measurement is selection.choice.best
+        cells = [visible(measurement.candidate, _NAME_WIDTH), *_figures(measurement)]
+        marks = ", ".join(marks_of(measurement, selection))
+        table.add_row(*map(Text, [*cells, marks]), style="bold" if is_best else None)
+    return table
+
+
+def marks_of(measurement: Measurement, selection: ModelSelection) -> Iterator[str]:
+    """Yields what the choice says of a candidate."""
+    choice = selection.choice
+    if measurement is choice.best:
+        yield "best"
+    elif measurement in choice.group:
+        yield "not proven worse"
+    if measurement in choice.efficient:
+        yield "efficient"
+    if measurement is choice.recommendation:
+        yield "recommended"
+
+
+def selection_lines(selection: ModelSelection) -> Iterator[str]:
+    """Yields what was dropped, what failed, what is proven, and what is recommended."""
+    yield from map(str, selection.drops)
+    for failure in selection.failures:
+        yield f"not measured: {failure.system}: {failure.problem}"
+    for comparison in selection.choice.comparisons:
+        difference = comparison.test.difference
+        yield (
+            f"{comparison.system} against {comparison.baseline}: {difference:+.3f}."
+            f" {conclusion(comparison)}"
+        )
+    yield from (f"warning: {warning}" for warning in selection.warnings)
+    yield conclusion_of(selection)
+
+
+def conclusion_of(selection: ModelSelection) -> str:
+    """Returns the recommendation in one or two sentences."""
+    choice = selection.choice
+    limits = f" within {selection.limits}" if str(selection.limits) else ""
+    if choice.recommendation is None:
+        return f"No candidate stays{limits}; raise the limits, or name smaller candidates."
+    recommended_candidate = choice.recommendation
+    if len(choice.group) == 1:
+        group = f"{choice.best.candidate} is the best one, proven against each other candidate."
+    else:
+        group = (
+            f"{len(choice.group)} candidates cannot be told apart from the best:"
+            f" {', '.join(measurement.candidate for measurement in choice.group)}."
+        )
+    return f"{group} Recommended{limits}: {recommended_candidate.candidate}, the quickest such one."
+
+
+def _figures(measurement: Measurement) -> Iterator[str]:
+    quality, cost = measurement.quality, measurement.cost
+    yield f"{quality.mean:.3f} [{quality.low:.3f}, {quality.high:.3f}]"
+    speed = cost.documents_per_second
+    yield "–" if speed is None else f"{speed:,.0f}"
+    yield f"{cost.latency_ms:.1f}/{cost.latency_p95_ms:.1f}"
+    yield f"{cost.memory_mb:,.0f}"
+    yield f"{cost.index_mb:,.1f}"
