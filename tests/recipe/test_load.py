@@ -126,8 +126,8 @@ class TestMistakes:
     def test_unknown_key_lists_the_allowed_keys(self, write) -> None:
         message = problem(write(LEAST + "validation: {zzzzzz: 3}"))
         assert (
-            "validation.zzzzzz is not a key; the keys here are every_steps, patience (`nearfar"
-            " recipe explain` lists all)" in message
+            "validation.zzzzzz is not a key; the keys here are every_steps, patience, interpolate"
+            " (`nearfar recipe explain` lists all)" in message
         )
 
     def test_key_of_another_variant_names_this_variant(self, write) -> None:

@@ -17,6 +17,7 @@ IN_ATOMIC_FOLDER = "in a folder that gets its name when it is complete"
 ALLOWED = {
     "build/resume.py": ({"write_bytes"}, "tries whether the folder can be written to"),
     "cli/main.py": ({"os.open"}, NO_FILE),
+    "endpoint/answers.py": ({"open"}, APPENDED),
     "models/formats/folder.py": ({"save_pretrained"}, IN_ATOMIC_FOLDER),
     "models/parts/lora.py": ({"save_pretrained"}, IN_ATOMIC_FOLDER),
     "models/tokenizers/texts.py": ({"write_text"}, TEMPORARY),
