@@ -52,7 +52,7 @@ Columns = Annotated[
 PassageWords = Annotated[
     int,
     typer.Option(
-        "--passage-words", min=20, metavar="N", help="split sections into passages of N words"
+        "--passage-words", min=20, metavar="N", help="split sections into passages of at most N"
     ),
 ]
 DevShare = Annotated[

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from trainer.data.documents.document import DocumentSection, SectionBuilder, one_line
 
-_NO_CONTENT = "script style nav footer aside noscript template svg form button select iframe math"
+_NO_CONTENT = "script style nav footer aside noscript template svg button select iframe math"
 """Elements whose text is no content of the page."""
 _INLINE = """
     a abbr b bdi bdo cite code del dfn em font i ins kbd label mark q s samp small span strong sub
@@ -15,7 +15,7 @@ _VOID = "area base br col embed hr img input link meta source track wbr"
 
 
 def read_html(text: str) -> list[DocumentSection]:
-    """Returns the sections of an HTML page, without navigation, forms and scripts.
+    """Returns the sections of an HTML page, without navigation and scripts.
 
     The title is that of the page, unless a heading of level 1 begins it.
 

@@ -87,7 +87,7 @@ def find_candidates(
         candidate
         for kind in KINDS
         if kind in kinds
-        for candidate in by_kind.get(kind, ()) or _known_pairs(usable, kind, reasons)
+        for candidate in (by_kind[kind] if kind in by_kind else _known_pairs(usable, kind, reasons))
     ]
     return _without_near_duplicates(candidates, reasons), reasons
 
