@@ -12,6 +12,7 @@ DATA_SETS = {
     "pycode": REAL_DATA / "pycode",
     "squad_dev": REAL_DATA / "squad_dev",
     "tldr": REAL_DATA / "tldr",
+    "aws_cli": REAL_DATA / "aws_cli",
 }
 PYLATE = REPOSITORY / ".venv-pylate"
 """PyLate's environment: `make setup-pylate`."""

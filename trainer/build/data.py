@@ -17,6 +17,7 @@ from trainer.data.readers.beir import source_of_split
 from trainer.data.retrieval_set import (
     RetrievalSet,
     check_takes_corpus,
+    limitation_advice,
     retrieval_set_from_rows,
 )
 from trainer.data.rows import KnownPositives, Rows
@@ -52,10 +53,8 @@ class DataSets:
             if held_out is None:
                 continue
             if held_out.limitation:
-                yield (
-                    f"the {name} queries are {held_out.limitation}. Name a file of all documents as"
-                    " data.corpus"
-                )
+                advice = limitation_advice(held_out.limitation, "data.corpus")
+                yield f"the {name} queries are {held_out.limitation}. {advice}"
             if leaks := leaked_queries(self.known_positives, held_out):
                 yield (
                     f"{leaks:,} of {len(held_out.queries):,} {name} queries are training queries"

@@ -263,13 +263,14 @@ def _check_places(
 def _show(comparison: "SystemComparison", examples: int) -> None:
     from rich.console import Console
 
+    from trainer.data.retrieval_set import limitation_advice
     from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 
     console, systems = Console(highlight=False), comparison.evaluation.systems
     console.print(comparison_table(comparison.evaluation, console.width))
     for line in comparison_lines(comparison.evaluation, console.width):
         console.print(line)
-    if comparison.evaluation.limitation:
-        console.print("Name a file of all documents with --corpus.")
+    if limitation := comparison.evaluation.limitation:
+        console.print(limitation_advice(limitation, "--corpus"))
     if examples and len(systems) > 1:
         console.print(search_examples(comparison.judged_set, *systems[-2:], count=examples))

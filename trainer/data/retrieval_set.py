@@ -23,6 +23,7 @@ from trainer.data.splits import in_hash_order
 from trainer.errors import BadData
 
 _log = logging.getLogger("nearfar.data")
+_MADE_QUERIES = "made from the documents: figures say little about real questions"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,18 @@ def _limitation_of_folder(folder: Path, count: int) -> str:
         return _limitation(count, "documents of the pairs")
     if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
         return ""
-    return "with queries made from the documents: figures say little about real questions"
+    return _MADE_QUERIES
+
+
+def limitation_advice(limitation: str, option: str) -> str:
+    """Returns what to do about a limitation; `option` names a corpus.
+
+    >>> limitation_advice("searched among 9 answers alone", "--corpus")
+    'Name a file of all documents with --corpus.'
+    """
+    if limitation == _MADE_QUERIES:
+        return "Measure on real questions too."
+    return f"Name a file of all documents with {option}."
 
 
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from trainer.cli.groups.data import app
 from trainer.data.readers.read import read_rows
-from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.retrieval_set import limitation_advice, read_retrieval_set
 from trainer.errors import BadData, BadFolder, BadRecipe, NearfarError
 
 RUN = CliRunner()
@@ -123,7 +123,9 @@ def test_folder_is_training_data_and_its_figures_are_marked(
 ) -> None:
     folder, _ = written
     assert len(read_rows(str(folder))) > 40
-    assert "made from the documents" in read_retrieval_set(str(folder)).limitation
+    limitation = read_retrieval_set(str(folder)).limitation
+    assert limitation == "made from the documents: figures say little about real questions"
+    assert limitation_advice(limitation, "--corpus") == "Measure on real questions too."
 
 
 def test_data_check_shows_samples_of_each_kind(written: tuple[Path, Result]) -> None:
