@@ -1,7 +1,7 @@
 """A tracking server of the tests, on 127.0.0.1: what W&B's client asks for, and what can go wrong.
 
-`answers` records runs, `hangs` answers after a minute, `refuses-the-key` answers 401, and `dies`
-goes away for good after the first metrics.
+`answers` records runs, `knows-the-run` has 40 steps of each before, `hangs` answers after a minute,
+`refuses-the-key` answers 401, and `dies` goes away for good after the first metrics.
 """
 
 import json
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["answers", "hangs", "refuses-the-key", "dies"]
+Fault = Literal["answers", "knows-the-run", "hangs", "refuses-the-key", "dies"]
 
 PROJECT = {"id": "1", "name": "tests", "entity": {"id": "2", "name": "tester"}}
 RUN = {"id": "3", "name": "run", "displayName": "run", "config": "{}", "project": PROJECT}
@@ -23,6 +23,23 @@ ANSWER = {
     "upsertBucket": {"inserted": True, "bucket": {**RUN, "historyLineCount": 0}},
     "createRunFiles": {"runID": "3", "uploadHeaders": [], "files": []},
     "project": {"allViews": {"edges": [{"node": {"spec": json.dumps({"version": 7})}}]}},
+}
+
+KNOWN_RUN = {
+    "model": {
+        **PROJECT,
+        "bucket": {
+            **RUN,
+            "logLineCount": 0,
+            "historyLineCount": 40,
+            "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps({"_step": 39, "_runtime": 3.0})]),
+            "eventsTail": "[]",
+            "summaryMetrics": "{}",
+            "wandbConfig": '{"t": 1}',
+            "tags": [],
+        },
+    }
 }
 
 
@@ -53,9 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
             server.server_close()
             return
         is_refused = server.fault == "refuses-the-key"
+        data = ANSWER | (KNOWN_RUN if server.fault == "knows-the-run" else {})
         self.send_response(401 if is_refused else 200)
         self.end_headers()
-        answer = {"errors": [{"message": "invalid key"}]} if is_refused else {"data": ANSWER}
+        answer = {"errors": [{"message": "invalid key"}]} if is_refused else {"data": data}
         self.wfile.write(json.dumps(answer).encode())
 
     do_GET = do_POST = do_PUT = answer

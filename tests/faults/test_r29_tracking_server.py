@@ -8,20 +8,22 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from importlib.util import find_spec
 
 import pytest
 import wandb  # noqa: F401  # once here, and not in every fork
 from forked import nearfar
 from tracking_server import tracking_server
 
+from trainer.recipe.schema.trackers import MlflowTracker
 from trainer.tracking.best_effort import MAX_WAITING_CALLS, BestEffort
 from trainer.tracking.kinds import wandb_run
-from trainer.tracking.tracked_run import Results
+from trainer.tracking.tracked_run import Description, Results
 
 KEY = "c4nary" * 7
-STEPS = 40
+STEPS = 20
 FAULTS = ("refuses-connections", "hangs", "refuses-the-key", "dies", "answers")
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,28 @@ def test_r29_hanging_tracker_costs_a_step_under_a_tenth_of_a_millisecond(capsys)
     tracker.wait(time.monotonic() + 0.2)
     assert tracker.has_failed
     assert "tracker hanging failed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="needs mlflow")
+@pytest.mark.parametrize("fault", ["refuses-connections", "hangs"])
+def test_r29_mlflow_without_its_server_costs_a_step_nothing(fault, capsys, tmp_path):
+    from trainer.tracking.kinds.mlflow_run import MlflowRun
+
+    description = Description("id", "run", tmp_path, {})
+    with ExitStack() as stack:
+        url = "http://127.0.0.1:9"
+        if fault == "hangs":
+            url = stack.enter_context(tracking_server("hangs")).url
+        settings = MlflowTracker(tracking_uri=url)
+        tracker = BestEffort("mlflow", lambda: MlflowRun(settings, description))
+        start = time.perf_counter()
+        for step in range(1_000):
+            tracker.log_metrics({f"train/{number}": 0.5 for number in range(10)}, step)
+        assert (time.perf_counter() - start) / 1_000 < 1e-3
+        tracker.end(Results, is_done=True)
+        tracker.wait(time.monotonic() + 0.2, 60.0)
+    assert tracker.has_failed
+    assert capsys.readouterr().err.count("tracker mlflow failed") == 1
 
 
 def test_r29_calls_that_wait_for_a_hanging_tracker_have_a_limit(capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import wandb  # noqa: F401  # once here, and not in every fork
 from forked import nearfar
+from tracking_server import tracking_server
 
 from trainer.errors import BadFolder
 from trainer.recipe.schema.trackers import WandbTracker
@@ -87,6 +88,7 @@ def points(records):
             if name != "_runtime" and not name.startswith("tables/")
         }
         for row in records["history"]
+        if "train/loss" in row["item"]
     ]
 
 
@@ -145,6 +147,22 @@ def test_second_sync_writes_the_same(run, synced):
         for records in synced
     ]
     assert without_clock[0] == without_clock[1]
+
+
+@pytest.mark.parametrize(("fault", "steps"), [("answers", [*range(STEPS)]), ("knows-the-run", [])])
+def test_server_gets_only_the_steps_that_it_does_not_have(run, home, fault, steps):
+    copy = home / fault / "a"
+    shutil.copytree(run, copy)
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("s: true", "s: false"))  # no files
+    with tracking_server(fault) as server:
+        key = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url, "WANDB_MODE": "online"}
+        environment = {"HOME": str(home), **key}
+        result = nearfar("sync", copy, environment=environment)
+    assert result.returncode == 0, result.stderr
+    files = [json.loads(body)["files"] for body in server.received if b"history.jsonl" in body]
+    rows = [json.loads(row) for file in files for row in file["wandb-history.jsonl"]["content"]]
+    assert [row["_step"] for row in rows if "train/loss" in row] == steps
 
 
 def test_id_is_that_of_the_live_run(run, synced):

@@ -34,6 +34,7 @@ class BestEffort(Logger):
         self._latest_steps = latest_steps or {}
         self.label = label
         self.has_failed = False
+        self._has_all_values = False
         self._open_run = open_run
         self._calls: queue.Queue[Callable[[TrackedRun], None] | None] = queue.Queue(
             MAX_WAITING_CALLS
@@ -70,12 +71,21 @@ class BestEffort(Logger):
 
     def end(self, results: Callable[[], Results], is_done: bool) -> None:
         """Asks the tracker to write the results, which are computed on its thread, and to end."""
-        self._forward(lambda run: run.end(results(), is_done))
+
+        def end_run(run: TrackedRun) -> None:
+            self._has_all_values = True
+            run.end(results(), is_done)
+
+        self._forward(end_run)
         self._forward(None)
 
-    def wait(self, deadline: float) -> None:
-        """Waits for the end of the tracker, up to a deadline of `time.monotonic`."""
+    def wait(self, deadline: float, upload_seconds: float = 0.0) -> None:
+        """Waits for the end of the tracker, up to a deadline of `time.monotonic`. One that has all
+        values by then may send files for `upload_seconds` more.
+        """
         self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._has_all_values:
+            self._thread.join(upload_seconds)
         if self._thread.is_alive() and not self.has_failed:
             self._fail(TimeoutError("no answer in time"))
 
@@ -96,6 +106,8 @@ class BestEffort(Logger):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        if self.has_failed:
+            return  # it was named as hanging before
         self.has_failed = True
         warn_of_tracker(
             f"tracker {self.label} failed and is not used any more; log.jsonl stays complete, and"

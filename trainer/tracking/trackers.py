@@ -71,7 +71,6 @@ def end_trackers(
     """Gives the results to all trackers, and waits for them."""
     for logger in loggers:
         logger.end(results, is_done)
-    seconds = best_effort.END_TIMEOUT_SECONDS + (_UPLOAD_SECONDS if is_done else 0.0)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + best_effort.END_TIMEOUT_SECONDS
     for logger in loggers:
-        logger.wait(deadline)
+        logger.wait(deadline, _UPLOAD_SECONDS if is_done else 0.0)

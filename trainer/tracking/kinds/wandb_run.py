@@ -20,6 +20,8 @@ from trainer.tracking.tracked_run import (
 )
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+_SYNC_SECONDS = 1_800.0
+"""How long the values of a run that is not here may take to be sent."""
 _SLOWEST_BYTES_PER_SECOND = 1e6
 _STEP = "step"
 
@@ -93,7 +95,7 @@ class WandbRun:
                 self._run.define_metric(name, step_metric=_STEP, summary="max")
                 self._scores.add(name)
         self._latest_step, self._latest_time = max(step, self._latest_step), timestamp
-        self._write(values)
+        self._write(values, step)
 
     def end(self, results: Results, is_done: bool) -> None:
         """Writes the results as summary, tables and artifacts, and ends the run."""
@@ -105,7 +107,8 @@ class WandbRun:
                 f"tables/{name}": wandb.Table(list(table.columns), [*map(list, table.rows)])
                 for name, table in results.tables.items()
             }
-            self._write(tables)
+            # A step of their own: the server may know the latest one from an earlier attempt.
+            self._write(tables, self._latest_step + 1)
         uploads = [
             self._log_file(name, path)
             for name, path in results.files.items()
@@ -116,8 +119,7 @@ class WandbRun:
                 artifact.wait(timeout=seconds)
         self._run.finish(exit_code=0 if is_done else 1)
 
-    def _write(self, values: Mapping[str, Any]) -> None:
-        step = self._latest_step
+    def _write(self, values: Mapping[str, Any], step: int) -> None:
         self._run.log({**values, _STEP: step, "_timestamp": self._latest_time}, step=step)
 
     def _log_file(self, name: str, path: Path) -> tuple[Any, float]:
@@ -152,7 +154,8 @@ class WandbRun:
             disable_job_creation=True,
             init_timeout=CONNECT_TIMEOUT_SECONDS,
             login_timeout=CONNECT_TIMEOUT_SECONDS,
-            finish_timeout=CONNECT_TIMEOUT_SECONDS,
+            finish_timeout=CONNECT_TIMEOUT_SECONDS if description.source else _SYNC_SECONDS,
+            finish_timeout_raises=True,
             x_disable_meta=True,
             x_disable_stats=not description.source,  # the run itself is not here
             x_save_requirements=False,
