@@ -78,8 +78,8 @@ def _panel(left, top, title, lines):
         ' stroke="#d1d5db"/>'
     )
     yield _text(left + 10, top + 18, title, "title")
-    yield _text(left + 6, top + 44, f"{high:.3g}")
-    yield _text(left + 6, top + HEIGHT - 22, f"{low:.3g}")
+    yield _text(left + 6, top + 44, _number(high))
+    yield _text(left + 6, top + HEIGHT - 22, _number(low))
     yield _text(left + WIDTH - 60, top + HEIGHT - 6, f"step {last}")
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number]
@@ -88,6 +88,10 @@ def _panel(left, top, title, lines):
             label = name.removeprefix("gradient_norm_").removesuffix("_layers")
             x = left + 46 + 60 * number
             yield f'<text x="{x}" y="{top + 32}" style="fill:{colour}">{escape(label)}</text>'
+
+
+def _number(value):
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _text(x, y, text, kind=""):
