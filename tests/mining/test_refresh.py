@@ -34,6 +34,7 @@ from trainer.data.order import batch_samples
 from trainer.errors import BadFolder
 from trainer.mining.shard import Miner
 from trainer.retrieval.encoding import encode as encoding
+from trainer.tracking.results import mined_negatives
 
 LIMITLESS = replace(OPTIONS, margin=None)
 
@@ -159,6 +160,12 @@ def test_log_and_report_say_what_was_mined(uninterrupted):
         report = json.loads((folder / f"step-{step:09}/report.json").read_text())
         assert report["suspected"]["candidates"] == record["refresh/suspected_false_negatives"] > 0
         assert record["refresh/seconds"] > 0
+        sample = {line["query"]: line["negatives"] for line in report["sample"]}
+        assert sample
+        assert sample == {query: found[step][query] for query in sample}
+        shown = mined_negatives(folder / f"step-{step:09}/report.json")
+        assert len(shown["mined_negatives"].rows) == sum(map(len, sample.values()))
+        assert len(shown["suspected_false_negatives"].rows) == len(report["worst"])
     assert not (folder / "work").exists()
 
 

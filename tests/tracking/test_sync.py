@@ -128,6 +128,7 @@ def test_dashboard_shows_what_a_run_logs(synced):
     missing = {name for name in names - logged - tables if not name.startswith("system/")}
     only_elsewhere = {  # a run that mines while it trains, and one with a head
         "refresh/suspected_false_negatives",
+        "tables/mined_negatives",
         "tables/suspected_false_negatives",
         "train/gradient_norm_head",
         "train/gradient_norm_upper_layers",

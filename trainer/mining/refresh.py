@@ -4,7 +4,7 @@ task/                 the texts; every process that starts or continues the run 
 step-000000200/       negatives mined before step 200; the folder is complete or missing
     negatives.npy     identity of each query drawn before the next boundary, and of its negatives
                       (-1 for none)
-    report.json       counts, suspected false negatives, the sha256 of negatives.npy
+    report.json       counts, suspected false negatives, a sample, the sha256 of negatives.npy
 work/                 vectors, while they are needed
 """
 
@@ -40,6 +40,8 @@ from trainer.strategies.between_steps import run_between_steps
 from trainer.strategies.devices import Precision
 
 NEGATIVES, REPORT = "negatives.npy", "report.json"
+_SAMPLE_QUERIES = 50
+"""The number of queries whose negatives are in the report."""
 
 
 class Refresh(lightning.Callback):
@@ -175,10 +177,9 @@ class Refresh(lightning.Callback):
         np.save(file, table, allow_pickle=False)
         self._state = {"step": step, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
         counts = add_counts([shard_counts for _, _, shard_counts in shards])
+        report = {**self._state, "options": asdict(options), **counts}
         on_first_rank(
-            lambda: self._write(
-                file.getvalue(), {**self._state, "options": asdict(options), **counts}
-            )
+            lambda: self._write(file.getvalue(), {**report, "sample": self._sample(table)})
         )
         self._say(table, counts, step, time.monotonic() - start_time)
         return MinedNegatives(table)
@@ -210,6 +211,16 @@ class Refresh(lightning.Callback):
         with atomic_folder(self.place(report["step"])) as partial:
             write_bytes(partial / NEGATIVES, negatives)
             write_text(partial / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
+
+    def _sample(self, table: Int64[np.ndarray, "query candidate"]) -> list[dict[str, Any]]:
+        """Returns the texts of some queries, chosen by a hash, and of their negatives."""
+        rows = table[table[:, 1] >= 0][:_SAMPLE_QUERIES]
+        queries = self._task.queries.at(self._queries.of(rows[:, 0]))
+        negatives = (self._documents.of(row[row >= 0]) for row in rows[:, 1:])
+        return [
+            {"query": query, "negatives": list(self._task.documents.at(numbers))}
+            for query, numbers in zip(queries, negatives, strict=True)
+        ]
 
     def _say(
         self,

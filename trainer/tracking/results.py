@@ -88,11 +88,22 @@ def changed_queries(evaluation: Evaluation) -> dict[str, ResultTable]:
 
 
 def mined_negatives(report: Path) -> dict[str, ResultTable]:
-    """Returns the suspected false negatives among mined negatives, the most similar first."""
-    lines: Sequence[Mapping[str, Any]] = read_json_object(report).get("worst", [])
+    """Returns the tables of a report of mining: suspected false negatives, the most similar first,
+    and a sample of the mined negatives, if it has one.
+    """
+    content = read_json_object(report)
+    lines: Sequence[Mapping[str, Any]] = content.get("worst", [])
     columns = list(dict.fromkeys(name for line in lines for name in line))
     rows = [[_value(line.get(name)) for name in columns] for line in lines[:MOST_ROWS]]
-    return {"suspected_false_negatives": ResultTable(columns, rows)} if rows else {}
+    tables = {"suspected_false_negatives": ResultTable(columns, rows)} if rows else {}
+    sample = [
+        (line["query"], negative)
+        for line in content.get("sample", [])
+        for negative in line["negatives"]
+    ]
+    if sample:
+        tables["mined_negatives"] = ResultTable(("query", "negative"), sample)
+    return tables
 
 
 def _table(changes: Iterable[QueryChange]) -> ResultTable:

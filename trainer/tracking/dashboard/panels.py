@@ -95,7 +95,11 @@ SECTIONS = (
             Panel("Alignment: lower is closer", _train("alignment")),
             Panel("Uniformity: lower is more spread out", _train("uniformity")),
             Panel("Mined negatives: suspected false ones", ("refresh/suspected_false_negatives",)),
-            Panel("Suspected false negatives", ("tables/suspected_false_negatives",), "tables"),
+            Panel(
+                "Mined and suspected false negatives",
+                ("tables/mined_negatives", "tables/suspected_false_negatives"),
+                "tables",
+            ),
         ),
     ),
     PanelSection(
