@@ -11,6 +11,7 @@ from trainer.cli.evaluate import evaluate
 from trainer.cli.measure.selection import select as select_verb
 from trainer.errors import BadModel, BadRecipe, SystemsFailed
 from trainer.evaluation.judged_data import LocalData
+from trainer.evaluation.mteb.catalogue import ModelQuery, find_models
 from trainer.evaluation.results import SystemResult
 from trainer.selection.candidates import Limits, read_candidates
 from trainer.selection.choice import choose, keeps
@@ -103,13 +104,15 @@ class TestCandidates:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("systems: [bm25]", "has no list `candidates`"),
+            ("systems: [bm25]", "'systems' is not known"),
             ("candidates: [bm25]", "name two or more"),
             ("candidates: [bm25, bm25]", "bm25 is named twice"),
             ("candidates: [bm25, {model: a}]", "is neither a system nor a map"),
             ("candidates: [bm25, {system: a, seen: [b]}]", "'seen' is not known"),
             ("candidates: [bm25, a]\nlimits: {latency: 3}", "'latency' is not known"),
             ("candidates: [bm25, a]\nlimits: {latency_ms: fast}", "must be a number above 0"),
+            ("candidates: [bm25]\nmodels: {size: 3}", "'size' is not known"),
+            ("candidates: [bm25]\nmodels: {licences: mit}", "must be a list of names"),
         ],
     )
     def test_mistake_in_the_file_is_named(self, tmp_path, text, problem):
@@ -117,6 +120,42 @@ class TestCandidates:
         file.write_text(text)
         with pytest.raises(BadRecipe, match=problem):
             read_candidates([str(file)])
+
+
+class TestCatalogue:
+    """mteb's own catalogue, which is in its package."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_mteb(self):
+        pytest.importorskip("mteb", reason="mteb is not installed: pip install 'nearfar[mteb]'")
+
+    def test_models_that_fit_are_added(self, tmp_path):
+        file = tmp_path / "c.yaml"
+        file.write_text(
+            "candidates: [bm25, sentence-transformers/all-MiniLM-L6-v2]\n"
+            "models: {max_parameters_millions: 23, licences: [apache-2.0], languages: [eng],"
+            " least_max_tokens: 256, not_trained_on: [NFCorpus], count: 4}\n"
+        )
+        candidates, _ = read_candidates([str(file)])
+        names = [str(candidate.system) for candidate in candidates]
+        assert len(names) == len(set(names)) >= 4
+        query = ModelQuery(23, ("apache-2.0",), ("eng",), 256, ("NFCorpus",), 4)
+        models = find_models(query)
+        assert len(models) == 4
+        assert all(model.parameters <= 23_000_000 for model in models)
+        assert all("NFCorpus" not in model.trained_on for model in models)
+        assert set(names[2:]) <= {model.name for model in models}
+
+    def test_known_training_data_are_added(self):
+        candidates, _ = read_candidates(
+            ["bm25", "hybrid:bm25+sentence-transformers/all-MiniLM-L6-v2"]
+        )
+        assert not candidates[0].trained_on
+        assert candidates[1].has_seen("MSMARCO")
+
+    def test_query_that_no_model_fits_is_an_error(self):
+        with pytest.raises(BadRecipe, match="fits ModelQuery"):
+            find_models(ModelQuery(languages=("xyz",)))
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import BadRecipe
+from trainer.evaluation.mteb.catalogue import ModelQuery, find_models, training_data
 from trainer.evaluation.systems.names import SystemName, parse_system
 from trainer.recipe.yaml_text import parse, read_text
 
-_KEYS = ("candidates", "limits")
+_KEYS = ("candidates", "models", "limits")
 _ENTRY_KEYS = ("system", "trained_on")
 
 
@@ -20,7 +21,7 @@ class SystemCandidate:
 
     system: SystemName
     trained_on: tuple[str, ...] = ()
-    """Names of data sets that its models were trained on, as far as the user knows."""
+    """Names of data sets that its models were trained on, as far as is known."""
 
     def has_seen(self, data_name: str) -> bool:
         """Returns True if one of its data sets has this name, whatever its spelling.
@@ -50,9 +51,10 @@ class Limits:
 def read_candidates(words: Sequence[str]) -> tuple[list[SystemCandidate], Limits]:
     """Returns the candidates that a user named: systems, or one YAML file of them.
 
-    The file has a list `candidates` of systems, or of maps of `system` and `trained_on`, and a map
-    `limits`. Raises BadRecipe for anything else, for a candidate that is named twice, and for fewer
-    than two.
+    The file has a list `candidates` of systems, or of maps of `system` and `trained_on`; a map
+    `models`, which asks mteb's catalogue for more (`ModelQuery`); and a map `limits`. Where the
+    catalogue knows what a model was trained on, this is added. Raises BadRecipe for anything else,
+    for a candidate that is named twice, and for fewer than two.
     """
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
         candidates, limits = _read_file(Path(words[0]))
@@ -63,16 +65,65 @@ def read_candidates(words: Sequence[str]) -> tuple[list[SystemCandidate], Limits
         raise BadRecipe(f"the candidate {twice} is named twice; name each once")
     if len(candidates) < 2:
         raise BadRecipe(f"{len(candidates)} candidates: to choose, name two or more")
-    return candidates, limits
+    return _with_training_data(candidates), limits
 
 
 def _read_file(path: Path) -> tuple[list[SystemCandidate], Limits]:
     content = parse(read_text(path, "candidates"), str(path)).value
-    if not isinstance(content, dict) or not isinstance(content.get("candidates"), list):
+    entries = content.get("candidates") or [] if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(entries, list):
         raise BadRecipe(f"{path} has no list `candidates`; write one system per line under it")
     _check_keys(content, _KEYS, str(path))
-    entries = [_candidate(entry, path) for entry in content["candidates"]]
-    return entries, _limits(content.get("limits") or {}, path)
+    candidates = [_candidate(entry, path) for entry in entries]
+    if "models" in content:
+        models = find_models(_query(content["models"], path))
+        names = {str(candidate.system) for candidate in candidates}
+        candidates += [
+            SystemCandidate(parse_system(model.name), model.trained_on)
+            for model in models
+            if model.name not in names
+        ]
+    return candidates, _limits(content.get("limits") or {}, path)
+
+
+def _with_training_data(candidates: Sequence[SystemCandidate]) -> list[SystemCandidate]:
+    """Returns the candidates with the data that mteb's catalogue has for models of a hub."""
+    models = [
+        {single.value for single in candidate.system.single_systems if single.kind == "model"}
+        for candidate in candidates
+    ]
+    hub_names = {name for names in models for name in names if not Path(name).exists()}
+    known_data = training_data(hub_names) if hub_names else {}
+    return [
+        replace(
+            candidate,
+            trained_on=tuple(
+                dict.fromkeys(
+                    [*candidate.trained_on, *(t for n in names for t in known_data.get(n, ()))]
+                )
+            ),
+        )
+        for candidate, names in zip(candidates, models, strict=True)
+    ]
+
+
+def _query(values: Any, path: Path) -> ModelQuery:
+    if not isinstance(values, dict):
+        raise BadRecipe(f"{path}: `models` must be a map, e.g. {{max_parameters_millions: 120}}")
+    _check_keys(values, [field.name for field in fields(ModelQuery)], f"{path}, models")
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        default = getattr(ModelQuery(), key)
+        if isinstance(default, tuple):
+            is_right = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            settings[key] = tuple(value) if is_right else None
+        else:
+            is_right = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            settings[key] = value
+        if not is_right:
+            kind = "a list of names" if isinstance(default, tuple) else "a whole number above 0"
+            raise BadRecipe(f"{path}: models.{key} is {value!r}; it must be {kind}")
+    return ModelQuery(**settings)
 
 
 def _candidate(entry: Any, path: Path) -> SystemCandidate:
