@@ -279,6 +279,12 @@ def read_id(run):
     return json.loads((run / "tracking.json").read_text())["run_id"]
 
 
+def test_run_that_goes_on_is_sent_without_its_latest_step(tmp_path):
+    lines = ({"step": step, "time_seconds": 1.0, "train/loss": 0.5} for step in range(3))
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [*read_values(tmp_path / "log.jsonl").without_latest_step().values] == [0, 1]
+
+
 def test_damaged_last_line_is_left_out_and_counted(tmp_path):
     (tmp_path / "log.jsonl").write_text(
         '{"step": 0, "time_seconds": 1.5, "train/loss": 2.0, "x": null, "non_finite": ["x"]}\n'

@@ -17,6 +17,7 @@ from trainer.errors import BadFolder, NearfarError
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.trackers import TensorboardTracker, Tracker, WandbTracker
 from trainer.runtime.attempts import has_run, read_json_object, read_status
+from trainer.storage.locks import is_locked
 from trainer.storage.redaction import redact
 from trainer.tracking.opening import check_trackers, description_of_run, import_tracker, open_run
 from trainer.tracking.results import results_of_run
@@ -35,6 +36,10 @@ class Log:
     """When a step was logged, in seconds from the start of the run."""
     damaged_lines: int
     """Lines that could not be read, such as one that a crash has cut off."""
+
+    def without_latest_step(self) -> "Log":
+        """Returns the log of a run that goes on: its latest step may get further values."""
+        return replace(self, values={step: self.values[step] for step in [*self.values][:-1]})
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def sync_run(folder: Path, tracker: Tracker) -> SyncedRun:
         source="",
     )
     start = _start_time(folder)
+    if is_locked(folder):
+        log = log.without_latest_step()
     try:
         import_tracker(tracker)
         _make_room(place, tracker)
@@ -88,8 +95,8 @@ def sync_run(folder: Path, tracker: Tracker) -> SyncedRun:
     except Exception as error:
         reason = " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
         raise NearfarError(
-            f"{tracker.kind} did not take the run in {folder} ({reason}); nothing of the run folder"
-            " was changed, so run the same command again"
+            f"{tracker.kind} did not take the run in {folder} ({reason}); the log is as it was, so"
+            " run the same command again"
         ) from error
     return SyncedRun(description.run_id, log, place)
 

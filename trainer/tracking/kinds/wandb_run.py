@@ -102,12 +102,13 @@ class WandbRun:
         import wandb
 
         self._run.summary.update(dict(results.summary))
-        if self._settings.tables and results.tables:
+        if is_done and self._settings.tables and results.tables:
             tables = {
                 f"tables/{name}": wandb.Table(list(table.columns), [*map(list, table.rows)])
                 for name, table in results.tables.items()
             }
-            # A step of their own: the server may know the latest one from an earlier attempt.
+            # A step of their own: the server may know the latest one from an earlier attempt. So a
+            # run that can be continued gets no tables, as it needs that step itself.
             self._write(tables, self._latest_step + 1)
         uploads = [
             self._log_file(name, path)
