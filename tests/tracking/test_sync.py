@@ -64,7 +64,7 @@ def wandb_records(folder):
 
 def sync(run, home, *words):
     environment = {"HOME": str(home), "WANDB_MODE": "offline", "TRACKIO_DIR": str(home / "trackio")}
-    result = nearfar("sync", run, *words, environment=environment)
+    result = nearfar("sync", run, *words, folder=home, environment=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
