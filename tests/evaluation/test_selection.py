@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -239,3 +240,20 @@ def test_candidate_that_cannot_be_loaded_does_not_stop_the_others(folder, toy_fo
     assert [failure["system"] for failure in record["failures"]] == [missing]
     with pytest.raises(BadModel, match="no candidate could be measured"):
         call("select", missing, f"{missing}-too", "--data", folder)
+
+
+def test_probe_trains_the_models_alone(folder, toy_folder, tmp_path):
+    trained = tmp_path / "toyset"
+    shutil.copytree(folder, trained)
+    lines = [f"q{number}\td{2 * number}\t1" for number in range(100)]
+    (trained / "qrels/train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines, ""]))
+    test = "query-id\tcorpus-id\tscore\n" + "".join(f"q{n}\td{2 * n}\t1\n" for n in range(100, 110))
+    (trained / "qrels/test.tsv").write_text(test)
+    model, out = toy_folder("bert"), tmp_path / "out"
+    printed = call(*("select", "bm25", model, "--data", trained, "--probe", 4, "-o", out)).stdout
+    (probe,) = json.loads((out / "selection.json").read_text())["probes"]
+    assert probe["candidate"] == str(model)
+    assert 0 <= probe["base"]["mean"] <= probe["fine_tuned"]["mean"] <= 1
+    assert "after 4 steps" in " ".join(printed.split())
+    (run,) = out.glob("probe-*")
+    assert (run / "model").is_dir()

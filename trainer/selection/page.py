@@ -91,6 +91,15 @@ def _record(selection: ModelSelection) -> dict[str, Any]:
             }
             for drop in selection.drops
         ],
+        "probes": [
+            {
+                "candidate": probe.model,
+                "steps": probe.steps,
+                "base": asdict(probe.base),
+                "fine_tuned": asdict(probe.fine_tuned),
+            }
+            for probe in selection.probes
+        ],
         "failures": [asdict(failure) for failure in selection.failures],
         "best": choice.best.candidate,
         "recommended": None if choice.recommendation is None else choice.recommendation.candidate,

@@ -17,6 +17,7 @@ from trainer.selection.candidates import Limits, SystemCandidate
 from trainer.selection.choice import Choice, choose
 from trainer.selection.halving import LEAST_QUERIES, SHARES, Drop, drop
 from trainer.selection.measure import Measurement, measure
+from trainer.selection.probe import Probe
 from trainer.selection.samples import sample_set
 
 NO_LIMITS = Limits()
@@ -37,6 +38,8 @@ class ModelSelection:
     choice: Choice
     warnings: tuple[str, ...]
     seconds: float
+    probes: tuple[Probe, ...] = ()
+    """Short training runs of the models that were measured on all queries, the best first."""
 
 
 def select(

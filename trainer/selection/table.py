@@ -64,6 +64,7 @@ def selection_lines(selection: ModelSelection) -> Iterator[str]:
             f"{comparison.system} against {comparison.baseline}: {difference:+.3f}."
             f" {conclusion(comparison)}"
         )
+    yield from map(str, selection.probes)
     yield from (f"warning: {warning}" for warning in selection.warnings)
     yield conclusion_of(selection)
 

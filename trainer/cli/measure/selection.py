@@ -1,5 +1,6 @@
 """`nearfar select`: chooses a model for one's own data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +68,19 @@ OutFolder = Annotated[
         show_default=False,
     ),
 ]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--probe",
+        min=2,
+        metavar="STEPS",
+        help=(
+            "also train each model that is measured on all queries for so many steps with LoRA, on"
+            " the training split of --data; needs --out for the runs"
+        ),
+        show_default=False,
+    ),
+]
 
 
 def select(
@@ -77,6 +91,7 @@ def select(
     column: shared.ColumnNames = None,
     max_queries: MaxQueries = None,
     halving: Halving = True,
+    probe: Steps = None,
     out: OutFolder = None,
     precision: shared.PrecisionName = "auto",
 ) -> None:
@@ -85,6 +100,8 @@ def select(
     The result names the candidates that cannot be told apart from the best one, and recommends the
     quickest of them that keeps the limits.
     """
+    if probe is not None and out is None:
+        raise typer.BadParameter("--probe trains models; name a folder for their runs with --out")
     with terminal.loading_libraries():
         from trainer.evaluation.judged_data import LocalData
         from trainer.evaluation.systems.open import SystemSettings
@@ -106,8 +123,19 @@ def select(
         find_model=model_of,
         tell=terminal.tell,
     )
+    if probe is not None and out is not None:
+        selection = _probe(selection, data, out, probe)
     _show(selection, out)
     _check_failures(selection)
+
+
+def _probe(selection: "ModelSelection", data: str, out: Path, steps: int) -> "ModelSelection":
+    from trainer.runs.run_model import model_of
+    from trainer.selection.probe import probe_models
+
+    measurements, tell = selection.measurements, terminal.tell
+    probes = probe_models(measurements, data, out, steps, find_model=model_of, tell=tell)
+    return replace(selection, probes=tuple(probes))
 
 
 def _show(selection: "ModelSelection", out: Path | None) -> None:
