@@ -37,7 +37,7 @@ def runs(tmp_path_factory, toy_folder):
         "data.train": folder / "train.jsonl",
         "data.validation_ratio": 0.2,
         "output": folder,
-        "trackers": "[{kind: wandb, project: tests}]",
+        "trackers": "[{kind: wandb, project: tests, artifacts: false}]",
         "optimization.batch_size": 8,
         "optimization.epochs": STEPS * 8 // 160,
         "optimization.warmup_steps": 0,
