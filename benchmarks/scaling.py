@@ -78,7 +78,7 @@ class Model:
 
     def summed(self, ranks: int) -> int:
         """The whole size of what is added for the loss."""
-        return 3 * NUMBER * ranks * self.queries + NAME
+        return 3 * NUMBER * ranks * self.queries + 2 * NAME
 
     def vectors(self, ranks: int) -> int:
         """The bytes of the embeddings of all queries."""

@@ -73,7 +73,7 @@ def test_collectives_are_as_many_on_any_number_of_ranks(step):
     } == {
         "gather": 3,  # queries, scores of positives, names
         "scatter": 2,  # the gradients of queries and of positives
-        "sum": 5,  # logarithms: largest, sum, gradient; excluded pairs; the gradient of the weights
+        "sum": 5,  # logarithms: largest, sum, gradient; log; the gradient of the weights
     }
 
 
@@ -86,7 +86,7 @@ def test_bytes_are_those_of_queries_and_of_the_gradient(step, queries_of):
         vectors = NUMBER * batch * found["dimensions"]
         assert size(found, "gather") == vectors + batch * (NUMBER + 2 * NAME)
         assert size(found, "scatter") == vectors + batch * NUMBER
-        assert size(found, "sum") == NUMBER * (found["weights"] + 3 * batch) + 8
+        assert size(found, "sum") == NUMBER * (found["weights"] + 3 * batch) + 16
         assert size(found, "broadcast", "barrier") == 0
 
 

@@ -129,7 +129,7 @@ def test_good_pipeline_is_read(place: Path) -> None:
         ),
         (
             two(more="  c: {command: nearfar data}\n"),
-            "there is no command `nearfar data `; its commands are prepare, split, check",
+            "there is no command `nearfar data `; its commands are prepare, pairs, split, check",
         ),
         (
             two(more="  c: {command: nearfar index m c --ot x}\n"),

@@ -49,17 +49,17 @@ class Contrastive:
                 self.hardness,
             )  # fmt: skip
             loss = losses.info_nce(positive_scores, hard.log_z)
-            figures = _figures(queries, documents, hard.all_queries, hard.excluded_count)
-            return Outcome(loss, {"negatives_left_out": hard.excluded_count.to(loss), **figures})
+            figures = _figures(queries, documents, hard.all_queries, hard.own_excluded_count)
+            return Outcome(loss, {"negatives_left_out": figures.pop("excluded"), **figures})
         log_z = log_partition(
             queries, documents, self.score, temperature, excluded_pairs, symmetric=self.symmetric
         )
         loss = losses.info_nce(positive_scores, log_z.queries)
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
-        excluded_count = sum_over_ranks(log_z.excluded_counts.sum())
-        figures = _figures(queries, documents, log_z.all_queries, excluded_count)
-        return Outcome(loss, {"masked_false_negatives": excluded_count.to(loss), **figures})
+        own_excluded_count = log_z.excluded_counts.sum()
+        figures = _figures(queries, documents, log_z.all_queries, own_excluded_count)
+        return Outcome(loss, {"masked_false_negatives": figures.pop("excluded"), **figures})
 
 
 @torch.no_grad()
@@ -67,17 +67,23 @@ def _figures(
     queries: Float[Tensor, "query ..."],
     documents: Float[Tensor, "document ..."],
     all_queries: Float[Tensor, "all_queries ..."],
-    excluded_count: Int[Tensor, ""],
+    own_excluded_count: Int[Tensor, ""],
 ) -> dict[str, Float[Tensor, ""]]:
     """Returns what the log shows of the negatives, and of embeddings that are one vector per text.
 
-    Like the loss, they are those of the global batch on every rank.
+    Like the loss, they are those of the global batch on every rank, by one sum over the ranks.
     """
-    negatives = all_rows(len(documents)) - 1 - excluded_count / len(all_queries)
-    figures = {"effective_negatives_per_query": negatives}
-    if queries.ndim == 2 and len(all_queries) > 1:
+    has_geometry = queries.ndim == 2 and len(all_queries) > 1
+    distances = own_excluded_count.new_zeros((), dtype=torch.float64)
+    if has_geometry:
         positives = documents[:: len(documents) // len(queries)]
-        distances = sum_over_ranks(squared_distances(queries, positives))
-        figures["alignment"] = distances / len(all_queries)
+        distances = squared_distances(queries, positives).double()
+    excluded_count, distance = sum_over_ranks(
+        torch.stack([own_excluded_count.double(), distances])
+    ).unbind()
+    negatives = all_rows(len(documents)) - 1 - excluded_count / len(all_queries)
+    figures = {"excluded": excluded_count, "effective_negatives_per_query": negatives}
+    if has_geometry:
+        figures["alignment"] = distance / len(all_queries)
         figures["uniformity"] = uniformity(all_queries)
-    return figures
+    return {name: figure.to(all_queries) for name, figure in figures.items()}

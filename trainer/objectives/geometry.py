@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from trainer.scores import exact
 
-UNIFORMITY_QUERIES = 512
+UNIFORMITY_QUERIES = 128
 """The first queries of the global batch, of which all pairs are compared."""
 
 

@@ -49,8 +49,8 @@ class HardLogPartition(NamedTuple):
     """The partition over the positive and the negatives that count."""
 
     log_z: Float[Tensor, " all_queries"]
-    excluded_count: Int[Tensor, ""]
-    """Number of pairs of a query and a negative that do not count, over all ranks."""
+    own_excluded_count: Int[Tensor, ""]
+    """Number of pairs of a query and a negative of this rank that do not count."""
     all_queries: Float[Tensor, "all_queries ..."]
     """The queries of all ranks, divided by the temperature, without gradient."""
 
@@ -104,9 +104,10 @@ def hard_log_partition(
         number = all_rows(len(documents)) - sum_over_ranks(plain.excluded_counts.clone())
         log_number = number.to(log_z).log().clamp_min(_LOG_OF_ZERO)
         log_z = scaled_log_z(1 + hardness.beta) - scaled_log_z(hardness.beta) + log_number
-    excluded_count = sum_over_ranks(plain.excluded_counts.sum()) - len(positive_scores)
+    # The positives of all queries are among the excluded pairs, each on one rank.
+    own_excluded_count = plain.excluded_counts.sum() - len(queries)
     log_z = torch.logaddexp(positive_scores, log_z)
-    return HardLogPartition(log_z, excluded_count, plain.all_queries)
+    return HardLogPartition(log_z, own_excluded_count, plain.all_queries)
 
 
 @torch.no_grad()
