@@ -209,13 +209,13 @@ def _run_folder(job: Job, recipe_yaml: str, former: Former) -> RunFolder:
 def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     """Measures, trains, measures again, and writes the report."""
     folder.note(steps=job.steps, validation_limitation=job.data.validation.limitation)
-    with phase("describing the data"):
-        on_first_rank(lambda: write_json(folder.path / "data.json", data_facts(job)))
     checkpoints = CheckpointFolder(folder.checkpoints, job.recipe.checkpoints.keep_last)
     identity = on_first_rank(  # which alone compares and stores it
         lambda: run_identity(job.recipe, len(job.data.train), job.data.digests)
     )
     checkpoint = checkpoint_to_continue(checkpoints, identity or {}, folder, former.accept_changes)
+    with phase("describing the data"):  # only now: a run of other data has been refused
+        on_first_rank(lambda: write_json(folder.path / "data.json", data_facts(job)))
     recipe = job.recipe
     with run_trackers(recipe.trackers, folder.path, recipe.model_dump(mode="json")) as trackers:
         rivals = _measure_rivals(job, folder)

@@ -9,19 +9,22 @@ import pytest
 from verbs import command_caller
 
 from trainer.cli.evaluate import evaluate
+from trainer.cli.index import index
 from trainer.cli.measure.selection import select as select_verb
 from trainer.errors import BadModel, BadRecipe, SystemsFailed
 from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.mteb.catalogue import ModelQuery, find_models
 from trainer.evaluation.results import SystemResult
+from trainer.evaluation.systems.names import parse_system
+from trainer.evaluation.systems.open import DEFAULTS
 from trainer.selection.candidates import Limits, read_candidates
 from trainer.selection.choice import choose, keeps
 from trainer.selection.halving import drop
 from trainer.selection.measure import Cost, Measurement
 from trainer.selection.samples import sample_set
-from trainer.selection.select import select
+from trainer.selection.select import _Rounds, select
 
-call = command_caller(select_verb, evaluate)
+call = command_caller(select_verb, evaluate, index)
 QUERIES = 120
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "region", "western")
 
@@ -121,6 +124,12 @@ class TestCandidates:
         file.write_text(text)
         with pytest.raises(BadRecipe, match=problem):
             read_candidates([str(file)])
+
+    def test_file_beside_names_and_run_file_are_refused(self):
+        with pytest.raises(BadRecipe, match="c.yaml is a file of candidates: give it alone"):
+            read_candidates(["bm25", "c.yaml"])
+        with pytest.raises(BadRecipe, match="hybrid:bm25.run:a.trec is a run file"):
+            read_candidates(["bm25", "hybrid:bm25+run:a.trec"])
 
 
 class TestCatalogue:
@@ -229,6 +238,38 @@ def test_command_writes_page_and_file(folder, toy_folder, tmp_path):
     record = json.loads((tmp_path / "out/selection.json").read_text())
     assert record["best"] == record["recommended"] == "bm25"
     assert record["candidates"][0]["cost"]["latency_ms"] > 0
+
+
+def test_index_is_measured_on_all_documents_also_with_halving(folder, toy_folder, tmp_path):
+    model, index_folder = toy_folder("bert"), tmp_path / "idx"
+    call("index", model, folder, "-o", index_folder)
+    names = ["bm25", str(model), f"hybrid:{model}+bm25", f"index:{index_folder}"]
+    selection = select(read_candidates(names)[0], LocalData(str(folder)))
+    assert not selection.failures
+    assert selection.drops, "the others were halved"
+    assert names[3] in {one.candidate for one in selection.measurements}
+
+
+def test_reranker_may_be_a_run_folder(folder, tmp_path):
+    rounds = _Rounds(LocalData(str(folder)).read(), None, DEFAULTS, print)
+    (tmp_path / "model").mkdir()
+    system = parse_system("rerank:bm25+runs/a")
+    (checked,) = rounds.check([system], lambda name: str(tmp_path / "model"))
+    assert checked.value == str(tmp_path / "model")
+
+
+def test_result_is_written_before_a_probe_fails(folder, tmp_path):
+    words = ("select", "bm25", "hybrid:bm25+bm25", "--data", folder, "--probe", 2, "-o", tmp_path)
+    with pytest.raises(BadRecipe, match="no candidate could be probed"):
+        call(*words)
+    assert (tmp_path / "selection.json").exists()
+
+
+def test_table_fits_a_narrow_terminal(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = call("select", "bm25", "hybrid:bm25+bm25", "--data", folder).stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "recommended)" in printed
 
 
 def test_candidate_that_cannot_be_loaded_does_not_stop_the_others(folder, toy_folder, tmp_path):

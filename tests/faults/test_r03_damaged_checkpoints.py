@@ -122,7 +122,10 @@ def test_other_data_and_tokenizer_are_refused(run, tmp_path):
     data = tmp_path / "train.jsonl"
     original = run.parent / "train.jsonl"
     data.write_text(original.read_text().replace("vault", "safe"))
+    facts = run.path(run.name) / "data.json"
+    former_facts = facts.read_text()
     assert "data.train.sha256" in resume(run, f"data.train={data}", code=2)
+    assert facts.read_text() == former_facts
     data.write_text(original.read_text())
     backbone = tmp_path / "backbone"
     shutil.copytree(run.backbone, backbone)

@@ -50,6 +50,12 @@ def test_dashboard_without_a_key_is_refused(tmp_path):
     assert "run `wandb login`, or write it to a file with -o FILE" in result.stderr
 
 
+def test_file_in_a_missing_folder_is_refused(tmp_path):
+    result = nearfar("dashboard", "-o", tmp_path / "missing" / "w.json")
+    assert result.returncode == 2
+    assert f"the folder {tmp_path / 'missing'} does not exist" in result.stderr
+
+
 def test_workspace_of_another_version_is_named(tmp_path):
     with tracking_server("answers") as server:
         environment = {

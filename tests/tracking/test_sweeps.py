@@ -90,6 +90,13 @@ def test_sweep_without_an_account_leaves_out_what_is_finished(small):
     assert result.stderr.count("is finished; nothing is left to do") == 2
 
 
+def test_sweep_refuses_options_that_it_would_not_pass_on(small):
+    _, words = small
+    result = nearfar("fit", "bi-encoder-lora", *words, "--sweep", "seed=1", "--replace")
+    assert result.returncode == 2
+    assert "so --replace and --accept-changes have no effect" in " ".join(result.stderr.split())
+
+
 def test_run_of_a_sweep_that_fails_is_named_and_the_others_go_on(small):
     _, words = small
     sweep = ("--sweep", "model.backbone=/nowhere/a,/nowhere/b")

@@ -6,12 +6,14 @@ import time
 import pytest
 
 from trainer.errors import BadRecipe
+from trainer.evaluation.results import Selection
 from trainer.recipe.schema.trackers import TensorboardTracker, WandbTracker
 from trainer.tracking import opening
 from trainer.tracking.best_effort import BestEffort
 from trainer.tracking.course import read_course
 from trainer.tracking.kinds.wandb_run import has_wandb_key
 from trainer.tracking.opening import check_trackers, description_of_run
+from trainer.tracking.results import summary_of_selection
 from trainer.tracking.settings import read_trackers
 from trainer.tracking.tracked_run import Results
 from trainer.tracking.trackers import start_trackers
@@ -130,3 +132,16 @@ def test_key_is_read_from_the_environment_and_netrc(monkeypatch, tmp_path):
     assert not has_wandb_key()
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     assert has_wandb_key()
+
+
+@pytest.mark.parametrize(
+    ("selection", "share", "score"),
+    [
+        (Selection(0.2, 0.8, 5), 1.0, 0.8),
+        (Selection(0.2, 0.8, 5, share=0.5, share_score=0.79), 0.5, 0.79),
+        (Selection(0.9, 0.8, 5), 0.0, 0.8),
+    ],
+)
+def test_summary_tells_how_much_of_the_change_was_saved(selection, share, score):
+    summary = summary_of_selection(selection)
+    assert (summary["best/share"], summary["best/validation_ndcg@10"]) == (share, score)

@@ -246,13 +246,10 @@ def _check_places(
     out: Path | None, save_runs: Path | None, tracker: list[str]
 ) -> "Sequence[Tracker]":
     """Checks before anything is computed that the results can be written. Returns the trackers."""
-    from trainer.errors import BadRecipe
     from trainer.tracking.settings import read_trackers
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise BadRecipe(
-            f"--out {out}: the folder {out.absolute().parent} does not exist; create it first"
-        )
+    if out is not None:
+        terminal.check_parent(out, "--out")
     if save_runs is not None:
         from trainer.evaluation.run_file import make_runs_folder
 

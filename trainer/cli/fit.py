@@ -55,6 +55,11 @@ Sweep = Annotated[
     ),
 ]
 
+_IGNORED_BY_SWEEP = (
+    "--sweep continues its runs, so --replace and --accept-changes have no effect; leave them out,"
+    " or give the runs another name=NAME"
+)
+
 
 def fit(
     recipe: shared.RecipeFile,
@@ -72,6 +77,8 @@ def fit(
 
     if replace and resume:
         raise typer.BadParameter("--replace starts again and --resume continues; give one of them")
+    if sweep and (replace or accept_changes):
+        raise typer.BadParameter(_IGNORED_BY_SWEEP)
     settings = _settings(recipe, overrides or [])
     if sweep:
         _fit_all(recipe, overrides or [], sweep, settings)

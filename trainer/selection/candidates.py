@@ -54,15 +54,23 @@ def read_candidates(words: Sequence[str]) -> tuple[list[SystemCandidate], Limits
     The file has a list `candidates` of systems, or of maps of `system` and `trained_on`; a map
     `models`, which asks mteb's catalogue for more (`ModelQuery`); and a map `limits`. Where the
     catalogue knows what a model was trained on, this is added. Raises BadRecipe for anything else,
-    for a candidate that is named twice, and for fewer than two.
+    for a candidate that is named twice or is a run file, and for fewer than two.
     """
-    if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        candidates, limits = _read_file(Path(words[0]))
+    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    if files and len(words) > 1:
+        raise BadRecipe(f"{files[0]} is a file of candidates: give it alone, or names alone")
+    if files:
+        candidates, limits = _read_file(Path(files[0]))
     else:
         candidates, limits = [SystemCandidate(parse_system(word)) for word in words], Limits()
     systems = [candidate.system for candidate in candidates]
     if twice := next((system for system in systems if systems.count(system) > 1), None):
         raise BadRecipe(f"the candidate {twice} is named twice; name each once")
+    if run_file := next((system for system in systems if system.contains("run")), None):
+        raise BadRecipe(
+            f"{run_file} is a run file: it holds results, and nothing of what a search costs;"
+            " compare it by `nearfar evaluate`"
+        )
     if len(candidates) < 2:
         raise BadRecipe(f"{len(candidates)} candidates: to choose, name two or more")
     return _with_training_data(candidates), limits

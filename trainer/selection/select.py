@@ -63,10 +63,13 @@ def select(
     has_weights = any(candidate.system.contains("weighted") for candidate in candidates)
     rounds = _Rounds(judged_set, data.read_dev() if has_weights else None, settings, tell)
     systems = rounds.check([candidate.system for candidate in candidates], find_model)
+    # An index holds all documents, so it cannot search a sample of them.
+    indexes = [system for system in systems if system.contains("index")]
+    systems = [system for system in systems if system not in indexes]
     for share in SHARES if halving else ():
         if len(systems) > 2 and rounds.is_worthwhile(share):
             systems = rounds.halve(systems, share, limits)
-    measurements = rounds.measure(systems)
+    measurements = rounds.measure([*systems, *indexes])
     return ModelSelection(
         judged_set,
         limits,
@@ -116,7 +119,7 @@ class _Rounds:
         """Returns the systems whose models exist, with the folders of these."""
 
         def check_part(part: SystemName) -> SystemName:
-            if part.kind == "model":
+            if part.kind in ("model", "rerank"):
                 part = replace(part, value=find_model(part.value))
                 locate(part.value)
             return part

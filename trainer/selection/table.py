@@ -10,7 +10,7 @@ from trainer.selection.measure import Measurement
 from trainer.selection.select import ModelSelection
 from trainer.storage.visible import visible
 
-_HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "of index", "")
+_HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "of index")
 _NAME_WIDTH = 60
 
 
@@ -27,16 +27,18 @@ def selection_table(selection: ModelSelection) -> Table:
         box=None,
         header_style="dim",
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("", overflow="fold", min_width=24)
+    table.add_column("", overflow="fold")
     for name in _HEADER:
-        table.add_column(name, no_wrap=True, justify="right" if name else "left")
+        table.add_column(name, no_wrap=True, justify="right")
     for measurement in selection.measurements:
         is_best = measurement is selection.choice.best
-        cells = [visible(measurement.candidate, _NAME_WIDTH), *_figures(measurement)]
-        marks = ", ".join(marks_of(measurement, selection))
-        table.add_row(*map(Text, [*cells, marks]), style="bold" if is_best else None)
+        name = visible(measurement.candidate, _NAME_WIDTH)
+        if marks := ", ".join(marks_of(measurement, selection)):
+            name += f"\n({marks})"
+        cells = map(Text, [name, *_figures(measurement)])
+        table.add_row(*cells, style="bold" if is_best else None)
     return table
 
 

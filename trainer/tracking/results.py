@@ -37,9 +37,11 @@ def summary_of_selection(selection: Selection | None) -> dict[str, SummaryValue]
     """Returns the validation scores that decided which weights were saved."""
     if selection is None:
         return {}
-    summary: dict[str, SummaryValue] = {"best/step": selection.best_step}
-    if selection.best_score is not None:
-        summary[f"best/validation_{MAIN_METRIC}"] = selection.best_score
+    share = 0.0 if selection.base_won else selection.share
+    summary: dict[str, SummaryValue] = {"best/step": selection.best_step, "best/share": share}
+    score = selection.best_score if selection.share_score is None else selection.share_score
+    if score is not None:
+        summary[f"best/validation_{MAIN_METRIC}"] = score
     if selection.base_score is not None:
         summary[f"best/base_validation_{MAIN_METRIC}"] = selection.base_score
     return summary

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trainer.cli import terminal
+
 Runs = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="two or more run folders", show_default=False),
@@ -33,6 +35,8 @@ def compare(runs: Runs, html: Html = False, out: Out = None) -> None:
     from trainer.report.comparison.text import comparison_text
     from trainer.runtime.console import show
 
+    if out is not None:
+        terminal.check_parent(out, "--out")
     comparison = compare_runs(runs)
     show(*comparison_text(comparison))
     if html or out is not None:

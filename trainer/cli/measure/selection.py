@@ -107,7 +107,7 @@ def select(
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.runs.run_model import model_of
         from trainer.selection.candidates import read_candidates
-        from trainer.selection.page import check_folder
+        from trainer.selection.page import check_folder, write_selection
         from trainer.selection.select import select as choose
 
     named_candidates, limits = read_candidates(candidates)
@@ -124,6 +124,7 @@ def select(
         tell=terminal.tell,
     )
     if probe is not None and out is not None:
+        write_selection(selection, out)  # a probe takes long, and may fail
         selection = _probe(selection, data, out, probe)
     _show(selection, out)
     _check_failures(selection)
@@ -145,7 +146,6 @@ def _show(selection: "ModelSelection", out: Path | None) -> None:
     from trainer.selection.table import selection_lines, selection_table
 
     console = Console(highlight=False)
-    console.width = max(console.width, 100)
     console.print(selection_table(selection))
     for line in selection_lines(selection):
         console.print(line, markup=False)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.cli import terminal
 from trainer.cli.options import tracking
 
 Update = Annotated[
@@ -39,6 +40,8 @@ def dashboard(
     from trainer.tracking.dashboard.panels import SECTIONS
     from trainer.tracking.dashboard.workspace import save_workspace, workspace_json
 
+    if out is not None:
+        terminal.check_parent(out, "--out")
     project = project or "nearfar"
     if not (out or dry_run):
         print(save_workspace(project, entity, update))
