@@ -5,7 +5,7 @@ import re
 _END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9À-ÞА-ЯΑ-Ω¿¡])|(?<=[。！？])\s*")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:e\.g|i\.e|etc|cf|vs|approx|no|fig|eq|sec|ch|vol|pp?|dr|mr|mrs|ms|prof|st|jr|sr"
-    r"|inc|ltd|co|corp|u\.s|[A-Za-z])\.$",
+    r"|et al|inc|ltd|co|corp|u\.s|[A-Za-z])\.$",
     re.IGNORECASE,
 )
 
@@ -15,6 +15,8 @@ def split_sentences(text: str) -> list[str]:
 
     >>> split_sentences("Stop it, e.g. by `az vm stop`. Then wait! See Fig. 2 (or ask).")
     ['Stop it, e.g. by `az vm stop`.', 'Then wait!', 'See Fig. 2 (or ask).']
+    >>> split_sentences("It is by Lee et al. (2019).")
+    ['It is by Lee et al. (2019).']
     """
     sentences: list[str] = []
     start = 0
