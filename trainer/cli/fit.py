@@ -153,7 +153,8 @@ def _fit_all(recipe: Path, overrides: list[str], sweep: list[str], settings: "Re
         process = subprocess.run([sys.executable, "-m", "trainer", *words], check=False)
         exit_code = exit_code or process.returncode
         status = read_status(Path(settings.output) / name.partition("=")[2])
-        score = (status.get("selection") or {}).get("best_score")
+        selection = status.get("selection") or {}
+        score = selection.get("share_score") or selection.get("best_score")
         scores.append((score if isinstance(score, float) else -1.0, " ".join(changes), status))
     for score, text, status in sorted(scores, key=lambda line: -line[0]):
         result = f"{score:.3f}" if score >= 0 else str(status.get("status", "not started"))

@@ -159,7 +159,7 @@ class _Rounds:
 
     def measure(self, systems: Sequence[SystemName]) -> list[Measurement]:
         """Measures the systems on all queries and documents."""
-        self._tell(f"{len(systems)} candidates on all queries and documents")
+        self._tell(f"measuring {len(systems)} on all queries and documents")
         return list(self._measure(systems, self._judged_set).values())
 
     def _measure(

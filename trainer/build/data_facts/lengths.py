@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trainer.data.rows import Row, Rows
+from trainer.errors import BadText
 from trainer.models.encoder import Encoder
 
 SAMPLE_ROWS = 1000
@@ -34,10 +35,23 @@ class Lengths:
 def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengths, Lengths]:
     """Returns the lengths of queries and of documents, in a sample spread evenly over the rows.
 
-    `negatives` is the number of negatives per query.
+    `negatives` is the number of negatives per query. As in training, rows at which the tokenizer
+    fails are left out.
     """
     count = min(SAMPLE_ROWS, len(rows))
     sample = [rows[number * len(rows) // count] for number in range(count)]
+    while True:
+        try:
+            return _measure(encoder, sample, negatives)
+        except BadText as error:
+            texts_of = [(row.query, *_documents(row, negatives)) for row in sample]
+            good_rows = zip(sample, texts_of, strict=True)
+            sample = [row for row, texts in good_rows if error.text not in texts]
+            if len(sample) in (0, len(texts_of)):
+                raise
+
+
+def _measure(encoder: Encoder, sample: list[Row], negatives: int) -> tuple[Lengths, Lengths]:
     contract, queries = encoder.contract, [row.query for row in sample]
     documents = [text for row in sample for text in _documents(row, negatives)]
     queries_of_documents = [row.query for row in sample for _ in _documents(row, negatives)]
