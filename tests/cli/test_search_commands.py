@@ -273,7 +273,7 @@ def test_evaluate_refuses_bad_options_before_it_computes(model, beir):
         call("evaluate", model, model, "--data", beir)
     with pytest.raises(BadModel, match="there is no model folder"):
         call("evaluate", beir / "nothing", "--data", beir)
-    with pytest.raises(BadRecipe, match="does not exist"):
+    with pytest.raises(BadFolder, match="does not exist"):
         call("evaluate", model, "--data", beir, "--out", beir / "no" / "x.json")
     with pytest.raises(BadData):
         call("evaluate", model, "--data", beir, "--split", "dev")
