@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -62,6 +63,7 @@ def _run(
     environment: dict[str, str],
 ) -> None:
     gc.freeze()
+    weakref.finalize._registry.clear()  # temporary folders of the test's process stay
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
