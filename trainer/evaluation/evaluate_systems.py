@@ -1,18 +1,17 @@
 """Measurement of several systems, given by name, on the same judged queries."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.errors import BadModel, BadRecipe, NearfarError
+from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run, measured_run
 from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.metrics import RetrievalRun
-from trainer.evaluation.results import Evaluation, Failure, SystemResult, compare
+from trainer.evaluation.results import Evaluation, SystemResult, compare
 from trainer.evaluation.run_file import read_run_file
+from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import SystemName, parse_system
 from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus, System
@@ -55,6 +54,8 @@ def evaluate_systems(
     names = [parse_system(word) for word in systems]
     has_baseline = bm25 and SystemName("bm25") not in names
     names = [*([SystemName("bm25")] if has_baseline else []), *_table(names, index, reranker)]
+    if reranker is not None:
+        locate(find_model(reranker))  # the error of an option ends the command
     attempts = _Attempts(tell, has_baseline)
     names = attempts.check(names, find_model)
     judged_set, dev_set = data.read(), None
@@ -66,11 +67,7 @@ def evaluate_systems(
         settings = replace(settings, layers=layers)
     documents = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
     opener = SystemOpener(documents, settings, dev_set)
-    for name in names:  # what options name is opened before anything is encoded
-        if reranker is not None and name.kind == "rerank":
-            opener.reranker(name.value)
-        if name.index_model:
-            opener.open(name)
+    _open_options(opener, names, reranker)
     for number, name in enumerate(names):
         attempts.measure(name, opener, judged_set, on_measured)
         opener.close(names[number + 1 :])
@@ -98,6 +95,15 @@ def _table(
             yield SystemName("rerank", reranker, (last,))
 
 
+def _open_options(opener: SystemOpener, names: Sequence[SystemName], reranker: str | None) -> None:
+    """Opens what options name before anything is encoded: an error ends the command."""
+    for name in names:
+        if reranker is not None and name.kind == "rerank":
+            opener.reranker(name.value)
+        if name.index_model:
+            opener.open(name)
+
+
 def _without_weights(
     names: Sequence[SystemName], judged_set: RetrievalSet, tell: Callable[[str], None]
 ) -> list[SystemName]:
@@ -117,9 +123,9 @@ class _Attempts:
 
     def __init__(self, tell: Callable[[str], None], has_baseline: bool) -> None:
         self._tell, self._has_baseline = tell, has_baseline
+        self._errors = SystemErrors(tell)
         self._results: list[SystemResult] = []
         self._runs: dict[str, RetrievalRun] = {}
-        self._errors: dict[str, NearfarError] = {}
 
     def check(
         self, names: Sequence[SystemName], find_model: Callable[[str], str]
@@ -132,18 +138,9 @@ class _Attempts:
             if single.kind == "run":
                 read_run_file(Path(single.value))
 
-        systems: list[SystemName] = []
-        for name in names:
-            with self._noted_failure(name):
-                system = name.with_models(find_model)
-                for single in system.single_systems:
-                    if single.kind == "index":
-                        open_index(Path(single.value))
-                    if single.kind == "model":
-                        locate(single.value)
-                systems.append(system)
+        systems = list(self._errors.usable_systems(names, find_model))
         if len(systems) <= int(self._has_baseline):
-            self._raise_error()
+            self._errors.raise_error()
         return systems
 
     def measure(
@@ -155,7 +152,7 @@ class _Attempts:
     ) -> None:
         """Measures a system."""
         self._tell(f"measuring {name}")
-        with self._noted_failure(name):
+        with self._errors.note_failure(str(name)):
             system = opener.open(name)
             if system.name in self._runs:
                 raise BadRecipe(f"{system.name} is measured already; name each system once")
@@ -170,27 +167,10 @@ class _Attempts:
     def comparison(self, judged_set: RetrievalSet, split: str) -> SystemComparison:
         """Returns the results. Raises the error of the systems if all of them failed."""
         if self._errors and len(self._results) <= int(self._has_baseline):
-            self._raise_error()
-        failures = tuple(Failure(name, str(error)) for name, error in self._errors.items())
-        evaluation = replace(compare(judged_set, split, self._results), failures=failures)
+            self._errors.raise_error()
+        evaluation = compare(judged_set, split, self._results)
+        evaluation = replace(evaluation, failures=self._errors.failures())
         return SystemComparison(evaluation, judged_set, self._runs)
-
-    def _raise_error(self) -> NoReturn:
-        """Raises the error of the systems."""
-        if len(self._errors) == 1:
-            raise next(iter(self._errors.values()))
-        problems = "\n".join(f"{name}: {error}" for name, error in self._errors.items())
-        raise BadModel(f"no system could be measured\n{problems}")
-
-    @contextmanager
-    def _noted_failure(self, name: SystemName) -> Iterator[None]:
-        try:
-            yield
-        except NearfarError as error:
-            if error.exit_code != NearfarError.exit_code:
-                raise
-            self._errors[str(name)] = error
-            self._tell(f"{name} cannot be measured: {error}")
 
 
 def _note_of_missing(run: RetrievalRun) -> str:

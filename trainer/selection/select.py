@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.errors import BadModel, NearfarError
 from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.results import Failure
+from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import SystemName
 from trainer.evaluation.systems.open import DEFAULTS, SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
-from trainer.models.files.locate import locate
 from trainer.selection.candidates import Limits, SystemCandidate
 from trainer.selection.choice import Choice, choose
 from trainer.selection.halving import LEAST_QUERIES, SHARES, Drop, drop
@@ -75,7 +73,7 @@ def select(
         limits,
         tuple(sorted(measurements, key=lambda measurement: -measurement.result.mean())),
         tuple(rounds.drops),
-        tuple(Failure(name, str(error)) for name, error in rounds.errors.items()),
+        rounds.errors.failures(),
         choose(measurements, limits),
         tuple(_warnings(candidates, judged_set, data.split)),
         time.monotonic() - start,
@@ -111,27 +109,15 @@ class _Rounds:
         self._queries = 0
         self._names: dict[SystemName, str] = {}
         self.drops: list[Drop] = []
-        self.errors: dict[str, NearfarError] = {}
+        self.errors = SystemErrors(tell)
 
     def check(
         self, systems: Sequence[SystemName], find_model: Callable[[str], str]
     ) -> list[SystemName]:
-        """Returns the systems whose models exist, with the folders of these."""
-
-        def check_part(part: SystemName) -> SystemName:
-            if part.kind in ("model", "rerank"):
-                part = replace(part, value=find_model(part.value))
-                locate(part.value)
-            return part
-
-        usable_systems = []
-        for system in systems:
-            with self._noted_failure(str(system)):
-                name, system = str(system), system.change(check_part)
-                self._names[system] = name
-                usable_systems.append(system)
-        self._check_any(usable_systems)
-        return usable_systems
+        """Returns the systems whose files exist, with the folders of their models."""
+        self._names = self.errors.usable_systems(systems, find_model)
+        self._check_any(self._names)
+        return list(self._names)
 
     def is_worthwhile(self, share: float) -> bool:
         """Returns True if a round with this share has enough queries more than the last one."""
@@ -170,7 +156,7 @@ class _Rounds:
         measurements: dict[SystemName, Measurement] = {}
         for number, system in enumerate(systems):
             name = self._names[system]
-            with self._noted_failure(name):
+            with self.errors.note_failure(name):
                 measurement = measure(system, opener, judged_set)
                 result = replace(measurement.result, name=name)
                 measurements[system] = replace(measurement, candidate=name, result=result)
@@ -180,15 +166,4 @@ class _Rounds:
 
     def _check_any(self, systems: object) -> None:
         if not systems:
-            problems = "\n".join(f"{name}: {error}" for name, error in self.errors.items())
-            raise BadModel(f"no candidate could be measured\n{problems}")
-
-    @contextmanager
-    def _noted_failure(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except NearfarError as error:
-            if error.exit_code != NearfarError.exit_code:
-                raise
-            self.errors[name] = error
-            self._tell(f"{name} cannot be measured: {error}")
+            self.errors.raise_error("candidate")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli import terminal
+from trainer.cli.evaluate import Corpus, MaxQueries
 from trainer.cli.options import shared
 
 if TYPE_CHECKING:
@@ -29,25 +30,6 @@ JudgedQueries = Annotated[
         "--data",
         metavar="SOURCE",
         help="judged queries: a folder in BEIR layout, a data file or a hub data set",
-        show_default=False,
-    ),
-]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        "--corpus",
-        metavar="FILE",
-        help="also search these documents: a file as for `nearfar index`, or a BEIR folder",
-        show_default=False,
-    ),
-]
-MaxQueries = Annotated[
-    int | None,
-    typer.Option(
-        "--max-queries",
-        min=1,
-        metavar="N",
-        help="measure on N queries, chosen by a hash of their text (default: all)",
         show_default=False,
     ),
 ]

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.readers.read import Split
@@ -87,11 +87,7 @@ def _names(systems: Sequence[str], find_model: Callable[[str], str]) -> list[Sys
     names = [parse_system(word) for word in systems]
     if len(set(names)) < len(names):
         raise BadRecipe(f"a system is named twice: {', '.join(map(str, names))}; name each once")
-
-    def with_folder(name: SystemName) -> SystemName:
-        return replace(name, value=find_model(name.value)) if name.kind == "model" else name
-
-    return [name.change(with_folder) for name in names]
+    return [name.with_models(find_model) for name in names]
 
 
 def _results(
