@@ -15,7 +15,7 @@ from pathlib import Path
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware, students
 from trainer.build.data import DataSets, data_fingerprint, data_sets, leaked_queries
-from trainer.build.data_facts.facts import data_facts
+from trainer.build.data_facts.facts import write_data_facts
 from trainer.build.families.registry import build_model, family_of
 from trainer.build.identity import model_digest, run_identity
 from trainer.build.job import Job
@@ -215,7 +215,8 @@ def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
     )
     checkpoint = checkpoint_to_continue(checkpoints, identity or {}, folder, former.accept_changes)
     with phase("describing the data"):  # only now: a run of other data has been refused
-        on_first_rank(lambda: write_json(folder.path / "data.json", data_facts(job)))
+        facts = folder.path / "data.json"
+        on_first_rank(lambda: write_data_facts(job, facts, former.accept_changes))
     recipe = job.recipe
     with run_trackers(recipe.trackers, folder.path, recipe.model_dump(mode="json")) as trackers:
         rivals = _measure_rivals(job, folder)

@@ -3,35 +3,17 @@
 import json
 
 import pytest
-import torch
 from verbs import command_caller
 
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import index
 from trainer.errors import BadData, BadModel, BadRecipe, SystemsFailed
 from trainer.evaluation.evaluation_file import read_evaluation
-from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
-from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.encoding.encode import encode_documents
 
 call = command_caller(evaluate, index)
 WORDS = ("disk", "storage", "account", "query", "database", "machine", "region")
 DOCUMENTS = [f"{first} {second}" for first in WORDS for second in WORDS]
-
-
-@pytest.fixture(scope="module")
-def model(toy_folder):
-    return toy_folder("bert")
-
-
-@pytest.fixture(scope="module")
-def cross(toy_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cross") / "model"
-    torch.manual_seed(7)
-    save_encoder(
-        build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert")))), folder
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

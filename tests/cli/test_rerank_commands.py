@@ -5,7 +5,6 @@ to be quick.
 import json
 
 import pytest
-import torch
 from verbs import command_caller
 
 from trainer.cli.evaluate import evaluate
@@ -14,11 +13,8 @@ from trainer.cli.search import search
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.cross_encoder import (
-    CrossEncoderSettings,
-    build_cross_encoder,
     read_cross_encoder,
 )
-from trainer.models.formats.folder import save_encoder
 from trainer.retrieval.indexes.searcher import Searcher
 from trainer.retrieval.rerank import score_pairs
 
@@ -31,21 +27,6 @@ TEXTS = [
     "list every virtual machine",
     "restart",
 ]
-
-
-@pytest.fixture(scope="module")
-def model(toy_folder):
-    return toy_folder("bert")
-
-
-@pytest.fixture(scope="module")
-def cross(toy_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cross") / "model"
-    torch.manual_seed(7)
-    save_encoder(
-        build_cross_encoder(CrossEncoderSettings(backbone=str(toy_folder("bert")))), folder
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -68,9 +68,9 @@ def test_metrics_equal_trec_eval_on_1000_random_runs_with_ties():
         qrels |= {f"{seed} {query}": grades for query, grades in judgements.items()}
     tied = sum(len(set(map(np.float32, hits.values()))) < len(hits) for hits in run.values())
     assert tied > 1000
-    wanted = oracle(run, qrels)
-    for metric, values in per_query_metrics(run, qrels, list(wanted)).items():
-        np.testing.assert_allclose(values, wanted[metric], atol=1e-12, err_msg=metric)
+    oracle_values = oracle(run, qrels)
+    for metric, values in per_query_metrics(run, qrels, list(oracle_values)).items():
+        np.testing.assert_allclose(values, oracle_values[metric], atol=1e-12, err_msg=metric)
 
 
 def test_order_of_ties_matters_in_the_random_runs():

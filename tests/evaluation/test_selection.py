@@ -210,12 +210,12 @@ def test_halving_finds_the_winner_of_all_measurements(folder, toy_folder):
     data = LocalData(str(folder))
     told = []
     quick = select(candidates, data, limits, tell=told.append)
-    whole = select(candidates, data, limits, halving=False)
-    assert len(whole.measurements) == 5
+    unhalved = select(candidates, data, limits, halving=False)
+    assert len(unhalved.measurements) == 5
     assert len(quick.measurements) + len(quick.drops) == 5
     assert quick.drops, "something was dropped"
-    assert quick.choice.best.candidate == whole.choice.best.candidate
-    final = {one.candidate: one for one in whole.measurements}
+    assert quick.choice.best.candidate == unhalved.choice.best.candidate
+    final = {one.candidate: one for one in unhalved.measurements}
     for one in quick.measurements:
         assert one.result.mean() == pytest.approx(final[one.candidate].result.mean())
     costs = {name: one.cost for name, one in final.items()}

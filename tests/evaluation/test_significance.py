@@ -112,8 +112,8 @@ def test_detectable_difference_is_found_four_times_in_five(tests):
     sample = 0.3 * (spread[:80] - spread[:80].mean()) / spread[:80].std(ddof=1)
     difference = detectable_difference(zeros, sample, tests)
     changes = generator.choice(spread, (400, 80)) + difference
-    found = [paired_test(zeros, row, 1000).p_value < 0.05 / tests for row in changes]
-    assert 0.74 <= np.mean(found) <= 0.86
+    are_proven = [paired_test(zeros, row, 1000).p_value < 0.05 / tests for row in changes]
+    assert 0.74 <= np.mean(are_proven) <= 0.86
 
 
 def test_few_queries_detect_nothing():

@@ -154,10 +154,10 @@ def test_written_runs_are_read_back_and_by_trec_eval(tmp_path):
         evaluator = pytrec_eval.RelevanceEvaluator(
             pytrec_eval.parse_qrel(judgements), {"ndcg_cut_10", "map"}
         )
-        wanted = evaluator.evaluate(pytrec_eval.parse_run(rankings))
+        oracle_values = evaluator.evaluate(pytrec_eval.parse_run(rankings))
     values = per_query_metrics(read_run_file(paths[0]), qrels, ["ndcg@10", "map"])
     for metric, name in (("ndcg@10", "ndcg_cut_10"), ("map", "map")):
-        expected_values = [wanted[query][name] for query in qrels]
+        expected_values = [oracle_values[query][name] for query in qrels]
         np.testing.assert_allclose(values[metric], expected_values, atol=1e-9)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,18 @@ from trainer.build.job import Job
 from trainer.data.near_duplicates import find_near_identical, normal_form
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Rows, count_duplicate_pairs
+from trainer.runtime.attempts import write_json
 
 MOST_COMPARED_PAIRS = 50_000
 """With more training pairs, near-identical queries are not searched: `nearfar data check` does."""
+
+
+def write_data_facts(job: Job, path: Path, may_have_changed: bool) -> None:
+    """Writes `data.json`. A continued run has it already, so it is kept unless data or settings
+    may have changed.
+    """
+    if may_have_changed or not path.exists():
+        write_json(path, data_facts(job))
 
 
 def data_facts(job: Job) -> dict[str, Any]:
