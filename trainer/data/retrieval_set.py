@@ -42,6 +42,16 @@ class RetrievalSet:
     limitation: str = ""
     """Why figures that are measured on this set are too high; "" for the search of a corpus."""
 
+    @property
+    def queries_by_id(self) -> dict[str, str]:
+        """The texts of the queries by id, in their order."""
+        return dict(zip(self.query_ids, self.queries, strict=True))
+
+    @property
+    def documents_by_id(self) -> dict[str, str]:
+        """The texts of the documents by id, in their order."""
+        return dict(zip(self.document_ids, self.documents, strict=True))
+
 
 def read_retrieval_set(
     source: str,

@@ -66,7 +66,7 @@ def retrieve(
 ) -> RetrievalRun:
     """Returns the k best documents per query, by exact search."""
     documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
-    queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+    queries = judged_set.queries_by_id
     return search_vectors(
         encoder, documents, judged_set.document_ids, queries, k, precision, micro_batch_tokens
     )
@@ -108,8 +108,8 @@ def rerank_run(
 
     Raises BadData when no query has a candidate.
     """
-    queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
-    documents = dict(zip(judged_set.document_ids, judged_set.documents, strict=True))
+    queries = judged_set.queries_by_id
+    documents = judged_set.documents_by_id
     return rerank(encoder, run, queries, documents, depth, micro_batch_tokens, precision)
 
 

@@ -12,7 +12,7 @@ from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
 from trainer.evaluation.run_file import read_run_file
 from trainer.evaluation.systems.failures import SystemErrors
-from trainer.evaluation.systems.names import SystemName, parse_system
+from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus, System
 from trainer.models.files.locate import locate
@@ -51,7 +51,7 @@ def evaluate_systems(
     A system that cannot be measured is among the failures of the evaluation. Raises BadRecipe when
     a system is written wrongly or named twice, and the error of the systems if all fail.
     """
-    names = [parse_system(word) for word in systems]
+    names = parse_systems(systems)
     has_baseline = bm25 and SystemName("bm25") not in names
     names = [*([SystemName("bm25")] if has_baseline else []), *_table(names, index, reranker)]
     if reranker is not None:
@@ -65,7 +65,7 @@ def evaluate_systems(
     if index is not None:
         layers = settings.layers or open_index(index).manifest.layers
         settings = replace(settings, layers=layers)
-    documents = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
+    documents = Corpus.of(judged_set)
     opener = SystemOpener(documents, settings, dev_set)
     _open_options(opener, names, reranker)
     for number, name in enumerate(names):
@@ -81,8 +81,6 @@ def _table(
 
     The first one is the last row, after those with which it is compared.
     """
-    if len(set(names)) < len(names):
-        raise BadRecipe(f"a system is named twice: {', '.join(map(str, names))}; name each once")
     if index is not None and [name.kind for name in names] != ["model"]:
         raise BadRecipe("an index belongs to one model; give that model alone with --index")
     for name in reversed(names):
@@ -156,7 +154,7 @@ class _Attempts:
             system = opener.open(name)
             if system.name in self._runs:
                 raise BadRecipe(f"{system.name} is measured already; name each system once")
-            queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+            queries = judged_set.queries_by_id
             run = measured_run(system.search(queries, DEPTH), judged_set)
             notes = filter(None, [system.note, _note_of_missing(run)])
             result = evaluate_run(run, judged_set, system.name)

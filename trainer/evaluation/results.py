@@ -184,9 +184,9 @@ def compare(
     if len(names) != len(dict.fromkeys(names)):
         raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
     *baselines, system = systems
-    texts = dict(zip(retrieval_set.document_ids, retrieval_set.documents, strict=True))
+    texts = retrieval_set.documents_by_id
     top = {document for result in systems for hits in result.top.values() for document, _ in hits}
-    queries = dict(zip(retrieval_set.query_ids, retrieval_set.queries, strict=True))
+    queries = retrieval_set.queries_by_id
     return Evaluation(
         retrieval_set.name,
         split,

@@ -127,8 +127,8 @@ def search_examples(test: "RetrievalSet", *systems: SystemResult, count: int = 3
     The queries are those whose texts have the smallest identities, so the choice does not depend on
     their results.
     """
-    texts = dict(zip(test.query_ids, test.queries, strict=True))
-    documents = dict(zip(test.document_ids, test.documents, strict=True))
+    texts = test.queries_by_id
+    documents = test.documents_by_id
     queries = sorted(systems[0].query_ids, key=lambda query: (identity(texts[query]), query))
     lines = Text()
     lines.append(

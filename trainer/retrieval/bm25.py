@@ -87,7 +87,7 @@ def bm25_run(
     """
     with phase("indexing words"):
         index = Bm25(retrieval_set.documents, k1, b)
-    queries = dict(zip(retrieval_set.query_ids, retrieval_set.queries, strict=True))
+    queries = retrieval_set.queries_by_id
     return index.run(queries, retrieval_set.document_ids, k)
 
 

@@ -47,7 +47,7 @@ class Measurement:
 
 def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> Measurement:
     """Returns the metrics of a system on judged queries, and what it costs."""
-    queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+    queries = judged_set.queries_by_id
     opened_system = opener.open(system)
     run = measured_run(opened_system.search(queries, DEPTH), judged_set)
     result = evaluate_run(run, judged_set, str(system))

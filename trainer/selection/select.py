@@ -151,7 +151,7 @@ class _Rounds:
     def _measure(
         self, systems: Sequence[SystemName], judged_set: RetrievalSet
     ) -> dict[SystemName, Measurement]:
-        corpus = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
+        corpus = Corpus.of(judged_set)
         opener = SystemOpener(corpus, self._settings, self._dev_set)
         measurements: dict[SystemName, Measurement] = {}
         for number, system in enumerate(systems):

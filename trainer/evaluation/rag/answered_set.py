@@ -86,7 +86,7 @@ def _from_beir(folder: Path, split: Split) -> tuple[list[Question], Corpus]:
         )
         for key, text in zip(judged_set.query_ids, judged_set.queries, strict=True)
     ]
-    corpus = Corpus(judged_set.name, judged_set.document_ids, judged_set.documents)
+    corpus = Corpus.of(judged_set)
     return questions, corpus
 
 

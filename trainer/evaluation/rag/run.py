@@ -13,7 +13,7 @@ from trainer.errors import BadFolder, BadRecipe
 from trainer.evaluation.rag.answered_set import AnsweredSet, read_answered_set
 from trainer.evaluation.rag.measure import RagResult, ReaderSettings, measure_rag
 from trainer.evaluation.rag.text import RESULT_FILE, result_lines, to_json, wrong_answers
-from trainer.evaluation.systems.names import SystemName, parse_system
+from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import SystemOpener
 from trainer.storage.atomic import write_text
 
@@ -84,10 +84,7 @@ def _reader(folder: Path, settings: RagSettings) -> ReaderSettings | None:
 def _names(systems: Sequence[str], find_model: Callable[[str], str]) -> list[SystemName]:
     if not systems:
         raise BadRecipe("there is no system to measure; name a model, bm25, or --index FOLDER")
-    names = [parse_system(word) for word in systems]
-    if len(set(names)) < len(names):
-        raise BadRecipe(f"a system is named twice: {', '.join(map(str, names))}; name each once")
-    return [name.with_models(find_model) for name in names]
+    return [name.with_models(find_model) for name in parse_systems(systems)]
 
 
 def _results(

@@ -40,7 +40,7 @@ class ScoreFusion:
     def __init__(self, parts: Sequence[System], judged_set: RetrievalSet) -> None:
         self.name = f"weighted: {' + '.join(part.name for part in parts)}"
         self._parts, self.preparation = parts, _preparation_of(parts)
-        queries = dict(zip(judged_set.query_ids, judged_set.queries, strict=True))
+        queries = judged_set.queries_by_id
         runs = [
             measured_run(part.search(queries, FUSED_DOCUMENTS), judged_set, FUSED_DOCUMENTS)
             for part in parts
@@ -73,16 +73,16 @@ class RerankedSystem:
         precision: Precision = "fp32",
     ) -> None:
         self.name, self.note = f"{first.name} + {reranker}", first.note
-        self._first, self._encoder, self._corpus = first, encoder, corpus
+        self._first, self._encoder = first, encoder
+        self._documents = dict(zip(corpus.ids, corpus.texts, strict=True))
         self._depth, self._precision = depth, precision
         self.preparation = first.preparation + Preparation(weight_bytes=weight_bytes(encoder))
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query, of which the first `depth` are reordered."""
         run = self._first.search(queries, max(k, self._depth))
-        documents = dict(zip(self._corpus.ids, self._corpus.texts, strict=True))
         return rerank(
-            self._encoder, run, queries, documents, self._depth, precision=self._precision
+            self._encoder, run, queries, self._documents, self._depth, precision=self._precision
         )
 
 

@@ -67,6 +67,14 @@ class SystemName:
         return self.change(with_model)
 
 
+def parse_systems(words: Sequence[str]) -> list[SystemName]:
+    """Returns the systems with these names. Raises BadRecipe, also if one is named twice."""
+    names = [parse_system(word) for word in words]
+    if len(set(names)) < len(names):
+        raise BadRecipe(f"a system is named twice: {', '.join(map(str, names))}; name each once")
+    return names
+
+
 def parse_system(word: str) -> SystemName:
     """Returns the system with a name. Raises BadRecipe, which says how systems are written.
 

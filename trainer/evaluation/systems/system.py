@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import nn
 
+from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import search_vectors
 from trainer.evaluation.metrics import RetrievalRun, rank_documents
@@ -31,6 +32,11 @@ class Corpus:
     """What errors call it."""
     ids: Sequence[str]
     texts: Sequence[str]
+
+    @classmethod
+    def of(cls, judged_set: RetrievalSet) -> "Corpus":
+        """Returns the documents of judged queries."""
+        return cls(judged_set.name, judged_set.document_ids, judged_set.documents)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class IndexSystem:
             )
         self.name, self._index, self._precision = name, index, precision
         self._encoder = index.fit_encoder(encoder)
-        self._corpus = corpus
+        self._corpus_name, self._corpus_ids = corpus.name, frozenset(corpus.ids)
         files = [path for path in index.folder.rglob("*") if path.is_file()]
         index_bytes = sum(path.stat().st_size for path in files)
         self.preparation = Preparation(0.0, weight_bytes(encoder), index_bytes)
@@ -147,10 +153,10 @@ class IndexSystem:
             query: {hit.document.id: hit.score for hit in query_hits}
             for query, query_hits in zip(queries, results, strict=True)
         }
-        if document := next(iter(_foreign_documents(run, self._corpus)), None):
+        if document := next(iter(_foreign_documents(run, self._corpus_ids)), None):
             raise BadData(
                 f"{self._index.folder} holds a document {document!r} that is not in"
-                f" {self._corpus.name}; build an index of the set's own corpus"
+                f" {self._corpus_name}; build an index of the set's own corpus"
             )
         return run
 
@@ -165,7 +171,7 @@ class RunSystem:
         self.name, self._path = name, path
         self._run = with_spaces(read_run_file(path), (), corpus.ids)
         documents = {document for results in self._run.values() for document in results}
-        foreign_documents = _foreign_documents(self._run, corpus)
+        foreign_documents = _foreign_documents(self._run, frozenset(corpus.ids))
         if len(foreign_documents) == len(documents):
             raise BadData(
                 f"{path} has no document of {corpus.name}: its first one is"
@@ -204,5 +210,5 @@ def bytes_of(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def _foreign_documents(run: RetrievalRun, corpus: Corpus) -> set[str]:
-    return {document for results in run.values() for document in results}.difference(corpus.ids)
+def _foreign_documents(run: RetrievalRun, ids: frozenset[str]) -> set[str]:
+    return {document for results in run.values() for document in results} - ids
