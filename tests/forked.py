@@ -6,6 +6,7 @@ output and error; only the start of an interpreter is spared, which takes five s
 tests of the start itself, of imports, or of warnings.
 """
 
+import atexit
 import gc
 import logging
 import multiprocessing
@@ -63,7 +64,10 @@ def _run(
     environment: dict[str, str],
 ) -> None:
     gc.freeze()
-    weakref.finalize._registry.clear()  # temporary folders of the test's process stay
+    # What the test's process does at its end is not for the fork to do: it deletes folders.
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    weakref.finalize._registered_with_atexit = False  # for the fork's own
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
