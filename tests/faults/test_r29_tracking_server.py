@@ -5,6 +5,7 @@ nothing: no step waits for it, the log is complete, and the run can be sent to i
 import json
 import multiprocessing
 import os
+import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -119,13 +120,19 @@ class Hanging:
         raise AssertionError("nobody calls this")
 
 
+def seconds_of_a_call(tracker):
+    """The median over 1 000 steps: a busy machine delays some."""
+    metrics, seconds = {f"train/{number}": 0.5 for number in range(10)}, []
+    for step in range(1_000):
+        start = time.perf_counter()
+        tracker.log_metrics(metrics, step)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def test_r29_hanging_tracker_costs_a_step_under_a_tenth_of_a_millisecond(capsys):
     tracker = BestEffort("hanging", Hanging)
-    metrics = {f"train/{number}": 0.5 for number in range(10)}
-    start = time.perf_counter()
-    for step in range(1_000):
-        tracker.log_metrics(metrics, step)
-    assert (time.perf_counter() - start) / 1_000 < 1e-4
+    assert seconds_of_a_call(tracker) < 1e-4
     tracker.end(Results, is_done=True)
     tracker.wait(time.monotonic() + 0.2)
     assert tracker.has_failed
@@ -144,10 +151,7 @@ def test_r29_mlflow_without_its_server_costs_a_step_nothing(fault, capsys, tmp_p
             url = stack.enter_context(tracking_server("hangs")).url
         settings = MlflowTracker(tracking_uri=url)
         tracker = BestEffort("mlflow", lambda: MlflowRun(settings, description))
-        start = time.perf_counter()
-        for step in range(1_000):
-            tracker.log_metrics({f"train/{number}": 0.5 for number in range(10)}, step)
-        assert (time.perf_counter() - start) / 1_000 < 1e-3
+        assert seconds_of_a_call(tracker) < 1e-3
         tracker.end(Results, is_done=True)
         tracker.wait(time.monotonic() + 0.2, 60.0)
     assert tracker.has_failed
