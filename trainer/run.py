@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from trainer.build import checks as recipe_checks
@@ -22,20 +23,12 @@ from trainer.build.job import Job
 from trainer.build.module import total_steps
 from trainer.build.resume import checkpoint_to_continue
 from trainer.checkpoints.folder import CheckpointFolder
-from trainer.collectives import integers_of_first_rank, on_first_rank, rank, ranks
+from trainer.collectives import on_first_rank, rank, ranks
 from trainer.data.order import check_batch_divisible
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
-from trainer.evaluation.evaluate import evaluate_bm25
-from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
-from trainer.evaluation.results import (
-    BASE,
-    FINE_TUNED,
-    Evaluation,
-    Selection,
-    SystemResult,
-    compare,
-)
+from trainer.evaluation.before_and_after import Measure, measure_after, measure_before
+from trainer.evaluation.results import BASE, FINE_TUNED, Evaluation, Selection, SystemResult
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
@@ -219,14 +212,14 @@ def _carry_out(job: Job, folder: RunFolder, former: Former) -> RunResult:
         on_first_rank(lambda: write_data_facts(job, facts, former.accept_changes))
     recipe = job.recipe
     with run_trackers(recipe.trackers, folder.path, recipe.model_dump(mode="json")) as trackers:
-        rivals = _measure_rivals(job, folder)
+        baselines = _measure_before(job, folder)
         training = ModelTraining(job, folder, checkpoints, identity or {}, checkpoint, trackers)
         training.run()
         with shield() if training.is_interrupted else nullcontext():
             training.save()
             selection, evaluation = training.selection, None
-            if not training.is_interrupted and job.data.test is not None:
-                evaluation = _evaluate(job, job.data.test, folder, rivals, selection)
+            if not training.is_interrupted and baselines is not None:
+                evaluation = _measure_after(job, folder, baselines, selection)
             say(f"the model is in {folder.model}")
             _finish(folder, training)
     return RunResult(folder.path, selection, evaluation, job.data.test)
@@ -251,49 +244,36 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
         )
 
 
-def _measure_rivals(job: Job, folder: RunFolder) -> list[SystemResult]:
-    """BM25 (on the first rank) and the untrained encoder on the test queries; nothing without
-    any. A continued run reads what was measured before.
-    """
-    test = job.data.test
-    if test is None:
-        return []
-    (is_measured,) = integers_of_first_rank(lambda: [folder.baselines_path.exists()])
-    if is_measured:
-        return list(read_evaluation(folder.baselines_path).systems)
-    with phase("BM25 on test queries", kind="BM25"):
-        bm25 = on_first_rank(lambda: evaluate_bm25(test))
-    systems = [] if bm25 is None else [bm25]
-    if not job.encoder.is_untrained:
-        systems.append(_measure(job, job.encoder, test, BASE))
-    on_first_rank(lambda: write_evaluation(compare(test, "test", systems), folder.baselines_path))
-    # Read back also now, so that a continued run compares the same rounded values.
-    return list(read_evaluation(folder.baselines_path).systems)
+def _measure_before(job: Job, folder: RunFolder) -> Evaluation | None:
+    """What is measured before training; None without test queries."""
+    if job.data.test is None:
+        return None
+    measure_base = None if job.encoder.is_untrained else _measure(job, job.encoder, BASE)
+    return measure_before(job.data.final_sets, measure_base, folder.baselines_path)
 
 
-def _measure(job: Job, encoder: Encoder, test: RetrievalSet, name: str) -> SystemResult:
-    with phase(f"{name} model on test queries", kind="test"):
-        return job.evaluate(encoder.to(hardware.device(job.recipe.machine)), test, name=name)
-
-
-def _evaluate(
-    job: Job,
-    test: RetrievalSet,
-    folder: RunFolder,
-    rivals: list[SystemResult],
-    selection: Selection,
+def _measure_after(
+    job: Job, folder: RunFolder, baselines: Evaluation, selection: Selection
 ) -> Evaluation | None:
-    """Measures the saved folder, as a user will load it, and writes `evaluation.json`. Where the
-    base model won, it has been measured already. None on all ranks but the first.
-    """
-    systems = rivals
+    """Measures the saved folder, as a user will load it. None on all ranks but the first."""
+    measure_tuned = None
     if not selection.base_won or job.encoder.is_untrained:
-        systems = [*rivals, _measure(job, read_any(str(folder.model)), test, FINE_TUNED)]
+        measure_tuned = _measure(job, read_any(str(folder.model)), FINE_TUNED)
+    return measure_after(
+        baselines,
+        job.data.final_sets,
+        measure_tuned,
+        partial(leaked_queries, job.data.known_positives),
+        selection,
+        folder.evaluation_path,
+    )
 
-    def write() -> Evaluation:
-        leaks = leaked_queries(job.data.known_positives, test)
-        evaluation = compare(test, "test", systems, leaked_queries=leaks, selection=selection)
-        write_evaluation(evaluation, folder.evaluation_path)
-        return evaluation
 
-    return on_first_rank(write)
+def _measure(job: Job, encoder: Encoder, name: str) -> Measure:
+    encoder = encoder.to(hardware.device(job.recipe.machine))
+
+    def measure(judged_set: RetrievalSet) -> SystemResult:
+        with phase(f"{name} model on {judged_set.name}", kind=judged_set.name):
+            return job.evaluate(encoder, judged_set, name=name)
+
+    return measure

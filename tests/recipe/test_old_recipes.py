@@ -30,6 +30,7 @@ LATER_KEYS = {
     "checkpoints.every_steps",
     "checkpoints.keep_last",
     "data.corpus",
+    "data.general",
     "machine.compile_layers",
     "machine.hang_minutes",
     "validation.interpolate",

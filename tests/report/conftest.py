@@ -21,8 +21,21 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
+def write_collection(folder: Path, texts: list[str]) -> str:
+    """Writes a BEIR folder with a test query for each text, and returns its path as text."""
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{n}", "text": f"about {text}"} for n, text in enumerate(texts)]
+    write_rows(folder / "corpus.jsonl", documents)
+    write_rows(
+        folder / "queries.jsonl", [{"_id": f"q{n}", "text": text} for n, text in enumerate(texts)]
+    )
+    judgements = "".join(f"q{n}\td{n}\t1\n" for n in range(len(texts)))
+    (folder / "qrels/test.tsv").write_text(judgements)
+    return str(folder)
+
+
 def toy_settings(folder: Path, backbone: Path) -> dict:
-    """A recipe of three steps on 49 pairs.
+    """A recipe of three steps on 49 pairs, with two general collections.
 
     One pair occurs twice, one document of 16 is long, and of the test queries one is a training
     query and one differs from it by a word's case.
@@ -44,6 +57,10 @@ def toy_settings(folder: Path, backbone: Path) -> dict:
                 folder / "corpus.jsonl",
                 [{"_id": str(n), "text": row["positive"]} for n, row in enumerate(rows)],
             ),
+            "general": [
+                write_collection(folder / "birds", ["red bird", "blue bird", "old tree"]),
+                write_collection(folder / "tools", [*TEXTS[:12], "the show storage disk"]),
+            ],
         },
         "optimization": {"batch_size": 16, "max_steps": 3, "learning_rate": 0.01},
         "machine": {"accelerator": "cpu", "precision": "fp32"},

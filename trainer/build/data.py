@@ -1,8 +1,10 @@
 """The data of a recipe: training rows, validation queries and test queries."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
-from trainer.data.readers.beir import source_of_split
+from trainer.data.readers.beir import is_beir_folder, source_of_split
 from trainer.data.retrieval_set import (
     RetrievalSet,
     check_takes_corpus,
@@ -21,10 +23,12 @@ from trainer.data.retrieval_set import (
     retrieval_set_from_rows,
 )
 from trainer.data.rows import KnownPositives, Rows
+from trainer.errors import BadData
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import Recipe
+from trainer.storage.near_paths import nearest_path
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class DataSets:
     train: Rows
     validation: RetrievalSet
     test: RetrievalSet | None
+    general: tuple[RetrievalSet, ...] = ()
+    """The general collections, which have nothing to do with the training rows."""
     mixture: Mixture | None = None
     """How `train` combines several data sets; None for a single one."""
     digests: SourceDigests = field(default_factory=SourceDigests)
@@ -47,12 +53,23 @@ class DataSets:
         return cached_known_positives(self.train)
 
     @property
+    def final_sets(self) -> tuple[RetrievalSet, ...]:
+        """What is measured before and after training: the test queries, then the general
+        collections; nothing without test queries.
+        """
+        return () if self.test is None else (self.test, *self.general)
+
+    @property
+    def held_out_sets(self) -> dict[str, RetrievalSet]:
+        """All judged queries: "validation", "test", and the general collections by their names."""
+        names = ("validation", "test", *(collection.name for collection in self.general))
+        return dict(zip(names, (self.validation, *self.final_sets), strict=False))
+
+    @property
     def warnings(self) -> Iterator[str]:
         """Why scores on validation or test queries say too little."""
-        for name, held_out in (("validation", self.validation), ("test", self.test)):
-            if held_out is None:
-                continue
-            if held_out.limitation:
+        for name, held_out in self.held_out_sets.items():
+            if held_out.limitation and name in ("validation", "test"):
                 advice = limitation_advice(held_out.limitation, "data.corpus")
                 yield f"the {name} queries are {held_out.limitation}. {advice}"
             if leaks := leaked_queries(self.known_positives, held_out):
@@ -71,12 +88,11 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
     weights = [source.weight for source in data.sources]
     check_weights(weights)
     reader = CachedReader(data.max_bad_rows_ratio)
-    negatives = None if all_negatives else data.negatives_per_query
     sets = [
         reader.rows(
             source.source,
             data.columns if source.columns is None else source.columns,
-            negatives_per_query=negatives,
+            negatives_per_query=None if all_negatives else data.negatives_per_query,
         )
         for source in data.sources
     ]
@@ -104,9 +120,10 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
     test = None
     if test_source:
         test = reader.retrieval_set(test_source, data.columns, "test", corpus=corpus)
+    general = _general_collections(data.general_folders, reader, test)
     reports = {id(report): report for report in [*reader.reports, rows.report]}.values()
     remarks = tuple(report.remark for report in reports if report.remark)
-    return DataSets(rows, validation, test, mixture, reader.digests, remarks)
+    return DataSets(rows, validation, test, general, mixture, reader.digests, remarks)
 
 
 def _corpus(
@@ -121,6 +138,34 @@ def _corpus(
     if validation_source is not None:
         check_takes_corpus(name, validation_source, *filter(None, [test_source]))
     return reader.document_ids(name)
+
+
+def _general_collections(
+    folders: Sequence[str], reader: CachedReader, test: RetrievalSet | None
+) -> tuple[RetrievalSet, ...]:
+    """Returns general collections with their whole corpora. Raises BadData."""
+    if not folders:
+        return ()
+    if test is None:
+        raise BadData(
+            "data.general is measured together with the test queries, but there are none; name"
+            " judged queries as data.test, or leave data.general out"
+        )
+    for folder in folders:
+        if not is_beir_folder(Path(folder)):
+            raise BadData(
+                f"data.general names {folder}, which is not a BEIR folder (corpus.jsonl,"
+                " queries.jsonl and qrels/test.tsv), so there is no whole corpus to"
+                f" search{nearest_path(folder) or '; check the path'}"
+            )
+    general = tuple(reader.retrieval_set(folder, {}, "test") for folder in folders)
+    names = [test.name, *(collection.name for collection in general)]
+    if repetitions := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadData(
+            f"data.general and data.test name several sets that are called {repetitions[0]!r}, so"
+            " their figures could not be told apart; name each set once, or rename a folder"
+        )
+    return general
 
 
 def leaked_queries(positives: KnownPositives, held_out: RetrievalSet) -> int:
@@ -140,6 +185,7 @@ def data_fingerprint(
     sources = {
         "validation": run.data.validation,
         "test": run.data.test,
+        "general": run.data.general_folders,
         "evaluation_corpus": run.data.corpus,
         "corpus": refresh.corpus if refresh is not None else None,
     }

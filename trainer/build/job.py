@@ -12,6 +12,7 @@ from trainer.build.module import validation_interval
 from trainer.models.encoder import Encoder
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
+from trainer.storage.visible import visible
 from trainer.strategies.machine.plan import Plan
 
 SHARES = (0.7, 0.5, 0.3)
@@ -48,7 +49,8 @@ class Job:
         if self.recipe.validation.interpolate and not self.encoder.is_untrained:
             phases["validation"] += len(SHARES)
         if self.data.test is not None:
-            phases |= {"BM25": 1, "test": 1 if self.encoder.is_untrained else 2}
+            times = 1 if self.encoder.is_untrained else 2
+            phases |= {"BM25": 1, **{collection.name: times for collection in self.data.final_sets}}
         return phases
 
     @property
@@ -58,6 +60,8 @@ class Job:
         weights = list(self.encoder.parameters())
         trained_weights = sum(weight.numel() for weight in weights if weight.requires_grad)
         test = f", {len(data.test.queries):,} test queries" if data.test else ""
+        names = ", ".join(collection.name.removesuffix(" test") for collection in data.general)
+        test += f"; general collections: {visible(names)}" if names else ""
         passes = self.steps * optimization.batch_size / len(data.train)
         ranks = f", {self.plan.kind} on {self.plan.ranks} ranks" if self.plan.ranks > 1 else ""
         lines = [

@@ -45,18 +45,22 @@ class SourceDigests:
 def fingerprint_sources(
     train: str | Sequence[str],
     training_rows: int,
-    sources: Mapping[str, str | None],
+    sources: Mapping[str, str | Sequence[str] | None],
     digests: SourceDigests,
 ) -> dict[str, Any]:
     """Returns the number of training rows, and the fingerprints of all data sources.
 
-    `sources` are the sources by their role, such as `validation`.
+    `sources` are the sources by their role, such as `validation`: one, or several in a list.
     """
     fingerprint = digests.fingerprint
+    sources_by_role = {"train": train, **sources}
     return {
         "training_rows": training_rows,
-        "train": fingerprint(train) if isinstance(train, str) else [*map(fingerprint, train)],
-        **{role: fingerprint(source) for role, source in sources.items() if source},
+        **{
+            role: fingerprint(names) if isinstance(names, str) else [*map(fingerprint, names)]
+            for role, names in sources_by_role.items()
+            if names
+        },
     }
 
 

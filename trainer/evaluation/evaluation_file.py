@@ -18,13 +18,14 @@ The file is one JSON object:
      "comparisons": [{"before": name, "after": name, "metric": metric,
                       "difference": x, "low": x, "high": x, "p_value": p,
                       "better": count, "equal": count, "worse": count,
-                      "corrected_p_value": p, "detectable": x or null}]}
+                      "corrected_p_value": p, "detectable": x or null}],
+     "general": [such an object for each general collection]}
 
 "low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table; the last
 one is compared with each other one. Values and scores are rounded to six decimals.
 "corrected_p_value" is after Holm's correction, and "detectable" the smallest difference that the
-test would have seen. These two, "note", "failures", "leaked_queries", "limitation" and "selection"
-may be missing, as in old files.
+test would have seen. These two, "note", "failures", "leaked_queries", "limitation", "selection" and
+"general" may be missing, as in old files.
 """
 
 import json
@@ -53,6 +54,10 @@ _FORMAT = 1
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Writes `evaluation.json`; a partial file is never left behind."""
+    write_text(path, json.dumps(_content(evaluation), separators=(",", ":")))
+
+
+def _content(evaluation: Evaluation) -> dict[str, Any]:
     systems = [
         {
             "name": system.name,
@@ -66,7 +71,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
         }
         for system in evaluation.systems
     ]
-    content = {
+    return {
         "format": _FORMAT,
         "set": evaluation.set_name,
         "split": evaluation.split,
@@ -88,8 +93,8 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
             }
             for comparison in evaluation.comparisons
         ],
+        "general": [*map(_content, evaluation.general)],
     }
-    write_text(path, json.dumps(content, separators=(",", ":")))
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -101,29 +106,34 @@ def read_evaluation(path: Path) -> Evaluation:
                 f"{path} has format {content['format']}, but this version of nearfar reads format"
                 f" {_FORMAT}; evaluate again"
             )
-        query_ids = tuple(map(str, content["query_ids"]))
-        leaks = content.get("leaked_queries")
-        return Evaluation(
-            str(content["set"]),
-            str(content["split"]),
-            int(content["documents"]),
-            _systems(content["systems"], query_ids),
-            _comparisons(content["comparisons"]),
-            {str(query): str(text) for query, text in content["queries"].items()},
-            {str(document): str(text) for document, text in content["texts"].items()},
-            None if leaks is None else int(leaks),
-            selection_from(content.get("selection")),
-            str(content.get("limitation", "")),
-            tuple(
-                Failure(str(entry["system"]), str(entry["problem"]))
-                for entry in content.get("failures", [])
-            ),
-        )
+        return _evaluation(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadData(
             f"{path} is not an evaluation.json ({type(problem).__name__}: {problem}); write one"
             " with `nearfar evaluate --out`"
         ) from problem
+
+
+def _evaluation(content: Mapping[str, Any]) -> Evaluation:
+    query_ids = tuple(map(str, content["query_ids"]))
+    leaks = content.get("leaked_queries")
+    return Evaluation(
+        str(content["set"]),
+        str(content["split"]),
+        int(content["documents"]),
+        _systems(content["systems"], query_ids),
+        _comparisons(content["comparisons"]),
+        {str(query): str(text) for query, text in content["queries"].items()},
+        {str(document): str(text) for document, text in content["texts"].items()},
+        None if leaks is None else int(leaks),
+        selection_from(content.get("selection")),
+        str(content.get("limitation", "")),
+        tuple(
+            Failure(str(entry["system"]), str(entry["problem"]))
+            for entry in content.get("failures", [])
+        ),
+        tuple(map(_evaluation, content.get("general", []))),
+    )
 
 
 def selection_from(entry: Mapping[str, Any] | None) -> Selection | None:

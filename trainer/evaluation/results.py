@@ -136,6 +136,8 @@ class Evaluation:
     """Why the figures are too high (`RetrievalSet.limitation`)."""
     failures: tuple[Failure, ...] = ()
     """The systems that could not be measured."""
+    general: "tuple[Evaluation, ...]" = ()
+    """Base model and saved model on each general collection (`data.general`)."""
 
     def __repr__(self) -> str:
         rows = self._rows()
@@ -178,12 +180,18 @@ def compare(
     metric: str = MAIN_METRIC,
     leaked_queries: int | None = None,
     selection: Selection | None = None,
+    comparisons: tuple[Comparison, ...] | None = None,
 ) -> Evaluation:
-    """Returns an evaluation that compares the last system with each other system."""
+    """Returns an evaluation that compares the last system with each other system.
+
+    `comparisons` are the tests of these systems, if they have been made.
+    """
     names = [system.name for system in systems]
     if len(names) != len(dict.fromkeys(names)):
         raise ValueError(f"two systems have the same name ({', '.join(names)}); give each its own")
     *baselines, system = systems
+    if comparisons is None:
+        comparisons = compare_systems([(baseline, system) for baseline in baselines], metric)
     texts = retrieval_set.documents_by_id
     top = {document for result in systems for hits in result.top.values() for document, _ in hits}
     queries = retrieval_set.queries_by_id
@@ -192,12 +200,26 @@ def compare(
         split,
         len(texts),
         tuple(systems),
-        compare_systems([(baseline, system) for baseline in baselines], metric),
+        comparisons,
         {query: queries[query] for query in system.query_ids},
         {document: text[:_TEXT] for document, text in texts.items() if document in top},
         leaked_queries,
         selection,
         retrieval_set.limitation,
+    )
+
+
+def compare_collections(
+    collections: Sequence[tuple["RetrievalSet", Sequence[SystemResult]]],
+) -> tuple[Evaluation, ...]:
+    """Returns an evaluation per collection of one or two systems, with Holm's correction over all
+    collections.
+    """
+    pairs = [(systems[0], systems[1]) for _, systems in collections if len(systems) > 1]
+    tests = iter(compare_systems(pairs))
+    return tuple(
+        compare(collection, "test", systems, comparisons=tuple(next(tests) for _ in systems[1:]))
+        for collection, systems in collections
     )
 
 

@@ -44,10 +44,15 @@ def result_parts(
 
 
 def verdict_line(evaluation: Evaluation | None, selection: Selection | None = None) -> Text:
-    """Returns the verdict on a run, which is the first line of its result."""
+    """Returns the verdict on a run, which is first in its result, with a line per general
+    collection.
+    """
     outcome = verdict(evaluation, selection)
-    color = "green" if outcome is not None and outcome.success else "yellow"
-    return Text(visible(str(outcome or "")), style=f"bold {color}")
+    if outcome is None:
+        return Text()
+    headline, *general = map(visible, outcome.lines)
+    color = "green" if outcome.success else "yellow"
+    return Text("\n").join([Text(headline, style=f"bold {color}"), *map(Text, general)])
 
 
 def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:

@@ -21,6 +21,10 @@ _IMPROVE_TRAINING = (
     "look at the training data (`nearfar data check`), lower optimization.learning_rate, or give"
     " more training pairs"
 )
+_FORGET_LESS = (
+    "to keep more of what the model could do, set validation.interpolate=true, lower"
+    " optimization.learning_rate, or take fewer optimization.epochs"
+)
 _NAME_CORPUS = "name a file of all documents as data.corpus, and measure again"
 _SEARCH_WITH_BM25 = (
     "search with BM25 until the model is ahead of it; take a stronger model.backbone, give more"
@@ -38,9 +42,17 @@ class Verdict:
     """What was measured, in one or two sentences."""
     advice: str
     """What to do next; may be empty."""
+    general: tuple[str, ...] = ()
+    """A sentence per general collection, and their mean change."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The headline with the advice, and the lines on general collections."""
+        advice = f" Next: {self.advice}." if self.advice else ""
+        return (self.headline + advice, *self.general)
 
     def __str__(self) -> str:
-        return f"{self.headline} Next: {self.advice}." if self.advice else self.headline
+        return "\n".join(self.lines)
 
 
 def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -> Verdict | None:
@@ -51,10 +63,11 @@ def verdict(evaluation: Evaluation | None, selection: Selection | None = None) -
     if evaluation is not None:
         selection = evaluation.selection
     if selection is not None and selection.base_won:
-        return _with_limitations(_verdict_for_base(selection, evaluation), selection, evaluation)
+        outcome = _verdict_for_base(selection, evaluation)
+        return _with_general(_with_limitations(outcome, selection, evaluation), evaluation)
     if evaluation is not None:
         outcome = _with_share(_verdict_from_test(evaluation), selection)
-        return _with_limitations(outcome, evaluation)
+        return _with_general(_with_limitations(outcome, evaluation), evaluation)
     if selection is not None:
         outcome = _with_share(_verdict_from_validation(selection), selection)
         return _with_limitations(outcome, selection)
@@ -88,6 +101,48 @@ def strongest_rival(evaluation: Evaluation) -> SystemResult | None:
     """Returns the best system other than the last one: base model or BM25."""
     rivals = [system for system in evaluation.systems[:-1] if MAIN_METRIC in system.metrics]
     return max(rivals, key=SystemResult.mean, default=None)
+
+
+def mean_change(evaluation: Evaluation) -> float | None:
+    """Returns the mean change by training over the general collections, each with the same weight;
+    None if none of them has been measured before and after.
+    """
+    changes = [comparison.test.difference for comparison in _general_comparisons(evaluation)]
+    return sum(changes) / len(changes) if changes else None
+
+
+def _general_comparisons(evaluation: Evaluation) -> list[Comparison]:
+    return [test for collection in evaluation.general for test in collection.comparisons]
+
+
+def _with_general(outcome: Verdict, evaluation: Evaluation | None) -> Verdict:
+    """Returns a verdict that also says what training has changed on general collections."""
+    if evaluation is None or not evaluation.general:
+        return outcome
+    lines = [*map(_general_line, evaluation.general)]
+    change = mean_change(evaluation)
+    if change is not None and len(lines) > 1:
+        text = f"{change:+.3f}".replace("-", "−")
+        lines.append(f"general: mean change {text} over {len(lines)} collections.")
+    is_worse = any(
+        comparison.is_proven and comparison.test.difference < 0
+        for comparison in _general_comparisons(evaluation)
+    )
+    advice = "; ".join(filter(None, [outcome.advice, _FORGET_LESS if is_worse else ""]))
+    return replace(outcome, advice=advice, general=tuple(lines))
+
+
+def _general_line(evaluation: Evaluation) -> str:
+    base, model = evaluation.systems[0], evaluation.systems[-1]
+    name = evaluation.set_name.removesuffix(f" {evaluation.split}")
+    queries = " ".join([_queries(evaluation), sentence(evaluation.limitation)]).strip()
+    line = f"general: {name} {_METRIC}"
+    if not evaluation.comparisons:
+        state = " and unchanged, since model/ holds the base model," if model.name == BASE else ""
+        return f"{line} {model.mean():.3f}{state} {queries}"
+    (comparison,) = evaluation.comparisons
+    evidence = f"{_evidence(comparison)} {queries} {conclusion(comparison)}"
+    return f"{line} {base.mean():.3f} to {model.mean():.3f}{evidence}"
 
 
 def _with_share(outcome: Verdict, selection: Selection | None) -> Verdict:

@@ -30,6 +30,8 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
         return None
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
     pairs, queries = f"{len(data.train):,} training pairs", len(data.validation.queries)
+    for collection in data.general:
+        test += f", {len(collection.queries):,} queries of {collection.name}"
     findings.add("ok", "data", f"{pairs}, {queries:,} validation queries{test}")
     for warning in data.warnings:
         findings.add("warning", "data", warning)
@@ -47,6 +49,7 @@ def _faults_of_sets(data: DataSection) -> Iterator[str]:
         except NearfarError as error:
             yield str(error)
     splits: list[tuple[str | None, Split]] = [(data.validation, "dev"), (data.test, "test")]
+    splits += [(folder, "test") for folder in data.general_folders]
     for name, split in splits:
         try:
             if name is not None:

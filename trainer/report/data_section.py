@@ -79,11 +79,13 @@ def read_data_facts(content: Mapping[str, Any], path: Path) -> DataFacts | None:
     if not content:
         return None
     try:
+        parts = {name: content[name] for name in ("training", "validation", "test")}
+        parts |= content.get("general", {})
         return DataFacts(
             splits=[
-                (name, "", [_count(content[name].get(key)) for key in COUNTS])
-                for name in ("training", "validation", "test")
-                if content[name] is not None
+                (name, "", [_count(counts.get(key)) for key in COUNTS])
+                for name, counts in parts.items()
+                if counts is not None
             ],
             leaks=[
                 SharedTexts(str(leak["split"]), str(leak["kind"]), int(leak["count"]))

@@ -103,6 +103,8 @@ def _results(run: Run) -> Iterator[str]:
     outcome = verdict(run.evaluation, run.selection)
     if outcome is not None:
         yield f"{plain(outcome.headline)}\n"
+        yield from (f"- {plain(line)}" for line in outcome.general)
+        yield ""
     evaluation = run.evaluation
     if evaluation is None:
         return

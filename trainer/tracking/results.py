@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluation.results import MAIN_METRIC, Evaluation, Selection
-from trainer.evaluation.verdict import verdict
+from trainer.evaluation.verdict import mean_change, verdict
 from trainer.report.query_changes import QueryChange, query_changes
 from trainer.report.read import read_run
 from trainer.runtime.attempts import read_json_object
@@ -51,30 +51,41 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryVal
     """Returns the means of all systems with the interval of the main metric, and the paired tests.
 
     The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`,
-    `test/fine-tuned/difference_to_base`, `test/fine-tuned/p_value_to_base` and so on.
+    `test/fine-tuned/difference_to_base`, `test/fine-tuned/p_value_to_base` and so on. Those of a
+    general collection begin with `general/NAME` instead of `test`.
     """
     if evaluation is None:
         return {}
-    split, summary = evaluation.split, dict[str, SummaryValue]()
+    summary = _summary_of_set(evaluation, evaluation.split)
+    for collection in evaluation.general:
+        name = collection.set_name.removesuffix(f" {collection.split}")
+        summary |= _summary_of_set(collection, f"general/{name}")
+    if (change := mean_change(evaluation)) is not None:
+        summary["general/mean_change"] = change
+    return summary
+
+
+def _summary_of_set(evaluation: Evaluation, prefix: str) -> dict[str, SummaryValue]:
+    summary = dict[str, SummaryValue]()
     for system in evaluation.systems:
         for metric in system.metrics:
-            summary[f"{split}/{system.name}/{metric}"] = system.mean(metric)
+            summary[f"{prefix}/{system.name}/{metric}"] = system.mean(metric)
         if MAIN_METRIC in system.metrics:
             interval = system.interval()
-            summary[f"{split}/{system.name}/{MAIN_METRIC}_low"] = interval.low
-            summary[f"{split}/{system.name}/{MAIN_METRIC}_high"] = interval.high
+            summary[f"{prefix}/{system.name}/{MAIN_METRIC}_low"] = interval.low
+            summary[f"{prefix}/{system.name}/{MAIN_METRIC}_high"] = interval.high
     for comparison in evaluation.comparisons:
         test, baseline = comparison.test, comparison.baseline
-        difference = f"{split}/{comparison.system}/difference_to_{baseline}"
+        difference = f"{prefix}/{comparison.system}/difference_to_{baseline}"
         summary[difference] = test.difference
         summary[f"{difference}_low"] = test.low
         summary[f"{difference}_high"] = test.high
-        p_value = f"{split}/{comparison.system}/p_value_to_{baseline}"
+        p_value = f"{prefix}/{comparison.system}/p_value_to_{baseline}"
         summary[p_value] = comparison.corrected_p_value
     if evaluation.limitation:
-        summary[f"{split}/limitation"] = evaluation.limitation
+        summary[f"{prefix}/limitation"] = evaluation.limitation
     if evaluation.leaked_queries is not None:
-        summary[f"{split}/leaked_queries"] = evaluation.leaked_queries
+        summary[f"{prefix}/leaked_queries"] = evaluation.leaked_queries
     return summary
 
 

@@ -34,23 +34,21 @@ def data_facts(job: Job) -> dict[str, Any]:
     {"training": {"pairs": n, "queries": n, "documents": n, "duplicate_pairs": n},
      "validation": {"queries": n, "documents": n},       "documents": those that are searched
      "test": the same, or null without test queries,
+     "general": {name: the same},
      "leaks": [{"split": "test", "kind": "the same query", "count": n}],
      "lengths": {"query": `Lengths`, "document": `Lengths`},
      "remarks": [text]}
     """
     data = job.data
     lengths = measure_lengths(job.encoder, data.train, job.recipe.negatives_per_query)
-    sets = {"validation": data.validation, "test": data.test}
     return {
         "training": _training(data),
-        **{
-            name: None if judged_set is None else _counts(judged_set)
-            for name, judged_set in sets.items()
-        },
+        "validation": _counts(data.validation),
+        "test": None if data.test is None else _counts(data.test),
+        "general": {collection.name: _counts(collection) for collection in data.general},
         "leaks": [
             {"split": name, "kind": kind, "count": count}
-            for name, judged_set in sets.items()
-            if judged_set is not None
+            for name, judged_set in data.held_out_sets.items()
             for kind, count in _leaks(data, judged_set)
             if count
         ],

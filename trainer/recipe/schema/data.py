@@ -94,6 +94,14 @@ class DataSection(Section):
             " the set itself, which makes figures too high"
         ),
     )
+    general: str | tuple[str, ...] = Field(
+        (),
+        description=(
+            "BEIR folders with a test split, of other subjects than the training data: the model"
+            " searches them before and after training, which shows what it has forgotten; one"
+            " folder or a list"
+        ),
+    )
     columns: dict[str, str] = Field(
         {},
         description=(
@@ -121,3 +129,8 @@ class DataSection(Section):
     def sources(self) -> tuple[Source, ...]:
         """The training sets as a tuple, also if there is only one."""
         return (Source(source=self.train),) if isinstance(self.train, str) else self.train
+
+    @property
+    def general_folders(self) -> tuple[str, ...]:
+        """The folders of general collections as a tuple, also if there is only one."""
+        return (self.general,) if isinstance(self.general, str) else self.general
