@@ -37,6 +37,8 @@ from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.model_card import complete_model_card
+from trainer.report.next_steps import easy_pairs
+from trainer.report.read import read_run
 from trainer.report.run_page import write_report
 from trainer.runtime.attempts import has_run, write_json
 from trainer.runtime.console import keep_console, say
@@ -236,6 +238,8 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
         licence = on_first_rank(lambda: licence_of(str(training.job.recipe.model.backbone)))
         on_first_rank(lambda: complete_model_card(folder.path, licence))
         report = on_first_rank(lambda: write_report(folder.path))
+        for step in on_first_rank(lambda: [*easy_pairs(read_run(folder.path))]) or []:
+            say(f"warning: {step.reason}. {step.advice}")
     say(f"report: {report}")
     if training.is_interrupted:
         content = "the model as it was before training" if selection.base_won else "the best so far"

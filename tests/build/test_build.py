@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel
 
 from trainer.build import checks as recipe_checks
 from trainer.build import hardware
-from trainer.build.data import data_sets, leaked_queries
+from trainer.build.data import DataSets, data_sets, leaked_queries
 from trainer.build.families.bi_encoder import BiEncoder
 from trainer.build.families.colbert import ColBERT
 from trainer.build.module import optimizer_settings, total_steps
@@ -49,6 +49,16 @@ def test_test_queries_that_are_training_queries_are_counted():
         )
         == 1
     )
+
+
+def test_few_documents_are_named_before_training():
+    rows = [Row(f"question {number}", f"answer {number % 90}") for number in range(990)]
+    held_out = retrieval_set_from_rows([Row("other", "text")], "validation", {})
+    (warning,) = DataSets(Rows.of(rows), held_out, None).warnings
+    assert warning.startswith("the 990 training pairs have only 90 different documents; ")
+    assert "validation.interpolate=true" in warning
+    more = [Row(f"question {number}", f"answer {number % 200}") for number in range(990)]
+    assert not [*DataSets(Rows.of(more), held_out, None).warnings]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,12 @@ def test_report_shows_the_data(toy_run):
     assert "Length of documents tokens; 6.1 % cut at 64" in text
 
 
+def test_report_names_few_documents_twice(toy_run):
+    page = (toy_run / "report.html").read_text()
+    problem = "The 49 training pairs have only 48 different documents"
+    assert page.count(problem) == 2, "what to do next, and the data"
+
+
 def test_report_of_an_older_run_has_no_data_section(toy_run, tmp_path):
     run = shutil.copytree(toy_run, tmp_path / "run")
     (run / "data.json").unlink()

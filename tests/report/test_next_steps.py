@@ -44,10 +44,10 @@ def evaluation(**scores: list[float]) -> Evaluation:
     return compare(judged, "test", systems)
 
 
-def facts(cut_texts=0, leaks=()) -> DataFacts:
+def facts(cut_texts=0, leaks=(), counts=(500, 500, 400, 0)) -> DataFacts:
     """Data of 500 pairs, with the given number of 1000 documents cut."""
     lengths = RoleLengths("document", 1000, cut_texts, 256, 80.0, 16, (1000 - cut_texts,))
-    return DataFacts([("training", "", [500, 500, 90, 0])], list(leaks), [lengths], [])
+    return DataFacts([("training", "", list(counts))], list(leaks), [lengths], [])
 
 
 def test_run_without_a_sign_has_no_advice():
@@ -103,9 +103,28 @@ def test_bm25_that_is_often_better_suggests_hybrid_search():
 
 
 def test_small_loss_from_the_beginning_suggests_hard_negatives():
-    (step,) = next_steps(run(losses=[0.02] * 3 + [0.01] * 27))
+    (step,) = next_steps(run(losses=[3.0, 1.0, 0.4] + [0.02, 0.01] * 15))
     assert "`nearfar mine`" in step.advice
-    assert "0.020 in the first 3 steps" in step.reason
+    assert "below 0.05 from about step 4 of 33 on" in step.reason
+
+
+def test_loss_that_falls_slowly_or_rises_again_is_no_sign_of_easy_pairs():
+    assert next_steps(run(losses=[3.0] * 12 + [0.01] * 20)) == []
+    assert next_steps(run(losses=[0.01] * 24 + [1.0] * 8)) == []
+
+
+def test_small_loss_of_a_teacher_is_no_sign_of_easy_pairs():
+    values = {"models": ["t"], "kind": "distribution"}
+    taught = recipe_from_values(RECIPE.model_dump(exclude_unset=True) | {"teacher": values})
+    assert next_steps(run(losses=[0.01] * 30, recipe=taught)) == []
+
+
+def test_few_documents_suggest_less_training():
+    (step,) = next_steps(run(data=facts(counts=(990, 990, 90, 0))))
+    assert "validation.interpolate=true" in step.advice
+    assert step.reason.startswith("The 990 training pairs have only 90 different documents")
+    assert next_steps(run(data=facts(counts=(4000, 4000, 400, 0)))) == []
+    assert next_steps(run(data=facts(counts=(4001, 4001, 400, 0))))
 
 
 def test_leaked_queries_suggest_another_split():

@@ -23,6 +23,7 @@ from trainer.data.retrieval_set import (
     retrieval_set_from_rows,
 )
 from trainer.data.rows import KnownPositives, Rows
+from trainer.data.summary.document_shortage import ADVICE, document_shortage
 from trainer.errors import BadData
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder
@@ -52,6 +53,11 @@ class DataSets:
         """The known positives of each training query."""
         return cached_known_positives(self.train)
 
+    @cached_property
+    def training_documents(self) -> int:
+        """The number of different positives of the training rows."""
+        return len(np.unique(self.train.identities("positive")))
+
     @property
     def final_sets(self) -> tuple[RetrievalSet, ...]:
         """What is measured before and after training: the test queries, then the general
@@ -67,7 +73,9 @@ class DataSets:
 
     @property
     def warnings(self) -> Iterator[str]:
-        """Why scores on validation or test queries say too little."""
+        """Why training may do harm, and why scores on held-out queries say too little."""
+        if problem := document_shortage(len(self.train), self.training_documents):
+            yield f"{problem}. {ADVICE}"
         for name, held_out in self.held_out_sets.items():
             if held_out.limitation and name in ("validation", "test"):
                 advice = limitation_advice(held_out.limitation, "data.corpus")

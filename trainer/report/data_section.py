@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.data.summary.document_shortage import document_shortage
 from trainer.errors import BadFolder
 from trainer.report.charts.length_chart import length_chart
 from trainer.report.charts.svg import Figure
@@ -60,6 +61,12 @@ class DataFacts:
         """The counts of the training split, by their keys."""
         counts = zip(COUNTS, self.splits[0][2], strict=True)
         return {name: count for name, count in counts if count is not None}
+
+    @property
+    def document_shortage(self) -> str:
+        """What is wrong if the training pairs have few different documents, else ""."""
+        counts = self.training
+        return document_shortage(counts["pairs"], counts["documents"])
 
     @property
     def figures(self) -> Iterator[Figure]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
+from trainer.data.summary.document_shortage import ADVICE
 from trainer.evaluation.results import BASE, BM25, MAIN_METRIC
+from trainer.report.charts.line_chart import moving_average
 from trainer.report.data_section import RoleLengths
 from trainer.report.read import Run
 from trainer.report.text import metric_name
@@ -17,10 +17,19 @@ FALLEN = 0.005
 MANY_CUT_RATIO = 0.1
 """A larger share of texts that are cut should be looked at."""
 EASY_LOSS = 0.05
-"""A mean loss below this in the first tenth of the steps leaves little to learn."""
+"""A contrastive loss below this leaves little to learn.
+
+The loss is -log of the positive's probability among the candidates, so the positive has 95 % of it.
+The gradient of the scores is the rest, a twentieth of what it can be.
+"""
+EARLY_RATIO = 0.25
+"""A loss that becomes small within this share of the steps does so too early: the other three
+quarters of the steps still change the weights, and teach little.
+"""
 BM25_SHARE = 0.1
 """BM25 adds something when it is better for a larger share of the queries."""
 
+_SMOOTHING = 0.9
 _METRIC = metric_name(MAIN_METRIC)
 
 
@@ -139,15 +148,28 @@ def useful_bm25(run: Run) -> Iterator[NextStep]:
         )
 
 
+def few_documents(run: Run) -> Iterator[NextStep]:
+    """More documents or less training, if the pairs have few different documents."""
+    if run.data is not None and run.data.document_shortage:
+        problem = run.data.document_shortage
+        yield NextStep(ADVICE, problem[0].upper() + problem[1:])
+
+
 def easy_pairs(run: Run) -> Iterator[NextStep]:
-    """Hard negatives, if the loss is near zero from the first steps on."""
-    losses = [loss for loss in run.series("train/loss")[1] if loss is not None]
-    first = losses[: max(1, len(losses) // 10)]
-    if len(losses) >= 10 and 0 <= np.mean(first) < EASY_LOSS:
+    """Hard negatives, if the contrastive loss is near zero almost at once, and stays there."""
+    recipe = run.recipe
+    if recipe is not None and (recipe.objective.kind != "contrastive" or recipe.teacher_models):
+        return
+    steps, losses = run.series("train/loss")
+    # Averages from the end: that of a step is over this step and those after it.
+    averages = moving_average(losses[::-1], _SMOOTHING)
+    is_easy = [average is not None and average < EASY_LOSS for average in averages]
+    easy_steps = is_easy.index(False) if False in is_easy else len(is_easy)
+    if len(steps) >= 10 and easy_steps >= (1 - EARLY_RATIO) * len(steps):
         yield NextStep(
-            "Mine hard negatives (`nearfar mine`), or take larger batches",
-            f"The loss is {np.mean(first):.3f} in the first {len(first):,} steps, so the pairs are"
-            " easy to tell apart",
+            "Mine hard negatives (`nearfar mine`), take larger batches, or train for fewer steps",
+            f"The training loss is below {EASY_LOSS} from about step {steps[-easy_steps]:,} of"
+            f" {steps[-1]:,} on, so the pairs are easy to tell apart, and little is left to learn",
         )
 
 
@@ -168,6 +190,7 @@ RULES: tuple[Callable[[Run], Iterator[NextStep]], ...] = (
     unproven_gain,
     falling_curve,
     rising_curve,
+    few_documents,
     cut_texts,
     easy_pairs,
     useful_bm25,

@@ -64,7 +64,7 @@ def _training(data: DataSets) -> dict[str, int]:
     return {
         "pairs": len(data.train),
         "queries": len(data.known_positives),
-        "documents": len(np.unique(data.train.identities("positive"))),
+        "documents": data.training_documents,
         "duplicate_pairs": count_duplicate_pairs(data.train.table),
     }
 
