@@ -32,6 +32,7 @@ from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.matryoshka import Matryoshka, Weights
 from trainer.objectives.objective import Objective
 from trainer.objectives.ranking import Ranking
+from trainer.objectives.sigmoid import Bias, Sigmoid
 from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,
@@ -101,6 +102,7 @@ DEEP: dict[str, Callable[[Score], Objective]] = {
 OBJECTIVES: dict[str, Callable[[Score], Objective]] = {
     "contrastive": contrastive,
     "symmetric": lambda score: contrastive(score, symmetric=True),
+    "sigmoid": lambda score: Sigmoid(score, Bias(-2.0, is_learned=True)),
     "kl": lambda score: Distillation(EmbeddingScores(score), teacher_temperature=2.0),
     "margin-mse": lambda score: MarginMse(EmbeddingScores(score)),
     "taught": taught,
@@ -144,7 +146,7 @@ TUNINGS: dict[str, Lora | None] = {
     "full": None,
     "lora": Lora(rank=4),
 }
-NEW = ("taught", "nested", *DEEP, *HARD, *TAUGHT)
+NEW = ("sigmoid", "taught", "nested", *DEEP, *HARD, *TAUGHT)
 """Objectives that go through the same encoder and partition as the others, and so are held against
 one process in one way, not six.
 """

@@ -17,6 +17,7 @@ from trainer.log_partition import log_partition
 from trainer.microbatches import in_microbatches
 from trainer.objectives.candidates import Cosent, Distillation, EmbeddingScores, MarginMse, Triplet
 from trainer.objectives.contrastive import Contrastive
+from trainer.objectives.sigmoid import Bias, Sigmoid
 from trainer.scores import dot, maxsim, own_scores
 
 OBJECTIVES = {
@@ -25,6 +26,7 @@ OBJECTIVES = {
         full_batch,
         partial(Contrastive(dot, symmetric=True), temperature=0.5),
     ),
+    "sigmoid": (full_batch, partial(Sigmoid(dot, Bias(-1.0, is_learned=True)), temperature=0.5)),
     "cosent": (graded_batch, partial(Cosent(EmbeddingScores(dot)), temperature=0.5)),
     "triplet": (full_batch, partial(Triplet(EmbeddingScores(dot), margin=0.31), temperature=1.0)),
     "distillation": (

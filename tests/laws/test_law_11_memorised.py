@@ -23,6 +23,7 @@ from trainer.recipe.schema.objective import (
     CosentObjective,
     DistillationObjective,
     MarginMseObjective,
+    SigmoidObjective,
     TripletObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection
@@ -56,6 +57,7 @@ OBJECTIVES = {
         "bi_encoder",
         BiEncoderContrastiveObjective(temperature=0.1, symmetric=True, learn_temperature=True),
     ),
+    "sigmoid": ("bi_encoder", SigmoidObjective(temperature=0.1, bias=-4.0)),
     "cosent": ("bi_encoder", CosentObjective(temperature=0.1)),
     "triplet": ("bi_encoder", TripletObjective(margin=0.3)),
     "distillation": ("bi_encoder", DistillationObjective(temperature=0.1, teacher_temperature=0.1)),

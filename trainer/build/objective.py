@@ -15,11 +15,13 @@ from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.exclusions import Exclusion
 from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.objective import Objective
+from trainer.objectives.sigmoid import Bias, Sigmoid
 from trainer.recipe.schema.objective import (
     ContrastiveObjective,
     CosentObjective,
     DistillationObjective,
     MarginMseObjective,
+    SigmoidObjective,
     TripletObjective,
     VectorObjective,
 )
@@ -36,6 +38,10 @@ def build_objective(
             hardness = Hardness(**settings.hardness.model_dump()) if settings.hardness else None
             objective = Contrastive(score, settings.symmetric, tuple(exclusions), hardness)
             return objective, Temperature(settings.temperature, settings.learn_temperature)
+        case SigmoidObjective():
+            bias = Bias(settings.bias, settings.learn_temperature)
+            sigmoid = Sigmoid(score, bias, tuple(exclusions))
+            return sigmoid, Temperature(settings.temperature, settings.learn_temperature)
         case DistillationObjective():
             distillation = Distillation(EmbeddingScores(score), settings.teacher_temperature)
             return distillation, Temperature(settings.temperature, is_learned=False)

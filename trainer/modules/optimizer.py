@@ -75,9 +75,9 @@ def adamw(
                 (rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []
             ).append(parameter)
     for parameter in head.parameters() if head is not None else ():
-        groups.setdefault(
-            (settings.head_learning_rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []
-        ).append(parameter)
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((settings.head_learning_rate, decay), []).append(parameter)
     for parameter in temperature.parameters():
         if parameter.requires_grad:
             groups.setdefault((settings.temperature_learning_rate, 0.0), []).append(parameter)

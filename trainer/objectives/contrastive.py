@@ -49,7 +49,7 @@ class Contrastive:
                 self.hardness,
             )  # fmt: skip
             loss = losses.info_nce(positive_scores, hard.log_z)
-            figures = _figures(queries, documents, hard.all_queries, hard.own_excluded_count)
+            figures = batch_figures(queries, documents, hard.all_queries, hard.own_excluded_count)
             return Outcome(loss, {"negatives_left_out": figures.pop("excluded"), **figures})
         log_z = log_partition(
             queries, documents, self.score, temperature, excluded_pairs, symmetric=self.symmetric
@@ -58,12 +58,12 @@ class Contrastive:
         if log_z.positives is not None:
             loss = (loss + losses.info_nce(positive_scores, log_z.positives)) / 2
         own_excluded_count = log_z.excluded_counts.sum()
-        figures = _figures(queries, documents, log_z.all_queries, own_excluded_count)
+        figures = batch_figures(queries, documents, log_z.all_queries, own_excluded_count)
         return Outcome(loss, {"masked_false_negatives": figures.pop("excluded"), **figures})
 
 
 @torch.no_grad()
-def _figures(
+def batch_figures(
     queries: Float[Tensor, "query ..."],
     documents: Float[Tensor, "document ..."],
     all_queries: Float[Tensor, "all_queries ..."],

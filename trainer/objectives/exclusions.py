@@ -225,7 +225,7 @@ class OwnPositives:
         per_query = documents // queries
         return cls(torch.arange(all_rows(queries)) * per_query - first_row(documents))
 
-    def in_tile(self, queries: slice, documents: slice) -> TilePairs | None:
+    def in_tile(self, queries: slice, documents: slice) -> TilePairs:
         """Returns the pairs within a tile."""
         columns = self.positives[queries] - documents.start
         inside = (columns >= 0) & (columns < documents.stop - documents.start)

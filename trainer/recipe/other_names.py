@@ -125,6 +125,7 @@ _VALUES = {
     # objective.kind
     "mnrl, cmnrl, MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss": "contrastive",
     "MNRLSymmetric, infonce, ntxent, in_batch_negatives": "contrastive",
+    "siglip, sigmoid_loss, SigLipLoss": "sigmoid",
     "kl, kldiv, DistillKLDivLoss": "distillation",
     "MarginMSELoss": "margin_mse",
     "CoSENTLoss": "cosent",

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
+from torch import nn
+
 from trainer.build import hardware, students
 from trainer.build.families.family import (
     Collate,
@@ -21,9 +23,10 @@ from trainer.models.encoder import VectorEncoder
 from trainer.modules.retriever import Temperature
 from trainer.objectives.exclusions import Exclusion, RepeatedPositives, TaughtBetter
 from trainer.objectives.objective import Objective
+from trainer.objectives.sigmoid import Sigmoid
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.base import BaseVectorRecipe
-from trainer.recipe.schema.objective import ContrastiveObjective
+from trainer.recipe.schema.objective import ContrastiveObjective, SigmoidObjective
 from trainer.scores import Score
 
 VectorRecipeType = TypeVar("VectorRecipeType", bound=BaseVectorRecipe)
@@ -47,11 +50,10 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
     def exclusions(self, run: VectorRecipeType, encoder: VectorEncoderType) -> list[Exclusion]:
         """Returns the exclusions of negatives that are probably right answers."""
         objective, exclusions = run.objective, list[Exclusion]()
-        if isinstance(objective, ContrastiveObjective):
-            if run.refresh is not None:
-                exclusions.append(RepeatedPositives())
-            if objective.teacher_margin is not None:
-                exclusions.append(TaughtBetter(objective.teacher_margin))
+        if isinstance(objective, ContrastiveObjective | SigmoidObjective) and run.refresh:
+            exclusions.append(RepeatedPositives())
+        if isinstance(objective, ContrastiveObjective) and objective.teacher_margin is not None:
+            exclusions.append(TaughtBetter(objective.teacher_margin))
         return exclusions
 
     def objective(
@@ -66,10 +68,11 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
     ) -> Learning:
         """Returns the objective with the lesson of the teachers, at all widths and depths."""
         objective, temperature = self.objective(run, encoder)
+        bias = objective.bias if isinstance(objective, Sigmoid) else None
         objective, head = students.with_students(
             run, objective, self.score(run), encoder, teachers, self.is_normalized(encoder)
         )
-        return Learning(objective, temperature, head)
+        return Learning(objective, temperature, _joined_heads(bias, head))
 
     def encode(self, run: VectorRecipeType, encoder: VectorEncoderType) -> Encode:
         """Returns the encoder, or the function that gives embeddings at all trained depths."""
@@ -97,3 +100,9 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
             precision=hardware.precision(run.machine),
             micro_batch_tokens=hardware.micro_batch_tokens(run.machine),
         )
+
+
+def _joined_heads(*heads: nn.Module | None) -> nn.Module | None:
+    """Returns one module with those that are not None; None if there are none."""
+    modules = [head for head in heads if head is not None]
+    return nn.ModuleList(modules) if len(modules) > 1 else next(iter(modules), None)

@@ -152,11 +152,7 @@ class BaseVectorRecipe(BaseRecipe):
                 "the teacher compares each query's own candidates, but there are no negatives; set"
                 " data.negatives_per_query to 1 or more, or teacher.kind to distribution"
             )
-        if (
-            self.teacher.objective_weight == 0
-            and isinstance(self.objective, ContrastiveObjective)
-            and self.objective.learn_temperature
-        ):
+        if self.teacher.objective_weight == 0 and self.objective.learns_temperature:
             raise ValueError(
                 "with teacher.objective_weight=0 nothing trains the objective's temperature; set"
                 " objective.learn_temperature to false"

@@ -20,6 +20,11 @@ class ObjectiveSection(Section):
         """Whether the data must have scores. Documents that are mined in training have none."""
         return False
 
+    @property
+    def learns_temperature(self) -> bool:
+        """Whether the temperature is trained."""
+        return False
+
 
 class HardnessSection(Section):
     """Which in-batch negatives count, depending on how hard they are for the current model. All
@@ -70,6 +75,11 @@ class ContrastiveObjective(ObjectiveSection):
         """Only to exclude hard negatives."""
         return self.teacher_margin is not None
 
+    @property
+    def learns_temperature(self) -> bool:
+        """As the recipe says."""
+        return self.learn_temperature
+
     @model_validator(mode="after")
     def _hardness_has_one_direction(self) -> Self:
         if self.hardness is not None and self.symmetric:
@@ -109,6 +119,30 @@ class ColBERTContrastiveObjective(ContrastiveObjective):
             " count, and the score is a mean; null: MaxSim"
         ),
     )
+
+
+class SigmoidObjective(ObjectiveSection):
+    """The sigmoid loss of SigLIP (Zhai et al. 2023, eq. 1): each pair of a query and a document of
+    the batch is judged by itself.
+    """
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    temperature: PositiveFloat = Field(0.1, description="scores are divided by it")
+    bias: float = Field(
+        -10.0,
+        description=(
+            "added to the scores after the division; negative, because most pairs of a batch are no"
+            " positives"
+        ),
+    )
+    learn_temperature: bool = Field(
+        True, description="train temperature and bias too, starting from these values"
+    )
+
+    @property
+    def learns_temperature(self) -> bool:
+        """As the recipe says."""
+        return self.learn_temperature
 
 
 class DistillationObjective(ObjectiveSection):
@@ -249,6 +283,7 @@ class LambdaLossObjective(RankingObjective):
 
 BiEncoderObjective = Annotated[
     BiEncoderContrastiveObjective
+    | SigmoidObjective
     | DistillationObjective
     | MarginMseObjective
     | CosentObjective
