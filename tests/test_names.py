@@ -64,7 +64,7 @@ LIBRARY_SIGNATURES = {"forward": {"input"}}
 USER_WORDS = {
     "cli/mine.py": {"mine"},
     "pipeline/file.py": {"after"},
-    "recipe/schema/objective.py": {"graded"},
+    "recipe/schema/ranking.py": {"graded"},
 }
 """Names that users type: a command, and keys of pipelines and recipes. They are not counted."""
 NO_SUBJECT = """

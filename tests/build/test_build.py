@@ -24,6 +24,8 @@ from trainer.recipe.schema.objective import (
     CosentObjective,
     DistillationObjective,
     MarginMseObjective,
+)
+from trainer.recipe.schema.ranking import (
     PairwiseObjective,
 )
 from trainer.recipe.schema.training import OptimizationSection

@@ -10,6 +10,8 @@ from trainer.errors import BadData
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.objective import (
     CosentObjective,
+)
+from trainer.recipe.schema.ranking import (
     RankingObjective,
 )
 

@@ -31,11 +31,13 @@ from trainer.objectives.ranking import Grades, Ranking, RankingLoss
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import CrossEncoderRecipe
 from trainer.recipe.schema.objective import (
-    CrossEncoderObjective,
     DistillationObjective,
+    MarginMseObjective,
+)
+from trainer.recipe.schema.ranking import (
+    CrossEncoderObjective,
     LambdaLossObjective,
     ListwiseObjective,
-    MarginMseObjective,
     PairwiseObjective,
     PointwiseObjective,
     RankingObjective,

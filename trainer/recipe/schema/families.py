@@ -22,6 +22,8 @@ from trainer.recipe.schema.objective import (
     BiEncoderObjective,
     ColBERTContrastiveObjective,
     ColBERTObjective,
+)
+from trainer.recipe.schema.ranking import (
     CrossEncoderObjective,
     PointwiseObjective,
     RankingObjective,
