@@ -214,3 +214,28 @@ def test_signal_while_the_process_ends_does_not_change_its_code(run):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.002)
     assert process.returncode == 85
+
+
+STOPPED_CHILD = """#!/bin/sh
+trap 'echo got TERM; exit 85' TERM
+echo started "$@"
+while :; do sleep 0.02; done
+"""
+
+
+def test_signal_to_a_sweep_is_forwarded_to_its_run(run, tmp_path):
+    """What a real run does with the signal is tested above; it would take ten seconds to start."""
+    child = tmp_path / "python"
+    child.write_text(STOPPED_CHILD)
+    child.chmod(0o755)
+
+    def before(rank):
+        sys.executable = str(child)
+
+    command = Command(*run.words("a", "--sweep", "seed=1,2"), before=before)
+    command.wait_for(lambda: "started" in command.text())
+    command.send(signal.SIGTERM)
+    assert command.wait() == [85], command.text()[-3000:]
+    assert command.text().count("got TERM") == 1
+    assert "run 2 of 2" not in command.text()
+    assert "the sweep was stopped" in command.text()

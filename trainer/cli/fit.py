@@ -137,25 +137,31 @@ def _is_finished(folder: Path) -> bool:
 def _fit_all(recipe: Path, overrides: list[str], sweep: list[str], settings: "Recipe") -> None:
     """Carries out the runs of a sweep, each in a process of its own, and prints their scores.
 
-    A run that fails is named, and the others go on. The exit code is that of the first one.
+    A run that fails is named, and the others go on. The exit code is that of the first one. A
+    signal is forwarded to the run, and its exit code is then that of the sweep.
     """
-    import subprocess
-
+    from trainer.errors import Preempted
+    from trainer.pipeline.process import Relay, run_on_terminal
     from trainer.runtime.attempts import read_status
     from trainer.runtime.console import say
     from trainer.slurm.sweep import sweep_runs
 
     exit_code, scores, runs = 0, [], sweep_runs(sweep, settings.name)
-    for number, run in enumerate(runs, 1):
-        *changes, name = run
-        say(f"run {number} of {len(runs)}: {' '.join(changes)}")
-        words = ["fit", str(recipe), *overrides, *run, "--resume"]
-        process = subprocess.run([sys.executable, "-m", "trainer", *words], check=False)
-        exit_code = exit_code or process.returncode
-        status = read_status(Path(settings.output) / name.partition("=")[2])
-        selection = status.get("selection") or {}
-        score = selection.get("share_score") or selection.get("best_score")
-        scores.append((score if isinstance(score, float) else -1.0, " ".join(changes), status))
+    with Relay() as relay:
+        for number, run in enumerate(runs, 1):
+            *changes, name = run
+            say(f"run {number} of {len(runs)}: {' '.join(changes)}")
+            words = ["fit", str(recipe), *overrides, *run, "--resume"]
+            code = run_on_terminal(words, relay)
+            exit_code = exit_code or code
+            status = read_status(Path(settings.output) / name.partition("=")[2])
+            selection = status.get("selection") or {}
+            score = selection.get("share_score") or selection.get("best_score")
+            scores.append((score if isinstance(score, float) else -1.0, " ".join(changes), status))
+            if relay.first_signal is not None:
+                say("the sweep was stopped; the same command continues it")
+                exit_code = code or Preempted.exit_code
+                break
     for score, text, status in sorted(scores, key=lambda line: -line[0]):
         result = f"{score:.3f}" if score >= 0 else str(status.get("status", "not started"))
         print(f"validation nDCG@10 {result}  {text}")

@@ -1,5 +1,6 @@
-"""Runs one stage as a process. Its output is written to a log and shown, and signals are forwarded
-to it.
+"""Runs another command of nearfar as a process, to which signals are forwarded.
+
+The output of a stage is written to a log and shown.
 """
 
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from trainer.storage.locks import FolderLock
 
@@ -18,10 +19,10 @@ _POLL_SECONDS = 0.1
 
 
 class Relay:
-    """Forwards SIGINT, SIGTERM, SIGUSR1 and SIGHUP to the running stage, so that it can end
+    """Forwards SIGINT, SIGTERM, SIGUSR1 and SIGHUP to the running process, so that it can end
     properly, and stores the first signal.
 
-    The stage has its own process group. Otherwise Ctrl-C at the terminal would reach it twice, and
+    The process has its own process group. Otherwise Ctrl-C at the terminal would reach it twice, and
     a second Ctrl-C means that it ends at once.
     """
 
@@ -76,14 +77,8 @@ def run(
         log_reader.seek(0, os.SEEK_END)
         # The process writes to the log and not to our terminal. So the log is complete and the
         # stage continues if the pipeline is killed.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "trainer", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock.descriptor,),
-            process_group=0,
-            env=_environment(),
+        process = _start(
+            words, stdout=output, stderr=subprocess.STDOUT, pass_fds=(lock.descriptor,)
         )
         relay.watch(process)
         try:
@@ -98,7 +93,19 @@ def run(
             if process.poll() is None:  # the reader of our output has ended, or we have an error
                 process.send_signal(signal.SIGINT)
                 process.wait()
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return _exit_code(process)
+
+
+def run_on_terminal(words: Sequence[str], relay: Relay, stdout: int | None = None) -> int:
+    """Runs `nearfar <words>`, which prints where we do, and returns its exit code as `run` does.
+
+    With `stdout=subprocess.DEVNULL`, its result is not printed.
+    """
+    process = _start(words, stdout=stdout)
+    relay.watch(process)
+    process.wait()
+    relay.watch(None)
+    return _exit_code(process)
 
 
 def last_lines(log: Path, count: int = 5) -> list[str]:
@@ -107,6 +114,21 @@ def last_lines(log: Path, count: int = 5) -> list[str]:
         file.seek(max(0, log.stat().st_size - 10_000))
         lines = file.read().decode("utf-8", "replace").splitlines()
     return [line for line in lines if line.strip()][-count:]
+
+
+def _start(words: Sequence[str], **streams: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "trainer", *words],
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        env=_environment(),
+        **streams,
+    )
+
+
+def _exit_code(process: "subprocess.Popen[bytes]") -> int:
+    code = process.returncode
+    return code if code >= 0 else 128 - code
 
 
 def _is_running(process: "subprocess.Popen[bytes]") -> bool:
@@ -118,7 +140,7 @@ def _is_running(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment of the stage: ours, with output that is not buffered.
+    """Returns the environment of the process: ours, with output that is not buffered.
 
     This package comes first in its search path, since the current folder may have another
     `trainer`.
