@@ -54,8 +54,7 @@ def on_machine(run: Recipe, plan: Plan) -> Recipe:
     Raises BadMachine when the recipe and the file give different values, or do not fit together.
     """
     machine = run.machine
-    if getattr(run.model.tuning, "quantize_4bit", False):
-        check_quantized_weights(plan)
+    check_quantized_weights(plan, run.model.quantizes_4bit)
     if machine.compile_layers is True and (obstacle := compilation_obstacle(plan)):
         raise BadMachine(f"machine.compile_layers=true: {obstacle}, or set it to false")
     machine = machine.model_copy(
@@ -69,7 +68,7 @@ def on_machine(run: Recipe, plan: Plan) -> Recipe:
 
 def compilation_obstacle(plan: Plan) -> str | None:
     """Returns why layers cannot be compiled under this plan or on this machine, and what to do."""
-    if plan.kind not in ("single", "ddp"):
+    if not plan.is_replicated:
         return f"compiled layers were never tried under {plan.kind}; take a machine file for DDP"
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:

@@ -108,7 +108,7 @@ def _round_frozen_weights(run: Recipe, encoder: Encoder, plan: Plan) -> None:
     dtype = AUTOCAST_DTYPES.get(hardware.precision(run.machine))
     tuning = run.model.tuning
     is_plain_lora = tuning.kind == "lora" and not tuning.dora
-    if dtype is not None and is_plain_lora and plan.kind in ("single", "ddp"):
+    if dtype is not None and is_plain_lora and plan.is_replicated:
         round_frozen_weights(encoder.backbone, dtype)
 
 

@@ -205,8 +205,7 @@ def _check_plan(recipe: "Recipe", plan: "Plan") -> None:
     from trainer.strategies.machine.plan import check_quantized_weights
 
     check_batch_divisible(recipe.optimization.batch_size, plan.ranks)
-    if getattr(recipe.model.tuning, "quantize_4bit", False):
-        check_quantized_weights(plan)
+    check_quantized_weights(plan, recipe.model.quantizes_4bit)
 
 
 def mining_job(words: list[str], replace: bool) -> _Job:

@@ -34,16 +34,13 @@ from trainer.cli.measure import rag, selection
 from trainer.cli.terminal import StartAgain
 from trainer.cli.tracking import dashboard, sync
 from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
+from trainer.pipeline.usage_error import UsageError
 from trainer.runtime.console import console
 from trainer.storage.redaction import redact_command
 from trainer.storage.visible import visible
 
 READER_GONE = 141
 """The exit code of a Unix command whose output is no longer read: 128 + SIGPIPE."""
-
-
-_UsageError: Any = typer.BadParameter.__base__
-"""The error of the command line for invalid arguments of a verb. typer has no name for it."""
 
 
 class _Verbs(TyperGroup):
@@ -61,7 +58,7 @@ class _Verbs(TyperGroup):
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(READER_GONE) from None
-        except _UsageError as error:
+        except UsageError as error:
             if advice := _setting_advice(error):
                 error.message, error.possibilities = error.message + advice, None
             raise

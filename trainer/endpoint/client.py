@@ -1,6 +1,7 @@
 """A client of endpoints that speak the chat protocol of OpenAI (vLLM, llama.cpp, Ollama, ...)."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from trainer.errors import BadEndpoint
 
 KEY_VARIABLE = "NEARFAR_ENDPOINT_KEY"
 """The environment variable with the key of the endpoint. The key is never stored."""
+_OPTIONS = "--model NAME (nearfar rag: --reader-model NAME)"
 _MAX_ANSWER_BYTES = 4 * 2**20
 _MAX_DETAIL = 200
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -102,7 +104,7 @@ class ChatEndpoint:
             raise BadEndpoint(
                 f"{self.url}/models does not say which model there is: {failure.name}"
                 f" {failure.detail}".rstrip()
-                + ". Check the URL, or name a model: --model NAME"
+                + f". Check the URL, or name a model: {_OPTIONS}"
             ) from failure
         names = [
             str(record.get("id"))
@@ -112,7 +114,7 @@ class ChatEndpoint:
         if len(names) != 1:
             raise BadEndpoint(
                 f"{self.url} has {len(names)} models ({', '.join(names[:10])}); name one:"
-                " --model NAME"
+                f" {_OPTIONS}"
             )
         return names[0]
 
@@ -140,6 +142,11 @@ class ChatEndpoint:
         if not isinstance(record, dict):
             raise _Failure("broken answer (no JSON object)", _detail(raw))
         return record
+
+
+def open_endpoint(url: str, model: str | None, timeout_seconds: float) -> ChatEndpoint:
+    """Returns an endpoint whose key is in NEARFAR_ENDPOINT_KEY. Raises BadEndpoint."""
+    return ChatEndpoint(url, model, os.environ.get(KEY_VARIABLE, ""), timeout_seconds)
 
 
 class _NoRedirection(HTTPRedirectHandler):

@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import typer
-
 from trainer.errors import BadPipeline
 from trainer.pipeline.keys import KeyedStage
+from trainer.pipeline.usage_error import UsageError
 from trainer.recipe.nearest import nearest, question
-
-_UsageError: Any = typer.BadParameter.__base__
-"""The error of the command line for invalid arguments of a verb. typer has no name for it."""
 
 
 def check_command(stage: KeyedStage, tree: Any) -> None:
@@ -34,7 +30,7 @@ def check_command(stage: KeyedStage, tree: Any) -> None:
         raise BadPipeline(f"stage {stage.name}: `{name} --help` only shows help; remove --help")
     try:
         command.make_context(name, words)
-    except _UsageError as error:
+    except UsageError as error:
         raise BadPipeline(
             f"stage {stage.name}: `{name}`: {error.format_message()} (see `{name} --help`)"
         ) from error

@@ -22,8 +22,8 @@ class Relay:
     """Forwards SIGINT, SIGTERM, SIGUSR1 and SIGHUP to the running process, so that it can end
     properly, and stores the first signal.
 
-    The process has its own process group. Otherwise Ctrl-C at the terminal would reach it twice, and
-    a second Ctrl-C means that it ends at once.
+    The process has its own process group. Otherwise Ctrl-C at the terminal would reach it twice,
+    and a second Ctrl-C means that it ends at once.
     """
 
     def __init__(self) -> None:

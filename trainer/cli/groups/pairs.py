@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.cli.options import shared
+from trainer.cli.options import endpoints, shared
 
 Sources = Annotated[
     list[str],
@@ -66,26 +66,9 @@ Replace = Annotated[
 ]
 
 Endpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--endpoint",
-        metavar="URL",
-        help=(
-            "let a language model write questions: address of an OpenAI-compatible endpoint, e.g."
-            " http://127.0.0.1:8000/v1; its key is read from NEARFAR_ENDPOINT_KEY"
-        ),
-        show_default=False,
-    ),
+    str | None, endpoints.url("--endpoint", "let a language model write questions")
 ]
-EndpointModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="model of the endpoint; not needed if it has only one",
-        show_default=False,
-    ),
-]
+EndpointModel = Annotated[str | None, endpoints.model("--model")]
 QuestionCount = Annotated[
     int, typer.Option("--questions", min=1, metavar="N", help="questions per passage to ask for")
 ]
@@ -113,13 +96,6 @@ FoundWithin = Annotated[
         "--found-within", min=1, metavar="K", help="the round trip searches the first K passages"
     ),
 ]
-Parallel = Annotated[
-    int, typer.Option("--parallel", min=1, metavar="N", help="prompts that are asked at a time")
-]
-Timeout = Annotated[
-    float,
-    typer.Option("--timeout", min=0.1, metavar="SECONDS", help="longest time for an answer"),
-]
 
 
 def pairs(
@@ -137,8 +113,8 @@ def pairs(
     max_prompts: MaxPassages = None,
     round_trip: RoundTrip = "bm25",
     found_within: FoundWithin = 10,
-    parallel: Parallel = 4,
-    timeout: Timeout = 60.0,
+    parallel: endpoints.Parallel = 4,
+    timeout: endpoints.Timeout = 60.0,
     replace: Replace = False,
 ) -> None:
     """Make training pairs from documents that have no questions, and write a folder in BEIR layout.

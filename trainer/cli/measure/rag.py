@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from trainer.cli import terminal
-from trainer.cli.options import shared
+from trainer.cli.options import endpoints, shared
 
 Data = Annotated[
     str,
@@ -49,26 +49,9 @@ Corpus = Annotated[
     ),
 ]
 Reader = Annotated[
-    str | None,
-    typer.Option(
-        "--reader",
-        metavar="URL",
-        help=(
-            "OpenAI-compatible endpoint that answers from the passages, e.g."
-            " http://127.0.0.1:8000/v1; its key is read from NEARFAR_ENDPOINT_KEY"
-        ),
-        show_default=False,
-    ),
+    str | None, endpoints.url("--reader", "let a language model answer from the passages")
 ]
-ReaderModel = Annotated[
-    str | None,
-    typer.Option(
-        "--reader-model",
-        metavar="NAME",
-        help="model of the endpoint; not needed if it has only one",
-        show_default=False,
-    ),
-]
+ReaderModel = Annotated[str | None, endpoints.model("--reader-model")]
 Passages = Annotated[
     int, typer.Option("--passages", min=1, metavar="N", help="passages that the reader gets")
 ]
@@ -81,12 +64,6 @@ MaxQuestions = Annotated[
         help="measure N questions, chosen by a hash of their text (default: all)",
         show_default=False,
     ),
-]
-Parallel = Annotated[
-    int, typer.Option("--parallel", min=1, metavar="N", help="prompts that are asked at a time")
-]
-Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="longest time for an answer")
 ]
 Folder = Annotated[
     Path,
@@ -113,8 +90,8 @@ def rag(
     reader_model: ReaderModel = None,
     passages: Passages = 5,
     max_questions: MaxQuestions = None,
-    parallel: Parallel = 4,
-    timeout: Timeout = 60.0,
+    parallel: endpoints.Parallel = 4,
+    timeout: endpoints.Timeout = 60.0,
     folder: Folder = Path("rag"),
     wrong: Wrong = 10,
 ) -> None:

@@ -1,6 +1,5 @@
 """Questions about passages that a language model writes, filtered by a round trip."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from trainer.data.pairs.write import WrittenQuestions
 from trainer.data.prepare.beir_folder import ANSWERS
 from trainer.data.splits import in_hash_order
 from trainer.endpoint.answers import StoredAnswers, answer_summary, ask_all
-from trainer.endpoint.client import KEY_VARIABLE, ChatEndpoint
+from trainer.endpoint.client import ChatEndpoint, open_endpoint
 from trainer.errors import BadEndpoint
 
 PROMPT = """\
@@ -56,8 +55,7 @@ def question_writer(
 
     The answers are stored in `folder`. Raises BadEndpoint.
     """
-    key = os.environ.get(KEY_VARIABLE, "")
-    endpoint = ChatEndpoint(url, model, key, timeout_seconds)
+    endpoint = open_endpoint(url, model, timeout_seconds)
 
     def write(passages: Sequence[Passage]) -> WrittenQuestions:
         return write_questions(passages, endpoint, StoredAnswers(folder / ANSWERS), search, rules)

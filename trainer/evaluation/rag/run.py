@@ -1,14 +1,13 @@
 """One `nearfar rag`: questions, systems, reader, result."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.readers.read import Split
 from trainer.endpoint.answers import StoredAnswers
-from trainer.endpoint.client import KEY_VARIABLE, ChatEndpoint
+from trainer.endpoint.client import open_endpoint
 from trainer.errors import BadFolder, BadRecipe
 from trainer.evaluation.rag.answered_set import AnsweredSet, read_answered_set
 from trainer.evaluation.rag.measure import RagResult, ReaderSettings, measure_rag
@@ -75,8 +74,7 @@ def run_rag(
 def _reader(folder: Path, settings: RagSettings) -> ReaderSettings | None:
     if settings.reader is None:
         return None
-    key = os.environ.get(KEY_VARIABLE, "")
-    endpoint = ChatEndpoint(settings.reader, settings.reader_model, key, settings.timeout_seconds)
+    endpoint = open_endpoint(settings.reader, settings.reader_model, settings.timeout_seconds)
     answers = StoredAnswers(folder / ANSWER_FILE)
     return ReaderSettings(endpoint, answers, settings.passages, settings.parallel)
 

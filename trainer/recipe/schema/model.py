@@ -77,6 +77,11 @@ class ModelSection(Section):
         ),
     )
 
+    @property
+    def quantizes_4bit(self) -> bool:
+        """True if the frozen backbone is in 4 bits (QLoRA)."""
+        return isinstance(self.tuning, LoraTuning) and self.tuning.quantize_4bit
+
 
 class VectorModel(ModelSection):
     """The common keys of models that return vectors."""

@@ -48,14 +48,19 @@ class Plan:
             return self.ranks // self.weight_copies
         return self.ranks if self.kind == "zero3" else 1
 
+    @property
+    def is_replicated(self) -> bool:
+        """True if each rank has all weights, gradients and optimizer state: one process, or DDP."""
+        return self.kind in ("single", "ddp")
+
 
 SINGLE = Plan("single", 1, 1, 1)
 """The plan of a single process."""
 
 
-def check_quantized_weights(plan: Plan) -> None:
-    """Raises BadMachine if the plan shards the weights, which must not be in 4 bits then."""
-    if plan.kind in ("fsdp2", "zero3"):
+def check_quantized_weights(plan: Plan, quantize_4bit: bool) -> None:
+    """Raises BadMachine if weights are in 4 bits and the plan shards them."""
+    if quantize_4bit and plan.kind in ("fsdp2", "zero3"):
         raise BadMachine(
             f"the machine file is for {plan.kind}, which shards the weights among processes, but"
             " model.tuning.quantize_4bit=true packs them into bytes; nobody has trained this"
