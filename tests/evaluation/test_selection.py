@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,16 @@ from trainer.errors import BadModel, BadRecipe, SystemsFailed
 from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.mteb.catalogue import ModelQuery, find_models
 from trainer.evaluation.results import SystemResult
+from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import parse_system
 from trainer.evaluation.systems.open import DEFAULTS
+from trainer.recipe.load import load_recipe
+from trainer.recipe.shipped import recipe_file
 from trainer.selection.candidates import Limits, read_candidates
 from trainer.selection.choice import choose, keeps
 from trainer.selection.halving import drop
 from trainer.selection.measure import Cost, Measurement
+from trainer.selection.probe import _fit_words
 from trainer.selection.samples import sample_set
 from trainer.selection.select import _Rounds, select
 
@@ -281,6 +286,77 @@ def test_candidate_that_cannot_be_loaded_does_not_stop_the_others(folder, toy_fo
     assert [failure["system"] for failure in record["failures"]] == [missing]
     with pytest.raises(BadModel, match="no candidate could be measured"):
         call("select", missing, f"{missing}-too", "--data", folder)
+
+
+BROKEN = {
+    "truncated": ("model.safetensors", lambda old: old[: len(old) // 2], "should hold .* bytes"),
+    "no-tokenizer": ("tokenizer.json", None, "has no tokenizer"),
+    "tokenizer-list": ("tokenizer.json", lambda old: b"[]", "holds a list where an object was"),
+    "length": ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length is long"),
+    "another": ("config.json", {"model_type": "gpt2"}, "weights of GPT2Model are missing"),
+    "own-code": (
+        "config.json",
+        {"model_type": "mine", "auto_map": {"AutoModel": "a.B"}},
+        "asks for code of its own, which is never run",
+    ),
+    "activation": (
+        "config.json",
+        {"hidden_act": "mine"},
+        "describes no possible bert model: 'mine'",
+    ),
+    "xlnet": ("config.json", {"model_type": "xlnet"}, "does not fit architecture xlnet"),
+    "heads": ("config.json", {"num_attention_heads": -1}, "a count is not negative"),
+    "architectures": ("config.json", {"architectures": 3, "vocab_size": 0}, "no possible bert"),
+}
+"""What is changed in the folder of a model, and the reason that must be named."""
+
+
+def test_broken_candidates_are_set_aside_with_their_reasons(folder, toy_folder, tmp_path):
+    model = toy_folder("bert")
+    for name, (file, change, _) in BROKEN.items():
+        path = shutil.copytree(model, tmp_path / name) / file
+        if change is None:
+            path.unlink()
+        elif isinstance(change, dict):
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        else:
+            path.write_bytes(change(path.read_bytes()))
+    names = ["bm25", str(model), *(str(tmp_path / name) for name in BROKEN)]
+    told = []
+    candidates, limits = read_candidates(names)
+    selection = select(candidates, LocalData(str(folder)), limits, halving=False, tell=told.append)
+    assert {one.candidate for one in selection.measurements} == {"bm25", str(model)}
+    problems = {Path(failure.system).name: failure.problem for failure in selection.failures}
+    assert problems.keys() == BROKEN.keys()
+    for name, (_, _, reason) in BROKEN.items():
+        assert re.search(reason, problems[name]), problems[name]
+    assert not any(problem in line for line in told for problem in problems.values())
+
+
+def test_error_of_ours_is_not_set_aside():
+    errors = SystemErrors(print)
+    with pytest.raises(ZeroDivisionError), errors.note_failure("a"):
+        raise ZeroDivisionError
+    assert not errors.failures()
+
+
+def test_probe_trains_on_the_data_that_were_measured():
+    data = LocalData("owner/set", columns={"query": "title"}, corpus="docs.jsonl")
+    words = _fit_words("some/model", data, 50)
+    run = load_recipe(recipe_file("bi-encoder-lora"), words[3:])
+    assert (run.data.train, run.data.test) == ("owner/set", "owner/set")
+    assert (run.data.corpus, run.data.columns) == ("docs.jsonl", {"query": "title"})
+    assert run.model.backbone == "some/model"
+
+
+def test_probe_without_a_training_split_is_refused_before_anything_is_measured(folder, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "a", "positive": "b"}\n')
+    probe = ("select", "bm25", "hybrid:bm25+bm25", "--probe", 2, "-o", tmp_path / "out")
+    with pytest.raises(BadRecipe, match="it would train on the test queries"):
+        call(*probe, "--data", pairs)
+    with pytest.raises(BadRecipe, match="measures the test split, and --split is dev"):
+        call(*probe, "--data", folder, "--split", "dev")
 
 
 def test_probe_trains_the_models_alone(folder, toy_folder, tmp_path):

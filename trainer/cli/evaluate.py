@@ -216,19 +216,14 @@ def _finish(
     out: Path | None,
 ) -> None:
     """Shows the results, also to trackers. Raises SystemsFailed if a system was not measured."""
-    from trainer.errors import SystemsFailed
+    from trainer.evaluation.systems.failures import check_complete
     from trainer.tracking.jobs import log_evaluation
 
     evaluation = comparison.evaluation
     _show(comparison, examples)
     if trackers:
-        log_evaluation(trackers, evaluation, out.parent if out else Path())
-    if evaluation.failures:
-        raise SystemsFailed(
-            f"{', '.join(failure.system for failure in evaluation.failures)} could not be measured,"
-            " for the reasons above; the figures of the others are complete, and compared with"
-            f" {evaluation.systems[-1].name}"
-        )
+        log_evaluation(trackers, evaluation, out)
+    check_complete(evaluation.failures)
 
 
 def _write(comparison: "SystemComparison", out: Path | None, save_runs: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from trainer.errors import BadRecipe
 from trainer.evaluation.mteb.catalogue import ModelQuery, find_models, training_data
 from trainer.evaluation.systems.names import SystemName, parse_system
+from trainer.models.files.locate import is_hub_name
 from trainer.recipe.yaml_text import parse, read_text
 
 _KEYS = ("candidates", "models", "limits")
@@ -100,7 +101,9 @@ def _with_training_data(candidates: Sequence[SystemCandidate]) -> list[SystemCan
         {single.value for single in candidate.system.single_systems if single.kind == "model"}
         for candidate in candidates
     ]
-    hub_names = {name for names in models for name in names if not Path(name).exists()}
+    hub_names = {
+        name for names in models for name in names if is_hub_name(name) and not Path(name).exists()
+    }
     known_data = training_data(hub_names) if hub_names else {}
     return [
         replace(

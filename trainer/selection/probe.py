@@ -1,17 +1,19 @@
 """Short training runs of the models that were measured, which show how much each gains."""
 
+import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.errors import BadRecipe
+from trainer.errors import BadRecipe, Preempted
 from trainer.evaluation.evaluation_file import read_evaluation
+from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.results import BASE, FINE_TUNED, Comparison, Interval
 from trainer.evaluation.systems.names import parse_system
 from trainer.evaluation.verdict import conclusion
+from trainer.pipeline.process import Relay, run_on_terminal
 from trainer.recipe.shipped import recipe_file
 from trainer.selection.measure import Measurement
 
@@ -37,47 +39,67 @@ class Probe:
         return f"probe of {self.model}: {figures} {interval} after {self.steps} steps. {result}"
 
 
+def check_has_training_split(data: LocalData) -> None:
+    """Raises BadRecipe if the data have no training split beside the queries that are measured."""
+    if data.split != "test":
+        raise BadRecipe(
+            f"--probe measures the test split, and --split is {data.split}; leave one of them out"
+        )
+    if Path(data.source).is_file():
+        raise BadRecipe(
+            f"--probe trains on the training split of --data, and {data.source} is one file: it"
+            " would train on the test queries. Give a folder with the splits train and test"
+            " (`nearfar data split` writes one) or a hub data set"
+        )
+
+
 def probe_models(
     measurements: Iterable[Measurement],
-    data: str,
+    data: LocalData,
     folder: Path,
     steps: int,
     find_model: Callable[[str], str],
     tell: Callable[[str], None],
 ) -> list[Probe]:
     """Trains each single model among the candidates for some steps, in a process and a run folder
-    of its own. A run that fails is named, and the others go on.
+    of its own. A run that fails is named, and the others go on. Raises Preempted after a signal,
+    which is forwarded to the run.
     """
     probes = []
-    for measurement in measurements:
-        name = parse_system(measurement.candidate)
-        if name.kind != "model":
-            continue
-        run = "probe-" + re.sub(r"[^A-Za-z0-9_-]+", "-", measurement.candidate).strip("-")
-        words = [
-            *(
-                "fit",
-                str(recipe_file(_RECIPE)),
-                "--replace",
-                f"model.backbone={find_model(name.value)}",
-            ),
-            *(f"data.train={data}", f"output={folder}", f"name={run}"),
-            *(f"optimization.max_steps={steps}", f"validation.every_steps={max(1, steps // 2)}"),
-        ]
-        tell(f"training {measurement.candidate} for {steps} steps")
-        process = subprocess.run(
-            [sys.executable, "-m", "trainer", *words], stdout=subprocess.DEVNULL, check=False
-        )
-        if process.returncode:
-            tell(f"the probe of {measurement.candidate} failed with exit code {process.returncode}")
-            continue
-        probes.append(_read(measurement.candidate, folder / run, steps))
+    names = [measurement.candidate for measurement in measurements]
+    with Relay() as relay:
+        for name in names:
+            if parse_system(name).kind != "model":
+                continue
+            run = "probe-" + re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+            words = _fit_words(find_model(name), data, steps)
+            tell(f"training {name} for {steps} steps")
+            code = run_on_terminal(
+                [*words, f"output={folder}", f"name={run}"], relay, stdout=subprocess.DEVNULL
+            )
+            if relay.first_signal is not None:
+                raise Preempted(f"at the probe of {name}; the result before it is in {folder}")
+            if code:
+                tell(f"the probe of {name} failed with exit code {code}")
+                continue
+            probes.append(_read(name, folder / run, steps))
     if not probes:
         raise BadRecipe(
             "no candidate could be probed: only models are trained, and data must have training"
             " pairs beside the test; see the messages above"
         )
     return sorted(probes, key=lambda probe: -probe.fine_tuned.mean)
+
+
+def _fit_words(model: str, data: LocalData, steps: int) -> list[str]:
+    """Returns the words of a short `nearfar fit` with the data that were measured."""
+    return [
+        *("fit", str(recipe_file(_RECIPE)), "--replace", f"model.backbone={model}"),
+        *(f"data.train={data.source}", f"data.test={data.source}"),
+        *([f"data.corpus={data.corpus}"] if data.corpus is not None else []),
+        f"data.columns={json.dumps(dict(data.columns))}",
+        *(f"optimization.max_steps={steps}", f"validation.every_steps={max(1, steps // 2)}"),
+    ]
 
 
 def _read(model: str, run: Path, steps: int) -> Probe:

@@ -11,6 +11,7 @@ from trainer.cli.evaluate import Corpus, MaxQueries
 from trainer.cli.options import shared
 
 if TYPE_CHECKING:
+    from trainer.evaluation.judged_data import LocalData
     from trainer.selection.select import ModelSelection
 
 Names = Annotated[
@@ -86,16 +87,20 @@ def select(
         raise typer.BadParameter("--probe trains models; name a folder for their runs with --out")
     with terminal.loading_libraries():
         from trainer.evaluation.judged_data import LocalData
+        from trainer.evaluation.systems.failures import check_complete
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.runs.run_model import model_of
         from trainer.selection.candidates import read_candidates
         from trainer.selection.page import check_folder, write_selection
+        from trainer.selection.probe import check_has_training_split
         from trainer.selection.select import select as choose
 
     named_candidates, limits = read_candidates(candidates)
     if out is not None:
         check_folder(out)
     judged_data = LocalData(data, split, shared.columns_of(column), corpus, max_queries)
+    if probe is not None:
+        check_has_training_split(judged_data)
     selection = choose(
         named_candidates,
         judged_data,
@@ -107,12 +112,14 @@ def select(
     )
     if probe is not None and out is not None:
         write_selection(selection, out)  # a probe takes long, and may fail
-        selection = _probe(selection, data, out, probe)
+        selection = _probe(selection, judged_data, out, probe)
     _show(selection, out)
-    _check_failures(selection)
+    check_complete(selection.failures)
 
 
-def _probe(selection: "ModelSelection", data: str, out: Path, steps: int) -> "ModelSelection":
+def _probe(
+    selection: "ModelSelection", data: "LocalData", out: Path, steps: int
+) -> "ModelSelection":
     from trainer.runs.run_model import model_of
     from trainer.selection.probe import probe_models
 
@@ -133,11 +140,3 @@ def _show(selection: "ModelSelection", out: Path | None) -> None:
         console.print(line, markup=False)
     if out is not None:
         print(write_selection(selection, out))
-
-
-def _check_failures(selection: "ModelSelection") -> None:
-    from trainer.errors import SystemsFailed
-
-    if selection.failures:
-        names = ", ".join(failure.system for failure in selection.failures)
-        raise SystemsFailed(f"{names} could not be measured; the figures of the others are whole")

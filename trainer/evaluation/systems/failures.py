@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.errors import BadModel, NearfarError
+from trainer.errors import BadModel, NearfarError, SystemsFailed
 from trainer.evaluation.results import Failure
 from trainer.evaluation.systems.names import SystemName
 from trainer.models.files.locate import locate
@@ -13,7 +13,10 @@ from trainer.retrieval.indexes.index_corpus import open_index
 
 
 class SystemErrors:
-    """The errors of systems that failed, by their names. `tell` shows each at once."""
+    """The errors of systems that failed, by their names.
+
+    `tell` says at once which one failed. The reason is in `failures`, or in the error.
+    """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -31,7 +34,7 @@ class SystemErrors:
             if error.exit_code != NearfarError.exit_code:
                 raise
             self._errors[name] = error
-            self._tell(f"{name} cannot be measured: {error}")
+            self._tell(f"{name} cannot be measured; the reason follows at the end")
 
     def usable_systems(
         self, names: Sequence[SystemName], find_model: Callable[[str], str]
@@ -63,3 +66,13 @@ class SystemErrors:
             raise next(iter(self._errors.values()))
         problems = "\n".join(f"{name}: {error}" for name, error in self._errors.items())
         raise BadModel(f"no {kind} could be measured\n{problems}")
+
+
+def check_complete(failures: Sequence[Failure]) -> None:
+    """Raises SystemsFailed, after the result was shown, if some systems were not measured."""
+    if failures:
+        names = ", ".join(failure.system for failure in failures)
+        raise SystemsFailed(
+            f"{names} could not be measured, for the reasons above; the figures of the others are"
+            " complete"
+        )

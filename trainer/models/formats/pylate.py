@@ -60,7 +60,7 @@ def read_late_layout(folder: Path) -> LateLayout:
     if not (folder / "modules.json").exists():
         stanford = (folder / METADATA).exists() or (
             (folder / "config.json").exists()
-            and "HF_ColBERT" in (read_json(folder, "config.json").get("architectures") or [])
+            and "HF_ColBERT" in str(read_json(folder, "config.json").get("architectures"))
         )
         return _stanford(folder) if stanford else LateLayout(folder)
     parts = _parts(folder)

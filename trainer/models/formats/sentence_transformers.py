@@ -127,12 +127,9 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 
 def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
-    pooling_mode = config.get("pooling_mode")
-    modes = (
-        [pooling_mode]
-        if isinstance(pooling_mode, str)
-        else pooling_mode or [mode for key, mode in _CLASSIC.items() if config.get(key)] or ["mean"]
-    )
+    classic_modes = [mode for key, mode in _CLASSIC.items() if config.get(key)]
+    setting = config.get("pooling_mode") or classic_modes or ["mean"]
+    modes = setting if isinstance(setting, list) else [setting]
     if len(modes) != 1 or modes[0] not in KINDS:
         raise BadModel(
             f"{folder / 'config.json'}: pooling {'+'.join(map(str, modes))[:80]} is not one of"

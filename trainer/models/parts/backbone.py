@@ -35,6 +35,7 @@ _CONFIG_ERRORS = (
     AttributeError,
     ImportError,
     ArithmeticError,
+    NotImplementedError,
     StrictDataclassError,
 )
 

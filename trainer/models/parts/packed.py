@@ -197,10 +197,10 @@ def _probes(transformer: PreTrainedModel) -> Texts:
     longest = min(longest_input(transformer), _LONGEST_PROBE)
     window = getattr(transformer.config, "sliding_window", None) or 0
     lengths = [max(_PROBE_LENGTHS[0], 2 * window + 3), *_PROBE_LENGTHS[1:]]
-    pad: int | None = transformer.config.pad_token_id
+    pad = max(0, transformer.config.pad_token_id or 0)  # -1 means none in some configurations
     words = [token for token in range(min(embedding_rows(transformer), 50)) if token != pad]
     lists = [
         [words[(7 * place + row) % len(words)] for place in range(min(longest, length))]
         for row, length in enumerate(lengths)
     ]
-    return Texts.of(lists, range(len(lists)), pad or 0)
+    return Texts.of(lists, range(len(lists)), pad)

@@ -16,19 +16,27 @@ from trainer.models.files.vetting import check_safetensors, weight_files
 LARGEST_COUNT = 1_000
 """More layers or experts than any model has. Each is an object of Python, which takes time."""
 _REPEATED_PART = re.compile(r"(?:^|_)(?:layers?|experts|blocks|groups|stages|depths?)$")
+_NEVER_NEGATIVE = re.compile(r"num_.*|max_position_embeddings")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _MOST_MISSING_RATIO = 0.5
 """The largest share of a model that its files may lack, e.g. a new head on tiny embeddings."""
 
 
 def check_counts(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises BadModel if a configuration, as it is in the file, has absurdly many layers."""
+    """Raises BadModel if a configuration, as it is in the file, has absurdly many layers, or less
+    than none of something.
+    """
     for key, value in config.items():
         if isinstance(value, Mapping):
             check_counts(folder, value)
-        elif (
-            isinstance(value, int | float) and _REPEATED_PART.search(key) and value > LARGEST_COUNT
-        ):
+        elif not isinstance(value, int | float):
+            continue
+        elif _NEVER_NEGATIVE.fullmatch(key) and value < 0:
+            raise BadModel(
+                f"{folder / 'config.json'}: {key} is {value:,}, and a count is not negative; the"
+                " file is damaged"
+            )
+        elif _REPEATED_PART.search(key) and value > LARGEST_COUNT:
             raise BadModel(
                 f"{folder / 'config.json'}: {key} is {value:,}, and at most {LARGEST_COUNT:,} is"
                 " possible; the file is damaged or hostile"
@@ -54,6 +62,7 @@ def check_sizes(folder: Path, config: PretrainedConfig, model_class: Any) -> Non
         ValueError,
         TypeError,
         ArithmeticError,
+        LookupError,  # the name of an activation or of position embeddings
         MemoryError,
         AssertionError,
     ) as error:

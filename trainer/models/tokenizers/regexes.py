@@ -48,6 +48,8 @@ def check_regexes(folder: Path) -> None:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path} cannot be read as JSON: {str(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise BadModel(f"{path} holds a {type(content).__name__} where an object was expected")
     parts = [content.get(part) for part in ("normalizer", "pre_tokenizer")]
     pattern = _failing_pattern(tuple(dict.fromkeys(_patterns(parts))))
     if pattern is not None:
