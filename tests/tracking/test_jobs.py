@@ -46,7 +46,7 @@ def test_mining_shows_counts_and_a_sample_of_negatives(tmp_path, toy_folder, pai
 def test_evaluation_shows_metrics_and_changed_queries(tmp_path, toy_folder, pairs):
     words = (toy_folder("bert"), "--data", pairs, "--out", tmp_path / "e.json")
     call("evaluate", *words, "--tracker", "{kind: tensorboard}")
-    shown = events(tmp_path)
+    shown = events(tmp_path / "e.trackers")
     (score,) = shown.Scalars("test/BM25/ndcg@10")
     systems = {
         system["name"]: system["summary"]
@@ -55,6 +55,19 @@ def test_evaluation_shows_metrics_and_changed_queries(tmp_path, toy_folder, pair
     assert score.value == pytest.approx(systems["BM25"]["ndcg@10"]["mean"], abs=1e-6)
     assert any("p_value_to" in name for name in shown.Tags()["scalars"])
     assert "tables/lost_queries/text_summary" in shown.Tags()["tensors"]
+
+
+def test_files_of_trackers_are_in_the_cache_and_not_in_the_current_folder(
+    tmp_path, pairs, monkeypatch
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("NEARFAR_CACHE", str(tmp_path / "cache"))
+    told = call("evaluate", "bm25", "--data", pairs, "--tracker", "tensorboard").stderr
+    assert not [*here.iterdir()]
+    assert events(tmp_path / "cache/trackers").Scalars("test/BM25/ndcg@10")
+    assert f"--logdir {tmp_path / 'cache/trackers/tensorboard'}" in told
 
 
 def test_unknown_tracker_is_refused_before_the_job_starts(tmp_path, toy_folder, pairs):

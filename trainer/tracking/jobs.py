@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainer.data.cache.folder import user_cache
 from trainer.evaluation.results import Evaluation
 from trainer.mining.work import NEGATIVES, REPORT
 from trainer.recipe.schema.trackers import Tracker
@@ -48,9 +50,14 @@ def log_mining(trackers: Sequence[Tracker], folder: Path) -> None:
     _log_job(trackers, _describe(folder.absolute().name, folder, config, "mine", report), results)
 
 
-def log_evaluation(trackers: Sequence[Tracker], evaluation: Evaluation, folder: Path) -> None:
+def log_evaluation(
+    trackers: Sequence[Tracker], evaluation: Evaluation, out: Path | None = None
+) -> None:
     """Tells trackers about an evaluation: all metrics and tests, and the queries on which the last
-    two systems differ. Files are written into `folder`.
+    two systems differ.
+
+    W&B and TensorBoard write files: beside `out`, the file of the result, into a folder of its
+    name; without it, into the cache of the user.
     """
     summary = summary_of_evaluation(evaluation)
     config = {
@@ -61,8 +68,15 @@ def log_evaluation(trackers: Sequence[Tracker], evaluation: Evaluation, folder: 
         "systems": [system.name for system in evaluation.systems],
     }
     name = f"evaluate-{evaluation.systems[-1].name}-on-{evaluation.set_name}"
-    description = _describe(name, folder, config, "evaluate", summary)
+    description = _describe(name, _files_of_trackers(out), config, "evaluate", summary)
     _log_job(trackers, description, lambda: Results(summary, changed_queries(evaluation)))
+
+
+def _files_of_trackers(out: Path | None) -> Path:
+    if out is not None:
+        return out.with_name(f"{out.stem}.trackers")
+    cache = user_cache() or Path(tempfile.gettempdir()) / "nearfar"
+    return cache / "trackers"
 
 
 def _describe(

@@ -37,17 +37,22 @@ _log = logging.getLogger("nearfar.data")
 
 
 def cache_folder() -> Path | None:
-    """Returns the folder of the cache, or None if it is switched off (`NEARFAR_CACHE=off`).
+    """Returns the folder of parsed data, or None if the cache is off (`NEARFAR_CACHE=off`)."""
+    folder = user_cache()
+    return None if folder is None else folder / "rows"
 
-    It is `rows` in `$NEARFAR_CACHE`, else in `nearfar` in `$XDG_CACHE_HOME`, else in
-    `~/.cache/nearfar`.
+
+def user_cache() -> Path | None:
+    """Returns Nearfar's cache of this user, or None if it is off.
+
+    It is `$NEARFAR_CACHE`, else `nearfar` in `$XDG_CACHE_HOME`, else `~/.cache/nearfar`.
     """
     if folder := os.environ.get(VARIABLE):
-        return None if folder == OFF else Path(folder).absolute() / "rows"
+        return None if folder == OFF else Path(folder).absolute()
     if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder).absolute() / "nearfar" / "rows"
+        return Path(folder).absolute() / "nearfar"
     try:
-        return Path.home() / ".cache" / "nearfar" / "rows"
+        return Path.home() / ".cache" / "nearfar"
     except RuntimeError:  # no home folder
         return None
 

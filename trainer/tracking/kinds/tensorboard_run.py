@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from trainer.recipe.schema.trackers import TensorboardTracker
+from trainer.runtime.console import say
 from trainer.tracking.tracked_run import Description, Results, ResultTable, flat
 
 
@@ -17,9 +18,9 @@ class TensorboardRun:
 
         self._settings, self._config = settings, description.config
         self._latest_step = 0
-        self._writer = SummaryWriter(
-            description.folder / "tensorboard", purge_step=description.first_step or None
-        )
+        folder = description.folder / "tensorboard"
+        self._writer = SummaryWriter(folder, purge_step=description.first_step or None)
+        say(f"tracker tensorboard: `tensorboard --logdir {folder}` shows it")
         recipe = yaml.safe_dump(dict(description.config), sort_keys=False, allow_unicode=True)
         self._text("recipe", f"```yaml\n{recipe}```")
 

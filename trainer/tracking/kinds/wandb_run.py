@@ -146,6 +146,7 @@ class WandbRun:
         import wandb
 
         settings, description = self._settings, self._description
+        description.folder.mkdir(parents=True, exist_ok=True)  # else W&B takes another place
         options = wandb.Settings(
             mode=mode,
             silent=True,
@@ -176,7 +177,7 @@ class WandbRun:
             settings=options,
         )
         place = run.url if mode == "online" else f"no server; {_advice(description)}"
-        say(f"tracker wandb: {place}")
+        say(f"tracker wandb: {place}; its files are in {description.folder / 'wandb'}")
         return run
 
 
