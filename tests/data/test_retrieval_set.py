@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import RetrievalSet, retrieval_set_from_rows
@@ -27,7 +28,7 @@ def test_documents_are_the_corpus_and_all_judged_texts(
     texts: list[tuple[str, str, tuple[str, ...]]], corpus: dict[str, str]
 ) -> None:
     rows = [Row(*row) for row in texts]
-    found = retrieval_set_from_rows(rows, "toy test", corpus)
+    found = retrieval_set_from_rows(rows, "toy test", CorpusTexts.of(corpus))
     judged = {text for row in rows for text in (row.positive, *row.negatives)}
     assert sorted(found.documents) == sorted(judged | corpus.keys())
     ids = dict(zip(found.documents, found.document_ids, strict=True))
@@ -43,9 +44,10 @@ def test_only_sets_without_a_corpus_have_a_limitation(caplog: pytest.LogCaptureF
     assert retrieval_set_from_rows(rows, "toy dev").limitation.startswith(
         "searched among the 2 answers of the validation set alone"
     )
-    assert retrieval_set_from_rows(rows, "toy test", {"a": "1", "b": "2"}).limitation == ""
+    complete, other = (CorpusTexts.of({"a": "1", text: "2"}) for text in "bx")
+    assert retrieval_set_from_rows(rows, "toy test", complete).limitation == ""
     assert not caplog.records
-    assert retrieval_set_from_rows(rows, "toy test", {"a": "1", "x": "2"}).limitation == ""
+    assert retrieval_set_from_rows(rows, "toy test", other).limitation == ""
     assert "toy test: 1 of its 2 answers are not in the corpus" in caplog.text
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from trainer.batch import Batch, identity
 from trainer.build.families.registry import family_of
 from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_positives
+from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
@@ -136,8 +137,8 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
 
 def _corpus(
     name: str | None, reader: CachedReader, validation_source: str | None, test_source: str | None
-) -> dict[str, str] | None:
-    """Returns text and id of the documents of a corpus. Raises BadData if it would not be searched.
+) -> CorpusTexts | None:
+    """Returns the documents of a corpus. Raises BadData if it would not be searched.
 
     It is searched, too, if validation rows are held out of the training rows.
     """
@@ -145,7 +146,7 @@ def _corpus(
         return None
     if validation_source is not None:
         check_takes_corpus(name, validation_source, *filter(None, [test_source]))
-    return reader.document_ids(name)
+    return reader.corpus_texts(name)
 
 
 def _general_collections(

@@ -1,12 +1,14 @@
 """`RetrievalSet`: the queries, documents and judgements on which retrieval is evaluated."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
+from trainer.data.corpus_texts import CorpusTexts, JoinedTexts
 from trainer.data.readers.beir import (
     QUERIES_OF_USERS,
     has_documents_of_pairs_alone,
@@ -23,6 +25,7 @@ from trainer.data.splits import in_hash_order
 from trainer.errors import BadData
 
 _log = logging.getLogger("nearfar.data")
+_NEW_ID = re.compile(r"[qd]\d+")
 _MADE_QUERIES = "made from the documents: figures say little about real questions"
 
 
@@ -68,11 +71,12 @@ def read_retrieval_set(
     `max_queries` queries, a subset is selected by hash; it is the same in every run. Raises BadData
     or TooManyBadRows.
     """
-    document_ids = None
+    texts = None
     if corpus is not None:
         check_takes_corpus(corpus, source)
-        document_ids = read_document_ids(corpus, ReadReport(corpus), max_bad_rows_ratio)
-    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio, document_ids)
+        ids = read_document_ids(corpus, ReadReport(corpus), max_bad_rows_ratio)
+        texts = CorpusTexts.of(ids)
+    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio, texts)
     return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
 
 
@@ -91,7 +95,7 @@ def read_set_and_report(
     split: Split,
     columns: Mapping[str, str] | None,
     max_bad_rows_ratio: float,
-    corpus: Mapping[str, str] | None = None,
+    corpus: CorpusTexts | None = None,
 ) -> tuple[RetrievalSet, ReadReport]:
     """Returns the retrieval set with all queries, and the report of reading it."""
     folder = Path(source)
@@ -107,30 +111,35 @@ def set_name(source: str, split: Split) -> str:
 
 
 def retrieval_set_from_rows(
-    rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None = None
+    rows: Sequence[Row], name: str, corpus: CorpusTexts | None = None
 ) -> RetrievalSet:
     """Builds a retrieval set from rows: each distinct query with its positives.
 
-    The documents are those of `corpus` (text to id), then every distinct positive and negative that
-    is not among them. Equal texts are one document. A scored row is a positive when its score is in
+    The documents are those of `corpus`, then every distinct positive and negative that is not among
+    them. Equal texts are one document. A scored row is a positive when its score is in
     the upper half of the range of all scores. `name` ends with the name of the split.
 
     >>> rows = [Row("q", "a", ("b",)), Row("q", "c")]
     >>> retrieval_set_from_rows(rows, "toy test").qrels
     {'q0': {'d0': 1, 'd2': 1}}
-    >>> retrieval_set_from_rows(rows, "toy test", {"x": "1", "c": "2"}).document_ids
-    ('1', '2', 'd0', 'd1')
+    >>> corpus = CorpusTexts.of({"x": "1", "c": "2"})
+    >>> list(retrieval_set_from_rows(rows, "toy test", corpus).document_ids)
+    ['1', '2', 'd0', 'd1']
     """
     queries: dict[str, str] = {}
-    documents = dict(corpus or {})
+    new_documents: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    known_ids = frozenset(documents.values())
+    known_documents = corpus or CorpusTexts((), ())
+    documents = known_documents.ids_of(
+        text for row in rows for text in (row.positive, *row.negatives)
+    )
+    known_ids = frozenset(filter(_NEW_ID.fullmatch, known_documents.ids))
     query_ids, document_ids = (new_ids(prefix, known_ids) for prefix in "qd")
     middle = middle_score(rows)
     for row in rows:
         for document in (row.positive, *row.negatives):
             if document not in documents:
-                documents[document] = next(document_ids)
+                documents[document] = new_documents[document] = next(document_ids)
         if row.labels is None or row.labels[0] > middle:
             if row.query not in queries:
                 queries[row.query] = next(query_ids)
@@ -140,14 +149,17 @@ def retrieval_set_from_rows(
             f"{name}: no row has a positive, so retrieval cannot be evaluated; give rows with"
             " different scores, or without scores."
         )
+    ids: Sequence[str] = tuple(new_documents.values())
+    texts: Sequence[str] = tuple(new_documents)
     if corpus is not None:
-        _warn_of_new_answers(name, qrels, known_ids)
+        _warn_of_new_answers(name, qrels, frozenset(ids))
+        ids, texts = JoinedTexts(corpus.ids, ids), JoinedTexts(corpus.texts, texts)
     return RetrievalSet(
         name,
         tuple(queries.values()),
         tuple(queries),
-        tuple(documents.values()),
-        tuple(documents),
+        ids,
+        texts,
         qrels,
         _limitation(len(documents), _own_documents(rows, name)) if corpus is None else "",
     )
@@ -168,10 +180,10 @@ def new_ids(prefix: str, known_ids: Set[str]) -> Iterator[str]:
 
 
 def _warn_of_new_answers(
-    name: str, qrels: Mapping[str, Mapping[str, int]], known_ids: Set[str]
+    name: str, qrels: Mapping[str, Mapping[str, int]], new_documents: Set[str]
 ) -> None:
     answers = {document for grades in qrels.values() for document in grades}
-    if new_answers := answers - known_ids:
+    if new_answers := answers & new_documents:
         _log.warning(
             "%s: %d of its %d answers are not in the corpus, and were added to it. If they should"
             " be there, compare the texts: that of a document is its title, a space and its text.",

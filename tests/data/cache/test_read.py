@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -279,3 +280,16 @@ def test_mixture_is_not_divided_like_its_first_set(tmp_path, monkeypatch):
     data = data_sets(mixture, seed=3)
     monkeypatch.setenv("NEARFAR_CACHE", "off")
     assert [*data.train] == [*data_sets(mixture, seed=3).train]
+
+
+def test_documents_of_a_corpus_stay_on_disk(tmp_path):
+    plain, corpus = plain_lines(tmp_path / "plain.jsonl"), tmp_path / "docs.txt"
+    corpus.write_text("\n".join(f"{number} {'word ' * 200}" for number in range(5000)))
+    section = DataSection(train=str(plain), corpus=str(corpus), validation_ratio=0.2)
+    data_sets(section, seed=3)
+    tracemalloc.start()
+    data = data_sets(section, seed=3)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.validation.documents) == 5000 + len(data.validation.queries)
+    assert kept_bytes < corpus.stat().st_size / 5

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from trainer.data.cache.entry import Build, Entry, EntryKey
 from trainer.data.cache.folder import find_or_build
-from trainer.data.cache.stored_set import load_ids, load_set, write_ids, write_set
+from trainer.data.cache.stored_set import load_corpus, load_set, write_ids, write_set
+from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.fingerprint import SourceDigests
 from trainer.data.readers.beir import is_beir_folder
 from trainer.data.readers.corpus import read_document_ids
@@ -73,12 +74,11 @@ class CachedReader:
         columns: Mapping[str, str],
         split: Split,
         max_queries: int | None = None,
-        corpus: Mapping[str, str] | None = None,
+        corpus: CorpusTexts | None = None,
     ) -> RetrievalSet:
         """Returns the retrieval set of a source (see `read_retrieval_set`).
 
-        `corpus` has the texts and ids of `document_ids`; a BEIR folder does not use it. Raises
-        BadData or TooManyBadRows.
+        A BEIR folder does not use `corpus`. Raises BadData or TooManyBadRows.
         """
         if corpus is not None and not is_beir_folder(Path(source)):
             rows = self.rows(source, columns, split)
@@ -87,8 +87,8 @@ class CachedReader:
             retrieval_set = self._stored_set(source, columns, split)
         return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
 
-    def document_ids(self, corpus: str) -> dict[str, str]:
-        """Returns the id of each distinct text of a corpus (see `read_document_ids`).
+    def corpus_texts(self, corpus: str) -> CorpusTexts:
+        """Returns the distinct texts of a corpus (see `read_document_ids`), which stay on disk.
 
         Raises BadData or TooManyBadRows.
         """
@@ -98,7 +98,7 @@ class CachedReader:
             write_ids(folder, read_document_ids(corpus, report, self._max_bad_rows_ratio))
             return report.facts()
 
-        return load_ids(self._read(corpus, {"kind": "corpus"}, build).tables)
+        return load_corpus(self._read(corpus, {"kind": "corpus"}, build).tables)
 
     def _stored_set(self, source: str, columns: Mapping[str, str], split: Split) -> RetrievalSet:
         def build(folder: Path) -> Mapping[str, Any]:

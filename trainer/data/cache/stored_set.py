@@ -6,6 +6,7 @@ from typing import overload
 
 import pyarrow as pa
 
+from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.retrieval_set import RetrievalSet
 
 _QUERIES, _DOCUMENTS, _QRELS = "queries.arrow", "documents.arrow", "qrels.arrow"
@@ -69,9 +70,10 @@ def write_ids(folder: Path, ids: Mapping[str, str]) -> None:
     _write_texts(folder / _DOCUMENTS, ("text", "id"), ids.items())
 
 
-def load_ids(tables: Mapping[str, pa.Table]) -> dict[str, str]:
-    """Returns the id of each text that `write_ids` wrote."""
-    return dict(zip(*map(TextColumn, tables[_DOCUMENTS].columns), strict=True))
+def load_corpus(tables: Mapping[str, pa.Table]) -> CorpusTexts:
+    """Returns the texts and ids that `write_ids` wrote. They stay on disk."""
+    texts, ids = map(TextColumn, tables[_DOCUMENTS].columns)
+    return CorpusTexts(ids, texts)
 
 
 def _write_texts(path: Path, names: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
