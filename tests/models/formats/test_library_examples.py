@@ -58,6 +58,8 @@ def test_dense_examples_give_our_vectors(toy_folder, tmp_path, family, pooling, 
     torch.testing.assert_close(results["transformers"]["scores"], scores, atol=1e-5, rtol=0)
     assert " ".join(re.findall(r"^# (Text Embeddings|vLLM|Infinity)", card, re.M)) == servers
     assert "A query begins with `query_prompt`" in card
+    assert "nearfar's tests run the Python code above" in card
+    assert "and nearfar's tests do not run them" in card
 
 
 def test_projected_model_has_no_example_that_leaves_the_projection_out(toy_folder, tmp_path):

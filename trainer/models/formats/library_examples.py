@@ -136,7 +136,7 @@ def _transformers(code: str, architecture: str | None) -> str:
 
 def _servers(commands: list[str]) -> str:
     return (
-        "\nServers; the commands follow their documentation and are not part of nearfar's tests:\n"
+        "\nServers; the commands follow their documentation, and nearfar's tests do not run them:\n"
         + _block("\n".join(commands), "bash")
     )
 

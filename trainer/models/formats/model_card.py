@@ -39,7 +39,7 @@ class ModelCard:
             .replace("<", "\\u003c")
         )
         examples = self.examples(contract, architecture, width) if self.examples else ""
-        notes = ""
+        notes = "\nnearfar's tests run the Python code above for models of this kind.\n"
         if adapter:
             notes += (
                 "\nThe LoRA adapter alone is in `adapter/`; the weights here have it merged in.\n"
