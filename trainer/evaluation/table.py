@@ -64,7 +64,7 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
     queries = len(evaluation.systems[0].query_ids)
     title = (
         f"{visible(evaluation.set_name, 60)}: {queries:,} queries,"
-        f" {evaluation.documents:,} documents; means, in brackets the 95 % interval"
+        f" {evaluation.documents:,} documents; means [95 % interval]"
     )
     table = Table(
         title=Text(title),

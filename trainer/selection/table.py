@@ -10,7 +10,7 @@ from trainer.selection.measure import Measurement
 from trainer.selection.select import ModelSelection
 from trainer.storage.visible import visible
 
-_HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "of index")
+_HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "index MB")
 _NAME_WIDTH = 60
 
 
@@ -78,14 +78,16 @@ def conclusion_of(selection: ModelSelection) -> str:
     if choice.recommendation is None:
         return f"No candidate stays{limits}; raise the limits, or name smaller candidates."
     recommended_candidate = choice.recommendation
+    quickest = ", the quickest such one"
     if len(choice.group) == 1:
+        quickest = quickest if recommended_candidate is not choice.best else ""
         group = f"{choice.best.candidate} is the best one, proven against each other candidate."
     else:
         group = (
             f"{len(choice.group)} candidates cannot be told apart from the best:"
             f" {', '.join(measurement.candidate for measurement in choice.group)}."
         )
-    return f"{group} Recommended{limits}: {recommended_candidate.candidate}, the quickest such one."
+    return f"{group} Recommended{limits}: {recommended_candidate.candidate}{quickest}."
 
 
 def _figures(measurement: Measurement) -> Iterator[str]:
