@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.readers.corpus import read_document_ids
+from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import RetrievalSet, retrieval_set_from_rows
 from trainer.data.rows import Row

@@ -12,11 +12,11 @@ import numpy as np
 from trainer.batch import Batch, identity
 from trainer.build.families.registry import family_of
 from trainer.data.cache.read import CachedReader, cached_hold_out, cached_known_positives
-from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.fingerprint import SourceDigests, fingerprint_sources
 from trainer.data.mixture import Mixture, build_mixture, check_weights, concatenate
 from trainer.data.module import PairData, Steps
 from trainer.data.readers.beir import is_beir_folder, source_of_split
+from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.retrieval_set import (
     RetrievalSet,
     check_takes_corpus,

@@ -8,7 +8,6 @@ from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.corpus_texts import CorpusTexts, JoinedTexts
 from trainer.data.readers.beir import (
     QUERIES_OF_USERS,
     has_documents_of_pairs_alone,
@@ -18,6 +17,7 @@ from trainer.data.readers.beir import (
 )
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
+from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
 from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
@@ -116,8 +116,8 @@ def retrieval_set_from_rows(
     """Builds a retrieval set from rows: each distinct query with its positives.
 
     The documents are those of `corpus`, then every distinct positive and negative that is not among
-    them. Equal texts are one document. A scored row is a positive when its score is in
-    the upper half of the range of all scores. `name` ends with the name of the split.
+    them. Equal texts are one document. A scored row is a positive when its score is in the upper
+    half of the range of all scores. `name` ends with the name of the split.
 
     >>> rows = [Row("q", "a", ("b",)), Row("q", "c")]
     >>> retrieval_set_from_rows(rows, "toy test").qrels
@@ -126,43 +126,48 @@ def retrieval_set_from_rows(
     >>> list(retrieval_set_from_rows(rows, "toy test", corpus).document_ids)
     ['1', '2', 'd0', 'd1']
     """
-    queries: dict[str, str] = {}
-    new_documents: dict[str, str] = {}
-    qrels: dict[str, dict[str, int]] = {}
     known_documents = corpus or CorpusTexts((), ())
-    documents = known_documents.ids_of(
-        text for row in rows for text in (row.positive, *row.negatives)
-    )
+    texts_of_rows = dict.fromkeys(text for row in rows for text in (row.positive, *row.negatives))
+    document_ids = known_documents.ids_of(texts_of_rows)
     known_ids = frozenset(filter(_NEW_ID.fullmatch, known_documents.ids))
-    query_ids, document_ids = (new_ids(prefix, known_ids) for prefix in "qd")
-    middle = middle_score(rows)
-    for row in rows:
-        for document in (row.positive, *row.negatives):
-            if document not in documents:
-                documents[document] = new_documents[document] = next(document_ids)
-        if row.labels is None or row.labels[0] > middle:
-            if row.query not in queries:
-                queries[row.query] = next(query_ids)
-            qrels.setdefault(queries[row.query], {})[documents[row.positive]] = 1
+    unused_query_ids, unused_ids = (new_ids(prefix, known_ids) for prefix in "qd")
+    new_documents = [text for text in texts_of_rows if text not in document_ids]
+    document_ids |= dict(zip(new_documents, unused_ids, strict=False))
+    query_ids, qrels = _judgements(rows, document_ids, unused_query_ids)
     if not qrels:
         raise BadData(
             f"{name}: no row has a positive, so retrieval cannot be evaluated; give rows with"
             " different scores, or without scores."
         )
-    ids: Sequence[str] = tuple(new_documents.values())
     texts: Sequence[str] = tuple(new_documents)
+    ids: Sequence[str] = tuple(map(document_ids.__getitem__, texts))
     if corpus is not None:
         _warn_of_new_answers(name, qrels, frozenset(ids))
         ids, texts = JoinedTexts(corpus.ids, ids), JoinedTexts(corpus.texts, texts)
     return RetrievalSet(
         name,
-        tuple(queries.values()),
-        tuple(queries),
+        tuple(query_ids.values()),
+        tuple(query_ids),
         ids,
         texts,
         qrels,
-        _limitation(len(documents), _own_documents(rows, name)) if corpus is None else "",
+        _limitation(len(texts), _own_documents(rows, name)) if corpus is None else "",
     )
+
+
+def _judgements(
+    rows: Sequence[Row], document_ids: Mapping[str, str], unused_ids: Iterator[str]
+) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Returns the id of each query that has a positive, and the grades of its documents."""
+    query_ids: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    middle = middle_score(rows)
+    for row in rows:
+        if row.labels is None or row.labels[0] > middle:
+            if row.query not in query_ids:
+                query_ids[row.query] = next(unused_ids)
+            qrels.setdefault(query_ids[row.query], {})[document_ids[row.positive]] = 1
+    return query_ids, qrels
 
 
 def middle_score(rows: Sequence[Row]) -> float:

@@ -91,16 +91,12 @@ def select(
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.runs.run_model import model_of
         from trainer.selection.candidates import read_candidates
-        from trainer.selection.page import check_folder, write_selection
-        from trainer.selection.probe import check_has_training_split
+        from trainer.selection.page import write_selection
         from trainer.selection.select import select as choose
 
     named_candidates, limits = read_candidates(candidates)
-    if out is not None:
-        check_folder(out)
     judged_data = LocalData(data, split, shared.columns_of(column), corpus, max_queries)
-    if probe is not None:
-        check_has_training_split(judged_data)
+    _check_possible(judged_data, out, probe)
     selection = choose(
         named_candidates,
         judged_data,
@@ -115,6 +111,17 @@ def select(
         selection = _probe(selection, judged_data, out, probe)
     _show(selection, out)
     check_complete(selection.failures)
+
+
+def _check_possible(data: "LocalData", out: Path | None, probe: int | None) -> None:
+    """Checks before anything is measured that the result can be written and models be trained."""
+    from trainer.selection.page import check_folder
+    from trainer.selection.probe import check_has_training_split
+
+    if out is not None:
+        check_folder(out)
+    if probe is not None:
+        check_has_training_split(data)
 
 
 def _probe(

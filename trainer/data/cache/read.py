@@ -18,10 +18,10 @@ import pyarrow as pa
 from trainer.data.cache.entry import Build, Entry, EntryKey
 from trainer.data.cache.folder import find_or_build
 from trainer.data.cache.stored_set import load_corpus, load_set, write_ids, write_set
-from trainer.data.corpus_texts import CorpusTexts
 from trainer.data.fingerprint import SourceDigests
 from trainer.data.readers.beir import is_beir_folder
 from trainer.data.readers.corpus import read_document_ids
+from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.readers.read import Split, has_known_layout, write_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.retrieval_set import (

@@ -6,7 +6,7 @@ from typing import overload
 
 import pyarrow as pa
 
-from trainer.data.corpus_texts import CorpusTexts
+from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.retrieval_set import RetrievalSet
 
 _QUERIES, _DOCUMENTS, _QRELS = "queries.arrow", "documents.arrow", "qrels.arrow"

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from trainer.batch import Texts, identity
 from trainer.errors import BadModel, BadText
 from trainer.models.files.vetting import inside, read_json, without_code
+from trainer.models.tokenizers.length import check_length
 from trainer.models.tokenizers.regexes import check_regexes, is_panic, panics
 from trainer.storage.visible import visible
 
@@ -183,7 +184,7 @@ def read_tokenizer(
             f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}); it needs"
             " tokenizer.json"
         )
-    _check_length(tokenizer, folder)
+    check_length(tokenizer, folder)
     tokenizer.name_or_path = ""
     give_pad_token(tokenizer)
     if lower_case:
@@ -211,17 +212,6 @@ def _stage(folder: Path, staging_folder: Path) -> bool:
             json.dumps(safe_settings), encoding="utf-8"
         )
     return any(map(_VOCABULARY.fullmatch, names))
-
-
-def _check_length(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Makes the maximum length a whole number. Raises BadModel for anything else."""
-    length: Any = tokenizer.model_max_length
-    if not isinstance(length, int | float) or length < 1 or length % 1 != 0:
-        raise BadModel(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {str(length)[:80]}, which is"
-            " no number of tokens; set it to the longest text that the model was trained on"
-        )
-    tokenizer.model_max_length = int(length)
 
 
 def check_matches(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:

@@ -20,8 +20,12 @@ class CorpusTexts:
 
     def ids_of(self, texts: Iterable[str]) -> dict[str, str]:
         """Returns the id of each of these texts that is in the corpus."""
-        wanted = set(texts)
-        return {text: key for text, key in zip(self.texts, self.ids, strict=True) if text in wanted}
+        distinct_texts = set(texts)
+        return {
+            text: key
+            for text, key in zip(self.texts, self.ids, strict=True)
+            if text in distinct_texts
+        }
 
 
 class JoinedTexts(Sequence[str]):
