@@ -54,7 +54,7 @@ def test_full_listing_has_every_key_once_per_variant() -> None:
         if not (key.sections and key.name not in LISTS)
         and not (key.path[-1] == "kind" and len(key.path) > 1)
     ]
-    kinds = ["model.tuning.kind", *["objective.kind"] * 2]
+    kinds = ["model.tuning.kind", *["objective.kind"] * 3]
     may_be_absent = [
         "model.static",
         "objective.hardness",
@@ -103,6 +103,8 @@ def test_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     defaults = re.findall(r"^([a-z_0-9.]+) = (\S+) ", explain_keys(), flags=re.MULTILINE)
     of_objectives = (
         "objective.margin",
+        "objective.bias",
+        "objective.bias",
         "objective.teacher_temperature",
         "objective.random_negatives",
         "objective.graded",
@@ -125,7 +127,7 @@ def test_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     )
     settings = [
         f"{key}={value}"
-        for key, value in defaults
+        for key, value in dict(reversed(defaults)).items()  # the first is of bi-encoders
         if value != "(required)" and key in of_bi_encoders and not key.startswith(of_others)
     ]
     assert len(settings) > 40

@@ -139,8 +139,8 @@ class TestMistakes:
     def test_mistyped_variant_is_refused(self, write) -> None:
         message = problem(write(LEAST + "objective:\n  kind: contrastiv\n"))
         assert (
-            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, distillation,'
-            " margin_mse, cosent, triplet"
+            'toy.yaml:7: objective.kind: "contrastiv" is not one of contrastive, sigmoid,'
+            " distillation, margin_mse, cosent, triplet"
         ) in message
         assert message.endswith("; did you mean contrastive?")
         assert "model.tuning.kind: 3 is not one of lora, full" in problem(
