@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from teachers import teacher_of
 from torch import Tensor, nn
-from toy_models import SENTENCES
+from toy_models import SENTENCES, masked_lm
 
 from trainer.batch import Batch, identity, pair_identity
 from trainer.microbatches import Encode, in_microbatches
@@ -20,6 +20,7 @@ from trainer.models.encoder import Encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.depth import AtDepths
 from trainer.models.settings import Lora
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.objectives import ranking_losses
 from trainer.objectives.candidates import (
     Distillation,
@@ -33,6 +34,7 @@ from trainer.objectives.matryoshka import Matryoshka, Weights
 from trainer.objectives.objective import Objective
 from trainer.objectives.ranking import Ranking
 from trainer.objectives.sigmoid import Bias, Sigmoid
+from trainer.objectives.sparsity import RegularizedObjective
 from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,
@@ -137,6 +139,25 @@ OF_PAIRS: dict[str, Objective] = {
 """Objectives of a cross-encoder, whose score is JOINT: query and document are encoded together."""
 JOINT = "joint"
 PAIRS += [(objective, JOINT) for objective in OF_PAIRS]
+SPARSE_TERMS = 10
+"""More than some texts of ROWS have active terms, and fewer than others."""
+
+
+def regularized(objective: Objective, free_terms: int | None = None) -> RegularizedObjective:
+    """With the share of the weights of the first of two steps of warm-up."""
+    return RegularizedObjective(objective, 8.0, 5.0, warmup_steps=2, free_terms=free_terms)
+
+
+OF_SPARSE: dict[str, Objective] = {
+    "flops": regularized(Contrastive(dot)),
+    "flops above free terms": regularized(Contrastive(dot), SPARSE_TERMS),
+    "kl, flops": regularized(Distillation(EmbeddingScores(dot), teacher_temperature=2.0)),
+    "margin-mse, flops": regularized(MarginMse(EmbeddingScores(dot))),
+    "contrastive": Contrastive(dot),
+}
+"""Objectives of a sparse model, whose score is SPARSE: the dot product of its vectors."""
+SPARSE = "sparse"
+PAIRS += [(objective, SPARSE) for objective in OF_SPARSE]
 MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},
     "micro-batched": {"tokens": 24, "kept_tokens": 0},
@@ -146,7 +167,7 @@ TUNINGS: dict[str, Lora | None] = {
     "full": None,
     "lora": Lora(rank=4),
 }
-NEW = ("sigmoid", "taught", "nested", *DEEP, *HARD, *TAUGHT)
+NEW = ("sigmoid", "taught", "nested", *DEEP, *HARD, *TAUGHT, *list(OF_SPARSE)[1:-1])
 """Objectives that go through the same encoder and partition as the others, and so are held against
 one process in one way, not six.
 """
@@ -192,8 +213,12 @@ def encoder_of(
 ) -> Encoder:
     """The same weights in every process."""
     torch.manual_seed(SEED)
-    if score == JOINT:
-        encoder: Encoder = build_cross_encoder(
+    if score == SPARSE:
+        encoder: Encoder = build_sparse_encoder(
+            SparseSettings(backbone=str(masked_lm(folder)), lora=TUNINGS[tuning])
+        )
+    elif score == JOINT:
+        encoder = build_cross_encoder(
             CrossEncoderSettings(backbone=str(folder), lora=TUNINGS[tuning])
         )
     elif score == "dot":
@@ -259,7 +284,8 @@ def encode_of(encoder: Any, objective: str) -> Encode:
 
 def objective_of(objective: str, score: str) -> Objective:
     """An objective of the matrix with its score."""
-    return OF_PAIRS[objective] if score == JOINT else OBJECTIVES[objective](SCORES[score])
+    of_score = {JOINT: OF_PAIRS, SPARSE: OF_SPARSE}.get(score)
+    return of_score[objective] if of_score else OBJECTIVES[objective](SCORES[score])
 
 
 def gradient_of(

@@ -25,6 +25,10 @@ FAMILIES = {
         "modules": {"late_interaction", "late_interaction_pipeline", "pylate", "colbert"},
         "classes": ("LateInteraction", "ColBERT"),
     },
+    "sparse": {
+        "modules": {"sparse", "sparse_pipeline", "regularizer"},
+        "classes": ("Sparse", "Regularizer"),
+    },
     "cross-encoder": {
         "modules": {"cross_encoder"},
         "classes": ("CrossEncoder",),

@@ -17,7 +17,13 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 SENTENCES = (
     "Delete a disk.",
@@ -93,6 +99,26 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
     model = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def masked_lm(folder: Path) -> Path:
+    """The folder of a masked language model that is the toy in `folder` with a head. It is written
+    on the first call.
+    """
+    path = folder.with_name(f"{folder.name}-masked-lm")
+    if path.exists():
+        return path
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        model = AutoModelForMaskedLM.from_pretrained(folder)
+        bias = model.get_output_embeddings().bias
+        if bias is not None:  # so that some words are active, and others not
+            torch.nn.init.normal_(bias, -2.0, 0.3)
+    partial = path.with_name(f"{path.name}-partial")
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
+    partial.rename(path)
+    return path
 
 
 def word_pieces() -> PreTrainedTokenizerFast:

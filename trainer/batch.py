@@ -169,6 +169,8 @@ class Batch:
     """The origin of each row as `file:line`, for messages about a step that failed."""
     divisions: tuple[Division, ...] = ()
     """The micro-batches of queries and documents, if they were made ahead of the step."""
+    step: int = 0
+    """The number of the optimizer step, from 0."""
 
     def __post_init__(self) -> None:
         if len(self.queries) == 0 or len(self.documents) % len(self.queries):

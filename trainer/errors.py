@@ -97,6 +97,14 @@ class NonFinite(NearfarError):
     exit_code = 86
 
 
+class Collapse(NearfarError):
+    """Raised before the optimizer step if the vectors of a sparse model are all zero, or not sparse
+    at all. No weight has changed.
+    """
+
+    exit_code = 86
+
+
 class TooManyBadRows(NearfarError):
     """Raised when more rows are bad than `data.max_bad_rows_ratio` allows."""
 

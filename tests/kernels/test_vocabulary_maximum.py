@@ -78,7 +78,7 @@ def test_word_that_is_not_active_has_no_gradient():
 
 
 def test_autocast_multiplies_in_its_type_and_returns_float32():
-    states, weight, bias = head(torch.float32)
+    states, weight, _ = head(torch.float32)
     expected = plain_maximum(states.bfloat16(), weight.bfloat16(), None, LENGTHS)
     with torch.autocast("cpu", torch.bfloat16):
         output = kernel.vocabulary_maximum(states, weight, None, packing_of(LENGTHS))

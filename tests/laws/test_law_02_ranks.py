@@ -14,7 +14,17 @@ import os
 
 import pytest
 import torch
-from matrix import CASES, JOINT, SCORES, TUNINGS, batch_of, encoder_of, gradient_of, likeness
+from matrix import (
+    CASES,
+    JOINT,
+    SCORES,
+    SPARSE,
+    TUNINGS,
+    batch_of,
+    encoder_of,
+    gradient_of,
+    likeness,
+)
 from ranks import on_ranks
 from torch import distributed
 
@@ -22,7 +32,7 @@ from trainer import collectives as parallel
 from trainer import log_partition as partition
 from trainer.collectives import rank, ranks
 from trainer.objectives import contrastive as objectives
-from trainer.objectives import exclusions
+from trainer.objectives import exclusions, sparsity
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 WHOLE = os.environ.get("NEARFAR_WHOLE_MATRIX")
@@ -120,7 +130,7 @@ def test_cases_differ(alone):
         for case, (_, gradient) in alone.items()
         if case[2:] == ("full", "partly kept")
     }
-    alike = [[case for case in of_kind if case[1] == score] for score in ("dot", JOINT)]
+    alike = [[case for case in of_kind if case[1] == score] for score in ("dot", JOINT, SPARSE)]
     for one, other in itertools.chain(*(itertools.combinations(cases, 2) for cases in alike)):
         assert abs(likeness(of_kind[one], of_kind[other])[1]) > 1e-4, (one, other)
 
@@ -151,10 +161,24 @@ def no_mask_between_ranks():
     exclusions.gather = gather
 
 
+def flops_of_each_rank():
+    """What a trainer does that squares the mean of each rank's own texts."""
+    sparsity.sum_with_gradient = lambda sums: sums * ranks()
+
+
 @pytest.mark.parametrize("spoil", [loss_times_ranks, detached_gather, no_mask_between_ranks])
 @pytest.mark.parametrize("score", SCORES)
 def test_wrong_implementation_is_caught(toy_folder, alone, spoil, score):
     case = ("contrastive", score, "full", "micro-batched")
+    wrong = on_ranks(2, gradients, toy_folder("bert"), torch.float64, [case], spoil)[0][0][1]
+    norm, turned = likeness(wrong, alone[case][1])
+    assert abs(norm - 1) > 1e-3 or turned > 1e-4
+
+
+@pytest.mark.parametrize("spoil", [loss_times_ranks, flops_of_each_rank])
+def test_wrong_regularizer_is_caught(toy_folder, alone, spoil):
+    """A mean over the ranks of the square of each rank's mean is what other libraries have."""
+    case = ("flops", SPARSE, "full", "micro-batched")
     wrong = on_ranks(2, gradients, toy_folder("bert"), torch.float64, [case], spoil)[0][0][1]
     norm, turned = likeness(wrong, alone[case][1])
     assert abs(norm - 1) > 1e-3 or turned > 1e-4

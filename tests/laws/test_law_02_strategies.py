@@ -18,6 +18,7 @@ from matrix import CASES as ALL
 from matrix import (
     JOINT,
     MICRO_BATCHES,
+    SPARSE,
     TAUGHT,
     TEMPERATURE,
     batch_of,
@@ -53,6 +54,7 @@ SOME = [
     ("listwise", JOINT, "lora", "partly kept"),
     ("kl", JOINT, "full", "whole"),
     ("lambda-loss", JOINT, "full", "micro-batched"),
+    ("flops", SPARSE, "full", "micro-batched"),
 ]
 CASES = ALL if WHOLE else SOME
 RATE, TOLERANCE = 1e3, 1e-5
@@ -110,7 +112,9 @@ def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
 
     settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
-    learned = objective not in ("margin-mse", *TAUGHT) and (score != JOINT or objective == "kl")
+    learned = objective not in ("margin-mse", "margin-mse, flops", *TAUGHT) and (
+        score != JOINT or objective == "kl"
+    )
     temperature = Temperature(TEMPERATURE, learned)
     module = OneStep(
         encoder,

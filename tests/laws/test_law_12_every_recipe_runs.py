@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_models import masked_lm
 from trained_weights import base_won, largest_change
 
 from trainer.build.families.registry import build_model
@@ -17,7 +18,7 @@ from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.base import BaseVectorRecipe
-from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe
+from trainer.recipe.schema.families import CrossEncoderRecipe, Recipe, SparseRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SUBJECTS = (
@@ -60,8 +61,10 @@ def test_recipes_exist():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
-    backbone = toy_folder("bert")
     run = load_recipe(path)
+    backbone = toy_folder("bert")
+    if isinstance(run, SparseRecipe):
+        backbone = masked_lm(backbone)
     overrides = [
         f"model.backbone={backbone}",
         f"data.train={training_file(run, tmp_path)}",
@@ -72,6 +75,8 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
+    if isinstance(run, SparseRecipe):
+        overrides.append("model.document_max_length_tokens=64")
     if isinstance(run, CrossEncoderRecipe):
         overrides += [
             "objective.random_negatives=3",
@@ -81,7 +86,7 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
         overrides.append("model.projection_dimensions=8")
     if isinstance(run, BaseVectorRecipe) and run.model.layers is not None:
         overrides.append("model.layers=1")
-    if isinstance(run, BaseVectorRecipe) and run.matryoshka is not None:
+    if isinstance(run, BaseVectorRecipe) and run.matryoshka_section is not None:
         overrides.append("matryoshka.dimensions=[32, 8]")
     if isinstance(run, BaseVectorRecipe) and run.teacher is not None:
         start = {"backbone": str(backbone), "projection_dimensions": 8, "lora": None}

@@ -10,6 +10,7 @@ from late_interaction_toys import make_marked_bert, new_encoder
 from matrix import SENTENCES, batch_of
 from pretend_device import DEVICE, on_pretend_device
 from pretend_trainer import fit
+from toy_models import masked_lm
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.evaluation.evaluate import evaluate, evaluate_reranking
@@ -17,6 +18,7 @@ from trainer.microbatches import MicroBatching
 from trainer.models.cross_encoder import CrossEncoder, CrossEncoderSettings, build_cross_encoder
 from trainer.models.dense import DenseSettings, build_dense_encoder
 from trainer.models.parts.depth import AtDepths
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.models.static_student import StaticSettings, build_static_encoder
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever, Temperature
@@ -24,6 +26,7 @@ from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.matryoshka import Matryoshka
 from trainer.objectives.ranking import Ranking
 from trainer.objectives.ranking_losses import softmax_cross_entropy
+from trainer.objectives.sparsity import RegularizedObjective
 from trainer.scores import dot, maxsim
 
 NESTED = Matryoshka(Contrastive(dot), {32: 1.0, 8: 0.5}, {2: 1.0, 1: 0.5}, True)
@@ -49,12 +52,17 @@ def static(folder):
     return build_static_encoder(StaticSettings(backbone=str(folder), dimensions=12))
 
 
+def sparse(folder):
+    return build_sparse_encoder(SparseSettings(backbone=str(masked_lm(folder))))
+
+
 RUNS = {
     "dense": (dense, Contrastive(dot, symmetric=True)),
     "matryoshka": (dense, NESTED),
     "late interaction": (new_encoder, Contrastive(maxsim)),
     "cross-encoder": (cross_encoder, Ranking(softmax_cross_entropy)),
     "static": (static, Contrastive(dot)),
+    "sparse": (sparse, RegularizedObjective(Contrastive(dot), 1.0, 1.0, warmup_steps=2)),
 }
 
 

@@ -75,7 +75,7 @@ def lightning_module(
     (`trainer.build.students.load_teachers`).
     """
     family = family_of(run)
-    learning = family.learning(run, encoder, teachers)
+    learning = family.learning(run, encoder, teachers, steps)
     _round_frozen_weights(run, encoder, plan)
     tokens, kept_tokens = hardware.micro_batching(
         run.machine, encoder.to(hardware.device(run.machine)), plan
@@ -97,6 +97,7 @@ def lightning_module(
         validate=partial(_validation_metrics, family.evaluate(run), encoder),
         head=learning.head,
         is_head=learning.is_head,
+        check=learning.check,
     )
 
 
@@ -115,5 +116,6 @@ def _round_frozen_weights(run: Recipe, encoder: Encoder, plan: Plan) -> None:
 def _validation_metrics(
     evaluate: Evaluate, encoder: Encoder, held_out: RetrievalSet
 ) -> Mapping[str, float]:
-    metrics = evaluate(encoder, held_out, name="validation").metrics
-    return {name: float(values.mean()) for name, values in metrics.items()}
+    result = evaluate(encoder, held_out, name="validation")
+    means = {name: float(values.mean()) for name, values in result.metrics.items()}
+    return means | result.figures

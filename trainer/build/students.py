@@ -55,10 +55,10 @@ def check_matryoshka(run: BaseVectorRecipe, encoder: VectorEncoder) -> None:
 
     Raises BadModel when it names layers and the model has none.
     """
-    if run.matryoshka is None:
+    if (nest := run.matryoshka_section) is None:
         return
-    dimensions = [width for width in run.matryoshka.width_weights if width is not None]
-    layers = [depth for depth in run.matryoshka.depth_weights if depth is not None]
+    dimensions = [width for width in nest.width_weights if width is not None]
+    layers = [depth for depth in nest.depth_weights if depth is not None]
     if dimensions and max(dimensions) != encoder.dimensions:
         raise BadRecipe(
             f"matryoshka.dimensions={dimensions}: the model's vectors have {encoder.dimensions}"
@@ -78,7 +78,7 @@ def training_encode(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
 
     Raises BadModel when the encoder does not have these layers.
     """
-    nest = run.matryoshka
+    nest = run.matryoshka_section
     if nest is None or nest.layers is None:
         return encoder
     return AtDepths(encoder, nest.layers)
@@ -127,6 +127,11 @@ def vectors_folder(run: BaseRecipe, name: str) -> Path:
 
 def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
+    if model.vectors.UNIT == "term":
+        raise BadRecipe(
+            f"teacher.models has {name}, which gives {model.output}; a sparse model cannot teach"
+            " yet. Give a bi-encoder or a late-interaction model"
+        )
     if isinstance(run.teacher, VectorsTeacher) and model.vectors.UNIT != "text":
         raise BadRecipe(
             f"teacher.kind=vectors needs one vector per text, but {name} gives one per"
@@ -170,7 +175,7 @@ def with_students(
         lesson = _lesson(run.teacher, score, tuple(teachers), head)
         teacher = run.teacher
         objective = LessonObjective(objective, lesson, teacher.weight, teacher.objective_weight)
-    if (nest := run.matryoshka) is not None:
+    if (nest := run.matryoshka_section) is not None:
         check_matryoshka(run, encoder)
         widths, depths = nest.width_weights, nest.depth_weights
         objective = Matryoshka(objective, widths, depths, normalize)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
@@ -33,8 +34,14 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
     """Measures an encoder by exact search of all documents; the first k per query count."""
-    run = retrieve(encoder, judged_set, k + 1, precision, micro_batch_tokens)
-    return evaluate_run(run, judged_set, name, k, metrics)
+    documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
+    queries = encode_queries(encoder, judged_set.queries, micro_batch_tokens, precision)
+    run = nearest_run(
+        queries, documents, judged_set.query_ids, judged_set.document_ids, k + 1, encoder
+    )
+    figures = queries.figures("query") | documents.figures("document")
+    result = evaluate_run(run, judged_set, name, k, metrics)
+    return replace(result, figures=figures, note=note_of(figures))
 
 
 def evaluate_reranking(
@@ -83,7 +90,19 @@ def search_vectors(
 ) -> RetrievalRun:
     """Returns the k best of encoded documents per query. `queries` are texts by id."""
     vectors = encode_queries(encoder, list(queries.values()), micro_batch_tokens, precision)
-    scores, rows = nearest_documents(vectors, documents, k, encoder.device)
+    return nearest_run(vectors, documents, list(queries), document_ids, k, encoder)
+
+
+def nearest_run(
+    queries: Vectors,
+    documents: Vectors,
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    k: int,
+    encoder: VectorEncoder,
+) -> RetrievalRun:
+    """Returns the k nearest documents per query, searched on the device of their encoder."""
+    scores, rows = nearest_documents(queries, documents, k, encoder.device)
     return {
         query: {
             document_ids[row]: score
@@ -91,9 +110,18 @@ def search_vectors(
             if score > -math.inf
         }
         for query, query_rows, query_scores in zip(
-            queries, rows.tolist(), scores.tolist(), strict=True
+            query_ids, rows.tolist(), scores.tolist(), strict=True
         )
     }
+
+
+def note_of(figures: Mapping[str, float]) -> str:
+    """Returns figures of vectors as a note.
+
+    >>> note_of({"active_terms_per_query": 12.34})
+    '12.3 active terms per query'
+    """
+    return ", ".join(f"{value:,.1f} {name.replace('_', ' ')}" for name, value in figures.items())
 
 
 def rerank_run(

@@ -51,6 +51,8 @@ class SystemResult:
     """The interval of each metric, if the file holds it."""
     note: str = ""
     """A remark on the figures, such as how weights were chosen."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Further means by name, such as active terms per document. The file has them in the note."""
 
     def mean(self, metric: str = MAIN_METRIC) -> float:
         """Returns the mean of a metric over all queries."""

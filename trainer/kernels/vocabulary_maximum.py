@@ -42,9 +42,9 @@ def vocabulary_maximum(
 
 
 class _VocabularyMaximum(torch.autograd.Function):
-    """y_iv = log(1 + relu(s_t . w_v + b_v)) with the best token t = t(i, v). With h = g exp(-y) where
-    y > 0 and 0 elsewhere: ds_t = sum of h_iv w_v over the i, v with t(i, v) = t;  dw_v = sum over i
-    of h_iv s_t(i, v);  db_v = sum over i of h_iv.
+    """y_iv = log(1 + relu(s_t . w_v + b_v)) with the best token t = t(i, v). With h = g exp(-y) if
+    y > 0, else 0:  ds_t = sum of h_iv w_v over the i, v with t(i, v) = t;  dw_v = sum over i of
+    h_iv s_t(i, v);  db_v = sum over i of h_iv.
     """
 
     @staticmethod
@@ -101,7 +101,7 @@ def _sums(
     table: Float[Tensor, "row width"],
     count: int,
 ) -> Float[Tensor, "key width"]:
-    """Returns, for each of `count` keys, the sum of factor times row of the table over its terms."""
+    """Returns for each key, from 0 to `count`, the sum of its terms: a factor times a row."""
     keys, order = keys.sort(stable=True)
     offsets = torch.searchsorted(keys, torch.arange(count + 1, device=keys.device))
     return functional.embedding_bag(

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from trainer.models import cross_encoder, dense, late_interaction
+from trainer.models import cross_encoder, dense, late_interaction, sparse
 from trainer.models.encoder import Encoder, PairEncoder, VectorEncoder
 from trainer.models.files.locate import locate
 from trainer.models.loading import Family, read
@@ -10,6 +10,7 @@ from trainer.models.loading import Family, read
 FAMILIES: tuple[Family[Any, Any, Any, Any], ...] = (
     cross_encoder.FAMILY,
     late_interaction.FAMILY,
+    sparse.FAMILY,
     dense.FAMILY,  # last: it reads whatever no other family recognizes
 )
 EncoderKind = TypeVar("EncoderKind", bound=Encoder)

@@ -5,6 +5,7 @@ A bi-encoder, ColBERT, a cross-encoder and a student differ only in their encode
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,15 @@ class Temperature(nn.Module):
         return self.log.exp()[0]
 
 
+Check = Callable[[int, Mapping[str, float]], None]
+"""A function of the step, counted from 0, and its metrics. It raises an error if training must end.
+"""
+
+
+def no_check(step: int, metrics: Mapping[str, float]) -> None:
+    """Accepts every step."""
+
+
 class Retriever(LightningModule):
     """Trains `encoder` with `objective`.
 
@@ -44,6 +54,7 @@ class Retriever(LightningModule):
     encoder on a validation set and returns metrics by name, so this file does not depend on the
     evaluation of retrieval. `head` contains weights that the objective trains and that are not part
     of the saved model. The encoder's weights whose name `is_head` have the head's learning rate.
+    `check` looks at the metrics of a step before the update, and may end the training.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class Retriever(LightningModule):
         validate: Callable[[Any], Mapping[str, float]],
         head: nn.Module | None = None,
         is_head: Callable[[str], bool] = is_projection,
+        check: Check = no_check,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -66,6 +78,7 @@ class Retriever(LightningModule):
         self.validate = validate
         self.head = head
         self.is_head = is_head
+        self.check = check
         self.batch: Batch | None = None
         """The batch of the latest step."""
         self.metrics: dict[str, Tensor] = {}
@@ -75,7 +88,7 @@ class Retriever(LightningModule):
     def training_step(self, batch: Batch, _: int) -> Float[Tensor, ""]:
         """Returns the loss of one global batch, the same on every rank."""
         encode = self.micro_batching.for_step(self.global_step, batch.divisions)
-        self.batch = batch
+        self.batch = batch = replace(batch, step=self.global_step)
         temperature = self.temperature()
         outcome = self.objective(batch, encode, temperature)
         metrics = {"loss": outcome.loss, **outcome.metrics, "temperature": temperature}
@@ -103,6 +116,7 @@ class Retriever(LightningModule):
         if not (math.isfinite(metrics["loss"]) and norm_is_fine):
             assert self.batch is not None
             raise NonFiniteStep(self.global_step, metrics, self.batch)
+        self.check(self.global_step, metrics)
         metrics["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         # As tensors on the CPU, which Lightning leaves there.
         self.log_dict({f"train/{name}": torch.tensor(value) for name, value in metrics.items()})

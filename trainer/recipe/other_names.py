@@ -122,6 +122,7 @@ _VALUES = {
     "dense, biencoder, sentence_transformer": "bi_encoder",
     "late_interaction, multi_vector, pylate": "colbert",
     "reranker": "cross_encoder",
+    "splade, sparse_encoder": "sparse",
     # objective.kind
     "mnrl, cmnrl, MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss": "contrastive",
     "MNRLSymmetric, infonce, ntxent, in_batch_negatives": "contrastive",

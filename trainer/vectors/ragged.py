@@ -1,7 +1,17 @@
 """Texts with different numbers of tokens in one array; offsets say where each text begins."""
 
+from collections.abc import Iterable
+
 import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Float32, Int, Int64
+from torch import Tensor
+
+from trainer.collectives import sum_over_ranks
+
+RankTexts = tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float32[Tensor, "_ width"]]
+"""Some texts that this rank has encoded: their numbers, their counts of rows, and all their rows.
+"""
 
 
 def offsets_of(lengths: Int64[np.ndarray, " text"]) -> Int64[np.ndarray, " text_plus_one"]:
@@ -36,3 +46,26 @@ def document_ranges(
         cuts.append((first, last))
         first = last
     return cuts
+
+
+def rows_of_all_ranks(
+    parts: Iterable[RankTexts], texts: int, width: int, device: torch.device
+) -> tuple[Float32[np.ndarray, "row width"], Int64[np.ndarray, " text"]]:
+    """Returns the rows of `texts` texts, text after text, and their number per text.
+
+    Each text is in a part of one rank. Every rank gets all rows.
+    """
+    counts = torch.zeros(texts, dtype=torch.long, device=device)
+    rank_parts = [(places.to(device), *rest) for places, *rest in parts]
+    for places, part_counts, _ in rank_parts:
+        counts[places] = part_counts
+    counts = sum_over_ranks(counts)
+    starts = counts.cumsum(0) - counts
+    host_counts = counts.cpu()
+    all_rows = torch.zeros(int(host_counts.sum()), width, device=device)
+    for places, lengths, rows in rank_parts:
+        # Where each text begins among all rows, minus where it begins in `rows`.
+        shifts = starts[places] - (lengths.cumsum(0) - lengths)
+        shifts = shifts.repeat_interleave(lengths, output_size=len(rows))
+        all_rows[shifts + torch.arange(len(rows), device=device)] = rows
+    return sum_over_ranks(all_rows).cpu().numpy(), host_counts.numpy()

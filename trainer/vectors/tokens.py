@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64, Shaped
 from torch import Tensor
 
-from trainer.collectives import sum_over_ranks
 from trainer.errors import BadModel
 from trainer.scores import Score, has_kernel, maxsim
 from trainer.vectors.device_copies import DeviceCopies, upload
 from trainer.vectors.maxsim_device_search import TOKENS_AT_ONCE, MaxSimDeviceSearch
 from trainer.vectors.maxsim_search import MaxSimSearch, flat_queries, maxsim_scores
-from trainer.vectors.ragged import document_ranges, offsets_of, tokens_of
+from trainer.vectors.ragged import document_ranges, offsets_of, rows_of_all_ranks, tokens_of
 from trainer.vectors.vectors import Search, Vectors
 
 
@@ -68,30 +67,19 @@ class TokenVectors(Vectors):
         Rows of zeros are padding and are left out. Raises BadModel when the model gives one vector
         per text.
         """
-        rank_rows = []
-        counts = torch.zeros(texts, dtype=torch.long, device=device)
-        for micro_batch_places, embeddings in micro_batches:
+        rank_texts = []
+        for places, embeddings in micro_batches:
             if embeddings.ndim != 3:
                 raise BadModel(
                     "the model gives one vector per text; token vectors come from a"
                     " late-interaction model, trained with a recipe of kind colbert"
                 )
-            places, is_vector = micro_batch_places.to(device), embeddings.any(-1)
-            counts[places] = is_vector.sum(1)
+            is_vector = embeddings.any(-1)
             # To select by the mask would make the CPU wait for a GPU twice.
             tokens = is_vector.flatten().nonzero().squeeze(1)
-            rank_rows.append((places, embeddings.flatten(0, 1)[tokens].float()))
-        counts = sum_over_ranks(counts)
-        starts = counts.cumsum(0) - counts
-        host_counts = counts.cpu()
-        vectors = torch.zeros(int(host_counts.sum()), dimensions, device=device)
-        for places, rows in rank_rows:
-            lengths = counts[places]
-            # Where each text begins in `vectors`, minus where it begins in `rows`.
-            shifts = starts[places] - (lengths.cumsum(0) - lengths)
-            shifts = shifts.repeat_interleave(lengths, output_size=len(rows))
-            vectors[shifts + torch.arange(len(rows), device=device)] = rows
-        return cls.from_rows(sum_over_ranks(vectors).cpu().numpy(), host_counts.numpy())
+            rows = embeddings.flatten(0, 1)[tokens].float()
+            rank_texts.append((places, is_vector.sum(1), rows))
+        return cls.from_rows(*rows_of_all_ranks(rank_texts, texts, dimensions, device))
 
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:

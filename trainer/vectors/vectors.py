@@ -1,7 +1,8 @@
 """The base class for the vectors of texts: how they are stored, compared and searched.
 
-A model with one vector per text gives `DenseVectors`; a model with one vector per token gives
-`TokenVectors`. Search, mining, teachers and evaluation use only `Vectors`.
+A model with one vector per text gives `DenseVectors`, one with a vector per token `TokenVectors`,
+and one with a sparse vector per text `SparseVectors`. Search, mining, teachers and evaluation use
+only `Vectors`.
 """
 
 from abc import ABC, abstractmethod
@@ -39,8 +40,8 @@ class Search(Protocol):
 class Vectors(ABC):
     """The vectors of several texts."""
 
-    UNIT: ClassVar[Literal["text", "token"]]
-    """The unit that has one vector."""
+    UNIT: ClassVar[Literal["text", "token", "term"]]
+    """The unit that has one vector; `term`: one sparse vector per text, with a weight per term."""
     TEXTS_PER_BLOCK: ClassVar[int]
     """The number of texts that are encoded, stored and searched together."""
     ARRAYS: ClassVar[tuple[str, ...]]
@@ -132,6 +133,10 @@ class Vectors(ABC):
     def empty_texts(self) -> Int64[np.ndarray, " text"]:
         """Returns the numbers of texts without a vector: no search can use or find them."""
         return np.flatnonzero(self.lengths == 0)
+
+    def figures(self, role: str) -> dict[str, float]:
+        """Returns what an evaluation says of these vectors of a role, by name."""
+        return {}
 
     def save(self, folder: Path, name: str) -> None:
         """Writes each array to a file of its own in `folder`."""

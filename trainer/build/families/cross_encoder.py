@@ -53,7 +53,11 @@ class CrossEncoderFamily(RecipeFamily[CrossEncoderRecipe, CrossEncoder]):
         return build_cross_encoder(CrossEncoderSettings(**shared_settings(run.model)))
 
     def learning(
-        self, run: CrossEncoderRecipe, encoder: CrossEncoder, teachers: Sequence[Teacher]
+        self,
+        run: CrossEncoderRecipe,
+        encoder: CrossEncoder,
+        teachers: Sequence[Teacher],
+        steps: int,
     ) -> Learning:
         """Returns the objective; the head has its own learning rate."""
         objective, temperature = build_pair_objective(run.objective)

@@ -15,7 +15,7 @@ from trainer.evaluation.results import SystemResult
 from trainer.microbatches import Encode
 from trainer.models.settings import Lora
 from trainer.modules.optimizer import is_projection
-from trainer.modules.retriever import Temperature
+from trainer.modules.retriever import Check, Temperature, no_check
 from trainer.objectives.objective import Objective
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.model import FullTuning, LoraTuning, ModelSection
@@ -45,6 +45,8 @@ class Learning:
     """A layer that is trained with the encoder and not saved."""
     is_head: Callable[[str], bool] = is_projection
     """True for the name of an encoder's parameter that has the learning rate of heads."""
+    check: Check = no_check
+    """Looks at the metrics of each step, and may end the training."""
 
 
 class RecipeFamily(ABC, Generic[RecipeType, EncoderType]):
@@ -56,9 +58,12 @@ class RecipeFamily(ABC, Generic[RecipeType, EncoderType]):
 
     @abstractmethod
     def learning(
-        self, run: RecipeType, encoder: EncoderType, teachers: Sequence[Teacher]
+        self, run: RecipeType, encoder: EncoderType, teachers: Sequence[Teacher], steps: int
     ) -> Learning:
-        """Returns what the recipe learns. Raises BadRecipe when it does not fit the model."""
+        """Returns what the recipe learns in that many steps.
+
+        Raises BadRecipe when it does not fit the model.
+        """
 
     @abstractmethod
     def encode(self, run: RecipeType, encoder: EncoderType) -> Encode:

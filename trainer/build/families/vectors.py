@@ -64,7 +64,11 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
         return build_objective(run.objective, self.score(run), exclusions)
 
     def learning(
-        self, run: VectorRecipeType, encoder: VectorEncoderType, teachers: Sequence[Teacher]
+        self,
+        run: VectorRecipeType,
+        encoder: VectorEncoderType,
+        teachers: Sequence[Teacher],
+        steps: int,
     ) -> Learning:
         """Returns the objective with the lesson of the teachers, at all widths and depths."""
         objective, temperature = self.objective(run, encoder)

@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import search_vectors
+from trainer.evaluation.evaluate import note_of, search_vectors
 from trainer.evaluation.metrics import RetrievalRun, rank_documents
 from trainer.evaluation.run_file import read_run_file, with_spaces
 from trainer.models.encoder import VectorEncoder
@@ -80,14 +80,13 @@ class System(Protocol):
 class ModelSystem:
     """A model, by exact search. The documents are encoded once."""
 
-    note = ""
-
     def __init__(
         self, name: str, encoder: VectorEncoder, corpus: Corpus, precision: Precision = "fp32"
     ) -> None:
         self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
         start = time.monotonic()
         self._documents = encode_documents(encoder, corpus.texts, precision=precision)
+        self.note = note_of(self._documents.figures("document"))
         self.preparation = Preparation(
             time.monotonic() - start, weight_bytes(encoder), bytes_of(self._documents.arrays)
         )

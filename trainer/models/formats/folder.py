@@ -24,7 +24,7 @@ _WEIGHTS = "model.safetensors"
 _MODEL_FILES = re.compile(
     r"(nearfar|config|modules|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model"
-    r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|Dense|Normalize)"
+    r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|SpladePooling|Dense|Normalize)"
 )
 """Names of the files and folders of a model."""
 

@@ -14,14 +14,19 @@ from trainer.storage.atomic import write_text
 PIPELINE = "config_sentence_transformers.json"
 
 
-def write_modules(folder: Path, kinds: Mapping[str, str]) -> None:
-    """Writes modules.json: the folder of each module and its kind, in the order of the pipeline."""
+def write_modules(
+    folder: Path, kinds: Mapping[str, str], package: str = "sentence_transformers.models"
+) -> None:
+    """Writes modules.json: the folder of each module and its kind, in the order of the pipeline.
+
+    `package` is the place of the kinds in sentence-transformers.
+    """
     entries = [
         {
             "idx": index,
             "name": str(index),
             "path": place,
-            "type": f"sentence_transformers.models.{kind}",
+            "type": f"{package}.{kind}",
         }
         for index, (place, kind) in enumerate(kinds.items())
     ]

@@ -7,13 +7,14 @@ nothing is imported by name.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from trainer.errors import BadModel
 from trainer.models.contracts.dense import DenseContract, PoolingKind
 from trainer.models.files.vetting import inside, read_json, read_json_list
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 
+AnyLayout = TypeVar("AnyLayout", bound=FolderLayout)
 _TYPE = re.compile(
     r"sentence_transformers(\.[a-z_]+)+\.(Transformer|Pooling|Dense|Normalize|StaticEmbedding)"
 )
@@ -75,7 +76,7 @@ def read_layout(folder: Path) -> DenseLayout:
         )
     else:
         pooling = read_json(parts["Pooling"], "config.json")
-        layout = _with_lengths(
+        layout = with_lengths(
             DenseLayout(
                 backbone=parts["Transformer"],
                 is_pipeline=True,
@@ -138,7 +139,8 @@ def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
     return KINDS[modes[0]]
 
 
-def _with_lengths(layout: DenseLayout) -> DenseLayout:
+def with_lengths(layout: AnyLayout) -> AnyLayout:
+    """Adds the maximum length, and whether texts are lower-cased, if the folder has them."""
     if not (layout.backbone / "sentence_bert_config.json").exists():
         return layout
     config = read_json(layout.backbone, "sentence_bert_config.json")
@@ -153,11 +155,11 @@ def _with_lengths(layout: DenseLayout) -> DenseLayout:
     )
 
 
-def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
-    """Adds the prompts by the names of sentence-transformers, or the default prompt."""
-    if not (folder / "config_sentence_transformers.json").exists():
-        return replace(layout, similarity="cosine")
-    config = read_json(folder, "config_sentence_transformers.json")
+def stored_prompts(folder: Path) -> tuple[str | None, str | None]:
+    """Returns the prompts of queries and documents by the names of sentence-transformers, or the
+    default prompt. Raises BadModel.
+    """
+    config = _pipeline_settings(folder)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         isinstance(prompt, str) for prompt in prompts.values()
@@ -166,17 +168,25 @@ def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
             f"{folder / 'config_sentence_transformers.json'}: `prompts` must be names with texts"
         )
     default = prompts.get(config.get("default_prompt_name"))
+    document_names = (name for name in ("document", "passage", "corpus") if name in prompts)
+    return prompts.get("query", default), prompts.get(next(document_names, None), default)
+
+
+def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
+    """Adds the prompts and the similarity."""
+    query_prompt, document_prompt = stored_prompts(folder)
+    is_dot = _pipeline_settings(folder).get("similarity_fn_name") in ("dot", "dot_product")
     return replace(
         layout,
-        query_prompt=prompts.get("query", default),
-        document_prompt=next(
-            (prompts[name] for name in ("document", "passage", "corpus") if name in prompts),
-            default,
-        ),
-        similarity=(
-            "dot" if config.get("similarity_fn_name") in ("dot", "dot_product") else "cosine"
-        ),
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        similarity="dot" if is_dot else "cosine",
     )
+
+
+def _pipeline_settings(folder: Path) -> dict[str, Any]:
+    has_settings = (folder / "config_sentence_transformers.json").exists()
+    return read_json(folder, "config_sentence_transformers.json") if has_settings else {}
 
 
 def _check_agrees(layout: DenseLayout, contract: DenseContract, folder: Path) -> None:

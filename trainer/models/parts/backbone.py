@@ -238,6 +238,15 @@ def is_decoder(config: PretrainedConfig) -> bool:
     return causal and not getattr(config, "use_bidirectional_attention", False)
 
 
+def state_without_ties(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
+    """Returns the state without weights that are another name of an earlier one, such as those of
+    an output layer that equals the input embeddings.
+    """
+    state: dict[str, Tensor] = backbone.state_dict(keep_vars=True)
+    first_names = {id(value): name for name, value in reversed(state.items())}
+    return {name: value for name, value in state.items() if first_names[id(value)] == name}
+
+
 def embedding_rows(backbone: PreTrainedModel) -> int:
     """Returns the number of token ids that have an embedding."""
     table: Any = backbone.get_input_embeddings()

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from trainer.errors import BadModel
 from trainer.models.files.vetting import inside, read_json, read_tensors
+from trainer.models.parts.backbone import state_without_ties
 from trainer.models.parts.rounded import exact_weight
 from trainer.models.settings import Lora
 from trainer.storage.atomic import write_safetensors
@@ -149,16 +150,15 @@ def _merged_weight(layer: LoraLayer) -> Float[Tensor, "output input"]:
 def merged_state(backbone: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
     """Returns the backbone's weights with all adapters merged, by the names of the plain backbone.
 
-    The model is not changed.
+    Tied weights are returned once, by their first name. The model is not changed.
     """
     if not isinstance(backbone, PeftModel):
-        return {
-            name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()
-        }
+        state = state_without_ties(backbone)
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
     plain = backbone.get_base_model()
     merged_layers = {f"{name}.weight": layer for name, layer in _adapter_layers(plain)}
-    state: dict[str, Tensor] = {}
-    for name, value in plain.state_dict().items():
+    state = {}
+    for name, value in state_without_ties(plain).items():
         if ".lora_" in name or ".base_layer.weight." in name:
             continue
         name = name.replace(".base_layer.", ".")

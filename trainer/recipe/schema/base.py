@@ -92,7 +92,6 @@ class BaseVectorRecipe(BaseRecipe):
     model: VectorModel
     objective: VectorObjective
     teacher: BiEncoderTeacher | ColBERTTeacher | None
-    matryoshka: BiEncoderMatryoshka | ColBERTMatryoshka | None
     refresh: RefreshSection | None = Field(
         None, description="hard negatives mined during training; null: none"
     )
@@ -101,6 +100,11 @@ class BaseVectorRecipe(BaseRecipe):
     def teacher_models(self) -> tuple[str, ...]:
         """The models to learn from."""
         return self.teacher.models if self.teacher is not None else ()
+
+    @property
+    def matryoshka_section(self) -> BiEncoderMatryoshka | ColBERTMatryoshka | None:
+        """The smaller models that are trained inside the model; None: none."""
+        return None
 
     @property
     def refresh_section(self) -> RefreshSection | None:

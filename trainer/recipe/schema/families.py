@@ -16,18 +16,22 @@ from trainer.recipe.schema.model import (
     BiEncoderModel,
     ColBERTModel,
     CrossEncoderModel,
+    SparseModel,
 )
 from trainer.recipe.schema.objective import (
     BiEncoderContrastiveObjective,
     BiEncoderObjective,
     ColBERTContrastiveObjective,
     ColBERTObjective,
+    SparseContrastiveObjective,
+    SparseObjective,
 )
 from trainer.recipe.schema.ranking import (
     CrossEncoderObjective,
     PointwiseObjective,
     RankingObjective,
 )
+from trainer.recipe.schema.regularizer import RegularizerSection
 from trainer.recipe.schema.teaching import (
     BiEncoderMatryoshka,
     BiEncoderTeacher,
@@ -48,6 +52,11 @@ class BiEncoderRecipe(BaseVectorRecipe):
     objective: BiEncoderObjective = Field(BiEncoderContrastiveObjective(), description=OBJECTIVE)
     teacher: BiEncoderTeacher | None = Field(None, description=TEACHER)
     matryoshka: BiEncoderMatryoshka | None = Field(None, description=MATRYOSHKA)
+
+    @property
+    def matryoshka_section(self) -> BiEncoderMatryoshka | None:
+        """The smaller models that are trained inside the model; None: none."""
+        return self.matryoshka
 
     @model_validator(mode="after")
     def _smaller_models_fit_the_whole(self) -> Self:
@@ -74,6 +83,11 @@ class ColBERTRecipe(BaseVectorRecipe):
     objective: ColBERTObjective = Field(ColBERTContrastiveObjective(), description=OBJECTIVE)
     teacher: ColBERTTeacher | None = Field(None, description=TEACHER)
     matryoshka: ColBERTMatryoshka | None = Field(None, description=MATRYOSHKA)
+
+    @property
+    def matryoshka_section(self) -> ColBERTMatryoshka | None:
+        """The smaller models that are trained inside the model; None: none."""
+        return self.matryoshka
 
 
 class CrossEncoderRecipe(BaseRecipe):
@@ -127,8 +141,21 @@ class CrossEncoderRecipe(BaseRecipe):
         return self
 
 
+class SparseRecipe(BaseVectorRecipe):
+    """Train a model of one weight per word of the vocabulary (SPLADE)."""
+
+    kind: Literal["sparse"] = "sparse"
+    model: SparseModel
+    objective: SparseObjective = Field(SparseContrastiveObjective(), description=OBJECTIVE)
+    regularizer: RegularizerSection = Field(
+        RegularizerSection(), description="what keeps vectors sparse"
+    )
+    teacher: ColBERTTeacher | None = Field(None, description=TEACHER)
+
+
 Recipe = Annotated[
-    BiEncoderRecipe | ColBERTRecipe | CrossEncoderRecipe, Field(discriminator="kind")
+    BiEncoderRecipe | ColBERTRecipe | CrossEncoderRecipe | SparseRecipe,
+    Field(discriminator="kind"),
 ]
 RecipeClass = type[Recipe]
 
@@ -138,4 +165,5 @@ FAMILIES: dict[str, RecipeClass] = {
     "bi_encoder": BiEncoderRecipe,
     "colbert": ColBERTRecipe,
     "cross_encoder": CrossEncoderRecipe,
+    "sparse": SparseRecipe,
 }

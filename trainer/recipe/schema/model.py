@@ -240,5 +240,9 @@ class ColBERTModel(VectorModel):
         return {} if value is None else value
 
 
+class SparseModel(VectorModel):
+    """A model of one weight per word of the vocabulary. Its backbone is a masked language model."""
+
+
 class CrossEncoderModel(ModelSection):
     """A model of one score per pair of query and document, which it encodes together."""

@@ -145,6 +145,12 @@ class SigmoidObjective(ObjectiveSection):
         return self.learn_temperature
 
 
+class SparseContrastiveObjective(ContrastiveObjective):
+    """InfoNCE over all documents of the batch (van den Oord et al. 2018), by dot products."""
+
+    temperature: PositiveFloat = Field(1.0, description="scores are divided by it")
+
+
 class DistillationObjective(ObjectiveSection):
     """KL divergence to a teacher's scores in the data, over each query's own candidates (ColBERTv2,
     Santhanam et al. 2022).
@@ -230,4 +236,8 @@ ColBERTObjective = Annotated[
     | TripletObjective,
     Field(discriminator="kind"),
 ]
-VectorObjective = ContrastiveObjective | BiEncoderObjective | ColBERTObjective
+SparseObjective = Annotated[
+    SparseContrastiveObjective | DistillationObjective | MarginMseObjective,
+    Field(discriminator="kind"),
+]
+VectorObjective = ContrastiveObjective | BiEncoderObjective | ColBERTObjective | SparseObjective

@@ -52,7 +52,12 @@ FORMATS = {
 
 
 def format_for(encoder: VectorEncoder) -> IndexFormat:
-    """Returns the format of an index of this model."""
+    """Returns the format of an index of this model. Raises BadModel if there is none."""
+    if encoder.vectors.UNIT not in FORMATS:
+        raise BadModel(
+            f"the model gives {encoder.output}, of which there is no index yet; `nearfar evaluate`"
+            " measures it by exact search"
+        )
     return FORMATS[encoder.vectors.UNIT]
 
 
