@@ -49,18 +49,9 @@ class RegularizedObjective:
         for role, vectors, weight, sums in parts:
             means = sums / all_rows(len(vectors))
             flops = means[:-1].square().sum()
-            loss = loss + weight * self.share(batch.step) * flops
+            loss = loss + weight * warmup_factor(batch.step, self.warmup_steps) * flops
             metrics |= {f"{role}_flops": flops, f"active_terms_per_{role}": means[-1]}
         return Outcome(loss, metrics)
-
-    def share(self, step: int) -> float:
-        """Returns the share of the weights at a step, counted from 0.
-
-        >>> regularized = RegularizedObjective(None, 1.0, 1.0, warmup_steps=4)
-        >>> [regularized.share(step) for step in (0, 1, 3, 9)]
-        [0.0625, 0.25, 1.0, 1.0]
-        """
-        return min(1.0, ((step + 1) / self.warmup_steps) ** 2) if self.warmup_steps else 1.0
 
     def check(self, step: int, metrics: Mapping[str, float], vocabulary: int) -> None:
         """Raises Collapse if no text of a role has an active term, or nearly all of the vocabulary
@@ -75,7 +66,11 @@ class RegularizedObjective:
                     f" regularizer.{role}_weight, raise regularizer.warmup_ratio, or lower"
                     " optimization.learning_rate, and start again"
                 )
-            if weight and self.share(step) == 1 and terms > DENSE_SHARE * vocabulary:
+            if (
+                weight
+                and warmup_factor(step, self.warmup_steps) == 1
+                and terms > DENSE_SHARE * vocabulary
+            ):
                 raise Collapse(
                     f"step {step + 1}: {terms:,.0f} of {vocabulary:,} terms are active per"
                     f" {role}, although the regulariser has its full weight, so the vectors are not"
@@ -88,3 +83,12 @@ class RegularizedObjective:
         if self.free_terms is not None:
             vectors = vectors * (counts > self.free_terms)[:, None]
         return torch.cat([vectors.sum(0), counts.sum(0, keepdim=True).to(vectors)])
+
+
+def warmup_factor(step: int, warmup_steps: int) -> float:
+    """Returns the share of the weights of a regulariser at a step, counted from 0.
+
+    >>> [warmup_factor(step, 4) for step in (0, 1, 3, 9)]
+    [0.0625, 0.25, 1.0, 1.0]
+    """
+    return min(1.0, ((step + 1) / warmup_steps) ** 2) if warmup_steps else 1.0

@@ -17,6 +17,8 @@ _CURVES = (
     ("train/learning_rate", "Learning rate", "", True, False),
     ("train/gradient_norm", "Gradient norm", "before clipping", True, True),
     ("train/pairs_per_second", "Speed", "training pairs per second", True, False),
+    ("train/active_terms_per_query", "Active terms per query", "of sparse vectors", True, False),
+    ("train/active_terms_per_document", "Active terms per document", "", True, False),
 )
 REFRESH = {
     "queries": "queries",

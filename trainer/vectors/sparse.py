@@ -15,7 +15,7 @@ from trainer.vectors.ragged import offsets_of, rows_of_all_ranks, tokens_of
 from trainer.vectors.ranking import with_block
 from trainer.vectors.vectors import Search, Vectors
 
-DOCUMENTS_AT_ONCE = 1 << 14
+DOCUMENTS_AT_ONCE = 1 << 13
 """The number of documents that are searched together."""
 
 
@@ -168,8 +168,8 @@ class SparseSearch:
     """Exact search by the terms that a query and a document share.
 
     A block of documents is sorted by word once. For each query, the weights of its words are added
-    up, in float64. Besides the vectors, memory holds a block of documents sorted by word (12 bytes
-    per term) and one score per query and document of the block.
+    up, in float64. Besides the vectors, memory holds a block of documents sorted by word (32 bytes
+    per term) and one score per query and document of the block (4 bytes).
     """
 
     def __init__(self, queries: SparseVectors, k: int) -> None:
