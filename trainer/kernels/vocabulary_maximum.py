@@ -33,7 +33,8 @@ def vocabulary_maximum(
 
     Products are in autocast's type. A gradient goes to the token with the largest x, of several to
     the first one, and to none where x is not above 0. Besides result and inputs, the backward pass
-    keeps one small integer per text and word.
+    keeps one small integer per text and word. On a GPU it waits once for the number of active
+    terms that have a gradient.
     """
     if torch.is_autocast_enabled(states.device.type):
         states = states.to(torch.get_autocast_dtype(states.device.type))
