@@ -33,8 +33,8 @@ from trainer.objectives.hard_negatives import Hardness
 from trainer.objectives.matryoshka import Matryoshka, Weights
 from trainer.objectives.objective import Objective
 from trainer.objectives.ranking import Ranking
+from trainer.objectives.regularizers.flops import RegularizedObjective
 from trainer.objectives.sigmoid import Bias, Sigmoid
-from trainer.objectives.sparsity import RegularizedObjective
 from trainer.objectives.teachers import (
     BatchDistribution,
     CandidateDistribution,

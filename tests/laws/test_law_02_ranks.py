@@ -32,7 +32,8 @@ from trainer import collectives as parallel
 from trainer import log_partition as partition
 from trainer.collectives import rank, ranks
 from trainer.objectives import contrastive as objectives
-from trainer.objectives import exclusions, sparsity
+from trainer.objectives import exclusions
+from trainer.objectives.regularizers import flops
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 WHOLE = os.environ.get("NEARFAR_WHOLE_MATRIX")
@@ -163,7 +164,7 @@ def no_mask_between_ranks():
 
 def flops_of_each_rank():
     """What a trainer does that squares the mean of each rank's own texts."""
-    sparsity.sum_with_gradient = lambda sums: sums * ranks()
+    flops.sum_with_gradient = lambda sums: sums * ranks()
 
 
 @pytest.mark.parametrize("spoil", [loss_times_ranks, detached_gather, no_mask_between_ranks])

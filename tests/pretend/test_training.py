@@ -26,7 +26,7 @@ from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.matryoshka import Matryoshka
 from trainer.objectives.ranking import Ranking
 from trainer.objectives.ranking_losses import softmax_cross_entropy
-from trainer.objectives.sparsity import RegularizedObjective
+from trainer.objectives.regularizers.flops import RegularizedObjective
 from trainer.scores import dot, maxsim
 
 NESTED = Matryoshka(Contrastive(dot), {32: 1.0, 8: 0.5}, {2: 1.0, 1: 0.5}, True)

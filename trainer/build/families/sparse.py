@@ -7,7 +7,7 @@ from functools import partial
 from trainer.build.families.family import Learning, shared_settings
 from trainer.build.families.vectors import VectorFamily
 from trainer.models.sparse import SparseEncoder, SparseSettings, build_sparse_encoder
-from trainer.objectives.sparsity import RegularizedObjective
+from trainer.objectives.regularizers.flops import RegularizedObjective
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import SparseRecipe
 from trainer.scores import Score, dot

@@ -9,7 +9,7 @@ from twins import SmallEncoder, alike, full_batch, value_and_gradient
 from trainer.errors import Collapse
 from trainer.microbatches import in_microbatches
 from trainer.objectives.contrastive import Contrastive
-from trainer.objectives.sparsity import RegularizedObjective
+from trainer.objectives.regularizers.flops import RegularizedObjective
 from trainer.scores import dot
 
 CONTRASTIVE = Contrastive(dot)
