@@ -51,7 +51,11 @@ class ModelTraining:
         self.job, self.folder, self._identity = job, folder, identity
         self._trackers = trackers
         self._checkpoints, self._checkpoint = checkpoints, checkpoint
-        self.best = KeepBest(folder.checkpoints / BEST, job.recipe.validation.patience)
+        self.best = KeepBest(
+            folder.checkpoints / BEST,
+            job.recipe.validation.patience,
+            job.validation_times.every_steps,
+        )
         self.base_score: float | None = None
         self.is_interrupted = False
         """Whether Ctrl-C ended the training before its last step."""
@@ -90,13 +94,17 @@ class ModelTraining:
             self._checkpoint,
             is_ddp=job.plan.kind == "ddp",
         )
-        callbacks = [self.best, saving, *([self._refresher] if self._refresher else [])]
+        callbacks = [
+            job.validation_times,
+            self.best,
+            saving,
+            *([self._refresher] if self._refresher else []),
+        ]
         scores = self._begin(module)
         loop = lightning_trainer(
             recipe,
             self.folder,
             job.steps,
-            len(job.data.train),
             callbacks,
             job.plan,
             self._best_score,
@@ -175,7 +183,7 @@ class ModelTraining:
         if self._refresher is not None:
             self._refresher.load_state_dict(state["refresh"])
         _read_weights(module, self._checkpoint)
-        if state["is_validated"] or not self._is_validation_due(step):
+        if state["is_validated"] or not self.job.validation_times.is_due(step):
             return {}
         scores = self._validate(module, f"validation at step {step}")
         self.best.record(scores[MAIN_METRIC], step, module)
@@ -189,9 +197,6 @@ class ModelTraining:
     def _best_score(self) -> float | None:
         scores = [score for score in (self.base_score, self.best.score) if score is not None]
         return max(scores, default=None)
-
-    def _is_validation_due(self, step: int) -> bool:
-        return step == self.job.steps or step % self.job.validation_interval == 0
 
     def _state(self) -> dict[str, Any]:
         """Returns what a checkpoint stores in addition to the state of the trainer."""

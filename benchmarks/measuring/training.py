@@ -63,7 +63,7 @@ def train_ours(
     from trainer.build.data import data_fingerprint, data_sets, pair_data
     from trainer.build.families.registry import build_model
     from trainer.build.lightning_trainer import lightning_trainer
-    from trainer.build.module import lightning_module, total_steps
+    from trainer.build.module import lightning_module, total_steps, validation_times
     from trainer.checkpoints.best import KeepBest
 
     hardware.prepare_machine(run_recipe.machine)
@@ -81,10 +81,11 @@ def train_ours(
     ) as folder:
         module = lightning_module(run_recipe, encoder, steps)
         callbacks = [
+            validation_times(run_recipe, len(data.train), steps, data.validation),
             KeepBest(folder.checkpoints / "best"),
             our_callback(record),
         ]
-        trainer = lightning_trainer(run_recipe, folder, steps, len(data.train), callbacks)
+        trainer = lightning_trainer(run_recipe, folder, steps, callbacks)
         trainer.fit(module, datamodule=pair_data(run_recipe, data, encoder, steps))
     return {**record.result(), "precision": hardware.precision(run_recipe.machine)}
 

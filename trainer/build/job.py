@@ -8,8 +8,9 @@ from trainer.build import hardware
 from trainer.build.data import DataSets
 from trainer.build.families.family import Evaluate
 from trainer.build.families.registry import family_of
-from trainer.build.module import validation_interval
+from trainer.build.module import validation_times
 from trainer.models.encoder import Encoder
+from trainer.modules.validation_times import ValidationTimes
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
 from trainer.storage.visible import visible
@@ -35,15 +36,16 @@ class Job:
         """The function that measures a model of the family; a first stage searches once."""
         return family_of(self.recipe).evaluate(self.recipe)
 
-    @property
-    def validation_interval(self) -> int:
-        """The number of steps between two validations."""
-        return validation_interval(self.recipe, len(self.data.train), self.steps)
+    @cached_property
+    def validation_times(self) -> ValidationTimes:
+        """The steps after which the run validates."""
+        data = self.data
+        return validation_times(self.recipe, len(data.train), self.steps, data.validation)
 
     @property
     def phases(self) -> dict[str, int]:
         """The number of phases of each kind, from which the remaining time is estimated."""
-        phases = {"validation": 1 - (-self.steps // self.validation_interval), "training": 1}
+        phases = {"validation": 1 + self.validation_times.count, "training": 1}
         if (section := self.recipe.refresh_section) is not None:
             phases["mining negatives"] = -(-self.steps // section.every_steps)
         if self.recipe.validation.interpolate and not self.encoder.is_untrained:

@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from trainer.build import hardware
-from trainer.build.module import validation_interval
 from trainer.kernels.matrix_peak import matrix_peak
 from trainer.models.encoder import Encoder, VectorEncoder
 from trainer.modules.throughput import Throughput, TokenCost
@@ -29,7 +28,6 @@ def lightning_trainer(
     run: Recipe,
     folder: RunFolder,
     steps: int,
-    samples: int,
     extra: Sequence[lightning.Callback],
     plan: Plan = SINGLE,
     base_score: float | None = None,
@@ -55,7 +53,7 @@ def lightning_trainer(
         ],
         max_steps=steps,
         max_epochs=-1,
-        val_check_interval=validation_interval(run, samples, steps),
+        val_check_interval=steps,  # `ValidationTimes` says more
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=run.optimization.gradient_clip_norm,

@@ -15,11 +15,23 @@ from trainer.models.encoder import Encoder
 from trainer.models.parts.rounded import round_frozen_weights
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever
+from trainer.modules.validation_times import ValidationTimes
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.families import Recipe
 from trainer.recipe.schema.training import OptimizationSection
 from trainer.retrieval.encoding.encode import AUTOCAST_DTYPES
 from trainer.strategies.machine.plan import SINGLE, Plan
+
+EARLY_VALIDATIONS = 3
+"""The number of validations before the end of the first pass, at its quarters. A fine-tuned model
+learns most in the first pass, and on few data it can be past its best before its end.
+"""
+MOST_EARLY_COST = 0.05
+"""The largest cost of all early validations, as a share of the cost of the training."""
+TRAINING_COST = 3
+"""The cost of training on a document, where that of encoding it is 1: the forward pass, and a
+backward pass of twice as many operations.
+"""
 
 
 def optimizer_settings(settings: OptimizationSection, total_steps: int) -> OptimizerSettings:
@@ -58,10 +70,23 @@ def total_steps(settings: OptimizationSection, samples: int) -> int:
     return settings.max_steps or steps_for_passes(samples, settings.batch_size, settings.epochs)
 
 
-def validation_interval(run: Recipe, samples: int, steps: int) -> int:
-    """Returns the number of steps between two validations (default: one pass over the rows)."""
-    one_pass = steps_for_passes(samples, run.optimization.batch_size, 1)
-    return min(run.validation.every_steps or one_pass, steps)
+def validation_times(
+    run: Recipe, samples: int, steps: int, validation: RetrievalSet
+) -> ValidationTimes:
+    """Returns when a run validates: as often as the recipe says, or once per pass over the rows,
+    and up to EARLY_VALIDATIONS times more in the first pass.
+
+    Early validations may cost MOST_EARLY_COST of the training. The cost is counted in documents,
+    so that the times depend on recipe and data, never on the machine.
+    """
+    if (every_steps := run.validation.every_steps) is not None:
+        return ValidationTimes(min(every_steps, steps), steps)
+    batch_size = run.optimization.batch_size
+    every_steps = min(steps_for_passes(samples, batch_size, 1), steps)
+    training = TRAINING_COST * steps * batch_size * (1 + run.negatives_per_query)
+    one_validation = family_of(run).documents_per_validation(run, validation)
+    early_count = min(EARLY_VALIDATIONS, int(MOST_EARLY_COST * training / one_validation))
+    return ValidationTimes(every_steps, steps, early_count)
 
 
 def lightning_module(

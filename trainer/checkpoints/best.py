@@ -25,11 +25,12 @@ class KeepBest(lightning.Callback):
 
     Frozen weights are not written, because they are those of the backbone. The files do not depend
     on the strategy, because sharded weights are gathered first. With `patience`, the run ends after
-    so many validations without a better score; the score before training does not count there.
+    so many validations without a better score, of those from step `patience_start` on. The score
+    before training does not count there.
     """
 
-    def __init__(self, folder: Path, patience: int | None = None) -> None:
-        self.folder, self.patience = folder, patience
+    def __init__(self, folder: Path, patience: int | None = None, patience_start: int = 0) -> None:
+        self.folder, self.patience, self.patience_start = folder, patience, patience_start
         self.score: float | None = None
         """The best validation score of trained weights; None before the first validation."""
         self.step = 0
@@ -60,7 +61,7 @@ class KeepBest(lightning.Callback):
     def record(self, score: float, step: int, module: lightning.LightningModule) -> None:
         """Keeps the weights of the module if their score is the best. A score of NaN never is."""
         if not score > (self.score if self.score is not None else float("-inf")):
-            self.validations_without_improvement += 1
+            self.validations_without_improvement += step >= self.patience_start
             return
         self.score, self.step, self.validations_without_improvement = score, step, 0
         self._keep(full_weights(module), step)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trainer.build.checks import check_objective
 from trainer.build.data import DataSets, data_sets
 from trainer.build.data_facts.lengths import Lengths, measure_lengths
-from trainer.build.module import total_steps, validation_interval
+from trainer.build.module import total_steps, validation_times
 from trainer.build.refresh import explanation
 from trainer.data.readers.read import Split, read_rows
 from trainer.data.retrieval_set import read_retrieval_set
@@ -70,9 +70,9 @@ def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None
         with findings.catch("steps"):
             steps = total_steps(settings.optimization, samples)
             passes = steps * settings.optimization.batch_size / samples
-            interval = validation_interval(settings, samples, steps)
+            times = validation_times(settings, samples, steps, data.validation)
             text = f"{steps:,}, {passes:.3g} passes over the training pairs"
-            findings.add("ok", "steps", f"{text}, validation every {interval:,} steps")
+            findings.add("ok", "steps", f"{text}, validation {times.text}")
     if settings.refresh_section is not None and run.has("optimization", "refresh"):
         with findings.catch("refresh"):
             steps = total_steps(settings.optimization, samples)

@@ -16,7 +16,10 @@ _MICRO_BATCHES = (
 _DEVICE = "write machine.accelerator, and choose among several GPUs with CUDA_VISIBLE_DEVICES"
 _LENGTH = "write model.query_max_length_tokens and model.document_max_length_tokens"
 _MACHINE_FILE = "a machine file says it: `nearfar launch --machine FILE RECIPE`"
-_VALIDATION_ADVICE = "validation runs once per epoch, or as often as validation.every_steps says"
+_VALIDATION_ADVICE = (
+    "validation runs once per epoch, more often in the first one, or as often as"
+    " validation.every_steps says"
+)
 _CHECKPOINT_ADVICE = (
     "checkpoints are saved as often as checkpoints.every_minutes or checkpoints.every_steps says"
 )

@@ -88,6 +88,10 @@ class CrossEncoderFamily(RecipeFamily[CrossEncoderRecipe, CrossEncoder]):
             micro_batch_tokens=hardware.micro_batch_tokens(run.machine),
         )
 
+    def documents_per_validation(self, run: CrossEncoderRecipe, validation: RetrievalSet) -> int:
+        """Returns the number of pairs of a query and a document that are re-ranked."""
+        return len(validation.queries) * (run.validation.rerank_depth or CANDIDATES)
+
     def random_negatives(
         self, run: CrossEncoderRecipe, rows: Rows, positives: PositivesByQuery
     ) -> RandomNegatives | None:

@@ -89,6 +89,10 @@ class RecipeFamily(ABC, Generic[RecipeType, EncoderType]):
     def check(self, run: RecipeType, encoder: EncoderType) -> None:
         """Raises BadRecipe when the recipe does not fit the model."""
 
+    def documents_per_validation(self, run: RecipeType, validation: RetrievalSet) -> int:
+        """Returns how many documents the model reads in one validation."""
+        return len(validation.documents)
+
     def random_negatives(
         self, run: RecipeType, rows: Rows, positives: PositivesByQuery
     ) -> RandomNegatives | None:

@@ -55,11 +55,18 @@ class ValidationSection(Section):
     """When nDCG@10 is measured on validation queries, and when the run ends early."""
 
     every_steps: PositiveInt | None = Field(
-        None, description="steps between validations; null: once per epoch"
+        None,
+        description=(
+            "steps between validations; null: once per epoch, and in the first epoch up to three"
+            " times more, at its quarters, as long as these cost at most 5 % of the training"
+        ),
     )
     patience: PositiveInt | None = Field(
         None,
-        description="stop after this many validations without a better nDCG@10; null: never",
+        description=(
+            "stop after this many validations without a better nDCG@10, of which those within the"
+            " first epoch do not count if `every_steps` is null; null: never"
+        ),
     )
     interpolate: bool = Field(
         False,
