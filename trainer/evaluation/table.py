@@ -86,12 +86,12 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
             for metric in metrics
         ]
         table.add_row(
-            Text(_short(system.name, name_width(width))),
+            Text(short_name(system.name, name_width(width))),
             *cells,
             style="bold" if number == len(evaluation.systems) - 1 else "",
         )
     for failure in evaluation.failures:
-        name = _short(failure.system, name_width(width))
+        name = short_name(failure.system, name_width(width))
         table.add_row(Text(name), "not measured", style="yellow")
     return table
 
@@ -114,7 +114,7 @@ def comparison_lines(evaluation: Evaluation, width: int = 80) -> list[Text]:
         for failure in evaluation.failures
     ]
     notes = [
-        Text(f"{_short(system.name, limit)}: {visible(system.note, 300)}", style="dim")
+        Text(f"{short_name(system.name, limit)}: {visible(system.note, 300)}", style="dim")
         for system in evaluation.systems
         if system.note
     ]
@@ -162,7 +162,7 @@ def _append_hits(
         if any(right)
         else f"no right document among the first {len(hits)}"
     )
-    lines.append(f"  {_short(system.name)}: {summary}\n", style="dim")
+    lines.append(f"  {short_name(system.name)}: {summary}\n", style="dim")
     for rank, (document, _) in enumerate(hits[:_HITS]):
         lines.append("    ✓ " if right[rank] else "      ", style="green")
         lines.append(f"{rank + 1}. {_snippet(documents.get(document, document), _WIDTH)}\n")
@@ -175,8 +175,11 @@ def _comparison_line(comparison: Comparison, tests: int, limit: int) -> Text:
         if tests > 1
         else ""
     )
+    system, baseline = (
+        short_name(name, limit) for name in (comparison.system, comparison.baseline)
+    )
     return Text.assemble(
-        (f"{_short(comparison.system, limit)} vs {_short(comparison.baseline, limit)}: ", "bold"),
+        (f"{system} vs {baseline}: ", "bold"),
         f"{_label(comparison.metric)} {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p"
         f" = {test.p_value:.4f}{correction}; {test.better:,} queries better, {test.equal:,} equal,"
         f" {test.worse:,} worse. {conclusion(comparison)}",
@@ -193,14 +196,14 @@ def _label(metric: str) -> str:
     return _NAMES.get(name, name) + at + cut
 
 
-def _short(name: str, limit: int = _NAME_WIDTH) -> str:
+def short_name(name: str, limit: int = _NAME_WIDTH) -> str:
     """Returns a name cut at its front, where paths are similar; of "a + b", each part is cut.
 
-    >>> _short("sentence-transformers/all-MiniLM-L6-v2"), _short(
+    >>> short_name("sentence-transformers/all-MiniLM-L6-v2"), short_name(
     ...     "sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model"
     ... )
     ('…rs/all-MiniLM-L6-v2', '…LM-L6-v2 + …r/model')
-    >>> _short("hybrid: BM25 + runs/mine/model")
+    >>> short_name("hybrid: BM25 + runs/mine/model")
     'hybrid: BM25 + …odel'
     """
     text = visible(name)
@@ -208,14 +211,14 @@ def _short(name: str, limit: int = _NAME_WIDTH) -> str:
         return text
     for kind in _COMBINATIONS:
         if text.startswith(kind):
-            return kind + _short(text.removeprefix(kind), limit - len(kind))
+            return kind + short_name(text.removeprefix(kind), limit - len(kind))
     parts = text.split(" + ")
     room = limit - 3 * (len(parts) - 1)
     if len(parts) == 1 or room // len(parts) < 2:
         return f"…{text[1 - limit :]}"
     short_parts = dict[str, str]()
     for number, part in enumerate(sorted(parts, key=len)):  # what the short ones leave is shared
-        short_parts[part] = _short(part, room // (len(parts) - number))
+        short_parts[part] = short_name(part, room // (len(parts) - number))
         room -= len(short_parts[part])
     return " + ".join(short_parts[part] for part in parts)
 

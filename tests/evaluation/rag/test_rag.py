@@ -80,7 +80,7 @@ def test_reader_is_measured_before_and_after_and_its_failures_are_counted(tmp_pa
             "BM25: endpoint: 6 of 7 prompts answered; no answer, refusal (HTTP 400): 1; 60 tokens"
             " read, 18 written"
         ) in output
-        assert "BM25: 0 of 7 questions answered wrongly" in output
+        assert "BM25:\n0 of 7 questions answered wrongly" in output
         again = rag(server, data, out)
         assert again.split("endpoint")[0] == output.split("endpoint")[0]
         assert all("Lima" in prompt for prompt in server.prompts[prompts:])
@@ -93,6 +93,8 @@ def test_wrong_answer_is_listed_with_the_passage_that_was_missing(tmp_path: Path
     assert "3 of 7 questions without the answer in the first 5 passages\n" in output
     assert "  Which river is Turin at?\n    right: the R4x | r4\n" in output
     assert "missing: Turin is at the river R4x." in output
+    assert "each system, and below it the difference to BM25\n" in output
+    assert max(map(len, output.splitlines()[1:-1])) <= 80, "the first and last line have a path"
     assert "endpoint" not in output
 
 

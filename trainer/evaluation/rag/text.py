@@ -8,10 +8,12 @@ import numpy as np
 from trainer.endpoint.answers import answer_summary
 from trainer.evaluation.rag.measure import QuestionResult, RagResult, compare_answers
 from trainer.evaluation.significance import bootstrap_interval
+from trainer.evaluation.table import short_name
 from trainer.storage.visible import visible
 
 RESULT_FILE = "rag.json"
-_TEXT_CHARACTERS = 100
+_NAME_CHARACTERS, _TEXT_CHARACTERS = 32, 65
+"""The number of characters of a name and of a text, so that its line fits on 80 columns."""
 
 
 def result_lines(results: Sequence[RagResult]) -> Iterator[str]:
@@ -19,20 +21,23 @@ def result_lines(results: Sequence[RagResult]) -> Iterator[str]:
     each later system against the first.
     """
     first = results[0]
+    if len(results) > 1:
+        name = short_name(first.system, _NAME_CHARACTERS)
+        yield f"each system, and below it the difference to {name}"
     names = list(dict.fromkeys(name for result in results for name in result.measures))
     for name in names:
         yield name
         for result in results:
-            yield f"  {visible(result.system, 60)}: {_mean(result, name)}"
+            yield f"  {short_name(result.system, _NAME_CHARACTERS)}: {_mean(result, name)}"
             if result is not first and (test := compare_answers(first, result).get(name)):
                 yield (
-                    f"    against {visible(first.system, 60)}: {test.difference:+.3f}"
-                    f" [{test.low:+.3f}, {test.high:+.3f}], p = {test.p_value:.4f};"
+                    f"    {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}],"
+                    f" p = {test.p_value:.4f};"
                     f" {test.better:,} better, {test.equal:,} equal, {test.worse:,} worse"
                 )
     for result in results:
         if result.answers:
-            yield f"{visible(result.system, 60)}: {answer_summary(result.answers)}"
+            yield f"{short_name(result.system, _NAME_CHARACTERS)}: {answer_summary(result.answers)}"
 
 
 def wrong_answers(result: RagResult, texts: Mapping[str, str], limit: int) -> Iterator[str]:
@@ -43,15 +48,18 @@ def wrong_answers(result: RagResult, texts: Mapping[str, str], limit: int) -> It
     wrong = [item for item in result.questions if _is_wrong(item)]
     verb = "answered wrongly" if result.answers else "without the answer in the first 5 passages"
     count = f"{len(wrong):,} of {len(result.questions):,} questions"
-    yield f"{visible(result.system, 60)}: {count} {verb}"
+    yield f"{short_name(result.system, _NAME_CHARACTERS)}:"
+    yield f"{count} {verb}"
     for item in wrong[:limit]:
-        yield f"  {visible(item.question.text, _TEXT_CHARACTERS)}"
+        yield f"  {visible(item.question.text, 200)}"
         answers = visible(" | ".join(item.question.answers), _TEXT_CHARACTERS)
         remark = ""
         if item.answer is not None:
             remark = f"; said: {visible(item.answer.text or item.answer.failure, 60)}"
         yield f"    right: {answers}{remark}"
-        yield f"    {_reason(item, texts)}"
+        yield f"    {_reason(item)}"
+        if not _has_passage(item) and (missing := _missing(item)):
+            yield f"    missing: {visible(texts[missing[0]], _TEXT_CHARACTERS)}"
 
 
 def to_json(
@@ -107,15 +115,14 @@ def _missing(item: QuestionResult) -> list[str]:
     return sorted(item.question.documents - set(item.documents[:5]))
 
 
-def _reason(item: QuestionResult, texts: Mapping[str, str]) -> str:
+def _reason(item: QuestionResult) -> str:
     position = item.first_with_answer
-    if position is not None and position < 5:
+    if position is None:
+        return "the answer is in none of the first passages"
+    if _has_passage(item):
         return f"passage {position + 1} has the answer"
-    place = (
-        "is in none of the first passages"
-        if position is None
-        else f"is in passage {position + 1} only"
-    )
-    if missing := _missing(item):
-        return f"the answer {place}; missing: {visible(texts[missing[0]], _TEXT_CHARACTERS)}"
-    return f"the answer {place}"
+    return f"the answer is in passage {position + 1} only"
+
+
+def _has_passage(item: QuestionResult) -> bool:
+    return item.first_with_answer is not None and item.first_with_answer < 5
