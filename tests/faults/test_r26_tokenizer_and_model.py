@@ -38,6 +38,17 @@ def test_tokenizer_with_ids_beyond_the_embeddings_is_refused(copy, toy_folder):
         build_dense_encoder(DenseSettings(backbone=str(folder)))
 
 
+def test_pad_token_of_minus_one_means_that_there_is_none(copy, toy_folder):
+    folder = copy("bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": -1}))
+    vectors = [
+        encoder(encoder.tokenize(SENTENCES, "query"))
+        for encoder in (read_encoder(str(folder)), read_encoder(str(toy_folder("bert"))))
+    ]
+    torch.testing.assert_close(*vectors)
+
+
 def test_tokenizer_exchanged_after_training_is_refused(toy_folder, tmp_path):
     save_encoder(
         build_dense_encoder(DenseSettings(backbone=str(toy_folder("bert")))), tmp_path / "model"

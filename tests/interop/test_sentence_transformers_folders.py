@@ -254,6 +254,12 @@ def test_pipeline_with_unknown_modules_is_refused_by_name(toy_folder, tmp_path):
         BadModel, match=r"pooling mean\+cls is not one of mean, cls, lasttoken, weightedmean"
     ):
         read_encoder(str(tmp_path / "two poolings"))
+    for mode in (3, {"mean": True}):
+        (tmp_path / "two poolings/1_Pooling/config.json").write_text(
+            json.dumps({"pooling_mode": mode})
+        )
+        with pytest.raises(BadModel, match="is not one of mean, cls"):
+            read_encoder(str(tmp_path / "two poolings"))
     pipeline(toy_folder("bert"), dense=Dense(32, 8, activation_function=torch.nn.ReLU())).save(
         str(tmp_path / "relu")
     )

@@ -130,10 +130,10 @@ def _parts(folder: Path) -> dict[str, Path]:
 def _pooling(folder: Path, config: dict[str, Any]) -> PoolingKind:
     classic_modes = [mode for key, mode in _CLASSIC.items() if config.get(key)]
     setting = config.get("pooling_mode") or classic_modes or ["mean"]
-    modes = setting if isinstance(setting, list) else [setting]
+    modes = [*map(str, setting if isinstance(setting, list) else [setting])]
     if len(modes) != 1 or modes[0] not in KINDS:
         raise BadModel(
-            f"{folder / 'config.json'}: pooling {'+'.join(map(str, modes))[:80]} is not one of"
+            f"{folder / 'config.json'}: pooling {'+'.join(modes)[:80]} is not one of"
             f" {', '.join(KINDS)}"
         )
     return KINDS[modes[0]]
