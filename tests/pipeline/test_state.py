@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import StageFailed
+from trainer.errors import Interrupted, NearfarError, Preempted, StageFailed
 from trainer.pipeline.file import load_pipeline
 from trainer.pipeline.keys import KeyedStage, add_keys
 from trainer.pipeline.process import Relay, last_lines
@@ -168,6 +168,17 @@ def test_nohup_is_respected(before: signal.Handlers, received: int | None) -> No
         assert signal.getsignal(signal.SIGHUP) == before
     finally:
         signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
+)
+def test_signal_has_its_own_error(number: signal.Signals, error: type[NearfarError]) -> None:
+    with Relay() as relay:
+        relay.check("at stage a", "go on")
+        os.kill(os.getpid(), number)
+        with pytest.raises(error, match="^at stage a.* by .*; go on"):
+            relay.check("at stage a", "go on")
 
 
 def test_end_of_a_log_is_read(tmp_path: Path) -> None:

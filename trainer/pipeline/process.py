@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO
 
+from trainer.errors import Interrupted, Preempted
 from trainer.storage.locks import FolderLock
 
 _POLL_SECONDS = 0.1
@@ -52,6 +53,13 @@ class Relay:
         self._process = process
         if process is not None and self.first_signal is not None:
             process.send_signal(self.first_signal)
+
+    def check(self, place: str, advice: str) -> None:
+        """Raises Interrupted after Ctrl-C, and Preempted after another signal."""
+        if self.first_signal == signal.SIGINT:
+            raise Interrupted(f"{place}, by Ctrl-C; {advice}")
+        if self.first_signal is not None:
+            raise Preempted(f"{place} by signal {self.first_signal}; {advice}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.first_signal = self.first_signal or number

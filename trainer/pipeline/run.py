@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from trainer.errors import BadPipeline, Interrupted, Preempted, StageFailed
+from trainer.errors import BadPipeline, Preempted, StageFailed
 from trainer.pipeline.file import Pipeline
 from trainer.pipeline.graph import needs, order
 from trainer.pipeline.keys import KeyedStage, add_key, add_keys, changes
@@ -28,6 +28,7 @@ from trainer.recipe.nearest import nearest, question
 from trainer.storage.locks import FolderLock
 from trainer.storage.redaction import redact_command
 
+_CONTINUE = "the same command continues from there"
 TRAIN: set[tuple[str, ...]] = {("fit",), ("launch",)}
 CONTINUE = {*TRAIN, ("mine",), ("data", "prepare")}
 """Commands that continue in the folder of a stopped run. The others begin with an empty folder."""
@@ -105,7 +106,7 @@ def run_all(
             # edited while earlier stages ran for hours.
             stage = stages[name] = add_key(pipeline, name, stages)
             reason = reason_to_run(stage, stages)
-            _check_not_stopped(relay, name)
+            relay.check(f"at stage {name}", _CONTINUE)
             if not reason:
                 point_latest(stage)
                 _say(f"[{number}/{len(names)}] {name}: done before")
@@ -227,9 +228,9 @@ def _run_stage(
     lock.write_holder()
     if code != 0:
         if code in (Preempted.exit_code, 128 + (relay.first_signal or 0)):
-            _check_not_stopped(relay, stage.name)
+            relay.check(f"at stage {stage.name}", _CONTINUE)
         if code == Preempted.exit_code:
-            raise Preempted(f"at stage {stage.name}; the same command continues from there")
+            raise Preempted(f"at stage {stage.name}; {_CONTINUE}")
         log_end = "".join(f"\n  {line}" for line in last_lines(stage.log))
         raise StageFailed(
             f"stage {stage.name} ended with exit code {code}; the end of {stage.log}:{log_end}",
@@ -248,7 +249,7 @@ def _run_stage(
     write_record(stage, earlier, started=start_time, seconds=round(seconds, 1))
     point_latest(stage)
     _say(f"{stage.name}: done in {seconds:,.0f} s")
-    _check_not_stopped(relay, stage.name)
+    relay.check(f"at stage {stage.name}", _CONTINUE)
 
 
 def _write_process(lock: FolderLock, stage: str, process: int) -> None:
@@ -268,19 +269,6 @@ def _check_outputs(stage: KeyedStage) -> None:
             f" the outputs, or correct `outputs` and use --accept {stage.name}, which does not run"
             " the stage again"
         )
-
-
-def _check_not_stopped(relay: Relay, name: str) -> None:
-    """Ends the pipeline after a signal: exit code 130 for Ctrl-C, else 85."""
-    match relay.first_signal:
-        case None:
-            return
-        case 2:
-            raise Interrupted(f"at stage {name}, by Ctrl-C; the same command continues from there")
-        case number:
-            raise Preempted(
-                f"at stage {name} by signal {number}; the same command continues from there"
-            )
 
 
 def _say(text: str) -> None:

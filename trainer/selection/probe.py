@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.errors import BadRecipe, Preempted
+from trainer.errors import BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.results import BASE, FINE_TUNED, Comparison, Interval
@@ -62,8 +62,8 @@ def probe_models(
     tell: Callable[[str], None],
 ) -> list[Probe]:
     """Trains each single model among the candidates for some steps, in a process and a run folder
-    of its own. A run that fails is named, and the others go on. Raises Preempted after a signal,
-    which is forwarded to the run.
+    of its own. A run that fails is named, and the others go on. A signal is forwarded to the run;
+    then Interrupted or Preempted is raised.
     """
     probes = []
     names = [measurement.candidate for measurement in measurements]
@@ -77,8 +77,7 @@ def probe_models(
             code = run_on_terminal(
                 [*words, f"output={folder}", f"name={run}"], relay, stdout=subprocess.DEVNULL
             )
-            if relay.first_signal is not None:
-                raise Preempted(f"at the probe of {name}; the result before it is in {folder}")
+            relay.check(f"at the probe of {name}", f"the result before it is in {folder}")
             if code:
                 tell(f"the probe of {name} failed with exit code {code}")
                 continue
