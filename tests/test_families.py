@@ -33,6 +33,10 @@ FAMILIES = {
         "modules": {"cross_encoder"},
         "classes": ("CrossEncoder",),
     },
+    "image-text": {
+        "modules": {"image_text", "image_processor"},
+        "classes": ("ImageText",),
+    },
 }
 PACKAGES = ("trainer.models", "trainer.build.families", "trainer.recipe.schema")
 """Where the modules of a family are. What `trainer.vectors` has is not of one family."""

@@ -5,6 +5,7 @@ trained on a few sentences.
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    CLIPImageProcessorPil,
     PreTrainedTokenizerFast,
+    SiglipImageProcessorPil,
 )
 
 SENTENCES = (
@@ -119,6 +122,41 @@ def masked_lm(folder: Path) -> Path:
     AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
     partial.rename(path)
     return path
+
+
+IMAGE_SIZE = 16
+
+
+def make_image_text_toy(kind: str, folder: Path) -> None:
+    """Writes a tiny CLIP or SigLIP checkpoint (`kind`: clip or siglip) into `folder`."""
+    tokenizer = word_pieces()
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    texts = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": 3}
+    torch.manual_seed(sum(map(ord, kind)))
+    settings = {
+        "text_config": tower | texts | {"bos_token_id": 2, "pad_token_id": 0},
+        "vision_config": tower | {"image_size": IMAGE_SIZE, "patch_size": 8},
+    }
+    if kind == "clip":
+        settings["projection_dim"] = 24
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
+    for name, weight in model.named_parameters():  # else all images are alike
+        if name.startswith("vision_model") and weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = 24
+    tokenizer.save_pretrained(folder)
+    size: Any = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    if kind == "clip":
+        processor = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    else:
+        processor = SiglipImageProcessorPil(size=size)
+    processor.save_pretrained(folder)
 
 
 def word_pieces() -> PreTrainedTokenizerFast:

@@ -26,7 +26,9 @@ class BadData(NearfarError):
 
 
 class BadText(BadData):
-    """Raised when the tokenizer fails at a text, which is in `text`."""
+    """Raised when a text cannot be tokenized, or an image not decoded. `text` is the text or the
+    reference of the image.
+    """
 
     def __init__(self, message: str, text: str) -> None:
         super().__init__(message)

@@ -3,11 +3,13 @@ loads, dumps and loads to itself is in test_recipes_folder.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from toy_models import masked_lm
+from image_toys import write_image_set
+from toy_models import make_image_text_toy, masked_lm
 from trained_weights import base_won, largest_change
 
 from trainer.build.families.registry import build_model
@@ -38,6 +40,8 @@ VERBS = ("delete", "create", "list", "show")
 
 def training_file(run: Recipe, folder: Path) -> Path:
     """Forty rows as the recipe wants them."""
+    if run.has_images:
+        return write_image_set(folder, range(40))
     pairs = [
         (f"{verb} {subject}", f"how to {verb} one {subject} {number}", number % 5)
         for number, subject in enumerate(SUBJECTS)
@@ -55,6 +59,16 @@ def training_file(run: Recipe, folder: Path) -> Path:
     return path
 
 
+def small_model(run: Recipe, folder: Path, toy_folder: Callable[[str], Path]) -> Path:
+    """A toy of the kind that the recipe starts from."""
+    if isinstance(run, SparseRecipe):
+        return masked_lm(toy_folder("bert"))
+    if not run.has_images:
+        return toy_folder("bert")
+    make_image_text_toy("clip", folder / "clip")
+    return folder / "clip"
+
+
 def test_recipes_exist():
     assert len(RECIPES) >= 5
 
@@ -62,9 +76,7 @@ def test_recipes_exist():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     run = load_recipe(path)
-    backbone = toy_folder("bert")
-    if isinstance(run, SparseRecipe):
-        backbone = masked_lm(backbone)
+    backbone = small_model(run, tmp_path, toy_folder)
     overrides = [
         f"model.backbone={backbone}",
         f"data.train={training_file(run, tmp_path)}",
@@ -111,7 +123,7 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     )
     assert largest_change(folder, before) > 1e-6, "something was learned"
     if not base_won(folder):
-        texts = before.tokenize(["delete one disk"], "document")
+        texts = before.tokenize(["delete one disk"], "query")
         with torch.no_grad():
             assert (before(texts) - after(texts)).abs().max() > 1e-6, "and it was saved"
     assert load_recipe(folder / "recipe.yaml") == load_recipe(path, overrides)

@@ -104,7 +104,6 @@ def test_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
     of_objectives = (
         "objective.margin",
         "objective.bias",
-        "objective.bias",
         "objective.teacher_temperature",
         "objective.random_negatives",
         "objective.graded",

@@ -98,7 +98,7 @@ def test_s14_row_at_which_the_tokenizer_fails_is_set_aside(model, tmp_path, repo
 def test_s14_rows_beyond_the_budget_end_the_run_with_87(model, tmp_path, repository):
     ended = fit(model, tmp_path, repository, bad_rows=4)
     assert ended.returncode == 87, ended.stderr
-    assert "4 of 300 rows could not be tokenized" in ended.stderr
+    assert "4 of 300 rows could not be used" in ended.stderr
     assert not (tmp_path / "run" / "model").exists()
 
 

@@ -22,6 +22,7 @@ from trainer.data.retrieval_set import (
     check_takes_corpus,
     limitation_advice,
     retrieval_set_from_rows,
+    with_images,
 )
 from trainer.data.rows import KnownPositives, Rows
 from trainer.data.summary.document_shortage import ADVICE, document_shortage
@@ -88,15 +89,17 @@ class DataSets:
                 )
 
 
-def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> DataSets:
-    """Reads all data of a recipe. Each row has the negatives that are used, or all of them.
+def data_sets(
+    data: DataSection, seed: int, all_negatives: bool = False, has_images: bool = False
+) -> DataSets:
+    """Reads all data of a recipe. Each row has the negatives that are used, or all of them. With
+    `has_images`, its positive is an image.
 
     Raises BadData or TooManyBadRows with the place of the fault, and BadRecipe when only some data
     sets have a weight.
     """
-    weights = [source.weight for source in data.sources]
-    check_weights(weights)
-    reader = CachedReader(data.max_bad_rows_ratio)
+    check_weights([source.weight for source in data.sources])
+    reader = CachedReader(data.max_bad_rows_ratio, has_images)
     sets = [
         reader.rows(
             source.source,
@@ -121,11 +124,8 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
             rows, data.validation_ratio, data.validation_max_queries, seed
         )
         validation = retrieval_set_from_rows(validation_rows, "validation", corpus)
-    mixture = (
-        build_mixture(sets, rows, weights, data.mixing == "one_source_per_batch")
-        if len(sets) > 1
-        else None
-    )
+        validation = with_images(validation) if has_images else validation
+    mixture = _mixture(data, sets, rows)
     test = None
     if test_source:
         test = reader.retrieval_set(test_source, data.columns, "test", corpus=corpus)
@@ -133,6 +133,14 @@ def data_sets(data: DataSection, seed: int, all_negatives: bool = False) -> Data
     reports = {id(report): report for report in [*reader.reports, rows.report]}.values()
     remarks = tuple(report.remark for report in reports if report.remark)
     return DataSets(rows, validation, test, general, mixture, reader.digests, remarks)
+
+
+def _mixture(data: DataSection, sets: Sequence[Rows], rows: Rows) -> Mixture | None:
+    """Returns how the training rows combine several sets; None for a single one."""
+    if len(sets) == 1:
+        return None
+    weights = [source.weight for source in data.sources]
+    return build_mixture(sets, rows, weights, data.mixing == "one_source_per_batch")
 
 
 def _corpus(

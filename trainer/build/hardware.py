@@ -140,7 +140,9 @@ def document_activation_cost(machine: MachineSection, encoder: Encoder) -> memor
     """Returns the bytes of activations of the longest documents, in the precision of the run."""
     length = min(encoder.contract.document_max_length_tokens, LONGEST_MEASURED)
     with autocast(encoder.device, precision(machine)):
-        return memory.activation_cost(encoder, encoder, length, CPU_TOKENS)
+        return memory.activation_cost(
+            encoder, encoder, length, CPU_TOKENS, encoder.sample_documents
+        )
 
 
 def tokens_for_gpu(encoder: nn.Module) -> int:

@@ -52,7 +52,10 @@ class Job:
             phases["validation"] += len(SHARES)
         if self.data.test is not None:
             times = 1 if self.encoder.is_untrained else 2
-            phases |= {"BM25": 1, **{collection.name: times for collection in self.data.final_sets}}
+            phases |= {
+                "BM25": int(not self.data.test.has_images),
+                **{collection.name: times for collection in self.data.final_sets},
+            }
         return phases
 
     @property

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import assert_never
 
+from torch import nn
+
 from trainer.modules.retriever import Temperature
 from trainer.objectives.candidates import (
     Cosent,
@@ -20,6 +22,7 @@ from trainer.recipe.schema.objective import (
     ContrastiveObjective,
     CosentObjective,
     DistillationObjective,
+    ImageTextObjective,
     MarginMseObjective,
     SigmoidObjective,
     TripletObjective,
@@ -29,7 +32,9 @@ from trainer.scores import Score, dot
 
 
 def build_objective(
-    settings: VectorObjective, score: Score = dot, exclusions: Sequence[Exclusion] = ()
+    settings: VectorObjective | ImageTextObjective,
+    score: Score = dot,
+    exclusions: Sequence[Exclusion] = (),
 ) -> tuple[Objective, Temperature]:
     """Returns the objective with the score of the family, and its temperature."""
     constant_temperature = Temperature(1.0, is_learned=False)
@@ -55,3 +60,8 @@ def build_objective(
             return Triplet(EmbeddingScores(score), settings.margin), constant_temperature
         case _:
             assert_never(settings)
+
+
+def learned_bias(objective: Objective) -> nn.Module | None:
+    """Returns the bias that an objective trains, if it has one."""
+    return objective.bias if isinstance(objective, Sigmoid) else None

@@ -123,7 +123,7 @@ class Steps:
             raise error
         if len(self.bad_rows) > self.max_bad_rows_ratio * len(self.rows):
             raise TooManyBadRows(
-                f"{len(self.bad_rows)} of {len(self.rows)} rows could not be tokenized, and"
+                f"{len(self.bad_rows)} of {len(self.rows)} rows could not be used, and"
                 f" data.max_bad_rows_ratio={self.max_bad_rows_ratio:g} allows"
                 f" {int(self.max_bad_rows_ratio * len(self.rows))}. The latest: {error}"
             ) from error

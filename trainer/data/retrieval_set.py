@@ -18,6 +18,7 @@ from trainer.data.readers.beir import (
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
+from trainer.data.readers.image_folder import is_image_folder, judged_images
 from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
@@ -44,6 +45,8 @@ class RetrievalSet:
     qrels: dict[str, dict[str, int]]
     limitation: str = ""
     """Why figures that are measured on this set are too high; "" for the search of a corpus."""
+    has_images: bool = False
+    """Whether the documents are references to images (`trainer.images.reference`)."""
 
     @property
     def queries_by_id(self) -> dict[str, str]:
@@ -63,6 +66,7 @@ def read_retrieval_set(
     max_queries: int | None = None,
     max_bad_rows_ratio: float = 0.001,
     corpus: str | None = None,
+    has_images: bool = False,
 ) -> RetrievalSet:
     """Reads the retrieval set of a split of a data set in any layout.
 
@@ -76,7 +80,9 @@ def read_retrieval_set(
         check_takes_corpus(corpus, source)
         ids = read_document_ids(corpus, ReadReport(corpus), max_bad_rows_ratio)
         texts = CorpusTexts.of(ids)
-    retrieval_set, _ = read_set_and_report(source, split, columns, max_bad_rows_ratio, texts)
+    retrieval_set, _ = read_set_and_report(
+        source, split, columns, max_bad_rows_ratio, texts, has_images
+    )
     return retrieval_set if max_queries is None else select_queries(retrieval_set, max_queries)
 
 
@@ -96,13 +102,25 @@ def read_set_and_report(
     columns: Mapping[str, str] | None,
     max_bad_rows_ratio: float,
     corpus: CorpusTexts | None = None,
+    has_images: bool = False,
 ) -> tuple[RetrievalSet, ReadReport]:
-    """Returns the retrieval set with all queries, and the report of reading it."""
+    """Returns the retrieval set with all queries, and the report of reading it.
+
+    With `has_images`, the documents are images.
+    """
     folder = Path(source)
-    if is_beir_folder(folder):
-        return _read_beir(folder, split, max_bad_rows_ratio)
-    rows = read_rows(source, columns, split, max_bad_rows_ratio)
-    return retrieval_set_from_rows(rows, set_name(source, split), corpus), rows.report
+    if is_image_folder(folder) if has_images else is_beir_folder(folder):
+        return _read_folder(folder, split, max_bad_rows_ratio, has_images)
+    rows = read_rows(source, columns, split, max_bad_rows_ratio, has_images=has_images)
+    retrieval_set = retrieval_set_from_rows(rows, set_name(source, split), corpus)
+    return with_images(retrieval_set) if has_images else retrieval_set, rows.report
+
+
+def with_images(retrieval_set: RetrievalSet) -> RetrievalSet:
+    """Returns a set whose documents are references to images. It is usual to search only those of
+    the set itself.
+    """
+    return replace(retrieval_set, has_images=True, limitation="")
 
 
 def set_name(source: str, split: Split) -> str:
@@ -245,14 +263,17 @@ def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSe
     )
 
 
-def _read_beir(
-    folder: Path, split: Split, max_bad_rows_ratio: float
+def _read_folder(
+    folder: Path, split: Split, max_bad_rows_ratio: float, has_images: bool
 ) -> tuple[RetrievalSet, ReadReport]:
     """Reads the set without blank documents and queries, and without their judgements."""
     report = ReadReport(str(folder), layout="BEIR folder")
-    judgements, queries, documents = judged_texts(
-        folder, read_qrels(folder, split, report), report, whole_corpus=True
-    )
+    if has_images:
+        judgements, queries, documents = judged_images(folder, split, report, whole_corpus=True)
+    else:
+        judgements, queries, documents = judged_texts(
+            folder, read_qrels(folder, split, report), report, whole_corpus=True
+        )
     report.check_budget(max_bad_rows_ratio)
     documents = {key: text for key, text in documents.items() if not is_blank(text)}
     qrels: dict[str, dict[str, int]] = {}
@@ -274,4 +295,4 @@ def _read_beir(
         qrels=qrels,
         limitation=_limitation_of_folder(folder, len(documents)),
     )
-    return retrieval_set, report
+    return with_images(retrieval_set) if has_images else retrieval_set, report

@@ -29,6 +29,7 @@ def measure_before(
     sets: Sequence[RetrievalSet], measure_base: Measure | None, path: Path
 ) -> Evaluation:
     """Measures BM25 on the test queries, and the base model on these and on general collections.
+    BM25 cannot search images.
 
     `sets` are the test queries, then the general collections. `measure_base` is None if the model
     is new, so that there is nothing to measure. The result is written to `path`. If the file
@@ -37,9 +38,11 @@ def measure_before(
     (is_measured,) = integers_of_first_rank(lambda: [path.exists()])
     if not is_measured:
         test, *general = sets
-        with phase("BM25 on test queries", kind="BM25"):
-            bm25 = on_first_rank(lambda: evaluate_bm25(test))
-        systems = [] if bm25 is None else [bm25]
+        systems = []
+        if not test.has_images:
+            with phase("BM25 on test queries", kind="BM25"):
+                bm25 = on_first_rank(lambda: evaluate_bm25(test))
+            systems = [] if bm25 is None else [bm25]
         collections = []
         if measure_base is not None:
             systems.append(measure_base(test))

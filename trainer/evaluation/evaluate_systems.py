@@ -7,7 +7,8 @@ from pathlib import Path
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run, measured_run
-from trainer.evaluation.judged_data import JudgedData
+from trainer.evaluation.image_text import METRICS as IMAGE_METRICS
+from trainer.evaluation.judged_data import JudgedData, data_of_images
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
 from trainer.evaluation.run_file import read_run_file
@@ -15,6 +16,7 @@ from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus, System
+from trainer.models.families import reads_images
 from trainer.models.files.locate import locate
 from trainer.retrieval.indexes.index_corpus import open_index
 
@@ -58,6 +60,9 @@ def evaluate_systems(
         locate(find_model(reranker))  # the error of an option ends the command
     attempts = _Attempts(tell, has_baseline)
     names = attempts.check(names, find_model)
+    if any(name.kind == "model" and reads_images(name.value) for name in names):
+        names, data = _only_models_of_images(names, has_baseline), data_of_images(data)
+        attempts.has_baseline = False
     judged_set, dev_set = data.read(), None
     if any(name.contains("weighted") for name in names):
         dev_set = data.read_dev()
@@ -65,13 +70,26 @@ def evaluate_systems(
     if index is not None:
         layers = settings.layers or open_index(index).manifest.layers
         settings = replace(settings, layers=layers)
-    documents = Corpus.of(judged_set)
-    opener = SystemOpener(documents, settings, dev_set)
+    opener = SystemOpener(Corpus.of(judged_set), settings, dev_set)
     _open_options(opener, names, reranker)
     for number, name in enumerate(names):
         attempts.measure(name, opener, judged_set, on_measured)
         opener.close(names[number + 1 :])
     return attempts.comparison(judged_set, data.split)
+
+
+def _only_models_of_images(names: Sequence[SystemName], has_baseline: bool) -> list[SystemName]:
+    """Returns the systems without BM25 as a baseline, which cannot search images.
+
+    Raises BadRecipe if any other system is no model of images.
+    """
+    names = names[1:] if has_baseline else list(names)
+    for name in names:
+        if name.kind != "model" or not reads_images(name.value):
+            raise BadRecipe(
+                f"{name} cannot search images; measure models of captions and images by themselves"
+            )
+    return list(names)
 
 
 def _table(
@@ -120,7 +138,7 @@ class _Attempts:
     """The results of systems, and the errors of those that failed."""
 
     def __init__(self, tell: Callable[[str], None], has_baseline: bool) -> None:
-        self._tell, self._has_baseline = tell, has_baseline
+        self._tell, self.has_baseline = tell, has_baseline
         self._errors = SystemErrors(tell)
         self._results: list[SystemResult] = []
         self._runs: dict[str, RetrievalRun] = {}
@@ -137,7 +155,7 @@ class _Attempts:
                 read_run_file(Path(single.value))
 
         systems = list(self._errors.usable_systems(names, find_model))
-        if len(systems) <= int(self._has_baseline):
+        if len(systems) <= int(self.has_baseline):
             self._errors.raise_error()
         return systems
 
@@ -158,13 +176,17 @@ class _Attempts:
             run = measured_run(system.search(queries, DEPTH), judged_set)
             notes = filter(None, [system.note, _note_of_missing(run)])
             result = evaluate_run(run, judged_set, system.name)
+            if judged_set.has_images:
+                reverse = opener.image_to_text(name, judged_set, result.query_ids)
+                metrics = {metric: result.metrics[metric] for metric in IMAGE_METRICS}
+                result = replace(result, metrics=metrics | reverse)
             self._runs[system.name] = run
             self._results.append(replace(result, note="; ".join(notes)))
             on_measured(system, judged_set)
 
     def comparison(self, judged_set: RetrievalSet, split: str) -> SystemComparison:
         """Returns the results. Raises the error of the systems if all of them failed."""
-        if self._errors and len(self._results) <= int(self._has_baseline):
+        if self._errors and len(self._results) <= int(self.has_baseline):
             self._errors.raise_error()
         evaluation = compare(judged_set, split, self._results)
         evaluation = replace(evaluation, failures=self._errors.failures())

@@ -16,7 +16,13 @@ from trainer.storage.visible import visible
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
 
-_NAMES = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+_NAMES = {
+    "ndcg": "nDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+    "image_to_text_ndcg": "text nDCG",
+    "image_to_text_recall": "recall",
+}
 _COMBINATIONS = ("hybrid: ", "weighted: ")
 _HITS = 3
 """The number of documents per query in an example."""

@@ -17,6 +17,7 @@ from trainer.batch import Texts, to_device
 from trainer.errors import BadModel
 from trainer.models.contracts.text import Role, TextContract
 from trainer.models.formats.model_card import ModelCard
+from trainer.models.parts import lora as adapters
 from trainer.models.parts.packed import (
     MicroBatch,
     micro_batch,
@@ -120,6 +121,14 @@ class Encoder(nn.Module, ABC):
     ) -> Int[Tensor, " document"]:
         """As `uncut_lengths` for documents; a cross-encoder reads each with its query."""
         return self.uncut_lengths(documents, "document")
+
+    def sample_documents(self, count: int, length: int) -> Texts:
+        """Returns `count` documents of `length` tokens each, with which memory is measured."""
+        return Texts.of([[0] * length] * count, range(count))
+
+    def adapted_layers(self) -> list[str]:
+        """Returns the names of the layers that get a LoRA adapter by default."""
+        return adapters.linear_layers(self.backbone)
 
     def whole_modules(self) -> tuple[str, ...]:
         """Returns the names of modules that are fully trained in addition to a LoRA adapter."""

@@ -2,15 +2,18 @@
 
 from typing import Any, TypeVar
 
+from trainer.errors import BadModel
 from trainer.models import cross_encoder, dense, late_interaction, sparse
 from trainer.models.encoder import Encoder, PairEncoder, VectorEncoder
 from trainer.models.files.locate import locate
 from trainer.models.loading import Family, read
+from trainer.models.towers import image_text
 
 FAMILIES: tuple[Family[Any, Any, Any, Any], ...] = (
     cross_encoder.FAMILY,
     late_interaction.FAMILY,
     sparse.FAMILY,
+    image_text.FAMILY,
     dense.FAMILY,  # last: it reads whatever no other family recognizes
 )
 EncoderKind = TypeVar("EncoderKind", bound=Encoder)
@@ -22,8 +25,27 @@ def read_any(path_or_name: str) -> Encoder:
 
 
 def read_model(path_or_name: str) -> VectorEncoder:
-    """Reads a model that gives vectors. Raises BadModel for one that scores pairs."""
+    """Reads a model that gives vectors of texts. Raises BadModel for one that scores pairs, or
+    whose documents are images.
+    """
+    if reads_images(path_or_name):
+        raise BadModel(
+            f"{path_or_name} compares captions with images, and this command takes a model of"
+            " texts; `nearfar fit` and `nearfar evaluate` work with images"
+        )
+    return read_vector_model(path_or_name)
+
+
+def read_vector_model(path_or_name: str) -> VectorEncoder:
+    """Reads a model that gives vectors, of texts or of images too. Raises BadModel."""
     return _read(VectorEncoder, path_or_name)  # type: ignore[type-abstract]
+
+
+def reads_images(path_or_name: str) -> bool:
+    """Returns True if the documents of a model are images. Raises BadModel if there is no such
+    model.
+    """
+    return image_text.FAMILY.recognizes(locate(path_or_name))
 
 
 def read_reranker(path_or_name: str) -> PairEncoder:

@@ -60,6 +60,7 @@ def build_for_training(
         model.backbone = adapters.add_lora(
             model.backbone,  # type: ignore[arg-type]
             settings.lora,
+            model.adapted_layers(),
             model.whole_modules(),
         )
         use_onednn(model.backbone)

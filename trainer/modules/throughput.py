@@ -28,14 +28,18 @@ class TokenCost:
 
     @classmethod
     def of(cls, encoder: nn.Module) -> "TokenCost":
-        """Returns the cost of an encoder, from its linear layers and its configuration."""
+        """Returns the cost of an encoder, from its linear layers and its configuration; zero if it
+        is unknown.
+        """
+        settings = getattr(getattr(encoder, "backbone", None), "config", None)
+        if hasattr(settings, "vision_config"):
+            return cls(0, 0)  # unknown: a token goes through one of the two towers
         per_token = 0
         for module in encoder.modules():
             inputs, outputs = (getattr(module, f"{side}_features", None) for side in ("in", "out"))
             weight = dict(module.named_parameters(recurse=False)).get("weight")
             if weight is not None and isinstance(inputs, int) and outputs:
                 per_token += inputs * outputs * (6 if weight.requires_grad else 4)
-        settings = getattr(getattr(encoder, "backbone", None), "config", None)
         layers, width = (
             getattr(settings, name, None) or 0 for name in ("num_hidden_layers", "hidden_size")
         )

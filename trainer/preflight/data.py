@@ -13,7 +13,7 @@ from trainer.errors import NearfarError
 from trainer.models.encoder import Encoder
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
-from trainer.recipe.schema.data import DataSection
+from trainer.recipe.schema.families import Recipe
 
 MANY_CUT_RATIO = 0.1
 """A larger share of texts that are cut gives a warning."""
@@ -23,9 +23,9 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     """Adds findings about the data. Returns the data, or None if a part cannot be read."""
     settings, refresh = run.recipe, run.recipe.refresh_section
     try:
-        data = data_sets(settings.data, settings.seed, all_negatives=refresh is not None)
+        data = data_sets(settings.data, settings.seed, refresh is not None, settings.has_images)
     except NearfarError as error:
-        for message in dict.fromkeys([str(error), *_faults_of_sets(settings.data)]):
+        for message in dict.fromkeys([str(error), *_faults_of_sets(settings)]):
             findings.add("wrong", "data", message)
         return None
     test = f", {len(data.test.queries):,} test queries" if data.test else ""
@@ -39,13 +39,14 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     return data
 
 
-def _faults_of_sets(data: DataSection) -> Iterator[str]:
+def _faults_of_sets(recipe: Recipe) -> Iterator[str]:
     """Yields the error of each data set that cannot be read."""
+    data, has_images = recipe.data, recipe.has_images
     ratio = data.max_bad_rows_ratio
     for source in data.sources:
         columns = data.columns if source.columns is None else source.columns
         try:
-            read_rows(source.source, columns, max_bad_rows_ratio=ratio)
+            read_rows(source.source, columns, max_bad_rows_ratio=ratio, has_images=has_images)
         except NearfarError as error:
             yield str(error)
     splits: list[tuple[str | None, Split]] = [(data.validation, "dev"), (data.test, "test")]
@@ -53,7 +54,7 @@ def _faults_of_sets(data: DataSection) -> Iterator[str]:
     for name, split in splits:
         try:
             if name is not None:
-                read_retrieval_set(name, split, data.columns, max_bad_rows_ratio=ratio)
+                read_retrieval_set(name, split, data.columns, None, ratio, has_images=has_images)
         except NearfarError as error:
             yield str(error)
 

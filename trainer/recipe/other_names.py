@@ -126,6 +126,7 @@ _VALUES = {
     "late_interaction, multi_vector, pylate": "colbert",
     "reranker": "cross_encoder",
     "splade, sparse_encoder": "sparse",
+    "clip, siglip_model, vision_text": "image_text",
     # objective.kind
     "mnrl, cmnrl, MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss": "contrastive",
     "MNRLSymmetric, infonce, ntxent, in_batch_negatives": "contrastive",

@@ -1,5 +1,6 @@
 """Computes how many tokens' activations fit into memory, from what they cost and free bytes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,21 @@ class ActivationCost:
         return max(0, int((free_bytes - self.per_micro_batch) / self.per_token))
 
 
-def activation_cost(module: nn.Module, encode: Encode, length: int, tokens: int) -> ActivationCost:
+def zeros(count: int, length: int) -> Texts:
+    """Returns `count` texts of `length` tokens each."""
+    return Texts.of([[0] * length] * count, range(count))
+
+
+def activation_cost(
+    module: nn.Module,
+    encode: Encode,
+    length: int,
+    tokens: int,
+    make_texts: Callable[[int, int], Texts] = zeros,
+) -> ActivationCost:
     """Returns the cost of texts of `length` tokens, from micro-batches of two sizes.
+
+    `make_texts` returns a number of texts of a number of tokens.
 
     The larger one has about `tokens` tokens, at least one text, and the other half of them. Their
     difference is what tokens cost, and the rest is per micro-batch.
@@ -57,8 +71,7 @@ def activation_cost(module: nn.Module, encode: Encode, length: int, tokens: int)
     texts = tokens // (2 * length)
     sizes = [(texts, length), (2 * texts, length)] if texts else [(1, -(-length // 2)), (1, length)]
     small, large = (
-        stored_bytes(module, encode, Texts.of([[0] * length] * count, range(count)))
-        for count, length in sizes
+        stored_bytes(module, encode, make_texts(count, length)) for count, length in sizes
     )
     small_tokens, large_tokens = (count * length for count, length in sizes)
     per_token = max(1.0, (large - small) / max(1, large_tokens - small_tokens))

@@ -8,12 +8,14 @@ from trainer.build.families.bi_encoder import BiEncoder
 from trainer.build.families.colbert import ColBERT
 from trainer.build.families.cross_encoder import CrossEncoderFamily
 from trainer.build.families.family import RecipeFamily
+from trainer.build.families.image_text import ImageText
 from trainer.build.families.sparse import Sparse
 from trainer.models.encoder import Encoder
 from trainer.recipe.schema.families import (
     BiEncoderRecipe,
     ColBERTRecipe,
     CrossEncoderRecipe,
+    ImageTextRecipe,
     Recipe,
     SparseRecipe,
 )
@@ -30,6 +32,8 @@ def family_of(run: Recipe) -> RecipeFamily[Any, Any]:
             return CrossEncoderFamily()
         case SparseRecipe():
             return Sparse()
+        case ImageTextRecipe():
+            return ImageText()
         case _:
             assert_never(run)
 

@@ -15,7 +15,7 @@ from trainer.build.families.family import (
     PositivesByQuery,
     RecipeFamily,
 )
-from trainer.build.objective import build_objective
+from trainer.build.objective import build_objective, learned_bias
 from trainer.data.collate import collate
 from trainer.evaluation.evaluate import evaluate
 from trainer.microbatches import Encode
@@ -23,7 +23,6 @@ from trainer.models.encoder import VectorEncoder
 from trainer.modules.retriever import Temperature
 from trainer.objectives.exclusions import Exclusion, RepeatedPositives, TaughtBetter
 from trainer.objectives.objective import Objective
-from trainer.objectives.sigmoid import Sigmoid
 from trainer.objectives.teachers import Teacher
 from trainer.recipe.schema.base import BaseVectorRecipe
 from trainer.recipe.schema.objective import ContrastiveObjective, SigmoidObjective
@@ -72,7 +71,7 @@ class VectorFamily(RecipeFamily[VectorRecipeType, VectorEncoderType]):
     ) -> Learning:
         """Returns the objective with the lesson of the teachers, at all widths and depths."""
         objective, temperature = self.objective(run, encoder)
-        bias = objective.bias if isinstance(objective, Sigmoid) else None
+        bias = learned_bias(objective)
         objective, head = students.with_students(
             run, objective, self.score(run), encoder, teachers, self.is_normalized(encoder)
         )

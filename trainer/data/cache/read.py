@@ -41,11 +41,12 @@ _NO_PART, _TRAIN, _VALIDATION = 0, 1, 2
 class CachedReader:
     """Reads the data sources of one run. The digest of each source is computed once."""
 
-    def __init__(self, max_bad_rows_ratio: float) -> None:
+    def __init__(self, max_bad_rows_ratio: float, has_images: bool = False) -> None:
         self.digests = SourceDigests()
         self.reports: list[ReadReport] = []
         """The report of each source that was read, in order."""
         self._max_bad_rows_ratio = max_bad_rows_ratio
+        self._has_images = has_images
 
     def rows(
         self,
@@ -62,10 +63,18 @@ class CachedReader:
         def build(folder: Path) -> Mapping[str, Any]:
             ratio = self._max_bad_rows_ratio
             path = folder / _ROWS
-            return write_rows(path, source, columns, split, ratio, negatives_per_query).facts()
+            return write_rows(
+                path,
+                source,
+                columns,
+                split,
+                ratio,
+                negatives_per_query,
+                has_images=self._has_images,
+            ).facts()
 
         options = {"split": split, "columns": columns, "negatives_per_query": negatives_per_query}
-        entry = self._read(source, {"kind": "rows", **options}, build)
+        entry = self._read(source, {"kind": "rows", **options, **self._images_of(source)}, build)
         return Rows(entry.tables[_ROWS], self.reports[-1], sha256=tuple(entry.sha256.values()))
 
     def retrieval_set(
@@ -103,14 +112,22 @@ class CachedReader:
     def _stored_set(self, source: str, columns: Mapping[str, str], split: Split) -> RetrievalSet:
         def build(folder: Path) -> Mapping[str, Any]:
             ratio = self._max_bad_rows_ratio
-            retrieval_set, report = read_set_and_report(source, split, columns, ratio)
+            retrieval_set, report = read_set_and_report(
+                source, split, columns, ratio, has_images=self._has_images
+            )
             write_set(folder, retrieval_set)
             names = {"name": retrieval_set.name, "limitation": retrieval_set.limitation}
             return report.facts() | names
 
         options = {"split": split, "columns": columns}
-        entry = self._read(source, {"kind": "retrieval set", **options}, build)
-        return load_set(entry.tables, entry.facts["name"], entry.facts["limitation"])
+        key = {"kind": "retrieval set", **options, **self._images_of(source)}
+        entry = self._read(source, key, build)
+        facts = entry.facts
+        return load_set(entry.tables, facts["name"], facts["limitation"], self._has_images)
+
+    def _images_of(self, source: str) -> dict[str, str]:
+        """Returns what an entry with images depends on too: paths in it begin with the folder."""
+        return {"folder of images": str(Path(source).parent)} if self._has_images else {}
 
     def _read(self, source: str, options: Mapping[str, Any], build: Build) -> Entry:
         """Returns the entry of a source. Adds its report to `reports`."""

@@ -55,14 +55,18 @@ def write_set(folder: Path, retrieval_set: RetrievalSet) -> None:
     _write_texts(folder / _QRELS, ("query", "document", "grade"), judgements)
 
 
-def load_set(tables: Mapping[str, pa.Table], name: str, limitation: str) -> RetrievalSet:
+def load_set(
+    tables: Mapping[str, pa.Table], name: str, limitation: str, has_images: bool = False
+) -> RetrievalSet:
     """Returns the set that `write_set` wrote. Its documents stay on disk."""
     qrels: dict[str, dict[str, int]] = {}
     for query, document, grade in zip(*map(TextColumn, tables[_QRELS].columns), strict=True):
         qrels.setdefault(query, {})[document] = int(grade)
     query_ids, queries = (tuple(column.to_pylist()) for column in tables[_QUERIES].columns)
     document_ids, documents = map(TextColumn, tables[_DOCUMENTS].columns)
-    return RetrievalSet(name, query_ids, queries, document_ids, documents, qrels, limitation)
+    return RetrievalSet(
+        name, query_ids, queries, document_ids, documents, qrels, limitation, has_images
+    )
 
 
 def write_ids(folder: Path, ids: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from trainer.data.readers.beir import (
     Judgement,
+    beir_splits,
     is_beir_folder,
     judgements_with_texts,
     read_qrels,
@@ -15,6 +16,12 @@ from trainer.data.readers.beir import (
 )
 from trainer.data.readers.columns import Columns, RowMaker, assign_roles, is_blank
 from trainer.data.readers.hub import check_hub_name, is_saved_folder, read_hub, read_saved_folder
+from trainer.data.readers.image_folder import (
+    image_folder_rows,
+    is_image_folder,
+    training_file,
+)
+from trainer.data.readers.image_rows import ImageColumns, ImageRowMaker, assign_image_roles
 from trainer.data.readers.json_lines import Record, read_json_lines
 from trainer.data.readers.mined import check_mined_file
 from trainer.data.readers.report import BadRow, ReadReport
@@ -55,6 +62,7 @@ def read_rows(
     max_bad_rows_ratio: float = 0.001,
     negatives_per_query: int | None = None,
     on_bad: Callable[[BadRow], None] | None = None,
+    has_images: bool = False,
 ) -> Rows:
     """Reads the rows of a file, a BEIR folder, a saved data set or a hub data set.
 
@@ -68,13 +76,21 @@ def read_rows(
             counted in `.report`.
         negatives_per_query: the largest number of negatives per row; None keeps all.
         on_bad: called with each bad row.
+        has_images: the positives are images (`trainer.data.readers.image_rows`).
 
     Raises BadData for a source that cannot be read, and TooManyBadRows.
     """
     with tempfile.TemporaryDirectory(prefix="nearfar-rows-") as folder:
         path = Path(folder) / "rows.arrow"
         report = write_rows(
-            path, source, columns, split, max_bad_rows_ratio, negatives_per_query, on_bad
+            path,
+            source,
+            columns,
+            split,
+            max_bad_rows_ratio,
+            negatives_per_query,
+            on_bad,
+            has_images,
         )
         return Rows(map_table(path), report)
 
@@ -87,10 +103,13 @@ def write_rows(
     max_bad_rows_ratio: float,
     negatives_per_query: int | None,
     on_bad: Callable[[BadRow], None] | None = None,
+    has_images: bool = False,
 ) -> ReadReport:
     """Writes the rows of a source to an Arrow file, in bounded memory; see `read_rows`."""
     report = ReadReport(source, on_bad=on_bad)
-    if is_beir_folder(Path(source)):
+    if has_images:
+        rows = _image_rows(source, split, dict(columns or {}), report)
+    elif is_beir_folder(Path(source)):
         rows = _beir_rows(Path(source), split, report)
     else:
         records = _open_records(source, split, report)
@@ -112,7 +131,7 @@ def write_rows(
 def has_known_layout(path: Path) -> bool:
     """Returns True for a file or folder here that is of a layout that can be read."""
     if path.is_dir():
-        return is_beir_folder(path) or is_saved_folder(path)
+        return is_beir_folder(path) or is_image_folder(path) or is_saved_folder(path)
     return path.is_file() and layout_of(path) is not None
 
 
@@ -161,6 +180,22 @@ def _record_rows(
     max_negatives: int | None,
 ) -> Iterator[Row]:
     """Yields the rows of records. The first records determine the columns."""
+    first_records, names = _first_records(records, report)
+    columns = assign_roles(names, columns_by_role, report.source)
+    _note_columns(report, columns, names)
+    maker = RowMaker(columns, report, max_negatives)
+    for record in chain(first_records, records):
+        report.rows_read += 1
+        if isinstance(record, BadRow):
+            report.set_aside(record)
+        else:
+            yield from maker.rows(record)
+
+
+def _first_records(
+    records: Iterator[Record | BadRow], report: ReadReport
+) -> tuple[list[Record | BadRow], dict[str, None]]:
+    """Returns the first records and the names of their columns. Raises BadData without any."""
     first_records = list(islice(records, _RECORDS_FOR_COLUMNS))
     names = dict.fromkeys(
         name for record in first_records if isinstance(record, Record) for name in record.values
@@ -174,9 +209,25 @@ def _record_rows(
         raise BadData(
             f"{report.source} has no rows; give a file with at least one query and positive."
         )
-    columns = assign_roles(names, columns_by_role, report.source)
+    return first_records, names
+
+
+def _image_rows(
+    source: str, split: Split, columns_by_role: dict[str, str], report: ReadReport
+) -> Iterator[Row]:
+    """Yields the rows of captions and images."""
+    path = Path(source)
+    if is_image_folder(path):
+        pairs = training_file(path) if split == "train" and split not in beir_splits(path) else None
+        if pairs is None:
+            yield from image_folder_rows(path, split, report)
+            return
+        path = pairs
+    records = _open_records(str(path), split, report)
+    first_records, names = _first_records(records, report)
+    columns = assign_image_roles(names, columns_by_role, report.source)
     _note_columns(report, columns, names)
-    maker = RowMaker(columns, report, max_negatives)
+    maker = ImageRowMaker(columns, report, path.parent)
     for record in chain(first_records, records):
         report.rows_read += 1
         if isinstance(record, BadRow):
@@ -185,7 +236,9 @@ def _record_rows(
             yield from maker.rows(record)
 
 
-def _note_columns(report: ReadReport, columns: Columns, names: Mapping[str, None]) -> None:
+def _note_columns(
+    report: ReadReport, columns: Columns | ImageColumns, names: Mapping[str, None]
+) -> None:
     """Writes into the report which role each column has, and which columns have none."""
     report.columns = columns.by_role()
     used_names = {name for role_names in report.columns.values() for name in role_names}

@@ -170,6 +170,8 @@ def results_writer(
     cache = mteb.ResultCache(folder)
 
     def write(system: System, judged_set: RetrievalSet) -> None:
+        if judged_set.has_images:
+            raise BadRecipe("mteb measures models of texts here; leave out --mteb-results")
         task = data.task if isinstance(data, MtebData) else task_from_set(judged_set, data.split)
         model = OpenMtebModel(system, len(judged_set.documents))
         mteb.evaluate(

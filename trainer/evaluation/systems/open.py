@@ -1,9 +1,12 @@
 """Opens systems by name. A new kind is a class, its form in `names`, and a line here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadModel, BadRecipe
@@ -20,8 +23,8 @@ from trainer.evaluation.systems.system import (
     System,
 )
 from trainer.models.cut import read_cut
-from trainer.models.encoder import PairEncoder
-from trainer.models.families import read_reranker
+from trainer.models.encoder import PairEncoder, VectorEncoder
+from trainer.models.families import read_reranker, read_vector_model
 from trainer.progress import phase
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.strategies import devices
@@ -91,6 +94,14 @@ class SystemOpener:
                 self._rerankers[model] = read_reranker(model).to(self._accelerator)
         return self._rerankers[model]
 
+    def image_to_text(
+        self, name: SystemName, judged_set: RetrievalSet, query_ids: Sequence[str]
+    ) -> dict[str, Float64[np.ndarray, " query"]]:
+        """Returns the metrics of a model from image to caption (`image_to_text_metrics`)."""
+        system = self._single_systems[name].system
+        assert isinstance(system, ModelSystem)
+        return system.image_to_text(judged_set, query_ids)
+
     def forget_searches(self) -> None:
         """Makes each system search again for queries that it has answered."""
         for system in self._single_systems.values():
@@ -104,7 +115,6 @@ class SystemOpener:
         }
 
     def _open_single(self, name: SystemName) -> System:
-        settings = self._settings
         match name.kind:
             case "bm25":
                 return Bm25System(self._corpus)
@@ -114,10 +124,18 @@ class SystemOpener:
                 return self._index(Path(name.value), name.index_model)
             case _:
                 with phase("loading the model"):
-                    encoder = read_cut(name.value, settings.layers, settings.dimensions)
+                    encoder = self._model(name.value)
                 label = self._with_cuts(name.value)
                 encoder = encoder.to(self._accelerator)
                 return ModelSystem(label, encoder, self._corpus, self._precision)
+
+    def _model(self, name: str) -> VectorEncoder:
+        settings = self._settings
+        if not self._corpus.has_images:
+            return read_cut(name, settings.layers, settings.dimensions)
+        if settings.layers is not None or settings.dimensions is not None:
+            raise BadRecipe("a model of images is not cut; leave out --layers and --dimensions")
+        return read_vector_model(name)
 
     def _index(self, folder: Path, model: str) -> System:
         settings, index = self._settings, open_index(folder)
@@ -163,20 +181,20 @@ class _Memory:
     """A system that searches for the same queries once."""
 
     def __init__(self, system: System) -> None:
-        self._system = system
+        self.system = system
         self._runs: dict[tuple[frozenset[tuple[str, str]], int], RetrievalRun] = {}
 
     @property
     def name(self) -> str:
-        return self._system.name
+        return self.system.name
 
     @property
     def note(self) -> str:
-        return self._system.note
+        return self.system.note
 
     @property
     def preparation(self) -> Preparation:
-        return self._system.preparation
+        return self.system.preparation
 
     def forget(self) -> None:
         self._runs.clear()
@@ -184,5 +202,5 @@ class _Memory:
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         key = frozenset(queries.items()), k
         if key not in self._runs:
-            self._runs[key] = self._system.search(queries, k)
+            self._runs[key] = self.system.search(queries, k)
         return self._runs[key]

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 from torch import nn
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import note_of, search_vectors
+from trainer.evaluation.image_text import image_to_text_metrics
 from trainer.evaluation.metrics import RetrievalRun, rank_documents
 from trainer.evaluation.run_file import read_run_file, with_spaces
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
-from trainer.retrieval.encoding.encode import encode_documents
+from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.searcher import hits
 from trainer.strategies.devices import Precision
@@ -32,11 +33,14 @@ class Corpus:
     """What errors call it."""
     ids: Sequence[str]
     texts: Sequence[str]
+    has_images: bool = False
+    """Whether `texts` are references to images."""
 
     @classmethod
     def of(cls, judged_set: RetrievalSet) -> "Corpus":
         """Returns the documents of judged queries."""
-        return cls(judged_set.name, judged_set.document_ids, judged_set.documents)
+        judged_documents = judged_set.document_ids, judged_set.documents
+        return cls(judged_set.name, *judged_documents, judged_set.has_images)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,15 @@ class ModelSystem:
         """Returns the k nearest documents per query."""
         return search_vectors(
             self._encoder, self._documents, self._corpus.ids, queries, k, self._precision
+        )
+
+    def image_to_text(
+        self, judged_set: RetrievalSet, query_ids: Sequence[str]
+    ) -> dict[str, Float64[np.ndarray, " query"]]:
+        """Returns the metrics from image to caption, if the documents are images."""
+        captions = encode_queries(self._encoder, judged_set.queries, precision=self._precision)
+        return image_to_text_metrics(
+            captions, self._documents, judged_set, query_ids, self._encoder
         )
 
 

@@ -22,7 +22,7 @@ from trainer.storage.atomic import atomic_folder, check_replaceable, write_safet
 
 _WEIGHTS = "model.safetensors"
 _MODEL_FILES = re.compile(
-    r"(nearfar|config|modules|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
+    r"(nearfar|config|modules|preprocessor_config|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model"
     r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|SpladePooling|Dense|Normalize)"
 )
@@ -98,7 +98,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
         _write_adapter(encoder, folder / "adapter")
     architecture = encoder.pristine_config.model_type if encoder.has_layers else None
     backbone: Any = encoder.backbone
-    width = 0 if encoder.projection is not None else backbone.config.hidden_size
+    width = 0 if encoder.projection is not None else getattr(backbone.config, "hidden_size", 0)
     card = encoder.CARD.text(contract, has_adapter, architecture, width)
     write_text(folder / "README.md", card)
 

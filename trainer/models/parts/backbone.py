@@ -41,6 +41,19 @@ _CONFIG_ERRORS = (
 
 
 def read_config(folder: Path) -> PretrainedConfig:
+    """Returns the configuration of an encoder or decoder of text (see `read_any_config`)."""
+    config = read_any_config(folder)
+    text = (
+        hasattr(config, "vocab_size")
+        and hasattr(config, "hidden_size")
+        and not hasattr(config, "vision_config")
+    )
+    if not text or type(config) not in MODEL_MAPPING or config.is_encoder_decoder:
+        raise BadModel(f"{folder}: {config.model_type} is not an encoder or decoder of text")
+    return config
+
+
+def read_any_config(folder: Path) -> PretrainedConfig:
     """Returns the configuration in `folder`, without keys that could load code.
 
     Raises BadModel for an architecture that needs its own code.
@@ -67,19 +80,12 @@ def read_config(folder: Path) -> PretrainedConfig:
             " its full precision"
         )
     try:
-        built_config = CONFIG_MAPPING[kind](**config)
+        with _quiet():
+            return CONFIG_MAPPING[kind](**config)
     except _CONFIG_ERRORS as error:
         raise BadModel(
             f"{folder / 'config.json'} does not fit architecture {kind}: {str(error)[:200]}"
         ) from error
-    text = (
-        hasattr(built_config, "vocab_size")
-        and hasattr(built_config, "hidden_size")
-        and not hasattr(built_config, "vision_config")
-    )
-    if not text or type(built_config) not in MODEL_MAPPING or built_config.is_encoder_decoder:
-        raise BadModel(f"{folder}: {kind} is not an encoder or decoder of text")
-    return built_config
 
 
 def load_backbone(

@@ -61,14 +61,13 @@ def _named_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def add_lora(
-    backbone: PreTrainedModel, lora: Lora, trained_modules: Sequence[str] = ()
+    backbone: PreTrainedModel, lora: Lora, names: list[str], trained_modules: Sequence[str] = ()
 ) -> PeftModel:
     """Freezes the backbone and adds a new adapter to every target layer.
 
-    At first the adapter changes nothing (B is zero). The modules in `trained_modules` are fully
-    trained.
+    The targets are the layers `names`, unless `lora` has others. At first the adapter changes
+    nothing (B is zero). The modules in `trained_modules` are fully trained.
     """
-    names = linear_layers(backbone)
     targets = names if lora.target_modules is None else list(lora.target_modules)
     known_targets = [
         target

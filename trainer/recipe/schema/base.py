@@ -67,6 +67,11 @@ class BaseRecipe(Section):
     )
 
     @property
+    def has_images(self) -> bool:
+        """Whether the documents of the data are images."""
+        return False
+
+    @property
     def first_stage(self) -> str | None:
         """The model whose documents are re-ranked in validation; None: none."""
         return None

@@ -16,6 +16,7 @@ from trainer.recipe.schema.model import (
     BiEncoderModel,
     ColBERTModel,
     CrossEncoderModel,
+    ImageTextModel,
     SparseModel,
 )
 from trainer.recipe.schema.objective import (
@@ -23,6 +24,8 @@ from trainer.recipe.schema.objective import (
     BiEncoderObjective,
     ColBERTContrastiveObjective,
     ColBERTObjective,
+    ImageTextContrastiveObjective,
+    ImageTextObjective,
     SparseContrastiveObjective,
     SparseObjective,
 )
@@ -153,8 +156,45 @@ class SparseRecipe(BaseVectorRecipe):
     teacher: ColBERTTeacher | None = Field(None, description=TEACHER)
 
 
+class ImageTextRecipe(BaseRecipe):
+    """Train a model that compares images with captions."""
+
+    kind: Literal["image_text"] = "image_text"
+    model: ImageTextModel
+    objective: ImageTextObjective = Field(ImageTextContrastiveObjective(), description=OBJECTIVE)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the documents of the data are images."""
+        return True
+
+    @property
+    def negatives_per_query(self) -> int:
+        """Number of negatives per query in a batch: none but the other images."""
+        return 0
+
+    @model_validator(mode="after")
+    def _data_are_pairs(self) -> Self:
+        if self.data.negatives_per_query:
+            raise ValueError(
+                "data.negatives_per_query: kind image_text learns from the images of the batch and"
+                " reads no hard negatives; set it to 0"
+            )
+        if self.data.general:
+            raise ValueError(
+                "data.general names collections of texts, but kind image_text searches images;"
+                " leave it out"
+            )
+        if self.data.corpus is not None:
+            raise ValueError(
+                "data.corpus holds texts, but kind image_text searches images; leave it out: all"
+                " images of the validation and test sets are searched"
+            )
+        return self
+
+
 Recipe = Annotated[
-    BiEncoderRecipe | ColBERTRecipe | CrossEncoderRecipe | SparseRecipe,
+    BiEncoderRecipe | ColBERTRecipe | CrossEncoderRecipe | SparseRecipe | ImageTextRecipe,
     Field(discriminator="kind"),
 ]
 RecipeClass = type[Recipe]
@@ -166,4 +206,5 @@ FAMILIES: dict[str, RecipeClass] = {
     "colbert": ColBERTRecipe,
     "cross_encoder": CrossEncoderRecipe,
     "sparse": SparseRecipe,
+    "image_text": ImageTextRecipe,
 }

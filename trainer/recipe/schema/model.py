@@ -37,7 +37,10 @@ class ModelSection(Section):
     """The common keys of all models."""
 
     backbone: str = Field(
-        description="folder or hub name of a Hugging Face encoder or a sentence-transformers model"
+        description=(
+            "folder or hub name of a Hugging Face encoder or a sentence-transformers model"
+            " (image_text: a CLIP or SigLIP checkpoint)"
+        )
     )
     query_prompt: str | None = Field(
         None,
@@ -246,3 +249,29 @@ class SparseModel(VectorModel):
 
 class CrossEncoderModel(ModelSection):
     """A model of one score per pair of query and document, which it encodes together."""
+
+
+class ImageTextModel(ModelSection):
+    """A model with a tower for images and one for captions, whose vectors are compared."""
+
+    frozen_tower: Literal["image", "text"] | None = Field(
+        None,
+        description=(
+            "the tower that keeps its weights, projection included (image: locked-image tuning,"
+            " Zhai et al. 2022); null: both are trained"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _documents_are_images(self) -> Self:
+        for key in ("document_prompt", "document_max_length_tokens"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"model.{key} is for texts, but the documents of kind image_text are images;"
+                    " remove it"
+                )
+        if isinstance(self.tuning, LoraTuning) and self.tuning.quantize_4bit:
+            raise ValueError(
+                "model.tuning.quantize_4bit is not supported for kind image_text; set it to false"
+            )
+        return self

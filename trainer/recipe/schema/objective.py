@@ -121,6 +121,30 @@ class ColBERTContrastiveObjective(ContrastiveObjective):
     )
 
 
+class ImageTextContrastiveObjective(ContrastiveObjective):
+    """InfoNCE over all images of the batch (van den Oord et al. 2018), in both directions as CLIP
+    has it (Radford et al. 2021).
+    """
+
+    temperature: PositiveFloat = Field(0.01, description="scores are divided by it")
+    learn_temperature: bool = Field(
+        True, description="train the temperature too, starting from `temperature`"
+    )
+    symmetric: bool = Field(
+        True,
+        description="use the mean of both directions: caption to images, and image to captions",
+    )
+
+    @model_validator(mode="after")
+    def _images_are_no_hard_negatives(self) -> Self:
+        if self.teacher_margin is not None:
+            raise ValueError(
+                "objective.teacher_margin excludes hard negatives, but kind image_text has none;"
+                " remove it"
+            )
+        return self
+
+
 class SigmoidObjective(ObjectiveSection):
     """The sigmoid loss of SigLIP (Zhai et al. 2023, eq. 1): each pair of a query and a document of
     the batch is judged by itself.
@@ -239,5 +263,8 @@ ColBERTObjective = Annotated[
 SparseObjective = Annotated[
     SparseContrastiveObjective | DistillationObjective | MarginMseObjective,
     Field(discriminator="kind"),
+]
+ImageTextObjective = Annotated[
+    ImageTextContrastiveObjective | SigmoidObjective, Field(discriminator="kind")
 ]
 VectorObjective = ContrastiveObjective | BiEncoderObjective | ColBERTObjective | SparseObjective

@@ -1,0 +1,68 @@
+"""The parts of a run of kind image_text."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from trainer.build import hardware
+from trainer.build.families.family import (
+    Collate,
+    Evaluate,
+    Learning,
+    PositivesByQuery,
+    RecipeFamily,
+    shared_settings,
+)
+from trainer.build.objective import build_objective, learned_bias
+from trainer.data.collate import collate
+from trainer.evaluation.image_text import evaluate_image_text
+from trainer.microbatches import Encode
+from trainer.models.towers.image_text import (
+    ImageTextEncoder,
+    ImageTextSettings,
+    build_image_text_encoder,
+)
+from trainer.objectives.teachers import Teacher
+from trainer.recipe.schema.families import ImageTextRecipe
+from trainer.scores import dot
+
+
+class ImageText(RecipeFamily[ImageTextRecipe, ImageTextEncoder]):
+    """Builds runs of models that compare images with captions."""
+
+    def build_model(self, run: ImageTextRecipe) -> ImageTextEncoder:
+        """Builds the two towers of a checkpoint."""
+        frozen_tower = run.model.frozen_tower
+        return build_image_text_encoder(
+            ImageTextSettings(**shared_settings(run.model), frozen_tower=frozen_tower)
+        )
+
+    def learning(
+        self,
+        run: ImageTextRecipe,
+        encoder: ImageTextEncoder,
+        teachers: Sequence[Teacher],
+        steps: int,
+    ) -> Learning:
+        """Returns the objective: captions are the queries, images the documents."""
+        objective, temperature = build_objective(run.objective, dot)
+        return Learning(objective, temperature, learned_bias(objective))
+
+    def encode(self, run: ImageTextRecipe, encoder: ImageTextEncoder) -> Encode:
+        """Returns the encoder."""
+        return encoder
+
+    def collate(
+        self, run: ImageTextRecipe, encoder: ImageTextEncoder, positives: PositivesByQuery
+    ) -> Collate:
+        """Returns the function that makes batches: it decodes the images ahead of the step."""
+        return partial(
+            collate, tokenize=encoder.tokenize, known_positives=positives, negatives_per_query=0
+        )
+
+    def evaluate(self, run: ImageTextRecipe) -> Evaluate:
+        """Returns the function that measures both directions, among all images of the set."""
+        return partial(
+            evaluate_image_text,
+            precision=hardware.precision(run.machine),
+            micro_batch_tokens=hardware.micro_batch_tokens(run.machine),
+        )

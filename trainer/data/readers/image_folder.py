@@ -1,0 +1,83 @@
+"""Reads folders of judged images: corpus (id, image), queries.jsonl and qrels/<split>.tsv, as BEIR
+has them for texts, and a training file of pairs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.data.readers.beir import Judgement, judgements_with_texts, read_qrels, read_texts
+from trainer.data.readers.image_rows import checked_reference
+from trainer.data.readers.json_lines import Record, read_json_lines
+from trainer.data.readers.report import BadRow, ReadReport, type_name
+from trainer.data.readers.table import read_columnar
+from trainer.data.rows import Row
+from trainer.progress import count_items
+
+_CORPUS = "corpus.parquet", "corpus.jsonl"
+_TRAINING = "train.parquet", "train.jsonl"
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Returns True for a folder with a corpus and judgements."""
+    return (folder / "qrels").is_dir() and _file(folder, _CORPUS) is not None
+
+
+def training_file(folder: Path) -> Path | None:
+    """Returns the file of training pairs, if the folder has one."""
+    return _file(folder, _TRAINING)
+
+
+def judged_images(
+    folder: Path, split: str, report: ReadReport, whole_corpus: bool = False
+) -> tuple[list[Judgement], dict[str, str], dict[str, str]]:
+    """Returns the judgements of a split that have both sides, the captions by id, and the
+    references of images by id: those that are judged, or all.
+    """
+    report.layout = "folder of judged images"
+    judgements = read_qrels(folder, split, report)
+    captions = read_texts(folder, "queries.jsonl", report, {item.query for item in judgements})
+    bad_before = report.bad_count
+    ids = None if whole_corpus else {item.document for item in judgements}
+    images = _read_images(folder, ids, report)
+    bad_lines = {"corpus.jsonl": report.bad_count - bad_before}
+    complete = judgements_with_texts(judgements, captions, images, bad_lines, report)
+    return complete, captions, images
+
+
+def image_folder_rows(folder: Path, split: str, report: ReadReport) -> Iterator[Row]:
+    """Yields one row per positive judgement of a split."""
+    judgements, captions, images = judged_images(folder, split, report)
+    for item in judgements:
+        if item.score > 0 and captions[item.query]:
+            yield Row(captions[item.query], images[item.document], source=item.source)
+
+
+def _read_images(folder: Path, ids: set[str] | None, report: ReadReport) -> dict[str, str]:
+    path = _file(folder, _CORPUS)
+    assert path is not None
+    images: dict[str, str] = {}
+    for record in count_items(_records(path), f"reading {path}", "images"):
+        report.rows_read += 1
+        if isinstance(record, BadRow):
+            report.set_aside(record)
+            continue
+        key = record.values.get("_id", record.values.get("id"))
+        if not isinstance(key, str) or not key:
+            reason = f"the field '_id' is {type_name(key)}, expected a text"
+            report.set_aside(BadRow(record.source, reason))
+        elif key in images:
+            report.duplicate_ids += 1
+        elif ids is None or key in ids:
+            value = record.values.get("image")
+            reference = checked_reference(value, folder, record.source, report)
+            if reference is not None:
+                images[key] = reference
+    return images
+
+
+def _records(path: Path) -> Iterator[Record | BadRow]:
+    return read_columnar(path) if path.suffix == ".parquet" else read_json_lines(path)
+
+
+def _file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,1 @@
+"""Images: where they are, how they are decoded, and the pixels that a model gets."""

@@ -1,0 +1,1 @@
+"""Models of two towers: each turns another kind of input into vectors that are compared."""
