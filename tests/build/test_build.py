@@ -55,7 +55,7 @@ def test_test_queries_that_are_training_queries_are_counted():
 
 def test_few_documents_are_named_before_training():
     rows = [Row(f"question {number}", f"answer {number % 90}") for number in range(990)]
-    held_out = retrieval_set_from_rows([Row("other", "text")], "validation", {})
+    held_out = retrieval_set_from_rows([Row("other", "text")], "validation")
     (warning,) = DataSets(Rows.of(rows), held_out, None).warnings
     assert warning.startswith("the 990 training pairs have only 90 different documents; ")
     assert "validation.interpolate=true" in warning

@@ -60,9 +60,14 @@ def test_old_recipe_keeps_every_value_that_says_something(path: Path) -> None:
     assert len(before.keys() - now.keys()) > 3
 
 
+CHANGES = {"bi-encoder-lora": ["validation.interpolate=true"]}
+"""What the recipes that we ship say in keys that they did not have."""
+
+
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
 def test_old_recipe_equals_the_one_that_we_ship(path: Path) -> None:
-    assert load_recipe(path) == load_recipe(RECIPES / path.name)
+    changes = CHANGES.get(path.stem, [])
+    assert load_recipe(path, changes) == load_recipe(RECIPES / path.name)
 
 
 def test_value_of_another_kind_is_not_dropped(tmp_path: Path) -> None:

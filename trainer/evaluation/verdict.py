@@ -22,8 +22,9 @@ _IMPROVE_TRAINING = (
     " more training pairs"
 )
 _FORGET_LESS = (
-    "to keep more of what the model could do, set validation.interpolate=true, lower"
-    " optimization.learning_rate, or take fewer optimization.epochs"
+    "to keep more of what the model could do, save a smaller share of the change"
+    " (validation.interpolate=true, or `nearfar blend`), lower optimization.learning_rate, or take"
+    " fewer optimization.epochs"
 )
 _NAME_CORPUS = "name a file of all documents as data.corpus, and measure again"
 _SEARCH_WITH_BM25 = (

@@ -72,7 +72,7 @@ class ValidationSection(Section):
         False,
         description=(
             "after training, also measure weights between those from before training and the best"
-            " ones, and save the smallest change that keeps 95 % of the gain"
+            " ones, and save the smallest change that keeps 90 % of the gain"
         ),
     )
 
