@@ -11,6 +11,7 @@ from trainer.build.data import DataSets, data_sets, leaked_queries
 from trainer.build.families.bi_encoder import BiEncoder
 from trainer.build.families.colbert import ColBERT
 from trainer.build.module import optimizer_settings, total_steps
+from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.retrieval_set import retrieval_set_from_rows
 from trainer.data.rows import Row, Rows, known_positives
 from trainer.errors import BadData, BadMachine, BadRecipe
@@ -55,7 +56,7 @@ def test_test_queries_that_are_training_queries_are_counted():
 
 def test_few_documents_are_named_before_training():
     rows = [Row(f"question {number}", f"answer {number % 90}") for number in range(990)]
-    held_out = retrieval_set_from_rows([Row("other", "text")], "validation")
+    held_out = retrieval_set_from_rows([Row("other", "text")], "validation", CorpusTexts.of({}))
     (warning,) = DataSets(Rows.of(rows), held_out, None).warnings
     assert warning.startswith("the 990 training pairs have only 90 different documents; ")
     assert "validation.interpolate=true" in warning
