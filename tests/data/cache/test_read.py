@@ -44,9 +44,9 @@ def parsed(monkeypatch) -> list[str]:
     sources: list[str] = []
 
     def counted(function, place):
-        def call(*arguments):
+        def call(*arguments, **options):
             sources.append(str(arguments[place]))
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return call
 
