@@ -1,0 +1,177 @@
+"""What the recipes do to all-MiniLM-L6-v2: nDCG@10 on the test questions of eight small data sets
+before and after, and on two collections that the model was not trained on; beside BM25 and
+sentence-transformers as it documents its training (long; a run that was ended goes on).
+
+Every model searches the whole corpus of its set. What is chosen (the share of the change by
+training that is kept) is chosen on dev. Several seeds are means per query.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring.cuts import Cut, write_cut
+from measuring.data import DATA_SETS, REPOSITORY, present
+from measuring.record import save, table
+
+SETS = {
+    "azure-cli 150": Cut("azure-cli", 150),
+    "squad 550, 90 documents": Cut("squad_dev", 600, train_documents=90),
+    "azure-cli 800": Cut("azure-cli", 800),
+    "tldr 1 000": Cut("tldr", 1_000),
+    "pycode 600": Cut("pycode", 600),
+    "aws_cli 1 500": Cut("aws_cli", 1_500),
+    "squad 2 000": Cut("squad_dev", 2_000),
+    "tldr 4 000": Cut("tldr", 4_000),
+}
+GENERAL = [Cut(name, 0, None, 400, 0, 200) for name in ("tldr", "squad_dev", "azure-cli")]
+GENERAL_PER_SET = 2
+LORA, FULL = "recipes/bi-encoder-lora.yaml", "recipes/bi-encoder-full.yaml"
+CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "base": ("none", "", {}),
+    "sentence-transformers": ("sentence-transformers", "", {"epochs": 4}),
+    "LoRA": ("nearfar", LORA, {}),
+    "full": ("nearfar", FULL, {}),
+    "LoRA 3e-4": ("nearfar", LORA, {"optimization.learning_rate": 3e-4}),
+    "full 1e-4, 4 epochs": (
+        "nearfar",
+        FULL,
+        {"optimization.learning_rate": 1e-4, "optimization.epochs": 4},
+    ),
+    "LoRA, batch 128": ("nearfar", LORA, {"optimization.batch_size": 128}),
+    "LoRA, rank 32": ("nearfar", LORA, {"model.tuning.rank": 32}),
+    "LoRA, temperature 0.02": ("nearfar", LORA, {"objective.temperature": 0.02}),
+}
+"""The library, the recipe, and changes to it."""
+FIRST = ["sentence-transformers", "LoRA", "full"]
+
+
+def result_of(name: str, contender: str, seed: int, place: Path) -> dict[str, Any]:
+    """The measurements of one contender, from its file or from a process that makes them."""
+    result = place / "results" / f"{name}--{contender}--{seed}.json".replace(" ", "-")
+    if not result.exists():
+        cut = SETS[name]
+        data = write_cut(DATA_SETS[cut.source], cut, place / "sets" / name.replace(" ", "-"))
+        general = [other for other in GENERAL if other.source != cut.source][:GENERAL_PER_SET]
+        measured = {"own": str(data / "measured")} | {
+            other.source: str(
+                write_cut(DATA_SETS[other.source], other, place / "general" / other.source)
+                / "measured"
+            )
+            for other in general
+        }
+        library, recipe, settings = CONTENDERS[contender]
+        job = {
+            "library": library,
+            "recipe": str(REPOSITORY / recipe),
+            "settings": settings,
+            "data": str(data),
+            "measured": measured,
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+            "folder": str(place / "work"),
+            "result": str(result),
+        }
+        result.parent.mkdir(parents=True, exist_ok=True)
+        (place / "job.json").write_text(json.dumps(job))
+        start = time.monotonic()
+        command = [sys.executable, "-m", "measuring.contenders", str(place / "job.json")]
+        with (place / "log.txt").open("a") as log:
+            subprocess.run(
+                command, check=True, stdout=log, stderr=log, cwd=REPOSITORY / "benchmarks"
+            )
+        print(f"{name}, {contender}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
+    return json.loads(result.read_text())
+
+
+def chosen_on_dev(result: dict[str, Any], base: dict[str, Any]) -> str:
+    """The share of the change that `fit` with `validation.interpolate` would keep."""
+    from trainer.build.saving import choose_share
+
+    means = {name: float(np.mean(values)) for name, values in result["dev"].items()}
+    before = float(np.mean(base["dev"]["0"]))
+    share, score = choose_share(lambda share: means.get(f"{share:g}", 0.0), before, means["1"])
+    return f"{share:g}" if score > before else "0"
+
+
+def values_of(
+    results: list[dict[str, Any]], base: dict[str, Any], shares: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values per query, means over seeds, on the set and on the general collections."""
+
+    def pick(result: dict[str, Any], share: str) -> dict[str, Any]:
+        return base if share == "0" else result
+
+    test = [
+        pick(result, share)["test"][share] for result, share in zip(results, shares, strict=True)
+    ]
+    general = [
+        np.concatenate([values[share] for values in pick(result, share)["general"].values()])
+        for result, share in zip(results, shares, strict=True)
+    ]
+    return np.mean(test, axis=0), np.mean(general, axis=0)
+
+
+def rows_of(name: str, results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """One row per contender, and per contender with the share that is chosen on dev."""
+    from trainer.evaluation.significance import paired_test
+
+    base = results["base"][0]
+    start, general_start = values_of([base], base, ["0"])
+    words = f"{np.mean(base['test']['BM25']):.3f}"
+    rows = [[name, "BM25", words, "", "", "", ""]]
+    rows.append(["", "base", f"{start.mean():.3f}", "", f"{general_start.mean():.3f}", "", ""])
+    for contender, trained in results.items():
+        if contender == "base":
+            continue
+        choices = {contender: ["1"] * len(trained)}
+        if CONTENDERS[contender][0] == "nearfar":
+            choices[f"{contender}, share by dev"] = [chosen_on_dev(one, base) for one in trained]
+        for label, shares in choices.items():
+            test, general = values_of(trained, base, shares)
+            cells = ["", label]
+            for before, after in ((start, test), (general_start, general)):
+                interval = paired_test(before, after)
+                cells += [
+                    f"{after.mean():.3f}",
+                    f"{interval.difference:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})",
+                ]
+            rows.append([*cells, " ".join(shares)])
+    return rows
+
+
+def main(arguments: argparse.Namespace) -> None:
+    rows: list[list[str]] = []
+    for name in arguments.sets:
+        if present(SETS[name].source) is None:
+            continue
+        results = {
+            contender: [
+                result_of(name, contender, seed, arguments.output)
+                for seed in (arguments.seeds if contender != "base" else [0])
+            ]
+            for contender in ["base", *arguments.contenders]
+        }
+        rows += rows_of(name, results)
+    header = ["", "", "nDCG@10", "minus base (95 %)", "general", "minus base (95 %)", "share kept"]
+    seeds = f"{len(arguments.seeds)} seed{'s' if len(arguments.seeds) > 1 else ''}"
+    save(
+        "quality",
+        table(f"all-MiniLM-L6-v2 before and after, {seeds}", header, rows),
+        {"rows": rows},
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--contenders", nargs="+", default=FIRST, choices=list(CONTENDERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs" / "quality")
+    main(parser.parse_args())
