@@ -146,7 +146,8 @@ def reachable(root: Path) -> set[Path]:
         if page not in pages:
             pages.add(page)
             for link in LINK.findall(page.read_text(encoding="utf-8")):
-                target = Path(os.path.normpath(page.parent / link.partition("#")[0]))
+                place = link.partition("#")[0] or page.name
+                target = Path(os.path.normpath(page.parent / place))
                 waiting += target.glob("*.md") if target.is_dir() else [target]
                 waiting = [path for path in waiting if path.suffix == ".md" and path.is_file()]
     return pages
