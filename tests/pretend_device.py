@@ -70,6 +70,18 @@ def on_pretend_device(function: Callable[..., Any], *arguments: Any) -> Any:
     return on_ranks(1, _with_device, function, arguments)[0]
 
 
+def move_to_device(module: torch.nn.Module) -> None:
+    """Moves a module. Parameters that have several names keep them, as on a real device."""
+    names: dict[torch.nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    module.to(DEVICE)
+    for first, *others in names.values():
+        for name in others:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, module.get_parameter(first))
+
+
 def reset_counts() -> None:
     """Sets the counts of waits and uploads to zero."""
     WAITS.clear()

@@ -40,10 +40,10 @@ def read(section: DataSection) -> tuple[int, list[int], int]:
     count = 0
     write_rows = cached_reading.write_rows
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         nonlocal count
         count += 1
-        return write_rows(*arguments)
+        return write_rows(*arguments, **options)
 
     cached_reading.write_rows = counted
     try:

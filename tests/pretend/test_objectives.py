@@ -8,7 +8,7 @@ import matrix
 import pytest
 import torch
 from matrix import JOINT, PAIRS, batch_of, encoder_of, gradient_of
-from pretend_device import DEVICE, on_pretend_device
+from pretend_device import DEVICE, move_to_device, on_pretend_device
 
 from trainer.models.dense import read_encoder
 from trainer.objectives.candidates import Cosent, EmbeddingScores, Triplet
@@ -37,7 +37,7 @@ def losses_and_gradients(folder, objective, score, micro, tuning="full"):
     encoder = encoder_of(folder, score, tuning, torch.float64)
     batch = batch_of(encoder)
     results = [gradient_of(encoder, batch, objective, score, micro)]
-    encoder.to(DEVICE)
+    move_to_device(encoder)
     return [*results, gradient_of(encoder, batch, objective, score, micro)]
 
 
