@@ -39,6 +39,12 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA": ("nearfar", LORA, {}),
     "full": ("nearfar", FULL, {}),
     "LoRA 3e-4": ("nearfar", LORA, {"optimization.learning_rate": 3e-4}),
+    "full, 4 epochs": ("nearfar", FULL, {"optimization.epochs": 4}),
+    "full 5e-5, 4 epochs": (
+        "nearfar",
+        FULL,
+        {"optimization.learning_rate": 5e-5, "optimization.epochs": 4},
+    ),
     "full 1e-4, 4 epochs": (
         "nearfar",
         FULL,

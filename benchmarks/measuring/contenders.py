@@ -29,6 +29,7 @@ def train(job: dict[str, Any], folder: Path) -> Path:
         "name": "run",
         "seed": job["seed"],
         "machine.threads": job["threads"],
+        "validation.interpolate": False,  # all shares are measured below
         **job["settings"],
     }
     return nearfar.fit(job["recipe"], settings, replace=True).model
