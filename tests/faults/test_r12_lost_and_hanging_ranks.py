@@ -107,7 +107,7 @@ def test_no_rank_waits_in_a_collective_of_training_while_the_first_one_works(run
 
         from torch import distributed
 
-        import trainer.run as module
+        import trainer.evaluation.before_and_after as module
 
         original, start = module.evaluate_bm25, distributed.init_process_group
 
