@@ -19,10 +19,10 @@ def test_r36_file_that_grows_while_it_is_parsed_is_refused(folder, tmp_path, mon
     path.write_text(json.dumps({"query": "first", "positive": "row"}) + "\n")
     write_rows = cached_reading.write_rows
 
-    def write_while_the_file_grows(place: Path, *arguments):
+    def write_while_the_file_grows(place: Path, *arguments, **options):
         with path.open("a") as file:
             file.write(json.dumps({"query": "later", "positive": "row"}) + "\n")
-        return write_rows(place, *arguments)
+        return write_rows(place, *arguments, **options)
 
     monkeypatch.setattr(cached_reading, "write_rows", write_while_the_file_grows)
     with pytest.raises(BadData, match="was changed while it was read"):
