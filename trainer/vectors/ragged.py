@@ -1,17 +1,48 @@
 """Texts with different numbers of tokens in one array; offsets say where each text begins."""
 
 from collections.abc import Iterable
+from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from trainer.collectives import sum_over_ranks
+from trainer.vectors.vectors import Vectors
 
 RankTexts = tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float32[Tensor, "_ width"]]
 """Some texts that this rank has encoded: their numbers, their counts of rows, and all their rows.
 """
+
+
+class RaggedVectors(Vectors):
+    """Rows of texts without padding: text i has `rows[offsets[i] : offsets[i + 1]]`."""
+
+    rows: Float[np.ndarray, "row dimension"]
+    offsets: Int64[np.ndarray, " text_plus_one"]
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " text"]:
+        """The number of rows per text."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, text: int) -> Float[np.ndarray, "row dimension"]:
+        return self.rows[self.offsets[text] : self.offsets[text + 1]]
+
+    @classmethod
+    def joined_rows(
+        cls, parts: Iterable[Self], dimensions: int
+    ) -> tuple[Float[np.ndarray, "row dimension"], Int64[np.ndarray, " text"]]:
+        """Returns all rows of the parts, and their number per text."""
+        rows, lengths = [np.empty((0, dimensions), np.float32)], [np.empty(0, np.int64)]
+        for part in parts:
+            rows.append(part.rows)
+            lengths.append(part.lengths)
+        return np.concatenate(rows), np.concatenate(lengths)
 
 
 def offsets_of(lengths: Int64[np.ndarray, " text"]) -> Int64[np.ndarray, " text_plus_one"]:

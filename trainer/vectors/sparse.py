@@ -11,16 +11,16 @@ from torch import Tensor
 
 from trainer.errors import BadModel
 from trainer.scores import Score, dot
-from trainer.vectors.ragged import offsets_of, rows_of_all_ranks, tokens_of
+from trainer.vectors.ragged import RaggedVectors, offsets_of, rows_of_all_ranks, tokens_of
 from trainer.vectors.ranking import with_block
-from trainer.vectors.vectors import Search, Vectors
+from trainer.vectors.vectors import Search
 
 DOCUMENTS_AT_ONCE = 1 << 13
 """The number of documents that are searched together."""
 
 
 @dataclass(frozen=True, slots=True)
-class SparseVectors(Vectors):
+class SparseVectors(RaggedVectors):
     """One sparse vector per text: text i has the terms `rows[offsets[i] : offsets[i + 1]]`.
 
     A term is the number of a word in the vocabulary and its weight, both in float32, so 8 bytes.
@@ -84,11 +84,8 @@ class SparseVectors(Vectors):
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
         """Returns the vectors of `texts` texts, joined from parts."""
-        rows, lengths = [np.empty((0, 2), np.float32)], [np.empty(0, np.int64)]
-        for part in parts:
-            rows.append(part.rows)
-            lengths.append(part.lengths)
-        return cls(np.concatenate(rows), offsets_of(np.concatenate(lengths)), dimensions)
+        rows, lengths = cls.joined_rows(parts, 2)
+        return cls(rows, offsets_of(lengths), dimensions)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
@@ -102,20 +99,9 @@ class SparseVectors(Vectors):
         return {"terms": self.rows, "offsets": self.offsets, "vocabulary": vocabulary}
 
     @property
-    def lengths(self) -> Int64[np.ndarray, " text"]:
-        """The number of active terms per text."""
-        return np.diff(self.offsets)
-
-    @property
     def words(self) -> Int64[np.ndarray, " term"]:
         """The number of each term's word."""
         return self.rows[:, 0].astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, text: int) -> Float[np.ndarray, "term 2"]:
-        return self.rows[self.offsets[text] : self.offsets[text + 1]]
 
     def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
         """Returns the texts with these numbers, in this order."""

@@ -15,12 +15,18 @@ from trainer.scores import Score, has_kernel, maxsim
 from trainer.vectors.device_copies import DeviceCopies, upload
 from trainer.vectors.maxsim_device_search import TOKENS_AT_ONCE, MaxSimDeviceSearch
 from trainer.vectors.maxsim_search import MaxSimSearch, flat_queries, maxsim_scores
-from trainer.vectors.ragged import document_ranges, offsets_of, rows_of_all_ranks, tokens_of
-from trainer.vectors.vectors import Search, Vectors
+from trainer.vectors.ragged import (
+    RaggedVectors,
+    document_ranges,
+    offsets_of,
+    rows_of_all_ranks,
+    tokens_of,
+)
+from trainer.vectors.vectors import Search
 
 
 @dataclass(frozen=True, slots=True)
-class TokenVectors(Vectors):
+class TokenVectors(RaggedVectors):
     """One vector per token that counts: text i has `rows[offsets[i] : offsets[i + 1]]`.
 
     Texts are compared by MaxSim.
@@ -84,11 +90,7 @@ class TokenVectors(Vectors):
     @classmethod
     def join(cls, parts: Iterator[Self], texts: int, dimensions: int) -> Self:
         """Returns the vectors of texts, joined from parts."""
-        rows, lengths = [np.empty((0, dimensions), np.float32)], [np.empty(0, np.int64)]
-        for part in parts:
-            rows.append(part.rows)
-            lengths.append(part.lengths)
-        return cls.from_rows(np.concatenate(rows), np.concatenate(lengths))
+        return cls.from_rows(*cls.joined_rows(parts, dimensions))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> Self:
@@ -99,17 +101,6 @@ class TokenVectors(Vectors):
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """The arrays "vectors" and "offsets", by their names."""
         return {"vectors": self.rows, "offsets": self.offsets}
-
-    @property
-    def lengths(self) -> Int64[np.ndarray, " text"]:
-        """The number of tokens per text."""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, text: int) -> Float[np.ndarray, "token dimension"]:
-        return self.rows[self.offsets[text] : self.offsets[text + 1]]
 
     def select(self, texts: Int64[np.ndarray, " row"]) -> Self:
         """Returns the texts with these numbers, in this order.
