@@ -34,11 +34,7 @@ def evaluate(
     metrics: Sequence[str] = METRICS,
 ) -> SystemResult:
     """Measures an encoder by exact search of all documents; the first k per query count."""
-    documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
-    queries = encode_queries(encoder, judged_set.queries, micro_batch_tokens, precision)
-    run = nearest_run(
-        queries, documents, judged_set.query_ids, judged_set.document_ids, k + 1, encoder
-    )
+    run, queries, documents = search_set(encoder, judged_set, k + 1, precision, micro_batch_tokens)
     figures = queries.figures("query") | documents.figures("document")
     result = evaluate_run(run, judged_set, name, k, metrics)
     return replace(result, figures=figures, note=note_of(figures))
@@ -72,25 +68,21 @@ def retrieve(
     micro_batch_tokens: int | None = None,
 ) -> RetrievalRun:
     """Returns the k best documents per query, by exact search."""
-    documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
-    queries = judged_set.queries_by_id
-    return search_vectors(
-        encoder, documents, judged_set.document_ids, queries, k, precision, micro_batch_tokens
-    )
+    return search_set(encoder, judged_set, k, precision, micro_batch_tokens)[0]
 
 
-def search_vectors(
+def search_set(
     encoder: VectorEncoder,
-    documents: Vectors,
-    document_ids: Sequence[str],
-    queries: Mapping[str, str],
+    judged_set: RetrievalSet,
     k: int,
     precision: Precision = "fp32",
     micro_batch_tokens: int | None = None,
-) -> RetrievalRun:
-    """Returns the k best of encoded documents per query. `queries` are texts by id."""
-    vectors = encode_queries(encoder, list(queries.values()), micro_batch_tokens, precision)
-    return nearest_run(vectors, documents, list(queries), document_ids, k, encoder)
+) -> tuple[RetrievalRun, Vectors, Vectors]:
+    """Returns what `retrieve` returns, and the vectors of queries and documents."""
+    documents = encode_documents(encoder, judged_set.documents, micro_batch_tokens, precision)
+    queries = encode_queries(encoder, judged_set.queries, micro_batch_tokens, precision)
+    run = nearest_run(queries, documents, judged_set.query_ids, judged_set.document_ids, k, encoder)
+    return run, queries, documents
 
 
 def nearest_run(

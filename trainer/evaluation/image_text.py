@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from trainer.data.retrieval_set import RetrievalSet
-from trainer.evaluation.evaluate import evaluate_run, nearest_run
+from trainer.evaluation.evaluate import evaluate_run, nearest_run, search_set
 from trainer.evaluation.metrics import per_query_metrics
 from trainer.evaluation.results import SystemResult
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 
@@ -31,11 +30,7 @@ def evaluate_image_text(
 
     The metrics from image to caption (`image_to_text_metrics`) are there too.
     """
-    budget = micro_batch_tokens
-    images = encode_documents(encoder, judged_set.documents, budget, precision)
-    captions = encode_queries(encoder, judged_set.queries, budget, precision)
-    ids = judged_set.query_ids, judged_set.document_ids
-    run = nearest_run(captions, images, *ids, _DEPTH, encoder)
+    run, captions, images = search_set(encoder, judged_set, _DEPTH, precision, micro_batch_tokens)
     result = evaluate_run(run, judged_set, name, metrics=METRICS)
     reverse = image_to_text_metrics(captions, images, judged_set, result.query_ids, encoder)
     return replace(result, metrics=result.metrics | reverse)

@@ -12,7 +12,7 @@ from torch import nn
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.evaluate import note_of, search_vectors
+from trainer.evaluation.evaluate import nearest_run, note_of
 from trainer.evaluation.image_text import image_to_text_metrics
 from trainer.evaluation.metrics import RetrievalRun, rank_documents
 from trainer.evaluation.run_file import read_run_file, with_spaces
@@ -97,8 +97,9 @@ class ModelSystem:
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k nearest documents per query."""
-        return search_vectors(
-            self._encoder, self._documents, self._corpus.ids, queries, k, self._precision
+        vectors = encode_queries(self._encoder, list(queries.values()), precision=self._precision)
+        return nearest_run(
+            vectors, self._documents, list(queries), self._corpus.ids, k, self._encoder
         )
 
     def image_to_text(
