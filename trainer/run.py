@@ -37,9 +37,9 @@ from trainer.progress import expect, phase
 from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.model_card import complete_model_card
-from trainer.report.next_steps import easy_pairs
+from trainer.report.next_steps import NextStep, easy_pairs
 from trainer.report.read import read_run
-from trainer.report.run_page import write_report
+from trainer.report.run_page import write_run_page
 from trainer.runtime.attempts import has_run, write_json
 from trainer.runtime.console import keep_console, say
 from trainer.runtime.run_folder import RunFolder
@@ -236,10 +236,9 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
     else:
         folder.finish("done", exit_code=0, selection=asdict(selection))
     with phase("writing the report"):
-        licence = on_first_rank(lambda: licence_of(str(training.job.recipe.model.backbone)))
-        on_first_rank(lambda: complete_model_card(folder.path, licence))
-        report = on_first_rank(lambda: write_report(folder.path))
-        for step in on_first_rank(lambda: [*easy_pairs(read_run(folder.path))]) or []:
+        backbone = str(training.job.recipe.model.backbone)
+        report, warnings = on_first_rank(lambda: _write_pages(folder.path, backbone)) or (None, ())
+        for step in warnings:
             say(f"warning: {step.reason}. {step.advice}")
     say(f"report: {report}")
     if training.is_interrupted:
@@ -247,6 +246,13 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
         raise Interrupted(
             f"before the end, by Ctrl-C; {folder.model} holds {content}. Continue with --resume"
         )
+
+
+def _write_pages(folder: Path, backbone: str) -> tuple[Path, tuple[NextStep, ...]]:
+    """Completes the model card and writes the report. Returns its path, and what to warn of."""
+    run = read_run(folder)
+    complete_model_card(run, licence_of(backbone))
+    return write_run_page(run), tuple(easy_pairs(run))
 
 
 def _measure_before(job: Job, folder: RunFolder) -> Evaluation | None:

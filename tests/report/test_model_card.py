@@ -12,6 +12,7 @@ from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.files.licence import licence_of
 from trainer.models.formats.folder import check_model_folder
 from trainer.report.model_card import complete_model_card, plain
+from trainer.report.read import read_run
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_results_data_and_settings_are_in_the_text(toy_run):
 def test_licence_and_base_model_are_named(run):
     recipe = run / "recipe.yaml"
     recipe.write_text(re.sub(r"backbone: .*", "backbone: owner/model", recipe.read_text()))
-    path = complete_model_card(run, "apache-2.0")
+    path = complete_model_card(read_run(run), "apache-2.0")
     card = ModelCard.load(path)
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "owner/model")
     assert "Its licence: apache-2.0." in card.text
@@ -71,7 +72,7 @@ def test_licence_and_base_model_are_named(run):
 
 def test_run_without_test_queries_has_no_figures(run):
     (run / "evaluation.json").unlink()
-    card = ModelCard.load(complete_model_card(run, None))
+    card = ModelCard.load(complete_model_card(read_run(run), None))
     assert card.data.eval_results is None
     assert "nothing was measured on test queries" in card.text
     assert "Look it up before you share this model." in card.text
@@ -82,7 +83,7 @@ def test_text_of_the_data_stays_text(run, attack):
     content = json.loads((run / "evaluation.json").read_text())
     content["systems"][0]["name"] = content["set"] = content["split"] = attack
     (run / "evaluation.json").write_text(json.dumps(content))
-    path = complete_model_card(run, attack)
+    path = complete_model_card(read_run(run), attack)
     head = yaml.safe_load(path.read_text().split("\n---\n")[0])
     assert head["license"] == " ".join(attack.split())
     body = path.read_text().split("\n## Results")[1]

@@ -12,7 +12,7 @@ from trainer.evaluation.results import Evaluation
 from trainer.evaluation.verdict import sentence, verdict
 from trainer.models.files.licence import HEAD
 from trainer.recipe.changed_keys import changed_keys
-from trainer.report.read import Run, read_run
+from trainer.report.read import Run
 from trainer.report.text import metric_name, printable, short
 from trainer.storage.atomic import write_text
 
@@ -24,15 +24,14 @@ _PRIVATE = ("name", "output", "machine", "checkpoints", "trackers")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def complete_model_card(run_folder: Path, licence: str | None) -> Path | None:
-    """Adds metadata and results to `model/README.md` of a run, and returns its path.
+def complete_model_card(run: Run, licence: str | None) -> Path | None:
+    """Adds metadata and results to `model/README.md` of a run that was read, and returns its path.
 
     `licence` is that of the base model, or None if it is not known. None without a README.
     """
-    path = run_folder / "model" / "README.md"
+    path = run.folder / "model" / "README.md"
     if not path.is_file():
         return None
-    run = read_run(run_folder)
     card = path.read_text(encoding="utf-8")
     head = HEAD.match(card)
     if head is None:

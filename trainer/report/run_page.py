@@ -33,7 +33,11 @@ def write_report(run_folder: Path) -> Path:
 
     Raises BadFolder for a folder that is not a run folder.
     """
-    run = read_run(Path(run_folder))
+    return write_run_page(read_run(Path(run_folder)))
+
+
+def write_run_page(run: Run) -> Path:
+    """Writes `report.html` of a run that was read, and returns its path."""
     path = run.folder / "report.html"
     write_page(
         path,
