@@ -110,10 +110,12 @@ def read_set_and_report(
     """
     folder = Path(source)
     if is_image_folder(folder) if has_images else is_beir_folder(folder):
-        return _read_folder(folder, split, max_bad_rows_ratio, has_images)
-    rows = read_rows(source, columns, split, max_bad_rows_ratio, has_images=has_images)
-    retrieval_set = retrieval_set_from_rows(rows, set_name(source, split), corpus)
-    return with_images(retrieval_set) if has_images else retrieval_set, rows.report
+        retrieval_set, report = _read_folder(folder, split, max_bad_rows_ratio, has_images)
+    else:
+        rows = read_rows(source, columns, split, max_bad_rows_ratio, has_images=has_images)
+        retrieval_set = retrieval_set_from_rows(rows, set_name(source, split), corpus)
+        report = rows.report
+    return with_images(retrieval_set) if has_images else retrieval_set, report
 
 
 def with_images(retrieval_set: RetrievalSet) -> RetrievalSet:
@@ -295,4 +297,4 @@ def _read_folder(
         qrels=qrels,
         limitation=_limitation_of_folder(folder, len(documents)),
     )
-    return with_images(retrieval_set) if has_images else retrieval_set, report
+    return retrieval_set, report

@@ -184,7 +184,14 @@ def _record_rows(
     columns = assign_roles(names, columns_by_role, report.source)
     _note_columns(report, columns, names)
     maker = RowMaker(columns, report, max_negatives)
-    for record in chain(first_records, records):
+    yield from _made_rows(chain(first_records, records), maker, report)
+
+
+def _made_rows(
+    records: Iterable[Record | BadRow], maker: RowMaker | ImageRowMaker, report: ReadReport
+) -> Iterator[Row]:
+    """Yields the rows of good records, and sets bad ones aside."""
+    for record in records:
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)
@@ -228,12 +235,7 @@ def _image_rows(
     columns = assign_image_roles(names, columns_by_role, report.source)
     _note_columns(report, columns, names)
     maker = ImageRowMaker(columns, report, path.parent)
-    for record in chain(first_records, records):
-        report.rows_read += 1
-        if isinstance(record, BadRow):
-            report.set_aside(record)
-        else:
-            yield from maker.rows(record)
+    yield from _made_rows(chain(first_records, records), maker, report)
 
 
 def _note_columns(
