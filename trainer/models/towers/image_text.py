@@ -58,6 +58,8 @@ class ImageTextEncoder(VectorEncoder):
 
     vectors = DenseVectors
     CARD = CARD
+    _image_mean: Tensor
+    _image_std: Tensor
 
     def __init__(
         self,
@@ -74,6 +76,9 @@ class ImageTextEncoder(VectorEncoder):
         super().__init__(backbone, None, tokenizer, roles, pristine_config)
         self.contract: ImageTextContract = contract
         self._frozen_tower = frozen_tower
+        for name in ("image_mean", "image_std"):
+            values = torch.tensor(getattr(contract, name))[:, None, None]
+            self.register_buffer(f"_{name}", values, persistent=False)
         # SigLIP reads the last token of a caption that is filled up to the maximum length.
         self._is_filled = pristine_config.model_type == "siglip"
 
@@ -131,10 +136,7 @@ class ImageTextEncoder(VectorEncoder):
         backbone: Any = self.backbone
         pixels = to_device(images.pixels, self.device)
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        mean, std = (
-            torch.tensor(numbers, device=self.device, dtype=dtype)[:, None, None]
-            for numbers in (self.contract.image_mean, self.contract.image_std)
-        )
+        mean, std = self._image_mean.to(dtype), self._image_std.to(dtype)
         values = (pixels.to(dtype) / 255 - mean) / std
         return _unit(backbone.get_image_features(pixel_values=values).pooler_output)
 
