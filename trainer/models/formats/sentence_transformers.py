@@ -155,11 +155,16 @@ def with_lengths(layout: AnyLayout) -> AnyLayout:
     )
 
 
-def stored_prompts(folder: Path) -> tuple[str | None, str | None]:
-    """Returns the prompts of queries and documents by the names of sentence-transformers, or the
-    default prompt. Raises BadModel.
+def pipeline_settings(folder: Path) -> dict[str, Any]:
+    """Returns the settings of a pipeline, or nothing if the folder has none."""
+    has_settings = (folder / "config_sentence_transformers.json").exists()
+    return read_json(folder, "config_sentence_transformers.json") if has_settings else {}
+
+
+def stored_prompts(config: dict[str, Any], folder: Path) -> tuple[str | None, str | None]:
+    """Returns the prompts of queries and documents in the settings of a pipeline, by the names of
+    sentence-transformers, or the default prompt. Raises BadModel.
     """
-    config = _pipeline_settings(folder)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         isinstance(prompt, str) for prompt in prompts.values()
@@ -174,19 +179,15 @@ def stored_prompts(folder: Path) -> tuple[str | None, str | None]:
 
 def _with_prompts(layout: DenseLayout, folder: Path) -> DenseLayout:
     """Adds the prompts and the similarity."""
-    query_prompt, document_prompt = stored_prompts(folder)
-    is_dot = _pipeline_settings(folder).get("similarity_fn_name") in ("dot", "dot_product")
+    config = pipeline_settings(folder)
+    query_prompt, document_prompt = stored_prompts(config, folder)
+    is_dot = config.get("similarity_fn_name") in ("dot", "dot_product")
     return replace(
         layout,
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         similarity="dot" if is_dot else "cosine",
     )
-
-
-def _pipeline_settings(folder: Path) -> dict[str, Any]:
-    has_settings = (folder / "config_sentence_transformers.json").exists()
-    return read_json(folder, "config_sentence_transformers.json") if has_settings else {}
 
 
 def _check_agrees(layout: DenseLayout, contract: DenseContract, folder: Path) -> None:

@@ -11,7 +11,11 @@ from trainer.models.files.vetting import inside, read_json, read_json_list
 from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.formats.pipeline import write_modules, write_readable_json, write_settings
-from trainer.models.formats.sentence_transformers import stored_prompts, with_lengths
+from trainer.models.formats.sentence_transformers import (
+    pipeline_settings,
+    stored_prompts,
+    with_lengths,
+)
 
 CARD = ModelCard(
     header="""library_name: sentence-transformers
@@ -73,7 +77,7 @@ def read_sparse_layout(folder: Path) -> SparseLayout:
     layout = with_lengths(SparseLayout(kinds["Transformer"], is_pipeline=True))
     if contract is not None:
         return replace(layout, contract=contract, **contract.model_dump(include=TEXT_FIELDS))
-    query_prompt, document_prompt = stored_prompts(folder)
+    query_prompt, document_prompt = stored_prompts(pipeline_settings(folder), folder)
     return replace(layout, query_prompt=query_prompt, document_prompt=document_prompt)
 
 
