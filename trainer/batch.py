@@ -69,6 +69,11 @@ class Texts:
     """
 
     @classmethod
+    def zeros(cls, count: int, length: int) -> Self:
+        """Builds `count` texts of `length` tokens with the id 0."""
+        return cls.of([[0] * length] * count, range(count))
+
+    @classmethod
     def of(
         cls,
         token_lists: Sequence[Sequence[int]],

@@ -8,12 +8,8 @@ from trainer.data.mixture import Mixture
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData
 from trainer.recipe.schema.families import Recipe
-from trainer.recipe.schema.objective import (
-    CosentObjective,
-)
-from trainer.recipe.schema.ranking import (
-    RankingObjective,
-)
+from trainer.recipe.schema.objective import CosentObjective
+from trainer.recipe.schema.ranking import RankingObjective
 
 
 def check_objective(run: Recipe, rows: Rows, mixture: Mixture | None = None) -> None:

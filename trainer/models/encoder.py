@@ -124,7 +124,7 @@ class Encoder(nn.Module, ABC):
 
     def sample_documents(self, count: int, length: int) -> Texts:
         """Returns `count` documents of `length` tokens each, with which memory is measured."""
-        return Texts.of([[0] * length] * count, range(count))
+        return Texts.zeros(count, length)
 
     def adapted_layers(self) -> list[str]:
         """Returns the names of the layers that get a LoRA adapter by default."""

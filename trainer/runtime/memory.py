@@ -49,17 +49,12 @@ class ActivationCost:
         return max(0, int((free_bytes - self.per_micro_batch) / self.per_token))
 
 
-def zeros(count: int, length: int) -> Texts:
-    """Returns `count` texts of `length` tokens each."""
-    return Texts.of([[0] * length] * count, range(count))
-
-
 def activation_cost(
     module: nn.Module,
     encode: Encode,
     length: int,
     tokens: int,
-    make_texts: Callable[[int, int], Texts] = zeros,
+    make_texts: Callable[[int, int], Texts] = Texts.zeros,
 ) -> ActivationCost:
     """Returns the cost of texts of `length` tokens, from micro-batches of two sizes.
 

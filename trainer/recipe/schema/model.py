@@ -270,7 +270,7 @@ class ImageTextModel(ModelSection):
                     f"model.{key} is for texts, but the documents of kind image_text are images;"
                     " remove it"
                 )
-        if isinstance(self.tuning, LoraTuning) and self.tuning.quantize_4bit:
+        if self.quantizes_4bit:
             raise ValueError(
                 "model.tuning.quantize_4bit is not supported for kind image_text; set it to false"
             )
