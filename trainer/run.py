@@ -49,7 +49,12 @@ from trainer.strategies.machine.nodes import Nodes, check_nodes
 from trainer.strategies.machine.own_rank import local_rank
 from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.machine.same_input import check_same
-from trainer.strategies.process_group import default_store, is_connection_lost, process_group
+from trainer.strategies.process_group import (
+    default_store,
+    is_connection_lost,
+    lost_rank,
+    process_group,
+)
 from trainer.strategies.weights import own_weights
 from trainer.tracking.opening import check_trackers
 from trainer.tracking.trackers import run_trackers
@@ -122,7 +127,7 @@ def run_recipe(recipe: Recipe, plan: Plan = SINGLE, former: Former = Former()) -
 @contextmanager
 def _failures_are_told(watch: Watch) -> Iterator[None]:
     """Tells the other ranks about an error of this one. If another rank was lost, it writes the
-    stacks of this one into the run folder.
+    stacks of this one into the run folder and raises OtherRankFailed.
     """
     try:
         yield
@@ -131,8 +136,8 @@ def _failures_are_told(watch: Watch) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and is_connection_lost(error):
             watch.write_stacks(traceback.format_exc())
-        else:
-            watch.tell_failure(error, error.exit_code if isinstance(error, NearfarError) else 1)
+            raise lost_rank() from error
+        watch.tell_failure(error, error.exit_code if isinstance(error, NearfarError) else 1)
         raise
 
 

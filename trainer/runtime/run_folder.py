@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from trainer.errors import (
     BadFolder,
-    Hang,
     Interrupted,
     NearfarError,
     OtherRankFailed,
@@ -196,8 +195,8 @@ class RunFolder:
                 self._lock = None
 
     def finish_at_once(self, error: str, exit_code: int, **details: Any) -> None:
-        """Writes `status.json`, also over a consequence of another rank's failure or of a hang."""
-        self._is_finished &= not (self._is_consequence or exit_code == Hang.exit_code)
+        """Writes `status.json`, also over one that says no more than that another rank failed."""
+        self._is_finished &= not self._is_consequence
         self.finish(
             "preempted" if exit_code == Preempted.exit_code else "failed",
             error=error,

@@ -47,15 +47,20 @@ def process_group(plan: Plan, device: str) -> Iterator[None]:
         if device == "cuda" and distributed.is_initialized():
             distributed.distributed_c10d._abort_process_group()
         if isinstance(error, RuntimeError) and is_connection_lost(error):
-            raise OtherRankFailed(
-                "the connection to another rank was lost, because it has ended; its own message"
-                " says why. Continue with --resume"
-            ) from error
+            raise lost_rank() from error
         raise
     finally:
         Control.group = None
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def lost_rank() -> OtherRankFailed:
+    """Returns the error to raise in place of one for which `is_connection_lost` holds."""
+    return OtherRankFailed(
+        "the connection to another rank was lost, because it has ended; its own message says why."
+        " Continue with --resume"
+    )
 
 
 def is_connection_lost(error: RuntimeError) -> bool:
