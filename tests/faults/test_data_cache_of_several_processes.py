@@ -147,7 +147,7 @@ def builder(section):
     started = FORK.Event()
 
     def build_for_ever() -> None:
-        def write_rows(*_):
+        def write_rows(*_, **__):
             started.set()
             time.sleep(600)
 

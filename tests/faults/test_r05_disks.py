@@ -113,7 +113,10 @@ def test_checkpoints_on_another_disk_than_the_temporary_folder_are_never_partial
         seen = 0
         while command.is_alive():
             for path in checkpoints.glob("step-*"):
-                names = {file.name for file in path.glob("*")}
+                try:
+                    names = {file.name for file in path.iterdir()}
+                except FileNotFoundError:  # removed since it was listed
+                    continue
                 # A folder that is being removed loses its manifest first.
                 if "manifest.json" in names and path.exists():
                     seen += 1
