@@ -26,7 +26,7 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; before Triton is imported
-from toy_models import toy_folder  # noqa: F401  # a fixture
+from toy_models import checkpoints, toy_folder  # noqa: F401  # fixtures
 
 REPOSITORY = Path(__file__).parent.parent
 if "NEARFAR_CACHE" not in os.environ:  # one for all workers and the processes that they start

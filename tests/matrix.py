@@ -284,8 +284,8 @@ def encode_of(encoder: Any, objective: str) -> Encode:
 
 def objective_of(objective: str, score: str) -> Objective:
     """An objective of the matrix with its score."""
-    of_score = {JOINT: OF_PAIRS, SPARSE: OF_SPARSE}.get(score)
-    return of_score[objective] if of_score else OBJECTIVES[objective](SCORES[score])
+    objectives = {JOINT: OF_PAIRS, SPARSE: OF_SPARSE}.get(score)
+    return objectives[objective] if objectives else OBJECTIVES[objective](SCORES[score])
 
 
 def gradient_of(

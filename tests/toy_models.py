@@ -75,6 +75,15 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return toy_folders(tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny CLIP in `clip` and a tiny SigLIP in `siglip`."""
+    folder = tmp_path_factory.mktemp("image-text")
+    for kind in ("clip", "siglip"):
+        make_image_text_toy(kind, folder / kind)
+    return folder
+
+
 def toy_folders(tmp_path_factory: pytest.TempPathFactory, layers: int = 2) -> Callable[[str], Path]:
     """A function from a family to its Hugging Face folder, which is written on the first call."""
 

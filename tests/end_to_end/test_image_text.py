@@ -86,11 +86,11 @@ def test_evaluate_gives_the_figures_of_fit(folder, run, tmp_path):
     )  # fmt: skip
     assert ended.exit_code == 0, ended.output
     base, tuned = read_evaluation(tmp_path / "e.json").systems
-    of_fit = read_evaluation(run / "evaluation.json").systems
+    systems_of_fit = read_evaluation(run / "evaluation.json").systems
     assert base.name.endswith("clip")
     for metric in DIRECTIONS:
-        assert base.mean(metric) == pytest.approx(of_fit[0].mean(metric), abs=1e-6)
-        assert tuned.mean(metric) == pytest.approx(of_fit[-1].mean(metric), abs=1e-6)
+        assert base.mean(metric) == pytest.approx(systems_of_fit[0].mean(metric), abs=1e-6)
+        assert tuned.mean(metric) == pytest.approx(systems_of_fit[-1].mean(metric), abs=1e-6)
 
 
 @pytest.mark.parametrize(

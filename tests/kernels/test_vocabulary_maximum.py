@@ -91,8 +91,8 @@ def test_autocast_multiplies_in_its_type_and_returns_float32():
 def test_nothing_of_tokens_times_vocabulary_is_kept():
     """Else a step of 10 000 tokens would keep 1.2 GB of a vocabulary of 30 000."""
     states, weight, bias = head(torch.float32, vocabulary=1000)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
+    tensors = []
+    with torch.autograd.graph.saved_tensors_hooks(tensors.append, lambda tensor: tensor):
         kernel.vocabulary_maximum(states, weight, bias, packing_of(LENGTHS))
-    assert kept
-    assert max(tensor.numel() for tensor in kept) <= len(LENGTHS) * 1000
+    assert tensors
+    assert max(tensor.numel() for tensor in tensors) <= len(LENGTHS) * 1000

@@ -8,7 +8,6 @@ from image_toys import caption, drawing, encoded
 from matrix import likeness, trained
 from ranks import on_ranks
 from torch import distributed
-from toy_models import make_image_text_toy
 
 from trainer.collectives import rank, ranks
 from trainer.data.collate import collate
@@ -34,14 +33,6 @@ CASES = [
     for tuning in ("full", "lora")
     for cut in CUTS
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("image-text")
-    for kind in ("clip", "siglip"):
-        make_image_text_toy(kind, folder / kind)
-    return folder
 
 
 def loss_and_gradient(folder, kind, objective, tuning, cut):
@@ -77,10 +68,10 @@ def all_cases(folder):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_ranks_and_micro_batches_of_images_equal_the_whole_batch(checkpoints, count):
-    whole = {case: loss_and_gradient(checkpoints, *case[:3], "whole") for case in CASES}
+    results = {case: loss_and_gradient(checkpoints, *case[:3], "whole") for case in CASES}
     for answers in on_ranks(count, all_cases, checkpoints):
         for case, (loss, gradient) in zip(CASES, answers, strict=True):
-            expected_loss, expected = whole[case]
+            expected_loss, expected = results[case]
             assert expected.norm() > 1e-3
             assert loss == pytest.approx(expected_loss, rel=1e-10), case
             norm, turned = likeness(gradient, expected)

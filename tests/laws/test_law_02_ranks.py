@@ -126,14 +126,14 @@ def test_fewer_cases_have_all_objectives_scores_tunings_and_cuts(group):
 
 def test_cases_differ(alone):
     """Else a gradient that ignores its case would pass."""
-    of_kind = {
+    gradients = {
         case: gradient
         for case, (_, gradient) in alone.items()
         if case[2:] == ("full", "partly kept")
     }
-    alike = [[case for case in of_kind if case[1] == score] for score in ("dot", JOINT, SPARSE)]
+    alike = [[case for case in gradients if case[1] == score] for score in ("dot", JOINT, SPARSE)]
     for one, other in itertools.chain(*(itertools.combinations(cases, 2) for cases in alike)):
-        assert abs(likeness(of_kind[one], of_kind[other])[1]) > 1e-4, (one, other)
+        assert abs(likeness(gradients[one], gradients[other])[1]) > 1e-4, (one, other)
 
 
 def loss_times_ranks():

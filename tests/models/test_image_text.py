@@ -8,7 +8,6 @@ import pytest
 import torch
 from image_toys import caption, drawing
 from sentence_transformers import SentenceTransformer
-from toy_models import make_image_text_toy
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from trainer.errors import BadModel
@@ -23,14 +22,6 @@ from trainer.models.towers.image_text import (
 from trainer.retrieval.encoding.encode import encode
 
 CAPTIONS = [caption(0), "one disk", caption(3) + ", and a much longer text about it" * 3, ""]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("image-text")
-    for kind in ("clip", "siglip"):
-        make_image_text_toy(kind, folder / kind)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +72,9 @@ def vectors_of_transformers(folder, kind, pictures):
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 class TestCheckpoint:
     def test_vectors_are_those_of_transformers(self, checkpoints, pictures, kind):
-        found = vectors_of(read_image_text_encoder(str(checkpoints / kind)), pictures)
+        vectors = vectors_of(read_image_text_encoder(str(checkpoints / kind)), pictures)
         expected = vectors_of_transformers(checkpoints / kind, kind, pictures)
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(vectors, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
             assert np.abs(ours[0] - ours[1]).max() > 0.01, "inputs have different vectors"
 
@@ -111,11 +102,13 @@ class TestCheckpoint:
         frozen, trained = (1, 0) if tower == "image" else (0, 1)
         assert changes[frozen] < 1e-6
         assert changes[trained] > 0.01
-        whole = build_image_text_encoder(
+        encoder = build_image_text_encoder(
             ImageTextSettings(backbone=str(checkpoints / kind), lora=None, frozen_tower=tower)
         )
         parts = {
-            name.split(".")[1] for name, weight in whole.named_parameters() if weight.requires_grad
+            name.split(".")[1]
+            for name, weight in encoder.named_parameters()
+            if weight.requires_grad
         }
         other = {"image": ("text_model", "text_projection"), "text": ("vision_model",)}[tower]
         assert parts <= {*other, "visual_projection"}
