@@ -49,6 +49,7 @@ def test_tracker_that_fails_is_named_once_and_not_used_again(capsys):
     assert run.calls == 2
     warning = capsys.readouterr().err
     assert warning.count("tracker dies failed") == 1
+    assert "`nearfar sync RUN` sends it" in warning
     assert "secret-word" not in warning
 
 

@@ -20,12 +20,12 @@ from trainer.data.readers.corpus_texts import CorpusTexts
 from trainer.data.retrieval_set import (
     RetrievalSet,
     check_takes_corpus,
-    limitation_advice,
     retrieval_set_from_rows,
     with_images,
 )
 from trainer.data.rows import KnownPositives, Rows
 from trainer.data.summary.document_shortage import ADVICE, document_shortage
+from trainer.data.summary.limitations import limitation_advice
 from trainer.errors import BadData
 from trainer.mining.refresh import Refresh
 from trainer.models.encoder import Encoder

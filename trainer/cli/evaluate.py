@@ -255,7 +255,7 @@ def _check_places(
 def _show(comparison: "SystemComparison", examples: int) -> None:
     from rich.console import Console
 
-    from trainer.data.retrieval_set import limitation_advice
+    from trainer.data.summary.limitations import limitation_advice
     from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 
     console, systems = Console(highlight=False), comparison.evaluation.systems

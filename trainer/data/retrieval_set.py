@@ -8,13 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.readers.beir import (
-    QUERIES_OF_USERS,
-    has_documents_of_pairs_alone,
-    is_beir_folder,
-    kinds_of_pairs,
-    read_qrels,
-)
+from trainer.data.readers.beir import is_beir_folder, read_qrels
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
@@ -23,11 +17,11 @@ from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
+from trainer.data.summary.limitations import limitation_of_folder, search_limitation
 from trainer.errors import BadData
 
 _log = logging.getLogger("nearfar.data")
 _NEW_ID = re.compile(r"[qd]\d+")
-_MADE_QUERIES = "made from the documents: figures say little about real questions"
 
 
 @dataclass(frozen=True)
@@ -171,7 +165,7 @@ def retrieval_set_from_rows(
         ids,
         texts,
         qrels,
-        _limitation(len(texts), _own_documents(rows, name)) if corpus is None else "",
+        search_limitation(len(texts), _own_documents(rows, name)) if corpus is None else "",
     )
 
 
@@ -224,32 +218,6 @@ def _own_documents(rows: Sequence[Row], name: str) -> str:
     return f"{kinds} of the {split} set"
 
 
-def _limitation(count: int, documents: str) -> str:
-    """Says that the search is among few documents."""
-    return (
-        f"searched among the {count:,} {documents} alone, not a whole corpus: figures are too high"
-    )
-
-
-def _limitation_of_folder(folder: Path, count: int) -> str:
-    if has_documents_of_pairs_alone(folder):
-        return _limitation(count, "documents of the pairs")
-    if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
-        return ""
-    return _MADE_QUERIES
-
-
-def limitation_advice(limitation: str, option: str) -> str:
-    """Returns what to do about a limitation; `option` names a corpus.
-
-    >>> limitation_advice("searched among 9 answers alone", "--corpus")
-    'Name a file of all documents with --corpus.'
-    """
-    if limitation == _MADE_QUERIES:
-        return "Measure on real questions too."
-    return f"Name a file of all documents with {option}."
-
-
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
     """Returns the set with at most `max_queries` queries, selected by hash, and the same corpus."""
     if len(retrieval_set.queries) <= max_queries:
@@ -295,6 +263,6 @@ def _read_folder(
         document_ids=tuple(documents),
         documents=tuple(documents.values()),
         qrels=qrels,
-        limitation=_limitation_of_folder(folder, len(documents)),
+        limitation=limitation_of_folder(folder, len(documents)),
     )
     return retrieval_set, report

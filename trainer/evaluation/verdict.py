@@ -5,6 +5,7 @@ The terminal and the report both print it.
 
 from dataclasses import dataclass, replace
 
+from trainer.data.summary.limitations import limitation_advice
 from trainer.evaluation.results import (
     BASE,
     BM25,
@@ -26,7 +27,6 @@ _FORGET_LESS = (
     " (validation.interpolate=true, or `nearfar blend`), lower optimization.learning_rate, or take"
     " fewer optimization.epochs"
 )
-_NAME_CORPUS = "name a file of all documents as data.corpus, and measure again"
 _SEARCH_WITH_BM25 = (
     "search with BM25 until the model is ahead of it; take a stronger model.backbone, give more"
     " training pairs, or add hard negatives (`nearfar mine`)"
@@ -164,7 +164,9 @@ def _with_limitations(outcome: Verdict, *results: Selection | Evaluation | None)
     if not limitations:
         return outcome
     headline = " ".join([outcome.headline, *map(sentence, limitations)])
-    return replace(outcome, headline=headline, advice=outcome.advice or _NAME_CORPUS)
+    advice = limitation_advice(limitations[0], "data.corpus").removesuffix(".")
+    advice = f"{advice[0].lower()}{advice[1:]}"
+    return replace(outcome, headline=headline, advice=outcome.advice or advice)
 
 
 def _verdict_for_base(selection: Selection, evaluation: Evaluation | None) -> Verdict:

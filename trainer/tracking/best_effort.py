@@ -28,10 +28,13 @@ class BestEffort(Logger):
         label: str,
         open_run: Callable[[], TrackedRun],
         latest_steps: Mapping[str, int] | None = None,
+        remainder: str = "log.jsonl stays complete, and `nearfar sync RUN` sends it",
     ) -> None:
-        """`latest_steps` are the latest steps that a former attempt has logged, by metric."""
+        """`latest_steps` are the latest steps that a former attempt has logged, by metric.
+        `remainder` says what there is without the tracker.
+        """
         super().__init__()
-        self._latest_steps = latest_steps or {}
+        self._latest_steps, self._remainder = latest_steps or {}, remainder
         self.label = label
         self.has_failed = False
         self._has_all_values = False
@@ -110,7 +113,5 @@ class BestEffort(Logger):
             return  # it was named as hanging before
         self.has_failed = True
         warn_of_tracker(
-            f"tracker {self.label} failed and is not used any more; log.jsonl stays complete, and"
-            " `nearfar sync RUN` sends it",
-            error,
+            f"tracker {self.label} failed and is not used any more; {self._remainder}", error
         )

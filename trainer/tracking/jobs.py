@@ -98,9 +98,8 @@ def _log_job(
     loggers = []
     for tracker in trackers:
         import_tracker(tracker)
-        loggers.append(
-            BestEffort(tracker.kind, partial(open_run, tracker, description, replaces=True))
-        )
+        open_job = partial(open_run, tracker, description, replaces=True)
+        loggers.append(BestEffort(tracker.kind, open_job, remainder="the result is complete"))
     end_trackers(loggers, results, is_done=True)
 
 

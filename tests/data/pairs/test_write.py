@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 
 from trainer.cli.groups.data import app
 from trainer.data.readers.read import read_rows
-from trainer.data.retrieval_set import limitation_advice, read_retrieval_set
+from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.summary.limitations import limitation_advice
 from trainer.errors import BadData, BadFolder, BadRecipe, NearfarError
 
 RUN = CliRunner()

@@ -12,6 +12,7 @@ from trainer.data.near_duplicates import near_identical_pairs, normal_form, word
 from trainer.data.prepare.split import SplitRules, split_pairs
 from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import read_retrieval_set
+from trainer.data.summary.limitations import limitation_advice
 from trainer.errors import BadData, BadRecipe
 
 WORDS = st.sampled_from(["a", "the", "disk", "vault", "key", "queue", "zone", "image", "Disk!"])
@@ -121,6 +122,8 @@ def test_folder_without_a_corpus_marks_its_figures(tmp_path: Path) -> None:
     alone, whole = (read_retrieval_set(str(tmp_path / name)) for name in ("alone", "whole"))
     assert alone.limitation.startswith("searched among the 30 documents of the pairs alone")
     assert (whole.limitation, len(whole.documents)) == ("", 129)
+    advice = limitation_advice(alone.limitation, "--corpus")
+    assert "nearfar data split PAIRS --corpus FILE" in advice, "the folder takes no other corpus"
 
 
 @pytest.mark.parametrize(("dev", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1.0)])

@@ -160,3 +160,14 @@ def test_real_sets_have_no_leaked_documents(real_data: Path) -> None:
     found = summarize_data(str(real_data / "squad_dev"))
     assert [part.name for part in found.parts] == ["train", "dev", "test"]
     assert not [leak for leak in found.leaks if leak.kind == "the same positive document"]
+
+
+def test_few_documents_are_named_for_training_pairs_alone(tmp_path: Path) -> None:
+    few = [{"query": f"question {at}", "positive": f"answer {at % 9}"} for at in range(300)]
+    result = RUN.invoke(app, ["check", write(tmp_path / "few.jsonl", *few)])
+    text = " ".join(result.output.split())
+    assert "To train on: the 300 training pairs have only 9 different documents" in text
+    assert "Give pairs on more documents" in text
+    many = [{"query": f"question {at}", "positive": f"answer {at}"} for at in range(300)]
+    source = write(tmp_path / "many.jsonl", *many)
+    assert "To train on" not in RUN.invoke(app, ["check", source]).output

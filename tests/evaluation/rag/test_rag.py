@@ -75,6 +75,8 @@ def test_reader_is_measured_before_and_after_and_its_failures_are_counted(tmp_pa
         assert "left out: 1 questions without an answer" in output
         assert "+0.500 [+0.167, +0.833]" in output.split("exact match")[1]
         assert "3 better, 3 equal, 0 worse" in output.split("exact match")[1]
+        assert "p = 1.0000" in output.split("exact match")[1], "0.25 of one test, corrected"
+        assert "each p is corrected for 5 tests by Holm's method" in output
         assert ": endpoint: 6 of 7 prompts answered, after rate limit (HTTP 429): 1; no" in output
         assert (
             "BM25: endpoint: 6 of 7 prompts answered; no answer, refusal (HTTP 400): 1; 60 tokens"

@@ -17,6 +17,7 @@ from trainer.data.readers.hub import is_saved_folder, saved_splits
 from trainer.data.readers.read import judged_rows, judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.rows import Rows, count_duplicate_pairs, known_positives
+from trainer.data.summary.document_shortage import document_shortage
 from trainer.data.summary.kinds import KindSummary, summarize_kinds
 from trainer.errors import BadData, TooManyBadRows
 from trainer.storage.atomic import write_text
@@ -61,6 +62,11 @@ class SplitSummary:
     labels: tuple[float, float] | None
     """The lowest and the highest score; None without scores."""
     example: dict[str, str]
+
+    @property
+    def shortage(self) -> str:
+        """What is wrong with the split as training pairs, if its documents are few; else ""."""
+        return document_shortage(self.pairs, self.answering_documents)
 
 
 @dataclass(frozen=True)

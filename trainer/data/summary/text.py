@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.readers.report import ReadReport
+from trainer.data.summary.document_shortage import ADVICE
 from trainer.data.summary.summarize import DataSummary, Spread
 from trainer.storage.visible import visible
 
@@ -25,6 +26,7 @@ def print_summary(summary: DataSummary, console: Console) -> None:
     show(_dropped_texts(summary.report))
     show(_bad_rows(summary.report))
     show(_leaks(summary))
+    show(_shortages(summary))
     show(_verdict(summary))
 
 
@@ -122,6 +124,12 @@ def _leaks(summary: DataSummary) -> Iterator[Text]:
         yield Text(f"Leak: {leak.count:,} of {second} have {leak.kind} in {first}", "yellow")
         for example in leak.examples:
             yield Text(f"  {visible(example, 100)}")
+
+
+def _shortages(summary: DataSummary) -> Iterator[Text]:
+    for part in summary.parts:
+        if part.name in ("train", "all") and (problem := part.shortage):
+            yield Text(f"To train on: {problem}. {ADVICE}.", "yellow")
 
 
 def _verdict(summary: DataSummary) -> Iterator[Text]:

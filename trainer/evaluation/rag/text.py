@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer.endpoint.answers import answer_summary
 from trainer.evaluation.rag.measure import QuestionResult, RagResult, compare_answers
-from trainer.evaluation.significance import bootstrap_interval
+from trainer.evaluation.significance import bootstrap_interval, holm
 from trainer.evaluation.table import short_name
 from trainer.storage.visible import visible
 
@@ -18,23 +18,30 @@ _NAME_CHARACTERS, _TEXT_CHARACTERS = 32, 65
 
 def result_lines(results: Sequence[RagResult]) -> Iterator[str]:
     """Yields the measures of each system with 95 % intervals, the tokens spent, and paired tests of
-    each later system against the first.
+    each later system against the first, with Holm's correction over all of them.
     """
     first = results[0]
+    tests = [compare_answers(first, result) for result in results]
+    places = [(place, name) for place in range(1, len(tests)) for name in tests[place]]
+    corrections = holm([tests[place][name].p_value for place, name in places])
+    p_values = dict(zip(places, corrections, strict=True))
     if len(results) > 1:
         name = short_name(first.system, _NAME_CHARACTERS)
         yield f"each system, and below it the difference to {name}"
     names = list(dict.fromkeys(name for result in results for name in result.measures))
     for name in names:
         yield name
-        for result in results:
+        for place, result in enumerate(results):
             yield f"  {short_name(result.system, _NAME_CHARACTERS)}: {_mean(result, name)}"
-            if result is not first and (test := compare_answers(first, result).get(name)):
+            if p_value := p_values.get((place, name)):
+                test = tests[place][name]
                 yield (
                     f"    {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}],"
-                    f" p = {test.p_value:.4f};"
+                    f" p = {p_value:.4f};"
                     f" {test.better:,} better, {test.equal:,} equal, {test.worse:,} worse"
                 )
+    if len(places) > 1:
+        yield f"each p is corrected for {len(places)} tests by Holm's method"
     for result in results:
         if result.answers:
             yield f"{short_name(result.system, _NAME_CHARACTERS)}: {answer_summary(result.answers)}"
