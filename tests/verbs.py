@@ -46,5 +46,5 @@ def change_manifest(index: Path, **change: Any) -> None:
 
 def _manifest_without_hash(index: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((index / "manifest.json").read_text())
-    content.pop("sha256")
+    content.pop("sha256", None)
     return content

@@ -265,13 +265,13 @@ def test_contradicting_options_are_refused(model, beir, tmp_path):
     with pytest.raises(BadRecipe, match="per document; its kinds are flat, hnsw, ivf"):
         call("index", model.parent / "bert", beir, "-o", tmp_path / "idx", "--kind", "exact")
     with pytest.raises(
-        BadModel, match="one vector per document, but the model gives one per token"
+        BadModel, match="one vector per document, but the model gives one vector per token"
     ):
         call("search", tmp_path / "flat", "disk", "--model", model)
     with pytest.raises(BadFolder, match="give an index of token vectors"):
         call("delete", tmp_path / "flat", "doc0")
     call("index", model, beir, "-o", tmp_path / "idx")
-    with pytest.raises(BadModel, match="one per text|vectors with 32 dimensions"):
+    with pytest.raises(BadModel, match="one vector per document|vectors with 32 dimensions"):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")
 
 
@@ -302,7 +302,7 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     job = "trainer.evaluation.systems.system"
     monkeypatch.setattr(f"{job}.encode_documents", lambda *_, **__: encoded.append("model"))
     monkeypatch.setattr(f"{job}.Bm25", lambda *_: encoded.append("BM25"))
-    with pytest.raises(BadModel, match="vectors with 32 dimensions|one per text"):
+    with pytest.raises(BadModel, match="vectors with 32 dimensions|one vector per document"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
     with pytest.raises(BadData, match="holds 3 documents, but .* has 4"):

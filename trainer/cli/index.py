@@ -21,7 +21,8 @@ Kind = Annotated[
         help=(
             "for a model of one vector per document: flat (default) searches exactly; hnsw and ivf"
             " find about 95 % of the same documents and are faster from about 100,000 documents"
-            " on. For a model of one vector per token: compressed (default) or exact"
+            " on. For a model of one vector per token: compressed (default) or exact. For a sparse"
+            " model: inverted"
         ),
         show_default=False,
     ),

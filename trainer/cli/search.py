@@ -1,6 +1,7 @@
 """`nearfar search`: prints the documents of an index that answer a question."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +13,10 @@ from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.retrieval.indexes.index import Hit
-    from trainer.retrieval.token_index.explain import Match
+    from trainer.retrieval.indexes.searcher import Explanation
 
-
+Row = Sequence[str | float]
+"""A row of a table."""
 IndexFolder = Annotated[
     Path,
     typer.Argument(metavar="INDEX", help="folder that `nearfar index` wrote", show_default=False),
@@ -28,8 +30,8 @@ Explain = Annotated[
     typer.Option(
         "--explain",
         help=(
-            "late-interaction models only: for each token of the question, print the token of the"
-            " best document that it matched"
+            "print why the best document was found: for a late-interaction model, the token that"
+            " each token of the question matched; for a sparse model, the terms that both share"
         ),
     ),
 ]
@@ -62,26 +64,28 @@ def search(
     if explain:
         searcher.check_explains()
     (hits,) = searcher.search([question], k)
-    matches = searcher.explain(question, hits[0]) if explain and hits else []
-    if not hits:
+    explanation = searcher.explain(question, hits[0]) if explain and hits else []
+    if not hits and searcher.index.manifest.count == 0:
         terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
+    elif not hits:
+        terminal.tell("no document shares a term with the question")
     if as_json:
-        print(json.dumps(_as_json(hits, matches), indent=2))
+        print(json.dumps(_as_json(hits, explanation), indent=2))
         return
     _show(hits)
-    if matches:
-        _show_matches(matches)
+    if explanation:
+        _show_explanation(explanation)
 
 
-def _as_json(hits: "list[Hit]", matches: "list[Match]") -> list[dict[str, Any]]:
+def _as_json(hits: "list[Hit]", explanation: "Explanation") -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for rank, hit in enumerate(hits, 1):
         entry = {"rank": rank, "score": round(hit.score, 6), **asdict(hit.document)}
         if hit.first_score is not None:
             entry |= {"first_rank": hit.first_rank, "first_score": round(hit.first_score, 6)}
         entries.append(entry)
-    if matches:
-        entries[0]["matches"] = [asdict(match) for match in matches]
+    if explanation:
+        entries[0]["matches"] = [asdict(part) for part in explanation]
     return entries
 
 
@@ -114,24 +118,44 @@ def _show(hits: "list[Hit]") -> None:
             )
 
 
-def _show_matches(matches: "list[Match]") -> None:
-    """Prints one line per token of the question, and one line for all tokens of query expansion."""
+def _show_explanation(explanation: "Explanation") -> None:
+    """Prints one line per term that question and document share, or per token of the question.
+
+    All tokens of query expansion have one line together.
+    """
+    from trainer.retrieval.indexes.shared_terms import SharedTerm
+
+    rows: list[Row] = []
+    filling = []
+    for part in explanation:
+        if isinstance(part, SharedTerm):
+            rows.append((part.term, part.query_weight, part.document_weight, part.score))
+        elif part.filling:
+            filling.append(part.similarity)
+        else:
+            rows.append((part.query_token, part.document_token, part.similarity))
+    if filling:
+        rows.append((f"{len(filling)} expansion tokens", "", sum(filling)))
+    if isinstance(explanation[0], SharedTerm):
+        _show_table(("term", "question", "first document", "score"), rows)
+    else:
+        _show_table(("question", "first document", "similarity"), rows)
+
+
+def _show_table(header: Sequence[str], rows: Sequence[Row]) -> None:
+    """Prints a table and the sum of its last column. Numbers have three decimals."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from trainer.storage.visible import visible
 
-    table = Table("question", "first document", "similarity", box=None, header_style="dim")
-    table.columns[2].justify = "right"
-    for match in matches:
-        if not match.filling:
-            table.add_row(
-                *(Text(visible(token, 40)) for token in (match.query_token, match.document_token)),
-                f"{match.similarity:.3f}",
-            )
-    filling = [match.similarity for match in matches if match.filling]
-    if filling:
-        table.add_row(Text(f"{len(filling)} expansion tokens", "dim"), "", f"{sum(filling):.3f}")
-    table.add_row(Text("total", "bold"), "", f"{sum(match.similarity for match in matches):.3f}")
+    table = Table(box=None, header_style="dim")
+    for name, cell in zip(header, rows[0], strict=True):
+        table.add_column(name, justify="left" if isinstance(cell, str) else "right")
+    for row in rows:
+        cells = [visible(cell, 40) if isinstance(cell, str) else f"{cell:.3f}" for cell in row]
+        table.add_row(*map(Text, cells))
+    total = sum(float(row[-1]) for row in rows)
+    table.add_row(Text("total", "bold"), *[""] * (len(header) - 2), f"{total:.3f}")
     Console(highlight=False).print(table)

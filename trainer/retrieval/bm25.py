@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.progress import count_items, phase
+from trainer.vectors.ranking import largest_positive
 
 if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
@@ -52,7 +53,7 @@ class Bm25:
         ):
             known_words = [word for word in words if word in self._model.vocab_dict]
             scores = self._model.get_scores(known_words) if known_words else np.empty(0, np.float32)
-            rows = _best(scores, k)
+            rows = largest_positive(scores, k)
             yield rows, scores[rows]
 
     def run(
@@ -89,13 +90,3 @@ def bm25_run(
         index = Bm25(retrieval_set.documents, k1, b)
     queries = retrieval_set.queries_by_id
     return index.run(queries, retrieval_set.document_ids, k)
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns the k rows with the largest scores above 0; of equal scores, the first rows."""
-    k = min(k, len(scores))
-    if k == 0:
-        return np.empty(0, np.int64)
-    smallest = np.partition(scores, -k)[-k]
-    candidates = np.flatnonzero((scores >= smallest) & (scores > 0))
-    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]

@@ -1,5 +1,6 @@
 """Ranking of documents over several blocks; equal scores are in the order of the documents."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
@@ -61,3 +62,20 @@ def largest_by_values(
         equal = (scores[line] == smallest[line]).nonzero().flatten()
         columns[line] = torch.cat([above_smallest, equal[: k - len(above_smallest)]])
     return columns
+
+
+def largest_positive(
+    scores: Float32[np.ndarray, " document"], k: int
+) -> Int64[np.ndarray, " rank"]:
+    """Returns the k rows with the largest scores above 0, best first; of equal scores, the first
+    rows.
+
+    >>> largest_positive(np.float32([0, 2, 3, 2, 2]), 3).tolist()
+    [2, 1, 3]
+    """
+    k = min(k, len(scores))
+    if k == 0:
+        return np.empty(0, np.int64)
+    smallest = np.partition(scores, -k)[-k]
+    candidates = np.flatnonzero((scores >= smallest) & (scores > 0))
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]

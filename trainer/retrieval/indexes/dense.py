@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.encoding.encode import Encoding, document_blocks, encode_documents
+from trainer.retrieval.encoding.encode import Encoding, document_blocks
 from trainer.retrieval.indexes import approximate
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.manifest import (
@@ -28,17 +28,11 @@ from trainer.retrieval.indexes.manifest import (
     open_consistent,
 )
 from trainer.retrieval.indexes.place import new_index
+from trainer.retrieval.indexes.probe import PROBES, probe_difference, vectors_of_probes
 from trainer.retrieval.indexes.stored_documents import StoredDocuments, read_array, write_documents
 from trainer.storage.atomic import write_array
 from trainer.vectors.dense import DenseVectors
-from trainer.vectors.vectors import TopK
-
-_PROBES = (
-    "What is searched for?",
-    "A document about disks, networks and the weather, written to be compared.",
-)
-_PROBE_TOLERANCE = 0.05
-"""Relative distance; bf16 stays below 0.02, another model is above 0.1."""
+from trainer.vectors.vectors import TopK, Vectors
 
 
 class DenseIndex(Index):
@@ -47,7 +41,7 @@ class DenseIndex(Index):
     Documents are read from disk one by one, and so are the vectors of a flat index.
     """
 
-    UNIT = "document"
+    UNIT = "text"
 
     def __init__(self, folder: Path, manifest: DenseManifest) -> None:
         self.folder = folder
@@ -55,13 +49,9 @@ class DenseIndex(Index):
         self.vectors = DenseVectors(
             read_array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
         )
-        self._documents = StoredDocuments(
-            folder / "documents.jsonl",
-            read_array(folder / "offsets.npy", (manifest.count + 1,), np.int64),
-        )
-        self._probe = read_array(
-            folder / "probe.npy", (len(_PROBES), manifest.dimensions), np.float32
-        )
+        self._documents = StoredDocuments.open(folder, manifest.count)
+        probe_shape = (len(PROBES), manifest.dimensions)
+        self._probe = read_array(folder / "probe.npy", probe_shape, np.float32)
         self._faiss: Any = None
         if manifest.kind != "flat":
             path = folder / "index.faiss"
@@ -78,10 +68,11 @@ class DenseIndex(Index):
         return open_consistent(Path(folder), DenseManifest.read, cls)
 
     def _difference(self, encoder: VectorEncoder) -> str | None:
-        distance = _distance(_probe(encoder), self._probe)
-        if distance <= _PROBE_TOLERANCE:
-            return None
-        return f"other vectors than the model that made the index ({distance:.0%} apart)"
+        return probe_difference(encoder, self._probe)
+
+    def nearest(self, queries: Vectors, k: int) -> TopK:
+        """Returns the result of `search`."""
+        return self.search(queries.to_padded(), k)
 
     def search(self, queries: Float32[np.ndarray, "query dimension"], k: int) -> TopK:
         """Returns scores and rows of the k best documents per query, best first.
@@ -131,7 +122,7 @@ def build_dense_index(
             vectors[start : start + len(block.documents)] = block.vectors.rows
             start += len(block.documents)
         vectors.flush()
-        write_array(partial / "probe.npy", _probe(encoder))
+        write_array(partial / "probe.npy", vectors_of_probes(encoder))
         settings: dict[str, float] = {}
         if kind != "flat":
             index, settings = approximate.build_approximate(kind, vectors)
@@ -148,13 +139,3 @@ def build_dense_index(
         )
         manifest.write(partial)
         return manifest
-
-
-def _probe(encoder: VectorEncoder) -> Float32[np.ndarray, "probe dimension"]:
-    return encode_documents(encoder, _PROBES).to_padded()
-
-
-def _distance(
-    probe: Float32[np.ndarray, "probe dimension"], reference: Float32[np.ndarray, "probe dimension"]
-) -> float:
-    return float(np.linalg.norm(probe - reference) / max(float(np.linalg.norm(reference)), 1e-12))

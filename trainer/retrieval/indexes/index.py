@@ -5,13 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
-from numpy import ndarray
-
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
-from trainer.vectors.vectors import TopK
+from trainer.vectors.vectors import TopK, Vectors
+
+Unit = Literal["text", "token", "term"]
+"""`Vectors.UNIT` of the vectors that an index holds."""
+
+OUTPUTS: dict[Unit, str] = {
+    "text": "one vector per document",
+    "token": "one vector per token",
+    "term": "one sparse vector per document",
+}
+"""What an index holds, and what a model gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +66,10 @@ class Index(ABC):
 
     folder: Path
     manifest: IndexManifest
-    UNIT: ClassVar[Literal["document", "token"]]
-    """The unit that has one vector."""
+    UNIT: ClassVar[Unit]
 
     @abstractmethod
-    def search(self, queries: Float[ndarray, "query ..."], k: int) -> TopK:
+    def nearest(self, queries: Vectors, k: int) -> TopK:
         """Returns scores and rows of the k best documents per query, best first.
 
         The row is -1 where there are fewer documents. Raises BadModel when the number of dimensions
@@ -83,13 +89,13 @@ class Index(ABC):
 
         Raises BadModel when it is not the model of the index.
         """
-        if (encoder.vectors.UNIT == "token") != (self.UNIT == "token"):
+        if encoder.vectors.UNIT != self.UNIT:
             raise BadModel(
-                f"{self.folder} holds one vector per {self.UNIT}, but the model gives one per"
-                f" {encoder.vectors.UNIT}; search with {self.manifest.made_with}"
+                f"{self.folder} holds {OUTPUTS[self.UNIT]}, but the model gives"
+                f" {OUTPUTS[encoder.vectors.UNIT]}; search with {self.manifest.made_with}"
             )
         dimensions = self.manifest.dimensions
-        if self.UNIT == "document" and encoder.dimensions > dimensions:
+        if self.UNIT == "text" and encoder.dimensions > dimensions:
             encoder = encoder.with_dimensions(dimensions)
         if encoder.dimensions != dimensions:
             problem: str | None = (

@@ -16,16 +16,17 @@ from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.encoding.encode import Encoding
 from trainer.retrieval.indexes.dense import DenseIndex, build_dense_index
-from trainer.retrieval.indexes.index import Index, IndexManifest
+from trainer.retrieval.indexes.index import OUTPUTS, Index, IndexManifest, Unit
 from trainer.retrieval.indexes.manifest import read_content
 from trainer.retrieval.indexes.place import check_index_folder
+from trainer.retrieval.indexes.sparse import SparseIndex, build_sparse_index
 from trainer.retrieval.token_index import build as token_index
 from trainer.retrieval.token_index import change
 from trainer.retrieval.token_index.index import TokenIndex
 from trainer.retrieval.token_index.manifest import Bits, TokenManifest
 from trainer.strategies import devices
 
-IndexKind = Literal["flat", "hnsw", "ivf", "compressed", "exact"]
+IndexKind = Literal["flat", "hnsw", "ivf", "compressed", "exact", "inverted"]
 Wish = devices.Precision | Literal["auto"]
 
 
@@ -33,8 +34,6 @@ Wish = devices.Precision | Literal["auto"]
 class IndexFormat:
     """The format in which an index folder stores vectors of one kind."""
 
-    unit: Literal["document", "token"]
-    """The unit that has one vector."""
     kinds: tuple[IndexKind, ...]
     """The first is the default."""
     open: Callable[[Path], Index]
@@ -42,23 +41,12 @@ class IndexFormat:
     """`build_dense_index`, or a function with the same first arguments."""
 
 
-FORMATS = {
-    "text": IndexFormat("document", ("flat", "hnsw", "ivf"), DenseIndex.open, build_dense_index),
-    "token": IndexFormat(
-        "token", ("compressed", "exact"), TokenIndex.open, token_index.build_token_index
-    ),
+FORMATS: dict[Unit, IndexFormat] = {
+    "text": IndexFormat(("flat", "hnsw", "ivf"), DenseIndex.open, build_dense_index),
+    "token": IndexFormat(("compressed", "exact"), TokenIndex.open, token_index.build_token_index),
+    "term": IndexFormat(("inverted",), SparseIndex.open, build_sparse_index),
 }
-"""The formats by the unit that has one vector (`Vectors.UNIT`)."""
-
-
-def format_for(encoder: VectorEncoder) -> IndexFormat:
-    """Returns the format of an index of this model. Raises BadModel if there is none."""
-    if encoder.vectors.UNIT not in FORMATS:
-        raise BadModel(
-            f"the model gives {encoder.output}, of which there is no index yet; `nearfar evaluate`"
-            " measures it by exact search"
-        )
-    return FORMATS[encoder.vectors.UNIT]
+"""The formats by the kind of vectors that a model gives (`Vectors.UNIT`)."""
 
 
 def open_index(folder: Path) -> Index:
@@ -76,7 +64,7 @@ class IndexSettings:
 
     kind: IndexKind | None = None
     """For one vector per document `flat` (the default), `hnsw` or `ivf`; for one vector per token
-    `compressed` (the default) or `exact`.
+    `compressed` (the default) or `exact`, for one sparse vector per document `inverted`.
     """
     bits: Bits | None = None
     """Compressed indexes only: bits per vector component, overhead included (default 2)."""
@@ -87,12 +75,12 @@ class IndexSettings:
 
     def check(self, model: str, encoder: VectorEncoder) -> None:
         """Raises BadRecipe for a setting that an index of this model cannot have."""
-        index_format = format_for(encoder)
-        has_token_vectors = index_format.unit == "token"
-        if self.kind is not None and self.kind not in index_format.kinds:
+        unit = encoder.vectors.UNIT
+        has_token_vectors, kinds = unit == "token", FORMATS[unit].kinds
+        if self.kind is not None and self.kind not in kinds:
             raise BadRecipe(
-                f"--kind {self.kind} is not for {model}, which gives one vector per"
-                f" {index_format.unit}; its kinds are {', '.join(index_format.kinds)}"
+                f"--kind {self.kind} is not for {model}, which gives {OUTPUTS[unit]}; its kinds are"
+                f" {', '.join(kinds)}"
             )
         if self.bits is not None and (not has_token_vectors or self.kind == "exact"):
             raise BadRecipe(
@@ -101,7 +89,7 @@ class IndexSettings:
             )
         if self.pool_factor is not None and not has_token_vectors:
             raise BadRecipe(
-                f"--pool-factor merges token vectors, and {model} gives one vector per document;"
+                f"--pool-factor merges token vectors, and {model} gives {OUTPUTS[unit]};"
                 " leave --pool-factor out"
             )
 
@@ -146,7 +134,7 @@ def index_corpus(
         encoder = read_cut(model, layers, dimensions).to(accelerator)
     settings.check(model, encoder)
     name = str(Path(model).resolve()) if Path(model).exists() else model
-    index_format = format_for(encoder)
+    index_format = FORMATS[encoder.vectors.UNIT]
     token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
     manifest = index_format.build(
         Encoding(encoder, numbers),

@@ -19,6 +19,10 @@ DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 
 MANIFEST = "manifest.json"
 FILES = ("vectors.npy", "documents.jsonl", "offsets.npy", "probe.npy", "index.faiss")
+SPARSE_FILES = (
+    *("starts.npy", "rows.npy", "weights.npy"),
+    *("documents.jsonl", "offsets.npy", "probe.npy"),
+)
 TOKEN_KINDS = ("exact", "compressed")
 """Kinds of token indexes, whose manifest is a
 `trainer.retrieval.token_index.manifest.TokenManifest`.
@@ -74,6 +78,10 @@ class AnyManifest(BaseModel):
             + "\n"
         )
 
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json` into `folder`."""
+        write_text(folder / MANIFEST, self.to_sealed_json())
+
     @property
     def made_with(self) -> str:
         """A phrase that names the model and how many of its layers are used."""
@@ -99,10 +107,6 @@ class DenseManifest(AnyManifest):
         settings = [f"{name} {value:g}" for name, value in self.approximate.items()]
         dimensions = f"{self.dimensions} dimensions"
         return ", ".join([f"{self.count:,} documents", self.kind, dimensions, *settings])
-
-    def write(self, folder: Path) -> None:
-        """Writes `manifest.json` into `folder`."""
-        write_text(folder / MANIFEST, self.to_sealed_json())
 
     @classmethod
     def read(cls, folder: Path) -> "DenseManifest":
@@ -249,7 +253,8 @@ def _missing(path: Path) -> BadFolder:
 
 def belongs_to_index(name: str) -> bool:
     """Returns true for a file name that an index uses, or that a killed process left behind."""
-    return name == MANIFEST or name in FILES or _TOKEN_INDEX_FILES.fullmatch(name) is not None
+    known_names = {MANIFEST, *FILES, *SPARSE_FILES}
+    return name in known_names or _TOKEN_INDEX_FILES.fullmatch(name) is not None
 
 
 def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, FileRecord]:

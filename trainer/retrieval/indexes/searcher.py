@@ -11,9 +11,12 @@ from trainer.models.families import read_reranker
 from trainer.retrieval.encoding.encode import encode_queries
 from trainer.retrieval.indexes.index import Hit, Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
+from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
 from trainer.strategies.devices import Precision
+
+Explanation = list[Match] | list[SharedTerm]
 
 
 class Searcher:
@@ -58,20 +61,22 @@ class Searcher:
         first = hits(self.index, self.encoder, questions, max(k, self.rerank_depth))
         return self._rerank(self.reranker, questions, first, k)
 
-    def explain(self, question: str, hit: Hit) -> list[Match]:
-        """Returns the token of the document that each token of the question matched.
+    def explain(self, question: str, hit: Hit) -> Explanation:
+        """Returns the token of the document that each token of the question matched, or the terms
+        that both share.
 
-        Raises BadModel when the index holds one vector per document.
+        Raises BadModel when the index holds one dense vector per document.
         """
         self.check_explains()
-        return explain(self.encoder, question, hit.document.full_text)
+        explanation = explain if self.index.UNIT == "token" else shared_terms
+        return explanation(self.encoder, question, hit.document.full_text)
 
     def check_explains(self) -> None:
-        """Raises BadModel when the index holds no token vectors."""
-        if self.index.UNIT != "token":
+        """Raises BadModel when the index holds one dense vector per document."""
+        if self.index.UNIT == "text":
             raise BadModel(
-                f"{self.index.folder} holds one vector per document and no token vectors; --explain"
-                " needs an index of a late-interaction model"
+                f"{self.index.folder} holds one dense vector per document, which shows no words;"
+                " --explain needs an index of a late-interaction or a sparse model"
             )
 
     @staticmethod
@@ -81,7 +86,8 @@ class Searcher:
         """Returns the k best of the first documents, in the order of the cross-encoder."""
         if not any(first):
             raise BadData(
-                "the index has no document to re-rank; add some, or search without --rerank"
+                "the first search found no document to re-rank; add some to the index, or ask"
+                " another question"
             )
         pairs = [
             (question, hit.document.full_text)
@@ -114,7 +120,7 @@ def hits(
     has no token that counts.
     """
     queries = encode_queries(index.fit_encoder(encoder), questions, precision=precision)
-    scores, rows = index.search(queries.to_padded(), k)
+    scores, rows = index.nearest(queries, k)
     return [
         [
             Hit(score, index.document(row))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jaxtyping import Int64
@@ -36,6 +37,12 @@ class StoredDocuments:
             # An open file stays readable when another index replaces it.
             self._handle = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._handle)
+
+    @classmethod
+    def open(cls, folder: Path, count: int) -> Self:
+        """Opens the documents of an index folder whose manifest says that there are `count`."""
+        offsets = read_array(folder / "offsets.npy", (count + 1,), np.int64)
+        return cls(folder / "documents.jsonl", offsets)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

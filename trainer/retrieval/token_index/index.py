@@ -34,7 +34,7 @@ from trainer.retrieval.token_index.manifest import Segment, TokenManifest
 from trainer.retrieval.token_index.segment import OpenSegment
 from trainer.vectors.maxsim_search import MaxSimSearch, check_queries, flat_queries, maxsim_scores
 from trainer.vectors.ragged import document_ranges, offsets_of
-from trainer.vectors.vectors import merge_rankings
+from trainer.vectors.vectors import TopK, Vectors, merge_rankings
 
 PROBE = (
     "A text about disks, networks and the weather, written to be compared: what is searched for?"
@@ -113,13 +113,17 @@ class TokenIndex(Index):
             return None
         return "other vectors than the model that made the index"
 
+    def nearest(self, queries: Vectors, k: int) -> TopK:
+        """Returns the result of `search`."""
+        return self.search(queries.to_padded(), k)
+
     def search(
         self,
         queries: Float[np.ndarray, "query query_token dimension"],
         k: int,
         probes: int | None = None,
         candidates: int | None = None,
-    ) -> tuple[Float32[np.ndarray, "query rank"], Int64[np.ndarray, "query rank"]]:
+    ) -> TopK:
         """Returns scores and rows of the k best documents per query, best first (row -1: none).
 
         Rows of zeros in a query do not count. An exact index is searched exactly. In a compressed
