@@ -42,6 +42,7 @@ VERBS = (
     "report",
     "data",
     "recipe",
+    "route",
 )
 HEAVY = (
     "torch",

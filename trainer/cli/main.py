@@ -28,7 +28,7 @@ from trainer.cli import (
     report,
     search,
 )
-from trainer.cli.groups import data, recipe
+from trainer.cli.groups import data, recipe, route
 from trainer.cli.jobs import compare, runs, submit
 from trainer.cli.measure import rag, selection
 from trainer.cli.terminal import StartAgain
@@ -98,6 +98,7 @@ for verb, summary in (
     app.command(short_help=summary, context_settings=settings)(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(route.app, name="route")
 
 
 def _print_version(is_given: bool) -> bool:

@@ -53,7 +53,7 @@ def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) 
     result = evaluate_run(run, judged_set, str(system))
     preparation = opened_system.preparation
     seconds = preparation.seconds
-    latencies = _latencies_ms(system, opener, judged_set)
+    latencies = latencies_ms(system, opener, judged_set)
     cost = Cost(
         len(judged_set.documents) / seconds if seconds else None,
         float(np.median(latencies)),
@@ -64,9 +64,8 @@ def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) 
     return Measurement(str(system), result, cost)
 
 
-def _latencies_ms(
-    system: SystemName, opener: SystemOpener, judged_set: RetrievalSet
-) -> list[float]:
+def latencies_ms(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> list[float]:
+    """Returns the milliseconds of searches for ten documents, one query at a time."""
     opened_system = opener.open(system)
     queries = judged_set.queries[: _WARM_UP_QUERIES + _LATENCY_QUERIES]
     latencies = []

@@ -1,0 +1,226 @@
+"""A router: its features, what it learns, its file, and the figures that `nearfar route` prints."""
+
+import json
+
+import numpy as np
+import pytest
+from forked import nearfar
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+from trainer.data.retrieval_set import RetrievalSet
+from trainer.errors import BadData, BadFolder, BadRecipe
+from trainer.routing import fit
+from trainer.routing.answers import RouteAnswers
+from trainer.routing.features import FEATURES, WordCounts, query_features
+from trainer.routing.measure import ALL_NAME, ORACLE_NAME, ROUTER_NAME, evaluate_router
+from trainer.routing.router import ALL_ROUTES, Router, choose_routes, terms
+
+COUNT = 400
+RARE, COMMON = [f"zq{number}" for number in range(200)], ["how", "do", "list", "all", "disks"]
+DOCUMENTS = tuple(f"how do list all disks {word}" for word in RARE)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return WordCounts.of(DOCUMENTS)
+
+
+def judged_answers(qualities, milliseconds=(1.0, 9.0), seed=0):
+    """Answers of two routes: questions of common words, and keywords, half of each."""
+    generator = np.random.default_rng(seed)
+    queries = [
+        " ".join([*generator.permutation(COMMON), "?"])
+        if number % 2
+        else " ".join(generator.choice(RARE, 2))
+        for number in range(COUNT)
+    ]
+    ids = tuple(f"q{number}" for number in range(COUNT))
+    judged_set = RetrievalSet("toy dev", ids, tuple(queries), ("d",), ("text",), {})
+    noise = generator.normal(0, 0.05, (COUNT, 3))
+    is_question = np.arange(COUNT) % 2
+    means = np.array([qualities(question) for question in is_question])
+    return RouteAnswers(("bm25", "model"), judged_set, tuple(queries), means + noise, milliseconds)
+
+
+def good_at_different_queries(is_question):
+    """BM25 answers keywords, the model answers questions, and both together lie between."""
+    return (0.3, 0.8, 0.6) if is_question else (0.8, 0.3, 0.6)
+
+
+def equally_good(is_question):
+    return (0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def router(words):
+    return fit.fit_router(judged_answers(good_at_different_queries), words)
+
+
+def test_features_count_words_in_documents(words):
+    features = query_features(["How do ZQ7 unheard?", "", "list-all 12"], words)
+    named = [dict(zip(FEATURES, row, strict=True)) for row in features]
+    assert named[0]["rarity of the rarest word"] == 1.0
+    assert named[0]["rarity of the most common word"] == 0.0
+    assert named[0]["mean rarity"] == 0.5, "two words are in all documents, one in one, one in none"
+    assert named[0]["share of unknown words"] == 0.25
+    assert named[0]["question mark"] == 1.0
+    assert named[0]["share of capital letters"] == pytest.approx(3 / 19)
+    assert named[1]["words"] == 0.0
+    assert named[1]["mean rarity"] == 1.0
+    assert named[2]["share of symbols"] == pytest.approx(1 / 11)
+    assert named[2]["share of digits"] == pytest.approx(2 / 11)
+
+
+def test_corpus_of_one_document_and_of_none_have_features():
+    for texts in (["one"], []):
+        assert np.isfinite(query_features(["one two", ""], WordCounts.of(texts))).all()
+
+
+def test_terms_are_those_of_scikit_learn():
+    features = np.random.default_rng(0).normal(size=(5, len(FEATURES)))
+    polynomial = PolynomialFeatures(2, include_bias=False)
+    assert np.array_equal(terms(features), polynomial.fit_transform(features))
+
+
+def test_predictions_are_those_of_scikit_learn_after_calibration(words, router):
+    answers = judged_answers(good_at_different_queries)
+    gains = answers.qualities[:, :-1] - answers.qualities[:, -1:]
+    model = make_pipeline(
+        StandardScaler(), PolynomialFeatures(2, include_bias=False), RidgeCV(fit._STRENGTHS)
+    )
+    features = query_features(answers.queries, words)
+    predictions = model.fit(features, gains).predict(features)
+    deviations = predictions - gains.mean(0)
+    scales = (router.gains(answers.queries) - gains.mean(0)) / deviations
+    assert np.allclose(scales, scales[0], rtol=1e-6), "one scale per route"
+    assert (scales > 0.9).all()
+    assert (scales <= 1.0 + 1e-9).all()
+
+
+def test_router_asks_the_route_that_answers_the_kind_of_query(router):
+    questions, keywords = "how do all disks list ?", "zq7 zq9"
+    assert router.choose([questions, keywords]).tolist() == [1, 0]
+    cheapest = router.choose([questions, keywords], limit=0.1)
+    assert cheapest.tolist() == [0, 0], "the model costs nine tenths"
+    with pytest.raises(BadRecipe, match=r"cheapest of these routes costs 0.10 .* give a limit"):
+        router.choose([questions], limit=0.05)
+
+
+def test_unsure_router_asks_all():
+    gains = np.array([[-0.01, -0.02], [0.0, 0.0]])
+    assert choose_routes(gains, np.array([0.2, 0.8]), 0.0).tolist() == [ALL_ROUTES, ALL_ROUTES]
+
+
+def test_evaluation_compares_with_all_and_with_the_best_route(router):
+    answers = judged_answers(good_at_different_queries, seed=1)
+    evaluation = evaluate_router(router, answers, limit=0.6)
+    assert evaluation.shares["bm25"] == pytest.approx(0.5, abs=0.02)
+    row = evaluation.row(ROUTER_NAME)
+    assert row.quality.mean == pytest.approx(0.8, abs=0.02)
+    assert row.cost == pytest.approx(0.5 + evaluation.choice_milliseconds / 10, abs=0.02)
+    assert evaluation.row(ALL_NAME).cost == 1.0
+    assert evaluation.row(ORACLE_NAME).quality.mean >= row.quality.mean
+    assert evaluation.calibration_error < 0.03
+    assert [test.baseline for test in evaluation.comparisons] == [ALL_NAME, "bm25"]
+    assert all(test.is_proven for test in evaluation.comparisons)
+    assert "The router is better than bm25 alone" in str(evaluation)
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    texts = tuple(answers.queries[place] for place in shuffled)
+    wrong = RouteAnswers(
+        answers.routes, answers.judged_set, texts, answers.qualities, answers.milliseconds
+    )
+    assert evaluate_router(router, wrong, limit=0.6).calibration_error > 0.1
+
+
+def test_verdict_says_when_routing_gains_nothing(words):
+    router = fit.fit_router(judged_answers(equally_good), words)
+    evaluation = evaluate_router(router, judged_answers(equally_good, seed=1), limit=0.5)
+    assert "Routing gains nothing that is proven over bm25 alone" in str(evaluation)
+    assert evaluation.shares["bm25"] > 0.9, "the cheapest of equal routes"
+
+
+def test_answers_of_other_routes_are_refused(router):
+    answers = judged_answers(equally_good)
+    others = RouteAnswers(
+        ("bm25", "other"), answers.judged_set, answers.queries, answers.qualities, (1.0, 9.0)
+    )
+    with pytest.raises(BadRecipe, match="between bm25, model, and the answers are of bm25, other"):
+        evaluate_router(router, others, limit=0.5)
+
+
+def test_few_queries_are_refused(words):
+    answers = judged_answers(equally_good)
+    few = RouteAnswers(
+        answers.routes, answers.judged_set, answers.queries[:20], answers.qualities[:20], (1.0, 9.0)
+    )
+    with pytest.raises(BadData, match="has 20 judged queries, and a router needs at least 50"):
+        fit.fit_router(few, words)
+
+
+def test_stored_router_chooses_the_same(router, tmp_path):
+    router.save(tmp_path / "router")
+    stored = Router.open(tmp_path / "router")
+    queries = ["how do all disks list ?", "zq7 zq9", "", "unheard"]
+    assert np.array_equal(stored.gains(queries), router.gains(queries))
+    assert stored.settings == router.settings
+    with pytest.raises(BadFolder, match="holds a router already; give --replace"):
+        router.save(tmp_path / "router")
+    router.save(tmp_path / "router", replace=True)
+    (tmp_path / "router" / "mine.txt").write_text("mine")
+    with pytest.raises(BadFolder, match="something other than a router"):
+        router.save(tmp_path / "router", replace=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A BEIR folder of 80 queries per split: keywords, and questions that share no word."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "qrels").mkdir()
+    documents = [{"_id": f"d{n}", "text": text} for n, text in enumerate(DOCUMENTS[:80])]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    queries = []
+    for split in ("dev", "test"):
+        judgements = ["query-id\tcorpus-id\tscore"]
+        for number in range(80):
+            text = RARE[number] if number % 2 else f"disks of {split} {number} ?"
+            queries.append({"_id": f"{split}{number}", "text": text})
+            judgements.append(f"{split}{number}\td{number}\t1")
+        (folder / f"qrels/{split}.tsv").write_text("\n".join(judgements) + "\n")
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    return folder
+
+
+def test_commands_from_fit_to_ask(data, tmp_path, toy_folder):
+    routes = ["bm25", toy_folder("bert")]
+    made = nearfar("route", "fit", *routes, "--data", data, "-o", "router", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "learned from 80 queries" in made.stdout
+    assert "bm25: nDCG@10 0." in made.stdout
+    measured = nearfar(
+        "route", "evaluate", "router", "--data", data, "--out", "e.json", folder=tmp_path
+    )
+    assert measured.returncode == 0, measured.stderr
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert content["queries"] == 80
+    assert content["verdict"].split()[-1] in " ".join(measured.stdout.split())
+    assert {row["name"] for row in content["rows"]} >= {"bm25", ROUTER_NAME, ALL_NAME, ORACLE_NAME}
+    asked = nearfar("route", "ask", "router", "zq3", folder=tmp_path)
+    assert asked.stdout == "bm25\tzq3\n"
+
+
+@pytest.mark.parametrize(
+    ("routes", "problem"),
+    [
+        (["bm25"], "two or more routes"),
+        (["bm25", "hybrid:a+bm25"], "hybrid:a.bm25 cannot be a route"),
+        (["bm25", "run:x.trec"], "run:x.trec cannot be a route"),
+        (["bm25", "bm25"], "named twice"),
+    ],
+)
+def test_wrong_routes_are_refused_before_work(data, tmp_path, routes, problem):
+    made = nearfar("route", "fit", *routes, "--data", data, "-o", "router", folder=tmp_path)
+    assert made.returncode == 2
+    assert problem.replace(".", "+") in made.stderr or problem in made.stderr
+    assert not (tmp_path / "router").exists()

@@ -1,0 +1,1 @@
+"""A router: it learns which way of searching to ask for a query, and when to ask all of them."""

@@ -1,0 +1,151 @@
+"""What a router gains on judged queries that it has not learned from."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from trainer.errors import BadRecipe
+from trainer.evaluation.results import (
+    MAIN_METRIC,
+    Comparison,
+    Interval,
+    SystemResult,
+    compare_systems,
+)
+from trainer.routing.answers import RouteAnswers
+from trainer.routing.router import ALL_ROUTES, Router
+
+ALL_NAME, ROUTER_NAME, ORACLE_NAME = "all, combined", "router", "best route per query"
+_GROUPS, _TIMED_QUERIES = 5, 50
+
+
+@dataclass(frozen=True)
+class RouteRow:
+    """A row of the table: a route, all routes, the router, or the best that a router could do."""
+
+    name: str
+    quality: Interval
+    """nDCG@10."""
+    cost: float | None
+    """The mean cost of a query, as a share of that of asking all routes; None if unknown."""
+
+
+@dataclass(frozen=True)
+class RouterEvaluation:
+    """A router beside each of its routes, and beside asking all of them."""
+
+    set_name: str
+    queries: int
+    limit: float
+    rows: tuple[RouteRow, ...]
+    comparisons: tuple[Comparison, ...]
+    """The router against asking all routes, and against the best route within the limit, which is
+    chosen on the queries that the router learned from.
+    """
+    shares: dict[str, float]
+    """The share of queries for which each route, or all, was asked."""
+    choice_milliseconds: float
+    """The time of a choice."""
+    calibration_error: float
+    """The mean difference of predicted and true gains in five groups of predictions."""
+    limitation: str = ""
+    """Why the figures are too high (`RetrievalSet.limitation`)."""
+
+    def row(self, name: str) -> RouteRow:
+        """Returns the row with a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def __str__(self) -> str:
+        """The verdict in words."""
+        against_all, against_best = self.comparisons
+        cost = self.row(ROUTER_NAME).cost
+        rival = against_best.baseline
+        opening = (
+            f"The router costs {cost:.2f} of asking all routes; its nDCG@10 differs by"
+            f" {_change(against_all)}."
+        )
+        if against_best.is_proven and against_best.test.difference > 0:
+            return f"{opening} The router is better than {rival} alone: {_change(against_best)}."
+        return (
+            f"{opening} Routing gains nothing that is proven over {rival} alone"
+            f" ({_change(against_best)}), the best route within the limit: use that one."
+        )
+
+
+def evaluate_router(router: Router, answers: RouteAnswers, limit: float) -> RouterEvaluation:
+    """Measures a router on answers of its own routes.
+
+    `limit` bounds the mean cost as in `Router.choose`. The cost is counted with the times of
+    `answers`, and with the time of the choice. Raises BadRecipe when the answers are of other
+    routes.
+    """
+    if list(answers.routes) != router.settings.routes:
+        raise BadRecipe(
+            f"the router chooses between {', '.join(router.settings.routes)}, and the answers are"
+            f" of {', '.join(answers.routes)}; give the same routes"
+        )
+    chosen_routes = router.choose(answers.queries, limit)
+    milliseconds = _choice_milliseconds(router, answers, limit)
+    qualities, cost = answers.quality_and_cost(chosen_routes)
+    cost += milliseconds / sum(answers.milliseconds)
+    names = [*answers.routes, ALL_NAME]
+    results = [_result(name, answers.qualities[:, place]) for place, name in enumerate(names)]
+    router_result = _result(ROUTER_NAME, qualities)
+    oracle = _result(ORACLE_NAME, answers.qualities.max(1))
+    costs = [*answers.costs.tolist(), cost, None]
+    best = results[_best_route(router, limit)]
+    return RouterEvaluation(
+        answers.judged_set.name,
+        len(answers.queries),
+        limit,
+        tuple(
+            RouteRow(result.name, result.interval(), share)
+            for result, share in zip([*results, router_result, oracle], costs, strict=True)
+        ),
+        compare_systems([(results[ALL_ROUTES], router_result), (best, router_result)]),
+        {name: float((chosen_routes == place).mean()) for place, name in _places(names)},
+        milliseconds,
+        _calibration_error(router, answers),
+        answers.judged_set.limitation,
+    )
+
+
+def _places(names: list[str]) -> list[tuple[int, str]]:
+    return [*enumerate(names[:-1]), (ALL_ROUTES, names[-1])]
+
+
+def _best_route(router: Router, limit: float) -> int:
+    """Returns the place of the best route within the limit on the queries that it learned from."""
+    settings = router.settings
+    costs = np.array([*settings.costs, 1.0])
+    qualities = np.where(costs <= limit + 1e-9, settings.qualities, -np.inf)
+    return int(qualities.argmax()) if np.isfinite(qualities).any() else int(costs.argmin())
+
+
+def _choice_milliseconds(router: Router, answers: RouteAnswers, limit: float) -> float:
+    times = []
+    for query in answers.queries[:_TIMED_QUERIES]:
+        start = time.perf_counter()
+        router.choose([query], limit)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def _calibration_error(router: Router, answers: RouteAnswers) -> float:
+    predictions = router.gains(answers.queries).ravel()
+    gains = (answers.qualities[:, :-1] - answers.qualities[:, -1:]).ravel()
+    groups = np.array_split(np.argsort(predictions, kind="stable"), _GROUPS)
+    return float(np.mean([abs((predictions - gains)[group].mean()) for group in groups]))
+
+
+def _result(name: str, qualities: Float64[np.ndarray, " query"]) -> SystemResult:
+    return SystemResult(name, (), {MAIN_METRIC: qualities}, {})
+
+
+def _change(comparison: Comparison) -> str:
+    test = comparison.test
+    bounds = f"[{test.low:+.3f}, {test.high:+.3f}]"
+    text = f"{test.difference:+.3f} {bounds}, p = {comparison.corrected_p_value:.4f}"
+    return text.replace("-", "−")
