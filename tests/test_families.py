@@ -34,7 +34,7 @@ FAMILIES = {
         "classes": ("CrossEncoder",),
     },
     "image-text": {
-        "modules": {"image_text", "image_processor"},
+        "modules": {"image_text", "image_processor", "two_towers"},
         "classes": ("ImageText",),
     },
 }

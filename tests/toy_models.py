@@ -77,10 +77,13 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny CLIP in `clip` and a tiny SigLIP in `siglip`."""
+    """A folder with a tiny CLIP in `clip` and a tiny SigLIP in `siglip`, and models of texts and
+    images alone in `text` and `vit`.
+    """
     folder = tmp_path_factory.mktemp("image-text")
     for kind in ("clip", "siglip"):
         make_image_text_toy(kind, folder / kind)
+    make_two_tower_parts(folder)
     return folder
 
 
@@ -166,6 +169,24 @@ def make_image_text_toy(kind: str, folder: Path) -> None:
     else:
         processor = SiglipImageProcessorPil(size=size)
     processor.save_pretrained(folder)
+
+
+def make_two_tower_parts(folder: Path) -> None:
+    """Writes a tiny text model into `text` and a tiny vision model into `vit`, both in `folder`."""
+    make_toy("bert", folder / "text")
+    torch.manual_seed(7)
+    settings = {"image_size": IMAGE_SIZE, "patch_size": 8, "initializer_range": 0.2}
+    config = AutoConfig.for_model(
+        "vit",
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **settings,
+    )
+    AutoModel.from_config(config).save_pretrained(folder / "vit")
+    size: Any = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    SiglipImageProcessorPil(size=size).save_pretrained(folder / "vit")
 
 
 def word_pieces() -> PreTrainedTokenizerFast:

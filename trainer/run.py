@@ -148,7 +148,8 @@ def _check_nodes(recipe: Recipe, path: Path) -> Nodes | None:
     with phase("checking the nodes"):
         nodes = check_nodes(path, hardware.device(recipe.machine))
         is_first = local_rank(os.environ) == 0  # one rank per node reads the files
-        check_same(model_digest(str(recipe.model.backbone)) if is_first else None, "base model")
+        for base in recipe.model.base_models.values():
+            check_same(model_digest(base) if is_first else None, "base model")
     for line in (*nodes.warnings, nodes.summary):
         say(line)
     return nodes

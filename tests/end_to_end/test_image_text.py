@@ -123,8 +123,16 @@ def test_other_commands_say_that_they_do_not_take_images(folder, run, tmp_path, 
         ("model.document_max_length_tokens=9", "documents of kind image_text are images"),
         ("objective.teacher_margin=0.1", "kind image_text has none"),
         ("teacher.kind=vectors", "belongs to kind"),
+        ("model.projection_dimensions=8", "there is no model.image_tower"),
+        ("model.image_tower={kind: new, patch_size: 7}", "64 is no multiple of patch_size=7"),
     ],
 )
 def test_keys_that_say_nothing_about_images_are_refused(folder, override, message):
     with pytest.raises(BadRecipe, match=message):
         load_recipe(folder / "recipe.yaml", [override])
+
+
+def test_new_image_tower_cannot_be_frozen(folder):
+    words = ["model.image_tower={kind: new}", "model.frozen_tower=image"]
+    with pytest.raises(BadRecipe, match="keeps the random weights"):
+        load_recipe(folder / "recipe.yaml", words)

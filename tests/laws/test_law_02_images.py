@@ -15,7 +15,10 @@ from trainer.data.rows import Row, known_positives
 from trainer.images.reference import reference_to_bytes
 from trainer.microbatches import in_microbatches
 from trainer.models.settings import Lora
-from trainer.models.towers.image_text import ImageTextSettings, build_image_text_encoder
+from trainer.models.towers.checkpoint import ImageTextSettings
+from trainer.models.towers.image_text import build_image_text_encoder
+from trainer.models.towers.two_towers import TwoTowerSettings, build_two_tower_encoder
+from trainer.models.towers.vision import StoredTower
 from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.sigmoid import Bias, Sigmoid
 from trainer.scores import dot
@@ -33,13 +36,25 @@ CASES = [
     for tuning in ("full", "lora")
     for cut in CUTS
 ]
+CASES += [("two towers", "contrastive", tuning, "micro-batched") for tuning in ("full", "lora")]
 
 
 def loss_and_gradient(folder, kind, objective, tuning, cut):
     """On this rank's share of ROWS: the loss, and the mean of the gradient over the ranks."""
     torch.manual_seed(2)
     lora = Lora(rank=4) if tuning == "lora" else None
-    encoder = build_image_text_encoder(ImageTextSettings(backbone=str(folder / kind), lora=lora))
+    if kind == "two towers":
+        encoder = build_two_tower_encoder(
+            TwoTowerSettings(
+                backbone=str(folder / "text"),
+                image_tower=StoredTower(str(folder / "vit")),
+                projection_dimensions=16,
+                lora=lora,
+            )
+        )
+    else:
+        settings = ImageTextSettings(backbone=str(folder / kind), lora=lora)
+        encoder = build_image_text_encoder(settings)
     for name, weight in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)

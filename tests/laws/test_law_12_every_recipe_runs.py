@@ -63,7 +63,7 @@ def small_model(run: Recipe, folder: Path, toy_folder: Callable[[str], Path]) ->
     """A toy of the kind that the recipe starts from."""
     if isinstance(run, SparseRecipe):
         return masked_lm(toy_folder("bert"))
-    if not run.has_images:
+    if not run.has_images or getattr(run.model, "image_tower", None) is not None:
         return toy_folder("bert")
     make_image_text_toy("clip", folder / "clip")
     return folder / "clip"
@@ -87,6 +87,8 @@ def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
         "machine.accelerator=cpu",
         "machine.precision=fp32",
     ]
+    if getattr(run.model, "image_tower", None) is not None:
+        overrides.append("model.image_tower.layers=1")
     if isinstance(run, SparseRecipe):
         overrides.append("model.document_max_length_tokens=64")
     if isinstance(run, CrossEncoderRecipe):

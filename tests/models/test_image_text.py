@@ -14,11 +14,8 @@ from trainer.errors import BadModel
 from trainer.models.families import read_any, read_model
 from trainer.models.formats.folder import save_encoder
 from trainer.models.settings import Lora
-from trainer.models.towers.image_text import (
-    ImageTextSettings,
-    build_image_text_encoder,
-    read_image_text_encoder,
-)
+from trainer.models.towers.checkpoint import ImageTextSettings
+from trainer.models.towers.image_text import build_image_text_encoder, read_image_text_encoder
 from trainer.retrieval.encoding.encode import encode
 
 CAPTIONS = [caption(0), "one disk", caption(3) + ", and a much longer text about it" * 3, ""]
@@ -150,6 +147,7 @@ def test_image_settings_of_the_checkpoint_are_kept(checkpoints, tmp_path):
         (None, "has no preprocessor_config.json"),
         ({"do_normalize": False}, "do_normalize is False"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
+        ({"include_top": True}, "include_top is True"),
         ({"crop_size": {"height": 12, "width": 12}}, "images of 16 pixels.* makes 12"),
         ({"image_mean": [0.5]}, "cannot be read"),
         ({"size": {"height": 1, "width": 2}}, "no square"),

@@ -79,13 +79,18 @@ def compile_if_faster(job: Job, steps: Steps, former: bool | None = None) -> boo
             say(f"warning: layers were compiled before, and are not now: {reason}")
         elif former:
             say("layers are compiled, as before")
-        elif former is None and not has_obstacle and job.encoder.has_layers:
+        elif former is None and not has_obstacle and _is_measurable(job):
             with phase("measuring a layer"):
                 former = bool(integers_of_first_rank(lambda: [_measure(job, steps)])[0])
         setting = bool(former) and not has_obstacle
     if setting:
         compile_layers(job.encoder)
     return setting
+
+
+def _is_measurable(job: Job) -> bool:
+    """Returns whether a trial is possible: one of two towers says nothing of the other."""
+    return job.encoder.has_layers and not job.recipe.has_images
 
 
 def _measure(job: Job, steps: Steps) -> bool:

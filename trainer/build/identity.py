@@ -39,10 +39,11 @@ def run_identity(
         if key.split(".")[0] not in _FREE_SECTIONS and value not in names
     }
     fingerprints = {key: value for key, value in data.items() if not key.endswith("source")}
-    base = str(recipe.model.backbone)
-    if digest := model_digest(base):
-        settings = {key: value for key, value in settings.items() if value != json.dumps(base)}
-        fingerprints["model.backbone and its tokenizer"] = digest
+    for key, base in recipe.model.base_models.items():
+        if digest := model_digest(base):
+            quoted_base = json.dumps(base)
+            settings = {name: value for name, value in settings.items() if value != quoted_base}
+            fingerprints[f"{key} and its tokenizer" if key == "model.backbone" else key] = digest
     return settings | fingerprints | {VERSION: importlib.metadata.version("nearfar")}
 
 

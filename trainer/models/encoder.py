@@ -54,6 +54,8 @@ class Encoder(nn.Module, ABC):
     """The text about the family in the README of a saved model."""
     PROJECTION_FOLDER: ClassVar[str] = "1_Dense"
     """The folder of the projection in the folder of an adapter."""
+    HAS_ADAPTER_FOLDER: ClassVar[bool] = True
+    """Whether the adapter is also saved by itself."""
 
     def __init__(
         self,
@@ -71,9 +73,14 @@ class Encoder(nn.Module, ABC):
         self._roles = roles
 
     @property
+    def text_backbone(self) -> nn.Module:
+        """The transformer that reads texts."""
+        return self.backbone
+
+    @property
     def is_padded(self) -> bool:
         """True when the backbone takes no packed texts, so that padding costs time."""
-        return packed_position(self.backbone) is None
+        return packed_position(self.text_backbone) is None
 
     @property
     def dimensions(self) -> int:
@@ -169,12 +176,13 @@ class Encoder(nn.Module, ABC):
         self, batch: MicroBatch, with_layer_inputs: bool = False
     ) -> list[Float[Tensor, "token width"]]:
         """Returns the output of the backbone, or before it also the input of each layer."""
-        first_position = packed_position(self.backbone)
+        backbone = self.text_backbone
+        first_position = packed_position(backbone)
         if first_position is None:
             inputs = padded_inputs(batch)
         else:
             inputs = packed_inputs(batch.tokens, batch.packing, first_position)
-        outputs = self.backbone(**inputs, output_hidden_states=with_layer_inputs)
+        outputs = backbone(**inputs, output_hidden_states=with_layer_inputs)
         states = [*(outputs.hidden_states or ())[:-1], outputs.last_hidden_state]
         if first_position is None:
             return [batch.packing.unpad(state) for state in states]

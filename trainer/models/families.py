@@ -7,12 +7,13 @@ from trainer.models import cross_encoder, dense, late_interaction, sparse
 from trainer.models.encoder import Encoder, PairEncoder, VectorEncoder
 from trainer.models.files.locate import locate
 from trainer.models.loading import Family, read
-from trainer.models.towers import image_text
+from trainer.models.towers import image_text, two_towers
 
 FAMILIES: tuple[Family[Any, Any, Any, Any], ...] = (
     cross_encoder.FAMILY,
     late_interaction.FAMILY,
     sparse.FAMILY,
+    two_towers.FAMILY,
     image_text.FAMILY,
     dense.FAMILY,  # last: it reads whatever no other family recognizes
 )
@@ -45,7 +46,8 @@ def reads_images(path_or_name: str) -> bool:
     """Returns True if the documents of a model are images. Raises BadModel if there is no such
     model.
     """
-    return image_text.FAMILY.recognizes(locate(path_or_name))
+    folder = locate(path_or_name)
+    return any(family.recognizes(folder) for family in (two_towers.FAMILY, image_text.FAMILY))
 
 
 def read_reranker(path_or_name: str) -> PairEncoder:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from trainer.images.preparation import ImagePreparation, Resize
+from trainer.models.contracts.dense import PoolingKind
 from trainer.models.contracts.text import TextContract
 
 
@@ -28,6 +29,14 @@ class ImageTextContract(TextContract):
     )
     image_std: tuple[float, float, float] = Field(
         strict=False, description="the difference is divided by it"
+    )
+    pooling: PoolingKind | None = Field(
+        None,
+        description="how token vectors become one vector of a caption; null: as in transformers",
+    )
+    image_backbone: str | None = Field(
+        None,
+        description="what the training of the image tower started from; null: `backbone`, or new",
     )
 
     @property

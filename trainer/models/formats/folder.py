@@ -86,7 +86,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _write(encoder: Encoder, folder: Path) -> None:
     contract = encoder.contract
-    has_adapter = isinstance(encoder.backbone, PeftModel)
+    has_adapter = encoder.HAS_ADAPTER_FOLDER and isinstance(encoder.backbone, PeftModel)
     if encoder.has_layers:
         _write_transformer(encoder, folder)
     else:

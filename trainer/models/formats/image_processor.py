@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.errors import BadModel
 from trainer.models.contracts.image_text import ImageTextContract
+from trainer.models.contracts.text import TextContract
 from trainer.models.files.vetting import read_json
 from trainer.models.formats.model_card import ModelCard
 from trainer.models.formats.pipeline import write_readable_json
@@ -35,6 +36,55 @@ PADDING is True for CLIP and "max_length" for SigLIP. Scale `pooler_output` of b
 products.""",  # noqa: E501 - Markdown
 )
 """The README of a model of images and captions."""
+_POOLING_CODE = {
+    "mean": "(states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)",
+    "cls": "states[:, 0]",
+    "last_token": "states[torch.arange(len(states)), mask.sum(1) - 1]",
+    "weighted_mean": (
+        "torch.einsum('btw,bt->bw', states, mask.cumsum(1) * mask.float())"
+        " / (mask.cumsum(1) * mask).sum(1, keepdim=True)"
+    ),
+}
+"""The pooling of `states` under `mask`, in Python."""
+
+
+def _two_towers_example(contract: TextContract, architecture: str | None, width: int) -> str:
+    assert isinstance(contract, ImageTextContract)
+    if contract.pooling is None:
+        captions = "captions = model.get_text_features(**tokens).pooler_output"
+    else:
+        captions = f"""states = model.text_model(**tokens).last_hidden_state
+mask = tokens["attention_mask"]
+captions = model.text_projection({_POOLING_CODE[contract.pooling]})"""
+    return f"""
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+folder = "path/to/this/folder"
+model = AutoModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+processor = AutoImageProcessor.from_pretrained(folder)
+pixels = processor(Image.open("picture.png").convert("RGB"), return_tensors="pt")
+images = model.get_image_features(**pixels).pooler_output
+tokenizer.model_max_length = {contract.query_max_length_tokens}
+tokens = tokenizer(["a caption"], padding=True, truncation=True, return_tensors="pt")
+{captions}
+```
+
+Scale both to length 1 and compare by dot products.
+"""
+
+
+TWO_TOWERS_CARD = ModelCard(
+    header=CARD.header,
+    title=CARD.title,
+    use="""Written by nearfar. `nearfar evaluate` uses this folder as it is, and transformers reads it as
+a VisionTextDualEncoderModel. Pool captions as below: its `get_text_features` uses a pooler, which is
+missing here, and transformers warns of it. sentence-transformers does not read this folder.""",  # noqa: E501 - Markdown
+    examples=_two_towers_example,
+)
+"""The README of two towers that were put together."""
 
 
 def read_image_processor(folder: Path) -> dict[str, Any]:
@@ -47,6 +97,8 @@ def read_image_processor(folder: Path) -> dict[str, Any]:
     switches = {
         name: config.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize")
     }
+    # EfficientNet's processor may normalise twice, or shift to -1..1 before.
+    switches |= {name: not config.get(name, False) for name in ("include_top", "rescale_offset")}
     wrong = next((name for name, value in switches.items() if value is not True), None)
     if wrong or not math.isclose(config.get("rescale_factor", _RESCALE), _RESCALE, rel_tol=1e-6):
         raise BadModel(
@@ -73,8 +125,12 @@ def read_image_processor(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_image_processor(folder: Path, contract: ImageTextContract, architecture: str) -> None:
-    """Writes the file for transformers. `architecture` is CLIP or Siglip."""
+def write_image_processor(
+    folder: Path, contract: ImageTextContract, architecture: str, processor: str | None = None
+) -> None:
+    """Writes the file for transformers. `architecture` is that of the images, such as CLIP, and
+    `processor` that of images and captions together, if it is another one.
+    """
     is_cropped = contract.resize == "shortest_edge"
     edges = {"height": contract.resize_to, "width": contract.resize_to}
     crop = {"height": contract.image_size, "width": contract.image_size}
@@ -82,7 +138,7 @@ def write_image_processor(folder: Path, contract: ImageTextContract, architectur
         folder / FILE,
         {
             "image_processor_type": f"{architecture}ImageProcessor",
-            "processor_class": f"{architecture}Processor",
+            "processor_class": f"{processor or architecture}Processor",
             "do_resize": True,
             "size": {"shortest_edge": contract.resize_to} if is_cropped else edges,
             "resample": contract.resample,

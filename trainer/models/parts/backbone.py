@@ -207,10 +207,10 @@ def _quiet() -> Iterator[None]:
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
-    """Sets every dropout probability of `config`, also that of attention."""
+    """Sets every dropout probability of `config`, also that of attention and of whole blocks."""
     for name, value in config.to_dict().items():
         if (
-            ("dropout" in name or name.endswith("pdrop"))
+            ("dropout" in name or name.endswith(("pdrop", "drop_path_rate", "drop_connect_rate")))
             and isinstance(value, int | float)
             and not isinstance(value, bool)
         ):

@@ -3,9 +3,8 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,29 +27,31 @@ from trainer.models.encoder import VectorEncoder, role_tokenizers
 from trainer.models.files.vetting import read_json
 from trainer.models.formats.image_processor import (
     CARD,
-    read_image_processor,
     write_image_processor,
 )
-from trainer.models.formats.layout import TEXT_FIELDS, FolderLayout
 from trainer.models.loading import Family, build_for_training, read, required_contract
 from trainer.models.parts import backbone as backbones
-from trainer.models.parts.loaded_backbone import first_given
 from trainer.models.parts.packed import MicroBatch, padded_inputs
-from trainer.models.settings import ModelSettings
 from trainer.models.tokenizers import texts as tokenization
+from trainer.models.towers.checkpoint import (
+    TOWERS,
+    ImageTextLayout,
+    ImageTextSettings,
+    Tower,
+    as_contract_says,
+    contract_fields,
+    freeze,
+    read_configs,
+    stored_layout,
+)
 from trainer.scores import exact
 from trainer.vectors.dense import DenseVectors
 
-Tower = Literal["image", "text"]
 _ARCHITECTURES: dict[str, tuple[str, type[PreTrainedModel]]] = {
     "clip": ("CLIP", CLIPModel),
     "siglip": ("Siglip", SiglipModel),
 }
 """The type in config.json to the name in transformers and its class."""
-_TOWERS: dict[Tower, tuple[str, ...]] = {
-    "image": ("vision_model", "visual_projection"),
-    "text": ("text_model", "text_projection"),
-}
 
 
 class ImageTextEncoder(VectorEncoder):
@@ -130,7 +131,7 @@ class ImageTextEncoder(VectorEncoder):
 
     def _encode_captions(self, batch: MicroBatch) -> Float[Tensor, "text dimension"]:
         backbone: Any = self.backbone
-        return _unit(backbone.get_text_features(**padded_inputs(batch)).pooler_output)
+        return unit(backbone.get_text_features(**padded_inputs(batch)).pooler_output)
 
     def _encode_images(self, images: Images) -> Float[Tensor, "image dimension"]:
         backbone: Any = self.backbone
@@ -138,13 +139,13 @@ class ImageTextEncoder(VectorEncoder):
         dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         mean, std = self._image_mean.to(dtype), self._image_std.to(dtype)
         values = (pixels.to(dtype) / 255 - mean) / std
-        return _unit(backbone.get_image_features(pixel_values=values).pooler_output)
+        return unit(backbone.get_image_features(pixel_values=values).pooler_output)
 
     def adapted_layers(self) -> list[str]:
         """Returns the names of the linear layers of the towers that are trained, projections
         included.
         """
-        frozen_parts = _TOWERS[self._frozen_tower] if self._frozen_tower else ()
+        frozen_parts = TOWERS[self._frozen_tower] if self._frozen_tower else ()
         attentions = [
             name
             for name, module in self.backbone.named_modules()
@@ -158,22 +159,19 @@ class ImageTextEncoder(VectorEncoder):
             and not any(name.startswith(f"{attention}.") for attention in attentions)
         ]
 
+    def is_head(self, name: str) -> bool:
+        """Returns true for a parameter that is new, which has the learning rate of heads."""
+        return False
+
     def write_pipeline(self, folder: Path) -> None:
         """Writes the settings of transformers' image processor."""
         architecture, _ = _ARCHITECTURES[self.pristine_config.model_type]
         write_image_processor(folder, self.contract, architecture)
 
 
-def _unit(vectors: Float[Tensor, "text dimension"]) -> Float[Tensor, "text dimension"]:
+def unit(vectors: Float[Tensor, "text dimension"]) -> Float[Tensor, "text dimension"]:
+    """Returns the vectors with length 1, in float32 or better."""
     return functional.normalize(exact(vectors), dim=-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTextSettings(ModelSettings):
-    """The settings of a model that compares images with captions."""
-
-    frozen_tower: Tower | None = None
-    """The tower that keeps its weights, projection included."""
 
 
 def build_image_text_encoder(settings: ImageTextSettings) -> ImageTextEncoder:
@@ -184,13 +182,6 @@ def build_image_text_encoder(settings: ImageTextSettings) -> ImageTextEncoder:
 def read_image_text_encoder(path_or_name: str) -> ImageTextEncoder:
     """Reads the encoder of a folder or name, in evaluation mode. Raises BadModel."""
     return read(FAMILY, path_or_name)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTextLayout(FolderLayout):
-    """The settings in the folder of a checkpoint, or of an adapter and its checkpoint."""
-
-    image_fields: dict[str, Any] = field(default_factory=dict)
 
 
 def _recognizes(folder: Path) -> bool:
@@ -205,19 +196,10 @@ def _read_layout(folder: Path) -> ImageTextLayout:
     if not _recognizes(folder):
         raise BadModel(
             f"{folder} is no {' or '.join(name for name, _ in _ARCHITECTURES.values())} checkpoint,"
-            " which kind image_text needs; give one that transformers has saved"
+            " which kind image_text needs; give one that transformers has saved, or put two models"
+            " together with model.image_tower"
         )
-    contract = ImageTextContract.read(folder)
-    if contract is None:
-        return ImageTextLayout(folder, image_fields=read_image_processor(folder))
-    return _as_contract_says(ImageTextLayout(folder), contract)
-
-
-def _as_contract_says(layout: ImageTextLayout, contract: ImageTextContract) -> ImageTextLayout:
-    names = ("image_size", "resize_to", "resize", "resample", "image_mean", "image_std")
-    images = contract.model_dump(include=set(names))
-    texts = contract.model_dump(include=TEXT_FIELDS - {"document_max_length_tokens"})
-    return replace(layout, contract=contract, image_fields=images, **texts)
+    return stored_layout(folder)
 
 
 def _assemble(
@@ -227,59 +209,29 @@ def _assemble(
     layers: tuple[int, ...] | None,
 ) -> ImageTextEncoder:
     folder = layout.backbone
-    config, pristine_config = (backbones.read_any_config(folder) for _ in range(2))
-    if settings.dropout is not None:
-        for part in (config.text_config, config.vision_config):
-            backbones.set_dropout(part, settings.dropout)
+    config, pristine_config = read_configs(folder, settings.dropout)
     _, model_class = _ARCHITECTURES[config.model_type]
     backbone, missing = backbones.load_into(model_class, folder, config)
     if missing:
         raise BadModel(f"{folder}: {len(missing)} weights are missing, the first: {missing[0]}")
+    text, vision = config.text_config, config.vision_config
     tokenizer = tokenization.read_tokenizer(folder, config)
-    tokenization.check_matches(tokenizer, config.text_config.vocab_size, folder)
+    tokenization.check_matches(tokenizer, text.vocab_size, folder)
     tower = settings.frozen_tower
-    frozen_parts = ("logit_scale", "logit_bias", *(_TOWERS[tower] if tower else ()))
-    for weight_name, weight in backbone.named_parameters():
-        if weight_name.split(".")[0] in frozen_parts:
-            weight.requires_grad_(False)
-    contract = _contract(layout, settings, name, config, tokenizer)
-    return ImageTextEncoder(backbone, contract, tokenizer, pristine_config, tower)
-
-
-def _contract(
-    layout: ImageTextLayout,
-    settings: ImageTextSettings,
-    name: str,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-) -> ImageTextContract:
-    text, vision, folder = config.text_config, config.vision_config, layout.backbone
-    positions, size = text.max_position_embeddings, layout.image_fields["image_size"]
+    freeze(backbone, TOWERS[tower] if tower else ())
+    size, is_clip = layout.image_fields["image_size"], config.model_type == "clip"
     if size != vision.image_size:
         raise BadModel(
             f"{folder}: the model takes images of {vision.image_size} pixels, but its"
             f" preprocessor_config.json makes {size}; take both from the same model"
         )
-    longest = first_given(
-        settings.query_max_length_tokens,
-        layout.query_max_length_tokens,
-        min(positions, tokenizer.model_max_length),
+    fields = contract_fields(layout, settings, name, tokenizer, text.max_position_embeddings)
+    contract = ImageTextContract(
+        **fields,
+        document_max_length_tokens=(size // vision.patch_size) ** 2 + int(is_clip),  # class token
+        dimensions=config.projection_dim if is_clip else vision.hidden_size,
     )
-    if longest > positions:
-        raise BadModel(
-            f"a maximum length of {longest} tokens was requested, but {folder} has only"
-            f" {positions} positions; use at most {positions}"
-        )
-    return ImageTextContract(
-        backbone=name,
-        query_prompt=first_given(settings.query_prompt, layout.query_prompt, ""),
-        query_max_length_tokens=longest,
-        document_max_length_tokens=(size // vision.patch_size) ** 2
-        + int(config.model_type == "clip"),  # the class token
-        dimensions=config.projection_dim if config.model_type == "clip" else vision.hidden_size,
-        tokenizer_fingerprint=tokenization.tokenizer_fingerprint(tokenizer),
-        **layout.image_fields,
-    )
+    return ImageTextEncoder(backbone, contract, tokenizer, pristine_config, tower)
 
 
 FAMILY = Family(
@@ -289,7 +241,7 @@ FAMILY = Family(
     recognizes=_recognizes,
     read_layout=_read_layout,
     check_readable=lambda folder, layout: None,
-    with_adapter=lambda layout, contract, folder: _as_contract_says(
+    with_adapter=lambda layout, contract, folder: as_contract_says(
         layout, required_contract(folder, contract)
     ),
     assemble=_assemble,

@@ -16,7 +16,6 @@ from trainer.recipe.schema.model import (
     BiEncoderModel,
     ColBERTModel,
     CrossEncoderModel,
-    ImageTextModel,
     SparseModel,
 )
 from trainer.recipe.schema.objective import (
@@ -42,6 +41,7 @@ from trainer.recipe.schema.teaching import (
     ColBERTTeacher,
     VectorsTeacher,
 )
+from trainer.recipe.schema.towers.image_text import ImageTextModel
 from trainer.recipe.schema.training import (
     CrossEncoderValidation,
 )

@@ -39,7 +39,7 @@ class ModelSection(Section):
     backbone: str = Field(
         description=(
             "folder or hub name of a Hugging Face encoder or a sentence-transformers model"
-            " (image_text: a CLIP or SigLIP checkpoint)"
+            " (image_text without image_tower: a CLIP or SigLIP checkpoint)"
         )
     )
     query_prompt: str | None = Field(
@@ -79,6 +79,11 @@ class ModelSection(Section):
             " time"
         ),
     )
+
+    @property
+    def base_models(self) -> dict[str, str]:
+        """The models that training starts from, by their keys."""
+        return {"model.backbone": self.backbone}
 
     @property
     def quantizes_4bit(self) -> bool:
@@ -249,29 +254,3 @@ class SparseModel(VectorModel):
 
 class CrossEncoderModel(ModelSection):
     """A model of one score per pair of query and document, which it encodes together."""
-
-
-class ImageTextModel(ModelSection):
-    """A model with a tower for images and one for captions, whose vectors are compared."""
-
-    frozen_tower: Literal["image", "text"] | None = Field(
-        None,
-        description=(
-            "the tower that keeps its weights, projection included (image: locked-image tuning,"
-            " Zhai et al. 2022); null: both are trained"
-        ),
-    )
-
-    @model_validator(mode="after")
-    def _documents_are_images(self) -> Self:
-        for key in ("document_prompt", "document_max_length_tokens"):
-            if getattr(self, key) is not None:
-                raise ValueError(
-                    f"model.{key} is for texts, but the documents of kind image_text are images;"
-                    " remove it"
-                )
-        if self.quantizes_4bit:
-            raise ValueError(
-                "model.tuning.quantize_4bit is not supported for kind image_text; set it to false"
-            )
-        return self

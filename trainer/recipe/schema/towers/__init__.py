@@ -1,0 +1,1 @@
+"""The towers of a model that compares images with captions."""
