@@ -143,9 +143,11 @@ SPARSE_TERMS = 10
 """More than some texts of ROWS have active terms, and fewer than others."""
 
 
-def regularized(objective: Objective, free_terms: int | None = None) -> RegularizedObjective:
+def regularized(
+    objective: Objective, free_terms: int | None = None, query_weight: float = 8.0
+) -> RegularizedObjective:
     """With the share of the weights of the first of two steps of warm-up."""
-    return RegularizedObjective(objective, 8.0, 5.0, warmup_steps=2, free_terms=free_terms)
+    return RegularizedObjective(objective, query_weight, 5.0, warmup_steps=2, free_terms=free_terms)
 
 
 OF_SPARSE: dict[str, Objective] = {
@@ -158,6 +160,9 @@ OF_SPARSE: dict[str, Objective] = {
 """Objectives of a sparse model, whose score is SPARSE: the dot product of its vectors."""
 SPARSE = "sparse"
 PAIRS += [(objective, SPARSE) for objective in OF_SPARSE]
+QUERY_TABLE = "query table"
+"""The score of a sparse model whose queries are encoded by a table."""
+PAIRS += [("flops", QUERY_TABLE)]
 MICRO_BATCHES: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},
     "micro-batched": {"tokens": 24, "kept_tokens": 0},
@@ -213,9 +218,13 @@ def encoder_of(
 ) -> Encoder:
     """The same weights in every process."""
     torch.manual_seed(SEED)
-    if score == SPARSE:
+    if score in (SPARSE, QUERY_TABLE):
         encoder: Encoder = build_sparse_encoder(
-            SparseSettings(backbone=str(masked_lm(folder)), lora=TUNINGS[tuning])
+            SparseSettings(
+                backbone=str(masked_lm(folder)),
+                lora=TUNINGS[tuning],
+                query_table="trained" if score == QUERY_TABLE else None,
+            )
         )
     elif score == JOINT:
         encoder = build_cross_encoder(
@@ -233,6 +242,8 @@ def encoder_of(
             )
         )
     for name, parameter in encoder.named_parameters():
+        if name == "query_table.weight":  # special tokens keep their zero
+            parameter.data *= torch.rand(len(parameter))
         if "lora_B" in name:  # zero at the start: half of the gradient would be zero
             nn.init.normal_(parameter, std=0.03)
     return encoder.to(dtype)
@@ -284,6 +295,8 @@ def encode_of(encoder: Any, objective: str) -> Encode:
 
 def objective_of(objective: str, score: str) -> Objective:
     """An objective of the matrix with its score."""
+    if score == QUERY_TABLE:
+        return regularized(Contrastive(dot), query_weight=0.0)
     objectives = {JOINT: OF_PAIRS, SPARSE: OF_SPARSE}.get(score)
     return objectives[objective] if objectives else OBJECTIVES[objective](SCORES[score])
 

@@ -26,8 +26,8 @@ FAMILIES = {
         "classes": ("LateInteraction", "ColBERT"),
     },
     "sparse": {
-        "modules": {"sparse", "sparse_pipeline", "regularizer"},
-        "classes": ("Sparse", "Regularizer"),
+        "modules": {"sparse", "sparse_pipeline", "query_weights"},
+        "classes": ("Sparse", "QueryWeights", "Regularizer"),
     },
     "cross-encoder": {
         "modules": {"cross_encoder"},

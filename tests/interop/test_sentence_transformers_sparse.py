@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SparseEncoder as Theirs
+from sentence_transformers.sparse_encoder.modules import (
+    Router,
+    SparseStaticEmbedding,
+    SpladePooling,
+    Transformer,
+)
 from toy_models import SENTENCES, masked_lm
 
 from trainer.errors import BadModel
@@ -63,6 +69,66 @@ def test_their_folder_is_read_by_us(folder, tmp_path):
     assert_same_vectors(ours, theirs)
     trained = build_sparse_encoder(SparseSettings(backbone=str(tmp_path / "model")))
     assert trained.contract.query_prompt == "show "
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
+def test_our_table_of_queries_is_read_by_them(folder, tmp_path, lora):
+    ours = build_sparse_encoder(
+        SparseSettings(
+            backbone=str(folder),
+            lora=lora,
+            query_table="trained",
+            query_prompt="show ",
+            query_max_length_tokens=8,
+            document_max_length_tokens=20,
+        )
+    )
+    ours.query_table.weight.data *= torch.linspace(2.0, -0.2, ours.dimensions)
+    for name, parameter in ours.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_encoder(ours, tmp_path / "model")
+    assert max(ours.tokenize(SENTENCES, "query").lengths) == 8, "some queries are cut"
+    assert_same_vectors(ours, Theirs(str(tmp_path / "model")))
+
+
+def routed(folder):
+    """A model of theirs with a table in which special tokens count, too."""
+    transformer = Transformer(str(folder), transformer_task="fill-mask", max_seq_length=20)
+    table = SparseStaticEmbedding(
+        transformer.tokenizer, torch.linspace(0.1, 3.0, len(transformer.tokenizer))
+    )
+    router = Router.for_query_document([table], [transformer, SpladePooling("max")])
+    return Theirs(modules=[router], prompts=PROMPTS, similarity_fn_name="dot")
+
+
+def test_their_table_of_queries_is_read_by_us(folder, tmp_path):
+    theirs = routed(folder)
+    theirs[0].sub_modules["query"][0].tokenizer.model_max_length = 9
+    theirs.save(str(tmp_path / "model"))
+    ours = read_model(str(tmp_path / "model"))
+    assert ours.contract.has_query_table
+    assert_same_vectors(ours, Theirs(str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda router: router["structure"]["document"].pop(),
+        lambda router: router["structure"].update(other=[]),
+        lambda router: router["structure"].update(query=[["a"]]),
+        lambda router: router["parameters"].update(route_mappings={"('query', None)": "document"}),
+    ],
+    ids=["without pooling", "third route", "nested list", "route mapping"],
+)
+def test_other_router_is_refused(folder, tmp_path, change):
+    routed(folder).save(str(tmp_path / "model"))
+    path = tmp_path / "model" / "router_config.json"
+    router = json.loads(path.read_text())
+    change(router)
+    path.write_text(json.dumps(router))
+    with pytest.raises(BadModel, match=r"modules\.json: Router; .* a Router with these"):
+        build_sparse_encoder(SparseSettings(backbone=str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize(

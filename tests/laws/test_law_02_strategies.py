@@ -18,6 +18,7 @@ from matrix import CASES as ALL
 from matrix import (
     JOINT,
     MICRO_BATCHES,
+    QUERY_TABLE,
     SPARSE,
     TAUGHT,
     TEMPERATURE,
@@ -55,6 +56,7 @@ SOME = [
     ("kl", JOINT, "full", "whole"),
     ("lambda-loss", JOINT, "full", "micro-batched"),
     ("flops", SPARSE, "full", "micro-batched"),
+    ("flops", QUERY_TABLE, "lora", "partly kept"),
 ]
 CASES = ALL if WHOLE else SOME
 RATE, TOLERANCE = 1e3, 1e-5

@@ -63,6 +63,12 @@ def test_vectors_without_terms_end_the_training(role):
     assert Collapse("").exit_code == 86
 
 
+def test_words_without_weight_in_a_table_end_the_training():
+    figures = FIGURES | {"active_terms_per_query": 0.0}
+    with pytest.raises(Collapse, match=r"Nothing regularises them.*head_learning_rate of a table"):
+        RegularizedObjective(CONTRASTIVE, 0.0, 1.0).check(7, figures, VOCABULARY)
+
+
 def test_dense_vectors_end_the_training_after_the_warm_up():
     figures = FIGURES | {"active_terms_per_document": 5.9}
     objective = RegularizedObjective(CONTRASTIVE, 1.0, 1.0, warmup_steps=4)

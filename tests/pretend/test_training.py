@@ -52,8 +52,9 @@ def static(folder):
     return build_static_encoder(StaticSettings(backbone=str(folder), dimensions=12))
 
 
-def sparse(folder):
-    return build_sparse_encoder(SparseSettings(backbone=str(masked_lm(folder))))
+def sparse(folder, query_table=None):
+    settings = SparseSettings(backbone=str(masked_lm(folder)), query_table=query_table)
+    return build_sparse_encoder(settings)
 
 
 RUNS = {
@@ -63,6 +64,10 @@ RUNS = {
     "cross-encoder": (cross_encoder, Ranking(softmax_cross_entropy)),
     "static": (static, Contrastive(dot)),
     "sparse": (sparse, RegularizedObjective(Contrastive(dot), 1.0, 1.0, warmup_steps=2)),
+    "query table": (
+        partial(sparse, query_table="trained"),
+        RegularizedObjective(Contrastive(dot), 0.0, 1.0, warmup_steps=2),
+    ),
 }
 
 

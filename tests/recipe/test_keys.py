@@ -57,6 +57,7 @@ def test_full_listing_has_every_key_once_per_variant() -> None:
     kinds = ["model.tuning.kind", *["objective.kind"] * 3]
     may_be_absent = [
         "model.static",
+        "model.query_table",
         "objective.hardness",
         "teacher",
         "teacher",

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import Logger
 
 from trainer.build import hardware
 from trainer.kernels.matrix_peak import matrix_peak
-from trainer.models.encoder import Encoder, VectorEncoder
+from trainer.models.encoder import Encoder
 from trainer.modules.throughput import Throughput, TokenCost
 from trainer.recipe.schema.families import Recipe
 from trainer.retrieval.encoding.encode import AUTOCAST_DTYPES
@@ -76,6 +76,5 @@ def _throughput(
         return []
     dtype = AUTOCAST_DTYPES.get(hardware.precision(run.machine), torch.float32)
     peak = matrix_peak(hardware.device(run.machine), dtype)
-    encodes_queries = isinstance(encoder, VectorEncoder)
     cost = TokenCost.of(encoder)
-    return [Throughput(progress, cost, peak, encodes_queries, encoder.is_padded)]
+    return [Throughput(progress, cost, peak, encoder.encodes_queries, encoder.is_padded)]

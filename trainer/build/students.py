@@ -84,15 +84,15 @@ def training_encode(run: BaseVectorRecipe, encoder: VectorEncoder) -> Encode:
     return AtDepths(encoder, nest.layers)
 
 
-def sample_texts(rows: Rows, role: Role) -> list[str]:
-    """Returns up to 2048 distinct queries or positives, which do not depend on the order of rows.
+def sample_texts(rows: Rows, role: Role, limit: int = _MAX_TEXTS_PER_ROLE) -> list[str]:
+    """Returns up to `limit` distinct queries or positives: those with the smallest identities.
 
-    They are those with the smallest identities.
+    They do not depend on the order of rows.
     """
     _, first = np.unique(
         rows.identities("query" if role == "query" else "positive"), return_index=True
     )
-    rows_of_texts = (rows[int(row)] for row in first[:_MAX_TEXTS_PER_ROLE])
+    rows_of_texts = (rows[int(row)] for row in first[:limit])
     return [row.query if role == "query" else row.positive for row in rows_of_texts]
 
 

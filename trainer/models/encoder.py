@@ -103,6 +103,11 @@ class Encoder(nn.Module, ABC):
         return True
 
     @property
+    def encodes_queries(self) -> bool:
+        """True when the backbone reads queries by themselves."""
+        return True
+
+    @property
     def is_untrained(self) -> bool:
         """True when the output is random before training."""
         return False
@@ -202,6 +207,11 @@ class Encoder(nn.Module, ABC):
     def write_pipeline(self, folder: Path) -> None:
         """Writes the files that other libraries need in addition to weights and tokenizer."""
 
+    def write_beside_adapter(self, folder: Path) -> None:
+        """Writes weights outside of the backbone into the folder of an adapter."""
+        if self.projection is not None:
+            self.projection.write(folder / self.PROJECTION_FOLDER)
+
 
 class VectorEncoder(Encoder):
     """A model that encodes texts into vectors."""
@@ -235,6 +245,11 @@ class VectorEncoder(Encoder):
 
 class PairEncoder(Encoder):
     """A model that scores pairs of a query and a document."""
+
+    @property
+    def encodes_queries(self) -> bool:
+        """False: a query is read together with a document."""
+        return False
 
     @abstractmethod
     def tokenize_pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Texts:

@@ -13,3 +13,6 @@ class SparseContract(TextContract):
     KIND = "sparse"
 
     kind: Literal["sparse"] = Field("sparse", description="the family of the model")
+    has_query_table: bool = Field(
+        False, description="queries are encoded by a table with one weight per word"
+    )

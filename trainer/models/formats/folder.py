@@ -22,9 +22,9 @@ from trainer.storage.atomic import atomic_folder, check_replaceable, write_safet
 
 _WEIGHTS = "model.safetensors"
 _MODEL_FILES = re.compile(
-    r"(nearfar|config|modules|preprocessor_config|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
+    r"(nearfar|config|modules|router_config|preprocessor_config|sentence_bert_config|config_sentence_transformers|adapter_config)\.json|(adapter_)?model\.safetensors|README\.md"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(tokenizer|spiece|sentencepiece\.bpe|spm)\.model"
-    r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|\d_(Pooling|SpladePooling|Dense|Normalize)"
+    r"|bpe\.codes|chat_template\.jinja|adapter|additional_chat_templates|((query|document)_)?\d_(Pooling|SpladePooling|SparseStaticEmbedding|Dense|Normalize)"
 )
 """Names of the files and folders of a model."""
 
@@ -133,8 +133,7 @@ def _write_adapter(encoder: Encoder, folder: Path) -> None:
     backbone: Any = encoder.backbone
     lora.save_adapter(backbone, folder, encoder.contract.backbone, encoder.whole_modules())
     encoder.contract.write(folder)
-    if encoder.projection is not None:
-        encoder.projection.write(folder / encoder.PROJECTION_FOLDER)
+    encoder.write_beside_adapter(folder)
 
 
 def _plain_backbone(encoder: Encoder) -> PreTrainedModel:

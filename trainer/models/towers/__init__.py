@@ -1,1 +1,3 @@
-"""Models of two towers: each turns another kind of input into vectors that are compared."""
+"""Models of two towers, and towers of one kind of input: what turns each into vectors that are
+compared.
+"""

@@ -60,11 +60,16 @@ class RegularizedObjective:
         for role, weight in zip(ROLES, (self.query_weight, self.document_weight), strict=True):
             terms = metrics[f"active_terms_per_{role}"]
             if terms == 0:
+                cause = (
+                    f"The regulariser is too strong: lower regularizer.{role}_weight, raise"
+                    " regularizer.warmup_ratio, or lower optimization.learning_rate"
+                    if weight
+                    else "Nothing regularises them, so weights fell too fast: lower"
+                    " optimization.learning_rate, or optimization.head_learning_rate of a table"
+                )
                 raise Collapse(
                     f"step {step + 1}: no {role} of the batch has an active term, so nothing can be"
-                    " found, and the gradient is zero. The regulariser is too strong: lower"
-                    f" regularizer.{role}_weight, raise regularizer.warmup_ratio, or lower"
-                    " optimization.learning_rate, and start again"
+                    f" found, and the gradient is zero. {cause}, and start again"
                 )
             if (
                 weight

@@ -33,7 +33,7 @@ from trainer.recipe.schema.ranking import (
     PointwiseObjective,
     RankingObjective,
 )
-from trainer.recipe.schema.regularizer import RegularizerSection
+from trainer.recipe.schema.sparse import RegularizerSection
 from trainer.recipe.schema.teaching import (
     BiEncoderMatryoshka,
     BiEncoderTeacher,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from trainer.recipe.schema.section import NonNegativeInt, Ratio, Section
+from trainer.recipe.schema.sparse import QueryTableSection
 
 
 class LoraTuning(Section):
@@ -250,6 +251,14 @@ class ColBERTModel(VectorModel):
 
 class SparseModel(VectorModel):
     """A model of one weight per word of the vocabulary. Its backbone is a masked language model."""
+
+    query_table: QueryTableSection | None = Field(
+        None,
+        description=(
+            "encode queries by a table in place of the model; null: as in the model folder, else"
+            " by the model"
+        ),
+    )
 
 
 class CrossEncoderModel(ModelSection):

@@ -28,7 +28,10 @@ class OptimizationSection(Section):
     )
     head_learning_rate: PositiveFloat | None = Field(
         None,
-        description="peak learning rate of the projection or the head; null: `learning_rate`",
+        description=(
+            "peak learning rate of the projection, the head or the table of queries; null:"
+            " `learning_rate`"
+        ),
     )
     temperature_learning_rate: PositiveFloat | None = Field(
         None, description="peak learning rate of a learned temperature; null: `learning_rate`"
