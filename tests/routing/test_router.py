@@ -125,7 +125,7 @@ def test_evaluation_compares_with_all_and_with_the_best_route(router):
     assert evaluation.calibration_error < 0.03
     assert [test.baseline for test in evaluation.comparisons] == [ALL_NAME, "bm25"]
     assert all(test.is_proven for test in evaluation.comparisons)
-    assert "The router is better than bm25 alone" in str(evaluation)
+    assert "It is better than bm25 alone, the best route within the limit" in str(evaluation)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     texts = tuple(answers.queries[place] for place in shuffled)
     wrong = RouteAnswers(

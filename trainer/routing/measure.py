@@ -67,7 +67,10 @@ class RouterEvaluation:
             f" {_change(against_all)}."
         )
         if against_best.is_proven and against_best.test.difference > 0:
-            return f"{opening} The router is better than {rival} alone: {_change(against_best)}."
+            return (
+                f"{opening} It is better than {rival} alone, the best route within the limit:"
+                f" {_change(against_best)}."
+            )
         return (
             f"{opening} Routing gains nothing that is proven over {rival} alone"
             f" ({_change(against_best)}), the best route within the limit: use that one."
