@@ -38,6 +38,7 @@ from trainer.recipe.load import dump_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.model_card import complete_model_card
 from trainer.report.next_steps import NextStep, easy_pairs
+from trainer.report.pictures import write_pictures
 from trainer.report.read import read_run
 from trainer.report.run_page import write_run_page
 from trainer.runtime.attempts import has_run, write_json
@@ -276,7 +277,7 @@ def _measure_after(
     measure_tuned = None
     if not selection.base_won or job.encoder.is_untrained:
         measure_tuned = _measure(job, read_any(str(folder.model)), FINE_TUNED)
-    return measure_after(
+    evaluation = measure_after(
         baselines,
         job.data.final_sets,
         measure_tuned,
@@ -284,6 +285,9 @@ def _measure_after(
         selection,
         folder.evaluation_path,
     )
+    if evaluation is not None and (test := job.data.final_sets[0]).has_images:
+        write_pictures(folder.path, evaluation, test.documents_by_id)
+    return evaluation
 
 
 def _measure(job: Job, encoder: Encoder, name: str) -> Measure:

@@ -2,6 +2,7 @@
 do with it.
 """
 
+import base64
 import json
 import re
 
@@ -14,10 +15,12 @@ from trainer.cli.fit import fit
 from trainer.cli.main import app
 from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
+from trainer.images.decode import decode
 from trainer.models.towers.image_text import read_image_text_encoder
 from trainer.recipe.load import load_recipe
+from trainer.report.query_changes import query_changes
 
-DIRECTIONS = ["ndcg@10", "recall@10", "image_to_text_ndcg@10", "image_to_text_recall@10"]
+DIRECTIONS = ["ndcg@10", "mrr@10", "recall@10", "image_to_text_ndcg@10", "image_to_text_recall@10"]
 RECIPE = """kind: image_text
 name: pictures
 model: {{backbone: {folder}/clip}}
@@ -68,6 +71,21 @@ def test_test_queries_are_measured_without_bm25(run):
     assert list(evaluation.systems[0].metrics) == DIRECTIONS
     assert (len(evaluation.queries), evaluation.documents) == (20, 20)
     assert all(text.endswith(".png") for text in evaluation.texts.values())
+
+
+def test_report_shows_the_pictures_of_queries_that_changed(run):
+    pictures = json.loads((run / "pictures.json").read_text())
+    page = (run / "report.html").read_text()
+    changes = query_changes(read_evaluation(run / "evaluation.json"))
+    changed = [change for change in changes if abs(change.difference) > 1e-9]
+    assert changed
+    assert pictures
+    assert {*pictures} <= {document for change in changed for document in change.document_ids}
+    for uri in pictures.values():
+        assert f'src="{uri}"' in page
+        image = decode(base64.b64decode(uri.partition(",")[2]))
+        assert max(image.size) <= 96
+    assert "img-src data:;" in page
 
 
 def test_report_and_model_are_written(run):

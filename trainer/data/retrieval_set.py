@@ -19,6 +19,7 @@ from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
 from trainer.data.summary.limitations import limitation_of_folder, search_limitation
 from trainer.errors import BadData
+from trainer.images.reference import is_inline, label
 
 _log = logging.getLogger("nearfar.data")
 _NEW_ID = re.compile(r"[qd]\d+")
@@ -51,6 +52,16 @@ class RetrievalSet:
     def documents_by_id(self) -> dict[str, str]:
         """The texts of the documents by id, in their order."""
         return dict(zip(self.document_ids, self.documents, strict=True))
+
+    @property
+    def shown_documents(self) -> dict[str, str]:
+        """What tables show of the documents by id: the text, or the path of an image; the id of an
+        image that has none.
+        """
+        documents = self.documents_by_id
+        if not self.has_images:
+            return documents
+        return {id_: id_ if is_inline(text) else label(text) for id_, text in documents.items()}
 
 
 def read_retrieval_set(

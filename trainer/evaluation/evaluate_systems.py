@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run, measured_run
-from trainer.evaluation.image_text import METRICS as IMAGE_METRICS
+from trainer.evaluation.image_text import CAPTION_METRICS
 from trainer.evaluation.judged_data import JudgedData, data_of_images
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
@@ -178,7 +178,7 @@ class _Attempts:
             result = evaluate_run(run, judged_set, system.name)
             if judged_set.has_images:
                 reverse = opener.image_to_text(name, judged_set, result.query_ids)
-                metrics = {metric: result.metrics[metric] for metric in IMAGE_METRICS}
+                metrics = {metric: result.metrics[metric] for metric in CAPTION_METRICS}
                 result = replace(result, metrics=metrics | reverse)
             self._runs[system.name] = run
             self._results.append(replace(result, note="; ".join(notes)))

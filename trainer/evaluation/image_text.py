@@ -14,8 +14,9 @@ from trainer.models.encoder import VectorEncoder
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors
 
-METRICS = ("ndcg@10", "recall@10")
-"""The metrics of each direction."""
+CAPTION_METRICS = ("ndcg@10", "mrr@10", "recall@10")
+"""The metrics from caption to image."""
+_IMAGE_METRICS = ("ndcg@10", "recall@10")
 _DEPTH = 101
 
 
@@ -31,7 +32,7 @@ def evaluate_image_text(
     The metrics from image to caption (`image_to_text_metrics`) are there too.
     """
     run, captions, images = search_set(encoder, judged_set, _DEPTH, precision, micro_batch_tokens)
-    result = evaluate_run(run, judged_set, name, metrics=METRICS)
+    result = evaluate_run(run, judged_set, name, metrics=CAPTION_METRICS)
     reverse = image_to_text_metrics(captions, images, judged_set, result.query_ids, encoder)
     return replace(result, metrics=result.metrics | reverse)
 
@@ -58,7 +59,7 @@ def image_to_text_metrics(
     judged_images = images.select(np.array(rows, np.int64))
     run = nearest_run(judged_images, captions, ids, judged_set.query_ids, _DEPTH, encoder)
     qrels = {image: captions_of_images[image] for image in ids}
-    metrics = per_query_metrics(run, qrels, METRICS)
+    metrics = per_query_metrics(run, qrels, _IMAGE_METRICS)
     return {
         f"image_to_text_{metric}": _per_caption(
             dict(zip(ids, values.tolist(), strict=True)), judged_set.qrels, query_ids

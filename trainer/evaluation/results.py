@@ -16,7 +16,6 @@ from trainer.evaluation.significance import (
     holm,
     paired_test,
 )
-from trainer.images.reference import label
 from trainer.storage.visible import visible
 
 if TYPE_CHECKING:
@@ -198,7 +197,7 @@ def compare(
     texts = retrieval_set.documents_by_id
     top = {document for result in systems for hits in result.top.values() for document, _ in hits}
     queries = retrieval_set.queries_by_id
-    describe = label if retrieval_set.has_images else str
+    shown_documents = retrieval_set.shown_documents
     return Evaluation(
         retrieval_set.name,
         split,
@@ -206,7 +205,7 @@ def compare(
         tuple(systems),
         comparisons,
         {query: queries[query] for query in system.query_ids},
-        {document: describe(text)[:_TEXT] for document, text in texts.items() if document in top},
+        {document: shown_documents[document][:_TEXT] for document in texts if document in top},
         leaked_queries,
         selection,
         retrieval_set.limitation,

@@ -139,7 +139,7 @@ def search_examples(test: "RetrievalSet", *systems: SystemResult, count: int = 3
     their results.
     """
     texts = test.queries_by_id
-    documents = test.documents_by_id
+    documents = test.shown_documents
     queries = sorted(systems[0].query_ids, key=lambda query: (identity(texts[query]), query))
     lines = Text()
     lines.append(

@@ -52,7 +52,7 @@ def read_image_bytes(reference: str) -> bytes:
     b'GIF'
     """
     try:
-        if reference.startswith(_PREFIX):
+        if is_inline(reference):
             return base64.b64decode(reference[len(_PREFIX) :], validate=True)
         path = Path(reference)
         if not path.is_file():  # also a pipe, which would wait for ever
@@ -65,8 +65,17 @@ def read_image_bytes(reference: str) -> bytes:
         raise BadImage("image file cannot be read", str(error)[:100]) from None
 
 
+def is_inline(reference: str) -> bool:
+    """Returns true for a reference that holds the bytes of its file.
+
+    >>> is_inline("data:;base64,R0lG"), is_inline("img/7.png")
+    (True, False)
+    """
+    return reference.startswith(_PREFIX)
+
+
 def label(reference: str) -> str:
     """Returns what tables show in place of an image: its path, without a long beginning."""
-    if reference.startswith(_PREFIX):
+    if is_inline(reference):
         return f"[image of {3 * (len(reference) - len(_PREFIX)) // 4:,} bytes]"
     return reference[-_LABEL_CHARACTERS:]

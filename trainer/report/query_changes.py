@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from trainer.evaluation.results import MAIN_METRIC, Evaluation, SystemResult
 
+MOST_CHANGES = 8
+"""Of the queries that became better, and of those that became worse, as many are shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueryChange:
@@ -20,6 +23,8 @@ class QueryChange:
     difference: float
     first_before: str
     first_after: str
+    document_ids: tuple[str, str, str] = ("", "", "")
+    """The ids of `document`, `first_before` and `first_after`; empty for none."""
 
 
 def query_changes(evaluation: Evaluation) -> list[QueryChange]:
@@ -53,9 +58,24 @@ def _change(
         "",
     )
     first = [top[0] if top else "" for top in tops]
-    texts = [evaluation.texts.get(document, document) for document in (relevant, *first)]
-    return QueryChange(
-        query, evaluation.queries.get(query, query), texts[0], *ranks, difference, *texts[1:]
+    ids = (relevant, first[0], first[1])
+    document, *first_texts = (evaluation.texts.get(id_, id_) for id_ in ids)
+    text = evaluation.queries.get(query, query)
+    first_before, first_after = first_texts
+    return QueryChange(query, text, document, *ranks, difference, first_before, first_after, ids)
+
+
+def largest_changes(
+    changes: list[QueryChange],
+) -> tuple[list[QueryChange], list[QueryChange]]:
+    """Returns the queries that became better, and those that became worse, the largest change
+    first.
+    """
+    better = [change for change in changes if change.difference > 1e-9]
+    worse = [change for change in changes if change.difference < -1e-9]
+    return (
+        sorted(better, key=lambda change: -change.difference),
+        sorted(worse, key=lambda change: change.difference),
     )
 
 

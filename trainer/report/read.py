@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trainer.evaluation.results import Evaluation, Selection
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.families import Recipe
 from trainer.report.data_section import DataFacts, read_data_facts
+from trainer.report.pictures import PICTURES, read_pictures
 from trainer.runtime.attempts import read_attempts, validation_limitation
 from trainer.runtime.log_file import read_log
 from trainer.storage.locks import is_locked
@@ -36,6 +37,8 @@ class Run:
     """What the data contain; None for a folder of an older version."""
     validation_limitation: str
     """Why validation scores are too high (`RetrievalSet.limitation`)."""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    """Thumbnails of documents that are images, by id (`trainer.report.pictures`)."""
 
     @property
     def name(self) -> str:
@@ -78,6 +81,7 @@ def read_run(folder: Path) -> Run:
         selection=_selection(status, folder / "status.json"),
         data=read_data_facts(_json_object(folder / "data.json"), folder / "data.json"),
         validation_limitation=validation_limitation(read_attempts(folder)),
+        pictures=read_pictures(_json_object(folder / PICTURES), folder / PICTURES),
     )
 
 

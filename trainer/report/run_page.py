@@ -16,14 +16,19 @@ from trainer.report.charts.svg import Figure
 from trainer.report.data_section import COUNTS
 from trainer.report.next_steps import next_steps
 from trainer.report.page import write_page
-from trainer.report.query_changes import QueryChange, query_changes
+from trainer.report.query_changes import (
+    MOST_CHANGES,
+    QueryChange,
+    largest_changes,
+    query_changes,
+)
 from trainer.report.query_table import QueryTable, query_table
 from trainer.report.read import Run, read_run
 from trainer.report.text import duration, metric_name
 from trainer.report.training import REFRESH, training
 from trainer.report.usage import usage
 
-MOST_CHANGES, MOST_STEPS = 8, 5
+MOST_STEPS = 5
 _TABLE_METRICS = (MAIN_METRIC, "mrr@10", "map", "recall@10", "recall@100")
 _METRIC = metric_name(MAIN_METRIC)
 
@@ -51,6 +56,7 @@ def write_run_page(run: Run) -> Path:
         table=_table(run.evaluation),
         limitation=sentence(run.evaluation.limitation) if run.evaluation else "",
         queries=_queries(run.evaluation),
+        pictures=run.pictures,
         training=training(run),
         data_counts=list(COUNTS.values()),
         refresh_counts=list(REFRESH.values()),
@@ -180,13 +186,12 @@ def _queries(evaluation: Evaluation | None) -> Queries | None:
     changes = query_changes(evaluation) if evaluation is not None else []
     if not changes:
         return None
-    better = [change for change in changes if change.difference > 1e-9]
-    worse = [change for change in changes if change.difference < -1e-9]
+    better, worse = largest_changes(changes)
     title = f"Change of {_METRIC} per query"
     chart = change_histogram(title, [change.difference for change in changes])
     return Queries(
-        better=sorted(better, key=lambda change: -change.difference),
-        worse=sorted(worse, key=lambda change: change.difference),
+        better=better,
+        worse=worse,
         equal=len(changes) - len(better) - len(worse),
         chart=Figure(title, "without unchanged queries", chart) if chart else None,
         table=query_table(evaluation) if evaluation is not None else None,
