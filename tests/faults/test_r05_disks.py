@@ -48,7 +48,7 @@ def fill(folder: Path, leave_kilobytes: int = 0) -> Path:
 
 @pytest.fixture
 def run(tmp_path, toy_folder):
-    words = ["optimization.max_steps=200", "validation.every_steps=100"]
+    words = ["optimization.max_steps=80", "validation.every_steps=40"]
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words)
 
 
@@ -63,7 +63,7 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_saved(run, tmp_path):
         ballast.unlink()
         assert command.wait() == [0], command.text()[-3000:]
         assert "training goes on" in command.text()
-        assert (folder / "checkpoints/latest").resolve().name == "step-000000200"
+        assert (folder / "checkpoints/latest").resolve().name == "step-000000080"
         assert not [*folder.rglob("*.partial")]
 
 
