@@ -88,6 +88,7 @@ def test_stored_table_gives_the_same_vectors(backbone, tmp_path, monkeypatch, lo
             torch.nn.init.normal_(parameter, std=0.2)
     save_encoder(encoder, tmp_path / "model")
     check_model_folder(tmp_path / "model", replace=True)
+    assert "knows only the longer one" not in (tmp_path / "model" / "README.md").read_text()
     monkeypatch.setattr(loading, "locate_public", lambda name: backbone)
     for place in ("model", *(["model/adapter"] if lora else [])):
         again = read_model(str(tmp_path / place))

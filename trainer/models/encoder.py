@@ -78,6 +78,11 @@ class Encoder(nn.Module, ABC):
         return self.backbone
 
     @property
+    def card(self) -> ModelCard:
+        """The text in the README of this model."""
+        return self.CARD
+
+    @property
     def is_padded(self) -> bool:
         """True when the backbone takes no packed texts, so that padding costs time."""
         return packed_position(self.text_backbone) is None

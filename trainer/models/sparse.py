@@ -23,6 +23,7 @@ from trainer.models.encoder import VectorEncoder, role_tokenizers
 from trainer.models.files.vetting import inside
 from trainer.models.formats import sparse_pipeline
 from trainer.models.formats.layout import TEXT_FIELDS
+from trainer.models.formats.model_card import ModelCard
 from trainer.models.formats.sparse_pipeline import (
     QUERY_TABLE,
     SparseLayout,
@@ -60,6 +61,11 @@ class SparseEncoder(VectorEncoder):
         super().__init__(backbone, None, tokenizer, roles, pristine_config)
         self.contract: SparseContract = contract
         self.query_table = query_table
+
+    @property
+    def card(self) -> ModelCard:
+        """The text in the README: a table of queries has a maximum length of its own."""
+        return replace(self.CARD, has_lengths_apart=self.query_table is None)
 
     @property
     def output(self) -> str:

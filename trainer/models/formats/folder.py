@@ -99,7 +99,7 @@ def _write(encoder: Encoder, folder: Path) -> None:
     architecture = encoder.pristine_config.model_type if encoder.has_layers else None
     backbone: Any = encoder.backbone
     width = 0 if encoder.projection is not None else getattr(backbone.config, "hidden_size", 0)
-    card = encoder.CARD.text(contract, has_adapter, architecture, width)
+    card = encoder.card.text(contract, has_adapter, architecture, width)
     write_text(folder / "README.md", card)
 
 

@@ -208,6 +208,9 @@ def tokenized_slices(
 ) -> Iterator[Texts]:
     """Yields tokenised slices of `size` texts or pairs; a thread tokenises the next meanwhile."""
     slices = [items[start : start + size] for start in range(0, len(items), size)]
+    if len(slices) == 1:  # one question: a thread would take longer than to encode it by a table
+        yield tokenize(slices[0])
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer:
         waiting = tokenizer.submit(tokenize, slices[0]) if slices else None
         for following in [*slices[1:], None][: len(slices)]:
