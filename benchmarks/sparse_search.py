@@ -36,9 +36,10 @@ def main(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     searcher = Searcher.open(Path(arguments.index))
-    index, count = searcher.index, searcher.index.manifest.count
+    (view,) = searcher.views
+    index, count = view.index, searcher.count
     judged = read_retrieval_set(arguments.source, arguments.split, {}, arguments.queries)
-    queries = encode_queries(searcher.encoder, judged.queries)
+    queries = encode_queries(view.encoder, judged.queries)
     start = Clock.now()
     words = Bm25([index.document(row).full_text for row in range(count)])
     built = Clock.now().since(start)

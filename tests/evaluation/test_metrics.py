@@ -5,7 +5,8 @@ import pytest
 import pytrec_eval
 
 from trainer.errors import BadData
-from trainer.evaluation.metrics import per_query_metrics, rank_documents
+from trainer.evaluation.metrics import per_query_metrics
+from trainer.retrieval.fusion import rank_documents
 
 ORACLE = {
     "ndcg@10": "ndcg_cut_10",

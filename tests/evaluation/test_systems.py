@@ -6,12 +6,13 @@ import pytrec_eval
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadFolder, BadRecipe
-from trainer.evaluation.metrics import per_query_metrics, rank_documents
+from trainer.evaluation.metrics import per_query_metrics
 from trainer.evaluation.run_file import make_runs_folder, read_run_file, write_runs
 from trainer.evaluation.systems.combined import RankFusion, ScoreFusion
-from trainer.evaluation.systems.fusion import choose_weights, fuse_ranks, fuse_scores
 from trainer.evaluation.systems.names import FORMS, SystemName, parse_system
 from trainer.evaluation.systems.system import Corpus, Preparation, RunSystem
+from trainer.evaluation.systems.weights import choose_weights
+from trainer.retrieval.fusion import fuse_ranks, fuse_scores, rank_documents
 
 
 class FixedSystem:

@@ -10,10 +10,10 @@ from toy_models import SENTENCES
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadModel
 from trainer.evaluation.evaluate import evaluate_reranking, evaluate_run, rerank_run
-from trainer.evaluation.metrics import rank_documents
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.retrieval import rerank as module
 from trainer.retrieval.bm25 import bm25_run
+from trainer.retrieval.fusion import rank_documents
 from trainer.retrieval.rerank import rerank, score_pairs
 
 QUERIES = {"q1": "disk gone", "q2": "a storage account in the west", "q3": "all machines"}

@@ -15,7 +15,7 @@ OutFolder = Annotated[
     typer.Option("-o", "--out", metavar="FOLDER", help="folder of the index", show_default=False),
 ]
 Kind = Annotated[
-    Literal["flat", "hnsw", "ivf", "compressed", "exact"] | None,
+    Literal["flat", "hnsw", "ivf", "compressed", "exact", "inverted"] | None,
     typer.Option(
         "--kind",
         help=(
@@ -87,6 +87,7 @@ def index(
     dimensions: shared.Dimensions = None,
     layers: shared.Layers = None,
     precision: shared.PrecisionName = "fp32",
+    view: shared.ViewName = None,
 ) -> None:
     """Encode a corpus and write an index folder for `nearfar search`."""
     with terminal.loading_libraries():
@@ -102,6 +103,7 @@ def index(
         precision=precision,
         replace=replace,
         max_bad_rows_ratio=max_bad_rows_ratio,
+        view=view,
     )
     terminal.tell_left_out(summary.left_out)
     print(summary)

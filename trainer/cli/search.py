@@ -35,6 +35,25 @@ Explain = Annotated[
         ),
     ),
 ]
+Hybrid = Annotated[
+    bool,
+    typer.Option(
+        "--hybrid",
+        help="search all views of the folder, and combine them by reciprocal ranks (RRF, k = 60)",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="VIEW=WEIGHT,...",
+        help=(
+            "with --hybrid: combine these views by a weighted sum of their scores instead, e.g."
+            " dense=0.3,sparse=0.7; `nearfar evaluate weighted:A+B` finds good weights"
+        ),
+        show_default=False,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -53,6 +72,9 @@ def search(
     model: shared.IndexModel = None,
     rerank: shared.Reranker = None,
     rerank_depth: shared.RerankDepth = 100,
+    view: shared.ViewName = None,
+    hybrid: Hybrid = False,
+    weights: Weights = None,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
     from trainer.errors import BadData
@@ -60,12 +82,20 @@ def search(
 
     if not question.strip():
         raise BadData("the question is blank; write the text to search for")
-    searcher = Searcher.open(index, model=model, reranker=rerank, rerank_depth=rerank_depth)
+    searcher = Searcher.open(
+        index,
+        model=model,
+        reranker=rerank,
+        rerank_depth=rerank_depth,
+        view=view,
+        hybrid=hybrid,
+        weights=_view_weights(view, hybrid, weights),
+    )
     if explain:
         searcher.check_explains()
     (hits,) = searcher.search([question], k)
     explanation = searcher.explain(question, hits[0]) if explain and hits else []
-    if not hits and searcher.index.manifest.count == 0:
+    if not hits and searcher.count == 0:
         terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
     elif not hits:
         terminal.tell("no document shares a term with the question")
@@ -75,6 +105,18 @@ def search(
     _show(hits)
     if explanation:
         _show_explanation(explanation)
+
+
+def _view_weights(view: str | None, hybrid: bool, weights: str | None) -> dict[str, float] | None:
+    """Raises BadRecipe for options that contradict each other."""
+    from trainer.errors import BadRecipe
+    from trainer.retrieval.indexes.views import parse_weights
+
+    if hybrid and view is not None:
+        raise BadRecipe("--view searches one view, and --hybrid all of them; give one of the two")
+    if weights is not None and not hybrid:
+        raise BadRecipe("--weights are those of --hybrid; give --hybrid too")
+    return None if weights is None else parse_weights(weights)
 
 
 def _as_json(hits: "list[Hit]", explanation: "Explanation") -> list[dict[str, Any]]:

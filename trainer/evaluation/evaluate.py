@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
-from trainer.evaluation.metrics import METRICS, RetrievalRun, per_query_metrics, rank_documents
+from trainer.evaluation.metrics import METRICS, RetrievalRun, per_query_metrics
 from trainer.evaluation.results import SystemResult
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.retrieval.bm25 import bm25_run
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
+from trainer.retrieval.fusion import rank_documents
 from trainer.retrieval.rerank import rerank
 from trainer.strategies.devices import Precision
 from trainer.vectors.vectors import Vectors, nearest_documents

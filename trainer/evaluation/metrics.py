@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from trainer.errors import BadData
+from trainer.retrieval.fusion import rank_documents
 
 RetrievalRun = dict[str, dict[str, float]]
 """Query id to document id to score: the results of a search, in any order."""
@@ -59,22 +59,6 @@ def per_query_metrics(
             values = _VALUES[name](gains[:, :k], ideal_gains[:, :k], relevant_count, k)
             parts[metric].append(np.where(has_relevant, values, 0.0))
     return {metric: np.concatenate(part) for metric, part in parts.items()}
-
-
-def rank_documents(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Documents and their scores in trec_eval's order, the best first.
-
-    >>> rank_documents({"a": 1.0, "c": 2.0, "b": 1.0 + 1e-12})
-    [('c', 2.0), ('b', 1.0), ('a', 1.0)]
-    """
-    values = np.fromiter(scores.values(), np.float32, len(scores))
-    if np.isnan(values).any():
-        raise BadData(
-            "a retrieved document has the score NaN, which cannot be ranked; look for weights that"
-            " are not finite in the model"
-        )
-    pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
-    return [(document, score) for score, document in pairs]
 
 
 def _parse(metric: str) -> tuple[str, int | None]:

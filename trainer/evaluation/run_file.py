@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from trainer.errors import BadData, BadFolder
-from trainer.evaluation.metrics import Qrels, RetrievalRun, rank_documents
+from trainer.evaluation.metrics import Qrels, RetrievalRun
+from trainer.retrieval.fusion import rank_documents
 from trainer.storage.atomic import write_text
 from trainer.storage.near_paths import nearest_path
 

@@ -11,10 +11,10 @@ from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run
 from trainer.evaluation.results import MAIN_METRIC
 from trainer.evaluation.systems.combined import FUSED_DOCUMENTS
-from trainer.evaluation.systems.fusion import fuse_ranks
 from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
+from trainer.retrieval.fusion import fuse_ranks
 from trainer.routing.router import ALL_ROUTES
 from trainer.selection.measure import latencies_ms
 

@@ -44,6 +44,15 @@ RecipeFile = Annotated[
         show_default=False,
     ),
 ]
+ViewName = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        metavar="NAME",
+        help="one of several indexes of the same documents in one folder, e.g. dense",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 from trainer.endpoint.answers import StoredAnswers, ask_all
 from trainer.endpoint.client import ChatAnswer, ChatEndpoint
-from trainer.evaluation.metrics import rank_documents
 from trainer.evaluation.rag.answered_set import AnsweredSet, Question
 from trainer.evaluation.rag.squad import answer_form, exact_match, has_answer, token_f1
 from trainer.evaluation.significance import PairedTest, paired_test
 from trainer.evaluation.systems.system import System
+from trainer.retrieval.fusion import rank_documents
 
 PROMPT = """\
 Answer the question with a few words of the passages, without a sentence around them. If the

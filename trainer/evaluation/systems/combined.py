@@ -5,16 +5,12 @@ from collections.abc import Mapping, Sequence
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.evaluation.evaluate import measured_run
 from trainer.evaluation.metrics import RetrievalRun
-from trainer.evaluation.systems.fusion import choose_weights, fuse_ranks, fuse_scores
 from trainer.evaluation.systems.system import Corpus, Preparation, System, weight_bytes
+from trainer.evaluation.systems.weights import choose_weights
 from trainer.models.encoder import PairEncoder
+from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
 from trainer.retrieval.rerank import rerank
 from trainer.strategies.devices import Precision
-
-FUSED_DOCUMENTS = 101
-"""The number of documents of each system that are combined, however many are asked for: others
-would change the scores.
-"""
 
 
 class RankFusion:

@@ -10,6 +10,7 @@ from trainer.evaluation.results import Failure
 from trainer.evaluation.systems.names import SystemName
 from trainer.models.files.locate import locate
 from trainer.retrieval.indexes.index_corpus import open_index
+from trainer.retrieval.indexes.views import index_folders
 
 
 class SystemErrors:
@@ -50,7 +51,8 @@ class SystemErrors:
                     locate(system.value)
                 for single in system.single_systems:
                     if single.kind == "index":
-                        open_index(Path(single.value))
+                        for folder in index_folders(Path(single.value)):
+                            open_index(folder)
                     if single.kind == "model":
                         locate(single.value)
                 systems[system] = str(name)

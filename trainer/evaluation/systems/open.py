@@ -27,6 +27,7 @@ from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker, read_vector_model
 from trainer.progress import phase
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
+from trainer.retrieval.indexes.views import index_folders
 from trainer.strategies import devices
 
 DEPTH = 101
@@ -121,7 +122,11 @@ class SystemOpener:
             case "run":
                 return RunSystem(str(name), Path(name.value), self._corpus)
             case "index":
-                return self._index(Path(name.value), name.index_model)
+                indexes = [
+                    self._index(folder, name.index_model)
+                    for folder in index_folders(Path(name.value))
+                ]
+                return indexes[0] if len(indexes) == 1 else RankFusion(indexes)
             case _:
                 with phase("loading the model"):
                     encoder = self._model(name.value)

@@ -14,12 +14,13 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData
 from trainer.evaluation.evaluate import nearest_run, note_of
 from trainer.evaluation.image_text import image_to_text_metrics
-from trainer.evaluation.metrics import RetrievalRun, rank_documents
+from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.run_file import read_run_file, with_spaces
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
+from trainer.retrieval.fusion import rank_documents
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.searcher import hits
 from trainer.strategies.devices import Precision

@@ -1,6 +1,7 @@
 """The base class of open indexes, for all kinds of vectors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
+from trainer.retrieval.indexes.manifest import FileRecord
 from trainer.vectors.vectors import TopK, Vectors
 
 Unit = Literal["text", "token", "term"]
@@ -51,6 +53,10 @@ class IndexManifest(Protocol):
     @property
     def dimensions(self) -> int:
         """The number of dimensions of a vector."""
+
+    @property
+    def files(self) -> Mapping[str, FileRecord]:
+        """Size and hash of each file."""
 
     @property
     def made_with(self) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from trainer.data.readers.corpus import read_corpus
 from trainer.data.readers.report import ReadReport
-from trainer.errors import BadModel, BadRecipe
+from trainer.errors import BadFolder, BadModel, BadRecipe
 from trainer.models.cut import read_cut
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
@@ -20,6 +20,14 @@ from trainer.retrieval.indexes.index import OUTPUTS, Index, IndexManifest, Unit
 from trainer.retrieval.indexes.manifest import read_content
 from trainer.retrieval.indexes.place import check_index_folder
 from trainer.retrieval.indexes.sparse import SparseIndex, build_sparse_index
+from trainer.retrieval.indexes.views import (
+    VIEWS,
+    check_changeable,
+    check_same_documents,
+    mark_views,
+    place_of_view,
+    views_of,
+)
 from trainer.retrieval.token_index import build as token_index
 from trainer.retrieval.token_index import change
 from trainer.retrieval.token_index.index import TokenIndex
@@ -52,6 +60,12 @@ FORMATS: dict[Unit, IndexFormat] = {
 def open_index(folder: Path) -> Index:
     """Opens the index in `folder`, of any format. Raises BadFolder when it is not a whole index."""
     kind = read_content(Path(folder)).get("kind")
+    if kind == VIEWS:
+        views = views_of(folder)
+        raise BadFolder(
+            f"{folder} holds the views {', '.join(views)}; search one with --view NAME, or all with"
+            f" --hybrid. Where these options are not, give a view's folder: {min(views.values())}"
+        )
     for index_format in FORMATS.values():
         if kind in index_format.kinds:
             return index_format.open(folder)
@@ -118,14 +132,17 @@ def index_corpus(
     precision: Wish = "fp32",
     replace: bool = False,
     max_bad_rows_ratio: float = 0.001,
+    view: str | None = None,
 ) -> IndexSummary:
-    """Encodes a corpus and writes its index to the folder `out`.
+    """Encodes a corpus and writes its index to the folder `out`, or there as the view `view`.
 
     Raises BadFolder when `out` holds something (with `replace`: something other than an index),
-    BadRecipe for a setting that the model's index cannot have.
+    BadRecipe for a setting that the model's index cannot have, BadData when other views have other
+    documents.
     """
     settings = settings or IndexSettings()
-    check_index_folder(out, replace)
+    place = out if view is None else _place_of_view(out, view, corpus, max_bad_rows_ratio)
+    check_index_folder(place, replace)
     report = ReadReport(str(corpus))
     documents = read_corpus(corpus, report, max_bad_rows_ratio)
     accelerator = devices.find_accelerator()
@@ -136,17 +153,29 @@ def index_corpus(
     name = str(Path(model).resolve()) if Path(model).exists() else model
     index_format = FORMATS[encoder.vectors.UNIT]
     token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
+    if view is not None:
+        mark_views(out)
     manifest = index_format.build(
         Encoding(encoder, numbers),
         name,
         documents,
-        out,
+        place,
         settings.kind or index_format.kinds[0],
         replace=replace,
         layers=layers,
         **{setting: value for setting, value in token_settings.items() if value is not None},
     )
-    return IndexSummary(out, manifest, _left_out(report))
+    return IndexSummary(place, manifest, _left_out(report))
+
+
+def _place_of_view(folder: Path, view: str, corpus: Path, max_bad_rows_ratio: float) -> Path:
+    """Returns the folder of a view, after a comparison of the corpus with that of another view."""
+    place = place_of_view(folder, view)
+    other_views = [path for name, path in views_of(folder).items() if name != view]
+    if other_views:
+        documents = read_corpus(corpus, ReadReport(str(corpus)), max_bad_rows_ratio)
+        check_same_documents(open_index(other_views[0]), documents)
+    return place
 
 
 def add_documents(
@@ -163,6 +192,7 @@ def add_documents(
     `model` is the new place of the index's model, if it was moved. Raises BadData when an id is
     already in the index.
     """
+    check_changeable(index)
     manifest = TokenManifest.read(index)
     report = ReadReport(str(corpus))
     accelerator = devices.find_accelerator()
@@ -179,6 +209,7 @@ def delete_documents(index: Path, ids: Iterable[str]) -> IndexSummary:
 
     If an id is not in the index, none is deleted.
     """
+    check_changeable(index)
     return IndexSummary(index, change.delete(index, ids), {})
 
 

@@ -1,17 +1,19 @@
 """An index with its model, ready to answer questions."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from trainer.errors import BadData, BadModel
+from trainer.errors import BadData, BadModel, BadRecipe
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker
 from trainer.retrieval.encoding.encode import encode_queries
+from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
 from trainer.retrieval.indexes.index import Hit, Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
+from trainer.retrieval.indexes.views import check_together, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
 from trainer.strategies.devices import Precision
@@ -19,17 +21,33 @@ from trainer.strategies.devices import Precision
 Explanation = list[Match] | list[SharedTerm]
 
 
+@dataclass(frozen=True)
+class SearchedIndex:
+    """An open index and its model."""
+
+    index: Index
+    encoder: VectorEncoder
+
+    def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """Returns the k best documents per question, best first."""
+        return hits(self.index, self.encoder, questions, k)
+
+
 class Searcher:
-    """An open index, its model, and optionally a cross-encoder that re-ranks."""
+    """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
+
+    Several views are combined as `nearfar evaluate` combines systems: with `weights` by a weighted
+    sum of scores, without by reciprocal ranks.
+    """
 
     def __init__(
         self,
-        index: Index,
-        encoder: VectorEncoder,
+        views: Sequence[SearchedIndex],
         reranker: PairEncoder | None = None,
         rerank_depth: int = 100,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        self.index, self.encoder = index, encoder
+        self.views, self.weights = views, weights
         self.reranker, self.rerank_depth = reranker, rerank_depth
 
     @classmethod
@@ -40,25 +58,46 @@ class Searcher:
         model: str | None = None,
         reranker: str | None = None,
         rerank_depth: int = 100,
+        view: str | None = None,
+        hybrid: bool = False,
+        weights: Mapping[str, float] | None = None,
     ) -> Self:
         """Returns a searcher for an index folder.
 
         `model` is the new place of the index's model, if it was moved. `reranker` names a
-        cross-encoder, which re-ranks the first `rerank_depth` documents. Raises BadFolder,
-        BadModel.
+        cross-encoder, which re-ranks the first `rerank_depth` documents. Of a folder of views,
+        `view` is searched, or with `hybrid` all of them, or those that have `weights`. Raises
+        BadFolder, BadModel, BadRecipe.
         """
-        searched_index = open_index(index)
+        places = [index]
+        if hybrid or view is not None:
+            places = searched_views(index, list(weights or []) if view is None else [view])
+        if model is not None and len(places) > 1:
+            raise BadRecipe(
+                f"--model names one model, but {len(places)} views are searched; search one with"
+                " --view, or build the view of the moved model again"
+            )
+        indexes = [open_index(place) for place in places]
+        check_together(indexes)
         cross_encoder = read_reranker(reranker) if reranker is not None else None
-        encoder = model_of_index(index, searched_index.manifest, model)
-        return cls(searched_index, encoder, cross_encoder, rerank_depth)
+        views = [
+            SearchedIndex(part, model_of_index(part.folder, part.manifest, model))
+            for part in indexes
+        ]
+        return cls(views, cross_encoder, rerank_depth, list(weights.values()) if weights else None)
+
+    @property
+    def count(self) -> int:
+        """The number of documents."""
+        return self.views[0].index.manifest.count
 
     def search(self, questions: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """Returns the k best documents per question, best first; BadData for a blank question."""
         if not all(question.strip() for question in questions):
             raise BadData("the question is blank; write what to search for")
         if self.reranker is None:
-            return hits(self.index, self.encoder, questions, k)
-        first = hits(self.index, self.encoder, questions, max(k, self.rerank_depth))
+            return self._first_hits(questions, k)
+        first = self._first_hits(questions, max(k, self.rerank_depth))
         return self._rerank(self.reranker, questions, first, k)
 
     def explain(self, question: str, hit: Hit) -> Explanation:
@@ -68,16 +107,30 @@ class Searcher:
         Raises BadModel when the index holds one dense vector per document.
         """
         self.check_explains()
-        explanation = explain if self.index.UNIT == "token" else shared_terms
-        return explanation(self.encoder, question, hit.document.full_text)
+        (view,) = self.views
+        explanation = explain if view.index.UNIT == "token" else shared_terms
+        return explanation(view.encoder, question, hit.document.full_text)
 
     def check_explains(self) -> None:
-        """Raises BadModel when the index holds one dense vector per document."""
-        if self.index.UNIT == "text":
+        """Raises BadModel for several views, or one dense vector per document."""
+        if len(self.views) > 1:
             raise BadModel(
-                f"{self.index.folder} holds one dense vector per document, which shows no words;"
+                "--explain explains the score of one index, and --hybrid combines"
+                f" {len(self.views)}; name one with --view"
+            )
+        index = self.views[0].index
+        if index.UNIT == "text":
+            raise BadModel(
+                f"{index.folder} holds one dense vector per document, which shows no words;"
                 " --explain needs an index of a late-interaction or a sparse model"
             )
+
+    def _first_hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """Returns the k best documents per question before re-ranking."""
+        if len(self.views) == 1:
+            return self.views[0].hits(questions, k)
+        rankings = [view.hits(questions, FUSED_DOCUMENTS) for view in self.views]
+        return [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
 
     @staticmethod
     def _rerank(
@@ -129,3 +182,13 @@ def hits(
         ]
         for query_scores, query_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
+
+
+def fuse_hits(rankings: Sequence[list[Hit]], weights: Sequence[float] | None, k: int) -> list[Hit]:
+    """Returns the k best of the documents that several indexes found for one question, by
+    `fuse_scores`, or without weights by `fuse_ranks`.
+    """
+    documents = {hit.document.id: hit.document for ranking in rankings for hit in ranking}
+    runs = [{"": {hit.document.id: hit.score for hit in ranking}} for ranking in rankings]
+    fused_run = fuse_ranks(runs, k) if weights is None else fuse_scores(runs, weights, k)
+    return [Hit(score, documents[document]) for document, score in fused_run[""].items()]

@@ -1,17 +1,22 @@
 """Fusion of several rankings into one: by ranks, or by weighted scores."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from trainer.evaluation.metrics import Qrels, RetrievalRun, per_query_metrics, rank_documents
+import numpy as np
 
+from trainer.errors import BadData
+
+FUSED_DOCUMENTS = 101
+"""The number of documents of each ranking that are combined, however many are asked for: others
+would change the scores.
+"""
 _RANK_CONSTANT = 60
-_WEIGHT_STEPS = 10
-"""Weights are multiples of 1 / _WEIGHT_STEPS."""
-_METRIC = "ndcg@10"
+_Run = dict[str, dict[str, float]]
+"""Query id to document id to score."""
 
 
-def fuse_ranks(runs: Sequence[RetrievalRun], k: int) -> RetrievalRun:
+def fuse_ranks(runs: Sequence[_Run], k: int) -> _Run:
     """Returns the k best documents per query by reciprocal rank fusion (Cormack, Clarke & Büttcher
     2009).
 
@@ -24,7 +29,7 @@ def fuse_ranks(runs: Sequence[RetrievalRun], k: int) -> RetrievalRun:
     return _fuse(runs, [1.0] * len(runs), _reciprocal_ranks, k)
 
 
-def fuse_scores(runs: Sequence[RetrievalRun], weights: Sequence[float], k: int) -> RetrievalRun:
+def fuse_scores(runs: Sequence[_Run], weights: Sequence[float], k: int) -> _Run:
     """Returns the k best documents per query by a weighted sum of scores (Bruch, Gai & Ingber
     2023).
 
@@ -37,37 +42,24 @@ def fuse_scores(runs: Sequence[RetrievalRun], weights: Sequence[float], k: int) 
     return _fuse(runs, weights, _scaled_scores, k)
 
 
-def choose_weights(runs: Sequence[RetrievalRun], qrels: Qrels) -> tuple[tuple[float, ...], float]:
-    """Returns the weights with the best mean nDCG@10 on these judgements, and that mean.
+def rank_documents(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Documents and their scores in trec_eval's order, the best first.
 
-    Weights are multiples of 0.1 with the sum 1. Of equally good ones, the most even are chosen.
+    >>> rank_documents({"a": 1.0, "c": 2.0, "b": 1.0 + 1e-12})
+    [('c', 2.0), ('b', 1.0), ('a', 1.0)]
     """
-
-    def quality(weights: Sequence[float]) -> float:
-        run = fuse_scores(runs, weights, 100)
-        return float(per_query_metrics(run, qrels, [_METRIC])[_METRIC].mean())
-
-    def unevenness(weights: Sequence[float]) -> float:
-        return round(sum(weight**2 for weight in weights), 6)
-
-    means = {weights: quality(weights) for weights in weight_grid(len(runs))}
-    best = max(means, key=lambda weights: (round(means[weights], 9), -unevenness(weights)))
-    return best, means[best]
-
-
-def weight_grid(parts: int) -> Iterator[tuple[float, ...]]:
-    """Yields all weights of so many parts whose sum is 1.
-
-    >>> len(list(weight_grid(2))), len(list(weight_grid(3)))
-    (11, 66)
-    """
-    for counts in itertools.product(range(_WEIGHT_STEPS + 1), repeat=parts):
-        if sum(counts) == _WEIGHT_STEPS:
-            yield tuple(count / _WEIGHT_STEPS for count in counts)
+    values = np.fromiter(scores.values(), np.float32, len(scores))
+    if np.isnan(values).any():
+        raise BadData(
+            "a retrieved document has the score NaN, which cannot be ranked; look for weights that"
+            " are not finite in the model"
+        )
+    pairs = sorted(zip(values.tolist(), scores, strict=True), reverse=True)
+    return [(document, score) for score, document in pairs]
 
 
 def _fuse(runs, weights, points, k):  # type: ignore[no-untyped-def]
-    fused_run: RetrievalRun = {}
+    fused_run: _Run = {}
     for query in dict.fromkeys(itertools.chain(*runs)):
         scores: dict[str, float] = {}
         for run, weight in zip(runs, weights, strict=True):

@@ -1,0 +1,193 @@
+"""Views: several indexes of the same documents in one folder, searched alone or together."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from late_interaction_toys import new_encoder
+from toy_models import SENTENCES, masked_lm
+from verbs import command_caller
+
+from trainer.cli.index import add, delete, index
+from trainer.cli.search import search
+from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.evaluation.systems.names import parse_system
+from trainer.evaluation.systems.open import SystemOpener, SystemSettings
+from trainer.evaluation.systems.system import Corpus
+from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
+from trainer.models.formats.folder import save_encoder
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
+from trainer.retrieval.indexes.searcher import Searcher
+
+call = command_caller(add, delete, index, search)
+WORDS = " ".join(SENTENCES).split()
+TEXTS = [" ".join(WORDS[row : row + 4]) for row in range(20)]
+QUESTION = "delete a disk in the region"
+
+
+@pytest.fixture(scope="module")
+def models(toy_folder, tmp_path_factory):
+    """The folder of a model per view, and a cross-encoder."""
+    folder, bert = tmp_path_factory.mktemp("models"), toy_folder("bert")
+    save_encoder(
+        build_sparse_encoder(SparseSettings(backbone=str(masked_lm(bert)))), folder / "sparse"
+    )
+    save_encoder(new_encoder(bert), folder / "late")
+    torch.manual_seed(7)
+    save_encoder(build_cross_encoder(CrossEncoderSettings(backbone=str(bert))), folder / "cross")
+    (folder / "dense").symlink_to(bert)
+    return folder
+
+
+def write_corpus(path, texts):
+    lines = [{"_id": f"doc{row}", "title": "", "text": text} for row, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(models, tmp_path_factory):
+    """A folder of three views that no test changes."""
+    folder = tmp_path_factory.mktemp("views")
+    corpus = write_corpus(folder / "corpus.jsonl", TEXTS)
+    for name, kind in (("dense", "flat"), ("sparse", "inverted"), ("late", "exact")):
+        options = ("--view", name, "--kind", kind)
+        said = call("index", models / name, corpus, "-o", folder / "idx", *options).stdout
+        assert f"idx/views/{name}: 20 documents" in said
+    return folder / "idx"
+
+
+def found(folder, *options):
+    page = call("search", folder, QUESTION, "-k", 20, "--json", *options).stdout
+    return {hit["id"]: hit["score"] for hit in json.loads(page)}
+
+
+def test_view_is_searched_like_an_ordinary_index(built):
+    rankings = {}
+    for name in ("dense", "sparse", "late"):
+        rankings[name] = found(built, "--view", name)
+        assert rankings[name] == found(built / "views" / name)
+    assert len({tuple(ranking) for ranking in rankings.values()}) == 3, "they rank differently"
+    page = call("search", built, QUESTION, "--view", "sparse", "--explain").stdout
+    assert "total" in page
+
+
+def test_hybrid_search_adds_up_reciprocal_ranks(built):
+    scores = {}
+    for name in ("dense", "late", "sparse"):
+        for rank, document in enumerate(found(built, "--view", name), 1):
+            scores[document] = scores.get(document, 0) + 1 / (60 + rank)
+    hybrid = found(built, "--hybrid")
+    assert hybrid == pytest.approx(scores, abs=1e-6)
+    assert list(hybrid.values()) == sorted(hybrid.values(), reverse=True)
+
+
+def test_weights_add_up_scaled_scores_of_the_views_that_have_one(built):
+    scores = {}
+    for name, weight in (("sparse", 3), ("dense", 0.5)):
+        view = found(built, "--view", name)
+        lowest, highest = min(view.values()), max(view.values())
+        for document, score in view.items():
+            scaled_score = (score - lowest) / (highest - lowest)
+            scores[document] = scores.get(document, 0) + weight * scaled_score
+    hybrid = found(built, "--hybrid", "--weights", "sparse=3,dense=0.5")
+    assert hybrid == pytest.approx(scores, abs=1e-4)
+
+
+def test_hybrid_hits_are_reordered_by_a_cross_encoder(built, models):
+    searcher = Searcher.open(built, hybrid=True, reranker=str(models / "cross"), rerank_depth=5)
+    (hits,) = searcher.search([QUESTION], 5)
+    first = list(found(built, "--hybrid"))[:5]
+    assert sorted(hit.document.id for hit in hits) == sorted(first)
+    assert all(first[hit.first_rank - 1] == hit.document.id for hit in hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_evaluation_of_a_folder_of_views_is_that_of_their_fusion(built):
+    settings = SystemSettings("fp32")
+    opener = SystemOpener(Corpus("toys", [f"doc{row}" for row in range(20)], TEXTS), settings)
+    run = opener.open(parse_system(f"index:{built}")).search({"q": QUESTION}, 20)
+    assert run["q"] == pytest.approx(found(built, "--hybrid"), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "difference"),
+    [
+        ([*TEXTS, "one more"], "that one has only 20 documents"),
+        (TEXTS[:-1], "it has only 19 documents, and that one has more"),
+        ([*TEXTS[:7], "another", *TEXTS[8:]], "document 'doc7' has another title or text there"),
+    ],
+)
+def test_view_of_other_documents_is_refused_before_it_is_encoded(
+    built, models, tmp_path, texts, difference
+):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
+    with pytest.raises(BadData, match=difference) as refusal:
+        call("index", models / "nothing", corpus, "-o", built, "--view", "other")
+    assert refusal.value.exit_code == 2
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text(json.dumps({"_id": "x", "text": TEXTS[0]}) + "\n")
+    with pytest.raises(BadData, match="document 1 is 'x' here, and 'doc0' there"):
+        call("index", models / "nothing", renamed, "-o", built, "--view", "other")
+    assert not (built / "views" / "other").exists()
+
+
+def test_only_view_may_get_other_documents(models, tmp_path):
+    for texts in (TEXTS[:3], TEXTS[:4]):
+        corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
+        options = ("--view", "sparse", "--replace")
+        said = call("index", models / "sparse", corpus, "-o", tmp_path / "idx", *options)
+        assert f"{len(texts)} documents" in said.stdout
+
+
+def test_views_and_ordinary_indexes_do_not_mix(built, models, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS)
+    for options, message in (((), "--replace"), (("--replace",), "other than an index")):
+        with pytest.raises(BadFolder, match=message):
+            call("index", models / "dense", corpus, "-o", built, *options)
+    call("index", models / "dense", corpus, "-o", tmp_path / "plain")
+    with pytest.raises(BadFolder, match="something other than views"):
+        call("index", models / "dense", corpus, "-o", tmp_path / "plain", "--view", "dense")
+    for options in (("--view", "dense"), ("--hybrid",)):
+        with pytest.raises(BadFolder, match="has no views"):
+            call("search", tmp_path / "plain", QUESTION, *options)
+    for name in ("../dense", "", "Dense", ".hidden", "a/b"):
+        with pytest.raises(BadRecipe, match="cannot be the name of a view"):
+            call("index", models / "dense", corpus, "-o", tmp_path / "idx", "--view", name)
+    assert not (tmp_path / "idx").exists()
+
+
+def test_wrong_options_of_a_search_are_refused(built):
+    for options, error, message in (
+        ((), BadFolder, "holds the views dense, late, sparse; search one with --view"),
+        (("--view", "word"), BadFolder, "has no view 'word'; it has dense, late, sparse"),
+        (("--hybrid", "--weights", "word=1"), BadFolder, "has no view 'word'"),
+        (("--hybrid", "--weights", "dense"), BadRecipe, "a view and a weight above 0"),
+        (("--hybrid", "--weights", "dense=0"), BadRecipe, "a view and a weight above 0"),
+        (("--hybrid", "--weights", "dense=nan"), BadRecipe, "a view and a weight above 0"),
+        (("--weights", "dense=1"), BadRecipe, "give --hybrid too"),
+        (("--view", "dense", "--hybrid"), BadRecipe, "one of the two"),
+        (("--hybrid", "--explain"), BadModel, "name one with --view"),
+        (("--hybrid", "--model", "x"), BadRecipe, "names one model, but 3 views"),
+    ):
+        with pytest.raises(error, match=message):
+            call("search", built, QUESTION, *options)
+
+
+def test_views_cannot_be_changed_and_say_so(built):
+    for folder, state in ((built, "holds views"), (built / "views" / "late", "is a view")):
+        with pytest.raises(BadFolder, match=f"{state}, and views cannot be changed"):
+            call("delete", folder, "doc0")
+        with pytest.raises(BadFolder, match=f"{state}, and views cannot be changed"):
+            call("add", folder, built.parent / "corpus.jsonl")
+
+
+def test_views_of_different_documents_are_not_searched_together(built, models, tmp_path):
+    """Two processes can build the first two views at once; then neither sees the other."""
+    copy = shutil.copytree(built, tmp_path / "idx")
+    shutil.rmtree(copy / "views" / "dense")
+    corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS[:7])
+    call("index", models / "dense", corpus, "-o", copy / "views" / "dense")
+    with pytest.raises(BadFolder, match="different documents .*dense: 7, late: 20, sparse: 20"):
+        call("search", copy, QUESTION, "--hybrid")

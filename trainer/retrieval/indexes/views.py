@@ -1,0 +1,169 @@
+"""Views: several indexes of the same documents in one folder, each with its own model.
+
+manifest.json    says that the folder holds views
+views/NAME/      an index like any other
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer.data.readers.corpus import Document
+from trainer.errors import BadData, BadFolder, BadRecipe
+from trainer.retrieval.indexes.index import Index
+from trainer.retrieval.indexes.manifest import MANIFEST, parse_manifest, read_content
+from trainer.storage.atomic import write_text
+
+VIEWS = "views"
+"""The name of the folder of all views, and the kind in the manifest."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+class ViewsManifest(BaseModel):
+    """The manifest of a folder of views."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: Literal[1] = 1
+    kind: Literal["views"] = "views"
+
+
+def has_views(folder: Path) -> bool:
+    """Returns true if `folder` holds views. Raises BadFolder for a damaged manifest."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    content = read_content(folder)
+    if content.get("kind") != VIEWS:
+        return False
+    parse_manifest(ViewsManifest, content, folder)
+    return True
+
+
+def views_of(folder: Path) -> dict[str, Path]:
+    """Returns the folder of each view, by name; none if `folder` holds no views."""
+    is_folder = has_views(folder) and (folder / VIEWS).is_dir()
+    places = sorted((folder / VIEWS).iterdir()) if is_folder else []
+    return {place.name: place for place in places if _NAME.fullmatch(place.name)}
+
+
+def index_folders(folder: Path) -> list[Path]:
+    """Returns the folders of all views in `folder`, or `folder` itself if it holds none."""
+    return list(views_of(folder).values()) or [folder]
+
+
+def place_of_view(folder: Path, name: str) -> Path:
+    """Returns the place of a new view; call it before slow work.
+
+    Raises BadRecipe for a name that a folder should not have, and BadFolder when `folder` holds
+    something other than views.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadRecipe(
+            f"--view {name!r} cannot be the name of a view; write at most 40 lower-case letters,"
+            " digits, - and _, such as dense"
+        )
+    contents = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if contents - {VIEWS, MANIFEST} or (MANIFEST in contents and not has_views(folder)):
+        raise BadFolder(
+            f"{folder} holds something other than views, such as an index without views; choose"
+            " another folder, and build every index in it with --view"
+        )
+    return folder / VIEWS / name
+
+
+def mark_views(folder: Path) -> None:
+    """Writes the manifest that says that `folder` holds views."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / MANIFEST, ViewsManifest().model_dump_json() + "\n")
+
+
+def check_same_documents(view: Index, documents: Iterable[Document]) -> None:
+    """Raises BadData unless a view has these documents, in this order."""
+    stored_documents = map(view.document, range(view.manifest.count))
+    for number, pair in enumerate(zip_longest(documents, stored_documents), 1):
+        if pair[0] != pair[1]:
+            raise BadData(
+                f"the corpus is not that of {view.folder}: {_difference(number, *pair)};"
+                " all views of a folder have the same documents. Build this one from the same"
+                " corpus, or in another folder"
+            )
+
+
+def _difference(number: int, document: Document | None, stored_document: Document | None) -> str:
+    if stored_document is None:
+        return f"that one has only {number - 1:,} documents"
+    if document is None:
+        return f"it has only {number - 1:,} documents, and that one has more"
+    if document.id != stored_document.id:
+        return f"document {number:,} is {document.id!r} here, and {stored_document.id!r} there"
+    return f"document {document.id!r} has another title or text there"
+
+
+def check_together(views: Sequence[Index]) -> None:
+    """Raises BadFolder if views have different documents, as far as the files' records say."""
+    records = {
+        record
+        for view in views
+        for name, record in view.manifest.files.items()
+        if name.startswith("documents")
+    }
+    if len(records) > 1:
+        counts = [f"{view.folder.name}: {view.manifest.count:,}" for view in views]
+        raise BadFolder(
+            f"the views in {views[0].folder.parent} have different documents"
+            f" ({', '.join(counts)}); build them again from one corpus"
+        )
+
+
+def check_changeable(index: Path) -> None:
+    """Raises BadFolder for views, which no command changes."""
+    folder = index.resolve()
+    is_view = folder.parent.name == VIEWS and has_views(folder.parent.parent)
+    if is_view or has_views(folder):
+        raise BadFolder(
+            f"{index} {'is a view' if is_view else 'holds views'}, and views cannot be changed:"
+            " those of dense and sparse models have no way to, and all views have the same"
+            " documents. Change the corpus, and build the views again in another folder"
+        )
+
+
+def searched_views(folder: Path, names: Collection[str] = ()) -> list[Path]:
+    """Returns the folders of the views with these names, or of all views.
+
+    Raises BadFolder for a view that is not there.
+    """
+    views = views_of(folder)
+    if not views:
+        raise BadFolder(
+            f"{folder} has no views; search it without --view and --hybrid, or build views in"
+            " another folder with `nearfar index MODEL CORPUS -o FOLDER --view NAME`"
+        )
+    for name in names:
+        if name not in views:
+            raise BadFolder(f"{folder} has no view {name!r}; it has {', '.join(views)}")
+    return [views[name] for name in names or views]
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Returns the weights that a user wrote. Raises BadRecipe.
+
+    >>> parse_weights("dense=2,sparse=0.5")
+    {'dense': 2.0, 'sparse': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            weights[name] = -1.0
+        if not 0 < weights[name] < float("inf"):
+            raise BadRecipe(
+                f"--weights {text!r}: {part!r} is not a view and a weight above 0; write, for"
+                " example, --weights dense=2,sparse=1"
+            )
+    return weights
