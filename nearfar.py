@@ -321,12 +321,14 @@ def index(
     *,
     precision: Precision = "fp32",
     replace: bool = False,
+    view: str | None = None,
     **settings: Any,
 ) -> IndexSummary:
     """Encodes a corpus and writes an index of it to the folder `output`.
 
-    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. `settings` are those of
-    `nearfar index`: kind="hnsw", or bits=4 for token vectors.
+    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. `view` names one of several
+    indexes of the same documents in that folder. `settings` are those of `nearfar index`:
+    kind="hnsw", or bits=4 for token vectors.
     """
     from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
 
@@ -337,6 +339,7 @@ def index(
         _settings(IndexSettings, settings, "an index"),
         precision=precision,
         replace=replace,
+        view=view,
     )
 
 
@@ -348,6 +351,8 @@ def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     *,
     model: str | Path | None = None,
     rerank: str | Path | None = None,
+    view: str | None = None,
+    hybrid: bool = False,
 ) -> SearchResult: ...
 @overload
 def search(
@@ -357,6 +362,8 @@ def search(
     *,
     model: str | Path | None = None,
     rerank: str | Path | None = None,
+    view: str | None = None,
+    hybrid: bool = False,
 ) -> list[SearchResult]: ...
 def search(
     index: str | Path,
@@ -365,17 +372,20 @@ def search(
     *,
     model: str | Path | None = None,
     rerank: str | Path | None = None,
+    view: str | None = None,
+    hybrid: bool = False,
 ) -> SearchResult | list[SearchResult]:
     """The k best documents of an index for a question, or for each of several.
 
     `model` says where the model of the index is now, if it was moved. `rerank` names a
-    cross-encoder that puts the best documents in a new order. The index stays open for the next
-    search.
+    cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
+    searched, or with `hybrid` all of them. The index stays open for the next search.
     """
     folder = Path(index).resolve()
-    manifest = folder / "manifest.json"
-    written = manifest.stat().st_mtime_ns if manifest.is_file() else 0
-    searcher = _searcher(folder, written, *(each and str(each) for each in (model, rerank)))
+    manifests = (folder / "manifest.json", *sorted(folder.glob("views/*/manifest.json")))
+    written = tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
+    models = [each and str(each) for each in (model, rerank)]
+    searcher = _searcher(folder, written, *models, view, hybrid)
     several = [questions] if isinstance(questions, str) else list(questions)
     results = [
         SearchResult(question, tuple(hits))
@@ -385,11 +395,18 @@ def search(
 
 
 @lru_cache(maxsize=1)
-def _searcher(folder: Path, written: int, model: str | None, rerank: str | None) -> Searcher:
-    """An open index with its model, for as long as its manifest is the one `written` then."""
+def _searcher(
+    folder: Path,
+    written: tuple[int, ...],
+    model: str | None,
+    rerank: str | None,
+    view: str | None,
+    hybrid: bool,
+) -> Searcher:
+    """An open index with its model, for as long as its manifests are those `written` then."""
     from trainer.retrieval.indexes.searcher import Searcher
 
-    return Searcher.open(folder, model=model, reranker=rerank)
+    return Searcher.open(folder, model=model, reranker=rerank, view=view, hybrid=hybrid)
 
 
 def _recipe(

@@ -9,6 +9,7 @@ from late_interaction_toys import new_encoder
 from toy_models import SENTENCES, masked_lm
 from verbs import command_caller
 
+import nearfar
 from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
@@ -102,6 +103,20 @@ def test_hybrid_hits_are_reordered_by_a_cross_encoder(built, models):
     assert sorted(hit.document.id for hit in hits) == sorted(first)
     assert all(first[hit.first_rank - 1] == hit.document.id for hit in hits)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_views_are_built_and_searched_in_python(built, models, tmp_path):
+    for view, options in (
+        ({"hybrid": True}, ("--hybrid",)),
+        ({"view": "sparse"}, ("--view", "sparse")),
+    ):
+        result = nearfar.search(built, QUESTION, k=20, **view)
+        scores = {hit.document.id: hit.score for hit in result.hits}
+        assert scores == pytest.approx(found(built, *options), abs=1e-6)
+    corpus = built.parent / "corpus.jsonl"
+    summary = nearfar.index(models / "dense", corpus, tmp_path / "idx", view="dense")
+    assert summary.folder == tmp_path / "idx" / "views" / "dense"
+    assert len(nearfar.search(tmp_path / "idx", QUESTION, hybrid=True).hits) == 10
 
 
 def test_evaluation_of_a_folder_of_views_is_that_of_their_fusion(built):
