@@ -118,8 +118,9 @@ def test_their_table_of_queries_is_read_by_us(folder, tmp_path):
         lambda router: router["structure"].update(other=[]),
         lambda router: router["structure"].update(query=[["a"]]),
         lambda router: router["parameters"].update(route_mappings={"('query', None)": "document"}),
+        lambda router: router.update(parameters=["a"]),
     ],
-    ids=["without pooling", "third route", "nested list", "route mapping"],
+    ids=["without pooling", "third route", "nested list", "route mapping", "list of parameters"],
 )
 def test_other_router_is_refused(folder, tmp_path, change):
     routed(folder).save(str(tmp_path / "model"))

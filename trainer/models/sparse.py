@@ -70,7 +70,8 @@ class SparseEncoder(VectorEncoder):
     @property
     def output(self) -> str:
         """A phrase that describes the output of the model."""
-        return f"sparse vectors over {self.dimensions} words"
+        table = "" if self.query_table is None else ", those of queries from a table"
+        return f"sparse vectors over {self.dimensions} words{table}"
 
     @property
     def encodes_queries(self) -> bool:

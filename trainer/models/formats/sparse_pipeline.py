@@ -40,6 +40,7 @@ QUERY_TABLE = "query_0_SparseStaticEmbedding"
 """The folder of the weights by which queries are encoded without a transformer."""
 _ROUTER = "router_config.json"
 _TABLE = "SparseStaticEmbedding"
+_DOCUMENT_KINDS = ["Transformer", "SpladePooling"]
 _TYPE = re.compile(r"sentence_transformers(\.[a-z_]+)+\.(?:MLM)?(\w+)")
 
 
@@ -70,7 +71,7 @@ def read_sparse_layout(folder: Path) -> SparseLayout:
         return SparseLayout(folder)
     contract = SparseContract.read(folder)  # first: it names a model of another kind as such
     kinds = _kinds(folder)
-    if list(kinds)[-2:] != ["Transformer", "SpladePooling"] or len(kinds) > 2 + (_TABLE in kinds):
+    if list(kinds) not in (_DOCUMENT_KINDS, [_TABLE, *_DOCUMENT_KINDS]):
         raise BadModel(
             f"{folder / 'modules.json'}: {', '.join(kinds) or 'no module'}; a sparse model has"
             " Transformer (or MLMTransformer) and SpladePooling, or a Router with these for"
@@ -120,16 +121,16 @@ def _kinds_of(entries: list[tuple[Any, Any]], folder: Path) -> dict[str, Path]:
 
 def _routed_kinds(folder: Path) -> dict[str, Path]:
     """Returns the folders of the modules of a router, if queries have one and documents two."""
-    router = read_json(folder, _ROUTER)
-    match router:
+    match read_json(folder, _ROUTER):
         case {
             "types": dict(types),
             "structure": {
                 "query": [str(query)],
                 "document": [str(transformer), str(pooling)],
-                **others,
+                **other_routes,
             },
-        } if not others and not (router.get("parameters") or {}).get("route_mappings"):
+            "parameters": dict(parameters),
+        } if not other_routes and not parameters.get("route_mappings"):
             places = (query, transformer, pooling)
             return _kinds_of([(types.get(place), place) for place in places], folder)
     return {"Router": folder}
