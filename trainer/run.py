@@ -243,8 +243,8 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
     else:
         folder.finish("done", exit_code=0, selection=asdict(selection))
     with phase("writing the report"):
-        backbone = str(training.job.recipe.model.backbone)
-        report, warnings = on_first_rank(lambda: _write_pages(folder.path, backbone)) or (None, ())
+        bases = [*training.job.recipe.model.base_models.values()]
+        report, warnings = on_first_rank(lambda: _write_pages(folder.path, bases)) or (None, ())
         for step in warnings:
             say(f"warning: {step.reason}. {step.advice}")
     say(f"report: {report}")
@@ -255,10 +255,10 @@ def _finish(folder: RunFolder, training: ModelTraining) -> None:
         )
 
 
-def _write_pages(folder: Path, backbone: str) -> tuple[Path, tuple[NextStep, ...]]:
+def _write_pages(folder: Path, bases: list[str]) -> tuple[Path, tuple[NextStep, ...]]:
     """Completes the model card and writes the report. Returns its path, and what to warn of."""
-    run = read_run(folder)
-    complete_model_card(run, licence_of(backbone))
+    run, licences = read_run(folder), {licence_of(base) for base in bases}
+    complete_model_card(run, licences.pop() if len(licences) == 1 else None)
     return write_run_page(run), tuple(easy_pairs(run))
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 from image_toys import write_image_set
-from toy_models import make_image_text_toy
+from toy_models import make_image_text_toy, make_two_tower_parts
 from typer.testing import CliRunner
 
 from trainer.cli.fit import fit
@@ -16,6 +16,7 @@ from trainer.cli.main import app
 from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.images.decode import decode
+from trainer.models.families import read_any
 from trainer.models.towers.image_text import read_image_text_encoder
 from trainer.recipe.load import load_recipe
 from trainer.report.query_changes import query_changes
@@ -109,6 +110,28 @@ def test_evaluate_gives_the_figures_of_fit(folder, run, tmp_path):
     for metric in DIRECTIONS:
         assert base.mean(metric) == pytest.approx(systems_of_fit[0].mean(metric), abs=1e-6)
         assert tuned.mean(metric) == pytest.approx(systems_of_fit[-1].mean(metric), abs=1e-6)
+
+
+def test_recipe_puts_two_models_together(folder, tmp_path):
+    make_two_tower_parts(tmp_path)
+    for part, licence in (("text", "mit"), ("vit", "cc-by-nc-4.0")):
+        (tmp_path / part / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    words = [
+        f"model.backbone={tmp_path}/text",
+        f"model.image_tower={{kind: stored, backbone: {tmp_path}/vit}}",
+        f"output={tmp_path}/runs",
+        "optimization.max_steps=1",
+        "data.max_bad_rows_ratio=0.03",
+    ]
+    ended = CliRunner().invoke(app, ["check", str(folder / "recipe.yaml"), *words])
+    assert ended.exit_code == 0, ended.output
+    fit(folder / "recipe.yaml", words)
+    model = tmp_path / "runs" / "pictures" / "model"
+    contract = read_any(str(model)).contract
+    assert (contract.backbone, contract.image_backbone) == ("text", "vit")
+    card = (model / "README.md").read_text()
+    assert "Training started from text and vit." in card
+    assert "license: unknown" in card, "the licences of the two differ"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Job:
         lines = [
             f"{recipe.name}: {len(data.train):,} training pairs, {len(data.validation.queries):,}"
             f" validation queries{test}",
-            f"{recipe.model.backbone}, {recipe.model.tuning.kind}: {trained_weights:,} of"
+            f"{recipe.model.base_names}, {recipe.model.tuning.kind}: {trained_weights:,} of"
             f" {sum(weight.numel() for weight in weights):,} weights are trained",
             f"{self.steps} steps of {optimization.batch_size} queries, {passes:.3g} passes over"
             f" the training pairs, {hardware.accelerator(recipe.machine)},"

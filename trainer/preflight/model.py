@@ -23,7 +23,7 @@ def check_model(findings: Findings, run: PlannedRun) -> Encoder | None:
         findings.add(
             "ok",
             "model",
-            f"{settings.model.backbone}, {settings.model.tuning.kind}: {trained_weights:,} of"
+            f"{settings.model.base_names}, {settings.model.tuning.kind}: {trained_weights:,} of"
             f" {weights:,} weights are trained; {encoder.output}, and the tokenizer fits;"
             f" {'padded texts' if encoder.is_padded else 'no padding'}",
         )

@@ -142,7 +142,9 @@ def _data(run: Run) -> Iterator[str]:
 
 
 def _backbone(run: Run) -> str:
-    return _public(str(run.recipe.model.backbone)) if run.recipe is not None else UNKNOWN
+    if run.recipe is None:
+        return UNKNOWN
+    return " and ".join(_public(name) for name in run.recipe.model.base_models.values())
 
 
 def _public(value: Any) -> Any:

@@ -93,7 +93,7 @@ def _essentials(recipe: "Recipe") -> list[str]:
         else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
     )
     return [
-        f"  model      {recipe.model.backbone}, {weights}",
+        f"  model      {recipe.model.base_names}, {weights}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",
         (
             f"  objective  {recipe.objective.kind}, {optimization.batch_size} queries per step,"

@@ -87,6 +87,11 @@ class ModelSection(Section):
         return {"model.backbone": self.backbone}
 
     @property
+    def base_names(self) -> str:
+        """The models that training starts from, in words."""
+        return " and ".join(self.base_models.values())
+
+    @property
     def quantizes_4bit(self) -> bool:
         """True if the frozen backbone is in 4 bits (QLoRA)."""
         return isinstance(self.tuning, LoraTuning) and self.tuning.quantize_4bit
