@@ -49,7 +49,8 @@ Weights = Annotated[
         metavar="VIEW=WEIGHT,...",
         help=(
             "with --hybrid: combine these views by a weighted sum of their scores instead, e.g."
-            " dense=0.3,sparse=0.7; `nearfar evaluate weighted:A+B` finds good weights"
+            " dense=0.3,sparse=0.7, or dense=0.4,bm25=0.6 with BM25; `nearfar evaluate"
+            " weighted:A+B` finds good weights"
         ),
         show_default=False,
     ),

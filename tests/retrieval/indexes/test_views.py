@@ -19,6 +19,7 @@ from trainer.evaluation.systems.system import Corpus
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.sparse import SparseSettings, build_sparse_encoder
+from trainer.retrieval.fusion import fuse_scores
 from trainer.retrieval.indexes.searcher import Searcher
 
 call = command_caller(add, delete, index, search)
@@ -126,6 +127,17 @@ def test_evaluation_of_a_folder_of_views_is_that_of_their_fusion(built):
     assert run["q"] == pytest.approx(found(built, "--hybrid"), abs=1e-6)
 
 
+def test_weight_of_bm25_adds_search_by_words_as_in_an_evaluation(built):
+    corpus = Corpus("toys", [f"doc{row}" for row in range(20)], TEXTS)
+    opener = SystemOpener(corpus, SystemSettings("fp32"))
+    systems = [opener.open(parse_system(name)) for name in (f"index:{built}/views/dense", "bm25")]
+    runs = [system.search({"q": QUESTION}, 101) for system in systems]
+    assert 0 < len(runs[1]["q"]) < 20, "some documents share a word with the question"
+    fused_run = fuse_scores(runs, [0.4, 0.6], 20)
+    hybrid = found(built, "--hybrid", "--weights", "bm25=0.6,dense=0.4")
+    assert hybrid == pytest.approx(fused_run["q"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("texts", "difference"),
     [
@@ -167,7 +179,7 @@ def test_views_and_ordinary_indexes_do_not_mix(built, models, tmp_path):
     for options in (("--view", "dense"), ("--hybrid",)):
         with pytest.raises(BadFolder, match="has no views"):
             call("search", tmp_path / "plain", QUESTION, *options)
-    for name in ("../dense", "", "Dense", ".hidden", "a/b"):
+    for name in ("../dense", "", "Dense", ".hidden", "a/b", "bm25"):
         with pytest.raises(BadRecipe, match="cannot be the name of a view"):
             call("index", models / "dense", corpus, "-o", tmp_path / "idx", "--view", name)
     assert not (tmp_path / "idx").exists()
@@ -178,6 +190,8 @@ def test_wrong_options_of_a_search_are_refused(built):
         ((), BadFolder, "holds the views dense, late, sparse; search one with --view"),
         (("--view", "word"), BadFolder, "has no view 'word'; it has dense, late, sparse"),
         (("--hybrid", "--weights", "word=1"), BadFolder, "has no view 'word'"),
+        (("--hybrid", "--weights", "bm25=1"), BadRecipe, "bm25 alone"),
+        (("--hybrid", "--weights", "bm25=1,dense=1", "--explain"), BadModel, "combines several"),
         (("--hybrid", "--weights", "dense"), BadRecipe, "a view and a weight above 0"),
         (("--hybrid", "--weights", "dense=0"), BadRecipe, "a view and a weight above 0"),
         (("--hybrid", "--weights", "dense=nan"), BadRecipe, "a view and a weight above 0"),

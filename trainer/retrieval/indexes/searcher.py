@@ -8,12 +8,14 @@ from typing import Self
 from trainer.errors import BadData, BadModel, BadRecipe
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker
+from trainer.progress import phase
+from trainer.retrieval.bm25 import Bm25
 from trainer.retrieval.encoding.encode import encode_queries
 from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
 from trainer.retrieval.indexes.index import Hit, Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
 from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
-from trainer.retrieval.indexes.views import check_together, searched_views
+from trainer.retrieval.indexes.views import BM25, check_together, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
 from trainer.strategies.devices import Precision
@@ -33,6 +35,26 @@ class SearchedIndex:
         return hits(self.index, self.encoder, questions, k)
 
 
+class SearchedWords:
+    """BM25 over the documents of an index that was never changed. Memory holds their words."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        with phase("indexing words"):
+            rows = range(index.manifest.count)
+            self._bm25 = Bm25([index.document(row).full_text for row in rows])
+
+    def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """Returns the k best documents per question, best first."""
+        return [
+            [
+                Hit(score, self._index.document(row))
+                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            ]
+            for rows, scores in self._bm25.best(questions, k)
+        ]
+
+
 class Searcher:
     """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
 
@@ -46,8 +68,9 @@ class Searcher:
         reranker: PairEncoder | None = None,
         rerank_depth: int = 100,
         weights: Sequence[float] | None = None,
+        words: SearchedWords | None = None,
     ) -> None:
-        self.views, self.weights = views, weights
+        self.views, self.weights, self.words = views, weights, words
         self.reranker, self.rerank_depth = reranker, rerank_depth
 
     @classmethod
@@ -66,12 +89,15 @@ class Searcher:
 
         `model` is the new place of the index's model, if it was moved. `reranker` names a
         cross-encoder, which re-ranks the first `rerank_depth` documents. Of a folder of views,
-        `view` is searched, or with `hybrid` all of them, or those that have `weights`. Raises
-        BadFolder, BadModel, BadRecipe.
+        `view` is searched, or with `hybrid` all of them, or those that have `weights`; the name
+        `bm25` stands for BM25. Raises BadFolder, BadModel, BadRecipe.
         """
-        places = [index]
+        places, weights = [index], dict(weights or {})
+        word_weight = weights.pop(BM25, None)
         if hybrid or view is not None:
-            places = searched_views(index, list(weights or []) if view is None else [view])
+            places = searched_views(index, list(weights) if view is None else [view])
+        if word_weight is not None and not weights:
+            raise BadRecipe(f"--weights gives {BM25} alone a weight; give a view one, too")
         if model is not None and len(places) > 1:
             raise BadRecipe(
                 f"--model names one model, but {len(places)} views are searched; search one with"
@@ -84,7 +110,10 @@ class Searcher:
             SearchedIndex(part, model_of_index(part.folder, part.manifest, model))
             for part in indexes
         ]
-        return cls(views, cross_encoder, rerank_depth, list(weights.values()) if weights else None)
+        if word_weight is None:
+            return cls(views, cross_encoder, rerank_depth, [*weights.values()] or None)
+        words = SearchedWords(indexes[0])
+        return cls(views, cross_encoder, rerank_depth, [*weights.values(), word_weight], words)
 
     @property
     def count(self) -> int:
@@ -113,10 +142,10 @@ class Searcher:
 
     def check_explains(self) -> None:
         """Raises BadModel for several views, or one dense vector per document."""
-        if len(self.views) > 1:
+        if len(self.views) > 1 or self.words is not None:
             raise BadModel(
-                "--explain explains the score of one index, and --hybrid combines"
-                f" {len(self.views)}; name one with --view"
+                "--explain explains the score of one index, and --hybrid combines several; name one"
+                " with --view"
             )
         index = self.views[0].index
         if index.UNIT == "text":
@@ -127,9 +156,12 @@ class Searcher:
 
     def _first_hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """Returns the k best documents per question before re-ranking."""
-        if len(self.views) == 1:
-            return self.views[0].hits(questions, k)
-        rankings = [view.hits(questions, FUSED_DOCUMENTS) for view in self.views]
+        searches: list[SearchedIndex | SearchedWords] = [*self.views]
+        if self.words is not None:
+            searches.append(self.words)
+        if len(searches) == 1:
+            return searches[0].hits(questions, k)
+        rankings = [search.hits(questions, FUSED_DOCUMENTS) for search in searches]
         return [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
 
     @staticmethod

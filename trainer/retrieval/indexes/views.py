@@ -20,6 +20,8 @@ from trainer.storage.atomic import write_text
 
 VIEWS = "views"
 """The name of the folder of all views, and the kind in the manifest."""
+BM25 = "bm25"
+"""Stands for BM25 among the weights of views, so no view has this name."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -61,10 +63,10 @@ def place_of_view(folder: Path, name: str) -> Path:
     Raises BadRecipe for a name that a folder should not have, and BadFolder when `folder` holds
     something other than views.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == BM25:
         raise BadRecipe(
             f"--view {name!r} cannot be the name of a view; write at most 40 lower-case letters,"
-            " digits, - and _, such as dense"
+            f" digits, - and _, such as dense; {BM25} stands for search by words"
         )
     contents = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if contents - {VIEWS, MANIFEST} or (MANIFEST in contents and not has_views(folder)):
