@@ -58,6 +58,7 @@ def test_full_listing_has_every_key_once_per_variant() -> None:
     may_be_absent = [
         "model.static",
         "model.query_table",
+        "model.image_tower",
         "objective.hardness",
         "teacher",
         "teacher",
@@ -92,7 +93,7 @@ def test_key_of_some_families_names_them() -> None:
         "objective.xtr_top_k"
     )
     assert "(only with" not in explain_keys("model.backbone")
-    assert explain_keys("model.projection_dimensions").count("(only with kind: ") == 2
+    assert explain_keys("model.projection_dimensions").count("(only with kind: ") == 3
 
 
 def test_default_can_be_written_as_it_is_explained(tmp_path: Path) -> None:
