@@ -11,7 +11,7 @@ from encoded import encode
 from ranks import on_ranks
 from teachers import teacher_of
 from torch import distributed
-from toy_models import SENTENCES
+from toy_models import SENTENCES, masked_lm
 from trained_weights import largest_change
 
 from trainer.build import students
@@ -31,6 +31,7 @@ from trainer.models.families import read_model
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
 from trainer.models.parts.principal import principal_directions
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.objectives.exclusions import Outscoring
 from trainer.recipe.load import load_recipe
 from trainer.recipe.schema.data import DataSection
@@ -353,8 +354,13 @@ def pairs(folder):
     return path
 
 
-LATE = "late"
+LATE, SPARSE = "late", "sparse"
 RUNS = {
+    "from a sparse teacher": (
+        {},
+        {"kind": "distribution", "models": [SPARSE], "teacher_temperature": 1.0},
+        {},
+    ),
     "from a late-interaction teacher": (
         {"layers": 1, "projection_dimensions": 8, "projection_start": "pca"},
         {"kind": "distribution", "models": [LATE], "teacher_temperature": 1.0},
@@ -388,21 +394,37 @@ RUNS = {
 }
 
 
+def save_sparse_teacher(toy_folder, folder):
+    """With a table of queries."""
+    backbone = str(masked_lm(toy_folder("bert")))
+    settings = SparseSettings(backbone=backbone, lora=None, query_table="trained")
+    save_encoder(build_sparse_encoder(settings), folder)
+
+
+def test_dense_vectors_of_a_sparse_teacher_are_refused(toy_folder, tmp_path, rows):
+    save_sparse_teacher(toy_folder, tmp_path / SPARSE)
+    run = run_of(
+        machine=MachineSection(accelerator="cpu"),
+        teacher=VectorsTeacher(models=(str(tmp_path / SPARSE),)),
+    )
+    with pytest.raises(BadRecipe, match="needs one dense vector per text, but .* sparse vectors"):
+        students.load_teachers(run, rows)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_student_is_trained_from_end_to_end(name, toy_folder, tmp_path):
-    torch.manual_seed(3)
-    save_encoder(
-        build_late_interaction_encoder(
-            LateInteractionSettings(
-                backbone=str(toy_folder("bert")), projection_dimensions=8, lora=None
-            )
-        ),
-        tmp_path / "late",
-    )
     model, teacher, more = RUNS[name]
+    torch.manual_seed(3)
+    if teacher is not None and LATE in teacher["models"]:
+        settings = LateInteractionSettings(
+            backbone=str(toy_folder("bert")), projection_dimensions=8, lora=None
+        )
+        save_encoder(build_late_interaction_encoder(settings), tmp_path / LATE)
+    if teacher is not None and SPARSE in teacher["models"]:
+        save_sparse_teacher(toy_folder, tmp_path / SPARSE)
     if teacher is not None:
         models = [
-            str(tmp_path / "late") if each == LATE else str(toy_folder(each))
+            str(tmp_path / each) if each in (LATE, SPARSE) else str(toy_folder(each))
             for each in teacher["models"]
         ]
         more = {**more, "teacher": teacher | {"models": models}}

@@ -127,15 +127,10 @@ def vectors_folder(run: BaseRecipe, name: str) -> Path:
 
 def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Teacher:
     model = read_model(name).to(hardware.device(run.machine)).requires_grad_(False)
-    if model.vectors.UNIT == "term":
-        raise BadRecipe(
-            f"teacher.models has {name}, which gives {model.output}; a sparse model cannot teach"
-            " yet. Give a bi-encoder or a late-interaction model"
-        )
     if isinstance(run.teacher, VectorsTeacher) and model.vectors.UNIT != "text":
         raise BadRecipe(
-            f"teacher.kind=vectors needs one vector per text, but {name} gives one per"
-            f" {model.vectors.UNIT}; set teacher.kind to distribution"
+            f"teacher.kind=vectors needs one dense vector per text, but {name} gives"
+            f" {model.output}; set teacher.kind to distribution"
         )
     tokens = hardware.micro_batch_tokens(run.machine)
     embeddings = taught_vectors(
@@ -151,7 +146,7 @@ def _teacher(run: BaseVectorRecipe, name: str, rows: Rows, replace: bool) -> Tea
     return Teacher(
         once_per_batch(embeddings.embeddings),
         model.vectors.score(),
-        embeddings.dimensions,
+        model.dimensions,
     )
 
 

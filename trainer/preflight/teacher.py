@@ -15,8 +15,11 @@ from trainer.models.families import read_model
 from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.preflight.sizes import format_bytes
-from trainer.retrieval.encoding.needed_vectors import names_of, needed_vectors
+from trainer.retrieval.encoding.needed_vectors import ROLES, names_of, needed_vectors
 from trainer.retrieval.encoding.taught_vectors import to_do
+
+_TERMS_PER_TOKEN = 2
+"""Active terms of a sparse vector per token of its text: more than most models have."""
 
 
 def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
@@ -53,6 +56,11 @@ def _vector_bytes(
     """Returns the bytes of the vectors of these texts on disk."""
     negatives = run.recipe.data.negatives_per_query
     queries, documents = measure_lengths(teacher, data.train, negatives)
-    vectors = texts["query"] * teacher.vectors_per_text("query", queries.mean_tokens)
-    vectors += texts["document"] * teacher.vectors_per_text("document", documents.mean_tokens)
-    return int(vectors * teacher.dimensions * np.dtype(teacher.vectors.COMPACT).itemsize)
+    rows = 0.0
+    for role, lengths in zip(ROLES, (queries, documents), strict=True):
+        rows_per_text = teacher.vectors_per_text(role, lengths.mean_tokens)
+        if teacher.vectors.UNIT == "term":
+            rows_per_text = _TERMS_PER_TOKEN * lengths.mean_tokens
+        rows += texts[role] * rows_per_text
+    width = teacher.vectors.row_width(teacher.dimensions)
+    return int(rows * width * np.dtype(teacher.vectors.COMPACT).itemsize)

@@ -49,7 +49,10 @@ class DenseVectors(Vectors):
 
     @classmethod
     def from_rows(
-        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+        cls,
+        rows: Float[np.ndarray, "row dimension"],
+        lengths: Int64[np.ndarray, " text"],
+        dimensions: int | None = None,
     ) -> Self:
         """Returns texts with one of these vectors each."""
         return cls(rows)

@@ -51,10 +51,22 @@ class SparseVectors(RaggedVectors):
 
     @classmethod
     def from_rows(
-        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+        cls,
+        rows: Float[np.ndarray, "row dimension"],
+        lengths: Int64[np.ndarray, " text"],
+        dimensions: int | None = None,
     ) -> Self:
-        """Returns texts where each text i has the next `lengths[i]` terms."""
-        return cls(rows, offsets_of(lengths), 1 + int(rows[:, 0].max(initial=-1)))
+        """Returns texts where each text i has the next `lengths[i]` terms.
+
+        Without `dimensions`, the vocabulary ends with the last word that is active.
+        """
+        words = 1 + int(rows[:, 0].max(initial=-1)) if dimensions is None else dimensions
+        return cls(rows, offsets_of(lengths), words)
+
+    @classmethod
+    def row_width(cls, dimensions: int) -> int:
+        """Returns 2: a row is a term, the number of its word and its weight."""
+        return 2
 
     @classmethod
     def from_micro_batches(

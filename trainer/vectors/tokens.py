@@ -55,7 +55,10 @@ class TokenVectors(RaggedVectors):
 
     @classmethod
     def from_rows(
-        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+        cls,
+        rows: Float[np.ndarray, "row dimension"],
+        lengths: Int64[np.ndarray, " text"],
+        dimensions: int | None = None,
     ) -> Self:
         """Returns texts where each text i has the next `lengths[i]` rows."""
         return cls(rows, offsets_of(lengths))

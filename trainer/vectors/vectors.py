@@ -59,9 +59,20 @@ class Vectors(ABC):
     @classmethod
     @abstractmethod
     def from_rows(
-        cls, rows: Float[np.ndarray, "row dimension"], lengths: Int64[np.ndarray, " text"]
+        cls,
+        rows: Float[np.ndarray, "row dimension"],
+        lengths: Int64[np.ndarray, " text"],
+        dimensions: int | None = None,
     ) -> Self:
-        """Returns texts where each text i has the next `lengths[i]` rows."""
+        """Returns texts where each text i has the next `lengths[i]` rows.
+
+        `dimensions` are those of a vector, which rows of sparse vectors do not show.
+        """
+
+    @classmethod
+    def row_width(cls, dimensions: int) -> int:
+        """Returns the width of `rows`, given the dimensions of a vector."""
+        return dimensions
 
     @classmethod
     @abstractmethod

@@ -11,13 +11,14 @@ import pytest
 import torch
 from encoded import encode
 from ranks import on_ranks
-from toy_models import SENTENCES
+from toy_models import SENTENCES, masked_lm
 
 from trainer.batch import Batch
 from trainer.data.rows import Row
 from trainer.errors import BadData, BadFolder
 from trainer.models.dense import DenseSettings, build_dense_encoder, read_encoder
 from trainer.models.late_interaction import LateInteractionSettings, build_late_interaction_encoder
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.retrieval.encoding.needed_vectors import teacher_fingerprint
 from trainer.retrieval.encoding.taught_files import FILE
 from trainer.retrieval.encoding.taught_vectors import TaughtVectors, taught_vectors
@@ -93,6 +94,24 @@ def test_token_vectors_keep_their_lengths(late_teacher, student, tmp_path):
         assert torch.allclose(found[found.any(-1)], one[one.any(-1)], atol=1e-3), "kept in float16"
     assert len({int(each.any(-1).sum()) for each in documents}) > 2
     assert queries.shape[:2] == (3, 32), "queries are filled up with mask tokens"
+
+
+def test_sparse_vectors_have_the_whole_vocabulary(toy_folder, student, tmp_path):
+    settings = SparseSettings(backbone=str(masked_lm(toy_folder("bert"))), lora=None)
+    sparse_teacher = build_sparse_encoder(settings).eval()
+    folder = tmp_path / "t"
+    taught_vectors(folder, sparse_teacher, ROWS[:1], 1)
+    taught = taught_vectors(folder, sparse_teacher, ROWS, 2)
+    for found, texts, role in zip(
+        taught.embeddings(batch_of(student)),
+        (QUERIES, DOCUMENTS),
+        ("query", "document"),
+        strict=True,
+    ):
+        with torch.no_grad():
+            wanted = sparse_teacher(sparse_teacher.tokenize(texts, role))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert taught.vectors["query"].rows.shape[1] == 2, "kept as terms"
 
 
 class TestWhatIsThere:

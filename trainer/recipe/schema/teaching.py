@@ -17,8 +17,9 @@ class _Teacher(Section):
     kind: str
     models: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description=(
-            "folders or names of the teachers, bi-encoders or ColBERT models with any tokenizer."
-            " They encode the training texts once; their vectors are kept in `<output>/teachers`"
+            "folders or names of the teachers: bi-encoders, ColBERT or sparse models, with any"
+            " tokenizer. They encode the training texts once; their vectors are kept in"
+            " `<output>/teachers`"
         )
     )
     weight: PositiveFloat = Field(1.0, description="weight of the teacher's loss")
@@ -44,8 +45,8 @@ class DistributionTeacher(_Teacher):
     teacher_temperature: PositiveFloat = Field(
         0.05,
         description=(
-            "the teachers' scores are divided by it; scores of a ColBERT model are sums over query"
-            " tokens, so they need a larger value"
+            "the teachers' scores are divided by it; scores of ColBERT and sparse models are sums"
+            " over tokens or words, so they need a larger value"
         ),
     )
 

@@ -5,7 +5,9 @@ teacher.json             fingerprint of the teacher's weights and contract, the 
                          of each file
 query-names.npy, ...     identities of the texts, sorted
 query-vectors.npy, ...   one row per text in that order, or one row per token (float16)
-query-offsets.npy, ...   for token vectors: where the rows of each text begin
+query-terms.npy, ...     for sparse vectors in their place: one row per term, its word and weight
+query-offsets.npy, ...   for token vectors and terms: where the rows of each text begin
+query-vocabulary.npy     for sparse vectors: the number of words
 """
 
 import json
@@ -44,10 +46,12 @@ class TaughtFiles:
         old_texts: tuple[Int64[np.ndarray, " text"], Vectors] | None,
     ) -> None:
         self.folder, self.role, self.kind = folder, role, teacher.vectors
+        self.dimensions = teacher.dimensions
         self.names: list[int] = []
         self.lengths = [np.empty(0, np.int64)]
         self.unsorted_path = folder / f".{role}.npy"
-        self.file = GrowingArray(self.unsorted_path, self.kind.COMPACT, teacher.dimensions)
+        width = self.kind.row_width(teacher.dimensions)
+        self.file = GrowingArray(self.unsorted_path, self.kind.COMPACT, width)
         if old_texts is not None:
             old_names, old_vectors = old_texts
             self.names += old_names.tolist()
@@ -67,15 +71,17 @@ class TaughtFiles:
         unsorted_texts = self.kind.from_rows(rows, np.concatenate(self.lengths))
         order = np.argsort(names, kind="stable")
         write_array(self.folder / f"{self.role}-names.npy", names[order])
-        path = self.folder / f"{self.role}-vectors.npy"
+        rows_name = self.kind.ARRAYS[0]
+        path = self.folder / f"{self.role}-{rows_name}.npy"
         with GrowingArray(path, self.kind.COMPACT, rows.shape[1]) as sorted_file:
             for start in range(0, len(order), TEXTS_AT_ONCE):
                 part = unsorted_texts.select(order[start : start + TEXTS_AT_ONCE])
                 sorted_file.append(part.rows)
         sorted_rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        vectors = self.kind.from_rows(sorted_rows, unsorted_texts.lengths[order])
+        lengths = unsorted_texts.lengths[order]
+        vectors = self.kind.from_rows(sorted_rows, lengths, self.dimensions)
         for part_name, array in vectors.arrays.items():
-            if part_name != "vectors":
+            if part_name != rows_name:
                 write_array(self.folder / f"{self.role}-{part_name}.npy", array)
         self.unsorted_path.unlink()
 

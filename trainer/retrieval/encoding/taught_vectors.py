@@ -83,11 +83,6 @@ class TaughtVectors:
             batch.documents, "document"
         )
 
-    @property
-    def dimensions(self) -> int:
-        """The number of dimensions of a vector."""
-        return int(self.vectors["query"].rows.shape[1])
-
     def count_differences(self, role: Role, names: Int64[np.ndarray, " text"]) -> tuple[int, int]:
         """Returns the number of texts without a vector, and of vectors without such a text."""
         return int((~np.isin(names, self.names[role])).sum()), int(
