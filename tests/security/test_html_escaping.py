@@ -257,5 +257,6 @@ def test_s11_policy_allows_our_script_alone_and_no_request(tmp_path):
     page = hostile_run(tmp_path / "run", "plain").read_text()
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
-    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';" in policy
+    images, styles = "img-src data:", "style-src 'unsafe-inline'"
+    assert f"default-src 'none'; {images}; {styles}; script-src 'sha256-{digest}';" in policy
     assert not re.findall(r"https?:|src=|href=|url\(|@import|<link", page)
