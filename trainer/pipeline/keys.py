@@ -24,7 +24,7 @@ from trainer.recipe.schema.families import Recipe
 _STAGES = ".stages"
 """A placeholder for the folder of all stages in the hashed text."""
 
-_GROUPS = {"data", "recipe"}
+_GROUPS = {"data", "recipe", "route"}
 """First words of verbs with two words. They are not taken for folders of these names, since most
 projects have a folder `data`.
 """
