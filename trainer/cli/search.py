@@ -13,7 +13,7 @@ from trainer.cli.options import shared
 
 if TYPE_CHECKING:
     from trainer.retrieval.indexes.index import Hit
-    from trainer.retrieval.indexes.searcher import Explanation
+    from trainer.retrieval.indexes.searcher import Explanation, Searcher
 
 Row = Sequence[str | float]
 """A row of a table."""
@@ -55,6 +55,15 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+RouterFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--router",
+        metavar="ROUTER",
+        help="search the views that a router of `nearfar route fit` chooses for the question",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -76,6 +85,8 @@ def search(
     view: shared.ViewName = None,
     hybrid: Hybrid = False,
     weights: Weights = None,
+    router: RouterFolder = None,
+    cost: shared.CostLimit = 0.5,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
     from trainer.errors import BadData
@@ -83,15 +94,21 @@ def search(
 
     if not question.strip():
         raise BadData("the question is blank; write the text to search for")
-    searcher = Searcher.open(
-        index,
-        model=model,
-        reranker=rerank,
-        rerank_depth=rerank_depth,
-        view=view,
-        hybrid=hybrid,
-        weights=_view_weights(view, hybrid, weights),
-    )
+    view_weights = _view_weights(view, hybrid, weights)
+    if router is not None:
+        if view is not None or hybrid or model is not None:
+            raise typer.BadParameter("--router chooses views; leave --view, --hybrid, --model out")
+        searcher = _open_chosen(index, router, question, cost, rerank, rerank_depth)
+    else:
+        searcher = Searcher.open(
+            index,
+            model=model,
+            reranker=rerank,
+            rerank_depth=rerank_depth,
+            view=view,
+            hybrid=hybrid,
+            weights=view_weights,
+        )
     if explain:
         searcher.check_explains()
     (hits,) = searcher.search([question], k)
@@ -106,6 +123,18 @@ def search(
     _show(hits)
     if explanation:
         _show_explanation(explanation)
+
+
+def _open_chosen(
+    index: Path, router: Path, question: str, cost: float, reranker: str | None, rerank_depth: int
+) -> "Searcher":
+    from trainer.routing.router import Router
+    from trainer.routing.search import open_chosen
+
+    opened_router = Router.open(router)
+    searcher, name = open_chosen(index, opened_router, question, cost, reranker, rerank_depth)
+    terminal.tell(f"the router asks {name}")
+    return searcher
 
 
 def _view_weights(view: str | None, hybrid: bool, weights: str | None) -> dict[str, float] | None:

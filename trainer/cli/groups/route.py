@@ -19,7 +19,10 @@ Routes = Annotated[
     list[str],
     typer.Argument(
         metavar="ROUTE...",
-        help="two or more of: a model (folder, name or run folder), bm25, index:FOLDER",
+        help=(
+            "two or more of: a model (folder, name or run folder), bm25, index:FOLDER; a folder of"
+            " views stands for each of them"
+        ),
         show_default=False,
     ),
 ]
@@ -29,16 +32,6 @@ RouterFolder = Annotated[
 Queries = Annotated[
     list[str],
     typer.Argument(metavar="QUERY...", help="texts of queries, each in quotes", show_default=False),
-]
-CostLimit = Annotated[
-    float,
-    typer.Option(
-        "--cost",
-        min=0.0,
-        max=1.0,
-        metavar="SHARE",
-        help="the mean cost of a query may be at most this share of the cost of asking all routes",
-    ),
 ]
 LearningSplit = Annotated[
     shared.Split,
@@ -72,11 +65,13 @@ def fit_command(
         from trainer.routing.features import WordCounts
         from trainer.routing.fit import check_can_learn, fit_router
         from trainer.routing.router import check_router_folder
+        from trainer.routing.search import routes_of_views
         from trainer.routing.table import curve_lines
         from trainer.runs.run_model import model_of
 
     check_can_learn()
     check_router_folder(out, replace)
+    routes = [route for word in routes for route in routes_of_views(word)]
     check_routes(routes)
     judged_set = read_retrieval_set(data, split, max_queries=max_queries, corpus=corpus)
     answers = ask_routes(routes, judged_set, SystemSettings(precision), model_of, terminal.tell)
@@ -94,7 +89,7 @@ def evaluate(
     corpus: Corpus = None,
     split: shared.SplitName = "test",
     max_queries: MaxQueries = None,
-    cost: CostLimit = 0.5,
+    cost: shared.CostLimit = 0.5,
     out: OutFile = None,
     precision: shared.PrecisionName = "auto",
 ) -> None:
@@ -131,7 +126,7 @@ def evaluate(
 def ask(
     router: RouterFolder,
     query: Queries,
-    cost: CostLimit = 0.5,
+    cost: shared.CostLimit = 0.5,
 ) -> None:
     """Print the route that each query should take."""
     with terminal.loading_libraries():

@@ -53,6 +53,16 @@ ViewName = Annotated[
         show_default=False,
     ),
 ]
+CostLimit = Annotated[
+    float,
+    typer.Option(
+        "--cost",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="the mean cost of a query may be at most this share of the cost of asking all routes",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

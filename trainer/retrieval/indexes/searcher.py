@@ -39,7 +39,7 @@ class SearchedWords:
     """BM25 over the documents of an index that was never changed. Memory holds their words."""
 
     def __init__(self, index: Index) -> None:
-        self._index = index
+        self.index = index
         with phase("indexing words"):
             rows = range(index.manifest.count)
             self._bm25 = Bm25([index.document(row).full_text for row in rows])
@@ -48,7 +48,7 @@ class SearchedWords:
         """Returns the k best documents per question, best first."""
         return [
             [
-                Hit(score, self._index.document(row))
+                Hit(score, self.index.document(row))
                 for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             ]
             for rows, scores in self._bm25.best(questions, k)
@@ -118,7 +118,8 @@ class Searcher:
     @property
     def count(self) -> int:
         """The number of documents."""
-        return self.views[0].index.manifest.count
+        first = self.views[0] if self.views else self.words
+        return 0 if first is None else first.index.manifest.count
 
     def search(self, questions: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """Returns the k best documents per question, best first; BadData for a blank question."""

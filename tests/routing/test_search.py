@@ -1,0 +1,114 @@
+"""`nearfar search --router`: the views that a router chooses, and no others, are asked."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from forked import nearfar
+from toy_models import masked_lm
+
+from trainer.models.formats.folder import save_encoder
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
+from trainer.routing.features import FEATURES, WordCounts
+from trainer.routing.router import CurvePoint, Router, RouterSettings
+from trainer.routing.search import routes_of_views
+
+TEXTS = ["disk storage account", "query the database", "a machine in a region", "western vault"]
+QUESTION = "database machine"
+
+
+@pytest.fixture(scope="module")
+def folder(toy_folder, tmp_path_factory):
+    """An index with the views `dense` and `sparse`, whose models are beside it."""
+    folder = tmp_path_factory.mktemp("routed")
+    shutil.copytree(toy_folder("bert"), folder / "bert")
+    sparse = SparseSettings(backbone=str(masked_lm(toy_folder("bert"))))
+    save_encoder(build_sparse_encoder(sparse), folder / "splade")
+    rows = [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for model, view in (("bert", "dense"), ("splade", "sparse")):
+        made = nearfar("index", model, "corpus.jsonl", "-o", "idx", "--view", view, folder=folder)
+        assert made.returncode == 0, made.stderr
+    return folder
+
+
+def write_router(folder, gains, routes=("bm25", "index:idx/views/dense", "index:idx/views/sparse")):
+    """A router that predicts the same gains for every question."""
+    settings = RouterSettings(
+        routes=list(routes),
+        milliseconds=[1.0] * len(routes),
+        queries=50,
+        learned_from="toy dev",
+        qualities=[0.5] * (len(routes) + 1),
+        curve=[CurvePoint(price=0.0, cost=0.3, quality=0.5)],
+    )
+    terms = len(FEATURES) * (len(FEATURES) + 3) // 2
+    zeros, ones = np.zeros(len(FEATURES)), np.ones(len(FEATURES))
+    weights = np.zeros((len(routes), terms))
+    router = Router(settings, WordCounts.of(TEXTS), zeros, ones, weights, np.array(gains))
+    router.save(folder / "router", replace=True)
+
+
+def ids_of(folder, *options):
+    found = nearfar("search", "idx", QUESTION, "--json", "-k", 4, *options, folder=folder)
+    assert found.returncode == 0, found.stderr
+    return [hit["id"] for hit in json.loads(found.stdout)], found.stderr
+
+
+@pytest.mark.parametrize(
+    ("gains", "view"), [([0, 0.1, 0], "dense"), ([0, 0, 0.1], "sparse")], ids=["dense", "sparse"]
+)
+def test_chosen_view_answers_alone(folder, gains, view):
+    write_router(folder, [float(gain) for gain in gains])
+    ids, told = ids_of(folder, "--router", "router")
+    assert ids == ids_of(folder, "--view", view)[0]
+    assert f"the router asks index:idx/views/{view}\n" in told
+
+
+def test_words_are_searched_without_any_model(folder):
+    write_router(folder, [0.1, 0.0, 0.0])
+    (folder / "bert").rename(folder / "away")
+    try:
+        ids, told = ids_of(folder, "--router", "router")
+        lost = nearfar("search", "idx", QUESTION, "--view", "dense", folder=folder)
+    finally:
+        (folder / "away").rename(folder / "bert")
+    assert set(ids) == {"d1", "d2"}, "the documents with a word of the question"
+    assert "the router asks bm25\n" in told
+    assert lost.returncode == 2
+
+
+def test_unsure_router_asks_all_and_adds_up_reciprocal_ranks(folder):
+    rankings = []
+    for gains in np.eye(3) - 0.5:
+        write_router(folder, gains)
+        rankings.append(ids_of(folder, "--router", "router")[0])
+    write_router(folder, [-0.1, -0.1, -0.1])
+    ids, told = ids_of(folder, "--router", "router")
+    assert "asks bm25 + index:idx/views/dense + index:idx/views/sparse\n" in told
+    scores = {
+        document: sum(
+            1 / (61 + ranking.index(document)) for ranking in rankings if document in ranking
+        )
+        for document in ids
+    }
+    assert [scores[document] for document in ids] == sorted(scores.values(), reverse=True)
+    assert len(ids) == 4
+
+
+def test_router_of_other_routes_is_refused(folder):
+    write_router(folder, [0.1, 0.0], ["bm25", "index:other/views/dense"])
+    found = nearfar("search", "idx", QUESTION, "--router", "router", folder=folder)
+    assert found.returncode == 2
+    assert "but idx has no index:other/views/dense; fit a router on its own routes" in found.stderr
+    both = nearfar("search", "idx", QUESTION, "--router", "router", "--hybrid", folder=folder)
+    assert both.returncode == 2
+    assert "--router chooses views" in both.stderr
+
+
+def test_folder_of_views_stands_for_each_of_them(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert routes_of_views("idx") == ["index:idx/views/dense", "index:idx/views/sparse"]
+    assert routes_of_views("bert") == ["bert"]
+    assert routes_of_views("bm25") == ["bm25"]
