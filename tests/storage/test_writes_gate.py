@@ -21,6 +21,7 @@ ALLOWED = {
     "models/formats/folder.py": ({"save_pretrained"}, IN_ATOMIC_FOLDER),
     "models/parts/lora.py": ({"save_pretrained"}, IN_ATOMIC_FOLDER),
     "models/tokenizers/texts.py": ({"write_text"}, TEMPORARY),
+    "models/towers/query_weights.py": ({"save_pretrained"}, IN_ATOMIC_FOLDER),
     "pipeline/process.py": ({"open"}, APPENDED),
     "preflight/gradient.py": ({"open", "write_text"}, TEMPORARY),
     "preflight/rank_part.py": ({"write_text"}, TEMPORARY),

@@ -8,7 +8,13 @@ from itertools import count
 from pathlib import Path
 
 from trainer.batch import identity
-from trainer.data.readers.beir import is_beir_folder, read_qrels
+from trainer.data.readers.beir import (
+    QUERIES_OF_USERS,
+    has_documents_of_pairs_alone,
+    is_beir_folder,
+    kinds_of_pairs,
+    read_qrels,
+)
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
@@ -17,7 +23,7 @@ from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
-from trainer.data.summary.limitations import limitation_of_folder, search_limitation
+from trainer.data.summary.limitations import MADE_QUERIES, PAIRS_ALONE, search_limitation
 from trainer.errors import BadData
 from trainer.images.reference import is_inline, label
 
@@ -229,6 +235,14 @@ def _own_documents(rows: Sequence[Row], name: str) -> str:
     return f"{kinds} of the {split} set"
 
 
+def _limitation_of_folder(folder: Path, count: int) -> str:
+    if has_documents_of_pairs_alone(folder):
+        return search_limitation(count, PAIRS_ALONE)
+    if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
+        return ""
+    return MADE_QUERIES
+
+
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
     """Returns the set with at most `max_queries` queries, selected by hash, and the same corpus."""
     if len(retrieval_set.queries) <= max_queries:
@@ -274,6 +288,6 @@ def _read_folder(
         document_ids=tuple(documents),
         documents=tuple(documents.values()),
         qrels=qrels,
-        limitation=limitation_of_folder(folder, len(documents)),
+        limitation=_limitation_of_folder(folder, len(documents)),
     )
     return retrieval_set, report

@@ -1,15 +1,7 @@
 """Why figures that are measured on a set are too high, and what to do about it."""
 
-from pathlib import Path
-
-from trainer.data.readers.beir import (
-    QUERIES_OF_USERS,
-    has_documents_of_pairs_alone,
-    kinds_of_pairs,
-)
-
-_PAIRS_ALONE = "documents of the pairs"
-_MADE_QUERIES = "made from the documents: figures say little about real questions"
+PAIRS_ALONE = "documents of the pairs"
+MADE_QUERIES = "made from the documents: figures say little about real questions"
 
 
 def search_limitation(count: int, documents: str) -> str:
@@ -17,15 +9,6 @@ def search_limitation(count: int, documents: str) -> str:
     return (
         f"searched among the {count:,} {documents} alone, not a whole corpus: figures are too high"
     )
-
-
-def limitation_of_folder(folder: Path, count: int) -> str:
-    """Returns the limitation of a BEIR folder of so many documents; "" if there is none."""
-    if has_documents_of_pairs_alone(folder):
-        return search_limitation(count, _PAIRS_ALONE)
-    if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
-        return ""
-    return _MADE_QUERIES
 
 
 def limitation_advice(limitation: str, option: str) -> str:
@@ -36,8 +19,8 @@ def limitation_advice(limitation: str, option: str) -> str:
     >>> limitation_advice("searched among the 9 documents of the pairs alone", "--corpus")
     'Split the pairs again with all documents: nearfar data split PAIRS --corpus FILE.'
     """
-    if _PAIRS_ALONE in limitation:  # the folder has its own corpus, so that no option changes it
+    if PAIRS_ALONE in limitation:  # the folder has its own corpus, so that no option changes it
         return "Split the pairs again with all documents: nearfar data split PAIRS --corpus FILE."
-    if limitation == _MADE_QUERIES:
+    if limitation == MADE_QUERIES:
         return "Measure on real questions too."
     return f"Name a file of all documents with {option}."

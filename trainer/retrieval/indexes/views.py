@@ -108,10 +108,10 @@ def _difference(number: int, document: Document | None, stored_document: Documen
 def check_together(views: Sequence[Index]) -> None:
     """Raises BadFolder if views have different documents, as far as the files' records say."""
     records = {
-        record
+        frozenset(
+            record for name, record in view.manifest.files.items() if name.startswith("documents")
+        )
         for view in views
-        for name, record in view.manifest.files.items()
-        if name.startswith("documents")
     }
     if len(records) > 1:
         counts = [f"{view.folder.name}: {view.manifest.count:,}" for view in views]
