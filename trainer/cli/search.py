@@ -94,7 +94,6 @@ def search(
 
     if not question.strip():
         raise BadData("the question is blank; write the text to search for")
-    view_weights = _view_weights(view, hybrid, weights)
     if router is not None:
         if view is not None or hybrid or model is not None:
             raise typer.BadParameter("--router chooses views; leave --view, --hybrid, --model out")
@@ -107,7 +106,7 @@ def search(
             rerank_depth=rerank_depth,
             view=view,
             hybrid=hybrid,
-            weights=view_weights,
+            weights=_view_weights(view, hybrid, weights),
         )
     if explain:
         searcher.check_explains()
@@ -117,6 +116,10 @@ def search(
         terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
     elif not hits:
         terminal.tell("no document shares a term with the question")
+    _print(hits, explanation, as_json)
+
+
+def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None:
     if as_json:
         print(json.dumps(_as_json(hits, explanation), indent=2))
         return

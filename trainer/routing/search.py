@@ -55,7 +55,7 @@ def _places(index: Path, router: Router) -> Mapping[str, Path | None]:
         name = parse_system(route)
         folder = own_folders.get(Path(name.value).resolve()) if name.kind == "index" else None
         if folder is None and name.kind != "bm25":
-            own_routes = ", ".join(["bm25", *(f"index:{own}" for own in own_folders.values())])
+            own_routes = ", ".join(["bm25", *(f"index:{view}" for view in own_folders.values())])
             raise BadRecipe(
                 f"the router chooses between {', '.join(router.settings.routes)}, but {index} has"
                 f" no {route}; fit a router on its own routes: {own_routes}"
