@@ -104,7 +104,7 @@ def test_router_of_other_routes_is_refused(folder):
     assert "but idx has no index:other/views/dense; fit a router on its own routes" in found.stderr
     both = nearfar("search", "idx", QUESTION, "--router", "router", "--hybrid", folder=folder)
     assert both.returncode == 2
-    assert "--router chooses views" in both.stderr
+    assert "--router chooses views; leave" in both.stderr
 
 
 def test_folder_of_views_stands_for_each_of_them(folder, monkeypatch):

@@ -95,8 +95,7 @@ def search(
     if not question.strip():
         raise BadData("the question is blank; write the text to search for")
     if router is not None:
-        if view is not None or hybrid or model is not None:
-            raise typer.BadParameter("--router chooses views; leave --view, --hybrid, --model out")
+        _check_alone(hybrid, view, weights, model)
         searcher = _open_chosen(index, router, question, cost, rerank, rerank_depth)
     else:
         searcher = Searcher.open(
@@ -126,6 +125,14 @@ def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None
     _show(hits)
     if explanation:
         _show_explanation(explanation)
+
+
+def _check_alone(hybrid: bool, *options: str | None) -> None:
+    """Raises a usage error for options that a router makes senseless."""
+    if hybrid or any(option is not None for option in options):
+        raise typer.BadParameter(
+            "--router chooses views; leave other choices of views and --model out"
+        )
 
 
 def _open_chosen(
