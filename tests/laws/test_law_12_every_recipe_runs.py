@@ -76,10 +76,11 @@ def test_recipes_exist():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs_two_steps(path, tmp_path, toy_folder):
     run = load_recipe(path)
-    backbone = small_model(run, tmp_path, toy_folder)
+    backbone, file = small_model(run, tmp_path, toy_folder), training_file(run, tmp_path)
     overrides = [
         f"model.backbone={backbone}",
-        f"data.train={training_file(run, tmp_path)}",
+        f"data.train={file}",
+        *(f"data.{part}={file}" for part in ("validation", "test") if getattr(run.data, part)),
         f"output={tmp_path / 'runs'}",
         "optimization.batch_size=4",
         "optimization.max_steps=2",
