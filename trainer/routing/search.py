@@ -6,7 +6,7 @@ from pathlib import Path
 from trainer.errors import BadRecipe
 from trainer.evaluation.systems.names import parse_system
 from trainer.models.families import read_reranker
-from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
+from trainer.retrieval.indexes.index_corpus import open_index
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
 from trainer.retrieval.indexes.views import check_together, index_folders, views_of
 from trainer.routing.router import ALL_ROUTES, Router
@@ -39,7 +39,7 @@ def open_chosen(
     has_words = any(places[name] is None for name in names)
     documents = views[0] if views else open_index(index_folders(index)[0])
     searcher = Searcher(
-        [SearchedIndex(view, model_of_index(view.folder, view.manifest)) for view in views],
+        [*map(SearchedIndex.open, views)],
         read_reranker(reranker) if reranker is not None else None,
         rerank_depth,
         words=SearchedWords(documents) if has_words else None,

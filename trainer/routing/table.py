@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from trainer.routing.measure import ROUTER_NAME, RouterEvaluation
+from trainer.routing.measure import ALL_NAME, ROUTER_NAME, RouterEvaluation
 from trainer.routing.router import Router
 from trainer.storage.visible import visible
 
@@ -56,7 +56,7 @@ def curve_lines(router: Router) -> Iterator[str]:
     """Yields what a router has learned: its routes, and what limits of the cost lead to."""
     settings = router.settings
     yield f"learned from {settings.queries:,} queries of {visible(settings.learned_from)}"
-    names = [*settings.routes, "all, combined"]
+    names = [*settings.routes, ALL_NAME]
     milliseconds = [*settings.milliseconds, sum(settings.milliseconds)]
     for name, quality, time in zip(names, settings.qualities, milliseconds, strict=True):
         yield f"  {visible(name)}: nDCG@10 {quality:.3f}, {time:.2f} ms per query"

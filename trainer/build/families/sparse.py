@@ -46,10 +46,7 @@ class Sparse(VectorFamily[SparseRecipe, SparseEncoder]):
         return build_sparse_encoder(settings)
 
     def start(self, run: SparseRecipe, encoder: SparseEncoder, rows: Rows) -> None:
-        """Sets the weights of a new table for queries to the rarity of words, if requested.
-
-        Raises BadRecipe when the recipe regularises queries that a table encodes.
-        """
+        """Sets the weights of a new table for queries to the rarity of words, if requested."""
         super().start(run, encoder, rows)
         section, table = run.model.query_table, encoder.query_table
         if section is None or section.start == "ones" or table is None or not table.is_new:

@@ -30,6 +30,11 @@ class SearchedIndex:
     index: Index
     encoder: VectorEncoder
 
+    @classmethod
+    def open(cls, index: Index, model: str | None = None) -> Self:
+        """Loads the model of an index; `model` is its new place, if it was moved."""
+        return cls(index, model_of_index(index.folder, index.manifest, model))
+
     def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """Returns the k best documents per question, best first."""
         return hits(self.index, self.encoder, questions, k)
@@ -106,10 +111,7 @@ class Searcher:
         indexes = [open_index(place) for place in places]
         check_together(indexes)
         cross_encoder = read_reranker(reranker) if reranker is not None else None
-        views = [
-            SearchedIndex(part, model_of_index(part.folder, part.manifest, model))
-            for part in indexes
-        ]
+        views = [SearchedIndex.open(part, model) for part in indexes]
         if word_weight is None:
             return cls(views, cross_encoder, rerank_depth, [*weights.values()] or None)
         words = SearchedWords(indexes[0])
