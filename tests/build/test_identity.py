@@ -31,16 +31,16 @@ def test_file_is_known_by_its_content(repository, tmp_path):
 
 
 def test_image_tower_is_known_by_its_content(repository, tmp_path):
-    def of_tower(folder, width):
+    def identity_with_tower(folder, width):
         path = tmp_path / folder
         path.mkdir()
         (path / "config.json").write_text(f'{{"hidden_size": {width}}}')
         words = [f"model.image_tower={{kind: stored, backbone: {path}}}"]
         return run_identity(load_recipe(repository / "recipes/image-text.yaml", words), 10)
 
-    one = of_tower("one", 8)
-    assert identity_changes(one, of_tower("moved", 8)) == []
-    changes = identity_changes(one, of_tower("other", 9))
+    one = identity_with_tower("one", 8)
+    assert identity_changes(one, identity_with_tower("moved", 8)) == []
+    changes = identity_changes(one, identity_with_tower("other", 9))
     assert [line.split(":")[0] for line in changes] == ["model.image_tower.backbone"]
 
 
