@@ -16,11 +16,13 @@ from trainer.errors import BadModel, BadRecipe, SystemsFailed
 from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.mteb.catalogue import ModelQuery, find_models
 from trainer.evaluation.results import SystemResult
+from trainer.evaluation.systems import encoded_documents
 from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import parse_system
 from trainer.evaluation.systems.open import DEFAULTS
 from trainer.recipe.load import load_recipe
 from trainer.recipe.shipped import recipe_file
+from trainer.retrieval.encoding.encode import encode_documents
 from trainer.selection.candidates import Limits, read_candidates
 from trainer.selection.choice import choose, keeps
 from trainer.selection.halving import drop
@@ -228,6 +230,25 @@ def test_halving_finds_the_winner_of_all_measurements(folder, toy_folder):
     assert hybrid.memory_mb == pytest.approx(costs["bm25"].memory_mb + costs[models[0]].memory_mb)
     assert costs["bm25"].memory_mb == costs["bm25"].index_mb > 0
     assert all(cost.latency_ms <= cost.latency_p95_ms for cost in costs.values())
+
+
+def test_document_of_a_sample_is_not_encoded_again(folder, toy_folder, monkeypatch):
+    encoded_texts = []
+
+    def encode(encoder, texts, **settings):
+        encoded_texts.extend(texts)
+        return encode_documents(encoder, texts, **settings)
+
+    monkeypatch.setattr(encoded_documents, "encode_documents", encode)
+    model = str(toy_folder("bert"))
+    names = ["bm25", model, f"hybrid:{model}+bm25"]
+    data = LocalData(str(folder))
+    selection = select(read_candidates(names)[0], data)
+    assert selection.drops, "there was a round before the last one"
+    assert any(model in one.candidate for one in selection.measurements), "the model was in both"
+    assert sorted(encoded_texts) == sorted(data.read().documents)
+    speeds = [one.cost.documents_per_second for one in selection.measurements]
+    assert all(speed > 0 for speed in speeds)
 
 
 def test_command_writes_page_and_file(folder, toy_folder, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.results import Failure
+from trainer.evaluation.systems.encoded_documents import EncodedDocuments
 from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import SystemName
 from trainer.evaluation.systems.open import DEFAULTS, SystemOpener, SystemSettings
@@ -107,6 +108,7 @@ class _Rounds:
         self._judged_set, self._dev_set = judged_set, dev_set
         self._settings, self._tell = settings, tell
         self._queries = 0
+        self._encoded_documents = EncodedDocuments()
         self._names: dict[SystemName, str] = {}
         self.drops: list[Drop] = []
         self.errors = SystemErrors(tell)
@@ -152,7 +154,10 @@ class _Rounds:
         self, systems: Sequence[SystemName], judged_set: RetrievalSet
     ) -> dict[SystemName, Measurement]:
         corpus = Corpus.of(judged_set)
-        opener = SystemOpener(corpus, self._settings, self._dev_set)
+        self._encoded_documents.forget_others(
+            {model.value for system in systems for model in system.single_systems}
+        )
+        opener = SystemOpener(corpus, self._settings, self._dev_set, self._encoded_documents)
         measurements: dict[SystemName, Measurement] = {}
         for number, system in enumerate(systems):
             name = self._names[system]

@@ -12,6 +12,7 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.systems.combined import RankFusion, RerankedSystem, ScoreFusion
+from trainer.evaluation.systems.encoded_documents import EncodedDocuments
 from trainer.evaluation.systems.names import SystemName
 from trainer.evaluation.systems.system import (
     Bm25System,
@@ -52,7 +53,8 @@ DEFAULTS = SystemSettings()
 class SystemOpener:
     """Opens systems on one corpus. A single system that is part of several is opened once.
 
-    The weights of a fusion are chosen on the queries of `judged_set`.
+    The weights of a fusion are chosen on the queries of `judged_set`. `encoded_documents` remembers
+    vectors for an opener of another corpus.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class SystemOpener:
         corpus: Corpus,
         settings: SystemSettings = DEFAULTS,
         judged_set: RetrievalSet | None = None,
+        encoded_documents: EncodedDocuments | None = None,
     ) -> None:
         self._corpus, self._judged_set = corpus, judged_set
+        self._encoded_documents = encoded_documents
         self._settings = settings
         self._accelerator = devices.find_accelerator()
         self._precision = devices.choose_precision(self._settings.precision, self._accelerator)
@@ -132,7 +136,9 @@ class SystemOpener:
                     encoder = self._model(name.value)
                 label = self._with_cuts(name.value)
                 encoder = encoder.to(self._accelerator)
-                return ModelSystem(label, encoder, self._corpus, self._precision)
+                return ModelSystem(
+                    label, encoder, self._corpus, self._precision, self._encoded_documents
+                )
 
     def _model(self, name: str) -> VectorEncoder:
         settings = self._settings

@@ -16,6 +16,7 @@ from trainer.evaluation.evaluate import nearest_run, note_of
 from trainer.evaluation.image_text import image_to_text_metrics
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.run_file import read_run_file, with_spaces
+from trainer.evaluation.systems.encoded_documents import EncodedDocuments
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
@@ -86,14 +87,26 @@ class ModelSystem:
     """A model, by exact search. The documents are encoded once."""
 
     def __init__(
-        self, name: str, encoder: VectorEncoder, corpus: Corpus, precision: Precision = "fp32"
+        self,
+        name: str,
+        encoder: VectorEncoder,
+        corpus: Corpus,
+        precision: Precision = "fp32",
+        encoded_documents: EncodedDocuments | None = None,
     ) -> None:
+        """`encoded_documents` remembers the vectors for a system of this name on another corpus."""
         self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
-        start = time.monotonic()
-        self._documents = encode_documents(encoder, corpus.texts, precision=precision)
+        if encoded_documents is None:
+            start = time.monotonic()
+            self._documents = encode_documents(encoder, corpus.texts, precision=precision)
+            seconds = time.monotonic() - start
+        else:
+            self._documents, seconds = encoded_documents.vectors(
+                name, encoder, corpus.texts, precision
+            )
         self.note = note_of(self._documents.figures("document"))
         self.preparation = Preparation(
-            time.monotonic() - start, weight_bytes(encoder), bytes_of(self._documents.arrays)
+            seconds, weight_bytes(encoder), bytes_of(self._documents.arrays)
         )
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
