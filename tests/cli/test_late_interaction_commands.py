@@ -14,7 +14,7 @@ from verbs import command_caller, remove_layers_field
 from trainer.cli.evaluate import evaluate
 from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
-from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
+from trainer.errors import BadData, BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.formats.folder import save_encoder
 from trainer.models.late_interaction import (
@@ -268,8 +268,6 @@ def test_contradicting_options_are_refused(model, beir, tmp_path):
         BadModel, match="one vector per document, but the model gives one vector per token"
     ):
         call("search", tmp_path / "flat", "disk", "--model", model)
-    with pytest.raises(BadFolder, match="give an index of token vectors"):
-        call("delete", tmp_path / "flat", "doc0")
     call("index", model, beir, "-o", tmp_path / "idx")
     with pytest.raises(BadModel, match="one vector per document|vectors with 32 dimensions"):
         call("search", tmp_path / "idx", "disk", "--model", model.parent / "bert")

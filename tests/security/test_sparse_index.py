@@ -10,6 +10,7 @@ from verbs import change_manifest
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadFolder
 from trainer.models.sparse import SparseSettings, build_sparse_encoder
+from trainer.retrieval.changes.change import delete_documents
 from trainer.retrieval.encoding.encode import Encoding, encode_queries
 from trainer.retrieval.indexes.manifest import SPARSE_FILES, describe_files
 from trainer.retrieval.indexes.sparse import SparseIndex, build_sparse_index
@@ -50,8 +51,9 @@ def test_victim_is_a_good_index(victim, encoder):
 def test_row_behind_the_last_document_is_refused(victim, encoder, row):
     """It would be read outside of the scores, or an array of 32 GB would be made for it."""
     replace(victim, "rows.npy", np.full_like(np.load(victim / "rows.npy"), row))
-    with pytest.raises(BadFolder, match=r"rows\.npy names a document that the index lacks"):
-        search(victim, encoder)
+    for action in (lambda: search(victim, encoder), lambda: delete_documents(victim, ["d0"])):
+        with pytest.raises(BadFolder, match=r"rows\.npy names a document that the index lacks"):
+            action()
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])

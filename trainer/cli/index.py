@@ -49,13 +49,16 @@ PoolFactor = Annotated[
     ),
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="replace the index that is in the folder")]
-TokenIndex = Annotated[
+Index = Annotated[
     Path,
     typer.Argument(
         metavar="INDEX",
-        help="folder that `nearfar index` wrote for a late-interaction model",
+        help="folder that `nearfar index` wrote; all views in it are changed together",
         show_default=False,
     ),
+]
+ReplaceDocuments = Annotated[
+    bool, typer.Option("--replace", help="replace documents of the index that have the same ids")
 ]
 IdPrefix = Annotated[
     str,
@@ -110,34 +113,36 @@ def index(
 
 
 def add(
-    index: TokenIndex,
+    index: Index,
     corpus: shared.CorpusFile,
     model: shared.IndexModel = None,
     id_prefix: IdPrefix = "",
+    replace: ReplaceDocuments = False,
     max_bad_rows_ratio: shared.MaxBadRowsRatio = 0.001,
     precision: shared.PrecisionName = "fp32",
 ) -> None:
-    """Add documents to an index of token vectors. Their ids must not be in the index already."""
+    """Add documents to an index. Without --replace, their ids must not be in the index already."""
     with terminal.loading_libraries():
-        from trainer.retrieval.indexes.index_corpus import add_documents
+        from trainer.retrieval.changes.change import add_documents
 
-    summary = add_documents(
+    summaries = add_documents(
         index,
         corpus,
         model=model,
         id_prefix=id_prefix,
         precision=precision,
         max_bad_rows_ratio=max_bad_rows_ratio,
+        replace=replace,
     )
-    terminal.tell_left_out(summary.left_out)
-    print(summary)
+    terminal.tell_left_out(summaries[0].left_out)
+    for summary in summaries:
+        print(summary)
 
 
-def delete(index: TokenIndex, ids: Ids) -> None:
-    """Delete documents from an index of token vectors. If one id is not in the index, none is
-    deleted.
-    """
+def delete(index: Index, ids: Ids) -> None:
+    """Delete documents from an index. If one id is not in the index, none is deleted."""
     with terminal.loading_libraries():
-        from trainer.retrieval.indexes.index_corpus import delete_documents
+        from trainer.retrieval.changes.change import delete_documents
 
-    print(delete_documents(index, ids))
+    for summary in delete_documents(index, ids):
+        print(summary)

@@ -136,8 +136,9 @@ def holder_of(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Within the block, only this thread of this process can change an index.
+def exclusive(folder: Path, is_shared: bool = False) -> Iterator[None]:
+    """Within the block, only this thread of this process can change an index. With `is_shared`,
+    others may be in such a block too, but none in one without.
 
     Raises BadFolder if another process changes the index, if the folder was replaced or removed in
     the meantime, or if folders cannot be locked.
@@ -147,15 +148,15 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise _cannot_open(folder, error) from error
     try:
-        _lock_itself(folder, descriptor)
+        _lock_itself(folder, descriptor, is_shared)
         yield
     finally:
         _unlock(descriptor)
 
 
-def _lock_itself(folder: Path, descriptor: int) -> None:
+def _lock_itself(folder: Path, descriptor: int, is_shared: bool) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         status = folder.stat()
     except BlockingIOError as error:
         raise BadFolder(

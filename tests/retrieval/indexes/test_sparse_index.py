@@ -8,7 +8,7 @@ import torch
 from toy_models import SENTENCES, masked_lm
 from verbs import command_caller
 
-from trainer.cli.index import delete, index
+from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadFolder, BadModel, BadRecipe
@@ -31,7 +31,7 @@ DOCUMENTS = [
 ]
 """From row 91 on, each is a duplicate."""
 
-call = command_caller(index, search, delete)
+call = command_caller(index, search)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,6 @@ def test_index_is_built_and_searched_by_commands(model, tmp_path):
     assert hit["matches"][0].keys() == {"term", "query_weight", "document_weight", "score"}
     with pytest.raises(BadRecipe, match="one sparse vector per document; its kinds are inverted"):
         call("index", model, corpus, "-o", tmp_path / "new", "--kind", "flat")
-    with pytest.raises(BadFolder, match="give an index of token vectors"):
-        call("delete", idx, "doc0")
     with pytest.raises(BadFolder, match="--replace"):
         call("index", model, corpus, "-o", idx)
     call("index", model, corpus, "-o", idx, "--replace")

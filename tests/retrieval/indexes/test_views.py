@@ -10,7 +10,7 @@ from toy_models import SENTENCES, masked_lm
 from verbs import command_caller
 
 import nearfar
-from trainer.cli.index import add, delete, index
+from trainer.cli.index import index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.systems.names import parse_system
@@ -22,7 +22,7 @@ from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.retrieval.fusion import fuse_scores
 from trainer.retrieval.indexes.searcher import Searcher
 
-call = command_caller(add, delete, index, search)
+call = command_caller(index, search)
 WORDS = " ".join(SENTENCES).split()
 TEXTS = [" ".join(WORDS[row : row + 4]) for row in range(20)]
 QUESTION = "delete a disk in the region"
@@ -202,14 +202,6 @@ def test_wrong_options_of_a_search_are_refused(built):
     ):
         with pytest.raises(error, match=message):
             call("search", built, QUESTION, *options)
-
-
-def test_views_cannot_be_changed_and_say_so(built):
-    for folder, state in ((built, "holds views"), (built / "views" / "late", "is a view")):
-        with pytest.raises(BadFolder, match=f"{state}, and views cannot be changed"):
-            call("delete", folder, "doc0")
-        with pytest.raises(BadFolder, match=f"{state}, and views cannot be changed"):
-            call("add", folder, built.parent / "corpus.jsonl")
 
 
 def test_views_of_different_documents_are_not_searched_together(built, models, tmp_path):

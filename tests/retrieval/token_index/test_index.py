@@ -147,7 +147,7 @@ def test_added_documents_are_found_beside_the_former_ones(encoder, copy):
 
 def test_existing_id_is_refused_and_nothing_changes(encoder, copy):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    with pytest.raises(BadData, match=r"already has a document 'd7'.*delete it first"):
+    with pytest.raises(BadData, match=r"already has a document 'd7'.*give --replace"):
         add(copy, Encoding(encoder), iter([*NEW, DOCUMENTS[7]]))
     with pytest.raises(BadData, match="'new1'"):
         add(copy, Encoding(encoder), iter([*NEW, NEW[0]]))
@@ -168,6 +168,15 @@ def test_deleted_document_is_not_found_and_may_be_added_again(encoder, copy):
     assert ids(TokenIndex.open(copy), encoder, 1)[0] == best[:1]
     assert delete(copy, [best[0], "d0" if best[0] != "d0" else "d1"]).count == 297
     assert best[0] not in ids(TokenIndex.open(copy), encoder, 400)[0]
+
+
+def test_replaced_document_has_its_new_text_alone(encoder, copy):
+    new_document = Document("d7", "", "a sentence that no other document has")
+    manifest = add(copy, Encoding(encoder), [*NEW, new_document], replace=True)
+    index = TokenIndex.open(copy)
+    documents = [index.document(row) for row in index.live_rows()]
+    assert documents == [*DOCUMENTS[:7], *DOCUMENTS[8:], *NEW, new_document]
+    assert manifest.count == len(DOCUMENTS) + len(NEW)
 
 
 def test_all_documents_may_be_deleted(encoder, copy):

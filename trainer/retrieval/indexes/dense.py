@@ -9,11 +9,12 @@ index.faiss      hnsw and ivf only
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
@@ -34,6 +35,8 @@ from trainer.storage.atomic import write_array
 from trainer.vectors.dense import DenseVectors
 from trainer.vectors.vectors import TopK, Vectors
 
+_VECTORS_AT_ONCE = 1 << 16
+
 
 class DenseIndex(Index):
     """An open index with one vector per document.
@@ -49,7 +52,7 @@ class DenseIndex(Index):
         self.vectors = DenseVectors(
             read_array(folder / "vectors.npy", (manifest.count, manifest.dimensions), np.float32)
         )
-        self._documents = StoredDocuments.open(folder, manifest.count)
+        self.documents = StoredDocuments.open(folder, manifest.count)
         probe_shape = (len(PROBES), manifest.dimensions)
         self._probe = read_array(folder / "probe.npy", probe_shape, np.float32)
         self._faiss: Any = None
@@ -92,7 +95,26 @@ class DenseIndex(Index):
 
     def document(self, row: int) -> Document:
         """Returns the document of a row."""
-        return self._documents[row]
+        return self.documents[row]
+
+    def write_changed(
+        self,
+        folder: Path,
+        count: int,
+        rows: Int64[np.ndarray, " row"],
+        new_vectors: Iterable[Vectors],
+    ) -> DenseManifest:
+        """Writes an index of `count` documents, which are in `folder` already: those at `rows` of
+        this index, then new ones. Returns its manifest.
+
+        Old vectors are copied, bit for bit. Except for a flat index, all are indexed anew.
+        """
+        manifest = self.manifest.model_copy(update={"count": count})
+        old_vectors = (
+            self.vectors.select(rows[start : start + _VECTORS_AT_ONCE])
+            for start in range(0, len(rows), _VECTORS_AT_ONCE)
+        )
+        return _write_vectors(folder, manifest, chain(old_vectors, new_vectors), self._probe)
 
 
 def build_dense_index(
@@ -113,29 +135,44 @@ def build_dense_index(
     encoder = encoding.encoder
     with new_index(Path(folder), replace) as partial:
         on_disk = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
-        count = len(on_disk)
-        vectors = np.lib.format.open_memmap(
-            partial / "vectors.npy", mode="w+", dtype=np.float32, shape=(count, encoder.dimensions)
-        )
-        start = 0
-        for block in document_blocks(encoding, on_disk):
-            vectors[start : start + len(block.documents)] = block.vectors.rows
-            start += len(block.documents)
-        vectors.flush()
-        write_array(partial / "probe.npy", vectors_of_probes(encoder))
-        settings: dict[str, float] = {}
-        if kind != "flat":
-            index, settings = approximate.build_approximate(kind, vectors)
-            approximate.save(index, partial / "index.faiss")
-        del vectors
         manifest = DenseManifest(
             model=model_name,
             layers=layers,
             kind=kind,
-            count=count,
+            count=len(on_disk),
             dimensions=encoder.dimensions,
-            approximate=settings,
-            files=describe_files(partial),
+            approximate={},
+            files={},
         )
-        manifest.write(partial)
-        return manifest
+        blocks = (block.vectors for block in document_blocks(encoding, on_disk))
+        return _write_vectors(partial, manifest, blocks, vectors_of_probes(encoder))
+
+
+def _write_vectors(
+    folder: Path,
+    manifest: DenseManifest,
+    blocks: Iterable[Vectors],
+    probe: Float32[np.ndarray, "probe dimension"],
+) -> DenseManifest:
+    """Writes all files beside those of the documents, and returns the complete manifest."""
+    vectors = np.lib.format.open_memmap(
+        folder / "vectors.npy",
+        mode="w+",
+        dtype=np.float32,
+        shape=(manifest.count, manifest.dimensions),
+    )
+    start = 0
+    for block in blocks:
+        vectors[start : start + len(block)] = block.rows
+        start += len(block)
+    vectors.flush()
+    write_array(folder / "probe.npy", probe)
+    settings: dict[str, float] = {}
+    if manifest.kind != "flat":
+        index, settings = approximate.build_approximate(manifest.kind, vectors)
+        approximate.save(index, folder / "index.faiss")
+    manifest = manifest.model_copy(
+        update={"approximate": settings, "files": describe_files(folder)}
+    )
+    manifest.write(folder)
+    return manifest

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Int64
+
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
@@ -85,6 +88,10 @@ class Index(ABC):
     @abstractmethod
     def document(self, row: int) -> Document:
         """Returns the document of a row."""
+
+    def live_rows(self) -> Int64[np.ndarray, " row"]:
+        """Returns the rows of the documents that are not deleted."""
+        return np.arange(self.manifest.count)
 
     @abstractmethod
     def _difference(self, encoder: VectorEncoder) -> str | None:

@@ -1,9 +1,10 @@
-"""Builds and changes indexes, given the names of models and files.
+"""Builds indexes, given the names of models and files.
 
 A new kind of vectors needs a new format: its own files and one line in `FORMATS`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,19 +23,21 @@ from trainer.retrieval.indexes.place import check_index_folder
 from trainer.retrieval.indexes.sparse import SparseIndex, build_sparse_index
 from trainer.retrieval.indexes.views import (
     VIEWS,
-    check_changeable,
     check_same_documents,
+    check_together,
     mark_views,
     place_of_view,
+    unchanged_views,
     views_of,
 )
 from trainer.retrieval.token_index import build as token_index
-from trainer.retrieval.token_index import change
 from trainer.retrieval.token_index.index import TokenIndex
-from trainer.retrieval.token_index.manifest import Bits, TokenManifest
+from trainer.retrieval.token_index.manifest import Bits
+from trainer.storage.atomic import folder_state
 from trainer.strategies import devices
 
 IndexKind = Literal["flat", "hnsw", "ivf", "compressed", "exact", "inverted"]
+_TRIES = 10
 Wish = devices.Precision | Literal["auto"]
 
 
@@ -62,6 +65,8 @@ def open_index(folder: Path) -> Index:
     kind = read_content(Path(folder)).get("kind")
     if kind == VIEWS:
         views = views_of(folder)
+        if not views:
+            raise BadFolder(f"{folder} holds no view yet; build one with `nearfar index --view`")
         raise BadFolder(
             f"{folder} holds the views {', '.join(views)}; search one with --view NAME, or all with"
             f" --hybrid. Where these options are not, give a view's folder: {min(views.values())}"
@@ -70,6 +75,34 @@ def open_index(folder: Path) -> Index:
         if kind in index_format.kinds:
             return index_format.open(folder)
     return FORMATS["text"].open(folder)  # it raises the right error
+
+
+def open_together(folders: Sequence[Path]) -> list[Index]:
+    """Opens an index, or several views of a folder, in a state in which they belong together.
+
+    If another process changes them meanwhile, they are opened again. Raises BadFolder as
+    `open_index` and `check_together` do, and when they change at each try.
+    """
+    for _ in range(_TRIES):
+        states = _parents(folders)
+        try:
+            indexes = [open_index(folder) for folder in folders]
+            check_together(indexes)
+        except BadFolder:
+            if states == _parents(folders):
+                raise
+        else:
+            if states == _parents(folders):
+                return indexes
+    raise BadFolder(
+        f"another process changed {folders[0].parent} each of the {_TRIES} times that it was"
+        " opened; try again after those changes"
+    )
+
+
+def _parents(folders: Sequence[Path]) -> list[tuple[int, ...]]:
+    """Returns numbers that differ after a change of all views."""
+    return [(folder_state(folder.parent) or ())[:2] for folder in folders]
 
 
 @dataclass(frozen=True)
@@ -141,76 +174,50 @@ def index_corpus(
     documents.
     """
     settings = settings or IndexSettings()
-    place = out if view is None else _place_of_view(out, view, corpus, max_bad_rows_ratio)
-    check_index_folder(place, replace)
-    report = ReadReport(str(corpus))
-    documents = read_corpus(corpus, report, max_bad_rows_ratio)
-    accelerator = devices.find_accelerator()
-    numbers = devices.choose_precision(precision, accelerator)
-    with phase("loading the model"):
-        encoder = read_cut(model, layers, dimensions).to(accelerator)
-    settings.check(model, encoder)
-    name = str(Path(model).resolve()) if Path(model).exists() else model
-    index_format = FORMATS[encoder.vectors.UNIT]
-    token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
-    if view is not None:
-        mark_views(out)
-    manifest = index_format.build(
-        Encoding(encoder, numbers),
-        name,
-        documents,
-        place,
-        settings.kind or index_format.kinds[0],
-        replace=replace,
-        layers=layers,
-        **{setting: value for setting, value in token_settings.items() if value is not None},
-    )
-    return IndexSummary(place, manifest, _left_out(report))
+    with _place(out, view, corpus, max_bad_rows_ratio) as place:
+        check_index_folder(place, replace)
+        report = ReadReport(str(corpus))
+        documents = read_corpus(corpus, report, max_bad_rows_ratio)
+        accelerator = devices.find_accelerator()
+        numbers = devices.choose_precision(precision, accelerator)
+        with phase("loading the model"):
+            encoder = read_cut(model, layers, dimensions).to(accelerator)
+        settings.check(model, encoder)
+        name = str(Path(model).resolve()) if Path(model).exists() else model
+        index_format = FORMATS[encoder.vectors.UNIT]
+        token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
+        if view is not None:
+            mark_views(out)
+        manifest = index_format.build(
+            Encoding(encoder, numbers),
+            name,
+            documents,
+            place,
+            settings.kind or index_format.kinds[0],
+            replace=replace,
+            layers=layers,
+            **{setting: value for setting, value in token_settings.items() if value is not None},
+        )
+        return IndexSummary(place, manifest, left_out_of(report))
 
 
-def _place_of_view(folder: Path, view: str, corpus: Path, max_bad_rows_ratio: float) -> Path:
-    """Returns the folder of a view, after a comparison of the corpus with that of another view."""
-    place = place_of_view(folder, view)
-    other_views = [path for name, path in views_of(folder).items() if name != view]
-    if other_views:
-        documents = read_corpus(corpus, ReadReport(str(corpus)), max_bad_rows_ratio)
-        check_same_documents(open_index(other_views[0]), documents)
-    return place
-
-
-def add_documents(
-    index: Path,
-    corpus: Path,
-    *,
-    model: str | None = None,
-    id_prefix: str = "",
-    precision: Wish = "fp32",
-    max_bad_rows_ratio: float = 0.001,
-) -> IndexSummary:
-    """Adds the documents of a corpus to an index of token vectors.
-
-    `model` is the new place of the index's model, if it was moved. Raises BadData when an id is
-    already in the index.
+@contextmanager
+def _place(
+    folder: Path, view: str | None, corpus: Path, max_bad_rows_ratio: float
+) -> Iterator[Path]:
+    """Context with the folder of an index. That of a view has the corpus of the other views, which
+    is compared, and which does not change meanwhile.
     """
-    check_changeable(index)
-    manifest = TokenManifest.read(index)
-    report = ReadReport(str(corpus))
-    accelerator = devices.find_accelerator()
-    with phase("loading the model"):
-        encoder = model_of_index(index, manifest, model).to(accelerator)
-    encoding = Encoding(encoder, devices.choose_precision(precision, accelerator))
-    documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
-    manifest = change.add(index, encoding, documents)
-    return IndexSummary(index, manifest, _left_out(report))
-
-
-def delete_documents(index: Path, ids: Iterable[str]) -> IndexSummary:
-    """Deletes documents from an index of token vectors.
-
-    If an id is not in the index, none is deleted.
-    """
-    check_changeable(index)
-    return IndexSummary(index, change.delete(index, ids), {})
+    if view is None:
+        yield folder
+        return
+    with unchanged_views(folder):
+        place = place_of_view(folder, view)
+        other_views = [path for name, path in views_of(folder).items() if name != view]
+        if other_views:
+            documents = read_corpus(corpus, ReadReport(str(corpus)), max_bad_rows_ratio)
+            check_same_documents(open_index(other_views[0]), documents)
+        yield place
 
 
 def model_of_index(
@@ -239,7 +246,8 @@ def model_of_index(
         ) from error
 
 
-def _left_out(report: ReadReport) -> dict[str, int]:
+def left_out_of(report: ReadReport) -> dict[str, int]:
+    """Returns how many documents and lines of a corpus were left out, by reason."""
     counts = {
         "blank documents": report.blank_rows_dropped,
         "documents whose id occurred before": report.duplicate_ids,

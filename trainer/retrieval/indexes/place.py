@@ -11,7 +11,12 @@ from pathlib import Path
 
 from trainer.errors import BadFolder
 from trainer.retrieval.indexes.manifest import MANIFEST, belongs_to_index
-from trainer.storage.atomic import check_replaceable, move_into_place, partial_folder
+from trainer.storage.atomic import (
+    check_replaceable,
+    flush_to_disk,
+    move_into_place,
+    partial_folder,
+)
 from trainer.storage.locks import exclusive
 
 
@@ -26,8 +31,8 @@ def check_index_folder(folder: Path, replace: bool) -> None:
         )
     if names and (MANIFEST not in names or not all(map(belongs_to_index, names))):
         raise BadFolder(
-            f"{folder} holds something other than an index, which --replace does not remove; choose"
-            " another place"
+            f"{folder} holds something other than an index, which is never removed; choose another"
+            " place, or move that"
         )
 
 
@@ -40,6 +45,27 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
     be written.
     """
     check_index_folder(folder, replace)
+    with _folder_beside(folder) as partial:
+        yield partial
+        check_index_folder(folder, replace)  # again: building takes time
+        with exclusive(folder) if folder.exists() else contextlib.nullcontext():
+            move_into_place(partial, folder)
+
+
+@contextlib.contextmanager
+def changed_folder(folder: Path) -> Iterator[Path]:
+    """Context like `new_index`, for the new state of an index, or of all views. Meanwhile no other
+    process can change `folder`; readers that have it open keep what they had.
+    """
+    check_replaceable(folder, "index")
+    with exclusive(folder), _folder_beside(folder) as partial:
+        yield partial
+        flush_to_disk(partial)
+        move_into_place(partial, folder)
+
+
+@contextlib.contextmanager
+def _folder_beside(folder: Path) -> Iterator[Path]:
     # The pattern leaves out folders of other indexes, such as .index.v2.01234567.partial.
     for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"):
         with contextlib.suppress(OSError, BadFolder), exclusive(leftover):
@@ -48,9 +74,6 @@ def new_index(folder: Path, replace: bool) -> Iterator[Path]:
     try:
         with exclusive(partial), cannot_write(folder):
             yield partial
-            check_index_folder(folder, replace)  # again: building takes time
-            with exclusive(folder) if folder.exists() else contextlib.nullcontext():
-                move_into_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

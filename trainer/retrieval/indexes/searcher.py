@@ -13,9 +13,9 @@ from trainer.retrieval.bm25 import Bm25
 from trainer.retrieval.encoding.encode import encode_queries
 from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
 from trainer.retrieval.indexes.index import Hit, Index
-from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
+from trainer.retrieval.indexes.index_corpus import model_of_index, open_together
 from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
-from trainer.retrieval.indexes.views import BM25, check_together, searched_views
+from trainer.retrieval.indexes.views import BM25, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
 from trainer.strategies.devices import Precision
@@ -41,19 +41,19 @@ class SearchedIndex:
 
 
 class SearchedWords:
-    """BM25 over the documents of an index that was never changed. Memory holds their words."""
+    """BM25 over the documents of an index. Memory holds their words."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
         with phase("indexing words"):
-            rows = range(index.manifest.count)
-            self._bm25 = Bm25([index.document(row).full_text for row in rows])
+            self._rows = index.live_rows().tolist()
+            self._bm25 = Bm25([index.document(row).full_text for row in self._rows])
 
     def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """Returns the k best documents per question, best first."""
         return [
             [
-                Hit(score, self.index.document(row))
+                Hit(score, self.index.document(self._rows[row]))
                 for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             ]
             for rows, scores in self._bm25.best(questions, k)
@@ -108,8 +108,7 @@ class Searcher:
                 f"--model names one model, but {len(places)} views are searched; search one with"
                 " --view, or build the view of the moved model again"
             )
-        indexes = [open_index(place) for place in places]
-        check_together(indexes)
+        indexes = open_together(places)
         cross_encoder = read_reranker(reranker) if reranker is not None else None
         views = [SearchedIndex.open(part, model) for part in indexes]
         if word_weight is None:

@@ -10,6 +10,7 @@ probe.npy        weights of two fixed texts, by which the model of the index is 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Self
 
@@ -87,7 +88,7 @@ class SparseIndex(Index):
         ends = int(self._starts[0]), int(self._starts[-1])
         if ends != (0, manifest.terms) or (np.diff(self._starts) < 0).any():
             raise self._bad_file("starts.npy", "has lists that do not follow each other")
-        self._documents = StoredDocuments.open(folder, manifest.count)
+        self.documents = StoredDocuments.open(folder, manifest.count)
         probe_shape = (len(PROBES), manifest.dimensions)
         self._probe = read_array(folder / "probe.npy", probe_shape, np.float32)
 
@@ -126,7 +127,33 @@ class SparseIndex(Index):
 
     def document(self, row: int) -> Document:
         """Returns the document of a row."""
-        return self._documents[row]
+        return self.documents[row]
+
+    def write_changed(
+        self,
+        folder: Path,
+        count: int,
+        rows: Int64[np.ndarray, " row"],
+        new_vectors: Iterable[Vectors],
+    ) -> SparseManifest:
+        """Writes an index of `count` documents, which are in `folder` already: those at `rows` of
+        this index, then new ones. Returns its manifest.
+
+        Old weights are copied, bit for bit. Memory holds about 50 bytes per term.
+        """
+        manifest = self.manifest.model_copy(update={"count": count})
+        blocks = chain([self._vectors().select(rows)], new_vectors)
+        return _write_lists(folder, manifest, blocks, self._probe)
+
+    def _vectors(self) -> SparseVectors:
+        """Returns the vectors of all documents. Raises BadFolder when a list is damaged."""
+        if self._rows.max(initial=0) >= self.manifest.count:
+            raise self._bad_file("rows.npy", "names a document that the index lacks")
+        order = self._rows.argsort(kind="stable")
+        words = np.repeat(np.arange(self.manifest.dimensions), np.diff(self._starts))
+        terms = np.stack([words[order].astype(np.float32), self._weights[order]], 1)
+        lengths = np.bincount(self._rows, minlength=self.manifest.count)
+        return SparseVectors(terms, offsets_of(lengths), self.manifest.dimensions)
 
     def _document_scores(
         self, query: Float[np.ndarray, "term 2"]
@@ -164,26 +191,40 @@ def build_sparse_index(
     encoder = encoding.encoder
     with new_index(Path(folder), replace) as partial:
         on_disk = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
-        blocks = []
-        for block in document_blocks(encoding, on_disk):
-            assert isinstance(block.vectors, SparseVectors)
-            blocks.append(block.vectors)
-        starts, rows, weights = inverted_lists(blocks, encoder.dimensions)
-        write_array(partial / "starts.npy", starts)
-        write_array(partial / "rows.npy", rows)
-        write_array(partial / "weights.npy", weights)
-        write_array(partial / "probe.npy", vectors_of_probes(encoder))
         manifest = SparseManifest(
             model=model_name,
             layers=layers,
             kind=kind,
             count=len(on_disk),
             dimensions=encoder.dimensions,
-            terms=len(rows),
-            files=describe_files(partial, SPARSE_FILES),
+            terms=0,
+            files={},
         )
-        manifest.write(partial)
-        return manifest
+        blocks = (block.vectors for block in document_blocks(encoding, on_disk))
+        return _write_lists(partial, manifest, blocks, vectors_of_probes(encoder))
+
+
+def _write_lists(
+    folder: Path,
+    manifest: SparseManifest,
+    blocks: Iterable[Vectors],
+    probe: Float32[np.ndarray, "probe dimension"],
+) -> SparseManifest:
+    """Writes all files beside those of the documents, and returns the complete manifest."""
+    sparse_blocks = []
+    for block in blocks:
+        assert isinstance(block, SparseVectors)
+        sparse_blocks.append(block)
+    starts, rows, weights = inverted_lists(sparse_blocks, manifest.dimensions)
+    write_array(folder / "starts.npy", starts)
+    write_array(folder / "rows.npy", rows)
+    write_array(folder / "weights.npy", weights)
+    write_array(folder / "probe.npy", probe)
+    manifest = manifest.model_copy(
+        update={"terms": len(rows), "files": describe_files(folder, SPARSE_FILES)}
+    )
+    manifest.write(folder)
+    return manifest
 
 
 def inverted_lists(

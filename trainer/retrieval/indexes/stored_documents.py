@@ -6,7 +6,7 @@ One document can be read without the others.
 import json
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
+from trainer.batch import identity
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadFolder
 from trainer.progress import count_items
@@ -105,6 +106,34 @@ def write_documents(documents: Iterable[Document], path: Path, offsets: Path) ->
     array = np.array(starts, dtype=np.int64)
     write_array(offsets, array)
     return StoredDocuments(path, array)
+
+
+def check_new(
+    documents: Iterable[Document], known_ids: set[int], index: Path
+) -> Iterator[Document]:
+    """Yields documents to add to an index. `known_ids` are the identities of its ids, to which
+    those of the new documents are added.
+
+    Raises BadData for a document whose id is among them.
+    """
+    for document in documents:
+        if identity(document.id) in known_ids:
+            raise BadData(
+                f"{index} already has a document {document.id!r}; nothing was added: give"
+                " --replace to replace it, or give the new one another id (a field `_id`; where"
+                " there is none the line's number is the id, and `--id-prefix` makes it another)"
+            )
+        known_ids.add(identity(document.id))
+        yield document
+
+
+def check_known(missing_ids: Collection[str], index: Path) -> None:
+    """Raises BadData if there are ids to delete that an index does not have."""
+    if missing_ids:
+        raise BadData(
+            f"{index} has no document {', '.join(map(repr, sorted(missing_ids)[:5]))}; nothing was"
+            " deleted: leave it out, or see ids with `nearfar search`"
+        )
 
 
 def read_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:

@@ -4,8 +4,9 @@ manifest.json    says that the folder holds views
 views/NAME/      an index like any other
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,15 @@ from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.manifest import MANIFEST, parse_manifest, read_content
 from trainer.storage.atomic import write_text
+from trainer.storage.locks import exclusive
 
 VIEWS = "views"
 """The name of the folder of all views, and the kind in the manifest."""
 BM25 = "bm25"
 """Stands for BM25 among the weights of views, so no view has this name."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_LEFTOVER = re.compile(rf"\.{VIEWS}\.[0-9a-f]{{8}}\.partial")
+"""What a killed process leaves, which wanted to change all views."""
 
 
 class ViewsManifest(BaseModel):
@@ -69,6 +73,7 @@ def place_of_view(folder: Path, name: str) -> Path:
             f" digits, - and _, such as dense; {BM25} stands for search by words"
         )
     contents = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    contents = {name for name in contents if not _LEFTOVER.fullmatch(name)}
     if contents - {VIEWS, MANIFEST} or (MANIFEST in contents and not has_views(folder)):
         raise BadFolder(
             f"{folder} holds something other than views, such as an index without views; choose"
@@ -83,9 +88,20 @@ def mark_views(folder: Path) -> None:
     write_text(folder / MANIFEST, ViewsManifest().model_dump_json() + "\n")
 
 
+@contextlib.contextmanager
+def unchanged_views(folder: Path) -> Iterator[None]:
+    """Context in which no other process changes the documents of views that are there.
+
+    Raises BadFolder if one does.
+    """
+    views = folder / VIEWS
+    with exclusive(views, is_shared=True) if views.is_dir() else contextlib.nullcontext():
+        yield
+
+
 def check_same_documents(view: Index, documents: Iterable[Document]) -> None:
     """Raises BadData unless a view has these documents, in this order."""
-    stored_documents = map(view.document, range(view.manifest.count))
+    stored_documents = map(view.document, view.live_rows().tolist())
     for number, pair in enumerate(zip_longest(documents, stored_documents), 1):
         if pair[0] != pair[1]:
             raise BadData(
@@ -121,15 +137,13 @@ def check_together(views: Sequence[Index]) -> None:
         )
 
 
-def check_changeable(index: Path) -> None:
-    """Raises BadFolder for views, which no command changes."""
-    folder = index.resolve()
-    is_view = folder.parent.name == VIEWS and has_views(folder.parent.parent)
-    if is_view or has_views(folder):
+def check_no_view(index: Path) -> None:
+    """Raises BadFolder for a single view, whose documents change with those of all views."""
+    folder = index.resolve().parent.parent
+    if index.resolve().parent.name == VIEWS and has_views(folder):
         raise BadFolder(
-            f"{index} {'is a view' if is_view else 'holds views'}, and views cannot be changed:"
-            " those of dense and sparse models have no way to, and all views have the same"
-            " documents. Change the corpus, and build the views again in another folder"
+            f"{index} is a view, and all views of a folder have the same documents; change them"
+            f" together: give {folder}"
         )
 
 

@@ -9,7 +9,7 @@ from trainer.batch import identity
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData
 from trainer.retrieval.encoding.encode import Encoding
-from trainer.retrieval.indexes.stored_documents import write_documents
+from trainer.retrieval.indexes.stored_documents import check_known, check_new, write_documents
 from trainer.retrieval.token_index.build import with_effort, write_vectors
 from trainer.retrieval.token_index.codes import Codec
 from trainer.retrieval.token_index.compress import centroid_count, compress_segment
@@ -35,25 +35,30 @@ _REMEASURE_GROWTH = 1.5
 """The effort is measured again when an index has grown by this factor."""
 
 
-def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> TokenManifest:
+def add(
+    index: Path,
+    encoding: Encoding,
+    documents: Iterable[Document],
+    replace: bool = False,
+    one_segment: bool = False,
+) -> TokenManifest:
     """Adds documents to an index, and returns its new manifest.
 
     If the process is killed, the index is unchanged. New documents use the existing centroids; if
     they are of another kind, build the index again instead. Raises BadData when an id is already
-    there, the centroids are too few, or the error of the codes is too large. Raises BadModel when
-    the encoder is not that of the index.
+    there (with `replace`, its document is deleted), the centroids are too few, or the error of the
+    codes is too large. Raises BadModel when the encoder is not that of the index. `one_segment`
+    merges all segments.
     """
     with changing(index) as manifest:
         token_index = TokenIndex.open(index)
         token_index.fit_encoder(encoding.encoder)
-        known_ids = {
-            identity(document_id)
-            for segment in token_index.segments
-            for _, document_id in live_ids(segment)
-        }
+        known_ids: set[int] = set()
+        for old_segment in [] if replace else token_index.segments:
+            known_ids.update(identity(document_id) for _, document_id in live_ids(old_segment))
         number = manifest.changes + 1
         documents_on_disk = write_documents(
-            _new(documents, known_ids, index),
+            check_new(documents, known_ids, index),
             index / f"documents-{number}.jsonl",
             index / f"offsets-{number}.npy",
         )
@@ -61,37 +66,39 @@ def add(index: Path, encoding: Encoding, documents: Iterable[Document]) -> Token
         if token_index.codec is not None:
             _check_growth(index, token_index.codec, token_index.tokens + segment.tokens)
             _check_error(index, compress_segment(index, segment, token_index.codec), manifest)
-        return _apply_change(
-            index,
-            token_index,
-            [*token_index.segments, token_index.segment(segment)],
-            number,
-            encoding,
-        )
+        replaced_ids = set(documents_on_disk.ids()) if replace else set()
+        segments, _ = _segments_without(index, token_index, replaced_ids, number)
+        segments.append(token_index.segment(segment))
+        return _apply_change(index, token_index, segments, number, encoding, one_segment)
 
 
-def delete(index: Path, ids: Iterable[str]) -> TokenManifest:
-    """Deletes documents by their ids, and returns the new manifest.
+def delete(index: Path, ids: Iterable[str], one_segment: bool = False) -> TokenManifest:
+    """Deletes documents by their ids, and returns the new manifest. `one_segment` merges all
+    segments.
 
     Raises BadData, and deletes nothing, when an id is not in the index.
     """
     with changing(index) as manifest:
         token_index = TokenIndex.open(index)
-        missing = set(ids)
         number = manifest.changes + 1
-        segments = []
-        for segment in token_index.segments:
-            rows = [row for row, document_id in live_ids(segment) if document_id in missing]
-            missing -= {segment.documents[row].id for row in rows}
-            segments.append(
-                token_index.segment(_delete_rows(index, segment, rows, number)) if rows else segment
-            )
-        if missing:
-            raise BadData(
-                f"{index} has no document {', '.join(map(repr, sorted(missing)[:5]))}; nothing was"
-                " deleted: leave it out, or see ids with `nearfar search`"
-            )
-        return _apply_change(index, token_index, segments, number)
+        segments, missing_ids = _segments_without(index, token_index, ids, number)
+        check_known(missing_ids, index)
+        return _apply_change(index, token_index, segments, number, one_segment=one_segment)
+
+
+def _segments_without(
+    index: Path, token_index: TokenIndex, ids: Iterable[str], number: int
+) -> tuple[list[OpenSegment], set[str]]:
+    """Returns the segments without the documents of these ids, and the ids of no document."""
+    missing_ids = set(ids)
+    segments = []
+    for segment in token_index.segments:
+        rows = [row for row, document_id in live_ids(segment) if document_id in missing_ids]
+        missing_ids -= {segment.documents[row].id for row in rows}
+        segments.append(
+            token_index.segment(_delete_rows(index, segment, rows, number)) if rows else segment
+        )
+    return segments, missing_ids
 
 
 def _apply_change(
@@ -100,12 +107,14 @@ def _apply_change(
     segments: list[OpenSegment],
     number: int,
     encoding: Encoding | None = None,
+    one_segment: bool = False,
 ) -> TokenManifest:
-    """Writes the manifest of these segments, after merging the last ones if that is useful.
+    """Writes the manifest of these segments, after merging the last ones if that is useful, or all.
 
     `encoding` is given when documents were added.
     """
-    first = _first_to_merge(segments)
+    merges_all = one_segment and any(segment.live for segment in segments)
+    first = 0 if merges_all else _first_to_merge(segments)
     if first is not None:
         number += 1
         segments[first:] = [token_index.segment(_merge(index, number, segments[first:]))]
@@ -221,15 +230,3 @@ def _delete_rows(index: Path, segment: OpenSegment, rows: list[int], number: int
     )
     write_array(index / new_segment.deleted_file, deleted_rows.astype(np.int64))
     return new_segment
-
-
-def _new(documents: Iterable[Document], known_ids: set[int], index: Path) -> Iterator[Document]:
-    for document in documents:
-        if identity(document.id) in known_ids:
-            raise BadData(
-                f"{index} already has a document {document.id!r}; nothing was added: delete it"
-                " first, or give the new one another id (a field `_id`; where there is none the"
-                " line's number is the id, and `--id-prefix` makes it another)"
-            )
-        known_ids.add(identity(document.id))
-        yield document

@@ -1,0 +1,1 @@
+"""Changes of indexes: documents are added, replaced and deleted."""
