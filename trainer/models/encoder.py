@@ -232,6 +232,10 @@ class VectorEncoder(Encoder):
         """Returns the mean number of vectors per text, given the mean number of tokens."""
         return 1.0
 
+    def rows_per_text(self, role: Role, mean_tokens: float) -> float:
+        """Returns about how many rows of `Vectors.rows` a text has, given its tokens."""
+        return self.vectors_per_text(role, mean_tokens)
+
     def with_dimensions(self, dimensions: int) -> Self:
         """Returns an encoder with the same weights that gives only the first `dimensions` per
         vector.

@@ -78,6 +78,10 @@ class SparseEncoder(VectorEncoder):
         """True when the backbone reads queries, and not a table."""
         return self.query_table is None
 
+    def rows_per_text(self, role: Role, mean_tokens: float) -> float:
+        """Returns about how many active terms a text has: most models have fewer."""
+        return 2 * mean_tokens
+
     def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
         """Returns the tokens of `texts`, with their role if queries are encoded by a table.
 

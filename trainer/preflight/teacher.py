@@ -18,9 +18,6 @@ from trainer.preflight.sizes import format_bytes
 from trainer.retrieval.encoding.needed_vectors import ROLES, names_of, needed_vectors
 from trainer.retrieval.encoding.taught_vectors import to_do
 
-_TERMS_PER_TOKEN = 2
-"""Active terms of a sparse vector per token of its text: more than most models have."""
-
 
 def check_teachers(findings: Findings, run: PlannedRun, data: DataSets) -> int:
     """Adds a finding per teacher, and returns the bytes of their vectors of the training texts."""
@@ -58,9 +55,6 @@ def _vector_bytes(
     queries, documents = measure_lengths(teacher, data.train, negatives)
     rows = 0.0
     for role, lengths in zip(ROLES, (queries, documents), strict=True):
-        rows_per_text = teacher.vectors_per_text(role, lengths.mean_tokens)
-        if teacher.vectors.UNIT == "term":
-            rows_per_text = _TERMS_PER_TOKEN * lengths.mean_tokens
-        rows += texts[role] * rows_per_text
+        rows += texts[role] * teacher.rows_per_text(role, lengths.mean_tokens)
     width = teacher.vectors.row_width(teacher.dimensions)
     return int(rows * width * np.dtype(teacher.vectors.COMPACT).itemsize)
