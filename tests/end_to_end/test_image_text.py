@@ -4,10 +4,12 @@ do with it.
 
 import base64
 import json
+import math
 import re
 
 import pytest
 from image_toys import write_image_set
+from safetensors.torch import load_file
 from toy_models import make_image_text_toy, make_two_tower_parts
 from typer.testing import CliRunner
 
@@ -64,6 +66,15 @@ def test_every_step_learns_and_validation_measures_both_directions(run):
     validated = [record for record in records(run) if "validation/ndcg@10" in record]
     assert validated
     assert all(f"validation/{metric}" in record for record in validated for metric in DIRECTIONS)
+
+
+def test_learned_temperature_is_in_the_model(run):
+    temperatures = [one["train/temperature"] for one in records(run) if "train/temperature" in one]
+    scale = load_file(run / "model" / "model.safetensors")["logit_scale"].exp().item()
+    # Weights are kept after the second and the fourth step; the third one logs those of before it.
+    changes = [math.log(temperature * scale) for temperature in temperatures]
+    assert changes[2] == pytest.approx(0, abs=1e-6) or abs(changes[3]) == pytest.approx(3e-3, 0.5)
+    assert abs(changes[0]) > 1e-3, "it is not that from before training"
 
 
 def test_test_queries_are_measured_without_bm25(run):

@@ -75,6 +75,15 @@ class TestCheckpoint:
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
             assert np.abs(ours[0] - ours[1]).max() > 0.01, "inputs have different vectors"
 
+    def test_saved_folder_has_the_learned_scale(self, checkpoints, kind, tmp_path):
+        encoder = encoder_with_changed_adapter(checkpoints / kind)
+        encoder.keep_scale(torch.tensor([2.5]), torch.tensor([-7.0]))
+        save_encoder(encoder, tmp_path / "model")
+        model = AutoModel.from_pretrained(tmp_path / "model")
+        assert model.logit_scale.item() == 2.5
+        if kind == "siglip":
+            assert model.logit_bias.item() == -7
+
     def test_saved_folder_has_the_vectors_of_the_trained_model(
         self, checkpoints, pictures, kind, tmp_path
     ):

@@ -6,17 +6,20 @@ from typing import Any
 import pytorch_lightning as lightning
 from jaxtyping import Shaped
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.collectives import integers_of_first_rank
 from trainer.errors import BadCheckpoint
 from trainer.models.blend import interpolate
+from trainer.models.encoder import Encoder
 from trainer.runtime.console import say
 from trainer.runtime.progress import VALIDATION_SCORE
 from trainer.storage.atomic import write_safetensors
 from trainer.storage.manifest import digest_file
 from trainer.strategies.weights import full_weights
 
+_TEMPERATURE, _BIAS = "temperature.log", "head.value"
+"""The names of what a module (`Retriever`) learns beside its encoder."""
 NamedWeights = dict[str, Shaped[Tensor, "..."]]
 
 
@@ -71,9 +74,9 @@ class KeepBest(lightning.Callback):
         """Whether the run ends because the score has not become better."""
         return self.patience is not None and self.validations_without_improvement >= self.patience
 
-    def restore(self, encoder: nn.Module, share: float = 1.0) -> None:
+    def restore(self, encoder: Encoder, share: float = 1.0) -> None:
         """Copies the best weights into an encoder, or those with this share of the change since
-        before training (`interpolate`).
+        before training (`interpolate`). A learned temperature goes where the model has a place.
 
         Raises BadCheckpoint if their file was altered. Changes nothing if none were kept.
         """
@@ -83,6 +86,8 @@ class KeepBest(lightning.Callback):
         for name, parameter in encoder.named_parameters():
             if f"encoder.{name}" in weights:
                 parameter.data.copy_(weights[f"encoder.{name}"])
+        if share > 0 and self.step > 0 and _TEMPERATURE in weights:
+            encoder.keep_scale(-weights[_TEMPERATURE], weights.get(_BIAS))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint needs to know: score, step, file and its SHA-256."""

@@ -217,6 +217,9 @@ class Encoder(nn.Module, ABC):
         if self.projection is not None:
             self.projection.write(folder / self.PROJECTION_FOLDER)
 
+    def keep_scale(self, log_scale: Float[Tensor, " 1"], bias: Float[Tensor, " 1"] | None) -> None:
+        """Takes the scale and bias of scores that training learned, if weights exist for them."""
+
 
 class VectorEncoder(Encoder):
     """A model that encodes texts into vectors."""

@@ -163,6 +163,17 @@ class ImageTextEncoder(VectorEncoder):
         """Returns true for a parameter that is new, which has the learning rate of heads."""
         return False
 
+    def keep_scale(self, log_scale: Float[Tensor, " 1"], bias: Float[Tensor, " 1"] | None) -> None:
+        """Takes the scale and bias of scores that training learned, as CLIP and SigLIP have them.
+
+        They matter for probabilities, not for rankings.
+        """
+        learned_values = {"logit_scale": log_scale, "logit_bias": bias}
+        for name, parameter in self.backbone.named_parameters():
+            value = learned_values.get(name.rpartition(".")[2])
+            if value is not None:
+                parameter.data.copy_(value.reshape(parameter.shape))
+
     def write_pipeline(self, folder: Path) -> None:
         """Writes the settings of transformers' image processor."""
         architecture, _ = _ARCHITECTURES[self.pristine_config.model_type]
