@@ -128,7 +128,7 @@ def test_weighted_system_says_its_weights_and_where_they_come_from():
     dev = RetrievalSet("toy dev", ("q",), ("x",), ("a", "b"), ("", ""), {"q": {"a": 1}})
     right = FixedSystem("right", {"q": {"a": 2.0, "b": 1.0}, "t": {"a": 2.0, "b": 1.0}})
     wrong = FixedSystem("wrong", {"q": {"a": 1.0, "b": 2.0}, "t": {"a": 1.0, "b": 2.0}})
-    system = ScoreFusion([right, wrong], dev)
+    system = ScoreFusion.learn([right, wrong], dev)
     assert system.name == "weighted: right + wrong"
     assert system.weights == (0.6, 0.4)
     assert "weights 0.6 right + 0.4 wrong, chosen on 1 queries of toy dev" in system.note

@@ -22,9 +22,40 @@ def victim(toy_folder, tmp_path):
     return tmp_path / "idx"
 
 
+def manifest_with(**change):
+    """A manifest with weights of the view, and hostile changes of them."""
+    weights = {
+        "weights": {"dense": 1.0},
+        "probes": {"dense": "0"},
+        "learned_on": "toys",
+        "queries": 5,
+        "ndcg_at_10": 0.5,
+    }
+    return json.dumps({"format": 1, "kind": "views", "weights": weights | change})
+
+
+def test_text_of_a_manifest_cannot_move_the_cursor(victim):
+    (victim / "manifest.json").write_text(manifest_with(learned_on="evil\x1b[2J" + "a" * 5000))
+    page = call("search", victim, "disk", "--hybrid")
+    assert "void" in page.stderr
+    assert "evil" in page.stderr
+    assert "\x1b" not in page.stderr
+    assert len(page.stderr) < 500
+
+
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
+        (manifest_with(weights={"dense": -1.0}), "damaged"),
+        (manifest_with(weights={"dense": float("nan")}), "damaged"),
+        (manifest_with(weights={"dense": 1e999}), "damaged"),
+        (manifest_with(weights={"dense": 0.0}), "no view has a weight"),
+        (manifest_with(weights={"bm25": 1.0}, probes={}), "no view has a weight"),
+        (manifest_with(weights={"../x": 1.0}, probes={"../x": ""}), "not that of a view"),
+        (manifest_with(probes={}), "a view has no probe"),
+        (manifest_with(probes={"dense": "0", "other": "0"}), "a view has no probe"),
+        (manifest_with(queries=0), "damaged"),
+        (manifest_with(loader="os.system"), "damaged"),
         ('{"format": 1, "kind": "views", "loader": "os.system"}', "damaged"),
         ('{"format": 2, "kind": "views"}', "format 2"),
         ('{"format": 1, "kind": "views", "sha256": "0"}', "altered"),

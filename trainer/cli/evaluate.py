@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainer.data.retrieval_set import RetrievalSet
     from trainer.evaluation.evaluate_systems import SystemComparison
     from trainer.evaluation.judged_data import JudgedData
+    from trainer.evaluation.systems.open import SystemSettings
     from trainer.evaluation.systems.system import System
     from trainer.recipe.schema.trackers import Tracker
 
@@ -77,6 +78,19 @@ IndexFolder = Annotated[
         show_default=False,
     ),
 ]
+LearnedViews = Annotated[
+    str | None,
+    typer.Option(
+        "--learn-weights",
+        metavar="VIEW,...",
+        help=(
+            "first choose weights of these views on the dev queries, e.g. dense,sparse or"
+            " dense,bm25, and keep them in the folder of views among the systems, where `nearfar"
+            " search --hybrid` finds them"
+        ),
+        show_default=False,
+    ),
+]
 OutFile = Annotated[
     Path | None,
     typer.Option(
@@ -129,6 +143,7 @@ def evaluate(
     index: IndexFolder = None,
     rerank: shared.Reranker = None,
     rerank_depth: shared.RerankDepth = 100,
+    learn_weights: LearnedViews = None,
     out: OutFile = None,
     save_runs: RunsFolder = None,
     mteb: MtebTask = None,
@@ -146,15 +161,16 @@ def evaluate(
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.runs.run_model import model_of
 
-    columns = shared.columns_of(column)
-    judged_data = _judged_data(systems, mteb, data, corpus, split, columns, max_queries)
+    judged_data = _judged_data(systems, mteb, data, corpus, split, column, max_queries)
+    settings = SystemSettings(precision, layers, dimensions, rerank_depth)
+    _learn(systems, learn_weights, judged_data, settings)
     comparison = evaluate_systems(
         systems,
         judged_data,
         bm25=bm25,
         index=index,
         reranker=rerank,
-        settings=SystemSettings(precision, layers, dimensions, rerank_depth),
+        settings=settings,
         find_model=model_of,
         on_measured=_mteb_writer(mteb_results, judged_data),
         tell=terminal.tell,
@@ -169,7 +185,7 @@ def _judged_data(
     data: str | None,
     corpus: str | None,
     split: shared.Split,
-    columns: dict[str, str],
+    column: list[str] | None,
     max_queries: int | None,
 ) -> "JudgedData":
     """Returns the judged queries; without `data` or a task, those that the recipe of a run names.
@@ -181,6 +197,7 @@ def _judged_data(
     from trainer.evaluation.systems.names import parse_system
     from trainer.runs.run_model import judged_queries_of
 
+    columns = shared.columns_of(column)
     if mteb is not None:
         from trainer.evaluation.mteb.tasks import MtebData
 
@@ -196,6 +213,18 @@ def _judged_data(
         data, corpus = queries.source, corpus or queries.corpus
         columns = {**queries.columns, **columns}
     return LocalData(data, split, columns, corpus, max_queries)
+
+
+def _learn(
+    systems: list[str], views: str | None, data: "JudgedData", settings: "SystemSettings"
+) -> None:
+    """Learns and keeps the weights of these views, if there are any."""
+    if views is None:
+        return
+    from trainer.evaluation.systems.learned import learn_view_weights
+
+    terminal.tell("learning weights on the dev queries")
+    learn_view_weights(systems, [view.strip() for view in views.split(",")], data, settings)
 
 
 def _mteb_writer(

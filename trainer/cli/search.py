@@ -39,7 +39,10 @@ Hybrid = Annotated[
     bool,
     typer.Option(
         "--hybrid",
-        help="search all views of the folder, and combine them by reciprocal ranks (RRF, k = 60)",
+        help=(
+            "search all views of the folder, and combine them by reciprocal ranks (RRF, k = 60), or"
+            " by --weights"
+        ),
     ),
 ]
 Weights = Annotated[
@@ -49,8 +52,8 @@ Weights = Annotated[
         metavar="VIEW=WEIGHT,...",
         help=(
             "with --hybrid: combine these views by a weighted sum of their scores instead, e.g."
-            " dense=0.3,sparse=0.7, or dense=0.4,bm25=0.6 with BM25; `nearfar evaluate"
-            " weighted:A+B` finds good weights"
+            " dense=0.3,sparse=0.7, or dense=0.4,bm25=0.6 with BM25; `ranks` for reciprocal ranks"
+            " (default: the weights that `nearfar evaluate --learn-weights` has learned, if any)"
         ),
         show_default=False,
     ),
@@ -107,6 +110,8 @@ def search(
             hybrid=hybrid,
             weights=_view_weights(view, hybrid, weights),
         )
+    if searcher.note:
+        terminal.tell(searcher.note)
     if explain:
         searcher.check_explains()
     (hits,) = searcher.search([question], k)

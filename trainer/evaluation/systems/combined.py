@@ -1,6 +1,7 @@
 """Systems that combine others: fusion of several, and re-ranking of one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.evaluation.evaluate import measured_run
@@ -16,11 +17,9 @@ from trainer.strategies.devices import Precision
 class RankFusion:
     """Several systems, combined by reciprocal rank fusion."""
 
-    note = ""
-
-    def __init__(self, parts: Sequence[System]) -> None:
+    def __init__(self, parts: Sequence[System], note: str = "") -> None:
         self.name = f"hybrid: {' + '.join(part.name for part in parts)}"
-        self._parts, self.preparation = parts, _preparation_of(parts)
+        self._parts, self.preparation, self.note = parts, _preparation_of(parts), note
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query among the first ones of each system."""
@@ -28,27 +27,25 @@ class RankFusion:
 
 
 class ScoreFusion:
-    """Several systems, combined by a weighted sum of their scores.
+    """Several systems, combined by a weighted sum of their scores."""
 
-    The weights are the best ones on judged queries, which must not be those that are measured.
-    """
-
-    def __init__(self, parts: Sequence[System], judged_set: RetrievalSet) -> None:
+    def __init__(self, parts: Sequence[System], weights: Sequence[float], note: str) -> None:
         self.name = f"weighted: {' + '.join(part.name for part in parts)}"
         self._parts, self.preparation = parts, _preparation_of(parts)
-        queries = judged_set.queries_by_id
-        runs = [
-            measured_run(part.search(queries, FUSED_DOCUMENTS), judged_set, FUSED_DOCUMENTS)
-            for part in parts
-        ]
-        self.weights, quality = choose_weights(runs, judged_set.qrels)
-        weights = " + ".join(
-            f"{weight:.1f} {part.name}" for weight, part in zip(self.weights, parts, strict=True)
+        self.weights, self.note = weights, note
+
+    @classmethod
+    def learn(cls, parts: Sequence[System], judged_set: RetrievalSet) -> Self:
+        """Returns the fusion with the best weights on judged queries, which must not be those that
+        are measured.
+        """
+        weights, quality = learn_weights(parts, judged_set)
+        terms = [f"{weight:.1f} {part.name}" for weight, part in zip(weights, parts, strict=True)]
+        note = (
+            f"weights {' + '.join(terms)}, chosen on {len(judged_set.queries):,} queries of"
+            f" {judged_set.name}, where they have nDCG@10 {quality:.3f}"
         )
-        self.note = (
-            f"weights {weights}, chosen on {len(queries):,} queries of {judged_set.name}, where"
-            f" they have nDCG@10 {quality:.3f}"
-        )
+        return cls(parts, weights, note)
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k best documents per query among the first ones of each system."""
@@ -80,6 +77,18 @@ class RerankedSystem:
         return rerank(
             self._encoder, run, queries, self._documents, self._depth, precision=self._precision
         )
+
+
+def learn_weights(
+    parts: Sequence[System], judged_set: RetrievalSet
+) -> tuple[tuple[float, ...], float]:
+    """Returns the weights with the best nDCG@10 on judged queries, and that nDCG@10."""
+    queries = judged_set.queries_by_id
+    runs = [
+        measured_run(part.search(queries, FUSED_DOCUMENTS), judged_set, FUSED_DOCUMENTS)
+        for part in parts
+    ]
+    return choose_weights(runs, judged_set.qrels)
 
 
 def _preparation_of(parts: Sequence[System]) -> Preparation:

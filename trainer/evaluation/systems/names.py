@@ -21,7 +21,8 @@ FORMS: dict[Kind, str] = {
 }
 """How each kind is written."""
 
-_MOST_WEIGHTS = 3
+MOST_WEIGHTS = 3
+"""The largest number of systems for which weights are chosen."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ def _fusion(kind: Kind, value: str) -> SystemName:
     words = value.split("+")
     if len(words) < 2 or not all(words):
         raise BadRecipe(f"'{kind}:{value}' must combine two or more systems, as {FORMS[kind]}")
-    if kind == "weighted" and len(words) > _MOST_WEIGHTS:
+    if kind == "weighted" and len(words) > MOST_WEIGHTS:
         raise BadRecipe(
             f"'{kind}:{value}' combines {len(words)} systems, but weights are chosen for at most"
-            f" {_MOST_WEIGHTS}; use hybrid:, which has none"
+            f" {MOST_WEIGHTS}; use hybrid:, which has none"
         )
     parts = tuple(map(parse_system, words))
     if combination := next((part for part in parts if part.parts), None):

@@ -27,8 +27,10 @@ from trainer.models.cut import read_cut
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker, read_vector_model
 from trainer.progress import phase
+from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
-from trainer.retrieval.indexes.views import index_folders
+from trainer.retrieval.indexes.views import has_views
+from trainer.retrieval.view_weights import open_views
 from trainer.strategies import devices
 
 DEPTH = 101
@@ -85,7 +87,7 @@ class SystemOpener:
                 if self._judged_set is None:
                     raise BadRecipe(f"{name}: there are no judged queries to choose the weights on")
                 parts = [self.open(part) for part in name.parts]
-                return ScoreFusion(parts, self._judged_set)
+                return ScoreFusion.learn(parts, self._judged_set)
             case "rerank":
                 return self._rerank(name)
         if name not in self._single_systems:
@@ -126,11 +128,10 @@ class SystemOpener:
             case "run":
                 return RunSystem(str(name), Path(name.value), self._corpus)
             case "index":
-                indexes = [
-                    self._index(folder, name.index_model)
-                    for folder in index_folders(Path(name.value))
-                ]
-                return indexes[0] if len(indexes) == 1 else RankFusion(indexes)
+                folder = Path(name.value)
+                if has_views(folder):
+                    return self._views(folder)
+                return self._index(open_index(folder), name.index_model)
             case _:
                 with phase("loading the model"):
                     encoder = self._model(name.value)
@@ -148,8 +149,20 @@ class SystemOpener:
             raise BadRecipe("a model of images is not cut; leave out --layers and --dimensions")
         return read_vector_model(name)
 
-    def _index(self, folder: Path, model: str) -> System:
-        settings, index = self._settings, open_index(folder)
+    def _views(self, folder: Path) -> System:
+        """Returns a folder of views as `nearfar search --hybrid` searches it."""
+        views = open_views(folder)
+        parts = [self._index(index) for index in views.indexes]
+        if views.has_words:
+            parts.append(self.open(SystemName("bm25")))
+        if len(parts) == 1 and not views.note:
+            return parts[0]
+        if views.weights is None:
+            return RankFusion(parts, views.note)
+        return ScoreFusion(parts, views.weights, views.note)
+
+    def _index(self, index: Index, model: str = "") -> System:
+        settings, folder = self._settings, index.folder
         layers = None if settings.layers == index.manifest.layers else settings.layers
         try:
             with phase("loading the model"):

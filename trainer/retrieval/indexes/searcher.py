@@ -18,6 +18,7 @@ from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
 from trainer.retrieval.indexes.views import BM25, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
+from trainer.retrieval.view_weights import OpenViews, open_views
 from trainer.strategies.devices import Precision
 
 Explanation = list[Match] | list[SharedTerm]
@@ -64,7 +65,7 @@ class Searcher:
     """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
 
     Several views are combined as `nearfar evaluate` combines systems: with `weights` by a weighted
-    sum of scores, without by reciprocal ranks.
+    sum of scores, without by reciprocal ranks. `note` says where the weights come from.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Searcher:
         rerank_depth: int = 100,
         weights: Sequence[float] | None = None,
         words: SearchedWords | None = None,
+        note: str = "",
     ) -> None:
         self.views, self.weights, self.words = views, weights, words
+        self.note = note
         self.reranker, self.rerank_depth = reranker, rerank_depth
 
     @classmethod
@@ -94,27 +97,23 @@ class Searcher:
 
         `model` is the new place of the index's model, if it was moved. `reranker` names a
         cross-encoder, which re-ranks the first `rerank_depth` documents. Of a folder of views,
-        `view` is searched, or with `hybrid` all of them, or those that have `weights`; the name
-        `bm25` stands for BM25. Raises BadFolder, BadModel, BadRecipe.
+        `view` is searched, or with `hybrid` several: those that have `weights`, where the name
+        `bm25` stands for BM25; all of them if there are no `weights`; with None, as the folder says
+        (`open_views`). Raises BadFolder, BadModel, BadRecipe.
         """
-        places, weights = [index], dict(weights or {})
-        word_weight = weights.pop(BM25, None)
-        if hybrid or view is not None:
-            places = searched_views(index, list(weights) if view is None else [view])
-        if word_weight is not None and not weights:
-            raise BadRecipe(f"--weights gives {BM25} alone a weight; give a view one, too")
-        if model is not None and len(places) > 1:
+        if hybrid and weights is None:
+            views = open_views(index)
+        else:
+            views = _views(index, view, hybrid, dict(weights or {}))
+        if model is not None and len(views.indexes) > 1:
             raise BadRecipe(
-                f"--model names one model, but {len(places)} views are searched; search one with"
-                " --view, or build the view of the moved model again"
+                f"--model names one model, but {len(views.indexes)} views are searched; search one"
+                " with --view, or build the view of the moved model again"
             )
-        indexes = open_together(places)
         cross_encoder = read_reranker(reranker) if reranker is not None else None
-        views = [SearchedIndex.open(part, model) for part in indexes]
-        if word_weight is None:
-            return cls(views, cross_encoder, rerank_depth, [*weights.values()] or None)
-        words = SearchedWords(indexes[0])
-        return cls(views, cross_encoder, rerank_depth, [*weights.values(), word_weight], words)
+        indexes = [SearchedIndex.open(part, model) for part in views.indexes]
+        words = SearchedWords(views.indexes[0]) if views.has_words else None
+        return cls(indexes, cross_encoder, rerank_depth, views.weights, words, views.note)
 
     @property
     def count(self) -> int:
@@ -192,6 +191,19 @@ class Searcher:
             )[:k]
             for documents in first
         ]
+
+
+def _views(index: Path, view: str | None, hybrid: bool, weights: dict[str, float]) -> OpenViews:
+    """Opens what a user wants to be searched."""
+    word_weight = weights.pop(BM25, None)
+    if word_weight is not None and not weights:
+        raise BadRecipe(f"--weights gives {BM25} alone a weight; give a view one, too")
+    places = [index]
+    if hybrid or view is not None:
+        places = searched_views(index, list(weights) if view is None else [view])
+    word_weights = [] if word_weight is None else [word_weight]
+    ordered_weights = [*weights.values(), *word_weights] or None
+    return OpenViews(open_together(places), ordered_weights, bool(word_weights))
 
 
 def hits(

@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, model_validator
 
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadFolder, BadRecipe
@@ -24,9 +24,35 @@ VIEWS = "views"
 """The name of the folder of all views, and the kind in the manifest."""
 BM25 = "bm25"
 """Stands for BM25 among the weights of views, so no view has this name."""
+RANKS = "ranks"
+"""Stands for reciprocal ranks in place of weights."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _LEFTOVER = re.compile(rf"\.{VIEWS}\.[0-9a-f]{{8}}\.partial")
 """What a killed process leaves, which wanted to change all views."""
+
+
+class LearnedWeights(BaseModel):
+    """Weights of views that were learned on judged queries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    weights: dict[str, NonNegativeFloat]
+    """The weight of each view, and of BM25 if it was among them."""
+    probes: dict[str, str]
+    """The SHA-256 of the probe of each of these views: it is another for another model."""
+    learned_on: str
+    queries: PositiveInt
+    ndcg_at_10: float
+    """On the queries that they were learned on."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        views = self.weights.keys() - {BM25}
+        if not any(self.weights[view] for view in views) or self.probes.keys() != views:
+            raise ValueError("no view has a weight, or a view has no probe")
+        if not all(map(_NAME.fullmatch, views)):
+            raise ValueError("a name is not that of a view")
+        return self
 
 
 class ViewsManifest(BaseModel):
@@ -36,17 +62,29 @@ class ViewsManifest(BaseModel):
 
     format: Literal[1] = 1
     kind: Literal["views"] = "views"
+    weights: LearnedWeights | None = None
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest into `folder`."""
+        write_text(folder / MANIFEST, self.model_dump_json(exclude_none=True, indent=2) + "\n")
+
+
+def learned_weights(folder: Path) -> LearnedWeights | None:
+    """Returns the weights that a folder of views keeps, if any. Raises BadFolder."""
+    manifest = _manifest(folder)
+    return None if manifest is None else manifest.weights
 
 
 def has_views(folder: Path) -> bool:
     """Returns true if `folder` holds views. Raises BadFolder for a damaged manifest."""
+    return _manifest(folder) is not None
+
+
+def _manifest(folder: Path) -> ViewsManifest | None:
     if not (folder / MANIFEST).is_file():
-        return False
+        return None
     content = read_content(folder)
-    if content.get("kind") != VIEWS:
-        return False
-    parse_manifest(ViewsManifest, content, folder)
-    return True
+    return parse_manifest(ViewsManifest, content, folder) if content.get("kind") == VIEWS else None
 
 
 def views_of(folder: Path) -> dict[str, Path]:
@@ -83,9 +121,10 @@ def place_of_view(folder: Path, name: str) -> Path:
 
 
 def mark_views(folder: Path) -> None:
-    """Writes the manifest that says that `folder` holds views."""
+    """Writes the manifest that says that `folder` holds views, if there is none yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / MANIFEST, ViewsManifest().model_dump_json() + "\n")
+    if not has_views(folder):
+        ViewsManifest().write(folder)
 
 
 @contextlib.contextmanager
@@ -165,12 +204,16 @@ def searched_views(folder: Path, names: Collection[str] = ()) -> list[Path]:
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Returns the weights that a user wrote. Raises BadRecipe.
+    """Returns the weights that a user wrote; none for `ranks`. Raises BadRecipe.
 
     >>> parse_weights("dense=2,sparse=0.5")
     {'dense': 2.0, 'sparse': 0.5}
+    >>> parse_weights("ranks")
+    {}
     """
     weights: dict[str, float] = {}
+    if text.strip() == RANKS:
+        return weights
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         try:
@@ -180,6 +223,6 @@ def parse_weights(text: str) -> dict[str, float]:
         if not 0 < weights[name] < float("inf"):
             raise BadRecipe(
                 f"--weights {text!r}: {part!r} is not a view and a weight above 0; write, for"
-                " example, --weights dense=2,sparse=1"
+                f" example, --weights dense=2,sparse=1, or --weights {RANKS} for reciprocal ranks"
             )
     return weights
