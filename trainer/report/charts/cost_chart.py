@@ -55,8 +55,10 @@ def _cost_chart(title: str, points: Sequence[CostPoint], width: int) -> Markup:
         _frontier(points, x, y),
     ]
     names = _name_places(points, x, y)
-    for point, place in zip(points, names, strict=True):
-        parts += _point(point, x(math.log10(max(point.latency_ms, 1e-3))), y, place, width)
+    for point, value in zip(points, milliseconds, strict=True):
+        parts += _mark(point, x(value), y)
+    for point, value, place in zip(points, milliseconds, names, strict=True):
+        parts.append(_name(point, x(value), place, width))  # above all marks
     summary = f"{title}: " + "; ".join(
         f"{point.name} {point.quality.mean:.3f} at {point.latency_ms:.1f} ms" for point in points
     )
@@ -104,15 +106,24 @@ def _name_places(points: Sequence[CostPoint], x: Scale, y: Scale) -> list[Number
     return [places[number] for number in range(len(points))]
 
 
-def _point(point: CostPoint, x: Number, y: Scale, name_place: Number, width: int) -> list[str]:
-    style = "main" if point.is_efficient else "other"
-    is_right = x > width / 2
-    anchor, place = ("end", x - 10) if is_right else ("start", x + 10)
-    name = escape(short(point.name, _NAME_LENGTH if width > 500 else 20))
+def _mark(point: CostPoint, x: Number, y: Scale) -> list[str]:
+    style = _style(point)
     return [
         f'<path class="whisker {style}" d="M{x:.1f} {y(point.quality.low):.1f}'
         f'V{y(point.quality.high):.1f}"/>',
         f'<circle class="dot {style}" cx="{x:.1f}" cy="{y(point.quality.mean):.1f}" r="6"/>',
-        f'<text class="label {style}" x="{place:.1f}" y="{name_place:.1f}"'
-        f' text-anchor="{anchor}">{name}</text>',
     ]
+
+
+def _name(point: CostPoint, x: Number, y: Number, width: int) -> str:
+    is_right = x > width / 2
+    anchor, place = ("end", x - 10) if is_right else ("start", x + 10)
+    name = escape(short(point.name, _NAME_LENGTH if width > 500 else 20))
+    return (
+        f'<text class="label {_style(point)}" x="{place:.1f}" y="{y:.1f}"'
+        f' text-anchor="{anchor}">{name}</text>'
+    )
+
+
+def _style(point: CostPoint) -> str:
+    return "main" if point.is_efficient else "other"
