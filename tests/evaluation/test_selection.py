@@ -232,6 +232,20 @@ def test_halving_finds_the_winner_of_all_measurements(folder, toy_folder):
     assert all(cost.latency_ms <= cost.latency_p95_ms for cost in costs.values())
 
 
+def test_candidate_with_too_large_weights_is_not_measured(folder, toy_folder):
+    model = str(toy_folder("bert"))
+    names = ["bm25", model, f"hybrid:{model}+bm25"]
+    candidates, data = read_candidates(names)[0], LocalData(str(folder))
+    selection = select(candidates, data, Limits(memory_mb=0.05))
+    assert [one.candidate for one in selection.measurements] == ["bm25"]
+    assert {drop.candidate for drop in selection.drops} == {*names[1:]}
+    assert all("dropped before it was measured" in str(drop) for drop in selection.drops)
+    assert all(re.search(r"its weights take 0\.\d+ MB", str(drop)) for drop in selection.drops)
+    one_model = select(candidates[1:], data, Limits(memory_mb=0.001))
+    assert len(one_model.measurements) == 2, "none keeps the limits: all are measured"
+    assert one_model.choice.recommendation is None
+
+
 def test_document_of_a_sample_is_not_encoded_again(folder, toy_folder, monkeypatch):
     encoded_texts = []
 

@@ -20,11 +20,14 @@ class Drop:
 
     candidate: str
     queries: int
-    quality: float
+    """The size of the sample. 0: it was not measured."""
+    quality: float | None
     """Its nDCG@10 on the sample."""
     reason: str
 
     def __str__(self) -> str:
+        if self.quality is None:
+            return f"dropped before it was measured: {self.candidate}, {self.reason}"
         return (
             f"dropped after {self.queries:,} queries: {self.candidate}, nDCG@10 {self.quality:.3f}"
             f" on the sample, {self.reason}"

@@ -12,7 +12,7 @@ from trainer.evaluation.systems.names import SystemName
 from trainer.evaluation.systems.open import DEPTH, SystemOpener
 
 _LATENCY_QUERIES, _WARM_UP_QUERIES, _HITS = 50, 3, 10
-_MEGABYTE = 1e6
+MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) 
         len(judged_set.documents) / seconds if seconds else None,
         float(np.median(latencies)),
         float(np.quantile(latencies, 0.95)),
-        (preparation.weight_bytes + preparation.index_bytes) / _MEGABYTE,
-        preparation.index_bytes / _MEGABYTE,
+        (preparation.weight_bytes + preparation.index_bytes) / MEGABYTE,
+        preparation.index_bytes / MEGABYTE,
     )
     return Measurement(str(system), result, cost)
 

@@ -15,7 +15,7 @@ from trainer.evaluation.systems.system import Corpus
 from trainer.selection.candidates import Limits, SystemCandidate
 from trainer.selection.choice import Choice, choose
 from trainer.selection.halving import LEAST_QUERIES, SHARES, Drop, drop
-from trainer.selection.measure import Measurement, measure
+from trainer.selection.measure import MEGABYTE, Measurement, measure
 from trainer.selection.probe import Probe
 from trainer.selection.samples import sample_set
 
@@ -65,6 +65,8 @@ def select(
     # An index holds all documents, so it cannot search a sample of them.
     indexes = [system for system in systems if system.contains("index")]
     systems = [system for system in systems if system not in indexes]
+    if halving and limits.memory_mb is not None:
+        systems = rounds.drop_heavy(systems, limits.memory_mb)
     for share in SHARES if halving else ():
         if len(systems) > 2 and rounds.is_worthwhile(share):
             systems = rounds.halve(systems, share, limits)
@@ -121,6 +123,23 @@ class _Rounds:
         self._check_any(self._names)
         return list(self._names)
 
+    def drop_heavy(self, systems: Sequence[SystemName], most_megabytes: float) -> list[SystemName]:
+        """Drops candidates whose weights alone take more memory; returns the others, or all if none
+        would be left. A model that cannot be read is dropped too.
+        """
+        opener = SystemOpener(Corpus.of(self._judged_set), self._settings)
+        megabytes = {}
+        for system in systems:
+            with self.errors.note_failure(self._names[system]):
+                megabytes[system] = opener.weight_bytes(system) / MEGABYTE
+        light_systems = [system for system in megabytes if megabytes[system] <= most_megabytes]
+        for system, value in megabytes.items():
+            if light_systems and system not in light_systems:
+                reason = f"over the limits: its weights take {value:.3g} MB"
+                self._note_drop(Drop(self._names[system], 0, None, reason))
+        self._check_any(megabytes)
+        return light_systems or list(megabytes)
+
     def is_worthwhile(self, share: float) -> bool:
         """Returns True if a round with this share has enough queries more than the last one."""
         queries = max(LEAST_QUERIES, round(share * len(self._judged_set.queries)))
@@ -140,8 +159,7 @@ class _Rounds:
         measurements = self._measure(systems, sample)
         drops = drop(list(measurements.values()), limits)
         for loss in drops:
-            self._tell(f"  {loss}")
-        self.drops += drops
+            self._note_drop(loss)
         dropped_names = {loss.candidate for loss in drops}
         return [system for system in measurements if self._names[system] not in dropped_names]
 
@@ -168,6 +186,10 @@ class _Rounds:
             opener.close(systems[number + 1 :])
         self._check_any(measurements)
         return measurements
+
+    def _note_drop(self, loss: Drop) -> None:
+        self._tell(f"  {loss}")
+        self.drops.append(loss)
 
     def _check_any(self, systems: object) -> None:
         if not systems:

@@ -22,6 +22,7 @@ from trainer.evaluation.systems.system import (
     Preparation,
     RunSystem,
     System,
+    weight_bytes,
 )
 from trainer.models.cut import read_cut
 from trainer.models.encoder import PairEncoder, VectorEncoder
@@ -100,6 +101,13 @@ class SystemOpener:
             with phase("loading the model"):
                 self._rerankers[model] = read_reranker(model).to(self._accelerator)
         return self._rerankers[model]
+
+    def weight_bytes(self, name: SystemName) -> int:
+        """Returns the bytes of the weights of the models in a system, without those of indexes and
+        re-rankers. Nothing is encoded. Raises BadModel.
+        """
+        models = [part.value for part in name.single_systems if part.kind == "model"]
+        return sum(weight_bytes(self._model(model)) for model in models)
 
     def image_to_text(
         self, name: SystemName, judged_set: RetrievalSet, query_ids: Sequence[str]
