@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from forked import nearfar
+from late_interaction_toys import new_encoder
 from toy_models import masked_lm
 
 from trainer.models.formats.folder import save_encoder
@@ -95,6 +96,70 @@ def test_unsure_router_asks_all_and_adds_up_reciprocal_ranks(folder):
     }
     assert [scores[document] for document in ids] == sorted(scores.values(), reverse=True)
     assert len(ids) == 4
+
+
+@pytest.fixture(scope="module")
+def late_folder(toy_folder, tmp_path_factory):
+    """An index of a late-interaction model, which is a view or not, and judged queries on it."""
+    folder = tmp_path_factory.mktemp("late")
+    save_encoder(new_encoder(toy_folder("bert")), folder / "late")
+    words = " ".join(TEXTS).split()
+    texts = [" ".join([*words[row % 9 : row % 9 + 3], f"number{row}"]) for row in range(60)]
+    write_judged(folder / "data", texts)
+    for options in (("-o", "plain"), ("-o", "idx", "--view", "late")):
+        made = nearfar("index", "late", "data", "--kind", "exact", *options, folder=folder)
+        assert made.returncode == 0, made.stderr
+    return folder
+
+
+def write_judged(folder, texts):
+    """A data set in BEIR layout. The query of a document is its last two words."""
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{row}", "text": text} for row, text in enumerate(texts)]
+    queries = [
+        {"_id": f"q{row}", "text": " ".join(text.split()[-2:])} for row, text in enumerate(texts)
+    ]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judgements = "".join(f"q{row}\td{row}\t1\n" for row in range(len(texts)))
+    (folder / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judgements}")
+
+
+@pytest.mark.parametrize(
+    ("index", "route"), [("plain", "index:plain"), ("idx", "index:idx/views/late")]
+)
+def test_late_interaction_index_is_a_route(late_folder, index, route):
+    routes, data = ["bm25", "idx" if index == "idx" else route], ("--data", "data")
+    fit = nearfar(
+        *("route", "fit", *routes, *data, "-o", "fitted", "--replace"), folder=late_folder
+    )
+    assert fit.returncode == 0, fit.stderr
+    assert f"  {route}: nDCG@10 " in fit.stdout
+    measured = nearfar(
+        "route", "evaluate", "fitted", *data, "--split", "dev", "--cost", "1", folder=late_folder
+    )
+    assert measured.returncode == 0, measured.stderr
+    command = ("search", index, QUESTION, "--json", "--router", "router")
+    for gains, said in (([0.0, 0.1], route), ([-0.1, -0.1], f"bm25 + {route}")):
+        write_router(late_folder, gains, ["bm25", route])
+        found = nearfar(*command, folder=late_folder)
+        assert found.returncode == 0, found.stderr
+        assert f"the router asks {said}\n" in found.stderr
+        assert len(json.loads(found.stdout)) == 5
+
+
+def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(late_folder):
+    """Their texts stay in its files until a segment is written anew."""
+    shutil.copytree(late_folder / "plain", late_folder / "changed")
+    write_router(late_folder, [0.1, 0.0], ["bm25", "index:changed"])
+    deleted = nearfar("delete", "changed", "d0", "d5", folder=late_folder)
+    assert deleted.returncode == 0, deleted.stderr
+    for number in (0, 1, 5, 6):
+        command = ("search", "changed", f"number{number}", "--json", "--router", "router")
+        found = nearfar(*command, folder=late_folder)
+        assert found.returncode == 0, found.stderr
+        ids = [hit["id"] for hit in json.loads(found.stdout)]
+        assert ids == ([] if number in (0, 5) else [f"d{number}"])
 
 
 def test_router_of_other_routes_is_refused(folder):

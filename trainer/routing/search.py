@@ -6,9 +6,9 @@ from pathlib import Path
 from trainer.errors import BadRecipe
 from trainer.evaluation.systems.names import parse_system
 from trainer.models.families import read_reranker
-from trainer.retrieval.indexes.index_corpus import open_index
+from trainer.retrieval.indexes.index_corpus import open_index, open_together
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
-from trainer.retrieval.indexes.views import check_together, index_folders, views_of
+from trainer.retrieval.indexes.views import index_folders, views_of
 from trainer.routing.router import ALL_ROUTES, Router
 
 
@@ -34,8 +34,7 @@ def open_chosen(
     places = _places(index, router)
     choice = int(router.choose([question], limit)[0])
     names = list(places) if choice == ALL_ROUTES else [list(places)[choice]]
-    views = [open_index(place) for name in names if (place := places[name]) is not None]
-    check_together(views)
+    views = open_together([place for name in names if (place := places[name]) is not None])
     has_words = any(places[name] is None for name in names)
     documents = views[0] if views else open_index(index_folders(index)[0])
     searcher = Searcher(

@@ -194,6 +194,8 @@ def test_views_are_not_built_while_others_change(copy, models):
 
 def test_late_views_alone_may_become_empty_and_be_filled_again(models, tmp_path):
     folder = build_views(tmp_path / "idx", models, OLD, ["late"])
+    with pytest.raises(BadData, match=f"{folder}/views/late has no document 'doc77'"):
+        call("delete", folder, "doc77")
     call("delete", folder, *OLD)
     assert scores_of(folder) == {}
     call("add", folder, write_corpus(tmp_path / "new.jsonl", NEW))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.data.readers.corpus import read_corpus
 from trainer.data.readers.report import ReadReport
-from trainer.errors import BadFolder, BadRecipe
+from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.progress import phase
 from trainer.retrieval.changes.rewrite import write_with, write_without
 from trainer.retrieval.encoding.encode import Encoding
@@ -26,7 +26,7 @@ from trainer.retrieval.indexes.manifest import MANIFEST
 from trainer.retrieval.indexes.place import changed_folder, check_index_folder
 from trainer.retrieval.indexes.sparse import SparseIndex
 from trainer.retrieval.indexes.views import VIEWS, check_no_view, check_together, views_of
-from trainer.retrieval.token_index import change
+from trainer.retrieval.token_index import change as token_change
 from trainer.retrieval.token_index.index import TokenIndex
 from trainer.strategies import devices
 
@@ -60,7 +60,7 @@ def add_documents(
         encoding = Encoding(encoder, devices.choose_precision(precision, accelerator))
         documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
         if isinstance(old_index, TokenIndex):
-            return change.add(folder, encoding, documents, replace, one_segment=is_view)
+            return token_change.add(folder, encoding, documents, replace, one_segment=is_view)
         assert isinstance(old_index, DenseIndex | SparseIndex)
         return write_with(old_index, folder, encoding, documents, replace)
 
@@ -78,7 +78,7 @@ def delete_documents(index: Path, ids: Iterable[str]) -> list[IndexSummary]:
 
     def delete_from(old_index: Index, folder: Path, is_view: bool) -> IndexManifest:
         if isinstance(old_index, TokenIndex):
-            return change.delete(folder, deleted_ids, one_segment=is_view)
+            return token_change.delete(folder, deleted_ids, one_segment=is_view)
         assert isinstance(old_index, DenseIndex | SparseIndex)
         return write_without(old_index, folder, deleted_ids)
 
@@ -91,8 +91,9 @@ def _change(index: Path, change: Change, model: str | None = None) -> dict[Path,
     check_no_view(index)
     if views_of(index):
         return _change_views(index, change, model)
-    if isinstance(open_index(index), TokenIndex):
-        return {index: change(open_index(index), index, False)}
+    old_index = open_index(index)
+    if isinstance(old_index, TokenIndex):
+        return {index: change(old_index, index, False)}
     check_index_folder(index, replace=True)
     with changed_folder(index) as new_folder:
         return {index: change(open_index(index), new_folder, False)}
@@ -113,7 +114,12 @@ def _change_views(folder: Path, change: Change, model: str | None) -> dict[Path,
             (new_folder / name).mkdir()
             if isinstance(indexes[name], TokenIndex):
                 _link_files(indexes[name], new_folder / name)
-            manifests[place] = change(indexes[name], new_folder / name, True)
+            try:
+                manifests[place] = change(indexes[name], new_folder / name, True)
+            except BadData as error:
+                if str(new_folder) not in str(error):
+                    raise
+                raise BadData(str(error).replace(str(new_folder / name), str(place))) from error
         check_together([open_index(new_folder / name) for name in views])
         return manifests
 
