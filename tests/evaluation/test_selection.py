@@ -73,8 +73,13 @@ class TestDrop:
         slow, quick = measured("slow", 0.9, 100.0), measured("quick", 0.5, 1.0)
         (one,) = drop([slow, quick], Limits(latency_ms=50.0))
         assert one.candidate == "slow"
-        assert "over the limits: 200 ms" in str(one)
+        assert "over the limits: 200.0 ms" in str(one)
         assert not drop([slow, quick], Limits(latency_ms=1.0)), "none keeps them: all stay"
+
+    def test_cost_over_the_limit_is_named(self):
+        large, small = measured("large", 0.9, 10.0, memory=90.0), measured("small", 0.5, 10.0)
+        (one,) = drop([large, small], Limits(latency_ms=50.0, memory_mb=50.0))
+        assert one.reason == "over the limits: 90.0 MB"
 
 
 class TestChoice:
@@ -240,7 +245,7 @@ def test_candidate_with_too_large_weights_is_not_measured(folder, toy_folder):
     assert [one.candidate for one in selection.measurements] == ["bm25"]
     assert {drop.candidate for drop in selection.drops} == {*names[1:]}
     assert all("dropped before it was measured" in str(drop) for drop in selection.drops)
-    assert all(re.search(r"its weights take 0\.\d+ MB", str(drop)) for drop in selection.drops)
+    assert all(re.search(r"0\.\d+ MB of weights", str(drop)) for drop in selection.drops)
     one_model = select(candidates[1:], data, Limits(memory_mb=0.001))
     assert len(one_model.measurements) == 2, "none keeps the limits: all are measured"
     assert one_model.choice.recommendation is None

@@ -46,12 +46,21 @@ def choose(measurements: Sequence[Measurement], limits: Limits) -> Choice:
 
 def keeps(cost: Cost, limits: Limits) -> bool:
     """Returns True if a cost is within the limits."""
-    pairs = (
-        (cost.latency_p95_ms, limits.latency_ms),
-        (cost.memory_mb, limits.memory_mb),
-        (cost.index_mb, limits.index_mb),
+    return not excess(cost, limits)
+
+
+def excess(cost: Cost, limits: Limits) -> str:
+    """Returns the costs that are over the limits, in words; "" if none is."""
+    values = (
+        (cost.latency_p95_ms, limits.latency_ms, "ms at 95 %"),
+        (cost.memory_mb, limits.memory_mb, "MB"),
+        (cost.index_mb, limits.index_mb, "MB for the index"),
     )
-    return all(limit is None or value <= limit for value, limit in pairs)
+    return ", ".join(
+        f"{value:,.1f} {unit}"
+        for value, limit, unit in values
+        if limit is not None and value > limit
+    )
 
 
 def _group(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trainer.evaluation.results import compare_systems
 from trainer.selection.candidates import Limits
-from trainer.selection.choice import keeps
+from trainer.selection.choice import excess, keeps
 from trainer.selection.measure import Measurement
 
 SHARES = (1 / 9, 1 / 3)
@@ -46,7 +46,7 @@ def drop(measurements: Sequence[Measurement], limits: Limits) -> list[Drop]:
         contenders or measurements, key=lambda measurement: -measurement.result.mean()
     )
     drops = [
-        _drop(measurement, f"over the limits: {measurement.cost.latency_p95_ms:.0f} ms at 95 %")
+        _drop(measurement, f"over the limits: {excess(measurement.cost, limits)}")
         for measurement in measurements
         if measurement not in contenders
     ]

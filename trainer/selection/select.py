@@ -135,7 +135,7 @@ class _Rounds:
         light_systems = [system for system in megabytes if megabytes[system] <= most_megabytes]
         for system, value in megabytes.items():
             if light_systems and system not in light_systems:
-                reason = f"over the limits: its weights take {value:.3g} MB"
+                reason = f"over the limits: {value:,.1f} MB of weights"
                 self._note_drop(Drop(self._names[system], 0, None, reason))
         self._check_any(megabytes)
         return light_systems or list(megabytes)
