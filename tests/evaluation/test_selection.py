@@ -17,12 +17,13 @@ from trainer.evaluation.judged_data import LocalData
 from trainer.evaluation.mteb.catalogue import ModelQuery, find_models
 from trainer.evaluation.results import SystemResult
 from trainer.evaluation.systems import encoded_documents
+from trainer.evaluation.systems import system as system_classes
 from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import parse_system
 from trainer.evaluation.systems.open import DEFAULTS
 from trainer.recipe.load import load_recipe
 from trainer.recipe.shipped import recipe_file
-from trainer.retrieval.encoding.encode import encode_documents
+from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.selection.candidates import Limits, read_candidates
 from trainer.selection.choice import choose, keeps
 from trainer.selection.halving import drop
@@ -268,6 +269,21 @@ def test_document_of_a_sample_is_not_encoded_again(folder, toy_folder, monkeypat
     assert sorted(encoded_texts) == sorted(data.read().documents)
     speeds = [one.cost.documents_per_second for one in selection.measurements]
     assert all(speed > 0 for speed in speeds)
+
+
+def test_queries_are_encoded_once_for_a_model_and_its_hybrids(folder, toy_folder, monkeypatch):
+    counts = []
+
+    def encode(encoder, queries, **settings):
+        counts.append(len(queries))
+        return encode_queries(encoder, queries, **settings)
+
+    monkeypatch.setattr(system_classes, "encode_queries", encode)
+    model = str(toy_folder("bert"))
+    candidates = read_candidates([model, f"hybrid:{model}+bm25"])[0]
+    select(candidates, LocalData(str(folder)), halving=False)
+    assert [count for count in counts if count > 1] == [110]
+    assert counts.count(1) == 2 * 53, "each latency is that of a search with encoding"
 
 
 def test_command_writes_page_and_file(folder, toy_folder, tmp_path):

@@ -1,6 +1,7 @@
 """Opens systems by name. A new kind is a class, its form in `names`, and a line here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -117,10 +118,17 @@ class SystemOpener:
         assert isinstance(system, ModelSystem)
         return system.image_to_text(judged_set, query_ids)
 
-    def forget_searches(self) -> None:
-        """Makes each system search again for queries that it has answered."""
-        for system in self._single_systems.values():
-            system.forget()
+    @contextmanager
+    def without_memory(self) -> Iterator[None]:
+        """Context in which each system searches again for queries that it has answered."""
+        systems = tuple(self._single_systems.values())
+        for system in systems:
+            system.remembers = False
+        try:
+            yield
+        finally:
+            for system in systems:
+                system.remembers = True
 
     def close(self, names_in_use: Iterable[SystemName]) -> None:
         """Forgets the single systems that are not part of any of these."""
@@ -214,6 +222,7 @@ class _Memory:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        self.remembers = True
         self._runs: dict[tuple[frozenset[tuple[str, str]], int], RetrievalRun] = {}
 
     @property
@@ -228,10 +237,9 @@ class _Memory:
     def preparation(self) -> Preparation:
         return self.system.preparation
 
-    def forget(self) -> None:
-        self._runs.clear()
-
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
+        if not self.remembers:
+            return self.system.search(queries, k)
         key = frozenset(queries.items()), k
         if key not in self._runs:
             self._runs[key] = self.system.search(queries, k)
