@@ -185,7 +185,7 @@ class SearchResult:
                 rank,
                 f"{hit.score:.3f}",
                 _one_line(document.id, 30),
-                _one_line(document.full_text, 90),
+                _one_line(document.full_text or document.image, 90),
             )
 
 
@@ -326,8 +326,9 @@ def index(
 ) -> IndexSummary:
     """Encodes a corpus and writes an index of it to the folder `output`.
 
-    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout. `view` names one of several
-    indexes of the same documents in that folder. `settings` are those of `nearfar index`:
+    `corpus` is a JSON Lines or .txt file, or a folder in BEIR layout; for a model of images, a
+    folder of image files, or a table with a column `image`. `view` names one of several indexes of
+    the same documents in that folder. `settings` are those of `nearfar index`:
     kind="hnsw", or bits=4 for token vectors.
     """
     from trainer.retrieval.indexes.index_corpus import IndexSettings, index_corpus
@@ -365,27 +366,48 @@ def search(
     view: str | None = None,
     hybrid: bool = False,
 ) -> list[SearchResult]: ...
+@overload
 def search(
     index: str | Path,
-    questions: str | Sequence[str],
+    *,
+    image: str | Path | bytes,
+    k: int = 10,
+    model: str | Path | None = None,
+    view: str | None = None,
+    hybrid: bool = False,
+) -> SearchResult: ...
+def search(
+    index: str | Path,
+    questions: str | Sequence[str] | None = None,
     k: int = 10,
     *,
+    image: str | Path | bytes | None = None,
     model: str | Path | None = None,
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
 ) -> SearchResult | list[SearchResult]:
-    """The k best documents of an index for a question, or for each of several.
+    """The k best documents of an index for a question, or for each of several; or those most like
+    an image, a file or its bytes.
 
     `model` says where the model of the index is now, if it was moved. `rerank` names a
     cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
     searched, or with `hybrid` all of them. The index stays open for the next search.
     """
+    if (questions is None) == (image is None):
+        raise TypeError("search() takes questions or an image; give one of the two")
+    from trainer.images.reference import label, read_query_image
+
     folder = Path(index).resolve()
     manifests = (folder / "manifest.json", *sorted(folder.glob("views/*/manifest.json")))
     written = tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
     models = [each and str(each) for each in (model, rerank)]
-    searcher = _searcher(folder, written, *models, view, hybrid)
+    searcher = _searcher(folder, written, *models, view, hybrid, image is not None)
+    if image is not None:
+        reference = read_query_image(image)
+        name = label(reference) if isinstance(image, bytes) else str(image)
+        return SearchResult(name, tuple(searcher.search_by_image(reference, k)))
+    assert questions is not None
     several = [questions] if isinstance(questions, str) else list(questions)
     results = [
         SearchResult(question, tuple(hits))
@@ -402,11 +424,14 @@ def _searcher(
     rerank: str | None,
     view: str | None,
     hybrid: bool,
+    by_image: bool,
 ) -> Searcher:
     """An open index with its model, for as long as its manifests are those `written` then."""
     from trainer.retrieval.indexes.searcher import Searcher
 
-    return Searcher.open(folder, model=model, reranker=rerank, view=view, hybrid=hybrid)
+    return Searcher.open(
+        folder, model=model, reranker=rerank, view=view, hybrid=hybrid, by_image=by_image
+    )
 
 
 def _recipe(

@@ -150,11 +150,10 @@ def test_recipe_puts_two_models_together(folder, tmp_path):
     [
         ["evaluate", "MODEL", "bm25", "--data", "DATA"],
         ["evaluate", "MODEL", "--data", "DATA", "--corpus", "DATA"],
-        ["index", "MODEL", "DATA", "-o", "OUT"],
         ["encode", "MODEL"],
         ["cut", "MODEL", "--layers", "1", "-o", "OUT"],
     ],
-    ids=["bm25", "corpus", "index", "encode", "cut"],
+    ids=["bm25", "corpus", "encode", "cut"],
 )
 def test_other_commands_say_that_they_do_not_take_images(folder, run, tmp_path, command):
     places = {"MODEL": run / "model", "DATA": folder / "test.jsonl", "OUT": tmp_path / "out"}

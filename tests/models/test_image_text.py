@@ -175,7 +175,10 @@ def test_unusable_image_settings_are_refused(checkpoints, tmp_path, change, mess
 
 
 def test_model_of_images_is_refused_where_texts_are_documents(checkpoints):
-    with pytest.raises(BadModel, match=r"compares captions with images.*nearfar evaluate"):
+    with pytest.raises(
+        BadModel,
+        match=r"compares captions with images.*`evaluate`, `index` and `search` work with images",
+    ):
         read_model(str(checkpoints / "clip"))
 
 

@@ -10,6 +10,19 @@ from trainer.cli.options import shared
 
 _BITS: dict[str, Literal[1, 2, 4]] = {"1": 1, "2": 2, "4": 4}
 
+CorpusOrImages = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CORPUS",
+        help=(
+            "JSON Lines, CSV, TSV, Parquet or Arrow with a column `text` (optional: `_id` and"
+            " `title`), a .txt file with one document per line, or a folder in BEIR layout. For a"
+            " model of images: a folder of image files, a folder with corpus.parquet, or a table"
+            " with a column `image` of paths or bytes"
+        ),
+        show_default=False,
+    ),
+]
 OutFolder = Annotated[
     Path,
     typer.Option("-o", "--out", metavar="FOLDER", help="folder of the index", show_default=False),
@@ -80,7 +93,7 @@ Ids = Annotated[
 
 def index(
     model: shared.ModelName,
-    corpus: shared.CorpusFile,
+    corpus: CorpusOrImages,
     out: OutFolder,
     kind: Kind = None,
     bits: Bits = None,

@@ -22,7 +22,16 @@ IndexFolder = Annotated[
     typer.Argument(metavar="INDEX", help="folder that `nearfar index` wrote", show_default=False),
 ]
 Question = Annotated[
-    str, typer.Argument(metavar="QUESTION", help="text to search for", show_default=False)
+    str | None, typer.Argument(metavar="QUESTION", help="text to search for", show_default=False)
+]
+ImageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--image",
+        metavar="FILE",
+        help="search an index of images for those like this one, in place of QUESTION",
+        show_default=False,
+    ),
 ]
 Count = Annotated[int, typer.Option("-k", min=1, metavar="N", help="print N documents")]
 Explain = Annotated[
@@ -78,7 +87,8 @@ AsJson = Annotated[
 
 def search(
     index: IndexFolder,
-    question: Question,
+    question: Question = None,
+    image: ImageFile = None,
     k: Count = 5,
     explain: Explain = False,
     as_json: AsJson = False,
@@ -92,14 +102,12 @@ def search(
     cost: shared.CostLimit = 0.5,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
-    from trainer.errors import BadData
     from trainer.retrieval.indexes.searcher import Searcher
 
-    if not question.strip():
-        raise BadData("the question is blank; write the text to search for")
+    text, reference = _check_question(question, image)
     if router is not None:
-        _check_alone(hybrid, view, weights, model)
-        searcher = _open_chosen(index, router, question, cost, rerank, rerank_depth)
+        _check_alone(hybrid, view, weights, model, reference)
+        searcher = _open_chosen(index, router, text, cost, rerank, rerank_depth)
     else:
         searcher = Searcher.open(
             index,
@@ -109,18 +117,31 @@ def search(
             view=view,
             hybrid=hybrid,
             weights=_view_weights(view, hybrid, weights),
+            by_image=reference is not None,
         )
     if searcher.note:
         terminal.tell(searcher.note)
     if explain:
         searcher.check_explains()
-    (hits,) = searcher.search([question], k)
-    explanation = searcher.explain(question, hits[0]) if explain and hits else []
+    hits = _search(searcher, text, reference, k, hybrid)
+    explanation = searcher.explain(text, hits[0]) if explain and hits else []
     if not hits and searcher.count == 0:
         terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
     elif not hits:
         terminal.tell("no document shares a term with the question")
     _print(hits, explanation, as_json)
+
+
+def _search(
+    searcher: "Searcher", text: str, reference: str | None, k: int, hybrid: bool
+) -> "list[Hit]":
+    """Returns the hits of a text, or of an image in its place."""
+    if reference is None:
+        return searcher.search([text], k)[0]
+    if hybrid:
+        names = ", ".join(part.index.folder.name for part in searcher.views)
+        terminal.tell(f"an image is compared with views of images alone: {names}")
+    return searcher.search_by_image(reference, k)
 
 
 def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None:
@@ -132,11 +153,36 @@ def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None
         _show_explanation(explanation)
 
 
+def _check_question(question: str | None, image: Path | None) -> tuple[str, str | None]:
+    """Returns the text of the question, and the reference of an image in its place.
+
+    Raises BadData for a blank question, for one that is the path of an image, and for an image that
+    cannot be decoded; a usage error for both or neither.
+    """
+    from trainer.errors import BadData
+    from trainer.images.decode import IMAGE_SUFFIXES
+    from trainer.images.reference import read_query_image
+
+    if (question is None) == (image is None):
+        raise typer.BadParameter("give QUESTION in words, or --image FILE; one of the two")
+    if image is not None:
+        return "", read_query_image(image)
+    text = question or ""
+    if not text.strip():
+        raise BadData("the question is blank; write the text to search for")
+    if text.lower().endswith(IMAGE_SUFFIXES) and len(text) < 256 and Path(text).is_file():
+        raise BadData(
+            f"the question {text!r} is the path of an image; to search with the image, write"
+            f" --image {text}"
+        )
+    return text, None
+
+
 def _check_alone(hybrid: bool, *options: str | None) -> None:
     """Raises a usage error for options that a router makes senseless."""
     if hybrid or any(option is not None for option in options):
         raise typer.BadParameter(
-            "--router chooses views; leave other choices of views and --model out"
+            "--router chooses views; leave other choices of views, --image and --model out"
         )
 
 
@@ -167,7 +213,7 @@ def _view_weights(view: str | None, hybrid: bool, weights: str | None) -> dict[s
 def _as_json(hits: "list[Hit]", explanation: "Explanation") -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for rank, hit in enumerate(hits, 1):
-        entry = {"rank": rank, "score": round(hit.score, 6), **asdict(hit.document)}
+        entry = {"rank": rank, "score": round(hit.score, 6), **hit.document.fields()}
         if hit.first_score is not None:
             entry |= {"first_rank": hit.first_rank, "first_score": round(hit.first_score, 6)}
         entries.append(entry)
@@ -177,7 +223,8 @@ def _as_json(hits: "list[Hit]", explanation: "Explanation") -> list[dict[str, An
 
 
 def _show(hits: "list[Hit]") -> None:
-    """Prints two lines per hit: rank, score, id and title, and then the beginning of the text.
+    """Prints two lines per hit: rank, score, id and title, and then the beginning of the text; for
+    an image with a path, that too.
 
     Everything from the corpus is escaped.
     """
@@ -188,20 +235,22 @@ def _show(hits: "list[Hit]") -> None:
 
     console = Console(highlight=False)
     for rank, hit in enumerate(hits, 1):
-        title, text = (
-            " ".join(part[:1000].split()) for part in (hit.document.title, hit.document.text)
-        )
+        document = hit.document
+        texts = (" ".join(part[:1000].split()) for part in (document.title, document.text))
+        title, *details = [*filter(None, [*texts, document.image]), ""]
         remark = "" if hit.first_score is None else f"was {hit.first_rank}, {hit.first_score:.3f}"
         line = Text.assemble(
             f"{rank:>3}  {hit.score:.3f}  ",
             (f"{remark:<14}  " if remark else "", "dim"),
             (visible(hit.document.id, 40), "bold"),
-            f"  {visible(title or text, 120)}",
+            f"  {visible(title, 120)}",
         )
         console.print(line, no_wrap=True, overflow="ellipsis")
-        if title and text:
+        for detail in filter(None, details):
             console.print(
-                Text(f"            {visible(text, 120)}", "dim"), no_wrap=True, overflow="ellipsis"
+                Text(f"            {visible(detail, 120)}", "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
             )
 
 

@@ -8,7 +8,7 @@ from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run, measured_run
 from trainer.evaluation.image_text import CAPTION_METRICS
-from trainer.evaluation.judged_data import JudgedData, data_of_images
+from trainer.evaluation.judged_data import JudgedData, data_of_images, may_have_images
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.results import Evaluation, SystemResult, compare
 from trainer.evaluation.run_file import read_run_file
@@ -19,6 +19,7 @@ from trainer.evaluation.systems.system import Corpus, System
 from trainer.models.families import reads_images
 from trainer.models.files.locate import locate
 from trainer.retrieval.indexes.index_corpus import open_index
+from trainer.retrieval.indexes.views import has_views
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def evaluate_systems(
         locate(find_model(reranker))  # the error of an option ends the command
     attempts = _Attempts(tell, has_baseline)
     names = attempts.check(names, find_model)
-    if any(name.kind == "model" and reads_images(name.value) for name in names):
-        names, data = _only_models_of_images(names, has_baseline), data_of_images(data)
+    if _must_read_images(names, data):
+        names, data = _only_systems_of_images(names, has_baseline), data_of_images(data)
         attempts.has_baseline = False
     judged_set, dev_set = data.read(), None
     if any(name.contains("weighted") for name in names):
@@ -78,16 +79,33 @@ def evaluate_systems(
     return attempts.comparison(judged_set, data.split)
 
 
-def _only_models_of_images(names: Sequence[SystemName], has_baseline: bool) -> list[SystemName]:
+def _must_read_images(names: Sequence[SystemName], data: JudgedData) -> bool:
+    """Returns True for models of images; for indexes of images, unless the data are texts with the
+    same ids.
+    """
+    kinds = {name.kind for name in names if _has_images(name)}
+    return "model" in kinds or ("index" in kinds and may_have_images(data))
+
+
+def _has_images(name: SystemName) -> bool:
+    """Returns True for a model of images, and for an index or single view of one."""
+    if name.kind == "index":
+        folder = Path(name.value)
+        return not has_views(folder) and open_index(folder).has_images
+    return name.kind == "model" and reads_images(name.value)
+
+
+def _only_systems_of_images(names: Sequence[SystemName], has_baseline: bool) -> list[SystemName]:
     """Returns the systems without BM25 as a baseline, which cannot search images.
 
-    Raises BadRecipe if any other system is no model of images.
+    Raises BadRecipe if any other system is no model of images, nor an index of one.
     """
     names = names[1:] if has_baseline else list(names)
     for name in names:
-        if name.kind != "model" or not reads_images(name.value):
+        if not _has_images(name):
             raise BadRecipe(
-                f"{name} cannot search images; measure models of captions and images by themselves"
+                f"{name} cannot search images; measure models of captions and images, and indexes"
+                " or single views of them, by themselves"
             )
     return list(names)
 

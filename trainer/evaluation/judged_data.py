@@ -64,6 +64,13 @@ class LocalData:
         return read_retrieval_set(self.source, "dev", max_queries=_MOST_DEV_QUERIES)
 
 
+def may_have_images(data: JudgedData) -> bool:
+    """Returns False for data whose documents are texts for certain."""
+    if not isinstance(data, LocalData) or data.corpus is not None:
+        return False
+    return not is_beir_folder(Path(data.source))
+
+
 def data_of_images(data: JudgedData) -> JudgedData:
     """Returns the same data, whose documents are read as images. Raises BadRecipe for a corpus of
     texts, or a task of mteb.

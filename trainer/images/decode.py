@@ -8,6 +8,8 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """The formats that are read. No other parser of Pillow sees a file."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""The endings, in lower case, of names of files in these formats."""
 MOST_BYTES = 32 * 2**20
 """The largest image file."""
 MOST_PIXELS = 64_000_000

@@ -9,7 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from trainer.images.decode import MOST_BYTES, BadImage
+from trainer.errors import BadData
+from trainer.images.decode import MOST_BYTES, BadImage, decode
 
 _PREFIX = "data:;base64,"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -63,6 +64,22 @@ def read_image_bytes(reference: str) -> bytes:
             return file.read(MOST_BYTES + 1)
     except (OSError, ValueError, binascii.Error) as error:
         raise BadImage("image file cannot be read", str(error)[:100]) from None
+
+
+def read_query_image(image: str | Path | bytes) -> str:
+    """Returns a reference that holds the bytes of an image that is searched for.
+
+    `image` is the path of a file, or its bytes. Raises BadData for one that cannot be decoded.
+    """
+    try:
+        content = (
+            image if isinstance(image, bytes) else read_image_bytes(f"{Path(image).absolute()}")
+        )
+        decode(content)
+    except BadImage as error:
+        name = f"the image of {len(image):,} bytes" if isinstance(image, bytes) else image
+        raise BadData(f"{name} cannot be searched for: {error}; give a whole image") from None
+    return reference_to_bytes(content)
 
 
 def is_inline(reference: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trainer.errors import BadFolder, BadModel, BadRecipe
 from trainer.models.encoder import Encoder, VectorEncoder
-from trainer.models.families import read_model
+from trainer.models.families import read_model, read_vector_model, reads_images
 from trainer.models.formats.folder import check_model_folder, save_encoder
 from trainer.models.parts.depth import depth_of
 from trainer.models.parts.kept_layers import shorten
@@ -18,11 +18,18 @@ from trainer.models.parts.lora import blocks
 CutEncoder = TypeVar("CutEncoder", bound=Encoder)
 
 
-def read_cut(path_or_name: str, layers: int | None, dimensions: int | None) -> VectorEncoder:
+def read_cut(
+    path_or_name: str, layers: int | None, dimensions: int | None, allow_images: bool = False
+) -> VectorEncoder:
     """Reads a model with its first `layers` and the first `dimensions` of its vectors (None: all).
 
-    Raises BadModel when there are fewer, or for dimensions of a model with token vectors.
+    Raises BadModel when there are fewer, for dimensions of a model with token vectors, and, without
+    `allow_images`, for a model whose documents are images; BadRecipe for a cut of such a model.
     """
+    if allow_images and reads_images(path_or_name):
+        if layers is not None or dimensions is not None:
+            raise BadRecipe("a model of images is not cut; leave out --layers and --dimensions")
+        return read_vector_model(path_or_name)
     encoder = read_model(path_or_name)
     if layers is not None:
         encoder = first_layers(encoder, layers)

@@ -113,6 +113,11 @@ class Encoder(nn.Module, ABC):
         return True
 
     @property
+    def encodes_images(self) -> bool:
+        """True when the documents are references to images (`trainer.images.reference`)."""
+        return False
+
+    @property
     def is_untrained(self) -> bool:
         """True when the output is random before training."""
         return False
@@ -226,6 +231,10 @@ class VectorEncoder(Encoder):
 
     vectors: ClassVar[type[Vectors]]
     """The type of the vectors: how they are stored, compared and searched."""
+
+    def texts_per_slice(self, role: Role) -> int:
+        """Returns how many texts are tokenised at once, ahead of their encoding."""
+        return self.vectors.TEXTS_PER_BLOCK
 
     def for_search(self, vectors: Vectors) -> Vectors:
         """Returns the vectors in the form for search."""

@@ -32,7 +32,7 @@ def read_model(path_or_name: str) -> VectorEncoder:
     if reads_images(path_or_name):
         raise BadModel(
             f"{path_or_name} compares captions with images, and this command takes a model of"
-            " texts; `nearfar fit` and `nearfar evaluate` work with images"
+            " texts; `nearfar fit`, `evaluate`, `index` and `search` work with images"
         )
     return read_vector_model(path_or_name)
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.errors import BadModel, BadRecipe
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.index_corpus import open_together
 from trainer.retrieval.indexes.views import (
     BM25,
     LearnedWeights,
     ViewsManifest,
+    index_folders,
     learned_weights,
     searched_views,
     views_of,
@@ -66,6 +68,31 @@ def open_views(folder: Path) -> OpenViews:
     has_words = BM25 in weights
     ordered_weights = [weights[name] for name in [*names, *([BM25] if has_words else [])]]
     return OpenViews(indexes, ordered_weights, has_words, _note(folder, record, weights))
+
+
+def open_views_of_images(folder: Path, view: str | None, hybrid: bool) -> OpenViews:
+    """Opens an index, or what a folder of views has, that can be searched by an image: the view of
+    this name, the only view of images, or with `hybrid` all of them.
+
+    Raises BadModel without any, and BadRecipe if there are several of which one must be chosen.
+    """
+    has_choice = hybrid or view is not None
+    names = [] if view is None else [view]
+    views = open_together(searched_views(folder, names) if has_choice else index_folders(folder))
+    images = [index for index in views if index.has_images]
+    if not images:
+        listing = ", ".join(f"{index.folder.name} by {index.manifest.made_with}" for index in views)
+        raise BadModel(
+            f"{folder} holds no images, so it cannot be searched by one ({listing}); write the"
+            " question in words, or build an index with a model of images"
+        )
+    if len(images) > 1 and not hybrid:
+        listing = ", ".join(index.folder.name for index in images)
+        raise BadRecipe(
+            f"{folder} has several views of images: {listing}; choose one with --view, or all"
+            " of them with --hybrid"
+        )
+    return OpenViews(images)
 
 
 def _note(folder: Path, record: LearnedWeights, weights: Mapping[str, float]) -> str:

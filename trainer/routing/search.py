@@ -36,12 +36,11 @@ def open_chosen(
     names = list(places) if choice == ALL_ROUTES else [list(places)[choice]]
     views = open_together([place for name in names if (place := places[name]) is not None])
     has_words = any(places[name] is None for name in names)
-    documents = views[0] if views else open_index(index_folders(index)[0])
     searcher = Searcher(
         [*map(SearchedIndex.open, views)],
         read_reranker(reranker) if reranker is not None else None,
         rerank_depth,
-        words=SearchedWords(documents) if has_words else None,
+        words=SearchedWords.open(index, views) if has_words else None,
     )
     return searcher, " + ".join(names)
 

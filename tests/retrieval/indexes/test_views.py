@@ -151,12 +151,16 @@ def test_view_of_other_documents_is_refused_before_it_is_encoded(
 ):
     corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
     with pytest.raises(BadData, match=difference) as refusal:
-        call("index", models / "nothing", corpus, "-o", built, "--view", "other")
+        call("index", models / "sparse", corpus, "-o", built, "--view", "other")
     assert refusal.value.exit_code == 2
+    # A document that no search could find ends the encoding with another error.
+    encoded_late = write_corpus(tmp_path / "dots.jsonl", ["...", *texts[1:]])
+    with pytest.raises(BadData, match="'doc0' has another title or text there"):
+        call("index", models / "late", encoded_late, "-o", built, "--view", "other")
     renamed = tmp_path / "renamed.jsonl"
     renamed.write_text(json.dumps({"_id": "x", "text": TEXTS[0]}) + "\n")
     with pytest.raises(BadData, match="document 1 is 'x' here, and 'doc0' there"):
-        call("index", models / "nothing", renamed, "-o", built, "--view", "other")
+        call("index", models / "sparse", renamed, "-o", built, "--view", "other")
     assert not (built / "views" / "other").exists()
 
 

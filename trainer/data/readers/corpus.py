@@ -1,7 +1,7 @@
 """Documents to search, read one after another from a file, in bounded memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from trainer.data.readers.json_lines import NumberedLine, Record, read_json_line
 from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.errors import BadData
+from trainer.images.reference import is_inline
 from trainer.progress import count_items
 
 _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
@@ -19,11 +20,18 @@ _TEXT_FIELDS = ("text", "document", "positive", "passage", "contents")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document. Models encode its title and text, separated by a space, as in BEIR."""
+    """One document. Models encode its title and text, separated by a space, as in BEIR.
+
+    Of a document with an image, models of images encode that alone.
+    """
 
     id: str
     title: str
     text: str
+    image: str = ""
+    """The reference of an image (`trainer.images.reference`); "" for a text, and for an image of
+    which an index keeps no bytes.
+    """
 
     @property
     def full_text(self) -> str:
@@ -35,6 +43,20 @@ class Document:
         'No title.'
         """
         return f"{self.title} {self.text}" if self.title.strip() else self.text
+
+    @property
+    def content(self) -> str:
+        """What a model encodes: the reference of the image, or title and text."""
+        return self.image or self.full_text
+
+    def without_bytes(self) -> "Document":
+        """Returns the document without the bytes of an image; a path stays."""
+        return replace(self, image="") if is_inline(self.image) else self
+
+    def fields(self) -> dict[str, str]:
+        """Returns the values of all fields, without that of an image that is not there."""
+        values = asdict(self)
+        return values if self.image else {name: values[name] for name in ("id", "title", "text")}
 
 
 def read_document_ids(
@@ -115,7 +137,7 @@ def _record_documents(
             report.set_aside(record)
             continue
         fields = {
-            "id": _id(record.values, record.source, id_prefix),
+            "id": record_id(record.values, record.source, id_prefix),
             "title": record.values.get("title") or "",
             "text": _text(record.values),
         }
@@ -132,7 +154,8 @@ def _record_documents(
             )
 
 
-def _id(values: dict[str, Any], source: str, prefix: str) -> Any:
+def record_id(values: dict[str, Any], source: str, prefix: str) -> Any:
+    """Returns the value of `_id` or `id`; without one, `prefix` and the number of the row."""
     key = values.get("_id", values.get("id"))
     if key is None:
         return prefix + source.rpartition(":")[2]

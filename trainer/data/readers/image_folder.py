@@ -19,7 +19,12 @@ _TRAINING = "train.parquet", "train.jsonl"
 
 def is_image_folder(folder: Path) -> bool:
     """Returns True for a folder with a corpus and judgements."""
-    return (folder / "qrels").is_dir() and _file(folder, _CORPUS) is not None
+    return (folder / "qrels").is_dir() and corpus_file(folder) is not None
+
+
+def corpus_file(folder: Path) -> Path | None:
+    """Returns the file of all images, if the folder has one."""
+    return _file(folder, _CORPUS)
 
 
 def training_file(folder: Path) -> Path | None:
@@ -53,7 +58,7 @@ def image_folder_rows(folder: Path, split: str, report: ReadReport) -> Iterator[
 
 
 def _read_images(folder: Path, ids: set[str] | None, report: ReadReport) -> dict[str, str]:
-    path = _file(folder, _CORPUS)
+    path = corpus_file(folder)
     assert path is not None
     images: dict[str, str] = {}
     for record in count_items(_records(path), f"reading {path}", "images"):

@@ -47,6 +47,10 @@ class ReadReport:
     own_negatives_dropped: int = 0
     duplicate_rows: int = 0
     duplicate_ids: int = 0
+    other_files: int = 0
+    """Of a folder of images: files that are hidden or no images by their names, and links to other
+    folders.
+    """
     same_text_under_two_ids: int = 0
     truncated_texts: int = 0
     notes: list[str] = field(default_factory=list)

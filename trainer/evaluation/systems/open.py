@@ -27,7 +27,7 @@ from trainer.evaluation.systems.system import (
 )
 from trainer.models.cut import read_cut
 from trainer.models.encoder import PairEncoder, VectorEncoder
-from trainer.models.families import read_reranker, read_vector_model
+from trainer.models.families import read_reranker
 from trainer.progress import phase
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index
@@ -113,9 +113,11 @@ class SystemOpener:
     def image_to_text(
         self, name: SystemName, judged_set: RetrievalSet, query_ids: Sequence[str]
     ) -> dict[str, Float64[np.ndarray, " query"]]:
-        """Returns the metrics of a model from image to caption (`image_to_text_metrics`)."""
+        """Returns the metrics of a model or its index from image to caption
+        (`image_to_text_metrics`).
+        """
         system = self._single_systems[name].system
-        assert isinstance(system, ModelSystem)
+        assert isinstance(system, ModelSystem | IndexSystem)
         return system.image_to_text(judged_set, query_ids)
 
     @contextmanager
@@ -158,12 +160,8 @@ class SystemOpener:
                 )
 
     def _model(self, name: str) -> VectorEncoder:
-        settings = self._settings
-        if not self._corpus.has_images:
-            return read_cut(name, settings.layers, settings.dimensions)
-        if settings.layers is not None or settings.dimensions is not None:
-            raise BadRecipe("a model of images is not cut; leave out --layers and --dimensions")
-        return read_vector_model(name)
+        has_images = self._corpus.has_images
+        return read_cut(name, self._settings.layers, self._settings.dimensions, has_images)
 
     def _views(self, folder: Path) -> System:
         """Returns a folder of views as `nearfar search --hybrid` searches it."""

@@ -22,6 +22,7 @@ from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.retrieval.fusion import rank_documents
+from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.index import Index
 from trainer.retrieval.indexes.searcher import hits
 from trainer.strategies.devices import Precision
@@ -186,6 +187,24 @@ class IndexSystem:
                 f" {self._corpus_name}; build an index of the set's own corpus"
             )
         return run
+
+    def image_to_text(
+        self, judged_set: RetrievalSet, query_ids: Sequence[str]
+    ) -> dict[str, Float64[np.ndarray, " query"]]:
+        """Returns the metrics from image to caption by the vectors of an index of images."""
+        assert isinstance(self._index, DenseIndex)
+        captions = encode_queries(self._encoder, judged_set.queries, precision=self._precision)
+        ids = [self._index.document(row).id for row in range(self._index.manifest.count)]
+        rows = {document: row for row, document in enumerate(ids)}
+        if rows.keys() != self._corpus_ids:
+            raise BadData(
+                f"{self._index.folder} holds other images than {self._corpus_name}; build an index"
+                " of the set's own corpus"
+            )
+        images = self._index.vectors.select(
+            np.array([rows[id_] for id_ in judged_set.document_ids])
+        )
+        return image_to_text_metrics(captions, images, judged_set, query_ids, self._encoder)
 
 
 class RunSystem:

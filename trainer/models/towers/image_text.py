@@ -52,6 +52,8 @@ _ARCHITECTURES: dict[str, tuple[str, type[PreTrainedModel]]] = {
     "siglip": ("Siglip", SiglipModel),
 }
 """The type in config.json to the name in transformers and its class."""
+_SLICE_BYTES = 1 << 26
+"""Decoded images that wait for their encoding take as much memory as this, or one image."""
 
 
 class ImageTextEncoder(VectorEncoder):
@@ -82,6 +84,17 @@ class ImageTextEncoder(VectorEncoder):
             self.register_buffer(f"_{name}", values, persistent=False)
         # SigLIP reads the last token of a caption that is filled up to the maximum length.
         self._is_filled = pristine_config.model_type == "siglip"
+
+    @property
+    def encodes_images(self) -> bool:
+        """True: the documents are references to images."""
+        return True
+
+    def texts_per_slice(self, role: Role) -> int:
+        """Returns how many captions are tokenised, or images decoded, ahead of their encoding."""
+        texts = super().texts_per_slice(role)
+        images = _SLICE_BYTES // (3 * self.contract.image_size**2)
+        return texts if role == "query" else min(texts, max(1, images))
 
     def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
         """Returns the tokens of captions, or the pixels of the images that `texts` refer to

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trainer.data.readers.corpus import read_corpus
+from trainer.data.readers.image_corpus import read_image_corpus
 from trainer.data.readers.report import ReadReport
 from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.progress import phase
@@ -44,7 +45,8 @@ def add_documents(
     max_bad_rows_ratio: float = 0.001,
     replace: bool = False,
 ) -> list[IndexSummary]:
-    """Adds the documents of a corpus to an index, or to all views of a folder.
+    """Adds the documents of a corpus to an index, or to all views of a folder. Those of views of
+    images are read as images, and those of others as texts.
 
     `model` is the new place of the index's model, if it was moved. With `replace`, documents that
     have the same ids are deleted. Raises BadData when an id is already in the index otherwise.
@@ -58,7 +60,8 @@ def add_documents(
         with phase("loading the model"):
             encoder = model_of_index(old_index.folder, old_index.manifest, model).to(accelerator)
         encoding = Encoding(encoder, devices.choose_precision(precision, accelerator))
-        documents = read_corpus(corpus, report, max_bad_rows_ratio, id_prefix)
+        read = read_image_corpus if old_index.has_images else read_corpus
+        documents = read(corpus, report, max_bad_rows_ratio, id_prefix)
         if isinstance(old_index, TokenIndex):
             return token_change.add(folder, encoding, documents, replace, one_segment=is_view)
         assert isinstance(old_index, DenseIndex | SparseIndex)

@@ -40,7 +40,9 @@ def write_with(
     rows = np.array([row for row, name in enumerate(ids) if name not in new_ids], np.int64)
     old_documents = map(index.document, rows.tolist())
     on_disk = write_documents(
-        chain(old_documents, new_documents), folder / "documents.jsonl", folder / "offsets.npy"
+        chain(old_documents, map(Document.without_bytes, new_documents)),
+        folder / "documents.jsonl",
+        folder / "offsets.npy",
     )
     vectors = (block.vectors for block in document_blocks(encoding, new_documents))
     manifest = index.write_changed(folder, len(on_disk), rows, vectors)

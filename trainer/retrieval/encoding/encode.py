@@ -31,6 +31,8 @@ _STRIDE = 0.6180339887  # the golden ratio: its multiples spread evenly
 _MOST_DOCUMENTS = 1 << 16
 _MOST_NUMBERS = 4096 * 180 * 128
 """The largest number of documents in a block, and of numbers in their vectors (400 MB)."""
+_MOST_CHARACTERS = 1 << 28
+"""A block ends with the document that reaches this number: one may hold the bytes of an image."""
 _SHOWN_CHARACTERS = 80
 """Characters of a query in an error."""
 
@@ -134,12 +136,23 @@ def document_blocks(encoding: Encoding, documents: Documents) -> Iterator[Block]
     fitting = int(_MOST_NUMBERS / (encoder.dimensions * most_vectors))
     size = max(1, min(_MOST_DOCUMENTS, fitting))
     with phase("encoding documents", len(documents), "texts"):
-        while block := list(itertools.islice(rest, size)):
+        while block := _first_documents(rest, size):
             yield Block(block, _encode_block(encoding, block))
 
 
+def _first_documents(documents: Iterator[Document], count: int) -> list[Document]:
+    """Takes up to `count` documents; fewer if they are long."""
+    block, characters = list[Document](), 0
+    for document in itertools.islice(documents, count):
+        block.append(document)
+        characters += len(document.content)
+        if characters >= _MOST_CHARACTERS:
+            break
+    return block
+
+
 def _encode_block(encoding: Encoding, documents: list[Document]) -> Vectors:
-    texts = [document.full_text for document in documents]
+    texts = [document.content for document in documents]
     budget, precision = encoding.micro_batch_tokens, encoding.precision
     vectors = encode_documents(encoding.encoder, texts, budget, precision)
     if (empty := vectors.empty_texts()).size:
@@ -159,7 +172,7 @@ def _encoded_slices(
     progress: Phase,
 ) -> Iterator[Vectors]:
     budget = micro_batch_tokens or default_micro_batch_tokens(encoder)
-    size = encoder.vectors.TEXTS_PER_BLOCK
+    size = encoder.texts_per_slice(role)
     for part in tokenized_slices(texts, size, lambda texts: encoder.tokenize(texts, role)):
         rank_micro_batches = own_micro_batches(encoder, part, budget, progress)
         yield encoder.vectors.from_micro_batches(

@@ -2,7 +2,7 @@
 
 manifest.json    model, kind, counts, and size and fingerprint of every other file
 vectors.npy      float32, one row per document
-documents.jsonl  id, title and text of every document, in the order of the rows
+documents.jsonl  id, title and text of every document, or path of an image, in the order of the rows
 offsets.npy      where each line of documents.jsonl begins, so that one document can be read alone
 probe.npy        vectors of two fixed texts, by which the model of the index is recognised
 index.faiss      hnsw and ivf only
@@ -70,6 +70,11 @@ class DenseIndex(Index):
         """
         return open_consistent(Path(folder), DenseManifest.read, cls)
 
+    @property
+    def has_images(self) -> bool:
+        """True when the documents are images."""
+        return self.manifest.has_images
+
     def _difference(self, encoder: VectorEncoder) -> str | None:
         return probe_difference(encoder, self._probe)
 
@@ -134,13 +139,17 @@ def build_dense_index(
     """
     encoder = encoding.encoder
     with new_index(Path(folder), replace) as partial:
-        on_disk = write_documents(documents, partial / "documents.jsonl", partial / "offsets.npy")
+        places = partial / "documents.jsonl", partial / "offsets.npy"
+        on_disk = write_documents(documents, *places)
+        if encoder.encodes_images:  # `on_disk` stays open, and has the bytes until they are encoded
+            write_documents(map(Document.without_bytes, on_disk), *places, "writing the documents")
         manifest = DenseManifest(
             model=model_name,
             layers=layers,
             kind=kind,
             count=len(on_disk),
             dimensions=encoder.dimensions,
+            has_images=encoder.encodes_images,
             approximate={},
             files={},
         )

@@ -85,6 +85,11 @@ class Index(ABC):
         is wrong.
         """
 
+    @property
+    def has_images(self) -> bool:
+        """True when the documents are images."""
+        return False
+
     @abstractmethod
     def document(self, row: int) -> Document:
         """Returns the document of a row."""
@@ -106,6 +111,12 @@ class Index(ABC):
             raise BadModel(
                 f"{self.folder} holds {OUTPUTS[self.UNIT]}, but the model gives"
                 f" {OUTPUTS[encoder.vectors.UNIT]}; search with {self.manifest.made_with}"
+            )
+        if encoder.encodes_images != self.has_images:
+            contents = ("texts", "images") if encoder.encodes_images else ("images", "texts")
+            raise BadModel(
+                f"{self.folder} holds {contents[0]}, but the model encodes {contents[1]}; search"
+                f" with {self.manifest.made_with}"
             )
         dimensions = self.manifest.dimensions
         if self.UNIT == "text" and encoder.dimensions > dimensions:

@@ -3,13 +3,14 @@
 A new kind of vectors needs a new format: its own files and one line in `FORMATS`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.data.readers.corpus import read_corpus
+from trainer.data.readers.corpus import Document, read_corpus
+from trainer.data.readers.image_corpus import read_image_corpus
 from trainer.data.readers.report import ReadReport
 from trainer.errors import BadFolder, BadModel, BadRecipe
 from trainer.models.cut import read_cut
@@ -23,10 +24,10 @@ from trainer.retrieval.indexes.place import check_index_folder
 from trainer.retrieval.indexes.sparse import SparseIndex, build_sparse_index
 from trainer.retrieval.indexes.views import (
     VIEWS,
-    check_same_documents,
     check_together,
     mark_views,
     place_of_view,
+    same_documents,
     unchanged_views,
     views_of,
 )
@@ -120,6 +121,12 @@ class IndexSettings:
     (default 1).
     """
 
+    @property
+    def token_settings(self) -> dict[str, int]:
+        """The settings of token indexes that are given."""
+        values = {"bits": self.bits, "pool_factor": self.pool_factor}
+        return {name: value for name, value in values.items() if value is not None}
+
     def check(self, model: str, encoder: VectorEncoder) -> None:
         """Raises BadRecipe for a setting that an index of this model cannot have."""
         unit = encoder.vectors.UNIT
@@ -169,55 +176,64 @@ def index_corpus(
 ) -> IndexSummary:
     """Encodes a corpus and writes its index to the folder `out`, or there as the view `view`.
 
-    Raises BadFolder when `out` holds something (with `replace`: something other than an index),
-    BadRecipe for a setting that the model's index cannot have, BadData when other views have other
-    documents.
+    A model of images needs a corpus of images (`read_image_corpus`). Raises BadFolder when `out`
+    holds something (with `replace`: something other than an index), BadRecipe for a setting that
+    the model's index cannot have, BadData when other views have other documents.
     """
     settings = settings or IndexSettings()
-    with _place(out, view, corpus, max_bad_rows_ratio) as place:
+    with _place(out, view) as place:
         check_index_folder(place, replace)
         report = ReadReport(str(corpus))
-        documents = read_corpus(corpus, report, max_bad_rows_ratio)
-        accelerator = devices.find_accelerator()
-        numbers = devices.choose_precision(precision, accelerator)
-        with phase("loading the model"):
-            encoder = read_cut(model, layers, dimensions).to(accelerator)
+        encoding = _load(model, layers, dimensions, precision)
+        encoder = encoding.encoder
         settings.check(model, encoder)
+        read = read_image_corpus if encoder.encodes_images else read_corpus
+        documents = read(corpus, report, max_bad_rows_ratio)
+        if view is not None:
+            other_views = [path for name, path in views_of(out).items() if name != view]
+            documents = _compare(documents, other_views, encoder.encodes_images)
+            mark_views(out)
         name = str(Path(model).resolve()) if Path(model).exists() else model
         index_format = FORMATS[encoder.vectors.UNIT]
-        token_settings = {"bits": settings.bits, "pool_factor": settings.pool_factor}
-        if view is not None:
-            mark_views(out)
         manifest = index_format.build(
-            Encoding(encoder, numbers),
+            encoding,
             name,
             documents,
             place,
             settings.kind or index_format.kinds[0],
             replace=replace,
             layers=layers,
-            **{setting: value for setting, value in token_settings.items() if value is not None},
+            **settings.token_settings,
         )
-        return IndexSummary(place, manifest, left_out_of(report))
+        return IndexSummary(place, manifest, left_out_of(report, encoder.encodes_images))
 
 
 @contextmanager
-def _place(
-    folder: Path, view: str | None, corpus: Path, max_bad_rows_ratio: float
-) -> Iterator[Path]:
-    """Context with the folder of an index. That of a view has the corpus of the other views, which
-    is compared, and which does not change meanwhile.
-    """
+def _place(folder: Path, view: str | None) -> Iterator[Path]:
+    """Context with the folder of an index; while a view is built, the others do not change."""
     if view is None:
         yield folder
         return
     with unchanged_views(folder):
-        place = place_of_view(folder, view)
-        other_views = [path for name, path in views_of(folder).items() if name != view]
-        if other_views:
-            documents = read_corpus(corpus, ReadReport(str(corpus)), max_bad_rows_ratio)
-            check_same_documents(open_index(other_views[0]), documents)
-        yield place
+        yield place_of_view(folder, view)
+
+
+def _load(model: str, layers: int | None, dimensions: int | None, precision: Wish) -> Encoding:
+    accelerator = devices.find_accelerator()
+    numbers = devices.choose_precision(precision, accelerator)
+    with phase("loading the model"):
+        encoder = read_cut(model, layers, dimensions, allow_images=True).to(accelerator)
+    return Encoding(encoder, numbers)
+
+
+def _compare(
+    documents: Iterator[Document], views: Iterable[Path], has_images: bool
+) -> Iterator[Document]:
+    """Returns the documents, compared with those of one of the views: if possible, one that has
+    images, or texts, as well.
+    """
+    indexes = sorted(map(open_index, views), key=lambda view: view.has_images != has_images)
+    return same_documents(indexes[0], documents, has_images) if indexes else documents
 
 
 def model_of_index(
@@ -232,7 +248,8 @@ def model_of_index(
     Only the first `layers` are read (default: as many as the index was made with). Raises BadModel.
     """
     try:
-        return read_cut(model or manifest.model, layers or manifest.layers, dimensions)
+        name = model or manifest.model
+        return read_cut(name, layers or manifest.layers, dimensions, allow_images=True)
     except BadModel as error:
         if not model:
             raise BadModel(
@@ -246,11 +263,14 @@ def model_of_index(
         ) from error
 
 
-def left_out_of(report: ReadReport) -> dict[str, int]:
-    """Returns how many documents and lines of a corpus were left out, by reason."""
+def left_out_of(report: ReadReport, by_reason: bool = False) -> dict[str, int]:
+    """Returns how many documents and lines of a corpus were left out, by reason; with `by_reason`,
+    also why lines could not be used.
+    """
     counts = {
         "blank documents": report.blank_rows_dropped,
         "documents whose id occurred before": report.duplicate_ids,
-        "unreadable lines": report.bad_count,
+        "files that are hidden or no images by name, and links to folders": report.other_files,
     }
+    counts |= report.bad if by_reason else {"unreadable lines": report.bad_count}
     return {name: count for name, count in counts.items() if count}

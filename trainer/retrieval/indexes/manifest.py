@@ -98,6 +98,8 @@ class DenseManifest(AnyManifest):
     kind: DenseIndexKind
     count: PositiveInt
     dimensions: PositiveInt
+    has_images: bool = False
+    """Whether the documents are images; old indexes have texts."""
     approximate: dict[str, float]
     """FAISS settings, and their recall_at_10 against exact search; empty for flat."""
 
@@ -106,7 +108,8 @@ class DenseManifest(AnyManifest):
         """One line that describes the content of the index."""
         settings = [f"{name} {value:g}" for name, value in self.approximate.items()]
         dimensions = f"{self.dimensions} dimensions"
-        return ", ".join([f"{self.count:,} documents", self.kind, dimensions, *settings])
+        documents = f"{self.count:,} {'images' if self.has_images else 'documents'}"
+        return ", ".join([documents, self.kind, dimensions, *settings])
 
     @classmethod
     def read(cls, folder: Path) -> "DenseManifest":

@@ -1,10 +1,17 @@
-"""Two fixed texts whose vectors are stored in an index, by which its model is recognised."""
+"""Two fixed texts whose vectors are stored in an index, by which its model is recognised.
+
+For a model of images, these are a text and an image.
+"""
+
+from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
+from trainer.images.reference import reference_to_bytes
 from trainer.models.encoder import VectorEncoder
-from trainer.retrieval.encoding.encode import encode_documents
+from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 
 PROBES = (
     "What is searched for?",
@@ -15,8 +22,20 @@ _TOLERANCE = 0.05
 
 
 def vectors_of_probes(encoder: VectorEncoder) -> Float32[np.ndarray, "probe dimension"]:
-    """Returns the vectors of the two texts."""
+    """Returns the vectors of the two texts, or of a caption and an image: each has a tower."""
+    if encoder.encodes_images:
+        caption = encode_queries(encoder, PROBES[:1]).to_padded()
+        return np.concatenate([caption, encode_documents(encoder, [_image()]).to_padded()])
     return encode_documents(encoder, PROBES).to_padded()
+
+
+def _image() -> str:
+    """Returns a reference to an image of three gradients."""
+    rows, columns = np.mgrid[0:256:4, 0:256:4]
+    pixels = np.stack([rows, columns, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return reference_to_bytes(content.getvalue())
 
 
 def probe_difference(

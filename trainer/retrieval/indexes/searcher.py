@@ -2,23 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
+from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel, BadRecipe
+from trainer.models.contracts.text import Role
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
-from trainer.retrieval.encoding.encode import encode_queries
+from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
 from trainer.retrieval.indexes.index import Hit, Index
-from trainer.retrieval.indexes.index_corpus import model_of_index, open_together
+from trainer.retrieval.indexes.index_corpus import model_of_index, open_index, open_together
 from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
-from trainer.retrieval.indexes.views import BM25, searched_views
+from trainer.retrieval.indexes.views import BM25, check_together, index_folders, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
-from trainer.retrieval.view_weights import OpenViews, open_views
+from trainer.retrieval.view_weights import OpenViews, open_views, open_views_of_images
 from trainer.strategies.devices import Precision
 
 Explanation = list[Match] | list[SharedTerm]
@@ -36,9 +39,11 @@ class SearchedIndex:
         """Loads the model of an index; `model` is its new place, if it was moved."""
         return cls(index, model_of_index(index.folder, index.manifest, model))
 
-    def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
-        """Returns the k best documents per question, best first."""
-        return hits(self.index, self.encoder, questions, k)
+    def hits(self, questions: Sequence[str], k: int, role: Role = "query") -> list[list[Hit]]:
+        """Returns the k best documents per question, best first; with the role `document`, per
+        reference of an image.
+        """
+        return hits(self.index, self.encoder, questions, k, role=role)
 
 
 class SearchedWords:
@@ -48,9 +53,26 @@ class SearchedWords:
         self.index = index
         with phase("indexing words"):
             self._rows = index.live_rows().tolist()
-            self._bm25 = Bm25([index.document(row).full_text for row in self._rows])
+            texts = [index.document(row).full_text for row in self._rows]
+            if index.has_images and not any(text.strip() for text in texts):
+                raise BadData(
+                    f"no image of {index.folder} has a title or a caption, so {BM25} finds nothing;"
+                    " build the index from a file that has them, or add a view of texts"
+                )
+            self._bm25 = Bm25(texts)
 
-    def hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    @classmethod
+    def open(cls, folder: Path, views: Sequence[Index]) -> Self:
+        """Opens the documents of a folder of which these views are searched: those of a view of
+        texts, or, if there is none, the titles and captions of images.
+        """
+        indexes = chain(views, map(open_index, index_folders(folder)))
+        texts = next((index for index in indexes if not index.has_images), None)
+        index = texts or open_index(index_folders(folder)[0])
+        check_together([*views, index])
+        return cls(index)
+
+    def hits(self, questions: Sequence[str], k: int, role: Role = "query") -> list[list[Hit]]:
         """Returns the k best documents per question, best first."""
         return [
             [
@@ -92,6 +114,7 @@ class Searcher:
         view: str | None = None,
         hybrid: bool = False,
         weights: Mapping[str, float] | None = None,
+        by_image: bool = False,
     ) -> Self:
         """Returns a searcher for an index folder.
 
@@ -99,9 +122,16 @@ class Searcher:
         cross-encoder, which re-ranks the first `rerank_depth` documents. Of a folder of views,
         `view` is searched, or with `hybrid` several: those that have `weights`, where the name
         `bm25` stands for BM25; all of them if there are no `weights`; with None, as the folder says
-        (`open_views`). Raises BadFolder, BadModel, BadRecipe.
+        (`open_views`). With `by_image`, views of images alone are searched. Raises BadFolder,
+        BadModel, BadRecipe.
         """
-        if hybrid and weights is None:
+        if by_image:
+            if weights is not None or reranker is not None:
+                raise BadRecipe(
+                    "an image is compared with images alone; leave --weights and --rerank out"
+                )
+            views = open_views_of_images(index, view, hybrid)
+        elif hybrid and weights is None:
             views = open_views(index)
         else:
             views = _views(index, view, hybrid, dict(weights or {}))
@@ -112,7 +142,7 @@ class Searcher:
             )
         cross_encoder = read_reranker(reranker) if reranker is not None else None
         indexes = [SearchedIndex.open(part, model) for part in views.indexes]
-        words = SearchedWords(views.indexes[0]) if views.has_words else None
+        words = SearchedWords.open(index, views.indexes) if views.has_words else None
         return cls(indexes, cross_encoder, rerank_depth, views.weights, words, views.note)
 
     @property
@@ -129,6 +159,12 @@ class Searcher:
             return self._first_hits(questions, k)
         first = self._first_hits(questions, max(k, self.rerank_depth))
         return self._rerank(self.reranker, questions, first, k)
+
+    def search_by_image(self, reference: str, k: int = 10) -> list[Hit]:
+        """Returns the k images nearest to an image, best first; for a searcher that is opened with
+        `by_image`.
+        """
+        return self._first_hits([reference], k, "document")[0]
 
     def explain(self, question: str, hit: Hit) -> Explanation:
         """Returns the token of the document that each token of the question matched, or the terms
@@ -155,14 +191,16 @@ class Searcher:
                 " --explain needs an index of a late-interaction or a sparse model"
             )
 
-    def _first_hits(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def _first_hits(
+        self, questions: Sequence[str], k: int, role: Role = "query"
+    ) -> list[list[Hit]]:
         """Returns the k best documents per question before re-ranking."""
         searches: list[SearchedIndex | SearchedWords] = [*self.views]
         if self.words is not None:
             searches.append(self.words)
         if len(searches) == 1:
-            return searches[0].hits(questions, k)
-        rankings = [search.hits(questions, FUSED_DOCUMENTS) for search in searches]
+            return searches[0].hits(questions, k, role)
+        rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in searches]
         return [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
 
     @staticmethod
@@ -180,6 +218,11 @@ class Searcher:
             for question, documents in zip(questions, first, strict=True)
             for hit in documents
         ]
+        if not all(text.strip() for _, text in pairs):
+            raise BadData(
+                "--rerank reads texts, and the first search found an image without a title or a"
+                " caption; leave --rerank out"
+            )
         scores = iter(score_pairs(encoder, pairs).tolist())
         return [
             sorted(
@@ -212,13 +255,16 @@ def hits(
     questions: Sequence[str],
     k: int,
     precision: Precision = "fp32",
+    role: Role = "query",
 ) -> list[list[Hit]]:
-    """Returns the k best documents per question, best first.
+    """Returns the k best documents per question, best first; with the role `document`, per
+    reference of an image.
 
     Raises BadModel when the encoder is not that of the index. Raises BadData for a question that
     has no token that counts.
     """
-    queries = encode_queries(index.fit_encoder(encoder), questions, precision=precision)
+    encode = encode_queries if role == "query" else encode_documents
+    queries = encode(index.fit_encoder(encoder), questions, precision=precision)
     scores, rows = index.nearest(queries, k)
     return [
         [
@@ -233,8 +279,17 @@ def hits(
 def fuse_hits(rankings: Sequence[list[Hit]], weights: Sequence[float] | None, k: int) -> list[Hit]:
     """Returns the k best of the documents that several indexes found for one question, by
     `fuse_scores`, or without weights by `fuse_ranks`.
+
+    A view of images may know the image of a document, and one of texts its text.
     """
-    documents = {hit.document.id: hit.document for ranking in rankings for hit in ranking}
+    documents: dict[str, Document] = {}
+    for hit in chain.from_iterable(rankings):
+        other_view = documents.get(hit.document.id, hit.document)
+        text = max(
+            (hit.document, other_view),
+            key=lambda document: (bool(document.full_text.strip()), not document.image),
+        )
+        documents[text.id] = replace(text, image=hit.document.image or other_view.image)
     runs = [{"": {hit.document.id: hit.score for hit in ranking}} for ranking in rankings]
     fused_run = fuse_ranks(runs, k) if weights is None else fuse_scores(runs, weights, k)
     return [Hit(score, documents[document]) for document, score in fused_run[""].items()]

@@ -7,7 +7,6 @@ import json
 import os
 import weakref
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -87,15 +86,17 @@ def _id(line: bytes) -> str | None:
     return document_id if isinstance(document_id, str) else None
 
 
-def write_documents(documents: Iterable[Document], path: Path, offsets: Path) -> StoredDocuments:
+def write_documents(
+    documents: Iterable[Document], path: Path, offsets: Path, task: str = "reading the corpus"
+) -> StoredDocuments:
     """Writes the documents to `path` and the start of each to `offsets`.
 
-    Raises BadData when there is no document.
+    `task` is the name of this phase. Raises BadData when there is no document.
     """
     starts = [0]
     with atomic_file(path) as partial, partial.open("wb") as file:
-        for document in count_items(documents, "reading the corpus", "documents"):
-            line = json.dumps(asdict(document)).encode("ascii") + b"\n"
+        for document in count_items(documents, task, "documents"):
+            line = json.dumps(document.fields()).encode("ascii") + b"\n"
             starts.append(starts[-1] + len(line))
             file.write(line)
     if len(starts) == 1:

@@ -138,16 +138,28 @@ def unchanged_views(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_same_documents(view: Index, documents: Iterable[Document]) -> None:
-    """Raises BadData unless a view has these documents, in this order."""
+def same_documents(
+    view: Index, documents: Iterable[Document], has_images: bool
+) -> Iterator[Document]:
+    """Yields the documents. Raises BadData at the first that a view does not have at this place.
+
+    Images, for which `has_images` is true, and texts are the same documents if their ids are.
+    """
     stored_documents = map(view.document, view.live_rows().tolist())
     for number, pair in enumerate(zip_longest(documents, stored_documents), 1):
-        if pair[0] != pair[1]:
+        document, stored_document = pair
+        if (
+            document is None
+            or stored_document is None
+            or document.id != stored_document.id
+            or (has_images == view.has_images and document.without_bytes() != stored_document)
+        ):
             raise BadData(
                 f"the corpus is not that of {view.folder}: {_difference(number, *pair)};"
                 " all views of a folder have the same documents. Build this one from the same"
                 " corpus, or in another folder"
             )
+        yield document
 
 
 def _difference(number: int, document: Document | None, stored_document: Document | None) -> str:
@@ -157,23 +169,36 @@ def _difference(number: int, document: Document | None, stored_document: Documen
         return f"it has only {number - 1:,} documents, and that one has more"
     if document.id != stored_document.id:
         return f"document {number:,} is {document.id!r} here, and {stored_document.id!r} there"
-    return f"document {document.id!r} has another title or text there"
+    content = "image, title or text" if document.image else "title or text"
+    return f"document {document.id!r} has another {content} there"
 
 
 def check_together(views: Sequence[Index]) -> None:
-    """Raises BadFolder if views have different documents, as far as the files' records say."""
+    """Raises BadFolder if views have different documents, as far as the files' records say; between
+    views of images and of texts, if the ids differ.
+    """
     records = {
         frozenset(
             record for name, record in view.manifest.files.items() if name.startswith("documents")
-        )
+        ): view
         for view in views
     }
-    if len(records) > 1:
+    views_to_compare = {view.has_images: view for view in records.values()}
+    is_same = len(views_to_compare) == len(records)
+    if is_same and len(records) > 1:
+        is_same = all(
+            first == second for first, second in zip_longest(*map(_ids, views_to_compare.values()))
+        )
+    if not is_same:
         counts = [f"{view.folder.name}: {view.manifest.count:,}" for view in views]
         raise BadFolder(
             f"the views in {views[0].folder.parent} have different documents"
             f" ({', '.join(counts)}); build them again from one corpus"
         )
+
+
+def _ids(view: Index) -> Iterator[str]:
+    return (view.document(row).id for row in view.live_rows().tolist())
 
 
 def check_no_view(index: Path) -> None:
