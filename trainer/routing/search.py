@@ -6,7 +6,7 @@ from pathlib import Path
 from trainer.errors import BadRecipe
 from trainer.evaluation.systems.names import parse_system
 from trainer.models.families import read_reranker
-from trainer.retrieval.indexes.index_corpus import open_index, open_together
+from trainer.retrieval.indexes.index_corpus import open_together
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
 from trainer.retrieval.indexes.views import index_folders, views_of
 from trainer.routing.router import ALL_ROUTES, Router
