@@ -132,7 +132,7 @@ def killed(folder, action, instant):
 def ids_of(folder):
     """The ids in the index, which are those of every view."""
     opened = open_together(index_folders(folder))
-    ids = {tuple(view.document(row).id for row in view.live_rows()) for view in opened}
+    ids = {tuple(view.document(row).id for row in view.live_rows().tolist()) for view in opened}
     assert len(ids) == 1, "all views have the same documents"
     return list(ids.pop())
 
@@ -198,4 +198,4 @@ def test_reader_beside_a_writer_sees_one_state_of_all_views(copy, name):
     assert child.exitcode == 0
     assert states == {tuple(OLD), (*OLD, *NEW)}
     for view in first:
-        assert [view.document(row).id for row in view.live_rows()] == [*OLD]
+        assert [view.document(row).id for row in view.live_rows().tolist()] == [*OLD]

@@ -192,6 +192,23 @@ def test_views_are_not_built_while_others_change(copy, models):
         call("index", models["dense"], corpus, "-o", copy, "--view", "new")
 
 
+def test_compressed_view_keeps_its_codes_and_has_the_same_documents(models, tmp_path):
+    folder = build_views(tmp_path / "idx", models, OLD, ["dense"])
+    corpus = tmp_path / "idx.jsonl"
+    call("index", models["late"], corpus, "-o", folder, "--view", "late", "--kind", "compressed")
+    late = folder / "views" / "late"
+    codec_files = ("centroids.npy", "rotation.npy", "books.npy", "spread.npy")
+    codec = {name: (late / name).read_bytes() for name in codec_files}
+    call("add", folder, write_corpus(tmp_path / "new.jsonl", NEW))
+    call("delete", folder, "doc0", "doc35")
+    opened = open_index(late)
+    assert [opened.document(row).id for row in opened.live_rows().tolist()] == [
+        name for name in TEXTS if name not in ("doc0", "doc35")
+    ]
+    assert {name: (late / name).read_bytes() for name in codec_files} == codec
+    assert scores_of(folder).keys() == TEXTS.keys() - {"doc0", "doc35"}
+
+
 def test_late_views_alone_may_become_empty_and_be_filled_again(models, tmp_path):
     folder = build_views(tmp_path / "idx", models, OLD, ["late"])
     with pytest.raises(BadData, match=f"{folder}/views/late has no document 'doc77'"):

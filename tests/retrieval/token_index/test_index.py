@@ -174,7 +174,7 @@ def test_replaced_document_has_its_new_text_alone(encoder, copy):
     new_document = Document("d7", "", "a sentence that no other document has")
     manifest = add(copy, Encoding(encoder), [*NEW, new_document], replace=True)
     index = TokenIndex.open(copy)
-    documents = [index.document(row) for row in index.live_rows()]
+    documents = [index.document(row) for row in index.live_rows().tolist()]
     assert documents == [*DOCUMENTS[:7], *DOCUMENTS[8:], *NEW, new_document]
     assert manifest.count == len(DOCUMENTS) + len(NEW)
 
