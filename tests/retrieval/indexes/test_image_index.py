@@ -18,6 +18,7 @@ from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.images.reference import read_query_image
+from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.towers import image_text
 from trainer.models.towers.image_text import read_image_text_encoder
@@ -240,6 +241,18 @@ def test_path_of_an_image_as_question_is_refused_with_a_hint(folder):
     for words in ((), (QUESTION, "--image", path)):
         result = caller("search", folder / "idx", *words)
         assert (result.exit_code, "one of the two" in result.output) == (2, True)
+
+
+def test_cross_encoder_reorders_images_by_their_captions(folder, tmp_path):
+    torch.manual_seed(7)
+    settings = CrossEncoderSettings(backbone=str(folder / "bert"))
+    save_encoder(build_cross_encoder(settings), tmp_path / "cross")
+    options = ("--rerank", tmp_path / "cross", "--json", "-k", 20)
+    hits = json.loads(call("search", folder / "idx", QUESTION, *options).stdout)
+    assert sorted(hit["first_rank"] for hit in hits) == list(range(1, 21))
+    assert [hit["first_rank"] for hit in hits] != list(range(1, 21))
+    with pytest.raises(BadData, match="found an image without a title or a caption"):
+        call("search", folder / "views" / "views" / "image", QUESTION, *options)
 
 
 def test_words_need_titles_or_captions(folder):

@@ -52,8 +52,8 @@ _ARCHITECTURES: dict[str, tuple[str, type[PreTrainedModel]]] = {
     "siglip": ("Siglip", SiglipModel),
 }
 """The type in config.json to the name in transformers and its class."""
-_SLICE_BYTES = 1 << 26
-"""Decoded images that wait for their encoding take as much memory as this, or one image."""
+_SLICE_IMAGES, _SLICE_BYTES = 512, 1 << 26
+"""The largest number of images that are decoded ahead of their encoding, and of their bytes."""
 
 
 class ImageTextEncoder(VectorEncoder):
@@ -92,9 +92,9 @@ class ImageTextEncoder(VectorEncoder):
 
     def texts_per_slice(self, role: Role) -> int:
         """Returns how many captions are tokenised, or images decoded, ahead of their encoding."""
-        texts = super().texts_per_slice(role)
-        images = _SLICE_BYTES // (3 * self.contract.image_size**2)
-        return texts if role == "query" else min(texts, max(1, images))
+        if role == "query":
+            return super().texts_per_slice(role)
+        return max(1, min(_SLICE_IMAGES, _SLICE_BYTES // (3 * self.contract.image_size**2)))
 
     def tokenize(self, texts: Sequence[str], role: Role) -> Texts:
         """Returns the tokens of captions, or the pixels of the images that `texts` refer to
