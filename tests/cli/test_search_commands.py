@@ -1,9 +1,7 @@
 """encode, index, search and evaluate as a person calls them, in one process to be quick."""
 
-import io
 import json
 
-import numpy as np
 import pytest
 from encoded import encode as vectors_of
 from verbs import command_caller, remove_layers_field
@@ -15,7 +13,6 @@ from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.cut import read_cut
-from trainer.models.dense import read_encoder
 from trainer.models.formats.folder import save_encoder
 
 call = command_caller(encode, evaluate, index, search)
@@ -58,48 +55,6 @@ def beir(tmp_path, corpus):
     return tmp_path
 
 
-@pytest.mark.parametrize("role", ["document", "query"])
-def test_encode_writes_numpy(model, role):
-    found = call(
-        "encode",
-        model,
-        "--as",
-        role,
-        "--precision",
-        "fp32",
-        stdin="\n".join(TEXTS).encode() + b"\r\n",
-    )
-    assert found.exit_code == 0
-    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
-    np.testing.assert_allclose(
-        vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6
-    )
-    assert "3 vectors of 32 dimensions" in found.stderr
-
-
-def test_encode_writes_a_file_in_parts(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.retrieval.encoding.encode_file._TEXTS_AT_ONCE", 2)
-    call("encode", model, "-o", tmp_path / "v.npy", stdin="\n".join(TEXTS).encode())
-    assert np.load(tmp_path / "v.npy").shape == (3, 32)
-    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
-
-
-@pytest.mark.parametrize(
-    ("stdin", "message"),
-    [(b"one\n \nthree\n", "line 2 .* blank"), (b"one\n\xff\n", "line 2 .* UTF-8"), (b"", "empty")],
-)
-def test_encode_names_a_line_that_it_cannot_read(model, tmp_path, stdin, message):
-    with pytest.raises(BadData, match=message):
-        call("encode", model, "-o", tmp_path / "v.npy", stdin=stdin)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_encode_refuses_a_terminal(model, monkeypatch):
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    with pytest.raises(BadData, match=r"> vectors\.npy"):
-        encode(str(model))
-
-
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_index_is_built_and_searched(model, corpus, tmp_path, kind):
     said = call("index", model, corpus, "-o", tmp_path / "idx", "--kind", kind)
@@ -136,19 +91,6 @@ def test_search_refuses_a_wrong_model_a_blank_query_and_a_wrong_folder(
     with pytest.raises(BadFolder, match="--replace"):
         call("index", model, corpus, "-o", tmp_path / "idx")
     call("index", model, corpus, "-o", tmp_path / "idx", "--replace")
-
-
-def test_encode_uses_the_first_layers(model):
-    found = call(
-        "encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode()
-    )
-    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
-    np.testing.assert_allclose(
-        vectors, vectors_of(read_cut(str(model), 1, 10), TEXTS, "document"), atol=1e-6
-    )
-    assert (
-        np.abs(vectors - vectors_of(read_cut(str(model), None, 10), TEXTS, "document")).max() > 0.1
-    )
 
 
 @pytest.mark.parametrize("width", [32, 10])

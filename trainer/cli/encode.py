@@ -36,6 +36,9 @@ def encode(
     """Read one text per line from standard input, and write one float32 vector per text.
 
     The output has NumPy's .npy format: nearfar encode MODEL < texts.txt > vectors.npy
+
+    Those of a sparse model are a matrix with one column per word, in the format of
+    scipy.sparse.save_npz: nearfar encode MODEL < texts.txt > vectors.npz
     """
     from trainer.errors import BadData
 

@@ -255,8 +255,8 @@ class VectorEncoder(Encoder):
         Raises BadModel when this is impossible, or when vectors have fewer dimensions.
         """
         raise BadModel(
-            f"the model gives one vector per {self.vectors.UNIT}, whose first numbers mean nothing"
-            " by themselves; leave out --dimensions"
+            f"the model gives {self.output}, whose first numbers mean nothing by themselves;"
+            " leave out --dimensions"
         )
 
     def cut_to_dimensions(self, dimensions: int) -> Self:

@@ -111,6 +111,24 @@ class SparseVectors(RaggedVectors):
         return {"terms": self.rows, "offsets": self.offsets, "vocabulary": vocabulary}
 
     @property
+    def csr_arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """The arrays that `scipy.sparse.save_npz` writes for a matrix in CSR format.
+
+        >>> vectors = SparseVectors(np.float32([[2, 5], [0, 1]]), np.array([0, 1, 2]), 3)
+        >>> arrays = vectors.csr_arrays
+        >>> {name: arrays[name].tolist() for name in ("data", "indices", "indptr", "shape")}
+        {'data': [5.0, 1.0], 'indices': [2, 0], 'indptr': [0, 1, 2], 'shape': [2, 3]}
+        """
+        number = np.int32 if len(self.rows) <= np.iinfo(np.int32).max else np.int64
+        return {
+            "indices": self.rows[:, 0].astype(number),
+            "indptr": self.offsets.astype(number),
+            "format": np.array(b"csr"),
+            "shape": np.array([len(self), self.vocabulary]),
+            "data": self.rows[:, 1].astype(np.float32),
+        }
+
+    @property
     def words(self) -> Int64[np.ndarray, " term"]:
         """The number of each term's word."""
         return self.rows[:, 0].astype(np.int64)

@@ -1,9 +1,11 @@
-"""Encoding of lines of text into a file of vectors in NumPy's format."""
+"""Encoding of lines of text into a file of vectors, in the format of NumPy, or of SciPy if they are
+sparse.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,10 +13,15 @@ from trainer.errors import BadData
 from trainer.models.contracts.text import Role
 from trainer.models.cut import first_layers
 from trainer.models.dense import read_encoder
+from trainer.models.encoder import VectorEncoder
+from trainer.models.files.locate import locate
+from trainer.models.formats.sparse_pipeline import is_sparse
+from trainer.models.sparse import read_sparse_encoder
 from trainer.progress import phase
 from trainer.retrieval.encoding.encode import encode
 from trainer.storage.atomic import atomic_file
 from trainer.strategies import devices
+from trainer.vectors.sparse import SparseVectors
 
 _TEXTS_AT_ONCE = 65536
 
@@ -68,23 +75,39 @@ def encode_texts(
 ) -> int:
     """Writes one float32 vector per text to `out`; returns the number of dimensions.
 
-    If encoding fails, no file is written.
+    Dense vectors have NumPy's .npy format. Those of a sparse model are a matrix in CSR format, one
+    row per text and one column per word, as `scipy.sparse.save_npz` writes it. If encoding fails,
+    no file is written.
     """
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
     with phase("loading the model"):
-        encoder = read_encoder(model)
+        read = read_sparse_encoder if is_sparse(locate(model)) else read_encoder
+        encoder: VectorEncoder = read(model)
     encoder = (encoder if layers is None else first_layers(encoder, layers)).to(accelerator)
     encoder = encoder if dimensions is None else encoder.with_dimensions(dimensions)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), encoder.dimensions)}
-    with _binary_file(out) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        with phase("encoding texts", len(texts), "texts"):
-            for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                part = texts[start : start + _TEXTS_AT_ONCE]
-                file.write(encode(encoder, part, role, precision=numbers).rows.tobytes())
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    parts = (
+        encode(encoder, texts[start : start + _TEXTS_AT_ONCE], role, precision=numbers)
+        for start in starts
+    )
+    with _binary_file(out) as file, phase("encoding texts", len(texts), "texts"):
+        write = _write_sparse if encoder.vectors is SparseVectors else _write_dense
+        write(file, parts, len(texts), encoder.dimensions)
         file.flush()
     return encoder.dimensions
+
+
+def _write_dense(file: BinaryOutput, parts: Iterator[Any], texts: int, dimensions: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (texts, dimensions)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+        file.write(part.rows.tobytes())
+
+
+def _write_sparse(file: BinaryOutput, parts: Iterator[Any], texts: int, dimensions: int) -> None:
+    arrays: dict[str, Any] = SparseVectors.join(parts, texts, dimensions).csr_arrays
+    np.savez_compressed(file, **arrays)
 
 
 @contextlib.contextmanager
