@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from trainer.retrieval.indexes.index import Hit
     from trainer.retrieval.indexes.index_corpus import IndexSummary
     from trainer.retrieval.indexes.searcher import Searcher
+    from trainer.routing.measure import RouterEvaluation
+    from trainer.routing.router import Router
     from trainer.run import RunResult
 
 Role = Literal["query", "document"]
@@ -85,6 +87,9 @@ __all__ = [
     "mine",
     "mteb_model",
     "mteb_task",
+    "route_ask",
+    "route_evaluate",
+    "route_fit",
     "search",
 ]
 
@@ -344,6 +349,80 @@ def index(
     )
 
 
+def route_fit(
+    routes: Sequence[str | Path],
+    data: str | Path,
+    output: str | Path,
+    split: Literal["train", "dev", "test"] = "dev",
+    *,
+    corpus: str | Path | None = None,
+    max_queries: int | None = None,
+    precision: Precision = "auto",
+    replace: bool = False,
+) -> Router:
+    """Learns from judged queries which of several routes to ask, and writes the router to `output`.
+
+    A route is a model, "bm25" or "index:FOLDER"; a folder of views stands for each of them. No
+    model may be trained on the queries of the split. Needs `pip install 'nearfar[router]'`.
+    """
+    from trainer.evaluation.judged_data import LocalData
+    from trainer.evaluation.systems.open import SystemSettings
+    from trainer.routing.job import learn_router
+
+    return learn_router(
+        [str(route) for route in routes],
+        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
+        Path(output),
+        SystemSettings(precision),
+        _tell,
+        replace,
+    )
+
+
+def route_evaluate(
+    router: str | Path | Router,
+    data: str | Path,
+    split: Literal["train", "dev", "test"] = "test",
+    *,
+    cost: float = 0.5,
+    corpus: str | Path | None = None,
+    max_queries: int | None = None,
+    precision: Precision = "auto",
+) -> RouterEvaluation:
+    """Measures a router beside each of its routes, and beside asking all of them.
+
+    `cost` bounds the mean cost of a query, as a share of that of asking all routes.
+    """
+    from trainer.evaluation.judged_data import LocalData
+    from trainer.evaluation.systems.open import SystemSettings
+    from trainer.routing.job import measure_router
+
+    return measure_router(
+        _router(router),
+        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
+        cost,
+        SystemSettings(precision),
+        _tell,
+    )
+
+
+@overload
+def route_ask(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+    router: str | Path | Router, queries: str, *, cost: float = 0.5
+) -> str: ...
+@overload
+def route_ask(
+    router: str | Path | Router, queries: Sequence[str], *, cost: float = 0.5
+) -> list[str]: ...
+def route_ask(
+    router: str | Path | Router, queries: str | Sequence[str], *, cost: float = 0.5
+) -> str | list[str]:
+    """The route that a query should take, or each of several: a name, or "all"."""
+    several = [queries] if isinstance(queries, str) else list(queries)
+    names = _router(router).route_names(several, cost)
+    return names[0] if isinstance(queries, str) else names
+
+
 @overload
 def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     index: str | Path,
@@ -354,6 +433,8 @@ def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    router: str | Path | Router | None = None,
+    cost: float = 0.5,
 ) -> SearchResult: ...
 @overload
 def search(
@@ -365,6 +446,8 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    router: str | Path | Router | None = None,
+    cost: float = 0.5,
 ) -> list[SearchResult]: ...
 @overload
 def search(
@@ -386,13 +469,16 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    router: str | Path | Router | None = None,
+    cost: float = 0.5,
 ) -> SearchResult | list[SearchResult]:
     """The k best documents of an index for a question, or for each of several; or those most like
     an image, a file or its bytes.
 
     `model` says where the model of the index is now, if it was moved. `rerank` names a
     cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
-    searched, or with `hybrid` all of them. The index stays open for the next search.
+    searched, or with `hybrid` all of them, or those that a `router` chooses for each question at a
+    mean `cost`. What was searched stays open for the next search.
     """
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
@@ -402,16 +488,21 @@ def search(
     manifests = (folder / "manifest.json", *sorted(folder.glob("views/*/manifest.json")))
     written = tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
     models = [each and str(each) for each in (model, rerank)]
-    searcher = _searcher(folder, written, *models, view, hybrid, image is not None)
+    if router is not None:
+        _check_alone(image, model, view, hybrid)
     if image is not None:
+        searcher = _searcher(folder, written, *models, view, hybrid, True)
         reference = read_query_image(image)
         name = label(reference) if isinstance(image, bytes) else str(image)
         return SearchResult(name, tuple(searcher.search_by_image(reference, k)))
     assert questions is not None
     several = [questions] if isinstance(questions, str) else list(questions)
+    if router is None:
+        hits = _searcher(folder, written, *models, view, hybrid, False).search(several, k)
+    else:
+        hits = _routed_hits(folder, written, _router(router), several, k, cost, rerank)
     results = [
-        SearchResult(question, tuple(hits))
-        for question, hits in zip(several, searcher.search(several, k), strict=True)
+        SearchResult(question, tuple(each)) for question, each in zip(several, hits, strict=True)
     ]
     return results[0] if isinstance(questions, str) else results
 
@@ -432,6 +523,56 @@ def _searcher(
     return Searcher.open(
         folder, model=model, reranker=rerank, view=view, hybrid=hybrid, by_image=by_image
     )
+
+
+def _routed_hits(
+    folder: Path,
+    written: tuple[int, ...],
+    router: Router,
+    questions: Sequence[str],
+    k: int,
+    cost: float,
+    rerank: str | Path | None,
+) -> list[list[Hit]]:
+    """The hits of each question by the route that is chosen for it. Each route is opened once."""
+    routes = tuple(router.settings.routes)
+    choices = router.choose(questions, cost).tolist()
+    hits: list[list[Hit]] = [[] for _ in questions]
+    for choice in dict.fromkeys(choices):
+        rows = [row for row, each in enumerate(choices) if each == choice]
+        searcher = _route_searcher(folder, written, routes, choice, rerank and str(rerank))
+        answers = searcher.search([questions[row] for row in rows], k)
+        for row, answer in zip(rows, answers, strict=True):
+            hits[row] = answer
+    return hits
+
+
+@lru_cache(maxsize=4)
+def _route_searcher(
+    folder: Path,
+    written: tuple[int, ...],
+    routes: tuple[str, ...],
+    choice: int,
+    rerank: str | None,
+) -> Searcher:
+    """One route through an index, open for as long as its manifests are those `written` then."""
+    from trainer.routing.search import open_route
+
+    return open_route(folder, routes, choice, rerank)[0]
+
+
+def _router(router: str | Path | Router) -> Router:
+    from trainer.routing.router import Router
+
+    return router if isinstance(router, Router) else Router.open(Path(router))
+
+
+def _check_alone(*choices: object) -> None:
+    """Raises BadRecipe for arguments that a router makes senseless."""
+    from trainer.errors import BadRecipe
+
+    if any(choices):
+        raise BadRecipe("a router chooses views; leave image, view, hybrid and model out")
 
 
 def _recipe(

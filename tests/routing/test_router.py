@@ -173,25 +173,6 @@ def test_stored_router_chooses_the_same(router, tmp_path):
         router.save(tmp_path / "router", replace=True)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A BEIR folder of 80 queries per split: keywords, and questions that share no word."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "qrels").mkdir()
-    documents = [{"_id": f"d{n}", "text": text} for n, text in enumerate(DOCUMENTS[:80])]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
-    queries = []
-    for split in ("dev", "test"):
-        judgements = ["query-id\tcorpus-id\tscore"]
-        for number in range(80):
-            text = RARE[number] if number % 2 else f"disks of {split} {number} ?"
-            queries.append({"_id": f"{split}{number}", "text": text})
-            judgements.append(f"{split}{number}\td{number}\t1")
-        (folder / f"qrels/{split}.tsv").write_text("\n".join(judgements) + "\n")
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    return folder
-
-
 def test_commands_from_fit_to_ask(data, tmp_path, toy_folder):
     routes = ["bm25", toy_folder("bert")]
     made = nearfar("route", "fit", *routes, "--data", data, "-o", "router", folder=tmp_path)

@@ -7,48 +7,26 @@ import numpy as np
 import pytest
 from forked import nearfar
 from late_interaction_toys import new_encoder
-from toy_models import masked_lm
 
 from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
-from trainer.routing.features import FEATURES, WordCounts
-from trainer.routing.router import CurvePoint, Router, RouterSettings
 from trainer.routing.search import routes_of_views
 
-TEXTS = ["disk storage account", "query the database", "a machine in a region", "western vault"]
 QUESTION = "database machine"
-
-
-@pytest.fixture(scope="module")
-def folder(toy_folder, tmp_path_factory):
-    """An index with the views `dense` and `sparse`, whose models are beside it."""
-    folder = tmp_path_factory.mktemp("routed")
-    shutil.copytree(toy_folder("bert"), folder / "bert")
-    sparse = SparseSettings(backbone=str(masked_lm(toy_folder("bert"))))
-    save_encoder(build_sparse_encoder(sparse), folder / "splade")
-    rows = [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for model, view in (("bert", "dense"), ("splade", "sparse")):
-        made = nearfar("index", model, "corpus.jsonl", "-o", "idx", "--view", view, folder=folder)
-        assert made.returncode == 0, made.stderr
-    return folder
-
-
-def write_router(folder, gains, routes=("bm25", "index:idx/views/dense", "index:idx/views/sparse")):
-    """A router that predicts the same gains for every question."""
-    settings = RouterSettings(
-        routes=list(routes),
-        milliseconds=[1.0] * len(routes),
-        queries=50,
-        learned_from="toy dev",
-        qualities=[0.5] * (len(routes) + 1),
-        curve=[CurvePoint(price=0.0, cost=0.3, quality=0.5)],
-    )
-    terms = len(FEATURES) * (len(FEATURES) + 3) // 2
-    zeros, ones = np.zeros(len(FEATURES)), np.ones(len(FEATURES))
-    weights = np.zeros((len(routes), terms))
-    router = Router(settings, WordCounts.of(TEXTS), zeros, ones, weights, np.array(gains))
-    router.save(folder / "router", replace=True)
+WORDS = [
+    "disk",
+    "storage",
+    "account",
+    "query",
+    "the",
+    "database",
+    "a",
+    "machine",
+    "in",
+    "a",
+    "region",
+    "western",
+    "vault",
+]
 
 
 def ids_of(folder, *options):
@@ -60,14 +38,14 @@ def ids_of(folder, *options):
 @pytest.mark.parametrize(
     ("gains", "view"), [([0, 0.1, 0], "dense"), ([0, 0, 0.1], "sparse")], ids=["dense", "sparse"]
 )
-def test_chosen_view_answers_alone(folder, gains, view):
+def test_chosen_view_answers_alone(folder, write_router, gains, view):
     write_router(folder, [float(gain) for gain in gains])
     ids, told = ids_of(folder, "--router", "router")
     assert ids == ids_of(folder, "--view", view)[0]
     assert f"the router asks index:idx/views/{view}\n" in told
 
 
-def test_words_are_searched_without_any_model(folder):
+def test_words_are_searched_without_any_model(folder, write_router):
     write_router(folder, [0.1, 0.0, 0.0])
     (folder / "bert").rename(folder / "away")
     try:
@@ -80,7 +58,7 @@ def test_words_are_searched_without_any_model(folder):
     assert lost.returncode == 2
 
 
-def test_unsure_router_asks_all_and_adds_up_reciprocal_ranks(folder):
+def test_unsure_router_asks_all_and_adds_up_reciprocal_ranks(folder, write_router):
     rankings = []
     for gains in np.eye(3) - 0.5:
         write_router(folder, gains)
@@ -103,8 +81,7 @@ def late_folder(toy_folder, tmp_path_factory):
     """An index of a late-interaction model, which is a view or not, and judged queries on it."""
     folder = tmp_path_factory.mktemp("late")
     save_encoder(new_encoder(toy_folder("bert")), folder / "late")
-    words = " ".join(TEXTS).split()
-    texts = [" ".join([*words[row % 9 : row % 9 + 3], f"number{row}"]) for row in range(60)]
+    texts = [" ".join([*WORDS[row % 9 : row % 9 + 3], f"number{row}"]) for row in range(60)]
     write_judged(folder / "data", texts)
     for options in (("-o", "plain"), ("-o", "idx", "--view", "late")):
         made = nearfar("index", "late", "data", "--kind", "exact", *options, folder=folder)
@@ -128,7 +105,7 @@ def write_judged(folder, texts):
 @pytest.mark.parametrize(
     ("index", "route"), [("plain", "index:plain"), ("idx", "index:idx/views/late")]
 )
-def test_late_interaction_index_is_a_route(late_folder, index, route):
+def test_late_interaction_index_is_a_route(late_folder, write_router, index, route):
     routes, data = ["bm25", "idx" if index == "idx" else route], ("--data", "data")
     fit = nearfar(
         *("route", "fit", *routes, *data, "-o", "fitted", "--replace"), folder=late_folder
@@ -148,7 +125,9 @@ def test_late_interaction_index_is_a_route(late_folder, index, route):
         assert len(json.loads(found.stdout)) == 5
 
 
-def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(late_folder):
+def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(
+    late_folder, write_router
+):
     """Their texts stay in its files until a segment is written anew."""
     shutil.copytree(late_folder / "plain", late_folder / "changed")
     write_router(late_folder, [0.1, 0.0], ["bm25", "index:changed"])
@@ -162,7 +141,7 @@ def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(la
         assert ids == ([] if number in (0, 5) else [f"d{number}"])
 
 
-def test_router_of_other_routes_is_refused(folder):
+def test_router_of_other_routes_is_refused(folder, write_router):
     write_router(folder, [0.1, 0.0], ["bm25", "index:other/views/dense"])
     found = nearfar("search", "idx", QUESTION, "--router", "router", folder=folder)
     assert found.returncode == 2

@@ -190,10 +190,12 @@ def _open_chosen(
     index: Path, router: Path, question: str, cost: float, reranker: str | None, rerank_depth: int
 ) -> "Searcher":
     from trainer.routing.router import Router
-    from trainer.routing.search import open_chosen
+    from trainer.routing.search import open_route
 
     opened_router = Router.open(router)
-    searcher, name = open_chosen(index, opened_router, question, cost, reranker, rerank_depth)
+    (choice,) = opened_router.choose([question], cost).tolist()
+    routes = opened_router.settings.routes
+    searcher, name = open_route(index, routes, choice, reranker, rerank_depth)
     terminal.tell(f"the router asks {name}")
     return searcher
 

@@ -32,7 +32,7 @@ class RouteRow:
     """The mean cost of a query, as a share of that of asking all routes; None if unknown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RouterEvaluation:
     """A router beside each of its routes, and beside asking all of them."""
 
@@ -56,6 +56,16 @@ class RouterEvaluation:
     def row(self, name: str) -> RouteRow:
         """Returns the row with a name."""
         return next(row for row in self.rows if row.name == name)
+
+    def __repr__(self) -> str:
+        """The rows, one per line, and the verdict."""
+        lines = (
+            f"  {row.name}: nDCG@10 {row.quality.mean:.3f}"
+            f" [{row.quality.low:.3f}, {row.quality.high:.3f}]"
+            + ("" if row.cost is None else f" at a cost of {row.cost:.2f}")
+            for row in self.rows
+        )
+        return "\n".join([f"{self.set_name}: {self.queries:,} queries", *lines, str(self)])
 
     def __str__(self) -> str:
         """The verdict in words."""

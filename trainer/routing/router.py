@@ -90,7 +90,7 @@ class RouterSettings(BaseModel):
         return max(possible_points, key=lambda point: (point.quality, -point.cost)).price
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Router:
     """Chooses routes for queries."""
 
@@ -114,6 +114,18 @@ class Router:
         """
         return choose_routes(
             self.gains(queries), self.settings.costs, self.settings.price_for(limit)
+        )
+
+    def route_names(self, queries: Sequence[str], limit: float = 1.0) -> list[str]:
+        """Returns the name of the route of each query, or "all". See `choose`."""
+        names = [*self.settings.routes, "all"]
+        return [names[choice] for choice in self.choose(queries, limit)]
+
+    def __repr__(self) -> str:
+        settings = self.settings
+        return (
+            f"Router({', '.join(settings.routes)}; learned from {settings.queries:,} queries of"
+            f" {settings.learned_from})"
         )
 
     def save(self, folder: Path, replace: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Search of an index by the way that a router chooses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.errors import BadRecipe
@@ -9,7 +9,7 @@ from trainer.models.families import read_reranker
 from trainer.retrieval.indexes.index_corpus import open_together
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
 from trainer.retrieval.indexes.views import index_folders, views_of
-from trainer.routing.router import ALL_ROUTES, Router
+from trainer.routing.router import ALL_ROUTES
 
 
 def routes_of_views(word: str) -> list[str]:
@@ -18,21 +18,19 @@ def routes_of_views(word: str) -> list[str]:
     return [f"index:{view}" for view in views.values()] or [word]
 
 
-def open_chosen(
+def open_route(
     index: Path,
-    router: Router,
-    question: str,
-    limit: float,
+    routes: Sequence[str],
+    choice: int,
     reranker: str | None = None,
     rerank_depth: int = 100,
 ) -> tuple[Searcher, str]:
-    """Returns a searcher of the route that a router chooses for a question, and what it is called.
+    """Returns a searcher of the route that a router has chosen from its `routes`, and what it is
+    called.
 
-    Only what is asked is opened. Raises BadRecipe if the index lacks a route of the router, and for
-    a `limit` that is too low.
+    Only what is asked is opened. Raises BadRecipe if the index lacks one of the routes.
     """
-    places = _places(index, router)
-    choice = int(router.choose([question], limit)[0])
+    places = _places(index, routes)
     names = list(places) if choice == ALL_ROUTES else [list(places)[choice]]
     views = open_together([place for name in names if (place := places[name]) is not None])
     has_words = any(places[name] is None for name in names)
@@ -45,17 +43,17 @@ def open_chosen(
     return searcher, " + ".join(names)
 
 
-def _places(index: Path, router: Router) -> Mapping[str, Path | None]:
-    """Returns the folder of each route, and None for BM25, in the order of the router's routes."""
+def _places(index: Path, routes: Sequence[str]) -> Mapping[str, Path | None]:
+    """Returns the folder of each route, and None for BM25, in their order."""
     own_folders = {folder.resolve(): folder for folder in index_folders(index)}
     places: dict[str, Path | None] = {}
-    for route in router.settings.routes:
+    for route in routes:
         name = parse_system(route)
         folder = own_folders.get(Path(name.value).resolve()) if name.kind == "index" else None
         if folder is None and name.kind != "bm25":
             own_routes = ", ".join(["bm25", *(f"index:{view}" for view in own_folders.values())])
             raise BadRecipe(
-                f"the router chooses between {', '.join(router.settings.routes)}, but {index} has"
+                f"the router chooses between {', '.join(routes)}, but {index} has"
                 f" no {route}; fit a router on its own routes: {own_routes}"
             )
         places[route] = folder

@@ -59,24 +59,13 @@ def fit_command(
 ) -> None:
     """Learn from judged queries which route to ask, and write the router."""
     with terminal.loading_libraries():
-        from trainer.data.retrieval_set import read_retrieval_set
+        from trainer.evaluation.judged_data import LocalData
         from trainer.evaluation.systems.open import SystemSettings
-        from trainer.routing.answers import ask_routes, check_routes
-        from trainer.routing.features import WordCounts
-        from trainer.routing.fit import check_can_learn, fit_router
-        from trainer.routing.router import check_router_folder
-        from trainer.routing.search import routes_of_views
+        from trainer.routing.job import learn_router
         from trainer.routing.table import curve_lines
-        from trainer.runs.run_model import model_of
 
-    check_can_learn()
-    check_router_folder(out, replace)
-    routes = [route for word in routes for route in routes_of_views(word)]
-    check_routes(routes)
-    judged_set = read_retrieval_set(data, split, max_queries=max_queries, corpus=corpus)
-    answers = ask_routes(routes, judged_set, SystemSettings(precision), model_of, terminal.tell)
-    router = fit_router(answers, WordCounts.of(judged_set.documents))
-    router.save(out, replace)
+    judged = LocalData(data, split, {}, corpus, max_queries)
+    router = learn_router(routes, judged, out, SystemSettings(precision), terminal.tell, replace)
     for line in curve_lines(router):
         typer.echo(line)
     typer.echo(str(out))
@@ -97,23 +86,19 @@ def evaluate(
     with terminal.loading_libraries():
         from rich.console import Console
 
-        from trainer.data.retrieval_set import read_retrieval_set
+        from trainer.evaluation.judged_data import LocalData
         from trainer.evaluation.systems.open import SystemSettings
-        from trainer.routing.answers import ask_routes
-        from trainer.routing.measure import evaluate_router
+        from trainer.routing.job import measure_router
         from trainer.routing.router import Router
         from trainer.routing.table import evaluation_content, router_lines, router_table
-        from trainer.runs.run_model import model_of
         from trainer.storage.atomic import write_text
 
     if out is not None:
         terminal.check_parent(out, "--out")
-    opened_router = Router.open(router)
-    opened_router.settings.price_for(cost)  # the error of an option comes before slow work
-    judged_set = read_retrieval_set(data, split, max_queries=max_queries, corpus=corpus)
-    routes, settings = opened_router.settings.routes, SystemSettings(precision)
-    answers = ask_routes(routes, judged_set, settings, model_of, terminal.tell)
-    evaluation = evaluate_router(opened_router, answers, cost)
+    judged = LocalData(data, split, {}, corpus, max_queries)
+    evaluation = measure_router(
+        Router.open(router), judged, cost, SystemSettings(precision), terminal.tell
+    )
     console = Console(highlight=False)
     console.print(router_table(evaluation))
     for line in router_lines(evaluation):
@@ -132,7 +117,5 @@ def ask(
     with terminal.loading_libraries():
         from trainer.routing.router import Router
 
-    opened_router = Router.open(router)
-    names = [*opened_router.settings.routes, "all"]
-    for text, place in zip(query, opened_router.choose(query, cost), strict=True):
-        typer.echo(f"{names[place]}\t{text}")
+    for text, name in zip(query, Router.open(router).route_names(query, cost), strict=True):
+        typer.echo(f"{name}\t{text}")

@@ -1,0 +1,51 @@
+"""What `nearfar route fit` and `nearfar route evaluate` do, from judged queries to the result."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.evaluation.judged_data import JudgedData
+from trainer.evaluation.systems.open import SystemSettings
+from trainer.routing.answers import ask_routes, check_routes
+from trainer.routing.features import WordCounts
+from trainer.routing.fit import check_can_learn, fit_router
+from trainer.routing.measure import RouterEvaluation, evaluate_router
+from trainer.routing.router import Router, check_router_folder
+from trainer.routing.search import routes_of_views
+from trainer.runs.run_model import model_of
+
+
+def learn_router(
+    routes: Sequence[str],
+    data: JudgedData,
+    folder: Path,
+    settings: SystemSettings,
+    tell: Callable[[str], None],
+    replace: bool = False,
+) -> Router:
+    """Returns a router that has learned from judged queries, written to `folder`.
+
+    A route that is a folder of views stands for each of them. Raises the errors of
+    `check_router_folder`, `ask_routes` and `fit_router`, those of the arguments first.
+    """
+    check_can_learn()
+    check_router_folder(folder, replace)
+    routes = [route for word in routes for route in routes_of_views(word)]
+    check_routes(routes)
+    judged_set = data.read()
+    answers = ask_routes(routes, judged_set, settings, model_of, tell)
+    router = fit_router(answers, WordCounts.of(judged_set.documents))
+    router.save(folder, replace)
+    return router
+
+
+def measure_router(
+    router: Router,
+    data: JudgedData,
+    limit: float,
+    settings: SystemSettings,
+    tell: Callable[[str], None],
+) -> RouterEvaluation:
+    """Measures a router on judged queries, which its routes search first. See `evaluate_router`."""
+    router.settings.price_for(limit)  # the error of an argument comes before slow work
+    answers = ask_routes(router.settings.routes, data.read(), settings, model_of, tell)
+    return evaluate_router(router, answers, limit)
