@@ -12,14 +12,14 @@ setup-pylate`.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from measuring import their_training
 from measuring.children import child, run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
-from measuring.data import PYLATE, SEED, model_folder, pairs_in_order, write_pairs
+from measuring.data import PYLATE, SEED, columns, model_folder, training_files
 from measuring.record import noise, table
 from measuring.training import Record, largest_difference, train_ours
 
@@ -121,69 +121,35 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sampler import DefaultBatchSampler
-    from torch.utils.data import SequentialSampler
-    from transformers import TrainerCallback
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     model = models.ColBERT(
         job["model"],
         device="cpu",
-        config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        config_kwargs=their_training.NO_DROPOUT,
     )
-    pairs = [
-        (row["query"], row["positive"])
-        for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())
-    ]
     record = Record(job)
-
-    class Loss(losses.Contrastive):
-        def forward(self, *inputs: Any, **settings: Any) -> Any:
-            loss = super().forward(*inputs, **settings)
-            record.losses.append(float(loss.detach()))
-            return loss
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            record.step()
-
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=job["folder"],
-        per_device_train_batch_size=job["batch"],
-        max_steps=job["steps"],
-        learning_rate=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=CLIP,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        bf16=job["precision"] == "bf16",
-        use_cpu=True,
-        seed=SEED,
-        batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
-            SequentialSampler(dataset),
-            **{**settings, "batch_size": job["batch"], "drop_last": True},
-        ),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
+        **their_training.arguments(
+            job,
+            DefaultBatchSampler,
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            max_grad_norm=CLIP,
+        )
     )
     trainer = SentenceTransformerTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_dict(
-            {
-                "query": [query for query, _ in pairs],
-                "document": [positive for _, positive in pairs],
-            }
-        ),
-        loss=Loss(
+        train_dataset=Dataset.from_dict(columns(job["ordered"])),
+        loss=their_training.recording(losses.Contrastive, record)(
             model,
             temperature=TEMPERATURE,
             score_metric=excluding_scores if job["exclude"] else None,
         ),
         data_collator=utils.ColBERTCollator(model.tokenize),
-        callbacks=[Watch()],
+        callbacks=[their_training.watch(record)],
     )
     trainer.train()
     return {**record.result(), "precision": job["precision"]}
@@ -197,33 +163,18 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     """Every contender, `turns` times in turn, on one data set."""
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         folder = Path(temporary)
-        rows, ordered, validation = (
-            folder / "rows.jsonl",
-            folder / "ordered.jsonl",
-            folder / "validation.jsonl",
-        )
-        steps = write_pairs(source, arguments.steps, arguments.batch, rows)
+        files = training_files(folder, source, arguments.steps, arguments.batch)
+        steps = files["steps"]
         if steps <= WARM_UP_STEPS:
             raise SystemExit(
                 f"{steps} steps of {arguments.batch} pairs on {name}, of which {WARM_UP_STEPS} are"
                 " warm-up: nothing to measure"
             )
-        pairs = pairs_in_order(rows, steps, arguments.batch)
-        ordered.write_text(
-            "".join(
-                json.dumps({"query": query, "positive": positive}) + "\n"
-                for query, positive in pairs
-            )
-        )
-        validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
         write_start(folder / "start")
         same = {
-            "rows": str(rows),
-            "ordered": str(ordered),
-            "validation": str(validation),
+            **files,
             "folder": temporary,
             "model": str(folder / "start"),
-            "steps": steps,
             "warm_up_steps": WARM_UP_STEPS,
             "batch": arguments.batch,
             "threads": arguments.threads,

@@ -9,20 +9,20 @@ does. The losses of every step must agree in float32 to 1e-5, or the script ends
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from measuring import their_training
 from measuring.children import run
 from measuring.contest import Results, former_jobs, on_each_set, speed_rows, take_turns
 from measuring.data import (
     SEED,
     TEMPERATURE,
+    columns,
     exchange_adapter,
     model_folder,
-    pairs_in_order,
-    write_pairs,
+    training_files,
 )
 from measuring.record import noise, table
 from measuring.training import Record, largest_difference, train_ours
@@ -89,15 +89,13 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
         CachedMultipleNegativesRankingLoss,
         MultipleNegativesRankingLoss,
     )
-    from torch.utils.data import SequentialSampler
-    from transformers import TrainerCallback
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     model = SentenceTransformer(
         job["model"],
         device="cpu",
-        config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        config_kwargs=their_training.NO_DROPOUT,
     )
     if job["tuning"] == "lora":
         from peft import LoraConfig
@@ -112,57 +110,25 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
             )
         )
         exchange_adapter(model[0].auto_model, Path(job["adapter"]))
-    pairs = [
-        (row["query"], row["positive"])
-        for row in map(json.loads, Path(job["ordered"]).read_text().splitlines())
-    ]
     record = Record(job)
 
-    class Loss(
-        CachedMultipleNegativesRankingLoss
-        if job["batch"] > BATCH_SIZE
-        else MultipleNegativesRankingLoss
-    ):  # type: ignore[misc]
-        def forward(self, *inputs: Any, **settings: Any) -> Any:
-            loss = super().forward(*inputs, **settings)
-            record.losses.append(float(loss.detach()))
-            return loss
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            record.step()
-
+    is_large = job["batch"] > BATCH_SIZE
+    loss = CachedMultipleNegativesRankingLoss if is_large else MultipleNegativesRankingLoss
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=job["folder"],
-        per_device_train_batch_size=job["batch"],
-        max_steps=job["steps"],
-        learning_rate=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=CLIP,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        bf16=job["precision"] == "bf16",
-        use_cpu=True,
-        seed=SEED,
-        batch_sampler=lambda dataset, **settings: DefaultBatchSampler(
-            SequentialSampler(dataset),
-            **{**settings, "batch_size": job["batch"], "drop_last": True},
-        ),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
+        **their_training.arguments(
+            job,
+            DefaultBatchSampler,
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            max_grad_norm=CLIP,
+        )
     )
-    columns = {
-        "anchor": [query for query, _ in pairs],
-        "positive": [positive for _, positive in pairs],
-    }
     trainer = SentenceTransformerTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_dict(columns),
-        loss=Loss(model, scale=1 / TEMPERATURE),
-        callbacks=[Watch()],
+        train_dataset=Dataset.from_dict(columns(job["ordered"])),
+        loss=their_training.recording(loss, record)(model, scale=1 / TEMPERATURE),
+        callbacks=[their_training.watch(record)],
     )
     trainer.train()
     return {**record.result(), "precision": job["precision"]}
@@ -180,32 +146,17 @@ def compare(name: str, source: Path, arguments: argparse.Namespace) -> tuple[str
     )
     with tempfile.TemporaryDirectory(prefix="nearfar-speed-") as temporary:
         folder = Path(temporary)
-        rows, ordered, validation = (
-            folder / "rows.jsonl",
-            folder / "ordered.jsonl",
-            folder / "validation.jsonl",
-        )
-        steps, warm_up = write_pairs(source, asked, arguments.batch, rows), 1 if large else 2
+        files = training_files(folder, source, asked, arguments.batch)
+        steps, warm_up = files["steps"], 1 if large else 2
         if steps <= warm_up:
             raise SystemExit(
                 f"{steps} steps of {arguments.batch} pairs on {name}, of which {warm_up} are"
                 " warm-up: nothing to measure; ask for more steps"
             )
-        pairs = pairs_in_order(rows, steps, arguments.batch)
-        ordered.write_text(
-            "".join(
-                json.dumps({"query": query, "positive": positive}) + "\n"
-                for query, positive in pairs
-            )
-        )
-        validation.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[:8]))
         same = {
-            "rows": str(rows),
-            "ordered": str(ordered),
-            "validation": str(validation),
+            **files,
             "folder": temporary,
             "model": model_folder(),
-            "steps": steps,
             "warm_up_steps": warm_up,
             "batch": arguments.batch,
             "tuning": arguments.tuning,

@@ -111,3 +111,29 @@ def documents(folder: Path, limit: int) -> list[str]:
         f"{record['title']} {record['text']}" if record.get("title") else record["text"]
         for record in records
     ]
+
+
+def training_files(folder: Path, source: Path, steps: int, batch: int) -> dict[str, Any]:
+    """Writes the rows for both trainers into `folder`: in any order for ours, in the order of our
+    visits for the other. Returns their paths, and for how many steps they last.
+    """
+    paths = {name: folder / f"{name}.jsonl" for name in ("rows", "ordered", "validation")}
+    steps = write_pairs(source, steps, batch, paths["rows"])
+    paths["ordered"].write_text(
+        "".join(
+            json.dumps({"query": query, "positive": positive}) + "\n"
+            for query, positive in pairs_in_order(paths["rows"], steps, batch)
+        )
+    )
+    lines = paths["rows"].read_text().splitlines()[:8]
+    paths["validation"].write_text("".join(line + "\n" for line in lines))
+    return {**{name: str(path) for name, path in paths.items()}, "steps": steps}
+
+
+def columns(ordered: str) -> dict[str, list[str]]:
+    """The rows that `training_files` has ordered, as the columns of another trainer."""
+    rows = [json.loads(line) for line in Path(ordered).read_text().splitlines()]
+    return {
+        "query": [row["query"] for row in rows],
+        "document": [row["positive"] for row in rows],
+    }
