@@ -45,7 +45,7 @@ def test_router_is_learned_measured_and_asked(data, tmp_path, toy_folder):
         nearfar.route_evaluate(router, data, cost=0)
 
 
-def test_each_question_is_searched_by_its_own_route(folder, write_router, monkeypatch):
+def test_question_is_searched_by_its_own_route(folder, write_router, monkeypatch):
     monkeypatch.chdir(folder)
     write_router(folder, [0.0, 0.1, 0.0], gains_of_questions=[0.0, 0.0, 0.1])
     views = ["dense", "sparse", "dense", "sparse"]

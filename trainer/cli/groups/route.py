@@ -64,8 +64,10 @@ def fit_command(
         from trainer.routing.job import learn_router
         from trainer.routing.table import curve_lines
 
-    judged = LocalData(data, split, {}, corpus, max_queries)
-    router = learn_router(routes, judged, out, SystemSettings(precision), terminal.tell, replace)
+    judged_set = LocalData(data, split, {}, corpus, max_queries)
+    router = learn_router(
+        routes, judged_set, out, SystemSettings(precision), terminal.tell, replace
+    )
     for line in curve_lines(router):
         typer.echo(line)
     typer.echo(str(out))
@@ -95,9 +97,9 @@ def evaluate(
 
     if out is not None:
         terminal.check_parent(out, "--out")
-    judged = LocalData(data, split, {}, corpus, max_queries)
+    judged_set = LocalData(data, split, {}, corpus, max_queries)
     evaluation = measure_router(
-        Router.open(router), judged, cost, SystemSettings(precision), terminal.tell
+        Router.open(router), judged_set, cost, SystemSettings(precision), terminal.tell
     )
     console = Console(highlight=False)
     console.print(router_table(evaluation))
