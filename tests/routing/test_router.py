@@ -1,6 +1,7 @@
 """A router: its features, what it learns, its file, and the figures that `nearfar route` prints."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +42,10 @@ def judged_answers(qualities, milliseconds=(1.0, 9.0), seed=0):
     noise = generator.normal(0, 0.05, (COUNT, 3))
     is_question = np.arange(COUNT) % 2
     means = np.array([qualities(question) for question in is_question])
-    return RouteAnswers(("bm25", "model"), judged_set, tuple(queries), means + noise, milliseconds)
+    documents = tuple(f"d{number // 4}" for number in range(COUNT))
+    return RouteAnswers(
+        ("bm25", "model"), judged_set, tuple(queries), means + noise, milliseconds, documents
+    )
 
 
 def good_at_different_queries(is_question):
@@ -128,9 +132,7 @@ def test_evaluation_compares_with_all_and_with_the_best_route(router):
     assert "It is better than bm25 alone, the best route within the limit" in str(evaluation)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     texts = tuple(answers.queries[place] for place in shuffled)
-    wrong = RouteAnswers(
-        answers.routes, answers.judged_set, texts, answers.qualities, answers.milliseconds
-    )
+    wrong = replace(answers, queries=texts)
     assert evaluate_router(router, wrong, limit=0.6).calibration_error > 0.1
 
 
@@ -143,20 +145,43 @@ def test_verdict_says_when_routing_gains_nothing(words):
 
 def test_answers_of_other_routes_are_refused(router):
     answers = judged_answers(equally_good)
-    others = RouteAnswers(
-        ("bm25", "other"), answers.judged_set, answers.queries, answers.qualities, (1.0, 9.0)
-    )
+    others = replace(answers, routes=("bm25", "other"))
     with pytest.raises(BadRecipe, match="between bm25, model, and the answers are of bm25, other"):
         evaluate_router(router, others, limit=0.5)
 
 
 def test_few_queries_are_refused(words):
     answers = judged_answers(equally_good)
-    few = RouteAnswers(
-        answers.routes, answers.judged_set, answers.queries[:20], answers.qualities[:20], (1.0, 9.0)
-    )
+    few = replace(answers, queries=answers.queries[:20])
     with pytest.raises(BadData, match="has 20 judged queries, and a router needs at least 50"):
         fit.fit_router(few, words)
+    few_documents = replace(answers, documents=("d0", "d1") * (COUNT // 2))
+    with pytest.raises(BadData, match="the 400 queries of toy dev have 2 different relevant docum"):
+        fit.fit_router(few_documents, words)
+
+
+def test_queries_of_one_document_are_in_one_fold(words):
+    """What holds for one document alone is luck: other documents have other luck."""
+    generator = np.random.default_rng(0)
+    groups = np.arange(COUNT) % 20
+    texts = [
+        " ".join("x" * length for length in generator.integers(1, 12, 1 + group % 7))
+        for group in range(20)
+    ]
+    lucky = replace(
+        judged_answers(equally_good),
+        queries=tuple(texts[group] for group in groups),
+        qualities=0.5 + generator.normal(0, 0.3, (20, 3))[groups],
+        documents=tuple(f"d{group}" for group in groups),
+    )
+    mixed = replace(lucky, documents=tuple(map(str, range(COUNT))))
+    promised_gains = [
+        max(point.quality for point in fit.fit_router(answers, words).settings.curve)
+        - answers.qualities.mean(0).max()
+        for answers in (lucky, mixed)
+    ]
+    assert promised_gains[0] < 0.02
+    assert promised_gains[1] > 0.05
 
 
 def test_stored_router_chooses_the_same(router, tmp_path):

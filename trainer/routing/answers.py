@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -31,6 +32,8 @@ class RouteAnswers:
     """nDCG@10. The last column is that of asking all routes."""
     milliseconds: tuple[float, ...]
     """The median time of one query, per route."""
+    documents: tuple[str, ...]
+    """The id of a relevant document per query: queries that share it resemble each other."""
 
     @property
     def costs(self) -> Float64[np.ndarray, " routes_and_all"]:
@@ -71,13 +74,14 @@ def ask_routes(
         evaluate_run(run, judged_set, "route", metrics=[MAIN_METRIC])
         for run in [*runs, fuse_ranks(runs, FUSED_DOCUMENTS)]
     ]
-    texts = judged_set.queries_by_id
+    texts, ids = judged_set.queries_by_id, results[0].query_ids
     return RouteAnswers(
         tuple(routes),
         judged_set,
-        tuple(texts[query] for query in results[0].query_ids),
+        tuple(texts[query] for query in ids),
         np.stack([result.metrics[MAIN_METRIC] for result in results], 1).astype(np.float64),
         tuple(milliseconds),
+        tuple(max(sorted(judged_set.qrels[query].items()), key=itemgetter(1))[0] for query in ids),
     )
 
 

@@ -1,5 +1,6 @@
 """Learns a router from what each route found for judged queries."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,20 +23,28 @@ def fit_router(answers: RouteAnswers, words: WordCounts) -> Router:
     """Returns a router that has learned from answers.
 
     It is ridge regression on features and their products. The predictions are scaled so that they
-    are calibrated: in ten folds, where the router predicts a difference of 0.1 from the mean gain
-    of a route, the true one is 0.1 in the mean. Where the features tell nothing, the scale is 0
-    and the router always chooses the same. The curve comes from the predictions of the folds too.
+    are calibrated: in ten folds that share no document, where the router predicts a difference of
+    0.1 from the mean gain of a route, the true one is 0.1 in the mean. Where the features tell
+    nothing, the scale is 0 and the router always chooses the same. The curve comes from the
+    predictions of the folds too.
 
-    Raises BadData with fewer than 50 queries.
+    Raises BadData with fewer than 50 queries, or fewer than ten relevant documents.
     """
     if len(answers.queries) < _LEAST_QUERIES:
         raise BadData(
             f"{answers.judged_set.name} has {len(answers.queries)} judged queries, and a router"
             f" needs at least {_LEAST_QUERIES} to learn from; name a split with more"
         )
+    documents = len(set(answers.documents))
+    if documents < _FOLDS:
+        raise BadData(
+            f"the {len(answers.queries)} queries of {answers.judged_set.name} have {documents}"
+            f" different relevant documents, and a router needs at least {_FOLDS} to learn what"
+            " holds for others; name a split with more"
+        )
     features = query_features(answers.queries, words)
     gains = answers.qualities[:, :-1] - answers.qualities[:, -1:]
-    model, predictions = _fit(features, gains)
+    model, predictions = _fit(features, gains, answers.documents)
     scaler, ridge = model[0], model[-1]
     means = gains.mean(0)
     scales = _scales(predictions - means, gains - means)
@@ -57,19 +66,23 @@ def fit_router(answers: RouteAnswers, words: WordCounts) -> Router:
 
 
 def _fit(
-    features: Float64[np.ndarray, "query feature"], gains: Float64[np.ndarray, "query route"]
+    features: Float64[np.ndarray, "query feature"],
+    gains: Float64[np.ndarray, "query route"],
+    documents: Sequence[str],
 ) -> tuple[Any, Float64[np.ndarray, "query route"]]:
-    """Returns scikit-learn's model of gains, and its predictions for each query without itself."""
+    """Returns scikit-learn's model of gains, and its predictions for each query without itself and
+    others of the same document.
+    """
     check_can_learn()
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     polynomial = PolynomialFeatures(2, include_bias=False)
     model = make_pipeline(StandardScaler(), polynomial, RidgeCV(_STRENGTHS))
-    folds = KFold(_FOLDS, shuffle=True, random_state=0)
-    predictions = cross_val_predict(model, features, gains, cv=folds)
+    folds = GroupKFold(_FOLDS, shuffle=True, random_state=0)
+    predictions = cross_val_predict(model, features, gains, groups=documents, cv=folds)
     return model.fit(features, gains), predictions
 
 
