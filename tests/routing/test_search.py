@@ -141,11 +141,37 @@ def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(
         assert ids == ([] if number in (0, 5) else [f"d{number}"])
 
 
-def test_router_of_other_routes_is_refused(folder, write_router):
-    write_router(folder, [0.1, 0.0], ["bm25", "index:other/views/dense"])
-    found = nearfar("search", "idx", QUESTION, "--router", "router", folder=folder)
-    assert found.returncode == 2
-    assert "but idx has no index:other/views/dense; fit a router on its own routes" in found.stderr
+@pytest.mark.parametrize("index", ["../idx", "../moved/copy"])
+def test_views_are_matched_by_name_wherever_the_index_is(folder, write_router, index):
+    write_router(folder, [0.1, 0.0, 0.0])  # BM25 is chosen, which needs no model
+    (folder / "sub").mkdir(exist_ok=True)
+    shutil.copytree(folder / "idx", folder / "moved" / "copy", dirs_exist_ok=True)
+    routed = nearfar("search", index, QUESTION, "--router", "../router", folder=folder / "sub")
+    assert routed.returncode == 0, routed.stderr
+    assert "the router asks bm25\n" in routed.stderr
+
+
+def test_index_without_views_may_be_moved(late_folder, write_router):
+    shutil.copytree(late_folder / "plain", late_folder / "moved")
+    write_router(late_folder, [0.0, 0.1], ["bm25", "index:plain"])
+    routed = nearfar("search", "moved", QUESTION, "--router", "router", folder=late_folder)
+    assert routed.returncode == 0, routed.stderr
+    assert "the router asks index:moved\n" in routed.stderr
+
+
+@pytest.mark.parametrize(
+    ("routes", "lacking"),
+    [
+        (["bm25", "index:idx/views/other"], "index:idx/views/other"),
+        (["bm25", "index:plain"], "index:plain"),
+        (["index:idx/views/dense", "index:other/views/dense"], "index:other/views/dense"),
+    ],
+)
+def test_router_of_other_routes_is_refused(folder, write_router, routes, lacking):
+    write_router(folder, [0.1, 0.0], routes)
+    refused = nearfar("search", "idx", QUESTION, "--router", "router", folder=folder)
+    assert refused.returncode == 2
+    assert f"but idx has no {lacking}; fit a router on its own routes" in refused.stderr
     both = nearfar("search", "idx", QUESTION, "--router", "router", "--hybrid", folder=folder)
     assert both.returncode == 2
     assert "--router chooses views; leave" in both.stderr

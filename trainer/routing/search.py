@@ -1,6 +1,6 @@
 """Search of an index by the way that a router chooses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import BadRecipe
@@ -8,7 +8,7 @@ from trainer.evaluation.systems.names import parse_system
 from trainer.models.families import read_reranker
 from trainer.retrieval.indexes.index_corpus import open_together
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
-from trainer.retrieval.indexes.views import index_folders, views_of
+from trainer.retrieval.indexes.views import VIEWS, index_folders, views_of
 from trainer.routing.router import ALL_ROUTES
 
 
@@ -28,33 +28,41 @@ def open_route(
     """Returns a searcher of the route that a router has chosen from its `routes`, and what it is
     called.
 
-    Only what is asked is opened. Raises BadRecipe if the index lacks one of the routes.
+    A view is found in the index by its name, wherever the router has learned. Only what is asked is
+    opened. Raises BadRecipe if the index lacks one of the routes.
     """
     places = _places(index, routes)
-    names = list(places) if choice == ALL_ROUTES else [list(places)[choice]]
-    views = open_together([place for name in names if (place := places[name]) is not None])
-    has_words = any(places[name] is None for name in names)
+    if choice != ALL_ROUTES:
+        places = [places[choice]]
+    views = open_together([place for place in places if place is not None])
+    has_words = None in places
     searcher = Searcher(
         [*map(SearchedIndex.open, views)],
         read_reranker(reranker) if reranker is not None else None,
         rerank_depth,
         words=SearchedWords.open(index, views) if has_words else None,
     )
-    return searcher, " + ".join(names)
+    return searcher, " + ".join("bm25" if place is None else f"index:{place}" for place in places)
 
 
-def _places(index: Path, routes: Sequence[str]) -> Mapping[str, Path | None]:
+def _places(index: Path, routes: Sequence[str]) -> list[Path | None]:
     """Returns the folder of each route, and None for BM25, in their order."""
-    own_folders = {folder.resolve(): folder for folder in index_folders(index)}
-    places: dict[str, Path | None] = {}
+    own_folders = {_view_name(folder): folder for folder in index_folders(index)}
+    places: list[Path | None] = []
     for route in routes:
         name = parse_system(route)
-        folder = own_folders.get(Path(name.value).resolve()) if name.kind == "index" else None
-        if folder is None and name.kind != "bm25":
+        folder = own_folders.get(_view_name(Path(name.value))) if name.kind == "index" else None
+        if name.kind != "bm25" and (folder is None or folder in places):
             own_routes = ", ".join(["bm25", *(f"index:{view}" for view in own_folders.values())])
             raise BadRecipe(
                 f"the router chooses between {', '.join(routes)}, but {index} has"
                 f" no {route}; fit a router on its own routes: {own_routes}"
             )
-        places[route] = folder
+        places.append(folder)
     return places
+
+
+def _view_name(folder: Path) -> str:
+    """Returns the name of a view; "" for an index that is none."""
+    folder = folder.absolute()
+    return folder.name if folder.parent.name == VIEWS else ""
