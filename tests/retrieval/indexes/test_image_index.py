@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from image_toys import caption, drawing, encoded, write_image_set
+from late_interaction_toys import new_encoder
 from toy_models import make_image_text_toy
 from verbs import command_caller
 
@@ -186,6 +187,30 @@ def test_image_as_question_asks_the_view_of_images(folder):
     result = call("search", folder / "views", "--image", photo, "--hybrid", "--json", "-k", 20)
     assert {hit["id"]: hit["score"] for hit in json.loads(result.stdout)} == by_name
     assert "compared with views of images alone: image" in result.stderr
+
+
+def test_hits_of_one_view_have_the_texts_and_images_of_the_others(folder, tmp_path):
+    """Also after a change, for which a late-interaction index alone would keep its rows."""
+    torch.manual_seed(7)
+    save_encoder(new_encoder(folder / "bert"), tmp_path / "late")
+    write_image_set(tmp_path, NUMBERS)
+    images = [{"_id": f"i{number}", "image": f"img/{number}.png"} for number in NUMBERS]
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in images))
+    views = tmp_path / "views"
+    call("index", folder / "clip", tmp_path / "images.jsonl", "-o", views, "--view", "image")
+    call("index", tmp_path / "late", folder / "names.jsonl", "-o", views, "--view", "text")
+    command_caller(index, delete, must_succeed=True)("delete", views, "i17", "i2", "i3")
+    for options in ((QUESTION, "--view", "text"), ("--image", folder / "img" / "5.png"),
+                    (QUESTION, "--hybrid", "--weights", "bm25=1,image=1")):  # fmt: skip
+        hits = json.loads(call("search", views, "--json", "-k", 20, *options).stdout)
+        assert len(hits) == 17
+        for hit in hits:
+            assert hit["text"] == caption(int(hit["id"][1:]))
+            assert hit["image"] == str(tmp_path / "img" / f"{hit['id'][1:]}.png")
+    (views / "views" / "image" / "vectors.npy").unlink()
+    result = call("search", views, QUESTION, "--view", "text", "--json")
+    assert "hits lack what the view image knows" in result.stderr
+    assert "image" not in json.loads(result.stdout)[0]
 
 
 def test_view_with_other_ids_or_images_is_refused(folder, tmp_path):

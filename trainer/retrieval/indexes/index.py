@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -35,6 +35,8 @@ class Hit:
     first_rank: int | None = None
     """The rank before re-ranking by a cross-encoder, from 1; None without re-ranking."""
     first_score: float | None = None
+    row: int = field(default=0, compare=False, repr=False)
+    """The row in its index."""
 
 
 @runtime_checkable

@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
-from trainer.data.readers.corpus import Document
 from trainer.errors import BadData, BadModel, BadRecipe
 from trainer.models.contracts.text import Role
 from trainer.models.encoder import PairEncoder, VectorEncoder
@@ -14,13 +13,14 @@ from trainer.models.families import read_reranker
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
 from trainer.retrieval.encoding.encode import encode_documents, encode_queries
-from trainer.retrieval.fusion import FUSED_DOCUMENTS, fuse_ranks, fuse_scores
+from trainer.retrieval.fusion import FUSED_DOCUMENTS
 from trainer.retrieval.indexes.index import Hit, Index
 from trainer.retrieval.indexes.index_corpus import model_of_index, open_index, open_together
 from trainer.retrieval.indexes.shared_terms import SharedTerm, shared_terms
 from trainer.retrieval.indexes.views import BM25, check_together, index_folders, searched_views
 from trainer.retrieval.rerank import score_pairs
 from trainer.retrieval.token_index.explain import Match, explain
+from trainer.retrieval.view_documents import ViewDocuments, fuse_hits
 from trainer.retrieval.view_weights import OpenViews, open_views, open_views_of_images
 from trainer.strategies.devices import Precision
 
@@ -76,7 +76,7 @@ class SearchedWords:
         """Returns the k best documents per question, best first."""
         return [
             [
-                Hit(score, self.index.document(self._rows[row]))
+                Hit(score, self.index.document(self._rows[row]), row=self._rows[row])
                 for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             ]
             for rows, scores in self._bm25.best(questions, k)
@@ -87,7 +87,8 @@ class Searcher:
     """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
 
     Several views are combined as `nearfar evaluate` combines systems: with `weights` by a weighted
-    sum of scores, without by reciprocal ranks. `note` says where the weights come from.
+    sum of scores, without by reciprocal ranks. `note` says where the weights come from. `documents`
+    know what hits of the views lack.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Searcher:
         weights: Sequence[float] | None = None,
         words: SearchedWords | None = None,
         note: str = "",
+        documents: ViewDocuments | None = None,
     ) -> None:
         self.views, self.weights, self.words = views, weights, words
-        self.note = note
+        self.note, self._documents = note, documents
         self.reranker, self.rerank_depth = reranker, rerank_depth
 
     @classmethod
@@ -143,7 +145,9 @@ class Searcher:
         cross_encoder = read_reranker(reranker) if reranker is not None else None
         indexes = [SearchedIndex.open(part, model) for part in views.indexes]
         words = SearchedWords.open(index, views.indexes) if views.has_words else None
-        return cls(indexes, cross_encoder, rerank_depth, views.weights, words, views.note)
+        documents = ViewDocuments(index, views.indexes)
+        note = "; ".join(filter(None, (views.note, documents.note)))
+        return cls(indexes, cross_encoder, rerank_depth, views.weights, words, note, documents)
 
     @property
     def count(self) -> int:
@@ -194,14 +198,18 @@ class Searcher:
     def _first_hits(
         self, questions: Sequence[str], k: int, role: Role = "query"
     ) -> list[list[Hit]]:
-        """Returns the k best documents per question before re-ranking."""
+        """Returns the k best documents per question before re-ranking, as all views know them."""
         searches: list[SearchedIndex | SearchedWords] = [*self.views]
         if self.words is not None:
             searches.append(self.words)
         if len(searches) == 1:
-            return searches[0].hits(questions, k, role)
-        rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in searches]
-        return [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
+            first = searches[0].hits(questions, k, role)
+        else:
+            rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in searches]
+            first = [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
+        if self._documents is None:
+            return first
+        return [[self._documents.complete(hit) for hit in documents] for documents in first]
 
     @staticmethod
     def _rerank(
@@ -268,28 +276,9 @@ def hits(
     scores, rows = index.nearest(queries, k)
     return [
         [
-            Hit(score, index.document(row))
+            Hit(score, index.document(row), row=row)
             for score, row in zip(query_scores, query_rows, strict=True)
             if row >= 0
         ]
         for query_scores, query_rows in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
-
-
-def fuse_hits(rankings: Sequence[list[Hit]], weights: Sequence[float] | None, k: int) -> list[Hit]:
-    """Returns the k best of the documents that several indexes found for one question, by
-    `fuse_scores`, or without weights by `fuse_ranks`.
-
-    A view of images may know the image of a document, and one of texts its text.
-    """
-    documents: dict[str, Document] = {}
-    for hit in chain.from_iterable(rankings):
-        other_view = documents.get(hit.document.id, hit.document)
-        text = max(
-            (hit.document, other_view),
-            key=lambda document: (bool(document.full_text.strip()), not document.image),
-        )
-        documents[text.id] = replace(text, image=hit.document.image or other_view.image)
-    runs = [{"": {hit.document.id: hit.score for hit in ranking}} for ranking in rankings]
-    fused_run = fuse_ranks(runs, k) if weights is None else fuse_scores(runs, weights, k)
-    return [Hit(score, documents[document]) for document, score in fused_run[""].items()]
