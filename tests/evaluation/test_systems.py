@@ -53,6 +53,9 @@ def test_folder_that_looks_like_a_combination_is_a_model(tmp_path, monkeypatch):
     for folder in ("a+b", "hybrid:a+b", "bm25"):
         (tmp_path / folder).mkdir()
         assert parse_system(folder) == SystemName("model", folder)
+    (tmp_path / "a+b" / "manifest.json").touch()
+    with pytest.raises(BadRecipe, match=r"no model folder; to measure an index, write index:a\+b"):
+        parse_system("a+b")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def test_question_that_is_no_file_is_refused(model, pictures):
     call("index", model, pictures, "-o", place)
     os.mkfifo(pictures.parent / "pipe.png")
     for name in ("none.png", "pipe.png", "pictures", "x" * 5000):
-        with pytest.raises(BadData, match="image file (does not exist|cannot be read)"):
+        with pytest.raises(
+            BadData, match="image (is a folder|file does not exist|file cannot be read)"
+        ):
             call("search", place, "--image", f"{pictures.parent}/{name}")
     for name in ("data:;base64,R0lG", "http://127.0.0.1:9/x.png", "-"):
         with pytest.raises(BadData, match="image file does not exist"):

@@ -127,7 +127,7 @@ def index(
 
 def add(
     index: Index,
-    corpus: shared.CorpusFile,
+    corpus: CorpusOrImages,
     model: shared.IndexModel = None,
     id_prefix: IdPrefix = "",
     replace: ReplaceDocuments = False,

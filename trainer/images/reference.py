@@ -56,6 +56,8 @@ def read_image_bytes(reference: str) -> bytes:
         if is_inline(reference):
             return base64.b64decode(reference[len(_PREFIX) :], validate=True)
         path = Path(reference)
+        if path.is_dir():
+            raise BadImage("image is a folder")
         if not path.is_file():  # also a pipe, which would wait for ever
             raise BadImage("image file does not exist")
         with path.open("rb") as file:
@@ -78,7 +80,9 @@ def read_query_image(image: str | Path | bytes) -> str:
         decode(content)
     except BadImage as error:
         name = f"the image of {len(image):,} bytes" if isinstance(image, bytes) else image
-        raise BadData(f"{name} cannot be searched for: {error}; give a whole image") from None
+        raise BadData(
+            f"{name} cannot be searched for: {error}; give the file of a whole image"
+        ) from None
     return reference_to_bytes(content)
 
 

@@ -10,8 +10,7 @@ from trainer.errors import BadFolder
 from trainer.retrieval.fusion import fuse_ranks, fuse_scores
 from trainer.retrieval.indexes.index import Hit, Index
 from trainer.retrieval.indexes.index_corpus import open_index
-from trainer.retrieval.indexes.manifest import read_content
-from trainer.retrieval.indexes.views import views_of
+from trainer.retrieval.indexes.views import views_of, views_of_images
 
 
 def fuse_hits(rankings: Sequence[list[Hit]], weights: Sequence[float] | None, k: int) -> list[Hit]:
@@ -50,7 +49,7 @@ class ViewDocuments:
         indexes = list(views)
         open_folders = {view.folder for view in views}
         places = [place for place in views_of(folder).values() if place not in open_folders]
-        if any(view.has_images for view in views) or any(map(_has_images, places)):
+        if views_of_images(folder):
             for place in places:
                 try:
                     indexes.append(open_index(place))
@@ -73,10 +72,3 @@ class ViewDocuments:
                 if view_document.id == document.id:
                     document = _join(document, view_document)
         return replace(hit, document=document)
-
-
-def _has_images(view: Path) -> bool:
-    try:
-        return bool(read_content(view).get("has_images"))
-    except BadFolder:
-        return False

@@ -15,6 +15,7 @@ from trainer.retrieval.indexes.views import (
     learned_weights,
     searched_views,
     views_of,
+    views_of_images,
 )
 from trainer.storage.visible import visible
 
@@ -80,6 +81,8 @@ def open_views_of_images(folder: Path, view: str | None, hybrid: bool) -> OpenVi
     names = [] if view is None else [view]
     views = open_together(searched_views(folder, names) if has_choice else index_folders(folder))
     images = [index for index in views if index.has_images]
+    if not images and (image_views := views_of_images(folder)):
+        raise BadModel(f"the view {view} holds no images; --view {image_views[0]} does")
     if not images:
         listing = ", ".join(f"{index.folder.name} by {index.manifest.made_with}" for index in views)
         raise BadModel(

@@ -88,16 +88,20 @@ def test_wrong_fields_are_named_with_their_lines(tmp_path):
 
 def test_unreadable_lines_are_limited_by_a_budget(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "one"}\n{"text": \xff}\n{"text": "two"')
-    with pytest.raises(TooManyBadRows):
+    with pytest.raises(TooManyBadRows) as refusal:
         read(tmp_path / "x.jsonl")
+    assert "data check" not in str(refusal.value), "which reads pairs"
     found, report = read(tmp_path / "x.jsonl", ratio=0.7)
     assert [document.text for document in found] == ["one"]
     assert report.bad_count == 2
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
-    for path in (tmp_path / "nothing.jsonl", tmp_path):
-        with pytest.raises(BadData, match="cannot be read"):
+    for path, problem in (
+        (tmp_path / "nothing.jsonl", "cannot be read"),
+        (tmp_path, "without corpus.jsonl; .* pictures needs a model of images"),
+    ):
+        with pytest.raises(BadData, match=problem):
             read(path)
 
 

@@ -245,9 +245,9 @@ def test_several_views_of_images_are_chosen_or_fused(folder, tmp_path):
     ("place", "options", "error", "message"),
     [
         ("views/views/text", (), BadModel, "holds no images.*text by .*bert"),
-        ("views", ("--view", "text"), BadModel, "holds no images.*text by .*bert"),
-        ("idx", ("--rerank", "x"), BadRecipe, "leave --weights and --rerank out"),
-        ("views", ("--hybrid", "--weights", "image=1"), BadRecipe, "leave --weights"),
+        ("views", ("--view", "text"), BadModel, "text holds no images; --view image does"),
+        ("idx", ("--rerank", "x"), BadRecipe, "alone; leave --rerank out"),
+        ("views", ("--hybrid", "--weights", "image=1"), BadRecipe, "leave --weights out"),
         ("idx", ("--explain",), BadModel, "shows no words"),
     ],
 )

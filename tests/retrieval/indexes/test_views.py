@@ -19,6 +19,7 @@ from trainer.evaluation.systems.system import Corpus
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.models.formats.folder import save_encoder
 from trainer.models.sparse import SparseSettings, build_sparse_encoder
+from trainer.retrieval.changes.change import delete_documents
 from trainer.retrieval.fusion import fuse_scores
 from trainer.retrieval.indexes.searcher import Searcher
 
@@ -164,6 +165,25 @@ def test_view_of_other_documents_is_refused_before_it_is_encoded(
     assert not (built / "views" / "other").exists()
 
 
+def test_view_is_built_again_from_the_documents_of_another(models, tmp_path):
+    """After a change, no other file has the documents in their order."""
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": f"doc{row}", "title": f"title {row}", "text": text}) + "\n"
+             for row, text in enumerate(TEXTS)]  # fmt: skip
+    corpus.write_text("".join(lines))
+    place = tmp_path / "idx"
+    for name in ("dense", "sparse"):
+        call("index", models / name, corpus, "-o", place, "--view", name)
+    delete_documents(place, ["doc3"])
+    options = ("-o", place, "--view", "sparse", "--replace")
+    with pytest.raises(BadData, match="that is .*idx/views/dense/documents"):
+        call("index", models / "sparse", corpus, *options)
+    documents = place / "views" / "dense" / "documents.jsonl"
+    result = call("index", models / "sparse", documents, *options)
+    assert "idx/views/sparse: 19 documents" in result.stdout
+    assert (place / "views" / "sparse" / "documents.jsonl").read_bytes() == documents.read_bytes()
+
+
 def test_only_view_may_get_other_documents(models, tmp_path):
     for texts in (TEXTS[:3], TEXTS[:4]):
         corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
@@ -199,6 +219,7 @@ def test_wrong_options_of_a_search_are_refused(built):
         (("--hybrid", "--weights", "dense"), BadRecipe, "a view and a weight above 0"),
         (("--hybrid", "--weights", "dense=0"), BadRecipe, "a view and a weight above 0"),
         (("--hybrid", "--weights", "dense=nan"), BadRecipe, "a view and a weight above 0"),
+        (("--hybrid", "--weights", "dense=1,dense=2"), BadRecipe, "names dense twice"),
         (("--weights", "dense=1"), BadRecipe, "give --hybrid too"),
         (("--view", "dense", "--hybrid"), BadRecipe, "one of the two"),
         (("--hybrid", "--explain"), BadModel, "name one with --view"),
@@ -206,6 +227,9 @@ def test_wrong_options_of_a_search_are_refused(built):
     ):
         with pytest.raises(error, match=message):
             call("search", built, QUESTION, *options)
+    for options in ((), ("--hybrid",)):
+        with pytest.raises(BadFolder, match=r"idxx does not exist; did you mean .*idx\?"):
+            call("search", built.with_name("idxx"), QUESTION, *options)
 
 
 def test_views_of_different_documents_are_not_searched_together(built, models, tmp_path):

@@ -16,17 +16,6 @@ ModelName = Annotated[
         metavar="MODEL", help="folder of a model, or its name on the hub", show_default=False
     ),
 ]
-CorpusFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CORPUS",
-        help=(
-            "JSON Lines, CSV, TSV, Parquet or Arrow with a column `text` (optional: `_id` and"
-            " `title`), a .txt file with one document per line, or a folder in BEIR layout"
-        ),
-        show_default=False,
-    ),
-]
 MachineFile = Annotated[
     Path,
     typer.Option(

@@ -89,6 +89,11 @@ def read_corpus(
     could not be used.
     """
     path = path / "corpus.jsonl" if path.is_dir() and is_beir_folder(path) else path
+    if path.is_dir():
+        raise BadData(
+            f"{path} is a folder without corpus.jsonl; give a file, or a folder in BEIR layout. A"
+            " folder of pictures needs a model of images"
+        )
     path = (
         path.with_name(f"{path.name}.gz")
         if not path.exists() and path.with_name(f"{path.name}.gz").is_file()
@@ -104,7 +109,7 @@ def read_corpus(
             seen_identities.add(identity(document.id))
             report.rows_kept += 1
             yield document
-    report.check_budget(max_bad_rows_ratio)
+    report.check_budget(max_bad_rows_ratio, is_corpus=True)
 
 
 def _documents(path: Path, report: ReadReport, id_prefix: str) -> Iterator[Document]:

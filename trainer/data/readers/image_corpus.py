@@ -50,7 +50,7 @@ def read_image_corpus(
             report.rows_kept += 1
             text = report.truncate(document.text, record.source)
             yield replace(document, text=text, image=reference)
-    report.check_budget(max_bad_rows_ratio)
+    report.check_budget(max_bad_rows_ratio, is_corpus=True)
     if not seen_identities:
         raise BadData(
             f"{path} has no image that can be read; give a folder of image files, or a table with a"

@@ -124,8 +124,11 @@ class ReadReport:
         parts += self.notes
         return f"{self.source}: {'; '.join(parts)}" if parts else ""
 
-    def check_budget(self, max_bad_rows_ratio: float) -> None:
-        """Raises TooManyBadRows when more than this share of the rows was set aside."""
+    def check_budget(self, max_bad_rows_ratio: float, is_corpus: bool = False) -> None:
+        """Raises TooManyBadRows when more than this share of the rows was set aside.
+
+        Of a corpus, no command lists all of them.
+        """
         if self.bad_count <= max_bad_rows_ratio * self.rows_read:
             return
         examples = "\n".join(f"  {bad}" for bad in self.bad_rows[:3])
@@ -134,11 +137,12 @@ class ReadReport:
             if self.columns
             else ""
         )
+        listing = "" if is_corpus else " (`nearfar data check SOURCE --rejected FILE` lists all)"
         raise TooManyBadRows(
             f"{self.source}: {self.bad_count} of {self.rows_read} rows could not be used, and a"
             f" share of {max_bad_rows_ratio:g} allows"
             f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nCorrect"
-            f" them (`nearfar data check SOURCE --rejected FILE` lists all){other_columns}, or"
+            f" them{listing}{other_columns}, or"
             " allow a larger share: --max-bad-rows-ratio on the command line,"
             " data.max_bad_rows_ratio in a recipe."
         )

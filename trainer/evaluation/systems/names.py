@@ -84,6 +84,8 @@ def parse_system(word: str) -> SystemName:
     ('c', ['hybrid:a+bm25'])
     """
     if word and Path(word).exists():
+        if (Path(word) / "manifest.json").exists() and not (Path(word) / "config.json").exists():
+            raise BadRecipe(f"{word!r} is no model folder; to measure an index, write index:{word}")
         return SystemName("model", word)
     prefix, colon, value = word.partition(":")
     if not colon:

@@ -128,9 +128,10 @@ class Searcher:
         BadModel, BadRecipe.
         """
         if by_image:
-            if weights is not None or reranker is not None:
+            options = {"--weights": weights, "--rerank": reranker}
+            if names := [name for name, value in options.items() if value is not None]:
                 raise BadRecipe(
-                    "an image is compared with images alone; leave --weights and --rerank out"
+                    f"an image is compared with images alone; leave {' and '.join(names)} out"
                 )
             views = open_views_of_images(index, view, hybrid)
         elif hybrid and weights is None:

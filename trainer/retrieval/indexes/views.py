@@ -94,6 +94,15 @@ def views_of(folder: Path) -> dict[str, Path]:
     return {place.name: place for place in places if _NAME.fullmatch(place.name)}
 
 
+def views_of_images(folder: Path) -> list[str]:
+    """Returns the names of the views in `folder` that hold images, without damaged ones."""
+    names = []
+    for name, place in views_of(folder).items():
+        with contextlib.suppress(BadFolder):
+            names += [name] if read_content(place).get("has_images") else []
+    return names
+
+
 def index_folders(folder: Path) -> list[Path]:
     """Returns the folders of all views in `folder`, or `folder` itself if it holds none."""
     return list(views_of(folder).values()) or [folder]
@@ -154,10 +163,15 @@ def same_documents(
             or document.id != stored_document.id
             or (has_images == view.has_images and document.without_bytes() != stored_document)
         ):
+            hint = (
+                ""
+                if has_images or view.has_images
+                else f"; after `nearfar add` or `delete`, that is {view.folder}/documents*.jsonl"
+            )
             raise BadData(
                 f"the corpus is not that of {view.folder}: {_difference(number, *pair)};"
                 " all views of a folder have the same documents. Build this one from the same"
-                " corpus, or in another folder"
+                f" corpus, or in another folder{hint}"
             )
         yield document
 
@@ -218,6 +232,7 @@ def searched_views(folder: Path, names: Collection[str] = ()) -> list[Path]:
     """
     views = views_of(folder)
     if not views:
+        read_content(folder)  # raises the right error for a folder that is not there
         raise BadFolder(
             f"{folder} has no views; search it without --view and --hybrid, or build views in"
             " another folder with `nearfar index MODEL CORPUS -o FOLDER --view NAME`"
@@ -241,6 +256,8 @@ def parse_weights(text: str) -> dict[str, float]:
         return weights
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
+        if name in weights:
+            raise BadRecipe(f"--weights {text!r} names {name} twice; give each view one weight")
         try:
             weights[name] = float(value)
         except ValueError:
