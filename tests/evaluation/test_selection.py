@@ -340,6 +340,10 @@ def test_candidate_that_cannot_be_loaded_does_not_stop_the_others(folder, toy_fo
     record = json.loads((out / "selection.json").read_text())
     assert len(record["candidates"]) == 2
     assert [failure["system"] for failure in record["failures"]] == [missing]
+    with pytest.raises(SystemsFailed):
+        call("select", "bm25", missing, "--data", folder, "-o", out)
+    page = (out / "selection.html").read_text()
+    assert "bm25 is the only one that was measured on all queries" in page
     with pytest.raises(BadModel, match="no candidate could be measured"):
         call("select", missing, f"{missing}-too", "--data", folder)
 

@@ -100,11 +100,27 @@ def test_equal_scores_get_ranks_as_in_trec_eval():
 
 
 def test_weighted_scores_equal_a_calculation_by_hand():
-    first = {"q": {"a": 30.0, "b": 20.0, "c": 10.0}}
+    others = {f"x{row}": 10.0 + row / 100 for row in range(100)}
+    first = {"q": {"a": 30.0, "b": 20.0, "c": 10.0} | others}
     second = {"q": {"c": -1.0, "d": -3.0}}
-    fused = fuse_scores([first, second], [0.75, 0.25], 10)
-    assert fused["q"] == {"a": 0.75, "b": 0.375, "d": 0.0, "c": 0.25} | fused["q"]
+    fused = fuse_scores([first, second], [0.75, 0.25], 200)
     assert [round(fused["q"][document], 6) for document in "abcd"] == [0.75, 0.375, 0.25, 0.0]
+
+
+def test_last_document_with_a_common_word_is_ahead_of_those_without():
+    words = {"q": {"right": 9.0, "near": 7.0}}
+    vectors = {"q": {f"x{row}": 0.9 - row / 1000 for row in range(101)}}
+    fused = fuse_scores([words, vectors], [0.6, 0.4], 3)["q"]
+    assert list(fused) == ["right", "near", "x0"]
+    assert fused["near"] == pytest.approx(0.6 * 7 / 9)
+
+
+def test_system_of_weight_zero_adds_no_documents():
+    words, vectors = {"q": {"a": 9.0, "b": 7.0}}, {"q": {"x": 0.9, "a": 0.8}}
+    assert list(fuse_scores([words, vectors], [1.0, 0.0], 10)["q"]) == ["a", "b"]
+
+
+def test_weighted_scores_of_few_or_no_documents():
     assert fuse_scores([{"q": {"a": 5.0}}], [1.0], 1) == {"q": {"a": 1.0}}
     assert fuse_scores([{"q": {}}], [1.0], 1) == {"q": {}}
 

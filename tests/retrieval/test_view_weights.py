@@ -111,11 +111,19 @@ def test_search_uses_the_weights_and_says_so(built):
     assert hit.score == pytest.approx(max(scores.values()), abs=1e-6)
 
 
-def test_evaluation_measures_what_search_does(built):
+def give_weights(folder):
+    """Gives both views a weight: on so few questions, the best one may be 0."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["weights"]["weights"] = {"dense": 0.4, "sparse": 0.6}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_evaluation_measures_what_search_does(copy):
+    give_weights(copy)
     corpus = Corpus("toys", [f"doc{row}" for row in range(20)], TEXTS)
     opener = SystemOpener(corpus, SystemSettings("fp32"))
-    system = opener.open(parse_system(f"index:{built / 'idx'}"))
-    scores, said = results(built / "idx")
+    system = opener.open(parse_system(f"index:{copy}"))
+    scores, said = results(copy)
     assert system.search({"q": QUESTION}, 20)["q"] == pytest.approx(scores, abs=1e-6)
     assert system.note in " ".join(said.split())
 
@@ -159,6 +167,7 @@ def test_weights_are_void_when_a_view_is_of_another_model(built, copy, toy_folde
 
 
 def test_weights_are_void_when_a_view_is_gone(copy):
+    give_weights(copy)
     shutil.rmtree(copy / "views" / "sparse")
     scores, said = results(copy)
     assert "void, because the view sparse is gone" in " ".join(said.split())
@@ -186,3 +195,28 @@ def test_impossible_learning_is_refused_and_changes_nothing(built, copy):
         with pytest.raises(error, match=message):
             call(*command)
         assert (copy / "manifest.json").read_bytes() == manifest
+
+
+def test_evaluation_goes_on_where_bm25_alone_is_best(built, tmp_path):
+    """The model prefers the text in the order of the question, and the other one is right."""
+    pairs = [WORDS[row : row + 2] for row in range(12)]
+    texts = [" ".join(words) for pair in pairs for words in (pair, pair[::-1])]
+    (tmp_path / "data" / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"doc{row:02}", "text": text} for row, text in enumerate(texts)]
+    questions = [{"_id": f"q{row}", "text": " ".join(pair)} for row, pair in enumerate(pairs)]
+    for name, lines in (("corpus", documents), ("queries", questions)):
+        file = tmp_path / "data" / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, numbers in (("dev", range(6)), ("test", range(6, 12))):
+        qrels = "".join(f"q{number}\tdoc{2 * number + 1:02}\t1\n" for number in numbers)
+        file = tmp_path / "data" / "qrels" / f"{split}.tsv"
+        file.write_text(f"query-id\tcorpus-id\tscore\n{qrels}")
+    call("index", built / "dense", tmp_path / "data", "-o", tmp_path / "idx", "--view", "dense")
+    manifest = (tmp_path / "idx" / "manifest.json").read_bytes()
+    page = call(
+        *("evaluate", f"index:{tmp_path / 'idx'}", "--data", tmp_path / "data"),
+        *("--learn-weights", "dense,bm25"),
+    )
+    assert "BM25 alone is best" in page.stderr
+    assert "BM25" in page.stdout, "the table is printed"
+    assert (tmp_path / "idx" / "manifest.json").read_bytes() == manifest

@@ -224,7 +224,8 @@ def _learn(
     from trainer.evaluation.systems.learned import learn_view_weights
 
     terminal.tell("learning weights on the dev queries")
-    learn_view_weights(systems, [view.strip() for view in views.split(",")], data, settings)
+    names = [view.strip() for view in views.split(",")]
+    terminal.tell(learn_view_weights(systems, names, data, settings))
 
 
 def _mteb_writer(

@@ -34,12 +34,16 @@ def fuse_scores(runs: Sequence[_Run], weights: Sequence[float], k: int) -> _Run:
     2023).
 
     The scores of a run and query are first moved and scaled to 0 for the lowest and 1 for the
-    highest; equal scores all become 1. A document that a run does not have gets 0.
+    highest; equal scores all become 1. A document that a run does not have gets 0. If a run has
+    fewer than 100, the others share no word with the query: then 0 is among the scores that are
+    scaled, or its last document would count as little as one that it does not have. A run of
+    weight 0 is left out.
 
-    >>> fuse_scores([{"q": {"a": 30.0, "b": 10.0}}, {"q": {"b": 0.5}}], [0.25, 0.75], 2)
-    {'q': {'b': 0.75, 'a': 0.25}}
+    >>> fuse_scores([{"q": {"a": 30.0, "b": 15.0}}, {"q": {"b": 0.5}}], [0.5, 0.5], 2)
+    {'q': {'b': 0.75, 'a': 0.5}}
     """
-    return _fuse(runs, weights, _scaled_scores, k)
+    weighted_runs = [run for run, weight in zip(runs, weights, strict=True) if weight]
+    return _fuse(weighted_runs, [weight for weight in weights if weight], _scaled_scores, k)
 
 
 def rank_documents(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -76,6 +80,8 @@ def _reciprocal_ranks(hits: Mapping[str, float]) -> dict[str, float]:
 
 def _scaled_scores(hits: Mapping[str, float]) -> dict[str, float]:
     lowest, highest = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
+    if len(hits) < FUSED_DOCUMENTS - 1:  # one may be left out: the query itself
+        lowest = min(lowest, 0.0)
     if lowest == highest:
         return dict.fromkeys(hits, 1.0)
     return {document: (score - lowest) / (highest - lowest) for document, score in hits.items()}

@@ -81,13 +81,25 @@ def conclusion_of(selection: ModelSelection) -> str:
     quickest = ", the quickest such one"
     if len(choice.group) == 1:
         quickest = quickest if recommended_candidate is not choice.best else ""
-        group = f"{choice.best.candidate} is the best one, proven against each other candidate."
+        group = f"{choice.best.candidate} {_advantage(selection)}."
     else:
         group = (
             f"{len(choice.group)} candidates cannot be told apart from the best:"
             f" {', '.join(measurement.candidate for measurement in choice.group)}."
         )
     return f"{group} Recommended{limits}: {recommended_candidate.candidate}{quickest}."
+
+
+def _advantage(selection: ModelSelection) -> str:
+    """Returns what is proven of the best candidate, if it is alone in its group."""
+    if len(selection.measurements) == 1:
+        return "is the only one that was measured on all queries"
+    rival = "candidate"
+    if selection.drops:
+        rival = "one that was measured on all queries"
+    elif selection.failures:
+        rival = "one that could be measured"
+    return f"is the best one, proven against each other {rival}"
 
 
 def _figures(measurement: Measurement) -> Iterator[str]:

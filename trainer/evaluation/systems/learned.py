@@ -19,12 +19,12 @@ def learn_view_weights(
     views: Sequence[str],
     data: JudgedData,
     settings: SystemSettings = DEFAULTS,
-) -> None:
+) -> str:
     """Chooses the weights of views with the best nDCG@10 on dev queries, and writes them into the
-    folder of views among the systems. One of the `views` may be `bm25`.
+    folder of views among the systems, unless BM25 alone is best. One of the `views` may be `bm25`.
 
-    Raises BadRecipe unless there is one such folder, there are dev queries, and a view has a
-    weight; and BadFolder for a view that is not there.
+    Returns what was found. Raises BadRecipe unless there is one such folder and there are dev
+    queries, and BadFolder for a view that is not there.
     """
     folder = _folder_to_learn(systems, views)
     names = [view for view in views if view != BM25]
@@ -43,12 +43,13 @@ def learn_view_weights(
     weights, quality = learn_weights([opener.open(part) for part in parts], dev_set)
     weights_by_view = dict(zip(views, weights, strict=True))
     if not any(weights_by_view[view] for view in names):
-        raise BadRecipe(
+        return (
             f"on the dev queries of {dev_set.name} BM25 alone is best (nDCG@10 {quality:.3f}), so"
-            " there are no weights of views to keep; the folder is as before"
+            f" there are no weights of views to keep; {folder} is as before"
         )
     count = len(dev_set.queries)
     keep_weights(folder, weights_by_view, indexes, dev_set.name, count, quality)
+    return f"weights are kept in {folder}"
 
 
 def _folder_to_learn(systems: Sequence[str], views: Sequence[str]) -> Path:
