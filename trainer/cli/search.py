@@ -137,7 +137,12 @@ def _search(
 ) -> "list[Hit]":
     """Returns the hits of a text, or of an image in its place."""
     if reference is None:
-        return searcher.search([text], k)[0]
+        from trainer.retrieval.fusion import FUSED_DOCUMENTS as DEPTH
+
+        hits = searcher.search([text], k)[0]
+        if hybrid and DEPTH <= len(hits) < min(k, searcher.count):
+            terminal.tell(f"{len(hits)} hits: --hybrid combines the first {DEPTH} of each view")
+        return hits
     if hybrid:
         names = ", ".join(part.index.folder.name for part in searcher.views)
         terminal.tell(f"an image is compared with views of images alone: {names}")
@@ -247,13 +252,9 @@ def _show(hits: "list[Hit]") -> None:
             (visible(hit.document.id, 40), "bold"),
             f"  {visible(title, 120)}",
         )
-        console.print(line, no_wrap=True, overflow="ellipsis")
-        for detail in filter(None, details):
-            console.print(
-                Text(f"            {visible(detail, 120)}", "dim"),
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+        more_lines = [Text(f"{'':12}{visible(detail, 120)}", "dim") for detail in details if detail]
+        for part in (line, *more_lines):
+            console.print(part, no_wrap=True, overflow="ellipsis")
 
 
 def _show_explanation(explanation: "Explanation") -> None:

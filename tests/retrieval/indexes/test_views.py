@@ -86,6 +86,17 @@ def test_hybrid_search_adds_up_reciprocal_ranks(built):
     assert list(hybrid.values()) == sorted(hybrid.values(), reverse=True)
 
 
+def test_hybrid_search_says_that_it_returns_fewer_documents(models, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", [*TEXTS * 6])
+    for name in ("dense", "sparse"):
+        call("index", models / name, corpus, "-o", tmp_path / "idx", "--view", name)
+    for k, is_told in ((101, False), (120, True)):
+        result = call("search", tmp_path / "idx", QUESTION, "--hybrid", "-k", k, "--json")
+        count = len(json.loads(result.stdout))
+        assert (f"{count} hits: --hybrid combines the first 101" in result.stderr) == is_told
+        assert (count < k) == is_told
+
+
 def test_weights_add_up_scaled_scores_of_the_views_that_have_one(built):
     scores = {}
     for name, weight in (("sparse", 3), ("dense", 0.5)):
@@ -182,6 +193,9 @@ def test_view_is_built_again_from_the_documents_of_another(models, tmp_path):
     result = call("index", models / "sparse", documents, *options)
     assert "idx/views/sparse: 19 documents" in result.stdout
     assert (place / "views" / "sparse" / "documents.jsonl").read_bytes() == documents.read_bytes()
+    (place / "views" / "sparse" / "manifest.json").unlink()
+    with pytest.raises(BadFolder, match="sparse is not an index: it has no manifest"):
+        delete_documents(place, ["doc4"])
 
 
 def test_only_view_may_get_other_documents(models, tmp_path):

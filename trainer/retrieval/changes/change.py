@@ -138,9 +138,10 @@ def _changeable_views(folder: Path, views: dict[str, Path]) -> dict[str, Index]:
             f"{folder / VIEWS} holds something other than views: {foreign_names[0]!r}; move it to"
             " another place, and then change the documents"
         )
+    indexes = {name: open_index(place) for name, place in views.items()}
     for place in views.values():
         check_index_folder(place, replace=True)
-    return {name: open_index(place) for name, place in views.items()}
+    return indexes
 
 
 def _link_files(index: Index, folder: Path) -> None:
