@@ -143,6 +143,19 @@ def test_verdict_says_when_routing_gains_nothing(words):
     assert evaluation.shares["bm25"] > 0.9, "the cheapest of equal routes"
 
 
+def test_verdict_does_not_advise_a_route_that_costs_more_for_no_gain(words):
+    """What was best on the queries it learned from may be worse on others."""
+    router = fit.fit_router(judged_answers(lambda _: (0.6, 0.8, 0.7)), words)
+    other_answers = judged_answers(lambda _: (0.8, 0.6, 0.7), seed=1)
+    verdict = str(evaluate_router(router, other_answers, limit=0.95))
+    assert "over model alone" in verdict
+    assert "the best route within the limit on the queries that the router learned from" in verdict
+    assert "But bm25 alone costs less, and is no worse on these queries: 0.80" in verdict
+    assert "Use that one" not in verdict
+    same_answers = judged_answers(lambda _: (0.6, 0.8, 0.7), seed=1)
+    assert str(evaluate_router(router, same_answers, limit=0.95)).endswith("Use that one.")
+
+
 def test_answers_of_other_routes_are_refused(router):
     answers = judged_answers(equally_good)
     others = replace(answers, routes=("bm25", "other"))

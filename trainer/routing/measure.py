@@ -72,19 +72,41 @@ class RouterEvaluation:
         against_all, against_best = self.comparisons
         cost = self.row(ROUTER_NAME).cost
         rival = against_best.baseline
+        is_better = against_best.is_proven and against_best.test.difference > 0
         opening = (
             f"The router costs {cost:.2f} of asking all routes; its nDCG@10 differs by"
             f" {_change(against_all)}."
         )
-        if against_best.is_proven and against_best.test.difference > 0:
-            return (
-                f"{opening} It is better than {rival} alone, the best route within the limit:"
-                f" {_change(against_best)}."
+        best_before = "the best route within the limit on the queries that the router learned from"
+        if is_better:
+            opening += f" It is better than {rival} alone, {best_before}: {_change(against_best)}."
+        else:
+            opening += (
+                f" Routing gains nothing that is proven over {rival} alone"
+                f" ({_change(against_best)}), {best_before}."
             )
+        cheaper_row = self._cheaper_row(ROUTER_NAME if is_better else rival)
+        if cheaper_row is None:
+            return opening if is_better else f"{opening} Use that one."
+        name = "the router" if cheaper_row.name == ROUTER_NAME else f"{cheaper_row.name} alone"
         return (
-            f"{opening} Routing gains nothing that is proven over {rival} alone"
-            f" ({_change(against_best)}), the best route within the limit: use that one."
+            f"{opening} But {name} costs less, and is no worse on these queries:"
+            f" {cheaper_row.quality.mean:.3f} at {cheaper_row.cost:.2f}."
         )
+
+    def _cheaper_row(self, name: str) -> RouteRow | None:
+        """Returns the best of the rows that cost less than another, and are no worse."""
+        dear_row = self.row(name)
+        assert dear_row.cost is not None
+        rows = [
+            row
+            for row in self.rows
+            if row.name != ALL_NAME
+            and row.cost is not None
+            and row.cost < dear_row.cost
+            and row.quality.mean >= dear_row.quality.mean
+        ]
+        return max(rows, key=lambda row: row.quality.mean, default=None)
 
 
 def evaluate_router(router: Router, answers: RouteAnswers, limit: float) -> RouterEvaluation:
