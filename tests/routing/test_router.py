@@ -1,6 +1,7 @@
 """A router: its features, what it learns, its file, and the figures that `nearfar route` prints."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from trainer.routing.answers import RouteAnswers
 from trainer.routing.features import FEATURES, WordCounts, query_features
 from trainer.routing.measure import ALL_NAME, ORACLE_NAME, ROUTER_NAME, evaluate_router
 from trainer.routing.router import ALL_ROUTES, Router, choose_routes, terms
+from trainer.routing.table import curve_lines
 
 COUNT = 400
 RARE, COMMON = [f"zq{number}" for number in range(200)], ["how", "do", "list", "all", "disks"]
@@ -108,8 +110,29 @@ def test_router_asks_the_route_that_answers_the_kind_of_query(router):
     assert router.choose([questions, keywords]).tolist() == [1, 0]
     cheapest = router.choose([questions, keywords], limit=0.1)
     assert cheapest.tolist() == [0, 0], "the model costs nine tenths"
-    with pytest.raises(BadRecipe, match=r"cheapest of these routes costs 0.10 .* give a limit"):
+    with pytest.raises(BadRecipe, match=r"cheapest of these routes costs 0.1 .* give a limit"):
         router.choose([questions], limit=0.05)
+
+
+def test_limit_that_an_error_names_is_enough(words):
+    answers = judged_answers(good_at_different_queries, milliseconds=(0.094, 467.0))
+    router = fit.fit_router(answers, words)
+    with pytest.raises(BadRecipe, match="too little") as error:
+        router.choose(["zq7"], limit=0)
+    (least,) = re.findall(r"costs (\S+) of asking", str(error.value))
+    assert least == "0.0003"
+    assert router.choose(["zq7"], limit=float(least)).tolist() == [0]
+
+
+def test_router_is_no_worse_than_a_route_alone_on_the_queries_it_learned_from(words):
+    """Where all together are best, prices lead from all of them to the cheapest."""
+    answers = judged_answers(lambda _: (0.5, 0.6, 0.8), milliseconds=(2.0, 4.0))
+    router = fit.fit_router(answers, words)
+    assert router.settings.best_rule(0.7).route == 1
+    assert router.choose(["zq7", "how do ?"], limit=0.7).tolist() == [1, 1]
+    lines = list(curve_lines(router))
+    assert lines[-1].endswith("at 1.00")
+    assert lines[-2].endswith("at 0.67, asks model alone")
 
 
 def test_unsure_router_asks_all():

@@ -46,6 +46,6 @@ def measure_router(
     tell: Callable[[str], None],
 ) -> RouterEvaluation:
     """Measures a router on judged queries, which its routes search first. See `evaluate_router`."""
-    router.settings.price_for(limit)  # the error of an argument comes before slow work
+    router.settings.best_rule(limit)  # the error of an argument comes before slow work
     answers = ask_routes(router.settings.routes, data.read(), settings, model_of, tell)
     return evaluate_router(router, answers, limit)

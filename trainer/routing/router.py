@@ -10,6 +10,7 @@ manifest.json        the routes, what they cost, and the quality-cost curve on t
 router.safetensors   weights and word counts
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,18 @@ class CurvePoint(BaseModel):
     """The mean nDCG@10."""
 
 
+@dataclass(frozen=True)
+class RoutingRule:
+    """How a router chooses within a limit: the same route for every query, or by a price."""
+
+    quality: float
+    """Mean nDCG@10 on the queries that the router learned from, and the mean cost."""
+    cost: float
+    route: int | None = None
+    """The number of the route, or None."""
+    price: float = 0.0
+
+
 class RouterSettings(BaseModel):
     """What a router knows besides its weights."""
 
@@ -75,19 +88,31 @@ class RouterSettings(BaseModel):
         """The cost of each route as a share of that of asking all of them."""
         return np.array(self.milliseconds) / max(sum(self.milliseconds), 1e-9)
 
-    def price_for(self, limit: float) -> float:
-        """Returns the price with the best quality of those whose mean cost is at most `limit`.
+    @property
+    def rules(self) -> list[RoutingRule]:
+        """The points of the curve, and each route alone."""
+        return [
+            *(RoutingRule(point.quality, point.cost, price=point.price) for point in self.curve),
+            *(
+                RoutingRule(self.qualities[route], cost, route)
+                for route, cost in enumerate(self.costs.tolist())
+            ),
+        ]
+
+    def best_rule(self, limit: float) -> RoutingRule:
+        """Returns the rule with the best quality of those whose mean cost is at most `limit`.
 
         Raises BadRecipe if even the cheapest route costs more.
         """
-        possible_points = [point for point in self.curve if point.cost <= limit + 1e-9]
-        if not possible_points:
-            cheapest = min(point.cost for point in self.curve)
+        possible_rules = [rule for rule in self.rules if rule.cost <= limit + 1e-9]
+        if not possible_rules:
+            cheapest = min(rule.cost for rule in self.rules)
             raise BadRecipe(
                 f"a cost of {limit:g} is too little: the cheapest of these routes costs"
-                f" {cheapest:.2f} of asking all of them; give a limit of at least that"
+                f" {math.ceil(cheapest * 1e4) / 1e4:g} of asking all of them; give a limit of at"
+                " least that"
             )
-        return max(possible_points, key=lambda point: (point.quality, -point.cost)).price
+        return max(possible_rules, key=lambda rule: (rule.quality, -rule.cost))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,9 +137,10 @@ class Router:
         `limit` bounds the mean cost of a query, as a share of that of asking all. It holds for
         queries like those that the router learned from. Raises BadRecipe if nothing is so cheap.
         """
-        return choose_routes(
-            self.gains(queries), self.settings.costs, self.settings.price_for(limit)
-        )
+        rule = self.settings.best_rule(limit)
+        if rule.route is not None:
+            return np.full(len(queries), rule.route)
+        return choose_routes(self.gains(queries), self.settings.costs, rule.price)
 
     def route_names(self, queries: Sequence[str], limit: float = 1.0) -> list[str]:
         """Returns the name of the route of each query, or "all". See `choose`."""

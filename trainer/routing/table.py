@@ -61,11 +61,13 @@ def curve_lines(router: Router) -> Iterator[str]:
     for name, quality, time in zip(names, settings.qualities, milliseconds, strict=True):
         yield f"  {visible(name)}: nDCG@10 {quality:.3f}, {time:.2f} ms per query"
     for limit in (0.25, 0.5, 0.75, 1.0):
-        if limit < min(point.cost for point in settings.curve):
+        if limit < min(rule.cost for rule in settings.rules):
             continue
-        price = settings.price_for(limit)
-        point = next(point for point in settings.curve if point.price == price)
-        yield f"  router at a cost of at most {limit:g}: {point.quality:.3f} at {point.cost:.2f}"
+        rule = settings.best_rule(limit)
+        alone = "" if rule.route is None else f", asks {visible(names[rule.route])} alone"
+        yield (
+            f"  router at a cost of at most {limit:g}: {rule.quality:.3f} at {rule.cost:.2f}{alone}"
+        )
 
 
 def evaluation_content(evaluation: RouterEvaluation) -> dict[str, Any]:
