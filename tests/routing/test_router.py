@@ -188,7 +188,7 @@ def test_answers_of_other_routes_are_refused(router):
 
 def test_few_queries_are_refused(words):
     answers = judged_answers(equally_good)
-    few = replace(answers, queries=answers.queries[:20])
+    few = replace(answers, documents=answers.documents[:20])
     with pytest.raises(BadData, match="has 20 judged queries, and a router needs at least 50"):
         fit.fit_router(few, words)
     few_documents = replace(answers, documents=("d0", "d1") * (COUNT // 2))
@@ -259,10 +259,24 @@ def test_commands_from_fit_to_ask(data, tmp_path, toy_folder):
         (["bm25", "hybrid:a+bm25"], "hybrid:a.bm25 cannot be a route"),
         (["bm25", "run:x.trec"], "run:x.trec cannot be a route"),
         (["bm25", "bm25"], "named twice"),
+        (["bm25", "nosuchmodel"], "model nosuchmodel: no folder nosuchmodel"),
+        (["bm25", "index:nosuchindex"], "nosuchindex is not an index"),
     ],
 )
 def test_wrong_routes_are_refused_before_work(data, tmp_path, routes, problem):
     made = nearfar("route", "fit", *routes, "--data", data, "-o", "router", folder=tmp_path)
     assert made.returncode == 2
     assert problem.replace(".", "+") in made.stderr or problem in made.stderr
+    assert "asking" not in made.stderr
     assert not (tmp_path / "router").exists()
+
+
+def test_few_queries_are_refused_before_work(data, tmp_path, toy_folder):
+    made = nearfar(
+        *("route", "fit", "bm25", toy_folder("bert"), "--data", data, "-o", "router"),
+        *("--max-queries", 30),
+        folder=tmp_path,
+    )
+    assert made.returncode == 2
+    assert "has 30 judged queries, and a router needs at least 50" in made.stderr
+    assert "asking" not in made.stderr

@@ -12,6 +12,7 @@ from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run
 from trainer.evaluation.results import MAIN_METRIC
 from trainer.evaluation.systems.combined import FUSED_DOCUMENTS
+from trainer.evaluation.systems.failures import check_files
 from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
@@ -58,10 +59,9 @@ def ask_routes(
 ) -> RouteAnswers:
     """Searches with each route for the queries of a set, and measures the time of one query.
 
-    Raises BadRecipe for fewer than two routes, or for a route that combines others, and the errors
-    of systems that cannot be opened.
+    Raises the errors of `check_routes`, and those of systems that cannot be opened.
     """
-    names = [name.with_models(find_model) for name in check_routes(routes)]
+    names = check_routes(routes, find_model)
     opener = SystemOpener(Corpus.of(judged_set), settings)
     runs, milliseconds = [], []
     for name in names:
@@ -81,12 +81,25 @@ def ask_routes(
         tuple(texts[query] for query in ids),
         np.stack([result.metrics[MAIN_METRIC] for result in results], 1).astype(np.float64),
         tuple(milliseconds),
-        tuple(max(sorted(judged_set.qrels[query].items()), key=itemgetter(1))[0] for query in ids),
+        tuple(map(relevant_documents(judged_set).__getitem__, ids)),
     )
 
 
-def check_routes(routes: Sequence[str]) -> list[SystemName]:
-    """Returns the routes as names of systems. Raises BadRecipe as `ask_routes` does."""
+def relevant_documents(judged_set: RetrievalSet) -> dict[str, str]:
+    """Returns the id of a most relevant document per judged query."""
+    return {
+        query: max(sorted(judgements.items()), key=itemgetter(1))[0]
+        for query in judged_set.query_ids
+        if (judgements := judged_set.qrels.get(query))
+    }
+
+
+def check_routes(routes: Sequence[str], find_model: Callable[[str], str]) -> list[SystemName]:
+    """Returns the routes as names of systems; call it before slow work.
+
+    Raises BadRecipe for fewer than two routes, or for a route that combines others, and BadModel or
+    BadFolder when one does not exist.
+    """
     names = parse_systems(routes)
     if len(names) < 2:
         raise BadRecipe("a router chooses between two or more routes; name another system")
@@ -96,4 +109,7 @@ def check_routes(routes: Sequence[str]) -> list[SystemName]:
                 f"{name} cannot be a route: name models, indexes or bm25. The router combines them"
                 " itself where it is unsure"
             )
+    names = [name.with_models(find_model) for name in names]
+    for name in names:
+        check_files(name)
     return names

@@ -1,6 +1,6 @@
 """Learns a router from what each route found for judged queries."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,20 +28,9 @@ def fit_router(answers: RouteAnswers, words: WordCounts) -> Router:
     nothing, the scale is 0 and the router always chooses the same. The curve comes from the
     predictions of the folds too.
 
-    Raises BadData with fewer than 50 queries, or fewer than ten relevant documents.
+    Raises BadData as `check_queries` does.
     """
-    if len(answers.queries) < _LEAST_QUERIES:
-        raise BadData(
-            f"{answers.judged_set.name} has {len(answers.queries)} judged queries, and a router"
-            f" needs at least {_LEAST_QUERIES} to learn from; name a split with more"
-        )
-    documents = len(set(answers.documents))
-    if documents < _FOLDS:
-        raise BadData(
-            f"the {len(answers.queries)} queries of {answers.judged_set.name} have {documents}"
-            f" different relevant documents, and a router needs at least {_FOLDS} to learn what"
-            " holds for others; name a split with more"
-        )
+    check_queries(answers.judged_set.name, answers.documents)
     features = query_features(answers.queries, words)
     gains = answers.qualities[:, :-1] - answers.qualities[:, -1:]
     model, predictions = _fit(features, gains, answers.documents)
@@ -90,6 +79,23 @@ def check_can_learn() -> None:
     """Raises BadRecipe without scikit-learn; call it before slow work."""
     if find_spec("sklearn") is None:
         raise BadRecipe("a router is learned with scikit-learn: pip install 'nearfar[router]'")
+
+
+def check_queries(name: str, documents: Collection[str]) -> None:
+    """Raises BadData with fewer than 50 queries, or fewer than ten documents; call it before slow
+    work. `documents` are the relevant documents, one per query of the set with this name.
+    """
+    if len(documents) < _LEAST_QUERIES:
+        raise BadData(
+            f"{name} has {len(documents)} judged queries, and a router needs at least"
+            f" {_LEAST_QUERIES} to learn from; name a split with more"
+        )
+    if (count := len(set(documents))) < _FOLDS:
+        raise BadData(
+            f"the {len(documents)} queries of {name} have {count} different relevant documents,"
+            f" and a router needs at least {_FOLDS} to learn what holds for others; name a split"
+            " with more"
+        )
 
 
 def _scales(

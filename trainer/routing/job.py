@@ -5,9 +5,9 @@ from pathlib import Path
 
 from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.systems.open import SystemSettings
-from trainer.routing.answers import ask_routes, check_routes
+from trainer.routing.answers import ask_routes, check_routes, relevant_documents
 from trainer.routing.features import WordCounts
-from trainer.routing.fit import check_can_learn, fit_router
+from trainer.routing.fit import check_can_learn, check_queries, fit_router
 from trainer.routing.measure import RouterEvaluation, evaluate_router
 from trainer.routing.router import Router, check_router_folder
 from trainer.routing.search import routes_of_views
@@ -30,8 +30,9 @@ def learn_router(
     check_can_learn()
     check_router_folder(folder, replace)
     routes = [route for word in routes for route in routes_of_views(word)]
-    check_routes(routes)
+    check_routes(routes, model_of)
     judged_set = data.read()
+    check_queries(judged_set.name, relevant_documents(judged_set).values())
     answers = ask_routes(routes, judged_set, settings, model_of, tell)
     router = fit_router(answers, WordCounts.of(judged_set.documents))
     router.save(folder, replace)
@@ -47,5 +48,6 @@ def measure_router(
 ) -> RouterEvaluation:
     """Measures a router on judged queries, which its routes search first. See `evaluate_router`."""
     router.settings.best_rule(limit)  # the error of an argument comes before slow work
+    check_routes(router.settings.routes, model_of)
     answers = ask_routes(router.settings.routes, data.read(), settings, model_of, tell)
     return evaluate_router(router, answers, limit)

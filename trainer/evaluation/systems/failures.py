@@ -47,14 +47,7 @@ class SystemErrors:
         for name in names:
             with self.note_failure(str(name)):
                 system = name.with_models(find_model)
-                if system.kind == "rerank":
-                    locate(system.value)
-                for single in system.single_systems:
-                    if single.kind == "index":
-                        for folder in index_folders(Path(single.value)):
-                            open_index(folder)
-                    if single.kind == "model":
-                        locate(single.value)
+                check_files(system)
                 systems[system] = str(name)
         return systems
 
@@ -68,6 +61,18 @@ class SystemErrors:
             raise next(iter(self._errors.values()))
         problems = "\n".join(f"{name}: {error}" for name, error in self._errors.items())
         raise BadModel(f"no {kind} could be measured\n{problems}")
+
+
+def check_files(system: SystemName) -> None:
+    """Raises BadModel or BadFolder when a model or an index of a system is missing."""
+    if system.kind == "rerank":
+        locate(system.value)
+    for single in system.single_systems:
+        if single.kind == "index":
+            for folder in index_folders(Path(single.value)):
+                open_index(folder)
+        if single.kind == "model":
+            locate(single.value)
 
 
 def check_complete(failures: Sequence[Failure]) -> None:
