@@ -41,6 +41,8 @@ def test_router_is_learned_measured_and_asked(data, tmp_path, toy_folder):
         {row["name"]: row["quality"]["mean"] for row in rows}
     )
     assert repr(evaluation).splitlines()[-1] == str(evaluation)
+    with pytest.raises(nearfar.NearfarError, match="a query is blank"):
+        nearfar.route_ask(router, ["zq3", " "])
     with pytest.raises(nearfar.NearfarError, match="a cost of 0 is too little"):
         nearfar.route_evaluate(router, data, cost=0)
 

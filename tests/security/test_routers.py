@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from trainer.errors import BadFolder
+from trainer.retrieval.indexes.views import has_views
 from trainer.routing.features import FEATURES, WordCounts
 from trainer.routing.router import CurvePoint, Router, RouterSettings
 from trainer.storage.manifest import digest_files, read_manifest, write_manifest
@@ -48,7 +49,9 @@ def test_whole_folder_is_read(folder):
     assert Router.open(folder).choose(["one"]).tolist() == [-1]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"files": 3}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'{"files": 3}', b"\xff\xfe", b"null", b"[" * 10**5]
+)
 def test_damaged_manifest_is_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(BadFolder, match="is damaged"):
@@ -122,6 +125,17 @@ def test_no_metadata_and_no_router_are_refused(folder, tmp_path):
         Router.open(folder)
     with pytest.raises(BadFolder, match="is no router; make one"):
         Router.open(tmp_path)
+
+
+def test_index_and_router_are_not_mistaken_for_each_other(folder, tmp_path):
+    for kind in ("flat", "views"):
+        (tmp_path / kind).mkdir()
+        content = json.dumps({"format": 1, "kind": kind})
+        (tmp_path / kind / "manifest.json").write_text(content)
+        with pytest.raises(BadFolder, match=f"{kind} is an index, no router; make a router"):
+            Router.open(tmp_path / kind)
+    with pytest.raises(BadFolder, match="router is a router, no index; write `nearfar search"):
+        has_views(folder)
 
 
 def test_manifest_of_another_version_is_refused(folder):

@@ -10,6 +10,7 @@ manifest.json        the routes, what they cost, and the quality-cost curve on t
 router.safetensors   weights and word counts
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trainer.errors import BadFolder, BadRecipe
+from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.routing.features import FEATURES, WordCounts, query_features
 from trainer.storage.atomic import atomic_folder, check_replaceable, write_safetensors
 from trainer.storage.manifest import (
@@ -143,7 +144,12 @@ class Router:
         return choose_routes(self.gains(queries), self.settings.costs, rule.price)
 
     def route_names(self, queries: Sequence[str], limit: float = 1.0) -> list[str]:
-        """Returns the name of the route of each query, or "all". See `choose`."""
+        """Returns the name of the route of each query, or "all". See `choose`.
+
+        Raises BadData for a blank query.
+        """
+        if not all(query.strip() for query in queries):
+            raise BadData("a query is blank; write the text to search for")
         names = [*self.settings.routes, "all"]
         return [names[choice] for choice in self.choose(queries, limit)]
 
@@ -181,6 +187,7 @@ class Router:
 
         if not (folder / MANIFEST).is_file():
             raise BadFolder(f"{folder} is no router; make one with `nearfar route fit`")
+        _check_is_no_index(folder)
         try:
             settings = _settings(folder)
             with safe_open(folder / _ARRAYS, "np") as file:
@@ -250,6 +257,19 @@ def check_router_folder(folder: Path, replace: bool) -> None:
         raise BadFolder(f"{folder} holds something other than a router; name another folder")
     if names and not replace:
         raise BadFolder(f"{folder} holds a router already; give --replace, or name another folder")
+
+
+def _check_is_no_index(folder: Path) -> None:
+    """Raises BadFolder for an index, whose manifest has a `kind`."""
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return  # damaged, which is told later
+    if isinstance(content, dict) and "kind" in content:
+        raise BadFolder(
+            f"{folder} is an index, no router; make a router with `nearfar route fit`, and search"
+            f" with `nearfar search {folder} QUESTION --router ROUTER`"
+        )
 
 
 def _settings(folder: Path) -> RouterSettings:

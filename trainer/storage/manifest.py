@@ -34,7 +34,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         seal = content.pop(_SEAL)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing") from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     if seal != digest_of(content):
         raise Damaged(f"{path} was altered: its SHA-256 is not the recorded one")

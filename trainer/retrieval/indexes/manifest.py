@@ -162,6 +162,11 @@ def read_content(folder: Path) -> dict[str, Any]:
         raise BadFolder(
             f"{path} is damaged (not a JSON object); build the index again with `nearfar index`"
         )
+    if "features" in content:
+        raise BadFolder(
+            f"{folder} is a router, no index; write `nearfar search INDEX QUESTION --router"
+            f" {folder}`"
+        )
     if content.get("format") != 1:
         raise BadFolder(
             f"{path} has format {content.get('format')!r}, but this version of nearfar reads format"
