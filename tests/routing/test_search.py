@@ -177,6 +177,12 @@ def test_router_of_other_routes_is_refused(folder, write_router, routes, lacking
     assert "--router chooses views; leave" in both.stderr
 
 
+def test_cost_without_a_router_is_refused(tmp_path):
+    refused = nearfar("search", "idx", QUESTION, "--cost", "0.3", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "--cost is that of --router" in refused.stderr
+
+
 def test_folder_of_views_stands_for_each_of_them(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert routes_of_views("idx") == ["index:idx/views/dense", "index:idx/views/sparse"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainer.cli import terminal
-from trainer.cli.options import shared
+from trainer.cli.options import routers, shared
 
 if TYPE_CHECKING:
     from trainer.retrieval.indexes.index import Hit
@@ -67,15 +67,6 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
-RouterFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--router",
-        metavar="ROUTER",
-        help="search the views that a router of `nearfar route fit` chooses for the question",
-        show_default=False,
-    ),
-]
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -98,15 +89,15 @@ def search(
     view: shared.ViewName = None,
     hybrid: Hybrid = False,
     weights: Weights = None,
-    router: RouterFolder = None,
-    cost: shared.CostLimit = 0.5,
+    router: routers.RouterToAsk = None,
+    cost: routers.RouterCost = None,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
     from trainer.retrieval.indexes.searcher import Searcher
 
     text, reference = _check_question(question, image)
+    _check_alone(router, cost, hybrid, view, weights, model, reference)
     if router is not None:
-        _check_alone(hybrid, view, weights, model, reference)
         searcher = _open_chosen(index, router, text, cost, rerank, rerank_depth)
     else:
         searcher = Searcher.open(
@@ -183,22 +174,31 @@ def _check_question(question: str | None, image: Path | None) -> tuple[str, str 
     return text, None
 
 
-def _check_alone(hybrid: bool, *options: str | None) -> None:
-    """Raises a usage error for options that a router makes senseless."""
-    if hybrid or any(option is not None for option in options):
+def _check_alone(
+    router: Path | None, cost: float | None, hybrid: bool, *options: str | None
+) -> None:
+    """Raises a usage error for options that a router makes senseless, or a cost without one."""
+    if router is None and cost is not None:
+        raise typer.BadParameter("--cost is that of --router; give --router too")
+    if router is not None and (hybrid or any(option is not None for option in options)):
         raise typer.BadParameter(
             "--router chooses views; leave other choices of views, --image and --model out"
         )
 
 
 def _open_chosen(
-    index: Path, router: Path, question: str, cost: float, reranker: str | None, rerank_depth: int
+    index: Path,
+    router: Path,
+    question: str,
+    cost: float | None,
+    reranker: str | None,
+    rerank_depth: int,
 ) -> "Searcher":
     from trainer.routing.router import Router
     from trainer.routing.search import open_route
 
     opened_router = Router.open(router)
-    (choice,) = opened_router.choose([question], cost).tolist()
+    (choice,) = opened_router.choose([question], 0.5 if cost is None else cost).tolist()
     routes = opened_router.settings.routes
     searcher, name = open_route(index, routes, choice, reranker, rerank_depth)
     terminal.tell(f"the router asks {name}")

@@ -12,7 +12,7 @@ from trainer.errors import BadRecipe
 from trainer.evaluation.evaluate import evaluate_run
 from trainer.evaluation.results import MAIN_METRIC
 from trainer.evaluation.systems.combined import FUSED_DOCUMENTS
-from trainer.evaluation.systems.failures import check_files
+from trainer.evaluation.systems.failures import check_system
 from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
@@ -111,5 +111,5 @@ def check_routes(routes: Sequence[str], find_model: Callable[[str], str]) -> lis
             )
     names = [name.with_models(find_model) for name in names]
     for name in names:
-        check_files(name)
+        check_system(name)
     return names

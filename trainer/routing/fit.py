@@ -28,9 +28,9 @@ def fit_router(answers: RouteAnswers, words: WordCounts) -> Router:
     nothing, the scale is 0 and the router always chooses the same. The curve comes from the
     predictions of the folds too.
 
-    Raises BadData as `check_queries` does.
+    Raises BadData as `check_enough_queries` does.
     """
-    check_queries(answers.judged_set.name, answers.documents)
+    check_enough_queries(answers.judged_set.name, answers.documents)
     features = query_features(answers.queries, words)
     gains = answers.qualities[:, :-1] - answers.qualities[:, -1:]
     model, predictions = _fit(features, gains, answers.documents)
@@ -81,7 +81,7 @@ def check_can_learn() -> None:
         raise BadRecipe("a router is learned with scikit-learn: pip install 'nearfar[router]'")
 
 
-def check_queries(name: str, documents: Collection[str]) -> None:
+def check_enough_queries(name: str, documents: Collection[str]) -> None:
     """Raises BadData with fewer than 50 queries, or fewer than ten documents; call it before slow
     work. `documents` are the relevant documents, one per query of the set with this name.
     """

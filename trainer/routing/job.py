@@ -7,7 +7,7 @@ from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.systems.open import SystemSettings
 from trainer.routing.answers import ask_routes, check_routes, relevant_documents
 from trainer.routing.features import WordCounts
-from trainer.routing.fit import check_can_learn, check_queries, fit_router
+from trainer.routing.fit import check_can_learn, check_enough_queries, fit_router
 from trainer.routing.measure import RouterEvaluation, evaluate_router
 from trainer.routing.router import Router, check_router_folder
 from trainer.routing.search import routes_of_views
@@ -32,7 +32,7 @@ def learn_router(
     routes = [route for word in routes for route in routes_of_views(word)]
     check_routes(routes, model_of)
     judged_set = data.read()
-    check_queries(judged_set.name, relevant_documents(judged_set).values())
+    check_enough_queries(judged_set.name, relevant_documents(judged_set).values())
     answers = ask_routes(routes, judged_set, settings, model_of, tell)
     router = fit_router(answers, WordCounts.of(judged_set.documents))
     router.save(folder, replace)

@@ -64,9 +64,10 @@ def curve_lines(router: Router) -> Iterator[str]:
         if limit < min(rule.cost for rule in settings.rules):
             continue
         rule = settings.best_rule(limit)
-        alone = "" if rule.route is None else f", asks {visible(names[rule.route])} alone"
+        remark = "" if rule.route is None else f", asks {visible(names[rule.route])} alone"
         yield (
-            f"  router at a cost of at most {limit:g}: {rule.quality:.3f} at {rule.cost:.2f}{alone}"
+            f"  router at a cost of at most {limit:g}: {rule.quality:.3f} at"
+            f" {rule.cost:.2f}{remark}"
         )
 
 

@@ -47,7 +47,7 @@ class SystemErrors:
         for name in names:
             with self.note_failure(str(name)):
                 system = name.with_models(find_model)
-                check_files(system)
+                check_system(system)
                 systems[system] = str(name)
         return systems
 
@@ -63,7 +63,7 @@ class SystemErrors:
         raise BadModel(f"no {kind} could be measured\n{problems}")
 
 
-def check_files(system: SystemName) -> None:
+def check_system(system: SystemName) -> None:
     """Raises BadModel or BadFolder when a model or an index of a system is missing."""
     if system.kind == "rerank":
         locate(system.value)
