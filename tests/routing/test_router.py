@@ -260,7 +260,7 @@ def test_commands_from_fit_to_ask(data, tmp_path, toy_folder):
         (["bm25", "run:x.trec"], "run:x.trec cannot be a route"),
         (["bm25", "bm25"], "named twice"),
         (["bm25", "nosuchmodel"], "model nosuchmodel: no folder nosuchmodel"),
-        (["bm25", "index:nosuchindex"], "nosuchindex is not an index"),
+        (["bm25", "index:nosuchindex"], "nosuchindex does not exist"),
     ],
 )
 def test_wrong_routes_are_refused_before_work(data, tmp_path, routes, problem):
