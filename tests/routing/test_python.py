@@ -44,7 +44,7 @@ def test_router_is_learned_measured_and_asked(data, tmp_path, toy_folder):
     with pytest.raises(nearfar.NearfarError, match="a query is blank"):
         nearfar.route_ask(router, ["zq3", " "])
     with pytest.raises(nearfar.NearfarError, match="a cost of 0 is too little"):
-        nearfar.route_evaluate(router, data, cost=0)
+        nearfar.route_evaluate(router, data, cost=0.0)
 
 
 def test_question_is_searched_by_its_own_route(folder, write_router, monkeypatch):

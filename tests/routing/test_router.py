@@ -118,7 +118,7 @@ def test_limit_that_an_error_names_is_enough(words):
     answers = judged_answers(good_at_different_queries, milliseconds=(0.094, 467.0))
     router = fit.fit_router(answers, words)
     with pytest.raises(BadRecipe, match="too little") as error:
-        router.choose(["zq7"], limit=0)
+        router.choose(["zq7"], limit=0.0)
     (least,) = re.findall(r"costs (\S+) of asking", str(error.value))
     assert least == "0.0003"
     assert router.choose(["zq7"], limit=float(least)).tolist() == [0]
