@@ -42,6 +42,13 @@ def read_vector_model(path_or_name: str) -> VectorEncoder:
     return _read(VectorEncoder, path_or_name)  # type: ignore[type-abstract]
 
 
+def read_single_vector_model(path_or_name: str) -> VectorEncoder:
+    """Reads a model that gives one dense or sparse vector per text. Raises BadModel for others."""
+    if sparse.FAMILY.recognizes(locate(path_or_name)):
+        return read(sparse.FAMILY, path_or_name)
+    return read(dense.FAMILY, path_or_name)
+
+
 def reads_images(path_or_name: str) -> bool:
     """Returns True if the documents of a model are images. Raises BadModel if there is no such
     model.

@@ -12,11 +12,7 @@ import numpy as np
 from trainer.errors import BadData
 from trainer.models.contracts.text import Role
 from trainer.models.cut import first_layers
-from trainer.models.dense import read_encoder
-from trainer.models.encoder import VectorEncoder
-from trainer.models.files.locate import locate
-from trainer.models.formats.sparse_pipeline import is_sparse
-from trainer.models.sparse import read_sparse_encoder
+from trainer.models.families import read_single_vector_model
 from trainer.progress import phase
 from trainer.retrieval.encoding.encode import encode
 from trainer.storage.atomic import atomic_file
@@ -82,8 +78,7 @@ def encode_texts(
     accelerator = devices.find_accelerator()
     numbers = devices.choose_precision(precision, accelerator)
     with phase("loading the model"):
-        read = read_sparse_encoder if is_sparse(locate(model)) else read_encoder
-        encoder: VectorEncoder = read(model)
+        encoder = read_single_vector_model(model)
     encoder = (encoder if layers is None else first_layers(encoder, layers)).to(accelerator)
     encoder = encoder if dimensions is None else encoder.with_dimensions(dimensions)
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
