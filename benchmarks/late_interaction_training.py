@@ -21,7 +21,7 @@ from measuring.children import child, run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
 from measuring.data import PYLATE, SEED, columns, model_folder, training_files
 from measuring.record import noise, table
-from measuring.training import Record, largest_difference, train_ours
+from measuring.training import Record, largest_difference, shared_sections, train_ours
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "nearfar fp32": {"who": "ours", "precision": "fp32"},
@@ -33,7 +33,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 ALL = ";".join(CONTENDERS)
 BATCH_SIZE, STEPS, WARM_UP_STEPS = 32, 8, 2
 QUERY_TOKENS, DOCUMENT_TOKENS, DIMENSIONS = 32, 180, 128
-TEMPERATURE, LEARNING_RATE, WEIGHT_DECAY, CLIP = 1.0, 1e-5, 0.01, 1.0
+TEMPERATURE, LEARNING_RATE = 1.0, 1e-5
 
 
 def write_start(folder: Path) -> None:
@@ -63,34 +63,14 @@ def write_start(folder: Path) -> None:
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer.recipe.schema.data import DataSection
     from trainer.recipe.schema.families import ColBERTRecipe
-    from trainer.recipe.schema.machine import MachineSection
     from trainer.recipe.schema.model import ColBERTModel, FullTuning
     from trainer.recipe.schema.objective import ColBERTContrastiveObjective
-    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
     return ColBERTRecipe(
-        name="speed",
-        output=job["folder"],
-        seed=SEED,
+        **shared_sections(job, LEARNING_RATE),
         model=ColBERTModel(backbone=job["model"], tuning=FullTuning()),
-        data=DataSection(train=job["rows"], validation=job["validation"]),
         objective=ColBERTContrastiveObjective(temperature=TEMPERATURE),
-        optimization=OptimizationSection(
-            batch_size=job["batch"],
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            schedule="constant",
-            warmup_ratio=0.0,
-            gradient_clip_norm=CLIP,
-        ),
-        validation=ValidationSection(every_steps=job["steps"]),
-        machine=MachineSection(
-            precision=job["precision"],
-            kept_tokens=job["kept_tokens"],
-            threads=job["threads"] or None,
-        ),
     )
 
 
@@ -131,13 +111,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     )
     record = Record(job)
     arguments = SentenceTransformerTrainingArguments(
-        **their_training.arguments(
-            job,
-            DefaultBatchSampler,
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            max_grad_norm=CLIP,
-        )
+        **their_training.arguments(job, DefaultBatchSampler, LEARNING_RATE)
     )
     trainer = SentenceTransformerTrainer(
         model=model,

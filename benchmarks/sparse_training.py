@@ -22,7 +22,7 @@ from measuring.children import run
 from measuring.contest import Results, on_each_set, speed_rows, take_turns
 from measuring.data import SEED, columns, model_folder, training_files
 from measuring.record import noise, table
-from measuring.training import Record, largest_difference, train_ours
+from measuring.training import Record, largest_difference, shared_sections, train_ours
 
 CONTENDERS: dict[str, dict[str, Any]] = {
     "nearfar fp32": {"who": "ours", "precision": "fp32"},
@@ -33,7 +33,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 }
 ALL = ";".join(CONTENDERS)
 BATCH_SIZE, STEPS, WARM_UP_STEPS = 64, 5, 2
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-5, 0.01, 1.0
+LEARNING_RATE = 1e-5
 QUERY_WEIGHT, DOCUMENT_WEIGHT = 0.003, 0.003
 HEAD_BIAS = -1.5
 
@@ -81,35 +81,15 @@ def write_start(folder: Path, backbone: str, tokens: int, documents: list[str]) 
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer.recipe.schema.data import DataSection
     from trainer.recipe.schema.families import SparseRecipe
-    from trainer.recipe.schema.machine import MachineSection
     from trainer.recipe.schema.model import FullTuning, SparseModel
     from trainer.recipe.schema.sparse import RegularizerSection
-    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
     return SparseRecipe(
-        name="speed",
-        output=job["folder"],
-        seed=SEED,
+        **shared_sections(job, LEARNING_RATE),
         model=SparseModel(backbone=job["model"], tuning=FullTuning()),
-        data=DataSection(train=job["rows"], validation=job["validation"]),
         regularizer=RegularizerSection(
             query_weight=QUERY_WEIGHT, document_weight=DOCUMENT_WEIGHT, warmup_ratio=0.0
-        ),
-        optimization=OptimizationSection(
-            batch_size=job["batch"],
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            schedule="constant",
-            warmup_ratio=0.0,
-            gradient_clip_norm=CLIP,
-        ),
-        validation=ValidationSection(every_steps=job["steps"]),
-        machine=MachineSection(
-            precision=job["precision"],
-            kept_tokens=job["kept_tokens"],
-            threads=job["threads"] or None,
         ),
     )
 
@@ -144,13 +124,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     SparseEncoderTrainer(
         model=model,
         args=SparseEncoderTrainingArguments(
-            **their_training.arguments(
-                job,
-                DefaultBatchSampler,
-                learning_rate=LEARNING_RATE,
-                weight_decay=WEIGHT_DECAY,
-                max_grad_norm=CLIP,
-            )
+            **their_training.arguments(job, DefaultBatchSampler, LEARNING_RATE)
         ),
         train_dataset=Dataset.from_dict(columns(job["ordered"])),
         loss=loss,

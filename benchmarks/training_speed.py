@@ -17,7 +17,6 @@ from measuring import their_training
 from measuring.children import run
 from measuring.contest import Results, former_jobs, on_each_set, speed_rows, take_turns
 from measuring.data import (
-    SEED,
     TEMPERATURE,
     columns,
     exchange_adapter,
@@ -25,7 +24,7 @@ from measuring.data import (
     training_files,
 )
 from measuring.record import noise, table
-from measuring.training import Record, largest_difference, train_ours
+from measuring.training import Record, largest_difference, shared_sections, train_ours
 
 CONTENDERS = {
     "nearfar fp32": ("ours", "fp32"),
@@ -34,37 +33,21 @@ CONTENDERS = {
     "sentence-transformers bf16": ("theirs", "bf16"),
 }
 BATCH_SIZE, STEPS, LARGE_STEPS = 64, {"azure-cli": 10, "pycode": 5}, 3
-LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 0.01, 1.0
+LEARNING_RATE = 1e-4
 RANK, ALPHA = 32, 64.0
 LAYERS = r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"  # noqa: E501 - one pattern
 
 
 def our_recipe(job: dict[str, Any]) -> Any:
-    from trainer.recipe.schema.data import DataSection
     from trainer.recipe.schema.families import BiEncoderRecipe
-    from trainer.recipe.schema.machine import MachineSection
     from trainer.recipe.schema.model import BiEncoderModel, FullTuning, LoraTuning
     from trainer.recipe.schema.objective import BiEncoderContrastiveObjective
-    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
 
     tuning: Any = LoraTuning(rank=RANK, alpha=ALPHA) if job["tuning"] == "lora" else FullTuning()
     return BiEncoderRecipe(
-        name="speed",
-        output=job["folder"],
-        seed=SEED,
+        **shared_sections(job, LEARNING_RATE),
         model=BiEncoderModel(backbone=job["model"], tuning=tuning),
-        data=DataSection(train=job["rows"], validation=job["validation"]),
         objective=BiEncoderContrastiveObjective(temperature=TEMPERATURE),
-        optimization=OptimizationSection(
-            batch_size=job["batch"],
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            schedule="constant",
-            warmup_ratio=0.0,
-            gradient_clip_norm=CLIP,
-        ),
-        validation=ValidationSection(every_steps=job["steps"]),
-        machine=MachineSection(precision=job["precision"], threads=job["threads"] or None),
     )
 
 
@@ -115,13 +98,7 @@ def measure_theirs(job: dict[str, Any]) -> dict[str, Any]:
     is_large = job["batch"] > BATCH_SIZE
     loss = CachedMultipleNegativesRankingLoss if is_large else MultipleNegativesRankingLoss
     arguments = SentenceTransformerTrainingArguments(
-        **their_training.arguments(
-            job,
-            DefaultBatchSampler,
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            max_grad_norm=CLIP,
-        )
+        **their_training.arguments(job, DefaultBatchSampler, LEARNING_RATE)
     )
     trainer = SentenceTransformerTrainer(
         model=model,

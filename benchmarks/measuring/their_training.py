@@ -5,7 +5,7 @@ model.
 from typing import Any
 
 from measuring.data import SEED
-from measuring.training import Record
+from measuring.training import CLIP, WEIGHT_DECAY, Record
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -34,7 +34,7 @@ def watch(record: Record) -> Any:
     return Watch()
 
 
-def arguments(job: dict[str, Any], sampler_class: Any, **optimization: Any) -> dict[str, Any]:
+def arguments(job: dict[str, Any], sampler_class: Any, learning_rate: float) -> dict[str, Any]:
     """The arguments of a training as ours does it: AdamW at a constant rate, the rows in order,
     nothing saved or logged.
     """
@@ -57,5 +57,7 @@ def arguments(job: dict[str, Any], sampler_class: Any, **optimization: Any) -> d
         "report_to": "none",
         "disable_tqdm": True,
         "logging_strategy": "no",
-        **optimization,
+        "learning_rate": learning_rate,
+        "weight_decay": WEIGHT_DECAY,
+        "max_grad_norm": CLIP,
     }

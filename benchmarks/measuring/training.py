@@ -8,6 +8,9 @@ from typing import Any
 
 from measuring.children import seconds_since_start
 from measuring.clocks import Clock, memory_megabytes, peak_memory_megabytes
+from measuring.data import SEED
+
+WEIGHT_DECAY, CLIP = 0.01, 1.0
 
 
 class Record:
@@ -46,6 +49,35 @@ class Record:
             "megabytes_above_start": self.peak - self.before,
             "losses": self.losses,
         }
+
+
+def shared_sections(job: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+    """The parts of our recipe that do not depend on the kind of model: AdamW at a constant rate, no
+    validation before the last step.
+    """
+    from trainer.recipe.schema.data import DataSection
+    from trainer.recipe.schema.machine import MachineSection
+    from trainer.recipe.schema.training import OptimizationSection, ValidationSection
+
+    kept_tokens = {"kept_tokens": job["kept_tokens"]} if "kept_tokens" in job else {}
+    return {
+        "name": "speed",
+        "output": job["folder"],
+        "seed": SEED,
+        "data": DataSection(train=job["rows"], validation=job["validation"]),
+        "optimization": OptimizationSection(
+            batch_size=job["batch"],
+            learning_rate=learning_rate,
+            weight_decay=WEIGHT_DECAY,
+            schedule="constant",
+            warmup_ratio=0.0,
+            gradient_clip_norm=CLIP,
+        ),
+        "validation": ValidationSection(every_steps=job["steps"]),
+        "machine": MachineSection(
+            precision=job["precision"], threads=job["threads"] or None, **kept_tokens
+        ),
+    }
 
 
 def train_ours(
