@@ -46,19 +46,18 @@ class ViewDocuments:
     def __init__(self, folder: Path, views: Sequence[Index]) -> None:
         """`views` are those of the folder that are open."""
         self.note = ""
-        indexes = list(views)
+        self._views: list[Index] = []
+        if not views_of_images(folder):
+            return
+        self._views += views
         open_folders = {view.folder for view in views}
-        places = [place for place in views_of(folder).values() if place not in open_folders]
-        if views_of_images(folder):
-            for place in places:
+        for place in views_of(folder).values():
+            if place not in open_folders:
                 try:
-                    indexes.append(open_index(place))
+                    self._views.append(open_index(place))
                 except BadFolder as error:
                     self.note = f"hits lack what the view {place.name} knows: {error}"
-        else:
-            indexes = []
-        indexes.sort(key=lambda index: not index.has_images)  # a text of a view of texts counts
-        self._views = indexes
+        self._views.sort(key=lambda view: not view.has_images)  # a text of a view of texts counts
 
     def complete(self, hit: Hit) -> Hit:
         """Returns a hit with the text and the image that the views know.

@@ -14,8 +14,7 @@ from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.progress import phase
 from trainer.retrieval.changes.rewrite import write_with, write_without
 from trainer.retrieval.encoding.encode import Encoding
-from trainer.retrieval.indexes.dense import DenseIndex
-from trainer.retrieval.indexes.index import Index, IndexManifest
+from trainer.retrieval.indexes.index import Index, IndexManifest, RewritableIndex
 from trainer.retrieval.indexes.index_corpus import (
     IndexSummary,
     Wish,
@@ -25,7 +24,6 @@ from trainer.retrieval.indexes.index_corpus import (
 )
 from trainer.retrieval.indexes.manifest import MANIFEST
 from trainer.retrieval.indexes.place import changed_folder, check_index_folder
-from trainer.retrieval.indexes.sparse import SparseIndex
 from trainer.retrieval.indexes.views import VIEWS, check_no_view, check_together, views_of
 from trainer.retrieval.token_index import change as token_change
 from trainer.retrieval.token_index.index import TokenIndex
@@ -64,7 +62,7 @@ def add_documents(
         documents = read(corpus, report, max_bad_rows_ratio, id_prefix)
         if isinstance(old_index, TokenIndex):
             return token_change.add(folder, encoding, documents, replace, one_segment=is_view)
-        assert isinstance(old_index, DenseIndex | SparseIndex)
+        assert isinstance(old_index, RewritableIndex)
         return write_with(old_index, folder, encoding, documents, replace)
 
     manifests = _change(index, add_to, model)
@@ -82,7 +80,7 @@ def delete_documents(index: Path, ids: Iterable[str]) -> list[IndexSummary]:
     def delete_from(old_index: Index, folder: Path, is_view: bool) -> IndexManifest:
         if isinstance(old_index, TokenIndex):
             return token_change.delete(folder, deleted_ids, one_segment=is_view)
-        assert isinstance(old_index, DenseIndex | SparseIndex)
+        assert isinstance(old_index, RewritableIndex)
         return write_without(old_index, folder, deleted_ids)
 
     manifests = _change(index, delete_from)

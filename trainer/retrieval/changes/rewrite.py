@@ -11,16 +11,12 @@ from trainer.batch import identity
 from trainer.data.readers.corpus import Document
 from trainer.errors import BadData
 from trainer.retrieval.encoding.encode import Encoding, document_blocks
-from trainer.retrieval.indexes.dense import DenseIndex
-from trainer.retrieval.indexes.index import IndexManifest
-from trainer.retrieval.indexes.sparse import SparseIndex
+from trainer.retrieval.indexes.index import IndexManifest, RewritableIndex
 from trainer.retrieval.indexes.stored_documents import check_known, check_new, write_documents
-
-Rewritable = DenseIndex | SparseIndex
 
 
 def write_with(
-    index: Rewritable,
+    index: RewritableIndex,
     folder: Path,
     encoding: Encoding,
     documents: Iterable[Document],
@@ -51,7 +47,7 @@ def write_with(
     return manifest
 
 
-def write_without(index: Rewritable, folder: Path, ids: Collection[str]) -> IndexManifest:
+def write_without(index: RewritableIndex, folder: Path, ids: Collection[str]) -> IndexManifest:
     """Writes an index without the documents with these ids into `folder`, and returns its manifest.
 
     Raises BadData when an id is not in the index, or no document would be left.

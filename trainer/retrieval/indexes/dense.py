@@ -21,7 +21,7 @@ from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.encoding.encode import Encoding, document_blocks
 from trainer.retrieval.indexes import approximate
-from trainer.retrieval.indexes.index import Index
+from trainer.retrieval.indexes.index import RewritableIndex
 from trainer.retrieval.indexes.manifest import (
     DenseIndexKind,
     DenseManifest,
@@ -38,7 +38,7 @@ from trainer.vectors.vectors import TopK, Vectors
 _VECTORS_AT_ONCE = 1 << 16
 
 
-class DenseIndex(Index):
+class DenseIndex(RewritableIndex):
     """An open index with one vector per document.
 
     Documents are read from disk one by one, and so are the vectors of a flat index.
@@ -98,10 +98,6 @@ class DenseIndex(Index):
             return search.best()
         return approximate.search(self._faiss, queries, min(k, self.manifest.count))
 
-    def document(self, row: int) -> Document:
-        """Returns the document of a row."""
-        return self.documents[row]
-
     def write_changed(
         self,
         folder: Path,
@@ -109,10 +105,8 @@ class DenseIndex(Index):
         rows: Int64[np.ndarray, " row"],
         new_vectors: Iterable[Vectors],
     ) -> DenseManifest:
-        """Writes an index of `count` documents, which are in `folder` already: those at `rows` of
-        this index, then new ones. Returns its manifest.
-
-        Old vectors are copied, bit for bit. Except for a flat index, all are indexed anew.
+        """Writes a changed index, as `RewritableIndex` says. Except for a flat index, all vectors
+        are indexed anew.
         """
         manifest = self.manifest.model_copy(update={"count": count})
         old_vectors = (

@@ -1,7 +1,7 @@
 """The base class of open indexes, for all kinds of vectors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from trainer.data.readers.corpus import Document
 from trainer.errors import BadModel
 from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.indexes.manifest import FileRecord
+from trainer.retrieval.indexes.stored_documents import StoredDocuments
 from trainer.vectors.vectors import TopK, Vectors
 
 Unit = Literal["text", "token", "term"]
@@ -50,6 +51,10 @@ class IndexManifest(Protocol):
     @property
     def layers(self) -> int | None:
         """The number of the model's layers that are used; None: all."""
+
+    @property
+    def kind(self) -> str:
+        """How the documents are searched, as `nearfar index --kind` calls it."""
 
     @property
     def count(self) -> int:
@@ -136,3 +141,27 @@ class Index(ABC):
                 " or build the index again with this model"
             )
         return encoder
+
+
+class RewritableIndex(Index):
+    """An index that is changed by writing it anew, with the old vectors."""
+
+    documents: StoredDocuments
+
+    def document(self, row: int) -> Document:
+        """Returns the document of a row."""
+        return self.documents[row]
+
+    @abstractmethod
+    def write_changed(
+        self,
+        folder: Path,
+        count: int,
+        rows: Int64[np.ndarray, " row"],
+        new_vectors: Iterable[Vectors],
+    ) -> IndexManifest:
+        """Writes an index of `count` documents, which are in `folder` already: those at `rows` of
+        this index, then new ones. Returns its manifest.
+
+        Old vectors are copied, bit for bit.
+        """

@@ -22,7 +22,7 @@ from trainer.data.readers.corpus import Document
 from trainer.errors import BadFolder, BadModel
 from trainer.models.encoder import VectorEncoder
 from trainer.retrieval.encoding.encode import Encoding, document_blocks
-from trainer.retrieval.indexes.index import Index
+from trainer.retrieval.indexes.index import RewritableIndex
 from trainer.retrieval.indexes.manifest import (
     MANIFEST,
     SPARSE_FILES,
@@ -72,7 +72,7 @@ class SparseManifest(AnyManifest):
         return manifest
 
 
-class SparseIndex(Index):
+class SparseIndex(RewritableIndex):
     """An open index with one sparse vector per document. Lists and documents stay on disk."""
 
     UNIT = "term"
@@ -125,10 +125,6 @@ class SparseIndex(Index):
             scores[number, : len(best)], rows[number, : len(best)] = document_scores[best], best
         return scores, rows
 
-    def document(self, row: int) -> Document:
-        """Returns the document of a row."""
-        return self.documents[row]
-
     def write_changed(
         self,
         folder: Path,
@@ -136,10 +132,8 @@ class SparseIndex(Index):
         rows: Int64[np.ndarray, " row"],
         new_vectors: Iterable[Vectors],
     ) -> SparseManifest:
-        """Writes an index of `count` documents, which are in `folder` already: those at `rows` of
-        this index, then new ones. Returns its manifest.
-
-        Old weights are copied, bit for bit. Memory holds about 50 bytes per term.
+        """Writes a changed index, as `RewritableIndex` says. Memory holds about 50 bytes per
+        term.
         """
         manifest = self.manifest.model_copy(update={"count": count})
         blocks = chain([self._vectors().select(rows)], new_vectors)
