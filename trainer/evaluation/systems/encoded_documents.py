@@ -43,9 +43,13 @@ class EncodedDocuments:
             store.parts.append(encode_documents(encoder, new_texts, precision=precision))
             store.rows |= {text: len(store.rows) + row for row, text in enumerate(new_texts)}
         store.seconds += time.monotonic() - start
-        vectors = encoder.vectors.join(iter(store.parts), len(store.rows), encoder.dimensions)
+        vectors = store.parts[0]
+        if len(store.parts) > 1:
+            vectors = encoder.vectors.join(iter(store.parts), len(store.rows), encoder.dimensions)
         rows = np.array([store.rows[text] for text in texts], np.int64)
-        return vectors.select(rows), store.seconds * len(set(texts)) / len(store.rows)
+        if not np.array_equal(rows, np.arange(len(store.rows))):
+            vectors = vectors.select(rows)
+        return vectors, store.seconds * len(set(texts)) / len(store.rows)
 
     def forget_others(self, models: Collection[str]) -> None:
         """Forgets the vectors of all models but these."""

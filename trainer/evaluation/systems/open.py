@@ -75,6 +75,7 @@ class SystemOpener:
         self._precision = devices.choose_precision(self._settings.precision, self._accelerator)
         self._single_systems: dict[SystemName, _Memory] = {}
         self._rerankers: dict[str, PairEncoder] = {}
+        self._weight_bytes: dict[str, int] = {}
 
     def open(self, name: SystemName) -> System:
         """Returns a system, ready to search.
@@ -108,7 +109,10 @@ class SystemOpener:
         re-rankers. Nothing is encoded. Raises BadModel.
         """
         models = [part.value for part in name.single_systems if part.kind == "model"]
-        return sum(weight_bytes(self._model(model)) for model in models)
+        for model in models:
+            if model not in self._weight_bytes:
+                self._weight_bytes[model] = weight_bytes(self._model(model))
+        return sum(self._weight_bytes[model] for model in models)
 
     def image_to_text(
         self, name: SystemName, judged_set: RetrievalSet, query_ids: Sequence[str]

@@ -20,7 +20,7 @@ from trainer.evaluation.systems.encoded_documents import EncodedDocuments
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
-from trainer.retrieval.encoding.encode import encode_documents, encode_queries
+from trainer.retrieval.encoding.encode import encode_queries
 from trainer.retrieval.fusion import rank_documents
 from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.index import Index
@@ -97,14 +97,9 @@ class ModelSystem:
     ) -> None:
         """`encoded_documents` remembers the vectors for a system of this name on another corpus."""
         self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
-        if encoded_documents is None:
-            start = time.monotonic()
-            self._documents = encode_documents(encoder, corpus.texts, precision=precision)
-            seconds = time.monotonic() - start
-        else:
-            self._documents, seconds = encoded_documents.vectors(
-                name, encoder, corpus.texts, precision
-            )
+        self._documents, seconds = (encoded_documents or EncodedDocuments()).vectors(
+            name, encoder, corpus.texts, precision
+        )
         self.note = note_of(self._documents.figures("document"))
         self.preparation = Preparation(
             seconds, weight_bytes(encoder), bytes_of(self._documents.arrays)
