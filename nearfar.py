@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 if TYPE_CHECKING:
     import numpy as np
 
+    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.mteb.model import MtebModel
     from trainer.evaluation.results import Evaluation
     from trainer.mining.job import MiningResult
@@ -244,14 +245,13 @@ def evaluate(
     behind each system.
     """
     from trainer.evaluation.evaluate_systems import evaluate_systems
-    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.systems.open import SystemSettings
     from trainer.runs.run_model import model_of
 
     names = [systems] if isinstance(systems, str | Path) else systems
     return evaluate_systems(
         [str(name) for name in names],
-        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
+        _judged_data(data, split, corpus, max_queries),
         bm25=bm25,
         reranker=None if rerank is None else str(rerank),
         settings=SystemSettings(precision),
@@ -281,11 +281,9 @@ def mteb_task(
     max_queries: int | None = None,
 ) -> Any:
     """Judged queries, as for `evaluate`, as a retrieval task of mteb, which asks no network."""
-    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.mteb.tasks import task_from_set
 
-    documents = None if corpus is None else str(corpus)
-    return task_from_set(LocalData(str(data), split, {}, documents, max_queries).read(), split)
+    return task_from_set(_judged_data(data, split, corpus, max_queries).read(), split)
 
 
 def mine(
@@ -365,13 +363,12 @@ def route_fit(
     A route is a model, "bm25" or "index:FOLDER"; a folder of views stands for each of them. No
     model may be trained on the queries of the split. Needs `pip install 'nearfar[router]'`.
     """
-    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.systems.open import SystemSettings
     from trainer.routing.job import learn_router
 
     return learn_router(
         [str(route) for route in routes],
-        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
+        _judged_data(data, split, corpus, max_queries),
         Path(output),
         SystemSettings(precision),
         _tell,
@@ -393,13 +390,12 @@ def route_evaluate(
 
     `cost` bounds the mean cost of a query, as a share of that of asking all routes.
     """
-    from trainer.evaluation.judged_data import LocalData
     from trainer.evaluation.systems.open import SystemSettings
     from trainer.routing.job import measure_router
 
     return measure_router(
         _router(router),
-        LocalData(str(data), split, {}, None if corpus is None else str(corpus), max_queries),
+        _judged_data(data, split, corpus, max_queries),
         cost,
         SystemSettings(precision),
         _tell,
@@ -559,6 +555,18 @@ def _route_searcher(
     from trainer.routing.search import open_route
 
     return open_route(folder, routes, choice, rerank)[0]
+
+
+def _judged_data(
+    data: str | Path,
+    split: Literal["train", "dev", "test"],
+    corpus: str | Path | None,
+    max_queries: int | None,
+) -> LocalData:
+    from trainer.evaluation.judged_data import LocalData
+
+    documents = None if corpus is None else str(corpus)
+    return LocalData(str(data), split, {}, documents, max_queries)
 
 
 def _router(router: str | Path | Router) -> Router:
