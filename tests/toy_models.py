@@ -28,6 +28,9 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
+from trainer.models.formats.folder import save_encoder
+from trainer.models.sparse import SparseSettings, build_sparse_encoder
+
 SENTENCES = (
     "Delete a disk.",
     "Create a storage account in the western region.",
@@ -134,6 +137,13 @@ def masked_lm(folder: Path) -> Path:
     AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
     partial.rename(path)
     return path
+
+
+def save_sparse_toy(bert: Path, folder: Path, **settings: Any) -> Path:
+    """Writes a sparse model whose backbone is `masked_lm(bert)`, and returns its folder."""
+    backbone = str(masked_lm(bert))
+    save_encoder(build_sparse_encoder(SparseSettings(backbone=backbone, **settings)), folder)
+    return folder
 
 
 IMAGE_SIZE = 16

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 from encoded import encode as vectors_of
 from sentence_transformers import SparseEncoder
-from toy_models import masked_lm
+from toy_models import save_sparse_toy
 from verbs import command_caller
 
 from trainer.cli.encode import encode
@@ -15,8 +15,6 @@ from trainer.cli.search import search
 from trainer.errors import BadData, BadModel
 from trainer.models.cut import read_cut
 from trainer.models.dense import read_encoder
-from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
 
 call = command_caller(encode, search)  # one verb alone would have no name
 
@@ -32,14 +30,12 @@ def model(toy_folder):
 def sparse_model(toy_folder, tmp_path_factory):
     """A sparse model whose queries come from a table."""
     folder = tmp_path_factory.mktemp("sparse") / "model"
-    settings = SparseSettings(backbone=str(masked_lm(toy_folder("bert"))), query_table="frozen")
-    save_encoder(build_sparse_encoder(settings), folder)
-    return folder
+    return save_sparse_toy(toy_folder("bert"), folder, query_table="frozen")
 
 
 @pytest.mark.parametrize("role", ["document", "query"])
 def test_encode_writes_numpy(model, role):
-    found = call(
+    page = call(
         "encode",
         model,
         "--as",
@@ -48,12 +44,12 @@ def test_encode_writes_numpy(model, role):
         "fp32",
         stdin="\n".join(TEXTS).encode() + b"\r\n",
     )
-    assert found.exit_code == 0
-    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
+    assert page.exit_code == 0
+    vectors = np.load(io.BytesIO(page.stdout_bytes), allow_pickle=False)
     np.testing.assert_allclose(
         vectors, vectors_of(read_encoder(str(model)), TEXTS, role), atol=1e-6
     )
-    assert "3 vectors of 32 dimensions" in found.stderr
+    assert "3 vectors of 32 dimensions" in page.stderr
 
 
 def test_encode_writes_a_file_in_parts(model, tmp_path, monkeypatch):
@@ -113,10 +109,8 @@ def test_encode_refuses_a_terminal(model, monkeypatch):
 
 
 def test_encode_uses_the_first_layers(model):
-    found = call(
-        "encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode()
-    )
-    vectors = np.load(io.BytesIO(found.stdout_bytes), allow_pickle=False)
+    page = call("encode", model, "--layers", 1, "--dimensions", 10, stdin="\n".join(TEXTS).encode())
+    vectors = np.load(io.BytesIO(page.stdout_bytes), allow_pickle=False)
     np.testing.assert_allclose(
         vectors, vectors_of(read_cut(str(model), 1, 10), TEXTS, "document"), atol=1e-6
     )

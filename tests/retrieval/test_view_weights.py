@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from late_interaction_toys import new_encoder
-from toy_models import SENTENCES, masked_lm
+from toy_models import SENTENCES, save_sparse_toy
 from verbs import command_caller
 
 import nearfar
@@ -18,7 +18,6 @@ from trainer.evaluation.systems.names import parse_system
 from trainer.evaluation.systems.open import SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
 from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
 
 call = command_caller(add, delete, evaluate, index, search, must_succeed=True)
 WORDS = " ".join(SENTENCES).split()
@@ -45,8 +44,7 @@ def write_data(folder):
 def built(toy_folder, tmp_path_factory):
     """Two views whose weights are learned, their models, and data; not to be changed."""
     folder, bert = tmp_path_factory.mktemp("weights"), toy_folder("bert")
-    backbone = str(masked_lm(bert))
-    save_encoder(build_sparse_encoder(SparseSettings(backbone=backbone)), folder / "sparse")
+    save_sparse_toy(bert, folder / "sparse")
     save_encoder(new_encoder(bert), folder / "late")
     (folder / "dense").symlink_to(bert)
     data = write_data(folder / "data")
@@ -100,11 +98,11 @@ def test_weights_are_the_best_on_dev_and_say_where_they_come_from(built):
 
 def test_search_uses_the_weights_and_says_so(built):
     folder, weights = built / "idx", kept(built / "idx")["weights"]
-    scores, said = results(folder)
+    scores, messages = results(folder)
     assert scores == results(folder, *option(weights))[0]
-    assert "learned on 10 queries of data dev, where they have nDCG@10 0." in said
-    ranks, said = results(folder, "--weights", "ranks")
-    assert "learned" not in said
+    assert "learned on 10 queries of data dev, where they have nDCG@10 0." in messages
+    ranks, messages = results(folder, "--weights", "ranks")
+    assert "learned" not in messages
     assert ranks != scores
     assert max(ranks.values()) <= round(2 / 61, 6)
     (hit, *_) = nearfar.search(folder, QUESTION, hybrid=True)
@@ -123,9 +121,9 @@ def test_evaluation_measures_what_search_does(copy):
     corpus = Corpus("toys", [f"doc{row}" for row in range(20)], TEXTS)
     opener = SystemOpener(corpus, SystemSettings("fp32"))
     system = opener.open(parse_system(f"index:{copy}"))
-    scores, said = results(copy)
+    scores, messages = results(copy)
     assert system.search({"q": QUESTION}, 20)["q"] == pytest.approx(scores, abs=1e-6)
-    assert system.note in " ".join(said.split())
+    assert system.note in " ".join(messages.split())
 
 
 def test_weights_of_bm25_are_learned_and_used_too(built, copy):
@@ -133,9 +131,9 @@ def test_weights_of_bm25_are_learned_and_used_too(built, copy):
     record = kept(copy)
     assert record["weights"].keys() == {"dense", "bm25"}
     assert record["weights"]["bm25"] > 0, "the words of a question are in its document"
-    scores, said = results(copy)
+    scores, messages = results(copy)
     assert scores == results(copy, *option(record["weights"]))[0]
-    assert "not searched: sparse" in said
+    assert "not searched: sparse" in messages
     assert "not searched: sparse" in system.note
 
 
@@ -147,10 +145,10 @@ def test_weights_stay_when_documents_change_or_a_view_comes(built, copy):
     corpus.write_text("".join([*lines[:7], *lines[8:]]))
     call("index", built / "late", corpus, "-o", copy, "--view", "late")
     assert kept(copy) == record
-    scores, said = results(copy)
+    scores, messages = results(copy)
     assert len(scores) == 19
-    assert "learned on 10 queries" in said
-    assert "not searched: late" in said
+    assert "learned on 10 queries" in messages
+    assert "not searched: late" in messages
 
 
 def test_weights_are_void_when_a_view_is_of_another_model(built, copy, toy_folder):
@@ -158,8 +156,8 @@ def test_weights_are_void_when_a_view_is_of_another_model(built, copy, toy_folde
     call("index", built / "dense", built / "data", *options)
     assert "learned on 10 queries" in results(copy)[1], "the same model again"
     call("index", toy_folder("roberta"), built / "data", *options)
-    scores, said = results(copy)
-    assert "void, because the view dense is of another model now" in " ".join(said.split())
+    scores, messages = results(copy)
+    assert "void, because the view dense is of another model now" in " ".join(messages.split())
     assert scores == results(copy, "--weights", "ranks")[0]
     system = learn(built, copy, "dense,sparse")
     assert "learned on 10 queries" in system.note
@@ -169,8 +167,8 @@ def test_weights_are_void_when_a_view_is_of_another_model(built, copy, toy_folde
 def test_weights_are_void_when_a_view_is_gone(copy):
     give_weights(copy)
     shutil.rmtree(copy / "views" / "sparse")
-    scores, said = results(copy)
-    assert "void, because the view sparse is gone" in " ".join(said.split())
+    scores, messages = results(copy)
+    assert "void, because the view sparse is gone" in " ".join(messages.split())
     assert len(scores) == 20
 
 

@@ -30,9 +30,9 @@ WORDS = [
 
 
 def ids_of(folder, *options):
-    found = nearfar("search", "idx", QUESTION, "--json", "-k", 4, *options, folder=folder)
-    assert found.returncode == 0, found.stderr
-    return [hit["id"] for hit in json.loads(found.stdout)], found.stderr
+    process = nearfar("search", "idx", QUESTION, "--json", "-k", 4, *options, folder=folder)
+    assert process.returncode == 0, process.stderr
+    return [hit["id"] for hit in json.loads(process.stdout)], process.stderr
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_late_interaction_index_is_a_route(late_folder, write_router, index, rou
     )
     assert measured.returncode == 0, measured.stderr
     command = ("search", index, QUESTION, "--json", "--router", "router")
-    for gains, said in (([0.0, 0.1], route), ([-0.1, -0.1], f"bm25 + {route}")):
+    for gains, name in (([0.0, 0.1], route), ([-0.1, -0.1], f"bm25 + {route}")):
         write_router(late_folder, gains, ["bm25", route])
-        found = nearfar(*command, folder=late_folder)
-        assert found.returncode == 0, found.stderr
-        assert f"the router asks {said}\n" in found.stderr
-        assert len(json.loads(found.stdout)) == 5
+        process = nearfar(*command, folder=late_folder)
+        assert process.returncode == 0, process.stderr
+        assert f"the router asks {name}\n" in process.stderr
+        assert len(json.loads(process.stdout)) == 5
 
 
 def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(
@@ -135,9 +135,9 @@ def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(
     assert deleted.returncode == 0, deleted.stderr
     for number in (0, 1, 5, 6):
         command = ("search", "changed", f"number{number}", "--json", "--router", "router")
-        found = nearfar(*command, folder=late_folder)
-        assert found.returncode == 0, found.stderr
-        ids = [hit["id"] for hit in json.loads(found.stdout)]
+        process = nearfar(*command, folder=late_folder)
+        assert process.returncode == 0, process.stderr
+        ids = [hit["id"] for hit in json.loads(process.stdout)]
         assert ids == ([] if number in (0, 5) else [f"d{number}"])
 
 

@@ -8,14 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
-from toy_models import SENTENCES, masked_lm
+from corpus_files import write_corpus
+from toy_models import SENTENCES, save_sparse_toy
 from verbs import command_caller
 
 from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadModel, TooManyBadRows
-from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.retrieval.changes.change import add_documents
 from trainer.retrieval.encoding import encode
 from trainer.retrieval.indexes.index_corpus import open_index
@@ -31,28 +30,12 @@ QUESTIONS = ("delete a disk in the region", "list storage accounts")
 KINDS = ("flat", "hnsw", "inverted")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def texts_encoded_alone():
-    """The last bits of a vector depend on the texts that are encoded together with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        name = "trainer.retrieval.encoding.encode.default_micro_batch_tokens"
-        patch.setattr(name, lambda encoder: 1)
-        yield
-
-
 @pytest.fixture(scope="module")
 def models(toy_folder, tmp_path_factory):
     """The model of each kind of index."""
-    sparse = tmp_path_factory.mktemp("models") / "sparse"
-    backbone = str(masked_lm(toy_folder("bert")))
-    save_encoder(build_sparse_encoder(SparseSettings(backbone=backbone)), sparse)
-    return {"flat": toy_folder("bert"), "hnsw": toy_folder("bert"), "inverted": sparse}
-
-
-def write_corpus(path, texts):
-    lines = [{"_id": name, "title": "", "text": text} for name, text in texts.items()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    bert = toy_folder("bert")
+    sparse = save_sparse_toy(bert, tmp_path_factory.mktemp("models") / "sparse")
+    return {"flat": bert, "hnsw": bert, "inverted": sparse}
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import json
 import shutil
 
 import pytest
+from corpus_files import write_corpus
 from late_interaction_toys import new_encoder
-from toy_models import SENTENCES, masked_lm
+from toy_models import SENTENCES, save_sparse_toy
 from verbs import command_caller
 
 from trainer.cli.index import add, delete, index
 from trainer.cli.search import search
 from trainer.errors import BadData, BadFolder, BadRecipe
 from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.retrieval.indexes.index_corpus import open_index
 from trainer.storage.locks import exclusive
 
@@ -25,29 +25,12 @@ VIEWS = {"dense": "flat", "graph": "hnsw", "late": "exact", "sparse": "inverted"
 """The kind of each view. The graph is of the model of the view `dense`."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def texts_encoded_alone():
-    """The last bits of a vector depend on the texts that are encoded together with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        name = "trainer.retrieval.encoding.encode.default_micro_batch_tokens"
-        patch.setattr(name, lambda encoder: 1)
-        yield
-
-
 @pytest.fixture(scope="module")
 def models(toy_folder, tmp_path_factory):
     folder, bert = tmp_path_factory.mktemp("models"), toy_folder("bert")
-    save_encoder(
-        build_sparse_encoder(SparseSettings(backbone=str(masked_lm(bert)))), folder / "sparse"
-    )
+    save_sparse_toy(bert, folder / "sparse")
     save_encoder(new_encoder(bert), folder / "late")
     return {name: folder / name for name in ("late", "sparse")} | {"dense": bert, "graph": bert}
-
-
-def write_corpus(path, texts):
-    lines = [{"_id": name, "title": "", "text": text} for name, text in texts.items()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 def build_views(folder, models, texts, views=VIEWS):

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
+from corpus_files import write_corpus
 from late_interaction_toys import new_encoder
-from toy_models import SENTENCES, masked_lm
+from toy_models import SENTENCES, save_sparse_toy
 from verbs import command_caller
 
 import nearfar
@@ -18,7 +19,6 @@ from trainer.evaluation.systems.open import SystemOpener, SystemSettings
 from trainer.evaluation.systems.system import Corpus
 from trainer.models.cross_encoder import CrossEncoderSettings, build_cross_encoder
 from trainer.models.formats.folder import save_encoder
-from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.retrieval.changes.change import delete_documents
 from trainer.retrieval.fusion import fuse_scores
 from trainer.retrieval.indexes.searcher import Searcher
@@ -33,9 +33,7 @@ QUESTION = "delete a disk in the region"
 def models(toy_folder, tmp_path_factory):
     """The folder of a model per view, and a cross-encoder."""
     folder, bert = tmp_path_factory.mktemp("models"), toy_folder("bert")
-    save_encoder(
-        build_sparse_encoder(SparseSettings(backbone=str(masked_lm(bert)))), folder / "sparse"
-    )
+    save_sparse_toy(bert, folder / "sparse")
     save_encoder(new_encoder(bert), folder / "late")
     torch.manual_seed(7)
     save_encoder(build_cross_encoder(CrossEncoderSettings(backbone=str(bert))), folder / "cross")
@@ -43,17 +41,15 @@ def models(toy_folder, tmp_path_factory):
     return folder
 
 
-def write_corpus(path, texts):
-    lines = [{"_id": f"doc{row}", "title": "", "text": text} for row, text in enumerate(texts)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+def write_texts(path, texts):
+    return write_corpus(path, {f"doc{row}": text for row, text in enumerate(texts)})
 
 
 @pytest.fixture(scope="module")
 def built(models, tmp_path_factory):
     """A folder of three views that no test changes."""
     folder = tmp_path_factory.mktemp("views")
-    corpus = write_corpus(folder / "corpus.jsonl", TEXTS)
+    corpus = write_texts(folder / "corpus.jsonl", TEXTS)
     for name, kind in (("dense", "flat"), ("sparse", "inverted"), ("late", "exact")):
         options = ("--view", name, "--kind", kind)
         said = call("index", models / name, corpus, "-o", folder / "idx", *options).stdout
@@ -87,7 +83,7 @@ def test_hybrid_search_adds_up_reciprocal_ranks(built):
 
 
 def test_hybrid_search_says_that_it_returns_fewer_documents(models, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus.jsonl", [*TEXTS * 6])
+    corpus = write_texts(tmp_path / "corpus.jsonl", [*TEXTS * 6])
     for name in ("dense", "sparse"):
         call("index", models / name, corpus, "-o", tmp_path / "idx", "--view", name)
     for k, is_told in ((101, False), (120, True)):
@@ -161,12 +157,12 @@ def test_weight_of_bm25_adds_search_by_words_as_in_an_evaluation(built):
 def test_view_of_other_documents_is_refused_before_it_is_encoded(
     built, models, tmp_path, texts, difference
 ):
-    corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
+    corpus = write_texts(tmp_path / "corpus.jsonl", texts)
     with pytest.raises(BadData, match=difference) as refusal:
         call("index", models / "sparse", corpus, "-o", built, "--view", "other")
     assert refusal.value.exit_code == 2
     # A document that no search could find ends the encoding with another error.
-    encoded_late = write_corpus(tmp_path / "dots.jsonl", ["...", *texts[1:]])
+    encoded_late = write_texts(tmp_path / "dots.jsonl", ["...", *texts[1:]])
     with pytest.raises(BadData, match="'doc0' has another title or text there"):
         call("index", models / "late", encoded_late, "-o", built, "--view", "other")
     renamed = tmp_path / "renamed.jsonl"
@@ -200,14 +196,14 @@ def test_view_is_built_again_from_the_documents_of_another(models, tmp_path):
 
 def test_only_view_may_get_other_documents(models, tmp_path):
     for texts in (TEXTS[:3], TEXTS[:4]):
-        corpus = write_corpus(tmp_path / "corpus.jsonl", texts)
+        corpus = write_texts(tmp_path / "corpus.jsonl", texts)
         options = ("--view", "sparse", "--replace")
         said = call("index", models / "sparse", corpus, "-o", tmp_path / "idx", *options)
         assert f"{len(texts)} documents" in said.stdout
 
 
 def test_views_and_ordinary_indexes_do_not_mix(built, models, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS)
+    corpus = write_texts(tmp_path / "corpus.jsonl", TEXTS)
     for options, message in (((), "--replace"), (("--replace",), "other than an index")):
         with pytest.raises(BadFolder, match=message):
             call("index", models / "dense", corpus, "-o", built, *options)
@@ -250,7 +246,7 @@ def test_views_of_different_documents_are_not_searched_together(built, models, t
     """Two processes can build the first two views at once; then neither sees the other."""
     copy = shutil.copytree(built, tmp_path / "idx")
     shutil.rmtree(copy / "views" / "dense")
-    corpus = write_corpus(tmp_path / "corpus.jsonl", TEXTS[:7])
+    corpus = write_texts(tmp_path / "corpus.jsonl", TEXTS[:7])
     call("index", models / "dense", corpus, "-o", copy / "views" / "dense")
     with pytest.raises(BadFolder, match="different documents .*dense: 7, late: 20, sparse: 20"):
         call("search", copy, QUESTION, "--hybrid")
