@@ -82,7 +82,7 @@ def test_documents_are_encoded_once_for_all_systems(model, beir, monkeypatch):
         counts.append(len(texts))
         return encode_documents(encoder, texts, **settings)
 
-    monkeypatch.setattr("trainer.evaluation.systems.system.encode_documents", count)
+    monkeypatch.setattr("trainer.evaluation.systems.encoded_documents.encode_documents", count)
     words = (model, f"hybrid:{model}+bm25", f"weighted:{model}+bm25")
     assert call("evaluate", *words, "--data", beir, "--examples", "0").exit_code == 0
     assert counts == [49]

@@ -297,9 +297,9 @@ def test_index_is_evaluated(model, beir, tmp_path, monkeypatch):
     with pytest.raises(BadRecipe, match="belongs to one model"):
         call("evaluate", model, model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     encoded = []
-    job = "trainer.evaluation.systems.system"
-    monkeypatch.setattr(f"{job}.encode_documents", lambda *_, **__: encoded.append("model"))
-    monkeypatch.setattr(f"{job}.Bm25", lambda *_: encoded.append("BM25"))
+    systems = "trainer.evaluation.systems"
+    for name in ("encoded_documents.encode_documents", "system.Bm25"):
+        monkeypatch.setattr(f"{systems}.{name}", lambda *_, name=name, **__: encoded.append(name))
     with pytest.raises(BadModel, match="vectors with 32 dimensions|one vector per document"):
         call("evaluate", model.parent / "bert", "--data", beir, "--index", tmp_path / "idx")
     call("delete", tmp_path / "idx", "doc3")
