@@ -11,6 +11,7 @@ from trainer.errors import BadData
 from trainer.storage.near_paths import nearest_path, tell_before_hub
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(:[\w.-]{1,96})?")
+_TIMEOUT_SECONDS = 10.0
 _SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "dev", "val"), "test": ("test",)}
 
 
@@ -77,15 +78,36 @@ def load_from_hub(
 ) -> Any:
     """Returns the result of `datasets.load_dataset`.
 
-    On failure, raises BadData: "`subject` could not be read from the hub (reason). `advice`".
+    Without a network, only its cache is read. On failure, raises BadData: "`subject` could not be
+    read from the hub (reason). `advice`".
     """
-    import datasets
+    from datasets import config, load_dataset
 
+    chose_offline = config.HF_HUB_OFFLINE
+    is_reached = chose_offline or _hub_answers(name)
+    config.HF_HUB_OFFLINE = chose_offline or not is_reached  # else it tries for half a minute
     try:
-        return datasets.load_dataset(name, configuration, split=split)
+        return load_dataset(name, configuration, split=split)
     except Exception as error:  # its own errors, the HTTP client's and the operating system's
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason if is_reached else "it could not be reached"
         raise BadData(f"{subject} could not be read from the hub ({reason}). {advice}") from error
+    finally:
+        config.HF_HUB_OFFLINE = chose_offline
+
+
+def _hub_answers(name: str) -> bool:
+    """Asks the hub for a data set, once. A refusal is an answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(name, timeout=_TIMEOUT_SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # noqa: BLE001 - the errors of its HTTP client differ between versions
+        return False
+    return True
 
 
 def read_hub(source: str, split: str) -> Iterator[Record]:
