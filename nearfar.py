@@ -16,7 +16,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
@@ -81,6 +81,8 @@ __all__ = [
     "Model",
     "NearfarError",
     "SearchResult",
+    "add",
+    "delete",
     "evaluate",
     "fit",
     "index",
@@ -345,6 +347,37 @@ def index(
         replace=replace,
         view=view,
     )
+
+
+def add(
+    index: str | Path,
+    corpus: str | Path,
+    *,
+    replace: bool = False,
+    model: str | Path | None = None,
+    precision: Precision = "fp32",
+) -> list[IndexSummary]:
+    """Adds the documents of a corpus to an index, or to all views of a folder or none of them.
+
+    With `replace`, they take the place of documents with the same ids; without, such an id raises
+    BadData. `model` says where the model of the index is now, if it was moved.
+    """
+    from trainer.retrieval.changes.change import add_documents
+
+    name = None if model is None else str(model)
+    return add_documents(
+        Path(index), Path(corpus), model=name, precision=precision, replace=replace
+    )
+
+
+def delete(index: str | Path, ids: str | Iterable[str]) -> list[IndexSummary]:
+    """Deletes documents from an index, or from all views of a folder.
+
+    `ids` is one id or several. If one of them is not in the index, none is deleted: BadData.
+    """
+    from trainer.retrieval.changes.change import delete_documents
+
+    return delete_documents(Path(index), [ids] if isinstance(ids, str) else ids)
 
 
 def route_fit(

