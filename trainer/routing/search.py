@@ -9,6 +9,7 @@ from trainer.models.families import read_reranker
 from trainer.retrieval.indexes.index_corpus import open_together
 from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
 from trainer.retrieval.indexes.views import VIEWS, index_folders, views_of
+from trainer.retrieval.view_documents import ViewDocuments
 from trainer.routing.router import ALL_ROUTES
 
 
@@ -36,11 +37,14 @@ def open_route(
         places = [places[choice]]
     views = open_together([place for place in places if place is not None])
     has_words = None in places
+    documents = ViewDocuments(index, views)
     searcher = Searcher(
         [*map(SearchedIndex.open, views)],
         read_reranker(reranker) if reranker is not None else None,
         rerank_depth,
         words=SearchedWords.open(index, views) if has_words else None,
+        note=documents.note,
+        documents=documents,
     )
     return searcher, " + ".join("bm25" if place is None else f"index:{place}" for place in places)
 
