@@ -45,6 +45,7 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA, batch 128": ("nearfar", LORA, {"optimization.batch_size": 128}),
     "LoRA, rank 32": ("nearfar", LORA, {"model.tuning.rank": 32}),
     "LoRA, temperature 0.02": ("nearfar", LORA, {"objective.temperature": 0.02}),
+    "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
 """The library, the recipe, and changes to it."""
 FIRST = ["sentence-transformers", "LoRA", "full"]
@@ -65,6 +66,8 @@ def result_of(name: str, contender: str, seed: int, place: Path) -> dict[str, An
             for other in general
         }
         library, recipe, settings = CONTENDERS[contender]
+        if settings.get("data.train") == "with replay":
+            settings = settings | replayed(cut, data, place)
         job = {
             "library": library,
             "recipe": str(REPOSITORY / recipe),
@@ -86,6 +89,17 @@ def result_of(name: str, contender: str, seed: int, place: Path) -> dict[str, An
             )
         print(f"{name}, {contender}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
     return json.loads(result.read_text())
+
+
+def replayed(cut: Cut, data: Path, place: Path) -> dict[str, Any]:
+    """The settings for training on the pairs of a set and a third as many of another subject, which
+    is none of the general collections.
+    """
+    other = Cut("aws_cli" if cut.source == "pycode" else "pycode", cut.pairs // 3)
+    folder = place / "replay" / f"{other.source}-{other.pairs}"
+    replay = write_cut(DATA_SETS[other.source], other, folder)
+    sources = [{"source": str(each)} for each in (data, replay)]
+    return {"data.train": sources, "data.validation": str(data), "data.test": str(data)}
 
 
 def chosen_on_dev(result: dict[str, Any], base: dict[str, Any]) -> str:
