@@ -223,6 +223,29 @@ def test_table_fits_the_screen(evaluation):
     assert "13 queries better, 7 equal, 0 worse" in " ".join(text.split())
 
 
+def test_table_of_images_fits_a_narrow_screen_uncut(evaluation):
+    systems = [
+        dataclasses.replace(
+            system,
+            name=f"runs/icons-of-another-shop-{system.name}/model",
+            metrics={
+                "ndcg@10": system.metrics["ndcg@10"],
+                "mrr@10": system.metrics["mrr@10"],
+                "recall@10": system.metrics["recall@10"],
+                "image_to_text_ndcg@10": system.metrics["ndcg@10"],
+                "image_to_text_recall@10": system.metrics["recall@10"],
+            },
+        )
+        for system in evaluation.systems
+    ]
+    table = shown(comparison_table(dataclasses.replace(evaluation, systems=systems)), width=80)
+    assert max(map(len, table.splitlines())) <= 80
+    headers, first_row = table.splitlines()[2:4]
+    assert headers.split("]")[1].split() == ["MRR@10", "recall@10", "nDCG@10", "recall@10"]
+    assert "…" not in headers
+    assert first_row.count("…") == 1, "only the front of the name is cut"
+
+
 def test_example_searches_are_selected_by_hash_and_mark_relevant_documents(evaluation):
     before, after = evaluation.systems[1:]
     text = shown(search_examples(SET, before, after, count=20))

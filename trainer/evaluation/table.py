@@ -20,9 +20,11 @@ _NAMES = {
     "ndcg": "nDCG",
     "mrr": "MRR",
     "map": "MAP",
-    "image_to_text_ndcg": "text nDCG",
-    "image_to_text_recall": "recall",
+    "image_to_text_ndcg": "to text\nnDCG",
+    "image_to_text_recall": "to text\nrecall",
 }
+_ROOMY_COLUMNS = 4
+"""More metrics fit a narrow screen only with one space between them."""
 _COMBINATIONS = ("hybrid: ", "weighted: ")
 _HITS = 3
 """The number of documents per query in an example."""
@@ -72,20 +74,19 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
         f"{visible(evaluation.set_name, 60)}: {queries:,} queries,"
         f" {evaluation.documents:,} documents; means [95 % interval]"
     )
+    metrics = list(evaluation.systems[-1].metrics)
     table = Table(
         title=Text(title),
         title_justify="left",
         box=None,
         header_style="dim",
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 2 if len(metrics) <= _ROOMY_COLUMNS else 1, 0, 0),
     )
     table.add_column("", no_wrap=True)
-    metrics = list(evaluation.systems[-1].metrics)
     for metric in metrics:
-        table.add_column(
-            f"{_label(metric)} [95 %]" if metric == MAIN_METRIC else _label(metric), no_wrap=True
-        )
+        label = f"{_label(metric)} [95 %]" if metric == MAIN_METRIC else _label(metric)
+        table.add_column(label, no_wrap=True, vertical="bottom")
     for number, system in enumerate(evaluation.systems):
         cells = [
             _with_interval(system) if metric == MAIN_METRIC else f"{system.mean(metric):.3f}"

@@ -57,9 +57,7 @@ def encode(
     places: dict[str, int] = {}
     inverse = [places.setdefault(text, len(places)) for text in texts]
     with (
-        phase(
-            "encoding queries" if role == "query" else "encoding documents", len(texts), "texts"
-        ) as progress,
+        _encoding_phase(encoder, role, len(texts)) as progress,
         inference(encoder, precision),
     ):
         slices = _encoded_slices(encoder, list(places), role, micro_batch_tokens, progress)
@@ -67,6 +65,14 @@ def encode(
         progress.advance(len(texts) - len(places))
     check_finite(vectors, precision)
     return vectors if len(places) == len(inverse) else vectors.select(np.array(inverse, np.int64))
+
+
+def _encoding_phase(
+    encoder: VectorEncoder, role: Role, count: int
+) -> contextlib.AbstractContextManager[Phase]:
+    if role == "document" and encoder.encodes_images:
+        return phase("encoding images", count, "images")
+    return phase("encoding queries" if role == "query" else "encoding documents", count, "texts")
 
 
 def encode_documents(
@@ -135,7 +141,7 @@ def document_blocks(encoding: Encoding, documents: Documents) -> Iterator[Block]
     most_vectors = encoder.vectors_per_text("document", float(most_tokens))
     fitting = int(_MOST_NUMBERS / (encoder.dimensions * most_vectors))
     size = max(1, min(_MOST_DOCUMENTS, fitting))
-    with phase("encoding documents", len(documents), "texts"):
+    with _encoding_phase(encoder, "document", len(documents)):
         while block := _first_documents(rest, size):
             yield Block(block, _encode_block(encoding, block))
 
