@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring.data import REAL_DATA
+from measuring.data import REAL_DATA, model_folder
 from measuring.icons import MOST_ICONS, pack_lucide, read_lucide, words, write_lucide
 from measuring.record import save, table
 
@@ -145,15 +145,21 @@ def measured_words(judged_set: Any, run: Any, groups: Groups) -> dict[str, Any]:
     return means(result.metrics, groups)
 
 
-def bm25_over_names(judged_set: Any, package: Path) -> Any:
-    """The run of BM25 with the names of each icon as its document."""
+def runs_over_names(judged_set: Any, package: Path) -> dict[str, Any]:
+    """Runs of systems that see no picture: the documents are the names of the icons."""
     from dataclasses import replace
 
+    from trainer.evaluation.evaluate import retrieve
+    from trainer.models.families import read_model
     from trainer.retrieval.bm25 import bm25_run
 
     names = {name: names for name, (_, names) in read_lucide(package).items()}
     texts = [" ".join(map(words, sorted(names[id_]))) for id_ in judged_set.document_ids]
-    return bm25_run(replace(judged_set, documents=texts, has_images=False), 10)
+    named = replace(judged_set, documents=texts, has_images=False)
+    return {
+        "BM25 over names": bm25_run(named, 10),
+        "all-MiniLM-L6-v2 over names": retrieve(read_model(model_folder()), named, 10),
+    }
 
 
 def measurements(models: Sequence[str], package: Path, folder: Path) -> dict[str, Any]:
@@ -167,17 +173,20 @@ def measurements(models: Sequence[str], package: Path, folder: Path) -> dict[str
     material = read_retrieval_set(str(MATERIAL), "test", has_images=True)
     groups = caption_groups(lucide, tags)
     pictures = Pictures(picture_pairs(package, material), lucide, material)
-    run = bm25_over_names(lucide, package)
     systems = {
         "chance": dict.fromkeys(groups, 10 / len(lucide.documents))
         | dict.fromkeys(pictures.groups, 10 / len(material.documents)),
-        "BM25 over names": measured_words(lucide, run, groups),
+        **{
+            name: measured_words(lucide, run, groups)
+            for name, run in runs_over_names(lucide, package).items()
+        },
         "pixels": pictures.measure_pixels(),
     }
     for model in models:
         encoder = read_vector_model(model)
         found = measured_words(lucide, retrieve(encoder, lucide, 10), groups)
-        systems[model] = found | pictures.measure(encoder)
+        name = Path(model).parent.name if Path(model).name == "model" else model
+        systems[name] = found | pictures.measure(encoder)
     return systems
 
 
