@@ -32,10 +32,11 @@ SETS = {
 }
 GENERAL = [Cut(name, 0, None, 400, 0, 200) for name in ("tldr", "squad_dev", "azure-cli")]
 GENERAL_PER_SET = 2
+PEER = "sentence-transformers"
 LORA, FULL = "recipes/bi-encoder-lora.yaml", "recipes/bi-encoder-full.yaml"
 CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "base": ("none", "", {}),
-    "sentence-transformers": ("sentence-transformers", "", {"epochs": 4}),
+    PEER: (PEER, "", {"epochs": 4}),
     "LoRA": ("nearfar", LORA, {}),
     "full": ("nearfar", FULL, {}),
     "LoRA 3e-4": ("nearfar", LORA, {"optimization.learning_rate": 3e-4}),
@@ -48,12 +49,17 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
 """The library, the recipe, and changes to it."""
-FIRST = ["sentence-transformers", "LoRA", "full"]
+FIRST = [PEER, "LoRA", "full"]
+
+
+def result_file(name: str, contender: str, seed: int, place: Path) -> Path:
+    """Where the measurements of one contender are kept."""
+    return place / "results" / f"{name}--{contender}--{seed}.json".replace(" ", "-")
 
 
 def result_of(name: str, contender: str, seed: int, place: Path) -> dict[str, Any]:
     """The measurements of one contender, from its file or from a process that makes them."""
-    result = place / "results" / f"{name}--{contender}--{seed}.json".replace(" ", "-")
+    result = result_file(name, contender, seed, place)
     if not result.exists():
         cut = SETS[name]
         data = write_cut(DATA_SETS[cut.source], cut, place / "sets" / name.replace(" ", "-"))
@@ -132,30 +138,37 @@ def values_of(
 
 def rows_of(name: str, results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """One row per contender, and per contender with the share that is chosen on dev."""
-    from trainer.evaluation.significance import paired_test
-
-    base = results["base"][0]
-    start, general_start = values_of([base], base, ["0"])
+    base, peer = results["base"][0], results.get(PEER, [])
+    before = values_of([base], base, ["0"])
+    peer_values = values_of(peer, base, ["1"] * len(peer)) if peer else None
     words = f"{np.mean(base['test']['BM25']):.3f}"
-    rows = [[name, "BM25", words, "", "", "", ""]]
-    rows.append(["", "base", f"{start.mean():.3f}", "", f"{general_start.mean():.3f}", "", ""])
+    rows = [
+        [name, "BM25", "", words, *[""] * 6],
+        ["", "base", "", f"{before[0].mean():.3f}", "", "", f"{before[1].mean():.3f}", "", "", ""],
+    ]
     for contender, trained in results.items():
-        if contender == "base":
+        if contender == "base" or not trained:
             continue
         choices = {contender: ["1"] * len(trained)}
         if CONTENDERS[contender][0] == "nearfar":
             choices[f"{contender}, share by dev"] = [chosen_on_dev(one, base) for one in trained]
         for label, shares in choices.items():
-            test, general = values_of(trained, base, shares)
-            cells = ["", label]
-            for before, after in ((start, test), (general_start, general)):
-                interval = paired_test(before, after)
-                cells += [
-                    f"{after.mean():.3f}",
-                    f"{interval.difference:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})",
-                ]
+            after = values_of(trained, base, shares)
+            cells = ["", label, str(len(trained))]
+            for place in (0, 1):
+                cells += [f"{after[place].mean():.3f}", difference(before[place], after[place])]
+                has_rival = peer_values is not None and contender != PEER
+                cells.append(difference(peer_values[place], after[place]) if has_rival else "")
             rows.append([*cells, " ".join(shares)])
     return rows
+
+
+def difference(before: np.ndarray, after: np.ndarray) -> str:
+    """The mean difference with its 95 % interval."""
+    from trainer.evaluation.significance import paired_test
+
+    interval = paired_test(before, after)
+    return f"{interval.difference:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -163,21 +176,23 @@ def main(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         if present(SETS[name].source) is None:
             continue
-        results = {
-            contender: [
-                result_of(name, contender, seed, arguments.output)
-                for seed in (arguments.seeds if contender != "base" else [0])
+        results = {}
+        for contender in ["base", *arguments.contenders]:
+            seeds = [0] if contender == "base" else arguments.seeds
+            if arguments.finished:
+                seeds = [
+                    seed
+                    for seed in seeds
+                    if result_file(name, contender, seed, arguments.output).exists()
+                ]
+            results[contender] = [
+                result_of(name, contender, seed, arguments.output) for seed in seeds
             ]
-            for contender in ["base", *arguments.contenders]
-        }
-        rows += rows_of(name, results)
-    header = ["", "", "nDCG@10", "minus base (95 %)", "general", "minus base (95 %)", "share kept"]
-    seeds = f"{len(arguments.seeds)} seed{'s' if len(arguments.seeds) > 1 else ''}"
-    save(
-        "quality",
-        table(f"all-MiniLM-L6-v2 before and after, {seeds}", header, rows),
-        {"rows": rows},
-    )
+        if results["base"]:
+            rows += rows_of(name, results)
+    differences = ["minus base (95 %)", f"minus {PEER} (95 %)"]
+    header = ["", "", "seeds", "nDCG@10", *differences, "general", *differences, "share kept"]
+    save("quality", table("all-MiniLM-L6-v2 before and after", header, rows), {"rows": rows})
 
 
 if __name__ == "__main__":
@@ -185,5 +200,8 @@ if __name__ == "__main__":
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--contenders", nargs="+", default=FIRST, choices=list(CONTENDERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--finished", action="store_true", help="show what is measured, and measure nothing"
+    )
     parser.add_argument("--output", type=Path, default=REPOSITORY / "runs" / "quality")
     main(parser.parse_args())
