@@ -25,6 +25,7 @@ from trainer.models.towers import image_text
 from trainer.models.towers.image_text import read_image_text_encoder
 from trainer.retrieval.encoding.encode import encode
 from trainer.retrieval.fusion import fuse_ranks
+from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.searcher import Searcher
 
 call = command_caller(evaluate, index, search, must_succeed=True)
@@ -98,6 +99,20 @@ def test_every_image_finds_itself_first_with_its_exact_scores(folder, encoder):
         scores = [hit.score for hit in (first, *others)]
         assert scores == pytest.approx(sorted(exact[number], reverse=True), abs=2e-6)
     assert next(iter(ranking(folder / "idx", "--image", paths[7]))) == "img/7.png"
+
+
+def test_model_is_compared_with_its_index_once(folder, monkeypatch):
+    """Two texts are encoded for it, which takes longer than a search."""
+    fit_encoder, compared_encoders = DenseIndex.fit_encoder, []
+
+    def count_comparisons(self, encoder):
+        compared_encoders.append(encoder)
+        return fit_encoder(self, encoder)
+
+    monkeypatch.setattr(DenseIndex, "fit_encoder", count_comparisons)
+    searcher = Searcher.open(folder / "idx")
+    assert searcher.search([QUESTION]) == searcher.search([QUESTION])
+    assert len(compared_encoders) == 1
 
 
 def test_hits_show_caption_and_path_and_no_bytes(folder):

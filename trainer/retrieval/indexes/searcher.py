@@ -36,8 +36,11 @@ class SearchedIndex:
 
     @classmethod
     def open(cls, index: Index, model: str | None = None) -> Self:
-        """Loads the model of an index; `model` is its new place, if it was moved."""
-        return cls(index, model_of_index(index.folder, index.manifest, model))
+        """Loads the model of an index; `model` is its new place, if it was moved. Raises BadModel
+        when it is another model.
+        """
+        encoder = model_of_index(index.folder, index.manifest, model)
+        return cls(index, index.fit_encoder(encoder))
 
     def hits(self, questions: Sequence[str], k: int, role: Role = "query") -> list[list[Hit]]:
         """Returns the k best documents per question, best first; with the role `document`, per
@@ -269,11 +272,11 @@ def hits(
     """Returns the k best documents per question, best first; with the role `document`, per
     reference of an image.
 
-    Raises BadModel when the encoder is not that of the index. Raises BadData for a question that
-    has no token that counts.
+    The encoder is one that `Index.fit_encoder` has returned: to compare it with the index takes
+    longer than a search. Raises BadData for a question that has no token that counts.
     """
     encode = encode_queries if role == "query" else encode_documents
-    queries = encode(index.fit_encoder(encoder), questions, precision=precision)
+    queries = encode(encoder, questions, precision=precision)
     scores, rows = index.nearest(queries, k)
     return [
         [
